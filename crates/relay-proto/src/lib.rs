@@ -1,0 +1,1 @@
+//! The Tailscale peer relay protocol as a sans-IO state machine.

@@ -1,0 +1,1 @@
+//! Peer Relay Operator: Tailscale peer relays on your own Kubernetes nodes.

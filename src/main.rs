@@ -1,0 +1,3 @@
+//! The `peerrelay` program.
+
+fn main() {}

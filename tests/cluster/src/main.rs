@@ -1,0 +1,3 @@
+//! `cargo dev`: a real cluster and a real tailnet on one machine.
+
+fn main() {}
