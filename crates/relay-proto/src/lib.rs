@@ -1,1 +1,72 @@
-//! The Tailscale peer relay protocol as a sans-IO state machine.
+//! The Tailscale peer relay protocol as a state machine without IO.
+//!
+//! [`Relay`] is given bytes, addresses and the time, and answers with decisions. It reads no clock,
+//! opens no socket and starts no task; the same calls with the same seed give the same answers.
+//! `docs/wire.md` has the bytes and where each fact comes from.
+//!
+//! # The driver's contract
+//!
+//! - Every datagram of the UDP port goes to [`Relay::handle_datagram`] (or, when
+//!   [`geneve::uniform_data`] vouches for a whole super-datagram, to [`Relay::handle_data`]), and
+//!   the [`Verdict`] is carried out: from the local address that was addressed.
+//! - Every DERP packet goes to [`Relay::handle_derp`]; what it returns goes back to the sender's
+//!   node key, through the sender's home region.
+//! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed.
+//! - [`Relay::poll_event`] is emptied after each of these.
+//!
+//! ```
+//! use relay_proto::{Config, DiscoSecret, Keys, REPLY_LEN, Relay, Timestamp, Verdict};
+//! use std::{net::SocketAddr, time::Duration};
+//!
+//! let keys = Keys {
+//!     node: DiscoSecret::from_bytes([1; 32]),
+//!     server: DiscoSecret::from_bytes([2; 32]),
+//! };
+//! let mut now = Timestamp::START;
+//! let mut relay = Relay::new(Config::default(), keys, [3; 32], 1, now);
+//! relay.set_addresses(vec!["203.0.113.10:40000".parse()?]);
+//!
+//! let received: Vec<(SocketAddr, Vec<u8>)> = vec![("198.51.100.7:41641".parse()?, vec![0; 32])];
+//! let mut reply = [0; REPLY_LEN];
+//! for (source, datagram) in &received {
+//!     match relay.handle_datagram(*source, datagram, now, &mut reply) {
+//!         Verdict::Forward { to } => println!("send {} bytes to {to}", datagram.len()),
+//!         Verdict::Reply { len } => println!("send {:?} to {source}", &reply[..len]),
+//!         Verdict::Consumed => {}
+//!         Verdict::Drop(reason) => println!("{}", reason.as_str()),
+//!     }
+//!     while let Some(event) = relay.poll_event() {
+//!         println!("{event:?}");
+//!     }
+//! }
+//! now = now + Duration::from_secs(1);
+//! if relay.poll_timeout().is_some_and(|due| due <= now) {
+//!     relay.handle_timeout(now);
+//! }
+//! # Ok::<(), std::net::AddrParseError>(())
+//! ```
+#![forbid(unsafe_code)]
+
+mod address;
+mod challenge;
+mod counters;
+mod deadline;
+pub mod disco;
+pub mod geneve;
+mod key;
+mod relay;
+mod sealer;
+mod session;
+mod table;
+mod time;
+mod verdict;
+
+pub use counters::{Counters, Family, Traffic};
+pub use crypto_box::SalsaBox;
+pub use geneve::Vni;
+pub use key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side};
+pub use relay::{
+    CloseReason, Config, Event, Keys, LegInfo, Peer, REPLY_LEN, Relay, SessionCounts, SessionInfo,
+};
+pub use time::Timestamp;
+pub use verdict::{DropReason, Verdict};

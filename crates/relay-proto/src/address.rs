@@ -1,0 +1,87 @@
+//! Which addresses may ever become a leg.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+};
+
+/// Refuses addresses that lead back to the relay itself or to many.
+#[derive(Debug, Default)]
+pub(crate) struct AddressPolicy {
+    allow_loopback: bool,
+    own: BTreeSet<SocketAddr>,
+}
+
+impl AddressPolicy {
+    pub(crate) fn new(allow_loopback: bool) -> Self {
+        Self {
+            allow_loopback,
+            own: BTreeSet::new(),
+        }
+    }
+
+    /// The relay's own endpoints: a session with them would loop.
+    pub(crate) fn set_own(&mut self, own: &[SocketAddr]) {
+        self.own = own.iter().copied().collect();
+    }
+
+    /// Whether the canonical address `source` may bind.
+    pub(crate) fn may_bind(&self, source: &SocketAddr) -> bool {
+        if source.port() == 0 || self.own.contains(source) {
+            return false;
+        }
+        let ip = source.ip();
+        if ip.is_loopback() {
+            return self.allow_loopback;
+        }
+        match ip {
+            IpAddr::V4(v4) => {
+                let this_network = v4.octets()[0] == 0;
+                !(this_network || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast())
+            }
+            IpAddr::V6(v6) => {
+                !(v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn only_addresses_of_one_other_host_may_bind() {
+        let mut policy = AddressPolicy::new(false);
+        policy.set_own(&["10.0.0.1:40000".parse().unwrap()]);
+        for good in [
+            "10.0.0.1:41641",
+            "10.0.0.2:40000",
+            "203.0.113.7:1",
+            "[2001:db8::1]:41641",
+        ] {
+            assert!(policy.may_bind(&good.parse().unwrap()), "{good}");
+        }
+        for bad in [
+            "10.0.0.1:40000",
+            "10.0.0.2:0",
+            "0.0.0.0:7",
+            "0.1.2.3:7",
+            "127.0.0.1:7",
+            "169.254.1.1:7",
+            "224.0.0.1:7",
+            "255.255.255.255:7",
+            "[::]:7",
+            "[::1]:7",
+            "[fe80::1]:7",
+            "[ff02::1]:7",
+        ] {
+            assert!(!policy.may_bind(&bad.parse().unwrap()), "{bad}");
+        }
+        let loopback = AddressPolicy::new(true);
+        assert!(loopback.may_bind(&"127.0.0.1:7".parse().unwrap()));
+        assert!(loopback.may_bind(&"[::1]:7".parse().unwrap()));
+    }
+}

@@ -1,0 +1,134 @@
+//! The challenge of the bind handshake: a MAC that only this process can make, over the address
+//! that the client must receive at (`udprelay.blakeMACFromBindMsg`).
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use blake2::{
+    Blake2sMac256,
+    digest::{FixedOutput, KeyInit, Update},
+};
+use rand_chacha::{ChaCha20Rng, rand_core::RngCore};
+use subtle::ConstantTimeEq;
+use zeroize::{Zeroize, ZeroizeOnDrop};
+
+use crate::{disco::BindCommon, time::Timestamp};
+
+/// A keyed BLAKE2s-256 MAC.
+pub(crate) type Mac = [u8; 32];
+
+#[derive(Zeroize, ZeroizeOnDrop)]
+struct Secret([u8; 32]);
+
+impl Secret {
+    fn random(rng: &mut ChaCha20Rng) -> Self {
+        let mut secret = [0; 32];
+        rng.fill_bytes(&mut secret);
+        Self(secret)
+    }
+
+    fn mac(&self, bind: &BindCommon, source: SocketAddr) -> Mac {
+        let mut mac = Blake2sMac256::new_from_slice(&self.0).expect("32 bytes are a valid key");
+        mac.update(&bind.vni.to_be_bytes());
+        mac.update(&bind.generation.0.to_be_bytes());
+        mac.update(&bind.remote.0);
+        match source.ip() {
+            IpAddr::V4(v4) => mac.update(&v4.to_ipv6_mapped().octets()),
+            IpAddr::V6(v6) => mac.update(&v6.octets()),
+        }
+        mac.update(&source.port().to_be_bytes());
+        mac.finalize_fixed().into()
+    }
+}
+
+/// The current MAC secret and the one before it: an answer counts for at least one rotation
+/// period, and for less than two.
+pub(crate) struct Challenges {
+    current: Secret,
+    previous: Option<Secret>,
+    rotated: Timestamp,
+    period: Duration,
+}
+
+impl Challenges {
+    pub(crate) fn new(rng: &mut ChaCha20Rng, period: Duration, now: Timestamp) -> Self {
+        Self {
+            current: Secret::random(rng),
+            previous: None,
+            rotated: now,
+            period,
+        }
+    }
+
+    /// Replaces secrets whose time is over. Called before every use.
+    pub(crate) fn rotate(&mut self, rng: &mut ChaCha20Rng, now: Timestamp) {
+        let age = now.since(self.rotated);
+        if age < self.period {
+            return;
+        }
+        let current = std::mem::replace(&mut self.current, Secret::random(rng));
+        self.previous = (age < 2 * self.period).then_some(current);
+        self.rotated = now;
+    }
+
+    /// The challenge for a bind that came from `source`.
+    pub(crate) fn issue(&self, bind: &BindCommon, source: SocketAddr) -> Mac {
+        self.current.mac(bind, source)
+    }
+
+    /// Whether `answer` carries a challenge issued for `source`, compared in constant time.
+    pub(crate) fn verify(&self, answer: &BindCommon, source: SocketAddr) -> bool {
+        std::iter::once(&self.current)
+            .chain(&self.previous)
+            .any(|secret| secret.mac(answer, source).ct_eq(&answer.challenge).into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::rand_core::SeedableRng;
+
+    use super::*;
+    use crate::{disco::Generation, key::DiscoPublic};
+
+    const PERIOD: Duration = Duration::from_secs(120);
+
+    #[test]
+    fn challenge_outlives_one_rotation_and_not_two() {
+        let mut rng = ChaCha20Rng::from_seed([7; 32]);
+        let mut challenges = Challenges::new(&mut rng, PERIOD, Timestamp::START);
+        let source = SocketAddr::from(([203, 0, 113, 9], 41641));
+        let mut answer = BindCommon {
+            vni: 9,
+            generation: Generation(1),
+            remote: DiscoPublic([3; 32]),
+            challenge: [0; 32],
+        };
+        answer.challenge = challenges.issue(&answer, source);
+        assert!(challenges.verify(&answer, source));
+        assert!(!challenges.verify(&answer, SocketAddr::from(([203, 0, 113, 9], 41642))));
+        assert!(!challenges.verify(
+            &BindCommon {
+                generation: Generation(2),
+                ..answer
+            },
+            source
+        ));
+
+        let first = Timestamp::START + PERIOD;
+        challenges.rotate(&mut rng, first);
+        assert!(challenges.verify(&answer, source));
+        challenges.rotate(&mut rng, first + PERIOD);
+        assert!(!challenges.verify(&answer, source));
+    }
+
+    #[test]
+    fn secrets_unused_for_two_periods_are_both_replaced() {
+        let mut rng = ChaCha20Rng::from_seed([7; 32]);
+        let mut challenges = Challenges::new(&mut rng, PERIOD, Timestamp::START);
+        challenges.rotate(&mut rng, Timestamp::START + 3 * PERIOD);
+        assert!(challenges.previous.is_none());
+    }
+}

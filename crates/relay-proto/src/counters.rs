@@ -1,0 +1,106 @@
+//! Plain counters; the driver turns them into metrics.
+
+use std::net::SocketAddr;
+
+use crate::verdict::DropReason;
+
+/// IP version of a leg.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both, in index order.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub const fn of(address: &SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6,
+        }
+    }
+}
+
+/// Datagrams and their UDP payload, Geneve header included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Datagrams.
+    pub packets: u64,
+    /// UDP payload bytes.
+    pub bytes: u64,
+}
+
+/// What happened since the relay started; every field only grows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Counters {
+    /// Forwarded data by transport in and out, indexed by [`Family`].
+    pub forwarded: [[Traffic; 2]; 2],
+    /// Dropped packets, indexed by [`DropReason::index`].
+    pub drops: [u64; DropReason::ALL.len()],
+    /// New sessions.
+    pub allocations: u64,
+    /// Requests that were answered with a session that was there.
+    pub reallocations: u64,
+    /// Challenges sent.
+    pub challenges: u64,
+    /// Legs bound for the first time.
+    pub binds: u64,
+    /// Legs bound again by a newer handshake.
+    pub rebinds: u64,
+    /// Sessions that ended because not both clients bound in time.
+    pub expired_unbound: u64,
+    /// Sessions that ended because a leg was silent.
+    pub expired_silent: u64,
+    /// Unbound sessions that gave way at a limit.
+    pub evicted: u64,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            forwarded: Default::default(),
+            drops: [0; DropReason::ALL.len()],
+            allocations: 0,
+            reallocations: 0,
+            challenges: 0,
+            binds: 0,
+            rebinds: 0,
+            expired_unbound: 0,
+            expired_silent: 0,
+            evicted: 0,
+        }
+    }
+}
+
+impl Counters {
+    /// Forwarded data from one family to another.
+    pub const fn forwarded(&self, from: Family, to: Family) -> Traffic {
+        self.forwarded[from as usize][to as usize]
+    }
+
+    /// Packets dropped for `reason`.
+    pub const fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops[reason.index()]
+    }
+
+    pub(crate) const fn count_drop(&mut self, reason: DropReason) {
+        self.drops[reason.index()] += 1;
+    }
+
+    pub(crate) fn count_forward(
+        &mut self,
+        from: &SocketAddr,
+        to: &SocketAddr,
+        packets: u32,
+        bytes: u64,
+    ) {
+        let cell = &mut self.forwarded[Family::of(from) as usize][Family::of(to) as usize];
+        cell.packets += u64::from(packets);
+        cell.bytes += bytes;
+    }
+}

@@ -1,0 +1,164 @@
+//! The 8-byte Geneve header in front of every datagram (RFC 8926; `packet.GeneveHeader`).
+//!
+//! ```text
+//!  0                   1                   2                   3
+//!  0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1 2 3 4 5 6 7 8 9 0 1
+//! +---+-----------+-+-------------+-------------------------------+
+//! |Ver|  Opt Len  |O|   Reserved  |          Protocol Type        |
+//! +---+-----------+-+-------------+-------------------------------+
+//! |        Virtual Network Identifier (VNI)       |    Reserved   |
+//! +-----------------------------------------------+---------------+
+//! ```
+
+use std::fmt;
+
+/// Length of the header, in bytes. Options are not used.
+pub const HEADER_LEN: usize = 8;
+/// Protocol type of disco messages (`packet.GeneveProtocolDisco`).
+pub const PROTOCOL_DISCO: u16 = 0x7A11;
+/// Protocol type of WireGuard packets (`packet.GeneveProtocolWireGuard`).
+pub const PROTOCOL_WIREGUARD: u16 = 0x7A12;
+
+const CONTROL_BIT: u8 = 0x80;
+
+/// Virtual Network Identifier: names a session on this relay's port, `1 ..= 2^24 - 1`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Vni(u32);
+
+impl Vni {
+    /// The greatest VNI.
+    pub const MAX: Self = Self((1 << 24) - 1);
+
+    /// The VNI with this number; `None` for zero and for numbers over 24 bits.
+    pub const fn new(number: u32) -> Option<Self> {
+        match number {
+            1..=0x00ff_ffff => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// The number, as it stands on the wire.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for Vni {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the relay reads of a header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The relay itself is addressed; never forwarded.
+    pub control: bool,
+    /// Protocol type; only looked at in control packets.
+    pub protocol: u16,
+    /// The session.
+    pub vni: Vni,
+}
+
+impl Header {
+    /// Reads the header of `datagram`. `None` when it is too short, of a version other than 0, or
+    /// without a VNI.
+    pub fn decode(datagram: &[u8]) -> Option<Self> {
+        let header: &[u8; HEADER_LEN] = datagram.first_chunk()?;
+        let version = header[0] >> 6;
+        let vni = u32::from_be_bytes([0, header[4], header[5], header[6]]);
+        if version != 0 {
+            return None;
+        }
+        Some(Self {
+            control: header[1] & CONTROL_BIT != 0,
+            protocol: u16::from_be_bytes([header[2], header[3]]),
+            vni: Vni::new(vni)?,
+        })
+    }
+
+    /// The header's bytes.
+    pub const fn encode(self) -> [u8; HEADER_LEN] {
+        let [p0, p1] = self.protocol.to_be_bytes();
+        let [v0, v1, v2, _] = (self.vni.0 << 8).to_be_bytes();
+        let flags = if self.control { CONTROL_BIT } else { 0 };
+        [0, flags, p0, p1, v0, v1, v2, 0]
+    }
+}
+
+/// The one VNI of a super-datagram (UDP GRO) that holds nothing but data: every segment of
+/// `segment_len` bytes, and the rest as last one, carries version 0, no control bit and the same
+/// VNI. `None` otherwise: then each segment must be looked at alone.
+///
+/// The kernel merges on addresses, ports and length only, so one buffer can hold several sessions
+/// and control messages (Linux `udp_gro_receive_segment`).
+pub fn uniform_data(buffer: &[u8], segment_len: usize) -> Option<Vni> {
+    if segment_len == 0 {
+        return None;
+    }
+    let first = Header::decode(buffer)?;
+    let same =
+        |segment| Header::decode(segment).is_some_and(|h: Header| !h.control && h.vni == first.vni);
+    buffer.chunks(segment_len).all(same).then_some(first.vni)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    fn header(vni: u32, control: bool) -> Header {
+        Header {
+            control,
+            protocol: PROTOCOL_WIREGUARD,
+            vni: Vni::new(vni).unwrap(),
+        }
+    }
+
+    #[test]
+    fn header_round_trips() {
+        for vni in [1, 0x01_02_03, 0x00ff_ffff] {
+            let header = header(vni, vni % 2 == 0);
+            assert_eq!(Header::decode(&header.encode()), Some(header));
+        }
+    }
+
+    #[test]
+    fn version_one_short_and_vni_zero_are_refused() {
+        let good = header(7, false).encode();
+        assert!(Header::decode(&good[..7]).is_none());
+        let mut version = good;
+        version[0] = 0x40;
+        assert!(Header::decode(&version).is_none());
+        let mut unset = good;
+        unset[4..7].fill(0);
+        assert!(Header::decode(&unset).is_none());
+    }
+
+    #[test]
+    fn super_datagram_with_a_foreign_segment_is_not_uniform() {
+        let mut buffer = Vec::new();
+        for (vni, control) in [(5, false), (5, false), (5, false)] {
+            buffer.extend_from_slice(&header(vni, control).encode());
+            buffer.extend_from_slice(&[0; 4]);
+        }
+        assert_eq!(uniform_data(&buffer, 12), Vni::new(5));
+        assert_eq!(
+            uniform_data(&buffer[..33], 12),
+            Vni::new(5),
+            "short last segment"
+        );
+        assert_eq!(
+            uniform_data(&buffer[..28], 12),
+            None,
+            "last segment has no header"
+        );
+        for (at, replacement) in [(12, header(6, false)), (24, header(5, true))] {
+            let mut mixed = buffer.clone();
+            mixed[at..at + HEADER_LEN].copy_from_slice(&replacement.encode());
+            assert_eq!(uniform_data(&mixed, 12), None);
+        }
+        assert_eq!(uniform_data(&buffer, 0), None);
+    }
+}

@@ -1,0 +1,607 @@
+//! The relay as a state machine: packets and time in, decisions out.
+
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+
+use rand_chacha::{
+    ChaCha20Rng,
+    rand_core::{RngCore, SeedableRng},
+};
+
+use crate::{
+    address::AddressPolicy,
+    challenge::Challenges,
+    counters::Counters,
+    deadline::Deadlines,
+    disco::{BIND_FRAME_LEN, BindCommon, Endpoint, Frame, Message, NONCE_LEN, seal},
+    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, Vni},
+    key::{DiscoPublic, DiscoSecret, NodeKey, Pair, Side},
+    sealer::Sealer,
+    session::{Handshake, Leg, Session},
+    table::Table,
+    time::Timestamp,
+    verdict::{DropReason, Verdict},
+};
+
+/// Size of the reply buffer, in bytes; equal to the smallest bind that is answered.
+pub const REPLY_LEN: usize = HEADER_LEN + BIND_FRAME_LEN;
+
+/// Lifetimes and limits.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// An allocation that is not bound on both legs ends after this (upstream: 30 s).
+    pub bind_lifetime: Duration,
+    /// A session with a silent leg ends after this (upstream: 5 min).
+    pub steady_lifetime: Duration,
+    /// Age at which the challenge secret is replaced (upstream: 2 min).
+    pub secret_rotation: Duration,
+    /// Sessions in total; at most 2^22, so that free VNIs are found at once.
+    pub max_sessions: usize,
+    /// Sessions that one node may have asked for.
+    pub max_sessions_per_node: usize,
+    /// Whether loopback addresses may bind: for tests on one machine.
+    pub allow_loopback_bind: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bind_lifetime: Duration::from_secs(30),
+            steady_lifetime: Duration::from_secs(5 * 60),
+            secret_rotation: Duration::from_secs(2 * 60),
+            max_sessions: 1 << 16,
+            max_sessions_per_node: 1 << 12,
+            allow_loopback_bind: false,
+        }
+    }
+}
+
+impl Config {
+    /// Upper bound of [`Config::max_sessions`].
+    pub const MOST_SESSIONS: usize = 1 << 22;
+}
+
+/// The relay's disco keys.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The node's, as the network map has it: clients seal allocation requests for it.
+    pub node: DiscoSecret,
+    /// The server's, as the allocation names it: seals the bind handshake.
+    pub server: DiscoSecret,
+}
+
+/// What the network map knows of a DERP packet's sender.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// Node key that DERP authenticated.
+    pub node_key: NodeKey,
+    /// Disco key in the network map.
+    pub disco: Option<DiscoPublic>,
+    /// The packet filter grants `tailscale.com/cap/relay` from one of the peer's addresses to one
+    /// of ours of the same family.
+    pub may_relay: bool,
+    /// The peer is not signed by tailnet lock and gets no capabilities.
+    pub unsigned_peer_api_only: bool,
+}
+
+/// What changed; read with [`Relay::poll_event`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Both legs are bound: data flows between these addresses.
+    Opened {
+        /// The session.
+        vni: Vni,
+        /// Leg A and leg B.
+        legs: [SocketAddr; 2],
+    },
+    /// A leg of an open session moved.
+    Moved {
+        /// The session.
+        vni: Vni,
+        /// Leg A and leg B.
+        legs: [SocketAddr; 2],
+    },
+    /// The session is gone and its VNI with it.
+    Closed {
+        /// The session.
+        vni: Vni,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Not both clients bound in time.
+    Unbound,
+    /// A leg was silent for too long.
+    Silent,
+    /// It gave way at a limit.
+    Evicted,
+}
+
+/// One session, as an operator of the relay sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Number of the session.
+    pub vni: Vni,
+    /// Order of allocation.
+    pub lamport: u64,
+    /// When it was allocated.
+    pub allocated: Timestamp,
+    /// Leg A and leg B.
+    pub legs: [LegInfo; 2],
+}
+
+/// One leg of a [`SessionInfo`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LegInfo {
+    /// The client.
+    pub client: DiscoPublic,
+    /// Where it is bound.
+    pub address: Option<SocketAddr>,
+    /// Data datagrams received from it.
+    pub packets: u64,
+    /// UDP payload of these.
+    pub bytes: u64,
+}
+
+/// Number of sessions by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SessionCounts {
+    /// Allocated, not bound on both legs.
+    pub connecting: usize,
+    /// Bound on both legs.
+    pub open: usize,
+}
+
+/// The relay. The crate's documentation has the driver's contract.
+pub struct Relay {
+    config: Config,
+    node: Sealer,
+    server: Sealer,
+    rng: ChaCha20Rng,
+    challenges: Challenges,
+    table: Table,
+    deadlines: Deadlines,
+    events: VecDeque<Event>,
+    counters: Counters,
+    policy: AddressPolicy,
+    advertised: Vec<SocketAddr>,
+    accepting: bool,
+    next_lamport: u64,
+}
+
+impl Relay {
+    /// A relay without sessions. `seed` must be secret and never used twice; `first_lamport` must
+    /// be greater than any LamportID this `server` key has given out before.
+    pub fn new(
+        config: Config,
+        keys: Keys,
+        seed: [u8; 32],
+        first_lamport: u64,
+        now: Timestamp,
+    ) -> Self {
+        let mut rng = ChaCha20Rng::from_seed(seed);
+        Self {
+            challenges: Challenges::new(&mut rng, config.secret_rotation, now),
+            policy: AddressPolicy::new(config.allow_loopback_bind),
+            config: Config {
+                max_sessions: config.max_sessions.min(Config::MOST_SESSIONS),
+                ..config
+            },
+            node: Sealer::new(keys.node),
+            server: Sealer::new(keys.server),
+            rng,
+            table: Table::default(),
+            deadlines: Deadlines::default(),
+            events: VecDeque::new(),
+            counters: Counters::default(),
+            advertised: Vec::new(),
+            accepting: true,
+            next_lamport: first_lamport,
+        }
+    }
+
+    /// Replaces the addresses that allocations advertise, in order of preference. A datagram that
+    /// claims to come from one of them never binds.
+    pub fn set_addresses(&mut self, advertised: Vec<SocketAddr>) {
+        self.policy.set_own(&advertised);
+        self.advertised = advertised;
+    }
+
+    /// Whether allocation requests are answered. Sessions that exist go on either way.
+    pub const fn set_accepting(&mut self, accepting: bool) {
+        self.accepting = accepting;
+    }
+
+    /// Handles a packet that DERP delivered; `from` is what the network map knows of its sender.
+    ///
+    /// # Errors
+    /// The reason why it gets no answer.
+    pub fn handle_derp(
+        &mut self,
+        from: Option<&Peer>,
+        packet: &[u8],
+        now: Timestamp,
+    ) -> Result<Vec<u8>, DropReason> {
+        let answer = self.allocate(from, packet, now);
+        if let Err(reason) = answer {
+            self.counters.count_drop(reason);
+        }
+        answer
+    }
+
+    /// Handles one datagram from the UDP port.
+    pub fn handle_datagram(
+        &mut self,
+        source: SocketAddr,
+        datagram: &[u8],
+        now: Timestamp,
+        reply: &mut [u8; REPLY_LEN],
+    ) -> Verdict {
+        let source = canonical(source);
+        let verdict = match Header::decode(datagram) {
+            None => Err(DropReason::Malformed),
+            Some(header) if header.control => self.handshake(header, source, datagram, now, reply),
+            Some(header) => self.forward(header.vni, source, 1, datagram.len() as u64, now),
+        };
+        verdict.unwrap_or_else(|reason| {
+            let stun = reason == DropReason::UnknownVni && is_stun(datagram);
+            self.drop(if stun {
+                DropReason::UnsolicitedStun
+            } else {
+                reason
+            })
+        })
+    }
+
+    /// Handles `packets` data datagrams of one session with `bytes` of UDP payload in all, that
+    /// came from one source: a super-datagram that [`crate::geneve::uniform_data`] has vouched for.
+    pub fn handle_data(
+        &mut self,
+        vni: Vni,
+        source: SocketAddr,
+        packets: u32,
+        bytes: u64,
+        now: Timestamp,
+    ) -> Verdict {
+        self.forward(vni, canonical(source), packets, bytes, now)
+            .unwrap_or_else(|reason| self.drop(reason))
+    }
+
+    /// When [`Relay::handle_timeout`] wants to be called. Changes with allocations and timeouts
+    /// only.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Timestamp> {
+        self.deadlines.next()
+    }
+
+    /// Ends what is over. Costs one step for each session that falls due.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        while let Some((vni, lamport)) = self.deadlines.pop_due(now) {
+            let Some(session) = self.table.get_mut(vni).filter(|s| s.lamport == lamport) else {
+                continue;
+            };
+            let deadline = session.deadline(self.config.bind_lifetime, self.config.steady_lifetime);
+            if deadline > now {
+                self.deadlines.insert(deadline, vni, lamport);
+            } else if session.is_open() {
+                self.counters.expired_silent += 1;
+                self.close(vni, CloseReason::Silent, now);
+            } else {
+                self.counters.expired_unbound += 1;
+                self.close(vni, CloseReason::Unbound, now);
+            }
+        }
+    }
+
+    /// The next thing that changed. The driver empties this after each call that handles a control
+    /// packet, an allocation or a timeout; data causes no events.
+    #[must_use]
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// All sessions, ordered by pair of keys.
+    pub fn sessions(&self) -> impl Iterator<Item = SessionInfo> {
+        self.table.iter().map(|session| SessionInfo {
+            vni: session.vni,
+            lamport: session.lamport,
+            allocated: session.allocated,
+            legs: [Side::A, Side::B].map(|side| {
+                let Leg {
+                    address,
+                    packets,
+                    bytes,
+                    ..
+                } = *session.leg(side);
+                LegInfo {
+                    client: session.pair.key(side),
+                    address,
+                    packets,
+                    bytes,
+                }
+            }),
+        })
+    }
+
+    /// Number of sessions by state.
+    pub fn session_counts(&self) -> SessionCounts {
+        let connecting = self.table.unbound();
+        SessionCounts {
+            connecting,
+            open: self.table.len() - connecting,
+        }
+    }
+
+    /// What happened so far.
+    pub const fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The LamportID that the next allocation gets.
+    pub const fn next_lamport(&self) -> u64 {
+        self.next_lamport
+    }
+
+    /// Public half of the server's key.
+    pub const fn server_key(&self) -> DiscoPublic {
+        self.server.public()
+    }
+
+    const fn drop(&mut self, reason: DropReason) -> Verdict {
+        self.counters.count_drop(reason);
+        Verdict::Drop(reason)
+    }
+
+    fn forward(
+        &mut self,
+        vni: Vni,
+        source: SocketAddr,
+        packets: u32,
+        bytes: u64,
+        now: Timestamp,
+    ) -> Result<Verdict, DropReason> {
+        let session = self.table.get_mut(vni).ok_or(DropReason::UnknownVni)?;
+        let to = session.forward(source, packets, bytes, now)?;
+        self.counters.count_forward(&source, &to, packets, bytes);
+        Ok(Verdict::Forward { to })
+    }
+
+    /// The checks stand in the order of docs/wire.md; cheap ones before the box is opened.
+    fn allocate(
+        &mut self,
+        from: Option<&Peer>,
+        packet: &[u8],
+        now: Timestamp,
+    ) -> Result<Vec<u8>, DropReason> {
+        let peer = from.ok_or(DropReason::UnknownPeer)?;
+        let frame = Frame::parse(packet).ok_or(DropReason::NotDisco)?;
+        if peer.disco != Some(frame.sender) {
+            return Err(DropReason::DiscoMismatch);
+        }
+        let fresh;
+        let shared = match self.node.kept(frame.sender) {
+            Some(kept) => kept,
+            None => {
+                fresh = self.node.shared_with(frame.sender);
+                &fresh
+            }
+        };
+        let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
+        let Message::AllocateRequest {
+            clients: [a, b],
+            generation,
+        } = message
+        else {
+            return Err(DropReason::UnexpectedMessage);
+        };
+        let pair = Pair::new(a, b);
+        if a == b || pair.side_of(frame.sender).is_none() {
+            return Err(DropReason::NotAParty);
+        }
+        if !peer.may_relay || peer.unsigned_peer_api_only {
+            return Err(DropReason::NoGrant);
+        }
+        if [self.server.public(), self.node.public()]
+            .iter()
+            .any(|own| pair.side_of(*own).is_some())
+        {
+            return Err(DropReason::OwnKey);
+        }
+        if self.advertised.is_empty() {
+            return Err(DropReason::NoAddress);
+        }
+        if !self.accepting {
+            return Err(DropReason::NotAccepting);
+        }
+        let endpoint = self.endpoint(pair, peer.node_key, now)?;
+        let response = Message::AllocateResponse {
+            generation,
+            endpoint,
+        }
+        .marshal();
+        let nonce = self.nonce();
+        let shared = self
+            .node
+            .kept(frame.sender)
+            .expect("a client with a session has its box");
+        Ok(seal(shared, self.node.public(), nonce, &response))
+    }
+
+    fn endpoint(
+        &mut self,
+        pair: Pair,
+        owner: NodeKey,
+        now: Timestamp,
+    ) -> Result<Endpoint, DropReason> {
+        let (vni, lamport) = match self.table.of_pair(&pair) {
+            Some(session) => {
+                self.counters.reallocations += 1;
+                (session.vni, session.lamport)
+            }
+            None => self.open_session(pair, owner, now)?,
+        };
+        Ok(Endpoint {
+            server: self.server.public(),
+            clients: pair,
+            lamport,
+            vni: vni.number(),
+            bind_lifetime_ns: nanoseconds(self.config.bind_lifetime),
+            steady_lifetime_ns: nanoseconds(self.config.steady_lifetime),
+            addresses: self.advertised.clone(),
+        })
+    }
+
+    fn open_session(
+        &mut self,
+        pair: Pair,
+        owner: NodeKey,
+        now: Timestamp,
+    ) -> Result<(Vni, u64), DropReason> {
+        if self.table.sessions_of(owner) >= self.config.max_sessions_per_node {
+            self.evict(Some(owner), now).ok_or(DropReason::NodeLimit)?;
+        }
+        if self.table.len() >= self.config.max_sessions {
+            self.evict(None, now).ok_or(DropReason::SessionLimit)?;
+        }
+        let vni = self.table.draw_vni(&mut self.rng, now);
+        let lamport = self.next_lamport;
+        self.next_lamport += 1;
+        for client in pair.keys() {
+            self.node.retain(client);
+            self.server.retain(client);
+        }
+        self.deadlines
+            .insert(now + self.config.bind_lifetime, vni, lamport);
+        self.table
+            .insert(Session::new(vni, lamport, pair, owner, now));
+        self.counters.allocations += 1;
+        Ok((vni, lamport))
+    }
+
+    fn evict(&mut self, owner: Option<NodeKey>, now: Timestamp) -> Option<()> {
+        let vni = self.table.oldest_unbound(owner)?;
+        self.counters.evicted += 1;
+        self.close(vni, CloseReason::Evicted, now);
+        Some(())
+    }
+
+    fn close(&mut self, vni: Vni, reason: CloseReason, now: Timestamp) {
+        let Some(session) = self.table.remove(vni, now) else {
+            return;
+        };
+        for client in session.pair.keys() {
+            self.node.release(client);
+            self.server.release(client);
+        }
+        self.events.push_back(Event::Closed { vni, reason });
+    }
+
+    fn handshake(
+        &mut self,
+        header: Header,
+        source: SocketAddr,
+        datagram: &[u8],
+        now: Timestamp,
+        reply: &mut [u8; REPLY_LEN],
+    ) -> Result<Verdict, DropReason> {
+        let session = self
+            .table
+            .get_mut(header.vni)
+            .ok_or(DropReason::UnknownVni)?;
+        if header.protocol != PROTOCOL_DISCO {
+            return Err(DropReason::NotDisco);
+        }
+        let frame = Frame::parse(&datagram[HEADER_LEN..]).ok_or(DropReason::NotDisco)?;
+        let side = session
+            .pair
+            .side_of(frame.sender)
+            .ok_or(DropReason::UnknownSender)?;
+        if !self.policy.may_bind(&source) {
+            return Err(DropReason::SourceNotBindable);
+        }
+        let shared = self
+            .server
+            .kept(frame.sender)
+            .expect("a client with a session has its box");
+        let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
+        self.challenges.rotate(&mut self.rng, now);
+        let was_open = session.is_open();
+        match session.handshake(side, &message, source, &self.challenges, now)? {
+            Handshake::Challenge(challenge) => {
+                self.counters.challenges += 1;
+                let len = self.write_challenge(header.vni, frame.sender, challenge, reply);
+                return Ok(Verdict::Reply { len });
+            }
+            Handshake::Bound => self.counters.binds += 1,
+            Handshake::Rebound => self.counters.rebinds += 1,
+        }
+        if let [Some(a), Some(b)] = [Side::A, Side::B].map(|side| session.leg(side).address) {
+            let (vni, legs) = (header.vni, [a, b]);
+            self.events.push_back(if was_open {
+                Event::Moved { vni, legs }
+            } else {
+                Event::Opened { vni, legs }
+            });
+            self.table.mark_open(vni);
+        }
+        Ok(Verdict::Consumed)
+    }
+
+    fn write_challenge(
+        &mut self,
+        vni: Vni,
+        client: DiscoPublic,
+        challenge: BindCommon,
+        reply: &mut [u8; REPLY_LEN],
+    ) -> usize {
+        let nonce = self.nonce();
+        let shared = self
+            .server
+            .kept(client)
+            .expect("a client with a session has its box");
+        let plaintext = Message::Challenge(challenge).marshal();
+        let frame = seal(shared, self.server.public(), nonce, &plaintext);
+        let header = Header {
+            control: true,
+            protocol: PROTOCOL_DISCO,
+            vni,
+        };
+        reply[..HEADER_LEN].copy_from_slice(&header.encode());
+        reply[HEADER_LEN..].copy_from_slice(&frame);
+        REPLY_LEN
+    }
+
+    fn nonce(&mut self) -> [u8; NONCE_LEN] {
+        let mut nonce = [0; NONCE_LEN];
+        self.rng.fill_bytes(&mut nonce);
+        nonce
+    }
+}
+
+/// Whether a datagram is a STUN message: two zero bits, and the magic cookie at 4..8 (RFC 8489).
+fn is_stun(datagram: &[u8]) -> bool {
+    const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
+    datagram.first().is_some_and(|kind| *kind < 4) && datagram.get(4..8) == Some(&COOKIE[..])
+}
+
+fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => SocketAddr::new(v6.ip().to_canonical(), v6.port()),
+        SocketAddr::V4(_) => address,
+    }
+}
+
+fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay")
+            .field("sessions", &self.session_counts())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,97 @@
+//! What the core decides about a packet, and why it drops one.
+
+use std::net::SocketAddr;
+
+/// What to do with a datagram from the UDP port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[must_use]
+pub enum Verdict {
+    /// Send it, unchanged, to the other leg.
+    Forward {
+        /// The other leg.
+        to: SocketAddr,
+    },
+    /// Send the first `len` bytes of the reply buffer back to where it came from.
+    Reply {
+        /// Never more than the datagram had.
+        len: usize,
+    },
+    /// It did its work (an answer that bound a leg); nothing is sent.
+    Consumed,
+    /// Silence.
+    Drop(DropReason),
+}
+
+macro_rules! drop_reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Why a packet was dropped. [`DropReason::as_str`] is the metric label `reason`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum DropReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of [`DropReason::index`].
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The metric label.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    /// UDP: no Geneve header of version 0 with a VNI.
+    Malformed = "malformed",
+    /// UDP: no session has this VNI.
+    UnknownVni = "unknown_vni",
+    /// UDP: data for a session that is not bound on both legs.
+    NotBound = "not_bound",
+    /// UDP: data from an address that is no leg of the session.
+    WrongSource = "wrong_source",
+    /// UDP: a STUN message that nobody asked for.
+    UnsolicitedStun = "unsolicited_stun",
+    /// UDP: a control packet that is no disco frame.
+    NotDisco = "not_disco",
+    /// UDP and DERP: sealed by a key that is none of the pair's.
+    UnknownSender = "unknown_sender",
+    /// UDP and DERP: the box does not open, or holds no message of this protocol.
+    BadSeal = "bad_seal",
+    /// UDP and DERP: a message that is not for a relay, or not at this point.
+    UnexpectedMessage = "unexpected_message",
+    /// UDP: the sealed VNI or the other client's key does not belong to this session.
+    WrongSession = "wrong_session",
+    /// UDP: generation zero, or not greater than one that was completed or begun.
+    StaleGeneration = "stale_generation",
+    /// UDP: the challenge was not issued for this address, or is too old.
+    BadChallenge = "bad_challenge",
+    /// UDP: from an address that may never bind, such as loopback or multicast.
+    SourceNotBindable = "source_not_bindable",
+    /// DERP: the sender's node key is not in the network map.
+    UnknownPeer = "unknown_peer",
+    /// DERP: sealed by another disco key than the network map has for the sender.
+    DiscoMismatch = "disco_mismatch",
+    /// DERP: the sender is none of the two clients, or both are the same.
+    NotAParty = "not_a_party",
+    /// DERP: no grant of `tailscale.com/cap/relay` towards this relay.
+    NoGrant = "no_grant",
+    /// DERP: a client claims the relay's own key.
+    OwnKey = "own_key",
+    /// DERP: no address to advertise yet.
+    NoAddress = "no_address",
+    /// DERP: draining, or the node attribute `disable-relay-server` is set.
+    NotAccepting = "not_accepting",
+    /// DERP: all sessions are bound and the total limit is reached.
+    SessionLimit = "session_limit",
+    /// DERP: all sessions of this node are bound and its limit is reached.
+    NodeLimit = "node_limit",
+}
+
+impl DropReason {
+    /// Position in [`DropReason::ALL`].
+    pub const fn index(self) -> usize {
+        self as usize
+    }
+}
