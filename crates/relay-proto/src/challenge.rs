@@ -62,15 +62,21 @@ impl Challenges {
         }
     }
 
-    /// Replaces secrets whose time is over. Called before every use.
+    /// Replaces secrets whose time is over. Called before every use. A secret's time is counted from
+    /// when it was due, not from the use that noticed, or it would be valid for too long.
     pub(crate) fn rotate(&mut self, rng: &mut ChaCha20Rng, now: Timestamp) {
         let age = now.since(self.rotated);
         if age < self.period {
             return;
         }
         let current = std::mem::replace(&mut self.current, Secret::random(rng));
-        self.previous = (age < 2 * self.period).then_some(current);
-        self.rotated = now;
+        let previous_counts = age < 2 * self.period;
+        self.previous = previous_counts.then_some(current);
+        self.rotated = if previous_counts {
+            self.rotated + self.period
+        } else {
+            now
+        };
     }
 
     /// The challenge for a bind that came from `source`.

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 
 use crate::{geneve::Vni, time::Timestamp};
 
-/// An ordered set of due times, one per session.
+/// An ordered set of due times, one per session, none later than the session's end.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines(BTreeSet<(Timestamp, Vni, u64)>);
 
@@ -16,6 +16,11 @@ impl Deadlines {
     /// Queues the session `vni` with the unique id `lamport`.
     pub(crate) fn insert(&mut self, at: Timestamp, vni: Vni, lamport: u64) {
         self.0.insert((at, vni, lamport));
+    }
+
+    /// Takes back an entry that [`Deadlines::insert`] made with the same arguments.
+    pub(crate) fn remove(&mut self, at: Timestamp, vni: Vni, lamport: u64) {
+        self.0.remove(&(at, vni, lamport));
     }
 
     /// The earliest due time.

@@ -106,11 +106,14 @@ impl Message {
         }
     }
 
-    /// Reads a decrypted message. `None` for other types and for bodies that are too short; bytes
-    /// after the body are ignored, as Go does.
+    /// Reads a decrypted message. `None` for other types, for bodies that are too short, and for
+    /// versions that Go takes for empty; bytes after the body are ignored, as Go does.
     pub fn parse(plaintext: &[u8]) -> Option<Self> {
-        let ([kind, _version], body) = plaintext.split_first_chunk::<TYPE_LEN>()?;
+        let ([kind, version], body) = plaintext.split_first_chunk::<TYPE_LEN>()?;
         let mut body = Reader(body);
+        if *kind >= 0x07 && *version != 0 {
+            return None;
+        }
         Some(match kind {
             0x04 => Self::Bind(body.common()?),
             0x05 => Self::Challenge(body.common()?),

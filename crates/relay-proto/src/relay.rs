@@ -483,6 +483,10 @@ impl Relay {
 
     fn evict(&mut self, owner: Option<NodeKey>, now: Timestamp) -> Option<()> {
         let vni = self.table.oldest_unbound(owner)?;
+        if let Some(session) = self.table.get_mut(vni) {
+            let queued = session.allocated + self.config.bind_lifetime;
+            self.deadlines.remove(queued, vni, session.lamport);
+        }
         self.counters.evicted += 1;
         self.close(vni, CloseReason::Evicted, now);
         Some(())
@@ -540,14 +544,33 @@ impl Relay {
         }
         if let [Some(a), Some(b)] = [Side::A, Side::B].map(|side| session.leg(side).address) {
             let (vni, legs) = (header.vni, [a, b]);
-            self.events.push_back(if was_open {
-                Event::Moved { vni, legs }
+            if was_open {
+                self.events.push_back(Event::Moved { vni, legs });
             } else {
-                Event::Opened { vni, legs }
-            });
-            self.table.mark_open(vni);
+                self.events.push_back(Event::Opened { vni, legs });
+                self.table.mark_open(vni);
+                self.hasten(vni);
+            }
         }
         Ok(Verdict::Consumed)
+    }
+
+    /// Queues a newly opened session for its end if that is before the end of its time to bind.
+    fn hasten(&mut self, vni: Vni) {
+        let Config {
+            bind_lifetime,
+            steady_lifetime,
+            ..
+        } = self.config;
+        let Some(session) = self.table.get_mut(vni) else {
+            return;
+        };
+        let queued = session.allocated + bind_lifetime;
+        let end = session.deadline(bind_lifetime, steady_lifetime);
+        if end < queued {
+            self.deadlines.remove(queued, vni, session.lamport);
+            self.deadlines.insert(end, vni, session.lamport);
+        }
     }
 
     fn write_challenge(

@@ -1,0 +1,165 @@
+//! Sessions end when their time is over, not earlier, and at no cost to data.
+
+use relay_proto::{CloseReason, Config, DropReason, Event};
+
+use crate::sim::{Client, Outcome, Sim, data, seconds};
+
+#[test]
+fn unbound_session_ends_after_its_bind_lifetime() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.vni(&alice, &bob);
+    sim.bind(vni, 1, &alice, &bob);
+    sim.pass(seconds(29));
+    assert!(sim.session(vni).is_some());
+    sim.pass(seconds(1));
+    assert!(sim.session(vni).is_none());
+    assert_eq!(
+        sim.events(),
+        [Event::Closed {
+            vni,
+            reason: CloseReason::Unbound
+        }]
+    );
+    assert_eq!(sim.relay.counters().expired_unbound, 1);
+    let late = sim.receive(bob.address, &bob.bind(vni, 1, &alice));
+    assert_eq!(late, Outcome::Drop(DropReason::UnknownVni));
+    assert_eq!(sim.relay.poll_timeout(), None);
+}
+
+#[test]
+fn asking_again_does_not_prolong_an_unbound_session() {
+    let (mut sim, alice, bob) = start();
+    let first = sim.allocate(&alice, &bob).unwrap();
+    sim.pass(seconds(29));
+    assert_eq!(sim.allocate(&bob, &alice).unwrap().vni, first.vni);
+    sim.pass(seconds(2));
+    let next = sim.allocate(&alice, &bob).unwrap();
+    assert_ne!(next.vni, first.vni);
+    assert_eq!(next.lamport, first.lamport + 1);
+}
+
+#[test]
+fn session_bound_in_the_last_second_lives_on() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.vni(&alice, &bob);
+    sim.pass(seconds(29));
+    sim.bind(vni, 1, &alice, &bob);
+    sim.bind(vni, 1, &bob, &alice);
+    sim.pass(seconds(299));
+    assert!(sim.session(vni).is_some());
+    sim.pass(seconds(1));
+    assert!(sim.session(vni).is_none());
+}
+
+#[test]
+fn one_silent_leg_ends_the_session() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.open(&alice, &bob);
+    sim.events();
+    for _ in 0..29 {
+        sim.pass(seconds(10));
+        assert_eq!(
+            sim.receive(alice.address, &data(vni, b"x")),
+            Outcome::Forward(bob.address)
+        );
+    }
+    sim.pass(seconds(10));
+    assert_eq!(
+        sim.events(),
+        [Event::Closed {
+            vni,
+            reason: CloseReason::Silent
+        }]
+    );
+    assert_eq!(sim.relay.counters().expired_silent, 1);
+}
+
+#[test]
+fn data_on_both_legs_keeps_a_session_for_a_year() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.open(&alice, &bob);
+    for _ in 0..365 * 24 * 3_600 / 299 {
+        sim.pass(seconds(299));
+        assert_eq!(
+            sim.receive(alice.address, &data(vni, b"x")),
+            Outcome::Forward(bob.address)
+        );
+        assert_eq!(
+            sim.receive(bob.address, &data(vni, b"x")),
+            Outcome::Forward(alice.address)
+        );
+    }
+}
+
+#[test]
+fn completed_handshake_breaks_the_silence_and_a_bind_alone_does_not() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.open(&alice, &bob);
+    sim.pass(seconds(200));
+    sim.bind(vni, 2, &alice, &bob);
+    sim.challenge(vni, 2, &bob, &alice);
+    sim.receive(Client::new(9).address, &data(vni, b"foreign"));
+    sim.pass(seconds(99));
+    assert!(sim.session(vni).is_some());
+    sim.pass(seconds(1));
+    assert!(sim.session(vni).is_none());
+}
+
+#[test]
+fn data_packets_leave_the_timer_alone() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.open(&alice, &bob);
+    let due = sim.relay.poll_timeout();
+    for _ in 0..100 {
+        sim.now = sim.now + seconds(1) / 10;
+        assert_eq!(
+            sim.receive(alice.address, &data(vni, b"x")),
+            Outcome::Forward(bob.address)
+        );
+        assert_eq!(sim.relay.poll_timeout(), due);
+    }
+}
+
+#[test]
+fn steady_lifetime_shorter_than_the_bind_lifetime_is_kept_to() {
+    let mut sim = Sim::with(Config {
+        steady_lifetime: seconds(5),
+        ..Config::default()
+    });
+    let (alice, bob) = (Client::new(1), Client::new(2));
+    let vni = sim.open(&alice, &bob);
+    sim.pass(seconds(5));
+    assert!(sim.session(vni).is_none());
+    assert_eq!(sim.relay.poll_timeout(), None);
+}
+
+#[test]
+fn late_wake_up_ends_everything_that_fell_due() {
+    let (mut sim, alice, _) = start();
+    for n in 2..=40 {
+        sim.allocate(&alice, &Client::new(n)).unwrap();
+        sim.pass(seconds(1) / 2);
+    }
+    sim.now = sim.now + seconds(1_000);
+    sim.relay.handle_timeout(sim.now);
+    assert_eq!(sim.relay.session_counts(), Default::default());
+    assert_eq!(sim.events().len(), 39);
+    assert_eq!(sim.relay.poll_timeout(), None);
+}
+
+#[test]
+fn drained_relay_keeps_its_sessions() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.open(&alice, &bob);
+    sim.relay.set_accepting(false);
+    assert_eq!(sim.allocate(&alice, &bob), Err(DropReason::NotAccepting));
+    sim.bind(vni, 2, &alice, &bob);
+    assert_eq!(
+        sim.receive(bob.address, &data(vni, b"x")),
+        Outcome::Forward(alice.address)
+    );
+}
+
+fn start() -> (Sim, Client, Client) {
+    (Sim::new(), Client::new(1), Client::new(2))
+}

@@ -1,0 +1,8 @@
+//! The relay's state machine, driven from outside as its driver would, in virtual time.
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+mod expiry;
+mod handshake;
+mod limits;
+mod roaming;
+mod sim;
