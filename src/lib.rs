@@ -1,1 +1,7 @@
 //! Peer Relay Operator: Tailscale peer relays on your own Kubernetes nodes.
+
+pub mod admin;
+pub mod cli;
+pub mod config;
+pub mod relay;
+pub mod supervisor;

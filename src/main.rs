@@ -1,3 +1,5 @@
 //! The `peerrelay` program.
 
-fn main() {}
+fn main() -> anyhow::Result<()> {
+    peerrelay::cli::run()
+}

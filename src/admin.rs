@@ -1,0 +1,55 @@
+//! The HTTP server for probes and metrics: `/healthz`, `/readyz`, `/metrics`.
+
+use std::{net::SocketAddr, sync::Arc};
+
+use axum::{Router, extract::State, http::StatusCode, routing::get};
+use futures::future::BoxFuture;
+use tokio::net::TcpListener;
+
+/// What the server asks of the process.
+#[derive(Clone)]
+pub struct Probes {
+    /// Metrics in Prometheus text format.
+    pub metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
+    /// `Err` says in one line what is missing.
+    pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+}
+
+/// Why there is no server.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to serve metrics on {address}: choose a free address with --metrics-addr")]
+pub struct AdminError {
+    address: SocketAddr,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Binds the server; the future serves until it is dropped.
+///
+/// # Errors
+/// The address is taken or not one of this host's.
+pub async fn bind(
+    address: SocketAddr,
+    probes: Probes,
+) -> Result<impl Future<Output = std::io::Result<()>> + Send, AdminError> {
+    let listener = TcpListener::bind(address).await;
+    let listener = listener.map_err(|source| AdminError { address, source })?;
+    let routes = Router::new()
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(readyz))
+        .route("/metrics", get(metrics))
+        .with_state(probes);
+    Ok(async move { axum::serve(listener, routes).await })
+}
+
+async fn readyz(State(probes): State<Probes>) -> (StatusCode, String) {
+    match (probes.ready)() {
+        Ok(()) => (StatusCode::OK, "ok\n".into()),
+        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing + "\n"),
+    }
+}
+
+async fn metrics(State(probes): State<Probes>) -> ([(&'static str, &'static str); 1], String) {
+    let content_type = [("content-type", prometheus::TEXT_FORMAT)];
+    (content_type, (probes.metrics)().await)
+}

@@ -1,0 +1,97 @@
+//! The command line: one program, a subcommand for each role.
+
+mod relay;
+mod state;
+
+use clap::{Parser, Subcommand};
+
+use self::{relay::RelayArgs, state::PrepareStateArgs};
+
+/// Tailscale peer relays on your own Kubernetes nodes.
+#[derive(Parser)]
+#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(
+    after_help = "Logs go to standard error. PEERRELAY_LOG sets what is logged, such as \
+    'debug' or 'peerrelay=debug,warn'; PEERRELAY_LOG_FORMAT=json prints JSON lines."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run a relay: join a tailnet and forward between clients that the policy allows
+    Relay(Box<RelayArgs>),
+    /// Sleep until told to stop: the sandbox process of a pod
+    #[command(hide = true)]
+    Pause,
+    /// Make the state directory usable by the relay's user, then exit
+    #[command(hide = true)]
+    PrepareState(PrepareStateArgs),
+}
+
+/// Runs what the command line says.
+///
+/// # Errors
+/// What went wrong and what to do about it, for a person.
+pub fn run() -> anyhow::Result<()> {
+    let cli = Cli::parse();
+    start_log();
+    rustls::crypto::aws_lc_rs::default_provider()
+        .install_default()
+        .expect("nothing has installed another provider before");
+    match cli.command {
+        Command::Relay(args) => block_on(crate::relay::run(args.options()?)),
+        Command::Pause => block_on(pause()),
+        Command::PrepareState(args) => args.run(),
+    }
+}
+
+fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+    // Two threads: one may be busy with cryptography or a large network map.
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let result = runtime.block_on(work);
+    // Name resolution may hang in a thread that cannot be ended.
+    runtime.shutdown_background();
+    result
+}
+
+async fn pause() -> anyhow::Result<()> {
+    crate::supervisor::Supervisor::new()?
+        .run(async {}, std::time::Duration::ZERO)
+        .await
+}
+
+fn start_log() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing::Level::INFO.into())
+        .with_env_var("PEERRELAY_LOG")
+        .from_env_lossy()
+        // The libraries log errors that we report ourselves, with the fix.
+        .add_directive(
+            "ts_http_util=off"
+                .parse()
+                .expect("a constant directive is valid"),
+        )
+        .add_directive(
+            "ts_control=off"
+                .parse()
+                .expect("a constant directive is valid"),
+        )
+        .add_directive(
+            "ts_derp=off"
+                .parse()
+                .expect("a constant directive is valid"),
+        );
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match std::env::var("PEERRELAY_LOG_FORMAT").as_deref() {
+        Ok("json") => log.json().init(),
+        _ => log.with_target(false).init(),
+    }
+}

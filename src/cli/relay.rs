@@ -1,0 +1,99 @@
+//! `peerrelay relay`.
+
+use std::{fs, net::SocketAddr, path::PathBuf};
+
+use clap::Args;
+use url::Url;
+
+use crate::{
+    config::{
+        DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
+    },
+    relay::options::{Environment, RelayOptions},
+};
+
+/// Flags win over the environment, which wins over the file, which wins over defaults.
+#[derive(Args)]
+#[command(
+    after_help = "Example: a relay on a host with a public address and no Kubernetes\n  \
+    peerrelay relay --auth-key-file /etc/peerrelay/authkey --tag tag:relay-office \\\n    \
+    --static-endpoint 203.0.113.10:40000\n\nThe auth key is read from a file or from \
+    PEERRELAY_AUTH_KEY, never from an argument: arguments are visible to every user of the host. \
+    Open the UDP port in the host's firewall."
+)]
+pub(super) struct RelayArgs {
+    /// Control server [default: the one of tailscale.com]
+    #[arg(long, value_name = "URL", env = "PEERRELAY_CONTROL_URL", help = format!("Control server [default: {DEFAULT_CONTROL_URL}]"))]
+    control_url: Option<Url>,
+    /// File with the auth key; read again while it is missing or refused
+    #[arg(long, value_name = "FILE", env = "PEERRELAY_AUTH_KEY_FILE")]
+    auth_key_file: Option<PathBuf>,
+    /// PEM file with certificate authorities to trust besides the public ones
+    #[arg(long, value_name = "FILE", env = "PEERRELAY_CA_FILE")]
+    ca_file: Option<PathBuf>,
+    /// Directory for the relay's identity
+    #[arg(long, value_name = "DIR", env = "PEERRELAY_STATE_DIR", help = format!("Directory for the relay's identity, made with mode 0700 [default: {DEFAULT_STATE_DIR}]"))]
+    state_dir: Option<PathBuf>,
+    /// Name of the tailnet device [default: the host's name]
+    #[arg(long, value_name = "NAME", env = "PEERRELAY_HOSTNAME")]
+    hostname: Option<String>,
+    /// Tag to ask for; may be repeated, or separated by commas
+    #[arg(
+        long = "tag",
+        value_name = "TAG",
+        env = "PEERRELAY_TAGS",
+        value_delimiter = ','
+    )]
+    tags: Vec<String>,
+    /// Let control forget the device when it goes offline
+    #[arg(long, env = "PEERRELAY_EPHEMERAL", num_args = 0..=1, default_missing_value = "true")]
+    ephemeral: Option<bool>,
+    /// UDP port
+    #[arg(long, value_name = "PORT", env = "PEERRELAY_PORT", help = format!("UDP port to serve on IPv4 and IPv6 [default: {DEFAULT_PORT}]"))]
+    port: Option<u16>,
+    /// Address to advertise before all others; may be repeated, or separated by commas
+    #[arg(long = "static-endpoint", value_name = "IP:PORT", env = "PEERRELAY_STATIC_ENDPOINTS", value_delimiter = ',', value_parser = endpoint)]
+    static_endpoints: Vec<SocketAddr>,
+    /// Where to serve /metrics, /healthz and /readyz
+    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", value_parser = endpoint, help = format!("Where to serve /metrics, /healthz and /readyz [default: 127.0.0.1:{DEFAULT_METRICS_PORT}]"))]
+    metrics_addr: Option<SocketAddr>,
+    /// YAML file with any of these settings
+    #[arg(long, value_name = "FILE", env = "PEERRELAY_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+impl RelayArgs {
+    pub(super) fn options(self) -> anyhow::Result<RelayOptions> {
+        let file = match &self.config {
+            Some(path) => RelayConfig::read(path)?,
+            None => RelayConfig::default(),
+        };
+        let flags = RelayConfig {
+            control_url: self.control_url,
+            auth_key_file: self.auth_key_file,
+            ca_file: self.ca_file,
+            state_dir: self.state_dir,
+            hostname: self.hostname,
+            tags: self.tags,
+            ephemeral: self.ephemeral,
+            port: self.port,
+            static_endpoints: self.static_endpoints,
+            metrics_addr: self.metrics_addr,
+            ..RelayConfig::default()
+        };
+        let environment = Environment {
+            auth_key: std::env::var("PEERRELAY_AUTH_KEY").ok(),
+            node_name: std::env::var("NODE_NAME").ok(),
+            host_name: fs::read_to_string("/proc/sys/kernel/hostname")
+                .ok()
+                .map(|n| n.trim().into()),
+        };
+        Ok(RelayOptions::new(flags.over(file), environment)?)
+    }
+}
+
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected IP:PORT, such as 203.0.113.10:40000 or [2001:db8::1]:40000".to_owned()
+    })
+}

@@ -1,0 +1,193 @@
+//! The relay's configuration: rendered by the operator, parsed by the relay, and the same by hand.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use url::Url;
+
+/// Port that relays listen on when nothing else is said; the one the setup guides use.
+pub const DEFAULT_PORT: u16 = 40_000;
+/// Port of `/metrics`, `/healthz` and `/readyz`.
+pub const DEFAULT_METRICS_PORT: u16 = 9_440;
+/// Control server of tailscale.com.
+pub const DEFAULT_CONTROL_URL: &str = "https://controlplane.tailscale.com";
+/// Directory in which a relay keeps its identity.
+pub const DEFAULT_STATE_DIR: &str = "/var/lib/peerrelay";
+
+/// Everything a relay can be told, all of it optional: what is missing here may come from a flag or
+/// from the environment, and has a default otherwise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct RelayConfig {
+    /// Control server; HTTPS, or HTTP on a network that is trusted.
+    #[serde(rename = "controlURL", skip_serializing_if = "Option::is_none")]
+    pub control_url: Option<Url>,
+    /// File with the auth key; read again while the control server refuses it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub auth_key_file: Option<PathBuf>,
+    /// PEM file with certificate authorities that are trusted besides the public ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Directory for the identity; made with mode 0700.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub state_dir: Option<PathBuf>,
+    /// Name of the tailnet device.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname: Option<String>,
+    /// The device's name is this, a dash and the Kubernetes node's name, unless `hostname` is set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hostname_prefix: Option<String>,
+    /// Tags to request, `tag:` included.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Whether control forgets the device when it goes offline.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ephemeral: Option<bool>,
+    /// UDP port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Addresses to advertise before all others.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub static_endpoints: Vec<SocketAddr>,
+    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_addr: Option<SocketAddr>,
+    /// Region, as metrics and reports name it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub region: Option<String>,
+    /// Sessions in total.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions: Option<usize>,
+    /// Sessions that one tailnet node may ask for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions_per_node: Option<usize>,
+    /// In Kubernetes: where to report.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub report: Option<ReportConfig>,
+}
+
+/// Which `RelayNode` a relay writes. The node's and the pod's name come from the environment.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ReportConfig {
+    /// Name of the PeerRelay.
+    pub peer_relay: String,
+    /// Namespace of the PeerRelay, its pods and its RelayNodes.
+    pub namespace: String,
+}
+
+/// Why a configuration file was refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("failed to read configuration {path}: check the path and its permissions")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        #[source]
+        source: std::io::Error,
+    },
+    /// The file is no relay configuration.
+    #[error("failed to parse configuration {path}: fix the named field")]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// Which field, and where.
+        #[source]
+        source: serde_yaml::Error,
+    },
+}
+
+impl RelayConfig {
+    /// Reads a YAML file.
+    ///
+    /// # Errors
+    /// The file cannot be read, or has a field that is unknown or of the wrong type.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse {
+            path: path.to_owned(),
+            source,
+        })
+    }
+
+    /// Fills in from `lower` what `self` does not say.
+    #[must_use]
+    pub fn over(self, lower: Self) -> Self {
+        let list = |upper: Vec<String>, lower| if upper.is_empty() { lower } else { upper };
+        Self {
+            control_url: self.control_url.or(lower.control_url),
+            auth_key_file: self.auth_key_file.or(lower.auth_key_file),
+            ca_file: self.ca_file.or(lower.ca_file),
+            state_dir: self.state_dir.or(lower.state_dir),
+            hostname: self.hostname.or(lower.hostname),
+            hostname_prefix: self.hostname_prefix.or(lower.hostname_prefix),
+            tags: list(self.tags, lower.tags),
+            ephemeral: self.ephemeral.or(lower.ephemeral),
+            port: self.port.or(lower.port),
+            static_endpoints: match self.static_endpoints {
+                own if own.is_empty() => lower.static_endpoints,
+                own => own,
+            },
+            metrics_addr: self.metrics_addr.or(lower.metrics_addr),
+            region: self.region.or(lower.region),
+            max_sessions: self.max_sessions.or(lower.max_sessions),
+            max_sessions_per_node: self.max_sessions_per_node.or(lower.max_sessions_per_node),
+            report: self.report.or(lower.report),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn configuration_round_trips_as_yaml() {
+        let config = RelayConfig {
+            control_url: Some(Url::parse("https://control.example.net").unwrap()),
+            tags: vec!["tag:relay-office".into()],
+            static_endpoints: vec!["[2001:db8::1]:40000".parse().unwrap()],
+            report: Some(ReportConfig {
+                peer_relay: "edge".into(),
+                namespace: "relays".into(),
+            }),
+            ..RelayConfig::default()
+        };
+        let yaml = serde_yaml::to_string(&config).unwrap();
+        assert_eq!(serde_yaml::from_str::<RelayConfig>(&yaml).unwrap(), config);
+    }
+
+    #[test]
+    fn misspelled_field_is_refused_by_name() {
+        let error = serde_yaml::from_str::<RelayConfig>("prot: 40000").unwrap_err();
+        assert!(error.to_string().contains("prot"), "{error}");
+    }
+
+    #[test]
+    fn flags_win_over_the_file() {
+        let file = RelayConfig {
+            port: Some(1),
+            region: Some("eu".into()),
+            ..Default::default()
+        };
+        let flags = RelayConfig {
+            port: Some(2),
+            ..Default::default()
+        };
+        let merged = flags.over(file);
+        assert_eq!(
+            (merged.port, merged.region.as_deref()),
+            (Some(2), Some("eu"))
+        );
+    }
+}

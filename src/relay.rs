@@ -1,0 +1,164 @@
+//! The relay: a tailnet node that forwards datagrams between clients.
+
+pub mod addresses;
+pub mod metrics;
+pub mod options;
+pub mod shard;
+pub mod socket;
+pub mod state;
+pub mod tailnet;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, anyhow};
+use tokio::{sync::watch, time::sleep};
+
+use self::{
+    options::RelayOptions,
+    shard::{PortState, ShardHandle, ShardOptions},
+    state::{Problem, Reason, RelayState},
+    tailnet::{Dialer, Identity, Tailnet},
+};
+use crate::{
+    admin::{self, Probes},
+    supervisor::Supervisor,
+};
+
+/// How often interfaces and sessions are looked at.
+const TICK: Duration = Duration::from_secs(10);
+/// Longest time between a stop signal and the end, while sessions are open.
+const DRAIN: Duration = Duration::from_secs(10);
+
+/// Runs a relay until it is told to stop.
+///
+/// # Errors
+/// What was given cannot work, or a part of the relay has failed; the text names the fix.
+pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
+    let mut supervisor = Supervisor::new().context("failed to receive signals")?;
+    let identity = Identity::load(&options.state_dir)?;
+    let dialer = Dialer::new(options.ca_file.as_deref())?;
+    let (shard, shard_ended) = shard::spawn(shard_options(&options, &identity))
+        .context("failed to start the data path")?;
+    let (state, _) = watch::channel(RelayState::default());
+
+    supervisor.spawn("data path", async {
+        shard_ended.await.map_err(|_| anyhow!("thread died"))
+    });
+    let server = admin::bind(options.metrics_addr, probes(&options, &shard, &state)).await?;
+    supervisor.spawn("metrics server", server);
+    let refresh = keep_current(
+        options.static_endpoints.clone(),
+        shard.clone(),
+        state.clone(),
+    );
+    supervisor.spawn("endpoints", refresh);
+    let name = &options.tailnet.hostname;
+    let (version, port) = (env!("CARGO_PKG_VERSION"), options.port);
+    tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");
+    let tailnet = Tailnet::new(
+        options.tailnet,
+        identity,
+        dialer,
+        shard.clone(),
+        state.clone(),
+    );
+    supervisor.spawn("tailnet", async {
+        Ok::<_, anyhow::Error>(tailnet.run().await)
+    });
+
+    supervisor.run(drain(&shard, &state), DRAIN).await
+}
+
+/// LamportIDs start at the clock: the server key is new with each start, so nothing depends on it
+/// but the order in which people see allocations.
+fn shard_options(options: &RelayOptions, identity: &Identity) -> ShardOptions {
+    let clock = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    ShardOptions {
+        port: options.port,
+        config: options.limits.clone(),
+        keys: identity.relay_keys(),
+        seed: rand::random(),
+        first_lamport: u64::try_from(clock.as_micros()).unwrap_or(1),
+    }
+}
+
+fn probes(
+    options: &RelayOptions,
+    shard: &ShardHandle,
+    state: &watch::Sender<RelayState>,
+) -> Probes {
+    let (region, shard) = (options.region.clone(), shard.clone());
+    let (metrics_state, ready_state) = (state.subscribe(), state.subscribe());
+    Probes {
+        metrics: std::sync::Arc::new(move || {
+            let (region, shard) = (region.clone(), shard.clone());
+            let state = metrics_state.borrow().clone();
+            Box::pin(async move { metrics::render(&region, &state, &shard.snapshot().await) })
+        }),
+        ready: std::sync::Arc::new(move || {
+            let state = ready_state.borrow();
+            if state.ready() {
+                return Ok(());
+            }
+            let missing = state.missing().join(", ");
+            let problem = state
+                .problem()
+                .map(|p| format!("; {p}"))
+                .unwrap_or_default();
+            Err(format!("not ready, missing: {missing}{problem}"))
+        }),
+    }
+}
+
+/// Keeps the advertised addresses and what is shown of the port and the sessions current.
+async fn keep_current(
+    fixed: Vec<std::net::SocketAddr>,
+    shard: ShardHandle,
+    state: watch::Sender<RelayState>,
+) -> anyhow::Result<()> {
+    let mut port = shard.port();
+    loop {
+        let (bound, problem) = match &*port.borrow_and_update() {
+            PortState::Binding => (None, None),
+            PortState::Bound(port) => (Some(*port), None),
+            PortState::Failed(problem) => (None, Some(problem.clone())),
+        };
+        let found = tokio::task::spawn_blocking(addresses::interfaces).await?;
+        let endpoints =
+            bound.map_or_else(Vec::new, |port| addresses::advertised(&fixed, &found, port));
+        let sessions = shard.snapshot().await.sessions;
+        state.send_if_modified(|state| {
+            let before = state.clone();
+            if endpoints != before.endpoints {
+                tracing::info!(?endpoints, "advertised addresses");
+                shard.set_addresses(endpoints.clone());
+            }
+            let problem = problem.map(|p| Problem::new(Reason::PortUnavailable, p.to_string()));
+            if problem != before.port_problem
+                && let Some(problem) = &problem
+            {
+                tracing::warn!(error = problem.message, "UDP port not bound");
+            }
+            state.port = bound;
+            state.port_problem = problem;
+            state.endpoints = endpoints;
+            state.sessions = sessions;
+            *state != before
+        });
+        tokio::select! {
+            () = sleep(TICK) => {}
+            changed = port.changed() => changed.context("the data path has ended")?,
+        }
+    }
+}
+
+/// Gives out no further session, and waits for the open ones to end.
+async fn drain(shard: &ShardHandle, state: &watch::Sender<RelayState>) {
+    shard.drain();
+    state.send_modify(|state| state.draining = true);
+    while shard.snapshot().await.sessions.open > 0 {
+        sleep(Duration::from_millis(200)).await;
+    }
+}

@@ -1,0 +1,249 @@
+//! `/metrics` of a relay, in Prometheus text format. `docs/metrics.md` lists them.
+//!
+//! Label values are bounded: no client address, name or key is ever one.
+
+use prometheus::{
+    Encoder, GaugeVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
+};
+use relay_proto::{DropReason, Family};
+
+use super::{shard::Snapshot, state::RelayState};
+
+/// Data path that forwards.
+const DATA_PATH: &str = "socket";
+
+/// Renders everything.
+pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
+    let registry = Registry::new();
+    forwarded(&registry, region, snapshot);
+    sessions(&registry, snapshot);
+    decisions(&registry, snapshot);
+    sockets(&registry, snapshot);
+    health(&registry, state);
+    let mut text = Vec::new();
+    let encoded = TextEncoder::new().encode(&registry.gather(), &mut text);
+    encoded.expect("metrics are complete and memory takes all bytes");
+    String::from_utf8(text).expect("the text format is UTF-8")
+}
+
+const fn transport(family: Family) -> &'static str {
+    match family {
+        Family::V4 => "udp4",
+        Family::V6 => "udp6",
+    }
+}
+
+fn forwarded(registry: &Registry, region: &str, snapshot: &Snapshot) {
+    let upstream = ["transport_in", "transport_out"];
+    let own = ["transport_in", "transport_out", "region", "data_path"];
+    let packets_help = "Datagrams forwarded between clients.";
+    let bytes_help = "Bytes of UDP payload forwarded between clients.";
+    let families = [
+        (
+            "tailscaled_peer_relay_forwarded_packets_total",
+            packets_help,
+            &upstream[..],
+            false,
+        ),
+        (
+            "tailscaled_peer_relay_forwarded_bytes_total",
+            bytes_help,
+            &upstream[..],
+            true,
+        ),
+        (
+            "peerrelay_forwarded_packets_total",
+            packets_help,
+            &own[..],
+            false,
+        ),
+        (
+            "peerrelay_forwarded_bytes_total",
+            bytes_help,
+            &own[..],
+            true,
+        ),
+    ];
+    for (name, help, labels, bytes) in families {
+        let counter = counter(registry, name, help, labels);
+        for from in Family::ALL {
+            for to in Family::ALL {
+                let traffic = snapshot.counters.forwarded(from, to);
+                let value = if bytes {
+                    traffic.bytes
+                } else {
+                    traffic.packets
+                };
+                let values = [transport(from), transport(to), region, DATA_PATH];
+                counter
+                    .with_label_values(&values[..labels.len()])
+                    .inc_by(value);
+            }
+        }
+    }
+}
+
+fn sessions(registry: &Registry, snapshot: &Snapshot) {
+    let states = [
+        ("connecting", snapshot.sessions.connecting),
+        ("open", snapshot.sessions.open),
+    ];
+    for name in ["tailscaled_peer_relay_endpoints", "peerrelay_sessions"] {
+        let gauge = GaugeVec::new(Opts::new(name, "Sessions by state."), &["state"]);
+        let gauge = register(registry, gauge);
+        for (state, count) in states {
+            gauge.with_label_values(&[state]).set(count as f64);
+        }
+    }
+}
+
+fn decisions(registry: &Registry, snapshot: &Snapshot) {
+    let counters = &snapshot.counters;
+    let drops = counter(
+        registry,
+        "peerrelay_drops_total",
+        "Packets dropped by reason.",
+        &["reason"],
+    );
+    for reason in DropReason::ALL {
+        drops
+            .with_label_values(&[reason.as_str()])
+            .inc_by(counters.dropped(*reason));
+    }
+    let labelled = [
+        (
+            "peerrelay_allocations_total",
+            "Allocation requests that were answered.",
+            "session",
+            &[
+                ("new", counters.allocations),
+                ("existing", counters.reallocations),
+            ][..],
+        ),
+        (
+            "peerrelay_binds_total",
+            "Bind handshakes that were completed.",
+            "kind",
+            &[("first", counters.binds), ("moved", counters.rebinds)],
+        ),
+        (
+            "peerrelay_sessions_closed_total",
+            "Sessions that ended, by reason.",
+            "reason",
+            &[
+                ("unbound", counters.expired_unbound),
+                ("silent", counters.expired_silent),
+                ("evicted", counters.evicted),
+            ],
+        ),
+    ];
+    for (name, help, label, values) in labelled {
+        let counter = counter(registry, name, help, &[label]);
+        for (value, count) in values {
+            counter.with_label_values(&[*value]).inc_by(*count);
+        }
+    }
+    let help = "Bind challenges sent.";
+    let challenges = counter(registry, "peerrelay_challenges_total", help, &[]);
+    challenges
+        .with_label_values::<&str>(&[])
+        .inc_by(counters.challenges);
+}
+
+fn sockets(registry: &Registry, snapshot: &Snapshot) {
+    let sockets = snapshot.sockets;
+    let help = "Datagrams lost at the UDP sockets, by cause.";
+    let lost = counter(
+        registry,
+        "peerrelay_socket_lost_datagrams_total",
+        help,
+        &["cause"],
+    );
+    let causes = [
+        ("receive_buffer_full", sockets.receive_overflow),
+        ("send_buffer_full", sockets.send_no_room),
+        ("send_failed", sockets.send_failed),
+    ];
+    for (cause, count) in causes {
+        lost.with_label_values(&[cause]).inc_by(count);
+    }
+    let help = "Times a UDP socket was bound again after an error.";
+    let rebinds = counter(registry, "peerrelay_socket_rebinds_total", help, &[]);
+    rebinds
+        .with_label_values::<&str>(&[])
+        .inc_by(sockets.rebinds);
+}
+
+fn health(registry: &Registry, state: &RelayState) {
+    let gauges = [
+        (
+            "peerrelay_ready",
+            "Whether the relay is ready.",
+            i64::from(state.ready()),
+        ),
+        (
+            "peerrelay_granted_peers",
+            "Tailnet devices that the policy lets use this relay.",
+            state.granted_peers as i64,
+        ),
+        (
+            "peerrelay_advertised_endpoints",
+            "Addresses that allocations advertise.",
+            state.endpoints.len() as i64,
+        ),
+    ];
+    for (name, help, value) in gauges {
+        register(registry, IntGauge::new(name, help)).set(value);
+    }
+    let opts = Opts::new(
+        "peerrelay_build_info",
+        "Version that runs; the value is always 1.",
+    );
+    let info = register(registry, GaugeVec::new(opts, &["version"]));
+    info.with_label_values(&[env!("CARGO_PKG_VERSION")])
+        .set(1.0);
+}
+
+fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
+    let metric = metric.expect("names and labels are constants that are valid");
+    registry
+        .register(Box::new(metric.clone()))
+        .expect("every name is used once");
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn upstream_names_own_names_and_every_drop_reason_are_there() {
+        let mut snapshot = Snapshot::default();
+        snapshot.counters.forwarded[0][1].packets = 7;
+        snapshot.sessions.open = 3;
+        let text = render("office", &RelayState::default(), &snapshot);
+        for line in [
+            r#"tailscaled_peer_relay_forwarded_packets_total{transport_in="udp4",transport_out="udp6"} 7"#,
+            r#"tailscaled_peer_relay_endpoints{state="open"} 3"#,
+            r#"peerrelay_sessions{state="open"} 3"#,
+            r#"data_path="socket",region="office",transport_in="udp4",transport_out="udp6"} 7"#,
+            "peerrelay_ready 0",
+            "peerrelay_challenges_total 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in\n{text}");
+        }
+        for reason in DropReason::ALL {
+            assert!(text.contains(&format!(
+                "peerrelay_drops_total{{reason=\"{}\"}}",
+                reason.as_str()
+            )));
+        }
+    }
+}

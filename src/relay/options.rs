@@ -1,0 +1,232 @@
+//! What a relay runs with: the configuration, complete and checked.
+
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use relay_proto::Config;
+use url::Url;
+
+use super::tailnet::{AuthKey, TailnetConfig};
+use crate::config::{
+    DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
+    ReportConfig,
+};
+
+/// Longest DNS label (RFC 1035), so the longest device name.
+const LONGEST_HOSTNAME: usize = 63;
+
+/// Everything a relay needs.
+#[derive(Clone)]
+pub struct RelayOptions {
+    /// How to join the tailnet.
+    pub tailnet: TailnetConfig,
+    /// Further certificate authorities.
+    pub ca_file: Option<PathBuf>,
+    /// Where the identity is kept.
+    pub state_dir: PathBuf,
+    /// UDP port.
+    pub port: u16,
+    /// Addresses to advertise first.
+    pub static_endpoints: Vec<SocketAddr>,
+    /// Where metrics and probes are served.
+    pub metrics_addr: SocketAddr,
+    /// Region, for metrics.
+    pub region: String,
+    /// Lifetimes and limits.
+    pub limits: Config,
+    /// In Kubernetes: what to report to.
+    pub report: Option<ReportConfig>,
+}
+
+/// Why a configuration cannot work.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum OptionsError {
+    /// Neither http nor https.
+    #[error("control URL {0} must begin with https:// (or http:// on a network that is trusted)")]
+    ControlUrl(Url),
+    /// Not a tag.
+    #[error(
+        "tag '{0}' must begin with 'tag:' and go on with a letter, then letters, digits and dashes"
+    )]
+    Tag(String),
+    /// Both ways at once.
+    #[error("auth key is given twice: use either --auth-key-file or PEERRELAY_AUTH_KEY")]
+    TwoAuthKeys,
+    /// An address that no client can send to.
+    #[error("static endpoint {0} must be an address and a port that clients can reach")]
+    StaticEndpoint(SocketAddr),
+}
+
+/// What the environment says besides the configuration.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// The auth key itself.
+    pub auth_key: Option<String>,
+    /// Name of the Kubernetes node.
+    pub node_name: Option<String>,
+    /// Name of the host.
+    pub host_name: Option<String>,
+}
+
+impl RelayOptions {
+    /// Fills in defaults and checks what only makes sense together.
+    ///
+    /// # Errors
+    /// The first thing that cannot work.
+    pub fn new(config: RelayConfig, environment: Environment) -> Result<Self, OptionsError> {
+        let control_url = config.control_url.clone().unwrap_or_else(|| {
+            Url::parse(DEFAULT_CONTROL_URL).expect("the default control URL is valid")
+        });
+        if !matches!(control_url.scheme(), "http" | "https") {
+            return Err(OptionsError::ControlUrl(control_url));
+        }
+        if let Some(tag) = config.tags.iter().find(|tag| !is_tag(tag)) {
+            return Err(OptionsError::Tag(tag.clone()));
+        }
+        let unusable =
+            |e: &&SocketAddr| e.port() == 0 || e.ip().is_unspecified() || e.ip().is_multicast();
+        if let Some(endpoint) = config.static_endpoints.iter().find(unusable) {
+            return Err(OptionsError::StaticEndpoint(*endpoint));
+        }
+        let hostname = hostname(&config, &environment);
+        let auth_key = match (config.auth_key_file, environment.auth_key) {
+            (Some(_), Some(_)) => return Err(OptionsError::TwoAuthKeys),
+            (Some(path), None) => AuthKey::File(path),
+            (None, Some(value)) => AuthKey::Value(value),
+            (None, None) => AuthKey::None,
+        };
+        let limits = Config::default();
+        Ok(Self {
+            tailnet: TailnetConfig {
+                control_url,
+                auth_key,
+                hostname,
+                tags: config.tags,
+                ephemeral: config.ephemeral.unwrap_or(false),
+            },
+            ca_file: config.ca_file,
+            state_dir: config.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            port: config.port.unwrap_or(DEFAULT_PORT),
+            static_endpoints: config.static_endpoints,
+            metrics_addr: config.metrics_addr.unwrap_or_else(|| {
+                SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_METRICS_PORT)
+            }),
+            region: config.region.unwrap_or_default(),
+            limits: Config {
+                max_sessions: config.max_sessions.unwrap_or(limits.max_sessions),
+                max_sessions_per_node: config
+                    .max_sessions_per_node
+                    .unwrap_or(limits.max_sessions_per_node),
+                ..limits
+            },
+            report: config.report,
+        })
+    }
+}
+
+/// Whether this is a tag as the tailnet policy allows (`tailcfg.CheckTag`).
+pub fn is_tag(text: &str) -> bool {
+    let Some(name) = text.strip_prefix("tag:") else {
+        return false;
+    };
+    name.starts_with(|c: char| c.is_ascii_alphabetic())
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+fn hostname(config: &RelayConfig, environment: &Environment) -> String {
+    let own = environment
+        .node_name
+        .as_ref()
+        .or(environment.host_name.as_ref());
+    let own = own.map_or("relay", String::as_str);
+    let name = match (&config.hostname, &config.hostname_prefix) {
+        (Some(name), _) => name.clone(),
+        (None, Some(prefix)) => format!("{prefix}-{own}"),
+        (None, None) => own.to_owned(),
+    };
+    let label = |c: char| {
+        if c.is_ascii_alphanumeric() {
+            c.to_ascii_lowercase()
+        } else {
+            '-'
+        }
+    };
+    let name: String = name.chars().map(label).take(LONGEST_HOSTNAME).collect();
+    name.trim_matches('-').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    fn options(config: RelayConfig) -> Result<RelayOptions, OptionsError> {
+        let environment = Environment {
+            node_name: Some("N1.example".into()),
+            ..Default::default()
+        };
+        RelayOptions::new(config, environment)
+    }
+
+    #[test]
+    fn nothing_given_means_defaults() {
+        let options = options(RelayConfig::default()).unwrap();
+        assert_eq!(options.port, 40_000);
+        assert_eq!(options.metrics_addr.to_string(), "127.0.0.1:9440");
+        assert_eq!(options.tailnet.hostname, "n1-example");
+        assert!(matches!(options.tailnet.auth_key, AuthKey::None));
+    }
+
+    #[test]
+    fn what_cannot_work_is_refused_with_the_fix() {
+        let tag = RelayConfig {
+            tags: vec!["office".into()],
+            ..Default::default()
+        };
+        assert_eq!(options(tag).err(), Some(OptionsError::Tag("office".into())));
+        let endpoint = "0.0.0.0:40000".parse().unwrap();
+        let config = RelayConfig {
+            static_endpoints: vec![endpoint],
+            ..Default::default()
+        };
+        assert_eq!(
+            options(config).err(),
+            Some(OptionsError::StaticEndpoint(endpoint))
+        );
+        let url = Url::parse("ftp://control.example.net").unwrap();
+        let config = RelayConfig {
+            control_url: Some(url.clone()),
+            ..Default::default()
+        };
+        assert_eq!(options(config).err(), Some(OptionsError::ControlUrl(url)));
+        let config = RelayConfig {
+            auth_key_file: Some("key".into()),
+            ..Default::default()
+        };
+        let environment = Environment {
+            auth_key: Some("k".into()),
+            ..Default::default()
+        };
+        assert_eq!(
+            RelayOptions::new(config, environment).err(),
+            Some(OptionsError::TwoAuthKeys)
+        );
+    }
+
+    #[test]
+    fn device_name_is_a_dns_label() {
+        let config = RelayConfig {
+            hostname_prefix: Some("Edge".into()),
+            ..Default::default()
+        };
+        assert_eq!(options(config).unwrap().tailnet.hostname, "edge-n1-example");
+        let config = RelayConfig {
+            hostname: Some("x".repeat(80)),
+            ..Default::default()
+        };
+        assert_eq!(options(config).unwrap().tailnet.hostname.len(), 63);
+    }
+}

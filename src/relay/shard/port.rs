@@ -1,0 +1,174 @@
+//! The relay's UDP port: one socket per IP version, bound again when it breaks.
+
+use std::{
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use relay_proto::Family;
+
+use crate::relay::socket::UdpSocket;
+
+/// First and longest wait before a socket is bound again.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Whether the port is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PortState {
+    /// Not tried yet.
+    Binding,
+    /// Bound, on at least one IP version.
+    Bound(u16),
+    /// Not bound; tried again.
+    Failed(PortProblem),
+}
+
+/// Why it is not.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PortProblem {
+    /// Another process has it.
+    #[error(
+        "UDP port {0} is taken by another process on this host: stop that process or choose another \
+         port (--port, spec.port in a PeerRelay); binding is retried"
+    )]
+    Taken(u16),
+    /// Anything else.
+    #[error("failed to bind UDP port {port}: {error}; binding is retried")]
+    Other {
+        /// The port.
+        port: u16,
+        /// What the system said.
+        error: String,
+    },
+}
+
+/// The sockets of the port.
+pub(super) struct Port {
+    wanted: u16,
+    sockets: [Slot; 2],
+}
+
+enum Slot {
+    Bound(UdpSocket),
+    /// Not bound; `None` when the host has no such IP version.
+    Lost {
+        retry: Option<Instant>,
+        backoff: Duration,
+    },
+}
+
+impl Port {
+    pub(super) fn new(port: u16) -> Self {
+        let lost = || Slot::Lost {
+            retry: Some(Instant::now()),
+            backoff: BACKOFF.0,
+        };
+        Self {
+            wanted: port,
+            sockets: [lost(), lost()],
+        }
+    }
+
+    pub(super) const fn socket(&self, family: Family) -> Option<&UdpSocket> {
+        match &self.sockets[family as usize] {
+            Slot::Bound(socket) => Some(socket),
+            Slot::Lost { .. } => None,
+        }
+    }
+
+    /// Gives up a socket that is broken; it is bound again after a while.
+    pub(super) fn lose(&mut self, family: Family) {
+        let retry = Some(Instant::now() + BACKOFF.0);
+        self.sockets[family as usize] = Slot::Lost {
+            retry,
+            backoff: BACKOFF.0,
+        };
+    }
+
+    /// When [`Port::bind`] wants to be called.
+    pub(super) fn due(&self) -> Option<Instant> {
+        let due = |slot: &Slot| match slot {
+            Slot::Lost { retry, .. } => *retry,
+            Slot::Bound(_) => None,
+        };
+        self.sockets.iter().filter_map(due).min()
+    }
+
+    /// Binds what is due; the new state, and how many sockets were bound.
+    pub(super) fn bind(&mut self) -> (PortState, u64) {
+        let mut problem = None;
+        let mut bound = 0;
+        for family in Family::ALL {
+            let port = self.port().unwrap_or(self.wanted);
+            let Slot::Lost {
+                retry: Some(retry),
+                backoff,
+            } = &mut self.sockets[family as usize]
+            else {
+                continue;
+            };
+            if *retry > Instant::now() {
+                continue;
+            }
+            match UdpSocket::bind(SocketAddr::new(any(family), port)) {
+                Ok(socket) => {
+                    self.sockets[family as usize] = Slot::Bound(socket);
+                    bound += 1;
+                }
+                Err(error) if is_absent(&error) => {
+                    tracing::info!(%error, ?family, "IP version is not available");
+                    self.sockets[family as usize] = Slot::Lost {
+                        retry: None,
+                        backoff: BACKOFF.1,
+                    };
+                }
+                Err(error) => {
+                    *retry = Instant::now() + *backoff;
+                    *backoff = (*backoff * 2).min(BACKOFF.1);
+                    problem = Some(describe(port, &error));
+                }
+            }
+        }
+        let state = match (self.port(), problem) {
+            (Some(port), _) => PortState::Bound(port),
+            (None, Some(problem)) => PortState::Failed(problem),
+            (None, None) => PortState::Failed(PortProblem::Other {
+                port: self.wanted,
+                error: "the host has neither IPv4 nor IPv6".into(),
+            }),
+        };
+        (state, bound)
+    }
+
+    fn port(&self) -> Option<u16> {
+        let sockets = Family::ALL
+            .into_iter()
+            .filter_map(|family| self.socket(family));
+        sockets.map(|socket| socket.local().port()).next()
+    }
+}
+
+const fn any(family: Family) -> IpAddr {
+    match family {
+        Family::V4 => IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        Family::V6 => IpAddr::V6(Ipv6Addr::UNSPECIFIED),
+    }
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(libc::EAFNOSUPPORT | libc::EADDRNOTAVAIL)
+    )
+}
+
+fn describe(port: u16, error: &io::Error) -> PortProblem {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => PortProblem::Taken(port),
+        _ => PortProblem::Other {
+            port,
+            error: error.to_string(),
+        },
+    }
+}

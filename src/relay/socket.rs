@@ -1,0 +1,134 @@
+//! UDP sockets of the data path: whole batches in and out of the kernel, one system call each.
+//!
+//! Receiving keeps super-datagrams (UDP GRO) whole, and says which local address was addressed.
+//! Sending takes any number of destinations in one call, each from a chosen local address, and
+//! lets the kernel cut a super-datagram into its segments (UDP GSO). All buffers are made once.
+#![allow(
+    unsafe_code,
+    reason = "recvmmsg, sendmmsg, their options and eventfd have no safe wrapper here"
+)]
+
+mod control;
+mod name;
+mod receive;
+mod send;
+mod wake;
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+
+use relay_proto::Family;
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+pub use receive::{Arrival, ReceiveBatch, SLOTS};
+pub use send::{Outgoing, Payload, SendBatch, Sent};
+pub use wake::{Interest, Waker, wait};
+
+/// Asked of the kernel for what waits to be read; it doubles the figure for its own overhead.
+const RECEIVE_BUFFER: usize = 4 << 20;
+/// Asked of the kernel for what waits to be sent.
+const SEND_BUFFER: usize = 2 << 20;
+
+/// A bound UDP socket of one IP version, non-blocking.
+#[derive(Debug)]
+pub struct UdpSocket {
+    socket: Socket,
+    local: SocketAddr,
+}
+
+impl UdpSocket {
+    /// Binds `address`; port 0 lets the kernel choose. An IPv6 socket takes IPv6 only.
+    ///
+    /// # Errors
+    /// What the kernel says; `AddrInUse` when another process has the port.
+    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+        let family = Family::of(&address);
+        let domain = Domain::for_address(address);
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
+        socket.set_nonblocking(true)?;
+        if family == Family::V6 {
+            socket.set_only_v6(true)?;
+        }
+        match family {
+            Family::V4 => enable(&socket, libc::SOL_IP, libc::IP_PKTINFO)?,
+            Family::V6 => enable(&socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO)?,
+        }
+        enable(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
+        // Linux before 5.0 has no UDP GRO: then every datagram comes alone.
+        if let Err(error) = enable(&socket, libc::SOL_UDP, libc::UDP_GRO) {
+            tracing::info!(%error, "no UDP receive offload: datagrams are read one by one");
+        }
+        enlarge_buffers(&socket)?;
+        socket.bind(&SockAddr::from(address))?;
+        let local = socket
+            .local_addr()?
+            .as_socket()
+            .expect("a UDP socket has an IP address");
+        Ok(Self { socket, local })
+    }
+
+    /// The address it is bound to; mostly the unspecified one.
+    pub const fn local(&self) -> SocketAddr {
+        self.local
+    }
+}
+
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Local addresses as they stand in packet information: never unspecified.
+fn specified(ip: IpAddr) -> Option<IpAddr> {
+    (!ip.is_unspecified()).then_some(ip)
+}
+
+/// The privileged options are not bound by `net.core.{r,w}mem_max`; without the privilege the
+/// kernel gives what that limit allows.
+fn enlarge_buffers(socket: &Socket) -> io::Result<()> {
+    let fd = socket.as_fd();
+    let forced = |option, len: usize| {
+        let len = i32::try_from(len).expect("a few MiB fit");
+        set_option(fd, libc::SOL_SOCKET, option, len)
+    };
+    if forced(libc::SO_RCVBUFFORCE, RECEIVE_BUFFER).is_err() {
+        socket.set_recv_buffer_size(RECEIVE_BUFFER)?;
+    }
+    if forced(libc::SO_SNDBUFFORCE, SEND_BUFFER).is_err() {
+        socket.set_send_buffer_size(SEND_BUFFER)?;
+    }
+    tracing::debug!(
+        receive = socket.recv_buffer_size()?,
+        send = socket.send_buffer_size()?,
+        "socket buffers"
+    );
+    Ok(())
+}
+
+fn enable(socket: &Socket, level: i32, option: i32) -> io::Result<()> {
+    set_option(socket.as_fd(), level, option, 1)
+}
+
+fn set_option(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Result<()> {
+    let len = size_of::<i32>() as libc::socklen_t;
+    // SAFETY: the pointer and length name `value`, which outlives the call; the fd is open.
+    let result = unsafe {
+        libc::setsockopt(
+            fd.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            len,
+        )
+    };
+    checked(result).map(drop)
+}
+
+/// Turns the `-1` of a system call into its error.
+fn checked(result: i32) -> io::Result<usize> {
+    usize::try_from(result).map_err(|_| io::Error::last_os_error())
+}

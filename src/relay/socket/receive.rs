@@ -1,0 +1,131 @@
+//! Many datagrams, or super-datagrams, out of the kernel with one system call.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    os::fd::{AsFd, AsRawFd},
+    ptr,
+};
+
+use super::{UdpSocket, checked, control::Control, name::Name};
+
+/// Datagrams, or super-datagrams, per system call.
+pub const SLOTS: usize = 32;
+/// Room for the largest super-datagram.
+const SLOT_LEN: usize = 65_536;
+
+/// Buffers for one call; made once. Memory is only touched where data arrives.
+pub struct ReceiveBatch {
+    data: Vec<u8>,
+    names: [Name; SLOTS],
+    controls: [Control; SLOTS],
+    arrivals: [Option<Arrival>; SLOTS],
+    overflow: Option<u32>,
+}
+
+/// One datagram, or a super-datagram of segments that came from the same source.
+#[derive(Debug, Clone)]
+pub struct Arrival {
+    /// Where it came from.
+    pub source: SocketAddr,
+    /// Local address that was addressed.
+    pub local: Option<IpAddr>,
+    /// Length of each segment but the last, in bytes.
+    pub segment_len: usize,
+    /// Where it lies in [`ReceiveBatch::data`].
+    pub range: Range<usize>,
+}
+
+impl Default for ReceiveBatch {
+    fn default() -> Self {
+        Self {
+            data: vec![0; SLOTS * SLOT_LEN],
+            names: [Name::EMPTY; SLOTS],
+            controls: [Control::EMPTY; SLOTS],
+            arrivals: [const { None }; SLOTS],
+            overflow: None,
+        }
+    }
+}
+
+impl ReceiveBatch {
+    /// Takes what waits, up to [`SLOTS`] (super-)datagrams, and returns how many.
+    ///
+    /// # Errors
+    /// What the kernel says; `WouldBlock` when nothing waits.
+    pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<usize> {
+        // SAFETY: all-zero bytes are a valid mmsghdr and iovec: null pointers of length zero.
+        let mut messages: [libc::mmsghdr; SLOTS] = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let mut vectors: [libc::iovec; SLOTS] = unsafe { std::mem::zeroed() };
+        for (slot, buffer) in self.data.chunks_exact_mut(SLOT_LEN).enumerate() {
+            vectors[slot] = libc::iovec {
+                iov_base: buffer.as_mut_ptr().cast(),
+                iov_len: SLOT_LEN,
+            };
+            let header = &mut messages[slot].msg_hdr;
+            header.msg_name = ptr::from_mut(&mut self.names[slot]).cast();
+            header.msg_namelen = Name::LEN as libc::socklen_t;
+            header.msg_iov = &raw mut vectors[slot];
+            header.msg_iovlen = 1;
+            header.msg_control = ptr::from_mut(&mut self.controls[slot]).cast();
+            header.msg_controllen = Control::LEN as _;
+        }
+        let fd = socket.as_fd().as_raw_fd();
+        // SAFETY: every pointer in `messages` names a buffer of the stated length that lives, and
+        // is not touched by anyone else, until the call returns.
+        let count = unsafe {
+            libc::recvmmsg(
+                fd,
+                messages.as_mut_ptr(),
+                SLOTS as _,
+                libc::MSG_DONTWAIT,
+                ptr::null_mut(),
+            )
+        };
+        let count = checked(count)?;
+        for (slot, message) in messages.iter().enumerate().take(count) {
+            self.arrivals[slot] = self.decode(slot, message);
+        }
+        Ok(count)
+    }
+
+    /// What came into `slot`; `None` when it was cut off or has no IP source.
+    pub const fn arrival(&self, slot: usize) -> Option<&Arrival> {
+        self.arrivals[slot].as_ref()
+    }
+
+    /// The bytes that an [`Arrival::range`] names.
+    pub fn data(&self, range: Range<usize>) -> &[u8] {
+        &self.data[range]
+    }
+
+    /// All buffers, as [`Arrival::range`] counts in them.
+    pub fn all(&self) -> &[u8] {
+        &self.data
+    }
+
+    /// Datagrams that the socket has lost so far because its buffer was full, if the last call
+    /// said.
+    pub const fn take_overflow(&mut self) -> Option<u32> {
+        self.overflow.take()
+    }
+
+    fn decode(&mut self, slot: usize, message: &libc::mmsghdr) -> Option<Arrival> {
+        let header = &message.msg_hdr;
+        let received = self.controls[slot].decode(header.msg_controllen);
+        self.overflow = received.overflow.or(self.overflow);
+        if header.msg_flags & libc::MSG_TRUNC != 0 {
+            return None;
+        }
+        let len = message.msg_len as usize;
+        let start = slot * SLOT_LEN;
+        Some(Arrival {
+            source: self.names[slot].decode(header.msg_namelen as usize)?,
+            local: received.local,
+            segment_len: received.segment_len.map_or(len, usize::from),
+            range: start..start + len,
+        })
+    }
+}

@@ -1,0 +1,261 @@
+//! Many datagrams, or super-datagrams, into the kernel with one system call.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+    os::fd::{AsFd, AsRawFd},
+    ptr,
+    time::Duration,
+};
+
+use relay_proto::REPLY_LEN;
+
+use super::{Interest, UdpSocket, checked, control::Control, name::Name, wait};
+
+/// Messages per system call.
+const CAPACITY: usize = 64;
+/// How long to wait for room in a full send buffer before dropping.
+const ROOM: Duration = Duration::from_millis(2);
+
+/// What to send.
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    /// Where to.
+    pub to: SocketAddr,
+    /// Local address to send from; the kernel chooses when there is none.
+    pub from: Option<IpAddr>,
+    /// Which bytes.
+    pub payload: Payload,
+}
+
+/// The bytes of an [`Outgoing`].
+#[derive(Debug, Clone)]
+pub enum Payload {
+    /// A range of the receive buffers, to be cut into segments of this length.
+    Received {
+        /// Where it lies.
+        range: Range<usize>,
+        /// Length of each segment but the last.
+        segment_len: usize,
+    },
+    /// A reply of this many bytes, from [`SendBatch::reply`].
+    Reply(usize),
+}
+
+/// What became of a batch.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    /// Datagrams that the kernel did not take, by an error.
+    pub failed: u64,
+    /// Datagrams dropped because the send buffer stayed full.
+    pub no_room: u64,
+}
+
+/// Messages on their way out of one socket; made once.
+pub struct SendBatch {
+    outgoing: Vec<Outgoing>,
+    replies: Vec<[u8; REPLY_LEN]>,
+    next_reply: usize,
+    segmentation: bool,
+}
+
+impl Default for SendBatch {
+    fn default() -> Self {
+        Self {
+            outgoing: Vec::with_capacity(CAPACITY),
+            replies: vec![[0; REPLY_LEN]; CAPACITY],
+            next_reply: 0,
+            segmentation: true,
+        }
+    }
+}
+
+impl SendBatch {
+    /// Whether [`SendBatch::flush`] is due before the next push.
+    pub const fn is_full(&self) -> bool {
+        self.outgoing.len() == CAPACITY
+    }
+
+    /// Room for one reply; it is taken by pushing a [`Payload::Reply`].
+    pub fn reply(&mut self) -> &mut [u8; REPLY_LEN] {
+        &mut self.replies[self.next_reply]
+    }
+
+    /// Adds a message; the batch must not be full.
+    pub fn push(&mut self, outgoing: Outgoing) {
+        debug_assert!(!self.is_full());
+        if matches!(outgoing.payload, Payload::Reply(_)) {
+            self.next_reply += 1;
+        }
+        self.outgoing.push(outgoing);
+    }
+
+    /// Sends all of it; `received` are the receive buffers.
+    ///
+    /// A super-datagram that cannot be segmented on its way (`EMSGSIZE` for a smaller path MTU,
+    /// `EIO` for a device without checksum offload) goes out datagram by datagram.
+    pub fn flush(&mut self, socket: &UdpSocket, received: &[u8]) -> Sent {
+        let mut sent = Sent::default();
+        let mut start = 0;
+        while start < self.outgoing.len() {
+            match self.send_from(socket, received, start) {
+                Ok(count) => start += count,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if !has_room(socket) {
+                        let rest = &self.outgoing[start..];
+                        sent.no_room += rest.iter().map(|o| segments(&o.payload)).sum::<u64>();
+                        break;
+                    }
+                }
+                Err(error) => {
+                    sent.failed += self.send_singly(socket, received, start, &error);
+                    start += 1;
+                }
+            }
+        }
+        self.outgoing.clear();
+        self.next_reply = 0;
+        sent
+    }
+
+    /// Forgets all of it, where there is no socket to send from.
+    pub fn discard(&mut self) -> Sent {
+        let failed = self.outgoing.iter().map(|o| segments(&o.payload)).sum();
+        self.outgoing.clear();
+        self.next_reply = 0;
+        Sent { failed, no_room: 0 }
+    }
+
+    fn send_from(&self, socket: &UdpSocket, received: &[u8], start: usize) -> io::Result<usize> {
+        // SAFETY: all-zero bytes are a valid mmsghdr: null pointers of length zero.
+        let mut messages: [libc::mmsghdr; CAPACITY] = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        let mut vectors: [libc::iovec; CAPACITY] = unsafe { std::mem::zeroed() };
+        let mut names = [Name::EMPTY; CAPACITY];
+        let mut controls = [Control::EMPTY; CAPACITY];
+        let mut reply = self.outgoing[..start]
+            .iter()
+            .filter(|o| o.is_reply())
+            .count();
+        let mut count = 0;
+        for outgoing in &self.outgoing[start..] {
+            let (bytes, segment_len) = match &outgoing.payload {
+                Payload::Received { range, segment_len } => {
+                    (&received[range.clone()], Some(*segment_len))
+                }
+                Payload::Reply(len) => {
+                    reply += 1;
+                    (&self.replies[reply - 1][..*len], None)
+                }
+            };
+            let segment_len = segment_len.filter(|len| *len < bytes.len());
+            if segment_len.is_some() && !self.segmentation {
+                if count == 0 {
+                    return Err(io::Error::from_raw_os_error(libc::EIO));
+                }
+                break;
+            }
+            let segment_len = segment_len.map(|len| len as u16);
+            let (name, name_len) = Name::encode(outgoing.to);
+            let (control, control_len) = Control::encode(outgoing.from, segment_len);
+            (names[count], controls[count]) = (name, control);
+            // The kernel only reads from what iov_base names.
+            let iov_base = bytes.as_ptr().cast_mut().cast();
+            vectors[count] = libc::iovec {
+                iov_base,
+                iov_len: bytes.len(),
+            };
+            let header = &mut messages[count].msg_hdr;
+            header.msg_name = ptr::from_mut(&mut names[count]).cast();
+            header.msg_namelen = name_len as libc::socklen_t;
+            header.msg_iov = &raw mut vectors[count];
+            header.msg_iovlen = 1;
+            if control_len > 0 {
+                header.msg_control = ptr::from_mut(&mut controls[count]).cast();
+                header.msg_controllen = control_len as _;
+            }
+            count += 1;
+        }
+        let fd = socket.as_fd().as_raw_fd();
+        // SAFETY: the first `count` messages name buffers of the stated lengths that live until
+        // the call returns.
+        let sent =
+            unsafe { libc::sendmmsg(fd, messages.as_mut_ptr(), count as _, libc::MSG_DONTWAIT) };
+        checked(sent)
+    }
+
+    /// Sends message `index` datagram by datagram after `error`; returns how many were lost.
+    fn send_singly(
+        &mut self,
+        socket: &UdpSocket,
+        received: &[u8],
+        index: usize,
+        error: &io::Error,
+    ) -> u64 {
+        let outgoing = self.outgoing[index].clone();
+        let Payload::Received { range, segment_len } = &outgoing.payload else {
+            return 1;
+        };
+        if range.len() <= *segment_len {
+            tracing::trace!(%error, "datagram not sent");
+            return 1;
+        }
+        match error.raw_os_error() {
+            Some(libc::EIO) if self.segmentation => {
+                tracing::info!("no UDP send offload on this path: datagrams are sent one by one");
+                self.segmentation = false;
+            }
+            Some(libc::EIO | libc::EMSGSIZE | libc::EINVAL) => {}
+            _ => return segments(&outgoing.payload),
+        }
+        let chunks = received[range.clone()].chunks(*segment_len);
+        chunks
+            .filter(|chunk| !send_one(socket, &outgoing, chunk))
+            .count() as u64
+    }
+}
+
+impl Outgoing {
+    const fn is_reply(&self) -> bool {
+        matches!(self.payload, Payload::Reply(_))
+    }
+}
+
+fn segments(payload: &Payload) -> u64 {
+    match payload {
+        Payload::Received { range, segment_len } => {
+            range.len().div_ceil((*segment_len).max(1)) as u64
+        }
+        Payload::Reply(_) => 1,
+    }
+}
+
+fn has_room(socket: &UdpSocket) -> bool {
+    wait(&[(socket.as_fd(), Interest::Write)], Some(ROOM)).is_ok_and(|ready| ready)
+}
+
+fn send_one(socket: &UdpSocket, outgoing: &Outgoing, bytes: &[u8]) -> bool {
+    let (mut name, name_len) = Name::encode(outgoing.to);
+    let (mut control, control_len) = Control::encode(outgoing.from, None);
+    let mut vector = libc::iovec {
+        iov_base: bytes.as_ptr().cast_mut().cast(),
+        iov_len: bytes.len(),
+    };
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = ptr::from_mut(&mut name).cast();
+    header.msg_namelen = name_len as libc::socklen_t;
+    header.msg_iov = &raw mut vector;
+    header.msg_iovlen = 1;
+    if control_len > 0 {
+        header.msg_control = ptr::from_mut(&mut control).cast();
+        header.msg_controllen = control_len as _;
+    }
+    let fd = socket.as_fd().as_raw_fd();
+    // SAFETY: every pointer in `header` names a buffer of the stated length that lives until the
+    // call returns.
+    let sent = unsafe { libc::sendmsg(fd, &raw const header, libc::MSG_DONTWAIT) };
+    sent >= 0
+}

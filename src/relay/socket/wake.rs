@@ -1,0 +1,91 @@
+//! Waiting for sockets, and being woken by other threads.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    sync::Arc,
+    time::Duration,
+};
+
+use super::checked;
+
+/// Wakes the thread that waits for it; any number of clones.
+#[derive(Debug, Clone)]
+pub struct Waker(Arc<OwnedFd>);
+
+/// What to wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Interest {
+    /// Something to read.
+    Read,
+    /// Room to write.
+    Write,
+}
+
+impl Waker {
+    /// A waker that nobody has woken.
+    ///
+    /// # Errors
+    /// The process has no file descriptor left.
+    pub fn new() -> io::Result<Self> {
+        // SAFETY: takes no pointer.
+        let fd = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        checked(fd)?;
+        // SAFETY: the descriptor is new and owned by nobody else.
+        Ok(Self(Arc::new(unsafe { OwnedFd::from_raw_fd(fd) })))
+    }
+
+    /// Makes [`wait`] return, now or the next time.
+    pub fn wake(&self) {
+        let one = 1_u64.to_ne_bytes();
+        // SAFETY: the pointer and length name `one`. A failure means that the counter is at its
+        // maximum, so the waiter is awake already.
+        unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
+    }
+
+    /// Forgets all wakes so far.
+    pub fn clear(&self) {
+        let mut count = [0; 8];
+        // SAFETY: the pointer and length name `count`. A failure means that nobody has woken it.
+        unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
+    }
+}
+
+impl AsFd for Waker {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Most descriptors that [`wait`] takes.
+const MOST: usize = 4;
+
+/// Waits until one of at most four descriptors is ready, for no longer than `time`; whether one is.
+///
+/// # Errors
+/// What the kernel says.
+pub fn wait(fds: &[(BorrowedFd<'_>, Interest)], time: Option<Duration>) -> io::Result<bool> {
+    let mut polls = [libc::pollfd {
+        fd: -1,
+        events: 0,
+        revents: 0,
+    }; MOST];
+    for (poll, (fd, interest)) in polls.iter_mut().zip(fds) {
+        poll.fd = fd.as_raw_fd();
+        poll.events = match interest {
+            Interest::Read => libc::POLLIN,
+            Interest::Write => libc::POLLOUT,
+        };
+    }
+    // Rounded up, so that a deadline has passed when it returns.
+    let millis =
+        |time: Duration| i32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
+    let timeout = time.map_or(-1, millis);
+    // SAFETY: the pointer and length name `polls`; negative descriptors are skipped.
+    let ready = unsafe { libc::poll(polls.as_mut_ptr(), MOST as _, timeout) };
+    match checked(ready) {
+        Ok(ready) => Ok(ready > 0),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Err(error) => Err(error),
+    }
+}

@@ -1,0 +1,216 @@
+//! What a relay is at the moment: source of readiness, of the log and of its `RelayNode`.
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+};
+
+use relay_proto::SessionCounts;
+
+/// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    /// There is no auth key to register with.
+    AuthKeyMissing,
+    /// The control server refuses the auth key.
+    AuthKeyInvalid,
+    /// An administrator must approve the device.
+    RegistrationNeedsApproval,
+    /// The control server cannot be reached.
+    ControlUnreachable,
+    /// The control server's certificate is not trusted.
+    ControlCertificateInvalid,
+    /// No DERP server can be reached.
+    DerpUnreachable,
+    /// Another process has the UDP port, or it cannot be bound for another reason.
+    PortUnavailable,
+    /// There is no address to advertise.
+    NoEndpoints,
+    /// The node attribute `disable-relay-server` is set.
+    RelayDisabledByPolicy,
+    /// The device's node key has expired.
+    KeyExpired,
+}
+
+impl Reason {
+    /// Every reason.
+    pub const ALL: &[Self] = &[
+        Self::AuthKeyMissing,
+        Self::AuthKeyInvalid,
+        Self::RegistrationNeedsApproval,
+        Self::ControlUnreachable,
+        Self::ControlCertificateInvalid,
+        Self::DerpUnreachable,
+        Self::PortUnavailable,
+        Self::NoEndpoints,
+        Self::RelayDisabledByPolicy,
+        Self::KeyExpired,
+    ];
+
+    /// The reason as conditions carry it, in CamelCase.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::AuthKeyMissing => "AuthKeyMissing",
+            Self::AuthKeyInvalid => "AuthKeyInvalid",
+            Self::RegistrationNeedsApproval => "RegistrationNeedsApproval",
+            Self::ControlUnreachable => "ControlUnreachable",
+            Self::ControlCertificateInvalid => "ControlCertificateInvalid",
+            Self::DerpUnreachable => "DerpUnreachable",
+            Self::PortUnavailable => "PortUnavailable",
+            Self::NoEndpoints => "NoEndpoints",
+            Self::RelayDisabledByPolicy => "RelayDisabledByPolicy",
+            Self::KeyExpired => "KeyExpired",
+        }
+    }
+
+    /// Whether only a person can mend it: retrying changes nothing.
+    pub const fn needs_user(self) -> bool {
+        match self {
+            Self::AuthKeyMissing
+            | Self::AuthKeyInvalid
+            | Self::RegistrationNeedsApproval
+            | Self::ControlCertificateInvalid
+            | Self::RelayDisabledByPolicy
+            | Self::KeyExpired => true,
+            Self::ControlUnreachable
+            | Self::DerpUnreachable
+            | Self::PortUnavailable
+            | Self::NoEndpoints => false,
+        }
+    }
+}
+
+/// What is wrong, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Stable name.
+    pub reason: Reason,
+    /// One sentence that names the fix; no secret, no client address.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem with this message.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.reason.as_str(), self.message)
+    }
+}
+
+/// The relay as a tailnet device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TailnetIdentity {
+    /// Device name.
+    pub name: String,
+    /// Stable node id.
+    pub node_id: String,
+    /// Tailnet addresses.
+    pub addresses: Vec<IpAddr>,
+    /// Tags that control gave it.
+    pub tags: Vec<String>,
+}
+
+/// All of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct RelayState {
+    /// Control knows the device and sent a network map on a stream that is open.
+    pub map_received: bool,
+    /// Home DERP region, while connected.
+    pub home_derp: Option<String>,
+    /// UDP port, once bound.
+    pub port: Option<u16>,
+    /// What allocations advertise.
+    pub endpoints: Vec<SocketAddr>,
+    /// The device, from the network map.
+    pub tailnet: Option<TailnetIdentity>,
+    /// What the control connection suffers from.
+    pub control_problem: Option<Problem>,
+    /// What the DERP connection suffers from.
+    pub derp_problem: Option<Problem>,
+    /// What the UDP port suffers from.
+    pub port_problem: Option<Problem>,
+    /// The process is about to end and gives out no further session.
+    pub draining: bool,
+    /// Peers that the policy lets use this relay.
+    pub granted_peers: usize,
+    /// Sessions.
+    pub sessions: SessionCounts,
+}
+
+impl RelayState {
+    /// What is still missing, in the order in which it is won; empty when ready.
+    pub fn missing(&self) -> Vec<&'static str> {
+        [
+            (self.port.is_none(), "UDP port"),
+            (!self.map_received, "network map"),
+            (self.home_derp.is_none(), "DERP connection"),
+            (self.endpoints.is_empty(), "endpoint to advertise"),
+            (self.draining, "a process that is not about to end"),
+        ]
+        .into_iter()
+        .filter_map(|(missing, what)| missing.then_some(what))
+        .collect()
+    }
+
+    /// Registered, map received, DERP connected, port bound, at least one endpoint.
+    pub fn ready(&self) -> bool {
+        self.missing().is_empty()
+    }
+
+    /// The problem to show, if any: the one that must be solved first.
+    pub fn problem(&self) -> Option<&Problem> {
+        let problems = [
+            &self.port_problem,
+            &self.control_problem,
+            &self.derp_problem,
+        ];
+        problems.into_iter().find_map(Option::as_ref)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ready_needs_every_part() {
+        let mut state = RelayState {
+            map_received: true,
+            home_derp: Some("fra".into()),
+            port: Some(40_000),
+            endpoints: vec![SocketAddr::from(([192, 0, 2, 1], 40_000))],
+            ..RelayState::default()
+        };
+        assert!(state.ready());
+        state.home_derp = None;
+        assert_eq!(state.missing(), ["DERP connection"]);
+        assert_eq!(RelayState::default().missing().len(), 4);
+    }
+
+    #[test]
+    fn problems_show_in_the_order_in_which_they_must_be_solved() {
+        let problem = |reason| Some(Problem::new(reason, "text"));
+        let mut state = RelayState {
+            derp_problem: problem(Reason::DerpUnreachable),
+            control_problem: problem(Reason::AuthKeyInvalid),
+            ..RelayState::default()
+        };
+        assert_eq!(
+            state.problem().map(|p| p.reason),
+            Some(Reason::AuthKeyInvalid)
+        );
+        state.control_problem = None;
+        assert_eq!(
+            state.problem().map(|p| p.reason),
+            Some(Reason::DerpUnreachable)
+        );
+    }
+}

@@ -1,0 +1,306 @@
+//! One connection to the control server: Noise over HTTP (`ts2021`), registration, network maps.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use tokio::{
+    io::{AsyncRead, AsyncReadExt},
+    time::timeout,
+};
+use ts_capabilityversion::CapabilityVersion;
+use ts_control::client::{CONTROL_PROTOCOL_VERSION, read_challenge_packet, upgrade_ts2021};
+use ts_control_noise::Handshake;
+use ts_http_util::{
+    BytesBody, ClientExt, EmptyBody, HeaderName, HeaderValue, Http1, Http2, ResponseExt, http1,
+    http2,
+};
+use ts_keys::MachinePublicKey;
+use url::Url;
+
+use super::{
+    dial::{BoxStream, DialError, Dialer},
+    identity::Identity,
+    wire::{Auth, Hostinfo, MapRequest, MapResponse, RegisterRequest, RegisterResponse},
+};
+
+/// Longest time for a request, or for one message to arrive whole.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// A map stream that is silent for longer is dead: control sends a keep-alive about every minute
+/// (`controlclient.watchdogTimeout`).
+const SILENCE: Duration = Duration::from_secs(120);
+/// Largest network map message, in bytes.
+const LARGEST_MAP: u32 = 64 << 20;
+/// Version of the protocol; at least 121, the first that can be a relay.
+const VERSION: CapabilityVersion = CapabilityVersion::CURRENT;
+/// Lets a load balancer in front of control keep a device on one server.
+const LOAD_BALANCER: HeaderName = HeaderName::from_static("ts-lb");
+
+/// Why the connection to control failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// No connection.
+    #[error(transparent)]
+    Dial(#[from] DialError),
+    /// The server did not say what a control server says.
+    #[error("failed to {what}: {url} must be a Tailscale-compatible control server")]
+    Protocol {
+        /// Step of the protocol.
+        what: &'static str,
+        /// The control server.
+        url: Url,
+    },
+    /// The server answered with an error.
+    #[error("failed to {what}: the control server answered {status}")]
+    Status {
+        /// Step of the protocol.
+        what: &'static str,
+        /// HTTP status.
+        status: u16,
+    },
+    /// Nothing came for too long, or the connection broke.
+    #[error("lost the connection to the control server while it should {what}")]
+    Lost {
+        /// Step of the protocol.
+        what: &'static str,
+    },
+}
+
+/// A connection to the control server as this device.
+pub(crate) struct Control<'a> {
+    http: Http2<BytesBody>,
+    url: &'a Url,
+    identity: &'a Identity,
+}
+
+/// The stream of network maps.
+pub(crate) struct MapStream<R> {
+    body: R,
+}
+
+impl<'a> Control<'a> {
+    /// Connects and authenticates both sides.
+    ///
+    /// The key of an HTTP control server is fetched without protection, so that is for networks
+    /// one trusts.
+    pub(crate) async fn connect(
+        dialer: &Dialer,
+        url: &'a Url,
+        identity: &'a Identity,
+    ) -> Result<Self, ControlError> {
+        let key = fetch_key(dialer, url).await?;
+        let what = "start an encrypted session";
+        let fail = || ControlError::Protocol {
+            what,
+            url: url.clone(),
+        };
+        let (handshake, init) =
+            Handshake::initialize(&CONTROL_PROTOCOL_VERSION, &identity.machine, &key, VERSION);
+        let http = http1_client(dialer, url).await?;
+        let upgrade = async {
+            let stream = upgrade_ts2021(url, &init, handshake, &identity.machine, http)
+                .await
+                .ok()?;
+            let stream = read_challenge_packet(stream).await.ok()?;
+            http2::connect(stream).await.ok()
+        };
+        let http = timeout(REQUEST_TIMEOUT, upgrade).await;
+        let http = http
+            .map_err(|_| ControlError::Lost { what })?
+            .ok_or_else(fail)?;
+        Ok(Self {
+            http,
+            url,
+            identity,
+        })
+    }
+
+    /// Asks for a place in the tailnet, with or without an auth key.
+    pub(crate) async fn register(
+        &self,
+        auth_key: Option<&str>,
+        hostinfo: &Hostinfo,
+        ephemeral: bool,
+    ) -> Result<RegisterResponse, ControlError> {
+        let what = "register this device";
+        let request = RegisterRequest {
+            version: VERSION.into(),
+            node_key: self.identity.node.public.to_string(),
+            auth: auth_key.map(|auth_key| Auth { auth_key }),
+            hostinfo,
+            ephemeral,
+        };
+        let response = self.post(what, "machine/register", json(&request)).await?;
+        let body = timeout(REQUEST_TIMEOUT, response.collect_bytes()).await;
+        let body = body
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(ControlError::Lost { what })?;
+        serde_json::from_slice(&body).map_err(|_| self.protocol(what))
+    }
+
+    /// Tells control about this device: disco key, home DERP region, host info. A streaming
+    /// request is read-only (`tailcfg.MapRequest.Stream`), so this goes in its own.
+    pub(crate) async fn update(&self, hostinfo: &Hostinfo) -> Result<(), ControlError> {
+        let what = "take this device's update";
+        let request = MapRequest {
+            omit_peers: true,
+            ..self.map_request(hostinfo)
+        };
+        let response = self.post(what, "machine/map", json(&request)).await?;
+        let body = timeout(REQUEST_TIMEOUT, response.collect_bytes()).await;
+        body.ok()
+            .and_then(Result::ok)
+            .map(drop)
+            .ok_or(ControlError::Lost { what })
+    }
+
+    /// Opens the stream of network maps.
+    pub(crate) async fn maps(
+        &self,
+        hostinfo: &Hostinfo,
+    ) -> Result<MapStream<impl AsyncRead + Unpin + use<>>, ControlError> {
+        let request = MapRequest {
+            stream: true,
+            keep_alive: true,
+            ..self.map_request(hostinfo)
+        };
+        let response = self
+            .post("send network maps", "machine/map", json(&request))
+            .await?;
+        Ok(MapStream {
+            body: response.into_read(),
+        })
+    }
+
+    fn map_request<'r>(&self, hostinfo: &'r Hostinfo) -> MapRequest<'r> {
+        MapRequest {
+            version: VERSION.into(),
+            keep_alive: false,
+            node_key: self.identity.node.public.to_string(),
+            disco_key: self.identity.disco.public.to_string(),
+            stream: false,
+            omit_peers: false,
+            hostinfo,
+        }
+    }
+
+    async fn post(
+        &self,
+        what: &'static str,
+        path: &str,
+        body: Vec<u8>,
+    ) -> Result<impl ResponseExt + use<>, ControlError> {
+        let url = self.url.join(path).map_err(|_| self.protocol(what))?;
+        let node = self.identity.node.public.to_string();
+        let node = HeaderValue::try_from(node).expect("a key in hex is a header value");
+        let post = self
+            .http
+            .post(&url, [(LOAD_BALANCER, node)], Bytes::from(body).into());
+        let response = timeout(REQUEST_TIMEOUT, post)
+            .await
+            .ok()
+            .and_then(Result::ok);
+        let response = response.ok_or(ControlError::Lost { what })?;
+        match response.status() {
+            status if status.is_success() => Ok(response),
+            status => Err(ControlError::Status {
+                what,
+                status: status.as_u16(),
+            }),
+        }
+    }
+
+    fn protocol(&self, what: &'static str) -> ControlError {
+        ControlError::Protocol {
+            what,
+            url: self.url.clone(),
+        }
+    }
+}
+
+impl<R: AsyncRead + Unpin> MapStream<R> {
+    /// The next message; keep-alives included. A message is its length in little-endian and JSON
+    /// (`controlclient.Direct.sendMapRequest`).
+    pub(crate) async fn next(&mut self) -> Result<MapResponse, ControlError> {
+        let what = "send network maps";
+        let lost = || ControlError::Lost { what };
+        let mut len = [0; 4];
+        let header = timeout(SILENCE, self.body.read_exact(&mut len)).await;
+        header.ok().and_then(Result::ok).ok_or_else(lost)?;
+        let len = u32::from_le_bytes(len);
+        if len > LARGEST_MAP {
+            tracing::error!(len, most = LARGEST_MAP, "network map is too large");
+            return Err(lost());
+        }
+        let mut message = Vec::new();
+        let mut body = (&mut self.body).take(len.into());
+        timeout(SILENCE, body.read_to_end(&mut message))
+            .await
+            .ok()
+            .and_then(Result::ok)
+            .ok_or_else(lost)?;
+        serde_json::from_slice(&message).map_err(|error| {
+            // Position and expectation only: the message has names and addresses of clients.
+            tracing::error!(
+                line = error.line(),
+                column = error.column(),
+                "network map is no map"
+            );
+            lost()
+        })
+    }
+}
+
+fn json(request: &impl serde::Serialize) -> Vec<u8> {
+    serde_json::to_vec(request).expect("requests are plain data")
+}
+
+async fn fetch_key(dialer: &Dialer, url: &Url) -> Result<MachinePublicKey, ControlError> {
+    #[derive(serde::Deserialize)]
+    #[serde(rename_all = "camelCase")]
+    struct Keys {
+        public_key: String,
+    }
+
+    let what = "fetch its public key";
+    let fail = || ControlError::Protocol {
+        what,
+        url: url.clone(),
+    };
+    let mut key_url = url.join("key").map_err(|_| fail())?;
+    key_url
+        .query_pairs_mut()
+        .append_pair("v", &u16::from(VERSION).to_string());
+    let http = http1_client(dialer, url).await?;
+    let fetch = async {
+        let response = http
+            .get(&key_url, None)
+            .await
+            .map_err(|_| ControlError::Lost { what })?;
+        match response.status() {
+            status if status.is_success() => response.collect_bytes().await.map_err(|_| fail()),
+            status => Err(ControlError::Status {
+                what,
+                status: status.as_u16(),
+            }),
+        }
+    };
+    let body = timeout(REQUEST_TIMEOUT, fetch)
+        .await
+        .map_err(|_| ControlError::Lost { what })??;
+    let keys: Keys = serde_json::from_slice(&body).map_err(|_| fail())?;
+    keys.public_key.parse().map_err(|_| fail())
+}
+
+async fn http1_client(dialer: &Dialer, url: &Url) -> Result<Http1<EmptyBody>, ControlError> {
+    let what = "open an HTTP connection";
+    let host = url.host_str().unwrap_or_default();
+    let port = url.port_or_known_default().unwrap_or(443);
+    let stream: BoxStream = match url.scheme() {
+        "http" => Box::new(dialer.tcp(host, port).await?),
+        _ => dialer.tls(host, &[], port).await?,
+    };
+    http1::connect(stream)
+        .await
+        .map_err(|_| ControlError::Lost { what })
+}

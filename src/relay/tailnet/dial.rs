@@ -1,0 +1,176 @@
+//! TCP and TLS to control and DERP, trusting the public roots, the system's and a file of one's own.
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use rustls::{
+    ClientConfig, RootCertStore,
+    pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject},
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpStream,
+    time::timeout,
+};
+use tokio_rustls::TlsConnector;
+
+/// Longest time for a TCP connection and a TLS handshake together.
+const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// A byte stream, encrypted or not.
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
+
+/// A boxed [`Stream`].
+pub(crate) type BoxStream = Box<dyn Stream>;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum DialError {
+    /// The file with certificate authorities cannot be used.
+    #[error("failed to read certificate authorities from {path}: it must be a PEM file")]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: rustls::pki_types::pem::Error,
+    },
+    /// Name resolution or TCP.
+    #[error("failed to connect to {host}:{port}")]
+    Tcp {
+        /// Host.
+        host: String,
+        /// TCP port.
+        port: u16,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The certificate is not trusted.
+    #[error(
+        "failed to trust the certificate of {host}: if a private authority signed it, name that \
+         authority with --ca-file (tailnet.caBundle in a PeerRelay)"
+    )]
+    Untrusted {
+        /// Host.
+        host: String,
+        /// What is wrong with it.
+        #[source]
+        source: io::Error,
+    },
+    /// The host is neither a DNS name nor an address.
+    #[error("failed to use {host} as a TLS server name")]
+    ServerName {
+        /// Host.
+        host: String,
+        /// What is wrong with it.
+        #[source]
+        source: InvalidDnsNameError,
+    },
+}
+
+/// Opens connections.
+#[derive(Clone)]
+pub struct Dialer {
+    tls: Arc<ClientConfig>,
+}
+
+impl Dialer {
+    /// A dialer that trusts the public roots, the system's, and those in `ca_file`.
+    ///
+    /// # Errors
+    /// `ca_file` cannot be read or is no PEM file.
+    pub fn new(ca_file: Option<&Path>) -> Result<Self, DialError> {
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        // What of the system's store cannot be parsed is none of our business: the public roots
+        // are built in.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(path) = ca_file {
+            let fail = |source| DialError::CaFile {
+                path: path.to_owned(),
+                source,
+            };
+            for certificate in CertificateDer::pem_file_iter(path).map_err(fail)? {
+                roots.add_parsable_certificates([certificate.map_err(fail)?]);
+            }
+        }
+        let mut tls = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        Ok(Self { tls: Arc::new(tls) })
+    }
+
+    /// TCP to `host`.
+    pub(crate) async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
+        let connect = async {
+            let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
+            stream.set_nodelay(true)?;
+            Ok(stream)
+        };
+        timed(connect).await.map_err(|source| DialError::Tcp {
+            host: host.into(),
+            port,
+            source,
+        })
+    }
+
+    /// TCP to one of `addresses`, or to the name `host`; TLS as `host`.
+    pub(crate) async fn tls(
+        &self,
+        host: &str,
+        addresses: &[SocketAddr],
+        port: u16,
+    ) -> Result<BoxStream, DialError> {
+        let host = host.trim_matches(['[', ']']);
+        let name =
+            ServerName::try_from(host.to_owned()).map_err(|source| DialError::ServerName {
+                host: host.into(),
+                source,
+            })?;
+        let stream = match addresses {
+            [] => self.tcp(host, port).await?,
+            _ => timed(TcpStream::connect(addresses))
+                .await
+                .map_err(|source| DialError::Tcp {
+                    host: host.into(),
+                    port,
+                    source,
+                })?,
+        };
+        let stream = timed(TlsConnector::from(self.tls.clone()).connect(name, stream)).await;
+        match stream {
+            Ok(stream) => Ok(Box::new(stream)),
+            Err(source) if is_certificate_error(&source) => Err(DialError::Untrusted {
+                host: host.into(),
+                source,
+            }),
+            Err(source) => Err(DialError::Tcp {
+                host: host.into(),
+                port,
+                source,
+            }),
+        }
+    }
+}
+
+async fn timed<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    timeout(DIAL_TIMEOUT, work)
+        .await
+        .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+fn is_certificate_error(error: &io::Error) -> bool {
+    let inner = error
+        .get_ref()
+        .and_then(|inner| inner.downcast_ref::<rustls::Error>());
+    matches!(inner, Some(rustls::Error::InvalidCertificate(_)))
+}

@@ -1,0 +1,194 @@
+//! The relay's keys, kept in its state directory so that a restart is the same tailnet device.
+
+use std::{
+    fs,
+    io::{self, Write},
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
+
+use relay_proto::{DiscoSecret, Keys};
+use serde::{Deserialize, Serialize};
+use ts_keys::{DiscoKeyPair, ExportableKey, MachineKeyPair, NodeKeyPair, PersistState};
+
+const FILE: &str = "identity.json";
+/// Empty file beside it, made when control has let the device in.
+const REGISTERED: &str = "registered";
+const VERSION: u32 = 1;
+
+/// Keys of the tailnet device, and the disco keys of this run.
+#[derive(Clone)]
+pub struct Identity {
+    /// Authenticates the host to control.
+    pub machine: MachineKeyPair,
+    /// Authenticates the device to control and DERP.
+    pub node: NodeKeyPair,
+    /// Device's disco key, as the network map shows it; new with each start, as tailscaled's.
+    pub disco: DiscoKeyPair,
+    server: DiscoKeyPair,
+    marker: PathBuf,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Stored {
+    version: u32,
+    keys: PersistState,
+}
+
+/// Why there is no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The directory or the file cannot be used.
+    #[error("failed to use state directory {dir}: it must be writable and owned by this user")]
+    Io {
+        /// The state directory.
+        dir: PathBuf,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The file is there and makes no sense; it is not overwritten.
+    #[error(
+        "failed to read identity {path}: restore it from a backup, or remove it to start as a new \
+         tailnet device"
+    )]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+impl Identity {
+    /// The identity in `dir`, made if there is none. The directory gets mode 0700, the file 0600.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or the file in it is damaged.
+    pub fn load(dir: &Path) -> Result<Self, IdentityError> {
+        let fail = |source| IdentityError::Io {
+            dir: dir.to_owned(),
+            source,
+        };
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(dir)
+            .map_err(fail)?;
+        restrict(dir).map_err(fail)?;
+        let path = dir.join(FILE);
+        let keys = match fs::read(&path) {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(Stored {
+                    version: VERSION,
+                    keys,
+                }) => keys,
+                _ => return Err(IdentityError::Damaged { path }),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let keys = PersistState::default();
+                write_atomically(
+                    dir,
+                    &Stored {
+                        version: VERSION,
+                        keys: keys.clone(),
+                    },
+                )
+                .map_err(fail)?;
+                keys
+            }
+            Err(error) => return Err(fail(error)),
+        };
+        Ok(Self {
+            machine: keys.machine_key.import(),
+            node: keys.node_key.import(),
+            disco: DiscoKeyPair::random(),
+            server: DiscoKeyPair::random(),
+            marker: dir.join(REGISTERED),
+        })
+    }
+
+    /// Whether control has let this device in before: then it needs no auth key.
+    pub fn is_registered(&self) -> bool {
+        self.marker.exists()
+    }
+
+    /// Remembers that control has let this device in. Failing to is harmless: the auth key is
+    /// used once more.
+    pub fn mark_registered(&self) {
+        if let Err(error) = fs::write(&self.marker, []) {
+            tracing::warn!(%error, "the state directory is not writable any more");
+        }
+    }
+
+    /// The disco keys as the protocol core takes them.
+    pub fn relay_keys(&self) -> Keys {
+        let secret =
+            |pair: &DiscoKeyPair| DiscoSecret::from_bytes(*pair.private.export().as_bytes());
+        Keys {
+            node: secret(&self.disco),
+            server: secret(&self.server),
+        }
+    }
+}
+
+/// A directory made by someone else may be wider; one that we do not own stays as it is when it is
+/// closed to others already.
+fn restrict(dir: &Path) -> io::Result<()> {
+    let mode = fs::metadata(dir)?.permissions().mode() & 0o777;
+    if mode & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
+fn write_atomically(dir: &Path, stored: &Stored) -> io::Result<()> {
+    let draft = dir.join(format!("{FILE}.new"));
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(true)
+        .mode(0o600)
+        .open(&draft)?;
+    file.write_all(&serde_json::to_vec(stored)?)?;
+    file.sync_all()?;
+    fs::rename(&draft, dir.join(FILE))?;
+    fs::File::open(dir)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn restart_is_the_same_device_with_new_disco_keys() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = dir.path().join("state");
+        let first = Identity::load(&state).unwrap();
+        let second = Identity::load(&state).unwrap();
+        assert_eq!(first.node.public, second.node.public);
+        assert_eq!(first.machine.public, second.machine.public);
+        assert_ne!(first.disco.public, second.disco.public);
+        assert_eq!(
+            fs::metadata(&state).unwrap().permissions().mode() & 0o777,
+            0o700
+        );
+        let file = state.join(FILE);
+        assert_eq!(
+            fs::metadata(file).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
+    }
+
+    #[test]
+    fn damaged_identity_is_refused_and_kept() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join(FILE), b"{\"version\":1,").unwrap();
+        let error = Identity::load(dir.path()).err().unwrap();
+        assert!(
+            error.to_string().contains("remove it to start as a new"),
+            "{error}"
+        );
+        assert_eq!(fs::read(dir.path().join(FILE)).unwrap(), b"{\"version\":1,");
+    }
+}

@@ -1,0 +1,232 @@
+//! The network map: who is in the tailnet, and who may relay through this device.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use relay_proto::{NodeKey, Peer};
+
+use super::wire::{CapGrant, DerpMap, FilterRule, MapResponse, Node, PeerChange};
+
+/// Peer capability that lets a source allocate sessions on a relay (`tailcfg.PeerCapabilityRelay`).
+const CAP_RELAY: &str = "tailscale.com/cap/relay";
+/// Node attribute that turns a relay off (`tailcfg.NodeAttrDisableRelayServer`).
+const ATTR_DISABLED: &str = "disable-relay-server";
+/// Name under which `MapResponse.PacketFilter` is one of the `PacketFilters`.
+const BASE_FILTER: &str = "base";
+/// Key in `PacketFilters` whose null value clears all that came before.
+const ALL_FILTERS: &str = "*";
+
+/// What the map stream has said so far.
+#[derive(Debug, Default)]
+pub(crate) struct Netmap {
+    own: Option<Node>,
+    peers: HashMap<i64, Node>,
+    ids: HashMap<NodeKey, i64>,
+    filters: BTreeMap<String, Vec<RelayRule>>,
+    derp: Arc<DerpMap>,
+}
+
+/// A filter rule that grants the relay capability.
+#[derive(Debug)]
+struct RelayRule {
+    sources: Vec<AddressSet>,
+    destinations: Vec<AddressSet>,
+}
+
+/// A `SrcIPs` or `Dsts` entry (`tailcfg.FilterRule.SrcIPs`).
+#[derive(Debug, PartialEq, Eq)]
+enum AddressSet {
+    All,
+    Net(IpNet),
+    Range(IpAddr, IpAddr),
+    Attribute(String),
+}
+
+impl Netmap {
+    /// Takes in one message of the stream, in the order that `tailcfg.MapResponse` states.
+    pub(crate) fn apply(&mut self, message: MapResponse) {
+        if let Some(own) = message.node {
+            self.own = Some(own);
+        }
+        if let Some(derp) = message.derp_map {
+            self.derp = Arc::new(derp);
+        }
+        if let Some(peers) = message.peers {
+            self.peers.clear();
+            self.ids.clear();
+            peers.into_iter().for_each(|peer| self.insert(peer));
+        }
+        message
+            .peers_changed
+            .into_iter()
+            .for_each(|peer| self.insert(peer));
+        message.peers_removed.iter().for_each(|id| self.remove(*id));
+        message
+            .peers_changed_patch
+            .into_iter()
+            .for_each(|change| self.patch(change));
+        self.apply_filters(message.packet_filter, message.packet_filters);
+    }
+
+    /// This device.
+    pub(crate) const fn own(&self) -> Option<&Node> {
+        self.own.as_ref()
+    }
+
+    /// DERP regions.
+    pub(crate) fn derp(&self) -> &Arc<DerpMap> {
+        &self.derp
+    }
+
+    /// Whether the policy has turned this relay off.
+    pub(crate) fn relay_disabled(&self) -> bool {
+        self.own
+            .as_ref()
+            .is_some_and(|own| own.has_attribute(ATTR_DISABLED))
+    }
+
+    /// What the relay must know of the sender of a DERP packet, and its home region.
+    pub(crate) fn peer(&self, key: NodeKey) -> Option<(Peer, Option<u32>)> {
+        let node = self.peers.get(self.ids.get(&key)?)?;
+        let peer = Peer {
+            node_key: key,
+            disco: node.disco_key,
+            may_relay: self.may_relay(node),
+            unsigned_peer_api_only: node.unsigned_peer_api_only,
+        };
+        Some((peer, node.home_region()))
+    }
+
+    /// Number of peers whose packets the policy lets through this relay.
+    pub(crate) fn granted_peers(&self) -> usize {
+        self.peers
+            .values()
+            .filter(|peer| self.may_relay(peer))
+            .count()
+    }
+
+    fn may_relay(&self, peer: &Node) -> bool {
+        let Some(own) = &self.own else { return false };
+        peer.ips().any(|source| {
+            let mut destinations = own.ips().filter(|own| own.is_ipv4() == source.is_ipv4());
+            destinations.any(|to| {
+                self.filters
+                    .values()
+                    .flatten()
+                    .any(|r| r.grants(peer, source, to))
+            })
+        })
+    }
+
+    fn insert(&mut self, peer: Node) {
+        self.remove(peer.id);
+        if let Some(key) = peer.key {
+            self.ids.insert(key, peer.id);
+        }
+        self.peers.insert(peer.id, peer);
+    }
+
+    fn remove(&mut self, id: i64) {
+        let Some(key) = self.peers.remove(&id).and_then(|peer| peer.key) else {
+            return;
+        };
+        if self.ids.get(&key) == Some(&id) {
+            self.ids.remove(&key);
+        }
+    }
+
+    fn patch(&mut self, change: PeerChange) {
+        let Some(mut peer) = self.peers.get(&change.node_id).cloned() else {
+            return;
+        };
+        if change.derp_region != 0 {
+            peer.home_derp = change.derp_region;
+        }
+        peer.key = change.key.or(peer.key);
+        peer.disco_key = change.disco_key.or(peer.disco_key);
+        peer.cap_map = change.cap_map.unwrap_or(peer.cap_map);
+        self.insert(peer);
+    }
+
+    fn apply_filters(
+        &mut self,
+        base: Option<Vec<FilterRule>>,
+        mut named: BTreeMap<String, Option<Vec<FilterRule>>>,
+    ) {
+        if let Some(rules) = base {
+            self.filters.insert(BASE_FILTER.into(), relay_rules(&rules));
+        }
+        if let Some(None) = named.get(ALL_FILTERS) {
+            named.remove(ALL_FILTERS);
+            self.filters.clear();
+        }
+        for (name, rules) in named {
+            match rules {
+                Some(rules) => self.filters.insert(name, relay_rules(&rules)),
+                None => self.filters.remove(&name),
+            };
+        }
+    }
+}
+
+impl RelayRule {
+    fn grants(&self, peer: &Node, source: IpAddr, destination: IpAddr) -> bool {
+        self.sources.iter().any(|set| set.holds(source, Some(peer)))
+            && self
+                .destinations
+                .iter()
+                .any(|set| set.holds(destination, None))
+    }
+}
+
+impl AddressSet {
+    fn holds(&self, ip: IpAddr, node: Option<&Node>) -> bool {
+        match self {
+            Self::All => true,
+            Self::Net(net) => net.contains(&ip),
+            Self::Range(first, last) => (first..=last).contains(&&ip),
+            Self::Attribute(name) => node.is_some_and(|node| node.has_attribute(name)),
+        }
+    }
+
+    /// `None` for a form that this version does not know: it grants nothing.
+    fn parse(text: &str) -> Option<Self> {
+        if text == "*" {
+            return Some(Self::All);
+        }
+        if let Some(name) = text.strip_prefix("cap:") {
+            return Some(Self::Attribute(name.into()));
+        }
+        if let Some((first, last)) = text.split_once('-') {
+            let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
+            return (first.is_ipv4() == last.is_ipv4()).then_some(Self::Range(first, last));
+        }
+        text.parse()
+            .ok()
+            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+            .map(Self::Net)
+    }
+}
+
+fn relay_rules(rules: &[FilterRule]) -> Vec<RelayRule> {
+    let sets = |texts: &[String]| texts.iter().filter_map(|t| AddressSet::parse(t)).collect();
+    let is_relay = |grant: &&CapGrant| {
+        grant.cap_map.contains_key(CAP_RELAY) || grant.caps.iter().any(|c| c == CAP_RELAY)
+    };
+    let of_rule = |rule: &FilterRule| -> Vec<RelayRule> {
+        let grants = rule.cap_grant.iter().filter(is_relay);
+        let rule = |grant: &CapGrant| RelayRule {
+            sources: sets(&rule.src_ips),
+            destinations: sets(&grant.dsts),
+        };
+        grants.map(rule).collect()
+    };
+    rules.iter().flat_map(of_rule).collect()
+}
+
+#[cfg(test)]
+mod tests;

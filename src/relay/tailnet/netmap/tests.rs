@@ -1,0 +1,153 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const OFFICE: u8 = 2;
+const OTHER: u8 = 3;
+
+#[test]
+fn granted_peer_may_relay_and_others_may_not() {
+    let map = netmap(grant(&["100.64.0.2"], &["100.64.0.1/32"]));
+    assert!(may_relay(&map, OFFICE));
+    assert!(!may_relay(&map, OTHER));
+    assert_eq!(map.granted_peers(), 1);
+    assert!(map.peer(NodeKey([9; 32])).is_none());
+}
+
+#[test]
+fn every_form_of_source_is_understood() {
+    let forms = [
+        "*",
+        "100.64.0.2",
+        "100.64.0.0/30",
+        "100.64.0.2-100.64.0.9",
+        "fd7a:115c:a1e0::2",
+    ];
+    for source in forms {
+        let destinations = ["100.64.0.1", "fd7a:115c:a1e0::1"];
+        assert!(
+            may_relay(&netmap(grant(&[source], &destinations)), OFFICE),
+            "{source}"
+        );
+    }
+    for source in [
+        "100.64.0.7",
+        "cap:some-attribute",
+        "nonsense",
+        "100.64.0.5-100.64.0.9",
+    ] {
+        assert!(
+            !may_relay(&netmap(grant(&[source], &["100.64.0.1"])), OFFICE),
+            "{source}"
+        );
+    }
+}
+
+#[test]
+fn families_must_match() {
+    assert!(!may_relay(
+        &netmap(grant(&["100.64.0.2"], &["fd7a:115c:a1e0::1"])),
+        OFFICE
+    ));
+}
+
+#[test]
+fn other_capabilities_grant_nothing() {
+    let mut rule = grant(&["*"], &["*"]);
+    rule["CapGrant"][0]["CapMap"] = json!({"tailscale.com/cap/relay-target": null});
+    assert!(!may_relay(&netmap(rule), OFFICE));
+}
+
+#[test]
+fn named_filters_come_and_go() {
+    let mut map = netmap(json!({}));
+    let rules = json!([grant(&["100.64.0.2"], &["100.64.0.1"])]);
+    apply(&mut map, json!({"PacketFilters": {"relays": rules}}));
+    assert!(may_relay(&map, OFFICE));
+    apply(&mut map, json!({"PacketFilters": {"relays": null}}));
+    assert!(!may_relay(&map, OFFICE));
+    apply(
+        &mut map,
+        json!({"PacketFilters": {"*": null, "relays": rules}}),
+    );
+    assert!(may_relay(&map, OFFICE));
+    apply(&mut map, json!({"PacketFilter": []}));
+    assert!(may_relay(&map, OFFICE), "the base filter is another one");
+    apply(&mut map, json!({"PacketFilters": {"*": null}}));
+    assert!(!may_relay(&map, OFFICE));
+}
+
+#[test]
+fn peers_change_by_whole_by_patch_and_leave() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    apply(
+        &mut map,
+        json!({"PeersChangedPatch": [
+        {"NodeID": OFFICE, "DERPRegion": 5, "DiscoKey": format!("discokey:{}", "0f".repeat(32))}]}),
+    );
+    let (peer, home) = map.peer(NodeKey([OFFICE; 32])).unwrap();
+    assert_eq!((peer.disco.unwrap().0, home), ([0x0f; 32], Some(5)));
+
+    let mut rotated = node(OFFICE);
+    rotated["Key"] = key("nodekey", 0x77);
+    apply(&mut map, json!({"PeersChanged": [rotated]}));
+    assert!(
+        map.peer(NodeKey([OFFICE; 32])).is_none(),
+        "the old key is gone"
+    );
+    assert!(map.peer(NodeKey([0x77; 32])).is_some());
+
+    apply(&mut map, json!({"PeersRemoved": [OFFICE]}));
+    assert!(map.peer(NodeKey([0x77; 32])).is_none());
+    apply(&mut map, json!({"Peers": []}));
+    assert!(map.peer(NodeKey([OTHER; 32])).is_none());
+}
+
+#[test]
+fn node_attribute_turns_the_relay_off() {
+    let mut map = netmap(json!({}));
+    assert!(!map.relay_disabled());
+    let mut own = node(1);
+    own["CapMap"] = json!({"disable-relay-server": null});
+    apply(&mut map, json!({"Node": own}));
+    assert!(map.relay_disabled());
+}
+
+fn netmap(rule: Value) -> Netmap {
+    let mut map = Netmap::default();
+    let peers = [node(OFFICE), node(OTHER)];
+    apply(
+        &mut map,
+        json!({"Node": node(1), "Peers": peers, "PacketFilter": [rule]}),
+    );
+    map
+}
+
+fn grant(sources: &[&str], destinations: &[&str]) -> Value {
+    let grant = json!({"Dsts": destinations, "CapMap": {CAP_RELAY: null}});
+    json!({"SrcIPs": sources, "CapGrant": [grant]})
+}
+
+fn node(id: u8) -> Value {
+    json!({
+        "ID": id,
+        "Key": key("nodekey", id),
+        "DiscoKey": key("discokey", id),
+        "Addresses": [format!("100.64.0.{id}/32"), format!("fd7a:115c:a1e0::{id}/128")],
+        "HomeDERP": 1,
+    })
+}
+
+fn key(prefix: &str, byte: u8) -> Value {
+    format!("{prefix}:{}", format!("{byte:02x}").repeat(32)).into()
+}
+
+fn apply(map: &mut Netmap, message: Value) {
+    map.apply(serde_json::from_value(message).unwrap());
+}
+
+fn may_relay(map: &Netmap, id: u8) -> bool {
+    map.peer(NodeKey([id; 32])).unwrap().0.may_relay
+}

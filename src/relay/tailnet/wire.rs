@@ -1,0 +1,327 @@
+//! Control protocol messages as JSON (`tailcfg.RegisterRequest`, `tailcfg.MapRequest`,
+//! `tailcfg.MapResponse`), reduced to what a relay says and reads.
+//!
+//! Reading is tolerant: fields may be missing, null or unknown, so that a newer control server is
+//! understood. Only keys and addresses must parse.
+
+use std::{collections::BTreeMap, net::IpAddr};
+
+use ipnet::IpNet;
+use relay_proto::{DiscoPublic, NodeKey};
+use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
+use serde_json::Value;
+
+/// Asks for a place in the tailnet.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct RegisterRequest<'a> {
+    pub(crate) version: u16,
+    pub(crate) node_key: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) auth: Option<Auth<'a>>,
+    pub(crate) hostinfo: &'a Hostinfo,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) ephemeral: bool,
+}
+
+/// The secret that lets it in.
+#[derive(Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Auth<'a> {
+    pub(crate) auth_key: &'a str,
+}
+
+impl std::fmt::Debug for Auth<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Auth(..)")
+    }
+}
+
+/// What control answers to [`RegisterRequest`].
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct RegisterResponse {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) node_key_expired: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) machine_authorized: bool,
+    #[serde(rename = "AuthURL", deserialize_with = "or_default")]
+    pub(crate) auth_url: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) error: String,
+}
+
+/// Asks for network maps, or tells control about this device.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct MapRequest<'a> {
+    pub(crate) version: u16,
+    pub(crate) keep_alive: bool,
+    pub(crate) node_key: String,
+    pub(crate) disco_key: String,
+    pub(crate) stream: bool,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) omit_peers: bool,
+    pub(crate) hostinfo: &'a Hostinfo,
+}
+
+/// What this device tells about itself.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct Hostinfo {
+    #[serde(rename = "IPNVersion")]
+    pub(crate) ipn_version: &'static str,
+    #[serde(rename = "OS")]
+    pub(crate) os: &'static str,
+    pub(crate) app: &'static str,
+    pub(crate) hostname: String,
+    pub(crate) request_tags: Vec<String>,
+    pub(crate) peer_relay: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) net_info: Option<NetInfo>,
+}
+
+/// Home DERP region.
+#[derive(Debug, Clone, Serialize)]
+#[serde(rename_all = "PascalCase")]
+pub(crate) struct NetInfo {
+    #[serde(rename = "PreferredDERP")]
+    pub(crate) preferred_derp: u32,
+}
+
+/// One message of the map stream.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct MapResponse {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) keep_alive: bool,
+    pub(crate) node: Option<Node>,
+    #[serde(rename = "DERPMap")]
+    pub(crate) derp_map: Option<DerpMap>,
+    pub(crate) peers: Option<Vec<Node>>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) peers_changed: Vec<Node>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) peers_removed: Vec<i64>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) peers_changed_patch: Vec<PeerChange>,
+    pub(crate) packet_filter: Option<Vec<FilterRule>>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) packet_filters: BTreeMap<String, Option<Vec<FilterRule>>>,
+}
+
+/// A device of the tailnet.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct Node {
+    #[serde(rename = "ID", deserialize_with = "or_default")]
+    pub(crate) id: i64,
+    #[serde(rename = "StableID", deserialize_with = "or_default")]
+    pub(crate) stable_id: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) name: String,
+    #[serde(deserialize_with = "node_key")]
+    pub(crate) key: Option<NodeKey>,
+    #[serde(deserialize_with = "disco_key")]
+    pub(crate) disco_key: Option<DiscoPublic>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) addresses: Vec<IpNet>,
+    #[serde(rename = "HomeDERP", deserialize_with = "or_default")]
+    pub(crate) home_derp: u32,
+    /// Home region before `HomeDERP` existed: `127.3.3.40:REGION`.
+    #[serde(rename = "DERP", deserialize_with = "or_default")]
+    pub(crate) legacy_derp: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) tags: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) capabilities: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) cap_map: BTreeMap<String, Value>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) unsigned_peer_api_only: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) machine_authorized: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) expired: bool,
+}
+
+impl Node {
+    /// Home DERP region, if the device has one.
+    pub(crate) fn home_region(&self) -> Option<u32> {
+        let legacy = || self.legacy_derp.strip_prefix("127.3.3.40:")?.parse().ok();
+        match self.home_derp {
+            0 => legacy().filter(|region| *region != 0),
+            region => Some(region),
+        }
+    }
+
+    /// Whether the node attribute `name` is set.
+    pub(crate) fn has_attribute(&self, name: &str) -> bool {
+        self.cap_map.contains_key(name) || self.capabilities.iter().any(|c| c == name)
+    }
+
+    /// The device's own addresses.
+    pub(crate) fn ips(&self) -> impl Iterator<Item = IpAddr> {
+        self.addresses
+            .iter()
+            .filter(|net| net.prefix_len() == net.max_prefix_len())
+            .map(IpNet::addr)
+    }
+}
+
+/// A change of one peer.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct PeerChange {
+    #[serde(rename = "NodeID", deserialize_with = "or_default")]
+    pub(crate) node_id: i64,
+    #[serde(rename = "DERPRegion", deserialize_with = "or_default")]
+    pub(crate) derp_region: u32,
+    #[serde(deserialize_with = "node_key")]
+    pub(crate) key: Option<NodeKey>,
+    #[serde(deserialize_with = "disco_key")]
+    pub(crate) disco_key: Option<DiscoPublic>,
+    pub(crate) cap_map: Option<BTreeMap<String, Value>>,
+}
+
+/// A rule of the packet filter; only its capability grants matter to a relay.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct FilterRule {
+    #[serde(rename = "SrcIPs", deserialize_with = "or_default")]
+    pub(crate) src_ips: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) cap_grant: Vec<CapGrant>,
+}
+
+/// Capabilities towards some destinations.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct CapGrant {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) dsts: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) caps: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) cap_map: BTreeMap<String, Value>,
+}
+
+/// DERP regions.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct DerpMap {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) regions: BTreeMap<u32, Option<DerpRegion>>,
+}
+
+/// A DERP region.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct DerpRegion {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) region_code: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) avoid: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) no_measure_no_home: bool,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) nodes: Vec<DerpNode>,
+}
+
+/// A DERP server.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct DerpNode {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) host_name: String,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) cert_name: String,
+    #[serde(rename = "IPv4", deserialize_with = "or_default")]
+    pub(crate) ipv4: String,
+    #[serde(rename = "IPv6", deserialize_with = "or_default")]
+    pub(crate) ipv6: String,
+    #[serde(rename = "STUNOnly", deserialize_with = "or_default")]
+    pub(crate) stun_only: bool,
+    #[serde(rename = "DERPPort", deserialize_with = "or_default")]
+    pub(crate) derp_port: u16,
+}
+
+/// Go writes null for an empty slice, map or pointer.
+fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+fn node_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NodeKey>, D::Error> {
+    Ok(key(deserializer, "nodekey:")?.map(NodeKey))
+}
+
+fn disco_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DiscoPublic>, D::Error> {
+    Ok(key(deserializer, "discokey:")?.map(DiscoPublic))
+}
+
+/// A key in hex after its prefix; an empty text and the zero key stand for none.
+fn key<'de, D: Deserializer<'de>>(
+    deserializer: D,
+    prefix: &str,
+) -> Result<Option<[u8; 32]>, D::Error> {
+    let text: Option<String> = Option::deserialize(deserializer)?;
+    let Some(text) = text.filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
+    let invalid = || D::Error::custom("invalid key");
+    let hex = text
+        .strip_prefix(prefix)
+        .filter(|hex| hex.len() == 64 && hex.is_ascii());
+    let hex = hex.ok_or_else(invalid)?;
+    let mut key = [0; 32];
+    for (byte, at) in key.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| invalid())?;
+    }
+    Ok((key != [0; 32]).then_some(key))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn nulls_of_go_and_unknown_fields_are_read() {
+        let text = r#"{"Peers":null,"PeersChanged":null,"PacketFilter":null,"Future":[1],
+            "Node":{"ID":3,"DiscoKey":"","Addresses":null,"CapMap":null,"DERP":"127.3.3.40:7"}}"#;
+        let map: MapResponse = serde_json::from_str(text).unwrap();
+        assert!(map.peers.is_none() && map.packet_filter.is_none());
+        let node = map.node.unwrap();
+        assert_eq!(
+            (node.id, node.home_region(), node.disco_key),
+            (3, Some(7), None)
+        );
+    }
+
+    #[test]
+    fn keys_are_read_and_zero_means_none() {
+        let zero = format!("discokey:{}", "0".repeat(64));
+        let some = format!("nodekey:{}", "ab".repeat(32));
+        let text = format!(r#"{{"Key":"{some}","DiscoKey":"{zero}"}}"#);
+        let node: Node = serde_json::from_str(&text).unwrap();
+        assert_eq!(node.key, Some(NodeKey([0xab; 32])));
+        assert_eq!(node.disco_key, None);
+        assert!(serde_json::from_str::<Node>(r#"{"Key":"mkey:00"}"#).is_err());
+    }
+
+    #[test]
+    fn auth_key_is_never_printed() {
+        assert_eq!(
+            format!(
+                "{:?}",
+                Auth {
+                    auth_key: "tskey-secret"
+                }
+            ),
+            "Auth(..)"
+        );
+    }
+}

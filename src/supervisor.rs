@@ -1,0 +1,76 @@
+//! Owns every task of a process: the end of any one ends the process with a reason.
+
+use std::{future::Future, io, time::Duration};
+
+use anyhow::{Context, bail};
+use tokio::{
+    signal::unix::{Signal, SignalKind, signal},
+    task::JoinSet,
+    time::timeout,
+};
+
+/// The tasks of a process, and its signals.
+pub struct Supervisor {
+    tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Supervisor {
+    /// No tasks yet. From now on SIGTERM and SIGINT do not kill the process.
+    ///
+    /// # Errors
+    /// Signals cannot be received.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            tasks: JoinSet::new(),
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    /// Starts a task that should run for as long as the process.
+    pub fn spawn<T, E>(
+        &mut self,
+        name: &'static str,
+        task: impl Future<Output = Result<T, E>> + Send + 'static,
+    ) where
+        E: Into<anyhow::Error>,
+    {
+        self.tasks
+            .spawn(async move { (name, task.await.map(drop).map_err(Into::into)) });
+    }
+
+    /// Runs until a signal comes, and then `drain`, for no longer than `patience`. A second signal
+    /// ends it at once.
+    ///
+    /// # Errors
+    /// A task ended, with what it said.
+    pub async fn run(
+        mut self,
+        drain: impl Future<Output = ()>,
+        patience: Duration,
+    ) -> anyhow::Result<()> {
+        tokio::select! {
+            Some(ended) = self.tasks.join_next() => {
+                let (name, result) = ended.context("a task panicked")?;
+                result.with_context(|| format!("{name} failed"))?;
+                bail!("{name} ended");
+            }
+            () = stop(&mut self.terminate, &mut self.interrupt) => {}
+        }
+        tracing::info!("stopping; a second signal stops at once");
+        tokio::select! {
+            _ = timeout(patience, drain) => {}
+            () = stop(&mut self.terminate, &mut self.interrupt) => {}
+        }
+        Ok(())
+    }
+}
+
+async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+}
