@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod expiry;
+mod golden;
 mod handshake;
 mod limits;
 mod roaming;
