@@ -205,7 +205,10 @@ impl Relay {
 
     /// Replaces the addresses that allocations advertise, in order of preference. A datagram that
     /// claims to come from one of them never binds.
-    pub fn set_addresses(&mut self, advertised: Vec<SocketAddr>) {
+    pub fn set_addresses(&mut self, mut advertised: Vec<SocketAddr>) {
+        for address in &mut advertised {
+            *address = canonical(*address);
+        }
         self.policy.set_own(&advertised);
         self.advertised = advertised;
     }
@@ -270,8 +273,7 @@ impl Relay {
             .unwrap_or_else(|reason| self.drop(reason))
     }
 
-    /// When [`Relay::handle_timeout`] wants to be called. Changes with allocations and timeouts
-    /// only.
+    /// When [`Relay::handle_timeout`] wants to be called. Never changes with data.
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Timestamp> {
         self.deadlines.next()
@@ -604,10 +606,14 @@ impl Relay {
     }
 }
 
-/// Whether a datagram is a STUN message: two zero bits, and the magic cookie at 4..8 (RFC 8489).
+/// Whether a datagram is a STUN binding message (docs/wire.md section 8).
 fn is_stun(datagram: &[u8]) -> bool {
+    const STUN_HEADER_LEN: usize = 20;
     const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-    datagram.first().is_some_and(|kind| *kind < 4) && datagram.get(4..8) == Some(&COOKIE[..])
+    let Some(header) = datagram.first_chunk::<STUN_HEADER_LEN>() else {
+        return false;
+    };
+    header[0] & 0xc0 == 0 && header[1] == 0x01 && header[4..8] == COOKIE
 }
 
 fn canonical(address: SocketAddr) -> SocketAddr {

@@ -4,6 +4,7 @@
 mod expiry;
 mod golden;
 mod handshake;
+mod hostile;
 mod limits;
 mod roaming;
 mod sim;
