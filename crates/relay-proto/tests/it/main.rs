@@ -6,5 +6,6 @@ mod golden;
 mod handshake;
 mod hostile;
 mod limits;
+mod model;
 mod roaming;
 mod sim;

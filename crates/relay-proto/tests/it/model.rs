@@ -1,0 +1,360 @@
+//! The relay against a model that is too simple to be wrong: any order of allocations, handshakes,
+//! replays, data and time.
+//!
+//! The model knows no keys, MACs, indexes or queues. It keeps a list of sessions, looks through all
+//! of it at every step, and says what must become of a message from what the message *means*.
+
+mod reference;
+
+use std::{net::SocketAddr, time::Duration};
+
+use proptest::{collection::vec, prelude::*, sample::select};
+use relay_proto::{Config, Vni};
+
+use crate::sim::{Client, Outcome, Sim, at, data, seconds};
+use reference::{Expected, Meaning, Model, Proof};
+
+const CLIENTS: u8 = 4;
+
+proptest! {
+    #![proptest_config(ProptestConfig {
+        cases: 256,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    })]
+
+    #[test]
+    fn relay_does_what_the_model_says(config in config(), steps in vec(step(), 1..60)) {
+        let mut world = World::new(config);
+        for step in &steps {
+            world.take(step);
+            world.compare();
+        }
+    }
+}
+
+/// What may happen. Numbers pick from what there is.
+#[derive(Debug, Clone)]
+enum Step {
+    /// One client asks for a session with another.
+    Allocate { client: usize, other: usize },
+    /// All of it: allocate, and both clients bind.
+    Open {
+        client: usize,
+        other: usize,
+        generation: u32,
+    },
+    /// A client begins a handshake.
+    Bind {
+        session: usize,
+        side: usize,
+        generation: u32,
+        source: SocketAddr,
+    },
+    /// The newest challenges are answered, from where they arrived or from elsewhere.
+    Answer {
+        age: usize,
+        source: Option<SocketAddr>,
+    },
+    /// Any bind or answer that was ever sent is sent again.
+    Replay {
+        record: usize,
+        source: Option<SocketAddr>,
+    },
+    /// Data from anywhere.
+    Data {
+        session: usize,
+        source: SocketAddr,
+        len: usize,
+    },
+    /// Data from where a leg may be.
+    Chat { session: usize, side: usize },
+    /// Time passes.
+    Pass { span: Duration },
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let index = || any::<usize>().prop_map(|index| index % 64);
+    let elsewhere = || proptest::option::weighted(0.3, address());
+    prop_oneof![
+        2 => (index(), index()).prop_map(|(client, other)| Step::Allocate { client, other }),
+        2 => (index(), index(), 0..4_u32)
+            .prop_map(|(client, other, generation)| Step::Open { client, other, generation }),
+        4 => (index(), 0..2_usize, 0..6_u32, address())
+            .prop_map(|(session, side, generation, source)| {
+                Step::Bind { session, side, generation, source }
+            }),
+        4 => (0..3_usize, elsewhere()).prop_map(|(age, source)| Step::Answer { age, source }),
+        3 => (index(), elsewhere()).prop_map(|(record, source)| Step::Replay { record, source }),
+        2 => (index(), address(), 0..2_000_usize)
+            .prop_map(|(session, source, len)| Step::Data { session, source, len }),
+        3 => (index(), 0..2_usize).prop_map(|(session, side)| Step::Chat { session, side }),
+        4 => span().prop_map(|span| Step::Pass { span }),
+    ]
+}
+
+/// Homes of the clients, others, one shared by all, and one that may not bind.
+fn address() -> impl Strategy<Value = SocketAddr> {
+    let homes = (1..=CLIENTS).map(|n| Client::new(n).address);
+    let others = [
+        "192.0.2.7:3478",
+        "[2001:db8::7]:3478",
+        "192.0.2.7:9",
+        "127.0.0.1:9",
+    ];
+    select(homes.chain(others.map(at)).collect::<Vec<_>>())
+}
+
+/// Spans around every lifetime, so that ends are met exactly, just missed and passed.
+fn span() -> impl Strategy<Value = Duration> {
+    let lifetimes = [1, 5, 30, 60, 120, 240, 300].map(seconds);
+    prop_oneof![
+        2 => (0..10_000_u64).prop_map(Duration::from_millis),
+        2 => (select(lifetimes.to_vec()), 0..3_u64).prop_map(|(span, around)| {
+            span + Duration::from_millis(around) - Duration::from_millis(1)
+        }),
+    ]
+}
+
+fn config() -> impl Strategy<Value = Config> {
+    (select(vec![5, 300]), 1..6_usize, 1..4_usize).prop_map(
+        |(steady, max_sessions, max_sessions_per_node)| Config {
+            steady_lifetime: seconds(steady),
+            max_sessions,
+            max_sessions_per_node,
+            ..Config::default()
+        },
+    )
+}
+
+/// A datagram that was sent or could be, and what it means.
+#[derive(Debug, Clone)]
+struct Record {
+    datagram: Vec<u8>,
+    source: SocketAddr,
+    meaning: Meaning,
+}
+
+/// The relay, its model, and what clients and an eavesdropper remember.
+struct World {
+    sim: Sim,
+    model: Model,
+    clients: Vec<Client>,
+    /// Every session there ever was.
+    known: Vec<(Vni, [usize; 2])>,
+    records: Vec<Record>,
+    /// Answers that clients can give, oldest first; an answer given is a record.
+    answers: Vec<Record>,
+}
+
+impl World {
+    fn new(config: Config) -> Self {
+        let mut clients: Vec<_> = (1..=CLIENTS).map(Client::new).collect();
+        clients.sort_by_key(|client| client.key);
+        let sim = Sim::with(config.clone());
+        Self {
+            model: Model::new(config, sim.now),
+            sim,
+            clients,
+            known: Vec::new(),
+            records: Vec::new(),
+            answers: Vec::new(),
+        }
+    }
+
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Allocate { client, other } => {
+                self.allocate(client, other);
+            }
+            Step::Open {
+                client,
+                other,
+                generation,
+            } => {
+                let Some((vni, pair)) = self.allocate(client, other) else {
+                    return;
+                };
+                for side in [0, 1] {
+                    let home = self.clients[pair[side]].address;
+                    self.bind(vni, pair, side, generation, home);
+                    self.answer(0, None);
+                }
+            }
+            Step::Bind {
+                session,
+                side,
+                generation,
+                source,
+            } => {
+                if let Some((vni, pair)) = pick(&self.known, session) {
+                    self.bind(vni, pair, side, generation, source);
+                }
+            }
+            Step::Answer { age, source } => self.answer(age, source),
+            Step::Replay { record, source } => {
+                if let Some(record) = pick(&self.records, record) {
+                    self.send(&record, source.unwrap_or(record.source));
+                }
+            }
+            Step::Data {
+                session,
+                source,
+                len,
+            } => {
+                if let Some((vni, _)) = pick(&self.known, session) {
+                    self.data(vni, source, len);
+                }
+            }
+            Step::Chat { session, side } => {
+                if let Some((vni, pair)) = pick(&self.known, session) {
+                    let home = self.clients[pair[side]].address;
+                    let source = self.model.leg_address(vni, side).unwrap_or(home);
+                    self.data(vni, source, 32);
+                }
+            }
+            Step::Pass { span } => self.sim.pass(span),
+        }
+    }
+
+    fn allocate(&mut self, client: usize, other: usize) -> Option<(Vni, [usize; 2])> {
+        let client = client % self.clients.len();
+        let other = (client + 1 + other % (self.clients.len() - 1)) % self.clients.len();
+        let pair = [client.min(other), client.max(other)];
+        let answer = self
+            .sim
+            .allocate(&self.clients[client], &self.clients[other]);
+        let given = answer.map(|endpoint| {
+            let keys = pair.map(|client| self.clients[client].key);
+            assert_eq!(endpoint.clients.keys(), keys);
+            (Vni::new(endpoint.vni).expect("a VNI"), endpoint.lamport)
+        });
+        self.model.allocate(client, pair, given);
+        let (vni, _) = given.ok()?;
+        if !self.known.contains(&(vni, pair)) {
+            self.known.push((vni, pair));
+        }
+        Some((vni, pair))
+    }
+
+    fn bind(
+        &mut self,
+        vni: Vni,
+        pair: [usize; 2],
+        side: usize,
+        generation: u32,
+        source: SocketAddr,
+    ) {
+        let [client, other] = [pair[side], pair[1 - side]].map(|client| &self.clients[client]);
+        let record = Record {
+            datagram: client.bind(vni, generation, other),
+            source,
+            meaning: Meaning {
+                vni,
+                side,
+                client: pair[side],
+                generation,
+                proof: None,
+            },
+        };
+        self.records.push(record.clone());
+        self.send(&record, source);
+    }
+
+    fn answer(&mut self, age: usize, source: Option<SocketAddr>) {
+        if let Some(at) = self.answers.len().checked_sub(1 + age) {
+            let record = self.answers[at].clone();
+            self.records.push(record.clone());
+            self.send(&record, source.unwrap_or(record.source));
+        }
+    }
+
+    fn send(&mut self, record: &Record, source: SocketAddr) {
+        let outcome = self.sim.receive(source, &record.datagram);
+        match (self.model.control(&record.meaning, source), outcome) {
+            (Expected::Challenge, Outcome::Reply(reply)) => self.challenged(record, source, &reply),
+            (Expected::Drop(expected), Outcome::Drop(reason)) => assert_eq!(reason, expected),
+            (Expected::Bound { .. }, Outcome::Consumed) => {
+                self.model.complete(&record.meaning, source);
+            }
+            (Expected::Bound { or_too_old: true }, Outcome::Drop(reason)) => {
+                self.model.too_old(reason);
+            }
+            (expected, outcome) => panic!("{outcome:?} instead of {expected:?}"),
+        }
+    }
+
+    /// Remembers the answer to a challenge. The same challenge may be given out more than once.
+    fn challenged(&mut self, bind: &Record, source: SocketAddr, reply: &[u8]) {
+        let client = &self.clients[bind.meaning.client];
+        let challenge = client.read_challenge(reply);
+        assert_eq!(challenge.vni, bind.meaning.vni.number());
+        assert_eq!(challenge.generation.0, bind.meaning.generation);
+        let now = self.sim.now;
+        let same = |record: &&mut Record| {
+            let proof = record.meaning.proof.as_ref();
+            proof.is_some_and(|proof| proof.mac == challenge.challenge)
+        };
+        let earlier = self.answers.iter_mut().chain(&mut self.records);
+        let mut first = now;
+        for record in earlier.filter(same) {
+            let proof = record
+                .meaning
+                .proof
+                .as_mut()
+                .expect("only answers are the same");
+            assert_eq!(proof.source, source, "one challenge for two addresses");
+            proof.last = now;
+            first = proof.first;
+        }
+        self.answers.push(Record {
+            datagram: client.answer(bind.meaning.vni, reply),
+            source,
+            meaning: Meaning {
+                proof: Some(Proof {
+                    mac: challenge.challenge,
+                    source,
+                    first,
+                    last: now,
+                }),
+                ..bind.meaning.clone()
+            },
+        });
+    }
+
+    fn data(&mut self, vni: Vni, source: SocketAddr, len: usize) {
+        let datagram = data(vni, &vec![0xda; len]);
+        let expected = match self.model.data(vni, source, datagram.len() as u64) {
+            Ok(to) => Outcome::Forward(to),
+            Err(reason) => Outcome::Drop(reason),
+        };
+        assert_eq!(self.sim.receive(source, &datagram), expected);
+    }
+
+    /// Lets both come to the same point in time, and compares all that shows.
+    fn compare(&mut self) {
+        self.sim.pass(Duration::ZERO);
+        self.model.pass_until(self.sim.now);
+        assert_eq!(self.sim.events(), self.model.take_events());
+        let relay = &self.sim.relay;
+        assert_eq!(relay.counters(), &self.model.counters);
+        assert_eq!(relay.session_counts(), self.model.counts());
+        assert_eq!(relay.next_lamport(), self.model.next_lamport);
+        let keys: Vec<_> = self.clients.iter().map(|client| client.key).collect();
+        assert_eq!(
+            relay.sessions().collect::<Vec<_>>(),
+            self.model.infos(&keys)
+        );
+        match (relay.poll_timeout(), self.model.next_end()) {
+            (None, None) => {}
+            (Some(due), Some(end)) => assert!(self.sim.now < due && due <= end),
+            (due, end) => panic!("wake-up at {due:?}, next end at {end:?}"),
+        }
+    }
+}
+
+/// One of the newest: much older ones tell nothing new.
+fn pick<T: Clone>(list: &[T], index: usize) -> Option<T> {
+    let newest = &list[list.len().saturating_sub(12)..];
+    (!newest.is_empty()).then(|| newest[index % newest.len()].clone())
+}
