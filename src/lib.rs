@@ -3,5 +3,6 @@
 pub mod admin;
 pub mod cli;
 pub mod config;
+pub mod crd;
 pub mod relay;
 pub mod supervisor;

@@ -63,7 +63,8 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         state.clone(),
     );
     supervisor.spawn("tailnet", async {
-        Ok::<_, anyhow::Error>(tailnet.run().await)
+        tailnet.run().await;
+        Ok::<_, anyhow::Error>(())
     });
 
     supervisor.run(drain(&shard, &state), DRAIN).await

@@ -1,0 +1,219 @@
+//! `PeerRelay`: relays for a tailnet, by region.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::Toleration, apimachinery::pkg::apis::meta::v1::Condition};
+use kube::{CustomResource, KubeSchema};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
+use serde::{Deserialize, Serialize};
+
+use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
+
+/// Tailscale peer relays on the nodes of this cluster.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[kube(
+    group = "peerrelay.dev",
+    version = "v1alpha1",
+    kind = "PeerRelay",
+    namespaced,
+    shortname = "prelay",
+    category = "peerrelay",
+    status = "PeerRelayStatus",
+    derive = "PartialEq",
+    doc = "Tailscale peer relays on the nodes of this cluster: clients that cannot reach each other directly talk through them.",
+    validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must have at most 40 characters: it begins the names of the relays' DaemonSets"),
+    printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
+    printcolumn(name = "Relays", type_ = "string", json_path = ".status.relays"),
+    printcolumn(name = "Port", type_ = "integer", json_path = ".spec.port"),
+    printcolumn(name = "Regions", type_ = "string", json_path = ".status.regionNames"),
+    printcolumn(name = "Sessions", type_ = "integer", json_path = ".status.sessions"),
+    printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
+    printcolumn(name = "Endpoints", type_ = "string", json_path = ".status.endpoints", priority = "1"),
+    printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = "1")
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self.port != self.monitoring.port || self.port == 0").message("monitoring.port must differ from port: both are opened on the node"))]
+pub struct PeerRelaySpec {
+    /// UDP port that the relays open on their nodes. Clients must be able to reach it.
+    #[serde(default = "default_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+    /// Leave everything as it is: nothing is created, changed or removed until this is false again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub paused: bool,
+    /// The tailnet that the relays join.
+    pub tailnet: Tailnet,
+    /// Where relays run and for whom. Each region has its own DaemonSet and its own tag.
+    #[schemars(length(min = 1, max = 64))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
+    pub regions: Vec<Region>,
+    /// Metrics of the relays.
+    #[serde(default)]
+    #[schemars(default = "Monitoring::default")]
+    pub monitoring: Monitoring,
+}
+
+/// The tailnet that relays join.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.controlURL) || self.controlURL.matches('^https?://[^/?#]+/?$')").message("tailnet.controlURL must be a URL without a path, such as https://control.example.net"))]
+#[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle.contains('-----BEGIN CERTIFICATE-----')").message("tailnet.caBundle must be PEM: one or more blocks that begin with -----BEGIN CERTIFICATE-----"))]
+pub struct Tailnet {
+    /// Auth key with which relays register. It should be reusable, pre-approved, and own the
+    /// regions' tags.
+    pub auth_key: AuthKeyRef,
+    /// Control server; the one of tailscale.com when empty.
+    #[serde(
+        default,
+        rename = "controlURL",
+        skip_serializing_if = "Option::is_none"
+    )]
+    #[schemars(length(max = 512))]
+    pub control_url: Option<String>,
+    /// Certificate authorities, PEM, to trust besides the public ones: for control and DERP
+    /// servers behind a private one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 262144))]
+    pub ca_bundle: Option<String>,
+    /// Device names are this, a dash and the node's name; the PeerRelay's name when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 30), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
+    pub hostname_prefix: Option<String>,
+    /// Register ephemeral devices, which control removes when they go offline.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ephemeral: bool,
+}
+
+/// Names a Secret of the same namespace.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct AuthKeyRef {
+    /// Secret with the auth key under the key `authkey`. It may be created later, and replaced.
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    )]
+    pub secret_name: String,
+}
+
+/// One group of relays, for one group of clients.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Region {
+    /// Name, unique within the PeerRelay.
+    #[schemars(
+        length(min = 1, max = 20),
+        regex(pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$")
+    )]
+    pub name: String,
+    /// Tag of the relays' devices; `tag:relay-<name>` when empty. Give it to nothing else.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 64), regex(pattern = "^tag:[a-zA-Z][a-zA-Z0-9-]*$"))]
+    pub tag: Option<String>,
+    /// Who may use these relays, in the words of a tailnet policy: tags, groups, users, hosts.
+    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 256)))]
+    pub clients: Vec<String>,
+    /// On which nodes relays run: one on each that fits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub placement: Option<Placement>,
+}
+
+impl Region {
+    /// Tag of the relays' devices.
+    pub fn tag(&self) -> String {
+        self.tag
+            .clone()
+            .unwrap_or_else(|| format!("tag:relay-{}", self.name))
+    }
+}
+
+/// Nodes that fit.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
+#[serde(rename_all = "camelCase")]
+pub struct Placement {
+    /// Labels that a node must have.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_selector: BTreeMap<String, String>,
+    /// Taints of nodes that relays tolerate.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32))]
+    pub tolerations: Vec<Toleration>,
+}
+
+/// Metrics of the relays.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct Monitoring {
+    /// TCP port of /metrics, /healthz and /readyz on the node, on its loopback address only.
+    #[serde(default = "default_metrics_port")]
+    #[schemars(range(min = 1, max = 65535))]
+    pub port: u16,
+}
+
+impl Default for Monitoring {
+    fn default() -> Self {
+        Self {
+            port: DEFAULT_METRICS_PORT,
+        }
+    }
+}
+
+/// What the operator has seen and done.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PeerRelayStatus {
+    /// Generation of the spec that this status is about; -1 before the first look.
+    #[serde(default)]
+    pub observed_generation: i64,
+    /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable; `docs/conditions.md` has
+    /// the reasons and their remedies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(schema_with = "conditions")]
+    pub conditions: Vec<Condition>,
+    /// Ready relays and wanted relays, such as `2/2`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub relays: String,
+    /// Names of the regions, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub region_names: String,
+    /// First endpoint of each relay, for people; at most 10.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub endpoints: String,
+    /// Open sessions of all relays, as last reported.
+    #[serde(default)]
+    pub sessions: i64,
+    /// Summary of each region.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub regions: Vec<RegionStatus>,
+}
+
+/// Summary of a region.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RegionStatus {
+    /// Name of the region.
+    pub name: String,
+    /// Tag of its relays.
+    pub tag: String,
+    /// Relays that should run.
+    pub desired: i32,
+    /// Relays that are ready.
+    pub ready: i32,
+    /// Tailnet devices that the policy lets use each relay, as the relays see it.
+    pub granted_peers: i64,
+}
+
+fn default_port() -> u16 {
+    DEFAULT_PORT
+}
+
+fn default_metrics_port() -> u16 {
+    DEFAULT_METRICS_PORT
+}
+
+fn conditions(generator: &mut SchemaGenerator) -> Schema {
+    let mut schema = Vec::<Condition>::json_schema(generator);
+    schema.insert("x-kubernetes-list-type".into(), "map".into());
+    schema.insert("x-kubernetes-list-map-keys".into(), vec!["type"].into());
+    schema
+}

@@ -1,0 +1,143 @@
+//! `RelayNode`: what one relay really is.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use kube::{CustomResource, KubeSchema};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// What one relay really is. Written by the relay, named as its pod and removed with it.
+#[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[kube(
+    group = "peerrelay.dev",
+    version = "v1alpha1",
+    kind = "RelayNode",
+    namespaced,
+    category = "peerrelay",
+    status = "RelayNodeStatus",
+    derive = "PartialEq",
+    doc = "What one relay really is. Written by the relay, named as its pod and removed with it.",
+    printcolumn(name = "Node", type_ = "string", json_path = ".spec.nodeName"),
+    printcolumn(name = "Region", type_ = "string", json_path = ".spec.region"),
+    printcolumn(name = "Ready", type_ = "boolean", json_path = ".status.ready"),
+    printcolumn(name = "Device", type_ = "string", json_path = ".status.tailnet.name"),
+    printcolumn(
+        name = "Sessions",
+        type_ = "integer",
+        json_path = ".status.sessions.open"
+    ),
+    printcolumn(
+        name = "Age",
+        type_ = "date",
+        json_path = ".metadata.creationTimestamp"
+    ),
+    printcolumn(
+        name = "Reason",
+        type_ = "string",
+        json_path = ".status.reason",
+        priority = "1"
+    ),
+    printcolumn(
+        name = "Version",
+        type_ = "string",
+        json_path = ".status.version",
+        priority = "1"
+    )
+)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("self == oldSelf").message("a RelayNode belongs to one pod for good"))]
+pub struct RelayNodeSpec {
+    /// PeerRelay of the same namespace.
+    #[schemars(length(max = 253))]
+    pub peer_relay: String,
+    /// Region of the PeerRelay.
+    #[schemars(length(max = 63))]
+    pub region: String,
+    /// Node on which the relay runs.
+    #[schemars(length(max = 253))]
+    pub node_name: String,
+}
+
+/// The relay at a moment.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct RelayNodeStatus {
+    /// Registered, network map received, DERP connected, port bound, an address advertised.
+    pub ready: bool,
+    /// Why it is not, in CamelCase; `docs/conditions.md` has the remedies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// The same in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message: Option<String>,
+    /// Version of the relay.
+    pub version: String,
+    /// UDP port, once bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// What forwards packets: `Socket`.
+    pub data_path: String,
+    /// The relay as a tailnet device.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tailnet: Option<NodeTailnet>,
+    /// Addresses that clients are told to try, in order.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub endpoints: Vec<Endpoint>,
+    /// Sessions.
+    #[serde(default)]
+    pub sessions: Sessions,
+    /// Tailnet devices that the policy lets use this relay.
+    #[serde(default)]
+    pub granted_peers: i64,
+    /// When this was written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_update_time: Option<Time>,
+}
+
+/// The relay as a tailnet device.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeTailnet {
+    /// Device name.
+    pub name: String,
+    /// Stable node id.
+    #[serde(rename = "nodeID")]
+    pub node_id: String,
+    /// Tailnet addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
+    /// Tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+    /// Home DERP region, while connected.
+    #[serde(default, rename = "homeDERP", skip_serializing_if = "Option::is_none")]
+    pub home_derp: Option<String>,
+}
+
+/// An advertised address.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Endpoint {
+    /// `IP:PORT`.
+    pub address: String,
+    /// Where it comes from.
+    pub source: EndpointSource,
+}
+
+/// Where an advertised address comes from.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum EndpointSource {
+    /// Given in the configuration.
+    Static,
+    /// An address of a network interface.
+    Interface,
+}
+
+/// Sessions by state.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Sessions {
+    /// Allocated, not bound by both clients.
+    pub connecting: i64,
+    /// Relaying.
+    pub open: i64,
+}

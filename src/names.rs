@@ -1,0 +1,56 @@
+//! Names and labels that the operator and the relay agree on.
+
+use std::collections::BTreeMap;
+
+/// Field manager of the objects that the operator makes, and value of their `managed-by` label.
+pub const OPERATOR: &str = "peerrelay-operator";
+/// Field manager of `PeerRelay` status.
+pub const STATUS_MANAGER: &str = "peerrelay-status";
+/// Field manager of `RelayNode`.
+pub const RELAY_MANAGER: &str = "peerrelay-relay";
+/// Label that names the PeerRelay.
+pub const PEER_RELAY_LABEL: &str = "peerrelay.dev/peer-relay";
+/// Label that names the region.
+pub const REGION_LABEL: &str = "peerrelay.dev/region";
+/// Annotation with a checksum of what the operator applied.
+pub const APPLIED_ANNOTATION: &str = "peerrelay.dev/applied";
+/// Annotation on pods with a checksum of their configuration: a change rolls them out.
+pub const CONFIG_ANNOTATION: &str = "peerrelay.dev/config";
+/// Key of the auth key in its Secret.
+pub const AUTH_KEY: &str = "authkey";
+/// User and group of the relay process.
+pub const RELAY_USER: u32 = 65_532;
+
+const NAME_LABEL: &str = "app.kubernetes.io/name";
+const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
+const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+
+/// Name of everything that belongs to one region; at most 61 characters, as the custom resource
+/// allows 40 and 20.
+pub fn child(peer_relay: &str, region: &str) -> String {
+    format!("{peer_relay}-{region}")
+}
+
+/// Labels by which a region's pods are selected; they never change.
+pub fn selector(peer_relay: &str, region: &str) -> BTreeMap<String, String> {
+    labels([(PEER_RELAY_LABEL, peer_relay), (REGION_LABEL, region)])
+}
+
+/// Labels of everything that belongs to one region.
+pub fn region_labels(peer_relay: &str, region: &str) -> BTreeMap<String, String> {
+    let common = [
+        (NAME_LABEL, "peerrelay"),
+        (COMPONENT_LABEL, "relay"),
+        (MANAGED_BY_LABEL, OPERATOR),
+    ];
+    labels(common).into_iter().chain(selector(peer_relay, region)).collect()
+}
+
+/// Selects everything that the operator has made.
+pub fn managed() -> String {
+    format!("{MANAGED_BY_LABEL}={OPERATOR}")
+}
+
+fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+}

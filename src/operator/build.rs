@@ -1,0 +1,67 @@
+//! What a `PeerRelay` becomes. Pure: no client, no clock, nothing that can fail.
+
+mod config_map;
+mod daemon_set;
+mod rbac;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::DaemonSet,
+        core::v1::{ConfigMap, ServiceAccount},
+        rbac::v1::{Role, RoleBinding},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+
+use super::validate::{ValidatedRegion, ValidatedRelay};
+use crate::names;
+
+/// Every object that should exist.
+#[derive(Debug, Default)]
+pub struct Resources {
+    /// Identity of the relays towards the API server.
+    pub service_accounts: Vec<ServiceAccount>,
+    /// What that identity may do.
+    pub roles: Vec<Role>,
+    /// Gives it to them.
+    pub role_bindings: Vec<RoleBinding>,
+    /// Configuration of the relays.
+    pub config_maps: Vec<ConfigMap>,
+    /// The relays.
+    pub daemon_sets: Vec<DaemonSet>,
+}
+
+/// Builds everything, region by region.
+pub fn build(relay: &ValidatedRelay) -> Resources {
+    let mut resources = Resources::default();
+    for region in &relay.regions {
+        let config = config_map::build(relay, region);
+        let checksum = checksum(&config.data);
+        resources.service_accounts.push(rbac::service_account(relay, region));
+        resources.roles.push(rbac::role(relay, region));
+        resources.role_bindings.push(rbac::role_binding(relay, region));
+        resources.config_maps.push(config);
+        resources.daemon_sets.push(daemon_set::build(relay, region, &checksum));
+    }
+    resources
+}
+
+/// A short checksum of anything that serializes.
+pub fn checksum(value: &impl serde::Serialize) -> String {
+    use sha2::{Digest, Sha256};
+    let bytes = serde_json::to_vec(value).expect("Kubernetes objects are plain data");
+    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn metadata(relay: &ValidatedRelay, region: &ValidatedRegion) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(region.child.clone()),
+        namespace: Some(relay.namespace.clone()),
+        labels: Some(names::region_labels(&relay.name, &region.name)),
+        owner_references: Some(vec![relay.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,239 @@
+//! The relays of a region: one pod per node, on the node's own network.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::{
+        apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet},
+        core::v1::{
+            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
+            HTTPGetAction, HostPathVolumeSource, ObjectFieldSelector, PodSecurityContext, PodSpec,
+            PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
+            SecurityContext, Volume, VolumeMount,
+        },
+    },
+    apimachinery::pkg::{
+        api::resource::Quantity,
+        apis::meta::v1::{LabelSelector, ObjectMeta},
+        util::intstr::IntOrString,
+    },
+};
+
+use super::{config_map, metadata};
+use crate::{
+    config::DEFAULT_STATE_DIR,
+    names,
+    operator::validate::{ValidatedRegion, ValidatedRelay},
+};
+
+/// Longer than a relay drains.
+const GRACE_SECONDS: i64 = 30;
+
+pub(super) fn build(
+    relay: &ValidatedRelay,
+    region: &ValidatedRegion,
+    config_checksum: &str,
+) -> DaemonSet {
+    let annotations = [(names::CONFIG_ANNOTATION.to_owned(), config_checksum.to_owned())];
+    let one_at_a_time = RollingUpdateDaemonSet {
+        max_unavailable: Some(IntOrString::Int(1)),
+        max_surge: None,
+    };
+    DaemonSet {
+        metadata: metadata(relay, region),
+        spec: Some(DaemonSetSpec {
+            selector: LabelSelector {
+                match_labels: Some(names::selector(&relay.name, &region.name)),
+                match_expressions: None,
+            },
+            template: PodTemplateSpec {
+                metadata: Some(ObjectMeta {
+                    labels: Some(names::region_labels(&relay.name, &region.name)),
+                    annotations: Some(BTreeMap::from(annotations)),
+                    ..ObjectMeta::default()
+                }),
+                spec: Some(pod(relay, region)),
+            },
+            update_strategy: Some(DaemonSetUpdateStrategy {
+                type_: Some("RollingUpdate".to_owned()),
+                rolling_update: Some(one_at_a_time),
+            }),
+            ..DaemonSetSpec::default()
+        }),
+        status: None,
+    }
+}
+
+fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
+    let placement = &region.placement;
+    PodSpec {
+        // The relay must be reachable at the node's addresses, and see the clients' own.
+        host_network: Some(true),
+        dns_policy: Some("ClusterFirstWithHostNet".to_owned()),
+        service_account_name: Some(region.child.clone()),
+        enable_service_links: Some(false),
+        termination_grace_period_seconds: Some(GRACE_SECONDS),
+        security_context: Some(PodSecurityContext {
+            seccomp_profile: Some(SeccompProfile {
+                type_: "RuntimeDefault".to_owned(),
+                localhost_profile: None,
+            }),
+            ..PodSecurityContext::default()
+        }),
+        init_containers: Some(vec![prepare_state(relay)]),
+        containers: vec![container(relay)],
+        volumes: Some(volumes(relay, region)),
+        node_selector: some(placement.node_selector.clone(), BTreeMap::is_empty),
+        tolerations: some(placement.tolerations.clone(), Vec::is_empty),
+        ..PodSpec::default()
+    }
+}
+
+/// The node makes the state directory for root; this gives it to the relay's user and closes it.
+fn prepare_state(relay: &ValidatedRelay) -> Container {
+    let owner = names::RELAY_USER.to_string();
+    let arguments = ["prepare-state", "--dir", DEFAULT_STATE_DIR, "--owner", &owner];
+    let mut security = locked_down();
+    security.run_as_user = Some(0);
+    security.run_as_group = Some(0);
+    security.capabilities = Some(Capabilities {
+        add: Some(vec!["CHOWN".to_owned(), "FOWNER".to_owned()]),
+        drop: Some(vec!["ALL".to_owned()]),
+    });
+    Container {
+        name: "prepare-state".to_owned(),
+        args: Some(arguments.map(str::to_owned).into()),
+        volume_mounts: Some(vec![mount("state", DEFAULT_STATE_DIR, false)]),
+        security_context: Some(security),
+        ..image(relay)
+    }
+}
+
+fn container(relay: &ValidatedRelay) -> Container {
+    let config = format!("{}/{}", config_map::DIR, config_map::CONFIG);
+    let mut security = locked_down();
+    security.run_as_non_root = Some(true);
+    security.run_as_user = Some(names::RELAY_USER.into());
+    security.run_as_group = Some(names::RELAY_USER.into());
+    security.capabilities =
+        Some(Capabilities { add: None, drop: Some(vec!["ALL".to_owned()]) });
+    Container {
+        name: "relay".to_owned(),
+        args: Some(vec!["relay".to_owned(), "--config".to_owned(), config]),
+        env: Some(vec![
+            field("NODE_NAME", "spec.nodeName"),
+            field("POD_NAME", "metadata.name"),
+            field("POD_UID", "metadata.uid"),
+        ]),
+        // On the host network this makes the scheduler keep two relays with one port apart.
+        ports: Some(vec![ContainerPort {
+            name: Some("relay".to_owned()),
+            container_port: relay.port.into(),
+            host_port: Some(relay.port.into()),
+            protocol: Some("UDP".to_owned()),
+            host_ip: None,
+        }]),
+        liveness_probe: Some(Probe {
+            period_seconds: Some(10),
+            failure_threshold: Some(6),
+            ..probe(relay, "/healthz")
+        }),
+        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe(relay, "/readyz") }),
+        volume_mounts: Some(vec![
+            mount("state", DEFAULT_STATE_DIR, false),
+            mount("config", config_map::DIR, true),
+            mount("auth", config_map::AUTH_DIR, true),
+        ]),
+        security_context: Some(security),
+        ..image(relay)
+    }
+}
+
+fn image(relay: &ValidatedRelay) -> Container {
+    let quantity = |text: &str| Quantity(text.to_owned());
+    Container {
+        image: Some(relay.image.reference.clone()),
+        image_pull_policy: Some(relay.image.pull_policy.clone()),
+        resources: Some(ResourceRequirements {
+            requests: Some(BTreeMap::from([
+                ("cpu".to_owned(), quantity("50m")),
+                ("memory".to_owned(), quantity("32Mi")),
+            ])),
+            // No CPU limit: throttling would be latency for every session.
+            limits: Some(BTreeMap::from([("memory".to_owned(), quantity("256Mi"))])),
+            claims: None,
+        }),
+        ..Container::default()
+    }
+}
+
+fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
+    let named = |name: &str| Volume { name: name.to_owned(), ..Volume::default() };
+    let state = HostPathVolumeSource {
+        path: format!("{DEFAULT_STATE_DIR}/{}/{}", relay.namespace, region.child),
+        type_: Some("DirectoryOrCreate".to_owned()),
+    };
+    let config = ConfigMapVolumeSource {
+        name: region.child.clone(),
+        default_mode: Some(0o444),
+        ..ConfigMapVolumeSource::default()
+    };
+    // Optional, so that relays start without it, say what is missing, and go on once it is there.
+    let auth = SecretVolumeSource {
+        secret_name: Some(relay.auth_key_secret.clone()),
+        optional: Some(true),
+        default_mode: Some(0o444),
+        ..SecretVolumeSource::default()
+    };
+    vec![
+        Volume { host_path: Some(state), ..named("state") },
+        Volume { config_map: Some(config), ..named("config") },
+        Volume { secret: Some(auth), ..named("auth") },
+    ]
+}
+
+fn locked_down() -> SecurityContext {
+    SecurityContext {
+        allow_privilege_escalation: Some(false),
+        read_only_root_filesystem: Some(true),
+        ..SecurityContext::default()
+    }
+}
+
+fn probe(relay: &ValidatedRelay, path: &str) -> Probe {
+    Probe {
+        http_get: Some(HTTPGetAction {
+            host: Some("127.0.0.1".to_owned()),
+            path: Some(path.to_owned()),
+            port: IntOrString::Int(relay.metrics_port.into()),
+            ..HTTPGetAction::default()
+        }),
+        timeout_seconds: Some(3),
+        ..Probe::default()
+    }
+}
+
+fn mount(name: &str, path: &str, read_only: bool) -> VolumeMount {
+    VolumeMount {
+        name: name.to_owned(),
+        mount_path: path.to_owned(),
+        read_only: read_only.then_some(true),
+        ..VolumeMount::default()
+    }
+}
+
+fn field(name: &str, path: &str) -> EnvVar {
+    EnvVar {
+        name: name.to_owned(),
+        value_from: Some(EnvVarSource {
+            field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), api_version: None }),
+            ..EnvVarSource::default()
+        }),
+        value: None,
+    }
+}
+
+/// The API server drops empty lists and maps, so they are never sent.
+fn some<T>(value: T, is_empty: impl Fn(&T) -> bool) -> Option<T> {
+    (!is_empty(&value)).then_some(value)
+}

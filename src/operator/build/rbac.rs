@@ -1,0 +1,54 @@
+//! What a region's relays may do: report about themselves, nothing else.
+
+use k8s_openapi::api::{
+    core::v1::ServiceAccount,
+    rbac::v1::{PolicyRule, Role, RoleBinding, RoleRef, Subject},
+};
+
+use super::metadata;
+use crate::{
+    crd::GROUP,
+    operator::validate::{ValidatedRegion, ValidatedRelay},
+};
+
+pub(super) fn service_account(
+    relay: &ValidatedRelay,
+    region: &ValidatedRegion,
+) -> ServiceAccount {
+    ServiceAccount { metadata: metadata(relay, region), ..ServiceAccount::default() }
+}
+
+/// Server-side apply needs create and patch. That a relay writes only its own object is the
+/// admission policy's part: names are not known before pods are.
+pub(super) fn role(relay: &ValidatedRelay, region: &ValidatedRegion) -> Role {
+    let rule = |resource: &str, verbs: &[&str]| PolicyRule {
+        api_groups: Some(vec![GROUP.to_owned()]),
+        resources: Some(vec![resource.to_owned()]),
+        verbs: verbs.iter().map(ToString::to_string).collect(),
+        ..PolicyRule::default()
+    };
+    Role {
+        metadata: metadata(relay, region),
+        rules: Some(vec![
+            rule("relaynodes", &["create", "patch"]),
+            rule("relaynodes/status", &["patch"]),
+        ]),
+    }
+}
+
+pub(super) fn role_binding(relay: &ValidatedRelay, region: &ValidatedRegion) -> RoleBinding {
+    RoleBinding {
+        metadata: metadata(relay, region),
+        role_ref: RoleRef {
+            api_group: "rbac.authorization.k8s.io".to_owned(),
+            kind: "Role".to_owned(),
+            name: region.child.clone(),
+        },
+        subjects: Some(vec![Subject {
+            kind: "ServiceAccount".to_owned(),
+            name: region.child.clone(),
+            namespace: Some(relay.namespace.clone()),
+            ..Subject::default()
+        }]),
+    }
+}

@@ -1,0 +1,105 @@
+//! From a `PeerRelay` as written to one that every builder can rely on.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
+use kube::{Resource, ResourceExt};
+use url::Url;
+
+use crate::{
+    crd::{
+        PeerRelay,
+        peer_relay::{Placement, Region},
+    },
+    names,
+};
+
+/// A `PeerRelay` that can be built; the only input of builders.
+#[derive(Debug, Clone)]
+pub struct ValidatedRelay {
+    /// Name.
+    pub name: String,
+    /// Namespace.
+    pub namespace: String,
+    /// Makes the garbage collector remove children with it.
+    pub owner: OwnerReference,
+    /// UDP port.
+    pub port: u16,
+    /// TCP port of metrics and probes on the node's loopback address.
+    pub metrics_port: u16,
+    /// Secret with the auth key.
+    pub auth_key_secret: String,
+    /// Control server, unless it is tailscale.com's.
+    pub control_url: Option<Url>,
+    /// Further certificate authorities, PEM.
+    pub ca_bundle: Option<String>,
+    /// Begins device names.
+    pub hostname_prefix: String,
+    /// Whether devices are ephemeral.
+    pub ephemeral: bool,
+    /// Regions, in their order.
+    pub regions: Vec<ValidatedRegion>,
+    /// Image of the relays.
+    pub image: RelayImage,
+}
+
+/// A region that can be built.
+#[derive(Debug, Clone)]
+pub struct ValidatedRegion {
+    /// Name.
+    pub name: String,
+    /// Tag of its relays.
+    pub tag: String,
+    /// Name of all its objects.
+    pub child: String,
+    /// Nodes.
+    pub placement: Placement,
+}
+
+/// The image that relays run.
+#[derive(Debug, Clone)]
+pub struct RelayImage {
+    /// Reference.
+    pub reference: String,
+    /// `imagePullPolicy`.
+    pub pull_policy: String,
+}
+
+/// What only looking at it can find; admission has refused the rest.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidRelay {
+    /// Read from the API without identity; cannot happen.
+    #[error("PeerRelay has no {0}")]
+    Incomplete(&'static str),
+    /// Not a URL.
+    #[error("tailnet.controlURL is not a URL: {0}; write it as https://control.example.net")]
+    ControlUrl(url::ParseError),
+}
+
+/// Checks `relay` and fills in what depends on its name.
+///
+/// # Errors
+/// What the user must correct.
+pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay, InvalidRelay> {
+    let name = relay.name_any();
+    let tailnet = &relay.spec.tailnet;
+    let control_url = tailnet.control_url.as_deref().map(Url::parse).transpose();
+    let region = |region: &Region| ValidatedRegion {
+        name: region.name.clone(),
+        tag: region.tag(),
+        child: names::child(&name, &region.name),
+        placement: region.placement.clone().unwrap_or_default(),
+    };
+    Ok(ValidatedRelay {
+        namespace: relay.namespace().ok_or(InvalidRelay::Incomplete("namespace"))?,
+        owner: relay.controller_owner_ref(&()).ok_or(InvalidRelay::Incomplete("uid"))?,
+        port: relay.spec.port,
+        metrics_port: relay.spec.monitoring.port,
+        auth_key_secret: tailnet.auth_key.secret_name.clone(),
+        control_url: control_url.map_err(InvalidRelay::ControlUrl)?,
+        ca_bundle: tailnet.ca_bundle.clone(),
+        hostname_prefix: tailnet.hostname_prefix.clone().unwrap_or_else(|| name.clone()),
+        ephemeral: tailnet.ephemeral,
+        regions: relay.spec.regions.iter().map(region).collect(),
+        image: image.clone(),
+        name,
+    })
+}
