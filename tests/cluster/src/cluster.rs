@@ -1,0 +1,135 @@
+//! The Kubernetes cluster: one control plane, two nodes.
+
+mod cgroup;
+mod control_plane;
+pub mod image;
+mod node;
+
+use std::process::Command;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::command::{program_in, run};
+use crate::net::{self, NODES, ROUTER};
+use crate::pki::Pki;
+use crate::process::{Processes, wait_until};
+use crate::progress::Progress;
+use crate::state::State;
+use crate::tools::Tools;
+pub use image::Images;
+pub use node::Node;
+
+const NODES_READY: Duration = Duration::from_secs(90);
+
+/// A cluster that runs.
+#[derive(Clone, Debug)]
+pub struct Cluster {
+    /// Its nodes.
+    pub nodes: Vec<Node>,
+    processes: Processes,
+    pki: Pki,
+    tools: Tools,
+}
+
+impl Cluster {
+    /// Uses the cluster whose processes are recorded.
+    pub fn open(state: &State, pki: &Pki, tools: &Tools) -> Result<Self> {
+        let processes = Processes::open(state)?;
+        let node = |machine| Node::new(machine, state, &processes, pki, tools);
+        Ok(Self {
+            nodes: NODES.map(node).into(),
+            processes,
+            pki: pki.clone(),
+            tools: tools.clone(),
+        })
+    }
+
+    /// Starts everything and waits until both nodes are ready.
+    pub fn start(&self, images: &Images, progress: &Progress) -> Result<()> {
+        let archive = images.archive();
+        thread::scope(|scope| {
+            let prepared: Vec<_> = self
+                .nodes
+                .iter()
+                .map(|node| scope.spawn(|| node.start_runtime(archive, progress)))
+                .collect();
+            control_plane::start(&self.processes, &self.pki, &self.tools, progress, || {
+                self.kubectl(["get", "--raw", "/readyz"]).map(drop)
+            })?;
+            for node in prepared {
+                node.join()
+                    .map_err(|_| anyhow::anyhow!("a node's thread panicked"))??;
+            }
+            self.nodes.iter().try_for_each(Node::start_kubernetes)
+        })?;
+        self.wait_ready(NODES_READY)?;
+        for node in &self.nodes {
+            progress.line(format_args!("node {} ready", node.machine.name));
+        }
+        Ok(())
+    }
+
+    /// Waits until every node is ready; starts a kubelet again that lost its start-up race.
+    pub fn wait_ready(&self, deadline: Duration) -> Result<()> {
+        for node in &self.nodes {
+            wait_until(
+                deadline,
+                || true,
+                || {
+                    node.revive_kubelet()?;
+                    node_ready(self, node.machine)
+                },
+            )
+            .with_context(|| format!("see the log of kubelet-{}", node.machine.name))?;
+        }
+        // The controller manager makes it; pods are refused before.
+        wait_until(
+            deadline,
+            || true,
+            || {
+                self.kubectl(["get", "serviceaccount", "default", "-o", "name"])
+                    .map(drop)
+            },
+        )
+    }
+
+    /// Fails unless the API server answers and all nodes are ready.
+    pub fn check(&self) -> Result<()> {
+        self.nodes
+            .iter()
+            .try_for_each(|node| node_ready(self, node.machine))
+    }
+
+    /// kubectl as administrator, in the control plane's namespace, to add arguments to.
+    pub fn kubectl_command(&self) -> Command {
+        let mut kubectl = program_in(ROUTER, self.tools.program("kubectl"));
+        kubectl.env("KUBECONFIG", self.pki.kubeconfig("admin"));
+        kubectl
+    }
+
+    /// Runs kubectl as administrator.
+    pub fn kubectl<S: AsRef<std::ffi::OsStr>>(
+        &self,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<String> {
+        run(self.kubectl_command().args(args))
+    }
+
+    /// Ends what the control groups of the nodes hold and removes them.
+    pub fn remove_groups() -> Result<()> {
+        NODES
+            .iter()
+            .try_for_each(|node| cgroup::remove(node.namespace))
+    }
+}
+
+fn node_ready(cluster: &Cluster, machine: net::Machine) -> Result<()> {
+    let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
+    let ready = cluster.kubectl(["get", "node", machine.name, "-o", path])?;
+    if ready != "True" {
+        bail!("node {} is not ready", machine.name);
+    }
+    Ok(())
+}

@@ -1,0 +1,117 @@
+//! Programs that run to their end.
+
+use std::env;
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+use crate::signals;
+
+/// A program that is looked up in PATH and in the system directories.
+pub fn program(name: impl AsRef<Path>) -> Command {
+    let name = name.as_ref();
+    let mut command = Command::new(find(name).unwrap_or_else(|| name.into()));
+    command.stdin(Stdio::null());
+    command
+}
+
+/// The same, in a network namespace.
+///
+/// `ip netns exec` would also mount a new /sys, without cgroups.
+pub fn program_in(namespace: &str, name: impl AsRef<Path>) -> Command {
+    let name = name.as_ref();
+    let mut command = program("nsenter");
+    command
+        .arg(format!("--net=/run/netns/{namespace}"))
+        .arg("--")
+        .arg(find(name).unwrap_or_else(|| name.into()));
+    command
+}
+
+/// Runs a program and gives its standard output; its standard error is in the error.
+pub fn run(command: &mut Command) -> Result<String> {
+    run_with_input(command, &[])
+}
+
+/// The same, with standard input.
+pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
+    let shown = display(command);
+    if !input.is_empty() {
+        command.stdin(Stdio::piped());
+    }
+    let mut child = command
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("failed to start {shown}"))?;
+    let stdout = child.stdout.take().map(collect);
+    let stderr = child.stderr.take().map(collect);
+    let writer = child.stdin.take().map(|mut stdin| {
+        let input = input.to_vec();
+        // A program may end before it read everything; its exit status tells.
+        thread::spawn(move || drop(stdin.write_all(&input)))
+    });
+    let status = wait(&mut child)?;
+    if let Some(writer) = writer {
+        drop(writer.join());
+    }
+    let stdout = stdout.map(joined).unwrap_or_default();
+    if !status.success() {
+        let stderr = stderr.map(joined).unwrap_or_default();
+        bail!("{shown}: {status}: {} {}", stderr.trim(), stdout.trim());
+    }
+    Ok(stdout)
+}
+
+/// Where a program is, if it is installed.
+pub fn find(name: &Path) -> Option<PathBuf> {
+    if name.components().count() > 1 {
+        return name.is_file().then(|| name.into());
+    }
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .chain(["/usr/local/sbin", "/usr/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|candidate| candidate.is_file())
+}
+
+fn wait(child: &mut Child) -> Result<std::process::ExitStatus> {
+    let mut pause = Duration::from_millis(1);
+    loop {
+        if let Some(status) = child.try_wait()? {
+            return Ok(status);
+        }
+        if let Err(interrupted) = signals::check() {
+            child.kill().ok();
+            child.wait().ok();
+            return Err(interrupted);
+        }
+        thread::sleep(pause);
+        pause = (pause * 2).min(Duration::from_millis(50));
+    }
+}
+
+fn collect(mut source: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
+    thread::spawn(move || {
+        let mut bytes = Vec::new();
+        // What was read before an error is still worth showing.
+        drop(source.read_to_end(&mut bytes));
+        bytes
+    })
+}
+
+fn joined(reader: JoinHandle<Vec<u8>>) -> String {
+    String::from_utf8_lossy(&reader.join().unwrap_or_default()).into_owned()
+}
+
+fn display(command: &Command) -> String {
+    let words = [command.get_program()]
+        .into_iter()
+        .chain(command.get_args());
+    let words = words.map(|word| word.to_string_lossy().into_owned());
+    words.collect::<Vec<_>>().join(" ")
+}

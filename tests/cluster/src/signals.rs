@@ -1,0 +1,53 @@
+//! The two uses of signals: noticing an interrupt, and stopping a process by its id.
+
+#![allow(unsafe_code, reason = "signal(2) and kill(2) have no safe form in std")]
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use anyhow::{Result, bail};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+
+/// Notes SIGINT and SIGTERM from now on, for [`check`], instead of ending the process.
+pub fn install() {
+    let handler = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    for signal in [libc::SIGINT, libc::SIGTERM] {
+        // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
+        unsafe { libc::signal(signal, handler) };
+    }
+}
+
+/// Fails once the process was told to stop.
+pub fn check() -> Result<()> {
+    if INTERRUPTED.load(Ordering::SeqCst) {
+        bail!("interrupted");
+    }
+    Ok(())
+}
+
+/// Forgets an interrupt, so that what follows can clean up; says whether there was one.
+pub fn acknowledge() -> bool {
+    INTERRUPTED.swap(false, Ordering::SeqCst)
+}
+
+/// Asks a process to end.
+pub fn terminate(pid: i32) {
+    send(pid, libc::SIGTERM);
+}
+
+/// Ends a process.
+pub fn kill(pid: i32) {
+    send(pid, libc::SIGKILL);
+}
+
+fn send(pid: i32, signal: libc::c_int) {
+    // Zero and negative numbers would address process groups.
+    if pid > 1 {
+        // SAFETY: kill takes no pointers; a process that is gone is reported as an error.
+        unsafe { libc::kill(pid, signal) };
+    }
+}
+
+extern "C" fn note(_signal: libc::c_int) {
+    INTERRUPTED.store(true, Ordering::SeqCst);
+}

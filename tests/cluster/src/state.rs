@@ -1,0 +1,105 @@
+//! Where the rig keeps its files.
+
+use std::env;
+use std::fs::{self, DirBuilder, File};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+/// The directory with everything that one running rig wrote.
+#[derive(Clone, Debug)]
+pub struct State {
+    root: PathBuf,
+}
+
+impl State {
+    /// Opens `${XDG_STATE_HOME:-~/.local/state}/peerrelay-rig`, private to its owner.
+    pub fn open() -> Result<Self> {
+        let root = base("XDG_STATE_HOME", ".local/state")?.join("peerrelay-rig");
+        make_private(&root)?;
+        Ok(Self { root })
+    }
+
+    /// A path below the state directory.
+    pub fn path(&self, relative: impl AsRef<Path>) -> PathBuf {
+        self.root.join(relative)
+    }
+
+    /// A directory below the state directory, made if it is missing.
+    pub fn dir(&self, relative: impl AsRef<Path>) -> Result<PathBuf> {
+        let path = self.path(relative);
+        make_private(&path)?;
+        Ok(path)
+    }
+
+    /// Waits until no other `up` or `down` is at work; the lock goes with the returned file.
+    pub fn lock(&self) -> Result<File> {
+        let path = self.path("lock");
+        let file = File::create(&path)?;
+        file.lock()
+            .with_context(|| format!("failed to lock {}", path.display()))?;
+        Ok(file)
+    }
+
+    /// Removes everything but the logs and the lock.
+    pub fn clear(&self) -> Result<()> {
+        for entry in fs::read_dir(&self.root)? {
+            let entry = entry?;
+            if entry.file_name() == "logs" || entry.file_name() == "lock" {
+                continue;
+            }
+            remove(&entry.path())?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes a file that only its owner can read.
+pub fn write_private(path: &Path, content: impl AsRef<[u8]>) -> Result<()> {
+    fs::write(path, content)
+        .and_then(|()| fs::set_permissions(path, fs::Permissions::from_mode(0o600)))
+        .with_context(|| format!("failed to write {}", path.display()))
+}
+
+/// The directory of built tools: `${XDG_CACHE_HOME:-~/.cache}/peerrelay/bin`.
+pub fn tool_cache() -> Result<PathBuf> {
+    let dir = base("XDG_CACHE_HOME", ".cache")?.join("peerrelay/bin");
+    fs::create_dir_all(&dir).with_context(|| format!("failed to make {}", dir.display()))?;
+    Ok(dir)
+}
+
+/// The root of the repository.
+pub fn repository() -> PathBuf {
+    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    package
+        .join("../..")
+        .canonicalize()
+        .unwrap_or_else(|_| package.into())
+}
+
+fn base(variable: &str, below_home: &str) -> Result<PathBuf> {
+    if let Some(dir) = env::var_os(variable).filter(|dir| !dir.is_empty()) {
+        return Ok(dir.into());
+    }
+    let home =
+        env::var_os("HOME").with_context(|| format!("neither {variable} nor HOME is set"))?;
+    Ok(PathBuf::from(home).join(below_home))
+}
+
+fn make_private(path: &Path) -> Result<()> {
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .with_context(|| format!("failed to make {}", path.display()))
+}
+
+fn remove(path: &Path) -> Result<()> {
+    if path.is_dir() {
+        fs::remove_dir_all(path)
+    } else {
+        fs::remove_file(path)
+    }
+    .with_context(|| format!("failed to remove {}", path.display()))
+}

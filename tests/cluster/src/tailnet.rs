@@ -1,0 +1,179 @@
+//! The tailnet: a control server with DERP and STUN, and stock clients.
+
+mod admin;
+mod client;
+
+use std::path::PathBuf;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow};
+
+use crate::net::{CLIENTS, CONTROL};
+use crate::pki::Pki;
+use crate::process::{Processes, Spec};
+use crate::progress::Progress;
+use crate::state::{State, write_private};
+use crate::tools::Tools;
+pub use admin::NodeStatus;
+pub use client::{Client, Pong};
+
+/// Where the control server is reached, also from pods.
+pub const LOGIN_SERVER: &str = "https://10.90.0.1:443";
+const AUTH_KEY: &str = "tskey-auth-rig";
+const READY: Duration = Duration::from_secs(15);
+
+/// The policy that `up` starts with: c1 and c2 may relay through nodes tagged relay-office.
+pub const DEFAULT_POLICY: &str = r#"{
+  "tagOwners": {
+    "tag:office":       ["autogroup:admin"],
+    "tag:other":        ["autogroup:admin"],
+    "tag:relay-office": ["autogroup:admin"],
+  },
+  "grants": [
+    {"src": ["*"], "dst": ["*"], "ip": ["*"]},
+    {
+      "src": ["tag:office"],
+      "dst": ["tag:relay-office"],
+      "app": {"tailscale.com/cap/relay": [{}]},
+    },
+  ],
+}
+"#;
+
+/// A tailnet that runs.
+#[derive(Clone, Debug)]
+pub struct Tailnet {
+    dir: PathBuf,
+    clients: Vec<Client>,
+    processes: Processes,
+    pki: Pki,
+    tools: Tools,
+}
+
+impl Tailnet {
+    /// Uses the tailnet whose processes are recorded.
+    pub fn open(state: &State, pki: &Pki, tools: &Tools) -> Result<Self> {
+        let dir = state.dir("tailnet")?;
+        let processes = Processes::open(state)?;
+        let clients = CLIENTS.map(|machine| Client::new(machine, &dir, &processes, pki, tools));
+        Ok(Self {
+            dir,
+            clients: clients.into(),
+            processes,
+            pki: pki.clone(),
+            tools: tools.clone(),
+        })
+    }
+
+    /// Starts control server and clients, and waits until the clients have joined.
+    pub fn start(&self, progress: &Progress) -> Result<()> {
+        self.write_policy(DEFAULT_POLICY)?;
+        write_private(&self.auth_key_file(), AUTH_KEY)?;
+        self.start_control()?;
+        progress.line("tailnet control ready");
+        thread::scope(|scope| {
+            let joins: Vec<_> = self
+                .clients
+                .iter()
+                .map(|client| scope.spawn(|| client.start()))
+                .collect();
+            for join in joins {
+                join.join()
+                    .map_err(|_| anyhow!("a client's thread panicked"))??;
+            }
+            Ok::<_, anyhow::Error>(())
+        })?;
+        progress.line("tailnet clients c1, c2, c3 joined");
+        Ok(())
+    }
+
+    /// Starts the control server, also after it was stopped; it then knows no node.
+    pub fn start_control(&self) -> Result<()> {
+        let file = |path: PathBuf| path.display().to_string();
+        let spec = Spec::new(
+            CONTROL.name,
+            CONTROL.namespace,
+            &self.tools.program("control"),
+        )
+        .args([
+            format!("--addr={}", CONTROL.v4),
+            format!("--addr6={}", CONTROL.v6),
+            format!("--cert={}", file(self.pki.path("control.crt"))),
+            format!("--key={}", file(self.pki.path("control.key"))),
+            format!("--policy={}", file(self.policy_file())),
+            format!("--auth-key-file={}", file(self.auth_key_file())),
+            format!("--admin={}", file(self.admin_socket())),
+        ]);
+        self.processes
+            .start(&spec)?
+            .wait_until(READY, || self.nodes().map(drop))
+    }
+
+    /// Stops the control server, and with it DERP and STUN.
+    pub fn stop_control(&self) -> Result<()> {
+        self.processes.stop(CONTROL.name)
+    }
+
+    /// The clients.
+    pub fn clients(&self) -> &[Client] {
+        &self.clients
+    }
+
+    /// A client by name: c1 and c2 are tagged office, c3 other.
+    pub fn client(&self, name: &str) -> Result<&Client> {
+        self.clients
+            .iter()
+            .find(|client| client.machine.name == name)
+            .with_context(|| format!("there is no client {name}"))
+    }
+
+    /// The auth key that lets nodes join.
+    pub fn auth_key(&self) -> &'static str {
+        AUTH_KEY
+    }
+
+    /// The file with the auth key.
+    pub fn auth_key_file(&self) -> PathBuf {
+        self.dir.join("auth-key")
+    }
+
+    /// Replaces the policy file; control takes it over within a fraction of a second.
+    pub fn write_policy(&self, policy: &str) -> Result<()> {
+        // Renamed into place: control would read a half written file as an invalid one.
+        let staging = self.dir.join("policy.new");
+        write_private(&staging, policy)?;
+        std::fs::rename(&staging, self.policy_file()).context("failed to replace the policy")
+    }
+
+    /// The nodes that control knows.
+    pub fn nodes(&self) -> Result<Vec<NodeStatus>> {
+        let body = admin::request(&self.admin_socket(), "GET", "/nodes")?;
+        serde_json::from_str(&body).context("failed to parse what control answered")
+    }
+
+    /// Gives a node an attribute, or takes all its attributes.
+    pub fn set_attribute(&self, node: &str, attribute: &str, set: bool) -> Result<()> {
+        let path = format!("/attr?name={node}&attr={attribute}&set={set}");
+        admin::request(&self.admin_socket(), "POST", &path).map(drop)
+    }
+
+    /// Lets a node's key expire.
+    pub fn expire(&self, node: &str) -> Result<()> {
+        admin::request(
+            &self.admin_socket(),
+            "POST",
+            &format!("/expire?name={node}"),
+        )
+        .map(drop)
+    }
+
+    /// The path of control's admin interface.
+    pub fn admin_socket(&self) -> PathBuf {
+        self.dir.join("admin.sock")
+    }
+
+    fn policy_file(&self) -> PathBuf {
+        self.dir.join("policy.hujson")
+    }
+}

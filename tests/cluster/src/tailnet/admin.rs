@@ -1,0 +1,60 @@
+//! The admin interface of the control server: HTTP on a unix socket.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+/// A node as control knows it.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub struct NodeStatus {
+    /// Its name in the tailnet.
+    pub name: String,
+    /// Its node key.
+    pub key: String,
+    /// Its tailnet addresses.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub addresses: Vec<String>,
+    /// Its tags.
+    #[serde(default, deserialize_with = "null_is_empty")]
+    pub tags: Vec<String>,
+    /// Whether it said that it is a peer relay.
+    pub peer_relay: bool,
+    /// Its home DERP region, zero while it has none.
+    #[serde(rename = "HomeDERP")]
+    pub home_derp: u32,
+    /// Whether it listens for network maps now.
+    pub streaming: bool,
+}
+
+/// Sends a request and returns the body of the answer.
+pub(super) fn request(socket: &Path, method: &str, path: &str) -> Result<String> {
+    let mut stream = UnixStream::connect(socket)
+        .with_context(|| format!("failed to connect to {}", socket.display()))?;
+    stream.set_read_timeout(Some(Duration::from_secs(10)))?;
+    // HTTP/1.0 ends the answer with the connection and knows no chunks.
+    write!(
+        stream,
+        "{method} {path} HTTP/1.0\r\nHost: control\r\nContent-Length: 0\r\n\r\n"
+    )?;
+    let mut answer = String::new();
+    stream
+        .read_to_string(&mut answer)
+        .context("failed to read what control answered")?;
+    let (head, body) = answer
+        .split_once("\r\n\r\n")
+        .context("control answered no HTTP")?;
+    if head.split_whitespace().nth(1) != Some("200") {
+        bail!("control refused {path}: {}", body.trim());
+    }
+    Ok(body.into())
+}
+
+/// Go writes an empty list as null.
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(list: D) -> Result<Vec<String>, D::Error> {
+    Ok(Option::deserialize(list)?.unwrap_or_default())
+}

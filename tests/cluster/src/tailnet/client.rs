@@ -1,0 +1,186 @@
+//! A stock Tailscale client with a real TUN device in its own namespace.
+
+use std::ffi::OsStr;
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::LOGIN_SERVER;
+use crate::command::{program_in, run};
+use crate::net::Machine;
+use crate::pki::Pki;
+use crate::process::{Processes, Spec};
+use crate::tools::Tools;
+
+const READY: Duration = Duration::from_secs(15);
+
+/// One client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Its name, addresses below the tailnet, and namespace.
+    pub machine: Machine,
+    tag: &'static str,
+    dir: PathBuf,
+    auth_key_file: PathBuf,
+    processes: Processes,
+    pki: Pki,
+    tools: Tools,
+}
+
+/// The answer to `tailscale ping`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Pong {
+    /// The path as tailscale names it: `DERP(rig1)`, `peer-relay(10.89.0.11:7777:vni:1)`, an
+    /// address.
+    pub via: String,
+}
+
+impl Client {
+    pub(super) fn new(
+        machine: Machine,
+        tailnet: &Path,
+        processes: &Processes,
+        pki: &Pki,
+        tools: &Tools,
+    ) -> Self {
+        Self {
+            machine,
+            // c3 is the one that no grant names.
+            tag: if machine.name == "c3" {
+                "tag:other"
+            } else {
+                "tag:office"
+            },
+            dir: tailnet.join(machine.name),
+            auth_key_file: tailnet.join("auth-key"),
+            processes: processes.clone(),
+            pki: pki.clone(),
+            tools: tools.clone(),
+        }
+    }
+
+    /// Starts tailscaled and joins the tailnet; also after [`Client::stop`].
+    pub fn start(&self) -> Result<()> {
+        self.write_wrapper()?;
+        let dir = self.dir.display();
+        let tailscaled = self.tools.program("tailscaled");
+        let spec = Spec::new(self.part(), self.machine.namespace, &tailscaled)
+            .args([
+                "--no-logs-no-support".to_owned(),
+                format!("--statedir={dir}"),
+                format!("--socket={}", self.socket().display()),
+            ])
+            .env("SSL_CERT_FILE", self.pki.ca().display().to_string())
+            .env("SSL_CERT_DIR", "/nonexistent");
+        let daemon = self.processes.start(&spec)?;
+        daemon.wait_until(READY, || self.tailscale(["debug", "prefs"]).map(drop))?;
+        self.join()
+    }
+
+    /// Stops tailscaled; what it knows about itself stays.
+    pub fn stop(&self) -> Result<()> {
+        self.processes.stop(&self.part())
+    }
+
+    /// Registers with control under the client's name and tag.
+    pub fn join(&self) -> Result<()> {
+        self.tailscale([
+            "up",
+            "--accept-dns=false",
+            "--timeout=30s",
+            &format!("--login-server={LOGIN_SERVER}"),
+            &format!("--auth-key=file:{}", self.auth_key_file.display()),
+            &format!("--hostname={}", self.machine.name),
+            &format!("--advertise-tags={}", self.tag),
+        ])
+        .map(drop)
+    }
+
+    /// The tailscale program talking to this client, to add arguments to.
+    pub fn tailscale_command(&self) -> Command {
+        let mut tailscale = self.command(self.tools.program("tailscale"));
+        tailscale.arg(format!("--socket={}", self.socket().display()));
+        tailscale
+    }
+
+    /// Runs the tailscale program.
+    pub fn tailscale<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
+        run(self.tailscale_command().args(args))
+    }
+
+    /// A program in the client's namespace, to add arguments to.
+    pub fn command(&self, name: impl AsRef<Path>) -> Command {
+        program_in(self.machine.namespace, name)
+    }
+
+    /// `tailscale status --json`.
+    pub fn status(&self) -> Result<Value> {
+        let status = self.tailscale(["status", "--json"])?;
+        serde_json::from_str(&status).context("failed to parse the status")
+    }
+
+    /// The client's tailnet addresses, IPv4 first.
+    pub fn addresses(&self) -> Result<Vec<String>> {
+        let addresses = self.tailscale(["ip"])?;
+        Ok(addresses.lines().map(str::to_owned).collect())
+    }
+
+    /// Pings a peer once and tells the path that the answer took.
+    pub fn ping(&self, peer: &str) -> Result<Pong> {
+        let answer = self.tailscale([
+            "ping",
+            "--until-direct=false",
+            "--c=1",
+            "--timeout=5s",
+            peer,
+        ])?;
+        // "pong from c2 (100.64.0.2) via DERP(rig1) in 2ms"
+        let via = answer
+            .lines()
+            .find_map(|line| line.split_once(" via ")?.1.split_once(" in "))
+            .map(|(via, _)| via.to_owned());
+        match via {
+            Some(via) => Ok(Pong { via }),
+            None => bail!("no pong from {peer}: {}", answer.trim()),
+        }
+    }
+
+    /// The relays that the client knows, as `tailscale debug peer-relay-servers` prints them.
+    pub fn debug_peer_relay_servers(&self) -> Result<String> {
+        self.tailscale(["debug", "peer-relay-servers"])
+    }
+
+    /// The name of its tailscaled in logs and records.
+    pub fn part(&self) -> String {
+        format!("tailscaled-{}", self.machine.name)
+    }
+
+    /// A directory for PATH, where `tailscale` talks to this client.
+    pub fn bin(&self) -> PathBuf {
+        self.dir.join("bin")
+    }
+
+    /// The program has an argument for the socket, but no variable.
+    fn write_wrapper(&self) -> Result<()> {
+        let (program, socket) = (self.tools.program("tailscale"), self.socket());
+        let (program, socket) = (program.display(), socket.display());
+        let wrapper = self.bin().join("tailscale");
+        fs::create_dir_all(self.bin())?;
+        fs::write(
+            &wrapper,
+            format!("#!/bin/sh\nexec '{program}' --socket='{socket}' \"$@\"\n"),
+        )?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o700))?;
+        Ok(())
+    }
+
+    /// The socket of tailscaled.
+    fn socket(&self) -> PathBuf {
+        self.dir.join("tailscaled.sock")
+    }
+}

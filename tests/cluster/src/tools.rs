@@ -1,0 +1,160 @@
+//! Programs built from pinned Go modules, cached by what they are built from.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+use sha2::{Digest, Sha256};
+
+use crate::command::{program, run};
+use crate::progress::Progress;
+use crate::state;
+
+struct ToolSet {
+    name: &'static str,
+    packages: &'static [&'static str],
+    ldflags: &'static str,
+    programs: &'static [&'static str],
+    duration: &'static str,
+}
+
+const TOOL_SETS: [ToolSet; 3] = [
+    ToolSet {
+        name: "kubernetes",
+        packages: &["tool"],
+        // kubelet and API server compare versions; a build without these says v0.0.0.
+        ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
+                  -X k8s.io/component-base/version.gitMajor=1 \
+                  -X k8s.io/component-base/version.gitMinor=36",
+        programs: &[
+            "etcd",
+            "kube-apiserver",
+            "kube-controller-manager",
+            "kube-proxy",
+            "kube-scheduler",
+            "kubectl",
+            "kubelet",
+        ],
+        duration: "about 7 min",
+    },
+    ToolSet {
+        name: "helm",
+        packages: &["tool"],
+        ldflags: "-s -w",
+        programs: &["helm"],
+        duration: "about 1 min",
+    },
+    ToolSet {
+        name: "tailnet",
+        packages: &["tool", "./control"],
+        ldflags: "-s -w",
+        programs: &["control", "tailscale", "tailscaled"],
+        duration: "about 3 min",
+    },
+];
+
+/// The directory with the built programs.
+#[derive(Clone, Debug)]
+pub struct Tools {
+    dir: PathBuf,
+}
+
+impl Tools {
+    /// Uses what an earlier [`Tools::build`] made.
+    pub fn open() -> Result<Self> {
+        Ok(Self {
+            dir: state::tool_cache()?,
+        })
+    }
+
+    /// Builds what is missing or was built from other sources.
+    pub fn build(progress: &Progress) -> Result<Self> {
+        let tools = Self::open()?;
+        for set in &TOOL_SETS {
+            tools
+                .build_set(set, progress)
+                .with_context(|| format!("failed to build the {} tools", set.name))?;
+        }
+        Ok(tools)
+    }
+
+    /// The path of a program.
+    pub fn program(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
+    }
+
+    /// The directory, for PATH.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
+    fn build_set(&self, set: &ToolSet, progress: &Progress) -> Result<()> {
+        let source = state::repository()
+            .join("tests/cluster/tools")
+            .join(set.name);
+        let key = key(set, &source)?;
+        let key_file = self.dir.join(format!("{}.key", set.name));
+        let built = set.programs.iter().all(|name| self.program(name).is_file());
+        if built && fs::read_to_string(&key_file).is_ok_and(|recorded| recorded == key) {
+            return Ok(());
+        }
+        progress.line(format_args!(
+            "building {} ({} on 2 cores, cached afterwards)",
+            set.programs.join(", "),
+            set.duration
+        ));
+        // Built aside and renamed: a program that runs cannot be written to.
+        let staging = self.dir.join(format!(".{}", set.name));
+        fs::create_dir_all(&staging)?;
+        let mut build = program("go");
+        build
+            .current_dir(&source)
+            .env("GOFLAGS", "-mod=readonly")
+            .args(["build", "-trimpath", "-ldflags", set.ldflags, "-o"])
+            .arg(format!("{}/", staging.display()))
+            .args(set.packages);
+        run(&mut build)?;
+        for name in set.programs {
+            // etcd's main package is go.etcd.io/etcd/server/v3.
+            let output = if *name == "etcd" { "server" } else { name };
+            fs::rename(staging.join(output), self.program(name))
+                .with_context(|| format!("the build made no {output}"))?;
+        }
+        fs::remove_dir_all(&staging)?;
+        fs::write(key_file, key)?;
+        progress.line(format_args!("{} tools built", set.name));
+        Ok(())
+    }
+}
+
+/// A hash over everything that decides what a build makes.
+fn key(set: &ToolSet, source: &Path) -> Result<String> {
+    let mut files = Vec::new();
+    collect(source, &mut files)?;
+    files.sort();
+    let mut hash = Sha256::new();
+    hash.update(set.ldflags);
+    for file in files {
+        hash.update(file.strip_prefix(source)?.to_string_lossy().as_bytes());
+        hash.update([0]);
+        hash.update(fs::read(&file)?);
+        hash.update([0]);
+    }
+    Ok(format!("{:x}", hash.finalize()))
+}
+
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
+    let entries = fs::read_dir(dir).with_context(|| format!("failed to list {}", dir.display()))?;
+    for entry in entries {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|extension| extension == "go")
+            || path.ends_with("go.mod")
+            || path.ends_with("go.sum")
+        {
+            files.push(path);
+        }
+    }
+    Ok(())
+}
