@@ -1,11 +1,14 @@
 //! The command line: one program, a subcommand for each role.
 
+mod operator;
 mod relay;
 mod state;
 
+use std::net::SocketAddr;
+
 use clap::{Parser, Subcommand};
 
-use self::{relay::RelayArgs, state::PrepareStateArgs};
+use self::{operator::OperatorArgs, relay::RelayArgs, state::PrepareStateArgs};
 
 /// Tailscale peer relays on your own Kubernetes nodes.
 #[derive(Parser)]
@@ -23,6 +26,10 @@ struct Cli {
 enum Command {
     /// Run a relay: join a tailnet and forward between clients that the policy allows
     Relay(Box<RelayArgs>),
+    /// Run the operator: turn every PeerRelay of the cluster into relays
+    Operator(OperatorArgs),
+    /// Print the custom resource definitions, for kubectl apply --server-side -f -
+    Crd,
     /// Sleep until told to stop: the sandbox process of a pod
     #[command(hide = true)]
     Pause,
@@ -43,6 +50,11 @@ pub fn run() -> anyhow::Result<()> {
         .expect("nothing has installed another provider before");
     match cli.command {
         Command::Relay(args) => block_on(crate::relay::run(args.options()?)),
+        Command::Operator(args) => block_on(crate::operator::run(args.options())),
+        Command::Crd => {
+            print!("{}", crate::crd::to_yaml());
+            Ok(())
+        }
         Command::Pause => block_on(pause()),
         Command::PrepareState(args) => args.run(),
     }
@@ -94,4 +106,10 @@ fn start_log() {
         Ok("json") => log.json().init(),
         _ => log.with_target(false).init(),
     }
+}
+
+fn endpoint(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| {
+        "expected IP:PORT, such as 203.0.113.10:40000 or [2001:db8::1]:40000".to_owned()
+    })
 }

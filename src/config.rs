@@ -75,6 +75,8 @@ pub struct RelayConfig {
 pub struct ReportConfig {
     /// Name of the PeerRelay.
     pub peer_relay: String,
+    /// Region of the PeerRelay.
+    pub region: String,
     /// Namespace of the PeerRelay, its pods and its RelayNodes.
     pub namespace: String,
 }
@@ -159,6 +161,7 @@ mod tests {
             static_endpoints: vec!["[2001:db8::1]:40000".parse().unwrap()],
             report: Some(ReportConfig {
                 peer_relay: "edge".into(),
+                region: "office".into(),
                 namespace: "relays".into(),
             }),
             ..RelayConfig::default()

@@ -5,6 +5,10 @@
     clippy::duplicated_attributes,
     reason = "each printcolumn repeats its keys"
 )]
+#![allow(
+    unreachable_pub,
+    reason = "the derive repeats each type inside of a function"
+)]
 
 pub mod peer_relay;
 pub mod relay_node;

@@ -43,7 +43,10 @@ pub fn region_labels(peer_relay: &str, region: &str) -> BTreeMap<String, String>
         (COMPONENT_LABEL, "relay"),
         (MANAGED_BY_LABEL, OPERATOR),
     ];
-    labels(common).into_iter().chain(selector(peer_relay, region)).collect()
+    labels(common)
+        .into_iter()
+        .chain(selector(peer_relay, region))
+        .collect()
 }
 
 /// Selects everything that the operator has made.
@@ -52,5 +55,8 @@ pub fn managed() -> String {
 }
 
 fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> {
-    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect()
+    pairs
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value.to_owned()))
+        .collect()
 }

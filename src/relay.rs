@@ -3,6 +3,7 @@
 pub mod addresses;
 pub mod metrics;
 pub mod options;
+pub mod report;
 pub mod shard;
 pub mod socket;
 pub mod state;
@@ -15,6 +16,7 @@ use tokio::{sync::watch, time::sleep};
 
 use self::{
     options::RelayOptions,
+    report::Reporter,
     shard::{PortState, ShardHandle, ShardOptions},
     state::{Problem, Reason, RelayState},
     tailnet::{Dialer, Identity, Tailnet},
@@ -55,6 +57,10 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     let name = &options.tailnet.hostname;
     let (version, port) = (env!("CARGO_PKG_VERSION"), options.port);
     tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");
+    if let Some(report) = options.report {
+        let reporter = Reporter::new(report, options.static_endpoints).await?;
+        supervisor.spawn("report", reporter.run(state.subscribe()));
+    }
     let tailnet = Tailnet::new(
         options.tailnet,
         identity,

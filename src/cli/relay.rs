@@ -5,6 +5,7 @@ use std::{fs, net::SocketAddr, path::PathBuf};
 use clap::Args;
 use url::Url;
 
+use super::endpoint;
 use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
@@ -90,10 +91,4 @@ impl RelayArgs {
         };
         Ok(RelayOptions::new(flags.over(file), environment)?)
     }
-}
-
-fn endpoint(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "expected IP:PORT, such as 203.0.113.10:40000 or [2001:db8::1]:40000".to_owned()
-    })
 }

@@ -37,11 +37,17 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
     for region in &relay.regions {
         let config = config_map::build(relay, region);
         let checksum = checksum(&config.data);
-        resources.service_accounts.push(rbac::service_account(relay, region));
+        resources
+            .service_accounts
+            .push(rbac::service_account(relay, region));
         resources.roles.push(rbac::role(relay, region));
-        resources.role_bindings.push(rbac::role_binding(relay, region));
+        resources
+            .role_bindings
+            .push(rbac::role_binding(relay, region));
         resources.config_maps.push(config);
-        resources.daemon_sets.push(daemon_set::build(relay, region, &checksum));
+        resources
+            .daemon_sets
+            .push(daemon_set::build(relay, region, &checksum));
     }
     resources
 }
@@ -50,7 +56,10 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
 pub fn checksum(value: &impl serde::Serialize) -> String {
     use sha2::{Digest, Sha256};
     let bytes = serde_json::to_vec(value).expect("Kubernetes objects are plain data");
-    Sha256::digest(bytes)[..8].iter().map(|byte| format!("{byte:02x}")).collect()
+    Sha256::digest(bytes)[..8]
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect()
 }
 
 fn metadata(relay: &ValidatedRelay, region: &ValidatedRegion) -> ObjectMeta {

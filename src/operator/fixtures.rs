@@ -31,5 +31,8 @@ pub(crate) fn validated(spec: Value) -> ValidatedRelay {
 
 /// An image.
 pub(crate) fn image() -> RelayImage {
-    RelayImage { reference: "example.test/peerrelay:1".into(), pull_policy: "IfNotPresent".into() }
+    RelayImage {
+        reference: "example.test/peerrelay:1".into(),
+        pull_policy: "IfNotPresent".into(),
+    }
 }

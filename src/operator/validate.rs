@@ -89,14 +89,21 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         placement: region.placement.clone().unwrap_or_default(),
     };
     Ok(ValidatedRelay {
-        namespace: relay.namespace().ok_or(InvalidRelay::Incomplete("namespace"))?,
-        owner: relay.controller_owner_ref(&()).ok_or(InvalidRelay::Incomplete("uid"))?,
+        namespace: relay
+            .namespace()
+            .ok_or(InvalidRelay::Incomplete("namespace"))?,
+        owner: relay
+            .controller_owner_ref(&())
+            .ok_or(InvalidRelay::Incomplete("uid"))?,
         port: relay.spec.port,
         metrics_port: relay.spec.monitoring.port,
         auth_key_secret: tailnet.auth_key.secret_name.clone(),
         control_url: control_url.map_err(InvalidRelay::ControlUrl)?,
         ca_bundle: tailnet.ca_bundle.clone(),
-        hostname_prefix: tailnet.hostname_prefix.clone().unwrap_or_else(|| name.clone()),
+        hostname_prefix: tailnet
+            .hostname_prefix
+            .clone()
+            .unwrap_or_else(|| name.clone()),
         ephemeral: tailnet.ephemeral,
         regions: relay.spec.regions.iter().map(region).collect(),
         image: image.clone(),

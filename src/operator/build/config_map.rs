@@ -24,7 +24,10 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
     let config = RelayConfig {
         control_url: relay.control_url.clone(),
         auth_key_file: Some(format!("{AUTH_DIR}/{}", names::AUTH_KEY).into()),
-        ca_file: relay.ca_bundle.as_ref().map(|_| format!("{DIR}/{CA}").into()),
+        ca_file: relay
+            .ca_bundle
+            .as_ref()
+            .map(|_| format!("{DIR}/{CA}").into()),
         state_dir: Some(DEFAULT_STATE_DIR.into()),
         hostname_prefix: Some(relay.hostname_prefix.clone()),
         tags: vec![region.tag.clone()],
@@ -34,6 +37,7 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
         region: Some(region.name.clone()),
         report: Some(ReportConfig {
             peer_relay: relay.name.clone(),
+            region: region.name.clone(),
             namespace: relay.namespace.clone(),
         }),
         ..RelayConfig::default()
@@ -43,5 +47,9 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
     if let Some(ca) = &relay.ca_bundle {
         data.insert(CA.to_owned(), ca.clone());
     }
-    ConfigMap { metadata: metadata(relay, region), data: Some(data), ..ConfigMap::default() }
+    ConfigMap {
+        metadata: metadata(relay, region),
+        data: Some(data),
+        ..ConfigMap::default()
+    }
 }

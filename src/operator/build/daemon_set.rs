@@ -34,7 +34,10 @@ pub(super) fn build(
     region: &ValidatedRegion,
     config_checksum: &str,
 ) -> DaemonSet {
-    let annotations = [(names::CONFIG_ANNOTATION.to_owned(), config_checksum.to_owned())];
+    let annotations = [(
+        names::CONFIG_ANNOTATION.to_owned(),
+        config_checksum.to_owned(),
+    )];
     let one_at_a_time = RollingUpdateDaemonSet {
         max_unavailable: Some(IntOrString::Int(1)),
         max_surge: None,
@@ -92,7 +95,13 @@ fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
 /// The node makes the state directory for root; this gives it to the relay's user and closes it.
 fn prepare_state(relay: &ValidatedRelay) -> Container {
     let owner = names::RELAY_USER.to_string();
-    let arguments = ["prepare-state", "--dir", DEFAULT_STATE_DIR, "--owner", &owner];
+    let arguments = [
+        "prepare-state",
+        "--dir",
+        DEFAULT_STATE_DIR,
+        "--owner",
+        &owner,
+    ];
     let mut security = locked_down();
     security.run_as_user = Some(0);
     security.run_as_group = Some(0);
@@ -115,8 +124,10 @@ fn container(relay: &ValidatedRelay) -> Container {
     security.run_as_non_root = Some(true);
     security.run_as_user = Some(names::RELAY_USER.into());
     security.run_as_group = Some(names::RELAY_USER.into());
-    security.capabilities =
-        Some(Capabilities { add: None, drop: Some(vec!["ALL".to_owned()]) });
+    security.capabilities = Some(Capabilities {
+        add: None,
+        drop: Some(vec!["ALL".to_owned()]),
+    });
     Container {
         name: "relay".to_owned(),
         args: Some(vec!["relay".to_owned(), "--config".to_owned(), config]),
@@ -138,7 +149,10 @@ fn container(relay: &ValidatedRelay) -> Container {
             failure_threshold: Some(6),
             ..probe(relay, "/healthz")
         }),
-        readiness_probe: Some(Probe { period_seconds: Some(2), ..probe(relay, "/readyz") }),
+        readiness_probe: Some(Probe {
+            period_seconds: Some(2),
+            ..probe(relay, "/readyz")
+        }),
         volume_mounts: Some(vec![
             mount("state", DEFAULT_STATE_DIR, false),
             mount("config", config_map::DIR, true),
@@ -168,7 +182,10 @@ fn image(relay: &ValidatedRelay) -> Container {
 }
 
 fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
-    let named = |name: &str| Volume { name: name.to_owned(), ..Volume::default() };
+    let named = |name: &str| Volume {
+        name: name.to_owned(),
+        ..Volume::default()
+    };
     let state = HostPathVolumeSource {
         path: format!("{DEFAULT_STATE_DIR}/{}/{}", relay.namespace, region.child),
         type_: Some("DirectoryOrCreate".to_owned()),
@@ -186,9 +203,18 @@ fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
         ..SecretVolumeSource::default()
     };
     vec![
-        Volume { host_path: Some(state), ..named("state") },
-        Volume { config_map: Some(config), ..named("config") },
-        Volume { secret: Some(auth), ..named("auth") },
+        Volume {
+            host_path: Some(state),
+            ..named("state")
+        },
+        Volume {
+            config_map: Some(config),
+            ..named("config")
+        },
+        Volume {
+            secret: Some(auth),
+            ..named("auth")
+        },
     ]
 }
 
@@ -226,7 +252,10 @@ fn field(name: &str, path: &str) -> EnvVar {
     EnvVar {
         name: name.to_owned(),
         value_from: Some(EnvVarSource {
-            field_ref: Some(ObjectFieldSelector { field_path: path.to_owned(), api_version: None }),
+            field_ref: Some(ObjectFieldSelector {
+                field_path: path.to_owned(),
+                api_version: None,
+            }),
             ..EnvVarSource::default()
         }),
         value: None,

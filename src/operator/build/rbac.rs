@@ -11,11 +11,11 @@ use crate::{
     operator::validate::{ValidatedRegion, ValidatedRelay},
 };
 
-pub(super) fn service_account(
-    relay: &ValidatedRelay,
-    region: &ValidatedRegion,
-) -> ServiceAccount {
-    ServiceAccount { metadata: metadata(relay, region), ..ServiceAccount::default() }
+pub(super) fn service_account(relay: &ValidatedRelay, region: &ValidatedRegion) -> ServiceAccount {
+    ServiceAccount {
+        metadata: metadata(relay, region),
+        ..ServiceAccount::default()
+    }
 }
 
 /// Server-side apply needs create and patch. That a relay writes only its own object is the

@@ -40,7 +40,10 @@ fn relay_reads_what_the_operator_writes() {
     let config: RelayConfig = serde_yaml::from_str(&data["relay.yaml"]).unwrap();
     assert_eq!(config.port, Some(41_000));
     assert_eq!(config.tags, ["tag:relay-office"]);
-    assert_eq!(config.ca_file.unwrap().to_str(), Some("/etc/peerrelay/ca.pem"));
+    assert_eq!(
+        config.ca_file.unwrap().to_str(),
+        Some("/etc/peerrelay/ca.pem")
+    );
     assert_eq!(config.hostname_prefix.as_deref(), Some("edge"));
     assert!(data.contains_key("ca.pem"));
 }
@@ -49,7 +52,10 @@ fn relay_reads_what_the_operator_writes() {
 fn relay_pod_is_on_the_host_network_and_otherwise_locked_down() {
     let pod = daemon_set(json!({}))["spec"]["template"]["spec"].clone();
     assert_eq!(pod["hostNetwork"], true);
-    assert_eq!(pod["securityContext"], json!({"seccompProfile": {"type": "RuntimeDefault"}}));
+    assert_eq!(
+        pod["securityContext"],
+        json!({"seccompProfile": {"type": "RuntimeDefault"}})
+    );
     assert_eq!(
         pod["containers"][0]["securityContext"],
         json!({
@@ -66,7 +72,10 @@ fn relay_pod_is_on_the_host_network_and_otherwise_locked_down() {
         json!({"path": "/var/lib/peerrelay/relays/edge-office", "type": "DirectoryOrCreate"})
     );
     assert_eq!(pod["volumes"][2]["secret"]["optional"], true);
-    assert_eq!(pod["containers"][0]["readinessProbe"]["httpGet"]["host"], "127.0.0.1");
+    assert_eq!(
+        pod["containers"][0]["readinessProbe"]["httpGet"]["host"],
+        "127.0.0.1"
+    );
 }
 
 #[test]
@@ -83,9 +92,24 @@ fn changed_configuration_rolls_the_pods_out() {
 fn relay_may_report_and_nothing_else() {
     let role = &build(&validated(json!({}))).roles[0];
     let rules = role.rules.as_ref().unwrap();
-    let verbs: Vec<_> = rules.iter().map(|rule| (&rule.resources, rule.verbs.join(","))).collect();
-    assert_eq!(verbs[0], (&Some(vec!["relaynodes".to_owned()]), "create,patch".to_owned()));
-    assert_eq!(verbs[1], (&Some(vec!["relaynodes/status".to_owned()]), "patch".to_owned()));
+    let verbs: Vec<_> = rules
+        .iter()
+        .map(|rule| (&rule.resources, rule.verbs.join(",")))
+        .collect();
+    assert_eq!(
+        verbs[0],
+        (
+            &Some(vec!["relaynodes".to_owned()]),
+            "create,patch".to_owned()
+        )
+    );
+    assert_eq!(
+        verbs[1],
+        (
+            &Some(vec!["relaynodes/status".to_owned()]),
+            "patch".to_owned()
+        )
+    );
     assert_eq!(verbs.len(), 2);
 }
 

@@ -1,0 +1,169 @@
+//! The operator: turns every `PeerRelay` into relays, and says how they do.
+
+pub mod apply;
+pub mod build;
+#[cfg(test)]
+mod fixtures;
+pub mod lease;
+pub mod metrics;
+pub mod reconcile;
+pub mod status;
+pub mod stores;
+pub mod validate;
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use futures::StreamExt;
+use kube::{Api, Client};
+use kube_runtime::{
+    Controller,
+    controller::{Config, Error},
+    events::{Recorder, Reporter},
+    watcher,
+};
+
+use self::{
+    lease::Leadership,
+    metrics::Metrics,
+    reconcile::{Context, error_policy, reconcile},
+    stores::Stores,
+    validate::RelayImage,
+};
+use crate::{
+    admin::{self, Probes},
+    crd::PeerRelay,
+    names,
+    supervisor::Supervisor,
+};
+
+/// PeerRelays that are reconciled at the same time.
+const CONCURRENCY: u16 = 4;
+/// Longest time between a stop signal and the end.
+const DRAIN: Duration = Duration::from_secs(5);
+
+/// What an operator runs with.
+#[derive(Debug, Clone)]
+pub struct OperatorOptions {
+    /// What relays run.
+    pub image: RelayImage,
+    /// Where metrics and probes are served.
+    pub metrics_addr: SocketAddr,
+    /// Namespace of the lease; no election without one.
+    pub lease_namespace: Option<String>,
+    /// Name of this replica.
+    pub identity: String,
+}
+
+/// Runs an operator until it is told to stop.
+///
+/// # Errors
+/// There is no cluster, or a part of the operator has failed.
+pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
+    let mut supervisor = Supervisor::new().context("failed to receive signals")?;
+    let client = Client::try_default().await.context(
+        "failed to find a cluster: run in a pod with a service account, or set KUBECONFIG",
+    )?;
+    let metrics = Metrics::default();
+    let serving = Arc::new(AtomicBool::new(false));
+    let server = admin::bind(options.metrics_addr, probes(&metrics, &serving)).await?;
+    supervisor.spawn("metrics server", server);
+
+    let leadership = options.lease_namespace.as_ref().map(|namespace| {
+        Arc::new(Leadership::new(
+            client.clone(),
+            namespace,
+            names::OPERATOR,
+            &options.identity,
+        ))
+    });
+    let acting = leadership.clone();
+    tracing::info!(
+        version = env!("CARGO_PKG_VERSION"),
+        identity = options.identity,
+        "operator starts"
+    );
+    supervisor.spawn("controller", async move {
+        serving.store(true, Ordering::Relaxed);
+        if let Some(leadership) = &acting {
+            leadership.acquire().await;
+            tracing::info!("leading");
+        }
+        metrics.lead();
+        let work = control(client, options.image, metrics, options.identity);
+        match &acting {
+            Some(leadership) => tokio::select! {
+                lost = leadership.hold() => lost.map(|never| match never {}).map_err(Into::into),
+                ended = work => ended,
+            },
+            None => work.await,
+        }
+    });
+    let release = async {
+        if let Some(leadership) = &leadership {
+            leadership.release().await;
+        }
+    };
+    supervisor.run(release, DRAIN).await
+}
+
+/// Reconciles until the watches end.
+async fn control(
+    client: Client,
+    image: RelayImage,
+    metrics: Metrics,
+    identity: String,
+) -> anyhow::Result<()> {
+    let controller = Controller::new(
+        Api::<PeerRelay>::all(client.clone()),
+        watcher::Config::default(),
+    )
+    .with_config(Config::default().concurrency(CONCURRENCY));
+    let (stores, controller) = Stores::watch(&client, controller);
+    let reporter = Reporter {
+        controller: names::OPERATOR.into(),
+        instance: Some(identity),
+    };
+    let recorder = Recorder::new(client.clone(), reporter);
+    let context = Arc::new(Context {
+        client,
+        stores,
+        recorder,
+        image,
+        metrics: metrics.clone(),
+    });
+    let mut results = Box::pin(controller.run(reconcile, error_policy, context));
+    while let Some(result) = results.next().await {
+        match result {
+            Ok((object, _)) => metrics.count_success(&object.name, object.namespace),
+            // Logged and counted by the error policy.
+            Err(Error::ReconcilerFailed(..)) => {}
+            // Deleted between its event and its turn.
+            Err(Error::ObjectNotFound(_)) => {}
+            Err(error) => tracing::warn!(%error, "watch failed; trying again"),
+        }
+    }
+    anyhow::bail!("watches ended")
+}
+
+fn probes(metrics: &Metrics, serving: &Arc<AtomicBool>) -> Probes {
+    let (metrics, serving) = (metrics.clone(), serving.clone());
+    Probes {
+        metrics: Arc::new(move || {
+            let text = metrics.render();
+            Box::pin(async { text })
+        }),
+        // A replica that waits for the lease is ready too: it would act if it had to.
+        ready: Arc::new(move || match serving.load(Ordering::Relaxed) {
+            true => Ok(()),
+            false => Err("not ready: starting".into()),
+        }),
+    }
+}

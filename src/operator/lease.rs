@@ -1,0 +1,239 @@
+//! Leader election by a `coordination.k8s.io` Lease: of several replicas, one acts.
+
+use std::time::Duration;
+
+use k8s_openapi::{
+    api::coordination::v1::{Lease, LeaseSpec},
+    apimachinery::pkg::apis::meta::v1::MicroTime,
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, ResourceExt,
+    api::{ObjectMeta, PostParams},
+};
+use tokio::time::{Instant, sleep, timeout};
+
+/// A leader that has not renewed for this long is taken to be gone.
+const DURATION: Duration = Duration::from_secs(15);
+/// How often the leader renews.
+const RENEW: Duration = Duration::from_secs(5);
+/// A leader that could not renew for this long stops acting.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// How often others look.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// A claim to leadership.
+pub struct Leadership {
+    api: Api<Lease>,
+    name: String,
+    identity: String,
+}
+
+/// The lease was lost; this process must stop acting at once.
+#[derive(Debug, thiserror::Error)]
+#[error("lost the lease {0}: another replica leads, or the API server cannot be reached")]
+pub struct Lost(String);
+
+/// What others have written, and since when we know it.
+struct Seen {
+    resource_version: Option<String>,
+    since: Instant,
+}
+
+/// What to do about a lease.
+#[derive(Debug, PartialEq, Eq)]
+enum Step {
+    Create,
+    Take,
+    Renew,
+    Wait,
+}
+
+impl Leadership {
+    /// A claim as `identity` to the lease `name`.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
+        let api = Api::namespaced(client, namespace);
+        Self {
+            api,
+            name: name.to_owned(),
+            identity: identity.to_owned(),
+        }
+    }
+
+    /// Waits until this process leads.
+    pub async fn acquire(&self) {
+        let mut seen = Seen {
+            resource_version: None,
+            since: Instant::now(),
+        };
+        loop {
+            match self.attempt(&mut seen).await {
+                Ok(true) => return,
+                Ok(false) => {}
+                Err(error) => tracing::warn!(%error, lease = self.name, "lease not acquired"),
+            }
+            sleep(RETRY).await;
+        }
+    }
+
+    /// Renews for as long as it can.
+    pub async fn hold(&self) -> Result<std::convert::Infallible, Lost> {
+        let mut seen = Seen {
+            resource_version: None,
+            since: Instant::now(),
+        };
+        let mut renewed = Instant::now();
+        loop {
+            sleep(RENEW).await;
+            while !matches!(timeout(RETRY, self.attempt(&mut seen)).await, Ok(Ok(true))) {
+                if renewed.elapsed() > DEADLINE {
+                    return Err(Lost(self.name.clone()));
+                }
+                sleep(RETRY).await;
+            }
+            renewed = Instant::now();
+        }
+    }
+
+    /// Gives the lease up, so that another replica need not wait for it to run out.
+    pub async fn release(&self) {
+        let Ok(Some(mut lease)) = self.api.get_opt(&self.name).await else {
+            return;
+        };
+        let spec = lease.spec.get_or_insert_default();
+        if spec.holder_identity.as_ref() == Some(&self.identity) {
+            spec.holder_identity = None;
+            spec.renew_time = Some(MicroTime(Timestamp::now()));
+            if let Err(error) = self
+                .api
+                .replace(&self.name, &PostParams::default(), &lease)
+                .await
+            {
+                tracing::warn!(%error, "lease not released; it runs out by itself");
+            }
+        }
+    }
+
+    /// Whether this process leads now. A conflict means that someone else was faster.
+    async fn attempt(&self, seen: &mut Seen) -> Result<bool, kube::Error> {
+        let lease = self.api.get_opt(&self.name).await?;
+        let params = PostParams::default();
+        let written = match step(lease.as_ref(), &self.identity, seen) {
+            Step::Wait => return Ok(false),
+            Step::Create => self.api.create(&params, &self.lease(None)).await,
+            Step::Take | Step::Renew => {
+                self.api
+                    .replace(&self.name, &params, &self.lease(lease.as_ref()))
+                    .await
+            }
+        };
+        match written {
+            Ok(_) => Ok(true),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn lease(&self, old: Option<&Lease>) -> Lease {
+        let now = Some(MicroTime(Timestamp::now()));
+        let old_spec = old.and_then(|lease| lease.spec.clone()).unwrap_or_default();
+        let mine = old_spec.holder_identity.as_ref() == Some(&self.identity);
+        let transitions = old_spec.lease_transitions.unwrap_or(0) + i32::from(!mine);
+        Lease {
+            metadata: ObjectMeta {
+                name: Some(self.name.clone()),
+                resource_version: old.and_then(ResourceExt::resource_version),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: Some(self.identity.clone()),
+                lease_duration_seconds: Some(DURATION.as_secs() as i32),
+                acquire_time: if mine {
+                    old_spec.acquire_time
+                } else {
+                    now.clone()
+                },
+                renew_time: now,
+                lease_transitions: Some(transitions),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+}
+
+/// Decides by how long we have seen the lease unchanged: clocks of other hosts are not trusted.
+fn step(lease: Option<&Lease>, identity: &str, seen: &mut Seen) -> Step {
+    let Some(lease) = lease else {
+        return Step::Create;
+    };
+    let version = lease.resource_version();
+    if seen.resource_version != version {
+        *seen = Seen {
+            resource_version: version,
+            since: Instant::now(),
+        };
+    }
+    let spec = lease.spec.clone().unwrap_or_default();
+    let duration = spec
+        .lease_duration_seconds
+        .and_then(|s| u64::try_from(s).ok());
+    let duration = duration.map_or(DURATION, Duration::from_secs);
+    match spec.holder_identity.as_deref() {
+        None | Some("") => Step::Take,
+        Some(holder) if holder == identity => Step::Renew,
+        Some(_) if seen.since.elapsed() > duration => Step::Take,
+        Some(_) => Step::Wait,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(holder: Option<&str>, version: &str) -> Lease {
+        Lease {
+            metadata: ObjectMeta {
+                resource_version: Some(version.into()),
+                ..ObjectMeta::default()
+            },
+            spec: Some(LeaseSpec {
+                holder_identity: holder.map(str::to_owned),
+                lease_duration_seconds: Some(15),
+                ..LeaseSpec::default()
+            }),
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lease_is_taken_only_when_nobody_renews_it() {
+        let mut seen = Seen {
+            resource_version: None,
+            since: Instant::now(),
+        };
+        assert_eq!(step(None, "a", &mut seen), Step::Create);
+        assert_eq!(step(Some(&lease(None, "1")), "a", &mut seen), Step::Take);
+        assert_eq!(
+            step(Some(&lease(Some("a"), "2")), "a", &mut seen),
+            Step::Renew
+        );
+        assert_eq!(
+            step(Some(&lease(Some("b"), "3")), "a", &mut seen),
+            Step::Wait
+        );
+        tokio::time::advance(Duration::from_secs(14)).await;
+        assert_eq!(
+            step(Some(&lease(Some("b"), "3")), "a", &mut seen),
+            Step::Wait
+        );
+        assert_eq!(
+            step(Some(&lease(Some("b"), "4")), "a", &mut seen),
+            Step::Wait,
+            "renewed"
+        );
+        tokio::time::advance(Duration::from_secs(16)).await;
+        assert_eq!(
+            step(Some(&lease(Some("b"), "4")), "a", &mut seen),
+            Step::Take
+        );
+    }
+}

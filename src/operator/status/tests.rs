@@ -1,0 +1,160 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::operator::fixtures;
+
+#[test]
+fn ready_when_every_wanted_relay_is() {
+    let status = compute(
+        daemon_set(2, 2),
+        vec![node(json!({"ready": true}))],
+        Outcome::Applied,
+    );
+    assert_eq!(
+        conditions(&status),
+        [
+            "Ready=True/RelaysReady",
+            "TailnetConnected=True/Connected",
+            "RelaysAvailable=True/RelaysReady"
+        ]
+    );
+    assert_eq!(status.relays, "2/2");
+    assert_eq!(status.observed_generation, 3);
+}
+
+#[test]
+fn starting_relays_are_reconciling() {
+    let status = compute(daemon_set(2, 1), vec![], Outcome::Applied);
+    assert_eq!(
+        conditions(&status),
+        [
+            "Ready=False/RelaysStarting",
+            "Reconciling=True/RelaysStarting",
+            "TailnetConnected=Unknown/NoReport",
+            "RelaysAvailable=True/RelaysReady",
+        ]
+    );
+}
+
+#[test]
+fn what_only_the_user_can_solve_stalls() {
+    let refused = node(json!({"ready": false, "reason": "AuthKeyInvalid", "message": "new key"}));
+    let passing = node(json!({"ready": false, "reason": "DerpUnreachable", "message": "wait"}));
+    let status = compute(
+        daemon_set(2, 0),
+        vec![passing.clone(), refused],
+        Outcome::Applied,
+    );
+    assert_eq!(
+        conditions(&status),
+        [
+            "Ready=False/AuthKeyInvalid",
+            "Stalled=True/AuthKeyInvalid",
+            "TailnetConnected=False/AuthKeyInvalid",
+            "RelaysAvailable=False/NoRelayReady",
+        ]
+    );
+    assert_eq!(status.conditions[0].message, "1 relay(s): new key");
+    let status = compute(daemon_set(2, 0), vec![passing], Outcome::Applied);
+    assert!(conditions(&status).contains(&"Reconciling=True/RelaysStarting".to_owned()));
+}
+
+#[test]
+fn no_node_that_fits_is_said() {
+    let status = compute(daemon_set(0, 0), vec![], Outcome::Applied);
+    assert_eq!(conditions(&status)[0], "Ready=False/NoNodes");
+}
+
+#[test]
+fn paused_and_blocked_say_so_and_nothing_else() {
+    let paused = compute(daemon_set(1, 1), vec![], Outcome::Paused);
+    assert_eq!(conditions(&paused), ["Ready=Unknown/Paused"]);
+    let outcome = Outcome::Blocked {
+        reason: "NameTaken",
+        message: "rename",
+    };
+    let blocked = compute(daemon_set(1, 1), vec![], outcome);
+    assert_eq!(
+        conditions(&blocked),
+        ["Ready=False/NameTaken", "Stalled=True/NameTaken"]
+    );
+}
+
+#[test]
+fn time_of_transition_stays_while_the_status_does() {
+    let first = compute(daemon_set(1, 1), vec![], Outcome::Applied);
+    let mut relay = fixtures::relay(json!({}));
+    relay.status = Some(first.clone());
+    let later = Timestamp::from_second(2_000_000_000).unwrap();
+    let validated = fixtures::validated(json!({}));
+    let sets = [Arc::new(daemon_set(1, 1))];
+    let nodes: [Arc<RelayNode>; 0] = [];
+    let second = status(
+        &relay,
+        Some(&validated),
+        &sets,
+        &nodes,
+        Outcome::Applied,
+        later,
+    );
+    assert_eq!(first, second);
+    let sets = [Arc::new(daemon_set(2, 1))];
+    let third = status(
+        &relay,
+        Some(&validated),
+        &sets,
+        &nodes,
+        Outcome::Applied,
+        later,
+    );
+    assert_eq!(ready(&third).unwrap().last_transition_time, Time(later));
+}
+
+fn compute(set: DaemonSet, nodes: Vec<RelayNode>, outcome: Outcome<'_>) -> PeerRelayStatus {
+    let relay = fixtures::relay(json!({}));
+    let validated = fixtures::validated(json!({}));
+    let nodes: Vec<_> = nodes.into_iter().map(Arc::new).collect();
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    status(
+        &relay,
+        Some(&validated),
+        &[Arc::new(set)],
+        &nodes,
+        outcome,
+        now,
+    )
+}
+
+fn daemon_set(desired: i32, ready: i32) -> DaemonSet {
+    serde_json::from_value(json!({
+        "metadata": {"name": "edge-office", "generation": 1},
+        "status": {
+            "observedGeneration": 1, "currentNumberScheduled": desired, "numberMisscheduled": 0,
+            "desiredNumberScheduled": desired, "updatedNumberScheduled": desired, "numberReady": ready,
+        },
+    }))
+    .unwrap()
+}
+
+fn node(status: Value) -> RelayNode {
+    let mut whole = json!({"ready": true, "version": "1", "dataPath": "Socket"});
+    for (field, value) in status.as_object().unwrap() {
+        whole[field] = value.clone();
+    }
+    serde_json::from_value(json!({
+        "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
+        "metadata": {"name": "edge-office-1", "namespace": "relays"},
+        "spec": {"peerRelay": "edge", "region": "office", "nodeName": "n1"},
+        "status": whole,
+    }))
+    .unwrap()
+}
+
+fn conditions(status: &PeerRelayStatus) -> Vec<String> {
+    let text = |c: &Condition| format!("{}={}/{}", c.type_, c.status, c.reason);
+    status.conditions.iter().map(text).collect()
+}

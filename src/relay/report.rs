@@ -1,0 +1,236 @@
+//! In Kubernetes: keeps the pod's `RelayNode`, from which the operator learns how this relay does.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context;
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource,
+    api::{ObjectMeta, Patch, PatchParams},
+};
+use serde_json::json;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, sleep_until},
+};
+
+use super::state::RelayState;
+use crate::{
+    config::ReportConfig,
+    crd::{
+        RelayNode, RelayNodeSpec, RelayNodeStatus,
+        relay_node::{Endpoint, EndpointSource, NodeTailnet, Sessions},
+    },
+    names,
+};
+
+/// Shortest time between two reports: what changes together is told together.
+const PACE: Duration = Duration::from_millis(500);
+/// A change of nothing but the numbers of sessions waits this long.
+const COUNTS: Duration = Duration::from_secs(60);
+/// A report is renewed this often, changed or not.
+const RENEW: Duration = Duration::from_secs(300);
+/// Wait after the API server could not be reached.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// Writes the `RelayNode` of this pod.
+pub struct Reporter {
+    api: Api<RelayNode>,
+    object: RelayNode,
+    fixed: Vec<SocketAddr>,
+}
+
+impl Reporter {
+    /// A reporter for the pod that the environment names.
+    ///
+    /// # Errors
+    /// This is no pod, or it does not know itself: `NODE_NAME`, `POD_NAME` and `POD_UID` come by
+    /// the downward API.
+    pub async fn new(config: ReportConfig, fixed: Vec<SocketAddr>) -> anyhow::Result<Self> {
+        let variable = |name: &str| {
+            std::env::var(name).with_context(|| {
+                format!("report is configured but {name} is not set: set it by the downward API")
+            })
+        };
+        let (node_name, pod, uid) = (
+            variable("NODE_NAME")?,
+            variable("POD_NAME")?,
+            variable("POD_UID")?,
+        );
+        let client = Client::try_default().await.context(
+            "report is configured but there is no cluster: run as a pod with a service account",
+        )?;
+        let owner = OwnerReference {
+            api_version: "v1".into(),
+            kind: "Pod".into(),
+            name: pod.clone(),
+            uid,
+            ..OwnerReference::default()
+        };
+        Ok(Self {
+            api: Api::namespaced(client, &config.namespace),
+            object: RelayNode {
+                metadata: ObjectMeta {
+                    name: Some(pod),
+                    namespace: Some(config.namespace),
+                    owner_references: Some(vec![owner]),
+                    ..ObjectMeta::default()
+                },
+                spec: RelayNodeSpec {
+                    peer_relay: config.peer_relay,
+                    region: config.region,
+                    node_name,
+                },
+                status: None,
+            },
+            fixed,
+        })
+    }
+
+    /// Reports every change, for as long as the process runs.
+    pub async fn run(self, mut state: watch::Receiver<RelayState>) -> anyhow::Result<()> {
+        let mut told: Option<RelayState> = None;
+        loop {
+            let now = state.borrow_and_update().clone();
+            match self.write(&now, told.is_none()).await {
+                Ok(()) => told = Some(now),
+                Err(error) => {
+                    tracing::warn!(%error, "not reported to the API server; trying again");
+                    told = None;
+                    sleep(RETRY).await;
+                    continue;
+                }
+            }
+            sleep(PACE).await;
+            wait(&mut state, told.as_ref()).await?;
+        }
+    }
+
+    async fn write(&self, state: &RelayState, create: bool) -> kube::Result<()> {
+        let name = self
+            .object
+            .metadata
+            .name
+            .as_deref()
+            .expect("named when made");
+        let params = PatchParams::apply(names::RELAY_MANAGER).force();
+        if create {
+            self.api
+                .patch(name, &params, &Patch::Apply(&self.object))
+                .await?;
+        }
+        let status = json!({
+            "apiVersion": RelayNode::api_version(&()),
+            "kind": RelayNode::kind(&()),
+            "metadata": {"name": name},
+            "status": status(state, &self.fixed, Timestamp::now()),
+        });
+        self.api
+            .patch_status(name, &params, &Patch::Apply(&status))
+            .await
+            .map(drop)
+    }
+}
+
+/// Until there is something to tell.
+async fn wait(
+    state: &mut watch::Receiver<RelayState>,
+    told: Option<&RelayState>,
+) -> anyhow::Result<()> {
+    let (counts, renew) = (Instant::now() + COUNTS, Instant::now() + RENEW);
+    loop {
+        let now = state.borrow_and_update().clone();
+        let Some(told) = told else { return Ok(()) };
+        let same = |a: &RelayState| {
+            RelayState {
+                sessions: told.sessions,
+                ..a.clone()
+            } == *told
+        };
+        let deadline = match now.sessions == told.sessions {
+            _ if !same(&now) => return Ok(()),
+            true => renew,
+            false => counts,
+        };
+        tokio::select! {
+            changed = state.changed() => changed.context("the relay has ended")?,
+            () = sleep_until(deadline) => return Ok(()),
+        }
+    }
+}
+
+fn status(state: &RelayState, fixed: &[SocketAddr], now: Timestamp) -> RelayNodeStatus {
+    let problem = state.problem();
+    let source = |address: &SocketAddr| match fixed.contains(address) {
+        true => EndpointSource::Static,
+        false => EndpointSource::Interface,
+    };
+    let endpoint = |address: &SocketAddr| Endpoint {
+        address: address.to_string(),
+        source: source(address),
+    };
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    RelayNodeStatus {
+        ready: state.ready(),
+        reason: problem.map(|p| p.reason.as_str().to_owned()),
+        message: problem.map(|p| p.message.clone()),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        port: state.port,
+        data_path: "Socket".to_owned(),
+        tailnet: state.tailnet.as_ref().map(|tailnet| NodeTailnet {
+            name: tailnet.name.clone(),
+            node_id: tailnet.node_id.clone(),
+            addresses: tailnet.addresses.iter().map(ToString::to_string).collect(),
+            tags: tailnet.tags.clone(),
+            home_derp: state.home_derp.clone(),
+        }),
+        endpoints: state.endpoints.iter().map(endpoint).collect(),
+        sessions: Sessions {
+            connecting: count(state.sessions.connecting),
+            open: count(state.sessions.open),
+        },
+        granted_peers: count(state.granted_peers),
+        last_update_time: Some(Time(now)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+    use crate::relay::state::{Problem, Reason};
+
+    #[test]
+    fn status_tells_the_problem_and_where_endpoints_come_from() {
+        let fixed: SocketAddr = "203.0.113.1:40000".parse().unwrap();
+        let found: SocketAddr = "192.0.2.1:40000".parse().unwrap();
+        let state = RelayState {
+            endpoints: vec![fixed, found],
+            control_problem: Some(Problem::new(Reason::AuthKeyMissing, "create it")),
+            ..RelayState::default()
+        };
+        let status = status(&state, &[fixed], Timestamp::UNIX_EPOCH);
+        assert_eq!(status.reason.as_deref(), Some("AuthKeyMissing"));
+        assert!(!status.ready);
+        let sources: Vec<_> = status.endpoints.iter().map(|e| e.source).collect();
+        assert_eq!(sources, [EndpointSource::Static, EndpointSource::Interface]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn session_counts_alone_wait_and_anything_else_does_not() {
+        let (sender, mut receiver) = watch::channel(RelayState::default());
+        let told = RelayState::default();
+        sender.send_modify(|state| state.sessions.open = 1);
+        let start = Instant::now();
+        wait(&mut receiver, Some(&told)).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), COUNTS.as_secs());
+        sender.send_modify(|state| state.map_received = true);
+        let start = Instant::now();
+        wait(&mut receiver, Some(&told)).await.unwrap();
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+}
