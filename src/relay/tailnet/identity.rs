@@ -1,10 +1,11 @@
 //! The relay's keys, kept in its state directory so that a restart is the same tailnet device.
 
 use std::{
-    fs,
+    fs::{self, File, TryLockError},
     io::{self, Write},
     os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 use relay_proto::{DiscoSecret, Keys};
@@ -12,6 +13,8 @@ use serde::{Deserialize, Serialize};
 use ts_keys::{DiscoKeyPair, ExportableKey, MachineKeyPair, NodeKeyPair, PersistState};
 
 const FILE: &str = "identity.json";
+/// Empty file beside it, locked while a relay uses the identity.
+const LOCK: &str = "lock";
 /// Empty file beside it, made when control has let the device in.
 const REGISTERED: &str = "registered";
 const VERSION: u32 = 1;
@@ -27,6 +30,8 @@ pub struct Identity {
     pub disco: DiscoKeyPair,
     server: DiscoKeyPair,
     marker: PathBuf,
+    /// Held for as long as anyone uses the identity.
+    _lock: Arc<File>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -46,6 +51,12 @@ pub enum IdentityError {
         /// What the system said.
         #[source]
         source: io::Error,
+    },
+    /// Two relays with one identity would throw each other out of the tailnet.
+    #[error("state directory {dir} is in use by another relay: give each its own with --state-dir")]
+    InUse {
+        /// The state directory.
+        dir: PathBuf,
     },
     /// The file is there and makes no sense; it is not overwritten.
     #[error(
@@ -74,6 +85,16 @@ impl Identity {
             .create(dir)
             .map_err(fail)?;
         restrict(dir).map_err(fail)?;
+        let lock = File::create(dir.join(LOCK)).map_err(fail)?;
+        match lock.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                return Err(IdentityError::InUse {
+                    dir: dir.to_owned(),
+                });
+            }
+            Err(TryLockError::Error(source)) => return Err(fail(source)),
+        }
         let path = dir.join(FILE);
         let keys = match fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
@@ -103,6 +124,7 @@ impl Identity {
             disco: DiscoKeyPair::random(),
             server: DiscoKeyPair::random(),
             marker: dir.join(REGISTERED),
+            _lock: Arc::new(lock),
         })
     }
 
@@ -151,7 +173,7 @@ fn write_atomically(dir: &Path, stored: &Stored) -> io::Result<()> {
     file.write_all(&serde_json::to_vec(stored)?)?;
     file.sync_all()?;
     fs::rename(&draft, dir.join(FILE))?;
-    fs::File::open(dir)?.sync_all()
+    File::open(dir)?.sync_all()
 }
 
 #[cfg(test)]
@@ -165,10 +187,14 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let state = dir.path().join("state");
         let first = Identity::load(&state).unwrap();
+        let error = Identity::load(&state).err().unwrap();
+        assert!(matches!(error, IdentityError::InUse { .. }));
+        let (node, machine, disco) = (first.node.public, first.machine.public, first.disco.public);
+        drop(first);
         let second = Identity::load(&state).unwrap();
-        assert_eq!(first.node.public, second.node.public);
-        assert_eq!(first.machine.public, second.machine.public);
-        assert_ne!(first.disco.public, second.disco.public);
+        assert_eq!(node, second.node.public);
+        assert_eq!(machine, second.machine.public);
+        assert_ne!(disco, second.disco.public);
         assert_eq!(
             fs::metadata(&state).unwrap().permissions().mode() & 0o777,
             0o700

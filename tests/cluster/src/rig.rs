@@ -237,8 +237,9 @@ fn try_take_down(state: &State, progress: &Progress) -> Result<()> {
     // Containers and their shims, which containerd leaves behind so that it can be restarted.
     Cluster::remove_groups()?;
     Network::remove()?;
-    // Fails when it was there before and something else uses it.
+    // Fails when they were there before and something else uses them.
     fs::remove_dir("/var/lib/cni").ok();
+    fs::remove_dir("/var/lib/peerrelay").ok();
     state.clear()?;
     if !records.is_empty() {
         progress.line(format_args!("down: {} processes stopped", records.len()));

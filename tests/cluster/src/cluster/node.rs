@@ -30,6 +30,7 @@ mount --make-rshared /
 mount -t tmpfs tmpfs /run
 mount --bind "$1/log" /var/log
 mount --bind "$1/cni" /var/lib/cni
+mount --bind "$1/state" /var/lib/peerrelay
 mount -t bpf bpf /sys/fs/bpf || true
 for file in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
     kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
@@ -71,12 +72,20 @@ impl Node {
 
     /// Starts containerd and gives it the images.
     pub(super) fn start_runtime(&self, archive: &Path, progress: &Progress) -> Result<()> {
-        for dir in ["log/containers", "cni", "kubelet", "pods", "plugins"] {
+        for dir in [
+            "log/containers",
+            "cni",
+            "state",
+            "kubelet",
+            "pods",
+            "plugins",
+        ] {
             let dir = self.dir.join(dir);
             fs::create_dir_all(&dir)
                 .with_context(|| format!("failed to make {}", dir.display()))?;
         }
         fs::create_dir_all("/var/lib/cni")?;
+        fs::create_dir_all("/var/lib/peerrelay")?;
         let mounted = self.dir.join("mounted");
         fs::remove_file(&mounted).ok();
         let dir = self.dir.display().to_string();
