@@ -8,10 +8,13 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::command::{program, program_in};
+use crate::demo::{self, DemoArgs};
 use crate::net;
+use crate::probe::Probe;
 use crate::progress::Progress;
 use crate::rig::Rig;
 use crate::signals;
+use crate::suite::{self, TestArgs};
 
 /// A real Kubernetes cluster and a real tailnet on one machine.
 #[derive(Debug, Parser)]
@@ -23,6 +26,10 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Action {
+    /// Show the main job: a PeerRelay is applied, and two clients talk through it
+    Demo(DemoArgs),
+    /// Run every test: cargo's, then the scenarios on a real cluster and tailnet
+    Test(TestArgs),
     /// Bring cluster and tailnet up; import the program again if they are
     Up,
     /// Stop everything and remove it
@@ -48,12 +55,18 @@ enum Action {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Traffic of tests, run inside of a namespace
+    #[command(subcommand, hide = true)]
+    Probe(Probe),
 }
 
 impl Cli {
     /// Runs the command.
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
+            Action::Demo(args) => demo::run(&args)?,
+            Action::Test(args) => return suite::run(&args),
+            Action::Probe(probe) => probe.run()?,
             Action::Up => up()?,
             Action::Down => Rig::take_down(&Progress::stderr())?,
             Action::Status => return status(),

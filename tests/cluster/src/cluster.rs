@@ -18,7 +18,7 @@ use crate::process::{Processes, wait_until};
 use crate::progress::Progress;
 use crate::state::State;
 use crate::tools::Tools;
-pub use image::Images;
+pub use image::{Images, PEERRELAY};
 pub use node::Node;
 
 const NODES_READY: Duration = Duration::from_secs(90);

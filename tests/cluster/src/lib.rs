@@ -15,15 +15,20 @@
 pub mod cli;
 pub mod cluster;
 pub mod command;
+pub mod demo;
 pub mod net;
 pub mod packages;
 pub mod pki;
+pub mod probe;
 pub mod process;
 pub mod progress;
 mod rig;
+pub mod scenarios;
 pub mod signals;
 pub mod state;
+pub mod suite;
 pub mod tailnet;
 pub mod tools;
+pub mod world;
 
 pub use rig::{Part, Rig};

@@ -169,6 +169,11 @@ impl Rig {
         &self.tools
     }
 
+    /// The program under test, as it was built last.
+    pub fn program(&self) -> Result<PathBuf> {
+        Images::program(&self.state)
+    }
+
     /// A directory for files of a test; gone with the rig.
     pub fn scratch(&self, name: &str) -> Result<PathBuf> {
         self.state.dir(PathBuf::from("scratch").join(name))

@@ -16,6 +16,8 @@ pub const PEERRELAY: &str = "peerrelay.dev/peerrelay:dev";
 /// The image that holds the namespaces of a pod.
 pub const PAUSE: &str = "peerrelay.dev/pause:dev";
 
+/// Names the program on the host.
+const PROGRAM_FILE: &str = "program";
 const PROGRAM: &str = "/usr/bin/peerrelay";
 const USER: &str = "65532:65532";
 const CA_CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
@@ -34,6 +36,7 @@ impl Images {
     /// Builds the program and, if it changed, the archive.
     pub fn build(state: &State, progress: &Progress) -> Result<Self> {
         let program = build_program(progress)?;
+        fs::write(state.path(PROGRAM_FILE), program.display().to_string())?;
         let archive = state.path("images.tar");
         let key_file = state.path("images.key");
         let layer = layer(&program)?;
@@ -45,6 +48,13 @@ impl Images {
             fs::write(key_file, key)?;
         }
         Ok(Self { archive, changed })
+    }
+
+    /// The program that was built last.
+    pub fn program(state: &State) -> Result<PathBuf> {
+        let path = fs::read_to_string(state.path(PROGRAM_FILE));
+        path.map(PathBuf::from)
+            .context("nothing was built yet: run `cargo dev up`")
     }
 
     /// The archive's path.

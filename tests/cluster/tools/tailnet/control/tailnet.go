@@ -19,6 +19,9 @@ import (
 // keepAlive is how often an idle map stream hears from control; the hosted one takes about a minute.
 const keepAlive = 50 * time.Second
 
+// attrMisled makes a client believe in a grant that relays do not have, as while a policy spreads.
+const attrMisled = "rig-misled"
+
 // tailnet sends network maps that carry the policy's packet filters.
 type tailnet struct {
 	server *testcontrol.Server
@@ -136,7 +139,12 @@ func (t *tailnet) mapResponse(req *tailcfg.MapRequest) *tailcfg.MapResponse {
 	t.mu.Lock()
 	res.Node.CapMap = t.attrs[req.NodeKey]
 	t.mu.Unlock()
-	res.PacketFilter = t.policy.current.Load().filter(res.Node, t.server.AllNodes())
+	nodes := t.server.AllNodes()
+	res.PacketFilter = t.policy.current.Load().filter(res.Node, nodes)
+	if res.Node.CapMap.Contains(attrMisled) {
+		// It takes every node for a relay that it may use; no relay knows of that.
+		res.PacketFilter = append(res.PacketFilter, capRule(addresses([]string{"*"}, nodes), res.Node, capRelayTarget, nil))
+	}
 	return res
 }
 

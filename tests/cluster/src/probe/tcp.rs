@@ -1,0 +1,120 @@
+//! TCP through the tunnel.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use sha2::{Digest, Sha256};
+
+/// A path may be gone for as long as clients take to find another one.
+const PATIENCE: Duration = Duration::from_secs(90);
+/// First byte of a connection: what it wants.
+const ECHO: u8 = b'e';
+const CHECKSUM: u8 = b'c';
+
+/// Serves until it is stopped.
+pub(super) fn serve(port: u16) -> Result<()> {
+    let listener = TcpListener::bind((Ipv6Addr::UNSPECIFIED, port))?;
+    println!("serving");
+    for stream in listener.incoming() {
+        let stream = stream?;
+        thread::spawn(move || {
+            if let Err(error) = answer(stream) {
+                eprintln!("{error:#}");
+            }
+        });
+    }
+    Ok(())
+}
+
+fn answer(mut stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let mut kind = [0];
+    stream.read_exact(&mut kind)?;
+    let mut buffer = vec![0; 64 << 10];
+    let mut hash = Sha256::new();
+    loop {
+        let len = stream.read(&mut buffer)?;
+        match (len, kind[0]) {
+            (0, CHECKSUM) => return Ok(stream.write_all(&hash.finalize())?),
+            (0, _) => return Ok(()),
+            (len, ECHO) => stream.write_all(&buffer[..len])?,
+            (len, _) => hash.update(&buffer[..len]),
+        }
+    }
+}
+
+/// Sends `bytes` that do not repeat, and checks what came at the other end.
+pub(super) fn send(to: SocketAddr, bytes: u64) -> Result<()> {
+    let mut stream = connect(to)?;
+    stream.write_all(&[CHECKSUM])?;
+    let mut hash = Sha256::new();
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    let mut left = bytes;
+    let mut buffer = vec![0; 64 << 10];
+    while left > 0 {
+        for word in buffer.chunks_exact_mut(8) {
+            // xorshift64
+            state ^= state << 13;
+            state ^= state >> 7;
+            state ^= state << 17;
+            word.copy_from_slice(&state.to_le_bytes());
+        }
+        let len = left.min(buffer.len() as u64);
+        let part = &buffer[..usize::try_from(len)?];
+        stream.write_all(part)?;
+        hash.update(part);
+        left -= len;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    let mut theirs = Vec::new();
+    stream.read_to_end(&mut theirs)?;
+    ensure!(
+        theirs == hash.finalize().as_slice(),
+        "the bytes were changed on their way"
+    );
+    println!("{bytes} bytes arrived unchanged");
+    Ok(())
+}
+
+/// Ten round trips a second on one connection, until standard input ends.
+pub(super) fn hold(to: SocketAddr) -> Result<()> {
+    let stop = thread::spawn(|| std::io::stdin().read_to_end(&mut Vec::new()));
+    let mut stream = connect(to)?;
+    stream.write_all(&[ECHO])?;
+    let mut trips = 0_u64;
+    while !stop.is_finished() {
+        stream.write_all(&trips.to_le_bytes())?;
+        let mut answer = [0; 8];
+        stream
+            .read_exact(&mut answer)
+            .context("the connection broke")?;
+        ensure!(
+            u64::from_le_bytes(answer) == trips,
+            "the connection mixed up its bytes"
+        );
+        trips += 1;
+        if trips == 1 {
+            println!("holding");
+        }
+        thread::sleep(Duration::from_millis(100));
+    }
+    println!("{trips}");
+    Ok(())
+}
+
+fn connect(to: SocketAddr) -> Result<TcpStream> {
+    let stream = match TcpStream::connect_timeout(&to, PATIENCE) {
+        Ok(stream) => stream,
+        Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
+            bail!("nothing listens on {to}")
+        }
+        Err(error) => return Err(error).context("failed to connect"),
+    };
+    stream.set_nodelay(true)?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    stream.set_write_timeout(Some(PATIENCE))?;
+    Ok(stream)
+}

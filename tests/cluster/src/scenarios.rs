@@ -1,0 +1,76 @@
+//! What the tests show: each scenario is a sentence that holds on a real cluster and tailnet.
+
+mod admission;
+mod clients;
+mod hostile;
+mod operator;
+mod paths;
+mod secrets;
+mod standalone;
+mod underlay;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use serde_json::json;
+
+use crate::tailnet::DEFAULT_POLICY;
+use crate::world::{Route, World};
+
+/// Name of the PeerRelay that scenarios share.
+const EDGE: &str = "edge";
+/// In which a path must be found.
+const THIRTY: Duration = Duration::from_secs(30);
+/// In which clients notice that a path is gone, and find another.
+const MINUTE: Duration = Duration::from_secs(90);
+
+/// A sentence, and what shows that it holds.
+pub struct Scenario {
+    /// The sentence.
+    pub name: &'static str,
+    /// Shows it; what it prints goes to the report.
+    pub run: fn(&World<'_>) -> Result<String>,
+}
+
+/// All of them, in an order in which each finds what it needs.
+pub fn all() -> Vec<Scenario> {
+    let groups = [
+        paths::scenarios(),
+        clients::scenarios(),
+        underlay::scenarios(),
+        hostile::scenarios(),
+        secrets::scenarios(),
+        admission::scenarios(),
+        operator::scenarios(),
+        standalone::scenarios(),
+    ];
+    groups.into_iter().flatten().collect()
+}
+
+/// The state in which a scenario begins: the smallest PeerRelay is ready, the policy grants c1 and
+/// c2, clients cannot reach each other, and nothing is cut or renumbered.
+pub fn reset(world: &World<'_>) -> Result<()> {
+    world.rig.tailnet.write_policy(DEFAULT_POLICY)?;
+    world.rig.network.block_clients(true)?;
+    for client in ["c1", "c2"] {
+        world.rig.network.mend(client)?;
+        world.rig.network.restore_numbers(client)?;
+    }
+    world.write_secret(world.rig.tailnet.auth_key())?;
+    world.apply(EDGE, &json!({}))?;
+    world.wait_ready(EDGE)
+}
+
+fn is_relay(route: &Route) -> bool {
+    matches!(route, Route::Relay(_))
+}
+
+/// Waits until c1 reaches c2 through a relay, and gives its address.
+fn relayed(world: &World<'_>) -> Result<String> {
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let (route, _) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+    match route {
+        Route::Relay(address) => Ok(address),
+        other => unreachable!("waited for a relay, not for {other}"),
+    }
+}

@@ -1,0 +1,207 @@
+//! What the API server refuses, and what it accepts.
+
+use anyhow::{Result, bail, ensure};
+use serde_json::{Value, json};
+
+use super::{EDGE, Scenario, reset};
+use crate::command::run_with_input;
+use crate::world::{NAMESPACE, World};
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "every invalid field is refused with a message that names the fix",
+            run: refused,
+        },
+        Scenario {
+            name: "the smallest PeerRelay is accepted",
+            run: smallest,
+        },
+        Scenario {
+            name: "a relay may write its own RelayNode and no other",
+            run: own_report,
+        },
+    ]
+}
+
+fn refused(world: &World<'_>) -> Result<String> {
+    let tailnet = |field: &str, value: Value| {
+        let mut tailnet = json!({"authKey": {"secretName": "tailnet-auth"}});
+        tailnet[field] = value;
+        json!({"tailnet": tailnet})
+    };
+    let region = |field: &str, value: Value| {
+        let mut region = json!({"name": "office", "clients": ["tag:office"]});
+        region[field] = value;
+        json!({"regions": [region]})
+    };
+    let long = "x".repeat(41);
+    let cases = [
+        ("edge", json!({"port": 0}), "spec.port"),
+        ("edge", json!({"port": 65_536}), "spec.port"),
+        (
+            "edge",
+            json!({"port": 9_440}),
+            "monitoring.port must differ from port",
+        ),
+        (
+            "edge",
+            json!({"monitoring": {"port": 0}}),
+            "spec.monitoring.port",
+        ),
+        ("edge", json!({"regions": []}), "spec.regions"),
+        ("edge", json!({"tailnet": {}}), "spec.tailnet.authKey"),
+        (
+            "edge",
+            json!({"tailnet": {"authKey": {"secretName": ""}}}),
+            "secretName",
+        ),
+        (
+            "edge",
+            json!({"tailnet": {"authKey": {"secretName": "Not A Name"}}}),
+            "secretName",
+        ),
+        (
+            "edge",
+            tailnet("controlURL", json!("control.example.net")),
+            "must be a URL without a path",
+        ),
+        (
+            "edge",
+            tailnet("controlURL", json!("https://c.example.net/path")),
+            "must be a URL without a path",
+        ),
+        ("edge", tailnet("caBundle", json!("AAAA")), "must be PEM"),
+        (
+            "edge",
+            tailnet("hostnamePrefix", json!("Not_A_Label")),
+            "hostnamePrefix",
+        ),
+        ("edge", region("name", json!("Office")), "name"),
+        (
+            "edge",
+            region("name", json!("a-name-of-21-character")),
+            "name",
+        ),
+        ("edge", region("tag", json!("relay-office")), "tag"),
+        ("edge", region("clients", json!([])), "clients"),
+        ("edge", region("clients", json!([""])), "clients"),
+        (
+            "edge",
+            json!({"regions": [
+                {"name": "a", "clients": ["tag:a"]}, {"name": "a", "clients": ["tag:b"]},
+            ]}),
+            "Duplicate value",
+        ),
+        ("edge", json!({"prot": 1}), "unknown field \"spec.prot\""),
+        (&long, json!({}), "at most 40 characters"),
+    ];
+    for (name, spec, message) in &cases {
+        let object = world.peer_relay(name, spec)?.to_string();
+        let mut kubectl = world.rig.kubectl_command();
+        kubectl.args(["create", "--dry-run=server", "--validate=strict", "-f", "-"]);
+        match run_with_input(&mut kubectl, object.as_bytes()) {
+            Ok(_) => bail!("{name} {spec} was accepted"),
+            Err(error) => {
+                let said = format!("{error:#}");
+                ensure!(
+                    said.contains(message),
+                    "{spec} was refused without '{message}': {said}"
+                );
+            }
+        }
+    }
+    Ok(format!("{} ways to be wrong", cases.len()))
+}
+
+fn smallest(world: &World<'_>) -> Result<String> {
+    let object = r#"
+apiVersion: peerrelay.dev/v1alpha1
+kind: PeerRelay
+metadata: {name: smallest, namespace: relays}
+spec:
+  tailnet: {authKey: {secretName: tailnet-auth}}
+  regions: [{name: office, clients: ["tag:office"]}]
+"#;
+    let mut kubectl = world.rig.kubectl_command();
+    kubectl.args([
+        "create",
+        "--dry-run=server",
+        "--validate=strict",
+        "-o",
+        "json",
+        "-f",
+        "-",
+    ]);
+    let text = run_with_input(&mut kubectl, object.as_bytes())?;
+    let relay: Value = serde_json::from_str(&text)?;
+    ensure!(
+        relay["spec"]["port"] == 40_000,
+        "the default port is {}",
+        relay["spec"]["port"]
+    );
+    ensure!(
+        relay["status"]["observedGeneration"] == -1,
+        "status: {}",
+        relay["status"]
+    );
+    Ok("defaults filled in, observedGeneration -1".into())
+}
+
+fn own_report(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let nodes = world.list("pods", EDGE)?;
+    let name = |at: usize| {
+        nodes[at]["metadata"]["name"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    ensure!(nodes.len() == 2, "{} relays run", nodes.len());
+    let account = format!("{EDGE}-office");
+    let uid = nodes[0]["metadata"]["uid"].as_str().unwrap_or_default();
+    let token = world.rig.kubectl([
+        "create",
+        "token",
+        &account,
+        "-n",
+        NAMESPACE,
+        "--bound-object-kind=Pod",
+        &format!("--bound-object-name={}", name(0)),
+        &format!("--bound-object-uid={uid}"),
+    ])?;
+    let patch = |pod: &str| {
+        let mut kubectl = world.rig.kubectl_command();
+        kubectl.args([
+            "patch",
+            "relaynode",
+            pod,
+            "-n",
+            NAMESPACE,
+            "--token",
+            token.trim(),
+            "--subresource=status",
+            "--type=merge",
+            "-p",
+            r#"{"status":{"message":"hello"}}"#,
+            // The administrator's certificate would win over the token.
+            "--client-certificate=",
+            "--client-key=",
+        ]);
+        crate::command::run(&mut kubectl)
+    };
+    patch(&name(0))?;
+    let Err(error) = patch(&name(1)) else {
+        bail!("a relay wrote the RelayNode of another")
+    };
+    let said = format!("{error:#}");
+    ensure!(said.contains("own"), "refused without saying why: {said}");
+    for (verb, resource) in [("get", "secrets"), ("list", "relaynodes"), ("get", "pods")] {
+        let user = format!("--as=system:serviceaccount:{NAMESPACE}:{account}");
+        let mut kubectl = world.rig.kubectl_command();
+        kubectl.args(["auth", "can-i", verb, resource, "-n", NAMESPACE, &user]);
+        let said = kubectl.output()?.stdout;
+        ensure!(said.starts_with(b"no"), "a relay may {verb} {resource}");
+    }
+    Ok("the other's is refused by the admission policy".into())
+}

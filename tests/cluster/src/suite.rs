@@ -1,0 +1,147 @@
+//! `cargo dev test`: everything that is tested, from the protocol to the whole.
+
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use crate::command::program;
+use crate::progress::Progress;
+use crate::scenarios::{self, Scenario};
+use crate::state::repository;
+use crate::tools::Tools;
+use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
+use crate::{Rig, packages, signals};
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub struct TestArgs {
+    /// Only scenarios whose sentence contains this; no cargo tests then
+    filter: Option<String>,
+    /// Leave cluster and tailnet up afterwards
+    #[arg(long)]
+    keep: bool,
+}
+
+/// Runs it; the last line counts.
+pub fn run(args: &TestArgs) -> Result<ExitCode> {
+    let progress = Progress::stderr();
+    if args.filter.is_none() {
+        cargo_tests(&progress)?;
+    }
+    let scenarios: Vec<_> = scenarios::all()
+        .into_iter()
+        .filter(|s| {
+            args.filter
+                .as_ref()
+                .is_none_or(|filter| s.name.contains(filter))
+        })
+        .collect();
+    ensure!(
+        !scenarios.is_empty(),
+        "no scenario's sentence contains that; see `--help`"
+    );
+    let rig = Rig::up(&progress)?;
+    let result = run_scenarios(&rig, &scenarios, &progress);
+    if !args.keep {
+        signals::acknowledge();
+        rig.down(&progress)?;
+    }
+    let failed = result?;
+    let passed = scenarios.len() - failed;
+    println!("test result: {passed} passed, {failed} failed, 0 skipped (scenarios)");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Everything that needs cargo alone, and helm for what renders the chart.
+fn cargo_tests(progress: &Progress) -> Result<()> {
+    packages::ensure(progress)?;
+    let tools = Tools::build(progress)?;
+    progress.line("cargo test, the whole workspace");
+    let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let status = cargo
+        .current_dir(repository())
+        .args(["test", "--quiet", "--locked", "--workspace"])
+        .env("PEERRELAY_HELM", tools.program("helm"))
+        .status()
+        .context("failed to start cargo")?;
+    ensure!(status.success(), "cargo test failed");
+    Ok(())
+}
+
+fn run_scenarios(rig: &Rig, scenarios: &[Scenario], progress: &Progress) -> Result<usize> {
+    progress.line("installing the chart");
+    let world = World::install(rig)?;
+    world.write_secret(rig.tailnet.auth_key())?;
+    let mut failed = 0;
+    for (index, scenario) in scenarios.iter().enumerate() {
+        let start = Instant::now();
+        let outcome = (scenario.run)(&world);
+        signals::check()?;
+        let seconds = start.elapsed().as_secs();
+        let (number, of) = (index + 1, scenarios.len());
+        match outcome {
+            Ok(seen) => progress.line(format_args!(
+                "ok {number}/{of} {} ({seconds} s): {seen}",
+                scenario.name
+            )),
+            Err(error) => {
+                failed += 1;
+                let state = evidence(&world);
+                progress.line(format_args!(
+                    "FAILED {number}/{of} {} ({seconds} s): {error:#}\n{state}",
+                    scenario.name
+                ));
+            }
+        }
+    }
+    Ok(failed)
+}
+
+/// What a person would look at after a failure.
+fn evidence(world: &World<'_>) -> String {
+    let looks: [&[&str]; 5] = [
+        &[
+            "get",
+            "peerrelays,relaynodes,daemonsets,pods",
+            "-n",
+            NAMESPACE,
+            "-o",
+            "wide",
+        ],
+        &["get", "pods", "-n", OPERATOR_NAMESPACE, "-o", "wide"],
+        &["get", "events", "-n", NAMESPACE, "--sort-by=.lastTimestamp"],
+        &[
+            "logs",
+            "-n",
+            NAMESPACE,
+            "-l",
+            "app.kubernetes.io/component=relay",
+            "--tail=15",
+        ],
+        &[
+            "logs",
+            "-n",
+            OPERATOR_NAMESPACE,
+            "-l",
+            "app.kubernetes.io/name=peerrelay-operator",
+            "--tail=15",
+        ],
+    ];
+    let mut text = String::new();
+    for words in looks {
+        let said = world
+            .rig
+            .kubectl(words)
+            .unwrap_or_else(|error| format!("{error:#}"));
+        let lines: Vec<_> = said.lines().collect();
+        let tail = lines[lines.len().saturating_sub(25)..].join("\n    ");
+        write!(text, "  kubectl {}\n    {tail}\n", words.join(" ")).ok();
+    }
+    text
+}

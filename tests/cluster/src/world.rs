@@ -1,0 +1,349 @@
+//! What demo and tests do with a rig: install the operator, apply a PeerRelay, look at paths.
+
+use std::fmt;
+use std::io::{BufRead, BufReader, Read};
+use std::path::PathBuf;
+use std::process::{Child, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
+
+use crate::Rig;
+use crate::cluster::{Node, PEERRELAY};
+use crate::command::{program_in, run};
+use crate::signals;
+use crate::state::repository;
+use crate::tailnet::{Client, LOGIN_SERVER};
+
+/// Namespace of the operator.
+pub const OPERATOR_NAMESPACE: &str = "peerrelay-system";
+/// Namespace of the relays.
+pub const NAMESPACE: &str = "relays";
+/// Name of the chart and of its release.
+const CHART: &str = "peerrelay-operator";
+/// Secret with the auth key.
+const SECRET: &str = "tailnet-auth";
+/// Longest time for a pod to start, or a status to follow.
+const PATIENCE: Duration = Duration::from_secs(90);
+
+/// A rig with the operator on it.
+#[derive(Clone, Copy, Debug)]
+pub struct World<'a> {
+    /// The rig.
+    pub rig: &'a Rig,
+}
+
+/// How two clients talk.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Route {
+    /// Through a DERP server.
+    Derp,
+    /// Through a relay, `IP:PORT:vni:N`.
+    Relay(String),
+    /// Without help.
+    Direct,
+}
+
+impl fmt::Display for Route {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Derp => f.write_str("DERP"),
+            Self::Relay(address) => write!(f, "peer-relay {address}"),
+            Self::Direct => f.write_str("direct"),
+        }
+    }
+}
+
+impl<'a> World<'a> {
+    /// Installs the chart, and what a user prepares: a namespace and the auth key.
+    pub fn install(rig: &'a Rig) -> Result<Self> {
+        let world = Self { rig };
+        let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
+        world.namespace(OPERATOR_NAMESPACE, &labels)?;
+        let chart = repository()
+            .join("charts")
+            .join(CHART)
+            .display()
+            .to_string();
+        let (repository, tag) = PEERRELAY.rsplit_once(':').expect("the image has a tag");
+        let (repository, tag) = (
+            format!("image.repository={repository}"),
+            format!("image.tag={tag}"),
+        );
+        rig.helm([
+            "upgrade",
+            "--install",
+            CHART,
+            &chart,
+            "--namespace",
+            OPERATOR_NAMESPACE,
+            "--set",
+            &repository,
+            "--set",
+            &tag,
+            "--set",
+            "image.pullPolicy=Never",
+            "--wait",
+            "--timeout",
+            "120s",
+        ])
+        .context("failed to install the chart")?;
+        let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
+        world.namespace(NAMESPACE, &labels)?;
+        Ok(world)
+    }
+
+    /// Takes a rig on which the operator is installed already.
+    pub const fn of(rig: &'a Rig) -> Self {
+        Self { rig }
+    }
+
+    /// Puts an auth key into the Secret that PeerRelays name.
+    pub fn write_secret(&self, auth_key: &str) -> Result<()> {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret",
+            "metadata": {"name": SECRET, "namespace": NAMESPACE},
+            "stringData": {"authkey": auth_key},
+        });
+        self.rig.apply(&secret.to_string()).map(drop)
+    }
+
+    /// Removes that Secret.
+    pub fn remove_secret(&self) -> Result<()> {
+        self.rig
+            .kubectl([
+                "delete",
+                "secret",
+                SECRET,
+                "-n",
+                NAMESPACE,
+                "--ignore-not-found",
+            ])
+            .map(drop)
+    }
+
+    /// The smallest PeerRelay for the rig's tailnet, with `spec` on top.
+    pub fn peer_relay(&self, name: &str, spec: &Value) -> Result<Value> {
+        let ca = std::fs::read_to_string(self.rig.ca())?;
+        let mut relay = json!({
+            "apiVersion": "peerrelay.dev/v1alpha1", "kind": "PeerRelay",
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "spec": {
+                "tailnet": {
+                    "authKey": {"secretName": SECRET},
+                    "controlURL": LOGIN_SERVER,
+                    "caBundle": ca,
+                },
+                "regions": [{"name": "office", "clients": ["tag:office"]}],
+            },
+        });
+        for (field, value) in spec.as_object().into_iter().flatten() {
+            relay["spec"][field] = value.clone();
+        }
+        Ok(relay)
+    }
+
+    /// Applies such a PeerRelay.
+    pub fn apply(&self, name: &str, spec: &Value) -> Result<()> {
+        self.rig
+            .apply(&self.peer_relay(name, spec)?.to_string())
+            .map(drop)
+    }
+
+    /// Removes a PeerRelay and waits until its pods are gone.
+    pub fn delete(&self, name: &str) -> Result<()> {
+        self.rig.kubectl([
+            "delete",
+            "peerrelay",
+            name,
+            "-n",
+            NAMESPACE,
+            "--ignore-not-found",
+            "--timeout=60s",
+        ])?;
+        self.eventually("pods are gone", || {
+            let pods = self.list("pods", name)?;
+            ensure!(pods.is_empty(), "{} pods are there", pods.len());
+            Ok(())
+        })
+    }
+
+    /// Reads an object.
+    pub fn object(&self, kind: &str, name: &str) -> Result<Value> {
+        let text = self
+            .rig
+            .kubectl(["get", kind, name, "-n", NAMESPACE, "-o", "json"])?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    /// Objects of a kind that belong to a PeerRelay.
+    pub fn list(&self, kinds: &str, name: &str) -> Result<Vec<Value>> {
+        let label = format!("peerrelay.dev/peer-relay={name}");
+        let text = self
+            .rig
+            .kubectl(["get", kinds, "-n", NAMESPACE, "-l", &label, "-o", "json"])?;
+        let list: Value = serde_json::from_str(&text)?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// A condition of a PeerRelay as `Status/Reason`, or nothing.
+    pub fn condition(&self, name: &str, kind: &str) -> Result<String> {
+        let relay = self.object("peerrelay", name)?;
+        let current = relay["status"]["observedGeneration"] == relay["metadata"]["generation"];
+        let conditions = relay["status"]["conditions"]
+            .as_array()
+            .cloned()
+            .unwrap_or_default();
+        let condition = conditions.iter().find(|c| c["type"] == kind && current);
+        Ok(condition.map_or_else(String::new, |c| {
+            let text = |field: &str| c[field].as_str().unwrap_or_default().to_owned();
+            format!("{}/{}", text("status"), text("reason"))
+        }))
+    }
+
+    /// Waits until a PeerRelay is ready.
+    pub fn wait_ready(&self, name: &str) -> Result<()> {
+        self.eventually("PeerRelay is ready", || {
+            let ready = self.condition(name, "Ready")?;
+            ensure!(ready == "True/RelaysReady", "Ready is '{ready}'");
+            Ok(())
+        })
+    }
+
+    /// How `from` reaches `to` at the moment, by one `tailscale ping`.
+    pub fn route(&self, from: &Client, to: &Client) -> Result<Route> {
+        let via = from.ping(to.machine.name)?.via;
+        Ok(if via.starts_with("DERP") {
+            Route::Derp
+        } else if let Some(address) = via.strip_prefix("peer-relay(") {
+            Route::Relay(address.trim_end_matches(')').to_owned())
+        } else {
+            Route::Direct
+        })
+    }
+
+    /// Pings until the route is as wanted; says what it is and how long that took.
+    pub fn wait_route(
+        &self,
+        from: &Client,
+        to: &Client,
+        wanted: impl Fn(&Route) -> bool,
+        patience: Duration,
+    ) -> Result<(Route, Duration)> {
+        let start = Instant::now();
+        let mut last = "no route".to_owned();
+        while start.elapsed() < patience {
+            signals::check()?;
+            match self.route(from, to) {
+                Ok(route) if wanted(&route) => return Ok((route, start.elapsed())),
+                Ok(route) => last = route.to_string(),
+                Err(error) => last = format!("{error:#}"),
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        let (from, to) = (from.machine.name, to.machine.name);
+        bail!(
+            "{from} reaches {to} by {last} after {} s",
+            patience.as_secs()
+        )
+    }
+
+    /// A client by name.
+    pub fn client(&self, name: &str) -> Result<&'a Client> {
+        self.rig.tailnet.client(name)
+    }
+
+    /// Metrics of the relay on a node.
+    pub fn metrics(&self, node: &Node) -> Result<Vec<(String, f64)>> {
+        let mut curl = program_in(node.machine.namespace, "curl");
+        let text = run(curl.args(["-sS", "--max-time", "5", "http://127.0.0.1:9440/metrics"]))?;
+        let samples = text.lines().filter(|line| !line.starts_with('#'));
+        Ok(samples
+            .filter_map(|line| {
+                let (name, value) = line.rsplit_once(' ')?;
+                Some((name.to_owned(), value.parse().ok()?))
+            })
+            .collect())
+    }
+
+    /// Sum of a metric over all relays and over labels that begin with `prefix`.
+    pub fn metric(&self, prefix: &str) -> Result<f64> {
+        let mut sum = 0.0;
+        for node in &self.rig.nodes {
+            let samples = self.metrics(node)?;
+            sum += samples
+                .iter()
+                .filter(|(n, _)| n.starts_with(prefix))
+                .map(|(_, v)| v)
+                .sum::<f64>();
+        }
+        Ok(sum)
+    }
+
+    /// Starts this program's probe in a client's namespace.
+    pub fn probe(&self, client: &Client, words: &[&str]) -> Result<Held> {
+        let mut command = client.command(this_program()?);
+        let mut child = command
+            .arg("probe")
+            .args(words)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let mut output = BufReader::new(child.stdout.take().context("no output")?);
+        let mut first = String::new();
+        output.read_line(&mut first)?;
+        ensure!(!first.is_empty(), "probe {words:?} ended at once");
+        Ok(Held {
+            child,
+            output,
+            first: first.trim().to_owned(),
+        })
+    }
+
+    /// Tries until it holds.
+    pub fn eventually(&self, what: &str, probe: impl FnMut() -> Result<()>) -> Result<()> {
+        crate::process::wait_until(PATIENCE, || true, probe)
+            .with_context(|| format!("never came true: {what}"))
+    }
+
+    fn namespace(&self, name: &str, labels: &Value) -> Result<()> {
+        let namespace = json!({
+            "apiVersion": "v1", "kind": "Namespace",
+            "metadata": {"name": name, "labels": labels},
+        });
+        self.rig.apply(&namespace.to_string()).map(drop)
+    }
+}
+
+/// A probe that runs; it is stopped with this.
+#[derive(Debug)]
+pub struct Held {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+    /// Its first line.
+    pub first: String,
+}
+
+impl Held {
+    /// Ends its input, and gives the last line it prints.
+    pub fn finish(mut self) -> Result<String> {
+        drop(self.child.stdin.take());
+        let last = self.output.by_ref().lines().map_while(Result::ok).last();
+        let status = self.child.wait()?;
+        ensure!(status.success(), "the probe failed: {status}");
+        Ok(last.unwrap_or_else(|| self.first.clone()))
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.child.kill().ok();
+        self.child.wait().ok();
+    }
+}
+
+fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().context("failed to find this program")
+}

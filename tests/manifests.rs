@@ -1,0 +1,60 @@
+//! Files that are made from code are what the code makes. `UPDATE=1 cargo test --test manifests`
+//! writes them again.
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::{fs, path::Path};
+
+use peerrelay::crd::{self, PeerRelay};
+use serde::Deserialize;
+
+/// The definitions, for kubectl and for the chart.
+const CRD_DIRS: [&str; 2] = ["crds", "charts/peerrelay-operator/crds-source"];
+
+#[test]
+fn custom_resource_definitions_are_what_the_types_say() {
+    for definition in crd::all() {
+        let name = definition.metadata.name.clone().unwrap();
+        let text = serde_yaml::to_string(&definition).unwrap();
+        assert!(
+            text.len() < 100_000,
+            "{name} is too large for client-side apply"
+        );
+        for dir in CRD_DIRS {
+            hold(&format!("{dir}/{name}.yaml"), &text);
+        }
+    }
+}
+
+#[test]
+fn examples_are_what_the_operator_understands() {
+    let mut found = 0;
+    for entry in fs::read_dir(root().join("deploy/examples")).unwrap() {
+        let text = fs::read_to_string(entry.unwrap().path()).unwrap();
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let value = serde_yaml::Value::deserialize(document).unwrap();
+            if value["kind"] == "PeerRelay" {
+                let relay: PeerRelay = serde_yaml::from_value(value).unwrap();
+                assert!(!relay.spec.regions.is_empty());
+                found += 1;
+            }
+        }
+    }
+    assert!(found > 0, "there is no example");
+}
+
+fn hold(path: &str, wanted: &str) {
+    let file = root().join(path);
+    if std::env::var_os("UPDATE").is_some() {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, wanted).unwrap();
+    }
+    let found = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        found == wanted,
+        "{path} is not up to date: UPDATE=1 cargo test --test manifests"
+    );
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
