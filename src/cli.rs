@@ -4,7 +4,7 @@ mod operator;
 mod relay;
 mod state;
 
-use std::net::SocketAddr;
+use std::{io::IsTerminal, net::SocketAddr};
 
 use clap::{Parser, Subcommand};
 
@@ -79,29 +79,24 @@ async fn pause() -> anyhow::Result<()> {
 }
 
 fn start_log() {
+    // The libraries log errors that we report ourselves, with the fix.
+    let quiet = [
+        "ts_http_util=off",
+        "ts_control=off",
+        "ts_derp=off",
+        "kube_runtime=warn",
+    ];
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing::Level::INFO.into())
         .with_env_var("PEERRELAY_LOG")
-        .from_env_lossy()
-        // The libraries log errors that we report ourselves, with the fix.
-        .add_directive(
-            "ts_http_util=off"
-                .parse()
-                .expect("a constant directive is valid"),
-        )
-        .add_directive(
-            "ts_control=off"
-                .parse()
-                .expect("a constant directive is valid"),
-        )
-        .add_directive(
-            "ts_derp=off"
-                .parse()
-                .expect("a constant directive is valid"),
-        );
+        .from_env_lossy();
+    let filter = quiet.into_iter().fold(filter, |filter, directive| {
+        filter.add_directive(directive.parse().expect("constant directives are valid"))
+    });
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        .with_writer(std::io::stderr);
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
     match std::env::var("PEERRELAY_LOG_FORMAT").as_deref() {
         Ok("json") => log.json().init(),
         _ => log.with_target(false).init(),

@@ -17,7 +17,7 @@ use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
     kind = "PeerRelay",
     namespaced,
     shortname = "prelay",
-    category = "peerrelay",
+    category = "peer-relay",
     status = "PeerRelayStatus",
     derive = "PartialEq",
     doc = "Tailscale peer relays on the nodes of this cluster: clients that cannot reach each other directly talk through them.",

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
     version = "v1alpha1",
     kind = "RelayNode",
     namespaced,
-    category = "peerrelay",
+    category = "peer-relay",
     status = "RelayNodeStatus",
     derive = "PartialEq",
     doc = "What one relay really is. Written by the relay, named as its pod and removed with it.",

@@ -152,7 +152,7 @@ impl Applier<'_> {
         let params = PatchParams::apply(names::OPERATOR).force();
         let patched = api.patch(&name, &params, &Patch::Apply(&wanted)).await;
         patched.map_err(failed::<K>("apply", &name))?;
-        tracing::info!(kind = %K::kind(&()), name, "applied");
+        tracing::info!(kind = %K::kind(&()), name, namespace = self.relay.namespace, "applied");
         self.changes.applied += 1;
         Ok(())
     }
@@ -172,7 +172,7 @@ impl Applier<'_> {
         let params = DeleteParams::background().preconditions(preconditions);
         match api.delete(&name, &params).await {
             Ok(_) => {
-                tracing::info!(kind = %K::kind(&()), name, "removed");
+                tracing::info!(kind = %K::kind(&()), name, namespace = self.relay.namespace, "removed");
                 self.changes.pruned += 1;
                 Ok(())
             }

@@ -20,6 +20,19 @@ const SHOWN_ENDPOINTS: usize = 10;
 /// Longest message of a condition that is made of other messages, in characters.
 const LONGEST_MESSAGE: usize = 1_024;
 
+/// Reasons that the operator finds itself; those of relays are in [`RelayReason`].
+pub const REASONS: &[&str] = &[
+    "RelaysReady",
+    "RelaysStarting",
+    "NoNodes",
+    "NoRelayReady",
+    "Connected",
+    "NoReport",
+    "Paused",
+    "InvalidSpec",
+    "NameTaken",
+];
+
 /// What status is about.
 #[derive(Debug, Clone, Copy)]
 pub enum Outcome<'a> {
@@ -108,15 +121,15 @@ impl Observed {
         nodes: &[impl AsRef<RelayNode>],
     ) -> Self {
         let mut observed = Self::default();
+        // Stores have no order, and a status that only changes its order would be written again.
+        let mut nodes: Vec<&RelayNode> = nodes.iter().map(AsRef::as_ref).collect();
+        nodes.sort_by_key(|node| node.name_any());
         for region in validated.map_or(&[][..], |relay| &relay.regions) {
             let set = daemon_sets
                 .iter()
                 .map(AsRef::as_ref)
                 .find(|d| d.name_any() == region.child);
-            let nodes = nodes
-                .iter()
-                .map(AsRef::as_ref)
-                .filter(|n| n.spec.region == region.name);
+            let nodes = nodes.iter().filter(|n| n.spec.region == region.name);
             let mut summary = RegionStatus {
                 name: region.name.clone(),
                 tag: region.tag.clone(),

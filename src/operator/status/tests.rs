@@ -85,6 +85,28 @@ fn paused_and_blocked_say_so_and_nothing_else() {
 }
 
 #[test]
+fn order_of_reports_makes_no_other_status() {
+    let named = |name: &str| {
+        let endpoint = json!([{"address": format!("{name}:40000"), "source": "Static"}]);
+        let mut node = node(json!({"endpoints": endpoint}));
+        node.metadata.name = Some(name.into());
+        node
+    };
+    let there = compute(
+        daemon_set(2, 2),
+        vec![named("a"), named("b")],
+        Outcome::Applied,
+    );
+    let back = compute(
+        daemon_set(2, 2),
+        vec![named("b"), named("a")],
+        Outcome::Applied,
+    );
+    assert_eq!(there.endpoints, "a:40000,b:40000");
+    assert_eq!(there, back);
+}
+
+#[test]
 fn time_of_transition_stays_while_the_status_does() {
     let first = compute(daemon_set(1, 1), vec![], Outcome::Applied);
     let mut relay = fixtures::relay(json!({}));

@@ -12,6 +12,7 @@ use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject},
 };
+use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpStream,
@@ -21,6 +22,14 @@ use tokio_rustls::TlsConnector;
 
 /// Longest time for a TCP connection and a TLS handshake together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// Silence after which TCP asks whether the other side is still there, how often, and how many
+/// times before it gives up.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+const KEEPALIVE_RETRIES: u32 = 3;
+/// Sent bytes that nobody has acknowledged for this long end the connection.
+const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// A byte stream, encrypted or not.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -113,7 +122,7 @@ impl Dialer {
     pub(crate) async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
         let connect = async {
             let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-            stream.set_nodelay(true)?;
+            configure(&stream)?;
             Ok(stream)
         };
         timed(connect).await.map_err(|source| DialError::Tcp {
@@ -138,7 +147,7 @@ impl Dialer {
             })?;
         let stream = match addresses {
             [] => self.tcp(host, port).await?,
-            _ => timed(TcpStream::connect(addresses))
+            _ => timed(connect(addresses))
                 .await
                 .map_err(|source| DialError::Tcp {
                     host: host.into(),
@@ -160,6 +169,24 @@ impl Dialer {
             }),
         }
     }
+}
+
+async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(addresses).await?;
+    configure(&stream)?;
+    Ok(stream)
+}
+
+/// Long-lived connections that say little: a dead one must be noticed without anything to send.
+fn configure(stream: &TcpStream) -> io::Result<()> {
+    stream.set_nodelay(true)?;
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE_IDLE)
+        .with_interval(KEEPALIVE_INTERVAL)
+        .with_retries(KEEPALIVE_RETRIES);
+    let socket = SockRef::from(stream);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
 }
 
 async fn timed<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

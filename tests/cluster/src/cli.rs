@@ -172,6 +172,7 @@ fn shell(namespace: &str, command: &[String]) -> Result<ExitCode> {
     inside
         .args(words)
         .env("KUBECONFIG", rig.kubeconfig())
+        .env("KUBECACHEDIR", rig.kubectl_cache())
         .env("SSL_CERT_FILE", rig.ca())
         .env("PATH", path);
     foreground(inside.stdin(Stdio::inherit()))

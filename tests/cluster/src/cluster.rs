@@ -5,6 +5,7 @@ mod control_plane;
 pub mod image;
 mod node;
 
+use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
 use std::time::Duration;
@@ -31,6 +32,7 @@ pub struct Cluster {
     processes: Processes,
     pki: Pki,
     tools: Tools,
+    cache: PathBuf,
 }
 
 impl Cluster {
@@ -43,6 +45,7 @@ impl Cluster {
             processes,
             pki: pki.clone(),
             tools: tools.clone(),
+            cache: state.path("kube-cache"),
         })
     }
 
@@ -105,8 +108,16 @@ impl Cluster {
     /// kubectl as administrator, in the control plane's namespace, to add arguments to.
     pub fn kubectl_command(&self) -> Command {
         let mut kubectl = program_in(ROUTER, self.tools.program("kubectl"));
-        kubectl.env("KUBECONFIG", self.pki.kubeconfig("admin"));
+        // What kubectl remembers of an API server is that of this rig, not of the one before.
         kubectl
+            .env("KUBECONFIG", self.pki.kubeconfig("admin"))
+            .env("KUBECACHEDIR", self.kubectl_cache());
+        kubectl
+    }
+
+    /// Where kubectl keeps what it knows of the API server.
+    pub fn kubectl_cache(&self) -> PathBuf {
+        self.cache.clone()
     }
 
     /// Runs kubectl as administrator.

@@ -148,6 +148,7 @@ impl Rig {
         let mut helm = program_in(ROUTER, self.tools.program("helm"));
         // Its cache and settings are not those of who runs the rig.
         helm.env("KUBECONFIG", self.kubeconfig())
+            .env("KUBECACHEDIR", self.kubectl_cache())
             .env("HELM_CACHE_HOME", self.state.path("helm/cache"))
             .env("HELM_CONFIG_HOME", self.state.path("helm/config"))
             .env("HELM_DATA_HOME", self.state.path("helm/data"));
@@ -157,6 +158,11 @@ impl Rig {
     /// The administrator's kubeconfig; it works in the rig's namespaces.
     pub fn kubeconfig(&self) -> PathBuf {
         self.pki.kubeconfig("admin")
+    }
+
+    /// Where kubectl and helm keep what they know of the API server.
+    pub fn kubectl_cache(&self) -> PathBuf {
+        self.cluster.kubectl_cache()
     }
 
     /// The certificate of the authority of cluster and tailnet.
@@ -172,6 +178,11 @@ impl Rig {
     /// The program under test, as it was built last.
     pub fn program(&self) -> Result<PathBuf> {
         Images::program(&self.state)
+    }
+
+    /// A checksum of the image, which differs when the program does.
+    pub fn image_digest(&self) -> Result<String> {
+        Images::digest(&self.state)
     }
 
     /// A directory for files of a test; gone with the rig.

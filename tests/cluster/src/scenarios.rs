@@ -51,6 +51,7 @@ pub fn all() -> Vec<Scenario> {
 /// c2, clients cannot reach each other, and nothing is cut or renumbered.
 pub fn reset(world: &World<'_>) -> Result<()> {
     world.rig.tailnet.write_policy(DEFAULT_POLICY)?;
+    world.rig.tailnet.cut_off(false)?;
     world.rig.network.block_clients(true)?;
     for client in ["c1", "c2"] {
         world.rig.network.mend(client)?;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use crate::command::{program_in, run_with_input};
 use crate::net::{CLIENTS, CONTROL};
 use crate::pki::Pki;
 use crate::process::{Processes, Spec};
@@ -108,6 +109,18 @@ impl Tailnet {
         self.processes
             .start(&spec)?
             .wait_until(READY, || self.nodes().map(drop))
+    }
+
+    /// Cuts control, DERP and STUN off from everyone, or lets packets through again.
+    pub fn cut_off(&self, cut: bool) -> Result<()> {
+        let rules = if cut {
+            "table inet cut {\n chain input {\n type filter hook input priority 0; policy drop;\n \
+             iif lo accept\n }\n}\n"
+        } else {
+            "table inet cut\ndelete table inet cut\n"
+        };
+        let mut nft = program_in(CONTROL.namespace, "nft");
+        run_with_input(nft.args(["-f", "-"]), rules.as_bytes()).map(drop)
     }
 
     /// Stops the control server, and with it DERP and STUN.

@@ -72,6 +72,8 @@ impl<'a> World<'a> {
             format!("image.repository={repository}"),
             format!("image.tag={tag}"),
         );
+        // The name of the image stays, so this is what makes pods start with a new one.
+        let image = format!("podAnnotations.rig/image={}", rig.image_digest()?);
         rig.helm([
             "upgrade",
             "--install",
@@ -85,6 +87,8 @@ impl<'a> World<'a> {
             &tag,
             "--set",
             "image.pullPolicy=Never",
+            "--set-string",
+            &image,
             "--wait",
             "--timeout",
             "120s",
@@ -300,6 +304,26 @@ impl<'a> World<'a> {
             output,
             first: first.trim().to_owned(),
         })
+    }
+
+    /// Patches an object of our group as who has this token, and gives what the API server says.
+    /// kubectl would read it first, which a relay may not.
+    pub fn patch_as(&self, token: &str, path: &str) -> Result<String> {
+        let config: Value = serde_yaml::from_str(&std::fs::read_to_string(self.rig.kubeconfig())?)?;
+        let server = config["clusters"][0]["cluster"]["server"]
+            .as_str()
+            .context("no server")?;
+        let header = self.rig.scratch("tokens")?.join("header");
+        crate::state::write_private(&header, format!("Authorization: Bearer {token}\n"))?;
+        let mut curl = program_in(crate::net::ROUTER, "curl");
+        curl.args(["-sS", "--max-time", "10", "-X", "PATCH", "--cacert"])
+            .arg(self.rig.ca());
+        curl.arg("-H").arg(format!("@{}", header.display()));
+        curl.args(["-H", "Content-Type: application/merge-patch+json"]);
+        curl.args(["-d", r#"{"status":{"message":"hello"}}"#]);
+        run(curl.arg(format!(
+            "{server}/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/{path}"
+        )))
     }
 
     /// Tries until it holds.

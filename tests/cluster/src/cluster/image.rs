@@ -16,6 +16,8 @@ pub const PEERRELAY: &str = "peerrelay.dev/peerrelay:dev";
 /// The image that holds the namespaces of a pod.
 pub const PAUSE: &str = "peerrelay.dev/pause:dev";
 
+/// Checksum of the layer in the archive.
+const KEY_FILE: &str = "images.key";
 /// Names the program on the host.
 const PROGRAM_FILE: &str = "program";
 const PROGRAM: &str = "/usr/bin/peerrelay";
@@ -38,7 +40,7 @@ impl Images {
         let program = build_program(progress)?;
         fs::write(state.path(PROGRAM_FILE), program.display().to_string())?;
         let archive = state.path("images.tar");
-        let key_file = state.path("images.key");
+        let key_file = state.path(KEY_FILE);
         let layer = layer(&program)?;
         let key = digest(&layer);
         let changed =
@@ -55,6 +57,12 @@ impl Images {
         let path = fs::read_to_string(state.path(PROGRAM_FILE));
         path.map(PathBuf::from)
             .context("nothing was built yet: run `cargo dev up`")
+    }
+
+    /// A checksum of what was built last.
+    pub fn digest(state: &State) -> Result<String> {
+        let key = fs::read_to_string(state.path(KEY_FILE));
+        key.context("nothing was built yet: run `cargo dev up`")
     }
 
     /// The archive's path.

@@ -2,9 +2,16 @@
 //! writes them again.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod chart;
+mod values;
+
 use std::{fs, path::Path};
 
-use peerrelay::crd::{self, PeerRelay};
+use peerrelay::{
+    crd::{self, PeerRelay},
+    operator::status,
+    relay::state::Reason,
+};
 use serde::Deserialize;
 
 /// The definitions, for kubectl and for the chart.
@@ -26,6 +33,19 @@ fn custom_resource_definitions_are_what_the_types_say() {
 }
 
 #[test]
+fn every_reason_is_documented() {
+    let text = fs::read_to_string(root().join("docs/conditions.md")).unwrap();
+    let relay = Reason::ALL.iter().map(|reason| reason.as_str());
+    let operator = status::REASONS.iter().copied();
+    for reason in relay.chain(operator) {
+        assert!(
+            text.contains(&format!("| `{reason}` |")),
+            "docs/conditions.md lacks {reason}"
+        );
+    }
+}
+
+#[test]
 fn examples_are_what_the_operator_understands() {
     let mut found = 0;
     for entry in fs::read_dir(root().join("deploy/examples")).unwrap() {
@@ -42,6 +62,7 @@ fn examples_are_what_the_operator_understands() {
     assert!(found > 0, "there is no example");
 }
 
+/// Fails unless the file says `wanted`; writes it when asked to.
 fn hold(path: &str, wanted: &str) {
     let file = root().join(path);
     if std::env::var_os("UPDATE").is_some() {

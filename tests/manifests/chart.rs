@@ -1,0 +1,143 @@
+//! The chart, rendered by helm: `PEERRELAY_HELM` names the program, as `cargo dev test` does.
+
+use std::{path::PathBuf, process::Command};
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use peerrelay::{
+    crd,
+    operator::{
+        build,
+        validate::{RelayImage, validate},
+    },
+};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{hold, root, values};
+
+const NAMESPACE: &str = "peerrelay-system";
+const NAMESPACE_YAML: &str = "deploy/kustomize/base/namespace.yaml";
+const OPERATOR_YAML: &str = "deploy/kustomize/base/operator.yaml";
+const INSTALL_YAML: &str = "deploy/install.yaml";
+
+#[test]
+fn values_schema_is_what_the_type_says() {
+    hold(
+        "charts/peerrelay-operator/values.schema.json",
+        &values::schema(),
+    );
+}
+
+#[test]
+fn manifests_are_the_rendered_chart() {
+    let Some(rendered) = render(&[]) else { return };
+    let rendered = rendered.expect("the chart renders with its own values");
+    hold(OPERATOR_YAML, &rendered);
+    let namespace = std::fs::read_to_string(root().join(NAMESPACE_YAML)).unwrap();
+    hold(INSTALL_YAML, &format!("{namespace}{rendered}"));
+}
+
+#[test]
+fn chart_installs_the_definitions_as_they_are() {
+    let Some(rendered) = render(&["--set", "crds.keep=false"]) else {
+        return;
+    };
+    // Read back, because helm writes numbers in its own way.
+    let of_chart: Vec<CustomResourceDefinition> = objects(&rendered.unwrap())
+        .into_iter()
+        .filter(|object| object["kind"] == "CustomResourceDefinition")
+        .map(|object| serde_json::from_value(object).unwrap())
+        .collect();
+    assert_eq!(of_chart, crd::all());
+}
+
+#[test]
+fn wrong_values_are_refused_by_name() {
+    for (value, word) in [
+        ("replicas=2", "replicas"),
+        ("image.pullPolicy=Sometimes", "pullPolicy"),
+        ("replicaCount=0", "replicaCount"),
+        ("log.format=xml", "format"),
+    ] {
+        let Some(rendered) = render(&["--set", value]) else {
+            return;
+        };
+        let error = rendered.expect_err(value);
+        assert!(error.contains(word), "{value}: {error}");
+    }
+}
+
+#[test]
+fn operator_may_give_relays_what_it_gives_them() {
+    let Some(rendered) = render(&[]) else { return };
+    let objects = objects(&rendered.unwrap());
+    let role = objects
+        .iter()
+        .find(|o| o["kind"] == "ClusterRole" && o["metadata"]["name"] == "peerrelay-operator");
+    let own = role.unwrap()["rules"].as_array().unwrap().clone();
+    let relay = serde_json::from_value(json!({
+        "apiVersion": "peerrelay.dev/v1alpha1", "kind": "PeerRelay",
+        "metadata": {"name": "edge", "namespace": "relays", "uid": "u"},
+        "spec": {"tailnet": {"authKey": {"secretName": "s"}},
+                 "regions": [{"name": "r", "clients": ["tag:c"]}]},
+    }));
+    let image = RelayImage {
+        reference: "i".into(),
+        pull_policy: "Always".into(),
+    };
+    let resources = build::build(&validate(&relay.unwrap(), &image).unwrap());
+    for rule in resources.roles[0].rules.as_ref().unwrap() {
+        let rule = serde_json::to_value(rule).unwrap();
+        for verb in rule["verbs"].as_array().unwrap() {
+            let covers = |own: &Value| {
+                own["apiGroups"] == rule["apiGroups"]
+                    && own["resources"] == rule["resources"]
+                    && own["verbs"].as_array().unwrap().contains(verb)
+            };
+            assert!(
+                own.iter().any(covers),
+                "the operator lacks {verb} of {rule}"
+            );
+        }
+    }
+    let secrets = own
+        .iter()
+        .any(|rule| rule["resources"].to_string().contains("secrets"));
+    assert!(!secrets, "the operator may read Secrets");
+}
+
+/// `None` without helm, which only CI must have.
+fn render(arguments: &[&str]) -> Option<Result<String, String>> {
+    let Some(helm) = std::env::var_os("PEERRELAY_HELM").map(PathBuf::from) else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI renders the chart: run `cargo dev test`"
+        );
+        println!("not run: PEERRELAY_HELM names no helm; `cargo dev test` builds one");
+        return None;
+    };
+    let output = Command::new(helm)
+        .args([
+            "template",
+            "peerrelay-operator",
+            "charts/peerrelay-operator",
+        ])
+        .args(["--namespace", NAMESPACE])
+        .args(arguments)
+        .current_dir(root())
+        .output()
+        .expect("helm starts");
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("helm writes UTF-8");
+    Some(if output.status.success() {
+        Ok(text(output.stdout))
+    } else {
+        Err(text(output.stderr))
+    })
+}
+
+fn objects(yaml: &str) -> Vec<Value> {
+    let documents = serde_yaml::Deserializer::from_str(yaml);
+    documents
+        .map(|document| Value::deserialize(document).expect("helm writes YAML"))
+        .collect()
+}

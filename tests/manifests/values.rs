@@ -1,0 +1,138 @@
+//! What `values.yaml` of the chart may say; its JSON schema is made from this.
+
+use std::collections::BTreeMap;
+
+use schemars::{JsonSchema, generate::SchemaSettings};
+use serde_json::{Map, Value};
+
+/// Values of the peerrelay-operator chart
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+pub(crate) struct ChartValues {
+    /// Image of the operator, and of the relays that it starts
+    image: Option<Image>,
+    /// Secrets with which nodes pull the image
+    image_pull_secrets: Option<Vec<BTreeMap<String, String>>>,
+    /// Replicas of the operator, of which one acts
+    #[schemars(range(min = 1, max = 9))]
+    replica_count: Option<u8>,
+    /// Custom resource definitions
+    crds: Option<Crds>,
+    /// Roles
+    rbac: Option<Create>,
+    /// Identity of the operator
+    service_account: Option<ServiceAccount>,
+    /// Refuses a relay that writes the RelayNode of another
+    admission_policy: Option<Enabled>,
+    /// Log of the operator
+    log: Option<Log>,
+    /// Resources of the operator
+    resources: Option<Map<String, Value>>,
+    /// Nodes of the operator
+    node_selector: Option<BTreeMap<String, String>>,
+    /// Taints that the operator tolerates
+    tolerations: Option<Vec<Map<String, Value>>>,
+    /// Affinity of the operator; replicas are spread over nodes when empty
+    affinity: Option<Map<String, Value>>,
+    /// Priority class of the operator
+    priority_class_name: Option<String>,
+    /// Annotations of the operator's pods
+    pod_annotations: Option<BTreeMap<String, String>>,
+    /// Labels of the operator's pods
+    pod_labels: Option<BTreeMap<String, String>>,
+    /// Labels of every object
+    common_labels: Option<BTreeMap<String, String>>,
+    /// Keeps one replica while nodes are drained
+    pod_disruption_budget: Option<Enabled>,
+    /// Values that a parent chart shares; not used
+    global: Option<Map<String, Value>>,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Image {
+    /// Name without tag
+    #[schemars(length(min = 1))]
+    repository: Option<String>,
+    /// The chart's appVersion when empty
+    tag: Option<String>,
+    /// Wins over the tag
+    #[schemars(regex(pattern = "^(sha256:[0-9a-f]{64})?$"))]
+    digest: Option<String>,
+    /// When nodes pull it
+    pull_policy: Option<PullPolicy>,
+}
+
+#[derive(JsonSchema)]
+#[allow(dead_code, reason = "only its schema is used")]
+enum PullPolicy {
+    Always,
+    IfNotPresent,
+    Never,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Crds {
+    /// Install and upgrade them with the chart
+    enabled: Option<bool>,
+    /// Leave them when the chart is uninstalled
+    keep: Option<bool>,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct ServiceAccount {
+    /// Make it
+    create: Option<bool>,
+    /// The release's name when empty
+    name: Option<String>,
+    /// Its annotations
+    annotations: Option<BTreeMap<String, String>>,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Log {
+    /// What is logged, such as info or peerrelay=debug,warn
+    level: Option<String>,
+    /// How
+    format: Option<LogFormat>,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+#[allow(dead_code, reason = "only its schema is used")]
+enum LogFormat {
+    Text,
+    Json,
+}
+
+#[derive(JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Create {
+    /// Make them
+    create: Option<bool>,
+}
+
+#[derive(JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Enabled {
+    /// Use it
+    enabled: Option<bool>,
+}
+
+/// The schema, as Helm reads it.
+pub(crate) fn schema() -> String {
+    let schema = SchemaSettings::draft07()
+        .into_generator()
+        .into_root_schema_for::<ChartValues>();
+    serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
+}
