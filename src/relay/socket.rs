@@ -70,6 +70,18 @@ impl UdpSocket {
         Ok(Self { socket, local })
     }
 
+    /// Takes over a socket that is bound already, with the options of [`UdpSocket::bind`] that
+    /// matter for sending.
+    #[cfg(test)]
+    pub(super) fn from_std(socket: std::net::UdpSocket) -> io::Result<Self> {
+        let local = socket.local_addr()?;
+        socket.set_nonblocking(true)?;
+        Ok(Self {
+            socket: socket.into(),
+            local,
+        })
+    }
+
     /// The address it is bound to; mostly the unspecified one.
     pub const fn local(&self) -> SocketAddr {
         self.local

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
-use crate::command::program;
+use crate::command::{program, run as run_program};
 use crate::progress::Progress;
 use crate::scenarios::{self, Scenario};
 use crate::state::repository;
@@ -71,6 +71,24 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
         .status()
         .context("failed to start cargo")?;
     ensure!(status.success(), "cargo test failed");
+    golden_vectors(progress)
+}
+
+/// The byte vectors that the protocol is held to are what Tailscale's packages say today.
+fn golden_vectors(progress: &Progress) -> Result<()> {
+    let file = repository().join("crates/relay-proto/tests/golden/vectors.json");
+    let mut go = program("go");
+    go.current_dir(repository().join("tests/cluster/tools/tailnet"))
+        .env("GOFLAGS", "-mod=readonly")
+        .args(["run", "./vectors"]);
+    let fresh = run_program(&mut go).context("failed to make the golden vectors")?;
+    let stored = std::fs::read_to_string(&file)?;
+    let shown = file.display();
+    ensure!(
+        fresh == stored,
+        "{shown} is stale: write what `go run ./vectors` prints into it"
+    );
+    progress.line("golden vectors are what Tailscale's own packages make");
     Ok(())
 }
 
