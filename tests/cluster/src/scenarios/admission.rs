@@ -173,7 +173,7 @@ fn own_report(world: &World<'_>) -> Result<String> {
     let patch = |pod: &str| world.patch_as(token.trim(), &format!("relaynodes/{pod}/status"));
     let said = patch(&name(0))?;
     ensure!(
-        said.contains("\"kind\":\"RelayNode\""),
+        said.contains(r#""kind": "RelayNode""#),
         "its own was refused: {said}"
     );
     let said = patch(&name(1))?;
