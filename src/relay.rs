@@ -54,6 +54,9 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         state.clone(),
     );
     supervisor.spawn("endpoints", refresh);
+    if options.tailnet.control_url.scheme() == "http" {
+        tracing::warn!("control is reached without TLS: only for a network that you trust");
+    }
     let name = &options.tailnet.hostname;
     let (version, port) = (env!("CARGO_PKG_VERSION"), options.port);
     tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod chart;
+mod metrics;
 mod values;
 
 use std::{fs, path::Path};

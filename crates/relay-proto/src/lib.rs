@@ -49,9 +49,11 @@
 
 mod address;
 mod challenge;
+mod config;
 mod counters;
 mod deadline;
 pub mod disco;
+mod event;
 pub mod geneve;
 mod key;
 mod relay;
@@ -61,12 +63,12 @@ mod table;
 mod time;
 mod verdict;
 
+pub use config::{Config, Keys, Peer};
 pub use counters::{Counters, Family, Traffic};
 pub use crypto_box::SalsaBox;
+pub use event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo};
 pub use geneve::Vni;
 pub use key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side};
-pub use relay::{
-    CloseReason, Config, Event, Keys, LegInfo, Peer, REPLY_LEN, Relay, SessionCounts, SessionInfo,
-};
+pub use relay::{REPLY_LEN, Relay};
 pub use time::Timestamp;
 pub use verdict::{DropReason, Verdict};

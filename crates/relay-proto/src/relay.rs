@@ -10,11 +10,13 @@ use rand_chacha::{
 use crate::{
     address::AddressPolicy,
     challenge::Challenges,
+    config::{Config, Keys, Peer},
     counters::Counters,
     deadline::Deadlines,
     disco::{BIND_FRAME_LEN, BindCommon, Endpoint, Frame, Message, NONCE_LEN, seal},
+    event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, Vni},
-    key::{DiscoPublic, DiscoSecret, NodeKey, Pair, Side},
+    key::{DiscoPublic, NodeKey, Pair, Side},
     sealer::Sealer,
     session::{Handshake, Leg, Session},
     table::Table,
@@ -24,136 +26,6 @@ use crate::{
 
 /// Size of the reply buffer, in bytes; equal to the smallest bind that is answered.
 pub const REPLY_LEN: usize = HEADER_LEN + BIND_FRAME_LEN;
-
-/// Lifetimes and limits.
-#[derive(Debug, Clone)]
-pub struct Config {
-    /// An allocation that is not bound on both legs ends after this (upstream: 30 s).
-    pub bind_lifetime: Duration,
-    /// A session with a silent leg ends after this (upstream: 5 min).
-    pub steady_lifetime: Duration,
-    /// Age at which the challenge secret is replaced (upstream: 2 min).
-    pub secret_rotation: Duration,
-    /// Sessions in total; at most 2^22, so that free VNIs are found at once.
-    pub max_sessions: usize,
-    /// Sessions that one node may have asked for.
-    pub max_sessions_per_node: usize,
-    /// Whether loopback addresses may bind: for tests on one machine.
-    pub allow_loopback_bind: bool,
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            bind_lifetime: Duration::from_secs(30),
-            steady_lifetime: Duration::from_secs(5 * 60),
-            secret_rotation: Duration::from_secs(2 * 60),
-            max_sessions: 1 << 16,
-            max_sessions_per_node: 1 << 12,
-            allow_loopback_bind: false,
-        }
-    }
-}
-
-impl Config {
-    /// Upper bound of [`Config::max_sessions`].
-    pub const MOST_SESSIONS: usize = 1 << 22;
-}
-
-/// The relay's disco keys.
-#[derive(Debug, Clone)]
-pub struct Keys {
-    /// The node's, as the network map has it: clients seal allocation requests for it.
-    pub node: DiscoSecret,
-    /// The server's, as the allocation names it: seals the bind handshake.
-    pub server: DiscoSecret,
-}
-
-/// What the network map knows of a DERP packet's sender.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer {
-    /// Node key that DERP authenticated.
-    pub node_key: NodeKey,
-    /// Disco key in the network map.
-    pub disco: Option<DiscoPublic>,
-    /// The packet filter grants `tailscale.com/cap/relay` from one of the peer's addresses to one
-    /// of ours of the same family.
-    pub may_relay: bool,
-    /// The peer is not signed by tailnet lock and gets no capabilities.
-    pub unsigned_peer_api_only: bool,
-}
-
-/// What changed; read with [`Relay::poll_event`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Event {
-    /// Both legs are bound: data flows between these addresses.
-    Opened {
-        /// The session.
-        vni: Vni,
-        /// Leg A and leg B.
-        legs: [SocketAddr; 2],
-    },
-    /// A leg of an open session moved.
-    Moved {
-        /// The session.
-        vni: Vni,
-        /// Leg A and leg B.
-        legs: [SocketAddr; 2],
-    },
-    /// The session is gone and its VNI with it.
-    Closed {
-        /// The session.
-        vni: Vni,
-        /// Why.
-        reason: CloseReason,
-    },
-}
-
-/// Why a session ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CloseReason {
-    /// Not both clients bound in time.
-    Unbound,
-    /// A leg was silent for too long.
-    Silent,
-    /// It gave way at a limit.
-    Evicted,
-}
-
-/// One session, as an operator of the relay sees it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct SessionInfo {
-    /// Number of the session.
-    pub vni: Vni,
-    /// Order of allocation.
-    pub lamport: u64,
-    /// When it was allocated.
-    pub allocated: Timestamp,
-    /// Leg A and leg B.
-    pub legs: [LegInfo; 2],
-}
-
-/// One leg of a [`SessionInfo`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LegInfo {
-    /// The client.
-    pub client: DiscoPublic,
-    /// Where it is bound.
-    pub address: Option<SocketAddr>,
-    /// Data datagrams received from it.
-    pub packets: u64,
-    /// UDP payload of these.
-    pub bytes: u64,
-}
-
-/// Number of sessions by state.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct SessionCounts {
-    /// Allocated, not bound on both legs.
-    pub connecting: usize,
-    /// Bound on both legs.
-    pub open: usize,
-}
 
 /// The relay. The crate's documentation has the driver's contract.
 pub struct Relay {

@@ -77,6 +77,8 @@ fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         security_context: Some(PodSecurityContext {
+            // The auth key is readable for this group and for nobody else.
+            fs_group: Some(names::RELAY_USER.into()),
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
                 localhost_profile: None,
@@ -199,7 +201,7 @@ fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
     let auth = SecretVolumeSource {
         secret_name: Some(relay.auth_key_secret.clone()),
         optional: Some(true),
-        default_mode: Some(0o444),
+        default_mode: Some(0o440),
         ..SecretVolumeSource::default()
     };
     vec![

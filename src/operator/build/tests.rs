@@ -54,7 +54,7 @@ fn relay_pod_is_on_the_host_network_and_otherwise_locked_down() {
     assert_eq!(pod["hostNetwork"], true);
     assert_eq!(
         pod["securityContext"],
-        json!({"seccompProfile": {"type": "RuntimeDefault"}})
+        json!({"fsGroup": 65_532, "seccompProfile": {"type": "RuntimeDefault"}})
     );
     assert_eq!(
         pod["containers"][0]["securityContext"],
@@ -72,6 +72,7 @@ fn relay_pod_is_on_the_host_network_and_otherwise_locked_down() {
         json!({"path": "/var/lib/peerrelay/relays/edge-office", "type": "DirectoryOrCreate"})
     );
     assert_eq!(pod["volumes"][2]["secret"]["optional"], true);
+    assert_eq!(pod["volumes"][2]["secret"]["defaultMode"], 0o440);
     assert_eq!(
         pod["containers"][0]["readinessProbe"]["httpGet"]["host"],
         "127.0.0.1"

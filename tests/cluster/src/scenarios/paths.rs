@@ -42,6 +42,13 @@ fn first(world: &World<'_>) -> Result<String> {
     world.write_secret(world.rig.tailnet.auth_key())?;
     let start = Instant::now();
     world.apply(EDGE, &json!({}))?;
+    let applied = Instant::now();
+    world.eventually("the DaemonSet exists", || {
+        world
+            .object("daemonset", &format!("{EDGE}-office"))
+            .map(drop)
+    })?;
+    let created = applied.elapsed();
     let (route, _) = world.wait_route(c1, c2, is_relay, THIRTY)?;
     let took = start.elapsed();
     ensure!(took < THIRTY, "it took {} s", took.as_secs());
@@ -79,7 +86,8 @@ fn first(world: &World<'_>) -> Result<String> {
         "c3 without the grant knows {servers}"
     );
     Ok(format!(
-        "{route} {:.1} s after kubectl apply",
+        "DaemonSet seen {:.2} s, {route} {:.1} s after kubectl apply",
+        created.as_secs_f64(),
         took.as_secs_f64()
     ))
 }

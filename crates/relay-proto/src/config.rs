@@ -1,0 +1,63 @@
+//! What a relay is given: lifetimes and limits, keys, and what is known of peers.
+
+use std::time::Duration;
+
+use crate::key::{DiscoPublic, DiscoSecret, NodeKey};
+
+/// Lifetimes and limits.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// An allocation that is not bound on both legs ends after this (upstream: 30 s).
+    pub bind_lifetime: Duration,
+    /// A session with a silent leg ends after this (upstream: 5 min).
+    pub steady_lifetime: Duration,
+    /// Age at which the challenge secret is replaced (upstream: 2 min).
+    pub secret_rotation: Duration,
+    /// Sessions in total; at most 2^22, so that free VNIs are found at once.
+    pub max_sessions: usize,
+    /// Sessions that one node may have asked for.
+    pub max_sessions_per_node: usize,
+    /// Whether loopback addresses may bind: for tests on one machine.
+    pub allow_loopback_bind: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            bind_lifetime: Duration::from_secs(30),
+            steady_lifetime: Duration::from_secs(5 * 60),
+            secret_rotation: Duration::from_secs(2 * 60),
+            max_sessions: 1 << 16,
+            max_sessions_per_node: 1 << 12,
+            allow_loopback_bind: false,
+        }
+    }
+}
+
+impl Config {
+    /// Upper bound of [`Config::max_sessions`].
+    pub const MOST_SESSIONS: usize = 1 << 22;
+}
+
+/// The relay's disco keys.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// The node's, as the network map has it: clients seal allocation requests for it.
+    pub node: DiscoSecret,
+    /// The server's, as the allocation names it: seals the bind handshake.
+    pub server: DiscoSecret,
+}
+
+/// What the network map knows of a DERP packet's sender.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// Node key that DERP authenticated.
+    pub node_key: NodeKey,
+    /// Disco key in the network map.
+    pub disco: Option<DiscoPublic>,
+    /// The packet filter grants `tailscale.com/cap/relay` from one of the peer's addresses to one
+    /// of ours of the same family.
+    pub may_relay: bool,
+    /// The peer is not signed by tailnet lock and gets no capabilities.
+    pub unsigned_peer_api_only: bool,
+}

@@ -1,0 +1,77 @@
+//! What a relay tells: changes of sessions, and the sessions themselves.
+
+use std::net::SocketAddr;
+
+use crate::{geneve::Vni, key::DiscoPublic, time::Timestamp};
+
+/// What changed; read with [`crate::Relay::poll_event`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// Both legs are bound: data flows between these addresses.
+    Opened {
+        /// The session.
+        vni: Vni,
+        /// Leg A and leg B.
+        legs: [SocketAddr; 2],
+    },
+    /// A leg of an open session moved.
+    Moved {
+        /// The session.
+        vni: Vni,
+        /// Leg A and leg B.
+        legs: [SocketAddr; 2],
+    },
+    /// The session is gone and its VNI with it.
+    Closed {
+        /// The session.
+        vni: Vni,
+        /// Why.
+        reason: CloseReason,
+    },
+}
+
+/// Why a session ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CloseReason {
+    /// Not both clients bound in time.
+    Unbound,
+    /// A leg was silent for too long.
+    Silent,
+    /// It gave way at a limit.
+    Evicted,
+}
+
+/// One session, as an operator of the relay sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SessionInfo {
+    /// Number of the session.
+    pub vni: Vni,
+    /// Order of allocation.
+    pub lamport: u64,
+    /// When it was allocated.
+    pub allocated: Timestamp,
+    /// Leg A and leg B.
+    pub legs: [LegInfo; 2],
+}
+
+/// One leg of a [`SessionInfo`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LegInfo {
+    /// The client.
+    pub client: DiscoPublic,
+    /// Where it is bound.
+    pub address: Option<SocketAddr>,
+    /// Data datagrams received from it.
+    pub packets: u64,
+    /// UDP payload of these.
+    pub bytes: u64,
+}
+
+/// Number of sessions by state.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct SessionCounts {
+    /// Allocated, not bound on both legs.
+    pub connecting: usize,
+    /// Bound on both legs.
+    pub open: usize,
+}

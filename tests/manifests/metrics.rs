@@ -1,0 +1,62 @@
+//! The list of metrics, made from what relay and operator serve.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use peerrelay::{
+    operator::metrics::Metrics,
+    relay::{metrics::render, shard::Snapshot, state::RelayState},
+};
+
+use crate::hold;
+
+#[test]
+fn metrics_are_documented_as_they_are_served() {
+    let relay = table(&render(
+        "office",
+        &RelayState::default(),
+        &Snapshot::default(),
+    ));
+    let operator = table(&Metrics::default().render());
+    hold(
+        "docs/metrics.md",
+        &format!(
+            "# Metrics\n\n\
+             Made from the code: `UPDATE=1 cargo test --test manifests`. No label holds a client's \
+             address, name or key.\n\n\
+             The names that begin with `tailscaled_` are those of Tailscale's own relay, so that \
+             dashboards for it work.\n\n\
+             ## Relay, on the node's loopback address, port 9440\n\n{relay}\n\
+             ## Operator, port 8080\n\n{operator}"
+        ),
+    );
+}
+
+/// Name, type, labels and help of each family.
+fn table(text: &str) -> String {
+    let mut families: BTreeMap<&str, (&str, &str, BTreeSet<&str>)> = BTreeMap::new();
+    for line in text.lines() {
+        if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
+            families.entry(name).or_default().1 = help;
+        } else if let Some((name, kind)) =
+            line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' '))
+        {
+            families.entry(name).or_default().0 = kind;
+        } else if let Some((name, labels)) = line.split_once('{') {
+            let labels = labels.split_once('}').map_or("", |(labels, _)| labels);
+            let names = labels
+                .split(',')
+                .filter_map(|label| Some(label.split_once('=')?.0));
+            families.entry(name).or_default().2.extend(names);
+        }
+    }
+    let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    for (name, (kind, help, labels)) in families {
+        let labels = labels
+            .iter()
+            .map(|l| format!("`{l}`"))
+            .collect::<Vec<_>>()
+            .join(", ");
+        table += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
+    }
+    table
+}
