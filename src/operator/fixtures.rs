@@ -1,5 +1,4 @@
 //! PeerRelays for tests.
-#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use serde_json::{Value, json};
 
@@ -12,7 +11,7 @@ pub(crate) fn relay(spec: Value) -> PeerRelay {
         "tailnet": {"authKey": {"secretName": "tailnet-auth"}},
         "regions": [{"name": "office", "clients": ["tag:office"]}],
     });
-    for (field, value) in spec.as_object().unwrap() {
+    for (field, value) in spec.as_object().expect("a spec is an object") {
         whole[field] = value.clone();
     }
     serde_json::from_value(json!({
@@ -21,12 +20,12 @@ pub(crate) fn relay(spec: Value) -> PeerRelay {
         "metadata": {"name": "edge", "namespace": "relays", "uid": "u-1", "generation": 3},
         "spec": whole,
     }))
-    .unwrap()
+    .expect("the fixture is a PeerRelay")
 }
 
 /// The same, validated.
 pub(crate) fn validated(spec: Value) -> ValidatedRelay {
-    validate(&relay(spec), &image()).unwrap()
+    validate(&relay(spec), &image()).expect("the fixture is valid")
 }
 
 /// An image.

@@ -125,6 +125,7 @@ impl<'a> Control<'a> {
         let request = RegisterRequest {
             version: VERSION.into(),
             node_key: self.identity.node.public.to_string(),
+            network_lock_key: self.identity.network_lock.public.to_string(),
             auth: auth_key.map(|auth_key| Auth { auth_key }),
             hostinfo,
             ephemeral,

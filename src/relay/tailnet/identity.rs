@@ -10,7 +10,9 @@ use std::{
 
 use relay_proto::{DiscoSecret, Keys};
 use serde::{Deserialize, Serialize};
-use ts_keys::{DiscoKeyPair, ExportableKey, MachineKeyPair, NodeKeyPair, PersistState};
+use ts_keys::{
+    DiscoKeyPair, ExportableKey, MachineKeyPair, NetworkLockKeyPair, NodeKeyPair, PersistState,
+};
 
 const FILE: &str = "identity.json";
 /// Empty file beside it, locked while a relay uses the identity.
@@ -26,6 +28,8 @@ pub struct Identity {
     pub machine: MachineKeyPair,
     /// Authenticates the device to control and DERP.
     pub node: NodeKeyPair,
+    /// Names the device in tailnet lock.
+    pub network_lock: NetworkLockKeyPair,
     /// Device's disco key, as the network map shows it; new with each start, as tailscaled's.
     pub disco: DiscoKeyPair,
     server: DiscoKeyPair,
@@ -121,6 +125,7 @@ impl Identity {
         Ok(Self {
             machine: keys.machine_key.import(),
             node: keys.node_key.import(),
+            network_lock: keys.network_lock_key.import(),
             disco: DiscoKeyPair::random(),
             server: DiscoKeyPair::random(),
             marker: dir.join(REGISTERED),

@@ -52,7 +52,8 @@ impl Netmap {
         if let Some(own) = message.node {
             self.own = Some(own);
         }
-        if let Some(derp) = message.derp_map {
+        // Without regions it only changes parameters that are of no use here.
+        if let Some(derp) = message.derp_map.filter(|derp| !derp.regions.is_empty()) {
             self.derp = Arc::new(derp);
         }
         if let Some(peers) = message.peers {
@@ -160,8 +161,7 @@ impl Netmap {
         if let Some(rules) = base {
             self.filters.insert(BASE_FILTER.into(), relay_rules(&rules));
         }
-        if let Some(None) = named.get(ALL_FILTERS) {
-            named.remove(ALL_FILTERS);
+        if let Some(None) = named.remove(ALL_FILTERS) {
             self.filters.clear();
         }
         for (name, rules) in named {

@@ -17,6 +17,9 @@ use serde_json::Value;
 pub(crate) struct RegisterRequest<'a> {
     pub(crate) version: u16,
     pub(crate) node_key: String,
+    /// Key of the device in tailnet lock, if the tailnet has that on.
+    #[serde(rename = "NLKey")]
+    pub(crate) network_lock_key: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) auth: Option<Auth<'a>>,
     pub(crate) hostinfo: &'a Hostinfo,

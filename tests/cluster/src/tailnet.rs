@@ -105,6 +105,7 @@ impl Tailnet {
             format!("--policy={}", file(self.policy_file())),
             format!("--auth-key-file={}", file(self.auth_key_file())),
             format!("--admin={}", file(self.admin_socket())),
+            "--regions=2".to_owned(),
         ]);
         self.processes
             .start(&spec)?

@@ -106,6 +106,21 @@ fn peers_change_by_whole_by_patch_and_leave() {
 }
 
 #[test]
+fn regions_stay_when_only_parameters_of_the_derp_map_change() {
+    let mut map = netmap(json!({}));
+    apply(
+        &mut map,
+        json!({"DERPMap": {"Regions": {"4": {"RegionCode": "fra"}}}}),
+    );
+    apply(
+        &mut map,
+        json!({"DERPMap": {"HomeParams": {"RegionScore": {"4": 0.5}}}}),
+    );
+    apply(&mut map, json!({"DERPMap": {"Regions": null}}));
+    assert!(map.derp().regions.contains_key(&4));
+}
+
+#[test]
 fn node_attribute_turns_the_relay_off() {
     let mut map = netmap(json!({}));
     assert!(!map.relay_disabled());

@@ -18,6 +18,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: smallest,
         },
         Scenario {
+            name: "install.yaml, the kustomize base and the examples are accepted",
+            run: manifests,
+        },
+        Scenario {
             name: "a relay may write its own RelayNode and no other",
             run: own_report,
         },
@@ -146,6 +150,28 @@ spec:
         relay["status"]
     );
     Ok("defaults filled in, observedGeneration -1".into())
+}
+
+fn manifests(world: &World<'_>) -> Result<String> {
+    let deploy = crate::state::repository().join("deploy");
+    let sources = [
+        ("-f", "install.yaml"),
+        ("-k", "kustomize/base"),
+        ("-f", "examples"),
+    ];
+    for (flag, source) in sources {
+        let path = deploy.join(source).display().to_string();
+        world.rig.kubectl([
+            "apply",
+            "--server-side",
+            "--force-conflicts",
+            "--dry-run=server",
+            "--validate=strict",
+            flag,
+            &path,
+        ])?;
+    }
+    Ok(format!("{} sources", sources.len()))
 }
 
 fn own_report(world: &World<'_>) -> Result<String> {

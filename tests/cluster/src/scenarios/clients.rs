@@ -1,9 +1,10 @@
 //! What clients do while they use a relay.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::{Value, json};
 
-use super::{MINUTE, Scenario, is_relay, relayed, reset};
-use crate::world::World;
+use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset};
+use crate::world::{Route, World};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -18,6 +19,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "a client without the grant gets no session, and the relay counts why",
             run: no_grant,
+        },
+        Scenario {
+            name: "clients whose home is another DERP region than the relay's are answered there",
+            run: other_region,
         },
     ]
 }
@@ -77,4 +82,59 @@ fn no_grant(world: &World<'_>) -> Result<String> {
     ensure!(now == allocated, "a session was given out");
     ensure!(!is_relay(&world.route(c3, c1)?), "c3 is relayed");
     Ok("no_grant counted, nothing allocated".into())
+}
+
+/// One relay; both clients move to the region that it does not call home, and start over.
+fn other_region(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let one = json!({"regions": [{
+        "name": "office", "clients": ["tag:office"],
+        "placement": {"nodeSelector": {"kubernetes.io/hostname": "n1"}},
+    }]});
+    // A relay chooses its home anew with each start.
+    for _ in 0..5 {
+        let theirs = home(c1.status()?)?;
+        for client in [c1, c2] {
+            client.tailscale(["debug", "force-prefer-derp", &theirs.to_string()])?;
+        }
+        world.delete(EDGE)?;
+        world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+        world.apply(EDGE, &one)?;
+        world.wait_ready(EDGE)?;
+        let nodes = world.rig.tailnet.nodes()?;
+        let relay = nodes.iter().find(|node| node.peer_relay && node.streaming);
+        let ours = relay.context("no relay is in the tailnet")?.home_derp;
+        if ours == theirs {
+            let other = 3 - theirs;
+            for client in [c1, c2] {
+                client.tailscale(["debug", "force-prefer-derp", &other.to_string()])?;
+            }
+            world.eventually("clients have moved", || {
+                for client in [c1, c2] {
+                    let home = home(client.status()?)?;
+                    ensure!(home == other, "home is region {home}");
+                }
+                Ok(())
+            })?;
+            continue;
+        }
+        let (route, _) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+        for client in [c1, c2] {
+            client.tailscale(["debug", "force-prefer-derp", "0"])?;
+        }
+        return Ok(format!(
+            "relay at home in region {ours}, clients in {theirs}: {route}"
+        ));
+    }
+    bail!("relay and clients always chose the same region")
+}
+
+/// Home DERP region of a client: the regions of the rig are rig1 and rig2.
+fn home(status: Value) -> Result<u32> {
+    let code = status["Self"]["Relay"].as_str().unwrap_or_default();
+    let number = code
+        .strip_prefix("rig")
+        .with_context(|| format!("home is '{code}'"))?;
+    Ok(number.parse()?)
 }
