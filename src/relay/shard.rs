@@ -77,12 +77,6 @@ pub struct ShardHandle {
     port: watch::Receiver<PortState>,
 }
 
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Command")
-    }
-}
-
 /// Starts the thread. The second value resolves when it ends, which it does only when told to, or
 /// by a bug.
 ///

@@ -22,6 +22,12 @@ const BUDGET: usize = 16;
 /// Commands taken before the sockets get their turn.
 const COMMANDS: usize = 64;
 
+/// What has something to read.
+struct Ready {
+    waker: bool,
+    sockets: [bool; 2],
+}
+
 /// State of the thread.
 pub(super) struct Worker {
     relay: Relay,
@@ -70,23 +76,34 @@ impl Worker {
         }
     }
 
-    /// Runs until it is told to stop. Each turn: commands, timers, sockets, and a wait if none of
-    /// them had work.
+    /// Runs until it is told to stop. Each turn: commands, timers, the sockets that have something,
+    /// and a wait, which is none while more is to be done.
     pub(super) fn run(&mut self) {
+        let mut ready = Ready {
+            waker: true,
+            sockets: [true; 2],
+        };
         loop {
-            self.waker.clear();
+            if ready.waker {
+                self.waker.clear();
+            }
             let Some(mut busy) = self.run_commands() else {
                 return;
             };
             self.run_timers();
             for family in Family::ALL {
-                busy |= self.serve(family);
+                if ready.sockets[family as usize] {
+                    busy |= self.serve(family);
+                }
             }
             self.note_events();
-            if !busy && let Err(error) = self.wait() {
-                tracing::error!(%error, "failed to wait for sockets");
-                return;
-            }
+            ready = match self.wait(busy) {
+                Ok(ready) => ready,
+                Err(error) => {
+                    tracing::error!(%error, "failed to wait for sockets");
+                    return;
+                }
+            };
         }
     }
 
@@ -207,23 +224,25 @@ impl Worker {
         }
     }
 
-    fn wait(&self) -> io::Result<()> {
+    fn wait(&self, busy: bool) -> io::Result<Ready> {
         let waker = (self.waker.as_fd(), Interest::Read);
-        let mut fds = [waker; 3];
-        let sockets = Family::ALL
-            .into_iter()
-            .filter_map(|family| self.port.socket(family));
-        for (fd, socket) in fds[1..].iter_mut().zip(sockets) {
-            *fd = (socket.as_fd(), Interest::Read);
-        }
+        let [v4, v6] = Family::ALL.map(|family| {
+            let socket = self.port.socket(family);
+            socket.map_or(waker, |socket| (socket.as_fd(), Interest::Read))
+        });
         let now = self.now();
         let timeout = self.relay.poll_timeout().map(|due| due.since(now));
-        let bind = self
-            .port
-            .due()
-            .map(|due| due.saturating_duration_since(Instant::now()));
-        let time: Option<Duration> = [timeout, bind].into_iter().flatten().min();
-        wait(&fds, time).map(drop)
+        let bind = self.port.due();
+        let bind = bind.map(|due| due.saturating_duration_since(Instant::now()));
+        let time = match busy {
+            true => Some(Duration::ZERO),
+            false => [timeout, bind].into_iter().flatten().min(),
+        };
+        let [waker, v4, v6, _] = wait(&[waker, v4, v6], time)?;
+        Ok(Ready {
+            waker,
+            sockets: [v4, v6],
+        })
     }
 
     fn now(&self) -> Timestamp {

@@ -233,7 +233,7 @@ fn segments(payload: &Payload) -> u64 {
 }
 
 fn has_room(socket: &UdpSocket) -> bool {
-    wait(&[(socket.as_fd(), Interest::Write)], Some(ROOM)).is_ok_and(|ready| ready)
+    wait(&[(socket.as_fd(), Interest::Write)], Some(ROOM)).is_ok_and(|[ready, ..]| ready)
 }
 
 fn send_one(socket: &UdpSocket, outgoing: &Outgoing, bytes: &[u8]) -> bool {

@@ -60,11 +60,15 @@ impl AsFd for Waker {
 /// Most descriptors that [`wait`] takes.
 const MOST: usize = 4;
 
-/// Waits until one of at most four descriptors is ready, for no longer than `time`; whether one is.
+/// Waits until one of at most four descriptors is ready, for no longer than `time`; says which are,
+/// in their order.
 ///
 /// # Errors
 /// What the kernel says.
-pub fn wait(fds: &[(BorrowedFd<'_>, Interest)], time: Option<Duration>) -> io::Result<bool> {
+pub fn wait(
+    fds: &[(BorrowedFd<'_>, Interest)],
+    time: Option<Duration>,
+) -> io::Result<[bool; MOST]> {
     let mut polls = [libc::pollfd {
         fd: -1,
         events: 0,
@@ -84,8 +88,8 @@ pub fn wait(fds: &[(BorrowedFd<'_>, Interest)], time: Option<Duration>) -> io::R
     // SAFETY: the pointer and length name `polls`; negative descriptors are skipped.
     let ready = unsafe { libc::poll(polls.as_mut_ptr(), MOST as _, timeout) };
     match checked(ready) {
-        Ok(ready) => Ok(ready > 0),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+        Ok(_) => Ok(polls.map(|poll| poll.revents != 0)),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; MOST]),
         Err(error) => Err(error),
     }
 }
