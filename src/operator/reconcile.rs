@@ -19,12 +19,12 @@ use super::{
     apply::{ApplyError, apply},
     build::build,
     metrics::Metrics,
-    status::{Outcome, is_report_of, ready, status},
+    status::{Outcome, ready, status},
     stores::Stores,
     validate::{RelayImage, validate},
 };
 use crate::{
-    crd::{PeerRelay, PeerRelayStatus, RelayNode},
+    crd::{PeerRelay, PeerRelayStatus},
     names,
 };
 
@@ -133,15 +133,8 @@ async fn publish(
     outcome: Outcome<'_>,
 ) -> Result<(), ReconcileError> {
     let namespace = relay.namespace().unwrap_or_default();
-    let sets = ctx
-        .stores
-        .daemon_sets
-        .state_filter(|set| set.namespace().as_ref() == Some(&namespace));
-    let nodes: Vec<Arc<RelayNode>> = ctx
-        .stores
-        .relay_nodes
-        .state_filter(|node| is_report_of(node, relay));
-    let new = status(relay, validated, &sets, &nodes, outcome, Timestamp::now());
+    let seen = ctx.stores.seen(relay);
+    let new = status(relay, validated, &seen, outcome, Timestamp::now());
     if relay.status.as_ref() == Some(&new) {
         return Ok(());
     }

@@ -1,9 +1,14 @@
 //! The status of a PeerRelay, from what the relays and their DaemonSets say. Pure.
 
-use std::collections::BTreeMap;
+pub mod pods;
+
+use std::{collections::BTreeMap, sync::Arc};
 
 use k8s_openapi::{
-    api::apps::v1::DaemonSet,
+    api::{
+        apps::v1::DaemonSet,
+        core::v1::{Event, Pod},
+    },
     apimachinery::pkg::apis::meta::v1::{Condition, Time},
     jiff::Timestamp,
 };
@@ -12,6 +17,7 @@ use kube::ResourceExt;
 use super::validate::ValidatedRelay;
 use crate::{
     crd::{PeerRelay, PeerRelayStatus, RelayNode, peer_relay::RegionStatus},
+    names,
     relay::state::Reason as RelayReason,
 };
 
@@ -20,7 +26,13 @@ const SHOWN_ENDPOINTS: usize = 10;
 /// Longest message of a condition that is made of other messages, in characters.
 const LONGEST_MESSAGE: usize = 1_024;
 
-/// Reasons that the operator finds itself; those of relays are in [`RelayReason`].
+/// Longest address in the column for people, in characters; relays write what they like.
+const LONGEST_ENDPOINT: usize = 64;
+/// Longest reason taken from a relay, in characters.
+const LONGEST_REASON: usize = 64;
+
+/// Reasons that the operator finds itself; those of relays are in [`RelayReason`], those of pods in
+/// [`pods::Trouble`].
 pub const REASONS: &[&str] = &[
     "RelaysReady",
     "RelaysStarting",
@@ -57,16 +69,28 @@ struct Verdict {
     message: String,
 }
 
+/// What the cluster says about a PeerRelay, in any order.
+#[derive(Debug, Default)]
+pub struct Seen {
+    /// DaemonSets of its namespace.
+    pub daemon_sets: Vec<Arc<DaemonSet>>,
+    /// Reports of its relays.
+    pub nodes: Vec<Arc<RelayNode>>,
+    /// Pods of its relays.
+    pub pods: Vec<Arc<Pod>>,
+    /// Why pods of its namespace could not be made.
+    pub refusals: Vec<Arc<Event>>,
+}
+
 /// Computes the status that `relay` should have.
 pub fn status(
     relay: &PeerRelay,
     validated: Option<&ValidatedRelay>,
-    daemon_sets: &[impl AsRef<DaemonSet>],
-    nodes: &[impl AsRef<RelayNode>],
+    seen: &Seen,
     outcome: Outcome<'_>,
     now: Timestamp,
 ) -> PeerRelayStatus {
-    let observed = Observed::new(validated, daemon_sets, nodes);
+    let observed = Observed::new(validated, seen);
     let generation = relay.metadata.generation.unwrap_or_default();
     let old = relay
         .status
@@ -112,23 +136,20 @@ struct Observed {
     reports: usize,
     /// Problems by reason: message, and how many relays have it.
     problems: BTreeMap<String, (String, usize)>,
+    /// The same for what keeps pods from running.
+    troubles: pods::Troubles,
 }
 
 impl Observed {
-    fn new(
-        validated: Option<&ValidatedRelay>,
-        daemon_sets: &[impl AsRef<DaemonSet>],
-        nodes: &[impl AsRef<RelayNode>],
-    ) -> Self {
+    fn new(validated: Option<&ValidatedRelay>, seen: &Seen) -> Self {
         let mut observed = Self::default();
         // Stores have no order, and a status that only changes its order would be written again.
-        let mut nodes: Vec<&RelayNode> = nodes.iter().map(AsRef::as_ref).collect();
+        let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
         nodes.sort_by_key(|node| node.name_any());
+        let refusals: Vec<&Event> = seen.refusals.iter().map(AsRef::as_ref).collect();
         for region in validated.map_or(&[][..], |relay| &relay.regions) {
-            let set = daemon_sets
-                .iter()
-                .map(AsRef::as_ref)
-                .find(|d| d.name_any() == region.child);
+            let mut sets = seen.daemon_sets.iter().map(AsRef::as_ref);
+            let set = sets.find(|d: &&DaemonSet| d.name_any() == region.child);
             let nodes = nodes.iter().filter(|n| n.spec.region == region.name);
             let mut summary = RegionStatus {
                 name: region.name.clone(),
@@ -136,10 +157,12 @@ impl Observed {
                 ..RegionStatus::default()
             };
             observed.note_daemon_set(set, &mut summary);
+            if let Some(set) = set {
+                observed.note_pods(set, &region.name, &seen.pods, &refusals);
+            }
             nodes.for_each(|node| observed.note_node(node, &mut summary));
             observed.regions.push(summary);
         }
-        observed.endpoints.truncate(SHOWN_ENDPOINTS);
         observed
     }
 
@@ -158,38 +181,80 @@ impl Observed {
         self.rolling_out |= !current || !updated || summary.ready < summary.desired;
     }
 
+    fn note_pods(&mut self, set: &DaemonSet, region: &str, pods: &[Arc<Pod>], events: &[&Event]) {
+        let of_region = |pod: &&Pod| {
+            let label = pod.labels().get(names::REGION_LABEL);
+            label.is_some_and(|label| label == region)
+        };
+        let mut pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).filter(of_region).collect();
+        pods.sort_by_key(|pod| pod.name_any());
+        for (trouble, (message, count)) in pods::troubles(set, &pods, events) {
+            self.troubles.entry(trouble).or_insert((message, 0)).1 += count;
+        }
+    }
+
     fn note_node(&mut self, node: &RelayNode, summary: &mut RegionStatus) {
         let Some(status) = &node.status else { return };
         self.reports += 1;
         self.sessions += status.sessions.open;
         summary.granted_peers = summary.granted_peers.max(status.granted_peers);
-        self.endpoints
-            .extend(status.endpoints.first().map(|e| e.address.clone()));
+        if self.endpoints.len() < SHOWN_ENDPOINTS {
+            let first = status.endpoints.first();
+            self.endpoints
+                .extend(first.map(|e| cut(&e.address, LONGEST_ENDPOINT)));
+        }
         if let Some(reason) = &status.reason {
             let message = status.message.clone().unwrap_or_default();
             self.problems
-                .entry(reason.clone())
+                .entry(cut(reason, LONGEST_REASON))
                 .or_insert((message, 0))
                 .1 += 1;
         }
     }
 
     /// The problem of most weight: one that needs the user, before one that passes.
-    fn problem(&self) -> Option<(&str, String, bool)> {
+    fn problem(&self) -> Option<Problem<'_>> {
+        let troubles = self.troubles.iter().map(|(trouble, (message, count))| {
+            (trouble.needs_user(), *count, trouble.as_str(), message)
+        });
+        self.relay_problems()
+            .chain(troubles)
+            .max()
+            .map(Problem::new)
+    }
+
+    /// The same of what relays report.
+    fn relay_problem(&self) -> Option<Problem<'_>> {
+        self.relay_problems().max().map(Problem::new)
+    }
+
+    fn relay_problems(&self) -> impl Iterator<Item = (bool, usize, &str, &String)> {
         let needs_user = |reason: &str| {
             RelayReason::ALL
                 .iter()
                 .any(|r| r.as_str() == reason && r.needs_user())
         };
-        let problems = self.problems.iter().map(|(reason, (message, count))| {
+        self.problems.iter().map(move |(reason, (message, count))| {
             (needs_user(reason), *count, reason.as_str(), message)
-        });
-        let (user, count, reason, message) = problems.max()?;
-        let message: String = format!("{count} relay(s): {message}")
-            .chars()
-            .take(LONGEST_MESSAGE)
-            .collect();
-        Some((reason, message, user))
+        })
+    }
+}
+
+/// Why relays are not ready.
+struct Problem<'a> {
+    reason: &'a str,
+    message: String,
+    needs_user: bool,
+}
+
+impl<'a> Problem<'a> {
+    fn new((needs_user, count, reason, message): (bool, usize, &'a str, &String)) -> Self {
+        let message = format!("{count} relay(s): {message}");
+        Self {
+            reason,
+            message: cut(&message, LONGEST_MESSAGE),
+            needs_user,
+        }
     }
 }
 
@@ -220,12 +285,12 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
         Outcome::Applied => {}
     }
     let problem = observed.problem();
-    let stalled = problem.as_ref().filter(|(.., user)| *user);
+    let stalled = problem.as_ref().filter(|problem| problem.needs_user);
     let all_ready = *desired > 0 && ready >= desired && !observed.rolling_out;
     if all_ready {
         push("Ready", "True", "RelaysReady", &count);
-    } else if let Some((reason, message, _)) = &problem {
-        push("Ready", "False", reason, message);
+    } else if let Some(problem) = &problem {
+        push("Ready", "False", problem.reason, &problem.message);
     } else if *desired == 0 && !observed.rolling_out {
         let message = "no node fits: check placement.nodeSelector and tolerations of the regions";
         push("Ready", "False", "NoNodes", message);
@@ -234,15 +299,20 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
     }
     if !all_ready {
         match stalled {
-            Some((reason, message, _)) => push("Stalled", "True", reason, message),
+            Some(problem) => push("Stalled", "True", problem.reason, &problem.message),
             None if *desired > 0 || observed.rolling_out => {
                 push("Reconciling", "True", "RelaysStarting", &count);
             }
             None => {}
         }
     }
-    match &problem {
-        Some((reason, message, _)) => push("TailnetConnected", "False", reason, message),
+    match &observed.relay_problem() {
+        Some(problem) => push(
+            "TailnetConnected",
+            "False",
+            problem.reason,
+            &problem.message,
+        ),
         None if observed.reports == 0 => {
             push(
                 "TailnetConnected",
@@ -263,6 +333,10 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
         _ => push("RelaysAvailable", "True", "RelaysReady", &count),
     }
     verdicts
+}
+
+fn cut(text: &str, characters: usize) -> String {
+    text.chars().take(characters).collect()
 }
 
 fn condition(verdict: Verdict, old: &[Condition], generation: i64, now: Timestamp) -> Condition {

@@ -1,12 +1,14 @@
 //! What the operator knows of the cluster: one watch per kind, nothing is polled.
 
+mod pods;
+
 use futures::Stream;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{ConfigMap, ServiceAccount},
+    core::v1::{ConfigMap, Event, Pod, ServiceAccount},
     rbac::v1::{Role, RoleBinding},
 };
-use kube::{Api, Client, Resource};
+use kube::{Api, Client, Resource, ResourceExt};
 use kube_runtime::{
     Controller, WatchStreamExt,
     reflector::{self, Store},
@@ -15,6 +17,7 @@ use kube_runtime::{
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, hash::Hash};
 
+use super::status::{Seen, is_report_of};
 use crate::{
     crd::{PeerRelay, RelayNode},
     names,
@@ -29,6 +32,10 @@ pub struct Stores {
     pub(super) daemon_sets: Store<DaemonSet>,
     /// Reports of the relays.
     pub(super) relay_nodes: Store<RelayNode>,
+    /// The relays' pods: identity, node and state.
+    pub(super) pods: Store<Pod>,
+    /// Why pods could not be made, for all DaemonSets of the cluster.
+    pub(super) refusals: Store<Event>,
 }
 
 impl Stores {
@@ -47,11 +54,18 @@ impl Stores {
         let controller = controller.owns_stream(stream);
         let (daemon_sets, stream) = children(client);
         let controller = controller.owns_stream(stream);
-        let (relay_nodes, stream) = reflect(Api::all(client.clone()), watcher::Config::default());
+        let all = watcher::Config::default();
+        let (relay_nodes, stream) = reflect(Api::all(client.clone()), all, |_| {});
         let controller = controller.watches_stream(stream, |node: RelayNode| {
             let namespace = node.metadata.namespace.unwrap_or_default();
             Some(reflector::ObjectRef::new(&node.spec.peer_relay).within(&namespace))
         });
+        let (pods, stream) = pods::pods(client);
+        let controller = controller.watches_stream(stream, |pod| pods::owner_of_pod(&pod));
+        let (refusals, stream) = pods::refusals(client);
+        let sets = daemon_sets.clone();
+        let controller =
+            controller.watches_stream(stream, move |event| pods::owner_of_refusal(&event, &sets));
         let stores = Self {
             service_accounts,
             roles,
@@ -59,8 +73,32 @@ impl Stores {
             config_maps,
             daemon_sets,
             relay_nodes,
+            pods,
+            refusals,
         };
         (stores, controller)
+    }
+
+    /// What the cluster says about `relay`.
+    pub(super) fn seen(&self, relay: &PeerRelay) -> Seen {
+        let namespace = relay.namespace();
+        let name = relay.name_any();
+        let of_relay = |pod: &Pod| {
+            let label = pod.labels().get(names::PEER_RELAY_LABEL);
+            pod.namespace() == namespace && label == Some(&name)
+        };
+        Seen {
+            daemon_sets: self
+                .daemon_sets
+                .state_filter(|set| set.namespace() == namespace),
+            nodes: self
+                .relay_nodes
+                .state_filter(|node| is_report_of(node, relay)),
+            pods: self.pods.state_filter(of_relay),
+            refusals: self
+                .refusals
+                .state_filter(|event| event.namespace() == namespace),
+        }
     }
 
     /// Waits until every watch has seen the whole cluster once: before that, an absent object may
@@ -73,6 +111,8 @@ impl Stores {
             self.config_maps.wait_until_ready(),
             self.daemon_sets.wait_until_ready(),
             self.relay_nodes.wait_until_ready(),
+            self.pods.wait_until_ready(),
+            self.refusals.wait_until_ready(),
         )
         .map(drop)
     }
@@ -87,12 +127,15 @@ where
     reflect(
         Api::all(client.clone()),
         watcher::Config::default().labels(&names::managed()),
+        |_| {},
     )
 }
 
+/// `prune` drops what nobody reads before it is kept.
 fn reflect<K>(
     api: Api<K>,
     config: watcher::Config,
+    prune: fn(&mut K),
 ) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
@@ -100,7 +143,10 @@ where
 {
     let (store, writer) = reflector::store();
     let stream = watcher(api, config)
-        .modify(|object| object.meta_mut().managed_fields = None)
+        .modify(move |object| {
+            object.meta_mut().managed_fields = None;
+            prune(object);
+        })
         .default_backoff()
         .reflect(writer)
         .touched_objects();

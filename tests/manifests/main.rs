@@ -10,7 +10,7 @@ use std::{fs, path::Path};
 
 use peerrelay::{
     crd::{self, PeerRelay},
-    operator::status,
+    operator::status::{self, pods::Trouble},
     relay::state::Reason,
 };
 use serde::Deserialize;
@@ -38,7 +38,8 @@ fn every_reason_is_documented() {
     let text = fs::read_to_string(root().join("docs/conditions.md")).unwrap();
     let relay = Reason::ALL.iter().map(|reason| reason.as_str());
     let operator = status::REASONS.iter().copied();
-    for reason in relay.chain(operator) {
+    let pods = Trouble::ALL.iter().map(|trouble| trouble.as_str());
+    for reason in relay.chain(operator).chain(pods) {
         assert!(
             text.contains(&format!("| `{reason}` |")),
             "docs/conditions.md lacks {reason}"

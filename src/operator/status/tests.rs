@@ -85,6 +85,72 @@ fn paused_and_blocked_say_so_and_nothing_else() {
 }
 
 #[test]
+fn a_pod_that_cannot_run_stalls_but_says_nothing_about_the_tailnet() {
+    let relay = fixtures::relay(json!({}));
+    let validated = fixtures::validated(json!({}));
+    let pods = |pods: Vec<Pod>| Seen {
+        daemon_sets: vec![Arc::new(daemon_set(2, 1))],
+        nodes: vec![Arc::new(node(json!({"ready": true})))],
+        pods: pods.into_iter().map(Arc::new).collect(),
+        ..Seen::default()
+    };
+    let compute = |seen: &Seen| status(&relay, Some(&validated), seen, Outcome::Applied, now());
+    let refused = compute(&pods(vec![pod("office", "ImagePullBackOff")]));
+    assert_eq!(
+        conditions(&refused),
+        [
+            "Ready=False/ImagePullFailed",
+            "Stalled=True/ImagePullFailed",
+            "TailnetConnected=True/Connected",
+            "RelaysAvailable=True/RelaysReady",
+        ]
+    );
+    let crashing = compute(&pods(vec![pod("office", "CrashLoopBackOff")]));
+    assert_eq!(
+        conditions(&crashing)[..2],
+        [
+            "Ready=False/CrashLooping",
+            "Reconciling=True/RelaysStarting"
+        ]
+    );
+    let elsewhere = compute(&pods(vec![pod("spare", "ImagePullBackOff")]));
+    assert_eq!(conditions(&elsewhere)[0], "Ready=False/RelaysStarting");
+}
+
+#[test]
+fn ten_thousand_relays_that_write_what_they_like_make_a_small_status() {
+    let long = "x".repeat(10_000);
+    let seen = Seen {
+        daemon_sets: vec![Arc::new(daemon_set(10_000, 0))],
+        nodes: (0..10_000)
+            .map(|index| {
+                let mut node = node(json!({
+                    "ready": false, "reason": format!("Reason{index}"), "message": long,
+                    "endpoints": [{"address": long, "source": "Static"}],
+                }));
+                node.metadata.name = Some(format!("edge-office-{index}"));
+                Arc::new(node)
+            })
+            .collect(),
+        pods: (0..10_000)
+            .map(|index| {
+                let mut pod = pod("office", "CrashLoopBackOff");
+                pod.metadata.name = Some(format!("edge-office-{index}"));
+                Arc::new(pod)
+            })
+            .collect(),
+        ..Seen::default()
+    };
+    let relay = fixtures::relay(json!({}));
+    let validated = fixtures::validated(json!({}));
+    let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now());
+    let size = serde_json::to_vec(&status).unwrap().len();
+    assert!(size < 8_192, "{size} bytes");
+    let begins = "10000 relay(s): container relay ends";
+    assert!(status.conditions[0].message.starts_with(begins));
+}
+
+#[test]
 fn order_of_reports_makes_no_other_status() {
     let named = |name: &str| {
         let endpoint = json!([{"address": format!("{name}:40000"), "source": "Static"}]);
@@ -113,42 +179,46 @@ fn time_of_transition_stays_while_the_status_does() {
     relay.status = Some(first.clone());
     let later = Timestamp::from_second(2_000_000_000).unwrap();
     let validated = fixtures::validated(json!({}));
-    let sets = [Arc::new(daemon_set(1, 1))];
-    let nodes: [Arc<RelayNode>; 0] = [];
-    let second = status(
-        &relay,
-        Some(&validated),
-        &sets,
-        &nodes,
-        Outcome::Applied,
-        later,
-    );
+    let at = |set: DaemonSet| {
+        let seen = Seen {
+            daemon_sets: vec![Arc::new(set)],
+            ..Seen::default()
+        };
+        status(&relay, Some(&validated), &seen, Outcome::Applied, later)
+    };
+    let second = at(daemon_set(1, 1));
     assert_eq!(first, second);
-    let sets = [Arc::new(daemon_set(2, 1))];
-    let third = status(
-        &relay,
-        Some(&validated),
-        &sets,
-        &nodes,
-        Outcome::Applied,
-        later,
-    );
+    let third = at(daemon_set(2, 1));
     assert_eq!(ready(&third).unwrap().last_transition_time, Time(later));
 }
 
 fn compute(set: DaemonSet, nodes: Vec<RelayNode>, outcome: Outcome<'_>) -> PeerRelayStatus {
     let relay = fixtures::relay(json!({}));
     let validated = fixtures::validated(json!({}));
-    let nodes: Vec<_> = nodes.into_iter().map(Arc::new).collect();
-    let now = Timestamp::from_second(1_800_000_000).unwrap();
-    status(
-        &relay,
-        Some(&validated),
-        &[Arc::new(set)],
-        &nodes,
-        outcome,
-        now,
-    )
+    let seen = Seen {
+        daemon_sets: vec![Arc::new(set)],
+        nodes: nodes.into_iter().map(Arc::new).collect(),
+        ..Seen::default()
+    };
+    status(&relay, Some(&validated), &seen, outcome, now())
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn pod(region: &str, waiting: &str) -> Pod {
+    serde_json::from_value(json!({
+        "metadata": {
+            "name": "edge-office-1", "namespace": "relays",
+            "labels": {"peerrelay.dev/peer-relay": "edge", "peerrelay.dev/region": region},
+        },
+        "status": {"containerStatuses": [{
+            "name": "relay", "image": "example.test/relay:1", "imageID": "", "ready": false,
+            "restartCount": 0, "state": {"waiting": {"reason": waiting}},
+        }]},
+    }))
+    .unwrap()
 }
 
 fn daemon_set(desired: i32, ready: i32) -> DaemonSet {

@@ -5,6 +5,7 @@ mod clients;
 mod hostile;
 mod operator;
 mod paths;
+mod reasons;
 mod secrets;
 mod standalone;
 mod underlay;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
         underlay::scenarios(),
         hostile::scenarios(),
         secrets::scenarios(),
+        reasons::scenarios(),
         admission::scenarios(),
         operator::scenarios(),
         standalone::scenarios(),

@@ -1,0 +1,368 @@
+//! Why a relay's pod does not run, from what Kubernetes says about it. Pure.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{ContainerStatus, Event, Pod},
+};
+use kube::ResourceExt;
+
+use crate::names;
+
+/// Longest part of somebody else's message that is repeated, in characters.
+const LONGEST_QUOTE: usize = 300;
+
+/// What keeps a pod from running; documented in `docs/conditions.md`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// The namespace's Pod Security level refuses it.
+    PodSecurityForbidden,
+    /// Something else refuses it: a quota, a webhook.
+    PodsRefused,
+    /// Another pod of the node has the port.
+    HostPortConflict,
+    /// The node has no room for it.
+    Unschedulable,
+    /// The image does not come.
+    ImagePullFailed,
+    /// It ends again and again.
+    CrashLooping,
+}
+
+impl Trouble {
+    /// All of them.
+    pub const ALL: &[Self] = &[
+        Self::PodSecurityForbidden,
+        Self::PodsRefused,
+        Self::HostPortConflict,
+        Self::Unschedulable,
+        Self::ImagePullFailed,
+        Self::CrashLooping,
+    ];
+
+    /// The reason of conditions.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PodSecurityForbidden => "PodSecurityForbidden",
+            Self::PodsRefused => "PodsRefused",
+            Self::HostPortConflict => "HostPortConflict",
+            Self::Unschedulable => "Unschedulable",
+            Self::ImagePullFailed => "ImagePullFailed",
+            Self::CrashLooping => "CrashLooping",
+        }
+    }
+
+    /// Whether only a person can mend it.
+    pub const fn needs_user(self) -> bool {
+        match self {
+            Self::PodSecurityForbidden | Self::HostPortConflict | Self::ImagePullFailed => true,
+            Self::PodsRefused | Self::Unschedulable | Self::CrashLooping => false,
+        }
+    }
+}
+
+/// How many pods have a trouble, and the message of the first.
+pub(super) type Troubles = BTreeMap<Trouble, (String, usize)>;
+
+/// What keeps the pods of a DaemonSet from running. Messages are the same as long as the trouble
+/// is: they are compared to know whether a status must be written.
+pub(super) fn troubles(set: &DaemonSet, pods: &[&Pod], refusals: &[&Event]) -> Troubles {
+    let mut troubles = Troubles::new();
+    if let Some((trouble, message, missing)) = refusal(set, refusals) {
+        troubles.insert(trouble, (message, missing));
+    }
+    for pod in pods.iter().filter(|pod| !leaves(pod)) {
+        if let Some((trouble, message)) = trouble(pod) {
+            troubles.entry(trouble).or_insert((message, 0)).1 += 1;
+        }
+    }
+    troubles
+}
+
+/// Nobody waits for a pod that is being removed.
+fn leaves(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+}
+
+/// Pods that are refused are not there; only an event of the DaemonSet tells. It stays for an hour,
+/// so it counts only while pods are missing.
+fn refusal(set: &DaemonSet, events: &[&Event]) -> Option<(Trouble, String, usize)> {
+    let status = set.status.as_ref()?;
+    let missing = status.desired_number_scheduled - status.current_number_scheduled;
+    let missing = usize::try_from(missing).ok().filter(|count| *count > 0)?;
+    let newest = events
+        .iter()
+        .filter(|event| event.involved_object.uid == set.metadata.uid)
+        .max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
+    let said = newest.message.as_deref().unwrap_or_default();
+    let namespace = set.namespace().unwrap_or_default();
+    let (trouble, message) = match said.split_once("violates PodSecurity") {
+        Some((_, details)) => (
+            Trouble::PodSecurityForbidden,
+            format!(
+                "namespace {namespace} refuses these pods: run kubectl label namespace {namespace} \
+                 pod-security.kubernetes.io/enforce=privileged --overwrite, and Kubernetes tries \
+                 again; it violates {}",
+                quote(details)
+            ),
+        ),
+        None => {
+            // The names of pods differ with each attempt.
+            let why = said
+                .split_once("is forbidden: ")
+                .map_or(said, |(_, why)| why);
+            let message = format!("pods cannot be created in {namespace}: {}", quote(why));
+            (Trouble::PodsRefused, message)
+        }
+    };
+    Some((trouble, message, missing))
+}
+
+fn trouble(pod: &Pod) -> Option<(Trouble, String)> {
+    let status = pod.status.as_ref()?;
+    // The kubelet's own check, when the scheduler did not know of the other pod yet.
+    if status.reason.as_deref() == Some("NodePorts") {
+        return Some(port_conflict());
+    }
+    let scheduled = status
+        .conditions
+        .iter()
+        .flatten()
+        .find(|c| c.type_ == "PodScheduled");
+    if let Some(refused) = scheduled.filter(|c| c.status == "False") {
+        let why = refused.message.as_deref().unwrap_or_default();
+        return match refused.reason.as_deref() {
+            Some("Unschedulable") if why.contains("free ports") => Some(port_conflict()),
+            Some("Unschedulable") => Some((
+                Trouble::Unschedulable,
+                format!("a node that fits has no room: {}", quote(why)),
+            )),
+            // Not looked at yet, or held back on purpose.
+            _ => None,
+        };
+    }
+    let containers = [&status.init_container_statuses, &status.container_statuses];
+    containers
+        .into_iter()
+        .flatten()
+        .flatten()
+        .find_map(|container| {
+            let of = pod.namespace().unwrap_or_default();
+            container_trouble(container, &of, pod)
+        })
+}
+
+fn port_conflict() -> (Trouble, String) {
+    let message = "another pod of the node uses the UDP port or the metrics port: change spec.port \
+                   or spec.monitoring.port, or place one of the two elsewhere";
+    (Trouble::HostPortConflict, message.to_owned())
+}
+
+fn container_trouble(
+    container: &ContainerStatus,
+    namespace: &str,
+    pod: &Pod,
+) -> Option<(Trouble, String)> {
+    let waiting = container
+        .state
+        .as_ref()
+        .and_then(|state| state.waiting.as_ref());
+    let waits_for = waiting
+        .and_then(|w| w.reason.as_deref())
+        .unwrap_or_default();
+    if let "ErrImagePull"
+    | "ImagePullBackOff"
+    | "InvalidImageName"
+    | "ErrImageNeverPull"
+    | "ImageInspectError"
+    | "RegistryUnavailable" = waits_for
+    {
+        let image = quote(&container.image);
+        let message = format!(
+            "image {image} cannot be had: check its name, and that nodes may pull it; kubectl \
+             describe pods -n {namespace} tells more"
+        );
+        return Some((Trouble::ImagePullFailed, message));
+    }
+    // Between two restarts it runs for a moment; that is no recovery until it is ready.
+    let last = container
+        .last_state
+        .as_ref()
+        .and_then(|last| last.terminated.as_ref());
+    let failed = last.filter(|end| end.exit_code != 0);
+    let restarting = container.restart_count > 0 && !container.ready && failed.is_some();
+    if waits_for != "CrashLoopBackOff" && !restarting {
+        return None;
+    }
+    let region = pod
+        .labels()
+        .get(names::REGION_LABEL)
+        .map_or("", String::as_str);
+    let relay = pod
+        .labels()
+        .get(names::PEER_RELAY_LABEL)
+        .map_or("", String::as_str);
+    let code = failed.map_or_else(String::new, |end| format!(" with code {}", end.exit_code));
+    let message = format!(
+        "container {} ends{code} again and again: kubectl logs -n {namespace} -c {} --previous \
+         daemonset/{}",
+        container.name,
+        container.name,
+        names::child(relay, region)
+    );
+    Some((Trouble::CrashLooping, message))
+}
+
+fn quote(text: &str) -> String {
+    text.trim().chars().take(LONGEST_QUOTE).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn a_refusal_counts_while_pods_are_missing_and_names_the_label() {
+        let message = "Error creating: pods \"edge-office-x2x7q\" is forbidden: violates PodSecurity \
+                       \"restricted:latest\": host namespaces (hostNetwork=true)";
+        let event = event("u-9", message);
+        let found = troubles(&set(2, 0), &[], &[&event]);
+        let (message, count) = &found[&Trouble::PodSecurityForbidden];
+        assert_eq!(*count, 2);
+        assert!(
+            message.contains("kubectl label namespace relays pod-security"),
+            "{message}"
+        );
+        assert!(message.ends_with("\"restricted:latest\": host namespaces (hostNetwork=true)"));
+        assert!(
+            troubles(&set(2, 2), &[], &[&event]).is_empty(),
+            "the pods are there by now"
+        );
+    }
+
+    #[test]
+    fn an_event_of_an_earlier_daemon_set_tells_nothing() {
+        let event = event("u-8", "violates PodSecurity");
+        assert!(troubles(&set(2, 0), &[], &[&event]).is_empty());
+    }
+
+    #[test]
+    fn another_refusal_keeps_its_words_but_not_the_name_of_the_pod() {
+        let said = |pod: &str| {
+            let text = format!("Error creating: pods \"{pod}\" is forbidden: exceeded quota: few");
+            troubles(&set(1, 0), &[], &[&event("u-9", &text)])
+        };
+        assert_eq!(said("a"), said("b"));
+        assert!(
+            said("a")[&Trouble::PodsRefused]
+                .0
+                .ends_with("exceeded quota: few")
+        );
+    }
+
+    #[test]
+    fn each_trouble_of_a_pod_has_its_reason() {
+        let unscheduled = |message: &str| {
+            json!({"conditions": [{
+                "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+                "message": message,
+            }]})
+        };
+        let ports = "0/2 nodes are available: 1 node(s) didn't have free ports for the requested \
+                     pod ports";
+        let crashed = json!({"terminated": {"exitCode": 101}});
+        let cases = [
+            (unscheduled(ports), Some(Trouble::HostPortConflict)),
+            (
+                json!({"phase": "Failed", "reason": "NodePorts"}),
+                Some(Trouble::HostPortConflict),
+            ),
+            (
+                unscheduled("0/2 nodes are available: 1 Insufficient memory."),
+                Some(Trouble::Unschedulable),
+            ),
+            (
+                container(json!({"state": {"waiting": {"reason": "ErrImagePull"}}})),
+                Some(Trouble::ImagePullFailed),
+            ),
+            (
+                container(json!({"state": {"waiting": {"reason": "ImagePullBackOff"}}})),
+                Some(Trouble::ImagePullFailed),
+            ),
+            (
+                container(json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                                 "lastState": crashed, "restartCount": 1})),
+                Some(Trouble::CrashLooping),
+            ),
+            (
+                container(json!({"state": {"running": {}}, "lastState": crashed,
+                                 "restartCount": 1})),
+                Some(Trouble::CrashLooping),
+            ),
+            (
+                container(json!({"state": {"running": {}}, "lastState": crashed,
+                                 "restartCount": 1, "ready": true})),
+                None,
+            ),
+            (
+                container(json!({"state": {"waiting": {"reason": "ContainerCreating"}}})),
+                None,
+            ),
+        ];
+        for (status, wanted) in cases {
+            let found = troubles(&set(1, 1), &[&pod(&status)], &[]);
+            assert_eq!(found.keys().next().copied(), wanted, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_pod_that_leaves_is_nobodys_trouble() {
+        let mut pod = pod(&json!({"reason": "NodePorts"}));
+        pod.metadata.deletion_timestamp =
+            Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
+        assert!(troubles(&set(1, 1), &[&pod], &[]).is_empty());
+    }
+
+    fn set(desired: i32, current: i32) -> DaemonSet {
+        serde_json::from_value(json!({
+            "metadata": {"name": "edge-office", "namespace": "relays", "uid": "u-9"},
+            "status": {
+                "desiredNumberScheduled": desired, "currentNumberScheduled": current,
+                "numberMisscheduled": 0, "numberReady": 0,
+            },
+        }))
+        .unwrap()
+    }
+
+    fn event(uid: &str, message: &str) -> Event {
+        serde_json::from_value(json!({
+            "metadata": {"name": "edge-office.1", "namespace": "relays"},
+            "involvedObject": {"kind": "DaemonSet", "name": "edge-office", "uid": uid},
+            "reason": "FailedCreate", "message": message,
+        }))
+        .unwrap()
+    }
+
+    fn pod(status: &Value) -> Pod {
+        serde_json::from_value(json!({
+            "metadata": {"name": "edge-office-1", "namespace": "relays"}, "status": status,
+        }))
+        .unwrap()
+    }
+
+    fn container(fields: Value) -> Value {
+        let mut status = json!({
+            "name": "relay", "image": "example.test/relay:1", "imageID": "", "ready": false,
+            "restartCount": 0,
+        });
+        for (field, value) in fields.as_object().unwrap() {
+            status[field] = value.clone();
+        }
+        json!({"containerStatuses": [status]})
+    }
+}

@@ -1,0 +1,86 @@
+//! The relays' pods and the refusals to make them, cut down to what the status needs.
+
+use futures::Stream;
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{Event, Pod, PodSpec},
+};
+use kube::{Api, Client};
+use kube_runtime::{
+    reflector::{ObjectRef, Store},
+    watcher,
+};
+
+use super::{Touched, reflect};
+use crate::{crd::PeerRelay, names};
+
+/// Watches the pods that the operator's DaemonSets make, and only those.
+pub(super) fn pods(
+    client: &Client,
+) -> (Store<Pod>, impl Stream<Item = Touched<Pod>> + Send + use<>) {
+    let config = watcher::Config::default().labels(&names::managed());
+    reflect(Api::all(client.clone()), config, prune_pod)
+}
+
+/// Watches what Kubernetes says when it cannot make a DaemonSet's pods. These events carry no label
+/// of ours; there are few of them in a cluster, and other DaemonSets' are dropped at once.
+pub(super) fn refusals(
+    client: &Client,
+) -> (
+    Store<Event>,
+    impl Stream<Item = Touched<Event>> + Send + use<>,
+) {
+    let config =
+        watcher::Config::default().fields("involvedObject.kind=DaemonSet,reason=FailedCreate");
+    reflect(Api::all(client.clone()), config, prune_event)
+}
+
+/// The PeerRelay whose pod it is.
+pub(super) fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<PeerRelay>> {
+    let labels = pod.metadata.labels.as_ref()?;
+    let name = labels.get(names::PEER_RELAY_LABEL)?;
+    Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
+}
+
+/// The PeerRelay whose DaemonSet it is about. A DaemonSet that is not known yet brings its
+/// PeerRelay's turn itself.
+pub(super) fn owner_of_refusal(
+    event: &Event,
+    sets: &Store<DaemonSet>,
+) -> Option<ObjectRef<PeerRelay>> {
+    let about = &event.involved_object;
+    let namespace = about.namespace.as_deref()?;
+    let set = sets.get(&ObjectRef::new(about.name.as_deref()?).within(namespace))?;
+    let name = set.metadata.labels.as_ref()?.get(names::PEER_RELAY_LABEL)?;
+    Some(ObjectRef::new(name).within(namespace))
+}
+
+/// Identity, labels, node, addresses and state stay.
+fn prune_pod(pod: &mut Pod) {
+    pod.metadata.annotations = None;
+    pod.metadata.generate_name = None;
+    pod.spec = pod.spec.take().map(|spec| PodSpec {
+        node_name: spec.node_name,
+        ..PodSpec::default()
+    });
+    let Some(status) = &mut pod.status else {
+        return;
+    };
+    status.message = None;
+    let containers = [
+        &mut status.init_container_statuses,
+        &mut status.container_statuses,
+    ];
+    for container in containers.into_iter().flatten().flatten() {
+        container.image_id = String::new();
+        container.container_id = None;
+        container.volume_mounts = None;
+        container.resources = None;
+        container.allocated_resources = None;
+    }
+}
+
+fn prune_event(event: &mut Event) {
+    event.metadata.annotations = None;
+    event.metadata.labels = None;
+}

@@ -1,0 +1,153 @@
+//! Pods that cannot run, and the reason that the status gives.
+
+use std::fs;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use super::{EDGE, Scenario, reset};
+use crate::signals;
+use crate::world::{NAMESPACE, World};
+
+/// Relays that can run beside those of [`EDGE`].
+const OTHER: &str = "other";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "a namespace that forbids relays is named with the label to set, and setting it recovers",
+            run: forbidden,
+        },
+        Scenario {
+            name: "a port that another pod has, an image that is missing and a crash each have their reason",
+            run: pods,
+        },
+    ]
+}
+
+fn forbidden(world: &World<'_>) -> Result<String> {
+    world.delete(EDGE)?;
+    label(world, "baseline")?;
+    let start = Instant::now();
+    world.apply(OTHER, &elsewhere())?;
+    let said = stalled(world, OTHER, "PodSecurityForbidden")?;
+    let found = start.elapsed().as_secs();
+    let fix = "kubectl label namespace relays pod-security.kubernetes.io/enforce=privileged";
+    ensure!(
+        said.contains(fix),
+        "the message does not name the label: {said}"
+    );
+    label(world, "privileged")?;
+    let set = format!("daemonset/{OTHER}-office");
+    world
+        .rig
+        .kubectl(["rollout", "restart", &set, "-n", NAMESPACE])?;
+    world.wait_ready(OTHER)?;
+    ensure!(
+        world.condition(OTHER, "Stalled")?.is_empty(),
+        "Stalled stays"
+    );
+    world.delete(OTHER)?;
+    Ok(format!("told after {found} s"))
+}
+
+fn pods(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let mut spec = elsewhere();
+    spec["port"] = json!(40_000);
+    let mut found = Vec::new();
+    let mut timed = |reason: &str, start: Instant| {
+        found.push(format!("{reason} after {} s", start.elapsed().as_secs()));
+    };
+
+    let start = Instant::now();
+    world.apply(OTHER, &spec)?;
+    stalled(world, OTHER, "HostPortConflict")?;
+    timed("HostPortConflict", start);
+    world.delete(OTHER)?;
+
+    let pod = first_pod(world)?;
+    let patch = r#"{"spec":{"containers":[{"name":"relay","image":"example.test/none:1"}]}}"#;
+    let start = Instant::now();
+    world
+        .rig
+        .kubectl(["patch", "pod", &pod, "-n", NAMESPACE, "-p", patch])?;
+    stalled(world, EDGE, "ImagePullFailed")?;
+    timed("ImagePullFailed", start);
+    world
+        .rig
+        .kubectl(["delete", "pod", &pod, "-n", NAMESPACE])?;
+    world.wait_ready(EDGE)?;
+
+    let pod = first_pod(world)?;
+    let start = Instant::now();
+    world.eventually("a crash loop is told", || {
+        // Each restart is a new process, until the kubelet waits.
+        if let Some(pid) = process_of(&pod) {
+            signals::kill(pid);
+        }
+        let ready = world.condition(EDGE, "Ready")?;
+        ensure!(ready == "False/CrashLooping", "Ready is '{ready}'");
+        Ok(())
+    })?;
+    timed("CrashLooping", start);
+    world.wait_ready(EDGE)?;
+    let events = world
+        .rig
+        .kubectl(["get", "events", "-n", NAMESPACE, "-o", "json"])?;
+    for reason in ["HostPortConflict", "ImagePullFailed", "CrashLooping"] {
+        ensure!(events.contains(reason), "no event says {reason}");
+    }
+    Ok(found.join(", "))
+}
+
+/// Ports that nobody else has.
+fn elsewhere() -> Value {
+    json!({"port": 40_200, "monitoring": {"port": 9_641}})
+}
+
+/// Waits until a PeerRelay stalls for this reason, and gives the message.
+fn stalled(world: &World<'_>, name: &str, reason: &str) -> Result<String> {
+    world.eventually(reason, || {
+        for (kind, wanted) in [("Stalled", "True"), ("Ready", "False")] {
+            let is = world.condition(name, kind)?;
+            ensure!(is == format!("{wanted}/{reason}"), "{kind} is '{is}'");
+        }
+        Ok(())
+    })?;
+    let relay = world.object("peerrelay", name)?;
+    let conditions = relay["status"]["conditions"].as_array();
+    let ready = conditions.and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
+    let message = ready.and_then(|c| c["message"].as_str());
+    message.map(str::to_owned).context("no message")
+}
+
+fn label(world: &World<'_>, level: &str) -> Result<()> {
+    let label = format!("pod-security.kubernetes.io/enforce={level}");
+    world
+        .rig
+        .kubectl(["label", "namespace", NAMESPACE, &label, "--overwrite"])
+        .map(drop)
+}
+
+fn first_pod(world: &World<'_>) -> Result<String> {
+    let pods = world.list("pods", EDGE)?;
+    let name = pods
+        .first()
+        .and_then(|pod| pod["metadata"]["name"].as_str());
+    name.map(str::to_owned).context("no relay runs")
+}
+
+/// The relay process of a pod, which knows its pod from its environment.
+fn process_of(pod: &str) -> Option<i32> {
+    let wanted = format!("POD_NAME={pod}");
+    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
+        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
+        let environment = fs::read(entry.path().join("environ")).ok()?;
+        let mut variables = environment.split(|byte| *byte == 0);
+        variables
+            .any(|variable| variable == wanted.as_bytes())
+            .then_some(pid)
+    })
+}
