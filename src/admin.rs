@@ -1,6 +1,9 @@
 //! The HTTP server for probes and metrics: `/healthz`, `/readyz`, `/metrics`.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    sync::Arc,
+};
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use futures::future::BoxFuture;
@@ -32,7 +35,11 @@ pub async fn bind(
     address: SocketAddr,
     probes: Probes,
 ) -> Result<impl Future<Output = std::io::Result<()>> + Send, AdminError> {
-    let listener = TcpListener::bind(address).await;
+    let mut listener = TcpListener::bind(address).await;
+    // A host without IPv6 has one unspecified address only.
+    if listener.is_err() && address.ip() == IpAddr::V6(Ipv6Addr::UNSPECIFIED) {
+        listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
+    }
     let listener = listener.map_err(|source| AdminError { address, source })?;
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

@@ -1,6 +1,7 @@
 //! The relay's configuration: rendered by the operator, parsed by the relay, and the same by hand.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -52,6 +53,12 @@ pub struct RelayConfig {
     /// Addresses to advertise before all others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub static_endpoints: Vec<SocketAddr>,
+    /// Addresses to advertise before those, by the name of the Kubernetes node.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub node_endpoints: BTreeMap<String, Vec<SocketAddr>>,
+    /// Whether addresses of network interfaces are advertised too; they are unless this is false.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise_interfaces: Option<bool>,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_addr: Option<SocketAddr>,
@@ -138,6 +145,11 @@ impl RelayConfig {
                 own if own.is_empty() => lower.static_endpoints,
                 own => own,
             },
+            node_endpoints: match self.node_endpoints {
+                own if own.is_empty() => lower.node_endpoints,
+                own => own,
+            },
+            advertise_interfaces: self.advertise_interfaces.or(lower.advertise_interfaces),
             metrics_addr: self.metrics_addr.or(lower.metrics_addr),
             region: self.region.or(lower.region),
             max_sessions: self.max_sessions.or(lower.max_sessions),

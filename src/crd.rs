@@ -10,7 +10,9 @@
     reason = "the derive repeats each type inside of a function"
 )]
 
+pub mod exposure;
 pub mod peer_relay;
+pub mod placement;
 pub mod relay_node;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

@@ -6,6 +6,7 @@ pub mod build;
 mod fixtures;
 pub mod lease;
 pub mod metrics;
+pub mod plan;
 pub mod reconcile;
 pub mod status;
 pub mod stores;

@@ -50,6 +50,7 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     supervisor.spawn("metrics server", server);
     let refresh = keep_current(
         options.static_endpoints.clone(),
+        options.advertise_interfaces,
         shard.clone(),
         state.clone(),
     );
@@ -125,6 +126,7 @@ fn probes(
 /// Keeps the advertised addresses and what is shown of the port and the sessions current.
 async fn keep_current(
     fixed: Vec<std::net::SocketAddr>,
+    interfaces: bool,
     shard: ShardHandle,
     state: watch::Sender<RelayState>,
 ) -> anyhow::Result<()> {
@@ -135,7 +137,10 @@ async fn keep_current(
             PortState::Bound(port) => (Some(*port), None),
             PortState::Failed(problem) => (None, Some(problem.clone())),
         };
-        let found = tokio::task::spawn_blocking(addresses::interfaces).await?;
+        let found = match interfaces {
+            true => tokio::task::spawn_blocking(addresses::interfaces).await?,
+            false => Vec::new(),
+        };
         let endpoints =
             bound.map_or_else(Vec::new, |port| addresses::advertised(&fixed, &found, port));
         let sessions = shard.snapshot().await.sessions;

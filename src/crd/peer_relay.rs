@@ -1,12 +1,11 @@
 //! `PeerRelay`: relays for a tailnet, by region.
 
-use std::collections::BTreeMap;
-
-use k8s_openapi::{api::core::v1::Toleration, apimachinery::pkg::apis::meta::v1::Condition};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
+use super::{exposure::Exposure, placement::Placement};
 use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
 
 /// Tailscale peer relays on the nodes of this cluster.
@@ -26,6 +25,7 @@ use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
     printcolumn(name = "Relays", type_ = "string", json_path = ".status.relays"),
     printcolumn(name = "Port", type_ = "integer", json_path = ".spec.port"),
     printcolumn(name = "Regions", type_ = "string", json_path = ".status.regionNames"),
+    printcolumn(name = "Exposure", type_ = "string", json_path = ".status.exposure"),
     printcolumn(name = "Sessions", type_ = "integer", json_path = ".status.sessions"),
     printcolumn(name = "Age", type_ = "date", json_path = ".metadata.creationTimestamp"),
     printcolumn(name = "Endpoints", type_ = "string", json_path = ".status.endpoints", priority = "1"),
@@ -116,6 +116,9 @@ pub struct Region {
     /// On which nodes relays run: one on each that fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
+    /// How clients reach these relays; on the network of their nodes when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub exposure: Option<Exposure>,
 }
 
 impl Region {
@@ -125,19 +128,6 @@ impl Region {
             .clone()
             .unwrap_or_else(|| format!("tag:relay-{}", self.name))
     }
-}
-
-/// Nodes that fit.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
-#[serde(rename_all = "camelCase")]
-pub struct Placement {
-    /// Labels that a node must have.
-    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub node_selector: BTreeMap<String, String>,
-    /// Taints of nodes that relays tolerate.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    #[schemars(length(max = 32))]
-    pub tolerations: Vec<Toleration>,
 }
 
 /// Metrics of the relays.
@@ -176,6 +166,9 @@ pub struct PeerRelayStatus {
     /// Names of the regions, for people.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub region_names: String,
+    /// How the regions are exposed, for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub exposure: String,
     /// First endpoint of each relay, for people; at most 10.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoints: String,

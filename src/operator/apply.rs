@@ -72,7 +72,9 @@ pub async fn apply(
         roles,
         role_bindings,
         config_maps,
+        services,
         daemon_sets,
+        held,
     } = resources;
     let mut applier = Applier {
         client,
@@ -85,7 +87,9 @@ pub async fn apply(
     applier.kind(&stores.roles, roles).await?;
     applier.kind(&stores.role_bindings, role_bindings).await?;
     applier.kind(&stores.config_maps, config_maps).await?;
-    applier.kind(&stores.daemon_sets, daemon_sets).await?;
+    applier.kind(&stores.services, services).await?;
+    let sets = &stores.daemon_sets;
+    applier.kind_except(&held, sets, daemon_sets).await?;
     Ok(applier.changes)
 }
 
@@ -104,9 +108,27 @@ impl Applier<'_> {
             + Serialize
             + DeserializeOwned,
     {
+        self.kind_except(&[], store, wanted).await
+    }
+
+    /// Those that are `held` are neither applied nor removed.
+    async fn kind_except<K>(
+        &mut self,
+        held: &[String],
+        store: &Store<K>,
+        wanted: Vec<K>,
+    ) -> Result<(), ApplyError>
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
         let namespace = &self.relay.namespace;
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        let keep: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
+        let mut keep: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
+        keep.extend_from_slice(held);
         for object in wanted {
             self.one(&api, store, object).await?;
         }

@@ -3,11 +3,12 @@
 mod config_map;
 mod daemon_set;
 mod rbac;
+mod service;
 
 use k8s_openapi::{
     api::{
         apps::v1::DaemonSet,
-        core::v1::{ConfigMap, ServiceAccount},
+        core::v1::{ConfigMap, Service, ServiceAccount},
         rbac::v1::{Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -27,8 +28,12 @@ pub struct Resources {
     pub role_bindings: Vec<RoleBinding>,
     /// Configuration of the relays.
     pub config_maps: Vec<ConfigMap>,
+    /// Ways to the relays.
+    pub services: Vec<Service>,
     /// The relays.
     pub daemon_sets: Vec<DaemonSet>,
+    /// Names of DaemonSets that are left as they are, whether they exist or not.
+    pub held: Vec<String>,
 }
 
 /// Builds everything, region by region.
@@ -36,7 +41,7 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
     let mut resources = Resources::default();
     for region in &relay.regions {
         let config = config_map::build(relay, region);
-        let checksum = checksum(&config.data);
+        let checksum = checksum(&config_map::started_with(relay, region));
         resources
             .service_accounts
             .push(rbac::service_account(relay, region));
@@ -45,9 +50,13 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
             .role_bindings
             .push(rbac::role_binding(relay, region));
         resources.config_maps.push(config);
-        resources
-            .daemon_sets
-            .push(daemon_set::build(relay, region, &checksum));
+        resources.services.extend(service::build(relay, region));
+        match region.plan.waiting {
+            Some(_) => resources.held.push(region.child.clone()),
+            None => resources
+                .daemon_sets
+                .push(daemon_set::build(relay, region, &checksum)),
+        }
     }
     resources
 }

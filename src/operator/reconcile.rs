@@ -19,6 +19,7 @@ use super::{
     apply::{ApplyError, apply},
     build::build,
     metrics::Metrics,
+    plan::plan,
     status::{Outcome, ready, status},
     stores::Stores,
     validate::{RelayImage, validate},
@@ -78,7 +79,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         publish(&relay, &ctx, None, Outcome::Paused).await?;
         return Ok(Action::await_change());
     }
-    let validated = match validate(&relay, &ctx.image) {
+    let mut validated = match validate(&relay, &ctx.image) {
         Ok(validated) => validated,
         Err(invalid) => {
             let message = invalid.to_string();
@@ -90,6 +91,11 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
             return Ok(Action::await_change());
         }
     };
+    plan(
+        &mut validated,
+        &ctx.stores
+            .surroundings(&relay.namespace().unwrap_or_default()),
+    );
     match apply(&ctx.client, &ctx.stores, &validated, build(&validated)).await {
         Ok(changes) => ctx.metrics.count_changes(changes),
         Err(taken @ ApplyError::NameTaken { .. }) => {

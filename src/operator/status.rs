@@ -2,7 +2,10 @@
 
 pub mod pods;
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 use k8s_openapi::{
     api::{
@@ -14,9 +17,11 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::validate::ValidatedRelay;
+use super::{plan::Waiting, validate::ValidatedRelay};
 use crate::{
-    crd::{PeerRelay, PeerRelayStatus, RelayNode, peer_relay::RegionStatus},
+    crd::{
+        PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
+    },
     names,
     relay::state::Reason as RelayReason,
 };
@@ -40,6 +45,7 @@ pub const REASONS: &[&str] = &[
     "NoRelayReady",
     "Connected",
     "NoReport",
+    "NodePortPending",
     "Paused",
     "InvalidSpec",
     "NameTaken",
@@ -111,10 +117,22 @@ pub fn status(
             .map(|r| &*r.name)
             .collect::<Vec<_>>()
             .join(","),
+        exposure: exposure(relay),
         endpoints: observed.endpoints.join(","),
         sessions: observed.sessions,
         regions: observed.regions,
     }
+}
+
+/// Every type of exposure once, for people.
+fn exposure(relay: &PeerRelay) -> String {
+    let kinds = relay.spec.regions.iter().map(|region| {
+        let exposure = region.exposure.as_ref();
+        exposure.map_or_else(ExposureType::default, |exposure| exposure.kind)
+    });
+    let kinds: BTreeSet<_> = kinds.collect();
+    let texts: Vec<_> = kinds.into_iter().map(ExposureType::as_str).collect();
+    texts.join(",")
 }
 
 /// The reason and message of `Ready`, to tell in an event when they change.
@@ -131,6 +149,7 @@ struct Observed {
     desired: i32,
     ready: i32,
     rolling_out: bool,
+    waiting: Option<Waiting>,
     endpoints: Vec<String>,
     sessions: i64,
     reports: usize,
@@ -156,6 +175,7 @@ impl Observed {
                 tag: region.tag.clone(),
                 ..RegionStatus::default()
             };
+            observed.waiting = observed.waiting.or_else(|| region.plan.waiting.clone());
             observed.note_daemon_set(set, &mut summary);
             if let Some(set) = set {
                 observed.note_pods(set, &region.name, &seen.pods, &refusals);
@@ -286,11 +306,14 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
     }
     let problem = observed.problem();
     let stalled = problem.as_ref().filter(|problem| problem.needs_user);
-    let all_ready = *desired > 0 && ready >= desired && !observed.rolling_out;
+    let settled = !observed.rolling_out && observed.waiting.is_none();
+    let all_ready = *desired > 0 && ready >= desired && settled;
     if all_ready {
         push("Ready", "True", "RelaysReady", &count);
     } else if let Some(problem) = &problem {
         push("Ready", "False", problem.reason, &problem.message);
+    } else if let Some(Waiting { reason, message }) = &observed.waiting {
+        push("Ready", "False", reason, message);
     } else if *desired == 0 && !observed.rolling_out {
         let message = "no node fits: check placement.nodeSelector and tolerations of the regions";
         push("Ready", "False", "NoNodes", message);

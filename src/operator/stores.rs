@@ -1,11 +1,12 @@
 //! What the operator knows of the cluster: one watch per kind, nothing is polled.
 
+mod nodes;
 mod pods;
 
 use futures::Stream;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{ConfigMap, Event, Pod, ServiceAccount},
+    core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{Api, Client, Resource, ResourceExt};
@@ -17,7 +18,10 @@ use kube_runtime::{
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, hash::Hash};
 
-use super::status::{Seen, is_report_of};
+use super::{
+    plan::Surroundings,
+    status::{Seen, is_report_of},
+};
 use crate::{
     crd::{PeerRelay, RelayNode},
     names,
@@ -29,7 +33,10 @@ pub struct Stores {
     pub(super) roles: Store<Role>,
     pub(super) role_bindings: Store<RoleBinding>,
     pub(super) config_maps: Store<ConfigMap>,
+    pub(super) services: Store<Service>,
     pub(super) daemon_sets: Store<DaemonSet>,
+    /// Nodes, without what nobody looks at.
+    pub(super) nodes: Store<Node>,
     /// Reports of the relays.
     pub(super) relay_nodes: Store<RelayNode>,
     /// The relays' pods: identity, node and state.
@@ -52,8 +59,18 @@ impl Stores {
         let controller = controller.owns_stream(stream);
         let (config_maps, stream) = children(client);
         let controller = controller.owns_stream(stream);
+        let (services, stream) = children(client);
+        let controller = controller.owns_stream(stream);
         let (daemon_sets, stream) = children(client);
         let controller = controller.owns_stream(stream);
+        let relays = controller.store();
+        let (nodes, stream) = nodes::watch(client);
+        let controller = controller.watches_stream(stream, move |_: Node| {
+            let all = relays.state();
+            all.iter()
+                .map(|relay| reflector::ObjectRef::from_obj(&**relay))
+                .collect::<Vec<_>>()
+        });
         let all = watcher::Config::default();
         let (relay_nodes, stream) = reflect(Api::all(client.clone()), all, |_| {});
         let controller = controller.watches_stream(stream, |node: RelayNode| {
@@ -71,7 +88,9 @@ impl Stores {
             roles,
             role_bindings,
             config_maps,
+            services,
             daemon_sets,
+            nodes,
             relay_nodes,
             pods,
             refusals,
@@ -101,6 +120,15 @@ impl Stores {
         }
     }
 
+    /// What the cluster has around a PeerRelay of `namespace`.
+    pub fn surroundings(&self, namespace: &str) -> Surroundings {
+        let here = |service: &Service| service.metadata.namespace.as_deref() == Some(namespace);
+        Surroundings {
+            nodes: self.nodes.state(),
+            services: self.services.state_filter(here),
+        }
+    }
+
     /// Waits until every watch has seen the whole cluster once: before that, an absent object may
     /// only be one that was not seen yet.
     pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
@@ -109,7 +137,9 @@ impl Stores {
             self.roles.wait_until_ready(),
             self.role_bindings.wait_until_ready(),
             self.config_maps.wait_until_ready(),
+            self.services.wait_until_ready(),
             self.daemon_sets.wait_until_ready(),
+            self.nodes.wait_until_ready(),
             self.relay_nodes.wait_until_ready(),
             self.pods.wait_until_ready(),
             self.refusals.wait_until_ready(),

@@ -4,11 +4,9 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use url::Url;
 
+use super::plan::Plan;
 use crate::{
-    crd::{
-        PeerRelay,
-        peer_relay::{Placement, Region},
-    },
+    crd::{PeerRelay, exposure::Exposure, peer_relay::Region, placement::Placement},
     names,
 };
 
@@ -52,6 +50,10 @@ pub struct ValidatedRegion {
     pub child: String,
     /// Nodes.
     pub placement: Placement,
+    /// How clients reach them.
+    pub exposure: Exposure,
+    /// What the cluster decides; empty until it is asked.
+    pub plan: Plan,
 }
 
 /// The image that relays run.
@@ -87,6 +89,8 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         tag: region.tag(),
         child: names::child(&name, &region.name),
         placement: region.placement.clone().unwrap_or_default(),
+        exposure: region.exposure.clone().unwrap_or_default(),
+        plan: Plan::default(),
     };
     Ok(ValidatedRelay {
         namespace: relay

@@ -30,6 +30,8 @@ pub struct RelayOptions {
     pub port: u16,
     /// Addresses to advertise first.
     pub static_endpoints: Vec<SocketAddr>,
+    /// Whether addresses of interfaces follow.
+    pub advertise_interfaces: bool,
     /// Where metrics and probes are served.
     pub metrics_addr: SocketAddr,
     /// Region, for metrics.
@@ -87,7 +89,13 @@ impl RelayOptions {
         }
         let unusable =
             |e: &&SocketAddr| e.port() == 0 || e.ip().is_unspecified() || e.ip().is_multicast();
-        if let Some(endpoint) = config.static_endpoints.iter().find(unusable) {
+        let node = environment.node_name.as_ref();
+        let mut static_endpoints = node
+            .and_then(|node| config.node_endpoints.get(node))
+            .cloned()
+            .unwrap_or_default();
+        static_endpoints.extend(&config.static_endpoints);
+        if let Some(endpoint) = static_endpoints.iter().find(unusable) {
             return Err(OptionsError::StaticEndpoint(*endpoint));
         }
         let hostname = hostname(&config, &environment);
@@ -109,7 +117,8 @@ impl RelayOptions {
             ca_file: config.ca_file,
             state_dir: config.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             port: config.port.unwrap_or(DEFAULT_PORT),
-            static_endpoints: config.static_endpoints,
+            static_endpoints,
+            advertise_interfaces: config.advertise_interfaces.unwrap_or(true),
             metrics_addr: config.metrics_addr.unwrap_or_else(|| {
                 SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_METRICS_PORT)
             }),
@@ -178,6 +187,23 @@ mod tests {
         assert_eq!(options.metrics_addr.to_string(), "127.0.0.1:9440");
         assert_eq!(options.tailnet.hostname, "n1-example");
         assert!(matches!(options.tailnet.auth_key, AuthKey::None));
+    }
+
+    #[test]
+    fn endpoints_of_other_nodes_are_not_advertised() {
+        let at = |port| vec![SocketAddr::from(([192, 0, 2, 1], port))];
+        let config = RelayConfig {
+            node_endpoints: [("N1.example".into(), at(1)), ("n2".into(), at(2))].into(),
+            static_endpoints: at(3),
+            ..Default::default()
+        };
+        let ports: Vec<_> = options(config)
+            .unwrap()
+            .static_endpoints
+            .iter()
+            .map(SocketAddr::port)
+            .collect();
+        assert_eq!(ports, [1, 3]);
     }
 
     #[test]

@@ -1,12 +1,16 @@
 //! Configuration of a region's relays.
 
-use std::{collections::BTreeMap, net::SocketAddr};
+use std::{
+    collections::BTreeMap,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+};
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::metadata;
 use crate::{
     config::{DEFAULT_STATE_DIR, RelayConfig, ReportConfig},
+    crd::exposure::ExposureType,
     names,
     operator::validate::{ValidatedRegion, ValidatedRelay},
 };
@@ -21,6 +25,27 @@ const CA: &str = "ca.pem";
 pub(super) const AUTH_DIR: &str = "/var/run/secrets/peerrelay.dev/auth";
 
 pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigMap {
+    ConfigMap {
+        metadata: metadata(relay, region),
+        data: Some(data(relay, region, region.plan.endpoints.clone())),
+        ..ConfigMap::default()
+    }
+}
+
+/// The part that relays must be started again for: not the addresses of nodes that come and go.
+pub(super) fn started_with(
+    relay: &ValidatedRelay,
+    region: &ValidatedRegion,
+) -> BTreeMap<String, String> {
+    data(relay, region, BTreeMap::new())
+}
+
+fn data(
+    relay: &ValidatedRelay,
+    region: &ValidatedRegion,
+    node_endpoints: BTreeMap<String, Vec<SocketAddr>>,
+) -> BTreeMap<String, String> {
+    let on_host = region.exposure.on_host_network();
     let config = RelayConfig {
         control_url: relay.control_url.clone(),
         auth_key_file: Some(format!("{AUTH_DIR}/{}", names::AUTH_KEY).into()),
@@ -28,12 +53,20 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
             .ca_bundle
             .as_ref()
             .map(|_| format!("{DIR}/{CA}").into()),
-        state_dir: Some(DEFAULT_STATE_DIR.into()),
+        state_dir: Some(state_dir(region).into()),
         hostname_prefix: Some(relay.hostname_prefix.clone()),
         tags: vec![region.tag.clone()],
-        ephemeral: relay.ephemeral.then_some(true),
+        // What is not kept on the node would be left in the tailnet with each start.
+        ephemeral: (relay.ephemeral || !on_host).then_some(true),
         port: Some(relay.port),
-        metrics_addr: Some(SocketAddr::from(([127, 0, 0, 1], relay.metrics_port))),
+        node_endpoints,
+        // Clients reach the Service; addresses of pods mean nothing to them.
+        advertise_interfaces: (region.exposure.kind != ExposureType::HostNetwork).then_some(false),
+        metrics_addr: Some(match on_host {
+            true => SocketAddr::from((Ipv4Addr::LOCALHOST, relay.metrics_port)),
+            // The kubelet probes the pod's address.
+            false => SocketAddr::from((Ipv6Addr::UNSPECIFIED, relay.metrics_port)),
+        }),
         region: Some(region.name.clone()),
         report: Some(ReportConfig {
             peer_relay: relay.name.clone(),
@@ -47,9 +80,14 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
     if let Some(ca) = &relay.ca_bundle {
         data.insert(CA.to_owned(), ca.clone());
     }
-    ConfigMap {
-        metadata: metadata(relay, region),
-        data: Some(data),
-        ..ConfigMap::default()
+    data
+}
+
+/// Directory of the identity in the relay's container. A volume of the pod's own belongs to root,
+/// so there it is a directory in it.
+pub(super) fn state_dir(region: &ValidatedRegion) -> String {
+    match region.exposure.on_host_network() {
+        true => DEFAULT_STATE_DIR.to_owned(),
+        false => format!("{DEFAULT_STATE_DIR}/identity"),
     }
 }

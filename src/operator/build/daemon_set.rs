@@ -1,4 +1,4 @@
-//! The relays of a region: one pod per node, on the node's own network.
+//! The relays of a region: one pod per node, on the node's own network or on that of pods.
 
 use std::collections::BTreeMap;
 
@@ -6,10 +6,10 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet},
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EnvVar, EnvVarSource,
-            HTTPGetAction, HostPathVolumeSource, ObjectFieldSelector, PodSecurityContext, PodSpec,
-            PodTemplateSpec, Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource,
-            SecurityContext, Volume, VolumeMount,
+            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
+            EnvVar, EnvVarSource, HTTPGetAction, HostPathVolumeSource, ObjectFieldSelector,
+            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
+            SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{
@@ -69,10 +69,11 @@ pub(super) fn build(
 
 fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
     let placement = &region.placement;
+    let on_host = region.exposure.on_host_network();
     PodSpec {
-        // The relay must be reachable at the node's addresses, and see the clients' own.
-        host_network: Some(true),
-        dns_policy: Some("ClusterFirstWithHostNet".to_owned()),
+        // Without a Service, the relay must be reachable at the node's own addresses.
+        host_network: on_host.then_some(true),
+        dns_policy: on_host.then(|| "ClusterFirstWithHostNet".to_owned()),
         service_account_name: Some(region.child.clone()),
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
@@ -85,8 +86,8 @@ fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
             }),
             ..PodSecurityContext::default()
         }),
-        init_containers: Some(vec![prepare_state(relay)]),
-        containers: vec![container(relay)],
+        init_containers: on_host.then(|| vec![prepare_state(relay)]),
+        containers: vec![container(relay, region)],
         volumes: Some(volumes(relay, region)),
         node_selector: some(placement.node_selector.clone(), BTreeMap::is_empty),
         tolerations: some(placement.tolerations.clone(), Vec::is_empty),
@@ -120,7 +121,8 @@ fn prepare_state(relay: &ValidatedRelay) -> Container {
     }
 }
 
-fn container(relay: &ValidatedRelay) -> Container {
+fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
+    let on_host = region.exposure.on_host_network();
     let config = format!("{}/{}", config_map::DIR, config_map::CONFIG);
     let mut security = locked_down();
     security.run_as_non_root = Some(true);
@@ -142,18 +144,18 @@ fn container(relay: &ValidatedRelay) -> Container {
         ports: Some(vec![ContainerPort {
             name: Some("relay".to_owned()),
             container_port: relay.port.into(),
-            host_port: Some(relay.port.into()),
+            host_port: on_host.then(|| relay.port.into()),
             protocol: Some("UDP".to_owned()),
             host_ip: None,
         }]),
         liveness_probe: Some(Probe {
             period_seconds: Some(10),
             failure_threshold: Some(6),
-            ..probe(relay, "/healthz")
+            ..probe(relay, on_host, "/healthz")
         }),
         readiness_probe: Some(Probe {
             period_seconds: Some(2),
-            ..probe(relay, "/readyz")
+            ..probe(relay, on_host, "/readyz")
         }),
         volume_mounts: Some(vec![
             mount("state", DEFAULT_STATE_DIR, false),
@@ -188,9 +190,22 @@ fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
         name: name.to_owned(),
         ..Volume::default()
     };
-    let state = HostPathVolumeSource {
-        path: format!("{DEFAULT_STATE_DIR}/{}/{}", relay.namespace, region.child),
-        type_: Some("DirectoryOrCreate".to_owned()),
+    let state = match region.exposure.on_host_network() {
+        true => Volume {
+            host_path: Some(HostPathVolumeSource {
+                path: format!("{DEFAULT_STATE_DIR}/{}/{}", relay.namespace, region.child),
+                type_: Some("DirectoryOrCreate".to_owned()),
+            }),
+            ..named("state")
+        },
+        // In memory: a device that ends with its pod leaves no keys on a disk.
+        false => Volume {
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".to_owned()),
+                size_limit: Some(Quantity("16Mi".to_owned())),
+            }),
+            ..named("state")
+        },
     };
     let config = ConfigMapVolumeSource {
         name: region.child.clone(),
@@ -205,10 +220,7 @@ fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
         ..SecretVolumeSource::default()
     };
     vec![
-        Volume {
-            host_path: Some(state),
-            ..named("state")
-        },
+        state,
         Volume {
             config_map: Some(config),
             ..named("config")
@@ -228,10 +240,11 @@ fn locked_down() -> SecurityContext {
     }
 }
 
-fn probe(relay: &ValidatedRelay, path: &str) -> Probe {
+fn probe(relay: &ValidatedRelay, on_host: bool, path: &str) -> Probe {
     Probe {
         http_get: Some(HTTPGetAction {
-            host: Some("127.0.0.1".to_owned()),
+            // Pod Security does not let pods name a host.
+            host: on_host.then(|| "127.0.0.1".to_owned()),
             path: Some(path.to_owned()),
             port: IntOrString::Int(relay.metrics_port.into()),
             ..HTTPGetAction::default()

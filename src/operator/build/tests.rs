@@ -80,6 +80,72 @@ fn relay_pod_is_on_the_host_network_and_otherwise_locked_down() {
 }
 
 #[test]
+fn relays_behind_a_node_port_pass_pod_security_restricted() {
+    let region = json!({
+        "name": "office", "clients": ["tag:office"],
+        "exposure": {"type": "NodePort", "nodePort": 31_000},
+    });
+    let resources = build(&validated(json!({"regions": [region]})));
+    let set = serde_json::to_value(&resources.daemon_sets[0]).unwrap();
+    let pod = &set["spec"]["template"]["spec"];
+    for field in ["hostNetwork", "initContainers"] {
+        assert!(pod.get(field).is_none(), "{field} is set");
+    }
+    assert_eq!(pod["volumes"][0]["emptyDir"]["medium"], "Memory");
+    let container = &pod["containers"][0];
+    assert!(container["ports"][0].get("hostPort").is_none());
+    for probe in ["livenessProbe", "readinessProbe"] {
+        assert!(container[probe]["httpGet"].get("host").is_none());
+    }
+    let config = &resources.config_maps[0].data.as_ref().unwrap()["relay.yaml"];
+    let config: RelayConfig = serde_yaml::from_str(config).unwrap();
+    assert_eq!(config.ephemeral, Some(true));
+    assert_eq!(config.advertise_interfaces, Some(false));
+    assert_eq!(config.metrics_addr.unwrap().to_string(), "[::]:9440");
+    let service = serde_json::to_value(&resources.services[0]).unwrap();
+    assert_eq!(service["spec"]["externalTrafficPolicy"], "Local");
+    assert_eq!(service["spec"]["ports"][0]["nodePort"], 31_000);
+    assert_eq!(service["spec"]["ports"][0]["protocol"], "UDP");
+}
+
+#[test]
+fn node_port_on_the_host_network_keeps_the_identity_on_the_node() {
+    let region = json!({
+        "name": "office", "clients": ["tag:office"],
+        "exposure": {"type": "NodePort", "hostNetwork": true},
+    });
+    let resources = build(&validated(json!({"regions": [region]})));
+    let set = serde_json::to_value(&resources.daemon_sets[0]).unwrap();
+    let pod = &set["spec"]["template"]["spec"];
+    assert_eq!(pod["hostNetwork"], true);
+    assert!(pod["volumes"][0].get("hostPath").is_some());
+    assert_eq!(resources.services.len(), 1);
+}
+
+#[test]
+fn addresses_of_nodes_start_no_relay_again() {
+    let mut relay = validated(json!({}));
+    let before = build(&relay);
+    let address = vec!["192.0.2.1:31000".parse().unwrap()];
+    relay.regions[0].plan.endpoints.insert("n1".into(), address);
+    let after = build(&relay);
+    assert_eq!(before.daemon_sets, after.daemon_sets);
+    assert_ne!(before.config_maps, after.config_maps);
+}
+
+#[test]
+fn relays_that_wait_are_left_as_they_are() {
+    let mut relay = validated(json!({}));
+    relay.regions[0].plan.waiting = Some(crate::operator::plan::Waiting {
+        reason: "NodePortPending",
+        message: String::new(),
+    });
+    let resources = build(&relay);
+    assert!(resources.daemon_sets.is_empty());
+    assert_eq!(resources.held, ["edge-office"]);
+}
+
+#[test]
 fn changed_configuration_rolls_the_pods_out() {
     let annotation = |spec: Value| {
         daemon_set(spec)["spec"]["template"]["metadata"]["annotations"][names::CONFIG_ANNOTATION]

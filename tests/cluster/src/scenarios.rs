@@ -2,6 +2,7 @@
 
 mod admission;
 mod clients;
+mod exposure;
 mod hostile;
 mod operator;
 mod paths;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Scenario> {
         reasons::scenarios(),
         admission::scenarios(),
         operator::scenarios(),
+        exposure::scenarios(),
         standalone::scenarios(),
     ];
     groups.into_iter().flatten().collect()

@@ -92,6 +92,26 @@ fn refused(world: &World<'_>) -> Result<String> {
         ("edge", region("clients", json!([""])), "clients"),
         (
             "edge",
+            region("exposure", json!({"nodePort": 31_000})),
+            "exposure.nodePort is for type NodePort",
+        ),
+        (
+            "edge",
+            region("exposure", json!({"type": "NodePort", "nodePort": 0})),
+            "nodePort",
+        ),
+        (
+            "edge",
+            region("exposure", json!({"hostNetwork": false})),
+            "exposure.hostNetwork cannot be false",
+        ),
+        (
+            "edge",
+            region("exposure", json!({"type": "Ingress"})),
+            "exposure.type",
+        ),
+        (
+            "edge",
             json!({"regions": [
                 {"name": "a", "clients": ["tag:a"]}, {"name": "a", "clients": ["tag:b"]},
             ]}),

@@ -1,0 +1,47 @@
+//! What leads clients to relays that are not reached on their nodes' own network.
+
+use k8s_openapi::{
+    api::core::v1::{Service, ServicePort, ServiceSpec},
+    apimachinery::pkg::util::intstr::IntOrString,
+};
+
+use super::metadata;
+use crate::{
+    crd::exposure::ExposureType,
+    names,
+    operator::validate::{ValidatedRegion, ValidatedRelay},
+};
+
+/// Services of a region.
+pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Service> {
+    match region.exposure.kind {
+        ExposureType::HostNetwork => Vec::new(),
+        ExposureType::NodePort => vec![node_port(relay, region)],
+    }
+}
+
+fn node_port(relay: &ValidatedRelay, region: &ValidatedRegion) -> Service {
+    let port = ServicePort {
+        name: Some("relay".to_owned()),
+        protocol: Some("UDP".to_owned()),
+        port: relay.port.into(),
+        target_port: Some(IntOrString::Int(relay.port.into())),
+        node_port: region.exposure.node_port.map(Into::into),
+        app_protocol: None,
+    };
+    Service {
+        metadata: metadata(relay, region),
+        spec: Some(ServiceSpec {
+            type_: Some("NodePort".to_owned()),
+            // The relay must see the clients' own addresses, and a node must lead to its own relay.
+            external_traffic_policy: Some("Local".to_owned()),
+            ip_family_policy: Some("PreferDualStack".to_owned()),
+            // A relay that has lost control, or drains, still forwards what it has promised.
+            publish_not_ready_addresses: Some(true),
+            selector: Some(names::selector(&relay.name, &region.name)),
+            ports: Some(vec![port]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    }
+}
