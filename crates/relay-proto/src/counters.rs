@@ -88,8 +88,41 @@ impl Counters {
         self.drops[reason.index()]
     }
 
-    pub(crate) const fn count_drop(&mut self, reason: DropReason) {
+    /// Counts a packet that was dropped for `reason`: for those that never reach a core.
+    pub const fn count_drop(&mut self, reason: DropReason) {
         self.drops[reason.index()] += 1;
+    }
+
+    /// Adds what another core of the same relay has counted.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            forwarded,
+            drops,
+            allocations,
+            reallocations,
+            challenges,
+            binds,
+            rebinds,
+            expired_unbound,
+            expired_silent,
+            evicted,
+        } = other;
+        let cells = self.forwarded.as_flattened_mut();
+        for (sum, more) in cells.iter_mut().zip(forwarded.as_flattened()) {
+            sum.packets += more.packets;
+            sum.bytes += more.bytes;
+        }
+        for (sum, more) in self.drops.iter_mut().zip(drops) {
+            *sum += more;
+        }
+        self.allocations += allocations;
+        self.reallocations += reallocations;
+        self.challenges += challenges;
+        self.binds += binds;
+        self.rebinds += rebinds;
+        self.expired_unbound += expired_unbound;
+        self.expired_silent += expired_silent;
+        self.evicted += evicted;
     }
 
     pub(crate) fn count_forward(

@@ -5,6 +5,8 @@ use std::fmt;
 use crypto_box::{PublicKey, SecretKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
+use crate::lane::LaneKey;
+
 /// Length of every key on the wire, in bytes.
 pub const KEY_LEN: usize = 32;
 
@@ -47,6 +49,10 @@ impl DiscoSecret {
     /// The matching public key.
     pub fn public(&self) -> DiscoPublic {
         DiscoPublic(self.to_box().public_key().to_bytes())
+    }
+
+    pub(crate) fn lane_key(&self) -> LaneKey {
+        LaneKey::new(&self.0)
     }
 
     pub(crate) fn to_box(&self) -> SecretKey {

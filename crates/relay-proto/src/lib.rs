@@ -14,6 +14,9 @@
 //! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed.
 //! - [`Relay::poll_event`] is emptied after each of these.
 //!
+//! Several threads share a relay by one [`Relay`] each, made with one [`Ledger`]: a [`Desk`] opens
+//! the requests, [`Request::lane`] and [`Lane::of`] say whose each request and datagram is.
+//!
 //! ```
 //! use relay_proto::{Config, DiscoSecret, Keys, REPLY_LEN, Relay, Timestamp, Verdict};
 //! use std::{net::SocketAddr, time::Duration};
@@ -52,10 +55,13 @@ mod challenge;
 mod config;
 mod counters;
 mod deadline;
+mod desk;
 pub mod disco;
 mod event;
 pub mod geneve;
 mod key;
+mod lane;
+mod ledger;
 mod relay;
 mod sealer;
 mod session;
@@ -66,9 +72,12 @@ mod verdict;
 pub use config::{Config, Keys, Peer};
 pub use counters::{Counters, Family, Traffic};
 pub use crypto_box::SalsaBox;
+pub use desk::{Allocation, Desk, Request};
 pub use event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo};
 pub use geneve::Vni;
 pub use key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side};
+pub use lane::Lane;
+pub use ledger::Ledger;
 pub use relay::{REPLY_LEN, Relay};
 pub use time::Timestamp;
 pub use verdict::{DropReason, Verdict};

@@ -1,6 +1,6 @@
 //! The relay as a state machine: packets and time in, decisions out.
 
-use std::{collections::VecDeque, net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
 
 use rand_chacha::{
     ChaCha20Rng,
@@ -13,10 +13,12 @@ use crate::{
     config::{Config, Keys, Peer},
     counters::Counters,
     deadline::Deadlines,
-    disco::{BIND_FRAME_LEN, BindCommon, Endpoint, Frame, Message, NONCE_LEN, seal},
+    desk::{Allocation, Desk, Request},
+    disco::{BIND_FRAME_LEN, BindCommon, Frame, Message, NONCE_LEN, seal},
     event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, Vni},
-    key::{DiscoPublic, NodeKey, Pair, Side},
+    key::{DiscoPublic, NodeKey, Side},
+    ledger::Ledger,
     sealer::Sealer,
     session::{Handshake, Leg, Session},
     table::Table,
@@ -30,7 +32,7 @@ pub const REPLY_LEN: usize = HEADER_LEN + BIND_FRAME_LEN;
 /// The relay. The crate's documentation has the driver's contract.
 pub struct Relay {
     config: Config,
-    node: Sealer,
+    desk: Desk,
     server: Sealer,
     rng: ChaCha20Rng,
     challenges: Challenges,
@@ -39,9 +41,7 @@ pub struct Relay {
     events: VecDeque<Event>,
     counters: Counters,
     policy: AddressPolicy,
-    advertised: Vec<SocketAddr>,
-    accepting: bool,
-    next_lamport: u64,
+    ledger: Arc<Ledger>,
 }
 
 impl Relay {
@@ -54,24 +54,32 @@ impl Relay {
         first_lamport: u64,
         now: Timestamp,
     ) -> Self {
+        let ledger = Arc::new(Ledger::new(&config, first_lamport));
+        Self::with_ledger(config, keys, seed, ledger, now)
+    }
+
+    /// One of several cores of a relay, which share `ledger`. Each has lanes of its own: it must be
+    /// given the requests and the datagrams of these and no others.
+    pub fn with_ledger(
+        config: Config,
+        keys: Keys,
+        seed: [u8; 32],
+        ledger: Arc<Ledger>,
+        now: Timestamp,
+    ) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
         Self {
             challenges: Challenges::new(&mut rng, config.secret_rotation, now),
             policy: AddressPolicy::new(config.allow_loopback_bind),
-            config: Config {
-                max_sessions: config.max_sessions.min(Config::MOST_SESSIONS),
-                ..config
-            },
-            node: Sealer::new(keys.node),
+            desk: Desk::new(&config, &keys),
             server: Sealer::new(keys.server),
+            config,
             rng,
             table: Table::default(),
             deadlines: Deadlines::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
-            advertised: Vec::new(),
-            accepting: true,
-            next_lamport: first_lamport,
+            ledger,
         }
     }
 
@@ -82,12 +90,12 @@ impl Relay {
             *address = canonical(*address);
         }
         self.policy.set_own(&advertised);
-        self.advertised = advertised;
+        self.desk.set_addresses(advertised);
     }
 
     /// Whether allocation requests are answered. Sessions that exist go on either way.
     pub const fn set_accepting(&mut self, accepting: bool) {
-        self.accepting = accepting;
+        self.desk.set_accepting(accepting);
     }
 
     /// Handles a packet that DERP delivered; `from` is what the network map knows of its sender.
@@ -100,11 +108,33 @@ impl Relay {
         packet: &[u8],
         now: Timestamp,
     ) -> Result<Vec<u8>, DropReason> {
-        let answer = self.allocate(from, packet, now);
-        if let Err(reason) = answer {
-            self.counters.count_drop(reason);
+        let request = self.desk.open(from, packet).inspect_err(|reason| {
+            self.counters.count_drop(*reason);
+        })?;
+        let allocation = self.allocate(&request, now)?;
+        let nonce = self.nonce();
+        Ok(self.desk.answer(&request, allocation, nonce))
+    }
+
+    /// Gives out a session for a request that a [`Desk`] has opened, or the pair's present one.
+    ///
+    /// # Errors
+    /// A limit is reached.
+    pub fn allocate(
+        &mut self,
+        request: &Request,
+        now: Timestamp,
+    ) -> Result<Allocation, DropReason> {
+        if let Some(session) = self.table.of_pair(&request.pair) {
+            self.counters.reallocations += 1;
+            return Ok(Allocation {
+                vni: session.vni,
+                lamport: session.lamport,
+            });
         }
-        answer
+        self.open_session(request, now).inspect_err(|reason| {
+            self.counters.count_drop(*reason);
+        })
     }
 
     /// Handles one datagram from the UDP port.
@@ -215,8 +245,8 @@ impl Relay {
     }
 
     /// The LamportID that the next allocation gets.
-    pub const fn next_lamport(&self) -> u64 {
-        self.next_lamport
+    pub fn next_lamport(&self) -> u64 {
+        self.ledger.next_lamport()
     }
 
     /// Public half of the server's key.
@@ -243,108 +273,18 @@ impl Relay {
         Ok(Verdict::Forward { to })
     }
 
-    /// The checks stand in the order of docs/wire.md; cheap ones before the box is opened.
-    fn allocate(
-        &mut self,
-        from: Option<&Peer>,
-        packet: &[u8],
-        now: Timestamp,
-    ) -> Result<Vec<u8>, DropReason> {
-        let peer = from.ok_or(DropReason::UnknownPeer)?;
-        let frame = Frame::parse(packet).ok_or(DropReason::NotDisco)?;
-        if peer.disco != Some(frame.sender) {
-            return Err(DropReason::DiscoMismatch);
-        }
-        let fresh;
-        let shared = match self.node.kept(frame.sender) {
-            Some(kept) => kept,
-            None => {
-                fresh = self.node.shared_with(frame.sender);
-                &fresh
-            }
-        };
-        let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
-        let Message::AllocateRequest {
-            clients: [a, b],
-            generation,
-        } = message
-        else {
-            return Err(DropReason::UnexpectedMessage);
-        };
-        let pair = Pair::new(a, b);
-        if a == b || pair.side_of(frame.sender).is_none() {
-            return Err(DropReason::NotAParty);
-        }
-        if !peer.may_relay || peer.unsigned_peer_api_only {
-            return Err(DropReason::NoGrant);
-        }
-        if [self.server.public(), self.node.public()]
-            .iter()
-            .any(|own| pair.side_of(*own).is_some())
-        {
-            return Err(DropReason::OwnKey);
-        }
-        if self.advertised.is_empty() {
-            return Err(DropReason::NoAddress);
-        }
-        if !self.accepting {
-            return Err(DropReason::NotAccepting);
-        }
-        let endpoint = self.endpoint(pair, peer.node_key, now)?;
-        let response = Message::AllocateResponse {
-            generation,
-            endpoint,
-        }
-        .marshal();
-        let nonce = self.nonce();
-        let shared = self
-            .node
-            .kept(frame.sender)
-            .expect("a client with a session has its box");
-        Ok(seal(shared, self.node.public(), nonce, &response))
-    }
-
-    fn endpoint(
-        &mut self,
-        pair: Pair,
-        owner: NodeKey,
-        now: Timestamp,
-    ) -> Result<Endpoint, DropReason> {
-        let (vni, lamport) = match self.table.of_pair(&pair) {
-            Some(session) => {
-                self.counters.reallocations += 1;
-                (session.vni, session.lamport)
-            }
-            None => self.open_session(pair, owner, now)?,
-        };
-        Ok(Endpoint {
-            server: self.server.public(),
-            clients: pair,
-            lamport,
-            vni: vni.number(),
-            bind_lifetime_ns: nanoseconds(self.config.bind_lifetime),
-            steady_lifetime_ns: nanoseconds(self.config.steady_lifetime),
-            addresses: self.advertised.clone(),
-        })
-    }
-
     fn open_session(
         &mut self,
-        pair: Pair,
-        owner: NodeKey,
+        request: &Request,
         now: Timestamp,
-    ) -> Result<(Vni, u64), DropReason> {
-        if self.table.sessions_of(owner) >= self.config.max_sessions_per_node {
-            self.evict(Some(owner), now).ok_or(DropReason::NodeLimit)?;
-        }
-        if self.table.len() >= self.config.max_sessions {
-            self.evict(None, now).ok_or(DropReason::SessionLimit)?;
-        }
-        let vni = self.table.draw_vni(&mut self.rng, now);
-        let lamport = self.next_lamport;
-        self.next_lamport += 1;
+    ) -> Result<Allocation, DropReason> {
+        let Request {
+            pair, lane, owner, ..
+        } = *request;
+        self.make_room(owner, now)?;
+        let vni = self.table.draw_vni(lane, &mut self.rng, now);
+        let lamport = self.ledger.take_lamport();
         for client in pair.keys() {
-            self.node.retain(client);
             self.server.retain(client);
         }
         self.deadlines
@@ -352,7 +292,20 @@ impl Relay {
         self.table
             .insert(Session::new(vni, lamport, pair, owner, now));
         self.counters.allocations += 1;
-        Ok((vni, lamport))
+        Ok(Allocation { vni, lamport })
+    }
+
+    /// Enters one more session of `owner` in the ledger. At a limit, the oldest unbound session
+    /// gives way: of those of this core, which are all that it knows.
+    fn make_room(&mut self, owner: NodeKey, now: Timestamp) -> Result<(), DropReason> {
+        loop {
+            let full = match self.ledger.enter(owner) {
+                Ok(()) => return Ok(()),
+                Err(full) => full,
+            };
+            let whose = (full == DropReason::NodeLimit).then_some(owner);
+            self.evict(whose, now).ok_or(full)?;
+        }
     }
 
     fn evict(&mut self, owner: Option<NodeKey>, now: Timestamp) -> Option<()> {
@@ -371,9 +324,9 @@ impl Relay {
             return;
         };
         for client in session.pair.keys() {
-            self.node.release(client);
             self.server.release(client);
         }
+        self.ledger.leave(session.owner);
         self.events.push_back(Event::Closed { vni, reason });
     }
 
@@ -402,7 +355,7 @@ impl Relay {
         }
         let shared = self
             .server
-            .kept(frame.sender)
+            .of(frame.sender)
             .expect("a client with a session has its box");
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         self.challenges.rotate(&mut self.rng, now);
@@ -454,13 +407,13 @@ impl Relay {
         challenge: BindCommon,
         reply: &mut [u8; REPLY_LEN],
     ) -> usize {
-        let nonce = self.nonce();
+        let (nonce, server) = (self.nonce(), self.server.public());
         let shared = self
             .server
-            .kept(client)
+            .of(client)
             .expect("a client with a session has its box");
         let plaintext = Message::Challenge(challenge).marshal();
-        let frame = seal(shared, self.server.public(), nonce, &plaintext);
+        let frame = seal(shared, server, nonce, &plaintext);
         let header = Header {
             control: true,
             protocol: PROTOCOL_DISCO,
@@ -493,10 +446,6 @@ fn canonical(address: SocketAddr) -> SocketAddr {
         SocketAddr::V6(v6) => SocketAddr::new(v6.ip().to_canonical(), v6.port()),
         SocketAddr::V4(_) => address,
     }
-}
-
-fn nanoseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
 }
 
 impl std::fmt::Debug for Relay {

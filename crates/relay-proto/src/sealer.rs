@@ -1,4 +1,5 @@
-//! The shared boxes with each client: one X25519 per client key, not one per pair.
+//! The shared boxes with each client: one X25519 per client key, not one per pair, and none for a
+//! client that never binds.
 
 use std::collections::BTreeMap;
 
@@ -6,8 +7,9 @@ use crypto_box::SalsaBox;
 
 use crate::key::{DiscoPublic, DiscoSecret};
 
+#[derive(Default)]
 struct Client {
-    shared: SalsaBox,
+    shared: Option<SalsaBox>,
     sessions: usize,
 }
 
@@ -31,30 +33,16 @@ impl Sealer {
         self.public
     }
 
-    /// A fresh box, not kept.
-    pub(crate) fn shared_with(&self, client: DiscoPublic) -> SalsaBox {
-        SalsaBox::new(&client.to_box(), &self.secret.to_box())
-    }
-
-    /// The kept box of a client that has a session.
-    pub(crate) fn kept(&self, client: DiscoPublic) -> Option<&SalsaBox> {
-        self.clients.get(&client).map(|client| &client.shared)
+    /// The box of a client that has a session, made when it is first asked for.
+    pub(crate) fn of(&mut self, client: DiscoPublic) -> Option<&SalsaBox> {
+        let known = self.clients.get_mut(&client)?;
+        let make = || SalsaBox::new(&client.to_box(), &self.secret.to_box());
+        Some(known.shared.get_or_insert_with(make))
     }
 
     /// Keeps a client's box for one more session.
     pub(crate) fn retain(&mut self, client: DiscoPublic) {
-        if let Some(known) = self.clients.get_mut(&client) {
-            known.sessions += 1;
-            return;
-        }
-        let shared = self.shared_with(client);
-        self.clients.insert(
-            client,
-            Client {
-                shared,
-                sessions: 1,
-            },
-        );
+        self.clients.entry(client).or_default().sessions += 1;
     }
 
     /// Gives up one session of a client; the box goes with the last.

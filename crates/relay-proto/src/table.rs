@@ -11,6 +11,7 @@ use rand_chacha::{ChaCha20Rng, rand_core::RngCore};
 use crate::{
     geneve::Vni,
     key::{NodeKey, Pair},
+    lane::Lane,
     session::Session,
     time::Timestamp,
 };
@@ -69,10 +70,6 @@ impl Table {
         self.unbound.len()
     }
 
-    pub(crate) fn sessions_of(&self, owner: NodeKey) -> usize {
-        self.nodes.get(&owner).map_or(0, |node| node.sessions)
-    }
-
     pub(crate) fn get_mut(&mut self, vni: Vni) -> Option<&mut Session> {
         self.by_vni.get_mut(&vni)
     }
@@ -95,14 +92,14 @@ impl Table {
         unbound.first().map(|(_, vni)| *vni)
     }
 
-    /// A random VNI that is neither in use nor resting. The caller keeps the number of sessions
-    /// far below the number of VNIs.
-    pub(crate) fn draw_vni(&mut self, rng: &mut ChaCha20Rng, now: Timestamp) -> Vni {
+    /// A random VNI of `lane` that is neither in use nor resting. The caller keeps the number of
+    /// sessions far below the number of VNIs.
+    pub(crate) fn draw_vni(&mut self, lane: Lane, rng: &mut ChaCha20Rng, now: Timestamp) -> Vni {
         while let Some((_, vni)) = self.resting_until.pop_front_if(|(until, _)| *until <= now) {
             self.resting.remove(&vni);
         }
         loop {
-            if let Some(vni) = Vni::new(rng.next_u32() >> 8)
+            if let Some(vni) = lane.vni(rng.next_u32())
                 && !self.by_vni.contains_key(&vni)
                 && !self.resting.contains(&vni)
             {

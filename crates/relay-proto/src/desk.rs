@@ -1,0 +1,216 @@
+//! The front desk: opens allocation requests, checks who asks, and seals the answers. It knows no
+//! session, so one desk serves any number of cores.
+
+use std::{collections::HashMap, net::SocketAddr, time::Duration};
+
+use crypto_box::SalsaBox;
+
+use crate::{
+    config::{Config, Keys, Peer},
+    disco::{Endpoint, Frame, Generation, Message, NONCE_LEN, seal},
+    geneve::Vni,
+    key::{DiscoPublic, DiscoSecret, NodeKey, Pair},
+    lane::{Lane, LaneKey},
+    verdict::DropReason,
+};
+
+/// Boxes kept in each of two generations: asking again costs no X25519, and memory is bounded.
+const MOST_BOXES: usize = 1 << 13;
+
+/// A request that passed every check that needs no session.
+#[derive(Debug, Clone, Copy)]
+pub struct Request {
+    pub(crate) pair: Pair,
+    pub(crate) lane: Lane,
+    pub(crate) owner: NodeKey,
+    sender: DiscoPublic,
+    generation: Generation,
+}
+
+impl Request {
+    /// Where the pair's session belongs: to the core that has this lane.
+    pub const fn lane(&self) -> Lane {
+        self.lane
+    }
+}
+
+/// What a core gives out for a [`Request`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allocation {
+    /// Number of the session.
+    pub vni: Vni,
+    /// Order of allocation.
+    pub lamport: u64,
+}
+
+/// Opens requests and seals answers.
+pub struct Desk {
+    secret: DiscoSecret,
+    public: DiscoPublic,
+    server: DiscoPublic,
+    lanes: LaneKey,
+    boxes: Boxes,
+    lifetimes: [Duration; 2],
+    addresses: Vec<SocketAddr>,
+    accepting: bool,
+}
+
+impl Desk {
+    /// A desk that gives out nothing until it has an address.
+    pub fn new(config: &Config, keys: &Keys) -> Self {
+        Self {
+            public: keys.node.public(),
+            secret: keys.node.clone(),
+            server: keys.server.public(),
+            lanes: keys.server.lane_key(),
+            boxes: Boxes::new(MOST_BOXES),
+            lifetimes: [config.bind_lifetime, config.steady_lifetime],
+            addresses: Vec::new(),
+            accepting: true,
+        }
+    }
+
+    /// Replaces the addresses that answers advertise, in order of preference.
+    pub fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
+        self.addresses = addresses;
+    }
+
+    /// Whether requests are answered.
+    pub const fn set_accepting(&mut self, accepting: bool) {
+        self.accepting = accepting;
+    }
+
+    /// Opens a packet that DERP delivered; `from` is what the network map knows of its sender. The
+    /// checks stand in the order of docs/wire.md; cheap ones before the box is opened.
+    ///
+    /// # Errors
+    /// The reason why it gets no answer.
+    pub fn open(&mut self, from: Option<&Peer>, packet: &[u8]) -> Result<Request, DropReason> {
+        let peer = from.ok_or(DropReason::UnknownPeer)?;
+        let frame = Frame::parse(packet).ok_or(DropReason::NotDisco)?;
+        if peer.disco != Some(frame.sender) {
+            return Err(DropReason::DiscoMismatch);
+        }
+        let shared = self.boxes.with(frame.sender, &self.secret);
+        let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
+        let Message::AllocateRequest {
+            clients: [a, b],
+            generation,
+        } = message
+        else {
+            return Err(DropReason::UnexpectedMessage);
+        };
+        let pair = Pair::new(a, b);
+        if a == b || pair.side_of(frame.sender).is_none() {
+            return Err(DropReason::NotAParty);
+        }
+        if !peer.may_relay || peer.unsigned_peer_api_only {
+            return Err(DropReason::NoGrant);
+        }
+        if [self.server, self.public]
+            .iter()
+            .any(|own| pair.side_of(*own).is_some())
+        {
+            return Err(DropReason::OwnKey);
+        }
+        if self.addresses.is_empty() {
+            return Err(DropReason::NoAddress);
+        }
+        if !self.accepting {
+            return Err(DropReason::NotAccepting);
+        }
+        Ok(Request {
+            lane: self.lanes.lane(&pair),
+            pair,
+            owner: peer.node_key,
+            sender: frame.sender,
+            generation,
+        })
+    }
+
+    /// Seals the answer to `request`; `nonce` must be random.
+    pub fn answer(
+        &mut self,
+        request: &Request,
+        allocation: Allocation,
+        nonce: [u8; NONCE_LEN],
+    ) -> Vec<u8> {
+        let [bind, steady] = self.lifetimes;
+        let endpoint = Endpoint {
+            server: self.server,
+            clients: request.pair,
+            lamport: allocation.lamport,
+            vni: allocation.vni.number(),
+            bind_lifetime_ns: nanoseconds(bind),
+            steady_lifetime_ns: nanoseconds(steady),
+            addresses: self.addresses.clone(),
+        };
+        let response = Message::AllocateResponse {
+            generation: request.generation,
+            endpoint,
+        };
+        let shared = self.boxes.with(request.sender, &self.secret);
+        seal(shared, self.public, nonce, &response.marshal())
+    }
+}
+
+impl std::fmt::Debug for Desk {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Desk").finish_non_exhaustive()
+    }
+}
+
+/// Boxes of clients that asked lately: when the young generation is full it becomes the old one,
+/// and what nobody has asked for since goes.
+struct Boxes {
+    most: usize,
+    young: HashMap<DiscoPublic, SalsaBox>,
+    old: HashMap<DiscoPublic, SalsaBox>,
+}
+
+impl Boxes {
+    fn new(most: usize) -> Self {
+        Self {
+            most,
+            young: HashMap::new(),
+            old: HashMap::new(),
+        }
+    }
+
+    fn with(&mut self, client: DiscoPublic, secret: &DiscoSecret) -> &SalsaBox {
+        if !self.young.contains_key(&client) {
+            let shared = self
+                .old
+                .remove(&client)
+                .unwrap_or_else(|| SalsaBox::new(&client.to_box(), &secret.to_box()));
+            if self.young.len() == self.most {
+                self.old = std::mem::take(&mut self.young);
+            }
+            self.young.insert(client, shared);
+        }
+        &self.young[&client]
+    }
+}
+
+fn nanoseconds(span: Duration) -> u64 {
+    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kept_boxes_are_bounded_and_those_in_use_stay() {
+        let secret = DiscoSecret::from_bytes([5; 32]);
+        let mut boxes = Boxes::new(4);
+        let key = |n| DiscoPublic([n; 32]);
+        for n in 1..40 {
+            boxes.with(key(n), &secret);
+            boxes.with(key(0), &secret);
+            assert!(boxes.young.len() <= 4 && boxes.old.len() <= 4);
+            assert!(boxes.young.contains_key(&key(0)));
+        }
+        assert!(!boxes.old.contains_key(&key(1)));
+    }
+}
