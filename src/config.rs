@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    num::NonZero,
     path::{Path, PathBuf},
 };
 
@@ -50,6 +51,9 @@ pub struct RelayConfig {
     /// UDP port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
+    /// Threads that forward; one for each core, up to 8, when nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub threads: Option<NonZero<usize>>,
     /// Addresses to advertise before all others.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub static_endpoints: Vec<SocketAddr>,
@@ -141,6 +145,7 @@ impl RelayConfig {
             tags: list(self.tags, lower.tags),
             ephemeral: self.ephemeral.or(lower.ephemeral),
             port: self.port.or(lower.port),
+            threads: self.threads.or(lower.threads),
             static_endpoints: match self.static_endpoints {
                 own if own.is_empty() => lower.static_endpoints,
                 own => own,

@@ -88,6 +88,7 @@ fn shard_options(options: &RelayOptions, identity: &Identity) -> ShardOptions {
         .unwrap_or_default();
     ShardOptions {
         port: options.port,
+        threads: options.threads,
         config: options.limits.clone(),
         keys: identity.relay_keys(),
         seed: rand::random(),

@@ -1,6 +1,6 @@
 //! `peerrelay relay`.
 
-use std::{fs, net::SocketAddr, path::PathBuf};
+use std::{fs, net::SocketAddr, num::NonZero, path::PathBuf};
 
 use clap::Args;
 use url::Url;
@@ -52,6 +52,9 @@ pub(super) struct RelayArgs {
     /// UDP port
     #[arg(long, value_name = "PORT", env = "PEERRELAY_PORT", help = format!("UDP port to serve on IPv4 and IPv6 [default: {DEFAULT_PORT}]"))]
     port: Option<u16>,
+    /// Threads that forward [default: one for each core, up to 8]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_THREADS")]
+    threads: Option<NonZero<usize>>,
     /// Address to advertise before all others; may be repeated, or separated by commas
     #[arg(long = "static-endpoint", value_name = "IP:PORT", env = "PEERRELAY_STATIC_ENDPOINTS", value_delimiter = ',', value_parser = endpoint)]
     static_endpoints: Vec<SocketAddr>,
@@ -78,6 +81,7 @@ impl RelayArgs {
             tags: self.tags,
             ephemeral: self.ephemeral,
             port: self.port,
+            threads: self.threads,
             static_endpoints: self.static_endpoints,
             metrics_addr: self.metrics_addr,
             ..RelayConfig::default()

@@ -163,6 +163,7 @@ fn sockets(registry: &Registry, snapshot: &Snapshot) {
         ("receive_buffer_full", sockets.receive_overflow),
         ("send_buffer_full", sockets.send_no_room),
         ("send_failed", sockets.send_failed),
+        ("thread_busy", sockets.not_handed),
     ];
     for (cause, count) in causes {
         lost.with_label_values(&[cause]).inc_by(count);

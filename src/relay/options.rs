@@ -2,13 +2,17 @@
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
+    num::NonZero,
     path::PathBuf,
 };
 
 use relay_proto::Config;
 use url::Url;
 
-use super::tailnet::{AuthKey, TailnetConfig};
+use super::{
+    shard::default_threads,
+    tailnet::{AuthKey, TailnetConfig},
+};
 use crate::config::{
     DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
     ReportConfig,
@@ -28,6 +32,8 @@ pub struct RelayOptions {
     pub state_dir: PathBuf,
     /// UDP port.
     pub port: u16,
+    /// Threads of the data path.
+    pub threads: usize,
     /// Addresses to advertise first.
     pub static_endpoints: Vec<SocketAddr>,
     /// Whether addresses of interfaces follow.
@@ -117,6 +123,7 @@ impl RelayOptions {
             ca_file: config.ca_file,
             state_dir: config.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             port: config.port.unwrap_or(DEFAULT_PORT),
+            threads: config.threads.map_or_else(default_threads, NonZero::get),
             static_endpoints,
             advertise_interfaces: config.advertise_interfaces.unwrap_or(true),
             metrics_addr: config.metrics_addr.unwrap_or_else(|| {

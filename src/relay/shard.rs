@@ -1,25 +1,47 @@
-//! The data path: one thread that owns the sockets and the protocol core.
+//! The data path: threads that each own a socket and a protocol core for some of the sessions.
 //!
-//! Everyone else talks to it through a [`ShardHandle`]; the thread never waits for anyone.
+//! Everyone else talks to them through a [`ShardHandle`]; they never wait for anyone, nor for each
+//! other. A session and all of its datagrams belong to one thread, which its VNI names.
 
 mod forward;
+mod front;
+mod lanes;
 mod port;
 mod worker;
 
-use std::{net::SocketAddr, sync::mpsc, thread};
+use std::{
+    net::SocketAddr,
+    sync::{Arc, Mutex, mpsc},
+    thread,
+    time::Instant,
+};
 
-use relay_proto::{Config, Counters, DropReason, Keys, Peer, SessionCounts, SessionInfo};
+use futures::future::join_all;
+use relay_proto::{
+    Allocation, Config, Counters, DropReason, Family, Keys, Ledger, Peer, Relay, Request,
+    SessionCounts, SessionInfo, Timestamp,
+};
 use tokio::sync::{oneshot, watch};
 
 pub use self::port::{PortProblem, PortState};
-use self::worker::Worker;
-use super::socket::Waker;
+use self::{
+    front::Front,
+    lanes::{Lanes, Link, Parcel},
+    port::Port,
+    worker::{Keeper, Worker},
+};
+use super::socket::{UdpSocket, Waker};
+
+/// Most threads that the data path takes by itself; more cores are left to others.
+const MOST_THREADS: usize = 8;
 
 /// What a shard is made of.
 #[derive(Debug)]
 pub struct ShardOptions {
     /// UDP port, on IPv4 and IPv6; 0 lets the kernel choose.
     pub port: u16,
+    /// Threads, at least one.
+    pub threads: usize,
     /// Lifetimes and limits.
     pub config: Config,
     /// The relay's disco keys.
@@ -50,57 +72,150 @@ pub struct SocketCounters {
     pub send_failed: u64,
     /// Datagrams dropped because a send buffer stayed full.
     pub send_no_room: u64,
+    /// Datagrams dropped because the thread they belong to had too much waiting.
+    pub not_handed: u64,
     /// Times a socket was bound again after an error.
     pub rebinds: u64,
 }
 
-/// What a [`ShardHandle`] asks of the thread.
+impl Snapshot {
+    fn add(&mut self, other: &Self) {
+        self.counters.add(&other.counters);
+        self.sessions.connecting += other.sessions.connecting;
+        self.sessions.open += other.sessions.open;
+        let SocketCounters {
+            receive_overflow,
+            send_failed,
+            send_no_room,
+            not_handed,
+            rebinds,
+        } = other.sockets;
+        self.sockets.receive_overflow += receive_overflow;
+        self.sockets.send_failed += send_failed;
+        self.sockets.send_no_room += send_no_room;
+        self.sockets.not_handed += not_handed;
+        self.sockets.rebinds += rebinds;
+    }
+}
+
+/// What is asked of a thread, by a [`ShardHandle`] or by another thread.
 enum Command {
-    HandleDerp {
-        from: Option<Peer>,
-        packet: Vec<u8>,
-        answer: oneshot::Sender<Result<Vec<u8>, DropReason>>,
+    Allocate {
+        request: Request,
+        answer: oneshot::Sender<Result<Allocation, DropReason>>,
     },
     SetAddresses(Vec<SocketAddr>),
-    SetAccepting(bool),
-    Drain,
     Sessions(oneshot::Sender<Vec<SessionInfo>>),
     Snapshot(oneshot::Sender<Snapshot>),
     Stop,
+    /// Datagrams of the thread's sessions that came to another.
+    Parcel(Parcel),
+    /// A socket of the port; the one before is gone.
+    Use {
+        family: Family,
+        generation: u64,
+        socket: UdpSocket,
+    },
+    /// A sibling of this socket broke.
+    Close {
+        family: Family,
+        generation: u64,
+    },
+    /// To the first thread: the socket that it gave broke.
+    Broken {
+        family: Family,
+        generation: u64,
+    },
 }
 
-/// Talks to the data path.
+/// Talks to the data path; it ends with the last of these.
 #[derive(Debug, Clone)]
 pub struct ShardHandle {
-    commands: mpsc::Sender<Command>,
-    waker: Waker,
+    front: Arc<Front>,
     port: watch::Receiver<PortState>,
 }
 
-/// Starts the thread. The second value resolves when it ends, which it does only when told to, or
-/// by a bug.
+/// Threads for a data path on this machine, if nobody says otherwise.
+pub fn default_threads() -> usize {
+    thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_THREADS))
+}
+
+/// Starts the threads. The second value resolves when one ends, which they do only when told to,
+/// or by a bug.
 ///
 /// # Errors
 /// The process can have no further thread or file descriptor.
 pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Receiver<()>)> {
-    let (commands, inbox) = mpsc::channel();
-    let (port_state, port) = watch::channel(PortState::Binding);
-    let waker = Waker::new()?;
-    let mut worker = Worker::new(options, inbox, waker.clone(), port_state);
+    let ShardOptions {
+        port,
+        threads,
+        config,
+        keys,
+        seed,
+        first_lamport,
+    } = options;
+    let threads = threads.clamp(1, relay_proto::Lane::COUNT as usize);
+    let (port_state, port_changes) = watch::channel(PortState::Binding);
+    let mut keeper = Some(Keeper {
+        port: Port::new(port, threads),
+        state: port_state,
+        bound_before: false,
+    });
+    let mut inboxes = Vec::with_capacity(threads);
+    let mut links = Vec::with_capacity(threads);
+    for _ in 0..threads {
+        let (commands, inbox) = mpsc::channel();
+        let waker = Waker::new()?;
+        links.push(Link::new(commands, waker.clone()));
+        inboxes.push((inbox, waker));
+    }
+    let links: Arc<[Link]> = links.into();
+    let front = Arc::new(Front::new(&config, &keys, links.clone()));
+    let ledger = Arc::new(Ledger::new(&config, first_lamport));
+    let start = Instant::now();
     let (end, ended) = oneshot::channel();
-    thread::Builder::new().name("shard".into()).spawn(move || {
-        worker.run();
-        drop(worker);
-        end.send(()).ok();
-    })?;
-    Ok((
-        ShardHandle {
-            commands,
-            waker,
-            port,
-        },
-        ended,
-    ))
+    let end = Arc::new(Mutex::new(Some(end)));
+    for (own, (inbox, waker)) in inboxes.into_iter().enumerate() {
+        // Another seed for each, and none of them used twice.
+        let mut seed = seed;
+        seed[0] ^= own as u8;
+        let relay = Relay::with_ledger(
+            config.clone(),
+            keys.clone(),
+            seed,
+            ledger.clone(),
+            Timestamp::START,
+        );
+        let lanes = Lanes {
+            own,
+            links: links.clone(),
+        };
+        let mut worker = Worker::new(relay, start, lanes, keeper.take(), inbox, waker);
+        let end = End(end.clone());
+        let name = format!("shard-{own}");
+        thread::Builder::new().name(name).spawn(move || {
+            worker.run();
+            drop(worker);
+            drop(end);
+        })?;
+    }
+    let handle = ShardHandle {
+        front,
+        port: port_changes,
+    };
+    Ok((handle, ended))
+}
+
+/// Tells that a thread has ended; by a panic, it tells nothing and the channel closes.
+struct End(Arc<Mutex<Option<oneshot::Sender<()>>>>);
+
+impl Drop for End {
+    fn drop(&mut self) {
+        let end = self.0.lock().ok().and_then(|mut end| end.take());
+        if let Some(end) = end.filter(|_| !thread::panicking()) {
+            end.send(()).ok();
+        }
+    }
 }
 
 impl ShardHandle {
@@ -113,42 +228,40 @@ impl ShardHandle {
         from: Option<Peer>,
         packet: Vec<u8>,
     ) -> Result<Vec<u8>, DropReason> {
-        let (answer, result) = oneshot::channel();
-        self.tell(Command::HandleDerp {
-            from,
-            packet,
-            answer,
-        });
-        result.await.unwrap_or(Err(DropReason::NotAccepting))
+        self.front.handle_derp(from, packet).await
     }
 
     /// Replaces the addresses that allocations advertise.
     pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
-        self.tell(Command::SetAddresses(addresses));
+        self.front.set_addresses(&addresses);
     }
 
     /// Whether the policy lets this relay give out sessions.
     pub fn set_accepting(&self, accepting: bool) {
-        self.tell(Command::SetAccepting(accepting));
+        self.front.set_accepting(accepting);
     }
 
     /// Gives out no further session, for good.
     pub fn drain(&self) {
-        self.tell(Command::Drain);
+        self.front.drain();
     }
 
-    /// All sessions.
+    /// All sessions, those of one thread after those of another.
     pub async fn sessions(&self) -> Vec<SessionInfo> {
-        let (answer, result) = oneshot::channel();
-        self.tell(Command::Sessions(answer));
-        result.await.unwrap_or_default()
+        self.ask(Command::Sessions)
+            .await
+            .into_iter()
+            .flatten()
+            .collect()
     }
 
     /// Counters.
     pub async fn snapshot(&self) -> Snapshot {
-        let (answer, result) = oneshot::channel();
-        self.tell(Command::Snapshot(answer));
-        result.await.unwrap_or_default()
+        let mut sum = self.front.snapshot();
+        for part in self.ask(Command::Snapshot).await {
+            sum.add(&part);
+        }
+        sum
     }
 
     /// Whether the UDP port is bound, and to which number.
@@ -156,15 +269,20 @@ impl ShardHandle {
         self.port.clone()
     }
 
-    /// Ends the thread; sockets close and sessions are forgotten.
+    /// Ends the threads; sockets close and sessions are forgotten.
     pub fn stop(&self) {
-        self.tell(Command::Stop);
+        self.front.stop();
     }
 
-    fn tell(&self, command: Command) {
-        // An error means that the thread has ended; who owns it notices.
-        self.commands.send(command).ok();
-        self.waker.wake();
+    /// Asks every thread; those that have ended do not answer.
+    async fn ask<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
+        let answers = self.front.links().iter().map(|link| {
+            let (answer, result) = oneshot::channel();
+            link.tell(command(answer));
+            result
+        });
+        let answers = join_all(answers.collect::<Vec<_>>()).await;
+        answers.into_iter().flatten().collect()
     }
 }
 

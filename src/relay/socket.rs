@@ -12,6 +12,7 @@ mod control;
 mod name;
 mod receive;
 mod send;
+mod steer;
 mod wake;
 
 use std::{
@@ -40,15 +41,39 @@ pub struct UdpSocket {
 }
 
 impl UdpSocket {
-    /// Binds `address`; port 0 lets the kernel choose. An IPv6 socket takes IPv6 only.
+    /// Binds `address` with `count` sockets, one for each thread; port 0 lets the kernel choose. The
+    /// kernel gives each datagram to the socket that its VNI's lane names (see [`steer`]). An IPv6
+    /// socket takes IPv6 only.
     ///
     /// # Errors
     /// What the kernel says; `AddrInUse` when another process has the port.
-    pub fn bind(address: SocketAddr) -> io::Result<Self> {
+    pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
+        // The first takes the port for itself alone, and only then lets its siblings in: another
+        // process that shares ports by the same option must be noticed.
+        let first = Self::open(address, false)?;
+        if count == 1 {
+            return Ok(vec![first]);
+        }
+        first.socket.set_reuse_port(true)?;
+        let mut sockets = vec![first];
+        while sockets.len() < count {
+            sockets.push(Self::open(sockets[0].local, true)?);
+        }
+        steer::steer(
+            &sockets[0].socket,
+            u32::try_from(count).expect("as few as threads"),
+        )?;
+        Ok(sockets)
+    }
+
+    fn open(address: SocketAddr, shared: bool) -> io::Result<Self> {
         let family = Family::of(&address);
         let domain = Domain::for_address(address);
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP))?;
         socket.set_nonblocking(true)?;
+        if shared {
+            socket.set_reuse_port(true)?;
+        }
         if family == Family::V6 {
             socket.set_only_v6(true)?;
         }

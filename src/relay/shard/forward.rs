@@ -4,98 +4,121 @@ use std::{net::SocketAddr, ops::Range};
 
 use relay_proto::{Family, Relay, Timestamp, Verdict, geneve};
 
-use super::port::Port;
-use crate::relay::socket::{Arrival, Outgoing, Payload, ReceiveBatch, SendBatch, Sent};
+use super::lanes::{Lanes, Parcel};
+use crate::relay::socket::{Arrival, Outgoing, Payload, SendBatch, Sent, UdpSocket};
 
-/// What goes out, by IP version.
-#[derive(Default)]
+/// One thread's sockets, by IP version.
+pub(super) type Sockets = [Option<UdpSocket>; 2];
+
+/// What goes out, by IP version, and what goes to other threads.
 pub(super) struct Forwarder {
     batches: [SendBatch; 2],
-    sent: Sent,
+    lanes: Lanes,
+    parcels: Vec<Parcel>,
+    outcome: Outcome,
+}
+
+/// What a batch lost.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Outcome {
+    pub(super) sent: Sent,
+    /// Datagrams that another thread had no room for.
+    pub(super) not_handed: u64,
+}
+
+/// What a batch is worked on with.
+pub(super) struct Turn<'a> {
+    pub(super) relay: &'a mut Relay,
+    pub(super) sockets: &'a Sockets,
+    /// The bytes in which arrivals have their ranges.
+    pub(super) data: &'a [u8],
+    pub(super) now: Timestamp,
 }
 
 impl Forwarder {
-    /// Handles the first `count` slots of `received` and sends everything that results.
-    pub(super) fn run(
-        &mut self,
-        relay: &mut Relay,
-        received: &ReceiveBatch,
-        count: usize,
-        now: Timestamp,
-        port: &Port,
-    ) -> Sent {
-        self.sent = Sent::default();
-        for arrival in (0..count).filter_map(|slot| received.arrival(slot)) {
-            self.handle(relay, received, arrival, now, port);
+    pub(super) fn new(lanes: Lanes) -> Self {
+        let parcels = lanes.links.iter().map(|_| Parcel::default()).collect();
+        Self {
+            batches: Default::default(),
+            lanes,
+            parcels,
+            outcome: Outcome::default(),
         }
-        Family::ALL
-            .into_iter()
-            .for_each(|family| self.flush(family, received, port));
-        self.sent
+    }
+
+    /// Handles `arrivals` and sends everything that results.
+    pub(super) fn run<'a>(
+        &mut self,
+        mut turn: Turn<'_>,
+        arrivals: impl Iterator<Item = &'a Arrival>,
+    ) -> Outcome {
+        self.outcome = Outcome::default();
+        for arrival in arrivals {
+            self.handle(&mut turn, arrival);
+        }
+        for family in Family::ALL {
+            self.flush(&turn, family);
+        }
+        for (thread, parcel) in self.parcels.iter_mut().enumerate() {
+            if !parcel.arrivals.is_empty()
+                && let Err(lost) = self.lanes.links[thread].hand(std::mem::take(parcel))
+            {
+                self.outcome.not_handed += lost.datagrams();
+            }
+        }
+        self.outcome
     }
 
     /// A super-datagram that holds data of one session goes on whole; any other is taken apart.
-    fn handle(
-        &mut self,
-        relay: &mut Relay,
-        received: &ReceiveBatch,
-        arrival: &Arrival,
-        now: Timestamp,
-        port: &Port,
-    ) {
+    fn handle(&mut self, turn: &mut Turn<'_>, arrival: &Arrival) {
         let Arrival {
             range, segment_len, ..
         } = arrival;
-        if range.len() > *segment_len {
-            let data = received.data(range.clone());
-            if let Some(vni) = geneve::uniform_data(data, *segment_len) {
-                let packets = range.len().div_ceil(*segment_len) as u32;
-                let bytes = range.len() as u64;
-                if let Verdict::Forward { to } =
-                    relay.handle_data(vni, arrival.source, packets, bytes, now)
-                {
-                    let payload = Payload::Received {
-                        range: range.clone(),
-                        segment_len: *segment_len,
-                    };
-                    self.push(
-                        Outgoing {
-                            to,
-                            from: local(arrival, to),
-                            payload,
-                        },
-                        received,
-                        port,
-                    );
-                }
+        if range.len() > *segment_len
+            && let Some(vni) = geneve::uniform_data(&turn.data[range.clone()], *segment_len)
+        {
+            let data = &turn.data[range.clone()];
+            if let Some(other) = self.lanes.other(data) {
+                self.parcels[other].push(arrival, data, *segment_len);
                 return;
             }
+            let packets = range.len().div_ceil(*segment_len) as u32;
+            let bytes = range.len() as u64;
+            let (source, now) = (arrival.source, turn.now);
+            if let Verdict::Forward { to } =
+                turn.relay.handle_data(vni, source, packets, bytes, now)
+            {
+                let payload = Payload::Received {
+                    range: range.clone(),
+                    segment_len: *segment_len,
+                };
+                let from = local(arrival, to);
+                self.push(turn, Outgoing { to, from, payload });
+            }
+            return;
         }
         for start in range.clone().step_by((*segment_len).max(1)) {
             let segment = start..range.end.min(start + segment_len);
-            self.handle_one(relay, received, arrival, segment, now, port);
+            self.handle_one(turn, arrival, segment);
         }
         if range.is_empty() {
-            self.handle_one(relay, received, arrival, range.clone(), now, port);
+            self.handle_one(turn, arrival, range.clone());
         }
     }
 
-    fn handle_one(
-        &mut self,
-        relay: &mut Relay,
-        received: &ReceiveBatch,
-        arrival: &Arrival,
-        range: Range<usize>,
-        now: Timestamp,
-        port: &Port,
-    ) {
+    fn handle_one(&mut self, turn: &mut Turn<'_>, arrival: &Arrival, range: Range<usize>) {
+        let datagram = &turn.data[range.clone()];
+        if let Some(other) = self.lanes.other(datagram) {
+            self.parcels[other].push(arrival, datagram, range.len());
+            return;
+        }
         let family = Family::of(&arrival.source);
         if self.batches[family as usize].is_full() {
-            self.flush(family, received, port);
+            self.flush(turn, family);
         }
-        let datagram = received.data(range.clone());
         let reply = self.batches[family as usize].reply();
-        let outgoing = match relay.handle_datagram(arrival.source, datagram, now, reply) {
+        let (source, now) = (arrival.source, turn.now);
+        let outgoing = match turn.relay.handle_datagram(source, datagram, now, reply) {
             Verdict::Forward { to } => {
                 let segment_len = range.len();
                 let payload = Payload::Received { range, segment_len };
@@ -115,25 +138,25 @@ impl Forwarder {
             }
             Verdict::Consumed | Verdict::Drop(_) => return,
         };
-        self.push(outgoing, received, port);
+        self.push(turn, outgoing);
     }
 
-    fn push(&mut self, outgoing: Outgoing, received: &ReceiveBatch, port: &Port) {
+    fn push(&mut self, turn: &Turn<'_>, outgoing: Outgoing) {
         let family = Family::of(&outgoing.to);
         if self.batches[family as usize].is_full() {
-            self.flush(family, received, port);
+            self.flush(turn, family);
         }
         self.batches[family as usize].push(outgoing);
     }
 
-    fn flush(&mut self, family: Family, received: &ReceiveBatch, port: &Port) {
+    fn flush(&mut self, turn: &Turn<'_>, family: Family) {
         let batch = &mut self.batches[family as usize];
-        let sent = match port.socket(family) {
-            Some(socket) => batch.flush(socket, received.all()),
+        let sent = match &turn.sockets[family as usize] {
+            Some(socket) => batch.flush(socket, turn.data),
             None => batch.discard(),
         };
-        self.sent.failed += sent.failed;
-        self.sent.no_room += sent.no_room;
+        self.outcome.sent.failed += sent.failed;
+        self.outcome.sent.no_room += sent.no_room;
     }
 }
 

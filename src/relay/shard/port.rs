@@ -43,14 +43,19 @@ pub enum PortProblem {
     },
 }
 
-/// The sockets of the port.
+/// Keeps the port bound: on each IP version, one socket for each thread.
 pub(super) struct Port {
     wanted: u16,
-    sockets: [Slot; 2],
+    threads: usize,
+    slots: [Slot; 2],
+    generation: u64,
 }
 
 enum Slot {
-    Bound(UdpSocket),
+    Bound {
+        port: u16,
+        generation: u64,
+    },
     /// Not bound; `None` when the host has no such IP version.
     Lost {
         retry: Option<Instant>,
@@ -58,67 +63,81 @@ enum Slot {
     },
 }
 
+/// Sockets of one IP version, one for each thread, in their order.
+pub(super) struct Bound {
+    pub(super) family: Family,
+    /// Tells these from those before.
+    pub(super) generation: u64,
+    pub(super) sockets: Vec<UdpSocket>,
+}
+
 impl Port {
-    pub(super) fn new(port: u16) -> Self {
+    pub(super) fn new(port: u16, threads: usize) -> Self {
         let lost = || Slot::Lost {
             retry: Some(Instant::now()),
             backoff: BACKOFF.0,
         };
         Self {
             wanted: port,
-            sockets: [lost(), lost()],
+            threads,
+            slots: [lost(), lost()],
+            generation: 0,
         }
     }
 
-    pub(super) const fn socket(&self, family: Family) -> Option<&UdpSocket> {
-        match &self.sockets[family as usize] {
-            Slot::Bound(socket) => Some(socket),
-            Slot::Lost { .. } => None,
+    /// Gives up sockets of which one is broken: the kernel steers by position, so they come and go
+    /// together. They are bound again after a while. `false` when these have gone already.
+    pub(super) fn lose(&mut self, family: Family, broken: u64) -> bool {
+        let slot = &mut self.slots[family as usize];
+        if !matches!(slot, Slot::Bound { generation, .. } if *generation == broken) {
+            return false;
         }
-    }
-
-    /// Gives up a socket that is broken; it is bound again after a while.
-    pub(super) fn lose(&mut self, family: Family) {
-        let retry = Some(Instant::now() + BACKOFF.0);
-        self.sockets[family as usize] = Slot::Lost {
-            retry,
+        *slot = Slot::Lost {
+            retry: Some(Instant::now() + BACKOFF.0),
             backoff: BACKOFF.0,
         };
+        true
     }
 
     /// When [`Port::bind`] wants to be called.
     pub(super) fn due(&self) -> Option<Instant> {
         let due = |slot: &Slot| match slot {
             Slot::Lost { retry, .. } => *retry,
-            Slot::Bound(_) => None,
+            Slot::Bound { .. } => None,
         };
-        self.sockets.iter().filter_map(due).min()
+        self.slots.iter().filter_map(due).min()
     }
 
-    /// Binds what is due; the new state, and how many sockets were bound.
-    pub(super) fn bind(&mut self) -> (PortState, u64) {
+    /// Binds what is due; the new state, and what was bound.
+    pub(super) fn bind(&mut self) -> (PortState, Vec<Bound>) {
         let mut problem = None;
-        let mut bound = 0;
+        let mut bound = Vec::new();
         for family in Family::ALL {
             let port = self.port().unwrap_or(self.wanted);
             let Slot::Lost {
                 retry: Some(retry),
                 backoff,
-            } = &mut self.sockets[family as usize]
+            } = &mut self.slots[family as usize]
             else {
                 continue;
             };
             if *retry > Instant::now() {
                 continue;
             }
-            match UdpSocket::bind(SocketAddr::new(any(family), port)) {
-                Ok(socket) => {
-                    self.sockets[family as usize] = Slot::Bound(socket);
-                    bound += 1;
+            match UdpSocket::bind(SocketAddr::new(any(family), port), self.threads) {
+                Ok(sockets) => {
+                    self.generation += 1;
+                    let (port, generation) = (sockets[0].local().port(), self.generation);
+                    self.slots[family as usize] = Slot::Bound { port, generation };
+                    bound.push(Bound {
+                        family,
+                        generation,
+                        sockets,
+                    });
                 }
                 Err(error) if is_absent(&error) => {
                     tracing::info!(%error, ?family, "IP version is not available");
-                    self.sockets[family as usize] = Slot::Lost {
+                    self.slots[family as usize] = Slot::Lost {
                         retry: None,
                         backoff: BACKOFF.1,
                     };
@@ -142,10 +161,10 @@ impl Port {
     }
 
     fn port(&self) -> Option<u16> {
-        let sockets = Family::ALL
-            .into_iter()
-            .filter_map(|family| self.socket(family));
-        sockets.map(|socket| socket.local().port()).next()
+        self.slots.iter().find_map(|slot| match slot {
+            Slot::Bound { port, .. } => Some(*port),
+            Slot::Lost { .. } => None,
+        })
     }
 }
 

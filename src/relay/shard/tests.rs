@@ -70,6 +70,56 @@ async fn super_datagram_of_two_sessions_is_taken_apart() {
     }
 }
 
+/// Sessions of several threads in one buffer: the kernel steers it by the first segment only.
+#[tokio::test]
+async fn super_datagram_of_sessions_of_all_threads_reaches_each() {
+    let relay = Fixture::start().await;
+    let a = Client::new(1, V4);
+    let others: Vec<_> = (2..26).map(|n| Client::new(n, V4)).collect();
+    let mut sessions = Vec::new();
+    for other in &others {
+        sessions.push((relay.open(&a, other).await, other));
+    }
+    let threads: std::collections::BTreeSet<_> = sessions
+        .iter()
+        .map(|(vni, _)| Lanes::thread(relay_proto::Lane::of(*vni), 3))
+        .collect();
+    assert_eq!(threads.len(), 3, "24 sessions are on every thread");
+    let datagrams: Vec<_> = sessions
+        .iter()
+        .map(|(vni, _)| a.data(*vni, &vni.number().to_be_bytes()))
+        .collect();
+    a.send_segments(relay.v4(), &datagrams);
+    for ((_, other), datagram) in sessions.iter().zip(&datagrams) {
+        assert_eq!(&other.receive(), datagram);
+        other.send(relay.v4(), datagram);
+        assert_eq!(&a.receive(), datagram);
+    }
+    let snapshot = relay.handle.snapshot().await;
+    assert_eq!(snapshot.sessions.open, 24);
+    assert_eq!(snapshot.counters.forwarded[0][0].packets, 48);
+    assert_eq!(snapshot.counters.drops.iter().sum::<u64>(), 0);
+}
+
+#[tokio::test]
+async fn limits_hold_over_all_threads() {
+    let mut options = options(0);
+    options.config.max_sessions_per_node = 5;
+    let (handle, _) = spawn(options).unwrap();
+    handle.set_addresses(vec!["192.0.2.1:40000".parse().unwrap()]);
+    let a = Client::new(1, V4);
+    for number in 2..30 {
+        let other = Client::new(number, V4);
+        let request = a.request(other.key);
+        handle.handle_derp(Some(a.peer()), request).await.ok();
+        let connecting = handle.snapshot().await.sessions.connecting;
+        assert!(connecting <= 5, "{connecting}");
+    }
+    assert_eq!(handle.snapshot().await.sessions.connecting, 5);
+    let lamports = handle.sessions().await.into_iter().map(|s| s.lamport);
+    assert_eq!(lamports.collect::<std::collections::BTreeSet<_>>().len(), 5);
+}
+
 #[tokio::test]
 async fn strangers_get_no_answer_and_are_counted() {
     let relay = Fixture::start().await;
@@ -118,6 +168,25 @@ async fn port_that_is_taken_is_said_and_bound_once_it_is_free() {
         .await
         .unwrap();
     handle.stop();
+}
+
+/// The kernel steers by position, so all sockets of the IP version go and come together.
+#[tokio::test]
+async fn socket_that_broke_is_bound_again_and_sessions_go_on() {
+    let relay = Fixture::start().await;
+    let (a, b) = (Client::new(1, V4), Client::new(2, V4));
+    let vni = relay.open(&a, &b).await;
+    for generation in [1, 1, 0] {
+        let family = Family::V4;
+        relay.handle.front.links()[0].tell(Command::Broken { family, generation });
+    }
+    while relay.handle.snapshot().await.sockets.rebinds == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let datagram = a.data(vni, b"over the new socket");
+    a.send(relay.v4(), &datagram);
+    assert_eq!(b.receive(), datagram);
+    assert_eq!(relay.handle.snapshot().await.sockets.rebinds, 1);
 }
 
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
@@ -193,6 +262,7 @@ impl Drop for Fixture {
 fn options(port: u16) -> ShardOptions {
     ShardOptions {
         port,
+        threads: 3,
         config: Config {
             allow_loopback_bind: true,
             ..Config::default()

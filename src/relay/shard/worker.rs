@@ -1,4 +1,4 @@
-//! The thread's loop.
+//! A thread's loop.
 
 use std::{
     io,
@@ -11,16 +11,19 @@ use relay_proto::{Event, Family, Relay, Timestamp};
 use tokio::sync::watch;
 
 use super::{
-    Command, ShardOptions, Snapshot, SocketCounters,
-    forward::Forwarder,
-    port::{Port, PortState},
+    Command, Snapshot, SocketCounters,
+    forward::{Forwarder, Outcome, Sockets, Turn},
+    lanes::Lanes,
+    port::{Bound, Port, PortState},
 };
-use crate::relay::socket::{Interest, ReceiveBatch, Waker, wait};
+use crate::relay::socket::{Interest, ReceiveBatch, SLOTS, Waker, wait};
 
 /// Batches taken from one socket before anything else gets its turn.
 const BUDGET: usize = 16;
 /// Commands taken before the sockets get their turn.
 const COMMANDS: usize = 64;
+/// Without datagrams for this long, memory of the receive buffers is given back.
+const QUIET: Duration = Duration::from_secs(1);
 
 /// What has something to read.
 struct Ready {
@@ -28,51 +31,54 @@ struct Ready {
     sockets: [bool; 2],
 }
 
-/// State of the thread.
+/// The first thread keeps the port for all.
+pub(super) struct Keeper {
+    pub(super) port: Port,
+    pub(super) state: watch::Sender<PortState>,
+    pub(super) bound_before: bool,
+}
+
+/// State of a thread.
 pub(super) struct Worker {
     relay: Relay,
     start: Instant,
-    port: Port,
-    port_state: watch::Sender<PortState>,
-    bound_before: bool,
+    lanes: Lanes,
+    keeper: Option<Keeper>,
+    sockets: Sockets,
+    generations: [u64; 2],
     inbox: mpsc::Receiver<Command>,
     waker: Waker,
     batch: ReceiveBatch,
+    used: bool,
     forwarder: Forwarder,
     overflow: [u32; 2],
     counters: SocketCounters,
-    accepting: bool,
-    draining: bool,
 }
 
 impl Worker {
+    /// `start` is the moment that the core's time counts from.
     pub(super) fn new(
-        options: ShardOptions,
+        relay: Relay,
+        start: Instant,
+        lanes: Lanes,
+        keeper: Option<Keeper>,
         inbox: mpsc::Receiver<Command>,
         waker: Waker,
-        port_state: watch::Sender<PortState>,
     ) -> Self {
-        let ShardOptions {
-            port,
-            config,
-            keys,
-            seed,
-            first_lamport,
-        } = options;
         Self {
-            relay: Relay::new(config, keys, seed, first_lamport, Timestamp::START),
-            start: Instant::now(),
-            port: Port::new(port),
-            port_state,
-            bound_before: false,
+            relay,
+            start,
+            forwarder: Forwarder::new(lanes.clone()),
+            lanes,
+            keeper,
+            sockets: [None, None],
+            generations: [0; 2],
             inbox,
             waker,
             batch: ReceiveBatch::default(),
-            forwarder: Forwarder::default(),
+            used: false,
             overflow: [0; 2],
             counters: SocketCounters::default(),
-            accepting: true,
-            draining: false,
         }
     }
 
@@ -122,25 +128,37 @@ impl Worker {
     /// Who asked may have gone; then the answer goes nowhere.
     fn run_command(&mut self, command: Command) {
         match command {
-            Command::HandleDerp {
-                from,
-                packet,
-                answer,
-            } => {
+            Command::Allocate { request, answer } => {
                 let now = self.now();
-                answer
-                    .send(self.relay.handle_derp(from.as_ref(), &packet, now))
-                    .ok();
+                answer.send(self.relay.allocate(&request, now)).ok();
             }
             Command::SetAddresses(addresses) => self.relay.set_addresses(addresses),
-            Command::SetAccepting(accepting) => {
-                self.accepting = accepting;
-                self.relay.set_accepting(self.accepting && !self.draining);
+            Command::Parcel(parcel) => {
+                self.lanes.links[self.lanes.own].taken(&parcel);
+                let turn = Turn {
+                    now: self.now(),
+                    relay: &mut self.relay,
+                    sockets: &self.sockets,
+                    data: &parcel.bytes,
+                };
+                let outcome = self.forwarder.run(turn, parcel.arrivals.iter());
+                self.count(outcome);
             }
-            Command::Drain => {
-                self.draining = true;
-                self.relay.set_accepting(false);
+            Command::Use {
+                family,
+                generation,
+                socket,
+            } => {
+                self.sockets[family as usize] = Some(socket);
+                self.generations[family as usize] = generation;
+                self.overflow[family as usize] = 0;
             }
+            Command::Close { family, generation } => {
+                if self.generations[family as usize] == generation {
+                    self.sockets[family as usize] = None;
+                }
+            }
+            Command::Broken { family, generation } => self.lose(family, generation),
             Command::Sessions(answer) => {
                 answer.send(self.relay.sessions().collect()).ok();
             }
@@ -161,13 +179,30 @@ impl Worker {
         if self.relay.poll_timeout().is_some_and(|due| due <= now) {
             self.relay.handle_timeout(now);
         }
-        if self.port.due().is_some_and(|due| due <= Instant::now()) {
-            let (state, bound) = self.port.bind();
-            if self.bound_before {
-                self.counters.rebinds += bound;
+        let Some(keeper) = &mut self.keeper else {
+            return;
+        };
+        if keeper.port.due().is_some_and(|due| due <= Instant::now()) {
+            let (state, bound) = keeper.port.bind();
+            if keeper.bound_before {
+                self.counters.rebinds += bound.len() as u64;
             }
-            self.bound_before |= matches!(state, PortState::Bound(_));
-            self.port_state.send_if_modified(|known| {
+            keeper.bound_before |= matches!(state, PortState::Bound(_));
+            for Bound {
+                family,
+                generation,
+                sockets,
+            } in bound
+            {
+                for (link, socket) in self.lanes.links.iter().zip(sockets) {
+                    link.tell(Command::Use {
+                        family,
+                        generation,
+                        socket,
+                    });
+                }
+            }
+            keeper.state.send_if_modified(|known| {
                 *known != state && {
                     *known = state;
                     true
@@ -176,32 +211,60 @@ impl Worker {
         }
     }
 
+    /// Closes the sockets of one IP version in every thread; the keeper binds them again.
+    fn lose(&mut self, family: Family, generation: u64) {
+        if let Some(keeper) = &mut self.keeper
+            && keeper.port.lose(family, generation)
+        {
+            for link in &*self.lanes.links {
+                link.tell(Command::Close { family, generation });
+            }
+        }
+    }
+
     /// Reads from one socket and carries out the verdicts; whether more may wait.
     fn serve(&mut self, family: Family) -> bool {
         for _ in 0..BUDGET {
-            let Some(socket) = self.port.socket(family) else {
+            let Some(socket) = &self.sockets[family as usize] else {
                 return false;
             };
             match self.batch.receive(socket) {
                 Ok(count) => {
+                    self.used = true;
                     self.count_overflow(family);
-                    let now = self.now();
-                    let sent =
-                        self.forwarder
-                            .run(&mut self.relay, &self.batch, count, now, &self.port);
-                    self.counters.send_failed += sent.failed;
-                    self.counters.send_no_room += sent.no_room;
+                    let turn = Turn {
+                        now: self.now(),
+                        relay: &mut self.relay,
+                        sockets: &self.sockets,
+                        data: self.batch.all(),
+                    };
+                    let outcome = self.forwarder.run(turn, self.batch.arrivals(count));
+                    self.count(outcome);
+                    // What came meanwhile is told by the wait.
+                    if count < SLOTS {
+                        return false;
+                    }
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
                 Err(error) if is_passing(&error) => {}
                 Err(error) => {
                     tracing::warn!(%error, ?family, "UDP socket broke; binding it again");
-                    self.port.lose(family);
+                    self.sockets[family as usize] = None;
+                    self.lanes.links[0].tell(Command::Broken {
+                        family,
+                        generation: self.generations[family as usize],
+                    });
                     return false;
                 }
             }
         }
         true
+    }
+
+    const fn count(&mut self, outcome: Outcome) {
+        self.counters.send_failed += outcome.sent.failed;
+        self.counters.send_no_room += outcome.sent.no_room;
+        self.counters.not_handed += outcome.not_handed;
     }
 
     /// The kernel counts per socket, in 32 bits.
@@ -224,21 +287,26 @@ impl Worker {
         }
     }
 
-    fn wait(&self, busy: bool) -> io::Result<Ready> {
+    fn wait(&mut self, busy: bool) -> io::Result<Ready> {
         let waker = (self.waker.as_fd(), Interest::Read);
         let [v4, v6] = Family::ALL.map(|family| {
-            let socket = self.port.socket(family);
+            let socket = self.sockets[family as usize].as_ref();
             socket.map_or(waker, |socket| (socket.as_fd(), Interest::Read))
         });
         let now = self.now();
         let timeout = self.relay.poll_timeout().map(|due| due.since(now));
-        let bind = self.port.due();
+        let bind = self.keeper.as_ref().and_then(|keeper| keeper.port.due());
         let bind = bind.map(|due| due.saturating_duration_since(Instant::now()));
+        let quiet = self.used.then_some(QUIET);
         let time = match busy {
             true => Some(Duration::ZERO),
-            false => [timeout, bind].into_iter().flatten().min(),
+            false => [timeout, bind, quiet].into_iter().flatten().min(),
         };
         let [waker, v4, v6, _] = wait(&[waker, v4, v6], time)?;
+        if time == quiet && ![waker, v4, v6].contains(&true) && self.used {
+            self.batch.release();
+            self.used = false;
+        }
         Ok(Ready {
             waker,
             sockets: [v4, v6],

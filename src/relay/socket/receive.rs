@@ -11,9 +11,15 @@ use std::{
 use super::{UdpSocket, checked, control::Control, name::Name};
 
 /// Datagrams, or super-datagrams, per system call.
-pub const SLOTS: usize = 32;
+pub const SLOTS: usize = 64;
 /// Room for the largest super-datagram.
 const SLOT_LEN: usize = 65_536;
+/// From one slot to the next: not a power of two, or the slots' first lines would fight for the
+/// same sets of the caches.
+const STRIDE: usize = SLOT_LEN + 33 * 64;
+
+/// Unit of [`ReceiveBatch::release`]; a multiple of the page size wherever this runs.
+const PAGE: usize = 65_536;
 
 /// Buffers for one call; made once. Memory is only touched where data arrives.
 pub struct ReceiveBatch {
@@ -33,14 +39,14 @@ pub struct Arrival {
     pub local: Option<IpAddr>,
     /// Length of each segment but the last, in bytes.
     pub segment_len: usize,
-    /// Where it lies in [`ReceiveBatch::data`].
+    /// Where it lies in the buffer it came with.
     pub range: Range<usize>,
 }
 
 impl Default for ReceiveBatch {
     fn default() -> Self {
         Self {
-            data: vec![0; SLOTS * SLOT_LEN],
+            data: vec![0; SLOTS * STRIDE],
             names: [Name::EMPTY; SLOTS],
             controls: [Control::EMPTY; SLOTS],
             arrivals: [const { None }; SLOTS],
@@ -59,7 +65,7 @@ impl ReceiveBatch {
         let mut messages: [libc::mmsghdr; SLOTS] = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
         let mut vectors: [libc::iovec; SLOTS] = unsafe { std::mem::zeroed() };
-        for (slot, buffer) in self.data.chunks_exact_mut(SLOT_LEN).enumerate() {
+        for (slot, buffer) in self.data.chunks_exact_mut(STRIDE).enumerate() {
             vectors[slot] = libc::iovec {
                 iov_base: buffer.as_mut_ptr().cast(),
                 iov_len: SLOT_LEN,
@@ -91,14 +97,9 @@ impl ReceiveBatch {
         Ok(count)
     }
 
-    /// What came into `slot`; `None` when it was cut off or has no IP source.
-    pub const fn arrival(&self, slot: usize) -> Option<&Arrival> {
-        self.arrivals[slot].as_ref()
-    }
-
-    /// The bytes that an [`Arrival::range`] names.
-    pub fn data(&self, range: Range<usize>) -> &[u8] {
-        &self.data[range]
+    /// What came into the first `count` slots, without what was cut off or has no IP source.
+    pub fn arrivals(&self, count: usize) -> impl Iterator<Item = &Arrival> {
+        self.arrivals[..count].iter().flatten()
     }
 
     /// All buffers, as [`Arrival::range`] counts in them.
@@ -112,6 +113,16 @@ impl ReceiveBatch {
         self.overflow.take()
     }
 
+    /// Gives memory that data has touched back to the system, for a time in which nothing comes.
+    pub fn release(&mut self) {
+        let start = self.data.as_mut_ptr();
+        let skip = start.align_offset(PAGE);
+        let len = self.data.len().saturating_sub(skip) / PAGE * PAGE;
+        // SAFETY: whole pages inside a buffer that is ours alone and holds plain bytes, whose
+        // values nobody relies on; a failure leaves them as they are.
+        unsafe { libc::madvise(start.add(skip).cast(), len, libc::MADV_DONTNEED) };
+    }
+
     fn decode(&mut self, slot: usize, message: &libc::mmsghdr) -> Option<Arrival> {
         let header = &message.msg_hdr;
         let received = self.controls[slot].decode(header.msg_controllen);
@@ -120,7 +131,7 @@ impl ReceiveBatch {
             return None;
         }
         let len = message.msg_len as usize;
-        let start = slot * SLOT_LEN;
+        let start = slot * STRIDE;
         Some(Arrival {
             source: self.names[slot].decode(header.msg_namelen as usize)?,
             local: received.local,
