@@ -7,6 +7,7 @@ use std::process::{Command, ExitCode, Stdio};
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
+use crate::bench::Bench;
 use crate::command::{program, program_in};
 use crate::demo::{self, DemoArgs};
 use crate::net;
@@ -30,6 +31,9 @@ enum Action {
     Demo(DemoArgs),
     /// Run every test: cargo's, then the scenarios on a real cluster and tailnet
     Test(TestArgs),
+    /// Measure speed and size
+    #[command(subcommand)]
+    Bench(Bench),
     /// Bring cluster and tailnet up; import the program again if they are
     Up,
     /// Stop everything and remove it
@@ -65,6 +69,7 @@ impl Cli {
     pub fn run(self) -> Result<ExitCode> {
         match self.command {
             Action::Demo(args) => demo::run(&args)?,
+            Action::Bench(bench) => bench.run()?,
             Action::Test(args) => return suite::run(&args),
             Action::Probe(probe) => probe.run()?,
             Action::Up => up()?,

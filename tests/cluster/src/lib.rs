@@ -12,6 +12,7 @@
 //!   STUN
 //! ```
 
+pub mod bench;
 pub mod cli;
 pub mod cluster;
 pub mod command;

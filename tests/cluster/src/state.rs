@@ -16,7 +16,12 @@ pub struct State {
 impl State {
     /// Opens `${XDG_STATE_HOME:-~/.local/state}/peerrelay-rig`, private to its owner.
     pub fn open() -> Result<Self> {
-        let root = base("XDG_STATE_HOME", ".local/state")?.join("peerrelay-rig");
+        Self::open_named("peerrelay-rig")
+    }
+
+    /// The same for what is no rig, so that both can be there.
+    pub fn open_named(name: &str) -> Result<Self> {
+        let root = base("XDG_STATE_HOME", ".local/state")?.join(name);
         make_private(&root)?;
         Ok(Self { root })
     }

@@ -12,15 +12,18 @@ use crate::state;
 
 struct ToolSet {
     name: &'static str,
+    /// Directory of the Go module.
+    module: &'static str,
     packages: &'static [&'static str],
     ldflags: &'static str,
     programs: &'static [&'static str],
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 3] = [
+const TOOL_SETS: [ToolSet; 4] = [
     ToolSet {
         name: "kubernetes",
+        module: "kubernetes",
         packages: &["tool"],
         // kubelet and API server compare versions; a build without these says v0.0.0.
         ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.36.3 \
@@ -39,6 +42,7 @@ const TOOL_SETS: [ToolSet; 3] = [
     },
     ToolSet {
         name: "helm",
+        module: "helm",
         packages: &["tool"],
         ldflags: "-s -w",
         programs: &["helm"],
@@ -46,10 +50,19 @@ const TOOL_SETS: [ToolSet; 3] = [
     },
     ToolSet {
         name: "tailnet",
+        module: "tailnet",
         packages: &["tool", "./control"],
         ldflags: "-s -w",
         programs: &["control", "tailscale", "tailscaled"],
         duration: "about 3 min",
+    },
+    ToolSet {
+        name: "relay",
+        module: "tailnet",
+        packages: &["./relay"],
+        ldflags: "-s -w",
+        programs: &["relay"],
+        duration: "about 1 min",
     },
 ];
 
@@ -69,8 +82,17 @@ impl Tools {
 
     /// Builds what is missing or was built from other sources.
     pub fn build(progress: &Progress) -> Result<Self> {
+        Self::build_those(progress, |set| set.name != "relay")
+    }
+
+    /// The same for one set of tools.
+    pub fn build_only(name: &str, progress: &Progress) -> Result<Self> {
+        Self::build_those(progress, |set| set.name == name)
+    }
+
+    fn build_those(progress: &Progress, wanted: impl Fn(&ToolSet) -> bool) -> Result<Self> {
         let tools = Self::open()?;
-        for set in &TOOL_SETS {
+        for set in TOOL_SETS.iter().filter(|set| wanted(set)) {
             tools
                 .build_set(set, progress)
                 .with_context(|| format!("failed to build the {} tools", set.name))?;
@@ -91,7 +113,7 @@ impl Tools {
     fn build_set(&self, set: &ToolSet, progress: &Progress) -> Result<()> {
         let source = state::repository()
             .join("tests/cluster/tools")
-            .join(set.name);
+            .join(set.module);
         let key = key(set, &source)?;
         let key_file = self.dir.join(format!("{}.key", set.name));
         let built = set.programs.iter().all(|name| self.program(name).is_file());

@@ -1,0 +1,108 @@
+//! Results in docs/performance.md, between two marks, and their drawing beside it.
+
+use std::fmt::Write as _;
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::row::Results;
+use super::table::{self, number};
+use super::{plot, targets};
+use crate::state::repository;
+
+const PAGE: &str = "docs/performance.md";
+const DRAWING: &str = "docs/performance.svg";
+const BEGIN: &str = "<!-- written by cargo dev bench relay --update-docs: begin -->\n";
+const END: &str = "<!-- end -->";
+
+/// Writes tables and drawing where they are kept.
+pub fn update(results: &Results) -> Result<()> {
+    let page = repository().join(PAGE);
+    let text = fs::read_to_string(&page).with_context(|| format!("failed to read {PAGE}"))?;
+    let text = replaced(&text, &markdown(results))
+        .with_context(|| format!("{PAGE} has no place for results: it lost its marks"))?;
+    fs::write(&page, text)?;
+    plot::write(results, &repository().join(DRAWING))?;
+    println!("written: {PAGE}, {DRAWING}");
+    Ok(())
+}
+
+fn replaced(text: &str, results: &str) -> Option<String> {
+    let (before, rest) = text.split_once(BEGIN)?;
+    let (_, after) = rest.split_once(END)?;
+    Some(format!("{before}{BEGIN}{results}{END}{after}"))
+}
+
+fn markdown(results: &Results) -> String {
+    let mut text = String::from("\n");
+    for line in table::conditions(&results.conditions).lines() {
+        writeln!(text, "- {line}").ok();
+    }
+    text += "\n| | target | measured | |\n|---|---|---|---|\n";
+    for target in targets::of(results) {
+        let holds = if target.holds { "holds" } else { "**missed**" };
+        let (what, wanted, measured) = (target.what, target.wanted, target.measured);
+        writeln!(text, "| {what} | {wanted} | {measured} | {holds} |").ok();
+    }
+    text += "\n![CPU time per relayed datagram](performance.svg)\n\n";
+    text += "| path | sessions | size | segments | | packets/s | Gb/s | CPU us | cost us | noise | system calls | p50 us | p99 us |\n";
+    text += "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    for row in results.rows.iter().filter(|row| row.size.is_some()) {
+        writeln!(
+            text,
+            "| {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} | {} |",
+            row.path,
+            row.sessions,
+            row.size.unwrap_or_default(),
+            row.segments.unwrap_or_default(),
+            row.implementation,
+            number(row.delivered_pps, 0),
+            number(row.delivered_gbps, 2),
+            number(row.cpu(&results.conditions), 2),
+            number(row.relay_cost_us_per_packet, 2),
+            table::percent(row.noise),
+            number(row.syscalls_per_packet, 3),
+            number(row.p50_us, 0),
+            number(row.p99_us, 0),
+        )
+        .ok();
+    }
+    text += "\n| | sessions | idle RSS | of it anonymous | bytes per session | bound per CPU-second | full mesh |\n";
+    text += "|---|--:|--:|--:|--:|--:|--:|\n";
+    for row in results.rows.iter().filter(|row| row.idle_rss.is_some()) {
+        let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
+        writeln!(
+            text,
+            "| {} | {} | {} MiB | {} MiB | {} | {} | {} |",
+            row.implementation,
+            row.sessions,
+            number(mib(row.idle_rss), 1),
+            number(mib(row.idle_anonymous), 1),
+            number(row.bytes_per_session, 0),
+            number(row.bound_per_cpu_second, 0),
+            number(row.mesh_bound_per_cpu_second, 0),
+        )
+        .ok();
+    }
+    text.push('\n');
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_between_the_marks_changes() {
+        let page = format!("# before\n{BEGIN}old\n{END}\nafter\n");
+        let expected = format!("# before\n{BEGIN}new\n{END}\nafter\n");
+        assert_eq!(replaced(&page, "new\n"), Some(expected));
+        assert_eq!(replaced("no marks", "new"), None);
+    }
+
+    #[test]
+    fn the_page_has_its_marks() {
+        let page = fs::read_to_string(repository().join(PAGE)).expect("it is in the tree");
+        assert!(replaced(&page, "").is_some());
+    }
+}

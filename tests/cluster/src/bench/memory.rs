@@ -1,0 +1,72 @@
+//! Memory of a relay, and what allocations cost it.
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use super::implementation::{Implementation, Programs};
+use super::row::Row;
+use super::server::Server;
+use super::session::{self, Clients};
+use super::topology::{Family, Side};
+
+/// A second relay beside the one that carries load.
+const PORT: u16 = 40_001;
+/// Sessions between clients of their own.
+const SESSIONS: (usize, usize) = (10_000, 1_000);
+const CHUNK: usize = 500;
+/// Clients of the full mesh.
+const MESH: (usize, usize) = (100, 30);
+
+/// Binds sessions at fresh relays; the smaller numbers when `quick`.
+pub fn measure(
+    implementation: Implementation,
+    programs: &Programs,
+    clients: &mut Clients,
+    quick: bool,
+) -> Result<Row> {
+    let of = |(full, quick_one)| if quick { quick_one } else { full };
+    let sessions = of(SESSIONS);
+    let mut server = Server::start(implementation, programs, PORT)?;
+    let idle = server.settled_memory()?;
+    // A few at a time: clients need not stay for their sessions to.
+    let pairs: Vec<_> = (0..CHUNK).map(|n| [2 * n, 2 * n + 1]).collect();
+    let mut used = Duration::ZERO;
+    for _ in 0..sessions / CHUNK {
+        used += cpu_time_to_bind(&mut server, clients, 2 * CHUNK, &pairs)?;
+    }
+    let bound = sessions as f64 / used.as_secs_f64();
+    let loaded = server.settled_memory()?;
+    drop(server);
+
+    let mut server = Server::start(implementation, programs, PORT)?;
+    let members = of(MESH);
+    let pairs: Vec<_> = (0..members)
+        .flat_map(|a| (a + 1..members).map(move |b| [a, b]))
+        .collect();
+    let used = cpu_time_to_bind(&mut server, clients, members, &pairs)?;
+    let mesh = pairs.len() as f64 / used.as_secs_f64();
+    Ok(Row {
+        idle_rss: Some(idle.rss),
+        idle_anonymous: Some(idle.anonymous),
+        bytes_per_session: Some(loaded.rss.saturating_sub(idle.rss) as f64 / sessions as f64),
+        bound_per_cpu_second: Some(bound),
+        mesh_bound_per_cpu_second: Some(mesh),
+        ..Row::new(implementation, "v4", sessions)
+    })
+}
+
+fn cpu_time_to_bind(
+    server: &mut Server,
+    clients: &mut Clients,
+    count: usize,
+    pairs: &[[usize; 2]],
+) -> Result<Duration> {
+    let sides: Vec<_> = (0..count)
+        .map(|n| [(Side::A, Family::V4), (Side::B, Family::V4)][n % 2])
+        .collect();
+    let mut clients = clients.make(server, &sides)?;
+    let before = server.cpu_time()?;
+    session::open(server, &mut clients, pairs)?;
+    Ok(server.cpu_time()? - before)
+}

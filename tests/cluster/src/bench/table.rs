@@ -1,0 +1,118 @@
+//! Results as text.
+
+use std::fmt::Write as _;
+
+use super::row::{Conditions, Results, Row};
+
+/// Table for a terminal.
+pub fn of(results: &Results) -> String {
+    let mut text = conditions(&results.conditions);
+    text += &format!(
+        "\n{:<6} {:>8} {:>5} {:>4} {:<7} {:>10} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>8} {:>8} {:>8}\n",
+        "PATH",
+        "SESSIONS",
+        "SIZE",
+        "SEGS",
+        "IMPL",
+        "PPS",
+        "GBPS",
+        "CPU us",
+        "PROC us",
+        "COST us",
+        "NOISE",
+        "LOST",
+        "SYSCALLS",
+        "P50 us",
+        "P99 us"
+    );
+    for row in results.rows.iter().filter(|row| row.size.is_some()) {
+        let line = format!(
+            "{:<6} {:>8} {:>5} {:>4} {:<7} {:>10} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>8} {:>8} {:>8}",
+            row.path,
+            row.sessions,
+            row.size.unwrap_or_default(),
+            row.segments.unwrap_or_default(),
+            row.implementation,
+            number(row.delivered_pps, 0),
+            number(row.delivered_gbps, 2),
+            number(row.machine_cpu_us_per_packet, 2),
+            number(row.process_cpu_us_per_packet, 2),
+            number(row.relay_cost_us_per_packet, 2),
+            percent(row.noise),
+            percent(row.lost),
+            number(row.syscalls_per_packet, 3),
+            number(row.p50_us, 0),
+            number(row.p99_us, 0),
+        );
+        text += line.trim_end();
+        text.push('\n');
+    }
+    let memory: Vec<_> = results
+        .rows
+        .iter()
+        .filter(|r| r.idle_rss.is_some())
+        .collect();
+    if !memory.is_empty() {
+        text += &format!(
+            "\n{:<7} {:>8} {:>10} {:>10} {:>14} {:>16} {:>16}\n",
+            "IMPL",
+            "SESSIONS",
+            "IDLE RSS",
+            "ANONYMOUS",
+            "BYTES/SESSION",
+            "BOUND/CPU-S",
+            "MESH BOUND/CPU-S"
+        );
+        memory.iter().for_each(|row| text += &memory_line(row));
+    }
+    text
+}
+
+fn memory_line(row: &Row) -> String {
+    let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
+    format!(
+        "{:<7} {:>8} {:>6} MiB {:>6} MiB {:>14} {:>16} {:>16}\n",
+        row.implementation,
+        row.sessions,
+        number(mib(row.idle_rss), 1),
+        number(mib(row.idle_anonymous), 1),
+        number(row.bytes_per_session, 0),
+        number(row.bound_per_cpu_second, 0),
+        number(row.mesh_bound_per_cpu_second, 0),
+    )
+}
+
+/// Date, machine and method, a line each.
+pub fn conditions(conditions: &Conditions) -> String {
+    let Conditions {
+        date,
+        commit,
+        kernel,
+        machine,
+        offloads,
+        rounds: (rounds, seconds),
+        cpu,
+        foreign_cpu,
+    } = conditions;
+    let mut text = String::new();
+    writeln!(text, "{date}, commit {commit}, Linux {kernel}, {machine}").ok();
+    writeln!(text, "{offloads}").ok();
+    writeln!(
+        text,
+        "median of {rounds} rounds of {seconds} s; cost by CPU time of the {cpu} ({:.1} % of the \
+         machine's was others')",
+        foreign_cpu * 100.0
+    )
+    .ok();
+    text
+}
+
+/// A figure, or nothing where nothing was measured.
+pub fn number(value: Option<f64>, digits: usize) -> String {
+    value.map_or_else(String::new, |value| format!("{value:.digits$}"))
+}
+
+/// A share, or nothing where nothing was measured.
+pub fn percent(value: Option<f64>) -> String {
+    value.map_or_else(String::new, |value| format!("{:.1}%", value * 100.0))
+}

@@ -1,0 +1,229 @@
+//! What the relay is to reach, and whether it does.
+
+use super::implementation::Implementation::{self, Direct, Dnat, Go, Kernel, Route, Socket};
+use super::row::{Results, Row};
+
+/// A target and the figure that a run gives it.
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// What is compared.
+    pub what: &'static str,
+    /// What is wanted.
+    pub wanted: String,
+    /// What was measured.
+    pub measured: String,
+    /// Whether that is enough.
+    pub holds: bool,
+}
+
+/// Sessions, size and segments of a case.
+type Key = (usize, usize, usize);
+
+const MANY_SMALL: Key = (1000, 200, 1);
+const MANY: Key = (1000, 1320, 1);
+const BULK: Key = (1, 1400, 40);
+const SINGLE: Key = (64, 200, 1);
+
+/// All targets that this run has figures for.
+pub fn of(results: &Results) -> Vec<Target> {
+    let cost = |implementation, key| {
+        let row = results.find(implementation, "v4", key)?;
+        row.relay_cost_us_per_packet.filter(|cost| *cost > 0.0)
+    };
+    // How many times cheaper the second is.
+    let cheaper = |than, one, key| Some(cost(than, key)? / cost(one, key)?);
+    let added = |implementation| {
+        let p99 = |one| results.find(one, "v4", SINGLE)?.p99_us;
+        Some(p99(implementation)? - p99(Direct)?)
+    };
+    let syscalls = |key| results.find(Socket, "v4", key)?.syscalls_per_packet;
+    let memory = |implementation: Implementation| {
+        let mut rows = results.rows.iter();
+        rows.find(|row| row.implementation == implementation && row.idle_rss.is_some())
+    };
+    let of_memory = |one, field: fn(&Row) -> Option<f64>| memory(one).and_then(field);
+    let ratio = |one, other, field: fn(&Row) -> Option<f64>| {
+        Some(of_memory(one, field)? / of_memory(other, field)?)
+    };
+    let mib = |row: &Row| Some(row.idle_rss? as f64 / f64::from(1 << 20));
+    let targets = [
+        at_least(
+            "socket path, 1,000 sessions, 200 B: packets per CPU-second",
+            "x Go",
+            2.0,
+            cheaper(Go, Socket, MANY_SMALL),
+        ),
+        at_least(
+            "socket path, 1,000 sessions, 1,320 B: packets per CPU-second",
+            "x Go",
+            2.0,
+            cheaper(Go, Socket, MANY),
+        ),
+        at_most(
+            "socket path, 1,000 sessions, 200 B",
+            " system calls per packet",
+            0.05,
+            syscalls(MANY_SMALL),
+        ),
+        at_most(
+            "socket path, 1,000 sessions, 1,320 B",
+            " system calls per packet",
+            0.05,
+            syscalls(MANY),
+        ),
+        at_least(
+            "socket path, bulk with segmentation offload",
+            "x Go",
+            1.3,
+            cheaper(Go, Socket, BULK),
+        ),
+        at_least(
+            "kernel path, single datagrams",
+            "x Go",
+            8.0,
+            cheaper(Go, Kernel, SINGLE),
+        ),
+        at_least(
+            "kernel path, bulk with segmentation offload",
+            "x Go",
+            20.0,
+            cheaper(Go, Kernel, BULK),
+        ),
+        at_least(
+            "kernel path, single datagrams",
+            "x DNAT with conntrack",
+            1.0,
+            cheaper(Dnat, Kernel, SINGLE),
+        ),
+        at_least(
+            "kernel path, single datagrams",
+            "x plain routing",
+            0.8,
+            cheaper(Route, Kernel, SINGLE),
+        ),
+        at_most(
+            "socket path, added p99 at 10,000 packets a second",
+            "x Go",
+            0.8,
+            added(Socket).zip(added(Go)).map(|(a, b)| a / b),
+        ),
+        at_most(
+            "kernel path, added p99 at 10,000 packets a second",
+            "x plain routing",
+            1.2,
+            added(Kernel).zip(added(Route)).map(|(a, b)| a / b),
+        ),
+        at_most(
+            "socket path, memory per bound session",
+            " B",
+            400.0,
+            of_memory(Socket, |row| row.bytes_per_session),
+        ),
+        at_most(
+            "socket path, memory per bound session",
+            "x Go",
+            0.4,
+            ratio(Socket, Go, |row| row.bytes_per_session),
+        ),
+        at_most(
+            "kernel path, memory per bound session",
+            " B",
+            400.0,
+            of_memory(Kernel, |row| row.bytes_per_session),
+        ),
+        at_most(
+            "data path alone, idle RSS",
+            " MiB",
+            12.0,
+            of_memory(Socket, mib),
+        ),
+        at_least(
+            "allocations bound per CPU-second",
+            "x Go",
+            3.0,
+            ratio(Socket, Go, |row| row.bound_per_cpu_second),
+        ),
+        at_least(
+            "allocations bound per CPU-second, full mesh",
+            "x Go",
+            10.0,
+            ratio(Socket, Go, |row| row.mesh_bound_per_cpu_second),
+        ),
+    ];
+    targets.into_iter().flatten().collect()
+}
+
+fn at_least(what: &'static str, unit: &str, wanted: f64, measured: Option<f64>) -> Option<Target> {
+    let measured = measured.filter(|value| value.is_finite())?;
+    Some(target(
+        what,
+        ">=",
+        unit,
+        wanted,
+        measured,
+        measured >= wanted,
+    ))
+}
+
+fn at_most(what: &'static str, unit: &str, wanted: f64, measured: Option<f64>) -> Option<Target> {
+    let measured = measured.filter(|value| value.is_finite())?;
+    Some(target(
+        what,
+        "<=",
+        unit,
+        wanted,
+        measured,
+        measured <= wanted,
+    ))
+}
+
+fn target(
+    what: &'static str,
+    relation: &str,
+    unit: &str,
+    wanted: f64,
+    measured: f64,
+    holds: bool,
+) -> Target {
+    // As many digits as the target itself needs.
+    let digits = match wanted {
+        wanted if wanted < 0.1 => 3,
+        wanted if wanted < 100.0 => 2,
+        _ => 0,
+    };
+    Target {
+        what,
+        wanted: format!("{relation} {wanted}{unit}"),
+        measured: format!("{measured:.digits$}{unit}"),
+        holds,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets_without_a_figure_are_left_out() {
+        assert!(of(&Results::default()).is_empty());
+    }
+
+    #[test]
+    fn cost_is_compared_with_go() {
+        let row = |implementation, cost| Row {
+            size: Some(200),
+            segments: Some(1),
+            relay_cost_us_per_packet: Some(cost),
+            ..Row::new(implementation, "v4", 1000)
+        };
+        let results = Results {
+            rows: vec![row(Go, 12.0), row(Socket, 5.0)],
+            ..Results::default()
+        };
+        let [target] = &of(&results)[..] else {
+            panic!("one case gives one target");
+        };
+        assert_eq!((target.measured.as_str(), target.holds), ("2.40x Go", true));
+        assert_eq!(target.wanted, ">= 2x Go");
+    }
+}
