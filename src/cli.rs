@@ -1,5 +1,7 @@
 //! The command line: one program, a subcommand for each role.
 
+mod grants;
+mod manifests;
 mod operator;
 mod relay;
 mod state;
@@ -8,7 +10,7 @@ use std::{io::IsTerminal, net::SocketAddr};
 
 use clap::{Parser, Subcommand};
 
-use self::{operator::OperatorArgs, relay::RelayArgs, state::PrepareStateArgs};
+use self::{grants::GrantsArgs, operator::OperatorArgs, relay::RelayArgs, state::PrepareStateArgs};
 
 /// Tailscale peer relays on your own Kubernetes nodes.
 #[derive(Parser)]
@@ -30,6 +32,8 @@ enum Command {
     Operator(OperatorArgs),
     /// Print the custom resource definitions, for kubectl apply --server-side -f -
     Crd,
+    /// Print what the tailnet policy needs for the PeerRelays of some files
+    Grants(GrantsArgs),
     /// Sleep until told to stop: the sandbox process of a pod
     #[command(hide = true)]
     Pause,
@@ -55,6 +59,7 @@ pub fn run() -> anyhow::Result<()> {
             print!("{}", crate::crd::to_yaml());
             Ok(())
         }
+        Command::Grants(args) => args.run(),
         Command::Pause => block_on(pause()),
         Command::PrepareState(args) => args.run(),
     }

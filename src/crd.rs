@@ -11,6 +11,7 @@
 )]
 
 pub mod exposure;
+pub mod grants;
 pub mod peer_relay;
 pub mod placement;
 pub mod relay_node;

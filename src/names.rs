@@ -31,6 +31,11 @@ pub fn child(peer_relay: &str, region: &str) -> String {
     format!("{peer_relay}-{region}")
 }
 
+/// Name of the ConfigMap with the policy of a PeerRelay. No region may be called so.
+pub fn grants(peer_relay: &str) -> String {
+    format!("{peer_relay}-grants")
+}
+
 /// Labels by which a region's pods are selected; they never change.
 pub fn selector(peer_relay: &str, region: &str) -> BTreeMap<String, String> {
     labels([(PEER_RELAY_LABEL, peer_relay), (REGION_LABEL, region)])
@@ -38,15 +43,19 @@ pub fn selector(peer_relay: &str, region: &str) -> BTreeMap<String, String> {
 
 /// Labels of everything that belongs to one region.
 pub fn region_labels(peer_relay: &str, region: &str) -> BTreeMap<String, String> {
-    let common = [
+    let mut labels = component_labels(peer_relay, "relay");
+    labels.extend(selector(peer_relay, region));
+    labels
+}
+
+/// Labels of what belongs to a PeerRelay as a whole.
+pub fn component_labels(peer_relay: &str, component: &str) -> BTreeMap<String, String> {
+    labels([
         (NAME_LABEL, "peerrelay"),
-        (COMPONENT_LABEL, "relay"),
+        (COMPONENT_LABEL, component),
         (MANAGED_BY_LABEL, OPERATOR),
-    ];
-    labels(common)
-        .into_iter()
-        .chain(selector(peer_relay, region))
-        .collect()
+        (PEER_RELAY_LABEL, peer_relay),
+    ])
 }
 
 /// Selects everything that the operator has made.

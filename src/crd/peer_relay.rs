@@ -5,7 +5,11 @@ use kube::{CustomResource, KubeSchema};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
-use super::{exposure::Exposure, placement::Placement};
+use super::{
+    exposure::Exposure,
+    grants::{GrantState, Grants, GrantsStatus},
+    placement::Placement,
+};
 use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
 
 /// Tailscale peer relays on the nodes of this cluster.
@@ -51,6 +55,10 @@ pub struct PeerRelaySpec {
     #[serde(default)]
     #[schemars(default = "Monitoring::default")]
     pub monitoring: Monitoring,
+    /// The part of the tailnet policy that lets the clients use the relays.
+    #[serde(default)]
+    #[schemars(default = "Grants::default")]
+    pub grants: Grants,
 }
 
 /// The tailnet that relays join.
@@ -99,6 +107,8 @@ pub struct AuthKeyRef {
 /// One group of relays, for one group of clients.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tag) || self.tag != '*'").message("tag must not be '*': every device of the tailnet would become a relay that clients try; name a tag that only relays have"))]
+#[x_kube(validation = Rule::new("self.name != 'grants'").message("name must not be grants: the ConfigMap with the policy has that name"))]
 pub struct Region {
     /// Name, unique within the PeerRelay.
     #[schemars(
@@ -110,9 +120,18 @@ pub struct Region {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = "^tag:[a-zA-Z][a-zA-Z0-9-]*$"))]
     pub tag: Option<String>,
-    /// Who may use these relays, in the words of a tailnet policy: tags, groups, users, hosts.
-    #[schemars(length(min = 1, max = 256), inner(length(min = 1, max = 256)))]
+    /// Who may use these relays, in the words of a tailnet policy: `tag:office`, `group:eng`,
+    /// `autogroup:member`, `alice@example.com`, a host alias, an address or network of the tailnet.
+    /// `*` is everyone, and most likely too many.
+    #[schemars(
+        length(min = 1, max = 256),
+        inner(length(min = 1, max = 256), regex(pattern = "^[^\\s\"]+$"))
+    )]
     pub clients: Vec<String>,
+    /// Grant the relays' tag its own relays too: for devices that have the tag, are no relay of
+    /// this kind, and relay for themselves.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub self_relay: bool,
     /// On which nodes relays run: one on each that fits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
@@ -155,7 +174,7 @@ pub struct PeerRelayStatus {
     /// Generation of the spec that this status is about; -1 before the first look.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable; `docs/conditions.md` has
+    /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable, GrantsInForce; `docs/conditions.md` has
     /// the reasons and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
@@ -178,6 +197,9 @@ pub struct PeerRelayStatus {
     /// Summary of each region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<RegionStatus>,
+    /// The policy that the tailnet needs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grants: Option<GrantsStatus>,
 }
 
 /// Summary of a region.
@@ -194,6 +216,9 @@ pub struct RegionStatus {
     pub ready: i32,
     /// Tailnet devices that the policy lets use each relay, as the relays see it.
     pub granted_peers: i64,
+    /// Whether the policy lets the clients use them.
+    #[serde(default)]
+    pub grant: GrantState,
 }
 
 fn default_port() -> u16 {

@@ -5,6 +5,8 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::grants::GrantReport;
+
 /// What one relay really is. Written by the relay, named as its pod and removed with it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[kube(
@@ -88,6 +90,9 @@ pub struct RelayNodeStatus {
     /// Tailnet devices that the policy lets use this relay.
     #[serde(default)]
     pub granted_peers: i64,
+    /// Who they are, once the network map has come.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub grant: Option<GrantReport>,
     /// When this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_update_time: Option<Time>,

@@ -2,6 +2,7 @@
 
 mod config_map;
 mod daemon_set;
+mod grants;
 mod rbac;
 mod service;
 
@@ -58,6 +59,7 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
                 .push(daemon_set::build(relay, region, &checksum)),
         }
     }
+    resources.config_maps.extend(grants::build(relay));
     resources
 }
 
@@ -70,6 +72,8 @@ pub fn checksum(value: &impl serde::Serialize) -> String {
         .map(|byte| format!("{byte:02x}"))
         .collect()
 }
+
+pub use self::grants::status as grants_status;
 
 fn metadata(relay: &ValidatedRelay, region: &ValidatedRegion) -> ObjectMeta {
     ObjectMeta {

@@ -1,5 +1,6 @@
 //! The status of a PeerRelay, from what the relays and their DaemonSets say. Pure.
 
+mod grants;
 pub mod pods;
 
 use std::{
@@ -17,7 +18,7 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{plan::Waiting, validate::ValidatedRelay};
+use super::{build::grants_status, plan::Waiting, validate::ValidatedRelay};
 use crate::{
     crd::{
         PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
@@ -49,6 +50,10 @@ pub const REASONS: &[&str] = &[
     "Paused",
     "InvalidSpec",
     "NameTaken",
+    grants::EFFECTIVE,
+    grants::MISSING,
+    grants::TOO_BROAD,
+    grants::NOT_REPORTED,
 ];
 
 /// What status is about.
@@ -121,6 +126,7 @@ pub fn status(
         endpoints: observed.endpoints.join(","),
         sessions: observed.sessions,
         regions: observed.regions,
+        grants: validated.and_then(grants_status),
     }
 }
 
@@ -153,6 +159,7 @@ struct Observed {
     endpoints: Vec<String>,
     sessions: i64,
     reports: usize,
+    grants: Vec<grants::RegionVerdict>,
     /// Problems by reason: message, and how many relays have it.
     problems: BTreeMap<String, (String, usize)>,
     /// The same for what keeps pods from running.
@@ -180,6 +187,9 @@ impl Observed {
             if let Some(set) = set {
                 observed.note_pods(set, &region.name, &seen.pods, &refusals);
             }
+            let grant = grants::judge(&region.grant, nodes.clone().copied());
+            summary.grant = grant.state;
+            observed.grants.push(grant);
             nodes.for_each(|node| observed.note_node(node, &mut summary));
             observed.regions.push(summary);
         }
@@ -355,6 +365,7 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
         0 => push("RelaysAvailable", "False", "NoRelayReady", &count),
         _ => push("RelaysAvailable", "True", "RelaysReady", &count),
     }
+    verdicts.push(grants::condition(&observed.grants));
     verdicts
 }
 

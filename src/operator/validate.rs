@@ -6,7 +6,11 @@ use url::Url;
 
 use super::plan::Plan;
 use crate::{
-    crd::{PeerRelay, exposure::Exposure, peer_relay::Region, placement::Placement},
+    crd::{
+        PeerRelay, exposure::Exposure, grants::GrantsOutput, peer_relay::Region,
+        placement::Placement,
+    },
+    grants::{Policy, RegionGrant, Selector, SelectorError},
     names,
 };
 
@@ -35,6 +39,8 @@ pub struct ValidatedRelay {
     pub ephemeral: bool,
     /// Regions, in their order.
     pub regions: Vec<ValidatedRegion>,
+    /// Where the policy is written.
+    pub grants_output: GrantsOutput,
     /// Image of the relays.
     pub image: RelayImage,
 }
@@ -48,6 +54,8 @@ pub struct ValidatedRegion {
     pub tag: String,
     /// Name of all its objects.
     pub child: String,
+    /// What the tailnet policy must say.
+    pub grant: RegionGrant,
     /// Nodes.
     pub placement: Placement,
     /// How clients reach them.
@@ -74,6 +82,33 @@ pub enum InvalidRelay {
     /// Not a URL.
     #[error("tailnet.controlURL is not a URL: {0}; write it as https://control.example.net")]
     ControlUrl(url::ParseError),
+    /// Names nobody.
+    #[error("clients of region {region}: {source}")]
+    Client {
+        /// Name of the region.
+        region: String,
+        /// What is wrong with it.
+        source: SelectorError,
+    },
+    /// Every device would be a relay.
+    #[error(
+        "tag of region {0} is '*': every device of the tailnet would become a relay that clients \
+         try; name a tag that only relays have"
+    )]
+    EveryoneRelays(String),
+    /// The relays' own tag is a client.
+    #[error(
+        "clients of region {0} has the relays' own tag: set selfRelay instead, if devices with \
+         it relay for themselves"
+    )]
+    OwnTag(String),
+}
+
+impl ValidatedRelay {
+    /// What the tailnet policy must say.
+    pub fn policy(&self) -> Policy {
+        Policy::new(self.regions.iter().map(|r| r.grant.clone()).collect())
+    }
 }
 
 /// Checks `relay` and fills in what depends on its name.
@@ -84,18 +119,23 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
     let name = relay.name_any();
     let tailnet = &relay.spec.tailnet;
     let control_url = tailnet.control_url.as_deref().map(Url::parse).transpose();
-    let region = |region: &Region| ValidatedRegion {
-        name: region.name.clone(),
-        tag: region.tag(),
-        child: names::child(&name, &region.name),
-        placement: region.placement.clone().unwrap_or_default(),
-        exposure: region.exposure.clone().unwrap_or_default(),
-        plan: Plan::default(),
+    let namespace = relay
+        .namespace()
+        .ok_or(InvalidRelay::Incomplete("namespace"))?;
+    let region = |region: &Region| {
+        Ok(ValidatedRegion {
+            name: region.name.clone(),
+            tag: region.tag(),
+            child: names::child(&name, &region.name),
+            grant: grant(region, &namespace, &name)?,
+            placement: region.placement.clone().unwrap_or_default(),
+            exposure: region.exposure.clone().unwrap_or_default(),
+            plan: Plan::default(),
+        })
     };
+    let regions = relay.spec.regions.iter().map(region);
+    let regions = regions.collect::<Result<_, InvalidRelay>>()?;
     Ok(ValidatedRelay {
-        namespace: relay
-            .namespace()
-            .ok_or(InvalidRelay::Incomplete("namespace"))?,
         owner: relay
             .controller_owner_ref(&())
             .ok_or(InvalidRelay::Incomplete("uid"))?,
@@ -109,8 +149,36 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             .clone()
             .unwrap_or_else(|| name.clone()),
         ephemeral: tailnet.ephemeral,
-        regions: relay.spec.regions.iter().map(region).collect(),
+        regions,
+        grants_output: relay.spec.grants.output,
         image: image.clone(),
+        namespace,
         name,
+    })
+}
+
+fn grant(region: &Region, namespace: &str, relay: &str) -> Result<RegionGrant, InvalidRelay> {
+    let (name, tag) = (&region.name, region.tag());
+    let client = |text: &String| {
+        Selector::parse(text).map_err(|source| InvalidRelay::Client {
+            region: name.clone(),
+            source,
+        })
+    };
+    if tag == "*" {
+        return Err(InvalidRelay::EveryoneRelays(name.clone()));
+    }
+    if !region.self_relay && region.clients.contains(&tag) {
+        return Err(InvalidRelay::OwnTag(name.clone()));
+    }
+    Ok(RegionGrant {
+        origin: format!("region {name} of {namespace}/{relay}"),
+        clients: region
+            .clients
+            .iter()
+            .map(client)
+            .collect::<Result<_, _>>()?,
+        self_relay: region.self_relay,
+        tag,
     })
 }

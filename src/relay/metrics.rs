@@ -185,7 +185,7 @@ fn health(registry: &Registry, state: &RelayState) {
         (
             "peerrelay_granted_peers",
             "Tailnet devices that the policy lets use this relay.",
-            state.granted_peers as i64,
+            state.grant.as_ref().map_or(0, |grant| grant.granted_peers) as i64,
         ),
         (
             "peerrelay_advertised_endpoints",

@@ -17,11 +17,12 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::state::RelayState;
+use super::{grant::GrantView, state::RelayState};
 use crate::{
     config::ReportConfig,
     crd::{
         RelayNode, RelayNodeSpec, RelayNodeStatus,
+        grants::{GrantReport, GrantSource},
         relay_node::{Endpoint, EndpointSource, NodeTailnet, Sessions},
     },
     names,
@@ -192,8 +193,24 @@ fn status(state: &RelayState, fixed: &[SocketAddr], now: Timestamp) -> RelayNode
             connecting: count(state.sessions.connecting),
             open: count(state.sessions.open),
         },
-        granted_peers: count(state.granted_peers),
+        granted_peers: count(state.grant.as_ref().map_or(0, |g| g.granted_peers)),
+        grant: state.grant.as_ref().map(grant),
         last_update_time: Some(Time(now)),
+    }
+}
+
+fn grant(view: &GrantView) -> GrantReport {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let source = |(tags, peers): (&Vec<String>, &usize)| GrantSource {
+        tags: tags.clone(),
+        peers: count(*peers),
+    };
+    GrantReport {
+        rules: count(view.rules),
+        known_peers: count(view.known_peers),
+        everyone: view.everyone,
+        sources: view.sources.iter().map(source).collect(),
+        more_sources: view.more_sources,
     }
 }
 

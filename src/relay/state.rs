@@ -7,6 +7,8 @@ use std::{
 
 use relay_proto::SessionCounts;
 
+use super::grant::GrantView;
+
 /// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
@@ -139,8 +141,8 @@ pub struct RelayState {
     pub port_problem: Option<Problem>,
     /// The process is about to end and gives out no further session.
     pub draining: bool,
-    /// Peers that the policy lets use this relay.
-    pub granted_peers: usize,
+    /// Who may use this relay, once the network map has come.
+    pub grant: Option<GrantView>,
     /// Sessions.
     pub sessions: SessionCounts,
 }

@@ -253,7 +253,7 @@ impl Tailnet {
         netmap.apply(message);
         let derp = netmap.derp().clone();
         let disabled = netmap.relay_disabled();
-        let granted = netmap.granted_peers();
+        let grant = netmap.grant();
         let own = netmap.own().cloned().unwrap_or_default();
         drop(netmap);
 
@@ -287,11 +287,12 @@ impl Tailnet {
         self.state.send_if_modified(|state| {
             let before = state.clone();
             state.map_received = true;
-            state.granted_peers = granted;
+            state.grant = Some(grant);
             state.tailnet = Some(tailnet);
             state.control_problem = problem;
             if !before.map_received {
-                tracing::info!(granted_peers = granted, "network map received");
+                let granted_peers = state.grant.as_ref().map(|grant| grant.granted_peers);
+                tracing::info!(granted_peers, "network map received");
             }
             *state != before
         });

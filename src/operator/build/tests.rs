@@ -22,7 +22,26 @@ fn each_region_gets_one_of_each_object_under_one_name() {
         .chain(resources.role_bindings.iter().map(|r| &r.metadata))
         .map(|m| m.name.clone().unwrap())
         .collect();
-    assert_eq!(names, ["edge-office", "edge-lab"].repeat(5));
+    let mut wanted = ["edge-office", "edge-lab"].repeat(5);
+    wanted.insert(4, "edge-grants");
+    assert_eq!(names, wanted);
+}
+
+#[test]
+fn policy_is_written_unless_the_user_wants_none() {
+    let policy = |spec| {
+        let maps = build(&validated(spec)).config_maps;
+        maps.into_iter()
+            .find(|map| map.metadata.name.as_deref() == Some("edge-grants"))
+    };
+    let data = policy(json!({})).unwrap().data.unwrap();
+    assert!(data["grants.hujson"].contains("Region office of relays/edge"));
+    let changed = json!({"regions": [{"name": "office", "clients": ["tag:lab"]}]});
+    let other = policy(changed).unwrap().data.unwrap();
+    assert_ne!(data["checksum"], other["checksum"]);
+    let port = policy(json!({"port": 41_000})).unwrap().data.unwrap();
+    assert_eq!(data["checksum"], port["checksum"]);
+    assert!(policy(json!({"grants": {"output": "None"}})).is_none());
 }
 
 #[test]

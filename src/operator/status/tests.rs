@@ -19,7 +19,8 @@ fn ready_when_every_wanted_relay_is() {
         [
             "Ready=True/RelaysReady",
             "TailnetConnected=True/Connected",
-            "RelaysAvailable=True/RelaysReady"
+            "RelaysAvailable=True/RelaysReady",
+            "GrantsInForce=Unknown/GrantsNotReported",
         ]
     );
     assert_eq!(status.relays, "2/2");
@@ -36,6 +37,7 @@ fn starting_relays_are_reconciling() {
             "Reconciling=True/RelaysStarting",
             "TailnetConnected=Unknown/NoReport",
             "RelaysAvailable=True/RelaysReady",
+            "GrantsInForce=Unknown/GrantsNotReported",
         ]
     );
 }
@@ -56,6 +58,7 @@ fn what_only_the_user_can_solve_stalls() {
             "Stalled=True/AuthKeyInvalid",
             "TailnetConnected=False/AuthKeyInvalid",
             "RelaysAvailable=False/NoRelayReady",
+            "GrantsInForce=Unknown/GrantsNotReported",
         ]
     );
     assert_eq!(status.conditions[0].message, "1 relay(s): new key");
@@ -103,6 +106,7 @@ fn a_pod_that_cannot_run_stalls_but_says_nothing_about_the_tailnet() {
             "Stalled=True/ImagePullFailed",
             "TailnetConnected=True/Connected",
             "RelaysAvailable=True/RelaysReady",
+            "GrantsInForce=Unknown/GrantsNotReported",
         ]
     );
     let crashing = compute(&pods(vec![pod("office", "CrashLoopBackOff")]));

@@ -1,5 +1,7 @@
 //! The network map: who is in the tailnet, and who may relay through this device.
 
+mod grants;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -100,14 +102,6 @@ impl Netmap {
             unsigned_peer_api_only: node.unsigned_peer_api_only,
         };
         Some((peer, node.home_region()))
-    }
-
-    /// Number of peers whose packets the policy lets through this relay.
-    pub(crate) fn granted_peers(&self) -> usize {
-        self.peers
-            .values()
-            .filter(|peer| self.may_relay(peer))
-            .count()
     }
 
     fn may_relay(&self, peer: &Node) -> bool {

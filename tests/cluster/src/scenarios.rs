@@ -3,6 +3,7 @@
 mod admission;
 mod clients;
 mod exposure;
+mod grants;
 mod hostile;
 mod operator;
 mod paths;
@@ -43,6 +44,7 @@ pub fn all() -> Vec<Scenario> {
         hostile::scenarios(),
         secrets::scenarios(),
         reasons::scenarios(),
+        grants::scenarios(),
         admission::scenarios(),
         operator::scenarios(),
         exposure::scenarios(),

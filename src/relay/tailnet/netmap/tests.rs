@@ -12,8 +12,66 @@ fn granted_peer_may_relay_and_others_may_not() {
     let map = netmap(grant(&["100.64.0.2"], &["100.64.0.1/32"]));
     assert!(may_relay(&map, OFFICE));
     assert!(!may_relay(&map, OTHER));
-    assert_eq!(map.granted_peers(), 1);
+    assert_eq!(map.grant().granted_peers, 1);
     assert!(map.peer(NodeKey([9; 32])).is_none());
+}
+
+#[test]
+fn who_may_relay_is_told_by_tags_and_without_addresses() {
+    let mut map = netmap(grant(&["100.64.0.2", "100.64.0.3"], &["100.64.0.1"]));
+    let mut tagged = node(OFFICE);
+    tagged["Tags"] = json!(["tag:office", "tag:eu"]);
+    apply(&mut map, json!({"PeersChanged": [tagged]}));
+    let view = map.grant();
+    let office = vec!["tag:eu".to_owned(), "tag:office".to_owned()];
+    assert_eq!(view.sources, [(office, 1), (vec![], 1)].into());
+    assert_eq!((view.rules, view.known_peers, view.everyone), (1, 2, false));
+    let elsewhere = netmap(grant(&["*"], &["100.64.0.9"])).grant();
+    assert_eq!((elsewhere.rules, elsewhere.everyone), (0, false));
+}
+
+#[test]
+fn a_rule_for_the_whole_tailnet_is_one_for_everyone() {
+    let everyone = [
+        "*",
+        "100.64.0.0/10",
+        "0.0.0.0/0",
+        "100.64.0.0-100.115.91.255",
+        "fd7a:115c:a1e0::/48",
+    ];
+    for source in everyone {
+        assert!(
+            netmap(grant(&[source], &["*"])).grant().everyone,
+            "{source}"
+        );
+    }
+    for source in [
+        "100.64.0.0/16",
+        "100.64.0.0-100.65.0.0",
+        "cap:x",
+        "fd7a:115c:a1e0:1::/64",
+    ] {
+        assert!(
+            !netmap(grant(&[source], &["*"])).grant().everyone,
+            "{source}"
+        );
+    }
+}
+
+#[test]
+fn sets_of_tags_have_a_limit() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    let peers: Vec<_> = (10..60)
+        .map(|id| {
+            let mut peer = node(id);
+            peer["Tags"] = json!([format!("tag:t{id}")]);
+            peer
+        })
+        .collect();
+    apply(&mut map, json!({"Peers": peers}));
+    let view = map.grant();
+    assert_eq!((view.granted_peers, view.sources.len()), (50, 16));
+    assert!(view.more_sources);
 }
 
 #[test]

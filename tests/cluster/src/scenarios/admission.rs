@@ -90,6 +90,22 @@ fn refused(world: &World<'_>) -> Result<String> {
         ("edge", region("tag", json!("relay-office")), "tag"),
         ("edge", region("clients", json!([])), "clients"),
         ("edge", region("clients", json!([""])), "clients"),
+        ("edge", region("clients", json!(["tag:a b"])), "clients"),
+        (
+            "edge",
+            region("tag", json!("*")),
+            "every device of the tailnet would become a relay",
+        ),
+        (
+            "edge",
+            region("name", json!("grants")),
+            "the ConfigMap with the policy has that name",
+        ),
+        (
+            "edge",
+            json!({"grants": {"output": "Secret"}}),
+            "spec.grants.output",
+        ),
         (
             "edge",
             region("exposure", json!({"nodePort": 31_000})),

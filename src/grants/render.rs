@@ -1,0 +1,134 @@
+//! A policy as text: HuJSON with reasons for people, JSON for programs. Both say the same.
+
+use std::fmt::Write as _;
+
+use serde_json::{Value, json};
+
+use super::{CAPABILITY, OWNER, Policy, RegionGrant};
+
+/// As JSON.
+pub fn json(policy: &Policy) -> String {
+    let owners: serde_json::Map<String, Value> = policy
+        .tags()
+        .into_iter()
+        .map(|tag| (tag.to_owned(), json!([OWNER])))
+        .collect();
+    let grants: Vec<_> = policy.regions.iter().map(RegionGrant::grant).collect();
+    let mut whole = json!({"tagOwners": owners, "grants": grants});
+    let tests = policy.tests();
+    if !tests.is_empty() {
+        whole["tests"] = json!(tests);
+    }
+    let text = serde_json::to_string_pretty(&whole).expect("a policy is plain data");
+    text + "\n"
+}
+
+/// As HuJSON, with comments that say what each part is for.
+pub fn hujson(policy: &Policy) -> String {
+    let mut text = lines(
+        "",
+        "What the tailnet policy needs for peer relays. Merge each part into the part of the same \
+         name in the policy file; the rest of the policy stays as it is. Generated: change the \
+         PeerRelay, not this.",
+    );
+    for warning in policy.warnings() {
+        text += &lines("", &format!("WARNING: {warning}."));
+    }
+    text += "{\n";
+    text += &lines(
+        "  ",
+        "Who may give these tags to devices. An auth key for relays must be made by one of them. \
+         Give these tags to relays only: whoever has one may be used as a relay.",
+    );
+    text += "  \"tagOwners\": {\n";
+    for tag in policy.tags() {
+        writeln!(text, "    {}: [{}],", quoted(tag), quoted(OWNER)).expect("memory takes all text");
+    }
+    text += "  },\n\n";
+    text += &lines(
+        "  ",
+        "src may ask the relays dst for a path to any peer. One side of a pair is enough. It \
+         grants no access to anything else. Control adds the matching relay-target capability; a \
+         policy that writes it is refused.",
+    );
+    text += "  \"grants\": [\n";
+    for region in &policy.regions {
+        text += &grant(region);
+    }
+    text += "  ],\n";
+    let tests = policy.tests();
+    if !tests.is_empty() {
+        text += "\n";
+        text += &lines(
+            "  ",
+            "Relays need no access to their clients, not even to forward between them. Control \
+             refuses the policy if another rule of it grants one: a rule with src \"*\" does. \
+             Narrow it (autogroup:member and your tags), or leave these tests out. Tests can \
+             only name ports, not capabilities: whether the grants are in force is in the status \
+             of the PeerRelay.",
+        );
+        text += "  \"tests\": [\n";
+        for test in tests {
+            let deny = list(&test.deny);
+            let src = quoted(&test.src);
+            writeln!(text, "    {{\"src\": {src}, \"deny\": {deny}}},").expect("memory takes all");
+        }
+        text += "  ],\n";
+    }
+    text + "}\n"
+}
+
+fn grant(region: &RegionGrant) -> String {
+    let grant = region.grant();
+    let mut text = lines("    ", &capitalized(&region.origin));
+    if region.self_relay {
+        let words = "Its own tag is among the sources: a device with it may relay for itself.";
+        text += &lines("    ", words);
+    }
+    let (src, dst) = (list(&grant.src), list(&grant.dst));
+    let capability = quoted(CAPABILITY);
+    write!(
+        text,
+        "    {{\n      \"src\": {src},\n      \"dst\": {dst},\n      \
+         \"app\": {{{capability}: []}},\n    }},\n"
+    )
+    .expect("memory takes all text");
+    text
+}
+
+fn list(texts: &[String]) -> String {
+    let quoted: Vec<_> = texts.iter().map(|text| quoted(text)).collect();
+    format!("[{}]", quoted.join(", "))
+}
+
+fn quoted(text: &str) -> String {
+    Value::from(text).to_string()
+}
+
+fn capitalized(text: &str) -> String {
+    let mut letters = text.chars();
+    let first = letters.next().map(|c| c.to_ascii_uppercase());
+    first.into_iter().chain(letters).chain(['.']).collect()
+}
+
+fn lines(indent: &str, words: &str) -> String {
+    let width = 96 - indent.len();
+    wrap(words, width)
+        .iter()
+        .map(|line| format!("{indent}// {line}\n"))
+        .collect()
+}
+
+fn wrap(words: &str, width: usize) -> Vec<String> {
+    let mut lines: Vec<String> = Vec::new();
+    for word in words.split_whitespace() {
+        match lines.last_mut() {
+            Some(line) if line.len() + word.len() < width => {
+                line.push(' ');
+                line.push_str(word);
+            }
+            _ => lines.push(word.to_owned()),
+        }
+    }
+    lines
+}

@@ -1,0 +1,230 @@
+//! Who may use relays, in the words of a tailnet policy.
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+};
+
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+
+/// Autogroups that name sources of connections; the others are destinations or SSH users.
+const AUTOGROUPS: [&str; 11] = [
+    "member",
+    "members",
+    "tagged",
+    "shared",
+    "owner",
+    "admin",
+    "it-admin",
+    "network-admin",
+    "billing-admin",
+    "auditor",
+    "danger-all",
+];
+/// Every device, the shared ones of other tailnets too.
+const DANGER_ALL: &str = "autogroup:danger-all";
+
+const NO_PORT: &str = "clients have no port: write tag:office, not tag:office:22";
+
+/// One entry of `clients`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Selector {
+    text: String,
+    kind: Kind,
+}
+
+/// What an entry names.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Every device.
+    Everyone,
+    /// `tag:NAME`.
+    Tag,
+    /// `group:NAME`.
+    Group,
+    /// `autogroup:NAME`.
+    Autogroup,
+    /// `NAME@DOMAIN`, or `user:*@DOMAIN`.
+    User,
+    /// `ipset:NAME`.
+    IpSet,
+    /// An address or a network.
+    Address(IpNet),
+    /// An alias of the policy's `hosts`.
+    Host,
+}
+
+/// Why an entry names nobody.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{text}' names no clients: {fix}")]
+pub struct SelectorError {
+    text: String,
+    fix: &'static str,
+}
+
+impl Selector {
+    /// Reads one.
+    ///
+    /// # Errors
+    /// It has no form that a grant's `src` may have; the text names the fix.
+    pub fn parse(text: &str) -> Result<Self, SelectorError> {
+        let kind = kind(text).map_err(|fix| SelectorError {
+            text: text.to_owned(),
+            fix,
+        })?;
+        let text = text.to_owned();
+        Ok(Self { text, kind })
+    }
+
+    /// The entry as it was written.
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// What it names.
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// Whether it names every device.
+    pub fn is_everyone(&self) -> bool {
+        match self.kind {
+            Kind::Everyone => true,
+            Kind::Address(net) => is_everyone(net),
+            _ => false,
+        }
+    }
+
+    /// Whether devices that it names can be known by their tags alone.
+    pub fn is_tag(&self) -> bool {
+        self.kind == Kind::Tag
+    }
+
+    /// Whether a user owns the devices that it names: they have no tags.
+    pub fn is_of_users(&self) -> bool {
+        match self.kind {
+            Kind::Group | Kind::User => true,
+            Kind::Autogroup => self.text != "autogroup:tagged",
+            _ => false,
+        }
+    }
+
+    /// Whether nobody can say from tags who it names.
+    pub fn is_opaque(&self) -> bool {
+        matches!(self.kind, Kind::Host | Kind::Address(_) | Kind::IpSet)
+            || self.text == "autogroup:tagged"
+    }
+
+    /// An address that no tailnet device has.
+    pub(super) fn is_outside_tailnet(&self) -> bool {
+        let Kind::Address(net) = self.kind else {
+            return false;
+        };
+        !tailnet()
+            .iter()
+            .any(|t| t.contains(&net) || net.contains(t))
+    }
+
+    /// Whether a policy test may name it: no wildcard, no network, no set, no autogroup.
+    pub(super) fn is_testable(&self) -> bool {
+        match self.kind {
+            Kind::Tag | Kind::Group | Kind::Host => true,
+            Kind::User => !self.text.starts_with("user:"),
+            Kind::Address(net) => net.prefix_len() == net.max_prefix_len(),
+            Kind::Everyone | Kind::Autogroup | Kind::IpSet => false,
+        }
+    }
+
+    /// It as the host of `HOST:PORT`.
+    pub(super) fn test_host(&self) -> String {
+        match self.kind {
+            Kind::Address(IpNet::V6(net)) => format!("[{}]", net.addr()),
+            Kind::Address(IpNet::V4(net)) => net.addr().to_string(),
+            _ => self.text.clone(),
+        }
+    }
+}
+
+impl fmt::Display for Selector {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Whether a network holds all addresses that tailnet devices of its family can have.
+pub fn is_everyone(net: IpNet) -> bool {
+    tailnet().iter().any(|tailnet| net.contains(tailnet))
+}
+
+/// From where control takes the addresses of devices.
+fn tailnet() -> [IpNet; 2] {
+    let v4 = Ipv4Net::new(Ipv4Addr::new(100, 64, 0, 0), 10);
+    let v6 = Ipv6Net::new(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0), 48);
+    [
+        v4.expect("10 is a prefix length").into(),
+        v6.expect("48 is a prefix length").into(),
+    ]
+}
+
+fn kind(text: &str) -> Result<Kind, &'static str> {
+    if text.is_empty() || text.contains(|c: char| c.is_whitespace() || c.is_control() || c == '"') {
+        return Err("write one name without spaces and quotes, such as tag:office");
+    }
+    if text == "*" || text == DANGER_ALL {
+        return Ok(Kind::Everyone);
+    }
+    if let Ok(net) = text.parse::<IpNet>() {
+        return Ok(Kind::Address(net));
+    }
+    if let Ok(address) = text.parse::<IpAddr>() {
+        return Ok(Kind::Address(address.into()));
+    }
+    if text.parse::<SocketAddr>().is_ok() {
+        return Err(NO_PORT);
+    }
+    if let Some((prefix, name)) = text.split_once(':') {
+        return prefixed(prefix, name);
+    }
+    if let Some((name, domain)) = text.split_once('@') {
+        let whole = !name.is_empty() && !domain.is_empty() && !domain.contains('@');
+        return whole
+            .then_some(Kind::User)
+            .ok_or("write a user as name@example.com");
+    }
+    let plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    match text.starts_with(|c: char| c.is_ascii_alphanumeric()) && text.chars().all(plain) {
+        true => Ok(Kind::Host),
+        false => Err("a host alias has letters, digits, dots and dashes only"),
+    }
+}
+
+fn prefixed(prefix: &str, name: &str) -> Result<Kind, &'static str> {
+    if name.is_empty() || name.contains(':') {
+        return Err(NO_PORT);
+    }
+    match prefix {
+        "tag" => {
+            let plain = |c: char| c.is_ascii_alphanumeric() || c == '-';
+            match name.starts_with(|c: char| c.is_ascii_alphabetic()) && name.chars().all(plain) {
+                true => Ok(Kind::Tag),
+                false => Err("a tag begins with a letter and has letters, digits and dashes only"),
+            }
+        }
+        "group" => Ok(Kind::Group),
+        "ipset" => Ok(Kind::IpSet),
+        "user" if name.starts_with("*@") => Ok(Kind::User),
+        "user" => Err("write a user as name@example.com, or all of a domain as user:*@example.com"),
+        "autogroup" if AUTOGROUPS.contains(&name) => Ok(Kind::Autogroup),
+        "autogroup" => Err(
+            "this autogroup is a destination or does not exist: use autogroup:member or \
+             autogroup:tagged",
+        ),
+        "svc" | "host" => {
+            Err("only devices are clients: name a tag, or a host alias without prefix")
+        }
+        _ => Err(
+            "use tag:, group:, autogroup:, ipset:, name@example.com, a host alias, or an \
+             address or network of the tailnet",
+        ),
+    }
+}

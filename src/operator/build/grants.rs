@@ -1,0 +1,51 @@
+//! The policy that the tailnet needs, for people and for GitOps.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
+
+use super::checksum;
+use crate::{
+    crd::grants::{GrantsOutput, GrantsStatus},
+    grants, names,
+    operator::validate::ValidatedRelay,
+};
+
+/// The policy for people.
+const HUJSON: &str = "grants.hujson";
+/// The same for programs.
+const JSON: &str = "grants.json";
+/// Changes with the policy.
+const CHECKSUM: &str = "checksum";
+
+/// `None` when the user wants none.
+pub(super) fn build(relay: &ValidatedRelay) -> Option<ConfigMap> {
+    let status = status(relay)?;
+    let policy = relay.policy();
+    let data = [
+        (HUJSON, grants::hujson(&policy)),
+        (JSON, grants::json(&policy)),
+        (CHECKSUM, status.checksum),
+    ];
+    Some(ConfigMap {
+        metadata: ObjectMeta {
+            name: Some(status.config_map),
+            namespace: Some(relay.namespace.clone()),
+            labels: Some(names::component_labels(&relay.name, "grants")),
+            owner_references: Some(vec![relay.owner.clone()]),
+            ..ObjectMeta::default()
+        },
+        data: Some(BTreeMap::from(
+            data.map(|(key, text)| (key.to_owned(), text)),
+        )),
+        ..ConfigMap::default()
+    })
+}
+
+/// What the status says of it.
+pub fn status(relay: &ValidatedRelay) -> Option<GrantsStatus> {
+    (relay.grants_output == GrantsOutput::ConfigMap).then(|| GrantsStatus {
+        config_map: names::grants(&relay.name),
+        checksum: checksum(&grants::json(&relay.policy())),
+    })
+}
