@@ -1,6 +1,6 @@
 //! What a relay tells: changes of sessions, and the sessions themselves.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use crate::{geneve::Vni, key::DiscoPublic, time::Timestamp};
 
@@ -13,6 +13,8 @@ pub enum Event {
         vni: Vni,
         /// Leg A and leg B.
         legs: [SocketAddr; 2],
+        /// Local address that each was bound through, where the driver said.
+        locals: [Option<IpAddr>; 2],
     },
     /// A leg of an open session moved.
     Moved {
@@ -20,6 +22,8 @@ pub enum Event {
         vni: Vni,
         /// Leg A and leg B.
         legs: [SocketAddr; 2],
+        /// Local address that each was bound through, where the driver said.
+        locals: [Option<IpAddr>; 2],
     },
     /// The session is gone and its VNI with it.
     Closed {
@@ -61,6 +65,8 @@ pub struct LegInfo {
     pub client: DiscoPublic,
     /// Where it is bound.
     pub address: Option<SocketAddr>,
+    /// Local address that it was bound through, where the driver said.
+    pub local: Option<IpAddr>,
     /// Data datagrams received from it.
     pub packets: u64,
     /// UDP payload of these.

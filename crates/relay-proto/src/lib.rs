@@ -8,7 +8,7 @@
 //!
 //! - Every datagram of the UDP port goes to [`Relay::handle_datagram`] (or, when
 //!   [`geneve::uniform_data`] vouches for a whole super-datagram, to [`Relay::handle_data`]), and
-//!   the [`Verdict`] is carried out: from the local address that was addressed.
+//!   the [`Verdict`] is carried out; a reply leaves from the local address that was addressed.
 //! - Every DERP packet goes to [`Relay::handle_derp`]; what it returns goes back to the sender's
 //!   node key, through the sender's home region.
 //! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed.
@@ -32,8 +32,8 @@
 //! let received: Vec<(SocketAddr, Vec<u8>)> = vec![("198.51.100.7:41641".parse()?, vec![0; 32])];
 //! let mut reply = [0; REPLY_LEN];
 //! for (source, datagram) in &received {
-//!     match relay.handle_datagram(*source, datagram, now, &mut reply) {
-//!         Verdict::Forward { to } => println!("send {} bytes to {to}", datagram.len()),
+//!     match relay.handle_datagram(*source, None, datagram, now, &mut reply) {
+//!         Verdict::Forward { to, .. } => println!("send {} bytes to {to}", datagram.len()),
 //!         Verdict::Reply { len } => println!("send {:?} to {source}", &reply[..len]),
 //!         Verdict::Consumed => {}
 //!         Verdict::Drop(reason) => println!("{}", reason.as_str()),

@@ -1,6 +1,10 @@
 //! The relay as a state machine: packets and time in, decisions out.
 
-use std::{collections::VecDeque, net::SocketAddr, sync::Arc};
+use std::{
+    collections::VecDeque,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use rand_chacha::{
     ChaCha20Rng,
@@ -137,10 +141,12 @@ impl Relay {
         })
     }
 
-    /// Handles one datagram from the UDP port.
+    /// Handles one datagram from the UDP port; `local` is the address that was addressed, where it
+    /// is known.
     pub fn handle_datagram(
         &mut self,
         source: SocketAddr,
+        local: Option<IpAddr>,
         datagram: &[u8],
         now: Timestamp,
         reply: &mut [u8; REPLY_LEN],
@@ -148,7 +154,9 @@ impl Relay {
         let source = canonical(source);
         let verdict = match Header::decode(datagram) {
             None => Err(DropReason::Malformed),
-            Some(header) if header.control => self.handshake(header, source, datagram, now, reply),
+            Some(header) if header.control => {
+                self.handshake(header, (source, local), datagram, now, reply)
+            }
             Some(header) => self.forward(header.vni, source, 1, datagram.len() as u64, now),
         };
         verdict.unwrap_or_else(|reason| {
@@ -216,6 +224,7 @@ impl Relay {
             legs: [Side::A, Side::B].map(|side| {
                 let Leg {
                     address,
+                    local,
                     packets,
                     bytes,
                     ..
@@ -223,6 +232,7 @@ impl Relay {
                 LegInfo {
                     client: session.pair.key(side),
                     address,
+                    local,
                     packets,
                     bytes,
                 }
@@ -268,9 +278,9 @@ impl Relay {
         now: Timestamp,
     ) -> Result<Verdict, DropReason> {
         let session = self.table.get_mut(vni).ok_or(DropReason::UnknownVni)?;
-        let to = session.forward(source, packets, bytes, now)?;
+        let (to, from) = session.forward(source, packets, bytes, now)?;
         self.counters.count_forward(&source, &to, packets, bytes);
-        Ok(Verdict::Forward { to })
+        Ok(Verdict::Forward { to, from })
     }
 
     fn open_session(
@@ -333,7 +343,7 @@ impl Relay {
     fn handshake(
         &mut self,
         header: Header,
-        source: SocketAddr,
+        (source, local): (SocketAddr, Option<IpAddr>),
         datagram: &[u8],
         now: Timestamp,
         reply: &mut [u8; REPLY_LEN],
@@ -360,7 +370,7 @@ impl Relay {
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         self.challenges.rotate(&mut self.rng, now);
         let was_open = session.is_open();
-        match session.handshake(side, &message, source, &self.challenges, now)? {
+        match session.handshake(side, &message, source, local, &self.challenges, now)? {
             Handshake::Challenge(challenge) => {
                 self.counters.challenges += 1;
                 let len = self.write_challenge(header.vni, frame.sender, challenge, reply);
@@ -371,10 +381,11 @@ impl Relay {
         }
         if let [Some(a), Some(b)] = [Side::A, Side::B].map(|side| session.leg(side).address) {
             let (vni, legs) = (header.vni, [a, b]);
+            let locals = [Side::A, Side::B].map(|side| session.leg(side).local);
             if was_open {
-                self.events.push_back(Event::Moved { vni, legs });
+                self.events.push_back(Event::Moved { vni, legs, locals });
             } else {
-                self.events.push_back(Event::Opened { vni, legs });
+                self.events.push_back(Event::Opened { vni, legs, locals });
                 self.table.mark_open(vni);
                 self.hasten(vni);
             }

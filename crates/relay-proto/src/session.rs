@@ -1,6 +1,9 @@
 //! One session: two clients, their handshakes, and which address is whose.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use crate::{
     challenge::Challenges,
@@ -20,6 +23,8 @@ pub(crate) struct Leg {
     completed: Generation,
     /// Where the client receives, once proven.
     pub(crate) address: Option<SocketAddr>,
+    /// Which of the relay's addresses the client knows it by.
+    pub(crate) local: Option<IpAddr>,
     /// Last datagram from there.
     pub(crate) last_seen: Timestamp,
     /// Data datagrams from there.
@@ -86,6 +91,7 @@ impl Session {
         side: Side,
         message: &Message,
         source: SocketAddr,
+        local: Option<IpAddr>,
         challenges: &Challenges,
         now: Timestamp,
     ) -> Result<Handshake, DropReason> {
@@ -111,7 +117,7 @@ impl Session {
             return Err(DropReason::BadChallenge);
         }
         let rebound = leg.address.is_some();
-        leg.complete(common.generation, source, now);
+        leg.complete(common.generation, source, local, now);
         Ok(if rebound {
             Handshake::Rebound
         } else {
@@ -119,14 +125,15 @@ impl Session {
         })
     }
 
-    /// Accounts data from `source` and names the leg it goes to.
+    /// Accounts data from `source` and names the leg it goes to, and the local address it leaves
+    /// from.
     pub(crate) fn forward(
         &mut self,
         source: SocketAddr,
         packets: u32,
         bytes: u64,
         now: Timestamp,
-    ) -> Result<SocketAddr, DropReason> {
+    ) -> Result<(SocketAddr, Option<IpAddr>), DropReason> {
         let [Some(a), Some(b)] = [self.legs[0].address, self.legs[1].address] else {
             return Err(DropReason::NotBound);
         };
@@ -139,7 +146,7 @@ impl Session {
         leg.last_seen = now;
         leg.packets += u64::from(packets);
         leg.bytes += bytes;
-        Ok(to)
+        Ok((to, self.legs[side.other().index()].local))
     }
 }
 
@@ -155,10 +162,17 @@ impl Leg {
         Ok(())
     }
 
-    fn complete(&mut self, generation: Generation, source: SocketAddr, now: Timestamp) {
+    fn complete(
+        &mut self,
+        generation: Generation,
+        source: SocketAddr,
+        local: Option<IpAddr>,
+        now: Timestamp,
+    ) {
         self.in_progress = None;
         self.completed = generation;
         self.address = Some(source);
+        self.local = local;
         self.last_seen = now;
     }
 }

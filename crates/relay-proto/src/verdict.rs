@@ -1,6 +1,6 @@
 //! What the core decides about a packet, and why it drops one.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 /// What to do with a datagram from the UDP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,6 +10,9 @@ pub enum Verdict {
     Forward {
         /// The other leg.
         to: SocketAddr,
+        /// Local address to send from: the one that the other leg was bound through, so that its
+        /// client and the firewalls before it know who speaks.
+        from: Option<IpAddr>,
     },
     /// Send the first `len` bytes of the reply buffer back to where it came from.
     Reply {

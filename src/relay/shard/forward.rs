@@ -1,6 +1,6 @@
 //! Carries out the core's verdicts on a batch of received datagrams.
 
-use std::{net::SocketAddr, ops::Range};
+use std::ops::Range;
 
 use relay_proto::{Family, Relay, Timestamp, Verdict, geneve};
 
@@ -85,14 +85,13 @@ impl Forwarder {
             let packets = range.len().div_ceil(*segment_len) as u32;
             let bytes = range.len() as u64;
             let (source, now) = (arrival.source, turn.now);
-            if let Verdict::Forward { to } =
+            if let Verdict::Forward { to, from } =
                 turn.relay.handle_data(vni, source, packets, bytes, now)
             {
                 let payload = Payload::Received {
                     range: range.clone(),
                     segment_len: *segment_len,
                 };
-                let from = local(arrival, to);
                 self.push(turn, Outgoing { to, from, payload });
             }
             return;
@@ -118,15 +117,14 @@ impl Forwarder {
         }
         let reply = self.batches[family as usize].reply();
         let (source, now) = (arrival.source, turn.now);
-        let outgoing = match turn.relay.handle_datagram(source, datagram, now, reply) {
-            Verdict::Forward { to } => {
+        let outgoing = match turn
+            .relay
+            .handle_datagram(source, arrival.local, datagram, now, reply)
+        {
+            Verdict::Forward { to, from } => {
                 let segment_len = range.len();
                 let payload = Payload::Received { range, segment_len };
-                Outgoing {
-                    to,
-                    from: local(arrival, to),
-                    payload,
-                }
+                Outgoing { to, from, payload }
             }
             Verdict::Reply { len } => {
                 let payload = Payload::Reply(len);
@@ -158,12 +156,4 @@ impl Forwarder {
         self.outcome.sent.failed += sent.failed;
         self.outcome.sent.no_room += sent.no_room;
     }
-}
-
-/// The address that was addressed, where it can be the source: in the same IP version. Clients
-/// know the relay by it, and so do firewalls on the way.
-fn local(arrival: &Arrival, to: SocketAddr) -> Option<std::net::IpAddr> {
-    arrival
-        .local
-        .filter(|local| local.is_ipv4() == to.is_ipv4())
 }

@@ -42,6 +42,25 @@ async fn ipv4_and_ipv6_meet() {
     assert_eq!(a.receive(), datagram);
 }
 
+/// A relay has many addresses; each client hears it from the one that it has bound through.
+#[tokio::test]
+async fn datagrams_leave_from_the_address_that_the_receiver_knows() {
+    let relay = Fixture::start().await;
+    let (a, b) = (Client::new(1, V4), Client::new(2, V4));
+    let vni = relay.open(&a, &b).await;
+    let other = SocketAddr::new("127.0.0.9".parse().unwrap(), relay.port);
+    let datagram = a.data(vni, b"addressed elsewhere");
+    a.send(other, &datagram);
+    assert_eq!(b.receive_from(), (datagram, relay.v4()));
+    b.bind_again(other, server_key(), vni, a.key, 2);
+    let datagram = a.data(vni, b"to the other address");
+    while relay.handle.snapshot().await.counters.rebinds == 0 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    a.send(relay.v4(), &datagram);
+    assert_eq!(b.receive_from(), (datagram, other));
+}
+
 #[tokio::test]
 async fn super_datagram_arrives_as_the_datagrams_it_was_made_of() {
     let relay = Fixture::start().await;

@@ -151,7 +151,14 @@ fn both_clients_bind_and_then_data_flows_unchanged() {
             bob.address
         }
     });
-    assert_eq!(sim.events(), [Event::Opened { vni, legs }]);
+    assert_eq!(
+        sim.events(),
+        [Event::Opened {
+            vni,
+            legs,
+            locals: [None; 2]
+        }]
+    );
     assert_eq!(
         sim.receive(alice.address, &data(vni, b"x")),
         Outcome::Forward(bob.address)
@@ -252,7 +259,13 @@ fn super_datagram_counts_every_segment() {
     let verdict = sim
         .relay
         .handle_data(vni, alice.address, 16, 16 * 1_288, sim.now);
-    assert_eq!(verdict, relay_proto::Verdict::Forward { to: bob.address });
+    assert_eq!(
+        verdict,
+        relay_proto::Verdict::Forward {
+            to: bob.address,
+            from: None
+        }
+    );
     let leg = sim
         .session(vni)
         .unwrap()

@@ -202,9 +202,9 @@ impl Sim {
         let mut reply = [0; REPLY_LEN];
         match self
             .relay
-            .handle_datagram(source, datagram, self.now, &mut reply)
+            .handle_datagram(source, None, datagram, self.now, &mut reply)
         {
-            Verdict::Forward { to } => Outcome::Forward(to),
+            Verdict::Forward { to, .. } => Outcome::Forward(to),
             Verdict::Reply { len } => Outcome::Reply(reply[..len].to_vec()),
             Verdict::Consumed => Outcome::Consumed,
             Verdict::Drop(reason) => Outcome::Drop(reason),

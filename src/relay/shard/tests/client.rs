@@ -77,9 +77,21 @@ impl Client {
         vni: Vni,
         other: DiscoPublic,
     ) {
+        self.bind_again(relay, server, vni, other, 1);
+    }
+
+    /// The same as the client's handshake number `generation`.
+    pub(super) fn bind_again(
+        &self,
+        relay: SocketAddr,
+        server: DiscoPublic,
+        vni: Vni,
+        other: DiscoPublic,
+        generation: u32,
+    ) {
         let common = BindCommon {
             vni: vni.number(),
-            generation: Generation(1),
+            generation: Generation(generation),
             remote: other,
             challenge: [0; 32],
         };
@@ -127,10 +139,14 @@ impl Client {
     }
 
     pub(super) fn receive(&self) -> Vec<u8> {
+        self.receive_from().0
+    }
+
+    pub(super) fn receive_from(&self) -> (Vec<u8>, SocketAddr) {
         let mut buffer = vec![0; 65_536];
-        let (len, _) = self.socket.recv_from(&mut buffer).unwrap();
+        let (len, from) = self.socket.recv_from(&mut buffer).unwrap();
         buffer.truncate(len);
-        buffer
+        (buffer, from)
     }
 
     pub(super) fn hears_nothing(&self) -> bool {

@@ -219,8 +219,16 @@ impl Model {
             false => self.counters.binds += 1,
         }
         match addresses {
-            Some(legs) if was_open => self.events.push(Event::Moved { vni, legs }),
-            Some(legs) => self.events.push(Event::Opened { vni, legs }),
+            Some(legs) if was_open => self.events.push(Event::Moved {
+                vni,
+                legs,
+                locals: [None; 2],
+            }),
+            Some(legs) => self.events.push(Event::Opened {
+                vni,
+                legs,
+                locals: [None; 2],
+            }),
             None => {}
         }
     }
@@ -332,6 +340,7 @@ impl Model {
             legs: [0, 1].map(|side| LegInfo {
                 client: keys[session.pair[side]],
                 address: session.legs[side].address,
+                local: None,
                 packets: session.legs[side].packets,
                 bytes: session.legs[side].bytes,
             }),
