@@ -16,6 +16,8 @@ pub const REGION_LABEL: &str = "peerrelay.dev/region";
 pub const APPLIED_ANNOTATION: &str = "peerrelay.dev/applied";
 /// Annotation on pods with a checksum of their configuration: a change rolls them out.
 pub const CONFIG_ANNOTATION: &str = "peerrelay.dev/config";
+/// Annotation on nodes: endpoints of the relay there, separated by commas.
+pub const STATIC_ENDPOINTS_ANNOTATION: &str = "peerrelay.dev/static-endpoints";
 /// Key of the auth key in its Secret.
 pub const AUTH_KEY: &str = "authkey";
 /// User and group of the relay process.

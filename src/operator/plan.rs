@@ -1,10 +1,15 @@
 //! What the cluster decides about a PeerRelay: nodes, and the addresses that lead to its relays.
 //! Pure: from what watches have seen to a plan that builders carry out.
 
+mod addresses;
 mod endpoints;
 mod fit;
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use k8s_openapi::api::core::v1::{Node, Service};
 
@@ -26,6 +31,8 @@ pub struct Plan {
     pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
     /// Relays are not started before this is there.
     pub waiting: Option<Waiting>,
+    /// Nodes whose annotation with endpoints cannot be read.
+    pub bad_annotations: BTreeSet<String>,
 }
 
 /// What a region waits for.
@@ -44,6 +51,11 @@ pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
             Ok(endpoints) => (endpoints, None),
             Err(waiting) => (BTreeMap::new(), Some(waiting)),
         };
-        region.plan = Plan { endpoints, waiting };
+        region.plan = Plan {
+            endpoints,
+            waiting,
+            ..Plan::default()
+        };
+        addresses::complete(region, seen);
     }
 }

@@ -1,5 +1,6 @@
 //! The status of a PeerRelay, from what the relays and their DaemonSets say. Pure.
 
+mod endpoints;
 mod grants;
 pub mod pods;
 
@@ -54,6 +55,9 @@ pub const REASONS: &[&str] = &[
     grants::MISSING,
     grants::TOO_BROAD,
     grants::NOT_REPORTED,
+    "Published",
+    "NoEndpoints",
+    "InvalidAnnotation",
 ];
 
 /// What status is about.
@@ -107,7 +111,13 @@ pub fn status(
         .status
         .as_ref()
         .map_or(&[][..], |status| &status.conditions);
-    let verdicts = verdicts(&observed, outcome);
+    let mut verdicts = verdicts(&observed, outcome);
+    if matches!(outcome, Outcome::Applied) {
+        verdicts.push(endpoints::published(
+            seen.nodes.iter().map(AsRef::as_ref),
+            validated,
+        ));
+    }
     PeerRelayStatus {
         observed_generation: generation,
         conditions: verdicts

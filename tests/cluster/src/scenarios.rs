@@ -2,6 +2,7 @@
 
 mod admission;
 mod clients;
+mod endpoints;
 mod exposure;
 mod grants;
 mod hostile;
@@ -40,6 +41,7 @@ pub fn all() -> Vec<Scenario> {
     let groups = [
         paths::scenarios(),
         clients::scenarios(),
+        endpoints::scenarios(),
         underlay::scenarios(),
         hostile::scenarios(),
         secrets::scenarios(),
