@@ -12,7 +12,7 @@ use blake2::{
 };
 use rand_chacha::{ChaCha20Rng, rand_core::RngCore};
 use subtle::ConstantTimeEq;
-use zeroize::{Zeroize, ZeroizeOnDrop};
+use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{disco::BindCommon, time::Timestamp};
 
@@ -43,6 +43,14 @@ impl Secret {
     }
 }
 
+/// What of [`Challenges`] outlives a process.
+#[derive(Debug, Clone)]
+pub(crate) struct SavedChallenges {
+    pub(crate) current: Zeroizing<[u8; 32]>,
+    pub(crate) previous: Option<Zeroizing<[u8; 32]>>,
+    pub(crate) age: Duration,
+}
+
 /// The current MAC secret and the one before it: an answer counts for at least one rotation
 /// period, and for less than two.
 pub(crate) struct Challenges {
@@ -60,6 +68,21 @@ impl Challenges {
             rotated: now,
             period,
         }
+    }
+
+    pub(crate) fn save(&self, now: Timestamp) -> SavedChallenges {
+        SavedChallenges {
+            current: Zeroizing::new(self.current.0),
+            previous: self.previous.as_ref().map(|p| Zeroizing::new(p.0)),
+            age: now.since(self.rotated),
+        }
+    }
+
+    /// Goes on with secrets that were saved `away` ago.
+    pub(crate) fn restore(&mut self, saved: &SavedChallenges, now: Timestamp, away: Duration) {
+        self.current = Secret(*saved.current);
+        self.previous = saved.previous.as_ref().map(|p| Secret(**p));
+        self.rotated = now.before(saved.age.saturating_add(away));
     }
 
     /// Replaces secrets whose time is over. Called before every use. A secret's time is counted from

@@ -70,6 +70,10 @@ impl Desk {
         }
     }
 
+    pub(crate) const fn secret(&self) -> &DiscoSecret {
+        &self.secret
+    }
+
     /// Replaces the addresses that answers advertise, in order of preference.
     pub fn set_addresses(&mut self, addresses: Vec<SocketAddr>) {
         self.addresses = addresses;

@@ -51,6 +51,11 @@ impl DiscoSecret {
         DiscoPublic(self.to_box().public_key().to_bytes())
     }
 
+    /// The secret itself, for those who must keep it.
+    pub const fn bytes(&self) -> &[u8; KEY_LEN] {
+        &self.0
+    }
+
     pub(crate) fn lane_key(&self) -> LaneKey {
         LaneKey::new(&self.0)
     }

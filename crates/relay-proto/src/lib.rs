@@ -14,6 +14,9 @@
 //! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed.
 //! - [`Relay::poll_event`] is emptied after each of these.
 //!
+//! A relay outlives its process: [`Relay::export`] gives a [`State`], and a relay made with the
+//! state's keys goes on with [`Relay::import`].
+//!
 //! Several threads share a relay by one [`Relay`] each, made with one [`Ledger`]: a [`Desk`] opens
 //! the requests, [`Request::lane`] and [`Lane::of`] say whose each request and datagram is.
 //!
@@ -65,6 +68,7 @@ mod ledger;
 mod relay;
 mod sealer;
 mod session;
+mod state;
 mod table;
 mod time;
 mod verdict;
@@ -79,5 +83,6 @@ pub use key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side};
 pub use lane::Lane;
 pub use ledger::Ledger;
 pub use relay::{REPLY_LEN, Relay};
+pub use state::{State, StateError};
 pub use time::Timestamp;
 pub use verdict::{DropReason, Verdict};

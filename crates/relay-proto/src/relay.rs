@@ -4,6 +4,7 @@ use std::{
     collections::VecDeque,
     net::{IpAddr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use rand_chacha::{
@@ -22,9 +23,11 @@ use crate::{
     event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, Vni},
     key::{DiscoPublic, NodeKey, Side},
+    lane::Lane,
     ledger::Ledger,
     sealer::Sealer,
     session::{Handshake, Leg, Session},
+    state::State,
     table::Table,
     time::Timestamp,
     verdict::{DropReason, Verdict},
@@ -238,6 +241,76 @@ impl Relay {
                 }
             }),
         })
+    }
+
+    /// What a successor needs to go on with these sessions.
+    pub fn export(&self, now: Timestamp) -> State {
+        State {
+            keys: Keys {
+                node: self.desk.secret().clone(),
+                server: self.server.secret().clone(),
+            },
+            next_lamport: self.ledger.next_lamport(),
+            challenges: vec![self.challenges.save(now)],
+            sessions: self.table.iter().map(|session| session.save(now)).collect(),
+        }
+    }
+
+    /// Goes on with the sessions of `state` that are in `lanes`, exported `away` ago; returns how
+    /// many of them there are. What ended meanwhile, or has no room in the limits, is left out.
+    /// Each open session is told as [`Event::Opened`].
+    ///
+    /// This relay must be new and have the state's keys, and its first LamportID must be the
+    /// state's at least. It is number `core` of its relay's cores, of which the state must have had
+    /// as many for handshakes in progress to go on too.
+    pub fn import(
+        &mut self,
+        state: &State,
+        core: usize,
+        lanes: impl Fn(Lane) -> bool,
+        now: Timestamp,
+        away: Duration,
+    ) -> usize {
+        if let Some(saved) = state.challenges.get(core) {
+            self.challenges.restore(saved, now, away);
+        }
+        let Config {
+            bind_lifetime,
+            steady_lifetime,
+            ..
+        } = self.config;
+        let mut count = 0;
+        for saved in &state.sessions {
+            let session = Session::restore(saved, now, away);
+            let (vni, lamport) = (session.vni, session.lamport);
+            let deadline = session.deadline(bind_lifetime, steady_lifetime);
+            let legs = [Side::A, Side::B].map(|side| session.leg(side).address);
+            let bindable = legs.iter().flatten().all(|leg| self.policy.may_bind(leg));
+            if !lanes(Lane::of(vni))
+                || deadline <= now
+                || !bindable
+                || self.table.has(vni)
+                || self.ledger.enter(session.owner).is_err()
+            {
+                continue;
+            }
+            for client in session.pair.keys() {
+                self.server.retain(client);
+            }
+            let locals = [Side::A, Side::B].map(|side| session.leg(side).local);
+            let unbound = session.allocated + bind_lifetime;
+            self.table.insert(session);
+            if let [Some(a), Some(b)] = legs {
+                let legs = [a, b];
+                self.events.push_back(Event::Opened { vni, legs, locals });
+                self.table.mark_open(vni);
+                self.deadlines.insert(deadline, vni, lamport);
+            } else {
+                self.deadlines.insert(unbound, vni, lamport);
+            }
+            count += 1;
+        }
+        count
     }
 
     /// Number of sessions by state.

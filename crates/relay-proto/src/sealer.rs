@@ -33,6 +33,10 @@ impl Sealer {
         self.public
     }
 
+    pub(crate) const fn secret(&self) -> &DiscoSecret {
+        &self.secret
+    }
+
     /// The box of a client that has a session, made when it is first asked for.
     pub(crate) fn of(&mut self, client: DiscoPublic) -> Option<&SalsaBox> {
         let known = self.clients.get_mut(&client)?;

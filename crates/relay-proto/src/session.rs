@@ -10,6 +10,7 @@ use crate::{
     disco::{BindCommon, Generation, Message},
     geneve::Vni,
     key::{NodeKey, Pair, Side},
+    state::{SavedLeg, SavedSession},
     time::Timestamp,
     verdict::DropReason,
 };
@@ -64,6 +65,46 @@ impl Session {
             owner,
             allocated: now,
             legs: [Leg::default(); 2],
+        }
+    }
+
+    pub(crate) fn save(&self, now: Timestamp) -> SavedSession {
+        SavedSession {
+            vni: self.vni,
+            lamport: self.lamport,
+            pair: self.pair,
+            owner: self.owner,
+            age: now.since(self.allocated),
+            legs: self.legs.map(|leg| SavedLeg {
+                in_progress: leg.in_progress,
+                completed: leg.completed,
+                address: leg.address,
+                local: leg.local,
+                silent: now.since(leg.last_seen),
+                packets: leg.packets,
+                bytes: leg.bytes,
+            }),
+        }
+    }
+
+    /// The session that was saved `away` ago.
+    pub(crate) fn restore(saved: &SavedSession, now: Timestamp, away: Duration) -> Self {
+        let past = |age: Duration| now.before(age.saturating_add(away));
+        Self {
+            vni: saved.vni,
+            lamport: saved.lamport,
+            pair: saved.pair,
+            owner: saved.owner,
+            allocated: past(saved.age),
+            legs: saved.legs.map(|leg| Leg {
+                in_progress: leg.in_progress,
+                completed: leg.completed,
+                address: leg.address,
+                local: leg.local,
+                last_seen: past(leg.silent),
+                packets: leg.packets,
+                bytes: leg.bytes,
+            }),
         }
     }
 

@@ -118,6 +118,11 @@ impl Table {
         self.by_vni.insert(session.vni, session);
     }
 
+    /// Whether a session has this VNI.
+    pub(crate) fn has(&self, vni: Vni) -> bool {
+        self.by_vni.contains_key(&vni)
+    }
+
     /// Takes an open session out of the lists of those that must give way.
     pub(crate) fn mark_open(&mut self, vni: Vni) {
         let Some(session) = self.by_vni.get(&vni) else {

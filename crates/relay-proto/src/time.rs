@@ -20,6 +20,12 @@ impl Timestamp {
         self.0
     }
 
+    /// The point this long before; the start when that would be before it.
+    #[must_use]
+    pub const fn before(self, span: Duration) -> Self {
+        Self(self.0.saturating_sub(span))
+    }
+
     /// Time since `earlier`; zero when `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)

@@ -7,5 +7,6 @@ mod handshake;
 mod hostile;
 mod limits;
 mod model;
+mod restart;
 mod roaming;
 mod sim;

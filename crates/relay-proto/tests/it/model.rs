@@ -9,7 +9,7 @@ mod reference;
 use std::{net::SocketAddr, time::Duration};
 
 use proptest::{collection::vec, prelude::*, sample::select};
-use relay_proto::{Config, Vni};
+use relay_proto::{Config, Counters, Event, Vni};
 
 use crate::sim::{Client, Outcome, Sim, at, data, seconds};
 use reference::{Expected, Meaning, Model, Proof};
@@ -71,6 +71,8 @@ enum Step {
     Chat { session: usize, side: usize },
     /// Time passes.
     Pass { span: Duration },
+    /// Another process takes over.
+    Restart,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -90,6 +92,7 @@ fn step() -> impl Strategy<Value = Step> {
             .prop_map(|(session, source, len)| Step::Data { session, source, len }),
         3 => (index(), 0..2_usize).prop_map(|(session, side)| Step::Chat { session, side }),
         4 => span().prop_map(|span| Step::Pass { span }),
+        1 => Just(Step::Restart),
     ]
 }
 
@@ -214,7 +217,17 @@ impl World {
                 }
             }
             Step::Pass { span } => self.sim.pass(span),
+            Step::Restart => self.restart(),
         }
+    }
+
+    /// The model goes on as if nothing had happened, but for counters and what is told anew.
+    fn restart(&mut self) {
+        self.sim.restart(Duration::ZERO);
+        let told = self.sim.events();
+        assert!(told.iter().all(|e| matches!(e, Event::Opened { .. })));
+        assert_eq!(told.len(), self.model.counts().open);
+        self.model.counters = Counters::default();
     }
 
     fn allocate(&mut self, client: usize, other: usize) -> Option<(Vni, [usize; 2])> {

@@ -4,13 +4,16 @@ use std::{net::SocketAddr, time::Duration};
 use crypto_box::{PublicKey, SecretKey};
 use relay_proto::{
     Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, NodeKey, Peer, REPLY_LEN, Relay,
-    SalsaBox, SessionInfo, Timestamp, Verdict, Vni,
+    SalsaBox, SessionInfo, State, Timestamp, Verdict, Vni,
     disco::{BindCommon, Endpoint, Frame, Generation, Message, seal},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
 };
 
 const NODE_SECRET: [u8; 32] = [0x11; 32];
 const SERVER_SECRET: [u8; 32] = [0x22; 32];
+
+/// Who wrote a state.
+pub(crate) const STATE_KEY: [u8; 32] = [0x55; 32];
 
 /// What became of a datagram, with the reply's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -164,6 +167,8 @@ pub(crate) const fn seconds(n: u64) -> Duration {
 pub(crate) struct Sim {
     pub(crate) relay: Relay,
     pub(crate) now: Timestamp,
+    /// Of the next relay, after a restart.
+    pub(crate) config: Config,
 }
 
 impl Sim {
@@ -177,9 +182,21 @@ impl Sim {
             node: DiscoSecret::from_bytes(NODE_SECRET),
             server: DiscoSecret::from_bytes(SERVER_SECRET),
         };
-        let mut relay = Relay::new(config, keys, [0x33; 32], 100, now);
+        let mut relay = Relay::new(config.clone(), keys, [0x33; 32], 100, now);
         relay.set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
-        Self { relay, now }
+        Self { relay, now, config }
+    }
+
+    /// Another process takes over, `away` later.
+    pub(crate) fn restart(&mut self, away: Duration) {
+        let bytes = self.relay.export(self.now).encode(&STATE_KEY);
+        let state = State::decode(&bytes, &STATE_KEY).expect("what was written");
+        self.now = self.now + away;
+        let (config, keys) = (self.config.clone(), state.keys.clone());
+        self.relay = Relay::new(config, keys, [0x44; 32], state.next_lamport, self.now);
+        self.relay
+            .set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
+        self.relay.import(&state, 0, |_| true, self.now, away);
     }
 
     /// Lets time pass; the relay is woken exactly when it asked to be.
