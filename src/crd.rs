@@ -10,12 +10,12 @@
     reason = "the derive repeats each type inside of a function"
 )]
 
-pub mod endpoints;
 pub mod exposure;
 pub mod grants;
 pub mod peer_relay;
 pub mod placement;
 pub mod relay_node;
+pub mod template;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON,

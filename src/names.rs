@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use sha2::{Digest, Sha256};
+
 /// Field manager of the objects that the operator makes, and value of their `managed-by` label.
 pub const OPERATOR: &str = "peerrelay-operator";
 /// Field manager of `PeerRelay` status.
@@ -16,13 +18,17 @@ pub const REGION_LABEL: &str = "peerrelay.dev/region";
 pub const APPLIED_ANNOTATION: &str = "peerrelay.dev/applied";
 /// Annotation on pods with a checksum of their configuration: a change rolls them out.
 pub const CONFIG_ANNOTATION: &str = "peerrelay.dev/config";
-/// Annotation on nodes: endpoints of the relay there, separated by commas.
-pub const STATIC_ENDPOINTS_ANNOTATION: &str = "peerrelay.dev/static-endpoints";
+/// Label of a relay that has a DaemonSet of its own; the value is the DaemonSet's name.
+pub const RELAY_LABEL: &str = "peerrelay.dev/relay";
+/// Annotation of such a DaemonSet: the node that it is for.
+pub const NODE_ANNOTATION: &str = "peerrelay.dev/node";
 /// Key of the auth key in its Secret.
 pub const AUTH_KEY: &str = "authkey";
 /// User and group of the relay process.
 pub const RELAY_USER: u32 = 65_532;
 
+/// Longest value of a label, and longest name of a Service.
+const LONGEST_LABEL: usize = 63;
 const NAME_LABEL: &str = "app.kubernetes.io/name";
 const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
@@ -36,6 +42,21 @@ pub fn child(peer_relay: &str, region: &str) -> String {
 /// Name of the ConfigMap with the policy of a PeerRelay. No region may be called so.
 pub fn grants(peer_relay: &str) -> String {
     format!("{peer_relay}-grants")
+}
+
+/// Name of everything that belongs to the relay on one node: at most 63 characters, which begin
+/// with the region's name and the node's as far as they fit, and differ where those do.
+pub fn on_node(child: &str, node: &str) -> String {
+    let whole = format!("{child}-{node}");
+    let readable: String = whole
+        .chars()
+        .map(|c| if c == '.' { '-' } else { c })
+        .take(LONGEST_LABEL - 9)
+        .collect();
+    // The slash keeps "a-b" on "c" apart from "a" on "b-c".
+    let digest = Sha256::digest(format!("{child}/{node}"));
+    let digest: String = digest[..4].iter().map(|b| format!("{b:02x}")).collect();
+    format!("{readable}-{digest}")
 }
 
 /// Labels by which a region's pods are selected; they never change.

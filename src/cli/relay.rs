@@ -9,12 +9,8 @@ use super::endpoint;
 use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
-        endpoints::{EndpointsConfig, StaticEndpoint},
     },
-    relay::{
-        options::{Environment, RelayOptions},
-        reload::Reload,
-    },
+    relay::options::{Environment, RelayOptions},
 };
 
 /// Flags win over the environment, which wins over the file, which wins over defaults.
@@ -59,14 +55,9 @@ pub(super) struct RelayArgs {
     /// Threads that forward [default: one for each core, up to 8]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_THREADS")]
     threads: Option<NonZero<usize>>,
-    /// Address or name to advertise before all others; may be repeated, or separated by commas
-    #[arg(
-        long = "static-endpoint",
-        value_name = "HOST:PORT",
-        env = "PEERRELAY_STATIC_ENDPOINTS",
-        value_delimiter = ','
-    )]
-    static_endpoints: Vec<StaticEndpoint>,
+    /// Address to advertise before all others; may be repeated, or separated by commas
+    #[arg(long = "static-endpoint", value_name = "IP:PORT", env = "PEERRELAY_STATIC_ENDPOINTS", value_delimiter = ',', value_parser = endpoint)]
+    static_endpoints: Vec<SocketAddr>,
     /// Where to serve /metrics, /healthz and /readyz
     #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", value_parser = endpoint, help = format!("Where to serve /metrics, /healthz and /readyz [default: 127.0.0.1:{DEFAULT_METRICS_PORT}]"))]
     metrics_addr: Option<SocketAddr>,
@@ -91,10 +82,7 @@ impl RelayArgs {
             ephemeral: self.ephemeral,
             port: self.port,
             threads: self.threads,
-            endpoints: EndpointsConfig {
-                fixed: self.static_endpoints,
-                ..EndpointsConfig::default()
-            },
+            static_endpoints: self.static_endpoints,
             metrics_addr: self.metrics_addr,
             ..RelayConfig::default()
         };
@@ -105,12 +93,6 @@ impl RelayArgs {
                 .ok()
                 .map(|n| n.trim().into()),
         };
-        let flags_alone = flags.endpoints.clone();
-        let mut options = RelayOptions::new(flags.over(file), environment)?;
-        options.reload = Reload {
-            file: self.config,
-            over: flags_alone,
-        };
-        Ok(options)
+        Ok(RelayOptions::new(flags.over(file), environment)?)
     }
 }

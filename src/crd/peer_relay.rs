@@ -6,10 +6,10 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    endpoints::Endpoints,
     exposure::Exposure,
     grants::{GrantState, Grants, GrantsStatus},
     placement::Placement,
+    template::Template,
 };
 use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
 
@@ -52,6 +52,12 @@ pub struct PeerRelaySpec {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub regions: Vec<Region>,
+    /// Relays of all regions together at most. When empty: 2 with the control server of
+    /// tailscale.com, which is its documented allowance, and no limit with others. Relays that run
+    /// are not stopped by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 10000))]
+    pub max_relays: Option<u16>,
     /// Metrics of the relays.
     #[serde(default)]
     #[schemars(default = "Monitoring::default")]
@@ -60,6 +66,9 @@ pub struct PeerRelaySpec {
     #[serde(default)]
     #[schemars(default = "Grants::default")]
     pub grants: Grants,
+    /// How the relays' pods are made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub template: Option<Template>,
 }
 
 /// The tailnet that relays join.
@@ -139,9 +148,6 @@ pub struct Region {
     /// How clients reach these relays; on the network of their nodes when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposure: Option<Exposure>,
-    /// Addresses that clients are told to send to; those of the node's interfaces when empty.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub endpoints: Option<Endpoints>,
 }
 
 impl Region {
@@ -178,8 +184,7 @@ pub struct PeerRelayStatus {
     /// Generation of the spec that this status is about; -1 before the first look.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable, GrantsInForce,
-    /// EndpointsPublished; `docs/conditions.md` has
+    /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable, GrantsInForce; `docs/conditions.md` has
     /// the reasons and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
@@ -215,6 +220,15 @@ pub struct RegionStatus {
     pub name: String,
     /// Tag of its relays.
     pub tag: String,
+    /// How clients reach its relays.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub exposure: String,
+    /// Nodes that fit.
+    #[serde(default)]
+    pub nodes: i32,
+    /// Relays that would run too, if `maxRelays` allowed it.
+    #[serde(default)]
+    pub excess: i32,
     /// Relays that should run.
     pub desired: i32,
     /// Relays that are ready.

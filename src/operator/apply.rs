@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::{
     build::{Resources, checksum},
+    rollout,
     stores::Stores,
     validate::ValidatedRelay,
 };
@@ -73,8 +74,9 @@ pub async fn apply(
         role_bindings,
         config_maps,
         services,
+        disruption_budgets,
         daemon_sets,
-        held,
+        mut held,
     } = resources;
     let mut applier = Applier {
         client,
@@ -88,7 +90,13 @@ pub async fn apply(
     applier.kind(&stores.role_bindings, role_bindings).await?;
     applier.kind(&stores.config_maps, config_maps).await?;
     applier.kind(&stores.services, services).await?;
+    applier
+        .kind(&stores.disruption_budgets, disruption_budgets)
+        .await?;
     let sets = &stores.daemon_sets;
+    let live = |name: &str| sets.get(&ObjectRef::new(name).within(&relay.namespace));
+    let (daemon_sets, waiting) = rollout::one_at_a_time(daemon_sets, live);
+    held.extend(waiting);
     applier.kind_except(&held, sets, daemon_sets).await?;
     Ok(applier.changes)
 }

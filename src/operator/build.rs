@@ -2,14 +2,17 @@
 
 mod config_map;
 mod daemon_set;
+mod disruption;
 mod grants;
 mod rbac;
 mod service;
+mod template;
 
 use k8s_openapi::{
     api::{
         apps::v1::DaemonSet,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
@@ -31,6 +34,8 @@ pub struct Resources {
     pub config_maps: Vec<ConfigMap>,
     /// Ways to the relays.
     pub services: Vec<Service>,
+    /// How many relays may be evicted at a time.
+    pub disruption_budgets: Vec<PodDisruptionBudget>,
     /// The relays.
     pub daemon_sets: Vec<DaemonSet>,
     /// Names of DaemonSets that are left as they are, whether they exist or not.
@@ -51,12 +56,14 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
             .role_bindings
             .push(rbac::role_binding(relay, region));
         resources.config_maps.push(config);
+        let budget = disruption::build(relay, region);
+        resources.disruption_budgets.extend(budget);
         resources.services.extend(service::build(relay, region));
         match region.plan.waiting {
-            Some(_) => resources.held.push(region.child.clone()),
+            Some(_) => resources.held.extend(region.daemon_sets()),
             None => resources
                 .daemon_sets
-                .push(daemon_set::build(relay, region, &checksum)),
+                .extend(daemon_set::build(relay, region, &checksum)),
         }
     }
     resources.config_maps.extend(grants::build(relay));

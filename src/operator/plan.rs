@@ -1,7 +1,7 @@
 //! What the cluster decides about a PeerRelay: nodes, and the addresses that lead to its relays.
 //! Pure: from what watches have seen to a plan that builders carry out.
 
-mod addresses;
+mod choose;
 mod endpoints;
 mod fit;
 
@@ -11,9 +11,16 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::core::v1::{Node, Service};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{Node, Service},
+};
+use kube::ResourceExt;
 
-use super::validate::ValidatedRelay;
+use self::choose::{Candidate, Choice};
+pub use self::fit::ZONE_LABEL;
+use super::validate::{ValidatedRegion, ValidatedRelay};
+use crate::{crd::RelayNode, names};
 
 /// What the cluster has, as far as it matters to a PeerRelay.
 #[derive(Debug, Clone, Default)]
@@ -22,17 +29,25 @@ pub struct Surroundings {
     pub nodes: Vec<Arc<Node>>,
     /// Services of the operator in the PeerRelay's namespace.
     pub services: Vec<Arc<Service>>,
+    /// DaemonSets of the operator there.
+    pub daemon_sets: Vec<Arc<DaemonSet>>,
+    /// Reports of relays there.
+    pub relay_nodes: Vec<Arc<RelayNode>>,
 }
 
 /// What the cluster decides about a region.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Plan {
+    /// Nodes that have a relay of their own each; without them, every node that fits gets one.
+    pub chosen: Option<Vec<String>>,
+    /// How many nodes have a relay or could get one.
+    pub fitting: usize,
+    /// Nodes that would have got a relay too, if the total allowed it.
+    pub excess: Vec<String>,
     /// Addresses that lead to each relay, by node; relays advertise them before all others.
     pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
     /// Relays are not started before this is there.
     pub waiting: Option<Waiting>,
-    /// Nodes whose annotation with endpoints cannot be read.
-    pub bad_annotations: BTreeSet<String>,
 }
 
 /// What a region waits for.
@@ -46,16 +61,91 @@ pub struct Waiting {
 
 /// Plans every region of `relay`.
 pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
+    choose_nodes(relay, seen);
     for region in &mut relay.regions {
-        let (endpoints, waiting) = match endpoints::endpoints(region, seen) {
-            Ok(endpoints) => (endpoints, None),
-            Err(waiting) => (BTreeMap::new(), Some(waiting)),
-        };
-        region.plan = Plan {
-            endpoints,
-            waiting,
-            ..Plan::default()
-        };
-        addresses::complete(region, seen);
+        match endpoints::endpoints(region, seen) {
+            Ok(endpoints) => region.plan.endpoints = endpoints,
+            Err(waiting) => region.plan.waiting = Some(waiting),
+        }
     }
 }
+
+/// Decides which nodes get a relay, where that is not left to the DaemonSet.
+fn choose_nodes(relay: &mut ValidatedRelay, seen: &Surroundings) {
+    let (namespace, name) = (relay.namespace.clone(), relay.name.clone());
+    let running: Vec<_> = relay
+        .regions
+        .iter()
+        .map(|region| running(&name, region, seen))
+        .collect();
+    let mut choices = Vec::new();
+    for (at, region) in relay.regions.iter_mut().enumerate() {
+        // Two relays on the network of one node would want the same port.
+        let on_host = region.exposure.on_host_network();
+        let elsewhere = |node: &str| {
+            let other = running
+                .iter()
+                .enumerate()
+                .any(|(other, r)| other != at && r.contains(node));
+            let started = choices
+                .iter()
+                .any(|c: &Choice| c.start.iter().any(|n| n == node));
+            on_host && (other || started)
+        };
+        let candidate = |node: &Arc<Node>| {
+            let name = node.name_any();
+            fit::may_stay(node, &region.placement).then(|| Candidate {
+                zone: fit::zone(node).to_owned(),
+                open: fit::may_start(node, &region.placement) && !elsewhere(&name),
+                name,
+            })
+        };
+        let candidates: Vec<_> = seen.nodes.iter().filter_map(candidate).collect();
+        let gets_one = |c: &&Candidate| c.open || running[at].contains(&c.name);
+        region.plan.fitting = candidates.iter().filter(gets_one).count();
+        let most = region.placement.max_relays.map_or(usize::MAX, usize::from);
+        let key = format!("{namespace}/{name}/{}", region.name);
+        choices.push(choose::choose(&key, &candidates, &running[at], most));
+    }
+    let excess = match relay.max_relays {
+        Some(total) => choose::share(&mut choices, total.into()),
+        None => vec![Vec::new(); choices.len()],
+    };
+    for ((region, choice), excess) in relay.regions.iter_mut().zip(choices).zip(excess) {
+        let limited = relay.max_relays.is_some() || region.placement.max_relays.is_some();
+        region.plan.excess = excess;
+        region.plan.chosen = limited.then(|| {
+            let mut nodes: Vec<_> = choice.stay.into_iter().chain(choice.start).collect();
+            nodes.sort_unstable();
+            nodes
+        });
+    }
+}
+
+/// Nodes on which the region has a relay: those with a DaemonSet of their own; before the first of
+/// these, those that report.
+fn running(relay: &str, region: &ValidatedRegion, seen: &Surroundings) -> BTreeSet<String> {
+    let labels = names::selector(relay, &region.name);
+    let sets = seen.daemon_sets.iter().filter(|set| {
+        let is_ours = labels.iter().all(|(k, v)| set.labels().get(k) == Some(v));
+        is_ours && set.metadata.deletion_timestamp.is_none()
+    });
+    let mut nodes = BTreeSet::new();
+    for set in sets {
+        match set.annotations().get(names::NODE_ANNOTATION) {
+            Some(node) => {
+                nodes.insert(node.clone());
+            }
+            None => nodes.extend(
+                seen.relay_nodes
+                    .iter()
+                    .filter(|node| node.spec.peer_relay == relay && node.spec.region == region.name)
+                    .map(|node| node.spec.node_name.clone()),
+            ),
+        }
+    }
+    nodes
+}
+
+#[cfg(test)]
+mod tests;

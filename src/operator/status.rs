@@ -1,8 +1,8 @@
 //! The status of a PeerRelay, from what the relays and their DaemonSets say. Pure.
 
-mod endpoints;
 mod grants;
 pub mod pods;
+mod quota;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -48,6 +48,8 @@ pub const REASONS: &[&str] = &[
     "Connected",
     "NoReport",
     "NodePortPending",
+    "WithinAllowance",
+    "AllowanceExceeded",
     "Paused",
     "InvalidSpec",
     "NameTaken",
@@ -55,9 +57,6 @@ pub const REASONS: &[&str] = &[
     grants::MISSING,
     grants::TOO_BROAD,
     grants::NOT_REPORTED,
-    "Published",
-    "NoEndpoints",
-    "InvalidAnnotation",
 ];
 
 /// What status is about.
@@ -113,10 +112,7 @@ pub fn status(
         .map_or(&[][..], |status| &status.conditions);
     let mut verdicts = verdicts(&observed, outcome);
     if matches!(outcome, Outcome::Applied) {
-        verdicts.push(endpoints::published(
-            seen.nodes.iter().map(AsRef::as_ref),
-            validated,
-        ));
+        verdicts.extend(validated.and_then(quota::verdict));
     }
     PeerRelayStatus {
         observed_generation: generation,
@@ -184,18 +180,24 @@ impl Observed {
         nodes.sort_by_key(|node| node.name_any());
         let refusals: Vec<&Event> = seen.refusals.iter().map(AsRef::as_ref).collect();
         for region in validated.map_or(&[][..], |relay| &relay.regions) {
-            let mut sets = seen.daemon_sets.iter().map(AsRef::as_ref);
-            let set = sets.find(|d: &&DaemonSet| d.name_any() == region.child);
             let nodes = nodes.iter().filter(|n| n.spec.region == region.name);
             let mut summary = RegionStatus {
                 name: region.name.clone(),
                 tag: region.tag.clone(),
+                exposure: region.exposure.kind.as_str().to_owned(),
+                nodes: count(region.plan.fitting),
+                excess: count(region.plan.excess.len()),
                 ..RegionStatus::default()
             };
-            observed.waiting = observed.waiting.or_else(|| region.plan.waiting.clone());
-            observed.note_daemon_set(set, &mut summary);
-            if let Some(set) = set {
-                observed.note_pods(set, &region.name, &seen.pods, &refusals);
+            let waiting = region.plan.waiting.clone();
+            observed.waiting = observed.waiting.or(waiting);
+            for name in region.daemon_sets() {
+                let mut sets = seen.daemon_sets.iter().map(AsRef::as_ref);
+                let set = sets.find(|set: &&DaemonSet| set.name_any() == name);
+                observed.note_daemon_set(set, &mut summary);
+                if let Some(set) = set {
+                    observed.note_pods(set, &region.name, &seen.pods, &refusals);
+                }
             }
             let grant = grants::judge(&region.grant, nodes.clone().copied());
             summary.grant = grant.state;
@@ -212,19 +214,22 @@ impl Observed {
             self.rolling_out = true;
             return;
         };
-        summary.desired = status.desired_number_scheduled;
-        summary.ready = status.number_ready;
-        self.desired += summary.desired;
-        self.ready += summary.ready;
+        let (desired, ready) = (status.desired_number_scheduled, status.number_ready);
+        summary.desired += desired;
+        summary.ready += ready;
+        self.desired += desired;
+        self.ready += ready;
         let current = status.observed_generation == set.metadata.generation;
-        let updated = status.updated_number_scheduled.unwrap_or(0) == summary.desired;
-        self.rolling_out |= !current || !updated || summary.ready < summary.desired;
+        let updated = status.updated_number_scheduled.unwrap_or(0) == desired;
+        self.rolling_out |= !current || !updated || ready < desired;
     }
 
     fn note_pods(&mut self, set: &DaemonSet, region: &str, pods: &[Arc<Pod>], events: &[&Event]) {
         let of_region = |pod: &&Pod| {
             let label = pod.labels().get(names::REGION_LABEL);
-            label.is_some_and(|label| label == region)
+            let same_set =
+                pod.labels().get(names::RELAY_LABEL) == set.labels().get(names::RELAY_LABEL);
+            label.is_some_and(|label| label == region) && same_set
         };
         let mut pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).filter(of_region).collect();
         pods.sort_by_key(|pod| pod.name_any());
@@ -296,6 +301,10 @@ impl<'a> Problem<'a> {
             needs_user,
         }
     }
+}
+
+fn count(number: usize) -> i32 {
+    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {

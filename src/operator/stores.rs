@@ -7,6 +7,7 @@ use futures::Stream;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
+    policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
 use kube::{Api, Client, Resource, ResourceExt};
@@ -16,7 +17,7 @@ use kube_runtime::{
     watcher,
 };
 use serde::de::DeserializeOwned;
-use std::{fmt::Debug, hash::Hash};
+use std::{fmt::Debug, hash::Hash, sync::Arc};
 
 use super::{
     plan::Surroundings,
@@ -34,6 +35,7 @@ pub struct Stores {
     pub(super) role_bindings: Store<RoleBinding>,
     pub(super) config_maps: Store<ConfigMap>,
     pub(super) services: Store<Service>,
+    pub(super) disruption_budgets: Store<PodDisruptionBudget>,
     pub(super) daemon_sets: Store<DaemonSet>,
     /// Nodes, without what nobody looks at.
     pub(super) nodes: Store<Node>,
@@ -60,6 +62,8 @@ impl Stores {
         let (config_maps, stream) = children(client);
         let controller = controller.owns_stream(stream);
         let (services, stream) = children(client);
+        let controller = controller.owns_stream(stream);
+        let (disruption_budgets, stream) = children(client);
         let controller = controller.owns_stream(stream);
         let (daemon_sets, stream) = children(client);
         let controller = controller.owns_stream(stream);
@@ -89,6 +93,7 @@ impl Stores {
             role_bindings,
             config_maps,
             services,
+            disruption_budgets,
             daemon_sets,
             nodes,
             relay_nodes,
@@ -122,10 +127,17 @@ impl Stores {
 
     /// What the cluster has around a PeerRelay of `namespace`.
     pub fn surroundings(&self, namespace: &str) -> Surroundings {
-        let here = |service: &Service| service.metadata.namespace.as_deref() == Some(namespace);
+        fn of<K: Resource<DynamicType = ()> + Clone + 'static>(
+            store: &Store<K>,
+            namespace: &str,
+        ) -> Vec<Arc<K>> {
+            store.state_filter(|object| object.meta().namespace.as_deref() == Some(namespace))
+        }
         Surroundings {
             nodes: self.nodes.state(),
-            services: self.services.state_filter(here),
+            services: of(&self.services, namespace),
+            daemon_sets: of(&self.daemon_sets, namespace),
+            relay_nodes: of(&self.relay_nodes, namespace),
         }
     }
 
@@ -138,6 +150,7 @@ impl Stores {
             self.role_bindings.wait_until_ready(),
             self.config_maps.wait_until_ready(),
             self.services.wait_until_ready(),
+            self.disruption_budgets.wait_until_ready(),
             self.daemon_sets.wait_until_ready(),
             self.nodes.wait_until_ready(),
             self.relay_nodes.wait_until_ready(),

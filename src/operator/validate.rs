@@ -1,22 +1,29 @@
 //! From a `PeerRelay` as written to one that every builder can rely on.
 
-mod endpoints;
-
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use url::Url;
 
-pub use self::endpoints::InvalidEndpoints;
-use super::plan::Plan;
+use super::{
+    overrides::{self, OverrideError},
+    plan::Plan,
+};
 use crate::{
-    config::endpoints::EndpointsConfig,
+    config::DEFAULT_CONTROL_URL,
     crd::{
-        PeerRelay, exposure::Exposure, grants::GrantsOutput, peer_relay::Region,
+        PeerRelay,
+        exposure::Exposure,
+        grants::GrantsOutput,
+        peer_relay::{Region, Tailnet},
         placement::Placement,
+        template::Template,
     },
     grants::{Policy, RegionGrant, Selector, SelectorError},
     names,
 };
+
+/// Relays that every plan of tailscale.com may have.
+const HOSTED_ALLOWANCE: u16 = 2;
 
 /// A `PeerRelay` that can be built; the only input of builders.
 #[derive(Debug, Clone)]
@@ -41,10 +48,14 @@ pub struct ValidatedRelay {
     pub hostname_prefix: String,
     /// Whether devices are ephemeral.
     pub ephemeral: bool,
+    /// Relays in total at most.
+    pub max_relays: Option<u16>,
     /// Regions, in their order.
     pub regions: Vec<ValidatedRegion>,
     /// Where the policy is written.
     pub grants_output: GrantsOutput,
+    /// How their pods are made.
+    pub template: Template,
     /// Image of the relays.
     pub image: RelayImage,
 }
@@ -66,8 +77,19 @@ pub struct ValidatedRegion {
     pub exposure: Exposure,
     /// What the cluster decides; empty until it is asked.
     pub plan: Plan,
-    /// What its relays advertise.
-    pub endpoints: EndpointsConfig,
+}
+
+impl ValidatedRegion {
+    /// Names of the DaemonSets that run its relays.
+    pub fn daemon_sets(&self) -> Vec<String> {
+        match &self.plan.chosen {
+            None => vec![self.child.clone()],
+            Some(nodes) => nodes
+                .iter()
+                .map(|node| names::on_node(&self.child, node))
+                .collect(),
+        }
+    }
 }
 
 /// The image that relays run.
@@ -88,6 +110,9 @@ pub enum InvalidRelay {
     /// Not a URL.
     #[error("tailnet.controlURL is not a URL: {0}; write it as https://control.example.net")]
     ControlUrl(url::ParseError),
+    /// Not a patch, or one that would break relays.
+    #[error(transparent)]
+    Overrides(#[from] OverrideError),
     /// Names nobody.
     #[error("clients of region {region}: {source}")]
     Client {
@@ -108,14 +133,6 @@ pub enum InvalidRelay {
          it relay for themselves"
     )]
     OwnTag(String),
-    /// What a region's relays should advertise.
-    #[error("region {region}: {source}")]
-    Endpoints {
-        /// Name of the region.
-        region: String,
-        /// What is wrong.
-        source: InvalidEndpoints,
-    },
 }
 
 impl ValidatedRelay {
@@ -123,6 +140,13 @@ impl ValidatedRelay {
     pub fn policy(&self) -> Policy {
         Policy::new(self.regions.iter().map(|r| r.grant.clone()).collect())
     }
+}
+
+/// Relays that tailscale.com's documentation allows every plan; others document none.
+fn allowance(tailnet: &Tailnet) -> Option<u16> {
+    let url = tailnet.control_url.as_deref();
+    let is_hosted = url.is_none_or(|url| url.trim_end_matches('/') == DEFAULT_CONTROL_URL);
+    is_hosted.then_some(HOSTED_ALLOWANCE)
 }
 
 /// Checks `relay` and fills in what depends on its name.
@@ -137,10 +161,6 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         .namespace()
         .ok_or(InvalidRelay::Incomplete("namespace"))?;
     let region = |region: &Region| {
-        let endpoints = endpoints::validate(region).map_err(|source| {
-            let region = region.name.clone();
-            InvalidRelay::Endpoints { region, source }
-        })?;
         Ok(ValidatedRegion {
             name: region.name.clone(),
             tag: region.tag(),
@@ -149,11 +169,14 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             placement: region.placement.clone().unwrap_or_default(),
             exposure: region.exposure.clone().unwrap_or_default(),
             plan: Plan::default(),
-            endpoints,
         })
     };
     let regions = relay.spec.regions.iter().map(region);
     let regions = regions.collect::<Result<_, InvalidRelay>>()?;
+    let template = relay.spec.template.clone().unwrap_or_default();
+    if let Some(patch) = &template.pod_overrides {
+        overrides::check(patch)?;
+    }
     Ok(ValidatedRelay {
         owner: relay
             .controller_owner_ref(&())
@@ -168,7 +191,9 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             .clone()
             .unwrap_or_else(|| name.clone()),
         ephemeral: tailnet.ephemeral,
+        max_relays: relay.spec.max_relays.or(allowance(tailnet)),
         regions,
+        template,
         grants_output: relay.spec.grants.output,
         image: image.clone(),
         namespace,

@@ -6,10 +6,12 @@ use k8s_openapi::{
     api::{
         apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet},
         core::v1::{
-            Capabilities, ConfigMapVolumeSource, Container, ContainerPort, EmptyDirVolumeSource,
-            EnvVar, EnvVarSource, HTTPGetAction, HostPathVolumeSource, ObjectFieldSelector,
-            PodSecurityContext, PodSpec, PodTemplateSpec, Probe, ResourceRequirements,
-            SeccompProfile, SecretVolumeSource, SecurityContext, Volume, VolumeMount,
+            Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort,
+            EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, HostPathVolumeSource,
+            NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
+            ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
+            ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
+            VolumeMount,
         },
     },
     apimachinery::pkg::{
@@ -19,17 +21,47 @@ use k8s_openapi::{
     },
 };
 
-use super::{config_map, metadata};
+use super::{config_map, metadata, template};
 use crate::{
-    config::{CONFIG_KEY, DEFAULT_STATE_DIR},
+    config::DEFAULT_STATE_DIR,
+    crd::placement::Placement,
     names,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::{
+        plan::ZONE_LABEL,
+        validate::{ValidatedRegion, ValidatedRelay},
+    },
 };
 
 /// Longer than a relay drains.
 const GRACE_SECONDS: i64 = 30;
 
+/// One DaemonSet for all nodes that fit, or one for each node that was chosen.
 pub(super) fn build(
+    relay: &ValidatedRelay,
+    region: &ValidatedRegion,
+    config_checksum: &str,
+) -> Vec<DaemonSet> {
+    let everywhere = || {
+        let mut set = daemon_set(relay, region, config_checksum);
+        pod_of(&mut set).node_selector =
+            some(region.placement.node_selector.clone(), BTreeMap::is_empty);
+        pod_of(&mut set).affinity = affinity(&region.placement);
+        template::apply(&relay.template, &mut set);
+        set
+    };
+    let only_on = |node: &String| {
+        let mut set = daemon_set(relay, region, config_checksum);
+        pin(&mut set, &region.child, node);
+        template::apply(&relay.template, &mut set);
+        set
+    };
+    match &region.plan.chosen {
+        None => vec![everywhere()],
+        Some(nodes) => nodes.iter().map(only_on).collect(),
+    }
+}
+
+fn daemon_set(
     relay: &ValidatedRelay,
     region: &ValidatedRegion,
     config_checksum: &str,
@@ -67,6 +99,75 @@ pub(super) fn build(
     }
 }
 
+/// The pod of a DaemonSet of this module.
+fn pod_of(set: &mut DaemonSet) -> &mut PodSpec {
+    let spec = set.spec.get_or_insert_default();
+    spec.template.spec.get_or_insert_default()
+}
+
+/// Makes `set` that of the relay on one node.
+fn pin(set: &mut DaemonSet, child: &str, node: &str) {
+    let name = names::on_node(child, node);
+    let label = (names::RELAY_LABEL.to_owned(), name.clone());
+    let spec = set.spec.get_or_insert_default();
+    let template = spec.template.metadata.get_or_insert_default();
+    for labels in [
+        &mut spec.selector.match_labels,
+        &mut template.labels,
+        &mut set.metadata.labels,
+    ] {
+        labels.get_or_insert_default().extend([label.clone()]);
+    }
+    let by_name = NodeSelectorRequirement {
+        key: "metadata.name".to_owned(),
+        operator: "In".to_owned(),
+        values: Some(vec![node.to_owned()]),
+    };
+    let term = NodeSelectorTerm {
+        match_fields: Some(vec![by_name]),
+        match_expressions: None,
+    };
+    pod_of(set).affinity = Some(required(vec![term]));
+    let note = (names::NODE_ANNOTATION.to_owned(), node.to_owned());
+    set.metadata.annotations = Some(BTreeMap::from([note]));
+    set.metadata.name = Some(name);
+}
+
+/// What a node must be besides its labels: in one of the zones, whichever term it satisfies.
+fn affinity(placement: &Placement) -> Option<Affinity> {
+    let mut terms = placement
+        .required()
+        .map_or_else(Vec::new, |selector| selector.node_selector_terms.clone());
+    if !placement.zones.is_empty() {
+        let in_zone = NodeSelectorRequirement {
+            key: ZONE_LABEL.to_owned(),
+            operator: "In".to_owned(),
+            values: Some(placement.zones.clone()),
+        };
+        if placement.required().is_none() {
+            terms.push(NodeSelectorTerm::default());
+        }
+        for term in &mut terms {
+            let expressions = term.match_expressions.get_or_insert_default();
+            expressions.push(in_zone.clone());
+        }
+    }
+    (!terms.is_empty()).then(|| required(terms))
+}
+
+fn required(node_selector_terms: Vec<NodeSelectorTerm>) -> Affinity {
+    let selector = NodeSelector {
+        node_selector_terms,
+    };
+    Affinity {
+        node_affinity: Some(NodeAffinity {
+            required_during_scheduling_ignored_during_execution: Some(selector),
+            ..NodeAffinity::default()
+        }),
+        ..Affinity::default()
+    }
+}
+
 fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
     let placement = &region.placement;
     let on_host = region.exposure.on_host_network();
@@ -89,7 +190,6 @@ fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
         init_containers: on_host.then(|| vec![prepare_state(relay)]),
         containers: vec![container(relay, region)],
         volumes: Some(volumes(relay, region)),
-        node_selector: some(placement.node_selector.clone(), BTreeMap::is_empty),
         tolerations: some(placement.tolerations.clone(), Vec::is_empty),
         ..PodSpec::default()
     }
@@ -123,7 +223,7 @@ fn prepare_state(relay: &ValidatedRelay) -> Container {
 
 fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
     let on_host = region.exposure.on_host_network();
-    let config = format!("{}/{CONFIG_KEY}", config_map::DIR);
+    let config = format!("{}/{}", config_map::DIR, config_map::CONFIG);
     let mut security = locked_down();
     security.run_as_non_root = Some(true);
     security.run_as_user = Some(names::RELAY_USER.into());

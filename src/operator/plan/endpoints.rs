@@ -155,6 +155,7 @@ mod tests {
         let seen = Surroundings {
             nodes: nodes.iter().cloned().map(Arc::new).collect(),
             services: services.iter().cloned().map(Arc::new).collect(),
+            ..Surroundings::default()
         };
         plan(&mut relay, &seen);
         relay.regions.remove(0)

@@ -1,12 +1,221 @@
 //! Which nodes fit a placement.
 
-use k8s_openapi::api::core::v1::Node;
+use k8s_openapi::api::core::v1::{
+    Node, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
+};
+use kube::ResourceExt;
 
 use crate::crd::placement::Placement;
 
+/// Label with the zone of a node.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Taints that a DaemonSet's pods outlive whatever they say.
+const OUTLIVED: [&str; 2] = [
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/unreachable",
+];
+
+/// Zone of a node; nodes without one share the zone without a name.
+pub(super) fn zone(node: &Node) -> &str {
+    node.labels().get(ZONE_LABEL).map_or("", String::as_str)
+}
+
 /// Whether a relay of this placement may be on `node`, taints left aside.
 pub(super) fn fits(node: &Node, placement: &Placement) -> bool {
-    let labels = node.metadata.labels.as_ref();
-    let has = |(key, value): (&String, &String)| labels.and_then(|l| l.get(key)) == Some(value);
-    placement.node_selector.iter().all(has)
+    let labels = node.labels();
+    placement
+        .node_selector
+        .iter()
+        .all(|(key, value)| labels.get(key) == Some(value))
+        && (placement.zones.is_empty() || placement.zones.iter().any(|z| z == zone(node)))
+        && placement
+            .required()
+            .is_none_or(|s| s.node_selector_terms.iter().any(|term| holds(term, node)))
+}
+
+/// Whether a relay may be put onto `node`: it is neither cordoned nor about to go, and has no taint
+/// that keeps relays away.
+pub(super) fn may_start(node: &Node, placement: &Placement) -> bool {
+    let spec = node.spec.as_ref();
+    let cordoned = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
+    let keeps_away = |taint: &Taint| taint.effect != "PreferNoSchedule";
+    !cordoned && may_stay(node, placement) && !is_repelled(node, placement, keeps_away)
+}
+
+/// Whether the relay of a node may go on: cordons and most taints are for who comes.
+pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
+    let ends = |taint: &Taint| taint.effect == "NoExecute" && !OUTLIVED.contains(&&*taint.key);
+    node.metadata.deletion_timestamp.is_none()
+        && fits(node, placement)
+        && !is_repelled(node, placement, ends)
+}
+
+fn is_repelled(node: &Node, placement: &Placement, counts: impl Fn(&Taint) -> bool) -> bool {
+    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+    let tolerated = |taint: &Taint| placement.tolerations.iter().any(|t| tolerates(t, taint));
+    taints
+        .into_iter()
+        .flatten()
+        .any(|taint| counts(taint) && !tolerated(taint))
+}
+
+fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    let key = toleration.key.as_deref().unwrap_or_default();
+    let effect = toleration.effect.as_deref().unwrap_or_default();
+    let any_value = toleration.operator.as_deref() == Some("Exists");
+    let value = |value: &Option<String>| value.clone().unwrap_or_default();
+    (effect.is_empty() || effect == taint.effect)
+        && (key == taint.key || key.is_empty() && any_value)
+        && (any_value || value(&toleration.value) == value(&taint.value))
+}
+
+/// A term without requirements fits nothing, as in a pod.
+fn holds(term: &NodeSelectorTerm, node: &Node) -> bool {
+    let labels = term.match_expressions.iter().flatten();
+    let fields = term.match_fields.iter().flatten();
+    let name = node.name_any();
+    let is_empty = labels.clone().next().is_none() && fields.clone().next().is_none();
+    let label =
+        |r: &NodeSelectorRequirement| satisfies(r, node.labels().get(&r.key).map(String::as_str));
+    let field = |r: &NodeSelectorRequirement| r.key == "metadata.name" && satisfies(r, Some(&name));
+    !is_empty && labels.into_iter().all(label) && fields.into_iter().all(field)
+}
+
+fn satisfies(requirement: &NodeSelectorRequirement, found: Option<&str>) -> bool {
+    let values = requirement.values.as_deref().unwrap_or_default();
+    let listed = found.is_some_and(|found| values.iter().any(|value| value == found));
+    let numbers = || {
+        let (found, value) = (found?.parse::<i64>().ok()?, values.first()?);
+        Some((found, value.parse::<i64>().ok()?))
+    };
+    match requirement.operator.as_str() {
+        "In" => listed,
+        "NotIn" => !listed,
+        "Exists" => found.is_some(),
+        "DoesNotExist" => found.is_none(),
+        "Gt" => numbers().is_some_and(|(found, value)| found > value),
+        "Lt" => numbers().is_some_and(|(found, value)| found < value),
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    #[test]
+    fn selector_zones_and_affinity_must_all_fit() {
+        let node = node(json!({}));
+        for (placement, wanted) in [
+            (json!({}), true),
+            (json!({"nodeSelector": {"size": "8"}}), true),
+            (json!({"nodeSelector": {"size": "9"}}), false),
+            (json!({"zones": ["a", "b"]}), true),
+            (json!({"zones": ["b"]}), false),
+            (
+                json!({"zones": ["a"], "nodeSelector": {"size": "9"}}),
+                false,
+            ),
+        ] {
+            assert_eq!(fits(&node, &read(&placement)), wanted, "{placement}");
+        }
+    }
+
+    #[test]
+    fn requirements_mean_what_they_mean_in_a_pod() {
+        for (key, operator, values, wanted) in [
+            ("size", "In", json!(["4", "8"]), true),
+            ("size", "NotIn", json!(["8"]), false),
+            ("gone", "NotIn", json!(["8"]), true),
+            ("size", "Exists", json!([]), true),
+            ("gone", "Exists", json!([]), false),
+            ("gone", "DoesNotExist", json!([]), true),
+            ("size", "Gt", json!(["7"]), true),
+            ("size", "Gt", json!(["8"]), false),
+            ("size", "Lt", json!(["9"]), true),
+            ("name", "Gt", json!(["7"]), false),
+        ] {
+            let requirement = json!({"key": key, "operator": operator, "values": values});
+            let placement = affinity(&json!([{"matchExpressions": [requirement]}]));
+            assert_eq!(fits(&node(json!({})), &placement), wanted, "{requirement}");
+        }
+        let by_name = |name: &str| {
+            let field = json!({"key": "metadata.name", "operator": "In", "values": [name]});
+            affinity(&json!([{"matchFields": [field]}]))
+        };
+        assert!(fits(&node(json!({})), &by_name("n1")));
+        assert!(!fits(&node(json!({})), &by_name("n2")));
+        assert!(!fits(&node(json!({})), &affinity(&json!([{}]))));
+    }
+
+    #[test]
+    fn cordons_and_taints_are_for_who_comes() {
+        let tolerant = json!({"tolerations": [{"key": "k", "operator": "Exists"}]});
+        let taint =
+            |effect: &str| json!({"taints": [{"key": "k", "value": "v", "effect": effect}]});
+        let unreachable = json!({"taints": [
+            {"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"},
+        ]});
+        for (spec, placement, start, stay) in [
+            (json!({}), json!({}), true, true),
+            (json!({"unschedulable": true}), json!({}), false, true),
+            (taint("NoSchedule"), json!({}), false, true),
+            (taint("NoSchedule"), tolerant.clone(), true, true),
+            (taint("NoExecute"), json!({}), false, false),
+            (taint("NoExecute"), tolerant, true, true),
+            (taint("PreferNoSchedule"), json!({}), true, true),
+            (unreachable, json!({}), false, true),
+        ] {
+            let (node, placement) = (node(spec.clone()), read(&placement));
+            assert_eq!(may_start(&node, &placement), start, "start: {spec}");
+            assert_eq!(may_stay(&node, &placement), stay, "stay: {spec}");
+        }
+    }
+
+    #[test]
+    fn tolerations_mean_what_they_mean_in_a_pod() {
+        let taint = Taint {
+            key: "k".into(),
+            value: Some("v".into()),
+            effect: "NoSchedule".into(),
+            time_added: None,
+        };
+        for (toleration, wanted) in [
+            (json!({"operator": "Exists"}), true),
+            (json!({"key": "k", "operator": "Exists"}), true),
+            (json!({"key": "k", "value": "v"}), true),
+            (
+                json!({"key": "k", "operator": "Equal", "value": "w"}),
+                false,
+            ),
+            (
+                json!({"key": "k", "value": "v", "effect": "NoExecute"}),
+                false,
+            ),
+            (json!({"value": "v"}), false),
+        ] {
+            let read: Toleration = serde_json::from_value(toleration.clone()).unwrap();
+            assert_eq!(tolerates(&read, &taint), wanted, "{toleration}");
+        }
+    }
+
+    fn node(spec: Value) -> Node {
+        let labels = json!({"size": "8", "name": "x", ZONE_LABEL: "a"});
+        let node = json!({"metadata": {"name": "n1", "labels": labels}, "spec": spec});
+        serde_json::from_value(node).unwrap()
+    }
+
+    fn read(placement: &Value) -> Placement {
+        serde_json::from_value(placement.clone()).unwrap()
+    }
+
+    fn affinity(terms: &Value) -> Placement {
+        let required = json!({"nodeSelectorTerms": terms});
+        let affinity = json!({"requiredDuringSchedulingIgnoredDuringExecution": required});
+        read(&json!({"affinity": {"nodeAffinity": affinity}}))
+    }
 }

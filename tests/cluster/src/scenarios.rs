@@ -2,13 +2,13 @@
 
 mod admission;
 mod clients;
-mod endpoints;
 mod exposure;
 mod grants;
 mod hostile;
 mod operator;
 mod paths;
 mod reasons;
+mod regions;
 mod secrets;
 mod standalone;
 mod underlay;
@@ -41,7 +41,6 @@ pub fn all() -> Vec<Scenario> {
     let groups = [
         paths::scenarios(),
         clients::scenarios(),
-        endpoints::scenarios(),
         underlay::scenarios(),
         hostile::scenarios(),
         secrets::scenarios(),
@@ -50,6 +49,7 @@ pub fn all() -> Vec<Scenario> {
         admission::scenarios(),
         operator::scenarios(),
         exposure::scenarios(),
+        regions::scenarios(),
         standalone::scenarios(),
     ];
     groups.into_iter().flatten().collect()

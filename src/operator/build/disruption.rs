@@ -1,0 +1,35 @@
+//! How many relays of a region may be evicted at a time: one.
+
+use k8s_openapi::{
+    api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},
+    apimachinery::pkg::{apis::meta::v1::LabelSelector, util::intstr::IntOrString},
+};
+
+use super::metadata;
+use crate::{
+    names,
+    operator::validate::{ValidatedRegion, ValidatedRelay},
+};
+
+/// A budget, for a region of several relays: with one, it would only keep nodes from being drained.
+pub(super) fn build(
+    relay: &ValidatedRelay,
+    region: &ValidatedRegion,
+) -> Option<PodDisruptionBudget> {
+    let chosen = region.plan.chosen.as_ref().map(Vec::len);
+    let relays = i32::try_from(chosen.unwrap_or(region.plan.fitting)).unwrap_or(i32::MAX);
+    (relays > 1).then(|| PodDisruptionBudget {
+        metadata: metadata(relay, region),
+        spec: Some(PodDisruptionBudgetSpec {
+            // Kubernetes counts the pods of DaemonSets for this form only.
+            min_available: Some(IntOrString::Int(relays - 1)),
+            selector: Some(LabelSelector {
+                match_labels: Some(names::selector(&relay.name, &region.name)),
+                match_expressions: None,
+            }),
+            unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
+            ..PodDisruptionBudgetSpec::default()
+        }),
+        status: None,
+    })
+}
