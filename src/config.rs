@@ -1,7 +1,8 @@
 //! The relay's configuration: rendered by the operator, parsed by the relay, and the same by hand.
 
+pub mod endpoints;
+
 use std::{
-    collections::BTreeMap,
     net::SocketAddr,
     num::NonZero,
     path::{Path, PathBuf},
@@ -10,12 +11,16 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
+use self::endpoints::EndpointsConfig;
+
 /// Port that relays listen on when nothing else is said; the one the setup guides use.
 pub const DEFAULT_PORT: u16 = 40_000;
 /// Port of `/metrics`, `/healthz` and `/readyz`.
 pub const DEFAULT_METRICS_PORT: u16 = 9_440;
 /// Control server of tailscale.com.
 pub const DEFAULT_CONTROL_URL: &str = "https://controlplane.tailscale.com";
+/// Key of the configuration in its ConfigMap, and name of its file.
+pub const CONFIG_KEY: &str = "relay.yaml";
 /// Directory in which a relay keeps its identity.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/peerrelay";
 
@@ -54,15 +59,9 @@ pub struct RelayConfig {
     /// Threads that forward; one for each core, up to 8, when nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZero<usize>>,
-    /// Addresses to advertise before all others.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub static_endpoints: Vec<SocketAddr>,
-    /// Addresses to advertise before those, by the name of the Kubernetes node.
-    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
-    pub node_endpoints: BTreeMap<String, Vec<SocketAddr>>,
-    /// Whether addresses of network interfaces are advertised too; they are unless this is false.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub advertise_interfaces: Option<bool>,
+    /// Addresses to advertise; a change takes effect without a restart.
+    #[serde(skip_serializing_if = "is_default")]
+    pub endpoints: EndpointsConfig,
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_addr: Option<SocketAddr>,
@@ -146,15 +145,7 @@ impl RelayConfig {
             ephemeral: self.ephemeral.or(lower.ephemeral),
             port: self.port.or(lower.port),
             threads: self.threads.or(lower.threads),
-            static_endpoints: match self.static_endpoints {
-                own if own.is_empty() => lower.static_endpoints,
-                own => own,
-            },
-            node_endpoints: match self.node_endpoints {
-                own if own.is_empty() => lower.node_endpoints,
-                own => own,
-            },
-            advertise_interfaces: self.advertise_interfaces.or(lower.advertise_interfaces),
+            endpoints: self.endpoints.over(lower.endpoints),
             metrics_addr: self.metrics_addr.or(lower.metrics_addr),
             region: self.region.or(lower.region),
             max_sessions: self.max_sessions.or(lower.max_sessions),
@@ -162,6 +153,10 @@ impl RelayConfig {
             report: self.report.or(lower.report),
         }
     }
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 #[cfg(test)]
@@ -175,7 +170,10 @@ mod tests {
         let config = RelayConfig {
             control_url: Some(Url::parse("https://control.example.net").unwrap()),
             tags: vec!["tag:relay-office".into()],
-            static_endpoints: vec!["[2001:db8::1]:40000".parse().unwrap()],
+            endpoints: EndpointsConfig {
+                fixed: vec!["[2001:db8::1]:40000".parse().unwrap()],
+                ..Default::default()
+            },
             report: Some(ReportConfig {
                 peer_relay: "edge".into(),
                 region: "office".into(),

@@ -10,6 +10,7 @@
     reason = "the derive repeats each type inside of a function"
 )]
 
+pub mod endpoints;
 pub mod exposure;
 pub mod grants;
 pub mod peer_relay;

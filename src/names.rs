@@ -18,6 +18,8 @@ pub const REGION_LABEL: &str = "peerrelay.dev/region";
 pub const APPLIED_ANNOTATION: &str = "peerrelay.dev/applied";
 /// Annotation on pods with a checksum of their configuration: a change rolls them out.
 pub const CONFIG_ANNOTATION: &str = "peerrelay.dev/config";
+/// Annotation on nodes: endpoints of the relay there, separated by commas.
+pub const STATIC_ENDPOINTS_ANNOTATION: &str = "peerrelay.dev/static-endpoints";
 /// Label of a relay that has a DaemonSet of its own; the value is the DaemonSet's name.
 pub const RELAY_LABEL: &str = "peerrelay.dev/relay";
 /// Annotation of such a DaemonSet: the node that it is for.

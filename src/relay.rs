@@ -4,6 +4,7 @@ pub mod addresses;
 pub mod grant;
 pub mod metrics;
 pub mod options;
+pub mod reload;
 pub mod report;
 pub mod shard;
 pub mod socket;
@@ -16,10 +17,12 @@ use anyhow::{Context, anyhow};
 use tokio::{sync::watch, time::sleep};
 
 use self::{
+    addresses::Keeper,
     options::RelayOptions,
+    reload::Live,
     report::Reporter,
-    shard::{PortState, ShardHandle, ShardOptions},
-    state::{Problem, Reason, RelayState},
+    shard::{ShardHandle, ShardOptions},
+    state::RelayState,
     tailnet::{Dialer, Identity, Tailnet},
 };
 use crate::{
@@ -27,8 +30,6 @@ use crate::{
     supervisor::Supervisor,
 };
 
-/// How often interfaces and sessions are looked at.
-const TICK: Duration = Duration::from_secs(10);
 /// Longest time between a stop signal and the end, while sessions are open.
 const DRAIN: Duration = Duration::from_secs(10);
 
@@ -49,13 +50,18 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     });
     let server = admin::bind(options.metrics_addr, probes(&options, &shard, &state)).await?;
     supervisor.spawn("metrics server", server);
-    let refresh = keep_current(
-        options.static_endpoints.clone(),
-        options.advertise_interfaces,
-        shard.clone(),
-        state.clone(),
-    );
-    supervisor.spawn("endpoints", refresh);
+    let (live, changes) = watch::channel(Live {
+        endpoints: options.endpoints.clone(),
+    });
+    let reload = options.reload.clone().follow(options.report.clone(), live);
+    supervisor.spawn("configuration", reload);
+    let keeper = Keeper {
+        live: changes,
+        node: options.node_name.clone(),
+        shard: shard.clone(),
+        state: state.clone(),
+    };
+    supervisor.spawn("endpoints", keeper.run());
     if options.tailnet.control_url.scheme() == "http" {
         tracing::warn!("control is reached without TLS: only for a network that you trust");
     }
@@ -63,7 +69,7 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     let (version, port) = (env!("CARGO_PKG_VERSION"), options.port);
     tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");
     if let Some(report) = options.report {
-        let reporter = Reporter::new(report, options.static_endpoints).await?;
+        let reporter = Reporter::new(report).await?;
         supervisor.spawn("report", reporter.run(state.subscribe()));
     }
     let tailnet = Tailnet::new(
@@ -122,52 +128,6 @@ fn probes(
                 .unwrap_or_default();
             Err(format!("not ready, missing: {missing}{problem}"))
         }),
-    }
-}
-
-/// Keeps the advertised addresses and what is shown of the port and the sessions current.
-async fn keep_current(
-    fixed: Vec<std::net::SocketAddr>,
-    interfaces: bool,
-    shard: ShardHandle,
-    state: watch::Sender<RelayState>,
-) -> anyhow::Result<()> {
-    let mut port = shard.port();
-    loop {
-        let (bound, problem) = match &*port.borrow_and_update() {
-            PortState::Binding => (None, None),
-            PortState::Bound(port) => (Some(*port), None),
-            PortState::Failed(problem) => (None, Some(problem.clone())),
-        };
-        let found = match interfaces {
-            true => tokio::task::spawn_blocking(addresses::interfaces).await?,
-            false => Vec::new(),
-        };
-        let endpoints =
-            bound.map_or_else(Vec::new, |port| addresses::advertised(&fixed, &found, port));
-        let sessions = shard.snapshot().await.sessions;
-        state.send_if_modified(|state| {
-            let before = state.clone();
-            if endpoints != before.endpoints {
-                tracing::info!(?endpoints, "advertised addresses");
-                shard.set_addresses(endpoints.clone());
-            }
-            let problem = problem.map(|p| Problem::new(Reason::PortUnavailable, p.to_string()));
-            if problem != before.port_problem
-                && let Some(problem) = &problem
-            {
-                tracing::warn!(error = problem.message, "UDP port not bound");
-            }
-            state.port = bound;
-            state.port_problem = problem;
-            state.endpoints = endpoints;
-            state.sessions = sessions;
-            *state != before
-        });
-        tokio::select! {
-            () = sleep(TICK) => {}
-            changed = port.changed() => changed.context("the data path has ended")?,
-        }
     }
 }
 

@@ -9,8 +9,12 @@ use super::endpoint;
 use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
+        endpoints::{EndpointsConfig, StaticEndpoint},
     },
-    relay::options::{Environment, RelayOptions},
+    relay::{
+        options::{Environment, RelayOptions},
+        reload::Reload,
+    },
 };
 
 /// Flags win over the environment, which wins over the file, which wins over defaults.
@@ -55,9 +59,14 @@ pub(super) struct RelayArgs {
     /// Threads that forward [default: one for each core, up to 8]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_THREADS")]
     threads: Option<NonZero<usize>>,
-    /// Address to advertise before all others; may be repeated, or separated by commas
-    #[arg(long = "static-endpoint", value_name = "IP:PORT", env = "PEERRELAY_STATIC_ENDPOINTS", value_delimiter = ',', value_parser = endpoint)]
-    static_endpoints: Vec<SocketAddr>,
+    /// Address or name to advertise before all others; may be repeated, or separated by commas
+    #[arg(
+        long = "static-endpoint",
+        value_name = "HOST:PORT",
+        env = "PEERRELAY_STATIC_ENDPOINTS",
+        value_delimiter = ','
+    )]
+    static_endpoints: Vec<StaticEndpoint>,
     /// Where to serve /metrics, /healthz and /readyz
     #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", value_parser = endpoint, help = format!("Where to serve /metrics, /healthz and /readyz [default: 127.0.0.1:{DEFAULT_METRICS_PORT}]"))]
     metrics_addr: Option<SocketAddr>,
@@ -82,7 +91,10 @@ impl RelayArgs {
             ephemeral: self.ephemeral,
             port: self.port,
             threads: self.threads,
-            static_endpoints: self.static_endpoints,
+            endpoints: EndpointsConfig {
+                fixed: self.static_endpoints,
+                ..EndpointsConfig::default()
+            },
             metrics_addr: self.metrics_addr,
             ..RelayConfig::default()
         };
@@ -93,6 +105,12 @@ impl RelayArgs {
                 .ok()
                 .map(|n| n.trim().into()),
         };
-        Ok(RelayOptions::new(flags.over(file), environment)?)
+        let flags_alone = flags.endpoints.clone();
+        let mut options = RelayOptions::new(flags.over(file), environment)?;
+        options.reload = Reload {
+            file: self.config,
+            over: flags_alone,
+        };
+        Ok(options)
     }
 }

@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    endpoints::Endpoints,
     exposure::Exposure,
     grants::{GrantState, Grants, GrantsStatus},
     placement::Placement,
@@ -148,6 +149,9 @@ pub struct Region {
     /// How clients reach these relays; on the network of their nodes when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposure: Option<Exposure>,
+    /// Addresses that clients are told to send to; those of the node's interfaces when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub endpoints: Option<Endpoints>,
 }
 
 impl Region {
@@ -184,7 +188,8 @@ pub struct PeerRelayStatus {
     /// Generation of the spec that this status is about; -1 before the first look.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable, GrantsInForce; `docs/conditions.md` has
+    /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable, GrantsInForce,
+    /// EndpointsPublished; `docs/conditions.md` has
     /// the reasons and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]

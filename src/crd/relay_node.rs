@@ -133,6 +133,14 @@ pub struct Endpoint {
 pub enum EndpointSource {
     /// Given in the configuration.
     Static,
+    /// Leads through a Service or a load balancer.
+    Service,
+    /// `ExternalIP` of the node.
+    #[serde(rename = "NodeExternalIP")]
+    NodeExternalIp,
+    /// `InternalIP` of the node.
+    #[serde(rename = "NodeInternalIP")]
+    NodeInternalIp,
     /// An address of a network interface.
     Interface,
 }

@@ -1,6 +1,7 @@
 //! What the cluster decides about a PeerRelay: nodes, and the addresses that lead to its relays.
 //! Pure: from what watches have seen to a plan that builders carry out.
 
+mod addresses;
 mod choose;
 mod endpoints;
 mod fit;
@@ -48,6 +49,8 @@ pub struct Plan {
     pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
     /// Relays are not started before this is there.
     pub waiting: Option<Waiting>,
+    /// Nodes whose annotation with endpoints cannot be read.
+    pub bad_annotations: BTreeSet<String>,
 }
 
 /// What a region waits for.
@@ -67,6 +70,7 @@ pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
             Ok(endpoints) => region.plan.endpoints = endpoints,
             Err(waiting) => region.plan.waiting = Some(waiting),
         }
+        addresses::complete(region, seen);
     }
 }
 

@@ -1,5 +1,6 @@
 //! The status of a PeerRelay, from what the relays and their DaemonSets say. Pure.
 
+mod endpoints;
 mod grants;
 pub mod pods;
 mod quota;
@@ -57,6 +58,9 @@ pub const REASONS: &[&str] = &[
     grants::MISSING,
     grants::TOO_BROAD,
     grants::NOT_REPORTED,
+    "Published",
+    "NoEndpoints",
+    "InvalidAnnotation",
 ];
 
 /// What status is about.
@@ -112,6 +116,10 @@ pub fn status(
         .map_or(&[][..], |status| &status.conditions);
     let mut verdicts = verdicts(&observed, outcome);
     if matches!(outcome, Outcome::Applied) {
+        verdicts.push(endpoints::published(
+            seen.nodes.iter().map(AsRef::as_ref),
+            validated,
+        ));
         verdicts.extend(validated.and_then(quota::verdict));
     }
     PeerRelayStatus {

@@ -1,15 +1,18 @@
 //! From a `PeerRelay` as written to one that every builder can rely on.
 
+mod endpoints;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use url::Url;
 
+pub use self::endpoints::InvalidEndpoints;
 use super::{
     overrides::{self, OverrideError},
     plan::Plan,
 };
 use crate::{
-    config::DEFAULT_CONTROL_URL,
+    config::{DEFAULT_CONTROL_URL, endpoints::EndpointsConfig},
     crd::{
         PeerRelay,
         exposure::Exposure,
@@ -77,6 +80,8 @@ pub struct ValidatedRegion {
     pub exposure: Exposure,
     /// What the cluster decides; empty until it is asked.
     pub plan: Plan,
+    /// What its relays advertise.
+    pub endpoints: EndpointsConfig,
 }
 
 impl ValidatedRegion {
@@ -133,6 +138,14 @@ pub enum InvalidRelay {
          it relay for themselves"
     )]
     OwnTag(String),
+    /// What a region's relays should advertise.
+    #[error("region {region}: {source}")]
+    Endpoints {
+        /// Name of the region.
+        region: String,
+        /// What is wrong.
+        source: InvalidEndpoints,
+    },
 }
 
 impl ValidatedRelay {
@@ -161,6 +174,10 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         .namespace()
         .ok_or(InvalidRelay::Incomplete("namespace"))?;
     let region = |region: &Region| {
+        let endpoints = endpoints::validate(region).map_err(|source| {
+            let region = region.name.clone();
+            InvalidRelay::Endpoints { region, source }
+        })?;
         Ok(ValidatedRegion {
             name: region.name.clone(),
             tag: region.tag(),
@@ -169,6 +186,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             placement: region.placement.clone().unwrap_or_default(),
             exposure: region.exposure.clone().unwrap_or_default(),
             plan: Plan::default(),
+            endpoints,
         })
     };
     let regions = relay.spec.regions.iter().map(region);

@@ -1,93 +1,95 @@
-//! Which addresses a relay advertises.
+//! Which addresses a relay advertises: what it is told, then what it finds, in one order.
 
-use std::net::{IpAddr, SocketAddr};
+mod interfaces;
+mod keeper;
+mod names;
 
-use ipnet::IpNet;
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
 
-/// Interfaces of container networks, by the beginning of their names: their addresses mean nothing
-/// outside the node.
-const CONTAINER_INTERFACES: &[&str] = &[
-    "cni",
-    "docker",
-    "veth",
-    "cali",
-    "cilium",
-    "lxc",
-    "flannel",
-    "kube-",
-    "br-",
-    "nodelocaldns",
-];
-/// Addresses of the tailnet itself (`tsaddr.CGNATRange`, `tsaddr.TailscaleULARange`): a path
-/// through the tunnel that the path is for.
-const TAILNET: [&str; 2] = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"];
-/// Most addresses; a client tries each, and an answer must fit a DERP packet.
-const MOST: usize = 16;
+pub use self::{interfaces::InterfaceAddress, keeper::Keeper};
+use crate::{
+    config::endpoints::{Discover, EndpointsConfig, StaticEndpoint},
+    crd::relay_node::EndpointSource,
+};
 
-/// An address of a network interface.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InterfaceAddress {
-    /// Name of the interface.
-    pub interface: String,
-    /// The address.
-    pub ip: IpAddr,
+/// An address that clients are told to try, and where it comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Advertised {
+    /// Where clients send to.
+    pub address: SocketAddr,
+    /// Who says so.
+    pub source: EndpointSource,
 }
 
-/// Addresses to advertise: the static ones in their order, then those of interfaces with the bound
-/// port, IPv4 first. Without duplicates, 16 at most.
+/// What the sources have found so far.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Last known addresses of the names among the static endpoints.
+    pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// Addresses of network interfaces.
+    pub interfaces: Vec<InterfaceAddress>,
+}
+
+/// Addresses to advertise by a relay on `node` that is bound to `port`: the static ones in their
+/// order, those of a Service, then those of each source in the order of the sources, IPv4 first. Without duplicates,
+/// and no more than the configuration allows.
 pub fn advertised(
-    fixed: &[SocketAddr],
-    interfaces: &[InterfaceAddress],
+    config: &EndpointsConfig,
+    node: Option<&str>,
+    found: &Found,
     port: u16,
-) -> Vec<SocketAddr> {
-    let tailnet = TAILNET.map(|net| net.parse::<IpNet>().expect("constant networks are valid"));
-    let mut found: Vec<SocketAddr> = interfaces
-        .iter()
-        .filter(|address| is_reachable(address, &tailnet))
-        .map(|address| SocketAddr::new(address.ip, port))
-        .collect();
-    found.sort_by_key(SocketAddr::is_ipv6);
-    let mut all = Vec::new();
-    for address in fixed.iter().chain(&found) {
-        if !all.contains(address) {
-            all.push(*address);
+) -> Vec<Advertised> {
+    let mut all: Vec<Advertised> = Vec::new();
+    let mut add = |address: SocketAddr, source| {
+        if all.iter().all(|known| known.address != address) {
+            all.push(Advertised { address, source });
+        }
+    };
+    for endpoint in config.fixed_on(node) {
+        match endpoint {
+            StaticEndpoint::Address(address) => add(address, EndpointSource::Static),
+            StaticEndpoint::Name { host, port } => {
+                for ip in found.names.get(&host).into_iter().flatten() {
+                    add(SocketAddr::new(*ip, port), EndpointSource::Static);
+                }
+            }
         }
     }
-    all.truncate(MOST);
+    let own = node.and_then(|name| config.nodes.get(name));
+    for address in own.iter().flat_map(|own| &own.assigned) {
+        add(*address, EndpointSource::Service);
+    }
+    let with_port = |ips: &[IpAddr]| -> Vec<SocketAddr> {
+        ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect()
+    };
+    for source in config.sources() {
+        let (mut addresses, source) = match source {
+            Discover::NodeExternalIp => (
+                own.map_or_else(Vec::new, |own| with_port(&own.external_ips)),
+                EndpointSource::NodeExternalIp,
+            ),
+            Discover::NodeInternalIp => (
+                own.map_or_else(Vec::new, |own| with_port(&own.internal_ips)),
+                EndpointSource::NodeInternalIp,
+            ),
+            Discover::Interface => (of_interfaces(found, port), EndpointSource::Interface),
+        };
+        addresses.retain(|address| config.admits(address.ip()));
+        addresses.sort_by_key(SocketAddr::is_ipv6);
+        addresses
+            .into_iter()
+            .for_each(|address| add(address, source));
+    }
+    all.truncate(config.most());
     all
 }
 
-/// Addresses of all interfaces that are up; empty, with a warning, when the system does not say.
-pub fn interfaces() -> Vec<InterfaceAddress> {
-    match if_addrs::get_if_addrs() {
-        Ok(list) => {
-            let address = |i: if_addrs::Interface| InterfaceAddress {
-                ip: i.ip(),
-                interface: i.name,
-            };
-            list.into_iter().map(address).collect()
-        }
-        Err(error) => {
-            tracing::warn!(%error, "failed to list network interfaces");
-            Vec::new()
-        }
-    }
-}
-
-fn is_reachable(address: &InterfaceAddress, tailnet: &[IpNet]) -> bool {
-    let InterfaceAddress { interface, ip } = address;
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !ip.is_loopback()
-        && !ip.is_unspecified()
-        && !ip.is_multicast()
-        && !link_local
-        && !tailnet.iter().any(|net| net.contains(ip))
-        && !CONTAINER_INTERFACES
-            .iter()
-            .any(|prefix| interface.starts_with(prefix))
+fn of_interfaces(found: &Found, port: u16) -> Vec<SocketAddr> {
+    let usable = found.interfaces.iter().filter(|i| i.is_reachable());
+    usable.map(|i| SocketAddr::new(i.ip, port)).collect()
 }
 
 #[cfg(test)]
@@ -103,34 +105,99 @@ mod tests {
         }
     }
 
+    fn found() -> Found {
+        Found {
+            names: BTreeMap::from([(
+                "relay.example.net".into(),
+                vec![
+                    "203.0.113.7".parse().unwrap(),
+                    "2001:db8::7".parse().unwrap(),
+                ],
+            )]),
+            interfaces: vec![on("eth0", "2001:db8::1"), on("eth0", "192.0.2.1")],
+        }
+    }
+
+    fn addresses(config: &str, node: Option<&str>) -> Vec<String> {
+        let config: EndpointsConfig = serde_yaml::from_str(config).unwrap();
+        let all = advertised(&config, node, &found(), 4000);
+        all.iter().map(|a| a.address.to_string()).collect()
+    }
+
     #[test]
     fn static_endpoints_come_first_then_ipv4_then_ipv6() {
-        let fixed = [
-            "203.0.113.10:40000".parse().unwrap(),
-            "192.0.2.1:4000".parse().unwrap(),
-        ];
-        let interfaces = [on("eth0", "2001:db8::1"), on("eth0", "192.0.2.1")];
-        let all = advertised(&fixed, &interfaces, 4000);
-        let texts: Vec<_> = all.iter().map(ToString::to_string).collect();
+        let config = "{static: ['relay.example.net:4001', '203.0.113.10:40000', '192.0.2.1:4000']}";
         assert_eq!(
-            texts,
-            ["203.0.113.10:40000", "192.0.2.1:4000", "[2001:db8::1]:4000"]
+            addresses(config, None),
+            [
+                "203.0.113.7:4001",
+                "[2001:db8::7]:4001",
+                "203.0.113.10:40000",
+                "192.0.2.1:4000",
+                "[2001:db8::1]:4000",
+            ]
         );
     }
 
     #[test]
-    fn addresses_that_clients_cannot_reach_are_left_out() {
-        let interfaces = [
-            on("lo", "127.0.0.1"),
-            on("lo", "::1"),
-            on("eth0", "169.254.3.4"),
-            on("eth0", "fe80::1"),
-            on("cni0", "10.244.1.1"),
-            on("veth12ab", "10.244.1.9"),
-            on("docker0", "172.17.0.1"),
-            on("tailscale0", "100.100.1.2"),
-            on("tailscale0", "fd7a:115c:a1e0::1"),
-        ];
-        assert!(advertised(&[], &interfaces, 4000).is_empty());
+    fn static_only_discovers_nothing_and_a_node_has_its_own() {
+        let config = "{advertise: StaticOnly, static: ['203.0.113.10:40000'], \
+                      nodes: {n1: {static: ['198.51.100.1:7']}}}";
+        assert_eq!(addresses(config, Some("n2")), ["203.0.113.10:40000"]);
+        assert_eq!(
+            addresses(config, Some("n1")),
+            ["198.51.100.1:7", "203.0.113.10:40000"]
+        );
+    }
+
+    #[test]
+    fn networks_filter_what_is_discovered_and_not_what_is_told() {
+        let config = "{static: ['192.0.2.1:7'], exclude: [192.0.2.0/24]}";
+        assert_eq!(
+            addresses(config, None),
+            ["192.0.2.1:7", "[2001:db8::1]:4000"]
+        );
+        assert_eq!(
+            addresses("{include: [192.0.2.0/24]}", None),
+            ["192.0.2.1:4000"]
+        );
+    }
+
+    #[test]
+    fn sources_are_used_in_the_order_in_which_they_are_named() {
+        let node = "nodes: {n1: {assigned: ['203.0.113.1:31000'], externalIPs: [203.0.113.2], \
+                    internalIPs: [10.0.0.1, 192.0.2.1]}}";
+        assert_eq!(
+            addresses(&format!("{{{node}}}"), Some("n1")),
+            [
+                "203.0.113.1:31000",
+                "203.0.113.2:4000",
+                "192.0.2.1:4000",
+                "[2001:db8::1]:4000"
+            ]
+        );
+        assert_eq!(
+            addresses(
+                &format!("{{{node}, discover: [Interface, NodeInternalIP]}}"),
+                Some("n1")
+            ),
+            [
+                "203.0.113.1:31000",
+                "192.0.2.1:4000",
+                "[2001:db8::1]:4000",
+                "10.0.0.1:4000"
+            ]
+        );
+        let alone = addresses(&format!("{{{node}, discover: []}}"), Some("n1"));
+        assert_eq!(alone, ["203.0.113.1:31000"]);
+    }
+
+    #[test]
+    fn no_more_than_the_maximum_is_advertised_static_ones_first() {
+        let config = "{static: ['203.0.113.10:40000'], max: 2}";
+        assert_eq!(
+            addresses(config, None),
+            ["203.0.113.10:40000", "192.0.2.1:4000"]
+        );
     }
 }

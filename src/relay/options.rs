@@ -10,12 +10,13 @@ use relay_proto::Config;
 use url::Url;
 
 use super::{
+    reload::Reload,
     shard::default_threads,
     tailnet::{AuthKey, TailnetConfig},
 };
 use crate::config::{
     DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
-    ReportConfig,
+    ReportConfig, endpoints::EndpointsConfig,
 };
 
 /// Longest DNS label (RFC 1035), so the longest device name.
@@ -34,10 +35,12 @@ pub struct RelayOptions {
     pub port: u16,
     /// Threads of the data path.
     pub threads: usize,
-    /// Addresses to advertise first.
-    pub static_endpoints: Vec<SocketAddr>,
-    /// Whether addresses of interfaces follow.
-    pub advertise_interfaces: bool,
+    /// Addresses to advertise, until the configuration says something else.
+    pub endpoints: EndpointsConfig,
+    /// Name of the Kubernetes node.
+    pub node_name: Option<String>,
+    /// Where the configuration is read again.
+    pub reload: Reload,
     /// Where metrics and probes are served.
     pub metrics_addr: SocketAddr,
     /// Region, for metrics.
@@ -62,9 +65,6 @@ pub enum OptionsError {
     /// Both ways at once.
     #[error("auth key is given twice: use either --auth-key-file or PEERRELAY_AUTH_KEY")]
     TwoAuthKeys,
-    /// An address that no client can send to.
-    #[error("static endpoint {0} must be an address and a port that clients can reach")]
-    StaticEndpoint(SocketAddr),
 }
 
 /// What the environment says besides the configuration.
@@ -93,17 +93,6 @@ impl RelayOptions {
         if let Some(tag) = config.tags.iter().find(|tag| !is_tag(tag)) {
             return Err(OptionsError::Tag(tag.clone()));
         }
-        let unusable =
-            |e: &&SocketAddr| e.port() == 0 || e.ip().is_unspecified() || e.ip().is_multicast();
-        let node = environment.node_name.as_ref();
-        let mut static_endpoints = node
-            .and_then(|node| config.node_endpoints.get(node))
-            .cloned()
-            .unwrap_or_default();
-        static_endpoints.extend(&config.static_endpoints);
-        if let Some(endpoint) = static_endpoints.iter().find(unusable) {
-            return Err(OptionsError::StaticEndpoint(*endpoint));
-        }
         let hostname = hostname(&config, &environment);
         let auth_key = match (config.auth_key_file, environment.auth_key) {
             (Some(_), Some(_)) => return Err(OptionsError::TwoAuthKeys),
@@ -124,8 +113,9 @@ impl RelayOptions {
             state_dir: config.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
             port: config.port.unwrap_or(DEFAULT_PORT),
             threads: config.threads.map_or_else(default_threads, NonZero::get),
-            static_endpoints,
-            advertise_interfaces: config.advertise_interfaces.unwrap_or(true),
+            endpoints: config.endpoints,
+            node_name: environment.node_name,
+            reload: Reload::default(),
             metrics_addr: config.metrics_addr.unwrap_or_else(|| {
                 SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_METRICS_PORT)
             }),
@@ -197,38 +187,12 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_of_other_nodes_are_not_advertised() {
-        let at = |port| vec![SocketAddr::from(([192, 0, 2, 1], port))];
-        let config = RelayConfig {
-            node_endpoints: [("N1.example".into(), at(1)), ("n2".into(), at(2))].into(),
-            static_endpoints: at(3),
-            ..Default::default()
-        };
-        let ports: Vec<_> = options(config)
-            .unwrap()
-            .static_endpoints
-            .iter()
-            .map(SocketAddr::port)
-            .collect();
-        assert_eq!(ports, [1, 3]);
-    }
-
-    #[test]
     fn what_cannot_work_is_refused_with_the_fix() {
         let tag = RelayConfig {
             tags: vec!["office".into()],
             ..Default::default()
         };
         assert_eq!(options(tag).err(), Some(OptionsError::Tag("office".into())));
-        let endpoint = "0.0.0.0:40000".parse().unwrap();
-        let config = RelayConfig {
-            static_endpoints: vec![endpoint],
-            ..Default::default()
-        };
-        assert_eq!(
-            options(config).err(),
-            Some(OptionsError::StaticEndpoint(endpoint))
-        );
         let url = Url::parse("ftp://control.example.net").unwrap();
         let config = RelayConfig {
             control_url: Some(url.clone()),

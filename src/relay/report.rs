@@ -1,6 +1,6 @@
 //! In Kubernetes: keeps the pod's `RelayNode`, from which the operator learns how this relay does.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use anyhow::Context;
 use k8s_openapi::{
@@ -17,13 +17,13 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{grant::GrantView, state::RelayState};
+use super::{addresses::Advertised, grant::GrantView, state::RelayState};
 use crate::{
     config::ReportConfig,
     crd::{
         RelayNode, RelayNodeSpec, RelayNodeStatus,
         grants::{GrantReport, GrantSource},
-        relay_node::{Endpoint, EndpointSource, NodeTailnet, Sessions},
+        relay_node::{Endpoint, NodeTailnet, Sessions},
     },
     names,
 };
@@ -41,7 +41,6 @@ const RETRY: Duration = Duration::from_secs(5);
 pub struct Reporter {
     api: Api<RelayNode>,
     object: RelayNode,
-    fixed: Vec<SocketAddr>,
 }
 
 impl Reporter {
@@ -50,7 +49,7 @@ impl Reporter {
     /// # Errors
     /// This is no pod, or it does not know itself: `NODE_NAME`, `POD_NAME` and `POD_UID` come by
     /// the downward API.
-    pub async fn new(config: ReportConfig, fixed: Vec<SocketAddr>) -> anyhow::Result<Self> {
+    pub async fn new(config: ReportConfig) -> anyhow::Result<Self> {
         let variable = |name: &str| {
             std::env::var(name).with_context(|| {
                 format!("report is configured but {name} is not set: set it by the downward API")
@@ -87,7 +86,6 @@ impl Reporter {
                 },
                 status: None,
             },
-            fixed,
         })
     }
 
@@ -127,7 +125,7 @@ impl Reporter {
             "apiVersion": RelayNode::api_version(&()),
             "kind": RelayNode::kind(&()),
             "metadata": {"name": name},
-            "status": status(state, &self.fixed, Timestamp::now()),
+            "status": status(state, Timestamp::now()),
         });
         self.api
             .patch_status(name, &params, &Patch::Apply(&status))
@@ -163,15 +161,11 @@ async fn wait(
     }
 }
 
-fn status(state: &RelayState, fixed: &[SocketAddr], now: Timestamp) -> RelayNodeStatus {
+fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
     let problem = state.problem();
-    let source = |address: &SocketAddr| match fixed.contains(address) {
-        true => EndpointSource::Static,
-        false => EndpointSource::Interface,
-    };
-    let endpoint = |address: &SocketAddr| Endpoint {
-        address: address.to_string(),
-        source: source(address),
+    let endpoint = |advertised: &Advertised| Endpoint {
+        address: advertised.address.to_string(),
+        source: advertised.source,
     };
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     RelayNodeStatus {
@@ -219,18 +213,26 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use super::*;
-    use crate::relay::state::{Problem, Reason};
+    use crate::{
+        crd::relay_node::EndpointSource,
+        relay::state::{Problem, Reason},
+    };
 
     #[test]
     fn status_tells_the_problem_and_where_endpoints_come_from() {
-        let fixed: SocketAddr = "203.0.113.1:40000".parse().unwrap();
-        let found: SocketAddr = "192.0.2.1:40000".parse().unwrap();
+        let endpoint = |address: &str, source| Advertised {
+            address: address.parse().unwrap(),
+            source,
+        };
         let state = RelayState {
-            endpoints: vec![fixed, found],
+            endpoints: vec![
+                endpoint("203.0.113.1:40000", EndpointSource::Static),
+                endpoint("192.0.2.1:40000", EndpointSource::Interface),
+            ],
             control_problem: Some(Problem::new(Reason::AuthKeyMissing, "create it")),
             ..RelayState::default()
         };
-        let status = status(&state, &[fixed], Timestamp::UNIX_EPOCH);
+        let status = status(&state, Timestamp::UNIX_EPOCH);
         assert_eq!(status.reason.as_deref(), Some("AuthKeyMissing"));
         assert!(!status.ready);
         let sources: Vec<_> = status.endpoints.iter().map(|e| e.source).collect();

@@ -1,13 +1,10 @@
 //! What a relay is at the moment: source of readiness, of the log and of its `RelayNode`.
 
-use std::{
-    fmt,
-    net::{IpAddr, SocketAddr},
-};
+use std::{fmt, net::IpAddr};
 
 use relay_proto::SessionCounts;
 
-use super::grant::GrantView;
+use super::{addresses::Advertised, grant::GrantView};
 
 /// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -130,7 +127,7 @@ pub struct RelayState {
     /// UDP port, once bound.
     pub port: Option<u16>,
     /// What allocations advertise.
-    pub endpoints: Vec<SocketAddr>,
+    pub endpoints: Vec<Advertised>,
     /// The device, from the network map.
     pub tailnet: Option<TailnetIdentity>,
     /// What the control connection suffers from.
@@ -139,6 +136,8 @@ pub struct RelayState {
     pub derp_problem: Option<Problem>,
     /// What the UDP port suffers from.
     pub port_problem: Option<Problem>,
+    /// Why nothing is advertised.
+    pub endpoint_problem: Option<Problem>,
     /// The process is about to end and gives out no further session.
     pub draining: bool,
     /// Who may use this relay, once the network map has come.
@@ -173,6 +172,7 @@ impl RelayState {
             &self.port_problem,
             &self.control_problem,
             &self.derp_problem,
+            &self.endpoint_problem,
         ];
         problems.into_iter().find_map(Option::as_ref)
     }
@@ -181,6 +181,7 @@ impl RelayState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::crd::relay_node::EndpointSource;
 
     #[test]
     fn ready_needs_every_part() {
@@ -188,7 +189,10 @@ mod tests {
             map_received: true,
             home_derp: Some("fra".into()),
             port: Some(40_000),
-            endpoints: vec![SocketAddr::from(([192, 0, 2, 1], 40_000))],
+            endpoints: vec![Advertised {
+                address: ([192, 0, 2, 1], 40_000).into(),
+                source: EndpointSource::Interface,
+            }],
             ..RelayState::default()
         };
         assert!(state.ready());

@@ -9,16 +9,15 @@ use k8s_openapi::api::core::v1::ConfigMap;
 
 use super::metadata;
 use crate::{
-    config::{DEFAULT_STATE_DIR, RelayConfig, ReportConfig},
-    crd::exposure::ExposureType,
+    config::{
+        CONFIG_KEY, DEFAULT_STATE_DIR, RelayConfig, ReportConfig, endpoints::EndpointsConfig,
+    },
     names,
     operator::validate::{ValidatedRegion, ValidatedRelay},
 };
 
 /// Directory of the configuration in the relay's container.
 pub(super) const DIR: &str = "/etc/peerrelay";
-/// The configuration.
-pub(super) const CONFIG: &str = "relay.yaml";
 /// Certificate authorities.
 const CA: &str = "ca.pem";
 /// Directory of the auth key in the relay's container.
@@ -27,7 +26,7 @@ pub(super) const AUTH_DIR: &str = "/var/run/secrets/peerrelay.dev/auth";
 pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigMap {
     ConfigMap {
         metadata: metadata(relay, region),
-        data: Some(data(relay, region, region.plan.endpoints.clone())),
+        data: Some(data(relay, region, region.endpoints.clone())),
         ..ConfigMap::default()
     }
 }
@@ -37,13 +36,13 @@ pub(super) fn started_with(
     relay: &ValidatedRelay,
     region: &ValidatedRegion,
 ) -> BTreeMap<String, String> {
-    data(relay, region, BTreeMap::new())
+    data(relay, region, EndpointsConfig::default())
 }
 
 fn data(
     relay: &ValidatedRelay,
     region: &ValidatedRegion,
-    node_endpoints: BTreeMap<String, Vec<SocketAddr>>,
+    endpoints: EndpointsConfig,
 ) -> BTreeMap<String, String> {
     let on_host = region.exposure.on_host_network();
     let config = RelayConfig {
@@ -59,9 +58,7 @@ fn data(
         // What is not kept on the node would be left in the tailnet with each start.
         ephemeral: (relay.ephemeral || !on_host).then_some(true),
         port: Some(relay.port),
-        node_endpoints,
-        // Clients reach the Service; addresses of pods mean nothing to them.
-        advertise_interfaces: (region.exposure.kind != ExposureType::HostNetwork).then_some(false),
+        endpoints,
         metrics_addr: Some(match on_host {
             true => SocketAddr::from((Ipv4Addr::LOCALHOST, relay.metrics_port)),
             // The kubelet probes the pod's address.
@@ -76,7 +73,7 @@ fn data(
         ..RelayConfig::default()
     };
     let config = serde_yaml::to_string(&config).expect("a configuration is plain data");
-    let mut data = BTreeMap::from([(CONFIG.to_owned(), config)]);
+    let mut data = BTreeMap::from([(CONFIG_KEY.to_owned(), config)]);
     if let Some(ca) = &relay.ca_bundle {
         data.insert(CA.to_owned(), ca.clone());
     }

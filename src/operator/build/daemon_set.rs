@@ -23,7 +23,7 @@ use k8s_openapi::{
 
 use super::{config_map, metadata, template};
 use crate::{
-    config::DEFAULT_STATE_DIR,
+    config::{CONFIG_KEY, DEFAULT_STATE_DIR},
     crd::placement::Placement,
     names,
     operator::{
@@ -223,7 +223,7 @@ fn prepare_state(relay: &ValidatedRelay) -> Container {
 
 fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
     let on_host = region.exposure.on_host_network();
-    let config = format!("{}/{}", config_map::DIR, config_map::CONFIG);
+    let config = format!("{}/{CONFIG_KEY}", config_map::DIR);
     let mut security = locked_down();
     security.run_as_non_root = Some(true);
     security.run_as_user = Some(names::RELAY_USER.into());

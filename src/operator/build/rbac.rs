@@ -1,4 +1,4 @@
-//! What a region's relays may do: report about themselves, nothing else.
+//! What a region's relays may do: report about themselves, and read their own configuration.
 
 use k8s_openapi::api::{
     core::v1::ServiceAccount,
@@ -32,6 +32,14 @@ pub(super) fn role(relay: &ValidatedRelay, region: &ValidatedRegion) -> Role {
         rules: Some(vec![
             rule("relaynodes", &["create", "patch"]),
             rule("relaynodes/status", &["patch"]),
+            // Nodes renew a mounted ConfigMap about once a minute; a watch tells at once.
+            PolicyRule {
+                api_groups: Some(vec![String::new()]),
+                resources: Some(vec!["configmaps".to_owned()]),
+                resource_names: Some(vec![region.child.clone()]),
+                verbs: ["list", "watch"].map(str::to_owned).into(),
+                ..PolicyRule::default()
+            },
         ]),
     }
 }

@@ -3,7 +3,10 @@
 use serde_json::{Value, json};
 
 use super::*;
-use crate::{config::RelayConfig, operator::fixtures::validated};
+use crate::{
+    config::{RelayConfig, endpoints::NodeEndpoints},
+    operator::fixtures::validated,
+};
 
 #[test]
 fn each_region_gets_one_of_each_object_under_one_name() {
@@ -119,7 +122,7 @@ fn relays_behind_a_node_port_pass_pod_security_restricted() {
     let config = &resources.config_maps[0].data.as_ref().unwrap()["relay.yaml"];
     let config: RelayConfig = serde_yaml::from_str(config).unwrap();
     assert_eq!(config.ephemeral, Some(true));
-    assert_eq!(config.advertise_interfaces, Some(false));
+    assert_eq!(config.endpoints.discover, Some(Vec::new()));
     assert_eq!(config.metrics_addr.unwrap().to_string(), "[::]:9440");
     let service = serde_json::to_value(&resources.services[0]).unwrap();
     assert_eq!(service["spec"]["externalTrafficPolicy"], "Local");
@@ -145,8 +148,12 @@ fn node_port_on_the_host_network_keeps_the_identity_on_the_node() {
 fn addresses_of_nodes_start_no_relay_again() {
     let mut relay = validated(json!({}));
     let before = build(&relay);
-    let address = vec!["192.0.2.1:31000".parse().unwrap()];
-    relay.regions[0].plan.endpoints.insert("n1".into(), address);
+    let address = NodeEndpoints {
+        assigned: vec!["192.0.2.1:31000".parse().unwrap()],
+        ..NodeEndpoints::default()
+    };
+    let endpoints = &mut relay.regions[0].endpoints;
+    endpoints.nodes.insert("n1".into(), address);
     let after = build(&relay);
     assert_eq!(before.daemon_sets, after.daemon_sets);
     assert_ne!(before.config_maps, after.config_maps);
@@ -229,10 +236,32 @@ fn changed_configuration_rolls_the_pods_out() {
     };
     assert_eq!(annotation(json!({})), annotation(json!({})));
     assert_ne!(annotation(json!({})), annotation(json!({"port": 41000})));
+    assert_ne!(
+        annotation(json!({})),
+        annotation(json!({"tailnet": {
+            "authKey": {"secretName": "tailnet-auth"}, "caBundle": "-----BEGIN CERTIFICATE-----",
+        }}))
+    );
 }
 
 #[test]
-fn relay_may_report_and_nothing_else() {
+fn changed_endpoints_reach_the_relays_without_a_roll_out() {
+    let built = |endpoints: Value| {
+        let region = json!({"name": "office", "clients": ["tag:office"], "endpoints": endpoints});
+        let resources = build(&validated(json!({"regions": [region]})));
+        let data = resources.config_maps[0].data.clone().unwrap();
+        let config: RelayConfig = serde_yaml::from_str(&data["relay.yaml"]).unwrap();
+        (config.endpoints, resources.daemon_sets[0].clone())
+    };
+    let (_, before) = built(json!({}));
+    let (endpoints, after) = built(json!({"static": ["203.0.113.10:40000"], "max": 3}));
+    assert_eq!(endpoints.fixed[0].to_string(), "203.0.113.10:40000");
+    assert_eq!(endpoints.max, Some(3));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn relay_may_report_and_read_its_own_configuration_and_nothing_else() {
     let role = &build(&validated(json!({}))).roles[0];
     let rules = role.rules.as_ref().unwrap();
     let verbs: Vec<_> = rules
@@ -253,7 +282,18 @@ fn relay_may_report_and_nothing_else() {
             "patch".to_owned()
         )
     );
-    assert_eq!(verbs.len(), 2);
+    assert_eq!(
+        rules[2].resource_names,
+        Some(vec!["edge-office".to_owned()])
+    );
+    assert_eq!(
+        verbs[2],
+        (
+            &Some(vec!["configmaps".to_owned()]),
+            "list,watch".to_owned()
+        )
+    );
+    assert_eq!(verbs.len(), 3);
 }
 
 fn daemon_set(spec: Value) -> Value {

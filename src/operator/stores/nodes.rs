@@ -14,6 +14,8 @@ use kube_runtime::{
     watcher::{self, Event},
 };
 
+use crate::names;
+
 /// All nodes, and a stream with one of them whenever any has come, gone or changed.
 pub(super) fn watch(
     client: &Client,
@@ -37,10 +39,13 @@ pub(super) fn watch(
     (store, stream)
 }
 
-/// Leaves labels, taints and addresses: the rest is large, and changes all the time.
+/// Leaves labels, our annotation, taints and addresses: the rest is large, and changes all the time.
 fn prune(node: &mut Node) {
     node.metadata.managed_fields = None;
-    node.metadata.annotations = None;
+    let own = |key: &String| key == names::STATIC_ENDPOINTS_ANNOTATION;
+    if let Some(annotations) = &mut node.metadata.annotations {
+        annotations.retain(|key, _| own(key));
+    }
     if let Some(status) = node.status.take() {
         let kept = node.status.get_or_insert_default();
         kept.addresses = status.addresses;
@@ -86,6 +91,7 @@ impl Seen {
         let facts = (
             &node.metadata.uid,
             &node.metadata.labels,
+            &node.metadata.annotations,
             node.metadata.deletion_timestamp.is_some(),
         );
         facts.hash(&mut hasher);

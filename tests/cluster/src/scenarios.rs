@@ -2,6 +2,7 @@
 
 mod admission;
 mod clients;
+mod endpoints;
 mod exposure;
 mod grants;
 mod hostile;
@@ -41,6 +42,7 @@ pub fn all() -> Vec<Scenario> {
     let groups = [
         paths::scenarios(),
         clients::scenarios(),
+        endpoints::scenarios(),
         underlay::scenarios(),
         hostile::scenarios(),
         secrets::scenarios(),

@@ -128,6 +128,46 @@ fn refused(world: &World<'_>) -> Result<String> {
         ),
         (
             "edge",
+            region("endpoints", json!({"static": ["203.0.113.10"]})),
+            "endpoints.static: write each as",
+        ),
+        (
+            "edge",
+            region("endpoints", json!({"static": ["https://r.example.net:1"]})),
+            "endpoints.static: write each as",
+        ),
+        (
+            "edge",
+            region("endpoints", json!({"static": ["127.0.0.1:40000"]})),
+            "reaches no relay from elsewhere",
+        ),
+        (
+            "edge",
+            region("endpoints", json!({"perNode": {"n1": ["203.0.113.10:0"]}})),
+            "endpoints.perNode",
+        ),
+        (
+            "edge",
+            region("endpoints", json!({"include": ["10.0.0.0"]})),
+            "endpoints.include: write networks as",
+        ),
+        (
+            "edge",
+            region("endpoints", json!({"exclude": ["all"]})),
+            "endpoints.exclude: write networks as",
+        ),
+        (
+            "edge",
+            region("endpoints", json!({"discover": ["Oracle"]})),
+            "endpoints.discover",
+        ),
+        (
+            "edge",
+            region("endpoints", json!({"max": 33})),
+            "endpoints.max",
+        ),
+        (
+            "edge",
             json!({"regions": [
                 {"name": "a", "clients": ["tag:a"]}, {"name": "a", "clients": ["tag:b"]},
             ]}),

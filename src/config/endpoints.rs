@@ -1,0 +1,334 @@
+//! What a relay is told about its own addresses.
+
+use std::{
+    collections::BTreeMap,
+    fmt,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+};
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// Most addresses that a relay advertises when nothing else is said. A client tries each, and an
+/// answer must fit a DERP packet.
+pub const DEFAULT_MAX: u8 = 16;
+/// Most addresses that may be asked for.
+pub const MOST: u8 = 32;
+/// Longest host name (RFC 1035).
+const LONGEST_NAME: usize = 253;
+
+/// Which addresses to advertise.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct EndpointsConfig {
+    /// Advertised before all others.
+    #[serde(rename = "static", skip_serializing_if = "Vec::is_empty")]
+    pub fixed: Vec<StaticEndpoint>,
+    /// What holds for single Kubernetes nodes, by name.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub nodes: BTreeMap<String, NodeEndpoints>,
+    /// Where else addresses come from, in the order in which they are advertised.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub discover: Option<Vec<Discover>>,
+    /// Discovered addresses outside of these networks are left out; all count when empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub include: Vec<IpNet>,
+    /// Discovered addresses inside of these networks are left out.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude: Vec<IpNet>,
+    /// Whether anything is discovered at all.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub advertise: Option<Advertise>,
+    /// Most addresses.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max: Option<u8>,
+}
+
+/// What holds for one Kubernetes node.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct NodeEndpoints {
+    /// Advertised before all others.
+    #[serde(rename = "static", skip_serializing_if = "Vec::is_empty")]
+    pub fixed: Vec<StaticEndpoint>,
+    /// What a Service or a load balancer gives this relay; advertised after all static ones.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub assigned: Vec<SocketAddr>,
+    /// External addresses of the node.
+    #[serde(rename = "externalIPs", skip_serializing_if = "Vec::is_empty")]
+    pub external_ips: Vec<IpAddr>,
+    /// Internal addresses of the node.
+    #[serde(rename = "internalIPs", skip_serializing_if = "Vec::is_empty")]
+    pub internal_ips: Vec<IpAddr>,
+}
+
+/// A source of addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
+pub enum Discover {
+    /// `ExternalIP` addresses that the Kubernetes node has.
+    #[serde(rename = "NodeExternalIP")]
+    NodeExternalIp,
+    /// `InternalIP` addresses that the Kubernetes node has.
+    #[serde(rename = "NodeInternalIP")]
+    NodeInternalIp,
+    /// Addresses of network interfaces.
+    Interface,
+}
+
+impl Discover {
+    /// Sources that are used when none is named, in their order.
+    pub const DEFAULT: &[Self] = &[Self::NodeExternalIp, Self::Interface];
+}
+
+/// Whether addresses are discovered.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub enum Advertise {
+    /// Static endpoints first, then what is discovered.
+    #[default]
+    All,
+    /// Static endpoints and nothing else.
+    StaticOnly,
+}
+
+/// An address that is told and not found out: `203.0.113.10:40000`, `[2001:db8::1]:40000` or
+/// `relay.example.net:40000`. The port is the one that clients send to, whatever the relay listens
+/// on: a port forward may stand between.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub enum StaticEndpoint {
+    /// An address.
+    Address(SocketAddr),
+    /// A name, whose addresses are looked up again and again.
+    Name {
+        /// The name.
+        host: String,
+        /// The port.
+        port: u16,
+    },
+}
+
+/// Why a text is no static endpoint.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum EndpointError {
+    /// Neither of the three forms.
+    #[error(
+        "'{0}' is no endpoint: write 203.0.113.10:40000, [2001:db8::1]:40000 or \
+         relay.example.net:40000"
+    )]
+    Form(String),
+    /// An address that means this host, many, or none.
+    #[error("'{0}' cannot be reached by clients: give an address of one host, and its port")]
+    Unreachable(SocketAddr),
+}
+
+impl FromStr for StaticEndpoint {
+    type Err = EndpointError;
+
+    fn from_str(text: &str) -> Result<Self, EndpointError> {
+        let form = || EndpointError::Form(text.to_owned());
+        if let Ok(address) = text.parse::<SocketAddr>() {
+            let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+            return match can_be_reached(address) {
+                true => Ok(Self::Address(address)),
+                false => Err(EndpointError::Unreachable(address)),
+            };
+        }
+        let (host, port) = text.rsplit_once(':').ok_or_else(form)?;
+        let port = port.parse().ok().filter(|port| *port != 0);
+        match port {
+            Some(port) if is_name(host) => Ok(Self::Name {
+                host: host.to_owned(),
+                port,
+            }),
+            _ => Err(form()),
+        }
+    }
+}
+
+impl TryFrom<String> for StaticEndpoint {
+    type Error = EndpointError;
+
+    fn try_from(text: String) -> Result<Self, EndpointError> {
+        text.parse()
+    }
+}
+
+impl From<StaticEndpoint> for String {
+    fn from(endpoint: StaticEndpoint) -> Self {
+        endpoint.to_string()
+    }
+}
+
+impl fmt::Display for StaticEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address(address) => address.fmt(f),
+            Self::Name { host, port } => write!(f, "{host}:{port}"),
+        }
+    }
+}
+
+impl EndpointsConfig {
+    /// Fills in from `lower` what `self` does not say.
+    #[must_use]
+    pub fn over(self, lower: Self) -> Self {
+        fn either<T>(upper: Vec<T>, lower: Vec<T>) -> Vec<T> {
+            if upper.is_empty() { lower } else { upper }
+        }
+        Self {
+            fixed: either(self.fixed, lower.fixed),
+            nodes: match self.nodes.is_empty() {
+                true => lower.nodes,
+                false => self.nodes,
+            },
+            discover: self.discover.or(lower.discover),
+            include: either(self.include, lower.include),
+            exclude: either(self.exclude, lower.exclude),
+            advertise: self.advertise.or(lower.advertise),
+            max: self.max.or(lower.max),
+        }
+    }
+
+    /// Static endpoints of the node `name`: its own, then those of all nodes.
+    pub fn fixed_on(&self, name: Option<&str>) -> Vec<StaticEndpoint> {
+        let own = name.and_then(|name| self.nodes.get(name));
+        let mut all: Vec<StaticEndpoint> = Vec::new();
+        for endpoint in own.iter().flat_map(|own| &own.fixed).chain(&self.fixed) {
+            if !all.contains(endpoint) {
+                all.push(endpoint.clone());
+            }
+        }
+        all
+    }
+
+    /// The sources in force, in their order.
+    pub fn sources(&self) -> &[Discover] {
+        match (self.advertise, &self.discover) {
+            (Some(Advertise::StaticOnly), _) => &[],
+            (_, Some(sources)) => sources,
+            (_, None) => Discover::DEFAULT,
+        }
+    }
+
+    /// Whether a discovered address may be advertised.
+    pub fn admits(&self, ip: IpAddr) -> bool {
+        let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
+        (self.include.is_empty() || within(&self.include)) && !within(&self.exclude)
+    }
+
+    /// Most addresses, static ones included.
+    pub fn most(&self) -> usize {
+        self.max.unwrap_or(DEFAULT_MAX).clamp(1, MOST).into()
+    }
+}
+
+fn can_be_reached(address: SocketAddr) -> bool {
+    let ip = address.ip();
+    let broadcast = matches!(ip, IpAddr::V4(v4) if v4.is_broadcast());
+    let refused = ip.is_unspecified() || ip.is_loopback() || ip.is_multicast() || broadcast;
+    address.port() != 0 && !refused
+}
+
+/// Letters, digits and dashes between dots; a name of digits only would be a mistyped address.
+fn is_name(host: &str) -> bool {
+    let label = |label: &str| {
+        !label.is_empty()
+            && label.len() <= 63
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+            && label.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+    };
+    let name = host.strip_suffix('.').unwrap_or(host);
+    name.len() <= LONGEST_NAME
+        && name.split('.').all(label)
+        && name
+            .rsplit('.')
+            .next()
+            .is_some_and(|last| last.contains(|c: char| c.is_ascii_alphabetic()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn the_three_forms_are_read_and_written_alike() {
+        for text in [
+            "203.0.113.10:40000",
+            "[2001:db8::1]:40000",
+            "relay.example.net:40000",
+            "relay:1",
+        ] {
+            let endpoint: StaticEndpoint = text.parse().unwrap();
+            assert_eq!(endpoint.to_string(), text);
+        }
+        let mapped: StaticEndpoint = "[::ffff:203.0.113.10]:40000".parse().unwrap();
+        assert_eq!(mapped.to_string(), "203.0.113.10:40000");
+    }
+
+    #[test]
+    fn what_no_client_can_reach_is_refused_with_the_fix() {
+        for text in [
+            "",
+            "203.0.113.10",
+            "203.0.113.10:0",
+            "203.0.113.10:65536",
+            "203.0.113.999:40000",
+            "2001:db8::1:40000",
+            "https://relay.example.net:40000",
+            "-relay.example.net:40000",
+            "relay..net:40000",
+            ":40000",
+        ] {
+            let error = text.parse::<StaticEndpoint>().unwrap_err().to_string();
+            assert!(
+                error.contains("write 203.0.113.10:40000") || error.contains("cannot be reached"),
+                "{text}: {error}"
+            );
+        }
+        for text in [
+            "0.0.0.0:1",
+            "127.0.0.1:1",
+            "[::1]:1",
+            "224.0.0.1:1",
+            "[ff02::1]:1",
+        ] {
+            let error = text.parse::<StaticEndpoint>().unwrap_err();
+            assert!(matches!(error, EndpointError::Unreachable(_)), "{text}");
+        }
+    }
+
+    #[test]
+    fn endpoints_of_a_node_come_before_those_of_all() {
+        let config: EndpointsConfig = serde_yaml::from_str(
+            "static: ['203.0.113.1:1', 'relay.example.net:2']\n\
+             nodes: {n1: {static: ['203.0.113.9:9', '203.0.113.1:1']}}",
+        )
+        .unwrap();
+        let on = |node| {
+            let texts = config.fixed_on(node).into_iter().map(String::from);
+            texts.collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(
+            on(Some("n1")),
+            "203.0.113.9:9 203.0.113.1:1 relay.example.net:2"
+        );
+        assert_eq!(on(Some("n2")), "203.0.113.1:1 relay.example.net:2");
+        assert_eq!(on(None), "203.0.113.1:1 relay.example.net:2");
+    }
+
+    #[test]
+    fn exclusion_wins_over_inclusion() {
+        let config: EndpointsConfig =
+            serde_yaml::from_str("include: [10.0.0.0/8]\nexclude: [10.1.0.0/16]").unwrap();
+        let admits = |ip: &str| config.admits(ip.parse().unwrap());
+        assert!(admits("10.2.0.1"));
+        assert!(!admits("10.1.0.1"));
+        assert!(!admits("192.0.2.1"));
+        assert!(EndpointsConfig::default().admits("192.0.2.1".parse().unwrap()));
+    }
+}

@@ -1,0 +1,70 @@
+//! `regions[].endpoints`: the addresses that a region's relays advertise.
+
+use std::collections::BTreeMap;
+
+use kube::KubeSchema;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::config::endpoints::{Advertise, DEFAULT_MAX, Discover, MOST};
+
+/// One endpoint: an address or a name, a colon and a port.
+const PATTERN: &str =
+    r"^(\[[0-9a-fA-F:.]+\]|[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z.])?):[1-9][0-9]{0,4}$";
+
+/// Addresses that clients are told to send to. The port of each is independent of the port that
+/// the relay listens on: a port forward may stand between.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new(r"self.static.all(e, e.matches('^(\\[[0-9a-fA-F:.]+\\]|[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z.])?):[1-9][0-9]{0,4}$'))").message("endpoints.static: write each as 203.0.113.10:40000, [2001:db8::1]:40000 or relay.example.net:40000"))]
+#[x_kube(validation = Rule::new(r"!self.static.exists(e, e.matches('^(0[.]0[.]0[.]0|127[.].*|\\[::1?\\]|localhost):'))").message("endpoints.static: an address of the node itself reaches no relay from elsewhere; give the address that clients send to"))]
+#[x_kube(validation = Rule::new("self.include.all(n, isCIDR(n))").message("endpoints.include: write networks as 10.0.0.0/8 or 2001:db8::/32"))]
+#[x_kube(validation = Rule::new("self.exclude.all(n, isCIDR(n))").message("endpoints.exclude: write networks as 10.0.0.0/8 or 2001:db8::/32"))]
+pub struct Endpoints {
+    /// Endpoints that every relay of the region advertises first: `203.0.113.10:40000`,
+    /// `[2001:db8::1]:40000`, or `relay.example.net:40000`, which is resolved again every 30
+    /// seconds.
+    #[serde(rename = "static", default)]
+    #[schemars(length(max = 16), inner(length(min = 1, max = 270)))]
+    pub fixed: Vec<String>,
+    /// Endpoints of single nodes, by the node's name; they come before `static`. The annotation
+    /// `peerrelay.dev/static-endpoints` of a node says the same, separated by commas.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    #[schemars(extend("maxProperties" = 256))]
+    pub per_node: BTreeMap<String, NodeList>,
+    /// Where else addresses come from, in the order in which they are advertised.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 8))]
+    #[x_kube(merge_strategy = ListMerge::Set)]
+    pub discover: Option<Vec<Discover>>,
+    /// Discovered addresses outside of these networks are not advertised; all are when empty.
+    #[serde(default)]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 50)))]
+    pub include: Vec<String>,
+    /// Discovered addresses inside of these networks are not advertised.
+    #[serde(default)]
+    #[schemars(length(max = 32), inner(length(min = 1, max = 50)))]
+    pub exclude: Vec<String>,
+    /// `StaticOnly` advertises nothing but `static`, `perNode` and the node annotation.
+    #[serde(default)]
+    pub advertise: Advertise,
+    /// Most endpoints of a relay.
+    #[serde(default = "default_max")]
+    #[schemars(range(min = 1, max = MOST))]
+    pub max: u8,
+}
+
+/// Endpoints of one node.
+#[derive(JsonSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(transparent)]
+pub struct NodeList(
+    #[schemars(
+        length(min = 1, max = 16),
+        inner(length(min = 1, max = 270), regex(pattern = PATTERN))
+    )]
+    pub Vec<String>,
+);
+
+fn default_max() -> u8 {
+    DEFAULT_MAX
+}

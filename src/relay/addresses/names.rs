@@ -1,0 +1,117 @@
+//! Names among the static endpoints: looked up again and again, the last answer kept.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+    time::Duration,
+};
+
+use tokio::{
+    net::lookup_host,
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use super::Found;
+use crate::{config::endpoints::StaticEndpoint, relay::reload::Live};
+
+/// Time between two lookups of a name.
+const AGAIN: Duration = Duration::from_secs(30);
+/// Longest time for one lookup.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Most addresses of one name.
+const MOST: usize = 4;
+
+/// Keeps the addresses of all names that `live` has for `node`.
+pub(super) async fn follow(
+    mut live: watch::Receiver<Live>,
+    node: Option<String>,
+    found: watch::Sender<Found>,
+) {
+    loop {
+        let wanted = hosts(&live.borrow_and_update(), node.as_deref());
+        let mut known = found.borrow().names.clone();
+        known.retain(|host, _| wanted.contains(host));
+        let lookups = wanted
+            .iter()
+            .map(|host| async move { (host, lookup(host).await) });
+        for (host, answer) in futures::future::join_all(lookups).await {
+            keep(&mut known, host, answer);
+        }
+        found.send_if_modified(|found| {
+            found.names != known && {
+                found.names = known;
+                true
+            }
+        });
+        let again = async {
+            match wanted.is_empty() {
+                true => std::future::pending().await,
+                false => sleep(AGAIN).await,
+            }
+        };
+        tokio::select! {
+            () = again => {}
+            changed = live.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn hosts(live: &Live, node: Option<&str>) -> BTreeSet<String> {
+    let endpoints = live.endpoints.fixed_on(node).into_iter();
+    endpoints
+        .filter_map(|endpoint| match endpoint {
+            StaticEndpoint::Name { host, .. } => Some(host),
+            StaticEndpoint::Address(_) => None,
+        })
+        .collect()
+}
+
+/// A name that cannot be looked up keeps what it had.
+fn keep(known: &mut BTreeMap<String, Vec<IpAddr>>, host: &str, answer: Option<Vec<IpAddr>>) {
+    match answer {
+        Some(addresses) if !addresses.is_empty() => {
+            known.insert(host.to_owned(), addresses);
+        }
+        _ => tracing::warn!(
+            host,
+            kept = known.contains_key(host),
+            "name of a static endpoint is not resolved: check the name and the node's DNS"
+        ),
+    }
+}
+
+async fn lookup(host: &str) -> Option<Vec<IpAddr>> {
+    let answer = timeout(PATIENCE, lookup_host((host, 1))).await.ok()?.ok()?;
+    let mut addresses: Vec<IpAddr> = answer.map(|address| address.ip().to_canonical()).collect();
+    addresses.sort_unstable();
+    addresses.dedup();
+    addresses.truncate(MOST);
+    Some(addresses)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn failed_lookup_keeps_the_last_answer() {
+        let (old, new): (IpAddr, IpAddr) =
+            ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
+        let mut known = BTreeMap::new();
+        keep(&mut known, "relay", Some(vec![old]));
+        keep(&mut known, "relay", None);
+        keep(&mut known, "relay", Some(Vec::new()));
+        assert_eq!(known["relay"], [old]);
+        keep(&mut known, "relay", Some(vec![new]));
+        assert_eq!(known["relay"], [new]);
+    }
+
+    #[tokio::test]
+    async fn name_in_the_hosts_file_is_found() {
+        let addresses = lookup("localhost").await.unwrap();
+        assert!(addresses.iter().all(IpAddr::is_loopback) && !addresses.is_empty());
+    }
+}

@@ -1,0 +1,143 @@
+//! Which addresses relays advertise, and how that changes.
+
+use std::collections::BTreeMap;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use serde_json::{Value, json};
+
+use super::{EDGE, MINUTE, Scenario, reset};
+use crate::command::{program_in, run_with_input};
+use crate::world::{Route, World};
+
+/// Port that a forward on the nodes listens on.
+const FORWARDED: u16 = 41_999;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "a changed endpoint, behind a port forward, is used without a restart of any relay",
+            run: changed,
+        },
+        Scenario {
+            name: "a PeerRelay without any endpoint says so, and recovers",
+            run: nothing,
+        },
+    ]
+}
+
+fn changed(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let pods = lives(world)?;
+    forward(world, true)?;
+    let shown = through_forward(world, &pods);
+    forward(world, false)?;
+    shown
+}
+
+fn through_forward(world: &World<'_>, pods: &BTreeMap<String, String>) -> Result<String> {
+    let nodes = &world.rig.nodes;
+    let per_node: BTreeMap<_, _> = nodes
+        .iter()
+        .map(|node| (node.machine.name, [forwarded(node.machine.v4)]))
+        .collect();
+    let start = Instant::now();
+    world.apply(
+        EDGE,
+        &with_endpoints(&json!({"advertise": "StaticOnly", "perNode": per_node})),
+    )?;
+    world.eventually("each relay advertises its own address alone", || {
+        for (node, endpoints) in endpoints(world)? {
+            let wanted = per_node.get(&*node).map(|list| list.join(","));
+            ensure!(Some(&endpoints) == wanted.as_ref(), "{node}: {endpoints}");
+        }
+        Ok(())
+    })?;
+    let known = start.elapsed();
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    c1.stop()?;
+    c1.start()?;
+    let port = format!(":{FORWARDED}:vni:");
+    let through = |route: &Route| matches!(route, Route::Relay(address) if address.contains(&port));
+    let (route, _) = world.wait_route(c1, c2, through, MINUTE)?;
+    let now = lives(world)?;
+    ensure!(now == *pods, "pods were replaced: {pods:?}, then {now:?}");
+    Ok(format!("{route}; reported after {} ms", known.as_millis()))
+}
+
+fn nothing(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let condition = |wanted: &str| {
+        world.eventually(wanted, || {
+            let published = world.condition(EDGE, "EndpointsPublished")?;
+            ensure!(published == wanted, "EndpointsPublished is '{published}'");
+            Ok(())
+        })
+    };
+    condition("True/Published")?;
+    world.apply(
+        EDGE,
+        &with_endpoints(&json!({"exclude": ["0.0.0.0/0", "::/0"]})),
+    )?;
+    condition("False/NoEndpoints")?;
+    world.apply(EDGE, &json!({}))?;
+    condition("True/Published")?;
+    Ok("NoEndpoints, then Published".into())
+}
+
+/// The region of the tests, with endpoints.
+pub(super) fn with_endpoints(endpoints: &Value) -> Value {
+    json!({"regions": [{"name": "office", "clients": ["tag:office"], "endpoints": endpoints}]})
+}
+
+/// What each node's relay advertises, joined by commas.
+fn endpoints(world: &World<'_>) -> Result<BTreeMap<String, String>> {
+    let text = world
+        .rig
+        .kubectl(["get", "relaynodes", "-n", "relays", "-o", "json"])?;
+    let list: Value = serde_json::from_str(&text)?;
+    let relays = list["items"].as_array().cloned().unwrap_or_default();
+    let of_edge = relays.iter().filter(|r| r["spec"]["peerRelay"] == EDGE);
+    Ok(of_edge
+        .map(|relay| {
+            let node = relay["spec"]["nodeName"].as_str().unwrap_or_default();
+            let endpoints = relay["status"]["endpoints"].as_array();
+            let addresses = endpoints.into_iter().flatten();
+            let addresses: Vec<_> = addresses.filter_map(|e| e["address"].as_str()).collect();
+            (node.to_owned(), addresses.join(","))
+        })
+        .collect())
+}
+
+/// Pods, and how often their container started.
+fn lives(world: &World<'_>) -> Result<BTreeMap<String, String>> {
+    let pods = world.list("pods", EDGE)?;
+    Ok(pods
+        .iter()
+        .map(|pod| {
+            let uid = pod["metadata"]["uid"].to_string();
+            let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+            (uid, restarts.to_string())
+        })
+        .collect())
+}
+
+fn forwarded(ip: std::net::Ipv4Addr) -> String {
+    format!("{ip}:{FORWARDED}")
+}
+
+/// A port forward on each node, from another port to the relay's.
+fn forward(world: &World<'_>, on: bool) -> Result<()> {
+    let mut rules = "table ip rig_forward {}\ndelete table ip rig_forward\n".to_owned();
+    if on {
+        rules += &format!(
+            "table ip rig_forward {{\n chain in {{\n type nat hook prerouting priority dstnat;\n \
+             udp dport {FORWARDED} redirect to :40000\n }}\n}}\n"
+        );
+    }
+    for node in &world.rig.nodes {
+        let mut nft = program_in(node.machine.namespace, "nft");
+        run_with_input(nft.args(["-f", "-"]), rules.as_bytes())?;
+    }
+    Ok(())
+}
