@@ -1,5 +1,6 @@
 //! The command line: one program, a subcommand for each role.
 
+mod firewall;
 mod grants;
 mod manifests;
 mod operator;
@@ -10,7 +11,10 @@ use std::{io::IsTerminal, net::SocketAddr};
 
 use clap::{Parser, Subcommand};
 
-use self::{grants::GrantsArgs, operator::OperatorArgs, relay::RelayArgs, state::PrepareStateArgs};
+use self::{
+    firewall::FirewallArgs, grants::GrantsArgs, operator::OperatorArgs, relay::RelayArgs,
+    state::PrepareStateArgs,
+};
 
 /// Tailscale peer relays on your own Kubernetes nodes.
 #[derive(Parser)]
@@ -34,6 +38,8 @@ enum Command {
     Crd,
     /// Print what the tailnet policy needs for the PeerRelays of some files
     Grants(GrantsArgs),
+    /// Print what firewalls must let in for the PeerRelays of some files
+    Firewall(FirewallArgs),
     /// Sleep until told to stop: the sandbox process of a pod
     #[command(hide = true)]
     Pause,
@@ -60,6 +66,7 @@ pub fn run() -> anyhow::Result<()> {
             Ok(())
         }
         Command::Grants(args) => args.run(),
+        Command::Firewall(args) => args.run(),
         Command::Pause => block_on(pause()),
         Command::PrepareState(args) => args.run(),
     }

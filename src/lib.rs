@@ -4,6 +4,7 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod crd;
+pub mod firewall;
 pub mod grants;
 pub mod names;
 pub mod operator;

@@ -3,7 +3,7 @@
 pub mod apply;
 pub mod build;
 #[cfg(test)]
-mod fixtures;
+pub(crate) mod fixtures;
 pub mod lease;
 pub mod metrics;
 pub mod overrides;

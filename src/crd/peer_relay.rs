@@ -243,6 +243,9 @@ pub struct RegionStatus {
     /// Whether the policy lets the clients use them.
     #[serde(default)]
     pub grant: GrantState,
+    /// What firewalls in front of the nodes must let in; `peerrelay firewall` has the commands.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub firewall: String,
 }
 
 fn default_port() -> u16 {

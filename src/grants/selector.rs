@@ -156,6 +156,11 @@ pub fn is_everyone(net: IpNet) -> bool {
     tailnet().iter().any(|tailnet| net.contains(tailnet))
 }
 
+/// Whether a network is a part of the tailnet's addresses.
+pub fn is_tailnet(net: IpNet) -> bool {
+    tailnet().iter().any(|tailnet| tailnet.contains(&net))
+}
+
 /// From where control takes the addresses of devices.
 fn tailnet() -> [IpNet; 2] {
     let v4 = Ipv4Net::new(Ipv4Addr::new(100, 64, 0, 0), 10);

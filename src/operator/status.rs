@@ -25,7 +25,7 @@ use crate::{
     crd::{
         PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
     },
-    names,
+    firewall, names,
     relay::state::Reason as RelayReason,
 };
 
@@ -195,6 +195,7 @@ impl Observed {
                 exposure: region.exposure.kind.as_str().to_owned(),
                 nodes: count(region.plan.fitting),
                 excess: count(region.plan.excess.len()),
+                firewall: firewall::line(validated.map_or(0, |relay| relay.port), region),
                 ..RegionStatus::default()
             };
             let waiting = region.plan.waiting.clone();

@@ -1,0 +1,214 @@
+//! What `peerrelay firewall` prints is run in a network namespace whose firewall refuses everything
+//! else, and packets are sent there. Needs root, `ip`, `nft`, `iptables` and `bash`.
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::{
+    io::Write,
+    path::Path,
+    process::{Command, Stdio},
+};
+
+/// What a host that refuses everything has; neighbours must still be found.
+const NFT_REFUSES: &str = r#"nft -f - <<X
+table inet filter {
+  chain input {
+    type filter hook input priority 0; policy drop;
+    meta l4proto icmpv6 accept
+  }
+}
+X"#;
+const IPTABLES_REFUSES: &str = "iptables -P INPUT DROP; ip6tables -P INPUT DROP; \
+                                ip6tables -A INPUT -p ipv6-icmp -j ACCEPT";
+/// Counts what the firewall let through: dropped packets never get here.
+const COUNT: &str = r#"nft -f - <<X
+table inet seen {
+  chain input {
+    type filter hook input priority 100;
+    meta nfproto ipv4 udp dport 40000 counter comment "v4"
+    meta nfproto ipv6 udp dport 40000 counter comment "v6"
+    udp dport != 40000 counter comment "other"
+    meta l4proto tcp counter comment "tcp"
+  }
+}
+X"#;
+
+#[test]
+fn nftables_output_lets_relay_packets_through_and_nothing_else() {
+    opens("nftables", NFT_REFUSES);
+}
+
+#[test]
+fn iptables_output_lets_relay_packets_through_and_nothing_else() {
+    opens("iptables", IPTABLES_REFUSES);
+}
+
+fn opens(tool: &str, refuse: &str) {
+    if let Some(missing) = missing() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs this: {missing}");
+        println!("not run: {missing}; `cargo dev test` as root runs it");
+        return;
+    }
+    let pair = Pair::new(tool);
+    pair.host(refuse);
+    pair.host(COUNT);
+    pair.send();
+    assert_eq!(pair.seen(), [0, 0, 0, 0], "nothing is open yet");
+    pair.host(&printed(tool, &[]));
+    pair.send();
+    assert_eq!(pair.seen(), [1, 1, 0, 0], "{tool}: v4, v6, other UDP, TCP");
+}
+
+/// What guides recommend, and why it is no good idea.
+#[test]
+fn tailnet_addresses_as_source_let_no_client_in() {
+    if let Some(missing) = missing() {
+        assert!(std::env::var_os("CI").is_none(), "CI runs this: {missing}");
+        println!("not run: {missing}; `cargo dev test` as root runs it");
+        return;
+    }
+    let pair = Pair::new("source");
+    pair.host(NFT_REFUSES);
+    pair.host(COUNT);
+    pair.host(&printed(
+        "nftables",
+        &["--source", "100.64.0.0/10,fd7a:115c:a1e0::/48"],
+    ));
+    pair.send();
+    assert_eq!(pair.seen(), [0, 0, 0, 0]);
+}
+
+/// What the program prints.
+fn printed(tool: &str, more: &[&str]) -> String {
+    let mut program = Command::new(env!("CARGO_BIN_EXE_peerrelay"));
+    program
+        .args([
+            "firewall",
+            "-f",
+            "deploy/examples/smallest.yaml",
+            "--for",
+            tool,
+        ])
+        .args(more);
+    let output = program
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Two network namespaces with a link: `host` has the firewall. Removed with this.
+struct Pair {
+    host: String,
+    client: String,
+}
+
+impl Pair {
+    fn new(name: &str) -> Self {
+        let own = |end: &str| format!("prf-{name}-{}-{end}", std::process::id());
+        let pair = Self {
+            host: own("host"),
+            client: own("client"),
+        };
+        let Self { host, client } = &pair;
+        run("bash", &format!(
+            "ip netns add {host}; ip netns add {client}
+             ip -n {host} link add eth0 type veth peer name eth0 netns {client}
+             ip -n {host} addr add 192.0.2.1/24 dev eth0; ip -n {client} addr add 192.0.2.2/24 dev eth0
+             ip -n {host} addr add 2001:db8::1/64 dev eth0 nodad
+             ip -n {client} addr add 2001:db8::2/64 dev eth0 nodad
+             ip -n {host} link set eth0 up; ip -n {client} link set eth0 up"
+        ));
+        pair
+    }
+
+    /// Runs a script on the host.
+    fn host(&self, script: &str) -> String {
+        run(&format!("ip netns exec {} bash", self.host), script)
+    }
+
+    /// One packet of each sort: UDP to the port by IPv4 and by IPv6, UDP to another, TCP.
+    fn send(&self) {
+        let script = "echo relay > /dev/udp/192.0.2.1/40000
+             echo relay > /dev/udp/2001:db8::1/40000
+             echo other > /dev/udp/192.0.2.1/40001
+             echo other > /dev/udp/192.0.2.1/22
+             timeout 0.3 bash -c ': > /dev/tcp/192.0.2.1/40000' 2>/dev/null || true
+             sleep 0.2";
+        run(&format!("ip netns exec {} bash", self.client), script);
+    }
+
+    /// Packets that the firewall has let through, by sort.
+    fn seen(&self) -> [u64; 4] {
+        let table = self.host("nft -j list chain inet seen input");
+        let table: serde_json::Value = serde_json::from_str(&table).unwrap();
+        let count = |sort: &str| {
+            let entries = table["nftables"].as_array().unwrap().iter();
+            let mut rules = entries.filter(|entry| entry["rule"]["comment"] == sort);
+            let rule = rules.next().unwrap()["rule"]["expr"]
+                .as_array()
+                .unwrap()
+                .clone();
+            let counter = rule.iter().find_map(|expression| expression.get("counter"));
+            counter.unwrap()["packets"].as_u64().unwrap()
+        };
+        ["v4", "v6", "other", "tcp"].map(count)
+    }
+}
+
+impl Drop for Pair {
+    fn drop(&mut self) {
+        for namespace in [&self.host, &self.client] {
+            Command::new("ip")
+                .args(["netns", "del", namespace])
+                .status()
+                .ok();
+        }
+    }
+}
+
+/// Runs a script, which must go well, and gives its output.
+fn run(shell: &str, script: &str) -> String {
+    let words: Vec<_> = shell.split(' ').collect();
+    let mut child = Command::new(words[0])
+        .args(&words[1..])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let script = format!("set -e\n{script}\n");
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(script.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{script}: {said}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Why this machine cannot run it.
+fn missing() -> Option<String> {
+    let owner =
+        std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own));
+    if owner.unwrap_or(1) != 0 {
+        return Some("network namespaces need root".into());
+    }
+    let paths = std::env::var("PATH").unwrap_or_default();
+    let has = |program: &str| {
+        paths
+            .split(':')
+            .any(|dir| Path::new(dir).join(program).exists())
+    };
+    let program = ["ip", "nft", "iptables", "ip6tables", "bash"]
+        .into_iter()
+        .find(|p| !has(p))?;
+    Some(format!("there is no {program}"))
+}
