@@ -1,6 +1,6 @@
 # One image for operator and relays.
 FROM docker.io/library/rust:1.95-bookworm AS build
-RUN apt-get update && apt-get install --yes --no-install-recommends cmake
+RUN apt-get update && apt-get install --yes --no-install-recommends clang cmake
 WORKDIR /src
 COPY . .
 RUN cargo build --release --locked --package peerrelay

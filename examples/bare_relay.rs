@@ -13,7 +13,10 @@ use std::{
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use futures::{StreamExt, stream};
-use peerrelay::relay::shard::{self, PortState, ShardHandle, ShardOptions};
+use peerrelay::relay::{
+    kernel::{self, KernelOptions, PathState, Reason},
+    shard::{self, PortState, ShardHandle, ShardOptions},
+};
 use rand::Rng;
 use relay_proto::{Config, DiscoSecret, Keys, NodeKey, Peer, disco::Frame};
 
@@ -42,6 +45,7 @@ struct Args {
 #[derive(Clone, Copy, ValueEnum)]
 enum DataPath {
     Socket,
+    Kernel,
 }
 
 fn main() -> anyhow::Result<()> {
@@ -57,6 +61,13 @@ fn main() -> anyhow::Result<()> {
 async fn run(args: Args) -> anyhow::Result<()> {
     let node = DiscoSecret::from_bytes(rand::rng().random());
     let key = node.public();
+    let kernel = match args.data_path {
+        DataPath::Socket => None,
+        DataPath::Kernel => Some(kernel::start(KernelOptions {
+            max_sessions: args.max_sessions,
+            pins: None,
+        })?),
+    };
     let options = ShardOptions {
         port: args.port,
         threads: args.threads,
@@ -71,15 +82,26 @@ async fn run(args: Args) -> anyhow::Result<()> {
         },
         seed: rand::rng().random(),
         first_lamport: 1,
+        kernel: kernel.clone(),
     };
-    let (handle, ended) = match args.data_path {
-        DataPath::Socket => shard::spawn(options)?,
-    };
+    let (handle, ended) = shard::spawn(options)?;
     handle.set_addresses(args.addresses);
     let port = bound(&handle).await?;
+    if let Some(kernel) = &kernel {
+        kernel.set_port(Some(port));
+        let mut state = kernel.state();
+        let ready = |state: &PathState| match &state.0 {
+            Err(error) => error.reason != Reason::Starting,
+            Ok(_) => true,
+        };
+        state.wait_for(ready).await?.0.clone()?;
+    }
     println!("ready {} {port}", to_hex(&key.0));
     serve(&handle).await?;
     handle.stop();
+    if let Some(kernel) = kernel {
+        kernel.stop(true);
+    }
     ended.await.context("the data path broke")
 }
 

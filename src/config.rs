@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use self::endpoints::EndpointsConfig;
+use crate::crd::DataPath;
 
 /// Port that relays listen on when nothing else is said; the one the setup guides use.
 pub const DEFAULT_PORT: u16 = 40_000;
@@ -74,6 +75,9 @@ pub struct RelayConfig {
     /// Sessions that one tailnet node may ask for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions_per_node: Option<usize>,
+    /// What forwards packets of open sessions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub data_path: Option<DataPath>,
     /// In Kubernetes: where to report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportConfig>,
@@ -150,6 +154,7 @@ impl RelayConfig {
             region: self.region.or(lower.region),
             max_sessions: self.max_sessions.or(lower.max_sessions),
             max_sessions_per_node: self.max_sessions_per_node.or(lower.max_sessions_per_node),
+            data_path: self.data_path.or(lower.data_path),
             report: self.report.or(lower.report),
         }
     }

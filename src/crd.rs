@@ -10,6 +10,7 @@
     reason = "the derive repeats each type inside of a function"
 )]
 
+pub mod data_path;
 pub mod endpoints;
 pub mod exposure;
 pub mod grants;
@@ -25,6 +26,7 @@ use kube::CustomResourceExt;
 use serde_json::json;
 
 pub use self::{
+    data_path::DataPath,
     peer_relay::{PeerRelay, PeerRelaySpec, PeerRelayStatus},
     relay_node::{RelayNode, RelayNodeSpec, RelayNodeStatus},
 };

@@ -1,7 +1,9 @@
 //! The relay: a tailnet node that forwards datagrams between clients.
 
 pub mod addresses;
+mod data_path;
 pub mod grant;
+pub mod kernel;
 pub mod metrics;
 pub mod options;
 pub mod reload;
@@ -18,6 +20,7 @@ use tokio::{sync::watch, time::sleep};
 
 use self::{
     addresses::Keeper,
+    kernel::KernelPath,
     options::RelayOptions,
     reload::Live,
     report::Reporter,
@@ -41,8 +44,10 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
     let identity = Identity::load(&options.state_dir)?;
     let dialer = Dialer::new(options.ca_file.as_deref())?;
-    let (shard, shard_ended) = shard::spawn(shard_options(&options, &identity))
-        .context("failed to start the data path")?;
+    let kernel = data_path::start(&options);
+    let (shard, shard_ended) =
+        shard::spawn(shard_options(&options, &identity, kernel.as_ref().ok()))
+            .context("failed to start the data path")?;
     let (state, _) = watch::channel(RelayState::default());
 
     supervisor.spawn("data path", async {
@@ -62,6 +67,13 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         state: state.clone(),
     };
     supervisor.spawn("endpoints", keeper.run());
+    let path = data_path::watch(
+        options.data_path,
+        kernel.clone(),
+        shard.port(),
+        state.clone(),
+    );
+    supervisor.spawn("kernel path", path);
     if options.tailnet.control_url.scheme() == "http" {
         tracing::warn!("control is reached without TLS: only for a network that you trust");
     }
@@ -84,12 +96,20 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         Ok::<_, anyhow::Error>(())
     });
 
-    supervisor.run(drain(&shard, &state), DRAIN).await
+    let ended = supervisor.run(drain(&shard, &state), DRAIN).await;
+    if let Ok(kernel) = kernel {
+        kernel.stop(true);
+    }
+    ended
 }
 
 /// LamportIDs start at the clock: the server key is new with each start, so nothing depends on it
 /// but the order in which people see allocations.
-fn shard_options(options: &RelayOptions, identity: &Identity) -> ShardOptions {
+fn shard_options(
+    options: &RelayOptions,
+    identity: &Identity,
+    kernel: Option<&KernelPath>,
+) -> ShardOptions {
     let clock = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
@@ -100,6 +120,7 @@ fn shard_options(options: &RelayOptions, identity: &Identity) -> ShardOptions {
         keys: identity.relay_keys(),
         seed: rand::random(),
         first_lamport: u64::try_from(clock.as_micros()).unwrap_or(1),
+        kernel: kernel.cloned(),
     }
 }
 

@@ -11,6 +11,7 @@ use crate::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
         endpoints::{EndpointsConfig, StaticEndpoint},
     },
+    crd::DataPath,
     relay::{
         options::{Environment, RelayOptions},
         reload::Reload,
@@ -70,6 +71,9 @@ pub(super) struct RelayArgs {
     /// Where to serve /metrics, /healthz and /readyz
     #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", value_parser = endpoint, help = format!("Where to serve /metrics, /healthz and /readyz [default: 127.0.0.1:{DEFAULT_METRICS_PORT}]"))]
     metrics_addr: Option<SocketAddr>,
+    /// What forwards packets of open sessions [default: auto]
+    #[arg(long, value_enum, ignore_case = true, env = "PEERRELAY_DATA_PATH")]
+    data_path: Option<DataPath>,
     /// YAML file with any of these settings
     #[arg(long, value_name = "FILE", env = "PEERRELAY_CONFIG")]
     config: Option<PathBuf>,
@@ -96,6 +100,7 @@ impl RelayArgs {
                 ..EndpointsConfig::default()
             },
             metrics_addr: self.metrics_addr,
+            data_path: self.data_path,
             ..RelayConfig::default()
         };
         let environment = Environment {

@@ -27,6 +27,7 @@ use super::grants::GrantReport;
         type_ = "integer",
         json_path = ".status.sessions.open"
     ),
+    printcolumn(name = "Path", type_ = "string", json_path = ".status.dataPath"),
     printcolumn(
         name = "Age",
         type_ = "date",
@@ -76,8 +77,14 @@ pub struct RelayNodeStatus {
     /// UDP port, once bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// What forwards packets: `Socket`.
+    /// What forwards packets of open sessions: `Kernel` or `Socket`.
     pub data_path: String,
+    /// Why it is not the kernel, in CamelCase.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_path_reason: Option<String>,
+    /// The same in a sentence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_path_message: Option<String>,
     /// The relay as a tailnet device.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tailnet: Option<NodeTailnet>,

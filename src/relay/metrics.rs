@@ -2,15 +2,14 @@
 //!
 //! Label values are bounded: no client address, name or key is ever one.
 
+mod data_path;
+
 use prometheus::{
     Encoder, GaugeVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
 };
 use relay_proto::{DropReason, Family};
 
 use super::{shard::Snapshot, state::RelayState};
-
-/// Data path that forwards.
-const DATA_PATH: &str = "socket";
 
 /// Renders everything.
 pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
@@ -20,6 +19,7 @@ pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
     decisions(&registry, snapshot);
     sockets(&registry, snapshot);
     health(&registry, state);
+    data_path::render(&registry, &state.path, snapshot);
     let mut text = Vec::new();
     let encoded = TextEncoder::new().encode(&registry.gather(), &mut text);
     encoded.expect("metrics are complete and memory takes all bytes");
@@ -68,16 +68,18 @@ fn forwarded(registry: &Registry, region: &str, snapshot: &Snapshot) {
         let counter = counter(registry, name, help, labels);
         for from in Family::ALL {
             for to in Family::ALL {
-                let traffic = snapshot.counters.forwarded(from, to);
-                let value = if bytes {
-                    traffic.bytes
-                } else {
-                    traffic.packets
-                };
-                let values = [transport(from), transport(to), region, DATA_PATH];
-                counter
-                    .with_label_values(&values[..labels.len()])
-                    .inc_by(value);
+                let paths = data_path::forwarded(snapshot, from, to);
+                for (path, traffic) in data_path::PATHS.into_iter().zip(paths) {
+                    let value = if bytes {
+                        traffic.bytes
+                    } else {
+                        traffic.packets
+                    };
+                    let values = [transport(from), transport(to), region, path];
+                    counter
+                        .with_label_values(&values[..labels.len()])
+                        .inc_by(value);
+                }
             }
         }
     }

@@ -14,9 +14,12 @@ use super::{
     shard::default_threads,
     tailnet::{AuthKey, TailnetConfig},
 };
-use crate::config::{
-    DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
-    ReportConfig, endpoints::EndpointsConfig,
+use crate::{
+    config::{
+        DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
+        ReportConfig, endpoints::EndpointsConfig,
+    },
+    crd::DataPath,
 };
 
 /// Longest DNS label (RFC 1035), so the longest device name.
@@ -47,6 +50,8 @@ pub struct RelayOptions {
     pub region: String,
     /// Lifetimes and limits.
     pub limits: Config,
+    /// What forwards packets of open sessions.
+    pub data_path: DataPath,
     /// In Kubernetes: what to report to.
     pub report: Option<ReportConfig>,
 }
@@ -127,6 +132,7 @@ impl RelayOptions {
                     .unwrap_or(limits.max_sessions_per_node),
                 ..limits
             },
+            data_path: config.data_path.unwrap_or_default(),
             report: config.report,
         })
     }

@@ -17,7 +17,12 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{addresses::Advertised, grant::GrantView, state::RelayState};
+use super::{
+    addresses::Advertised,
+    grant::GrantView,
+    kernel::{self, Unavailable},
+    state::RelayState,
+};
 use crate::{
     config::ReportConfig,
     crd::{
@@ -174,7 +179,14 @@ fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
         message: problem.map(|p| p.message.clone()),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         port: state.port,
-        data_path: "Socket".to_owned(),
+        data_path: if state.path.is_kernel() {
+            "Kernel"
+        } else {
+            "Socket"
+        }
+        .to_owned(),
+        data_path_reason: path_reason(state).map(|error| error.reason.as_str().to_owned()),
+        data_path_message: path_reason(state).map(|error| error.message.clone()),
         tailnet: state.tailnet.as_ref().map(|tailnet| NodeTailnet {
             name: tailnet.name.clone(),
             node_id: tailnet.node_id.clone(),
@@ -206,6 +218,12 @@ fn grant(view: &GrantView) -> GrantReport {
         sources: view.sources.iter().map(source).collect(),
         more_sources: view.more_sources,
     }
+}
+
+/// Why sockets forward, where somebody may want to know.
+fn path_reason(state: &RelayState) -> Option<&Unavailable> {
+    let unavailable = state.path.0.as_ref().err();
+    unavailable.filter(|error| error.reason != kernel::Reason::Chosen)
 }
 
 #[cfg(test)]

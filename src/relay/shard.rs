@@ -30,7 +30,10 @@ use self::{
     port::Port,
     worker::{Keeper, Worker},
 };
-use super::socket::{UdpSocket, Waker};
+use super::{
+    kernel::{KernelCounters, KernelPath},
+    socket::{UdpSocket, Waker},
+};
 
 /// Most threads that the data path takes by itself; more cores are left to others.
 const MOST_THREADS: usize = 8;
@@ -50,6 +53,8 @@ pub struct ShardOptions {
     pub seed: [u8; 32],
     /// LamportID of the first allocation.
     pub first_lamport: u64,
+    /// Forwards open sessions before the sockets see them, where there is one.
+    pub kernel: Option<KernelPath>,
 }
 
 /// Counters of the data path at one moment.
@@ -61,6 +66,8 @@ pub struct Snapshot {
     pub sessions: SessionCounts,
     /// Of the sockets.
     pub sockets: SocketCounters,
+    /// Of the kernel path, where there is one; not among those of the core.
+    pub kernel: Option<KernelCounters>,
 }
 
 /// What the sockets lost.
@@ -132,6 +139,7 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct ShardHandle {
     front: Arc<Front>,
+    kernel: Option<KernelPath>,
     port: watch::Receiver<PortState>,
 }
 
@@ -153,6 +161,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         keys,
         seed,
         first_lamport,
+        kernel,
     } = options;
     let threads = threads.clamp(1, relay_proto::Lane::COUNT as usize);
     let (port_state, port_changes) = watch::channel(PortState::Binding);
@@ -190,7 +199,15 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
             own,
             links: links.clone(),
         };
-        let mut worker = Worker::new(relay, start, lanes, keeper.take(), inbox, waker);
+        let mut worker = Worker::new(
+            relay,
+            start,
+            lanes,
+            keeper.take(),
+            kernel.clone(),
+            inbox,
+            waker,
+        );
         let end = End(end.clone());
         let name = format!("shard-{own}");
         thread::Builder::new().name(name).spawn(move || {
@@ -201,6 +218,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     }
     let handle = ShardHandle {
         front,
+        kernel,
         port: port_changes,
     };
     Ok((handle, ended))
@@ -261,6 +279,7 @@ impl ShardHandle {
         for part in self.ask(Command::Snapshot).await {
             sum.add(&part);
         }
+        sum.kernel = self.kernel.as_ref().map(KernelPath::counters);
         sum
     }
 

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use relay_proto::SessionCounts;
 
-use super::{addresses::Advertised, grant::GrantView};
+use super::{addresses::Advertised, grant::GrantView, kernel::PathState};
 
 /// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +29,8 @@ pub enum Reason {
     RelayDisabledByPolicy,
     /// The device's node key has expired.
     KeyExpired,
+    /// The kernel path is asked for and cannot be had.
+    KernelPathUnavailable,
 }
 
 impl Reason {
@@ -44,6 +46,7 @@ impl Reason {
         Self::NoEndpoints,
         Self::RelayDisabledByPolicy,
         Self::KeyExpired,
+        Self::KernelPathUnavailable,
     ];
 
     /// The reason as conditions carry it, in CamelCase.
@@ -59,6 +62,7 @@ impl Reason {
             Self::NoEndpoints => "NoEndpoints",
             Self::RelayDisabledByPolicy => "RelayDisabledByPolicy",
             Self::KeyExpired => "KeyExpired",
+            Self::KernelPathUnavailable => "KernelPathUnavailable",
         }
     }
 
@@ -70,7 +74,8 @@ impl Reason {
             | Self::RegistrationNeedsApproval
             | Self::ControlCertificateInvalid
             | Self::RelayDisabledByPolicy
-            | Self::KeyExpired => true,
+            | Self::KeyExpired
+            | Self::KernelPathUnavailable => true,
             Self::ControlUnreachable
             | Self::DerpUnreachable
             | Self::PortUnavailable
@@ -138,6 +143,10 @@ pub struct RelayState {
     pub port_problem: Option<Problem>,
     /// Why nothing is advertised.
     pub endpoint_problem: Option<Problem>,
+    /// That the kernel path is asked for and not to be had.
+    pub path_problem: Option<Problem>,
+    /// What forwards: `Ok` for the kernel, on so many devices.
+    pub path: PathState,
     /// The process is about to end and gives out no further session.
     pub draining: bool,
     /// Who may use this relay, once the network map has come.
@@ -154,6 +163,7 @@ impl RelayState {
             (!self.map_received, "network map"),
             (self.home_derp.is_none(), "DERP connection"),
             (self.endpoints.is_empty(), "endpoint to advertise"),
+            (self.path_problem.is_some(), "kernel data path"),
             (self.draining, "a process that is not about to end"),
         ]
         .into_iter()
@@ -173,6 +183,7 @@ impl RelayState {
             &self.control_problem,
             &self.derp_problem,
             &self.endpoint_problem,
+            &self.path_problem,
         ];
         problems.into_iter().find_map(Option::as_ref)
     }

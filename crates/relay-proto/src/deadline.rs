@@ -28,6 +28,12 @@ impl Deadlines {
         self.0.first().map(|(at, ..)| *at)
     }
 
+    /// Sessions whose entry is due.
+    pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = Vni> {
+        let due = self.0.iter().take_while(move |(at, ..)| *at <= now);
+        due.map(|(_, vni, _)| *vni)
+    }
+
     /// Takes one entry that is due.
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<(Vni, u64)> {
         (self.next()? <= now).then_some(())?;

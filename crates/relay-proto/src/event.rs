@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{geneve::Vni, key::DiscoPublic, time::Timestamp};
+use crate::{counters::Traffic, geneve::Vni, key::DiscoPublic, time::Timestamp};
 
 /// What changed; read with [`crate::Relay::poll_event`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,6 +71,15 @@ pub struct LegInfo {
     pub packets: u64,
     /// UDP payload of these.
     pub bytes: u64,
+}
+
+/// What another data path forwarded from one leg since the session is open.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Activity {
+    /// Data datagrams and their UDP payload, Geneve header included.
+    pub traffic: Traffic,
+    /// The last one; [`Timestamp::START`] for none.
+    pub last_seen: Timestamp,
 }
 
 /// Number of sessions by state.

@@ -12,6 +12,9 @@
 //! - Every DERP packet goes to [`Relay::handle_derp`]; what it returns goes back to the sender's
 //!   node key, through the sender's home region.
 //! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed.
+//! - A driver that forwards open sessions on another path as well (it learns of them from
+//!   [`Event`]) hands in what happened there, with [`Relay::handle_activity`]: before each
+//!   [`Relay::handle_timeout`] for the sessions of [`Relay::due_sessions`].
 //! - [`Relay::poll_event`] is emptied after each of these.
 //!
 //! A relay outlives its process: [`Relay::export`] gives a [`State`], and a relay made with the
@@ -77,7 +80,7 @@ pub use config::{Config, Keys, Peer};
 pub use counters::{Counters, Family, Traffic};
 pub use crypto_box::SalsaBox;
 pub use desk::{Allocation, Desk, Request};
-pub use event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo};
+pub use event::{Activity, CloseReason, Event, LegInfo, SessionCounts, SessionInfo};
 pub use geneve::Vni;
 pub use key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side};
 pub use lane::Lane;

@@ -20,7 +20,7 @@ use crate::{
     deadline::Deadlines,
     desk::{Allocation, Desk, Request},
     disco::{BIND_FRAME_LEN, BindCommon, Frame, Message, NONCE_LEN, seal},
-    event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo},
+    event::{Activity, CloseReason, Event, LegInfo, SessionCounts, SessionInfo},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, Vni},
     key::{DiscoPublic, NodeKey, Side},
     lane::Lane,
@@ -192,6 +192,22 @@ impl Relay {
         self.deadlines.next()
     }
 
+    /// Accounts what another path forwarded from leg A and leg B of an open session since it is
+    /// open: totals, so that handing in the same twice changes nothing. A session that is not
+    /// known is left alone.
+    pub fn handle_activity(&mut self, vni: Vni, activity: [Activity; 2]) {
+        if let Some(session) = self.table.get_mut(vni).filter(|s| s.is_open()) {
+            for (side, activity) in [Side::A, Side::B].into_iter().zip(activity) {
+                session.note_activity(side, activity);
+            }
+        }
+    }
+
+    /// Sessions that [`Relay::handle_timeout`] would judge now.
+    pub fn due_sessions(&self, now: Timestamp) -> impl Iterator<Item = Vni> {
+        self.deadlines.due(now)
+    }
+
     /// Ends what is over. Costs one step for each session that falls due.
     pub fn handle_timeout(&mut self, now: Timestamp) {
         while let Some((vni, lamport)) = self.deadlines.pop_due(now) {
@@ -230,14 +246,15 @@ impl Relay {
                     local,
                     packets,
                     bytes,
+                    elsewhere,
                     ..
                 } = *session.leg(side);
                 LegInfo {
                     client: session.pair.key(side),
                     address,
                     local,
-                    packets,
-                    bytes,
+                    packets: packets + elsewhere.packets,
+                    bytes: bytes + elsewhere.bytes,
                 }
             }),
         })

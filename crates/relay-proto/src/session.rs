@@ -7,7 +7,9 @@ use std::{
 
 use crate::{
     challenge::Challenges,
+    counters::Traffic,
     disco::{BindCommon, Generation, Message},
+    event::Activity,
     geneve::Vni,
     key::{NodeKey, Pair, Side},
     state::{SavedLeg, SavedSession},
@@ -32,6 +34,8 @@ pub(crate) struct Leg {
     pub(crate) packets: u64,
     /// UDP payload of these, Geneve header included.
     pub(crate) bytes: u64,
+    /// What another path forwarded from there.
+    pub(crate) elsewhere: Traffic,
 }
 
 /// What a bind message did.
@@ -104,6 +108,7 @@ impl Session {
                 last_seen: past(leg.silent),
                 packets: leg.packets,
                 bytes: leg.bytes,
+                elsewhere: Traffic::default(),
             }),
         }
     }
@@ -164,6 +169,13 @@ impl Session {
         } else {
             Handshake::Bound
         })
+    }
+
+    /// Accounts what another path forwarded, in all, from the leg on `side`.
+    pub(crate) fn note_activity(&mut self, side: Side, activity: Activity) {
+        let leg = &mut self.legs[side.index()];
+        leg.elsewhere = activity.traffic;
+        leg.last_seen = leg.last_seen.max(activity.last_seen);
     }
 
     /// Accounts data from `source` and names the leg it goes to, and the local address it leaves

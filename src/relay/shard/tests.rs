@@ -292,6 +292,7 @@ fn options(port: u16) -> ShardOptions {
         },
         seed: [3; 32],
         first_lamport: 1,
+        kernel: None,
     }
 }
 

@@ -7,7 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use relay_proto::{Event, Family, Relay, Timestamp};
+use relay_proto::{Event, Family, Relay, Timestamp, Vni};
 use tokio::sync::watch;
 
 use super::{
@@ -16,7 +16,10 @@ use super::{
     lanes::Lanes,
     port::{Bound, Port, PortState},
 };
-use crate::relay::socket::{Interest, ReceiveBatch, SLOTS, Waker, wait};
+use crate::relay::{
+    kernel::KernelPath,
+    socket::{Interest, ReceiveBatch, SLOTS, Waker, wait},
+};
 
 /// Batches taken from one socket before anything else gets its turn.
 const BUDGET: usize = 16;
@@ -53,6 +56,7 @@ pub(super) struct Worker {
     forwarder: Forwarder,
     overflow: [u32; 2],
     counters: SocketCounters,
+    kernel: Option<KernelPath>,
 }
 
 impl Worker {
@@ -62,6 +66,7 @@ impl Worker {
         start: Instant,
         lanes: Lanes,
         keeper: Option<Keeper>,
+        kernel: Option<KernelPath>,
         inbox: mpsc::Receiver<Command>,
         waker: Waker,
     ) -> Self {
@@ -79,6 +84,7 @@ impl Worker {
             used: false,
             overflow: [0; 2],
             counters: SocketCounters::default(),
+            kernel,
         }
     }
 
@@ -160,6 +166,8 @@ impl Worker {
             }
             Command::Broken { family, generation } => self.lose(family, generation),
             Command::Sessions(answer) => {
+                let open: Vec<_> = self.relay.sessions().map(|session| session.vni).collect();
+                self.learn_activity(open);
                 answer.send(self.relay.sessions().collect()).ok();
             }
             Command::Snapshot(answer) => {
@@ -167,6 +175,7 @@ impl Worker {
                     counters: self.relay.counters().clone(),
                     sessions: self.relay.session_counts(),
                     sockets: self.counters,
+                    kernel: None,
                 };
                 answer.send(snapshot).ok();
             }
@@ -177,6 +186,8 @@ impl Worker {
     fn run_timers(&mut self) {
         let now = self.now();
         if self.relay.poll_timeout().is_some_and(|due| due <= now) {
+            let due: Vec<_> = self.relay.due_sessions(now).collect();
+            self.learn_activity(due);
             self.relay.handle_timeout(now);
         }
         let Some(keeper) = &mut self.keeper else {
@@ -276,9 +287,22 @@ impl Worker {
         *known = now;
     }
 
-    /// What the socket path itself has no use for, and others will.
+    /// Tells the core what the kernel path forwarded of these sessions.
+    fn learn_activity(&mut self, sessions: Vec<Vni>) {
+        let Some(kernel) = &self.kernel else { return };
+        for vni in sessions {
+            if let Some(activity) = kernel.activity(vni, self.start) {
+                self.relay.handle_activity(vni, activity);
+            }
+        }
+    }
+
+    /// What the socket path itself has no use for.
     fn note_events(&mut self) {
         while let Some(event) = self.relay.poll_event() {
+            if let Some(kernel) = &self.kernel {
+                kernel.note(&event);
+            }
             match event {
                 Event::Opened { vni, .. } => tracing::debug!(%vni, "session open"),
                 Event::Moved { vni, .. } => tracing::debug!(%vni, "session moved"),

@@ -10,7 +10,7 @@ use crate::command::{find, program, run};
 use crate::progress::Progress;
 
 /// Program, its package, what it is for.
-const PROGRAMS: [(&str, &str, &str); 12] = [
+const PROGRAMS: [(&str, &str, &str); 13] = [
     ("containerd", "containerd", "runs the pods of each node"),
     ("ctr", "containerd", "imports images"),
     ("runc", "runc", "starts containers"),
@@ -22,6 +22,11 @@ const PROGRAMS: [(&str, &str, &str); 12] = [
     ("nsenter", "util-linux", "enters namespaces"),
     ("unshare", "util-linux", "gives each node its own mounts"),
     ("tcpdump", "tcpdump", "shows that no plain text passes"),
+    (
+        "clang",
+        "clang",
+        "builds the program that forwards in the kernel",
+    ),
     ("curl", "curl", "reads metrics in a node's namespace"),
 ];
 

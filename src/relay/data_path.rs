@@ -1,0 +1,85 @@
+//! Which path forwards: chosen when the relay starts, watched while it runs.
+
+use anyhow::Context;
+use tokio::sync::watch;
+
+use super::{
+    kernel::{self, KernelOptions, KernelPath, PathState, Reason, Unavailable},
+    options::RelayOptions,
+    shard::PortState,
+    state::{self, Problem, RelayState},
+};
+use crate::crd::DataPath;
+
+/// The kernel path, or why there is none.
+pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
+    if options.data_path == DataPath::Socket {
+        return Err(Unavailable::new(
+            Reason::Chosen,
+            "sockets forward because dataPath is Socket",
+        ));
+    }
+    let kernel = kernel::start(KernelOptions {
+        max_sessions: options.limits.max_sessions,
+        pins: KernelOptions::pins_of(options.port),
+    })?;
+    // Nothing is known of the sessions that an earlier process had.
+    kernel.retain(Vec::new());
+    Ok(kernel)
+}
+
+/// Gives the kernel path the port, and shows which path forwards.
+pub(super) async fn watch(
+    wanted: DataPath,
+    kernel: Result<KernelPath, Unavailable>,
+    mut port: watch::Receiver<PortState>,
+    state: watch::Sender<RelayState>,
+) -> anyhow::Result<()> {
+    let kernel = match kernel {
+        Ok(kernel) => kernel,
+        Err(error) => {
+            show(wanted, PathState(Err(error)), &state);
+            std::future::pending::<()>().await;
+            return Ok(());
+        }
+    };
+    let mut path = kernel.state();
+    loop {
+        kernel.set_port(match *port.borrow_and_update() {
+            PortState::Bound(port) => Some(port),
+            PortState::Binding | PortState::Failed(_) => None,
+        });
+        show(wanted, path.borrow_and_update().clone(), &state);
+        tokio::select! {
+            changed = port.changed() => changed.context("the data path has ended")?,
+            changed = path.changed() => changed.context("the kernel path has ended")?,
+        }
+    }
+}
+
+fn show(wanted: DataPath, path: PathState, state: &watch::Sender<RelayState>) {
+    state.send_if_modified(|state| {
+        if state.path == path {
+            return false;
+        }
+        match &path.0 {
+            Ok(devices) => tracing::info!(devices, "the kernel forwards"),
+            Err(error) if matches!(error.reason, Reason::Chosen | Reason::Starting) => {
+                tracing::info!(reason = error.reason.as_str(), "sockets forward");
+            }
+            Err(error) => {
+                let (reason, message) = (error.reason.as_str(), &error.message);
+                tracing::warn!(reason, message, "sockets forward");
+            }
+        }
+        state.path_problem = match &path.0 {
+            Err(error) if wanted == DataPath::Kernel => Some(Problem::new(
+                state::Reason::KernelPathUnavailable,
+                format!("{error}; or set dataPath to Auto"),
+            )),
+            _ => None,
+        };
+        state.path = path;
+        true
+    });
+}

@@ -1,0 +1,327 @@
+//! The kernel data path: a program where packets enter the host forwards data of open sessions.
+//!
+//! It is a consumer of the core's events. What it does not forward it hands on to the sockets, so
+//! the relay works the same without it, only slower: where the kernel refuses the program, and
+//! before and after it runs. A thread of its own keeps its maps; the data path's threads talk to it
+//! through a [`KernelPath`] and never wait for it.
+
+mod abi;
+mod frame;
+mod netlink;
+mod program;
+mod self_test;
+mod sys;
+mod worker;
+
+use std::{
+    fmt,
+    net::{IpAddr, SocketAddr},
+    os::unix::fs::MetadataExt,
+    path::PathBuf,
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use aya::maps::{HashMap, MapData};
+use relay_proto::{Activity, Event, Family, Timestamp, Traffic, Vni};
+use tokio::sync::watch;
+
+pub use self::abi::PassReason;
+use self::{
+    abi::SessionValue,
+    program::{CounterMaps, Program},
+    worker::Worker,
+};
+use super::socket::Waker;
+
+/// Where systemd mounts the BPF file system, and what of it is ours.
+const PINS: &str = "/sys/fs/bpf/peerrelay";
+
+/// What the kernel path is made of.
+#[derive(Debug, Clone)]
+pub struct KernelOptions {
+    /// Most sessions that are open at once.
+    pub max_sessions: usize,
+    /// Directory of a BPF file system in which the program outlives the process; `None` when it
+    /// shall not.
+    pub pins: Option<PathBuf>,
+}
+
+impl KernelOptions {
+    /// The directory for a relay with this port in this network namespace: two relays never share
+    /// one, and the next process finds it again.
+    pub fn pins_of(port: u16) -> Option<PathBuf> {
+        let namespace = std::fs::metadata("/proc/self/ns/net").ok()?.ino();
+        (port != 0).then(|| format!("{PINS}/{namespace}-{port}").into())
+    }
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Why the sockets forward. [`Reason::as_str`] is what status and metrics show.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum Reason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Reason {
+            /// Every reason.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The reason in CamelCase.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// It was asked for.
+    Chosen = "Chosen",
+    /// The program has not been attached yet.
+    Starting = "Starting",
+    /// The binary was built without clang.
+    NotBuilt = "NotBuilt",
+    /// CAP_BPF or CAP_NET_ADMIN is missing, or a security module forbids it.
+    NotPermitted = "NotPermitted",
+    /// The kernel has no bpf(2).
+    KernelTooOld = "KernelTooOld",
+    /// The kernel does not accept the program.
+    Refused = "Refused",
+    /// The program forwards wrongly here.
+    SelfTestFailed = "SelfTestFailed",
+    /// No Ethernet device has an address.
+    NoDevice = "NoDevice",
+    /// Something else; the message says what.
+    Failed = "Failed",
+}
+
+/// Why there is no kernel path, and what to do.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{}: {message}", reason.as_str())]
+pub struct Unavailable {
+    /// Stable name.
+    pub reason: Reason,
+    /// One sentence.
+    pub message: String,
+}
+
+impl Unavailable {
+    /// A reason with its message.
+    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+        Self {
+            reason,
+            message: message.into(),
+        }
+    }
+
+    fn failed(error: impl fmt::Display) -> Self {
+        Self::new(Reason::Failed, error.to_string())
+    }
+}
+
+/// Which path forwards: `Ok` with the number of devices to which the program is attached for the
+/// kernel's, otherwise why it is the sockets'.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathState(pub Result<usize, Unavailable>);
+
+impl PathState {
+    /// The kernel's.
+    pub const fn is_kernel(&self) -> bool {
+        self.0.is_ok()
+    }
+}
+
+impl Default for PathState {
+    fn default() -> Self {
+        Self(Err(Unavailable::new(
+            Reason::Starting,
+            "the UDP port is not bound yet",
+        )))
+    }
+}
+
+/// Time that datagrams spent in the program, of one in 256.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Latency {
+    /// Upper bound of each bucket, and how many fell into it but not into one before; the last has
+    /// no bound.
+    pub buckets: Vec<(Option<Duration>, u64)>,
+    /// All of them together.
+    pub sum: Duration,
+}
+
+/// What the program has done since it was loaded first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct KernelCounters {
+    /// Forwarded data, indexed by [`Family`].
+    pub forwarded: [Traffic; 2],
+    /// Datagrams (or super-packets) handed to the sockets, in the order of [`PassReason::ALL`].
+    pub passed: Vec<u64>,
+    /// Datagrams of unknown VNIs above what is handed on.
+    pub dropped_unknown: u64,
+    /// Of a sample.
+    pub latency: Latency,
+}
+
+/// A session that both clients have bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Open {
+    /// Its number.
+    pub vni: Vni,
+    /// Leg A and leg B.
+    pub legs: [SocketAddr; 2],
+    /// Local address that each was bound through, where it is known.
+    pub locals: [Option<IpAddr>; 2],
+}
+
+/// Talks to the kernel path; any number of clones, on any thread.
+#[derive(Clone)]
+pub struct KernelPath(Arc<Shared>);
+
+struct Shared {
+    requests: mpsc::Sender<Request>,
+    waker: Waker,
+    state: watch::Receiver<PathState>,
+    sessions: HashMap<MapData, u32, SessionValue>,
+    counters: CounterMaps,
+}
+
+/// What a [`KernelPath`] asks of the thread.
+enum Request {
+    Place(Open),
+    Remove(Vni),
+    Retain(Vec<Open>),
+    Port(Option<u16>),
+    Stop {
+        remove: bool,
+        done: mpsc::Sender<()>,
+    },
+}
+
+/// Loads the program and starts the thread. Nothing is forwarded before the port is set and the
+/// self-test has passed; but what an earlier process left goes on until [`KernelPath::retain`].
+///
+/// # Errors
+/// Why this host or this process cannot have it.
+pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
+    let most = u32::try_from(options.max_sessions).unwrap_or(u32::MAX);
+    // One more, for the self-test.
+    let (program, maps, counters) = Program::load(options.pins, most.saturating_add(1))?;
+    let (requests, inbox) = mpsc::channel();
+    let waker = Waker::new().map_err(Unavailable::failed)?;
+    let (state_sender, state) = watch::channel(PathState::default());
+    let sessions = program::sessions_again(&maps.sessions)?;
+    let worker = Worker::new(program, maps, inbox, waker.clone(), state_sender)
+        .map_err(Unavailable::failed)?;
+    let thread = thread::Builder::new().name("kernel path".into());
+    thread
+        .spawn(move || worker.run())
+        .map_err(Unavailable::failed)?;
+    Ok(KernelPath(Arc::new(Shared {
+        requests,
+        waker,
+        state,
+        sessions,
+        counters,
+    })))
+}
+
+impl KernelPath {
+    /// Tells it what the core has decided.
+    pub fn note(&self, event: &Event) {
+        self.tell(match *event {
+            Event::Opened { vni, legs, locals } | Event::Moved { vni, legs, locals } => {
+                Request::Place(Open { vni, legs, locals })
+            }
+            Event::Closed { vni, .. } => Request::Remove(vni),
+        });
+    }
+
+    /// Makes these the only sessions: what an earlier process left besides them ends.
+    pub fn retain(&self, open: Vec<Open>) {
+        self.tell(Request::Retain(open));
+    }
+
+    /// The relay's UDP port; `None` while there is none.
+    pub fn set_port(&self, port: Option<u16>) {
+        self.tell(Request::Port(port));
+    }
+
+    /// What came from leg A and leg B, in time since `start`, to about a hundredth of a second;
+    /// `None` when the session has no entry.
+    pub fn activity(&self, vni: Vni, start: Instant) -> Option<[Activity; 2]> {
+        let value = self.0.sessions.get(&vni.number(), 0).ok()?;
+        let (running, now) = (start.elapsed(), sys::monotonic_ns());
+        let seen = |ns: u64| {
+            let age = Duration::from_nanos(now.saturating_sub(ns));
+            Timestamp::from_start(running.saturating_sub(age))
+        };
+        Some(abi::activity(&value).map(|leg| Activity {
+            traffic: leg.traffic,
+            last_seen: seen(leg.last_seen),
+        }))
+    }
+
+    /// What the program has done.
+    pub fn counters(&self) -> KernelCounters {
+        let counter = |key: u32| -> u64 {
+            let values = self.0.counters.counters.get(&key, 0);
+            values.map_or(0, |values| values.iter().sum())
+        };
+        let forwarded = |family: Family| {
+            let values = self.0.counters.forwarded.get(&(family as u32), 0);
+            let mut traffic = Traffic::default();
+            for [packets, bytes] in values.iter().flat_map(|values| values.iter()) {
+                traffic.packets += packets;
+                traffic.bytes += bytes;
+            }
+            traffic
+        };
+        let buckets = (0..abi::BUCKETS).map(|bucket| {
+            let bound = abi::bucket_bound(bucket).map(Duration::from_nanos);
+            (bound, counter(abi::LATENCY_BUCKETS + bucket as u32))
+        });
+        KernelCounters {
+            forwarded: Family::ALL.map(forwarded),
+            passed: (0..PassReason::ALL.len() as u32).map(counter).collect(),
+            dropped_unknown: counter(abi::DROPPED_UNKNOWN),
+            latency: Latency {
+                buckets: buckets.collect(),
+                sum: Duration::from_nanos(counter(abi::LATENCY_SUM)),
+            },
+        }
+    }
+
+    /// Which path forwards.
+    pub fn state(&self) -> watch::Receiver<PathState> {
+        self.0.state.clone()
+    }
+
+    /// Ends the thread and waits for it. With `remove` nothing stays in the kernel; without, what
+    /// is pinned goes on forwarding, for the next process, until the program's time runs out.
+    pub fn stop(&self, remove: bool) {
+        let (done, ended) = mpsc::channel();
+        self.tell(Request::Stop { remove, done });
+        // An error means that the thread has ended already.
+        ended.recv().ok();
+    }
+
+    fn tell(&self, request: Request) {
+        self.0.requests.send(request).ok();
+        self.0.waker.wake();
+    }
+}
+
+impl fmt::Debug for KernelPath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KernelPath")
+            .field(&*self.0.state.borrow())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

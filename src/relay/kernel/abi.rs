@@ -1,0 +1,267 @@
+//! Keys and values of the program's maps, byte for byte as `relay.bpf.c` has them.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+
+use relay_proto::Traffic;
+
+/// Value of the map of sessions.
+pub(super) type SessionValue = [u8; 104];
+/// Key of the map of local addresses.
+pub(super) type AddressKey = [u8; 16];
+/// Value of the map with the one configuration.
+pub(super) type ConfigValue = [u8; 16];
+/// Value of the map of forwarded traffic: packets and bytes.
+pub(super) type TrafficValue = [u64; 2];
+
+/// Bytes of one leg.
+const LEG: usize = 24;
+/// Where the local addresses of both legs begin, and where their activity does.
+const LOCAL: usize = 2 * LEG + 4;
+const ACTIVITY: usize = LOCAL + 4;
+/// Bytes of one leg's activity.
+const ACTIVITY_LEN: usize = 24;
+/// Buckets of the latency histogram.
+pub(super) const BUCKETS: usize = 16;
+/// Upper bound of the first bucket is 2 to this power, in nanoseconds; each next one doubles it.
+const FIRST_BUCKET: u32 = 7;
+
+/// Keys of the map of counters that come after those of [`PassReason`].
+pub(super) const DROPPED_UNKNOWN: u32 = PassReason::ALL.len() as u32;
+pub(super) const LATENCY_SUM: u32 = DROPPED_UNKNOWN + 1;
+pub(super) const LATENCY_BUCKETS: u32 = LATENCY_SUM + 1;
+
+/// Which family the program forwards, or that it leaves a session to the sockets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Forwarding {
+    V4 = 0,
+    V6 = 1,
+    Socket = 2,
+}
+
+macro_rules! pass_reasons {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Why the program handed a datagram for the relay's port to the socket.
+        /// [`PassReason::as_str`] is the metric label `reason`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        pub enum PassReason {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl PassReason {
+            /// Every reason, in the order of the program's counters.
+            pub const ALL: &[Self] = &[$(Self::$name,)*];
+
+            /// The metric label.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$name => $label,)* }
+            }
+        }
+    };
+}
+
+pass_reasons! {
+    /// A bind message: the relay itself is addressed.
+    Control = "control",
+    /// No session that forwards has this VNI.
+    UnknownVni = "unknown_vni",
+    /// From an address that is no leg of the session.
+    NotALeg = "not_a_leg",
+    /// A super-packet that holds more than data of one session.
+    Mixed = "mixed",
+    /// A fragment.
+    Fragment = "fragment",
+    /// Too short, of another version, or lengths disagree.
+    Malformed = "malformed",
+    /// Without UDP checksum.
+    NoChecksum = "no_checksum",
+    /// Its time to live is used up.
+    Ttl = "ttl",
+    /// Too long for the way out.
+    Mtu = "mtu",
+    /// A session between IPv4 and IPv6, or without a route: the sockets forward it.
+    SocketSession = "socket_session",
+    /// Addressed to no address that this host is known to have.
+    NotLocal = "not_local",
+    /// The relay has not renewed the program's time.
+    NotRenewed = "not_renewed",
+    /// The packet could not be rewritten.
+    Error = "error",
+}
+
+/// Where a leg's datagrams go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Leg {
+    pub(super) address: SocketAddr,
+    /// Device towards it; 0 for none.
+    pub(super) ifindex: u32,
+    /// Longest IP packet on the way.
+    pub(super) mtu: u16,
+}
+
+/// What came from a leg since the session has had an entry; `last_seen` is nanoseconds of
+/// CLOCK_MONOTONIC, 0 for never.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct LegActivity {
+    pub(super) traffic: Traffic,
+    pub(super) last_seen: u64,
+}
+
+/// One entry of the map of sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Session {
+    pub(super) legs: [Leg; 2],
+    pub(super) forwarding: Forwarding,
+    /// Which local address each leg was bound through; 0 when that is not known.
+    pub(super) local: [u16; 2],
+    pub(super) from: [LegActivity; 2],
+}
+
+/// The program's configuration.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Config {
+    /// Nanoseconds of CLOCK_MONOTONIC.
+    pub(super) valid_until: u64,
+    /// 0 for none.
+    pub(super) port: u16,
+    /// Every open session has an entry.
+    pub(super) complete: bool,
+}
+
+impl Session {
+    pub(super) fn encode(&self) -> SessionValue {
+        let mut value = [0; size_of::<SessionValue>()];
+        for (leg, bytes) in self.legs.iter().zip(value.chunks_exact_mut(LEG)) {
+            bytes[..16].copy_from_slice(&address_key(leg.address.ip()));
+            bytes[16..20].copy_from_slice(&leg.ifindex.to_ne_bytes());
+            bytes[20..22].copy_from_slice(&leg.address.port().to_be_bytes());
+            bytes[22..24].copy_from_slice(&leg.mtu.to_ne_bytes());
+        }
+        value[2 * LEG..][..4].copy_from_slice(&(self.forwarding as u32).to_ne_bytes());
+        value[LOCAL..][..2].copy_from_slice(&self.local[0].to_ne_bytes());
+        value[LOCAL + 2..][..2].copy_from_slice(&self.local[1].to_ne_bytes());
+        let from = value[ACTIVITY..].chunks_exact_mut(ACTIVITY_LEN);
+        for (activity, bytes) in self.from.iter().zip(from) {
+            bytes[..8].copy_from_slice(&activity.traffic.packets.to_ne_bytes());
+            bytes[8..16].copy_from_slice(&activity.traffic.bytes.to_ne_bytes());
+            bytes[16..].copy_from_slice(&activity.last_seen.to_ne_bytes());
+        }
+        value
+    }
+
+    pub(super) fn decode(value: &SessionValue) -> Self {
+        let leg = |at: usize| {
+            let bytes = &value[at * LEG..][..LEG];
+            let ip = Ipv6Addr::from(*bytes.first_chunk::<16>().expect("a leg has 24 bytes"));
+            let port = u16::from_be_bytes([bytes[20], bytes[21]]);
+            Leg {
+                address: SocketAddr::new(IpAddr::V6(ip).to_canonical(), port),
+                ifindex: u32::from_ne_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]),
+                mtu: u16::from_ne_bytes([bytes[22], bytes[23]]),
+            }
+        };
+        let family = value[2 * LEG..]
+            .first_chunk()
+            .expect("the entry is that long");
+        let forwarding = match u32::from_ne_bytes(*family) {
+            0 => Forwarding::V4,
+            1 => Forwarding::V6,
+            _ => Forwarding::Socket,
+        };
+        Self {
+            legs: [leg(0), leg(1)],
+            forwarding,
+            local: [0, 2].map(|at| u16::from_ne_bytes([value[LOCAL + at], value[LOCAL + at + 1]])),
+            from: activity(value),
+        }
+    }
+}
+
+/// The activity in an entry, without the rest.
+pub(super) fn activity(value: &SessionValue) -> [LegActivity; 2] {
+    [0, 1].map(|at| {
+        let number = |field: usize| {
+            let bytes = &value[ACTIVITY + at * ACTIVITY_LEN + field * 8..];
+            u64::from_ne_bytes(*bytes.first_chunk().expect("the entry is that long"))
+        };
+        LegActivity {
+            traffic: Traffic {
+                packets: number(0),
+                bytes: number(1),
+            },
+            last_seen: number(2),
+        }
+    })
+}
+
+impl Config {
+    pub(super) fn encode(self) -> ConfigValue {
+        let mut value = [0; size_of::<ConfigValue>()];
+        value[..8].copy_from_slice(&self.valid_until.to_ne_bytes());
+        value[8..10].copy_from_slice(&self.port.to_be_bytes());
+        value[10] = u8::from(self.complete);
+        value
+    }
+}
+
+/// An address as the program compares it: IPv4 in IPv6's mapped form.
+pub(super) const fn address_key(ip: IpAddr) -> AddressKey {
+    match ip {
+        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+/// Upper bound of a latency bucket, in nanoseconds; the last one has none.
+pub(super) const fn bucket_bound(bucket: usize) -> Option<u64> {
+    if bucket + 1 < BUCKETS {
+        Some(1 << (FIRST_BUCKET as usize + bucket))
+    } else {
+        None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn entry_round_trips() {
+        let leg = |address: &str, ifindex| Leg {
+            address: address.parse().unwrap(),
+            ifindex,
+            mtu: 1400,
+        };
+        let activity = |packets| LegActivity {
+            traffic: Traffic {
+                packets,
+                bytes: packets * 100,
+            },
+            last_seen: packets * 1000,
+        };
+        for (legs, forwarding) in [
+            (
+                [leg("192.0.2.1:7", 3), leg("192.0.2.2:40000", 4)],
+                Forwarding::V4,
+            ),
+            (
+                [leg("[2001:db8::1]:7", 3), leg("[2001:db8::2]:9", 4)],
+                Forwarding::V6,
+            ),
+            (
+                [leg("192.0.2.1:7", 0), leg("[2001:db8::2]:9", 0)],
+                Forwarding::Socket,
+            ),
+        ] {
+            let session = Session {
+                legs,
+                forwarding,
+                local: [3, 700],
+                from: [activity(1), activity(u64::MAX / 2000)],
+            };
+            assert_eq!(Session::decode(&session.encode()), session);
+            assert_eq!(super::activity(&session.encode()), session.from);
+        }
+    }
+}

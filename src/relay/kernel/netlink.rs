@@ -1,0 +1,338 @@
+//! What the program must know of the network, asked of the kernel by rtnetlink(7): devices,
+//! addresses, and which way leads to a client.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::fd::{AsFd, AsRawFd, BorrowedFd},
+};
+
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+/// Message types and flags (linux/rtnetlink.h, linux/netlink.h).
+const NLMSG_ERROR: u16 = 2;
+const NLMSG_DONE: u16 = 3;
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+const RTM_NEWROUTE: u16 = 24;
+const RTM_GETROUTE: u16 = 26;
+const NLM_F_REQUEST: u16 = 1;
+const NLM_F_DUMP: u16 = 0x300;
+/// Multicast groups: links, addresses and routes of both families, and routing rules.
+const GROUPS: [u32; 7] = [1, 5, 7, 9, 11, 8, 19];
+/// Attributes.
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+const RTA_DST: u16 = 1;
+const RTA_OIF: u16 = 4;
+const RTA_METRICS: u16 = 8;
+const RTAX_MTU: u16 = 2;
+/// Lengths of headers.
+const NLMSGHDR: usize = 16;
+const RTMSG: usize = 12;
+const IFINFOMSG: usize = 16;
+const IFADDRMSG: usize = 8;
+/// A route to another host (`RTN_UNICAST`).
+const UNICAST: u8 = 1;
+/// A device with Ethernet headers (`ARPHRD_ETHER`).
+const ETHERNET: u16 = 1;
+/// A device that is up (`IFF_UP`), and one that leads back (`IFF_LOOPBACK`).
+const UP: u32 = 1;
+const LOOPBACK: u32 = 8;
+/// Enough for any single message that the kernel sends.
+const BUFFER: usize = 64 << 10;
+
+/// A network device.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(super) struct Device {
+    pub(super) name: String,
+    pub(super) mtu: u32,
+    pub(super) ethernet: bool,
+    pub(super) up: bool,
+    pub(super) loopback: bool,
+    pub(super) addresses: Vec<IpAddr>,
+}
+
+/// The way to a client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Route {
+    pub(super) ifindex: u32,
+    /// The route's own, if it has one.
+    pub(super) mtu: Option<u32>,
+}
+
+/// A socket for questions.
+pub(super) struct Netlink {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+/// Readable when something has changed.
+pub(super) struct Changes(Socket);
+
+impl Netlink {
+    pub(super) fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self {
+            socket,
+            buffer: Vec::with_capacity(BUFFER),
+        })
+    }
+
+    /// All devices, by index.
+    pub(super) fn devices(&mut self) -> io::Result<BTreeMap<u32, Device>> {
+        let mut devices = BTreeMap::new();
+        self.ask(RTM_GETLINK, NLM_F_DUMP, &[0; IFINFOMSG], |kind, body| {
+            if kind == RTM_NEWLINK
+                && let Some((index, device)) = device(body)
+            {
+                devices.insert(index, device);
+            }
+        })?;
+        self.ask(RTM_GETADDR, NLM_F_DUMP, &[0; IFADDRMSG], |kind, body| {
+            if kind == RTM_NEWADDR
+                && let Some((index, ip)) = address(body)
+                && let Some(device) = devices.get_mut(&index)
+            {
+                device.addresses.push(ip);
+            }
+        })?;
+        Ok(devices)
+    }
+
+    /// How a datagram to `to` leaves this host; `None` when it does not, or when nothing leads
+    /// there.
+    pub(super) fn route(&mut self, to: IpAddr) -> io::Result<Option<Route>> {
+        let mut body = vec![0; RTMSG];
+        let octets = match to {
+            IpAddr::V4(v4) => v4.octets().to_vec(),
+            IpAddr::V6(v6) => v6.octets().to_vec(),
+        };
+        body[0] = match to {
+            IpAddr::V4(_) => libc::AF_INET as u8,
+            IpAddr::V6(_) => libc::AF_INET6 as u8,
+        };
+        body[1] = (octets.len() * 8) as u8;
+        body.extend_from_slice(&((octets.len() + 4) as u16).to_ne_bytes());
+        body.extend_from_slice(&RTA_DST.to_ne_bytes());
+        body.extend_from_slice(&octets);
+        let mut found = None;
+        let asked = self.ask(RTM_GETROUTE, 0, &body, |kind, body| {
+            if kind == RTM_NEWROUTE {
+                found = route(body);
+            }
+        });
+        match asked {
+            Ok(()) => Ok(found),
+            Err(error) if is_unreachable(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a request and hands over each message of the answer.
+    fn ask(
+        &mut self,
+        kind: u16,
+        flags: u16,
+        body: &[u8],
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        let len = NLMSGHDR + body.len();
+        let mut request = Vec::with_capacity(len);
+        request.extend_from_slice(&(len as u32).to_ne_bytes());
+        request.extend_from_slice(&kind.to_ne_bytes());
+        request.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+        request.extend_from_slice(&[0; 8]);
+        request.extend_from_slice(body);
+        self.socket.send(&request, 0)?;
+        loop {
+            self.buffer.clear();
+            self.socket.recv(&mut self.buffer, 0)?;
+            let mut rest = &self.buffer[..];
+            while let Some(header) = rest.first_chunk::<NLMSGHDR>() {
+                let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+                let kind = u16::from_ne_bytes([header[4], header[5]]);
+                let Some(body) = rest.get(NLMSGHDR..len) else {
+                    return Err(io::ErrorKind::InvalidData.into());
+                };
+                match kind {
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => return error(body),
+                    _ => each(kind, body),
+                }
+                if flags & NLM_F_DUMP == 0 {
+                    return Ok(());
+                }
+                rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+            }
+        }
+    }
+}
+
+impl Changes {
+    /// Begins to listen.
+    pub(super) fn new() -> io::Result<Self> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.set_non_blocking(true)?;
+        for group in GROUPS {
+            socket.add_membership(group)?;
+        }
+        Ok(Self(socket))
+    }
+
+    /// Forgets what has changed so far. That some messages were lost says no more than that
+    /// something has changed.
+    pub(super) fn clear(&self) {
+        let mut buffer = Vec::with_capacity(BUFFER);
+        loop {
+            buffer.clear();
+            match self.0.recv(&mut buffer, 0) {
+                Ok(_) => {}
+                Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => {}
+                Err(_) => return,
+            }
+        }
+    }
+}
+
+impl AsFd for Changes {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+/// Attributes: each a length, a type, and a value, padded to four bytes.
+fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    std::iter::from_fn(move || {
+        let header: &[u8; 4] = rest.first_chunk()?;
+        let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        let kind = u16::from_ne_bytes([header[2], header[3]]) & 0x3fff;
+        let value = rest.get(4..len)?;
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+        Some((kind, value))
+    })
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    value.first_chunk().copied().map(u32::from_ne_bytes)
+}
+
+fn device(body: &[u8]) -> Option<(u32, Device)> {
+    let header: &[u8; IFINFOMSG] = body.first_chunk()?;
+    let flags = number(&header[8..])?;
+    let mut device = Device {
+        ethernet: u16::from_ne_bytes([header[2], header[3]]) == ETHERNET,
+        up: flags & UP != 0,
+        loopback: flags & LOOPBACK != 0,
+        ..Device::default()
+    };
+    for (kind, value) in attributes(&body[IFINFOMSG..]) {
+        match kind {
+            IFLA_IFNAME => {
+                let name = value.strip_suffix(&[0]).unwrap_or(value);
+                device.name = String::from_utf8_lossy(name).into_owned();
+            }
+            IFLA_MTU => device.mtu = number(value)?,
+            _ => {}
+        }
+    }
+    Some((number(&header[4..])?, device))
+}
+
+/// On a point-to-point device `IFA_ADDRESS` is the other end, and `IFA_LOCAL` is ours.
+fn address(body: &[u8]) -> Option<(u32, IpAddr)> {
+    let header: &[u8; IFADDRMSG] = body.first_chunk()?;
+    let find = |wanted| attributes(&body[IFADDRMSG..]).find(|(kind, _)| *kind == wanted);
+    let (_, value) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
+    Some((number(&header[4..])?, ip(value)?))
+}
+
+fn ip(value: &[u8]) -> Option<IpAddr> {
+    match value.len() {
+        4 => Some(Ipv4Addr::from(*value.first_chunk::<4>()?).into()),
+        16 => Some(Ipv6Addr::from(*value.first_chunk::<16>()?).into()),
+        _ => None,
+    }
+}
+
+fn route(body: &[u8]) -> Option<Route> {
+    let header: &[u8; RTMSG] = body.first_chunk()?;
+    if header[7] != UNICAST {
+        return None;
+    }
+    let mut route = Route {
+        ifindex: 0,
+        mtu: None,
+    };
+    for (kind, value) in attributes(&body[RTMSG..]) {
+        match kind {
+            RTA_OIF => route.ifindex = number(value)?,
+            RTA_METRICS => {
+                route.mtu = attributes(value)
+                    .find(|(metric, _)| *metric == RTAX_MTU)
+                    .and_then(|(_, value)| number(value))
+                    .filter(|mtu| *mtu != 0);
+            }
+            _ => {}
+        }
+    }
+    (route.ifindex != 0).then_some(route)
+}
+
+fn error(body: &[u8]) -> io::Result<()> {
+    match number(body).map(u32::cast_signed) {
+        Some(0) => Ok(()),
+        Some(code) => Err(io::Error::from_raw_os_error(-code)),
+        None => Err(io::ErrorKind::InvalidData.into()),
+    }
+}
+
+fn is_unreachable(error: &io::Error) -> bool {
+    matches!(
+        error.raw_os_error(),
+        Some(
+            libc::ENETUNREACH
+                | libc::EHOSTUNREACH
+                | libc::EINVAL
+                | libc::EACCES
+                | libc::EAFNOSUPPORT
+        )
+    )
+}
+
+impl std::fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Netlink")
+            .field(&self.socket.as_raw_fd())
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn loopback_is_a_device_with_its_address_and_leads_nowhere() {
+        let mut netlink = Netlink::new().unwrap();
+        let devices = netlink.devices().unwrap();
+        let loopback = devices.values().find(|d| d.loopback).unwrap();
+        assert_eq!(loopback.name, "lo");
+        assert!(!loopback.ethernet && loopback.mtu > 0);
+        if loopback.up {
+            assert!(loopback.addresses.contains(&IpAddr::from([127, 0, 0, 1])));
+            let own = netlink.route(IpAddr::from([127, 0, 0, 1])).unwrap();
+            assert_eq!(own, None, "a local route leaves no host");
+        }
+    }
+}

@@ -1,0 +1,352 @@
+//! The program in the kernel: loaded, with its maps, and attached to devices.
+//!
+//! Where there is a BPF file system, maps and attachments are pinned in a directory of it: then they
+//! outlive this process, and the next one takes them over without a packet lost.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    os::fd::AsFd,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Ebpf, EbpfLoader,
+    maps::{Array, HashMap, IterableMap as _, Map, MapData, PerCpuArray},
+    programs::{
+        LinkOrder, SchedClassifier, TcAttachType,
+        links::{FdLink, PinnedLink},
+        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+    },
+    util::KernelVersion,
+};
+
+use super::{
+    Reason, Unavailable,
+    abi::{AddressKey, ConfigValue, SessionValue, TrafficValue},
+};
+
+/// Name of the program, in its object and in the kernel.
+const NAME: &str = "peerrelay";
+/// Names of the maps.
+const MAPS: [&str; 7] = [
+    "SESSIONS",
+    "LOCALS",
+    "ADDRESSES",
+    "CONFIG",
+    "COUNTERS",
+    "FORWARDED",
+    "SCRATCH",
+];
+/// The first Linux with tcx.
+const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
+/// Files of pinned attachments begin with this, and end with the device's index.
+const LINK: &str = "link-";
+
+/// What build.rs made.
+#[cfg(kernel_program)]
+pub(super) static OBJECT: &[u8] =
+    aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/relay.bpf.o"));
+/// Built without clang.
+#[cfg(not(kernel_program))]
+pub(super) static OBJECT: &[u8] = &[];
+
+/// The loaded program.
+pub(super) struct Program {
+    ebpf: Ebpf,
+    pins: Option<PathBuf>,
+    links: BTreeMap<u32, Attached>,
+}
+
+/// The maps that steer it.
+pub(super) struct Maps {
+    pub(super) sessions: HashMap<MapData, u32, SessionValue>,
+    pub(super) locals: HashMap<MapData, AddressKey, u32>,
+    pub(super) addresses: Array<MapData, AddressKey>,
+    pub(super) config: Array<MapData, ConfigValue>,
+}
+
+/// The maps in which it counts.
+pub(super) struct CounterMaps {
+    pub(super) counters: PerCpuArray<MapData, u64>,
+    pub(super) forwarded: PerCpuArray<MapData, TrafficValue>,
+}
+
+/// An attachment: dropping it detaches, unless it is pinned.
+enum Attached {
+    Pinned(PinnedLink),
+    Owned(
+        #[allow(dead_code, reason = "held, so that the program stays attached")]
+        SchedClassifierLink,
+    ),
+}
+
+impl Program {
+    /// Loads the program, onto the maps pinned in `pins` if they are there.
+    pub(super) fn load(
+        pins: Option<PathBuf>,
+        sessions: u32,
+    ) -> Result<(Self, Maps, CounterMaps), Unavailable> {
+        if OBJECT.is_empty() {
+            return Err(Unavailable::new(
+                Reason::NotBuilt,
+                "this binary was built without clang: install clang and build again",
+            ));
+        }
+        let pins = pins.filter(|directory| match fs::create_dir_all(directory) {
+            Ok(()) => true,
+            Err(error) => {
+                let directory = directory.display();
+                tracing::info!(%error, %directory, "no BPF file system: forwarding ends with this process");
+                false
+            }
+        });
+        let loaded = match &pins {
+            Some(directory) => load(Some(directory), sessions).or_else(|error| {
+                // Left by another version, or by other limits: nothing of it can be used.
+                tracing::info!(%error, "what an earlier process left in the kernel is replaced");
+                remove_pins(directory);
+                load(Some(directory), sessions)
+            }),
+            None => load(None, sessions),
+        };
+        let (ebpf, maps, counters) = loaded?;
+        Ok((
+            Self {
+                ebpf,
+                pins,
+                links: BTreeMap::new(),
+            },
+            maps,
+            counters,
+        ))
+    }
+
+    /// The program's descriptor.
+    pub(super) fn fd(&mut self) -> io::Result<aya::programs::ProgramFd> {
+        let fd = self.classifier().fd().map_err(io::Error::other)?;
+        fd.try_clone()
+    }
+
+    /// Attaches to exactly these devices, by index and name; says what did not work.
+    pub(super) fn attach(&mut self, devices: &BTreeMap<u32, String>) -> Vec<String> {
+        let gone = self
+            .links
+            .extract_if(.., |index, _| !devices.contains_key(index));
+        for (_, link) in gone {
+            if let Attached::Pinned(link) = link {
+                // It is detached once its file and this handle are gone.
+                link.unpin().ok();
+            }
+        }
+        self.forget_pins_of_others(devices);
+        let mut problems = Vec::new();
+        for (index, name) in devices {
+            if self.links.contains_key(index) {
+                continue;
+            }
+            match self.attach_one(*index, name) {
+                Ok(link) => {
+                    self.links.insert(*index, link);
+                }
+                Err(error) => problems.push(format!("{name}: {error:#}")),
+            }
+        }
+        problems
+    }
+
+    /// Devices to which it is attached.
+    pub(super) fn attached(&self) -> usize {
+        self.links.len()
+    }
+
+    /// Detaches, and leaves nothing in the kernel.
+    pub(super) fn remove(&mut self) {
+        self.attach(&BTreeMap::new());
+        if let Some(directory) = &self.pins {
+            remove_pins(directory);
+        }
+    }
+
+    fn classifier(&mut self) -> &mut SchedClassifier {
+        let program = self.ebpf.program_mut(NAME).expect("loaded before");
+        program.try_into().expect("loaded before as a classifier")
+    }
+
+    fn attach_one(&mut self, index: u32, name: &str) -> anyhow::Result<Attached> {
+        let pin = self
+            .pins
+            .as_ref()
+            .map(|pins| pins.join(format!("{LINK}{index}")));
+        let program = self.classifier();
+        if KernelVersion::current()? < TCX {
+            return attach_filter(program, name).map(Attached::Owned);
+        }
+        if let Some(pin) = &pin
+            && let Ok(old) = PinnedLink::from_pin(pin)
+        {
+            match take_over(program, old) {
+                Ok(()) => {
+                    tracing::info!(device = name, "took over what an earlier process attached");
+                    return Ok(Attached::Pinned(PinnedLink::from_pin(pin)?));
+                }
+                // Its device is gone, and the index was given again.
+                Err(_) => fs::remove_file(pin)?,
+            }
+        }
+        // Before all others: what a CNI's program would decide about is not ours, and what is ours
+        // would not get past it.
+        let order = TcAttachOptions::TcxOrder(LinkOrder::first());
+        let id = program.attach_with_options(name, TcAttachType::Ingress, order)?;
+        let link = program.take_link(id)?;
+        Ok(match pin {
+            Some(pin) => Attached::Pinned(FdLink::try_from(link)?.pin(pin)?),
+            None => Attached::Owned(link),
+        })
+    }
+
+    /// Attachments of an earlier process to devices that are no longer wanted.
+    fn forget_pins_of_others(&self, devices: &BTreeMap<u32, String>) {
+        let Some(directory) = &self.pins else { return };
+        for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let index = name.to_str().and_then(|name| name.strip_prefix(LINK));
+            if let Some(index) = index
+                && index
+                    .parse()
+                    .is_ok_and(|index: u32| !devices.contains_key(&index))
+            {
+                fs::remove_file(entry.path()).ok();
+            }
+        }
+    }
+}
+
+fn load(pins: Option<&Path>, sessions: u32) -> Result<(Ebpf, Maps, CounterMaps), Unavailable> {
+    let mut loader = EbpfLoader::new();
+    // Nothing in the program is relocated by types, and parsing the kernel's costs megabytes.
+    loader.btf(None).map_max_entries("SESSIONS", sessions);
+    if let Some(directory) = pins {
+        for name in MAPS {
+            loader.map_pin_path(name, directory.join(name));
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| unavailable(&error))?;
+    let (maps, counters) = take_maps(&mut ebpf)?;
+    maps.check(sessions)?;
+    let program = ebpf.program_mut(NAME);
+    let program = program.ok_or_else(|| Unavailable::failed("the object has no program"))?;
+    let program: &mut SchedClassifier = program.try_into().map_err(Unavailable::failed)?;
+    program
+        .load()
+        .map_err(|error| unavailable(&aya::EbpfError::from(error)))?;
+    Ok((ebpf, maps, counters))
+}
+
+fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
+    let mut take = |name| -> Result<Map, Unavailable> {
+        let map = ebpf.take_map(name);
+        map.ok_or_else(|| Unavailable::failed(format!("the object has no map {name}")))
+    };
+    let maps = Maps {
+        sessions: take("SESSIONS")?.try_into().map_err(Unavailable::failed)?,
+        locals: take("LOCALS")?.try_into().map_err(Unavailable::failed)?,
+        addresses: take("ADDRESSES")?.try_into().map_err(Unavailable::failed)?,
+        config: take("CONFIG")?.try_into().map_err(Unavailable::failed)?,
+    };
+    let counters = CounterMaps {
+        counters: take("COUNTERS")?.try_into().map_err(Unavailable::failed)?,
+        forwarded: take("FORWARDED")?.try_into().map_err(Unavailable::failed)?,
+    };
+    Ok((maps, counters))
+}
+
+impl Maps {
+    /// Whether the kernel's map is the one that this version expects: a pinned one need not be.
+    fn check(&self, sessions: u32) -> Result<(), Unavailable> {
+        let info = self.sessions.map().info().map_err(Unavailable::failed)?;
+        if info.value_size() as usize != size_of::<SessionValue>() || info.max_entries() != sessions
+        {
+            return Err(Unavailable::failed("pinned maps have another layout"));
+        }
+        Ok(())
+    }
+}
+
+/// A second handle of the map of sessions, for other threads.
+pub(super) fn sessions_again(
+    map: &HashMap<MapData, u32, SessionValue>,
+) -> Result<HashMap<MapData, u32, SessionValue>, Unavailable> {
+    let fd = map.map().fd().as_fd();
+    let fd = fd.try_clone_to_owned().map_err(Unavailable::failed)?;
+    let data = MapData::from_fd(fd).map_err(Unavailable::failed)?;
+    Map::from_map_data(data)
+        .map_err(Unavailable::failed)?
+        .try_into()
+        .map_err(Unavailable::failed)
+}
+
+/// Linux before 6.6: a filter of the clsact queueing discipline. It has no link to pin.
+fn attach_filter(
+    program: &mut SchedClassifier,
+    device: &str,
+) -> anyhow::Result<SchedClassifierLink> {
+    match tc::qdisc_add_clsact(device) {
+        Ok(()) => {}
+        Err(tc::TcError::NetlinkError(_) | tc::TcError::AlreadyAttached) => {
+            // An earlier process may have been killed and have left its filter.
+            tc::qdisc_detach_program(device, TcAttachType::Ingress, NAME).ok();
+        }
+        Err(error) => return Err(error.into()),
+    }
+    let options = TcAttachOptions::Netlink(NlOptions {
+        priority: 1,
+        ..NlOptions::default()
+    });
+    let id = program.attach_with_options(device, TcAttachType::Ingress, options)?;
+    Ok(program.take_link(id)?)
+}
+
+/// Puts the program in the place of the one that `old` attached; no packet sees neither.
+fn take_over(program: &mut SchedClassifier, old: PinnedLink) -> anyhow::Result<()> {
+    let link = SchedClassifierLink::try_from(FdLink::from(old))?;
+    let id = program.attach_to_link(link)?;
+    program.take_link(id)?;
+    Ok(())
+}
+
+/// Attachments first, then the maps that they use.
+fn remove_pins(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        fs::remove_file(entry.path()).ok();
+    }
+    fs::remove_dir(directory).ok();
+}
+
+/// What is to be done about a refusal of the kernel.
+fn unavailable(error: &aya::EbpfError) -> Unavailable {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut text = String::new();
+    let mut code = None;
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            code = io.raw_os_error();
+        }
+        text = error.to_string();
+        source = error.source();
+    }
+    let text = text.lines().last().unwrap_or_default().to_owned();
+    match code {
+        Some(libc::EPERM | libc::EACCES) => Unavailable::new(
+            Reason::NotPermitted,
+            format!(
+                "the kernel does not permit it ({text}): give the relay CAP_BPF and CAP_NET_ADMIN"
+            ),
+        ),
+        Some(libc::ENOSYS) => Unavailable::new(Reason::KernelTooOld, "this kernel has no bpf(2)"),
+        _ => Unavailable::new(
+            Reason::Refused,
+            format!("the kernel refuses the program: {text}"),
+        ),
+    }
+}

@@ -1,0 +1,134 @@
+//! The three things that have no safe wrapper: the monotonic clock as a number, taking an entry out
+//! of a map, and running a program on a packet.
+#![allow(
+    unsafe_code,
+    reason = "bpf(2) commands that the loader does not offer, and clock_gettime"
+)]
+
+use std::{
+    io,
+    os::fd::{AsRawFd, BorrowedFd},
+};
+
+/// `BPF_PROG_TEST_RUN` and `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (linux/bpf.h).
+const TEST_RUN: libc::c_int = 10;
+const LOOKUP_AND_DELETE: libc::c_int = 21;
+/// Size of `union bpf_attr` up to the last field used here.
+const ATTR_LEN: usize = 80;
+/// Size of `struct __sk_buff`, and where the fields are that a test sets.
+const CONTEXT_LEN: usize = 192;
+const GSO_SIZE_AT: usize = 176;
+
+/// A command's argument, aligned as the kernel wants it.
+#[repr(C, align(8))]
+struct Attr([u8; ATTR_LEN]);
+
+impl Attr {
+    const fn new() -> Self {
+        Self([0; ATTR_LEN])
+    }
+
+    fn set_u32(&mut self, at: usize, value: u32) {
+        self.0[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+    }
+
+    fn set_u64(&mut self, at: usize, value: u64) {
+        self.0[at..at + 8].copy_from_slice(&value.to_ne_bytes());
+    }
+
+    fn u32(&self, at: usize) -> u32 {
+        u32::from_ne_bytes(*self.0[at..].first_chunk().expect("offsets are inside"))
+    }
+
+    fn set_fd(&mut self, at: usize, fd: BorrowedFd<'_>) {
+        self.0[at..at + 4].copy_from_slice(&fd.as_raw_fd().to_ne_bytes());
+    }
+
+    /// # Safety
+    /// Every address that was set must name memory that is long enough, and writable where the
+    /// command writes.
+    unsafe fn run(&mut self, command: libc::c_int) -> io::Result<()> {
+        // SAFETY: pointer and length name this attribute; the caller vouches for what it refers to.
+        let result =
+            unsafe { libc::syscall(libc::SYS_bpf, command, self.0.as_mut_ptr(), ATTR_LEN) };
+        match result {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC, which is also `Instant`'s and the program's clock.
+pub(super) fn monotonic_ns() -> u64 {
+    let mut now = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: the pointer names `now`. This clock exists on every Linux.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &raw mut now) };
+    now.tv_sec.unsigned_abs() * 1_000_000_000 + now.tv_nsec.unsigned_abs()
+}
+
+/// Takes the entry of `key` out of a hash map whose values have `N` bytes; `None` when there is
+/// none.
+///
+/// # Errors
+/// What the kernel says (Linux before 5.14 cannot do it).
+pub(super) fn take<const N: usize>(map: BorrowedFd<'_>, key: u32) -> io::Result<Option<[u8; N]>> {
+    let mut value = [0_u8; N];
+    let mut attr = Attr::new();
+    attr.set_fd(0, map);
+    attr.set_u64(8, (&raw const key).expose_provenance() as u64);
+    attr.set_u64(16, value.as_mut_ptr().expose_provenance() as u64);
+    // SAFETY: key and value live until the call returns, and are as long as the map's: callers name
+    // the map of sessions, whose value type says so.
+    match unsafe { attr.run(LOOKUP_AND_DELETE) } {
+        Ok(()) => Ok(Some(value)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// What a program did to a packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct TestRun {
+    /// What it returned.
+    pub(super) verdict: i32,
+    /// The packet afterwards.
+    pub(super) packet: Vec<u8>,
+    /// Nanoseconds for one run.
+    pub(super) duration: u32,
+}
+
+/// Runs a program `repeat` times on an Ethernet frame; `gso_size` 0 is a single packet.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn test_run(
+    program: BorrowedFd<'_>,
+    packet: &[u8],
+    gso_size: u32,
+    repeat: u32,
+) -> io::Result<TestRun> {
+    let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
+    let mut context = [0_u8; CONTEXT_LEN];
+    context[GSO_SIZE_AT..][..4].copy_from_slice(&gso_size.to_ne_bytes());
+    let mut output = vec![0; packet.len() + 256];
+    let mut attr = Attr::new();
+    attr.set_fd(0, program);
+    attr.set_u32(8, length(packet)?);
+    attr.set_u32(12, length(&output)?);
+    attr.set_u64(16, packet.as_ptr().expose_provenance() as u64);
+    attr.set_u64(24, output.as_mut_ptr().expose_provenance() as u64);
+    attr.set_u32(32, repeat);
+    attr.set_u32(40, CONTEXT_LEN as u32);
+    attr.set_u64(48, context.as_ptr().expose_provenance() as u64);
+    // SAFETY: packet, output and context live until the call returns; their lengths were set.
+    unsafe { attr.run(TEST_RUN)? };
+    output.truncate(attr.u32(12) as usize);
+    Ok(TestRun {
+        verdict: attr.u32(4).cast_signed(),
+        packet: output,
+        duration: attr.u32(36),
+    })
+}

@@ -1,0 +1,119 @@
+//! Network namespaces on this machine, removed with the value that made them.
+#![allow(unsafe_code, reason = "setns has no safe wrapper here")]
+
+use std::{
+    fs::File,
+    os::fd::AsRawFd,
+    process::Command,
+    sync::atomic::{AtomicU32, Ordering},
+    thread,
+};
+
+static NEXT: AtomicU32 = AtomicU32::new(0);
+
+/// Some namespaces with devices between them.
+pub(super) struct Net {
+    names: Vec<String>,
+}
+
+impl Net {
+    /// Namespaces with these short names, none connected, loopback up.
+    pub(super) fn new<const N: usize>(names: [&str; N]) -> Self {
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let process = std::process::id();
+        let name = |name: &str| format!("prk-{process}-{number}-{name}");
+        let net = Self {
+            names: names.map(name).to_vec(),
+        };
+        for name in &net.names {
+            ip(&["netns", "add", name]);
+            ip(&["-n", name, "link", "set", "lo", "up"]);
+        }
+        net
+    }
+
+    /// The full name.
+    pub(super) fn name(&self, short: &str) -> &str {
+        let end = format!("-{short}");
+        self.names.iter().find(|name| name.ends_with(&end)).unwrap()
+    }
+
+    /// A cable: a device in each of two namespaces, with addresses (`10.0.0.1/24`).
+    pub(super) fn cable(&self, ends: [(&str, &str, &[&str]); 2]) {
+        let [(a, a_device, _), (b, b_device, _)] = ends;
+        ip(&[
+            "-n",
+            self.name(a),
+            "link",
+            "add",
+            a_device,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            b_device,
+            "netns",
+            self.name(b),
+        ]);
+        for (namespace, device, addresses) in ends {
+            for address in addresses {
+                let mut arguments = vec![
+                    "-n",
+                    self.name(namespace),
+                    "address",
+                    "add",
+                    address,
+                    "dev",
+                    device,
+                ];
+                if address.contains(':') {
+                    arguments.push("nodad");
+                }
+                ip(&arguments);
+            }
+            ip(&["-n", self.name(namespace), "link", "set", device, "up"]);
+        }
+    }
+
+    /// Runs `ip` for one namespace.
+    pub(super) fn ip(&self, short: &str, arguments: &str) {
+        let mut all = vec!["-n", self.name(short)];
+        all.extend(arguments.split(' '));
+        ip(&all);
+    }
+
+    /// Runs something on a thread of a namespace; threads and sockets made there belong to it.
+    pub(super) fn run<T: Send>(&self, short: &str, work: impl FnOnce() -> T + Send) -> T {
+        let namespace = File::open(format!("/run/netns/{}", self.name(short))).unwrap();
+        thread::scope(|scope| {
+            let thread = scope.spawn(|| {
+                // SAFETY: changes only this thread, which ends with `work`.
+                let entered = unsafe { libc::setns(namespace.as_raw_fd(), libc::CLONE_NEWNET) };
+                assert_eq!(entered, 0, "{}", std::io::Error::last_os_error());
+                work()
+            });
+            thread.join().unwrap()
+        })
+    }
+}
+
+impl Drop for Net {
+    fn drop(&mut self) {
+        for name in &self.names {
+            Command::new("ip")
+                .args(["netns", "delete", name])
+                .status()
+                .ok();
+        }
+    }
+}
+
+fn ip(arguments: &[&str]) {
+    let output = Command::new("ip").args(arguments).output().unwrap();
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "ip {}: {error}",
+        arguments.join(" ")
+    );
+}

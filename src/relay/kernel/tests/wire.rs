@@ -1,0 +1,362 @@
+//! Real packets: clients, the relay and routers, each in a namespace of its own.
+
+use std::{
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
+
+use relay_proto::{Config, Family, Vni};
+
+use super::{
+    client::{Client, at, data, keys},
+    namespace::Net,
+    permitted,
+};
+use crate::relay::{
+    kernel::{KernelOptions, KernelPath, start},
+    shard::{PortState, ShardHandle, ShardOptions, Snapshot, spawn},
+    socket::{self, Outgoing, Payload, SendBatch},
+};
+
+const PORT: u16 = 40_000;
+/// Longest wait for what must come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A relay in a namespace, on both paths.
+struct Relay {
+    shard: ShardHandle,
+    kernel: KernelPath,
+}
+
+impl Relay {
+    fn start(net: &Net, namespace: &str, addresses: &[&str]) -> Self {
+        net.run(namespace, || {
+            let options = KernelOptions {
+                max_sessions: 100,
+                pins: None,
+            };
+            let kernel = start(options).unwrap();
+            let options = ShardOptions {
+                port: PORT,
+                threads: 2,
+                config: Config::default(),
+                keys: keys(),
+                seed: [7; 32],
+                first_lamport: 1,
+                kernel: Some(kernel.clone()),
+            };
+            let (shard, _) = spawn(options).unwrap();
+            let relay = Self { shard, kernel };
+            relay.wait(|relay| *relay.shard.port().borrow() == PortState::Bound(PORT));
+            relay
+                .shard
+                .set_addresses(addresses.iter().map(|a| at(a)).collect());
+            relay.kernel.set_port(Some(PORT));
+            relay.wait(|relay| relay.kernel.state().borrow().is_kernel());
+            relay
+        })
+    }
+
+    /// A session between two sockets, which the kernel forwards.
+    fn open(&self, number: u8, [a, b]: [&Wire; 2]) -> Vni {
+        let clients = [Client::new(number), Client::new(number + 1)];
+        let [alice, bob] = &clients;
+        let response = block_on(
+            self.shard
+                .handle_derp(Some(alice.peer()), alice.request(bob)),
+        );
+        let vni = alice.vni(&response.unwrap());
+        self.bind(vni, 1, alice, bob, a);
+        self.bind(vni, 1, bob, alice, b);
+        self.wait(|relay| {
+            relay
+                .kernel
+                .activity(vni, std::time::Instant::now())
+                .is_some()
+        });
+        vni
+    }
+
+    fn bind(&self, vni: Vni, generation: u32, client: &Client, other: &Client, wire: &Wire) {
+        let binds = self.snapshot().counters.binds + self.snapshot().counters.rebinds;
+        wire.send(&client.bind(vni, generation, other));
+        wire.send(&client.answer(vni, &wire.receive()));
+        self.wait(|relay| {
+            let counters = relay.snapshot().counters;
+            counters.binds + counters.rebinds > binds
+        });
+    }
+
+    fn snapshot(&self) -> Snapshot {
+        block_on(self.shard.snapshot())
+    }
+
+    /// Datagrams forwarded by sockets, and by the kernel.
+    fn forwarded(&self, family: Family) -> (u64, u64) {
+        let snapshot = self.snapshot();
+        let sockets = snapshot.counters.forwarded(family, family).packets;
+        let kernel = snapshot.kernel.unwrap().forwarded[family as usize].packets;
+        (sockets, kernel)
+    }
+
+    fn wait(&self, done: impl Fn(&Self) -> bool) {
+        for _ in 0..1_000 {
+            if done(self) {
+                return;
+            }
+            std::thread::sleep(PATIENCE / 1_000);
+        }
+        panic!("it did not happen: {:?}", self.kernel);
+    }
+}
+
+impl Drop for Relay {
+    fn drop(&mut self) {
+        self.shard.stop();
+        self.kernel.stop(true);
+    }
+}
+
+/// A client's socket, and the relay's address that it sends to.
+struct Wire {
+    socket: UdpSocket,
+    relay: SocketAddr,
+}
+
+impl Wire {
+    fn new(net: &Net, namespace: &str, own: &str, relay: &str) -> Self {
+        let relay: SocketAddr = at(relay);
+        net.run(namespace, || {
+            let socket = UdpSocket::bind(at(own)).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            Self { socket, relay }
+        })
+    }
+
+    fn send(&self, datagram: &[u8]) {
+        self.socket.send_to(datagram, self.relay).unwrap();
+    }
+
+    /// Datagrams of one length, in one packet for as far as it goes.
+    fn send_segments(&self, datagrams: &[Vec<u8>]) {
+        let socket = socket::UdpSocket::from_std(self.socket.try_clone().unwrap()).unwrap();
+        let all = datagrams.concat();
+        let payload = Payload::Received {
+            range: 0..all.len(),
+            segment_len: datagrams[0].len(),
+        };
+        let mut batch = SendBatch::default();
+        batch.push(Outgoing {
+            to: self.relay,
+            from: None,
+            payload,
+        });
+        assert_eq!(batch.flush(&socket, &all), socket::Sent::default());
+        self.socket.set_nonblocking(false).unwrap();
+    }
+
+    /// The next datagram is this one, from the address that this client sends to.
+    fn hear(&self, datagram: &[u8]) {
+        assert_eq!(self.receive_from(), (datagram.to_vec(), self.relay));
+    }
+
+    fn receive(&self) -> Vec<u8> {
+        self.receive_from().0
+    }
+
+    fn try_receive(&self) -> Option<usize> {
+        self.socket.recv(&mut [0; 2_048]).ok()
+    }
+
+    fn try_receive_now(&self) -> bool {
+        self.socket.set_nonblocking(true).unwrap();
+        let received = self.try_receive().is_some();
+        self.socket.set_nonblocking(false).unwrap();
+        received
+    }
+
+    fn receive_from(&self) -> (Vec<u8>, SocketAddr) {
+        let mut buffer = vec![0; 65_536];
+        let (len, from) = self.socket.recv_from(&mut buffer).unwrap();
+        buffer.truncate(len);
+        (buffer, from)
+    }
+}
+
+/// Runs what is asynchronous.
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .build()
+        .unwrap()
+        .block_on(future)
+}
+
+/// Two clients, each on a cable of its own to the relay.
+fn two_cables() -> Net {
+    let net = Net::new(["a", "relay", "b"]);
+    net.cable([
+        ("a", "eth0", &["10.1.0.2/24", "2001:db8:1::2/64"]),
+        ("relay", "left", &["10.1.0.1/24", "2001:db8:1::1/64"]),
+    ]);
+    net.cable([
+        ("b", "eth0", &["10.2.0.2/24", "2001:db8:2::2/64"]),
+        ("relay", "right", &["10.2.0.1/24", "2001:db8:2::1/64"]),
+    ]);
+    net
+}
+
+#[test]
+fn datagrams_of_both_families_go_through_the_kernel_unchanged() {
+    if !permitted("datagrams_of_both_families_go_through_the_kernel_unchanged") {
+        return;
+    }
+    let net = two_cables();
+    let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
+    let v4 = [
+        Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000"),
+        Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000"),
+    ];
+    let v6 = [
+        Wire::new(&net, "a", "[2001:db8:1::2]:1003", "[2001:db8:1::1]:40000"),
+        Wire::new(&net, "b", "[2001:db8:2::2]:1004", "[2001:db8:2::1]:40000"),
+    ];
+    for (family, number, [a, b]) in [(Family::V4, 1, &v4), (Family::V6, 3, &v6)] {
+        let vni = relay.open(number, [a, b]);
+        for len in [0, 1, 33, 1_400] {
+            let datagram = data(vni, &vec![len as u8; len]);
+            a.send(&datagram);
+            b.hear(&datagram);
+            b.send(&datagram);
+            a.hear(&datagram);
+        }
+        assert_eq!(relay.forwarded(family), (0, 8));
+    }
+}
+
+#[test]
+fn super_packets_stay_whole_and_mixed_ones_reach_the_right_clients() {
+    if !permitted("super_packets_stay_whole_and_mixed_ones_reach_the_right_clients") {
+        return;
+    }
+    let net = two_cables();
+    let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
+    for (family, number, [own_a, own_b, own_c], [to_a, to_b]) in [
+        (
+            Family::V4,
+            1,
+            ["10.1.0.2:1001", "10.2.0.2:1002", "10.2.0.2:1003"],
+            ["10.1.0.1:40000", "10.2.0.1:40000"],
+        ),
+        (
+            Family::V6,
+            11,
+            [
+                "[2001:db8:1::2]:1001",
+                "[2001:db8:2::2]:1002",
+                "[2001:db8:2::2]:1003",
+            ],
+            ["[2001:db8:1::1]:40000", "[2001:db8:2::1]:40000"],
+        ),
+    ] {
+        let a = Wire::new(&net, "a", own_a, to_a);
+        let b = Wire::new(&net, "b", own_b, to_b);
+        let c = Wire::new(&net, "b", own_c, to_b);
+        let (ab, ac) = (
+            relay.open(number, [&a, &b]),
+            relay.open(number + 2, [&a, &c]),
+        );
+        let whole: Vec<_> = (0..40).map(|n| data(ab, &[n; 1_312])).collect();
+        a.send_segments(&whole);
+        for datagram in &whole {
+            assert_eq!(&b.receive(), datagram);
+        }
+        assert_eq!(relay.forwarded(family), (0, 40), "{family:?}");
+        // The kernel makes one packet of datagrams that have only addresses and length in common.
+        let mixed: Vec<_> = (0..40)
+            .map(|n| data(if n == 37 { ac } else { ab }, &[n; 600]))
+            .collect();
+        a.send_segments(&mixed);
+        for (n, datagram) in mixed.iter().enumerate() {
+            assert_eq!(&if n == 37 { &c } else { &b }.receive(), datagram);
+        }
+        assert_eq!(
+            relay.forwarded(family),
+            (40, 40),
+            "the sockets take it apart"
+        );
+    }
+}
+
+#[test]
+fn clients_behind_different_routers_meet_and_a_route_that_moves_is_followed() {
+    let test = "clients_behind_different_routers_meet_and_a_route_that_moves_is_followed";
+    if !permitted(test) {
+        return;
+    }
+    let net = Net::new(["a", "r1", "relay", "r2", "b"]);
+    let cables = [
+        ("a", "r1", "10.1.0.2/24", "10.1.0.1/24", "north", "south"),
+        ("relay", "r1", "10.9.1.1/24", "10.9.1.2/24", "w1", "north"),
+        ("relay", "r2", "10.9.2.1/24", "10.9.2.2/24", "w2", "north"),
+        ("b", "r2", "10.2.0.2/24", "10.2.0.1/24", "north", "south"),
+        ("b", "r1", "10.3.0.2/24", "10.3.0.1/24", "other", "east"),
+    ];
+    for (left, right, left_ip, right_ip, left_device, right_device) in cables {
+        net.cable([
+            (left, left_device, &[left_ip]),
+            (right, right_device, &[right_ip]),
+        ]);
+    }
+    for router in ["r1", "r2"] {
+        net.run(router, || {
+            std::fs::write("/proc/sys/net/ipv4/ip_forward", "1")
+        })
+        .unwrap();
+    }
+    net.ip("a", "route add default via 10.1.0.1");
+    net.ip("b", "route add default via 10.2.0.1");
+    net.ip("b", "route add 10.9.1.0/24 via 10.2.0.1");
+    net.ip("relay", "route add 10.1.0.0/24 via 10.9.1.2");
+    net.ip("relay", "route add 10.2.0.0/24 via 10.9.2.2");
+    net.ip("r2", "route add default via 10.9.2.1");
+    let relay = Relay::start(&net, "relay", &["10.9.1.1:40000"]);
+    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.9.1.1:40000");
+    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.9.1.1:40000");
+    let vni = relay.open(1, [&a, &b]);
+    let exchange = |n: u8| {
+        let datagram = data(vni, &[n; 900]);
+        a.send(&datagram);
+        b.hear(&datagram);
+        b.send(&datagram);
+        a.hear(&datagram);
+    };
+    exchange(1);
+    assert_eq!(relay.forwarded(Family::V4), (0, 2));
+
+    // B becomes reachable the other way round only.
+    net.ip("r1", "route add 10.2.0.0/24 via 10.3.0.2");
+    net.ip("relay", "route change 10.2.0.0/24 via 10.9.1.2");
+    net.ip("relay", "link set w2 down");
+    net.ip("b", "route change default via 10.3.0.1");
+    net.ip("b", "route change 10.9.1.0/24 via 10.3.0.1");
+    let mut tries = 0;
+    b.socket
+        .set_read_timeout(Some(Duration::from_millis(20)))
+        .unwrap();
+    while b.try_receive().is_none() {
+        tries += 1;
+        assert!(tries < 500, "the new way is never taken");
+        a.send(&data(vni, &[2; 900]));
+    }
+    b.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(1));
+    let before = relay.forwarded(Family::V4);
+    while b.try_receive_now() {}
+    exchange(3);
+    let after = relay.forwarded(Family::V4);
+    assert_eq!(
+        (after.0 - before.0, after.1 - before.1),
+        (0, 2),
+        "{after:?}"
+    );
+}

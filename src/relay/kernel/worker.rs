@@ -1,0 +1,424 @@
+//! The thread that keeps the program's maps and attachments current.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
+    sync::mpsc,
+    time::{Duration, Instant},
+};
+
+use relay_proto::Vni;
+use tokio::sync::watch;
+
+use super::{
+    Open, PathState, Reason, Request, Unavailable,
+    abi::{self, AddressKey, Config, Forwarding, Leg, LegActivity, Session},
+    netlink::{Changes, Device, Netlink, Route},
+    program::{Maps, Program},
+    self_test, sys,
+};
+use crate::relay::socket::{Interest, Waker, wait};
+
+/// How long the program forwards when nobody renews it: longer than a restart takes, and no longer
+/// than a session lives when its clients are silent.
+const WATCHDOG: Duration = Duration::from_secs(5 * 60);
+/// How often it is renewed, and all else looked at again.
+const RENEW: Duration = Duration::from_secs(30);
+/// Changes of the network come in bursts.
+const SETTLE: Duration = Duration::from_millis(100);
+/// Ways that are remembered until the network changes.
+const ROUTES: usize = 1 << 12;
+/// Keys of local addresses; 0 is none.
+const LOCALS: std::ops::Range<u32> = 1..1024;
+
+/// State of the thread.
+pub(super) struct Worker {
+    program: Program,
+    maps: Maps,
+    inbox: mpsc::Receiver<Request>,
+    waker: Waker,
+    state: watch::Sender<PathState>,
+    netlink: Netlink,
+    changes: Changes,
+    devices: BTreeMap<u32, Device>,
+    routes: HashMap<IpAddr, Option<Route>>,
+    locals: BTreeMap<AddressKey, u32>,
+    /// Open sessions that the kernel had no room for.
+    missing: BTreeSet<Vni>,
+    config: Config,
+    tested: Option<Result<(), Unavailable>>,
+    keys_given: BTreeMap<AddressKey, u32>,
+}
+
+impl Worker {
+    pub(super) fn new(
+        program: Program,
+        maps: Maps,
+        inbox: mpsc::Receiver<Request>,
+        waker: Waker,
+        state: watch::Sender<PathState>,
+    ) -> io::Result<Self> {
+        let locals: BTreeMap<_, _> = maps.locals.iter().filter_map(Result::ok).collect();
+        let keys_given = locals.clone();
+        let mut worker = Self {
+            program,
+            maps,
+            inbox,
+            waker,
+            state,
+            netlink: Netlink::new()?,
+            changes: Changes::new()?,
+            devices: BTreeMap::new(),
+            routes: HashMap::new(),
+            locals,
+            missing: BTreeSet::new(),
+            config: Config::default(),
+            tested: None,
+            keys_given,
+        };
+        worker.look()?;
+        Ok(worker)
+    }
+
+    /// Runs until it is told to stop, or nobody is left to tell it.
+    pub(super) fn run(mut self) {
+        let mut renew = Instant::now();
+        let mut settled = None;
+        loop {
+            self.waker.clear();
+            loop {
+                match self.inbox.try_recv() {
+                    Ok(Request::Stop { remove, done }) => {
+                        if remove {
+                            self.program.remove();
+                        }
+                        drop(self);
+                        done.send(()).ok();
+                        return;
+                    }
+                    Ok(request) => self.handle(request),
+                    Err(mpsc::TryRecvError::Empty) => break,
+                    Err(mpsc::TryRecvError::Disconnected) => return,
+                }
+            }
+            let now = Instant::now();
+            if settled.is_some_and(|at| at <= now) {
+                settled = None;
+                self.changes.clear();
+                self.follow();
+            }
+            if renew <= now {
+                renew = now + RENEW;
+                self.renew();
+            }
+            let next = settled.map_or(renew, |at: Instant| at.min(renew));
+            let fds = [
+                (self.waker.as_fd(), Interest::Read),
+                (self.changes.as_fd(), Interest::Read),
+            ];
+            // While changes settle, more of them are no news.
+            let fds = if settled.is_some() {
+                &fds[..1]
+            } else {
+                &fds[..]
+            };
+            match wait(fds, Some(next.saturating_duration_since(now))) {
+                Ok([_, changed, ..]) => {
+                    if changed && settled.is_none() {
+                        settled = Some(Instant::now() + SETTLE);
+                    }
+                }
+                Err(error) => {
+                    self.give_up(Unavailable::failed(format!("failed to wait: {error}")));
+                    return;
+                }
+            }
+        }
+    }
+
+    fn handle(&mut self, request: Request) {
+        match request {
+            Request::Place(open) => self.place(&open),
+            Request::Remove(vni) => {
+                self.maps.sessions.remove(&vni.number()).ok();
+                if self.missing.remove(&vni) && self.missing.is_empty() {
+                    self.renew();
+                }
+            }
+            Request::Retain(open) => self.retain(open),
+            Request::Port(port) => {
+                self.config.port = port.unwrap_or(0);
+                self.attach();
+            }
+            Request::Stop { .. } => unreachable!("handled by the caller"),
+        }
+    }
+
+    /// Enters a session, or what has changed of it; what is counted already stays counted.
+    fn place(&mut self, open: &Open) {
+        let from = self.take(open.vni.number()).map(|old| old.from);
+        let key = |ip: IpAddr| self.locals.get(&abi::address_key(ip)).copied().unwrap_or(0) as u16;
+        let local = open.locals.map(|ip| ip.map_or(0, key));
+        let session = self.session(open.legs, local, from.unwrap_or_default());
+        self.enter(open.vni, &session);
+    }
+
+    fn enter(&mut self, vni: Vni, session: &Session) {
+        match self.maps.sessions.insert(vni.number(), session.encode(), 0) {
+            Ok(()) => {
+                if self.missing.remove(&vni) && self.missing.is_empty() {
+                    self.renew();
+                }
+            }
+            Err(error) => {
+                tracing::debug!(%error, %vni, "no room in the kernel; the sockets forward");
+                if self.missing.insert(vni) && self.missing.len() == 1 {
+                    self.renew();
+                }
+            }
+        }
+    }
+
+    /// Takes an entry out: datagrams that come before it is back go through the sockets, and are
+    /// counted there.
+    fn take(&mut self, key: u32) -> Option<Session> {
+        use aya::maps::IterableMap as _;
+
+        let sessions = &mut self.maps.sessions;
+        match sys::take(sessions.map().fd().as_fd(), key) {
+            Ok(value) => value.map(|value| Session::decode(&value)),
+            // Linux before 5.14.
+            Err(_) => {
+                let value = sessions.get(&key, 0).ok()?;
+                sessions.remove(&key).ok()?;
+                Some(Session::decode(&value))
+            }
+        }
+    }
+
+    /// Makes `open` the only sessions.
+    fn retain(&mut self, open: Vec<Open>) {
+        let open: BTreeMap<u32, Open> = open
+            .into_iter()
+            .map(|open| (open.vni.number(), open))
+            .collect();
+        for key in self.keys() {
+            if !open.contains_key(&key) {
+                self.maps.sessions.remove(&key).ok();
+            }
+        }
+        for open in open.values() {
+            self.place(open);
+        }
+    }
+
+    fn keys(&self) -> Vec<u32> {
+        self.maps.sessions.keys().filter_map(Result::ok).collect()
+    }
+
+    /// An entry: forwarded by the program when both legs are of one family and a way leads to each.
+    fn session(
+        &mut self,
+        legs: [SocketAddr; 2],
+        local: [u16; 2],
+        from: [LegActivity; 2],
+    ) -> Session {
+        let ways = legs.map(|leg| self.way(leg.ip()));
+        let forwarding = match (ways, legs) {
+            ([Some(_), Some(_)], [SocketAddr::V4(_), SocketAddr::V4(_)]) => Forwarding::V4,
+            ([Some(_), Some(_)], [SocketAddr::V6(_), SocketAddr::V6(_)]) => Forwarding::V6,
+            _ => Forwarding::Socket,
+        };
+        let leg = |at: usize| Leg {
+            address: legs[at],
+            ifindex: ways[at].map_or(0, |(ifindex, _)| ifindex),
+            mtu: ways[at].map_or(0, |(_, mtu)| mtu),
+        };
+        Session {
+            legs: [leg(0), leg(1)],
+            forwarding,
+            local,
+            from,
+        }
+    }
+
+    /// Device and longest packet towards an address; `None` when it is this host's own, or nothing
+    /// leads there.
+    fn way(&mut self, to: IpAddr) -> Option<(u32, u16)> {
+        let known = self.routes.get(&to).copied();
+        let route = known.unwrap_or_else(|| {
+            let route = self.netlink.route(to).unwrap_or_else(|error| {
+                tracing::debug!(%error, "failed to ask for a route");
+                None
+            });
+            if self.routes.len() < ROUTES {
+                self.routes.insert(to, route);
+            }
+            route
+        });
+        let Route { ifindex, mtu } = route?;
+        let device = self
+            .devices
+            .get(&ifindex)
+            .filter(|device| !device.loopback)?;
+        let mtu = mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
+        Some((ifindex, u16::try_from(mtu).unwrap_or(u16::MAX)))
+    }
+
+    /// Follows a change of the network.
+    fn follow(&mut self) {
+        if let Err(error) = self.look() {
+            tracing::warn!(%error, "failed to look at the network again");
+            return;
+        }
+        self.routes.clear();
+        self.attach();
+        for key in self.keys() {
+            let Ok(value) = self.maps.sessions.get(&key, 0) else {
+                continue;
+            };
+            let old = Session::decode(&value);
+            let legs = old.legs.map(|leg| leg.address);
+            let new = self.session(legs, old.local, old.from);
+            if (new.legs, new.forwarding) != (old.legs, old.forwarding)
+                && let Some(vni) = Vni::new(key)
+                && let Some(old) = self.take(key)
+            {
+                let from = old.from;
+                self.enter(vni, &Session { from, ..new });
+            }
+        }
+    }
+
+    /// Learns devices and addresses.
+    fn look(&mut self) -> io::Result<()> {
+        self.devices = self.netlink.devices()?;
+        let addresses = self.devices.values().flat_map(|device| &device.addresses);
+        let wanted: BTreeSet<AddressKey> = addresses
+            .filter(|ip| is_served(ip))
+            .map(|ip| abi::address_key(*ip))
+            .collect();
+        for (gone, key) in self
+            .locals
+            .extract_if(.., |known, _| !wanted.contains(known))
+        {
+            self.maps.locals.remove(&gone).ok();
+            self.maps.addresses.set(key, [0; 16], 0).ok();
+        }
+        for new in wanted {
+            if !self.locals.contains_key(&new) {
+                self.add_local(new);
+            }
+        }
+        Ok(())
+    }
+
+    /// An address that comes back has the key that it had: sessions name it.
+    fn add_local(&mut self, address: AddressKey) {
+        if self.keys_given.len() == LOCALS.len() {
+            self.keys_given
+                .retain(|address, _| self.locals.contains_key(address));
+        }
+        let given: BTreeSet<u32> = self.keys_given.values().copied().collect();
+        let known = self.keys_given.get(&address).copied();
+        let Some(key) = known.or_else(|| LOCALS.into_iter().find(|key| !given.contains(key)))
+        else {
+            return tracing::debug!("no room for a local address; the sockets serve it");
+        };
+        let written = self.maps.addresses.set(key, address, 0);
+        match written.and_then(|()| self.maps.locals.insert(address, key, 0)) {
+            Ok(()) => {
+                self.locals.insert(address, key);
+                self.keys_given.insert(address, key);
+            }
+            Err(error) => tracing::debug!(%error, "no room for a local address"),
+        }
+    }
+
+    /// Attaches to the devices that carry the port, once the program has shown that it works.
+    fn attach(&mut self) {
+        if self.config.port == 0 {
+            self.renew();
+            return self.tell(PathState::default());
+        }
+        self.renew();
+        if self.tested.is_none() {
+            let tested = self.test();
+            self.tested = Some(tested);
+        }
+        if let Some(Err(error)) = self.tested.clone() {
+            return self.give_up(error);
+        }
+        let carries = |device: &Device| {
+            device.ethernet
+                && device.up
+                && !device.loopback
+                && device.addresses.iter().any(is_served)
+        };
+        let devices = self.devices.iter().filter(|(_, device)| carries(device));
+        let devices = devices.map(|(index, device)| (*index, device.name.clone()));
+        let problems = self.program.attach(&devices.collect());
+        let attached = self.program.attached();
+        self.tell(PathState(match problems.first() {
+            _ if attached > 0 => Ok(attached),
+            Some(problem) => Err(Unavailable::failed(problem)),
+            None => Err(Unavailable::new(
+                Reason::NoDevice,
+                "no Ethernet device of this host has an address",
+            )),
+        }));
+        if attached > 0 {
+            for problem in problems {
+                tracing::warn!(problem, "a device is served by the sockets only");
+            }
+        }
+    }
+
+    fn test(&mut self) -> Result<(), Unavailable> {
+        let program = self.program.fd().map_err(Unavailable::failed)?;
+        self_test::run(&program, &mut self.maps, self.config.port).map_err(|error| {
+            Unavailable::new(
+                Reason::SelfTestFailed,
+                format!("the program forwards wrongly on this kernel: {error}"),
+            )
+        })
+    }
+
+    /// Writes the configuration, with a new end of the program's time.
+    fn renew(&mut self) {
+        let watchdog = u64::try_from(WATCHDOG.as_nanos()).expect("minutes fit");
+        self.config.valid_until = sys::monotonic_ns() + watchdog;
+        self.config.complete = self.missing.is_empty();
+        if let Err(error) = self.maps.config.set(0, self.config.encode(), 0) {
+            tracing::error!(%error, "failed to renew the program's time");
+        }
+    }
+
+    /// Leaves everything to the sockets.
+    fn give_up(&mut self, error: Unavailable) {
+        self.config.port = 0;
+        self.renew();
+        self.program.remove();
+        self.tell(PathState(Err(error)));
+    }
+
+    fn tell(&self, state: PathState) {
+        self.state.send_if_modified(|known| {
+            *known != state && {
+                *known = state;
+                true
+            }
+        });
+    }
+}
+
+/// Addresses at which clients can reach a relay.
+fn is_served(ip: &IpAddr) -> bool {
+    let link_local = match ip {
+        IpAddr::V4(v4) => v4.is_link_local(),
+        IpAddr::V6(v6) => v6.is_unicast_link_local(),
+    };
+    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
+}

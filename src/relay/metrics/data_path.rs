@@ -1,0 +1,56 @@
+//! Of the data paths: which one forwards, and what the kernel's program has done.
+
+use prometheus::{GaugeVec, Opts, Registry};
+use relay_proto::{Family, Traffic};
+
+use super::{counter, register};
+use crate::relay::{
+    kernel::{KernelCounters, PassReason, PathState, Reason},
+    shard::Snapshot,
+};
+
+/// Label values of `data_path`.
+pub(super) const PATHS: [&str; 2] = ["socket", "kernel"];
+
+/// What each path of [`PATHS`] forwarded from one family to another.
+pub(super) fn forwarded(snapshot: &Snapshot, from: Family, to: Family) -> [Traffic; 2] {
+    let kernel = snapshot.kernel.as_ref().filter(|_| from == to);
+    let kernel = kernel.map_or_else(Traffic::default, |kernel| kernel.forwarded[from as usize]);
+    [snapshot.counters.forwarded(from, to), kernel]
+}
+
+/// All families of this file.
+pub(super) fn render(registry: &Registry, path: &PathState, snapshot: &Snapshot) {
+    let help = "Which data path forwards, and why it is not the kernel's; 1 for the one that does.";
+    let info = GaugeVec::new(Opts::new("peerrelay_data_path", help), &["path", "reason"]);
+    let info = register(registry, info);
+    let reason = path.0.as_ref().err().map(|error| error.reason);
+    let value = |is: bool| f64::from(u8::from(is));
+    info.with_label_values(&["kernel", ""])
+        .set(value(reason.is_none()));
+    for possible in Reason::ALL {
+        info.with_label_values(&["socket", possible.as_str()])
+            .set(value(reason == Some(*possible)));
+    }
+    program(registry, &snapshot.kernel.clone().unwrap_or_default());
+}
+
+fn program(registry: &Registry, kernel: &KernelCounters) {
+    let help = "Datagrams and super-packets that the kernel's program left to the sockets.";
+    let passed = counter(registry, "peerrelay_kernel_passed_total", help, &["reason"]);
+    for (at, reason) in PassReason::ALL.iter().enumerate() {
+        let count = kernel.passed.get(at).copied().unwrap_or(0);
+        passed.with_label_values(&[reason.as_str()]).inc_by(count);
+    }
+    let help = "Datagrams of unknown sessions that the kernel's program dropped, above the rate \
+                that it leaves to the sockets.";
+    let dropped = counter(
+        registry,
+        "peerrelay_kernel_dropped_total",
+        help,
+        &["reason"],
+    );
+    dropped
+        .with_label_values(&["unknown_vni"])
+        .inc_by(kernel.dropped_unknown);
+}
