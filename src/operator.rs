@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod build;
+pub mod fence;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod lease;
@@ -25,15 +26,14 @@ use std::{
 
 use anyhow::Context as _;
 use futures::StreamExt;
-use kube::{Api, Client};
+use kube::{Client, client::ClientBuilder};
 use kube_runtime::{
-    Controller,
     controller::{Config, Error},
     events::{Recorder, Reporter},
-    watcher,
 };
 
 use self::{
+    fence::Fence,
     lease::Leadership,
     metrics::Metrics,
     reconcile::{Context, error_policy, reconcile},
@@ -42,7 +42,6 @@ use self::{
 };
 use crate::{
     admin::{self, Probes},
-    crd::PeerRelay,
     names,
     supervisor::Supervisor,
 };
@@ -71,9 +70,17 @@ pub struct OperatorOptions {
 /// There is no cluster, or a part of the operator has failed.
 pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
-    let client = Client::try_default().await.context(
+    let mut config = kube::Config::infer().await.context(
         "failed to find a cluster: run in a pod with a service account, or set KUBECONFIG",
     )?;
+    // A request that failed is made anew by who made it, with what is known and who leads by then.
+    config.default_retry = false;
+    let fence = match options.lease_namespace {
+        Some(_) => Fence::closed(),
+        None => Fence::default(),
+    };
+    let election = Client::try_from(config.clone())?;
+    let client = ClientBuilder::try_from(config)?.with_layer(&fence).build();
     let metrics = Metrics::default();
     let serving = Arc::new(AtomicBool::new(false));
     let server = admin::bind(options.metrics_addr, probes(&metrics, &serving)).await?;
@@ -81,10 +88,11 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
 
     let leadership = options.lease_namespace.as_ref().map(|namespace| {
         Arc::new(Leadership::new(
-            client.clone(),
+            election.clone(),
             namespace,
             names::OPERATOR,
             &options.identity,
+            fence.clone(),
         ))
     });
     let acting = leadership.clone();
@@ -124,12 +132,8 @@ async fn control(
     metrics: Metrics,
     identity: String,
 ) -> anyhow::Result<()> {
-    let controller = Controller::new(
-        Api::<PeerRelay>::all(client.clone()),
-        watcher::Config::default(),
-    )
-    .with_config(Config::default().concurrency(CONCURRENCY));
-    let (stores, controller) = Stores::watch(&client, controller);
+    let (stores, controller) = Stores::watch(&client);
+    let controller = controller.with_config(Config::default().concurrency(CONCURRENCY));
     let reporter = Reporter {
         controller: names::OPERATOR.into(),
         instance: Some(identity),

@@ -206,8 +206,8 @@ impl Applier<'_> {
                 self.changes.pruned += 1;
                 Ok(())
             }
-            // Gone, or another object of the same name by now.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            // A conflict is tried again: it may be another object of the same name by now, or not.
+            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
             Err(source) => Err(failed::<K>("remove", &name)(source)),
         }
     }

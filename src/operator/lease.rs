@@ -13,6 +13,8 @@ use kube::{
 };
 use tokio::time::{Instant, sleep, timeout};
 
+use super::fence::Fence;
+
 /// A leader that has not renewed for this long is taken to be gone.
 const DURATION: Duration = Duration::from_secs(15);
 /// How often the leader renews.
@@ -27,6 +29,7 @@ pub struct Leadership {
     api: Api<Lease>,
     name: String,
     identity: String,
+    fence: Fence,
 }
 
 /// The lease was lost; this process must stop acting at once.
@@ -50,13 +53,14 @@ enum Step {
 }
 
 impl Leadership {
-    /// A claim as `identity` to the lease `name`.
-    pub fn new(client: Client, namespace: &str, name: &str, identity: &str) -> Self {
+    /// A claim as `identity` to the lease `name`, which keeps `fence` open while it leads.
+    pub fn new(client: Client, namespace: &str, name: &str, identity: &str, fence: Fence) -> Self {
         let api = Api::namespaced(client, namespace);
         Self {
             api,
             name: name.to_owned(),
             identity: identity.to_owned(),
+            fence,
         }
     }
 
@@ -116,6 +120,8 @@ impl Leadership {
 
     /// Whether this process leads now. A conflict means that someone else was faster.
     async fn attempt(&self, seen: &mut Seen) -> Result<bool, kube::Error> {
+        // Others count from when they see it, which is later.
+        let asked = Instant::now();
         let lease = self.api.get_opt(&self.name).await?;
         let params = PostParams::default();
         let written = match step(lease.as_ref(), &self.identity, seen) {
@@ -128,7 +134,10 @@ impl Leadership {
             }
         };
         match written {
-            Ok(_) => Ok(true),
+            Ok(_) => {
+                self.fence.extend(asked + DEADLINE);
+                Ok(true)
+            }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
             Err(error) => Err(error),
         }

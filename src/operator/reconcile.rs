@@ -31,6 +31,8 @@ use crate::{
 
 /// Wait after a request failed, for the first time; it doubles with each further failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// Longest wait that an API server may ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// Wait before a name that is taken is tried again.
 const TAKEN_RETRY: Duration = Duration::from_secs(30);
 
@@ -128,7 +130,22 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
         error = cause,
         "retrying"
     );
-    Action::requeue(RETRY * 2_u32.pow(failures.min(5)))
+    let pause = RETRY * 2_u32.pow(failures.min(5));
+    Action::requeue(pause.max(error.retry_after()))
+}
+
+impl ReconcileError {
+    /// How long an API server that has too much to do asks to be left alone, at most a minute.
+    fn retry_after(&self) -> Duration {
+        let (Self::Apply(ApplyError::Api { source, .. }) | Self::Status(source)) = self else {
+            return Duration::ZERO;
+        };
+        let kube::Error::Api(status) = &**source else {
+            return Duration::ZERO;
+        };
+        let asked = status.details.as_ref().map(|d| d.retry_after_seconds);
+        Duration::from_secs(asked.unwrap_or(0).into()).min(LONGEST_RETRY_AFTER)
+    }
 }
 
 /// Writes the status if it is another one, and an event if it tells something new.
@@ -157,8 +174,8 @@ async fn publish(
         .await
     {
         Ok(_) => {}
-        // Deleted in the meantime.
-        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+        // Deleted in the meantime. A conflict is tried again: the status was not written.
+        Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
         Err(source) => return Err(ReconcileError::Status(Box::new(source))),
     }
     announce(relay, ctx, &new).await;

@@ -2,8 +2,9 @@
 
 mod nodes;
 mod pods;
+mod stream;
 
-use futures::Stream;
+use futures::{Stream, StreamExt};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
@@ -48,11 +49,11 @@ pub struct Stores {
 }
 
 impl Stores {
-    /// Starts the watches as triggers of `controller`: a change of any child reconciles its owner.
-    pub fn watch(
-        client: &Client,
-        controller: Controller<PeerRelay>,
-    ) -> (Self, Controller<PeerRelay>) {
+    /// Starts the watches as triggers of a controller: a change of any child reconciles its owner.
+    pub fn watch(client: &Client) -> (Self, Controller<PeerRelay>) {
+        let all = watcher::Config::default();
+        let (relays, stream) = reflect(Api::all(client.clone()), all, |_| {});
+        let controller = Controller::for_stream(stream, relays);
         let (service_accounts, stream) = children(client);
         let controller = controller.owns_stream(stream);
         let (roles, stream) = children(client);
@@ -185,12 +186,12 @@ where
     K::DynamicType: Eq + Hash,
 {
     let (store, writer) = reflector::store();
-    let stream = watcher(api, config)
-        .modify(move |object| {
+    let stream = stream::events(api, config)
+        .map(Ok)
+        .modify(move |object: &mut K| {
             object.meta_mut().managed_fields = None;
             prune(object);
         })
-        .default_backoff()
         .reflect(writer)
         .touched_objects();
     (store, stream)

@@ -14,6 +14,7 @@ use kube_runtime::{
     watcher::{self, Event},
 };
 
+use super::stream;
 use crate::names;
 
 /// All nodes, and a stream with one of them whenever any has come, gone or changed.
@@ -25,9 +26,9 @@ pub(super) fn watch(
 ) {
     let (store, writer) = reflector::store();
     let mut seen = Seen::default();
-    let stream = watcher::watcher(Api::all(client.clone()), watcher::Config::default())
+    let stream = stream::events(Api::all(client.clone()), watcher::Config::default())
+        .map(Ok)
         .modify(prune)
-        .default_backoff()
         .reflect(writer)
         .filter_map(move |event| {
             let touched = match event {

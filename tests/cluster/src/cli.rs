@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::Bench;
 use crate::command::{program, program_in};
 use crate::demo::{self, DemoArgs};
+use crate::faults::{self, FaultsArgs};
 use crate::net;
 use crate::probe::Probe;
 use crate::progress::Progress;
@@ -34,6 +35,8 @@ enum Action {
     /// Measure speed and size
     #[command(subcommand)]
     Bench(Bench),
+    /// Kill the operator before and after every write, make every request fail, and compare
+    Faults(FaultsArgs),
     /// Bring cluster and tailnet up; import the program again if they are
     Up,
     /// Stop everything and remove it
@@ -71,6 +74,7 @@ impl Cli {
             Action::Demo(args) => demo::run(&args)?,
             Action::Bench(bench) => bench.run()?,
             Action::Test(args) => return suite::run(&args),
+            Action::Faults(args) => faults::run(&args)?,
             Action::Probe(probe) => probe.run()?,
             Action::Up => up()?,
             Action::Down => Rig::take_down(&Progress::stderr())?,

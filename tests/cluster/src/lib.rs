@@ -17,6 +17,7 @@ pub mod cli;
 pub mod cluster;
 pub mod command;
 pub mod demo;
+pub mod faults;
 pub mod net;
 pub mod packages;
 pub mod pki;

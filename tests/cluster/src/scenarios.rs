@@ -4,6 +4,7 @@ mod admission;
 mod clients;
 mod endpoints;
 mod exposure;
+mod faults;
 mod grants;
 mod hostile;
 mod operator;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Scenario> {
         operator::scenarios(),
         exposure::scenarios(),
         regions::scenarios(),
+        faults::scenarios(),
         standalone::scenarios(),
     ];
     groups.into_iter().flatten().collect()

@@ -76,7 +76,8 @@ impl Images {
     }
 }
 
-fn build_program(progress: &Progress) -> Result<PathBuf> {
+/// Builds the program under test.
+pub(crate) fn build_program(progress: &Progress) -> Result<PathBuf> {
     progress.line("building peerrelay (some minutes the first time)");
     let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     cargo.current_dir(repository()).args([

@@ -1,0 +1,90 @@
+//! The operator as a process of its own, that speaks to the API server through a proxy.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+
+use super::plane::{Ended, OPERATOR_NAMESPACE, Plane, bound};
+use super::proxy::{Proxy, Record};
+
+/// An image that relays would run.
+pub const IMAGE: &str = "example.test/peerrelay:1";
+
+/// An operator that can be killed and started again.
+#[derive(Debug)]
+pub struct Operator {
+    /// Image that it gives to relays.
+    pub image: String,
+    name: String,
+    program: PathBuf,
+    kubeconfig: PathBuf,
+    log: PathBuf,
+    process: Option<Ended>,
+    _proxy: Proxy,
+}
+
+impl Operator {
+    /// Prepares the operator called `name`, with the permissions of the chart and no others.
+    pub async fn new(plane: &Plane, record: &Record, program: &Path, name: &str) -> Result<Self> {
+        let proxy = Proxy::start(record, &plane.upstream, &plane.server, name).await?;
+        let token = plane.operator_token().await?;
+        let kubeconfig = plane.kubeconfig(name, &format!("http://{}", proxy.address), &token)?;
+        Ok(Self {
+            image: IMAGE.into(),
+            name: name.into(),
+            program: program.into(),
+            kubeconfig,
+            log: plane.dir().join(format!("operator-{name}.log")),
+            process: None,
+            _proxy: proxy,
+        })
+    }
+
+    /// Starts it.
+    pub fn start(&mut self) -> Result<()> {
+        let mut command = bound(&self.program);
+        command
+            .args(["operator", "--metrics-addr", "127.0.0.1:0"])
+            .args(["--lease-namespace", OPERATOR_NAMESPACE])
+            // A container that is started again keeps its name, and with it the lease.
+            .args(["--identity", &self.name, "--relay-image", &self.image])
+            .env("KUBECONFIG", &self.kubeconfig)
+            .env("PEERRELAY_LOG", "info");
+        self.process = Some(Ended::start(&mut command, &self.log)?);
+        Ok(())
+    }
+
+    /// Ends it as a crash would.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Says whether it runs.
+    pub fn alive(&mut self) -> bool {
+        self.process.as_mut().is_some_and(Ended::alive)
+    }
+
+    /// Its process id, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(Ended::pid)
+    }
+
+    /// Resident memory in KiB, and the most that it ever was.
+    pub fn memory(&self) -> Option<(u64, u64)> {
+        let pid = self.pid()?;
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+        let field = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().strip_suffix("kB")?.trim().parse().ok()
+        };
+        Some((field("VmRSS:")?, field("VmHWM:")?))
+    }
+
+    /// The last lines that it logged.
+    pub fn log_tail(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        lines[lines.len().saturating_sub(25)..].join("\n")
+    }
+}

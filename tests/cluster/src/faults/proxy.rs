@@ -1,0 +1,389 @@
+//! A proxy between operator and API server: records every exchange, and makes one of them go wrong.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow};
+use bytes::Bytes;
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full, StreamBody};
+use hyper::body::{Frame, Incoming};
+use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER};
+use hyper::service::service_fn;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+
+use super::api::Upstream;
+use super::record::{Asked, Exchange, checksum};
+
+/// What goes wrong with a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// It never reaches the API server, and no answer comes: the harness kills the operator.
+    KillBefore,
+    /// The API server has done it, and no answer comes: the harness kills the operator.
+    KillAfter,
+    /// The API server is not asked, and this is the answer.
+    Answer(u16),
+    /// The API server has done it, and the answer is a gateway's timeout.
+    TimeoutAfter,
+    /// The API server has done it, and the connection breaks.
+    BreakAfter,
+    /// The API server has done it, and the answer comes after [`Record::release`].
+    HoldAfter,
+}
+
+impl Fault {
+    /// All that strike by themselves.
+    pub const ALL: [Self; 8] = [
+        Self::KillBefore,
+        Self::KillAfter,
+        Self::Answer(409),
+        Self::Answer(429),
+        Self::Answer(500),
+        Self::Answer(503),
+        Self::TimeoutAfter,
+        Self::BreakAfter,
+    ];
+
+    /// Whether the operator has to be killed once it struck.
+    pub const fn kills(self) -> bool {
+        matches!(self, Self::KillBefore | Self::KillAfter)
+    }
+}
+
+/// Which request a fault strikes: the `nth` write, from zero, that has `about` in path or body.
+#[derive(Clone, Debug)]
+pub struct Plan {
+    /// Name of the PeerRelay, as no other text has it.
+    pub about: String,
+    /// Writes to let pass before.
+    pub nth: usize,
+    /// What goes wrong.
+    pub fault: Fault,
+    /// How many writes in a row it strikes.
+    pub times: usize,
+}
+
+/// What all proxies of a run share.
+#[derive(Clone, Debug)]
+pub struct Record(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    exchanges: Mutex<Vec<Exchange>>,
+    plan: Mutex<Option<Plan>>,
+    struck: watch::Sender<usize>,
+    /// Watches that began before this number changed end.
+    cut: watch::Sender<usize>,
+    /// While set, watches carry nothing.
+    stalled: watch::Sender<bool>,
+    /// Once set, held answers are given.
+    released: watch::Sender<bool>,
+}
+
+impl Default for Record {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            exchanges: Mutex::default(),
+            plan: Mutex::default(),
+            struck: watch::Sender::new(0),
+            cut: watch::Sender::new(0),
+            stalled: watch::Sender::new(false),
+            released: watch::Sender::new(false),
+        }))
+    }
+}
+
+impl Record {
+    /// Everything that went through since the start.
+    pub fn exchanges(&self) -> Vec<Exchange> {
+        lock(&self.0.exchanges).clone()
+    }
+
+    /// Number of exchanges so far, to look at those after.
+    pub fn len(&self) -> usize {
+        lock(&self.0.exchanges).len()
+    }
+
+    /// Whether nothing went through.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Exchanges from the given one on.
+    pub fn since(&self, mark: usize) -> Vec<Exchange> {
+        lock(&self.0.exchanges)[mark..].to_vec()
+    }
+
+    /// How long it is since the last exchange that is neither a watch nor about the lease.
+    pub fn quiet(&self) -> Duration {
+        let exchanges = lock(&self.0.exchanges);
+        let mut counted = exchanges.iter().rev();
+        let last = counted.find(|e| e.request.verb != "watch" && !e.request.is_lease());
+        last.map_or(Duration::MAX, |exchange| exchange.at.elapsed())
+    }
+
+    /// Arms a fault; says how often faults have struck so far.
+    pub fn arm(&self, plan: Plan) -> watch::Receiver<usize> {
+        let mut struck = self.0.struck.subscribe();
+        struck.mark_unchanged();
+        *lock(&self.0.plan) = Some(plan);
+        struck
+    }
+
+    /// Lets everything pass again.
+    pub fn disarm(&self) {
+        *lock(&self.0.plan) = None;
+    }
+
+    /// Ends all watches that run.
+    pub fn cut_watches(&self) {
+        self.0.cut.send_modify(|number| *number += 1);
+    }
+
+    /// Holds back, or lets go, what watches say.
+    pub fn stall_watches(&self, stall: bool) {
+        self.0.stalled.send_replace(stall);
+    }
+
+    /// Gives the answers that are held.
+    pub fn release(&self) {
+        self.0.released.send_replace(true);
+    }
+
+    /// The fault for a write, if it is the one.
+    fn fault(&self, asked: &Asked, path: &str, body: &[u8]) -> Option<Fault> {
+        let mut armed = lock(&self.0.plan);
+        let plan = armed.as_mut()?;
+        let about = plan.about.as_bytes();
+        let named = path.contains(&plan.about) || body.windows(about.len()).any(|w| w == about);
+        if !asked.writes() || asked.is_lease() || !named {
+            return None;
+        }
+        if plan.nth > 0 {
+            plan.nth -= 1;
+            return None;
+        }
+        let fault = plan.fault;
+        plan.times -= 1;
+        if plan.times == 0 {
+            *armed = None;
+        }
+        Some(fault)
+    }
+}
+
+/// A proxy for one operator.
+#[derive(Debug)]
+pub struct Proxy {
+    /// Where the operator finds the API server.
+    pub address: SocketAddr,
+    task: JoinHandle<()>,
+}
+
+impl Drop for Proxy {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+#[derive(Clone)]
+struct Route {
+    record: Record,
+    upstream: Upstream,
+    server: String,
+    actor: String,
+}
+
+type Body = UnsyncBoxBody<Bytes, Infallible>;
+
+impl Proxy {
+    /// Listens on loopback for the operator called `actor`.
+    pub async fn start(
+        record: &Record,
+        upstream: &Upstream,
+        server: &str,
+        actor: &str,
+    ) -> Result<Self> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        let address = listener.local_addr()?;
+        let route = Route {
+            record: record.clone(),
+            upstream: upstream.clone(),
+            server: server.to_owned(),
+            actor: actor.to_owned(),
+        };
+        let task = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let route = route.clone();
+                tokio::spawn(async move {
+                    let answer = service_fn(|request| {
+                        let route = route.clone();
+                        async move { route.answer(request).await }
+                    });
+                    // The operator may end in the middle; that is what it is here for.
+                    let http = hyper::server::conn::http1::Builder::new();
+                    http.serve_connection(TokioIo::new(stream), answer)
+                        .await
+                        .ok();
+                });
+            }
+        });
+        Ok(Self { address, task })
+    }
+}
+
+impl Route {
+    /// An error breaks the connection.
+    async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>> {
+        let (head, body) = request.into_parts();
+        let body = body.collect().await?.to_bytes();
+        let path = head.uri.path().to_owned();
+        let asked = Asked::of(&head.method, &path, head.uri.query().unwrap_or_default());
+        let index = self.note(asked.clone(), &body);
+        let fault = self.record.fault(&asked, &path, &body);
+        match fault {
+            Some(Fault::KillBefore) => return self.silence().await,
+            Some(Fault::Answer(code)) => {
+                self.strike();
+                self.status(index, code);
+                return refusal(code);
+            }
+            _ => {}
+        }
+        let target = head.uri.path_and_query().context("no path")?;
+        let mut forwarded = Request::builder()
+            .method(head.method)
+            .uri(format!("{}{target}", self.server));
+        for (name, value) in head.headers.iter().filter(|(name, _)| *name != HOST) {
+            forwarded = forwarded.header(name, value);
+        }
+        let response = match self
+            .upstream
+            .request(forwarded.body(Full::new(body))?)
+            .await
+        {
+            Ok(response) => response,
+            Err(error) => return Err(anyhow!(error).context("the API server is gone")),
+        };
+        match fault {
+            Some(Fault::KillAfter) => {
+                response.into_body().collect().await?;
+                return self.silence().await;
+            }
+            Some(Fault::TimeoutAfter) => {
+                response.into_body().collect().await?;
+                self.strike();
+                self.status(index, 504);
+                return refusal(504);
+            }
+            Some(Fault::HoldAfter) => {
+                let mut released = self.record.0.released.subscribe();
+                self.strike();
+                released.wait_for(|released| *released).await?;
+            }
+            Some(Fault::BreakAfter) => {
+                response.into_body().collect().await?;
+                self.strike();
+                return Err(anyhow!("broken on purpose"));
+            }
+            _ => {}
+        }
+        self.status(index, response.status().as_u16());
+        let (head, body) = response.into_parts();
+        if asked.verb == "watch" {
+            return Ok(Response::from_parts(head, self.watch(body)));
+        }
+        let body = body.collect().await?.to_bytes();
+        Ok(Response::from_parts(head, Full::new(body).boxed_unsync()))
+    }
+
+    fn note(&self, request: Asked, body: &[u8]) -> usize {
+        let mut exchanges = lock(&self.record.0.exchanges);
+        exchanges.push(Exchange {
+            at: Instant::now(),
+            actor: self.actor.clone(),
+            request,
+            body: checksum(body),
+            status: None,
+        });
+        exchanges.len() - 1
+    }
+
+    fn status(&self, index: usize, status: u16) {
+        lock(&self.record.0.exchanges)[index].status = Some(status);
+    }
+
+    fn strike(&self) {
+        self.record.0.struck.send_modify(|number| *number += 1);
+    }
+
+    /// Until the operator is killed.
+    async fn silence(&self) -> Result<Response<Body>> {
+        self.strike();
+        std::future::pending().await
+    }
+
+    /// Passes a watch on, as long as it is not cut, and while it is not stalled.
+    fn watch(&self, mut body: Incoming) -> Body {
+        let (sender, receiver) = mpsc::channel::<Frame<Bytes>>(16);
+        let mut cut = self.record.0.cut.subscribe();
+        let mut stalled = self.record.0.stalled.subscribe();
+        tokio::spawn(async move {
+            loop {
+                let frame = tokio::select! {
+                    _ = cut.changed() => return,
+                    () = sender.closed() => return,
+                    frame = body.frame() => frame,
+                };
+                let Some(Ok(frame)) = frame else { return };
+                let passes = async {
+                    stalled.wait_for(|stalled| !*stalled).await.is_ok()
+                        && sender.send(frame).await.is_ok()
+                };
+                tokio::select! {
+                    _ = cut.changed() => return,
+                    passed = passes => if !passed { return },
+                }
+            }
+        });
+        let frames = futures_of(receiver);
+        StreamBody::new(frames).boxed_unsync()
+    }
+}
+
+fn futures_of(
+    receiver: mpsc::Receiver<Frame<Bytes>>,
+) -> impl futures::Stream<Item = Result<Frame<Bytes>, Infallible>> {
+    futures::stream::unfold(receiver, |mut receiver| async {
+        let frame = receiver.recv().await?;
+        Some((Ok(frame), receiver))
+    })
+}
+
+/// An answer in the API server's form.
+fn refusal(code: u16) -> Result<Response<Body>> {
+    let status = StatusCode::from_u16(code)?;
+    let body = json!({
+        "apiVersion": "v1", "kind": "Status", "status": "Failure", "code": code,
+        "reason": status.canonical_reason(), "message": "refused on purpose",
+    });
+    let mut response = Response::builder()
+        .status(status)
+        .header(CONTENT_TYPE, "application/json");
+    if code == 429 {
+        response = response.header(RETRY_AFTER, "1");
+    }
+    Ok(response.body(Full::new(Bytes::from(body.to_string())).boxed_unsync())?)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

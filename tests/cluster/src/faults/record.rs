@@ -1,0 +1,145 @@
+//! What went through the proxy.
+
+use std::fmt;
+use std::time::Instant;
+
+use hyper::Method;
+use sha2::{Digest, Sha256};
+
+/// One request, and the answer once there is one.
+#[derive(Clone, Debug)]
+pub struct Exchange {
+    /// When it came.
+    pub at: Instant,
+    /// Who asked: the name of the operator's process.
+    pub actor: String,
+    /// What is asked.
+    pub request: Asked,
+    /// Checksum of the body.
+    pub body: String,
+    /// Status of the answer that the operator was given.
+    pub status: Option<u16>,
+}
+
+/// A request in the words of Kubernetes' authorization.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Asked {
+    /// get, list, watch, create, update, patch, delete.
+    pub verb: &'static str,
+    /// Group, empty for the core one.
+    pub group: String,
+    /// Plural, with the subresource after a slash.
+    pub resource: String,
+    /// Namespace, or nothing.
+    pub namespace: String,
+    /// Name, or nothing.
+    pub name: String,
+}
+
+impl fmt::Display for Asked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self {
+            verb,
+            resource,
+            name,
+            ..
+        } = self;
+        write!(f, "{verb} {resource} {name}")
+    }
+}
+
+impl Asked {
+    /// Reads method, path and query.
+    pub fn of(method: &Method, path: &str, query: &str) -> Self {
+        let mut parts = path.split('/').filter(|part| !part.is_empty());
+        let group = match parts.next() {
+            Some("apis") => parts.next().unwrap_or_default(),
+            _ => "",
+        };
+        parts.next();
+        let mut rest: Vec<&str> = parts.collect();
+        let mut namespace = "";
+        if rest.len() > 2 && rest[0] == "namespaces" {
+            namespace = rest[1];
+            rest.drain(..2);
+        }
+        let name = rest.get(1).copied().unwrap_or_default();
+        let mut resource = rest.first().copied().unwrap_or_default().to_owned();
+        if let Some(sub) = rest.get(2) {
+            resource += &format!("/{sub}");
+        }
+        let watches = query.split('&').any(|pair| pair == "watch=true");
+        let verb = match *method {
+            Method::GET if watches => "watch",
+            Method::GET if name.is_empty() => "list",
+            Method::GET => "get",
+            Method::POST => "create",
+            Method::PUT => "update",
+            Method::PATCH => "patch",
+            Method::DELETE => "delete",
+            _ => "other",
+        };
+        Self {
+            verb,
+            group: group.to_owned(),
+            resource,
+            namespace: namespace.to_owned(),
+            name: name.to_owned(),
+        }
+    }
+
+    /// Whether it changes something.
+    pub fn writes(&self) -> bool {
+        !matches!(self.verb, "get" | "list" | "watch")
+    }
+
+    /// Whether it is about which replica acts.
+    pub fn is_lease(&self) -> bool {
+        self.resource == "leases"
+    }
+}
+
+/// A short checksum.
+pub fn checksum(body: &[u8]) -> String {
+    format!("{:x}", Sha256::digest(body))[..12].to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_are_told_in_the_words_of_authorization() {
+        let asked = |method, path, query| {
+            let asked = Asked::of(&method, path, query);
+            format!(
+                "{} {}/{} {}",
+                asked, asked.group, asked.resource, asked.namespace
+            )
+        };
+        assert_eq!(
+            asked(
+                Method::PATCH,
+                "/apis/peerrelay.dev/v1alpha1/namespaces/n/peerrelays/a/status",
+                ""
+            ),
+            "patch peerrelays/status a peerrelay.dev/peerrelays/status n"
+        );
+        assert_eq!(
+            asked(Method::GET, "/api/v1/configmaps", "limit=1&watch=true"),
+            "watch configmaps  /configmaps "
+        );
+        assert_eq!(
+            asked(Method::GET, "/api/v1/namespaces/n/configmaps/a", ""),
+            "get configmaps a /configmaps n"
+        );
+        assert_eq!(
+            asked(
+                Method::POST,
+                "/apis/events.k8s.io/v1/namespaces/n/events",
+                ""
+            ),
+            "create events  events.k8s.io/events n"
+        );
+    }
+}

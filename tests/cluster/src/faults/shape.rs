@@ -1,0 +1,185 @@
+//! What the operator has made of a PeerRelay, without what differs between two lives of the same.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use anyhow::Result;
+use serde_json::Value;
+
+use super::api::{Api, Resource};
+use crate::world::NAMESPACE;
+
+/// Label of everything that the operator makes.
+const MANAGED: &str = "app.kubernetes.io/managed-by=peerrelay-operator";
+
+/// Normalised objects by kind and name.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Shape {
+    /// What they say.
+    pub objects: BTreeMap<String, String>,
+    /// Their identities.
+    pub uids: BTreeMap<String, String>,
+}
+
+impl Shape {
+    /// Objects that are the very same as before.
+    pub fn kept(&self, before: &Self) -> BTreeSet<String> {
+        let same = self
+            .uids
+            .iter()
+            .filter(|(key, uid)| before.uids.get(*key) == Some(*uid));
+        same.map(|(key, _)| key.clone()).collect()
+    }
+
+    /// The same without how often objects have changed.
+    pub fn without_generations(&self) -> Self {
+        let mut plain = self.clone();
+        for said in plain.objects.values_mut() {
+            let mut object: Value = serde_json::from_str(said).unwrap_or_default();
+            drop_generations(&mut object);
+            *said = object.to_string();
+        }
+        plain
+    }
+
+    /// What differs, for people.
+    pub fn differences(&self, wanted: &Self) -> String {
+        let keys: BTreeSet<_> = self.objects.keys().chain(wanted.objects.keys()).collect();
+        let mut text = String::new();
+        for key in keys {
+            let (is, was) = (self.objects.get(key), wanted.objects.get(key));
+            if is != was {
+                let show =
+                    |side: Option<&String>| side.map_or("nothing", String::as_str).to_owned();
+                text += &format!("{key}:\n  is     {}\n  wanted {}\n", show(is), show(was));
+            }
+        }
+        text
+    }
+}
+
+/// Kinds that the operator may create, by the rules of its role.
+pub fn kinds(api: &Api, rules: &[Value]) -> Vec<Resource> {
+    let texts = |rule: &Value, field: &str| -> Vec<String> {
+        let list = rule[field].as_array().into_iter().flatten();
+        list.filter_map(|item| item.as_str().map(str::to_owned))
+            .collect()
+    };
+    let mut kinds = Vec::new();
+    for rule in rules {
+        let verbs = texts(rule, "verbs");
+        if !["list", "delete"]
+            .iter()
+            .all(|verb| verbs.iter().any(|v| v == verb))
+        {
+            continue;
+        }
+        for group in texts(rule, "apiGroups") {
+            for plural in texts(rule, "resources") {
+                // Kinds of other projects may not be installed.
+                kinds.extend(api.resource(&group, &plural).cloned());
+            }
+        }
+    }
+    kinds
+}
+
+/// Looks at a PeerRelay and everything made of it.
+pub async fn shape(api: &Api, kinds: &[Resource], name: &str) -> Result<Shape> {
+    let mut shape = Shape::default();
+    let path = format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/peerrelays/{name}");
+    let relay = api.find(&path).await?;
+    let uid = relay
+        .as_ref()
+        .map_or("-", |r| r["metadata"]["uid"].as_str().unwrap_or("-"));
+    let uid = uid.to_owned();
+    let mut note = |kind: &str, object: &Value| {
+        let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
+        let key = format!("{kind}/{}", text("name")).replace(name, "NAME");
+        shape.uids.insert(key.clone(), text("uid").to_owned());
+        let said = normalised(object).to_string();
+        shape
+            .objects
+            .insert(key, said.replace(name, "NAME").replace(&uid, "OWNER"));
+    };
+    if let Some(relay) = &relay {
+        note("PeerRelay", relay);
+    }
+    for kind in kinds {
+        let path = format!("{}?labelSelector={MANAGED}", kind.path(NAMESPACE, ""));
+        let list = api.read(&path).await?;
+        for object in list["items"].as_array().into_iter().flatten() {
+            if object["metadata"]["name"]
+                .as_str()
+                .is_some_and(|n| n.contains(name))
+            {
+                note(&kind.kind, object);
+            }
+        }
+    }
+    Ok(shape)
+}
+
+fn normalised(object: &Value) -> Value {
+    let mut object = object.clone();
+    let is_relay = object["kind"] == "PeerRelay";
+    let Some(fields) = object.as_object_mut() else {
+        return object;
+    };
+    // Lists do not repeat them for each item.
+    fields.remove("apiVersion");
+    fields.remove("kind");
+    if !is_relay {
+        // Written by Kubernetes' own controllers in their own time.
+        fields.remove("status");
+    }
+    if let Some(Value::Object(metadata)) = fields.get_mut("metadata") {
+        for field in [
+            "uid",
+            "resourceVersion",
+            "creationTimestamp",
+            "managedFields",
+        ] {
+            metadata.remove(field);
+        }
+        if let Some(Value::Object(annotations)) = metadata.get_mut("annotations") {
+            annotations
+                .retain(|key, _| !key.starts_with("deprecated.") && !key.starts_with("kubectl."));
+        }
+    }
+    blur(&mut object);
+    object
+}
+
+fn drop_generations(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            fields.retain(|key, _| key != "generation" && key != "observedGeneration");
+            fields.values_mut().for_each(drop_generations);
+        }
+        Value::Array(items) => items.iter_mut().for_each(drop_generations),
+        _ => {}
+    }
+}
+
+/// Times, checksums (they cover names) and addresses that the API server chose.
+fn blur(value: &mut Value) {
+    match value {
+        Value::Object(fields) => {
+            for (key, field) in fields {
+                if key == "lastTransitionTime" || key.starts_with("clusterIP") || key == "nodePort"
+                {
+                    *field = Value::Null;
+                }
+                blur(field);
+            }
+        }
+        Value::Array(items) => items.iter_mut().for_each(blur),
+        Value::String(text) => {
+            let hex = |c: char| c.is_ascii_hexdigit();
+            if text.len() >= 16 && text.len() != 36 && text.chars().all(hex) {
+                *text = "#".into();
+            }
+        }
+        _ => {}
+    }
+}

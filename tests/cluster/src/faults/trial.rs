@@ -1,0 +1,324 @@
+//! One story, played with or without a fault, and what came of it.
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::api::Resource;
+use super::operator::Operator;
+use super::plane::Plane;
+use super::proxy::{Fault, Plan, Record};
+use super::record::Exchange;
+use super::shape::{Shape, kinds, shape};
+use super::story::{Step, Story, peer_relay};
+use crate::signals;
+use crate::tools::Tools;
+use crate::world::NAMESPACE;
+
+/// The operator is done when it has asked nothing for this long.
+const QUIET: Duration = Duration::from_millis(250);
+/// The same where the outcome is not known beforehand.
+const SETTLED: Duration = Duration::from_millis(800);
+/// Longest time to an end state.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A control plane with an operator whose requests can go wrong.
+#[derive(Debug)]
+pub struct Stage {
+    /// The control plane.
+    pub plane: Plane,
+    /// What went through.
+    pub record: Record,
+    /// The operator.
+    pub operator: Operator,
+    kinds: Vec<Resource>,
+    trials: usize,
+}
+
+/// How a story ends when nothing goes wrong.
+#[derive(Debug)]
+pub struct Golden {
+    before: Shape,
+    after: Shape,
+    /// Requests from the change to the end.
+    pub requests: Vec<Exchange>,
+    /// Time from the change to the last request.
+    pub took: Duration,
+}
+
+impl Golden {
+    /// Requests that changed something.
+    pub fn writes(&self) -> impl Iterator<Item = &Exchange> {
+        self.requests.iter().filter(|e| e.request.writes())
+    }
+
+    fn deletes(&self) -> usize {
+        deletes(&self.requests)
+    }
+}
+
+/// Objects that were deleted; asking again for one that is gone deletes nothing.
+fn deletes(requests: &[Exchange]) -> usize {
+    let done =
+        |e: &&Exchange| e.request.verb == "delete" && e.status.is_some_and(|status| status < 300);
+    requests.iter().filter(done).count()
+}
+
+impl Stage {
+    /// Starts a control plane with two nodes and the operator.
+    pub async fn open(tools: &Tools, program: &Path) -> Result<Self> {
+        let plane = Plane::start(tools).await?;
+        plane.namespace(NAMESPACE).await?;
+        for node in ["n1", "n2"] {
+            plane.node(node).await?;
+        }
+        let record = Record::default();
+        let mut operator = Operator::new(&plane, &record, program, "first").await?;
+        operator.start()?;
+        let kinds = kinds(&plane.api, &plane.rules);
+        ensure!(
+            !kinds.is_empty(),
+            "the operator's role lets it make nothing"
+        );
+        Ok(Self {
+            plane,
+            record,
+            operator,
+            kinds,
+            trials: 0,
+        })
+    }
+
+    /// Plays a story without a fault.
+    pub async fn golden(&mut self, story: &Story) -> Result<Golden> {
+        let name = self.next_name();
+        for step in &story.before {
+            self.step(&name, step).await?;
+        }
+        self.settle(&name).await?;
+        let before = self.shape(&name).await?;
+        let mark = self.record.len();
+        let start = std::time::Instant::now();
+        for step in &story.change {
+            self.step(&name, step).await?;
+        }
+        self.settle(&name).await?;
+        let after = self.shape(&name).await?;
+        let mut requests = self.record.since(mark);
+        requests.retain(|e| e.request.verb != "watch" && !e.request.is_lease());
+        let took = requests
+            .last()
+            .map_or(Duration::ZERO, |last| last.at.duration_since(start));
+        self.restore(&name).await?;
+        Ok(Golden {
+            before,
+            after,
+            requests,
+            took,
+        })
+    }
+
+    /// Plays a story in which one write goes wrong; says whether there was such a write.
+    pub async fn trial(
+        &mut self,
+        story: &Story,
+        golden: &Golden,
+        nth: usize,
+        fault: Fault,
+    ) -> Result<bool> {
+        let name = self.next_name();
+        for step in &story.before {
+            self.step(&name, step).await?;
+        }
+        self.reach(&name, &golden.before)
+            .await
+            .context("before the fault")?;
+        let before = self.shape(&name).await?;
+        let mark = self.record.len();
+        let plan = Plan {
+            about: name.clone(),
+            nth,
+            fault,
+            times: 1,
+        };
+        let mut struck = self.record.arm(plan);
+        for step in &story.change {
+            self.step(&name, step).await?;
+        }
+        let start = Instant::now();
+        let mut hit = false;
+        loop {
+            signals::check()?;
+            if !hit && struck.has_changed()? {
+                struck.mark_unchanged();
+                hit = true;
+                if fault.kills() {
+                    self.operator.kill();
+                    self.operator.start()?;
+                }
+            }
+            let now = self.shape(&name).await?;
+            let last = now.differences(&golden.after);
+            if last.is_empty() && self.record.quiet() > QUIET {
+                ensure!(
+                    now.kept(&before) == golden.after.kept(&golden.before),
+                    "objects were replaced that should have been changed"
+                );
+                break;
+            }
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "another end state\n{last}\nthe operator says\n{}",
+                self.operator.log_tail()
+            );
+            sleep(Duration::from_millis(30)).await;
+        }
+        self.record.disarm();
+        let removed = deletes(&self.record.since(mark));
+        ensure!(
+            removed <= golden.deletes(),
+            "{removed} objects were deleted instead of {}",
+            golden.deletes()
+        );
+        ensure!(self.operator.alive(), "the operator ended by itself");
+        self.restore(&name).await?;
+        Ok(hit)
+    }
+
+    /// Waits until the operator has seen the PeerRelay and has nothing more to do.
+    pub async fn settle(&self, name: &str) -> Result<()> {
+        let path = relay_path(name);
+        let start = Instant::now();
+        loop {
+            signals::check()?;
+            let relay = self.plane.api.find(&path).await?;
+            let seen = relay.as_ref().is_none_or(|relay| {
+                relay["status"]["observedGeneration"] == relay["metadata"]["generation"]
+            });
+            let gone = relay.is_some() || self.shape(name).await?.objects.is_empty();
+            if seen && gone && self.rolled_out().await? && self.record.quiet() > SETTLED {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "{name} does not settle; the operator says\n{}",
+                self.operator.log_tail()
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Whether Kubernetes has made of all DaemonSets what they say.
+    async fn rolled_out(&self) -> Result<bool> {
+        let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets");
+        let list = self.plane.api.read(&path).await?;
+        let done = |set: &Value| {
+            let status = &set["status"];
+            let count = |field: &str| status[field].as_i64().unwrap_or_default();
+            status["observedGeneration"] == set["metadata"]["generation"]
+                && count("updatedNumberScheduled") == count("desiredNumberScheduled")
+        };
+        Ok(list["items"]
+            .as_array()
+            .is_some_and(|sets| sets.iter().all(done)))
+    }
+
+    async fn reach(&self, name: &str, wanted: &Shape) -> Result<()> {
+        self.reach_by(name, |now| now.differences(wanted)).await
+    }
+
+    /// Waits until nothing differs and the operator has nothing more to do.
+    pub async fn reach_by(&self, name: &str, differs: impl Fn(&Shape) -> String) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            signals::check()?;
+            let differs = differs(&self.shape(name).await?);
+            if differs.is_empty() && self.record.quiet() > QUIET {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "never reached\n{differs}\nthe operator says\n{}",
+                self.operator.log_tail()
+            );
+            sleep(Duration::from_millis(30)).await;
+        }
+    }
+
+    /// Looks at a PeerRelay and everything made of it.
+    pub async fn shape(&self, name: &str) -> Result<Shape> {
+        shape(&self.plane.api, &self.kinds, name).await
+    }
+
+    /// Does one thing.
+    pub async fn step(&mut self, name: &str, step: &Step) -> Result<()> {
+        let api = &self.plane.api;
+        match step {
+            Step::Apply(spec) => drop(api.apply(&peer_relay(name, spec)).await?),
+            Step::Delete => api.delete(&relay_path(name)).await?,
+            Step::NodeUp(node) => self.plane.node(node).await?,
+            Step::NodeDown(node) => api.delete(&format!("/api/v1/nodes/{node}")).await?,
+            Step::NodeLabel(node, zone) => {
+                let patch = json!({"metadata": {"labels": {"zone": zone}}});
+                api.merge(&format!("/api/v1/nodes/{node}"), &patch).await?;
+            }
+            Step::AuthKey(key) => {
+                let secret = json!({
+                    "apiVersion": "v1", "kind": "Secret",
+                    "metadata": {"name": "tailnet-auth", "namespace": NAMESPACE},
+                    "stringData": {"authkey": key},
+                });
+                api.apply(&secret).await?;
+            }
+            Step::Upgrade(image) => {
+                self.operator.kill();
+                self.operator.image = (*image).into();
+                self.operator.start()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings back what a story may have changed, and removes its PeerRelay with all it had.
+    async fn restore(&mut self, name: &str) -> Result<()> {
+        let upgraded = self.operator.image != super::operator::IMAGE;
+        self.step(name, &Step::Delete).await?;
+        self.step(name, &Step::NodeDown("late")).await?;
+        self.step(name, &Step::NodeLabel("n1", None)).await?;
+        self.reach(name, &Shape::default())
+            .await
+            .context("orphans are left")?;
+        if upgraded {
+            self.step(name, &Step::Upgrade(super::operator::IMAGE))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A name that occurs nowhere else.
+    pub fn next_name(&mut self) -> String {
+        self.trials += 1;
+        format!("t{:05}x", self.trials)
+    }
+}
+
+/// Path of a PeerRelay.
+pub fn relay_path(name: &str) -> String {
+    format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/peerrelays/{name}")
+}
+
+/// A condition's status and reason, or nothing.
+pub fn condition(relay: &Value, kind: &str) -> String {
+    let conditions = relay["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let mut found = conditions.filter(|c| c["type"] == kind);
+    found.next().map_or_else(String::new, |c| {
+        let text = |field: &str| c[field].as_str().unwrap_or_default().to_owned();
+        format!("{}/{}", text("status"), text("reason"))
+    })
+}
