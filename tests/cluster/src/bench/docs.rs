@@ -67,18 +67,19 @@ fn markdown(results: &Results) -> String {
         )
         .ok();
     }
-    text += "\n| | sessions | idle RSS | of it anonymous | bytes per session | bound per CPU-second | full mesh |\n";
-    text += "|---|--:|--:|--:|--:|--:|--:|\n";
+    text += "\n| | sessions | idle RSS | of it anonymous | bytes per session | BPF maps, MiB | bound per CPU-second | full mesh |\n";
+    text += "|---|--:|--:|--:|--:|--:|--:|--:|\n";
     for row in results.rows.iter().filter(|row| row.idle_rss.is_some()) {
         let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
         writeln!(
             text,
-            "| {} | {} | {} MiB | {} MiB | {} | {} | {} |",
+            "| {} | {} | {} MiB | {} MiB | {} | {} | {} | {} |",
             row.implementation,
             row.sessions,
             number(mib(row.idle_rss), 1),
             number(mib(row.idle_anonymous), 1),
             number(row.bytes_per_session, 0),
+            number(mib(row.bpf_memory), 1),
             number(row.bound_per_cpu_second, 0),
             number(row.mesh_bound_per_cpu_second, 0),
         )

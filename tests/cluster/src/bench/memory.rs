@@ -37,6 +37,7 @@ pub fn measure(
     }
     let bound = sessions as f64 / used.as_secs_f64();
     let loaded = server.settled_memory()?;
+    let taken = loaded.rss + loaded.bpf;
     drop(server);
 
     let mut server = Server::start(implementation, programs, PORT)?;
@@ -49,7 +50,8 @@ pub fn measure(
     Ok(Row {
         idle_rss: Some(idle.rss),
         idle_anonymous: Some(idle.anonymous),
-        bytes_per_session: Some(loaded.rss.saturating_sub(idle.rss) as f64 / sessions as f64),
+        bpf_memory: (idle.bpf > 0).then_some(loaded.bpf),
+        bytes_per_session: Some(taken.saturating_sub(idle.rss + idle.bpf) as f64 / sessions as f64),
         bound_per_cpu_second: Some(bound),
         mesh_bound_per_cpu_second: Some(mesh),
         ..Row::new(implementation, "v4", sessions)

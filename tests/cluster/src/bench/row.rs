@@ -83,7 +83,7 @@ pub struct Row {
     /// One in a hundred is slower.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub p99_us: Option<f64>,
-    /// Resident memory that one more bound session takes.
+    /// Memory that one more bound session takes, resident and in BPF maps.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_per_session: Option<f64>,
     /// Resident memory without a session, in bytes.
@@ -92,6 +92,9 @@ pub struct Row {
     /// Of that, what is backed by no file.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub idle_anonymous: Option<u64>,
+    /// BPF maps, made for all sessions that there may be, in bytes.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bpf_memory: Option<u64>,
     /// Sessions between clients of their own, allocated and bound in a second of the relay's CPU.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bound_per_cpu_second: Option<f64>,
@@ -123,6 +126,7 @@ impl Row {
             bytes_per_session: None,
             idle_rss: None,
             idle_anonymous: None,
+            bpf_memory: None,
             bound_per_cpu_second: None,
             mesh_bound_per_cpu_second: None,
         }

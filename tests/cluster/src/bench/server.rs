@@ -1,5 +1,6 @@
 //! A relay under measurement: a process that gives out sessions over its standard streams.
 
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdin, ChildStdout, Stdio};
@@ -38,6 +39,8 @@ pub struct Memory {
     pub rss: u64,
     /// Resident and neither shared nor backed by a file.
     pub anonymous: u64,
+    /// In BPF maps, which no process is charged for.
+    pub bpf: u64,
 }
 
 impl Server {
@@ -167,7 +170,25 @@ pub fn memory(pid: i32) -> Result<Memory> {
     Ok(Memory {
         rss: field("Rss:").context("it has a resident size")?,
         anonymous: field("Anonymous:").unwrap_or_default(),
+        bpf: bpf_memory(pid)?,
     })
+}
+
+/// What the kernel says of the BPF maps that a process has open, each once.
+fn bpf_memory(pid: i32) -> Result<u64> {
+    let mut maps = BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may be closed before it is read.
+        let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+        let field = |name: &str| -> Option<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().parse().ok()
+        };
+        if let (Some(map), Some(bytes)) = (field("map_id:"), field("memlock:")) {
+            maps.insert(map, bytes);
+        }
+    }
+    Ok(maps.values().sum())
 }
 
 fn from_hex(text: &str) -> Option<Vec<u8>> {

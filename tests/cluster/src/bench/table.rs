@@ -54,12 +54,13 @@ pub fn of(results: &Results) -> String {
         .collect();
     if !memory.is_empty() {
         text += &format!(
-            "\n{:<7} {:>8} {:>10} {:>10} {:>14} {:>16} {:>16}\n",
+            "\n{:<7} {:>8} {:>10} {:>10} {:>14} {:>10} {:>16} {:>16}\n",
             "IMPL",
             "SESSIONS",
             "IDLE RSS",
             "ANONYMOUS",
             "BYTES/SESSION",
+            "BPF MAPS",
             "BOUND/CPU-S",
             "MESH BOUND/CPU-S"
         );
@@ -71,12 +72,13 @@ pub fn of(results: &Results) -> String {
 fn memory_line(row: &Row) -> String {
     let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
     format!(
-        "{:<7} {:>8} {:>6} MiB {:>6} MiB {:>14} {:>16} {:>16}\n",
+        "{:<7} {:>8} {:>6} MiB {:>6} MiB {:>14} {:>10} {:>16} {:>16}\n",
         row.implementation,
         row.sessions,
         number(mib(row.idle_rss), 1),
         number(mib(row.idle_anonymous), 1),
         number(row.bytes_per_session, 0),
+        number(mib(row.bpf_memory), 1),
         number(row.bound_per_cpu_second, 0),
         number(row.mesh_bound_per_cpu_second, 0),
     )
