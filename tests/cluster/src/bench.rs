@@ -9,6 +9,7 @@ pub mod latency;
 pub mod load;
 pub mod memory;
 pub mod plot;
+pub mod processes;
 pub mod relay;
 pub mod row;
 pub mod server;
@@ -31,6 +32,8 @@ use self::relay::RelayArgs;
 pub enum Bench {
     /// Compare this relay with Tailscale's, with routing and with address translation
     Relay(RelayArgs),
+    /// Print the memory of relays and operators that run on this machine, in pods or not
+    Memory,
     /// Draw results
     Plot(PlotArgs),
 }
@@ -40,6 +43,7 @@ impl Bench {
     pub fn run(self) -> Result<()> {
         match self {
             Self::Relay(args) => relay::run(&args),
+            Self::Memory => processes::run(),
             Self::Plot(args) => plot::run(&args),
         }
     }

@@ -51,7 +51,11 @@ pub fn per_packet(pid: i32, ready: &Prepared, case: &Case, time: Duration) -> Re
 /// The first field of perf's only line; it is no number where the kernel has no such event.
 fn count(text: &str) -> Option<f64> {
     let line = text.lines().find(|line| line.contains("sys_enter"))?;
-    line.split(',').next()?.parse().ok()
+    match line.split(',').next()? {
+        // The relay has not run at all.
+        "<not counted>" => Some(0.0),
+        number => number.parse().ok(),
+    }
 }
 
 #[cfg(test)]
