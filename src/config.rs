@@ -1,6 +1,7 @@
 //! The relay's configuration: rendered by the operator, parsed by the relay, and the same by hand.
 
 pub mod endpoints;
+pub mod peers;
 
 use std::{
     net::SocketAddr,

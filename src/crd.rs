@@ -16,6 +16,7 @@ pub mod exposure;
 pub mod grants;
 pub mod peer_relay;
 pub mod placement;
+pub mod probe;
 pub mod relay_node;
 pub mod template;
 

@@ -9,11 +9,13 @@ pub mod lease;
 pub mod metrics;
 pub mod overrides;
 pub mod plan;
+pub mod probes;
 pub mod reconcile;
 pub mod rollout;
 pub mod status;
 pub mod stores;
 pub mod validate;
+pub mod verification;
 
 use std::{
     net::SocketAddr,

@@ -6,6 +6,7 @@ pub mod grant;
 pub mod kernel;
 pub mod metrics;
 pub mod options;
+pub mod probe;
 pub mod reload;
 pub mod report;
 pub mod shard;
@@ -22,6 +23,7 @@ use self::{
     addresses::Keeper,
     kernel::KernelPath,
     options::RelayOptions,
+    probe::Probing,
     reload::Live,
     report::Reporter,
     shard::{ShardHandle, ShardOptions},
@@ -57,11 +59,12 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     supervisor.spawn("metrics server", server);
     let (live, changes) = watch::channel(Live {
         endpoints: options.endpoints.clone(),
+        peers: Vec::new(),
     });
     let reload = options.reload.clone().follow(options.report.clone(), live);
     supervisor.spawn("configuration", reload);
     let keeper = Keeper {
-        live: changes,
+        live: changes.clone(),
         node: options.node_name.clone(),
         shard: shard.clone(),
         state: state.clone(),
@@ -82,6 +85,8 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");
     if let Some(report) = options.report {
         let reporter = Reporter::new(report).await?;
+        let probing = Probing::new(reporter.name(), shard.clone(), changes, state.clone());
+        supervisor.spawn("probes", probing.run());
         supervisor.spawn("report", reporter.run(state.subscribe()));
     }
     let tailnet = Tailnet::new(

@@ -189,7 +189,7 @@ pub struct PeerRelayStatus {
     #[serde(default)]
     pub observed_generation: i64,
     /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable, GrantsInForce,
-    /// EndpointsPublished; `docs/conditions.md` has
+    /// EndpointsPublished, EndpointsVerified; `docs/conditions.md` has
     /// the reasons and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]

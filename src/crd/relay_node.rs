@@ -5,7 +5,10 @@ use kube::{CustomResource, KubeSchema};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::grants::GrantReport;
+use super::{
+    grants::GrantReport,
+    probe::{EndpointVerification, ProbeReport},
+};
 
 /// What one relay really is. Written by the relay, named as its pod and removed with it.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -91,6 +94,15 @@ pub struct RelayNodeStatus {
     /// Addresses that clients are told to try, in order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
+    /// Public key with which this relay tries others and answers them, in hex; new with each start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe_key: Option<String>,
+    /// What this relay saw of others' addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub probes: Vec<ProbeReport>,
+    /// What others found of this relay's addresses; written by the operator.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verification: Vec<EndpointVerification>,
     /// Sessions.
     #[serde(default)]
     pub sessions: Sessions,

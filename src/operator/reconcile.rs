@@ -20,9 +20,11 @@ use super::{
     build::build,
     metrics::Metrics,
     plan::plan,
+    probes::peers,
     status::{Outcome, ready, status},
     stores::Stores,
     validate::{RelayImage, validate},
+    verification,
 };
 use crate::{
     crd::{PeerRelay, PeerRelayStatus},
@@ -62,6 +64,9 @@ pub enum ReconcileError {
     /// The status could not be written.
     #[error("failed to write the status")]
     Status(#[source] Box<kube::Error>),
+    /// What relays found of each other could not be written.
+    #[error("failed to write into a RelayNode what others found of its addresses")]
+    Verification(#[source] Box<kube::Error>),
 }
 
 /// Brings the cluster to what `relay` says, and its status to what the cluster says.
@@ -98,6 +103,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         &ctx.stores
             .surroundings(&relay.namespace().unwrap_or_default()),
     );
+    validated.peers = peers(ctx.stores.seen(&relay).nodes.iter().map(AsRef::as_ref));
     match apply(&ctx.client, &ctx.stores, &validated, build(&validated)).await {
         Ok(changes) => ctx.metrics.count_changes(changes),
         Err(taken @ ApplyError::NameTaken { .. }) => {
@@ -112,6 +118,9 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         Err(error) => return Err(ReconcileError::Apply(error)),
     }
     publish(&relay, &ctx, Some(&validated), Outcome::Applied).await?;
+    let nodes = ctx.stores.seen(&relay).nodes;
+    let written = verification::write(&ctx.client, &validated.namespace, &nodes).await;
+    written.map_err(ReconcileError::Verification)?;
     Ok(Action::await_change())
 }
 

@@ -4,6 +4,7 @@ mod endpoints;
 mod grants;
 pub mod pods;
 mod quota;
+mod verified;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -61,6 +62,11 @@ pub const REASONS: &[&str] = &[
     "Published",
     "NoEndpoints",
     "InvalidAnnotation",
+    "Verified",
+    "StaticEndpointUnreachable",
+    "EndpointUnreachable",
+    "NoOtherRelay",
+    "NotTried",
 ];
 
 /// What status is about.
@@ -116,6 +122,7 @@ pub fn status(
         .map_or(&[][..], |status| &status.conditions);
     let mut verdicts = verdicts(&observed, outcome);
     if matches!(outcome, Outcome::Applied) {
+        verdicts.push(verified::verified(&seen.nodes));
         verdicts.push(endpoints::published(
             seen.nodes.iter().map(AsRef::as_ref),
             validated,

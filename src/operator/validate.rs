@@ -12,7 +12,7 @@ use super::{
     plan::Plan,
 };
 use crate::{
-    config::{DEFAULT_CONTROL_URL, endpoints::EndpointsConfig},
+    config::{DEFAULT_CONTROL_URL, endpoints::EndpointsConfig, peers::ProbePeer},
     crd::{
         PeerRelay,
         exposure::Exposure,
@@ -61,6 +61,8 @@ pub struct ValidatedRelay {
     pub template: Template,
     /// Image of the relays.
     pub image: RelayImage,
+    /// Relays that try each other; none until the cluster is asked.
+    pub peers: Vec<ProbePeer>,
 }
 
 /// A region that can be built.
@@ -214,6 +216,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         template,
         grants_output: relay.spec.grants.output,
         image: image.clone(),
+        peers: Vec::new(),
         namespace,
         name,
     })

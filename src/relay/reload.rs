@@ -11,7 +11,11 @@ use kube_runtime::{WatchStreamExt, watcher::watch_object};
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
-    config::{CONFIG_KEY, RelayConfig, ReportConfig, endpoints::EndpointsConfig},
+    config::{
+        CONFIG_KEY, RelayConfig, ReportConfig,
+        endpoints::EndpointsConfig,
+        peers::{PEERS_KEY, ProbePeer},
+    },
     names,
 };
 
@@ -32,6 +36,8 @@ pub struct Reload {
 pub struct Live {
     /// Addresses to advertise.
     pub endpoints: EndpointsConfig,
+    /// Other relays, to try and to be tried by.
+    pub peers: Vec<ProbePeer>,
 }
 
 impl Reload {
@@ -49,7 +55,7 @@ impl Reload {
             (None, Some(path)) => loop {
                 sleep(POLL).await;
                 match tokio::fs::read_to_string(&path).await {
-                    Ok(text) => self.take(&text, &live),
+                    Ok(text) => self.take(&text, None, &live),
                     Err(error) => tracing::debug!(%error, "configuration file not read"),
                 }
             },
@@ -74,15 +80,18 @@ impl Reload {
         while let Some(version) = versions.next().await {
             let data = version.ok().flatten().and_then(|map| map.data);
             if let Some(text) = data.as_ref().and_then(|data| data.get(CONFIG_KEY)) {
-                self.take(text, live);
+                let peers = data.as_ref().and_then(|data| data.get(PEERS_KEY));
+                self.take(text, peers.map(String::as_str), live);
             }
         }
         anyhow::bail!("the watch of the configuration ended")
     }
 
-    fn take(&self, text: &str, live: &watch::Sender<Live>) {
-        let config: RelayConfig = match serde_yaml::from_str(text) {
-            Ok(config) => config,
+    fn take(&self, text: &str, peers: Option<&str>, live: &watch::Sender<Live>) {
+        let peers = peers.map_or_else(|| Ok(Vec::new()), serde_yaml::from_str);
+        let parsed = serde_yaml::from_str::<RelayConfig>(text).and_then(|c| Ok((c, peers?)));
+        let (config, peers) = match parsed {
+            Ok(parsed) => parsed,
             Err(error) => {
                 tracing::warn!(%error, "changed configuration is not used: fix the named field");
                 return;
@@ -90,10 +99,13 @@ impl Reload {
         };
         let new = Live {
             endpoints: self.over.clone().over(config.endpoints),
+            peers,
         };
         live.send_if_modified(|known| {
             *known != new && {
-                tracing::info!("configuration changed");
+                if known.endpoints != new.endpoints {
+                    tracing::info!("configuration changed");
+                }
                 *known = new;
                 true
             }

@@ -8,7 +8,7 @@ use k8s_openapi::{
     jiff::Timestamp,
 };
 use kube::{
-    Api, Client, Resource,
+    Api, Client, Resource, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams},
 };
 use serde_json::json;
@@ -21,13 +21,15 @@ use super::{
     addresses::Advertised,
     grant::GrantView,
     kernel::{self, Unavailable},
+    probe::Probe,
     state::RelayState,
 };
 use crate::{
-    config::ReportConfig,
+    config::{ReportConfig, peers::encode_key},
     crd::{
         RelayNode, RelayNodeSpec, RelayNodeStatus,
         grants::{GrantReport, GrantSource},
+        probe::ProbeReport,
         relay_node::{Endpoint, NodeTailnet, Sessions},
     },
     names,
@@ -94,6 +96,11 @@ impl Reporter {
         })
     }
 
+    /// Name of the RelayNode.
+    pub fn name(&self) -> String {
+        self.object.name_any()
+    }
+
     /// Reports every change, for as long as the process runs.
     pub async fn run(self, mut state: watch::Receiver<RelayState>) -> anyhow::Result<()> {
         let mut told: Option<RelayState> = None;
@@ -149,10 +156,16 @@ async fn wait(
         let now = state.borrow_and_update().clone();
         let Some(told) = told else { return Ok(()) };
         let same = |a: &RelayState| {
-            RelayState {
+            let verdicts = |state: &RelayState| -> Vec<_> {
+                let own = |(relay, at, reachable): (&str, _, _)| (relay.to_owned(), at, reachable);
+                state.probes.iter().map(|p| own(p.verdict())).collect()
+            };
+            let settled = RelayState {
                 sessions: told.sessions,
+                probes: told.probes.clone(),
                 ..a.clone()
-            } == *told
+            };
+            settled == *told && verdicts(a) == verdicts(told)
         };
         let deadline = match now.sessions == told.sessions {
             _ if !same(&now) => return Ok(()),
@@ -171,6 +184,15 @@ fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
     let endpoint = |advertised: &Advertised| Endpoint {
         address: advertised.address.to_string(),
         source: advertised.source,
+    };
+    let probe = |probe: &Probe| ProbeReport {
+        relay: probe.relay.clone(),
+        address: probe.address.to_string(),
+        reachable: probe.reachable,
+        round_trip_microseconds: probe
+            .round_trip
+            .map(|time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX)),
+        last_probe_time: Time(probe.time),
     };
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
     RelayNodeStatus {
@@ -195,6 +217,9 @@ fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
             home_derp: state.home_derp.clone(),
         }),
         endpoints: state.endpoints.iter().map(endpoint).collect(),
+        probe_key: state.probe_key.map(encode_key),
+        probes: state.probes.iter().map(probe).collect(),
+        verification: Vec::new(),
         sessions: Sessions {
             connecting: count(state.sessions.connecting),
             open: count(state.sessions.open),

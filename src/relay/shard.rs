@@ -3,6 +3,7 @@
 //! Everyone else talks to them through a [`ShardHandle`]; they never wait for anyone, nor for each
 //! other. A session and all of its datagrams belong to one thread, which its VNI names.
 
+mod aside;
 mod forward;
 mod front;
 mod lanes;
@@ -10,7 +11,7 @@ mod port;
 mod worker;
 
 use std::{
-    net::SocketAddr,
+    net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, mpsc},
     thread,
     time::Instant,
@@ -23,7 +24,10 @@ use relay_proto::{
 };
 use tokio::sync::{oneshot, watch};
 
-pub use self::port::{PortProblem, PortState};
+pub use self::{
+    aside::{Aside, PROBE_HEADER, Stranger},
+    port::{PortProblem, PortState},
+};
 use self::{
     front::Front,
     lanes::{Lanes, Link, Parcel},
@@ -112,6 +116,12 @@ enum Command {
         answer: oneshot::Sender<Result<Allocation, DropReason>>,
     },
     SetAddresses(Vec<SocketAddr>),
+    /// A datagram that is no answer to another.
+    Send {
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        datagram: Vec<u8>,
+    },
     Sessions(oneshot::Sender<Vec<SessionInfo>>),
     Snapshot(oneshot::Sender<Snapshot>),
     Stop,
@@ -141,6 +151,7 @@ pub struct ShardHandle {
     front: Arc<Front>,
     kernel: Option<KernelPath>,
     port: watch::Receiver<PortState>,
+    aside: Aside,
 }
 
 /// Threads for a data path on this machine, if nobody says otherwise.
@@ -181,6 +192,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     let links: Arc<[Link]> = links.into();
     let front = Arc::new(Front::new(&config, &keys, links.clone()));
     let ledger = Arc::new(Ledger::new(&config, first_lamport));
+    let aside = Aside::default();
     let start = Instant::now();
     let (end, ended) = oneshot::channel();
     let end = Arc::new(Mutex::new(Some(end)));
@@ -198,6 +210,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         let lanes = Lanes {
             own,
             links: links.clone(),
+            aside: aside.clone(),
         };
         let mut worker = Worker::new(
             relay,
@@ -220,6 +233,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         front,
         kernel,
         port: port_changes,
+        aside,
     };
     Ok((handle, ended))
 }
@@ -252,6 +266,17 @@ impl ShardHandle {
     /// Replaces the addresses that allocations advertise.
     pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
         self.front.set_addresses(&addresses);
+    }
+
+    /// Sends a datagram of at most [`relay_proto::REPLY_LEN`] bytes from the relay's port, and from
+    /// the local address `from` where that matters; one that cannot be sent is counted.
+    pub fn send(&self, to: SocketAddr, from: Option<IpAddr>, datagram: Vec<u8>) {
+        self.front.links()[0].tell(Command::Send { to, from, datagram });
+    }
+
+    /// Datagrams that belong to no session.
+    pub const fn aside(&self) -> &Aside {
+        &self.aside
     }
 
     /// Whether the policy lets this relay give out sessions.

@@ -4,7 +4,7 @@ use std::{fmt, net::IpAddr};
 
 use relay_proto::SessionCounts;
 
-use super::{addresses::Advertised, grant::GrantView, kernel::PathState};
+use super::{addresses::Advertised, grant::GrantView, kernel::PathState, probe::Probe};
 
 /// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +147,10 @@ pub struct RelayState {
     pub path_problem: Option<Problem>,
     /// What forwards: `Ok` for the kernel, on so many devices.
     pub path: PathState,
+    /// Public half of the key for probes.
+    pub probe_key: Option<[u8; 32]>,
+    /// What this relay saw of others' addresses.
+    pub probes: Vec<Probe>,
     /// The process is about to end and gives out no further session.
     pub draining: bool,
     /// Who may use this relay, once the network map has come.

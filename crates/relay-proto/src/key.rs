@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crypto_box::{PublicKey, SecretKey};
+use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::lane::LaneKey;
@@ -58,6 +58,11 @@ impl DiscoSecret {
 
     pub(crate) fn lane_key(&self) -> LaneKey {
         LaneKey::new(&self.0)
+    }
+
+    /// The box of both keys, which seals and opens between them.
+    pub fn shared_with(&self, other: DiscoPublic) -> SalsaBox {
+        SalsaBox::new(&other.to_box(), &self.to_box())
     }
 
     pub(crate) fn to_box(&self) -> SecretKey {

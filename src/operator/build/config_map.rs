@@ -11,6 +11,7 @@ use super::metadata;
 use crate::{
     config::{
         CONFIG_KEY, DEFAULT_STATE_DIR, RelayConfig, ReportConfig, endpoints::EndpointsConfig,
+        peers::PEERS_KEY,
     },
     names,
     operator::validate::{ValidatedRegion, ValidatedRelay},
@@ -24,9 +25,15 @@ const CA: &str = "ca.pem";
 pub(super) const AUTH_DIR: &str = "/var/run/secrets/peerrelay.dev/auth";
 
 pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigMap {
+    let mut data = data(relay, region, region.endpoints.clone());
+    // One relay has nobody to try.
+    if relay.peers.len() > 1 {
+        let peers = serde_yaml::to_string(&relay.peers).expect("a list of relays is plain data");
+        data.insert(PEERS_KEY.to_owned(), peers);
+    }
     ConfigMap {
         metadata: metadata(relay, region),
-        data: Some(data(relay, region, region.endpoints.clone())),
+        data: Some(data),
         ..ConfigMap::default()
     }
 }

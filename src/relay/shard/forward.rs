@@ -1,6 +1,9 @@
 //! Carries out the core's verdicts on a batch of received datagrams.
 
-use std::ops::Range;
+use std::{
+    net::{IpAddr, SocketAddr},
+    ops::Range,
+};
 
 use relay_proto::{Family, Relay, Timestamp, Verdict, geneve};
 
@@ -69,6 +72,35 @@ impl Forwarder {
         self.outcome
     }
 
+    /// Sends one datagram that is no answer to another; one that is too long counts as failed.
+    pub(super) fn send(
+        &mut self,
+        sockets: &Sockets,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        datagram: &[u8],
+    ) -> Outcome {
+        let family = Family::of(&to) as usize;
+        let batch = &mut self.batches[family];
+        let room = batch.reply().get_mut(..datagram.len());
+        let sent = match (&sockets[family], room) {
+            (Some(socket), Some(room)) => {
+                room.copy_from_slice(datagram);
+                let payload = Payload::Reply(datagram.len());
+                batch.push(Outgoing { to, from, payload });
+                batch.flush(socket, &[])
+            }
+            _ => Sent {
+                failed: 1,
+                no_room: 0,
+            },
+        };
+        Outcome {
+            sent,
+            not_handed: 0,
+        }
+    }
+
     /// A super-datagram that holds data of one session goes on whole; any other is taken apart.
     fn handle(&mut self, turn: &mut Turn<'_>, arrival: &Arrival) {
         let Arrival {
@@ -107,6 +139,10 @@ impl Forwarder {
 
     fn handle_one(&mut self, turn: &mut Turn<'_>, arrival: &Arrival, range: Range<usize>) {
         let datagram = &turn.data[range.clone()];
+        let Arrival { source, local, .. } = *arrival;
+        if self.lanes.aside.takes(source, local, datagram) {
+            return;
+        }
         if let Some(other) = self.lanes.other(datagram) {
             self.parcels[other].push(arrival, datagram, range.len());
             return;

@@ -8,7 +8,7 @@ use std::sync::{
 
 use relay_proto::{Lane, geneve::Header};
 
-use super::Command;
+use super::{Command, aside::Aside};
 use crate::relay::socket::{Arrival, Waker};
 
 /// Bytes of datagrams that may wait for a thread, handed over by others.
@@ -88,6 +88,7 @@ impl Link {
 pub(super) struct Lanes {
     pub(super) own: usize,
     pub(super) links: Arc<[Link]>,
+    pub(super) aside: Aside,
 }
 
 impl Lanes {

@@ -139,6 +139,10 @@ impl Worker {
                 answer.send(self.relay.allocate(&request, now)).ok();
             }
             Command::SetAddresses(addresses) => self.relay.set_addresses(addresses),
+            Command::Send { to, from, datagram } => {
+                let outcome = self.forwarder.send(&self.sockets, to, from, &datagram);
+                self.count(outcome);
+            }
             Command::Parcel(parcel) => {
                 self.lanes.links[self.lanes.own].taken(&parcel);
                 let turn = Turn {

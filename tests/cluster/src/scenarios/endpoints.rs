@@ -23,6 +23,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             name: "a PeerRelay without any endpoint says so, and recovers",
             run: nothing,
         },
+        Scenario {
+            name: "a wrong static endpoint is found out, and the firewall line is named",
+            run: wrong,
+        },
     ]
 }
 
@@ -83,6 +87,70 @@ fn nothing(world: &World<'_>) -> Result<String> {
     world.apply(EDGE, &json!({}))?;
     condition("True/Published")?;
     Ok("NoEndpoints, then Published".into())
+}
+
+fn wrong(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let condition = |wanted: &str| {
+        world.eventually(wanted, || {
+            let verified = world.condition(EDGE, "EndpointsVerified")?;
+            ensure!(verified == wanted, "EndpointsVerified is '{verified}'");
+            Ok(())
+        })
+    };
+    condition("True/Verified")?;
+    let pods = lives(world)?;
+    // A port that nothing listens on, on the first node.
+    let address = format!("{}:{FORWARDED}", world.rig.nodes[0].machine.v4);
+    let spec = json!({"perNode": {"n1": [address]}});
+    world.apply(EDGE, &with_endpoints(&spec))?;
+    condition("False/StaticEndpointUnreachable")?;
+    let relay = world.object("peerrelay", EDGE)?;
+    let conditions = relay["status"]["conditions"].as_array().cloned();
+    let message = conditions
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == "EndpointsVerified")
+        .map(|c| c["message"].to_string())
+        .unwrap_or_default();
+    let line = format!("allow UDP port {FORWARDED} over IPv4");
+    ensure!(message.contains(&line), "no firewall line in: {message}");
+    world.eventually("the RelayNode says which address is not reached", || {
+        let verdicts = verdicts(world, "n1")?;
+        let (bad, good): (Vec<_>, Vec<_>) = verdicts.iter().partition(|(a, _)| *a == address);
+        ensure!(
+            bad == [&(address.clone(), "False".to_owned())],
+            "{verdicts:?}"
+        );
+        let proven = good.iter().all(|(_, verified)| verified == "True");
+        ensure!(!good.is_empty() && proven, "{verdicts:?}");
+        Ok(())
+    })?;
+    // Once the port leads to the relay, the address is proven, and nothing was restarted.
+    forward(world, true)?;
+    let mended = condition("True/Verified");
+    forward(world, false)?;
+    mended?;
+    ensure!(lives(world)? == pods, "pods were replaced");
+    Ok(message)
+}
+
+/// Addresses of a node's relay, and whether others reached them.
+fn verdicts(world: &World<'_>, node: &str) -> Result<Vec<(String, String)>> {
+    let text = world
+        .rig
+        .kubectl(["get", "relaynodes", "-n", "relays", "-o", "json"])?;
+    let list: Value = serde_json::from_str(&text)?;
+    let relays = list["items"].as_array().cloned().unwrap_or_default();
+    let own = |r: &&Value| r["spec"]["peerRelay"] == EDGE && r["spec"]["nodeName"] == node;
+    let relay = relays.iter().find(own).cloned().unwrap_or_default();
+    let verdicts = relay["status"]["verification"].as_array().cloned();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(verdicts
+        .into_iter()
+        .flatten()
+        .map(|v| (text(&v["address"]), text(&v["verified"])))
+        .collect())
 }
 
 /// The region of the tests, with endpoints.

@@ -1,0 +1,51 @@
+//! Other relays of the same PeerRelay, whose addresses a relay tries.
+
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+
+/// Key of this list in a relay's ConfigMap.
+pub const PEERS_KEY: &str = "peers.yaml";
+
+/// A relay whose probes are answered, and whose addresses are tried.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ProbePeer {
+    /// Name of its RelayNode, which is that of its pod.
+    pub relay: String,
+    /// Public key of its probes, in hex.
+    pub key: String,
+    /// What it advertises.
+    pub endpoints: Vec<SocketAddr>,
+}
+
+/// A key in hex.
+pub fn encode_key(key: [u8; 32]) -> String {
+    key.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// The key that 64 hex digits stand for.
+pub fn decode_key(text: &str) -> Option<[u8; 32]> {
+    if text.len() != 64 || !text.is_ascii() {
+        return None;
+    }
+    let mut key = [0; 32];
+    for (byte, at) in key.iter_mut().zip((0..).step_by(2)) {
+        *byte = u8::from_str_radix(&text[at..at + 2], 16).ok()?;
+    }
+    Some(key)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_read_as_they_are_written() {
+        let key = std::array::from_fn(|n| n as u8 * 7);
+        assert_eq!(decode_key(&encode_key(key)), Some(key));
+        for bad in ["", "00", &"g".repeat(64), &"é".repeat(32)] {
+            assert_eq!(decode_key(bad), None);
+        }
+    }
+}

@@ -1,0 +1,232 @@
+//! Brings relays together that try each other's addresses, and joins what they saw. Pure.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use kube::ResourceExt;
+
+use crate::{
+    config::peers::ProbePeer,
+    crd::{
+        RelayNode,
+        probe::{EndpointVerification, ProbeReport, Verified},
+        relay_node::EndpointSource,
+    },
+};
+
+/// Most relays in a list: a ConfigMap has its limit. Those after them are not tried.
+const MOST_PEERS: usize = 1_000;
+
+/// The relays of a PeerRelay that can be tried, in a stable order.
+pub fn peers<'a>(nodes: impl Iterator<Item = &'a RelayNode>) -> Vec<ProbePeer> {
+    let peer = |node: &RelayNode| {
+        let status = node.status.as_ref()?;
+        Some(ProbePeer {
+            relay: node.name_any(),
+            key: status.probe_key.clone()?,
+            endpoints: addresses(node).collect(),
+        })
+    };
+    let going = |node: &&RelayNode| node.metadata.deletion_timestamp.is_none();
+    let mut peers: Vec<_> = nodes.filter(going).filter_map(peer).collect();
+    peers.sort_by(|a, b| a.relay.cmp(&b.relay));
+    peers.truncate(MOST_PEERS);
+    peers
+}
+
+/// What relays saw of each other, by relay and address.
+pub struct Joined<'a> {
+    reports: BTreeMap<(&'a str, &'a str), Vec<(&'a ProbeReport, &'a str)>>,
+}
+
+impl<'a> Joined<'a> {
+    /// Joins the reports of `all` relays. What a relay says of itself does not count.
+    pub fn new(all: &'a [Arc<RelayNode>]) -> Self {
+        let mut reports: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        for node in all {
+            let by = node.metadata.name.as_deref().unwrap_or_default();
+            let probes = node.status.iter().flat_map(|status| &status.probes);
+            for probe in probes.filter(|probe| probe.relay != by) {
+                let address = (&*probe.relay, &*probe.address);
+                reports.entry(address).or_default().push((probe, by));
+            }
+        }
+        for of_address in reports.values_mut() {
+            of_address.sort_by_key(|(p, by)| (!p.reachable, p.round_trip_microseconds, *by));
+        }
+        Self { reports }
+    }
+
+    /// Whether an address was proven, by the quickest relay that reached it.
+    pub fn verdict(&self, node: &RelayNode, address: &str) -> EndpointVerification {
+        let name = node.metadata.name.as_deref().unwrap_or_default();
+        let first = self.reports.get(&(name, address)).and_then(|r| r.first());
+        let verified = match first {
+            None => Verified::Unknown,
+            Some((probe, _)) if probe.reachable => Verified::True,
+            Some(_) => Verified::False,
+        };
+        EndpointVerification {
+            address: address.to_owned(),
+            verified,
+            by: first.map(|(_, by)| (*by).to_owned()),
+            round_trip_microseconds: first.and_then(|(probe, _)| probe.round_trip_microseconds),
+            last_probe_time: first.map(|(probe, _)| probe.last_probe_time.clone()),
+            message: (verified == Verified::False).then(|| missing(node, address)),
+        }
+    }
+
+    /// What the others say of each address of `node`. `None` when nothing is to be written: the
+    /// verdicts are those that stand there.
+    pub fn verification(&self, node: &RelayNode) -> Option<Vec<EndpointVerification>> {
+        let status = node.status.as_ref()?;
+        let endpoints = status.endpoints.iter();
+        let new: Vec<_> = endpoints.map(|e| self.verdict(node, &e.address)).collect();
+        let essence = |list: &[EndpointVerification]| -> Vec<(String, Verified)> {
+            let pair = |v: &EndpointVerification| (v.address.clone(), v.verified);
+            list.iter().map(pair).collect()
+        };
+        (essence(&new) != essence(&status.verification)).then_some(new)
+    }
+}
+
+/// The firewall line that would let probes, and clients, through.
+pub fn missing(node: &RelayNode, address: &str) -> String {
+    let on = &node.spec.node_name;
+    let Ok(parsed) = address.parse::<SocketAddr>() else {
+        return format!("let UDP to {address} reach the relay on node {on}");
+    };
+    let (family, port) = match parsed.is_ipv4() {
+        true => ("IPv4", parsed.port()),
+        false => ("IPv6", parsed.port()),
+    };
+    let source = node.status.as_ref().and_then(|status| {
+        let mut endpoints = status.endpoints.iter();
+        endpoints.find(|e| e.address == address).map(|e| e.source)
+    });
+    let listens = node.status.as_ref().and_then(|status| status.port);
+    let forward = match (source, listens) {
+        (Some(EndpointSource::Static), Some(own)) if own != port => {
+            format!(", and forward it to UDP port {own} of the node")
+        }
+        (Some(EndpointSource::Static), _) => {
+            ", and check that the address leads to this node".to_owned()
+        }
+        _ => String::new(),
+    };
+    format!(
+        "allow UDP port {port} over {family} from anywhere to {} (node {on}, and every firewall or \
+         security group before it){forward}",
+        parsed.ip()
+    )
+}
+
+fn addresses(node: &RelayNode) -> impl Iterator<Item = SocketAddr> {
+    let endpoints = node.status.iter().flat_map(|status| &status.endpoints);
+    endpoints.filter_map(|endpoint| endpoint.address.parse().ok())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    /// A report of relay `name` with these endpoints and probes of others.
+    pub(crate) fn node(name: &str, endpoints: &[(&str, &str)], probes: &[Value]) -> Arc<RelayNode> {
+        let endpoint =
+            |(address, source): &(&str, &str)| json!({"address": address, "source": source});
+        let endpoints: Vec<_> = endpoints.iter().map(endpoint).collect();
+        let node = json!({
+            "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
+            "metadata": {"name": name},
+            "spec": {"peerRelay": "edge", "region": "office", "nodeName": format!("node-{name}")},
+            "status": {
+                "ready": true, "version": "0", "dataPath": "Socket", "port": 40_000,
+                "probeKey": "ab".repeat(32), "endpoints": endpoints, "probes": probes,
+            },
+        });
+        Arc::new(serde_json::from_value(node).unwrap())
+    }
+
+    /// What a relay saw of `relay`.
+    pub(crate) fn probe(relay: &str, address: &str, micros: Option<i64>) -> Value {
+        json!({
+            "relay": relay, "address": address, "reachable": micros.is_some(),
+            "roundTripMicroseconds": micros, "lastProbeTime": "2026-01-02T03:04:05Z",
+        })
+    }
+
+    #[test]
+    fn quickest_relay_that_reached_an_address_speaks_for_it() {
+        let (a1, a2) = ("192.0.2.1:40000", "203.0.113.9:41000");
+        let a = node("a", &[(a1, "Interface"), (a2, "Static")], &[]);
+        let b = node("b", &[], &[probe("a", a1, Some(900)), probe("a", a2, None)]);
+        let c = node("c", &[], &[probe("a", a1, Some(300)), probe("b", a1, None)]);
+        let all = [a.clone(), b, c];
+        let verdicts = Joined::new(&all).verification(&a).unwrap();
+        assert_eq!(verdicts[0].verified, Verified::True);
+        assert_eq!(verdicts[0].by.as_deref(), Some("c"));
+        assert_eq!(verdicts[0].round_trip_microseconds, Some(300));
+        assert_eq!(verdicts[1].verified, Verified::False);
+        let message = verdicts[1].message.as_deref().unwrap();
+        assert!(
+            message.contains("allow UDP port 41000 over IPv4"),
+            "{message}"
+        );
+        assert!(
+            message.contains("forward it to UDP port 40000"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn another_round_trip_time_is_no_other_verdict() {
+        let address = "192.0.2.1:40000";
+        let b = node("b", &[], &[probe("a", address, Some(900))]);
+        let mut a = (*node("a", &[(address, "Interface")], &[])).clone();
+        let first = Joined::new(&[Arc::new(a.clone()), b])
+            .verification(&a)
+            .unwrap();
+        a.status.as_mut().unwrap().verification = first;
+        let b = node("b", &[], &[probe("a", address, Some(100))]);
+        assert_eq!(
+            Joined::new(&[Arc::new(a.clone()), b]).verification(&a),
+            None
+        );
+        let b = node("b", &[], &[probe("a", address, None)]);
+        assert!(
+            Joined::new(&[Arc::new(a.clone()), b])
+                .verification(&a)
+                .is_some()
+        );
+    }
+
+    #[test]
+    fn a_relay_that_says_it_reached_itself_is_not_heard() {
+        let address = "192.0.2.1:40000";
+        let a = node(
+            "a",
+            &[(address, "Interface")],
+            &[probe("a", address, Some(1))],
+        );
+        let all = [a.clone()];
+        let verdict = Joined::new(&all).verdict(&a, address);
+        assert_eq!(verdict.verified, Verified::Unknown);
+    }
+
+    #[test]
+    fn peers_are_those_with_a_key_in_the_order_of_their_names() {
+        let b = node("b", &[("192.0.2.1:40000", "Interface")], &[]);
+        let mut silent = (*node("c", &[], &[])).clone();
+        silent.status.as_mut().unwrap().probe_key = None;
+        let a = node("a", &[], &[]);
+        let peers = peers([&*b, &silent, &*a].into_iter());
+        let names: Vec<_> = peers
+            .iter()
+            .map(|p| (&*p.relay, p.endpoints.len()))
+            .collect();
+        assert_eq!(names, [("a", 0), ("b", 1)]);
+    }
+}

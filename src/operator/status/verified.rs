@@ -1,0 +1,167 @@
+//! `EndpointsVerified`: whether relays reach each other where clients are told to send.
+
+use std::sync::Arc;
+
+use kube::ResourceExt;
+
+use super::{LONGEST_MESSAGE, Verdict};
+use crate::{
+    crd::{
+        RelayNode,
+        probe::{EndpointVerification, Verified},
+        relay_node::{Endpoint, EndpointSource},
+    },
+    operator::probes::{Joined, missing},
+};
+
+/// What the relays found of each other's addresses.
+///
+/// An address that was given and is not reached is wrong, whatever else works. One that was
+/// discovered, such as a private one, may be out of reach for others; then it counts only when its
+/// relay has none that works.
+pub(super) fn verified(nodes: &[Arc<RelayNode>]) -> Verdict {
+    let mut nodes = nodes.to_vec();
+    nodes.sort_by_key(|node| node.name_any());
+    let reporting = nodes.iter().filter(|node| node.status.is_some()).count();
+    if reporting < 2 {
+        return condition(
+            "Unknown",
+            "NoOtherRelay",
+            format!(
+                "{reporting} relay(s) report: a relay's addresses are tried by another, so with one \
+                 relay nobody can; try from a client, with tailscale ping"
+            ),
+        );
+    }
+    let joined = Joined::new(&nodes);
+    let (mut proven, mut untried, mut others) = (0, 0, 0);
+    let mut wrong: Option<(&'static str, String)> = None;
+    for node in &nodes {
+        let endpoints = node.status.iter().flat_map(|status| &status.endpoints);
+        let verdicts: Vec<_> = endpoints
+            .map(|endpoint| (endpoint, joined.verdict(node, &endpoint.address)))
+            .collect();
+        let count = |wanted| {
+            verdicts
+                .iter()
+                .filter(|(_, v)| v.verified == wanted)
+                .count()
+        };
+        let (reached, silent) = (count(Verified::True), count(Verified::False));
+        proven += reached;
+        untried += count(Verified::Unknown);
+        let failed = |(endpoint, v): &&(&Endpoint, EndpointVerification)| {
+            v.verified == Verified::False
+                && (endpoint.source == EndpointSource::Static || reached == 0)
+        };
+        others += silent;
+        if let Some((endpoint, verdict)) = verdicts.iter().find(failed) {
+            let reason = match endpoint.source {
+                EndpointSource::Static => "StaticEndpointUnreachable",
+                _ => "EndpointUnreachable",
+            };
+            let (name, address) = (node.name_any(), &endpoint.address);
+            let by = verdict.by.as_deref().unwrap_or_default();
+            wrong.get_or_insert((
+                reason,
+                format!(
+                    "relay {by} gets no answer from {address} of relay {name}: {}",
+                    missing(node, address)
+                ),
+            ));
+        }
+    }
+    match wrong {
+        Some((reason, message)) => condition("False", reason, message),
+        None if untried > 0 && proven == 0 => condition(
+            "Unknown",
+            "NotTried",
+            format!("{untried} address(es) have not been tried by another relay yet"),
+        ),
+        None if proven == 0 => condition(
+            "Unknown",
+            "NotTried",
+            "no relay advertises an address".into(),
+        ),
+        None => {
+            let more = match others {
+                0 => String::new(),
+                n => format!("; {n} discovered one(s) reach only part of the network"),
+            };
+            condition(
+                "True",
+                "Verified",
+                format!("{proven} address(es) were reached by another relay{more}"),
+            )
+        }
+    }
+}
+
+fn condition(status: &'static str, reason: &str, message: String) -> Verdict {
+    Verdict {
+        kind: "EndpointsVerified",
+        status,
+        reason: reason.to_owned(),
+        message: message.chars().take(LONGEST_MESSAGE).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::operator::probes::tests::{node, probe};
+
+    const A1: &str = "192.0.2.1:40000";
+    const A2: &str = "203.0.113.9:40000";
+    const B1: &str = "192.0.2.2:40000";
+
+    fn said(nodes: &[Arc<RelayNode>]) -> (&'static str, String) {
+        let verdict = verified(nodes);
+        (verdict.status, verdict.reason)
+    }
+
+    #[test]
+    fn one_relay_alone_proves_nothing() {
+        let a = node("a", &[(A1, "Interface")], &[]);
+        assert_eq!(said(&[a]), ("Unknown", "NoOtherRelay".into()));
+        assert_eq!(said(&[]), ("Unknown", "NoOtherRelay".into()));
+    }
+
+    #[test]
+    fn given_address_that_nobody_reaches_is_wrong_though_another_works() {
+        let a = node(
+            "a",
+            &[(A2, "Static"), (A1, "Interface")],
+            &[probe("b", B1, Some(5))],
+        );
+        let seen = [probe("a", A1, Some(5)), probe("a", A2, None)];
+        let b = node("b", &[(B1, "Interface")], &seen);
+        let verdict = verified(&[b, a]);
+        assert_eq!(verdict.status, "False");
+        assert_eq!(verdict.reason, "StaticEndpointUnreachable");
+        assert!(verdict.message.contains("allow UDP port 40000 over IPv4"));
+    }
+
+    #[test]
+    fn discovered_address_out_of_reach_is_no_matter_while_another_works() {
+        let a = node(
+            "a",
+            &[(A1, "Interface"), (A2, "Interface")],
+            &[probe("b", B1, Some(5))],
+        );
+        let seen = [probe("a", A1, None), probe("a", A2, Some(4))];
+        let b = node("b", &[(B1, "Interface")], &seen);
+        assert_eq!(said(&[a.clone(), b]), ("True", "Verified".into()));
+        let b = node("b", &[(B1, "Interface")], &[probe("a", A1, None)]);
+        assert_eq!(said(&[a, b]), ("False", "EndpointUnreachable".into()));
+    }
+
+    #[test]
+    fn nothing_is_said_before_anything_was_tried() {
+        let nodes = [
+            node("a", &[(A1, "Interface")], &[]),
+            node("b", &[(B1, "Interface")], &[]),
+        ];
+        assert_eq!(said(&nodes), ("Unknown", "NotTried".into()));
+    }
+}

@@ -1,0 +1,186 @@
+//! Endpoints are proven: each relay tries the addresses of the other relays of its PeerRelay with a
+//! real bind handshake, over real UDP, to a synthetic endpoint that forwards nothing.
+//!
+//! Relays know each other's probe keys from their RelayNodes, by way of the operator and of the
+//! ConfigMap: through the API server, not through the tailnet, in which relays mostly do not see
+//! each other. Who has no such key gets no reply. `docs/decisions/0006-proven-endpoints.md`.
+
+mod attempt;
+mod responder;
+mod schedule;
+
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
+
+use anyhow::Context;
+use k8s_openapi::jiff::Timestamp;
+use relay_proto::{DiscoPublic, DiscoSecret};
+use tokio::{
+    sync::{mpsc, watch},
+    task::JoinSet,
+    time::{Instant, sleep_until},
+};
+
+use self::{
+    attempt::{Attempt, Outcome},
+    responder::Responder,
+    schedule::{Schedule, Target},
+};
+use super::{
+    reload::Live,
+    shard::{ShardHandle, Stranger},
+    state::RelayState,
+};
+use crate::config::peers::{ProbePeer, decode_key};
+
+/// Attempts at the same time.
+const CONCURRENCY: usize = 4;
+
+/// What this relay saw of another's address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// Name of the other's RelayNode.
+    pub relay: String,
+    /// The address.
+    pub address: SocketAddr,
+    /// Whether the handshake went through.
+    pub reachable: bool,
+    /// Time from a bind to its challenge.
+    pub round_trip: Option<Duration>,
+    /// When.
+    pub time: Timestamp,
+}
+
+impl Probe {
+    /// The part that is worth telling at once.
+    pub fn verdict(&self) -> (&str, SocketAddr, bool) {
+        (&self.relay, self.address, self.reachable)
+    }
+}
+
+/// Answers probes, and makes them.
+pub struct Probing {
+    secret: DiscoSecret,
+    own: String,
+    shard: ShardHandle,
+    live: watch::Receiver<Live>,
+    state: watch::Sender<RelayState>,
+}
+
+impl Probing {
+    /// For the relay whose RelayNode has the name `own`. The key is new with each start; `state`
+    /// gets its public half.
+    pub fn new(
+        own: String,
+        shard: ShardHandle,
+        live: watch::Receiver<Live>,
+        state: watch::Sender<RelayState>,
+    ) -> Self {
+        let secret = DiscoSecret::from_bytes(rand::random());
+        let public = secret.public();
+        state.send_modify(|state| state.probe_key = Some(public.0));
+        Self {
+            secret,
+            own,
+            shard,
+            live,
+            state,
+        }
+    }
+
+    /// Runs for as long as the relay.
+    ///
+    /// # Errors
+    /// The configuration has ended.
+    pub async fn run(self) -> anyhow::Result<Infallible> {
+        let strangers = self.shard.aside().probes();
+        let responder = Responder::new(self.secret.clone());
+        tokio::try_join!(
+            answer(responder, strangers, self.live.clone(), self.shard.clone()),
+            self.make(),
+        )
+        .map(|(never, _)| never)
+    }
+
+    async fn make(&self) -> anyhow::Result<Infallible> {
+        let mut live = self.live.clone();
+        let mut schedule = Schedule::new(&self.own);
+        let mut running: JoinSet<(Target, Outcome)> = JoinSet::new();
+        let attempts = Arc::new(Attempt::new(self.secret.clone()));
+        loop {
+            schedule.update(&live.borrow_and_update().peers, Instant::now(), jitter);
+            self.tell(&schedule);
+            while running.len() < CONCURRENCY
+                && let Some(target) = schedule.take_due(Instant::now())
+            {
+                let attempts = attempts.clone();
+                running.spawn(async move {
+                    let outcome = attempts.run(target.key, target.address).await;
+                    (target, outcome)
+                });
+            }
+            let next = match (running.len() < CONCURRENCY, schedule.next_due()) {
+                (true, Some(due)) => due,
+                _ => Instant::now() + Duration::from_secs(3_600),
+            };
+            tokio::select! {
+                () = sleep_until(next) => {}
+                changed = live.changed() => changed.context("the configuration has ended")?,
+                Some(ended) = running.join_next() => {
+                    let (target, outcome) = ended.context("a probe failed")?;
+                    schedule.record(&target, outcome, Instant::now(), Timestamp::now(), jitter);
+                }
+            }
+        }
+    }
+
+    fn tell(&self, schedule: &Schedule) {
+        let probes = schedule.results();
+        self.state.send_if_modified(|state| {
+            state.probes != probes && {
+                state.probes = probes;
+                true
+            }
+        });
+    }
+}
+
+async fn answer(
+    mut responder: Responder,
+    mut strangers: mpsc::Receiver<Stranger>,
+    mut live: watch::Receiver<Live>,
+    shard: ShardHandle,
+) -> anyhow::Result<Infallible> {
+    loop {
+        responder.set_peers(keys(&live.borrow_and_update().peers));
+        loop {
+            tokio::select! {
+                changed = live.changed() => {
+                    changed.context("the configuration has ended")?;
+                    break;
+                }
+                Some(stranger) = strangers.recv() => {
+                    let random = (rand::random(), rand::random());
+                    let reply = responder.handle(stranger.source, &stranger.datagram, random);
+                    if let Some(reply) = reply {
+                        shard.send(stranger.source, stranger.local, reply);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn keys(peers: &[ProbePeer]) -> impl Iterator<Item = DiscoPublic> {
+    peers
+        .iter()
+        .filter_map(|peer| decode_key(&peer.key).map(DiscoPublic))
+}
+
+/// Between 0.8 and 1.2: relays that start together do not probe together for ever.
+fn jitter() -> f64 {
+    use rand::Rng;
+    rand::rng().random_range(0.8..1.2)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,143 @@
+//! The synthetic endpoint: completes bind handshakes of known relays, and does nothing else.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    net::SocketAddr,
+};
+
+use relay_proto::{
+    DiscoPublic, DiscoSecret, SalsaBox,
+    disco::{BindCommon, Frame, Generation, Message, seal},
+};
+
+use crate::relay::shard::PROBE_HEADER;
+
+/// Handshakes of one relay that wait for their answer.
+const PENDING: usize = 16;
+
+/// Random bytes for a reply: a challenge and a nonce.
+pub(super) type Random = ([u8; 32], [u8; 24]);
+
+/// Answers those that it knows.
+pub(super) struct Responder {
+    secret: DiscoSecret,
+    public: DiscoPublic,
+    peers: BTreeMap<DiscoPublic, Known>,
+}
+
+struct Known {
+    shared: SalsaBox,
+    seen: Window,
+    pending: VecDeque<(SocketAddr, BindCommon)>,
+    completed: u64,
+}
+
+impl Responder {
+    pub(super) fn new(secret: DiscoSecret) -> Self {
+        Self {
+            public: secret.public(),
+            secret,
+            peers: BTreeMap::new(),
+        }
+    }
+
+    /// Answers these relays from now on, and no others.
+    pub(super) fn set_peers(&mut self, keys: impl Iterator<Item = DiscoPublic>) {
+        let mut before = std::mem::take(&mut self.peers);
+        for key in keys.filter(|key| *key != self.public) {
+            let known = before.remove(&key).unwrap_or_else(|| Known {
+                shared: self.secret.shared_with(key),
+                seen: Window::default(),
+                pending: VecDeque::new(),
+                completed: 0,
+            });
+            self.peers.insert(key, known);
+        }
+    }
+
+    /// The reply to a datagram, as long as the datagram; `None` for all that is no bind of a known
+    /// relay for this one, and for one that was seen before.
+    pub(super) fn handle(
+        &mut self,
+        source: SocketAddr,
+        datagram: &[u8],
+        (challenge, nonce): Random,
+    ) -> Option<Vec<u8>> {
+        let frame = Frame::parse(datagram.strip_prefix(&PROBE_HEADER)?)?;
+        let known = self.peers.get_mut(&frame.sender)?;
+        match frame.open(&known.shared)? {
+            Message::Bind(bind) if bind.vni == 0 && bind.remote == self.public => {
+                if !known.seen.admit(bind.generation) {
+                    return None;
+                }
+                let issued = BindCommon { challenge, ..bind };
+                if known.pending.len() == PENDING {
+                    known.pending.pop_front();
+                }
+                known.pending.push_back((source, issued));
+                let plaintext = Message::Challenge(issued).marshal();
+                let sealed = seal(&known.shared, self.public, nonce, &plaintext);
+                Some([&PROBE_HEADER[..], &sealed].concat())
+            }
+            Message::Answer(answer) => {
+                let at = known.pending.iter().position(|p| *p == (source, answer))?;
+                known.pending.remove(at);
+                known.completed += 1;
+                tracing::debug!(completed = known.completed, "probe completed");
+                None
+            }
+            _ => None,
+        }
+    }
+
+    /// Handshakes that a relay has completed.
+    #[cfg(test)]
+    pub(super) fn completed(&self, key: DiscoPublic) -> u64 {
+        self.peers.get(&key).map_or(0, |known| known.completed)
+    }
+}
+
+/// Generations that came: each once, and none that is older than 63 others. So who records a bind
+/// cannot have it answered elsewhere.
+#[derive(Default)]
+struct Window {
+    greatest: u32,
+    below: u64,
+}
+
+impl Window {
+    fn admit(&mut self, Generation(generation): Generation) -> bool {
+        if generation > self.greatest {
+            let by = generation - self.greatest;
+            self.below = match by {
+                0..64 => self.below << by | 1,
+                _ => 1,
+            };
+            self.greatest = generation;
+            return true;
+        }
+        let mask = match self.greatest - generation {
+            age @ 0..64 if generation != 0 => 1 << age,
+            _ => return false,
+        };
+        let fresh = self.below & mask == 0;
+        self.below |= mask;
+        fresh
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_generation_is_admitted_once_in_any_order() {
+        let mut window = Window::default();
+        let mut admit = |n| window.admit(Generation(n));
+        assert!(!admit(0));
+        assert!(admit(5) && admit(3) && admit(4) && admit(67));
+        assert!(!admit(5) && !admit(3) && !admit(67));
+        assert!(admit(6) && !admit(6), "61 below the greatest");
+        assert!(admit(1_000) && !admit(70));
+    }
+}

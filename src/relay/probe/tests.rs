@@ -1,0 +1,152 @@
+//! Real sockets on loopback: the data path of one relay, probed by another.
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use relay_proto::{
+    Config, Keys, REPLY_LEN,
+    disco::{BindCommon, Generation, Message, seal},
+};
+
+use super::*;
+use crate::{
+    config::peers::encode_key,
+    relay::shard::{self, PROBE_HEADER, PortState, ShardOptions},
+};
+
+struct Fixture {
+    handle: ShardHandle,
+    address: SocketAddr,
+    key: DiscoPublic,
+    _live: watch::Sender<Live>,
+    _task: JoinSet<()>,
+}
+
+/// A data path with a responder that knows `known`.
+async fn relay(known: &DiscoSecret) -> Fixture {
+    let options = ShardOptions {
+        port: 0,
+        threads: 2,
+        config: Config::default(),
+        keys: Keys {
+            node: DiscoSecret::from_bytes([1; 32]),
+            server: DiscoSecret::from_bytes([2; 32]),
+        },
+        seed: [3; 32],
+        first_lamport: 1,
+        kernel: None,
+    };
+    let (handle, _) = shard::spawn(options).unwrap();
+    let mut port = handle.port();
+    let bound = port.wait_for(|state| matches!(state, PortState::Bound(_)));
+    let PortState::Bound(port) = *bound.await.unwrap() else {
+        unreachable!("waited for it");
+    };
+    let secret = DiscoSecret::from_bytes([4; 32]);
+    let key = secret.public();
+    let peer = ProbePeer {
+        relay: "other".into(),
+        key: encode_key(known.public().0),
+        endpoints: Vec::new(),
+    };
+    let (live, changes) = watch::channel(Live {
+        peers: vec![peer],
+        ..Live::default()
+    });
+    let strangers = handle.aside().probes();
+    let shard = handle.clone();
+    let mut task = JoinSet::new();
+    task.spawn(async move {
+        let ended = answer(Responder::new(secret), strangers, changes, shard).await;
+        ended.map(drop).ok();
+    });
+    Fixture {
+        handle,
+        address: ([127, 0, 0, 1], port).into(),
+        key,
+        _live: live,
+        _task: task,
+    }
+}
+
+#[tokio::test]
+async fn known_relay_reaches_an_address_and_no_session_comes_of_it() {
+    let prober = DiscoSecret::from_bytes([5; 32]);
+    let relay = relay(&prober).await;
+    let outcome = Attempt::new(prober).run(relay.key, relay.address).await;
+    assert!(matches!(outcome, Outcome::Reached(_)), "{outcome:?}");
+    let snapshot = relay.handle.snapshot().await;
+    assert_eq!(snapshot.sessions.connecting + snapshot.sessions.open, 0);
+    assert_eq!(snapshot.counters.challenges, 0);
+}
+
+#[tokio::test]
+async fn stranger_gets_silence() {
+    let relay = relay(&DiscoSecret::from_bytes([5; 32])).await;
+    let stranger = Attempt::new(DiscoSecret::from_bytes([6; 32]));
+    let outcome = stranger.run(relay.key, relay.address).await;
+    assert_eq!(outcome, Outcome::Silent);
+}
+
+#[tokio::test]
+async fn closed_port_is_silence() {
+    let socket = std::net::UdpSocket::bind("127.0.0.1:0").unwrap();
+    let address = socket.local_addr().unwrap();
+    drop(socket);
+    let prober = Attempt::new(DiscoSecret::from_bytes([5; 32]));
+    let outcome = prober.run(DiscoPublic([9; 32]), address).await;
+    assert_eq!(outcome, Outcome::Silent);
+}
+
+#[test]
+fn bind_is_answered_once_in_kind_and_its_answer_counts_from_its_source_only() {
+    let (own, other) = (
+        DiscoSecret::from_bytes([1; 32]),
+        DiscoSecret::from_bytes([2; 32]),
+    );
+    let (key, source) = (other.public(), SocketAddr::from(([192, 0, 2, 1], 7)));
+    let mut responder = Responder::new(own.clone());
+    responder.set_peers([key].into_iter());
+    let shared = other.shared_with(own.public());
+    let datagram = |message: &Message| {
+        let sealed = seal(&shared, key, [8; 24], &message.marshal());
+        [&PROBE_HEADER[..], &sealed].concat()
+    };
+    let bind = BindCommon {
+        vni: 0,
+        generation: Generation(1),
+        remote: own.public(),
+        challenge: [0; 32],
+    };
+    let random = ([7; 32], [9; 24]);
+    let first = datagram(&Message::Bind(bind));
+    let reply = responder.handle(source, &first, random).unwrap();
+    assert_eq!((reply.len(), first.len()), (REPLY_LEN, REPLY_LEN));
+    assert!(
+        responder.handle(source, &first, random).is_none(),
+        "a replay"
+    );
+    let next = BindCommon {
+        generation: Generation(2),
+        ..bind
+    };
+    for wrong in [
+        BindCommon { vni: 1, ..next },
+        BindCommon {
+            remote: key,
+            ..next
+        },
+    ] {
+        let wrong = datagram(&Message::Bind(wrong));
+        assert!(responder.handle(source, &wrong, random).is_none());
+    }
+    let answer = datagram(&Message::Answer(BindCommon {
+        challenge: [7; 32],
+        ..bind
+    }));
+    let elsewhere = SocketAddr::from(([192, 0, 2, 2], 7));
+    assert!(responder.handle(elsewhere, &answer, random).is_none());
+    assert_eq!(responder.completed(key), 0);
+    assert!(responder.handle(source, &answer, random).is_none());
+    assert_eq!(responder.completed(key), 1);
+    responder.set_peers(std::iter::empty());
+    assert!(responder.handle(source, &first, random).is_none());
+}
