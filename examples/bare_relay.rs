@@ -83,6 +83,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
         seed: rand::rng().random(),
         first_lamport: 1,
         kernel: kernel.clone(),
+        inheritance: None,
+        sockets: Default::default(),
     };
     let (handle, ended) = shard::spawn(options)?;
     handle.set_addresses(args.addresses);

@@ -27,6 +27,13 @@ pub struct AdminError {
     source: std::io::Error,
 }
 
+impl AdminError {
+    /// Another process has the address.
+    pub fn is_taken(&self) -> bool {
+        self.source.kind() == std::io::ErrorKind::AddrInUse
+    }
+}
+
 /// Binds the server; the future serves until it is dropped.
 ///
 /// # Errors

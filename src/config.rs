@@ -25,6 +25,9 @@ pub const DEFAULT_CONTROL_URL: &str = "https://controlplane.tailscale.com";
 pub const CONFIG_KEY: &str = "relay.yaml";
 /// Directory in which a relay keeps its identity.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/peerrelay";
+/// Directory in which a relay in a pod on the node's network leaves its sessions: in memory, and
+/// gone after a reboot as they are.
+pub const POD_SESSION_DIR: &str = "/run/peerrelay";
 
 /// Everything a relay can be told, all of it optional: what is missing here may come from a flag or
 /// from the environment, and has a default otherwise.
@@ -43,6 +46,10 @@ pub struct RelayConfig {
     /// Directory for the identity; made with mode 0700.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
+    /// Directory in which sessions wait for the next relay, best in memory (`/run`); the state
+    /// directory when nothing is said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub session_dir: Option<PathBuf>,
     /// Name of the tailnet device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
@@ -144,6 +151,7 @@ impl RelayConfig {
             auth_key_file: self.auth_key_file.or(lower.auth_key_file),
             ca_file: self.ca_file.or(lower.ca_file),
             state_dir: self.state_dir.or(lower.state_dir),
+            session_dir: self.session_dir.or(lower.session_dir),
             hostname: self.hostname.or(lower.hostname),
             hostname_prefix: self.hostname_prefix.or(lower.hostname_prefix),
             tags: list(self.tags, lower.tags),

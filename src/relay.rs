@@ -12,6 +12,7 @@ pub mod report;
 pub mod shard;
 pub mod socket;
 pub mod state;
+pub mod survival;
 pub mod tailnet;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -26,17 +27,20 @@ use self::{
     probe::Probing,
     reload::Live,
     report::Reporter,
-    shard::{ShardHandle, ShardOptions},
+    shard::{ShardHandle, ShardOptions, SocketSets},
     state::RelayState,
-    tailnet::{Dialer, Identity, Tailnet},
+    survival::{Estate, Handover, Heir, Inheritance, SealKey, SessionFile},
+    tailnet::{Dialer, Identity, IdentityError, Tailnet},
 };
 use crate::{
     admin::{self, Probes},
     supervisor::Supervisor,
 };
 
-/// Longest time between a stop signal and the end, while sessions are open.
-const DRAIN: Duration = Duration::from_secs(10);
+/// Longest time between a stop signal and the end.
+const LEAVE: Duration = Duration::from_secs(10);
+/// How often, and after which wait, something is tried again that another relay lets go of.
+const LET_GO: (u32, Duration) = (200, Duration::from_millis(10));
 
 /// Runs a relay until it is told to stop.
 ///
@@ -44,18 +48,33 @@ const DRAIN: Duration = Duration::from_secs(10);
 /// What was given cannot work, or a part of the relay has failed; the text names the fix.
 pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
-    let identity = Identity::load(&options.state_dir)?;
     let dialer = Dialer::new(options.ca_file.as_deref())?;
     let kernel = data_path::start(&options);
-    let (shard, shard_ended) =
-        shard::spawn(shard_options(&options, &identity, kernel.as_ref().ok()))
-            .context("failed to start the data path")?;
+    let heir = Heir::ask(&options.session_dir).await;
+    let mut identity = identity(&options, heir.is_some()).await?;
+    let key = identity.seal_key();
+    let file = SessionFile::new(&options.session_dir, key.clone())
+        .context("failed to use the session directory: choose a writable one with --session-dir")?;
+    let (inheritance, sockets) = inherit(heir, &key, &file).await;
+    if let Some(Inheritance { state, .. }) = &inheritance {
+        identity.adopt(&state.keys);
+    }
+    let mut data_path = shard_options(&options, &identity, kernel.as_ref().ok());
+    (data_path.inheritance, data_path.sockets) = (inheritance, sockets);
+    let (shard, shard_ended) = shard::spawn(data_path).context("failed to start the data path")?;
     let (state, _) = watch::channel(RelayState::default());
+    let handover = Handover::listen(&options.session_dir)
+        .inspect_err(|error| tracing::warn!(%error, "no other relay can take over from this one"));
+    let saved = (file.clone(), shard.clone());
+    supervisor.spawn("sessions", async move {
+        saved.0.keep(saved.1).await;
+        Ok::<_, anyhow::Error>(())
+    });
 
     supervisor.spawn("data path", async {
         shard_ended.await.map_err(|_| anyhow!("thread died"))
     });
-    let server = admin::bind(options.metrics_addr, probes(&options, &shard, &state)).await?;
+    let server = admin_server(&options, &shard, &state).await?;
     supervisor.spawn("metrics server", server);
     let (live, changes) = watch::channel(Live {
         endpoints: options.endpoints.clone(),
@@ -101,15 +120,87 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         Ok::<_, anyhow::Error>(())
     });
 
-    let ended = supervisor.run(drain(&shard, &state), DRAIN).await;
+    let taken = async {
+        match handover {
+            Ok(handover) => handover.taken().await,
+            Err(_) => std::future::pending().await,
+        }
+    };
+    let taken = tokio::select! {
+        ended = supervisor.run(leave(&shard, &state, &file), LEAVE) => Err(ended),
+        taken = taken => Ok(taken),
+    };
     if let Ok(kernel) = kernel {
         kernel.stop(true);
     }
-    ended
+    let taken = match taken {
+        Ok(taken) => taken,
+        Err(ended) => return ended,
+    };
+    // With the supervisor, everything has gone that the heir needs: lock, control, metrics.
+    tracing::info!("another relay takes over");
+    taken
+        .give(&shard, &key)
+        .await
+        .context("failed to hand over; sessions go on from the file when a relay starts again")
 }
 
-/// LamportIDs start at the clock: the server key is new with each start, so nothing depends on it
-/// but the order in which people see allocations.
+/// The identity; of a relay that hands over, as soon as it has let go of it.
+async fn identity(options: &RelayOptions, handed_over: bool) -> anyhow::Result<Identity> {
+    for _ in 0..LET_GO.0 {
+        match Identity::load(&options.state_dir) {
+            Err(IdentityError::InUse { .. }) if handed_over => sleep(LET_GO.1).await,
+            result => return Ok(result?),
+        }
+    }
+    Ok(Identity::load(&options.state_dir)?)
+}
+
+/// Sessions from a running relay, or from the file of one that has ended.
+async fn inherit(
+    heir: Option<Heir>,
+    key: &SealKey,
+    file: &SessionFile,
+) -> (Option<Inheritance>, SocketSets) {
+    let Some(heir) = heir else {
+        return (file.read(), SocketSets::default());
+    };
+    match heir.take(key).await {
+        Ok(Estate {
+            inheritance: Ok(inheritance),
+            sockets,
+        }) => (Some(inheritance), sockets),
+        Ok(Estate {
+            inheritance: Err(reason),
+            ..
+        }) => {
+            tracing::warn!(%reason, "sessions of the running relay are refused; starting without");
+            (None, SocketSets::default())
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the running relay ended before it handed over");
+            (file.read(), SocketSets::default())
+        }
+    }
+}
+
+/// The admin server; a relay that hands over may have the address for a moment longer.
+async fn admin_server(
+    options: &RelayOptions,
+    shard: &ShardHandle,
+    state: &watch::Sender<RelayState>,
+) -> anyhow::Result<impl Future<Output = std::io::Result<()>> + Send + use<>> {
+    for _ in 0..LET_GO.0 {
+        match admin::bind(options.metrics_addr, probes(options, shard, state)).await {
+            Err(error) if error.is_taken() => sleep(LET_GO.1).await,
+            result => return Ok(result?),
+        }
+    }
+    Ok(admin::bind(options.metrics_addr, probes(options, shard, state)).await?)
+}
+
+/// LamportIDs start at the clock: a relay gives out fewer than one a microsecond, so none comes
+/// again under a server key that was inherited from a relay that could not say its last.
 fn shard_options(
     options: &RelayOptions,
     identity: &Identity,
@@ -126,6 +217,8 @@ fn shard_options(
         seed: rand::random(),
         first_lamport: u64::try_from(clock.as_micros()).unwrap_or(1),
         kernel: kernel.cloned(),
+        inheritance: None,
+        sockets: SocketSets::default(),
     }
 }
 
@@ -157,11 +250,10 @@ fn probes(
     }
 }
 
-/// Gives out no further session, and waits for the open ones to end.
-async fn drain(shard: &ShardHandle, state: &watch::Sender<RelayState>) {
+/// Gives out no further session, and leaves the open ones to the next relay: the sooner it starts,
+/// the shorter their pause, so nothing waits for them to end.
+async fn leave(shard: &ShardHandle, state: &watch::Sender<RelayState>, file: &SessionFile) {
     shard.drain();
     state.send_modify(|state| state.draining = true);
-    while shard.snapshot().await.sessions.open > 0 {
-        sleep(Duration::from_millis(200)).await;
-    }
+    file.save(shard).await;
 }

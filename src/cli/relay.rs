@@ -40,6 +40,10 @@ pub(super) struct RelayArgs {
     /// Directory for the relay's identity
     #[arg(long, value_name = "DIR", env = "PEERRELAY_STATE_DIR", help = format!("Directory for the relay's identity, made with mode 0700 [default: {DEFAULT_STATE_DIR}]"))]
     state_dir: Option<PathBuf>,
+    /// Directory in which sessions wait for the next relay, best in memory, such as one in /run
+    /// [default: RUNTIME_DIRECTORY of systemd, else the state directory]
+    #[arg(long, value_name = "DIR", env = "PEERRELAY_SESSION_DIR")]
+    session_dir: Option<PathBuf>,
     /// Name of the tailnet device [default: the host's name]
     #[arg(long, value_name = "NAME", env = "PEERRELAY_HOSTNAME")]
     hostname: Option<String>,
@@ -90,6 +94,7 @@ impl RelayArgs {
             auth_key_file: self.auth_key_file,
             ca_file: self.ca_file,
             state_dir: self.state_dir,
+            session_dir: self.session_dir,
             hostname: self.hostname,
             tags: self.tags,
             ephemeral: self.ephemeral,
@@ -106,6 +111,7 @@ impl RelayArgs {
         let environment = Environment {
             auth_key: std::env::var("PEERRELAY_AUTH_KEY").ok(),
             node_name: std::env::var("NODE_NAME").ok(),
+            runtime_dir: std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from),
             host_name: fs::read_to_string("/proc/sys/kernel/hostname")
                 .ok()
                 .map(|n| n.trim().into()),

@@ -1,9 +1,9 @@
 //! `peerrelay prepare-state`: what an init container does for a relay that runs as another user.
 
 use std::{
-    fs,
+    fs, io,
     os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use anyhow::Context;
@@ -11,26 +11,28 @@ use clap::Args;
 
 #[derive(Args)]
 pub(super) struct PrepareStateArgs {
-    /// The directory
-    #[arg(long)]
-    dir: PathBuf,
+    /// A directory; may be repeated
+    #[arg(long = "dir", required = true)]
+    dirs: Vec<PathBuf>,
     /// User and group that will own it
     #[arg(long)]
     owner: u32,
 }
 
 impl PrepareStateArgs {
-    /// Makes the directory, closes it to others and gives it to the owner.
+    /// Makes the directories, closes them to others and gives them to the owner.
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let context = || format!("failed to prepare state directory {}", self.dir.display());
-        let builder = || {
-            fs::DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(&self.dir)
-        };
-        builder().with_context(context)?;
-        fs::set_permissions(&self.dir, fs::Permissions::from_mode(0o700)).with_context(context)?;
-        chown(&self.dir, Some(self.owner), Some(self.owner)).with_context(context)
+        for dir in &self.dirs {
+            prepare(dir, self.owner)
+                .with_context(|| format!("failed to prepare state directory {}", dir.display()))?;
+        }
+        Ok(())
     }
+}
+
+fn prepare(dir: &Path, owner: u32) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    builder.recursive(true).mode(0o700).create(dir)?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
+    chown(dir, Some(owner), Some(owner))
 }

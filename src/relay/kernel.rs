@@ -20,7 +20,7 @@ use std::{
     path::PathBuf,
     sync::{Arc, mpsc},
     thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use aya::maps::{HashMap, MapData};
@@ -250,15 +250,12 @@ impl KernelPath {
         self.tell(Request::Port(port));
     }
 
-    /// What came from leg A and leg B, in time since `start`, to about a hundredth of a second;
+    /// What came from leg A and leg B, at `now`, to about a hundredth of a second;
     /// `None` when the session has no entry.
-    pub fn activity(&self, vni: Vni, start: Instant) -> Option<[Activity; 2]> {
+    pub fn activity(&self, vni: Vni, now: Timestamp) -> Option<[Activity; 2]> {
         let value = self.0.sessions.get(&vni.number(), 0).ok()?;
-        let (running, now) = (start.elapsed(), sys::monotonic_ns());
-        let seen = |ns: u64| {
-            let age = Duration::from_nanos(now.saturating_sub(ns));
-            Timestamp::from_start(running.saturating_sub(age))
-        };
+        let clock = sys::monotonic_ns();
+        let seen = |ns: u64| now.before(Duration::from_nanos(clock.saturating_sub(ns)));
         Some(abi::activity(&value).map(|leg| Activity {
             traffic: leg.traffic,
             last_seen: seen(leg.last_seen),

@@ -34,6 +34,8 @@ pub struct RelayOptions {
     pub ca_file: Option<PathBuf>,
     /// Where the identity is kept.
     pub state_dir: PathBuf,
+    /// Where sessions are kept for the next relay.
+    pub session_dir: PathBuf,
     /// UDP port.
     pub port: u16,
     /// Threads of the data path.
@@ -81,6 +83,8 @@ pub struct Environment {
     pub node_name: Option<String>,
     /// Name of the host.
     pub host_name: Option<String>,
+    /// Directory that systemd made for this run of the service.
+    pub runtime_dir: Option<PathBuf>,
 }
 
 impl RelayOptions {
@@ -106,6 +110,7 @@ impl RelayOptions {
             (None, None) => AuthKey::None,
         };
         let limits = Config::default();
+        let state_dir = config.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into());
         Ok(Self {
             tailnet: TailnetConfig {
                 control_url,
@@ -115,7 +120,11 @@ impl RelayOptions {
                 ephemeral: config.ephemeral.unwrap_or(false),
             },
             ca_file: config.ca_file,
-            state_dir: config.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into()),
+            session_dir: config
+                .session_dir
+                .or(environment.runtime_dir)
+                .unwrap_or_else(|| state_dir.clone()),
+            state_dir,
             port: config.port.unwrap_or(DEFAULT_PORT),
             threads: config.threads.map_or_else(default_threads, NonZero::get),
             endpoints: config.endpoints,

@@ -20,23 +20,25 @@ use std::{
 use futures::future::join_all;
 use relay_proto::{
     Allocation, Config, Counters, DropReason, Family, Keys, Ledger, Peer, Relay, Request,
-    SessionCounts, SessionInfo, Timestamp,
+    SessionCounts, SessionInfo, State, Timestamp,
 };
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{Notify, oneshot, watch};
 
 pub use self::{
     aside::{Aside, PROBE_HEADER, Stranger},
     port::{PortProblem, PortState},
 };
 use self::{
+    forward::Sockets,
     front::Front,
     lanes::{Lanes, Link, Parcel},
     port::Port,
-    worker::{Keeper, Worker},
+    worker::{Keeper, Worker, distribute, moment},
 };
 use super::{
     kernel::{KernelCounters, KernelPath},
     socket::{UdpSocket, Waker},
+    survival::Inheritance,
 };
 
 /// Most threads that the data path takes by itself; more cores are left to others.
@@ -55,11 +57,18 @@ pub struct ShardOptions {
     pub keys: Keys,
     /// Secret randomness, never used before.
     pub seed: [u8; 32],
-    /// LamportID of the first allocation.
+    /// LamportID of the first allocation, if nothing is inherited.
     pub first_lamport: u64,
     /// Forwards open sessions before the sockets see them, where there is one.
     pub kernel: Option<KernelPath>,
+    /// Sessions of a relay before this one, with `keys`.
+    pub inheritance: Option<Inheritance>,
+    /// Its sockets; then there are as many threads.
+    pub sockets: SocketSets,
 }
+
+/// By IP version, one socket for each thread, in their order.
+pub type SocketSets = [Vec<UdpSocket>; 2];
 
 /// Counters of the data path at one moment.
 #[derive(Debug, Clone, Default)]
@@ -124,6 +133,9 @@ enum Command {
     },
     Sessions(oneshot::Sender<Vec<SessionInfo>>),
     Snapshot(oneshot::Sender<Snapshot>),
+    Export(oneshot::Sender<State>),
+    /// Gives everything away and ends.
+    HandOver(oneshot::Sender<(State, Sockets)>),
     Stop,
     /// Datagrams of the thread's sessions that came to another.
     Parcel(Parcel),
@@ -150,6 +162,8 @@ enum Command {
 pub struct ShardHandle {
     front: Arc<Front>,
     kernel: Option<KernelPath>,
+    changes: Arc<Notify>,
+    start: Instant,
     port: watch::Receiver<PortState>,
     aside: Aside,
 }
@@ -171,15 +185,25 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         config,
         keys,
         seed,
-        first_lamport,
+        mut first_lamport,
         kernel,
+        inheritance,
+        sockets,
     } = options;
+    let given = sockets.iter().map(Vec::len).max().filter(|n| *n > 0);
+    let threads = given.unwrap_or(threads);
     let threads = threads.clamp(1, relay_proto::Lane::COUNT as usize);
-    let (port_state, port_changes) = watch::channel(PortState::Binding);
+    let mut port = Port::new(port, threads);
+    let bound: Vec<_> = (Family::ALL.into_iter().zip(sockets))
+        .filter(|(_, sockets)| sockets.len() == threads)
+        .map(|(family, sockets)| port.adopt(family, sockets))
+        .collect();
+    let port_state = port.port().map_or(PortState::Binding, PortState::Bound);
+    let (port_state, port_changes) = watch::channel(port_state);
     let mut keeper = Some(Keeper {
-        port: Port::new(port, threads),
+        bound_before: port.port().is_some(),
+        port,
         state: port_state,
-        bound_before: false,
     });
     let mut inboxes = Vec::with_capacity(threads);
     let mut links = Vec::with_capacity(threads);
@@ -190,23 +214,37 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         inboxes.push((inbox, waker));
     }
     let links: Arc<[Link]> = links.into();
+    for bound in bound {
+        distribute(&links, bound);
+    }
     let front = Arc::new(Front::new(&config, &keys, links.clone()));
+    if let Some(Inheritance { state, .. }) = &inheritance {
+        first_lamport = first_lamport.max(state.next_lamport);
+    }
     let ledger = Arc::new(Ledger::new(&config, first_lamport));
     let aside = Aside::default();
+    let changes = Arc::new(Notify::new());
     let start = Instant::now();
+    let mut restored = 0;
     let (end, ended) = oneshot::channel();
     let end = Arc::new(Mutex::new(Some(end)));
     for (own, (inbox, waker)) in inboxes.into_iter().enumerate() {
         // Another seed for each, and none of them used twice.
         let mut seed = seed;
         seed[0] ^= own as u8;
-        let relay = Relay::with_ledger(
-            config.clone(),
-            keys.clone(),
-            seed,
-            ledger.clone(),
-            Timestamp::START,
-        );
+        let (config, keys, ledger) = (config.clone(), keys.clone(), ledger.clone());
+        let now = moment(start);
+        let mut relay = Relay::with_ledger(config, keys, seed, ledger, now);
+        if let Some(Inheritance { state, away }) = &inheritance {
+            // A handshake goes on where the same lanes make a core as before.
+            let core = if state.cores() == threads {
+                own
+            } else {
+                usize::MAX
+            };
+            let mine = |lane| Lanes::thread(lane, threads) == own;
+            restored += relay.import(state, core, mine, now, *away);
+        }
         let lanes = Lanes {
             own,
             links: links.clone(),
@@ -220,6 +258,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
             kernel.clone(),
             inbox,
             waker,
+            changes.clone(),
         );
         let end = End(end.clone());
         let name = format!("shard-{own}");
@@ -229,9 +268,20 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
             drop(end);
         })?;
     }
+    if let Some(Inheritance { state, away }) = &inheritance {
+        let sessions = state.len();
+        tracing::info!(
+            restored,
+            sessions,
+            ?away,
+            "sessions of the last relay go on"
+        );
+    }
     let handle = ShardHandle {
         front,
         kernel,
+        changes,
+        start,
         port: port_changes,
         aside,
     };
@@ -306,6 +356,50 @@ impl ShardHandle {
         }
         sum.kernel = self.kernel.as_ref().map(KernelPath::counters);
         sum
+    }
+
+    /// What a later relay needs to go on; `None` when a thread has ended.
+    pub async fn export(&self) -> Option<State> {
+        let parts = self.ask(Command::Export).await;
+        (parts.len() == self.front.links().len()).then_some(())?;
+        parts.into_iter().reduce(|mut sum, part| {
+            sum.append(part);
+            sum
+        })
+    }
+
+    /// Ends the threads and gives their sessions and sockets to whoever goes on; `None` when a
+    /// thread has ended already.
+    pub async fn hand_over(&self) -> Option<(State, SocketSets)> {
+        let parts = self.ask(Command::HandOver).await;
+        (parts.len() == self.front.links().len()).then_some(())?;
+        let mut sets = SocketSets::default();
+        let mut all: Option<State> = None;
+        for (state, sockets) in parts {
+            match &mut all {
+                Some(all) => all.append(state),
+                None => all = Some(state),
+            }
+            for (set, socket) in sets.iter_mut().zip(sockets) {
+                set.extend(socket);
+            }
+        }
+        // The kernel steers by position: a set with a gap is of no use.
+        let threads = self.front.links().len();
+        for set in sets.iter_mut().filter(|set| set.len() != threads) {
+            set.clear();
+        }
+        all.map(|state| (state, sets))
+    }
+
+    /// Until a session was opened, moved or closed since the last time.
+    pub async fn changed(&self) {
+        self.changes.notified().await;
+    }
+
+    /// Now, as [`SessionInfo::allocated`] counts.
+    pub fn now(&self) -> Timestamp {
+        moment(self.start)
     }
 
     /// Whether the UDP port is bound, and to which number.

@@ -18,7 +18,7 @@ mod wake;
 use std::{
     io,
     net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
 };
 
 use relay_proto::Family;
@@ -92,6 +92,20 @@ impl UdpSocket {
             .local_addr()?
             .as_socket()
             .expect("a UDP socket has an IP address");
+        Ok(Self { socket, local })
+    }
+
+    /// Takes over a socket that [`UdpSocket::bind`] made in another process.
+    ///
+    /// # Errors
+    /// It is no UDP socket.
+    pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
+        let socket = Socket::from(fd);
+        let local = socket.local_addr()?.as_socket();
+        if socket.r#type()? != Type::DGRAM {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        let local = local.ok_or(io::ErrorKind::InvalidInput)?;
         Ok(Self { socket, local })
     }
 

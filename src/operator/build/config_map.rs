@@ -10,8 +10,8 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use super::metadata;
 use crate::{
     config::{
-        CONFIG_KEY, DEFAULT_STATE_DIR, RelayConfig, ReportConfig, endpoints::EndpointsConfig,
-        peers::PEERS_KEY,
+        CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig,
+        endpoints::EndpointsConfig, peers::PEERS_KEY,
     },
     names,
     operator::validate::{ValidatedRegion, ValidatedRelay},
@@ -60,6 +60,7 @@ fn data(
             .as_ref()
             .map(|_| format!("{DIR}/{CA}").into()),
         state_dir: Some(state_dir(region).into()),
+        session_dir: on_host.then(|| POD_SESSION_DIR.into()),
         hostname_prefix: Some(relay.hostname_prefix.clone()),
         tags: vec![region.tag.clone()],
         // What is not kept on the node would be left in the tailnet with each start.

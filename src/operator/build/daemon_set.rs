@@ -23,7 +23,7 @@ use k8s_openapi::{
 
 use super::{config_map, metadata, template};
 use crate::{
-    config::{CONFIG_KEY, DEFAULT_STATE_DIR},
+    config::{CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR},
     crd::placement::Placement,
     names,
     operator::{
@@ -202,6 +202,8 @@ fn prepare_state(relay: &ValidatedRelay) -> Container {
         "prepare-state",
         "--dir",
         DEFAULT_STATE_DIR,
+        "--dir",
+        POD_SESSION_DIR,
         "--owner",
         &owner,
     ];
@@ -215,7 +217,10 @@ fn prepare_state(relay: &ValidatedRelay) -> Container {
     Container {
         name: "prepare-state".to_owned(),
         args: Some(arguments.map(str::to_owned).into()),
-        volume_mounts: Some(vec![mount("state", DEFAULT_STATE_DIR, false)]),
+        volume_mounts: Some(vec![
+            mount("state", DEFAULT_STATE_DIR, false),
+            mount("sessions", POD_SESSION_DIR, false),
+        ]),
         security_context: Some(security),
         ..image(relay)
     }
@@ -257,14 +262,22 @@ fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
             period_seconds: Some(2),
             ..probe(relay, on_host, "/readyz")
         }),
-        volume_mounts: Some(vec![
-            mount("state", DEFAULT_STATE_DIR, false),
-            mount("config", config_map::DIR, true),
-            mount("auth", config_map::AUTH_DIR, true),
-        ]),
+        volume_mounts: Some(volume_mounts(on_host)),
         security_context: Some(security),
         ..image(relay)
     }
+}
+
+fn volume_mounts(on_host: bool) -> Vec<VolumeMount> {
+    let mut mounts = vec![
+        mount("state", DEFAULT_STATE_DIR, false),
+        mount("config", config_map::DIR, true),
+        mount("auth", config_map::AUTH_DIR, true),
+    ];
+    if on_host {
+        mounts.push(mount("sessions", POD_SESSION_DIR, false));
+    }
+    mounts
 }
 
 fn image(relay: &ValidatedRelay) -> Container {
@@ -319,7 +332,7 @@ fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
         default_mode: Some(0o440),
         ..SecretVolumeSource::default()
     };
-    vec![
+    let mut volumes = vec![
         state,
         Volume {
             config_map: Some(config),
@@ -329,7 +342,18 @@ fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
             secret: Some(auth),
             ..named("auth")
         },
-    ]
+    ];
+    if region.exposure.on_host_network() {
+        // Sessions go on in the next pod on the node, and not after a reboot of it.
+        volumes.push(Volume {
+            host_path: Some(HostPathVolumeSource {
+                path: format!("{POD_SESSION_DIR}/{}/{}", relay.namespace, region.child),
+                type_: Some("DirectoryOrCreate".to_owned()),
+            }),
+            ..named("sessions")
+        });
+    }
+    volumes
 }
 
 fn locked_down() -> SecurityContext {

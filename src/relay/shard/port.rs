@@ -85,6 +85,18 @@ impl Port {
         }
     }
 
+    /// Goes on with sockets that are bound already.
+    pub(super) fn adopt(&mut self, family: Family, sockets: Vec<UdpSocket>) -> Bound {
+        self.generation += 1;
+        let (port, generation) = (sockets[0].local().port(), self.generation);
+        self.slots[family as usize] = Slot::Bound { port, generation };
+        Bound {
+            family,
+            generation,
+            sockets,
+        }
+    }
+
     /// Gives up sockets of which one is broken: the kernel steers by position, so they come and go
     /// together. They are bound again after a while. `false` when these have gone already.
     pub(super) fn lose(&mut self, family: Family, broken: u64) -> bool {
@@ -126,14 +138,7 @@ impl Port {
             }
             match UdpSocket::bind(SocketAddr::new(any(family), port), self.threads) {
                 Ok(sockets) => {
-                    self.generation += 1;
-                    let (port, generation) = (sockets[0].local().port(), self.generation);
-                    self.slots[family as usize] = Slot::Bound { port, generation };
-                    bound.push(Bound {
-                        family,
-                        generation,
-                        sockets,
-                    });
+                    bound.push(self.adopt(family, sockets));
                 }
                 Err(error) if is_absent(&error) => {
                     tracing::info!(%error, ?family, "IP version is not available");
@@ -160,7 +165,7 @@ impl Port {
         (state, bound)
     }
 
-    fn port(&self) -> Option<u16> {
+    pub(super) fn port(&self) -> Option<u16> {
         self.slots.iter().find_map(|slot| match slot {
             Slot::Bound { port, .. } => Some(*port),
             Slot::Lost { .. } => None,

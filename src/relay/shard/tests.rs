@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod client;
+mod restart;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -219,7 +220,11 @@ struct Fixture {
 
 impl Fixture {
     async fn start() -> Self {
-        let (handle, _) = spawn(options(0)).unwrap();
+        Self::with(options(0)).await
+    }
+
+    async fn with(options: ShardOptions) -> Self {
+        let (handle, _) = spawn(options).unwrap();
         let mut state = handle.port();
         let bound = state
             .wait_for(|state| matches!(state, PortState::Bound(_)))
@@ -293,6 +298,8 @@ fn options(port: u16) -> ShardOptions {
         seed: [3; 32],
         first_lamport: 1,
         kernel: None,
+        inheritance: None,
+        sockets: SocketSets::default(),
     }
 }
 

@@ -3,17 +3,17 @@
 use std::{
     io,
     os::fd::AsFd,
-    sync::mpsc,
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
 use relay_proto::{Event, Family, Relay, Timestamp, Vni};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{
     Command, Snapshot, SocketCounters,
     forward::{Forwarder, Outcome, Sockets, Turn},
-    lanes::Lanes,
+    lanes::{Lanes, Link},
     port::{Bound, Port, PortState},
 };
 use crate::relay::{
@@ -51,6 +51,7 @@ pub(super) struct Worker {
     generations: [u64; 2],
     inbox: mpsc::Receiver<Command>,
     waker: Waker,
+    changes: Arc<Notify>,
     batch: ReceiveBatch,
     used: bool,
     forwarder: Forwarder,
@@ -60,7 +61,7 @@ pub(super) struct Worker {
 }
 
 impl Worker {
-    /// `start` is the moment that the core's time counts from.
+    /// `start` is the moment that the core's time counts from; `changes` is told of events.
     pub(super) fn new(
         relay: Relay,
         start: Instant,
@@ -69,6 +70,7 @@ impl Worker {
         kernel: Option<KernelPath>,
         inbox: mpsc::Receiver<Command>,
         waker: Waker,
+        changes: Arc<Notify>,
     ) -> Self {
         Self {
             relay,
@@ -80,6 +82,7 @@ impl Worker {
             generations: [0; 2],
             inbox,
             waker,
+            changes,
             batch: ReceiveBatch::default(),
             used: false,
             overflow: [0; 2],
@@ -124,6 +127,11 @@ impl Worker {
         for _ in 0..COMMANDS {
             match self.inbox.try_recv() {
                 Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return None,
+                Ok(Command::HandOver(answer)) => {
+                    let state = self.relay.export(self.now());
+                    answer.send((state, std::mem::take(&mut self.sockets))).ok();
+                    return None;
+                }
                 Ok(command) => self.run_command(command),
                 Err(mpsc::TryRecvError::Empty) => return Some(false),
             }
@@ -183,7 +191,10 @@ impl Worker {
                 };
                 answer.send(snapshot).ok();
             }
-            Command::Stop => unreachable!("handled by the caller"),
+            Command::Export(answer) => {
+                answer.send(self.relay.export(self.now())).ok();
+            }
+            Command::Stop | Command::HandOver(_) => unreachable!("handled by the caller"),
         }
     }
 
@@ -203,19 +214,8 @@ impl Worker {
                 self.counters.rebinds += bound.len() as u64;
             }
             keeper.bound_before |= matches!(state, PortState::Bound(_));
-            for Bound {
-                family,
-                generation,
-                sockets,
-            } in bound
-            {
-                for (link, socket) in self.lanes.links.iter().zip(sockets) {
-                    link.tell(Command::Use {
-                        family,
-                        generation,
-                        socket,
-                    });
-                }
+            for bound in bound {
+                distribute(&self.lanes.links, bound);
             }
             keeper.state.send_if_modified(|known| {
                 *known != state && {
@@ -293,9 +293,10 @@ impl Worker {
 
     /// Tells the core what the kernel path forwarded of these sessions.
     fn learn_activity(&mut self, sessions: Vec<Vni>) {
+        let now = self.now();
         let Some(kernel) = &self.kernel else { return };
         for vni in sessions {
-            if let Some(activity) = kernel.activity(vni, self.start) {
+            if let Some(activity) = kernel.activity(vni, now) {
                 self.relay.handle_activity(vni, activity);
             }
         }
@@ -307,6 +308,7 @@ impl Worker {
             if let Some(kernel) = &self.kernel {
                 kernel.note(&event);
             }
+            self.changes.notify_one();
             match event {
                 Event::Opened { vni, .. } => tracing::debug!(%vni, "session open"),
                 Event::Moved { vni, .. } => tracing::debug!(%vni, "session moved"),
@@ -342,7 +344,30 @@ impl Worker {
     }
 
     fn now(&self) -> Timestamp {
-        Timestamp::from_start(self.start.elapsed())
+        moment(self.start)
+    }
+}
+
+/// Time as the cores see it: `start` lies far from the beginning, so that sessions can be older
+/// than the process.
+pub(super) fn moment(start: Instant) -> Timestamp {
+    const BEFORE: Duration = Duration::from_secs(400 * 24 * 3600);
+    Timestamp::from_start(BEFORE + start.elapsed())
+}
+
+/// Gives each thread its socket.
+pub(super) fn distribute(links: &[Link], bound: Bound) {
+    let Bound {
+        family,
+        generation,
+        sockets,
+    } = bound;
+    for (link, socket) in links.iter().zip(sockets) {
+        link.tell(Command::Use {
+            family,
+            generation,
+            socket,
+        });
     }
 }
 

@@ -8,10 +8,12 @@ use std::{
     sync::Arc,
 };
 
+use crate::relay::survival::SealKey;
 use relay_proto::{DiscoSecret, Keys};
 use serde::{Deserialize, Serialize};
 use ts_keys::{
-    DiscoKeyPair, ExportableKey, MachineKeyPair, NetworkLockKeyPair, NodeKeyPair, PersistState,
+    DiscoKeyPair, DiscoPrivateKey, Export, ExportableKey, MachineKeyPair, NetworkLockKeyPair,
+    NodeKeyPair, PersistState,
 };
 
 const FILE: &str = "identity.json";
@@ -30,7 +32,8 @@ pub struct Identity {
     pub node: NodeKeyPair,
     /// Names the device in tailnet lock.
     pub network_lock: NetworkLockKeyPair,
-    /// Device's disco key, as the network map shows it; new with each start, as tailscaled's.
+    /// Device's disco key, as the network map shows it; new with each start, as tailscaled's,
+    /// unless it is adopted.
     pub disco: DiscoKeyPair,
     server: DiscoKeyPair,
     marker: PathBuf,
@@ -144,6 +147,20 @@ impl Identity {
         if let Err(error) = fs::write(&self.marker, []) {
             tracing::warn!(%error, "the state directory is not writable any more");
         }
+    }
+
+    /// Goes on with the disco keys of the last run: clients know the relay by them.
+    pub fn adopt(&mut self, keys: &Keys) {
+        let pair = |secret: &DiscoSecret| {
+            DiscoKeyPair::from(Export::<DiscoPrivateKey>::from_bytes(*secret.bytes()).import())
+        };
+        self.disco = pair(&keys.node);
+        self.server = pair(&keys.server);
+    }
+
+    /// Seals what only a relay with this identity may read.
+    pub fn seal_key(&self) -> SealKey {
+        SealKey::new(self.node.private.export().as_bytes())
     }
 
     /// The disco keys as the protocol core takes them.

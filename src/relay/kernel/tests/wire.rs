@@ -43,6 +43,8 @@ impl Relay {
                 keys: keys(),
                 seed: [7; 32],
                 first_lamport: 1,
+                inheritance: None,
+                sockets: Default::default(),
                 kernel: Some(kernel.clone()),
             };
             let (shard, _) = spawn(options).unwrap();
@@ -71,7 +73,10 @@ impl Relay {
         self.wait(|relay| {
             relay
                 .kernel
-                .activity(vni, std::time::Instant::now())
+                .activity(
+                    vni,
+                    relay_proto::Timestamp::from_start(Duration::from_secs(60)),
+                )
                 .is_some()
         });
         vni

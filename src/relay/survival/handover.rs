@@ -1,0 +1,194 @@
+//! Taking over from a running relay: its sessions and its sockets, over a unix socket that only
+//! this user reaches. Datagrams wait in the sockets meanwhile.
+//!
+//! ```text
+//! heir                      incumbent
+//!   "PRTAKE1\n"  ---------->            gives up control, DERP, metrics and the identity's lock
+//!                <----------  'R'       ready; still forwards
+//!   'N'          ---------->            now: its threads end
+//!                <----------  number of IPv4 and IPv6 sockets, one byte each, with the descriptors
+//!                <----------  sealed state, until the end of the stream
+//! ```
+
+use std::{
+    io::{self, IoSlice, IoSliceMut, Read},
+    mem::MaybeUninit,
+    os::{
+        fd::{AsFd, OwnedFd},
+        unix::{fs::PermissionsExt, net::UnixStream as StdStream},
+    },
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use relay_proto::Family;
+use rustix::net::{
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{UnixListener, UnixStream},
+    time::timeout,
+};
+
+use super::{Inheritance, Refusal, SealKey};
+use crate::relay::{
+    shard::{ShardHandle, SocketSets},
+    socket::UdpSocket,
+};
+
+const SOCKET: &str = "handover.sock";
+const TAKE: &[u8; 8] = b"PRTAKE1\n";
+const READY: u8 = b'R';
+const NOW: u8 = b'N';
+/// Longest wait for any step of the other side.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Descriptors that one message carries at most (Linux: 253).
+const MOST_SOCKETS: usize = 128;
+
+/// Waits for an heir.
+pub struct Handover {
+    listener: UnixListener,
+    path: PathBuf,
+}
+
+/// An heir has asked.
+pub struct Taken(UnixStream);
+
+/// A relay that takes over from a running one.
+pub struct Heir(UnixStream);
+
+/// What an heir gets.
+pub struct Estate {
+    /// Keys and sessions; the reason where they cannot be used.
+    pub inheritance: Result<Inheritance, Refusal>,
+    /// By IP version, in the order in which the kernel steers.
+    pub sockets: SocketSets,
+}
+
+impl Handover {
+    /// Listens in `dir`, a private directory. The caller holds the identity's lock, so a socket
+    /// file that is there already belongs to nobody.
+    ///
+    /// # Errors
+    /// The directory is not writable, or its path is too long for a socket (107 bytes).
+    pub fn listen(dir: &Path) -> io::Result<Self> {
+        let path = dir.join(SOCKET);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self { listener, path })
+    }
+
+    /// Until an heir asks. Anyone else is not answered.
+    pub async fn taken(&self) -> Taken {
+        loop {
+            let Ok((mut stream, _)) = self.listener.accept().await else {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                continue;
+            };
+            let mut word = [0; TAKE.len()];
+            let asked = timeout(PATIENCE, stream.read_exact(&mut word)).await;
+            if matches!(asked, Ok(Ok(_))) && word == *TAKE {
+                return Taken(stream);
+            }
+        }
+    }
+}
+
+impl Drop for Handover {
+    fn drop(&mut self) {
+        std::fs::remove_file(&self.path).ok();
+    }
+}
+
+impl Taken {
+    /// Gives away sessions and sockets. Everything else that the heir needs is free by now.
+    ///
+    /// # Errors
+    /// The heir has gone, or the threads have ended.
+    pub async fn give(mut self, shard: &ShardHandle, key: &SealKey) -> io::Result<()> {
+        self.0.write_u8(READY).await?;
+        match timeout(PATIENCE, self.0.read_u8()).await?? {
+            NOW => {}
+            _ => return Err(io::ErrorKind::InvalidData.into()),
+        }
+        let (state, sockets) = shard.hand_over().await.ok_or(io::ErrorKind::BrokenPipe)?;
+        let sealed = key.seal(&state)?;
+        let counts = sockets.each_ref().map(|sockets| sockets.len() as u8);
+        let fds: Vec<_> = sockets.iter().flatten().map(AsFd::as_fd).collect();
+        let stream = self.0.into_std()?;
+        stream.set_nonblocking(false)?;
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+        let mut rights = SendAncillaryBuffer::new(&mut space);
+        if !fds.is_empty() && !rights.push(SendAncillaryMessage::ScmRights(&fds)) {
+            return Err(io::ErrorKind::QuotaExceeded.into());
+        }
+        sendmsg(
+            &stream,
+            &[IoSlice::new(&counts)],
+            &mut rights,
+            SendFlags::empty(),
+        )?;
+        tokio::task::spawn_blocking(move || io::Write::write_all(&mut &stream, &sealed)).await?
+    }
+}
+
+impl Heir {
+    /// Asks the relay that runs with `dir`, if there is one, and waits until it is ready.
+    pub async fn ask(dir: &Path) -> Option<Self> {
+        let mut stream = UnixStream::connect(dir.join(SOCKET)).await.ok()?;
+        stream.write_all(TAKE).await.ok()?;
+        match timeout(PATIENCE, stream.read_u8()).await {
+            Ok(Ok(READY)) => Some(Self(stream)),
+            _ => None,
+        }
+    }
+
+    /// Takes over now.
+    ///
+    /// # Errors
+    /// The other relay has gone meanwhile.
+    pub async fn take(mut self, key: &SealKey) -> io::Result<Estate> {
+        self.0.write_u8(NOW).await?;
+        let stream = self.0.into_std()?;
+        stream.set_nonblocking(false)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        let (fds, counts, sealed) = tokio::task::spawn_blocking(move || receive(&stream)).await??;
+        let mut fds = fds.into_iter();
+        let mut take = |count: u8| -> io::Result<Vec<UdpSocket>> {
+            let sockets = fds.by_ref().take(count.into()).map(UdpSocket::adopt);
+            sockets.collect()
+        };
+        let sockets = [take(counts[0])?, take(counts[1])?];
+        Ok(Estate {
+            inheritance: key.open(&sealed),
+            sockets,
+        })
+    }
+}
+
+fn receive(mut stream: &StdStream) -> io::Result<(Vec<OwnedFd>, [u8; 2], Vec<u8>)> {
+    let mut counts = [0; Family::ALL.len()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+    let mut rights = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
+    recvmsg(
+        stream,
+        &mut [IoSliceMut::new(&mut counts)],
+        &mut rights,
+        flags,
+    )?;
+    let fds = rights.drain().flat_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(fds) => fds.collect(),
+        _ => Vec::new(),
+    });
+    let fds = fds.collect();
+    let mut sealed = Vec::new();
+    stream.read_to_end(&mut sealed)?;
+    Ok((fds, counts, sealed))
+}

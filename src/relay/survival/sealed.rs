@@ -1,0 +1,91 @@
+//! State as bytes that only the same relay reads, and only until the machine restarts.
+//!
+//! ```text
+//! time since boot u64, nanoseconds | state (relay_proto::State), keyed over node key, boot and time
+//! ```
+
+use std::{fs, io, time::Duration};
+
+use relay_proto::{State, StateError};
+use sha2::{Digest, Sha256};
+
+use super::Inheritance;
+
+/// Seals for the relay with one identity.
+#[derive(Clone)]
+pub struct SealKey([u8; 32]);
+
+/// Why sealed bytes are not used.
+#[derive(Debug, thiserror::Error)]
+pub enum Refusal {
+    /// They are cut off before anything is said.
+    #[error("it is cut off")]
+    CutOff,
+    /// They come from another time, relay or version, or are damaged.
+    #[error("{0}")]
+    State(#[from] StateError),
+    /// The machine does not tell its time.
+    #[error("failed to read the time since boot: {0}")]
+    Clock(#[from] io::Error),
+}
+
+impl SealKey {
+    /// The key of the relay whose node key is `node_secret`.
+    pub fn new(node_secret: &[u8; 32]) -> Self {
+        let hash = Sha256::new().chain_update("peerrelay sessions");
+        Self(hash.chain_update(node_secret).finalize().into())
+    }
+
+    pub(super) fn seal(&self, state: &State) -> io::Result<Vec<u8>> {
+        let now = Moment::now()?;
+        let mut bytes = now.since_boot.to_be_bytes().to_vec();
+        bytes.extend_from_slice(&state.encode(&self.at(&now)));
+        Ok(bytes)
+    }
+
+    pub(super) fn open(&self, bytes: &[u8]) -> Result<Inheritance, Refusal> {
+        let (time, sealed) = bytes.split_first_chunk().ok_or(Refusal::CutOff)?;
+        let now = Moment::now()?;
+        let then = Moment {
+            since_boot: u64::from_be_bytes(*time),
+            ..now.clone()
+        };
+        let state = State::decode(sealed, &self.at(&then))?;
+        let away = Duration::from_nanos(now.since_boot.saturating_sub(then.since_boot));
+        Ok(Inheritance { state, away })
+    }
+
+    fn at(&self, moment: &Moment) -> [u8; 32] {
+        Sha256::new()
+            .chain_update(self.0)
+            .chain_update(&moment.boot)
+            .chain_update(moment.since_boot.to_be_bytes())
+            .finalize()
+            .into()
+    }
+}
+
+impl std::fmt::Debug for SealKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("SealKey(..)")
+    }
+}
+
+/// A point in the life of the machine; sleep counts.
+#[derive(Clone)]
+struct Moment {
+    boot: String,
+    since_boot: u64,
+}
+
+impl Moment {
+    fn now() -> io::Result<Self> {
+        let uptime = fs::read_to_string("/proc/uptime")?;
+        let seconds = uptime.split(' ').next().and_then(|text| text.parse().ok());
+        let seconds: f64 = seconds.ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Self {
+            boot: fs::read_to_string("/proc/sys/kernel/random/boot_id")?,
+            since_boot: (seconds * 1e9) as u64,
+        })
+    }
+}
