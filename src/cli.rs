@@ -5,6 +5,7 @@ mod grants;
 mod manifests;
 mod operator;
 mod relay;
+mod sessions;
 mod state;
 
 use std::{io::IsTerminal, net::SocketAddr};
@@ -13,7 +14,7 @@ use clap::{Parser, Subcommand};
 
 use self::{
     firewall::FirewallArgs, grants::GrantsArgs, operator::OperatorArgs, relay::RelayArgs,
-    state::PrepareStateArgs,
+    sessions::SessionsArgs, state::PrepareStateArgs,
 };
 
 /// Tailscale peer relays on your own Kubernetes nodes.
@@ -32,6 +33,8 @@ struct Cli {
 enum Command {
     /// Run a relay: join a tailnet and forward between clients that the policy allows
     Relay(Box<RelayArgs>),
+    /// List the sessions of the relay on this host: who talks to whom, and how much
+    Sessions(SessionsArgs),
     /// Run the operator: turn every PeerRelay of the cluster into relays
     Operator(OperatorArgs),
     /// Print the custom resource definitions, for kubectl apply --server-side -f -
@@ -61,6 +64,7 @@ pub fn run() -> anyhow::Result<()> {
     match cli.command {
         Command::Relay(args) => block_on(crate::relay::run(args.options()?)),
         Command::Operator(args) => block_on(crate::operator::run(args.options())),
+        Command::Sessions(args) => args.run(),
         Command::Crd => {
             print!("{}", crate::crd::to_yaml());
             Ok(())

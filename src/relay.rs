@@ -9,6 +9,7 @@ pub mod options;
 pub mod probe;
 pub mod reload;
 pub mod report;
+pub mod sessions;
 pub mod shard;
 pub mod socket;
 pub mod state;
@@ -115,6 +116,10 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         shard.clone(),
         state.clone(),
     );
+    match sessions::serve(&options.session_dir, shard.clone(), tailnet.directory()) {
+        Ok(server) => supervisor.spawn("sessions server", server),
+        Err(error) => tracing::warn!(%error, "'peerrelay sessions' cannot ask this relay"),
+    }
     supervisor.spawn("tailnet", async {
         tailnet.run().await;
         Ok::<_, anyhow::Error>(())

@@ -3,6 +3,7 @@
 //! Label values are bounded: no client address, name or key is ever one.
 
 mod data_path;
+mod latency;
 
 use prometheus::{
     Encoder, GaugeVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
@@ -18,6 +19,11 @@ pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
     sessions(&registry, snapshot);
     decisions(&registry, snapshot);
     sockets(&registry, snapshot);
+    let (socket, kernel) = (&snapshot.latency, &snapshot.kernel);
+    latency::render(&registry, region, "socket", &socket.buckets(), socket.sum);
+    if let Some(kernel) = kernel.as_ref().map(|kernel| &kernel.latency) {
+        latency::render(&registry, region, "kernel", &kernel.buckets, kernel.sum);
+    }
     health(&registry, state);
     data_path::render(&registry, &state.path, snapshot);
     let mut text = Vec::new();
@@ -231,12 +237,19 @@ mod tests {
         let mut snapshot = Snapshot::default();
         snapshot.counters.forwarded[0][1].packets = 7;
         snapshot.sessions.open = 3;
+        snapshot
+            .latency
+            .record(std::time::Duration::from_micros(70));
         let text = render("office", &RelayState::default(), &snapshot);
         for line in [
             r#"tailscaled_peer_relay_forwarded_packets_total{transport_in="udp4",transport_out="udp6"} 7"#,
             r#"tailscaled_peer_relay_endpoints{state="open"} 3"#,
             r#"peerrelay_sessions{state="open"} 3"#,
             r#"data_path="socket",region="office",transport_in="udp4",transport_out="udp6"} 7"#,
+            r#"relay_latency_seconds_bucket{data_path="socket",region="office",le="0.00005"} 0"#,
+            r#"relay_latency_seconds_bucket{data_path="socket",region="office",le="0.0001"} 1"#,
+            r#"relay_latency_seconds_bucket{data_path="socket",region="office",le="+Inf"} 1"#,
+            r#"relay_latency_seconds_sum{data_path="socket",region="office"} 0.00007"#,
             "peerrelay_ready 0",
             "peerrelay_challenges_total 0",
         ] {

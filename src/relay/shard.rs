@@ -7,6 +7,7 @@ mod aside;
 mod forward;
 mod front;
 mod lanes;
+pub mod latency;
 mod port;
 mod worker;
 
@@ -20,12 +21,13 @@ use std::{
 use futures::future::join_all;
 use relay_proto::{
     Allocation, Config, Counters, DropReason, Family, Keys, Ledger, Peer, Relay, Request,
-    SessionCounts, SessionInfo, State, Timestamp,
+    SessionCounts, SessionInfo, State, Timestamp, Vni,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
 pub use self::{
     aside::{Aside, PROBE_HEADER, Stranger},
+    latency::Latency,
     port::{PortProblem, PortState},
 };
 use self::{
@@ -81,6 +83,8 @@ pub struct Snapshot {
     pub sockets: SocketCounters,
     /// Of the kernel path, where there is one; not among those of the core.
     pub kernel: Option<KernelCounters>,
+    /// Time in the relay, of at most one datagram of a batch.
+    pub latency: Latency,
 }
 
 /// What the sockets lost.
@@ -103,6 +107,7 @@ impl Snapshot {
         self.counters.add(&other.counters);
         self.sessions.connecting += other.sessions.connecting;
         self.sessions.open += other.sessions.open;
+        self.latency.add(&other.latency);
         let SocketCounters {
             receive_overflow,
             send_failed,
@@ -256,8 +261,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
             lanes,
             keeper.take(),
             kernel.clone(),
-            inbox,
-            waker,
+            (inbox, waker),
             changes.clone(),
         );
         let end = End(end.clone());
@@ -395,6 +399,15 @@ impl ShardHandle {
     /// Until a session was opened, moved or closed since the last time.
     pub async fn changed(&self) {
         self.changes.notified().await;
+    }
+
+    /// Label of the data path that forwards for a session.
+    pub fn path(&self, vni: Vni) -> &'static str {
+        let kernel = self.kernel.as_ref();
+        match kernel.and_then(|kernel| kernel.activity(vni, self.now())) {
+            Some(_) => "kernel",
+            None => "socket",
+        }
     }
 
     /// Now, as [`SessionInfo::allocated`] counts.

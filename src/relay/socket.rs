@@ -82,6 +82,7 @@ impl UdpSocket {
             Family::V6 => enable(&socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO)?,
         }
         enable(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
+        enable(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
         // Linux before 5.0 has no UDP GRO: then every datagram comes alone.
         if let Err(error) = enable(&socket, libc::SOL_UDP, libc::UDP_GRO) {
             tracing::info!(%error, "no UDP receive offload: datagrams are read one by one");

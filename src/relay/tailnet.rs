@@ -34,6 +34,7 @@ use self::{
     wire::{DerpMap, Hostinfo, MapResponse, NetInfo, RegisterResponse},
 };
 use super::{
+    sessions::Directory,
     shard::ShardHandle,
     state::{Problem, Reason, RelayState, TailnetIdentity},
 };
@@ -141,6 +142,17 @@ impl Tailnet {
             netmap: Arc::default(),
             derp_map,
         }
+    }
+
+    /// Names of clients, for those who ask on the node itself.
+    pub fn directory(&self) -> Directory {
+        let netmap = self.netmap.clone();
+        Arc::new(move || {
+            netmap
+                .read()
+                .unwrap_or_else(PoisonError::into_inner)
+                .names()
+        })
     }
 
     /// Joins, and stays joined for as long as it is polled. What has been learnt outlives a lost

@@ -32,6 +32,8 @@ async fn relay(known: &DiscoSecret) -> Fixture {
         },
         seed: [3; 32],
         first_lamport: 1,
+        inheritance: None,
+        sockets: Default::default(),
         kernel: None,
     };
     let (handle, _) = shard::spawn(options).unwrap();

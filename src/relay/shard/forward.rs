@@ -27,6 +27,8 @@ pub(super) struct Outcome {
     pub(super) sent: Sent,
     /// Datagrams that another thread had no room for.
     pub(super) not_handed: u64,
+    /// Something was sent.
+    pub(super) handled: bool,
 }
 
 /// What a batch is worked on with.
@@ -98,6 +100,7 @@ impl Forwarder {
         Outcome {
             sent,
             not_handed: 0,
+            ..Outcome::default()
         }
     }
 
@@ -180,6 +183,7 @@ impl Forwarder {
         if self.batches[family as usize].is_full() {
             self.flush(turn, family);
         }
+        self.outcome.handled = true;
         self.batches[family as usize].push(outgoing);
     }
 

@@ -3,6 +3,7 @@
 
 mod client;
 mod restart;
+mod told;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},

@@ -4,7 +4,7 @@ use std::{
     io,
     os::fd::AsFd,
     sync::{Arc, mpsc},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use relay_proto::{Event, Family, Relay, Timestamp, Vni};
@@ -14,6 +14,7 @@ use super::{
     Command, Snapshot, SocketCounters,
     forward::{Forwarder, Outcome, Sockets, Turn},
     lanes::{Lanes, Link},
+    latency::Latency,
     port::{Bound, Port, PortState},
 };
 use crate::relay::{
@@ -27,6 +28,9 @@ const BUDGET: usize = 16;
 const COMMANDS: usize = 64;
 /// Without datagrams for this long, memory of the receive buffers is given back.
 const QUIET: Duration = Duration::from_secs(1);
+
+/// No datagram waits this long.
+const ODD: Duration = Duration::from_secs(10);
 
 /// What has something to read.
 struct Ready {
@@ -58,6 +62,7 @@ pub(super) struct Worker {
     overflow: [u32; 2],
     counters: SocketCounters,
     kernel: Option<KernelPath>,
+    latency: Latency,
 }
 
 impl Worker {
@@ -68,8 +73,7 @@ impl Worker {
         lanes: Lanes,
         keeper: Option<Keeper>,
         kernel: Option<KernelPath>,
-        inbox: mpsc::Receiver<Command>,
-        waker: Waker,
+        (inbox, waker): (mpsc::Receiver<Command>, Waker),
         changes: Arc<Notify>,
     ) -> Self {
         Self {
@@ -88,6 +92,7 @@ impl Worker {
             overflow: [0; 2],
             counters: SocketCounters::default(),
             kernel,
+            latency: Latency::default(),
         }
     }
 
@@ -188,6 +193,7 @@ impl Worker {
                     sessions: self.relay.session_counts(),
                     sockets: self.counters,
                     kernel: None,
+                    latency: self.latency,
                 };
                 answer.send(snapshot).ok();
             }
@@ -255,6 +261,7 @@ impl Worker {
                     };
                     let outcome = self.forwarder.run(turn, self.batch.arrivals(count));
                     self.count(outcome);
+                    self.sample(outcome);
                     // What came meanwhile is told by the wait.
                     if count < SLOTS {
                         return false;
@@ -280,6 +287,16 @@ impl Worker {
         self.counters.send_failed += outcome.sent.failed;
         self.counters.send_no_room += outcome.sent.no_room;
         self.counters.not_handed += outcome.not_handed;
+    }
+
+    /// The first datagram of a batch waited longest. Both times are of the clock that the kernel
+    /// stamps with; it may have been set in between, so odd ones are left out.
+    fn sample(&mut self, outcome: Outcome) {
+        let stamp = self.batch.take_stamp().filter(|_| outcome.handled);
+        let since = |stamp: SystemTime| SystemTime::now().duration_since(stamp).ok();
+        if let Some(time) = stamp.and_then(since).filter(|time| *time < ODD) {
+            self.latency.record(time);
+        }
     }
 
     /// The kernel counts per socket, in 32 bits.

@@ -4,13 +4,16 @@
 //! cmsghdr   length with header (usize) | level (i32) | type (i32) | data, padded to a usize
 //! ```
 
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
 use super::specified;
 
 const WORD: usize = size_of::<usize>();
 const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
-/// Packet information, segment length and overflow count, each with header and padding.
+/// Packet information, segment length, overflow count and time, each with header and padding.
 const CAPACITY: usize = 128;
 
 /// Room for the control messages of one datagram.
@@ -27,6 +30,8 @@ pub(super) struct Received {
     pub(super) segment_len: Option<u16>,
     /// Datagrams that the socket has lost so far because its buffer was full.
     pub(super) overflow: Option<u32>,
+    /// When the kernel received it, since 1970.
+    pub(super) stamp: Option<Duration>,
 }
 
 impl Control {
@@ -83,6 +88,14 @@ impl Control {
                 (libc::SOL_SOCKET, libc::SO_RXQ_OVFL) => {
                     received.overflow = data.first_chunk().map(|n| u32::from_ne_bytes(*n));
                 }
+                // struct timespec
+                (libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS) => {
+                    let number = |at: usize| data.get(at..)?.first_chunk().copied();
+                    received.stamp = number(0).zip(number(8)).map(|(seconds, nanos)| {
+                        let nanos = u64::from_ne_bytes(nanos) as u32;
+                        Duration::new(u64::from_ne_bytes(seconds), nanos % 1_000_000_000)
+                    });
+                }
                 _ => {}
             }
         }
@@ -138,6 +151,7 @@ mod tests {
             local: Some("192.0.2.1".parse().unwrap()),
             segment_len: Some(1320),
             overflow: Some(7),
+            stamp: None,
         };
         assert_eq!(control.decode(len), expected);
     }

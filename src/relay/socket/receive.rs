@@ -6,6 +6,7 @@ use std::{
     ops::Range,
     os::fd::{AsFd, AsRawFd},
     ptr,
+    time::{Duration, SystemTime},
 };
 
 use super::{UdpSocket, checked, control::Control, name::Name};
@@ -28,6 +29,7 @@ pub struct ReceiveBatch {
     controls: [Control; SLOTS],
     arrivals: [Option<Arrival>; SLOTS],
     overflow: Option<u32>,
+    stamp: Option<Duration>,
 }
 
 /// One datagram, or a super-datagram of segments that came from the same source.
@@ -51,6 +53,7 @@ impl Default for ReceiveBatch {
             controls: [Control::EMPTY; SLOTS],
             arrivals: [const { None }; SLOTS],
             overflow: None,
+            stamp: None,
         }
     }
 }
@@ -113,6 +116,13 @@ impl ReceiveBatch {
         self.overflow.take()
     }
 
+    /// When the kernel received the first datagram of the last call, if it said.
+    pub fn take_stamp(&mut self) -> Option<SystemTime> {
+        self.stamp
+            .take()
+            .map(|since| SystemTime::UNIX_EPOCH + since)
+    }
+
     /// Gives memory that data has touched back to the system, for a time in which nothing comes.
     pub fn release(&mut self) {
         let start = self.data.as_mut_ptr();
@@ -127,6 +137,9 @@ impl ReceiveBatch {
         let header = &message.msg_hdr;
         let received = self.controls[slot].decode(header.msg_controllen);
         self.overflow = received.overflow.or(self.overflow);
+        if slot == 0 {
+            self.stamp = received.stamp;
+        }
         if header.msg_flags & libc::MSG_TRUNC != 0 {
             return None;
         }

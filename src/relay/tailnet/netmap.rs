@@ -9,7 +9,9 @@ use std::{
 };
 
 use ipnet::IpNet;
-use relay_proto::{NodeKey, Peer};
+use relay_proto::{DiscoPublic, NodeKey, Peer};
+
+use crate::relay::sessions::Name;
 
 use super::wire::{CapGrant, DerpMap, FilterRule, MapResponse, Node, PeerChange};
 
@@ -102,6 +104,19 @@ impl Netmap {
             unsigned_peer_api_only: node.unsigned_peer_api_only,
         };
         Some((peer, node.home_region()))
+    }
+
+    /// What clients are called, by disco key.
+    pub(crate) fn names(&self) -> HashMap<DiscoPublic, Name> {
+        let nodes = self.peers.values().chain(&self.own);
+        let named = nodes.filter_map(|node| {
+            let name = Name {
+                node: node.name.trim_end_matches('.').to_owned(),
+                tags: node.tags.clone(),
+            };
+            Some((node.disco_key?, name))
+        });
+        named.collect()
     }
 
     fn may_relay(&self, peer: &Node) -> bool {

@@ -11,6 +11,7 @@ mod operator;
 mod paths;
 mod reasons;
 mod regions;
+mod restarts;
 mod secrets;
 mod standalone;
 mod underlay;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Scenario> {
         exposure::scenarios(),
         regions::scenarios(),
         faults::scenarios(),
+        restarts::scenarios(),
         standalone::scenarios(),
     ];
     groups.into_iter().flatten().collect()

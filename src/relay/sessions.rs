@@ -1,0 +1,215 @@
+//! The sessions of a relay as its operator sees them: on the node only, through a socket that
+//! nobody else reaches. They name clients and addresses, which no metric and no log does.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use axum::{Router, extract::State, routing::get};
+use relay_proto::{DiscoPublic, SessionInfo};
+use serde::{Deserialize, Serialize};
+use tokio::net::UnixListener;
+
+use super::shard::{PortState, ShardHandle};
+
+/// Name of the socket in the session directory.
+pub const SOCKET: &str = "sessions.sock";
+/// Path of the sessions as [`Report`].
+pub const REPORT: &str = "/sessions";
+/// Path of the sessions as a Tailscale relay tells them (LocalAPI of tailscaled 1.102).
+pub const LOCAL_API: &str = "/localapi/v0/debug-peer-relay-sessions";
+
+/// What the network map calls a client.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Name {
+    /// Device name.
+    pub node: String,
+    /// Its tags.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tags: Vec<String>,
+}
+
+/// Names of the clients that the network map knows, by disco key.
+pub type Directory = Arc<dyn Fn() -> HashMap<DiscoPublic, Name> + Send + Sync>;
+
+/// All sessions of a relay.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Report {
+    /// UDP port, once bound.
+    pub port: Option<u16>,
+    /// In the order of allocation.
+    pub sessions: Vec<Session>,
+}
+
+/// One session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Session {
+    /// Number that clients show.
+    pub vni: u32,
+    /// `open` or `connecting`.
+    pub state: String,
+    /// Data path that forwards.
+    pub path: String,
+    /// Since allocation.
+    pub age_seconds: u64,
+    /// Both of them.
+    pub clients: [Client; 2],
+}
+
+/// One client of a session.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Start of its disco key, as Tailscale shows it.
+    pub disco: String,
+    /// What the network map calls it.
+    #[serde(flatten)]
+    pub name: Option<Name>,
+    /// Where it is bound.
+    pub address: Option<String>,
+    /// Datagrams received from it.
+    pub packets: u64,
+    /// UDP payload of these.
+    pub bytes: u64,
+}
+
+/// What tailscaled's LocalAPI calls `ServerStatus`.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ServerStatus {
+    #[serde(rename = "UDPPort")]
+    udp_port: Option<u16>,
+    sessions: Vec<ServerSession>,
+}
+
+#[derive(Debug, Serialize)]
+struct ServerSession {
+    #[serde(rename = "VNI")]
+    vni: u32,
+    #[serde(rename = "Client1")]
+    client1: ClientInfo,
+    #[serde(rename = "Client2")]
+    client2: ClientInfo,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "PascalCase")]
+struct ClientInfo {
+    /// `IP:PORT`, empty when not bound (Go's zero `netip.AddrPort`).
+    endpoint: String,
+    short_disco: String,
+    packets_tx: u64,
+    bytes_tx: u64,
+}
+
+type Json = ([(&'static str, &'static str); 1], String);
+
+/// What the socket's server asks.
+#[derive(Clone)]
+struct Source {
+    shard: ShardHandle,
+    directory: Directory,
+}
+
+/// Serves the sessions in `dir`, a private directory; the future serves until it is dropped.
+///
+/// # Errors
+/// The directory is not writable, or its path is too long for a socket (107 bytes).
+pub fn serve(
+    dir: &Path,
+    shard: ShardHandle,
+    directory: Directory,
+) -> io::Result<impl Future<Output = io::Result<()>> + Send + use<>> {
+    let path = dir.join(SOCKET);
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let routes = Router::new()
+        .route(REPORT, get(report))
+        .route(LOCAL_API, get(local_api))
+        .with_state(Source { shard, directory });
+    Ok(async move { axum::serve(listener, routes).await })
+}
+
+/// Where `peerrelay sessions` looks when nothing is said: in a pod, and on a host.
+pub fn usual_sockets() -> Vec<PathBuf> {
+    let state = Path::new(crate::config::DEFAULT_STATE_DIR);
+    let pod = Path::new(crate::config::POD_SESSION_DIR);
+    [pod.to_owned(), state.to_owned(), state.join("identity")]
+        .map(|dir| dir.join(SOCKET))
+        .into()
+}
+
+async fn report(State(source): State<Source>) -> Json {
+    let (port, sessions) = source.sessions().await;
+    let names = (source.directory)();
+    let now = source.shard.now();
+    let client = |leg: relay_proto::LegInfo| Client {
+        disco: leg.client.to_string(),
+        name: names.get(&leg.client).cloned(),
+        address: leg.address.map(|address| address.to_string()),
+        packets: leg.packets,
+        bytes: leg.bytes,
+    };
+    let session = |info: SessionInfo| Session {
+        vni: info.vni.number(),
+        state: if is_open(&info) { "open" } else { "connecting" }.to_owned(),
+        path: source.shard.path(info.vni).to_owned(),
+        age_seconds: now.since(info.allocated).as_secs(),
+        clients: info.legs.map(client),
+    };
+    json(&Report {
+        port,
+        sessions: sessions.into_iter().map(session).collect(),
+    })
+}
+
+async fn local_api(State(source): State<Source>) -> Json {
+    let (udp_port, sessions) = source.sessions().await;
+    let client = |leg: relay_proto::LegInfo| ClientInfo {
+        endpoint: leg.address.map(|a| a.to_string()).unwrap_or_default(),
+        short_disco: leg.client.to_string(),
+        packets_tx: leg.packets,
+        bytes_tx: leg.bytes,
+    };
+    let session = |info: SessionInfo| {
+        let [client1, client2] = info.legs.map(client);
+        ServerSession {
+            vni: info.vni.number(),
+            client1,
+            client2,
+        }
+    };
+    json(&ServerStatus {
+        udp_port,
+        sessions: sessions.into_iter().map(session).collect(),
+    })
+}
+
+impl Source {
+    async fn sessions(&self) -> (Option<u16>, Vec<SessionInfo>) {
+        let port = match *self.shard.port().borrow() {
+            PortState::Bound(port) => Some(port),
+            _ => None,
+        };
+        let mut sessions = self.shard.sessions().await;
+        sessions.sort_by_key(|session| session.lamport);
+        (port, sessions)
+    }
+}
+
+fn json(value: &impl Serialize) -> Json {
+    let text = serde_json::to_string(value).expect("plain data");
+    ([("content-type", "application/json")], text)
+}
+
+fn is_open(info: &SessionInfo) -> bool {
+    info.legs.iter().all(|leg| leg.address.is_some())
+}

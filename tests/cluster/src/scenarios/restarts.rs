@@ -1,0 +1,126 @@
+//! Relays that end while clients talk: the next one on the node goes on with their sessions.
+
+use std::net::SocketAddr;
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use super::{Scenario, relayed, reset};
+use crate::world::World;
+
+const PORT: u16 = 7_002;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "TCP goes on over the same session when its relay is killed, and when its pod is deleted",
+        run: replaced,
+    }]
+}
+
+fn replaced(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    relayed(world)?;
+    let held = world.probe(c1, &["hold", &to])?;
+    let session = relayed(world)?;
+
+    let pod = pod_of(world, &session)?;
+    let start = Instant::now();
+    kill(world, &pod)?;
+    world.eventually("the container runs again", || {
+        let now = pod_of(world, &session)?;
+        ensure!(restarts(&now) > restarts(&pod), "it was not started again");
+        goes_on(world, &now)
+    })?;
+    let killed = start.elapsed();
+    let now = relayed(world)?;
+    ensure!(now == session, "{session} has become {now}");
+
+    let start = Instant::now();
+    let name = name(&pod)?;
+    world
+        .rig
+        .kubectl(["delete", "pod", "-n", "relays", name, "--wait=false"])?;
+    world.eventually("another pod has the session", || {
+        let now = pod_of(world, &session)?;
+        ensure!(self::name(&now)? != name, "the pod is still there");
+        goes_on(world, &now)
+    })?;
+    let deleted = start.elapsed();
+    let now = relayed(world)?;
+    ensure!(now == session, "{session} has become {now}");
+    let trips = held.finish().context("a TCP connection over the relay")?;
+    drop(server);
+    Ok(format!(
+        "{session} all the time; {trips} round trips on one connection, relay back {:.1} s after \
+         SIGKILL, {:.1} s after its deletion",
+        killed.as_secs_f64(),
+        deleted.as_secs_f64()
+    ))
+}
+
+/// The relay of the pod's node forwards for a session that nobody has bound since it started.
+fn goes_on(world: &World<'_>, pod: &Value) -> Result<()> {
+    let host = pod["spec"]["nodeName"].as_str().context("no node")?;
+    let node = world.rig.nodes.iter().find(|n| n.machine.name == host);
+    let samples = world.metrics(node.context("no such node")?)?;
+    let sum = |prefix: &str| {
+        let matching = samples.iter().filter(|(name, _)| name.starts_with(prefix));
+        matching.map(|(_, value)| value).sum::<f64>()
+    };
+    ensure!(
+        sum("peerrelay_forwarded_packets_total") > 0.0,
+        "nothing is forwarded yet"
+    );
+    let binds = sum("peerrelay_binds_total");
+    ensure!(binds == 0.0, "{binds} legs were bound anew");
+    Ok(())
+}
+
+/// The relay's pod on the node that has the address of `session`.
+fn pod_of(world: &World<'_>, session: &str) -> Result<Value> {
+    let address = session.split(":40000").next().unwrap_or_default();
+    let address = address.trim_matches(['[', ']']);
+    let node = world.rig.nodes.iter().find(|node| {
+        let machine = &node.machine;
+        format!("{machine:?}").contains(address)
+    });
+    let node = node.with_context(|| format!("no node has {address}"))?;
+    let pods = world
+        .rig
+        .kubectl(["get", "pods", "-n", "relays", "-o", "json"])?;
+    let pods: Value = serde_json::from_str(&pods)?;
+    let pods = pods["items"].as_array().cloned().unwrap_or_default();
+    pods.into_iter()
+        .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null())
+        .find(|pod| pod["spec"]["nodeName"] == node.machine.name)
+        .context("no relay pod on the node")
+}
+
+fn kill(world: &World<'_>, pod: &Value) -> Result<()> {
+    let host = pod["spec"]["nodeName"].as_str().context("no node")?;
+    let node = world.rig.nodes.iter().find(|n| n.machine.name == host);
+    let id = pod["status"]["containerStatuses"][0]["containerID"].as_str();
+    let id = id.and_then(|id| id.rsplit('/').next());
+    node.context("no such node")?
+        .ctr([
+            "tasks",
+            "kill",
+            "--signal",
+            "SIGKILL",
+            id.context("the container has no id")?,
+        ])
+        .map(drop)
+}
+
+fn restarts(pod: &Value) -> i64 {
+    let status = &pod["status"]["containerStatuses"][0];
+    status["restartCount"].as_i64().unwrap_or(0)
+}
+
+fn name(pod: &Value) -> Result<&str> {
+    pod["metadata"]["name"].as_str().context("no name")
+}
