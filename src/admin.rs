@@ -3,11 +3,16 @@
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
+
+/// Wait before an address is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+const TEXT: (&str, &str) = ("content-type", prometheus::TEXT_FORMAT);
 
 /// What the server asks of the process.
 #[derive(Clone)]
@@ -56,6 +61,29 @@ pub async fn bind(
     Ok(async move { axum::serve(listener, routes).await })
 }
 
+/// Serves `/metrics` and nothing else, as long as the process runs; an address that cannot be bound
+/// is tried again, as relays work without.
+pub async fn metrics_only(
+    address: SocketAddr,
+    metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
+) -> std::io::Result<()> {
+    let mut told = false;
+    let listener = loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => break listener,
+            Err(error) if !told => {
+                tracing::warn!(%address, %error, "metrics not served on the node's address yet");
+                told = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(RETRY).await;
+    };
+    let served = move || async move { ([TEXT], metrics().await) };
+    let routes = Router::new().route("/metrics", get(served));
+    axum::serve(listener, routes).await
+}
+
 async fn readyz(State(probes): State<Probes>) -> (StatusCode, String) {
     match (probes.ready)() {
         Ok(()) => (StatusCode::OK, "ok\n".into()),
@@ -64,6 +92,5 @@ async fn readyz(State(probes): State<Probes>) -> (StatusCode, String) {
 }
 
 async fn metrics(State(probes): State<Probes>) -> ([(&'static str, &'static str); 1], String) {
-    let content_type = [("content-type", prometheus::TEXT_FORMAT)];
-    (content_type, (probes.metrics)().await)
+    ([TEXT], (probes.metrics)().await)
 }

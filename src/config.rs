@@ -74,6 +74,9 @@ pub struct RelayConfig {
     /// Where `/metrics`, `/healthz` and `/readyz` are served.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_addr: Option<SocketAddr>,
+    /// Whether `/metrics` is also served on the address of the Kubernetes node, same port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub metrics_on_node: Option<bool>,
     /// Region, as metrics and reports name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
@@ -160,6 +163,7 @@ impl RelayConfig {
             threads: self.threads.or(lower.threads),
             endpoints: self.endpoints.over(lower.endpoints),
             metrics_addr: self.metrics_addr.or(lower.metrics_addr),
+            metrics_on_node: self.metrics_on_node.or(lower.metrics_on_node),
             region: self.region.or(lower.region),
             max_sessions: self.max_sessions.or(lower.max_sessions),
             max_sessions_per_node: self.max_sessions_per_node.or(lower.max_sessions_per_node),

@@ -6,6 +6,7 @@ pub mod config;
 pub mod crd;
 pub mod firewall;
 pub mod grants;
+pub mod monitoring;
 pub mod names;
 pub mod operator;
 pub mod relay;

@@ -61,6 +61,17 @@ pub fn on_node(child: &str, node: &str) -> String {
     format!("{readable}-{digest}")
 }
 
+/// Name of the Service of the metrics of a PeerRelay, its ServiceMonitor and its PrometheusRule. No
+/// region may be called so.
+pub fn metrics(peer_relay: &str) -> String {
+    format!("{peer_relay}-metrics")
+}
+
+/// Name of the ConfigMap with the dashboard. No region may be called so.
+pub fn dashboard(peer_relay: &str) -> String {
+    format!("{peer_relay}-dashboard")
+}
+
 /// Labels by which a region's pods are selected; they never change.
 pub fn selector(peer_relay: &str, region: &str) -> BTreeMap<String, String> {
     labels([(PEER_RELAY_LABEL, peer_relay), (REGION_LABEL, region)])

@@ -11,6 +11,7 @@ pub mod overrides;
 pub mod plan;
 pub mod probes;
 pub mod reconcile;
+pub mod requests;
 pub mod rollout;
 pub mod status;
 pub mod stores;
@@ -30,7 +31,7 @@ use anyhow::Context as _;
 use futures::StreamExt;
 use kube::{Client, client::ClientBuilder};
 use kube_runtime::{
-    controller::{Config, Error},
+    controller::{Action, Config, Error},
     events::{Recorder, Reporter},
 };
 
@@ -38,12 +39,13 @@ use self::{
     fence::Fence,
     lease::Leadership,
     metrics::Metrics,
-    reconcile::{Context, error_policy, reconcile},
+    reconcile::{Context, ReconcileError, error_policy, reconcile},
     stores::Stores,
     validate::RelayImage,
 };
 use crate::{
     admin::{self, Probes},
+    crd::PeerRelay,
     names,
     supervisor::Supervisor,
 };
@@ -81,9 +83,10 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
         Some(_) => Fence::closed(),
         None => Fence::default(),
     };
-    let election = Client::try_from(config.clone())?;
-    let client = ClientBuilder::try_from(config)?.with_layer(&fence).build();
     let metrics = Metrics::default();
+    let election = Client::try_from(config.clone())?;
+    let counted = ClientBuilder::try_from(config)?.with_layer(&metrics.requests());
+    let client = counted.with_layer(&fence).build();
     let serving = Arc::new(AtomicBool::new(false));
     let server = admin::bind(options.metrics_addr, probes(&metrics, &serving)).await?;
     supervisor.spawn("metrics server", server);
@@ -135,6 +138,7 @@ async fn control(
     identity: String,
 ) -> anyhow::Result<()> {
     let (stores, controller) = Stores::watch(&client);
+    metrics.watch(controller.store());
     let controller = controller.with_config(Config::default().concurrency(CONCURRENCY));
     let reporter = Reporter {
         controller: names::OPERATOR.into(),
@@ -148,7 +152,7 @@ async fn control(
         image,
         metrics: metrics.clone(),
     });
-    let mut results = Box::pin(controller.run(reconcile, error_policy, context));
+    let mut results = Box::pin(controller.run(measured, error_policy, context));
     while let Some(result) = results.next().await {
         match result {
             Ok((object, _)) => metrics.count_success(&object.name, object.namespace),
@@ -160,6 +164,11 @@ async fn control(
         }
     }
     anyhow::bail!("watches ended")
+}
+
+async fn measured(relay: Arc<PeerRelay>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let _working = context.metrics.work();
+    reconcile(relay, context).await
 }
 
 fn probes(metrics: &Metrics, serving: &Arc<AtomicBool>) -> Probes {

@@ -77,6 +77,13 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     });
     let server = admin_server(&options, &shard, &state).await?;
     supervisor.spawn("metrics server", server);
+    if let Some(address) = options.node_metrics_addr {
+        let metrics = probes(&options, &shard, &state).metrics;
+        supervisor.spawn(
+            "metrics server of the node",
+            admin::metrics_only(address, metrics),
+        );
+    }
     let (live, changes) = watch::channel(Live {
         endpoints: options.endpoints.clone(),
         peers: Vec::new(),

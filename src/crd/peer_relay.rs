@@ -9,10 +9,11 @@ use super::{
     endpoints::Endpoints,
     exposure::Exposure,
     grants::{GrantState, Grants, GrantsStatus},
+    monitoring::Monitoring,
     placement::Placement,
     template::Template,
 };
-use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
+use crate::config::DEFAULT_PORT;
 
 /// Tailscale peer relays on the nodes of this cluster.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -119,7 +120,7 @@ pub struct AuthKeyRef {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.tag) || self.tag != '*'").message("tag must not be '*': every device of the tailnet would become a relay that clients try; name a tag that only relays have"))]
-#[x_kube(validation = Rule::new("self.name != 'grants'").message("name must not be grants: the ConfigMap with the policy has that name"))]
+#[x_kube(validation = Rule::new("!(self.name in ['grants', 'metrics', 'dashboard'])").message("name must not be grants, metrics or dashboard: objects of the PeerRelay as a whole have these names"))]
 pub struct Region {
     /// Name, unique within the PeerRelay.
     #[schemars(
@@ -160,24 +161,6 @@ impl Region {
         self.tag
             .clone()
             .unwrap_or_else(|| format!("tag:relay-{}", self.name))
-    }
-}
-
-/// Metrics of the relays.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct Monitoring {
-    /// TCP port of /metrics, /healthz and /readyz on the node, on its loopback address only.
-    #[serde(default = "default_metrics_port")]
-    #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
-}
-
-impl Default for Monitoring {
-    fn default() -> Self {
-        Self {
-            port: DEFAULT_METRICS_PORT,
-        }
     }
 }
 
@@ -250,10 +233,6 @@ pub struct RegionStatus {
 
 fn default_port() -> u16 {
     DEFAULT_PORT
-}
-
-fn default_metrics_port() -> u16 {
-    DEFAULT_METRICS_PORT
 }
 
 fn conditions(generator: &mut SchemaGenerator) -> Schema {

@@ -1,5 +1,7 @@
 //! Makes the cluster hold what was built: one request per changed object, none for an unchanged one.
 
+mod monitoring;
+
 use std::fmt::Debug;
 
 use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::OwnerReference};
@@ -98,6 +100,7 @@ pub async fn apply(
     let (daemon_sets, waiting) = rollout::one_at_a_time(daemon_sets, live);
     held.extend(waiting);
     applier.kind_except(&held, sets, daemon_sets).await?;
+    monitoring::apply(client, &stores.monitoring, relay, &mut applier.changes).await?;
     Ok(applier.changes)
 }
 

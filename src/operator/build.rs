@@ -4,6 +4,7 @@ mod config_map;
 mod daemon_set;
 mod disruption;
 mod grants;
+pub mod monitoring;
 mod rbac;
 mod service;
 mod template;
@@ -67,6 +68,8 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
         }
     }
     resources.config_maps.extend(grants::build(relay));
+    resources.config_maps.extend(monitoring::dashboards(relay));
+    resources.services.extend(monitoring::service(relay));
     resources
 }
 

@@ -1,75 +1,106 @@
-//! `/metrics` of the operator.
+//! `/metrics` of the operator; names and labels of reconciliations are those of controller-runtime.
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, PoisonError},
+    fmt::Write,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Instant,
 };
 
-use prometheus::{Encoder, GaugeVec, IntCounter, IntGauge, Opts, Registry, TextEncoder};
+use kube::ResourceExt;
+use kube_runtime::reflector::Store;
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+};
 
-use super::apply::Changes;
+use super::{apply::Changes, requests::Count};
+use crate::crd::PeerRelay;
 
 /// Failures in a row, by namespace and name of the PeerRelay.
 type Failures = HashMap<(Option<String>, String), u32>;
+
+/// The only controller.
+const CONTROLLER: &str = "peerrelay";
+/// Bounds of the time of a reconciliation, in seconds.
+const SECONDS: [f64; 11] = [
+    0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+];
+const CONDITION: &str = "peerrelay_operator_condition";
 
 /// Counters of the operator; clones share them.
 #[derive(Clone)]
 pub struct Metrics {
     registry: Registry,
-    reconciles: IntCounter,
+    succeeded: IntCounter,
+    failed: IntCounter,
     failures: IntCounter,
+    seconds: Histogram,
+    workers: IntGauge,
     applied: IntCounter,
     pruned: IntCounter,
     leader: IntGauge,
+    requests: IntCounterVec,
     failing: Arc<Mutex<Failures>>,
+    relays: Arc<OnceLock<Store<PeerRelay>>>,
 }
 
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
-        let counter = |name: &str, help: &str| {
-            let counter = IntCounter::new(name, help).expect("constant names are valid");
-            registry
-                .register(Box::new(counter.clone()))
-                .expect("every name is used once");
-            counter
-        };
-        let reconciles = counter(
+        let total = counters(
+            &registry,
             "peerrelay_operator_reconcile_total",
-            "Reconciliations that ended, well or not.",
+            "Reconciliations that ended, by result.",
+            &["controller", "result"],
         );
-        let failures = counter(
+        let failures = counters(
+            &registry,
             "peerrelay_operator_reconcile_errors_total",
             "Reconciliations that failed and are tried again.",
+            &["controller"],
         );
-        let applied = counter(
+        let help = "Time of a reconciliation.";
+        let opts = HistogramOpts::new("peerrelay_operator_reconcile_time_seconds", help);
+        let seconds = HistogramVec::new(opts.buckets(SECONDS.into()), &["controller"]);
+        let workers = Opts::new(
+            "peerrelay_operator_active_workers",
+            "Reconciliations that go on.",
+        );
+        let workers = IntGaugeVec::new(workers, &["controller"]);
+        let requests = counters(
+            &registry,
+            "peerrelay_operator_api_requests_total",
+            "Requests to the API server, by verb and code of the answer.",
+            &["verb", "code"],
+        );
+        // There from the start, as an alert may ask for it.
+        requests.with_label_values(&["GET", "200"]);
+        let simple = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
+        let applied = simple(
             "peerrelay_operator_applied_total",
             "Objects created or changed.",
         );
-        let pruned = counter("peerrelay_operator_pruned_total", "Objects removed.");
-        let leader = IntGauge::new("peerrelay_operator_leader", "Whether this replica leads.")
-            .expect("constant names are valid");
-        registry
-            .register(Box::new(leader.clone()))
-            .expect("every name is used once");
-        let opts = Opts::new(
-            "peerrelay_build_info",
-            "Version that runs; the value is always 1.",
-        );
-        let info = GaugeVec::new(opts, &["version"]).expect("constant names are valid");
-        info.with_label_values(&[env!("CARGO_PKG_VERSION")])
-            .set(1.0);
-        registry
-            .register(Box::new(info))
-            .expect("every name is used once");
+        let pruned = simple("peerrelay_operator_pruned_total", "Objects removed.");
+        let help = "Whether this replica leads.";
+        let leader = register(&registry, IntGauge::new("peerrelay_operator_leader", help));
+        let help = "Version that runs; the value is always 1.";
+        let info = IntGaugeVec::new(Opts::new("peerrelay_build_info", help), &["version"]);
+        let info = register(&registry, info);
+        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
         Self {
+            succeeded: total.with_label_values(&[CONTROLLER, "success"]),
+            failed: total.with_label_values(&[CONTROLLER, "error"]),
+            failures: failures.with_label_values(&[CONTROLLER]),
+            seconds: register(&registry, seconds).with_label_values(&[CONTROLLER]),
+            workers: register(&registry, workers).with_label_values(&[CONTROLLER]),
             registry,
-            reconciles,
-            failures,
             applied,
             pruned,
             leader,
+            requests,
             failing: Arc::default(),
+            relays: Arc::default(),
         }
     }
 }
@@ -83,18 +114,38 @@ impl Metrics {
 
     /// Counts a reconciliation that ended well.
     pub fn count_success(&self, name: &str, namespace: Option<String>) {
-        self.reconciles.inc();
+        self.succeeded.inc();
         self.failing().remove(&(namespace, name.to_owned()));
     }
 
     /// Counts one that failed, and returns how many in a row did before.
     pub fn count_failure(&self, name: &str, namespace: Option<String>) -> u32 {
-        self.reconciles.inc();
+        self.failed.inc();
         self.failures.inc();
         let mut failing = self.failing();
         let failures = failing.entry((namespace, name.to_owned())).or_default();
         *failures += 1;
         *failures - 1
+    }
+
+    /// Measures a reconciliation, until what is returned is dropped.
+    pub fn work(&self) -> Working {
+        self.workers.inc();
+        Working {
+            metrics: self.clone(),
+            start: Instant::now(),
+        }
+    }
+
+    /// Counts the requests of a client.
+    pub fn requests(&self) -> Count {
+        Count(self.requests.clone())
+    }
+
+    /// Tells the conditions of these PeerRelays.
+    pub fn watch(&self, relays: Store<PeerRelay>) {
+        // Set once: there is one controller.
+        self.relays.set(relays).ok();
     }
 
     /// Says that this replica leads.
@@ -107,10 +158,112 @@ impl Metrics {
         let mut text = Vec::new();
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("metrics are complete and memory takes all bytes");
-        String::from_utf8(text).expect("the text format is UTF-8")
+        let text = String::from_utf8(text).expect("the text format is UTF-8");
+        text + &self.conditions()
+    }
+
+    /// Read from the store, so that they go with their PeerRelay. Names need no escapes.
+    fn conditions(&self) -> String {
+        let help = "Conditions of a PeerRelay by type: 1 is True, 0 is False, -1 is Unknown. Labels: \
+                    peer_relay, peer_relay_namespace, type.";
+        let mut text = format!("# HELP {CONDITION} {help}\n# TYPE {CONDITION} gauge\n");
+        for relay in self.relays.get().map(Store::state).unwrap_or_default() {
+            let (name, namespace) = (relay.name_any(), relay.namespace().unwrap_or_default());
+            for condition in relay.status.iter().flat_map(|status| &status.conditions) {
+                let value = match &*condition.status {
+                    "True" => 1,
+                    "False" => 0,
+                    _ => -1,
+                };
+                let kind = &condition.type_;
+                writeln!(
+                    text,
+                    "{CONDITION}{{peer_relay=\"{name}\",peer_relay_namespace=\"{namespace}\",\
+                     type=\"{kind}\"}} {value}"
+                )
+                .expect("memory takes all text");
+            }
+        }
+        text
     }
 
     fn failing(&self) -> std::sync::MutexGuard<'_, Failures> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A reconciliation that goes on.
+pub struct Working {
+    metrics: Metrics,
+    start: Instant,
+}
+
+impl Drop for Working {
+    fn drop(&mut self) {
+        self.metrics.workers.dec();
+        let seconds = self.start.elapsed().as_secs_f64();
+        self.metrics.seconds.observe(seconds);
+    }
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn register<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    metric: prometheus::Result<C>,
+) -> C {
+    let metric = metric.expect("constant names are valid");
+    registry
+        .register(Box::new(metric.clone()))
+        .expect("every name is used once");
+    metric
+}
+
+#[cfg(test)]
+mod tests {
+    use kube_runtime::{reflector, watcher::Event};
+    use serde_json::json;
+
+    use super::*;
+    use crate::operator::fixtures;
+
+    #[test]
+    fn conditions_come_and_go_with_their_relay() {
+        let metrics = Metrics::default();
+        let (store, mut writer) = reflector::store();
+        metrics.watch(store);
+        let mut relay = fixtures::relay(json!({}));
+        let condition = |kind: &str, status: &str| {
+            json!({"type": kind, "status": status, "reason": "R", "message": "",
+                   "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        let status = json!({"conditions": [
+            condition("Ready", "True"), condition("WithinQuota", "False")]});
+        relay.status = serde_json::from_value(status).ok();
+        writer.apply_watcher_event(&Event::Apply(relay.clone()));
+        let line = "{peer_relay=\"edge\",peer_relay_namespace=\"relays\",type=\"WithinQuota\"} 0";
+        assert!(metrics.render().contains(line), "{}", metrics.render());
+        writer.apply_watcher_event(&Event::Delete(relay));
+        assert!(!metrics.render().contains("edge"));
+    }
+
+    #[test]
+    fn reconciliations_are_counted_by_result() {
+        let metrics = Metrics::default();
+        drop(metrics.work());
+        metrics.count_success("edge", None);
+        assert_eq!(metrics.count_failure("edge", None), 0);
+        assert_eq!(metrics.count_failure("edge", None), 1);
+        let text = metrics.render();
+        for line in [
+            "peerrelay_operator_reconcile_total{controller=\"peerrelay\",result=\"error\"} 2",
+            "peerrelay_operator_reconcile_total{controller=\"peerrelay\",result=\"success\"} 1",
+            "peerrelay_operator_reconcile_time_seconds_count{controller=\"peerrelay\"} 1",
+            "peerrelay_operator_active_workers{controller=\"peerrelay\"} 0",
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
     }
 }

@@ -20,7 +20,10 @@ use kube::ResourceExt;
 
 use self::choose::{Candidate, Choice};
 pub use self::fit::ZONE_LABEL;
-use super::validate::{ValidatedRegion, ValidatedRelay};
+use super::{
+    build::monitoring::MonitoringKind,
+    validate::{ValidatedRegion, ValidatedRelay},
+};
 use crate::{crd::RelayNode, names};
 
 /// What the cluster has, as far as it matters to a PeerRelay.
@@ -30,6 +33,8 @@ pub struct Surroundings {
     pub nodes: Vec<Arc<Node>>,
     /// Services of the operator in the PeerRelay's namespace.
     pub services: Vec<Arc<Service>>,
+    /// Kinds of prometheus-operator that it knows.
+    pub monitoring_kinds: BTreeSet<MonitoringKind>,
     /// DaemonSets of the operator there.
     pub daemon_sets: Vec<Arc<DaemonSet>>,
     /// Reports of relays there.
@@ -64,6 +69,7 @@ pub struct Waiting {
 
 /// Plans every region of `relay`.
 pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
+    relay.monitoring_kinds.clone_from(&seen.monitoring_kinds);
     choose_nodes(relay, seen);
     for region in &mut relay.regions {
         match endpoints::endpoints(region, seen) {

@@ -1,5 +1,6 @@
 //! What the operator knows of the cluster: one watch per kind, nothing is polled.
 
+pub mod monitoring;
 mod nodes;
 mod pods;
 mod stream;
@@ -40,6 +41,8 @@ pub struct Stores {
     pub(super) daemon_sets: Store<DaemonSet>,
     /// Nodes, without what nobody looks at.
     pub(super) nodes: Store<Node>,
+    /// Kinds that the cluster may not know.
+    pub(super) monitoring: monitoring::Monitoring,
     /// Reports of the relays.
     pub(super) relay_nodes: Store<RelayNode>,
     /// The relays' pods: identity, node and state.
@@ -76,6 +79,14 @@ impl Stores {
                 .map(|relay| reflector::ObjectRef::from_obj(&**relay))
                 .collect::<Vec<_>>()
         });
+        let relays = controller.store();
+        let (monitoring, stream) = monitoring::Monitoring::watch(client);
+        let controller = controller.watches_stream(stream, move |_: monitoring::Definition| {
+            let all = relays.state();
+            all.iter()
+                .map(|relay| reflector::ObjectRef::from_obj(&**relay))
+                .collect::<Vec<_>>()
+        });
         let all = watcher::Config::default();
         let (relay_nodes, stream) = reflect(Api::all(client.clone()), all, |_| {});
         let controller = controller.watches_stream(stream, |node: RelayNode| {
@@ -97,6 +108,7 @@ impl Stores {
             disruption_budgets,
             daemon_sets,
             nodes,
+            monitoring,
             relay_nodes,
             pods,
             refusals,
@@ -135,6 +147,7 @@ impl Stores {
             store.state_filter(|object| object.meta().namespace.as_deref() == Some(namespace))
         }
         Surroundings {
+            monitoring_kinds: self.monitoring.kinds(),
             nodes: self.nodes.state(),
             services: of(&self.services, namespace),
             daemon_sets: of(&self.daemon_sets, namespace),
@@ -154,6 +167,7 @@ impl Stores {
             self.disruption_budgets.wait_until_ready(),
             self.daemon_sets.wait_until_ready(),
             self.nodes.wait_until_ready(),
+            self.monitoring.wait_until_ready(),
             self.relay_nodes.wait_until_ready(),
             self.pods.wait_until_ready(),
             self.refusals.wait_until_ready(),

@@ -2,12 +2,15 @@
 
 mod endpoints;
 
+use std::collections::BTreeSet;
+
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use url::Url;
 
 pub use self::endpoints::InvalidEndpoints;
 use super::{
+    build::monitoring::MonitoringKind,
     overrides::{self, OverrideError},
     plan::Plan,
 };
@@ -17,6 +20,7 @@ use crate::{
         PeerRelay,
         exposure::Exposure,
         grants::GrantsOutput,
+        monitoring::Monitoring,
         peer_relay::{Region, Tailnet},
         placement::Placement,
         template::Template,
@@ -55,6 +59,10 @@ pub struct ValidatedRelay {
     pub max_relays: Option<u16>,
     /// Regions, in their order.
     pub regions: Vec<ValidatedRegion>,
+    /// What scrapes and judges the relays.
+    pub monitoring: Monitoring,
+    /// Kinds of prometheus-operator that the cluster knows; none until it is asked.
+    pub monitoring_kinds: BTreeSet<MonitoringKind>,
     /// Where the policy is written.
     pub grants_output: GrantsOutput,
     /// How their pods are made.
@@ -214,6 +222,8 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         max_relays: relay.spec.max_relays.or(allowance(tailnet)),
         regions,
         template,
+        monitoring: relay.spec.monitoring,
+        monitoring_kinds: BTreeSet::new(),
         grants_output: relay.spec.grants.output,
         image: image.clone(),
         peers: Vec::new(),

@@ -48,6 +48,8 @@ pub struct RelayOptions {
     pub reload: Reload,
     /// Where metrics and probes are served.
     pub metrics_addr: SocketAddr,
+    /// Where `/metrics` alone is served too.
+    pub node_metrics_addr: Option<SocketAddr>,
     /// Region, for metrics.
     pub region: String,
     /// Lifetimes and limits.
@@ -81,6 +83,8 @@ pub struct Environment {
     pub auth_key: Option<String>,
     /// Name of the Kubernetes node.
     pub node_name: Option<String>,
+    /// Address of the Kubernetes node.
+    pub host_ip: Option<IpAddr>,
     /// Name of the host.
     pub host_name: Option<String>,
     /// Directory that systemd made for this run of the service.
@@ -103,6 +107,9 @@ impl RelayOptions {
             return Err(OptionsError::Tag(tag.clone()));
         }
         let hostname = hostname(&config, &environment);
+        let metrics_addr = config.metrics_addr.unwrap_or_else(|| {
+            SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_METRICS_PORT)
+        });
         let auth_key = match (config.auth_key_file, environment.auth_key) {
             (Some(_), Some(_)) => return Err(OptionsError::TwoAuthKeys),
             (Some(path), None) => AuthKey::File(path),
@@ -130,9 +137,11 @@ impl RelayOptions {
             endpoints: config.endpoints,
             node_name: environment.node_name,
             reload: Reload::default(),
-            metrics_addr: config.metrics_addr.unwrap_or_else(|| {
-                SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_METRICS_PORT)
-            }),
+            node_metrics_addr: environment
+                .host_ip
+                .filter(|_| config.metrics_on_node == Some(true))
+                .map(|ip| SocketAddr::new(ip, metrics_addr.port())),
+            metrics_addr,
             region: config.region.unwrap_or_default(),
             limits: Config {
                 max_sessions: config.max_sessions.unwrap_or(limits.max_sessions),

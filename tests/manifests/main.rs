@@ -4,6 +4,7 @@
 
 mod chart;
 mod metrics;
+mod monitoring;
 mod values;
 
 use std::{fs, path::Path};

@@ -25,6 +25,8 @@ pub(crate) struct ChartValues {
     service_account: Option<ServiceAccount>,
     /// Refuses a relay that writes the RelayNode of another
     admission_policy: Option<Enabled>,
+    /// What scrapes and judges the operator
+    metrics: Option<Metrics>,
     /// Log of the operator
     log: Option<Log>,
     /// Resources of the operator
@@ -135,4 +137,26 @@ pub(crate) fn schema() -> String {
         .into_generator()
         .into_root_schema_for::<ChartValues>();
     serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
+}
+
+/// What scrapes and judges the operator
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Metrics {
+    /// A ServiceMonitor of prometheus-operator
+    service_monitor: Option<Monitor>,
+    /// A PrometheusRule with the alerts of deploy/monitoring that are about the operator
+    prometheus_rule: Option<Monitor>,
+}
+
+/// An object of prometheus-operator
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Monitor {
+    /// Make it; the cluster must know its kind
+    enabled: Option<bool>,
+    /// Further labels, by which a Prometheus selects it
+    labels: Option<BTreeMap<String, String>>,
 }

@@ -7,7 +7,7 @@ use std::{
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::metadata;
+use super::{metadata, monitoring::is_scraped};
 use crate::{
     config::{
         CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig,
@@ -72,6 +72,7 @@ fn data(
             // The kubelet probes the pod's address.
             false => SocketAddr::from((Ipv6Addr::UNSPECIFIED, relay.metrics_port)),
         }),
+        metrics_on_node: (on_host && is_scraped(relay)).then_some(true),
         region: Some(region.name.clone()),
         report: Some(ReportConfig {
             peer_relay: relay.name.clone(),

@@ -244,6 +244,7 @@ fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
             field("NODE_NAME", "spec.nodeName"),
             field("POD_NAME", "metadata.name"),
             field("POD_UID", "metadata.uid"),
+            field("HOST_IP", "status.hostIP"),
         ]),
         // On the host network this makes the scheduler keep two relays with one port apart.
         ports: Some(vec![ContainerPort {

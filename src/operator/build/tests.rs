@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::*;
+use super::{monitoring::MonitoringKind, *};
 use crate::{
     config::{RelayConfig, endpoints::NodeEndpoints},
     operator::fixtures::validated,
@@ -141,7 +141,7 @@ fn node_port_on_the_host_network_keeps_the_identity_on_the_node() {
     let pod = &set["spec"]["template"]["spec"];
     assert_eq!(pod["hostNetwork"], true);
     assert!(pod["volumes"][0].get("hostPath").is_some());
-    assert_eq!(resources.services.len(), 1);
+    assert_eq!(resources.services.len(), 2);
 }
 
 #[test]
@@ -210,7 +210,10 @@ fn pods_are_made_as_the_template_says_and_remain_relays() {
         .iter()
         .map(|e| &e["name"])
         .collect();
-    assert_eq!(names, ["NODE_NAME", "POD_NAME", "POD_UID", "RUST_LOG"]);
+    assert_eq!(
+        names,
+        ["NODE_NAME", "POD_NAME", "POD_UID", "HOST_IP", "RUST_LOG"]
+    );
     assert_eq!(pod["containers"][1]["name"], "side");
 }
 
@@ -298,4 +301,61 @@ fn relay_may_report_and_read_its_own_configuration_and_nothing_else() {
 
 fn daemon_set(spec: Value) -> Value {
     serde_json::to_value(&build(&validated(spec)).daemon_sets[0]).unwrap()
+}
+
+#[test]
+fn metrics_are_annotated_until_there_is_a_service_monitor() {
+    let mut relay = validated(json!({}));
+    let service = |relay: &ValidatedRelay| {
+        let services = build(relay).services;
+        services
+            .into_iter()
+            .find(|s| s.metadata.name.as_deref() == Some("edge-metrics"))
+    };
+    let annotations = service(&relay).unwrap().metadata.annotations.unwrap();
+    assert_eq!(annotations["prometheus.io/port"], "9440");
+    assert!(
+        MonitoringKind::ALL
+            .iter()
+            .all(|kind| kind.object(&relay).is_none())
+    );
+    relay.monitoring_kinds = MonitoringKind::ALL.into();
+    assert!(service(&relay).unwrap().metadata.annotations.is_none());
+    let monitor = MonitoringKind::ServiceMonitor.object(&relay).unwrap();
+    let selected = monitor.data["spec"]["selector"]["matchLabels"].clone();
+    assert_eq!(selected, json!(service(&relay).unwrap().metadata.labels));
+    let rule = MonitoringKind::PrometheusRule
+        .object(&relay)
+        .unwrap()
+        .data
+        .to_string();
+    assert!(
+        rule.contains(r#"namespace=\"relays\",peer_relay=\"edge\""#) && !rule.contains("SELECTOR")
+    );
+    assert!(build(&relay).config_maps.iter().any(|map| {
+        map.metadata
+            .labels
+            .as_ref()
+            .unwrap()
+            .get("grafana_dashboard")
+            .is_some()
+    }));
+}
+
+#[test]
+fn nothing_is_scraped_when_the_user_wants_nothing() {
+    let off = json!({"serviceMonitor": "Disabled", "prometheusRule": "Disabled", "dashboards": "Disabled"});
+    let mut relay = validated(json!({"monitoring": off}));
+    relay.monitoring_kinds = MonitoringKind::ALL.into();
+    assert!(build(&relay).services.is_empty());
+    assert!(
+        MonitoringKind::ALL
+            .iter()
+            .all(|kind| kind.object(&relay).is_none())
+    );
+    let config = |relay: &ValidatedRelay| {
+        build(relay).config_maps[0].data.clone().unwrap()["relay.yaml"].clone()
+    };
+    assert!(!config(&relay).contains("metricsOnNode"));
+    assert!(config(&validated(json!({}))).contains("metricsOnNode: true"));
 }

@@ -1,0 +1,149 @@
+//! What judges and shows the metrics: alerts, a dashboard. Pure; sources of `deploy/monitoring`.
+
+mod dashboard;
+
+use serde_json::{Value, json};
+
+pub use self::dashboard::dashboard;
+
+/// Where the runbooks are.
+const RUNBOOKS: &str = "https://peerrelay.dev/docs/runbooks";
+
+/// Who sees the trouble that an alert is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// The relays of a PeerRelay.
+    Relays,
+    /// The operator.
+    Operator,
+}
+
+/// An alert. `SELECTOR` in its expression stands for matchers of the relays' series.
+#[derive(Debug, Clone, Copy)]
+pub struct Alert {
+    /// Name, also of its runbook.
+    pub name: &'static str,
+    /// Whose.
+    pub scope: Scope,
+    expression: &'static str,
+    lasts: &'static str,
+    severity: &'static str,
+    summary: &'static str,
+    description: &'static str,
+}
+
+/// Every alert.
+pub const ALERTS: &[Alert] = &[
+    Alert {
+        name: "PeerRelayDown",
+        scope: Scope::Relays,
+        expression: "up{peer_relay!=\"\",SELECTOR} == 0",
+        lasts: "5m",
+        severity: "warning",
+        summary: "A relay cannot be scraped.",
+        description: "The relay of {{ $labels.peer_relay }} on node {{ $labels.node }} does not answer; its clients use other relays, or DERP.",
+    },
+    Alert {
+        name: "PeerRelayNotReady",
+        scope: Scope::Relays,
+        expression: "peerrelay_ready{SELECTOR} == 0",
+        lasts: "10m",
+        severity: "warning",
+        summary: "A relay runs and is not ready.",
+        description: "The relay on node {{ $labels.node }} is not in the tailnet, has no DERP connection, no port or no address. Its RelayNode has the reason.",
+    },
+    Alert {
+        name: "PeerRelayGrantNotInForce",
+        scope: Scope::Relays,
+        expression: "peerrelay_granted_peers{SELECTOR} == 0 and peerrelay_ready{SELECTOR} == 1",
+        lasts: "15m",
+        severity: "warning",
+        summary: "Nobody may use a relay.",
+        description: "The tailnet policy lets no device use the relay on node {{ $labels.node }}.",
+    },
+    Alert {
+        name: "PeerRelayLosesDatagrams",
+        scope: Scope::Relays,
+        expression: "sum without (cause) (rate(peerrelay_socket_lost_datagrams_total{SELECTOR}[5m])) > 0.001 * sum without (data_path, transport_in, transport_out, region) (rate(peerrelay_forwarded_packets_total{SELECTOR}[5m]))",
+        lasts: "10m",
+        severity: "warning",
+        summary: "A relay loses more than one datagram in a thousand.",
+        description: "The UDP sockets of the relay on node {{ $labels.node }} lose datagrams: it has too little CPU or too small buffers.",
+    },
+    Alert {
+        name: "PeerRelayOverQuota",
+        scope: Scope::Operator,
+        expression: "peerrelay_operator_condition{type=\"WithinQuota\"} == 0",
+        lasts: "15m",
+        severity: "info",
+        summary: "A PeerRelay would run more relays than it may.",
+        description: "Nodes of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} fit and get no relay, as the allowance is used up.",
+    },
+    Alert {
+        name: "PeerRelayOperatorFailing",
+        scope: Scope::Operator,
+        expression: "rate(peerrelay_operator_reconcile_errors_total[10m]) > 0",
+        lasts: "15m",
+        severity: "warning",
+        summary: "The operator cannot do its work.",
+        description: "Reconciliations of the operator {{ $labels.pod }} keep failing; running relays go on.",
+    },
+    Alert {
+        name: "PeerRelayOperatorNoLeader",
+        scope: Scope::Operator,
+        expression: "max(peerrelay_operator_leader) == 0",
+        lasts: "5m",
+        severity: "warning",
+        summary: "No replica of the operator leads.",
+        description: "Changes of PeerRelays are not carried out; running relays go on.",
+    },
+];
+
+impl Alert {
+    /// It as a rule; `selector` is empty or matchers that begin without a comma.
+    pub fn rule(&self, selector: &str) -> Value {
+        let expression = match selector {
+            "" => self
+                .expression
+                .replace(",SELECTOR", "")
+                .replace("{SELECTOR}", ""),
+            some => self.expression.replace("SELECTOR", some),
+        };
+        json!({
+            "alert": self.name,
+            "expr": expression,
+            "for": self.lasts,
+            "labels": {"severity": self.severity},
+            "annotations": {
+                "summary": self.summary,
+                "description": self.description,
+                "runbook_url": format!("{RUNBOOKS}/{}.md", self.name),
+            },
+        })
+    }
+}
+
+/// The alerts of some scope as `groups` of a rule file or a PrometheusRule.
+pub fn alerts(scope: Scope, selector: &str) -> Value {
+    let rules = ALERTS.iter().filter(|alert| alert.scope == scope);
+    let name = match scope {
+        Scope::Relays => "peer-relay",
+        Scope::Operator => "peer-relay-operator",
+    };
+    json!([{"name": name, "rules": rules.map(|alert| alert.rule(selector)).collect::<Vec<_>>()}])
+}
+
+/// Sums that dashboards and capacity planning ask for.
+pub fn records() -> Value {
+    let record = |name: &str, expression: &str| json!({"record": name, "expr": expression});
+    json!([{"name": "peer-relay-records", "rules": [
+        record(
+            "peer_relay:peerrelay_forwarded_bytes:rate5m",
+            "sum by (namespace, peer_relay, node) (rate(peerrelay_forwarded_bytes_total[5m]))",
+        ),
+        record(
+            "peer_relay:peerrelay_forwarded_packets:rate5m",
+            "sum by (namespace, peer_relay, node) (rate(peerrelay_forwarded_packets_total[5m]))",
+        ),
+    ]}])
+}

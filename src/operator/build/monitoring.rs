@@ -1,0 +1,176 @@
+//! What scrapes the relays, judges them and shows them.
+
+use std::collections::BTreeMap;
+
+use k8s_openapi::{
+    api::core::v1::{ConfigMap, Service, ServicePort, ServiceSpec},
+    apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
+};
+use kube::{
+    api::DynamicObject,
+    core::{ApiResource, GroupVersionKind},
+};
+use serde_json::{Value, json};
+
+use crate::{
+    crd::monitoring::Switch,
+    monitoring::{Scope, alerts, dashboard},
+    names,
+    operator::validate::ValidatedRelay,
+};
+
+/// Group of prometheus-operator's kinds.
+const GROUP: &str = "monitoring.coreos.com";
+/// Name of the port of the metrics Service.
+const PORT: &str = "metrics";
+
+/// A kind that the cluster may know or not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum MonitoringKind {
+    /// What is scraped.
+    ServiceMonitor,
+    /// Alerts.
+    PrometheusRule,
+}
+
+impl MonitoringKind {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::ServiceMonitor, Self::PrometheusRule];
+
+    /// Name of its definition.
+    pub const fn definition(self) -> &'static str {
+        match self {
+            Self::ServiceMonitor => "servicemonitors.monitoring.coreos.com",
+            Self::PrometheusRule => "prometheusrules.monitoring.coreos.com",
+        }
+    }
+
+    /// How to reach it.
+    pub fn resource(self) -> ApiResource {
+        let kind = match self {
+            Self::ServiceMonitor => "ServiceMonitor",
+            Self::PrometheusRule => "PrometheusRule",
+        };
+        let (plural, _) = self
+            .definition()
+            .split_once('.')
+            .expect("a definition has a group");
+        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1", kind), plural)
+    }
+
+    /// The object, if there should be one.
+    pub fn object(self, relay: &ValidatedRelay) -> Option<DynamicObject> {
+        let known = relay.monitoring_kinds.contains(&self);
+        let (switch, spec) = match self {
+            Self::ServiceMonitor => (relay.monitoring.service_monitor, service_monitor(relay)),
+            Self::PrometheusRule => (relay.monitoring.prometheus_rule, prometheus_rule(relay)),
+        };
+        switch.is_on(known).then(|| DynamicObject {
+            metadata: metadata(relay),
+            data: json!({"spec": spec}),
+            types: Some(kube::core::TypeMeta {
+                api_version: self.resource().api_version,
+                kind: self.resource().kind,
+            }),
+        })
+    }
+}
+
+/// Whether metrics can be read from elsewhere than the node itself.
+pub(super) fn is_scraped(relay: &ValidatedRelay) -> bool {
+    relay.monitoring.service_monitor != Switch::Disabled
+}
+
+/// Leads to the metrics of every relay, ready or not.
+pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
+    let monitored = MonitoringKind::ServiceMonitor.object(relay).is_some();
+    let annotations = [
+        ("prometheus.io/scrape", "true".to_owned()),
+        ("prometheus.io/port", relay.monitoring.port.to_string()),
+        ("prometheus.io/path", "/metrics".to_owned()),
+    ];
+    let annotations: BTreeMap<_, _> = annotations
+        .map(|(key, value)| (key.to_owned(), value))
+        .into();
+    let port = ServicePort {
+        name: Some(PORT.to_owned()),
+        protocol: Some("TCP".to_owned()),
+        port: relay.monitoring.port.into(),
+        target_port: Some(IntOrString::Int(relay.monitoring.port.into())),
+        ..ServicePort::default()
+    };
+    let selector = [
+        (names::PEER_RELAY_LABEL.to_owned(), relay.name.clone()),
+        ("app.kubernetes.io/component".to_owned(), "relay".to_owned()),
+    ];
+    is_scraped(relay).then(|| Service {
+        metadata: ObjectMeta {
+            annotations: (!monitored).then_some(annotations),
+            ..metadata(relay)
+        },
+        spec: Some(ServiceSpec {
+            cluster_ip: Some("None".to_owned()),
+            publish_not_ready_addresses: Some(true),
+            selector: Some(selector.into()),
+            ports: Some(vec![port]),
+            ..ServiceSpec::default()
+        }),
+        status: None,
+    })
+}
+
+/// The dashboard, for Grafana's sidecar.
+pub(super) fn dashboards(relay: &ValidatedRelay) -> Option<ConfigMap> {
+    let useful = relay
+        .monitoring_kinds
+        .contains(&MonitoringKind::ServiceMonitor)
+        && is_scraped(relay);
+    let text = serde_json::to_string_pretty(&dashboard()).expect("a dashboard is plain data");
+    relay.monitoring.dashboards.is_on(useful).then(|| {
+        let mut metadata = metadata(relay);
+        metadata.name = Some(names::dashboard(&relay.name));
+        let labels = metadata.labels.get_or_insert_default();
+        labels.insert("grafana_dashboard".to_owned(), "1".to_owned());
+        ConfigMap {
+            metadata,
+            data: Some(BTreeMap::from([("peer-relay.json".to_owned(), text)])),
+            ..ConfigMap::default()
+        }
+    })
+}
+
+fn service_monitor(relay: &ValidatedRelay) -> Value {
+    let label =
+        |source: &str, target: &str| json!({"sourceLabels": [source], "targetLabel": target});
+    json!({
+        "selector": {"matchLabels": names::component_labels(&relay.name, PORT)},
+        "namespaceSelector": {"matchNames": [relay.namespace]},
+        "endpoints": [{
+            "port": PORT,
+            "path": "/metrics",
+            "relabelings": [
+                label("__meta_kubernetes_pod_node_name", "node"),
+                label("__meta_kubernetes_service_label_peerrelay_dev_peer_relay", "peer_relay"),
+                label("__meta_kubernetes_pod_label_peerrelay_dev_region", "relay_region"),
+            ],
+        }],
+    })
+}
+
+fn prometheus_rule(relay: &ValidatedRelay) -> Value {
+    let selector = format!(
+        "namespace=\"{}\",peer_relay=\"{}\"",
+        relay.namespace, relay.name
+    );
+    json!({"groups": alerts(Scope::Relays, &selector)})
+}
+
+fn metadata(relay: &ValidatedRelay) -> ObjectMeta {
+    ObjectMeta {
+        name: Some(names::metrics(&relay.name)),
+        namespace: Some(relay.namespace.clone()),
+        labels: Some(names::component_labels(&relay.name, PORT)),
+        owner_references: Some(vec![relay.owner.clone()]),
+        ..ObjectMeta::default()
+    }
+}

@@ -1,0 +1,100 @@
+//! Whether the cluster knows the kinds of prometheus-operator, and what was made of them.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use futures::{Stream, StreamExt, stream};
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use kube::{Api, Client, core::PartialObjectMeta};
+use kube_runtime::{
+    WatchStreamExt,
+    reflector::{self, Store},
+    watcher,
+};
+
+use crate::operator::build::monitoring::MonitoringKind;
+
+/// A definition, without its body.
+pub(super) type Definition = PartialObjectMeta<CustomResourceDefinition>;
+
+/// The definitions that exist, and the objects that are known to be as they should.
+///
+/// These kinds are not watched, as they may not exist: an object is looked at once by each process,
+/// and again when it should be another one.
+pub struct Monitoring {
+    definitions: Vec<(MonitoringKind, Store<Definition>)>,
+    done: Arc<Mutex<Done>>,
+}
+
+/// Checksum of what an object should be, by kind, namespace and name.
+type Done = HashMap<(MonitoringKind, String, String), String>;
+
+impl Monitoring {
+    /// Starts the watches, one for each definition by its name.
+    pub(super) fn watch(
+        client: &Client,
+    ) -> (
+        Self,
+        impl Stream<Item = watcher::Result<Definition>> + Send + use<>,
+    ) {
+        let mut definitions = Vec::new();
+        let mut streams = Vec::new();
+        for kind in MonitoringKind::ALL {
+            let (store, writer) = reflector::store();
+            let api: Api<Definition> = Api::all(client.clone());
+            let by_name = format!("metadata.name={}", kind.definition());
+            let stream = watcher(api, watcher::Config::default().fields(&by_name))
+                .modify(|definition| definition.metadata.managed_fields = None)
+                .default_backoff()
+                .reflect(writer)
+                .touched_objects();
+            definitions.push((kind, store));
+            streams.push(stream.boxed());
+        }
+        let done = Arc::default();
+        (Self { definitions, done }, stream::select_all(streams))
+    }
+
+    /// The kinds that the cluster knows.
+    pub fn kinds(&self) -> BTreeSet<MonitoringKind> {
+        let known = self
+            .definitions
+            .iter()
+            .filter(|(_, store)| !store.is_empty());
+        known.map(|(kind, _)| *kind).collect()
+    }
+
+    /// Whether an object is known to be as `checksum` says.
+    pub fn is_done(&self, kind: MonitoringKind, namespace: &str, name: &str, sum: &str) -> bool {
+        self.done()
+            .get(&key(kind, namespace, name))
+            .is_some_and(|done| done == sum)
+    }
+
+    /// Notes that it is.
+    pub fn note(&self, kind: MonitoringKind, namespace: &str, name: &str, sum: String) {
+        self.done().insert(key(kind, namespace, name), sum);
+    }
+
+    /// Forgets all objects of a kind, as its definition is gone.
+    pub fn forget(&self, kind: MonitoringKind) {
+        self.done().retain(|(of, ..), _| *of != kind);
+    }
+
+    pub(super) async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
+        for (_, store) in &self.definitions {
+            store.wait_until_ready().await?;
+        }
+        Ok(())
+    }
+
+    fn done(&self) -> std::sync::MutexGuard<'_, Done> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn key(kind: MonitoringKind, namespace: &str, name: &str) -> (MonitoringKind, String, String) {
+    (kind, namespace.to_owned(), name.to_owned())
+}

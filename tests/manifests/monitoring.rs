@@ -1,0 +1,117 @@
+//! Alerts, records and the dashboard: generated files, runbooks, and what promtool says.
+
+use std::{
+    fs,
+    io::Write,
+    process::{Command, Stdio},
+};
+
+use peerrelay::{
+    monitoring::{ALERTS, Scope, alerts, dashboard, records},
+    operator::metrics::Metrics,
+    relay::{metrics::render, shard::Snapshot, state::RelayState},
+};
+use serde_json::{Value, json};
+
+use crate::{hold, root};
+
+const DIR: &str = "deploy/monitoring";
+
+#[test]
+fn rules_and_dashboard_are_what_the_code_says() {
+    let groups = |scopes: &[Scope]| {
+        let groups = scopes.iter().flat_map(|scope| match alerts(*scope, "") {
+            Value::Array(groups) => groups,
+            other => panic!("{other} is no list of groups"),
+        });
+        yaml(&json!({"groups": groups.collect::<Vec<_>>()}))
+    };
+    hold(
+        &format!("{DIR}/alerts.yaml"),
+        &groups(&[Scope::Relays, Scope::Operator]),
+    );
+    hold(
+        "charts/peerrelay-operator/files/alerts.yaml",
+        &groups(&[Scope::Operator]),
+    );
+    hold(
+        &format!("{DIR}/records.yaml"),
+        &yaml(&json!({"groups": records()})),
+    );
+    let board = serde_json::to_string_pretty(&dashboard()).unwrap() + "\n";
+    hold(&format!("{DIR}/dashboard.json"), &board);
+}
+
+#[test]
+fn every_alert_has_its_runbook_and_its_test() {
+    let tests = fs::read_to_string(root().join(DIR).join("alerts.test.yaml")).unwrap();
+    for alert in ALERTS {
+        let runbook = root().join(format!("docs/runbooks/{}.md", alert.name));
+        assert!(runbook.is_file(), "{} is missing", runbook.display());
+        assert!(
+            tests.contains(&format!("alertname: {}\n", alert.name)),
+            "{} has no test",
+            alert.name
+        );
+    }
+}
+
+#[test]
+fn dashboard_and_alerts_ask_for_metrics_that_exist() {
+    let documented = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
+    let text = alerts(Scope::Relays, "").to_string()
+        + &alerts(Scope::Operator, "").to_string()
+        + &dashboard().to_string();
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    for at in text.match_indices("peerrelay_").map(|(at, _)| at) {
+        let name: String = text[at..].chars().take_while(|c| is_name(*c)).collect();
+        assert!(
+            documented.contains(&format!("`{name}`")),
+            "{name} does not exist"
+        );
+    }
+}
+
+#[test]
+fn promtool_accepts_metrics_and_rules_and_every_alert_fires_when_it_should() {
+    if Command::new("promtool").arg("--version").output().is_err() {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI has promtool: run `cargo dev test`"
+        );
+        println!("not run: there is no promtool; `cargo dev test` installs it");
+        return;
+    }
+    let relay = render("office", &RelayState::default(), &Snapshot::default());
+    for metrics in [relay, Metrics::default().render()] {
+        promtool(&["check", "metrics"], &metrics);
+    }
+    promtool(&["check", "rules", "alerts.yaml", "records.yaml"], "");
+    promtool(&["test", "rules", "alerts.test.yaml"], "");
+}
+
+fn promtool(arguments: &[&str], input: &str) {
+    let mut child = Command::new("promtool")
+        .args(arguments)
+        .current_dir(root().join(DIR))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(input.as_bytes())
+        .unwrap();
+    let output = child.wait_with_output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    let said = String::from_utf8_lossy(&said);
+    assert!(output.status.success(), "promtool {arguments:?}: {said}");
+}
+
+fn yaml(value: &Value) -> String {
+    "# Made from src/monitoring.rs: UPDATE=1 cargo test --test manifests\n".to_owned()
+        + &serde_yaml::to_string(value).unwrap()
+}
