@@ -12,6 +12,7 @@
 //!   STUN
 //! ```
 
+pub mod audit;
 pub mod bench;
 pub mod cli;
 pub mod cluster;
@@ -31,6 +32,7 @@ pub mod state;
 pub mod suite;
 pub mod tailnet;
 pub mod tools;
+pub mod traces;
 pub mod world;
 
 pub use rig::{Part, Rig};

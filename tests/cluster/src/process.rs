@@ -161,7 +161,7 @@ impl Processes {
         if self.find(&spec.name).is_some_and(|record| record.alive()) {
             bail!("{} runs already", spec.name);
         }
-        let log = self.logs.join(format!("{}.log", spec.name));
+        let log = self.log(&spec.name);
         let output = OpenOptions::new()
             .create(true)
             .append(true)
@@ -187,6 +187,11 @@ impl Processes {
         // Without this, a child that ended would stay as a zombie while the rig's process runs.
         thread::spawn(move || child.wait());
         Ok(record)
+    }
+
+    /// The log of a part.
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.logs.join(format!("{name}.log"))
     }
 
     /// The record of a part.

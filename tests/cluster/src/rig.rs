@@ -185,6 +185,16 @@ impl Rig {
         Images::digest(&self.state)
     }
 
+    /// Directory with the logs of all parts.
+    pub fn logs(&self) -> PathBuf {
+        self.state.path("logs")
+    }
+
+    /// What service accounts have asked the API server.
+    pub fn audit_log(&self) -> PathBuf {
+        self.logs().join("audit.log")
+    }
+
     /// A directory for files of a test; gone with the rig.
     pub fn scratch(&self, name: &str) -> Result<PathBuf> {
         self.state.dir(PathBuf::from("scratch").join(name))

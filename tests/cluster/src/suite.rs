@@ -12,7 +12,7 @@ use crate::scenarios::{self, Scenario};
 use crate::state::repository;
 use crate::tools::Tools;
 use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
-use crate::{Rig, packages, signals};
+use crate::{Rig, audit, packages, signals, traces};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -39,23 +39,63 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         })
         .collect();
     ensure!(
-        !scenarios.is_empty(),
+        !scenarios.is_empty() || !closing_checks(args).is_empty(),
         "no scenario's sentence contains that; see `--help`"
     );
     let rig = Rig::up(&progress)?;
     let result = run_scenarios(&rig, &scenarios, &progress);
+    let result = result.and_then(|failed| Ok(failed + closing(&rig, args, &progress)?));
     if !args.keep {
         signals::acknowledge();
         rig.down(&progress)?;
     }
     let failed = result?;
-    let passed = scenarios.len() - failed;
+    let passed = scenarios.len() + closing_checks(args).len() - failed;
     println!("test result: {passed} passed, {failed} failed, 0 skipped (scenarios)");
     Ok(if failed == 0 {
         ExitCode::SUCCESS
     } else {
         ExitCode::FAILURE
     })
+}
+
+type Check = fn(&World<'_>) -> Result<String>;
+
+/// What can only be said of a whole run.
+fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
+    let secrets: (&str, Check) = (
+        "no log, object or argument list has a secret that was used",
+        traces::check,
+    );
+    let rights: (&str, Check) = (
+        "no request of ours was refused, in the whole run",
+        audit::check,
+    );
+    let wanted = |name: &str| args.filter.as_ref().is_none_or(|f| name.contains(f));
+    let checks = [secrets, rights].into_iter();
+    checks.filter(|(name, _)| wanted(name)).collect()
+}
+
+/// Looks back at the run.
+fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<usize> {
+    let checks = closing_checks(args);
+    if checks.is_empty() {
+        return Ok(0);
+    }
+    let world = World::of(rig);
+    // With relays that run, there are keys to look for and relays' roles to look at.
+    scenarios::reset(&world)?;
+    let mut failed = 0;
+    for (name, check) in checks {
+        match check(&world) {
+            Ok(seen) => progress.line(format_args!("ok {name}: {seen}")),
+            Err(error) => {
+                failed += 1;
+                progress.line(format_args!("FAILED {name}: {error:#}"));
+            }
+        }
+    }
+    Ok(failed)
 }
 
 /// Everything that needs cargo alone, and helm for what renders the chart.

@@ -4,10 +4,12 @@ use std::time::Duration;
 
 use anyhow::Result;
 
+use crate::audit;
 use crate::net::{ROUTER, ROUTER_V4};
 use crate::pki::Pki;
 use crate::process::{Processes, Record, Spec};
 use crate::progress::Progress;
+use crate::state::write_private;
 use crate::tools::Tools;
 
 const ETCD: &str = "http://127.0.0.1:2379";
@@ -58,7 +60,11 @@ pub(super) fn start(
 
 fn start_api_server(processes: &Processes, pki: &Pki, spec: Spec) -> Result<Record> {
     let file = |name: &str| pki.path(name).display().to_string();
+    let policy = pki.path("audit-policy.json");
+    write_private(&policy, audit::policy().to_string())?;
+    let spec = spec.args(audit::flags(&policy, &processes.log("audit")));
     processes.start(&spec.args([
+        "--enable-admission-plugins=OwnerReferencesPermissionEnforcement",
         "--authorization-mode=Node,RBAC",
         "--allow-privileged",
         "--kubelet-preferred-address-types=InternalIP",

@@ -70,6 +70,21 @@ impl Node {
         }
     }
 
+    /// Logs of the pods that ran here.
+    pub fn pod_logs(&self) -> PathBuf {
+        self.dir.join("pods")
+    }
+
+    /// What is mounted into the pods that run here.
+    pub fn pod_volumes(&self) -> PathBuf {
+        self.dir.join("kubelet/pods")
+    }
+
+    /// State directories of the relays that ran here.
+    pub fn relay_state(&self) -> PathBuf {
+        self.dir.join("state")
+    }
+
     /// Starts containerd and gives it the images.
     pub(super) fn start_runtime(&self, archive: &Path, progress: &Progress) -> Result<()> {
         for dir in [

@@ -1,0 +1,241 @@
+//! What our parts have asked the API server for in the whole run, beside what they may.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::world::{OPERATOR_NAMESPACE, World};
+
+/// Requests of these programs are tests that something is refused.
+const NEGATIVE_TESTS: [&str; 2] = ["curl/", "kubectl/"];
+/// Rights that no request shows, and who looks at them.
+const NO_REQUEST: [(&str, &str); 1] = [
+    // The admission plugin OwnerReferencesPermissionEnforcement, which the rig has.
+    ("peerrelay.dev/peerrelays/finalizers", "update"),
+];
+
+/// A right: group and resource, and the verb.
+type Right = (String, String);
+
+/// The API server's audit policy: metadata of what service accounts ask, except Kubernetes' own.
+pub fn policy() -> Value {
+    json!({
+        "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
+        "rules": [
+            {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
+            {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
+            {"level": "None"},
+        ],
+    })
+}
+
+/// Fails if a request of ours was refused; tells which rights were never used.
+pub fn check(world: &World<'_>) -> Result<String> {
+    let log = fs::read_to_string(world.rig.audit_log()).context("there is no audit log")?;
+    let asked = Asked::read(&log);
+    let refused: Vec<_> = asked.refused.values().map(String::as_str).collect();
+    ensure!(refused.is_empty(), "refused: {}", refused.join("; "));
+    let granted = granted(world)?;
+    ensure!(!granted.is_empty(), "no rights were found");
+    let unused: Vec<_> = granted
+        .iter()
+        .filter(|right| !asked.used.contains(*right))
+        .filter(|(what, verb)| !NO_REQUEST.contains(&(&**what, &**verb)))
+        .map(|(what, verb)| format!("{verb} {what}"))
+        .collect();
+    let unused = match &unused[..] {
+        [] => "all used".to_owned(),
+        some => format!("not seen in use: {}", some.join(", ")),
+    };
+    Ok(format!(
+        "{} requests, none refused; {} rights, {unused}",
+        asked.requests,
+        granted.len(),
+    ))
+}
+
+/// What the audit log tells.
+#[derive(Debug, Default)]
+struct Asked {
+    requests: usize,
+    used: BTreeSet<Right>,
+    /// Last words, by who asked and for what object.
+    refused: BTreeMap<(String, String), String>,
+    /// Who has written what object.
+    wrote: BTreeSet<(String, String)>,
+}
+
+impl Asked {
+    fn read(log: &str) -> Self {
+        let mut asked = Self::default();
+        for event in log
+            .lines()
+            .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        {
+            asked.note(&event);
+        }
+        asked
+    }
+
+    fn note(&mut self, event: &Value) {
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let agent = text(&event["userAgent"]);
+        let about = &event["objectRef"];
+        if !about.is_object()
+            || NEGATIVE_TESTS
+                .iter()
+                .any(|program| agent.starts_with(program))
+        {
+            return;
+        }
+        self.requests += 1;
+        let mut what = format!("{}/{}", text(&about["apiGroup"]), text(&about["resource"]));
+        if let Some(sub) = about["subresource"].as_str() {
+            what += &format!("/{sub}");
+        }
+        let verb = text(&event["verb"]);
+        let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
+        let said = text(&event["responseStatus"]["message"]);
+        // A namespace that is being deleted takes nothing new, whoever asks.
+        let user = text(&event["user"]["username"]);
+        let key = (user.clone(), text(&about["name"]));
+        if matches!(code, 401 | 403) && !said.contains("being terminated") {
+            // A relay that is on its way out outlives its Role: it has written its report before,
+            // and never does again.
+            if !(what.starts_with("peerrelay.dev/relaynodes") && self.wrote.contains(&key)) {
+                self.refused
+                    .insert(key, format!("{user}: {verb} {what}: {said}"));
+            }
+            return;
+        }
+        self.wrote.insert(key);
+        // Applying what is not there takes the right to create, too.
+        if verb == "patch" && code == 201 {
+            self.used.insert((what.clone(), "create".into()));
+        }
+        self.used.insert((what, verb));
+    }
+}
+
+/// Rights of the operator and of the relays; the operator gives nothing that it does not have.
+fn granted(world: &World<'_>) -> Result<BTreeSet<Right>> {
+    let read = |words: &[&str]| -> Result<Vec<Value>> {
+        let list: Value = serde_json::from_str(&world.rig.kubectl(words)?)?;
+        Ok(list["items"].as_array().cloned().unwrap_or_default())
+    };
+    let bindings = read(&[
+        "get",
+        "clusterrolebindings,rolebindings",
+        "-A",
+        "-o",
+        "json",
+    ])?;
+    let roles = read(&["get", "clusterroles,roles", "-A", "-o", "json"])?;
+    let key = |kind: &Value, namespace: &Value, name: &Value| {
+        let namespace = if kind == "Role" {
+            namespace
+        } else {
+            &Value::Null
+        };
+        format!("{kind} {namespace} {name}")
+    };
+    let rules: BTreeMap<String, &Value> = roles
+        .iter()
+        .map(|role| {
+            let metadata = &role["metadata"];
+            (
+                key(&role["kind"], &metadata["namespace"], &metadata["name"]),
+                &role["rules"],
+            )
+        })
+        .collect();
+    let mut rights = BTreeSet::new();
+    for binding in bindings {
+        let subjects = binding["subjects"].as_array();
+        let labels = &binding["metadata"]["labels"];
+        let of_operator = subjects.into_iter().flatten().any(|subject| {
+            subject["kind"] == "ServiceAccount" && subject["namespace"] == OPERATOR_NAMESPACE
+        });
+        let of_relay = labels["app.kubernetes.io/managed-by"] == "peerrelay-operator";
+        if !of_operator && !of_relay {
+            continue;
+        }
+        let to = &binding["roleRef"];
+        let role = key(&to["kind"], &binding["metadata"]["namespace"], &to["name"]);
+        let rules = rules
+            .get(&role)
+            .with_context(|| format!("{role} is not there"))?;
+        rights.extend(rules.as_array().into_iter().flatten().flat_map(rights_of));
+    }
+    Ok(rights)
+}
+
+fn rights_of(rule: &Value) -> Vec<Right> {
+    let texts = |field: &str| -> Vec<String> {
+        let list = rule[field].as_array().into_iter().flatten();
+        list.filter_map(|item| item.as_str().map(str::to_owned))
+            .collect()
+    };
+    let mut rights = Vec::new();
+    for group in texts("apiGroups") {
+        for resource in texts("resources") {
+            for verb in texts("verbs") {
+                rights.push((format!("{group}/{resource}"), verb));
+            }
+        }
+    }
+    rights
+}
+
+/// Flags by which the API server writes the log.
+pub fn flags(policy: &Path, log: &Path) -> [String; 2] {
+    [
+        format!("--audit-policy-file={}", policy.display()),
+        format!("--audit-log-path={}", log.display()),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_used_and_what_was_refused_is_told_apart() {
+        let event = |verb: &str, agent: &str, code: u16| {
+            json!({
+                "verb": verb, "userAgent": agent, "user": {"username": "relay"},
+                "objectRef": {"apiGroup": "apps", "resource": "daemonsets", "subresource": "status"},
+                "responseStatus": {"code": code, "message": "no"},
+            })
+            .to_string()
+        };
+        let log = [
+            event("patch", "ours", 201),
+            event("get", "curl/8", 403),
+            event("delete", "ours", 403),
+            json!({"verb": "get", "requestURI": "/version"}).to_string(),
+        ];
+        let asked = Asked::read(&log.join("\n"));
+        let right = |verb: &str| ("apps/daemonsets/status".to_owned(), verb.to_owned());
+        assert_eq!(
+            asked.used,
+            BTreeSet::from([right("create"), right("patch")])
+        );
+        assert_eq!(asked.requests, 2);
+        assert_eq!(
+            asked.refused.into_values().collect::<Vec<_>>(),
+            ["relay: delete apps/daemonsets/status: no"]
+        );
+    }
+
+    #[test]
+    fn a_rule_gives_every_verb_on_every_resource() {
+        let rule = json!({"apiGroups": ["", "apps"], "resources": ["a"], "verbs": ["get", "list"]});
+        let rights = rights_of(&rule);
+        assert_eq!(rights.len(), 4);
+        assert!(rights.contains(&("/a".into(), "get".into())));
+    }
+}

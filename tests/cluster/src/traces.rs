@@ -1,0 +1,153 @@
+//! Secrets that the run used, looked for in everything that it left behind.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use serde_json::Value;
+
+use crate::world::World;
+
+/// Objects that say what people see; Secrets are where secrets belong.
+const OBJECTS: &str = "events,peerrelays,relaynodes,configmaps,daemonsets,pods,services,leases,\
+    serviceaccounts,roles,rolebindings";
+/// Shorter text is no key, and is found by chance.
+const SHORTEST: usize = 20;
+
+/// Fails if a secret is in a log, an object, or an argument list.
+pub fn check(world: &World<'_>) -> Result<String> {
+    let secrets = secrets(world)?;
+    ensure!(
+        secrets.values().any(|kind| *kind == "a private key"),
+        "no private key of a relay was found to look for"
+    );
+    let mut found = Vec::new();
+    let mut places = 0;
+    let mut look = |place: &str, text: &[u8]| {
+        places += 1;
+        for (secret, kind) in &secrets {
+            if contains(text, secret.as_bytes()) {
+                found.push(format!("{kind} in {place}"));
+            }
+        }
+    };
+    let mut files = Vec::new();
+    collect(&world.rig.logs(), &mut files);
+    for node in &world.rig.nodes {
+        collect(&node.pod_logs(), &mut files);
+    }
+    for file in files {
+        if let Ok(text) = fs::read(&file) {
+            look(&file.display().to_string(), &text);
+        }
+    }
+    let objects = world.rig.kubectl(["get", OBJECTS, "-A", "-o", "json"])?;
+    look("objects", objects.as_bytes());
+    for entry in fs::read_dir("/proc")?.flatten() {
+        let id = entry.file_name();
+        if id.as_encoded_bytes().iter().all(u8::is_ascii_digit)
+            && let Ok(arguments) = fs::read(entry.path().join("cmdline"))
+        {
+            look(
+                &format!("the arguments of process {}", id.display()),
+                &arguments,
+            );
+        }
+    }
+    ensure!(found.is_empty(), "{}", found.join("; "));
+    Ok(format!(
+        "{} secrets in none of {places} places",
+        secrets.len()
+    ))
+}
+
+/// Each secret, and what it is.
+fn secrets(world: &World<'_>) -> Result<BTreeMap<String, &'static str>> {
+    let mut secrets = BTreeMap::new();
+    for key in [world.rig.tailnet.auth_key(), "tskey-auth-wrong"] {
+        secrets.insert(key.to_owned(), "an auth key");
+    }
+    for node in &world.rig.nodes {
+        let mut files = Vec::new();
+        collect(&node.relay_state(), &mut files);
+        for file in files.iter().filter(|file| file.ends_with("identity.json")) {
+            let text =
+                fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+            private_keys(&serde_json::from_slice(&text)?, &mut secrets);
+        }
+        let mut files = Vec::new();
+        collect(&node.pod_volumes(), &mut files);
+        for file in files.iter().filter(|file| file.ends_with("token")) {
+            if let Ok(token) = fs::read_to_string(file) {
+                secrets.insert(token.trim().to_owned(), "a token");
+            }
+        }
+    }
+    secrets.retain(|secret, kind| *kind == "an auth key" || secret.len() >= SHORTEST);
+    Ok(secrets)
+}
+
+/// Every long text in the identity is a key, with its kind before a colon.
+fn private_keys(value: &Value, secrets: &mut BTreeMap<String, &'static str>) {
+    match value {
+        Value::Object(fields) => fields
+            .values()
+            .for_each(|field| private_keys(field, secrets)),
+        Value::Array(items) if items.iter().all(Value::is_number) => {}
+        Value::Array(items) => items.iter().for_each(|item| private_keys(item, secrets)),
+        Value::String(text) => {
+            let key = text.rsplit(':').next().unwrap_or(text);
+            secrets.insert(key.to_owned(), "a private key");
+        }
+        _ => {}
+    }
+}
+
+fn contains(text: &[u8], secret: &[u8]) -> bool {
+    let first = secret[0];
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| *byte == first) {
+        rest = &rest[at..];
+        if rest.starts_with(secret) {
+            return true;
+        }
+        rest = &rest[1..];
+    }
+    false
+}
+
+/// Files below a directory, without following links.
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => collect(&entry.path(), files),
+            Ok(kind) if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_found_wherever_they_stand() {
+        for text in ["key", "a key", "kkey", "keykey", "kekey."] {
+            assert!(contains(text.as_bytes(), b"key"), "{text}");
+        }
+        assert!(!contains(b"ke y", b"key") && !contains(b"", b"key"));
+    }
+
+    #[test]
+    fn keys_are_taken_out_of_an_identity_without_their_kind() {
+        let mut secrets = BTreeMap::new();
+        let identity =
+            json!({"version": 1, "keys": {"node": "privkey:abc", "lock": ["nlpriv:def"]}});
+        private_keys(&identity, &mut secrets);
+        assert_eq!(secrets.into_keys().collect::<Vec<_>>(), ["abc", "def"]);
+    }
+}
