@@ -73,13 +73,15 @@ pub enum Discover {
     /// `InternalIP` addresses that the Kubernetes node has.
     #[serde(rename = "NodeInternalIP")]
     NodeInternalIp,
+    /// Addresses under which STUN servers of the DERP map see the relay's port.
+    Stun,
     /// Addresses of network interfaces.
     Interface,
 }
 
 impl Discover {
     /// Sources that are used when none is named, in their order.
-    pub const DEFAULT: &[Self] = &[Self::NodeExternalIp, Self::Interface];
+    pub const DEFAULT: &[Self] = &[Self::NodeExternalIp, Self::Stun, Self::Interface];
 }
 
 /// Whether addresses are discovered.

@@ -3,13 +3,14 @@
 mod interfaces;
 mod keeper;
 mod names;
+mod stun;
 
 use std::{
     collections::BTreeMap,
     net::{IpAddr, SocketAddr},
 };
 
-pub use self::{interfaces::InterfaceAddress, keeper::Keeper};
+pub use self::{interfaces::InterfaceAddress, keeper::Keeper, stun::StunServer};
 use crate::{
     config::endpoints::{Discover, EndpointsConfig, StaticEndpoint},
     crd::relay_node::EndpointSource,
@@ -31,6 +32,8 @@ pub struct Found {
     pub names: BTreeMap<String, Vec<IpAddr>>,
     /// Addresses of network interfaces.
     pub interfaces: Vec<InterfaceAddress>,
+    /// What STUN servers saw last, by IP version.
+    pub stun: [Vec<SocketAddr>; 2],
 }
 
 /// Addresses to advertise by a relay on `node` that is bound to `port`: the static ones in their
@@ -75,6 +78,7 @@ pub fn advertised(
                 own.map_or_else(Vec::new, |own| with_port(&own.internal_ips)),
                 EndpointSource::NodeInternalIp,
             ),
+            Discover::Stun => (found.stun.concat(), EndpointSource::Stun),
             Discover::Interface => (of_interfaces(found, port), EndpointSource::Interface),
         };
         addresses.retain(|address| config.admits(address.ip()));
@@ -115,6 +119,7 @@ mod tests {
                 ],
             )]),
             interfaces: vec![on("eth0", "2001:db8::1"), on("eth0", "192.0.2.1")],
+            ..Found::default()
         }
     }
 
@@ -190,6 +195,28 @@ mod tests {
         );
         let alone = addresses(&format!("{{{node}, discover: []}}"), Some("n1"));
         assert_eq!(alone, ["203.0.113.1:31000"]);
+    }
+
+    #[test]
+    fn address_that_two_sources_have_is_the_first_ones() {
+        let mut found = found();
+        found.stun[0] = vec![
+            "198.51.100.7:45000".parse().unwrap(),
+            "192.0.2.1:4000".parse().unwrap(),
+        ];
+        let all = advertised(&EndpointsConfig::default(), None, &found, 4000);
+        let shown: Vec<_> = all
+            .iter()
+            .map(|a| (a.address.to_string(), a.source))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                ("198.51.100.7:45000".to_owned(), EndpointSource::Stun),
+                ("192.0.2.1:4000".to_owned(), EndpointSource::Stun),
+                ("[2001:db8::1]:4000".to_owned(), EndpointSource::Interface),
+            ]
+        );
     }
 
     #[test]

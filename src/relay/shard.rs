@@ -26,7 +26,7 @@ use relay_proto::{
 use tokio::sync::{Notify, oneshot, watch};
 
 pub use self::{
-    aside::{Aside, PROBE_HEADER, Stranger},
+    aside::{Aside, PROBE_HEADER, Stranger, TransactionId},
     latency::Latency,
     port::{PortProblem, PortState},
 };

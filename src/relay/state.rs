@@ -4,7 +4,12 @@ use std::{fmt, net::IpAddr};
 
 use relay_proto::SessionCounts;
 
-use super::{addresses::Advertised, grant::GrantView, kernel::PathState, probe::Probe};
+use super::{
+    addresses::{Advertised, StunServer},
+    grant::GrantView,
+    kernel::PathState,
+    probe::Probe,
+};
 
 /// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -147,6 +152,8 @@ pub struct RelayState {
     pub path_problem: Option<Problem>,
     /// What forwards: `Ok` for the kernel, on so many devices.
     pub path: PathState,
+    /// STUN servers of the DERP map.
+    pub stun_servers: Vec<StunServer>,
     /// Public half of the key for probes.
     pub probe_key: Option<[u8; 32]>,
     /// What this relay saw of others' addresses.

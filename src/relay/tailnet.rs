@@ -264,6 +264,7 @@ impl Tailnet {
         let mut netmap = self.netmap.write().unwrap_or_else(PoisonError::into_inner);
         netmap.apply(message);
         let derp = netmap.derp().clone();
+        let stun_servers = derp.stun_servers();
         let disabled = netmap.relay_disabled();
         let grant = netmap.grant();
         let own = netmap.own().cloned().unwrap_or_default();
@@ -301,6 +302,7 @@ impl Tailnet {
             state.map_received = true;
             state.grant = Some(grant);
             state.tailnet = Some(tailnet);
+            state.stun_servers = stun_servers;
             state.control_problem = problem;
             if !before.map_received {
                 let granted_peers = state.grant.as_ref().map(|grant| grant.granted_peers);

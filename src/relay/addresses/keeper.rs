@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 use anyhow::Context;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Found, advertised, interfaces, names};
+use super::{Found, advertised, interfaces, names, stun};
 use crate::relay::{
     reload::Live,
     shard::{PortState, ShardHandle},
@@ -35,7 +35,14 @@ impl Keeper {
     pub async fn run(self) -> anyhow::Result<Infallible> {
         let (found, changes) = watch::channel(Found::default());
         let names = names::follow(self.live.clone(), self.node.clone(), found.clone());
+        let stun = stun::follow(
+            self.shard.clone(),
+            self.live.clone(),
+            self.state.subscribe(),
+            found.clone(),
+        );
         tokio::select! {
+            () = stun => anyhow::bail!("the configuration has ended"),
             () = names => anyhow::bail!("the configuration has ended"),
             ended = self.keep(found, changes) => ended,
         }

@@ -46,7 +46,7 @@ struct Wanted {
 }
 
 /// Names a question to a STUN server.
-pub(super) type TransactionId = [u8; 12];
+pub type TransactionId = [u8; 12];
 
 impl Aside {
     /// Takes over all probes, from whoever had them.

@@ -11,6 +11,11 @@ use relay_proto::{DiscoPublic, NodeKey};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
+use crate::relay::addresses::StunServer;
+
+/// UDP port of STUN (RFC 8489).
+const DEFAULT_STUN_PORT: u16 = 3478;
+
 /// Asks for a place in the tailnet.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
@@ -217,6 +222,14 @@ pub(crate) struct DerpMap {
     pub(crate) regions: BTreeMap<u32, Option<DerpRegion>>,
 }
 
+impl DerpMap {
+    /// A STUN server of each region, in the order of regions.
+    pub(crate) fn stun_servers(&self) -> Vec<StunServer> {
+        let first = |region: &DerpRegion| region.nodes.iter().find_map(DerpNode::stun_server);
+        self.regions.values().flatten().filter_map(first).collect()
+    }
+}
+
 /// A DERP region.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -245,8 +258,26 @@ pub(crate) struct DerpNode {
     pub(crate) ipv6: String,
     #[serde(rename = "STUNOnly", deserialize_with = "or_default")]
     pub(crate) stun_only: bool,
+    /// 0 for the usual one, negative for none.
+    #[serde(rename = "STUNPort", deserialize_with = "or_default")]
+    pub(crate) stun_port: i32,
     #[serde(rename = "DERPPort", deserialize_with = "or_default")]
     pub(crate) derp_port: u16,
+}
+
+impl DerpNode {
+    fn stun_server(&self) -> Option<StunServer> {
+        let port = match self.stun_port {
+            0 => DEFAULT_STUN_PORT,
+            port => u16::try_from(port).ok()?,
+        };
+        let addresses = [&self.ipv4, &self.ipv6];
+        Some(StunServer {
+            host: self.host_name.clone(),
+            addresses: addresses.iter().filter_map(|ip| ip.parse().ok()).collect(),
+            port,
+        })
+    }
 }
 
 /// Go writes null for an empty slice, map or pointer.
@@ -302,6 +333,19 @@ mod tests {
             (node.id, node.home_region(), node.disco_key),
             (3, Some(7), None)
         );
+    }
+
+    #[test]
+    fn stun_servers_are_those_that_the_map_has_not_turned_off() {
+        let text = r#"{"Regions":{"2":{"Nodes":[{"STUNPort":-1},{"HostName":"b","IPv4":"192.0.2.2"}]},
+            "1":{"Nodes":[{"HostName":"a","IPv4":"none","IPv6":"2001:db8::1","STUNPort":9}]},"3":null}}"#;
+        let map: DerpMap = serde_json::from_str(text).unwrap();
+        let servers = map.stun_servers();
+        let shown: Vec<_> = servers
+            .iter()
+            .map(|s| (&*s.host, s.port, s.addresses.len()))
+            .collect();
+        assert_eq!(shown, [("a", 9, 1), ("b", 3478, 1)]);
     }
 
     #[test]

@@ -1,0 +1,258 @@
+//! The addresses under which STUN servers see the relay's own port.
+
+mod message;
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
+
+use rand::Rng;
+use relay_proto::Family;
+use tokio::{
+    net::lookup_host,
+    sync::{mpsc, watch},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+
+use super::Found;
+use crate::{
+    config::endpoints::Discover,
+    relay::{
+        reload::Live,
+        shard::{PortState, ShardHandle, Stranger, TransactionId},
+        state::RelayState,
+    },
+};
+
+/// Time between two rounds, in seconds: shorter than NATs forget (`magicsock`).
+const AGAIN: std::ops::Range<f64> = 20.0..26.0;
+/// Time between two rounds while nobody has answered.
+const AGAIN_SILENT: Duration = Duration::from_secs(5);
+/// How long answers of one round are waited for.
+const PATIENCE: Duration = Duration::from_secs(2);
+/// Servers asked in one round; two tell whether a NAT gives each destination its own port.
+const MOST_SERVERS: usize = 3;
+
+/// A server, as the DERP map names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StunServer {
+    /// Its name; looked up for an IP version of which no address is given.
+    pub host: String,
+    /// Its addresses.
+    pub addresses: Vec<IpAddr>,
+    /// UDP port.
+    pub port: u16,
+}
+
+/// Asks again and again, and keeps the last good answer of each IP version in `found`.
+pub(super) async fn follow(
+    shard: ShardHandle,
+    mut live: watch::Receiver<Live>,
+    mut state: watch::Receiver<RelayState>,
+    found: watch::Sender<Found>,
+) {
+    let mut answers = shard.aside().stun();
+    loop {
+        let wanted = live
+            .borrow_and_update()
+            .endpoints
+            .sources()
+            .contains(&Discover::Stun);
+        let servers = state.borrow_and_update().stun_servers.clone();
+        let port = match *shard.port().borrow() {
+            PortState::Bound(port) => Some(port),
+            _ => None,
+        };
+        let wait = match port.filter(|_| wanted && !servers.is_empty()) {
+            Some(port) => {
+                let seen = round(&shard, &mut answers, &servers).await;
+                let silent = seen.is_empty();
+                found.send_if_modified(|found| note(&mut found.stun, &seen, port));
+                match silent {
+                    true => AGAIN_SILENT,
+                    false => Duration::from_secs_f64(rand::rng().random_range(AGAIN)),
+                }
+            }
+            None => AGAIN_SILENT,
+        };
+        let changed = async {
+            let servers_changed = state.wait_for(|state| state.stun_servers != servers);
+            tokio::select! {
+                changed = live.changed() => changed.is_ok(),
+                changed = servers_changed => changed.is_ok(),
+            }
+        };
+        tokio::select! {
+            () = sleep(wait) => {}
+            going_on = changed => if !going_on { return },
+        }
+    }
+}
+
+/// One question to each address of each server; what they see.
+async fn round(
+    shard: &ShardHandle,
+    answers: &mut mpsc::Receiver<Stranger>,
+    servers: &[StunServer],
+) -> Vec<SocketAddr> {
+    let mut asked: Vec<(TransactionId, SocketAddr)> = Vec::new();
+    for server in servers.iter().take(MOST_SERVERS) {
+        let addresses = addresses(server).await;
+        asked.extend(addresses.into_iter().map(|to| (rand::random(), to)));
+    }
+    shard
+        .aside()
+        .expect(asked.iter().map(|(id, _)| *id).collect());
+    for (id, to) in &asked {
+        shard.send(*to, None, message::request(*id));
+    }
+    let deadline = Instant::now() + PATIENCE;
+    let mut seen = Vec::new();
+    while !asked.is_empty() {
+        let Ok(Some(stranger)) = timeout_at(deadline, answers.recv()).await else {
+            break;
+        };
+        let Some((id, address)) = message::answer(&stranger.datagram) else {
+            continue;
+        };
+        // From whom it was asked, or it is made up.
+        let from =
+            |(known, to): &(TransactionId, SocketAddr)| *known == id && *to == stranger.source;
+        let before = asked.len();
+        asked.retain(|question| !from(question));
+        if asked.len() < before {
+            seen.push(address);
+        }
+    }
+    shard.aside().expect(Vec::new());
+    seen
+}
+
+/// Replaces what is known of each IP version that `seen` has; whether that changes anything.
+fn note(known: &mut [Vec<SocketAddr>; 2], seen: &[SocketAddr], port: u16) -> bool {
+    let before = known.clone();
+    for family in Family::ALL {
+        let mut of_family: Vec<_> = seen
+            .iter()
+            .copied()
+            .filter(|address| Family::of(address) == family)
+            .collect();
+        of_family.sort_unstable();
+        of_family.dedup();
+        // Each destination sees another port: none of them is for clients. Where the port is
+        // forwarded, the relay's own is.
+        if of_family.len() > 1 {
+            of_family
+                .iter_mut()
+                .for_each(|address| address.set_port(port));
+            of_family.dedup();
+        }
+        if !of_family.is_empty() {
+            known[family as usize] = of_family;
+        }
+    }
+    *known != before
+}
+
+/// One address of each IP version.
+async fn addresses(server: &StunServer) -> Vec<SocketAddr> {
+    let mut ips = server.addresses.clone();
+    if ips.is_empty() {
+        let lookup = timeout(PATIENCE, lookup_host((&*server.host, server.port))).await;
+        let found = lookup.ok().and_then(Result::ok);
+        ips.extend(found.into_iter().flatten().map(|address| address.ip()));
+    }
+    let of = |v4: bool| ips.iter().copied().find(|ip| ip.is_ipv4() == v4);
+    let both = [of(true), of(false)].into_iter().flatten();
+    both.map(|ip| SocketAddr::new(ip, server.port)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::net::UdpSocket;
+
+    use relay_proto::{Config, DiscoSecret, Keys};
+
+    use super::*;
+    use crate::relay::shard::{self, ShardOptions};
+
+    fn at(text: &str) -> SocketAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn answers_that_agree_are_taken_and_kept_while_nobody_answers() {
+        let mut known = [vec![], vec![]];
+        assert!(note(
+            &mut known,
+            &[at("203.0.113.1:7"), at("203.0.113.1:7")],
+            40_000
+        ));
+        assert_eq!(known[0], [at("203.0.113.1:7")]);
+        assert!(!note(&mut known, &[], 40_000));
+        assert!(note(&mut known, &[at("[2001:db8::1]:8")], 40_000));
+        assert_eq!(
+            known,
+            [vec![at("203.0.113.1:7")], vec![at("[2001:db8::1]:8")]]
+        );
+    }
+
+    #[test]
+    fn nat_with_a_port_for_each_destination_leaves_its_address_with_our_port() {
+        let mut known = [vec![], vec![]];
+        let seen = [at("203.0.113.1:7"), at("203.0.113.1:8")];
+        assert!(note(&mut known, &seen, 40_000));
+        assert_eq!(known[0], [at("203.0.113.1:40000")]);
+    }
+
+    /// Over the relay's own socket: a server that answers, and a stranger that guesses.
+    #[tokio::test]
+    async fn server_tells_the_port_and_nobody_else_does() {
+        let options = ShardOptions {
+            port: 0,
+            threads: 1,
+            config: Config::default(),
+            keys: Keys {
+                node: DiscoSecret::from_bytes([1; 32]),
+                server: DiscoSecret::from_bytes([2; 32]),
+            },
+            seed: [3; 32],
+            first_lamport: 1,
+            inheritance: None,
+            sockets: Default::default(),
+            kernel: None,
+        };
+        let (handle, _) = shard::spawn(options).unwrap();
+        let mut port = handle.port();
+        let bound = port.wait_for(|state| matches!(state, PortState::Bound(_)));
+        drop(bound.await.unwrap());
+        let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let liar = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let server = StunServer {
+            host: String::new(),
+            addresses: vec!["127.0.0.1".parse().unwrap()],
+            port: socket.local_addr().unwrap().port(),
+        };
+        let thread = std::thread::spawn(move || {
+            let mut buffer = [0; 64];
+            let (len, from) = socket.recv_from(&mut buffer).unwrap();
+            assert_eq!(len, 40);
+            let id: TransactionId = buffer[8..20].try_into().unwrap();
+            let lie = message::response(id, at("198.51.100.9:9"));
+            liar.send_to(&lie, from).unwrap();
+            let stale = message::response([0; 12], at("198.51.100.8:8"));
+            socket.send_to(&stale, from).unwrap();
+            socket.send_to(&message::response(id, from), from).unwrap();
+            from
+        });
+        let mut answers = handle.aside().stun();
+        let seen = round(&handle, &mut answers, &[server]).await;
+        assert_eq!(seen, [thread.join().unwrap()]);
+        let drops = handle.snapshot().await.counters;
+        let unsolicited = drops.dropped(relay_proto::DropReason::UnsolicitedStun);
+        assert_eq!(unsolicited, 1, "an answer to no question");
+    }
+}
