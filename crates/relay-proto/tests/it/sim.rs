@@ -169,6 +169,8 @@ pub(crate) struct Sim {
     pub(crate) now: Timestamp,
     /// Of the next relay, after a restart.
     pub(crate) config: Config,
+    /// Each relay's is another: a seed is never used twice.
+    seed: u8,
 }
 
 impl Sim {
@@ -182,9 +184,15 @@ impl Sim {
             node: DiscoSecret::from_bytes(NODE_SECRET),
             server: DiscoSecret::from_bytes(SERVER_SECRET),
         };
-        let mut relay = Relay::new(config.clone(), keys, [0x33; 32], 100, now);
+        let seed = 0x33;
+        let mut relay = Relay::new(config.clone(), keys, [seed; 32], 100, now);
         relay.set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
-        Self { relay, now, config }
+        Self {
+            relay,
+            now,
+            config,
+            seed,
+        }
     }
 
     /// Another process takes over, `away` later.
@@ -193,7 +201,8 @@ impl Sim {
         let state = State::decode(&bytes, &STATE_KEY).expect("what was written");
         self.now = self.now + away;
         let (config, keys) = (self.config.clone(), state.keys.clone());
-        self.relay = Relay::new(config, keys, [0x44; 32], state.next_lamport, self.now);
+        self.seed = self.seed.wrapping_add(1);
+        self.relay = Relay::new(config, keys, [self.seed; 32], state.next_lamport, self.now);
         self.relay
             .set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
         self.relay.import(&state, 0, |_| true, self.now, away);
