@@ -45,10 +45,12 @@ pub(super) async fn watch(
     };
     let mut path = kernel.state();
     loop {
-        kernel.set_port(match *port.borrow_and_update() {
-            PortState::Bound(port) => Some(port),
-            PortState::Binding | PortState::Failed(_) => None,
-        });
+        match *port.borrow_and_update() {
+            PortState::Bound(port) => kernel.set_port(Some(port)),
+            PortState::Failed(_) => kernel.set_port(None),
+            // What an earlier process left in the kernel goes on.
+            PortState::Binding => {}
+        }
         show(wanted, path.borrow_and_update().clone(), &state);
         tokio::select! {
             changed = port.changed() => changed.context("the data path has ended")?,

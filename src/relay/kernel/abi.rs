@@ -148,6 +148,12 @@ impl Session {
         value
     }
 
+    /// Whether packets go the same ways, whatever has been counted.
+    pub(super) fn same_ways(&self, other: &Self) -> bool {
+        let ways = |session: &Self| (session.legs, session.local, session.forwarding);
+        ways(self) == ways(other)
+    }
+
     pub(super) fn decode(value: &SessionValue) -> Self {
         let leg = |at: usize| {
             let bytes = &value[at * LEG..][..LEG];
@@ -200,6 +206,15 @@ impl Config {
         value[8..10].copy_from_slice(&self.port.to_be_bytes());
         value[10] = u8::from(self.complete);
         value
+    }
+
+    pub(super) fn decode(value: &ConfigValue) -> Self {
+        let valid_until = value.first_chunk().expect("the value is that long");
+        Self {
+            valid_until: u64::from_ne_bytes(*valid_until),
+            port: u16::from_be_bytes([value[8], value[9]]),
+            complete: value[10] != 0,
+        }
     }
 }
 

@@ -3,6 +3,8 @@
 
 mod client;
 mod namespace;
+mod survival;
+mod verdicts;
 mod wire;
 
 use std::process::Command;

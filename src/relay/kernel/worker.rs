@@ -62,6 +62,9 @@ impl Worker {
     ) -> io::Result<Self> {
         let locals: BTreeMap<_, _> = maps.locals.iter().filter_map(Result::ok).collect();
         let keys_given = locals.clone();
+        // Of an earlier process: it goes on until this one has its port.
+        let config = maps.config.get(&0, 0).map_err(io::Error::other)?;
+        let config = Config::decode(&config);
         let mut worker = Self {
             program,
             maps,
@@ -74,7 +77,7 @@ impl Worker {
             routes: HashMap::new(),
             locals,
             missing: BTreeSet::new(),
-            config: Config::default(),
+            config,
             tested: None,
             keys_given,
         };
@@ -156,13 +159,22 @@ impl Worker {
         }
     }
 
-    /// Enters a session, or what has changed of it; what is counted already stays counted.
+    /// Enters a session, or what has changed of it; what is counted already stays counted, and an
+    /// entry that is right stays untouched.
     fn place(&mut self, open: &Open) {
-        let from = self.take(open.vni.number()).map(|old| old.from);
         let key = |ip: IpAddr| self.locals.get(&abi::address_key(ip)).copied().unwrap_or(0) as u16;
         let local = open.locals.map(|ip| ip.map_or(0, key));
-        let session = self.session(open.legs, local, from.unwrap_or_default());
-        self.enter(open.vni, &session);
+        let session = self.session(open.legs, local, Default::default());
+        let known = self.maps.sessions.get(&open.vni.number(), 0);
+        if !known.is_ok_and(|known| Session::decode(&known).same_ways(&session)) {
+            self.replace(open.vni, session);
+        }
+    }
+
+    fn replace(&mut self, vni: Vni, session: Session) {
+        let from = self.take(vni.number()).map(|old| old.from);
+        let from = from.unwrap_or_default();
+        self.enter(vni, &Session { from, ..session });
     }
 
     fn enter(&mut self, vni: Vni, session: &Session) {
@@ -281,13 +293,11 @@ impl Worker {
             };
             let old = Session::decode(&value);
             let legs = old.legs.map(|leg| leg.address);
-            let new = self.session(legs, old.local, old.from);
-            if (new.legs, new.forwarding) != (old.legs, old.forwarding)
+            let new = self.session(legs, old.local, Default::default());
+            if !old.same_ways(&new)
                 && let Some(vni) = Vni::new(key)
-                && let Some(old) = self.take(key)
             {
-                let from = old.from;
-                self.enter(vni, &Session { from, ..new });
+                self.replace(vni, new);
             }
         }
     }

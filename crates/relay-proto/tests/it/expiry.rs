@@ -1,6 +1,6 @@
 //! Sessions end when their time is over, not earlier, and at no cost to data.
 
-use relay_proto::{CloseReason, Config, DropReason, Event};
+use relay_proto::{Activity, CloseReason, Config, DropReason, Event, Timestamp, Traffic};
 
 use crate::sim::{Client, Outcome, Sim, data, seconds};
 
@@ -162,4 +162,56 @@ fn drained_relay_keeps_its_sessions() {
 
 fn start() -> (Sim, Client, Client) {
     (Sim::new(), Client::new(1), Client::new(2))
+}
+
+#[test]
+fn what_another_path_forwarded_keeps_a_session_and_its_silence_ends_it() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.open(&alice, &bob);
+    sim.events();
+    let opened = sim.now;
+    // Alice's leg is the first of the pair or the second; both are as busy here.
+    let activity = |packets, last_seen| Activity {
+        traffic: Traffic {
+            packets,
+            bytes: packets * 100,
+        },
+        last_seen,
+    };
+    for minute in 1..=60 {
+        // The driver asks for what is due and hands in what happened since, each time in full.
+        while let Some(due) = sim
+            .relay
+            .poll_timeout()
+            .filter(|due| *due <= opened + seconds(60 * minute))
+        {
+            let sessions: Vec<_> = sim.relay.due_sessions(due).collect();
+            assert_eq!(sessions, [vni]);
+            let seen = activity(60 * minute, opened + seconds(60 * minute - 1));
+            sim.relay.handle_activity(vni, [seen; 2]);
+            sim.relay.handle_timeout(due);
+        }
+        sim.now = opened + seconds(60 * minute);
+        assert!(sim.session(vni).is_some(), "minute {minute}");
+    }
+    let legs = sim.session(vni).unwrap().legs;
+    assert!(
+        legs.iter()
+            .all(|leg| leg.packets > 3_000 && leg.bytes == leg.packets * 100)
+    );
+    // Handed in again, it counts once; older news move nothing back.
+    let before = sim.session(vni);
+    let last = activity(legs[0].packets, Timestamp::START);
+    sim.relay.handle_activity(vni, [last; 2]);
+    assert_eq!(sim.session(vni), before);
+    sim.pass(seconds(600));
+    assert_eq!(
+        sim.events(),
+        [Event::Closed {
+            vni,
+            reason: CloseReason::Silent
+        }]
+    );
+    sim.relay.handle_activity(vni, [last; 2]);
+    assert!(sim.session(vni).is_none());
 }

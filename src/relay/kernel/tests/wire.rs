@@ -2,10 +2,11 @@
 
 use std::{
     net::{SocketAddr, UdpSocket},
+    path::PathBuf,
     time::Duration,
 };
 
-use relay_proto::{Config, Family, Vni};
+use relay_proto::{Config, Family, SessionInfo, Vni};
 
 use super::{
     client::{Client, at, data, keys},
@@ -13,27 +14,36 @@ use super::{
     permitted,
 };
 use crate::relay::{
-    kernel::{KernelOptions, KernelPath, start},
+    kernel::{KernelOptions, KernelPath, Open, start},
     shard::{PortState, ShardHandle, ShardOptions, Snapshot, spawn},
     socket::{self, Outgoing, Payload, SendBatch},
 };
 
-const PORT: u16 = 40_000;
+pub(super) const PORT: u16 = 40_000;
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// A relay in a namespace, on both paths.
-struct Relay {
-    shard: ShardHandle,
-    kernel: KernelPath,
+pub(super) struct Relay {
+    pub(super) shard: ShardHandle,
+    pub(super) kernel: KernelPath,
 }
 
 impl Relay {
     fn start(net: &Net, namespace: &str, addresses: &[&str]) -> Self {
+        Self::pinned(net, namespace, addresses, None)
+    }
+
+    pub(super) fn pinned(
+        net: &Net,
+        namespace: &str,
+        addresses: &[&str],
+        pins: Option<PathBuf>,
+    ) -> Self {
         net.run(namespace, || {
             let options = KernelOptions {
                 max_sessions: 100,
-                pins: None,
+                pins,
             };
             let kernel = start(options).unwrap();
             let options = ShardOptions {
@@ -60,7 +70,7 @@ impl Relay {
     }
 
     /// A session between two sockets, which the kernel forwards.
-    fn open(&self, number: u8, [a, b]: [&Wire; 2]) -> Vni {
+    pub(super) fn open(&self, number: u8, [a, b]: [&Wire; 2]) -> Vni {
         let clients = [Client::new(number), Client::new(number + 1)];
         let [alice, bob] = &clients;
         let response = block_on(
@@ -92,19 +102,32 @@ impl Relay {
         });
     }
 
+    /// Open sessions, as the core has them.
+    pub(super) fn sessions(&self) -> Vec<Open> {
+        let sessions = block_on(self.shard.sessions());
+        let open = |session: SessionInfo| {
+            Some(Open {
+                vni: session.vni,
+                legs: [session.legs[0].address?, session.legs[1].address?],
+                locals: session.legs.map(|leg| leg.local),
+            })
+        };
+        sessions.into_iter().filter_map(open).collect()
+    }
+
     fn snapshot(&self) -> Snapshot {
         block_on(self.shard.snapshot())
     }
 
     /// Datagrams forwarded by sockets, and by the kernel.
-    fn forwarded(&self, family: Family) -> (u64, u64) {
+    pub(super) fn forwarded(&self, family: Family) -> (u64, u64) {
         let snapshot = self.snapshot();
         let sockets = snapshot.counters.forwarded(family, family).packets;
         let kernel = snapshot.kernel.unwrap().forwarded[family as usize].packets;
         (sockets, kernel)
     }
 
-    fn wait(&self, done: impl Fn(&Self) -> bool) {
+    pub(super) fn wait(&self, done: impl Fn(&Self) -> bool) {
         for _ in 0..1_000 {
             if done(self) {
                 return;
@@ -123,13 +146,13 @@ impl Drop for Relay {
 }
 
 /// A client's socket, and the relay's address that it sends to.
-struct Wire {
+pub(super) struct Wire {
     socket: UdpSocket,
     relay: SocketAddr,
 }
 
 impl Wire {
-    fn new(net: &Net, namespace: &str, own: &str, relay: &str) -> Self {
+    pub(super) fn new(net: &Net, namespace: &str, own: &str, relay: &str) -> Self {
         let relay: SocketAddr = at(relay);
         net.run(namespace, || {
             let socket = UdpSocket::bind(at(own)).unwrap();
@@ -138,7 +161,7 @@ impl Wire {
         })
     }
 
-    fn send(&self, datagram: &[u8]) {
+    pub(super) fn send(&self, datagram: &[u8]) {
         self.socket.send_to(datagram, self.relay).unwrap();
     }
 
@@ -165,7 +188,7 @@ impl Wire {
         assert_eq!(self.receive_from(), (datagram.to_vec(), self.relay));
     }
 
-    fn receive(&self) -> Vec<u8> {
+    pub(super) fn receive(&self) -> Vec<u8> {
         self.receive_from().0
     }
 
@@ -197,7 +220,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 }
 
 /// Two clients, each on a cable of its own to the relay.
-fn two_cables() -> Net {
+pub(super) fn two_cables() -> Net {
     let net = Net::new(["a", "relay", "b"]);
     net.cable([
         ("a", "eth0", &["10.1.0.2/24", "2001:db8:1::2/64"]),

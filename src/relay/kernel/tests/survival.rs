@@ -1,0 +1,121 @@
+//! What stays in the kernel when the relay ends without a word, and what the next one makes of it.
+
+use std::{path::PathBuf, process::Command, thread, time::Instant};
+
+use super::{
+    client::data,
+    permitted,
+    wire::{PORT, Relay, Wire, two_cables},
+};
+use crate::relay::kernel::{KernelOptions, start};
+
+/// Datagrams that are on their way while relays come and go.
+const DATAGRAMS: u32 = 3_000;
+
+/// A BPF file system of its own, unmounted in the end.
+struct Pins(tempfile::TempDir);
+
+impl Pins {
+    fn mount() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let mount = Command::new("mount")
+            .args(["-t", "bpf", "bpf"])
+            .arg(directory.path())
+            .status();
+        assert!(mount.unwrap().success());
+        Self(directory)
+    }
+
+    fn path(&self) -> PathBuf {
+        self.0.path().join("relay")
+    }
+}
+
+impl Drop for Pins {
+    fn drop(&mut self) {
+        Command::new("umount").arg(self.0.path()).status().ok();
+    }
+}
+
+#[test]
+fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
+    let test = "packets_flow_while_the_relay_is_away_and_the_next_one_takes_over";
+    if !permitted(test) {
+        return;
+    }
+    let (net, pins) = (two_cables(), Pins::mount());
+    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
+    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let relay = Relay::pinned(&net, "relay", &["10.1.0.1:40000"], Some(pins.path()));
+    let vni = relay.open(1, [&a, &b]);
+    let [open] = &relay.sessions()[..] else {
+        panic!("one session is open");
+    };
+    thread::scope(|scope| {
+        let receiver = scope.spawn(|| {
+            for number in 0..DATAGRAMS {
+                assert_eq!(b.receive(), data(vni, &number.to_be_bytes()));
+            }
+        });
+        let pace = || {
+            for number in 0..DATAGRAMS {
+                a.send(&data(vni, &number.to_be_bytes()));
+                thread::yield_now();
+                if number % 50 == 0 {
+                    thread::sleep(std::time::Duration::from_millis(10));
+                }
+            }
+        };
+        let sender = scope.spawn(pace);
+        // Everything that the process held is closed, and nothing is taken back.
+        relay.shard.stop();
+        relay.kernel.stop(false);
+        let options = KernelOptions {
+            max_sessions: 100,
+            pins: Some(pins.path()),
+        };
+        let next = net.run("relay", || start(options)).unwrap();
+        next.retain(vec![*open]);
+        next.set_port(Some(PORT));
+        sender.join().unwrap();
+        receiver.join().unwrap();
+        let counted = next.counters().forwarded[0].packets;
+        assert_eq!(
+            counted,
+            u64::from(DATAGRAMS),
+            "all of them, by one program or the other"
+        );
+        let activity = next.activity(vni, Instant::now()).unwrap();
+        let mut packets = activity.map(|leg| leg.traffic.packets);
+        packets.sort_unstable();
+        assert_eq!(packets, [0, u64::from(DATAGRAMS)], "the entry is the same");
+        next.stop(false);
+    });
+}
+
+#[test]
+fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
+    let test = "sessions_that_the_next_relay_does_not_know_end_with_its_start";
+    if !permitted(test) {
+        return;
+    }
+    let (net, pins) = (two_cables(), Pins::mount());
+    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
+    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let relay = Relay::pinned(&net, "relay", &["10.1.0.1:40000"], Some(pins.path()));
+    let vni = relay.open(1, [&a, &b]);
+    relay.shard.stop();
+    relay.kernel.stop(false);
+    let options = KernelOptions {
+        max_sessions: 100,
+        pins: Some(pins.path()),
+    };
+    let next = net.run("relay", || start(options)).unwrap();
+    next.retain(Vec::new());
+    next.stop(true);
+    assert!(next.activity(vni, Instant::now()).is_none());
+    assert!(
+        !pins.path().exists(),
+        "a relay that ends for good leaves nothing"
+    );
+}

@@ -1,0 +1,351 @@
+//! The program and the protocol core decide alike about generated packets, and what the program
+//! writes has right checksums.
+
+use std::{
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd,
+};
+
+use rand::{Rng, SeedableRng, rngs::StdRng};
+use relay_proto::{Config, Event, REPLY_LEN, Relay, Timestamp, Verdict, Vni};
+
+use super::{
+    client::{Client, at, data, keys},
+    permitted,
+};
+use crate::relay::kernel::{
+    abi::{self, Forwarding, Leg, Session},
+    frame,
+    program::{Maps, Program},
+    self_test::REDIRECTED,
+    sys,
+};
+
+const PORT: u16 = 40_000;
+const PACKETS: usize = 40_000;
+/// What the program answers when a packet goes on to the next program, or ends.
+const NEXT: i32 = -1;
+const DROP: i32 = 2;
+
+/// The core with some open sessions, and the program with the same.
+struct Twins {
+    relay: Relay,
+    program: aya::programs::ProgramFd,
+    _loaded: (Program, Maps),
+    sessions: Vec<(Vni, [SocketAddr; 2], [IpAddr; 2])>,
+}
+
+impl Twins {
+    fn new() -> Self {
+        let mut relay = Relay::new(Config::default(), keys(), [5; 32], 1, Timestamp::START);
+        relay.set_addresses(vec![at("10.9.0.1:40000")]);
+        let (mut program, mut maps, _) = Program::load(None, 64).unwrap();
+        let locals: [IpAddr; 4] = ["10.9.0.1", "10.9.0.2", "2001:db8:9::1", "2001:db8:9::2"]
+            .map(|ip| ip.parse().unwrap());
+        for (key, ip) in (1..).zip(locals) {
+            maps.locals.insert(abi::address_key(ip), key, 0).unwrap();
+            maps.addresses.set(key, abi::address_key(ip), 0).unwrap();
+        }
+        let config = abi::Config {
+            valid_until: u64::MAX,
+            port: PORT,
+            complete: false,
+        };
+        maps.config.set(0, config.encode(), 0).unwrap();
+        let legs = [
+            ["10.1.0.2:1001", "10.2.0.2:1002"],
+            ["10.1.0.2:1001", "10.2.0.3:40000"],
+            ["[2001:db8:1::2]:1001", "[2001:db8:2::2]:1002"],
+            ["10.1.0.2:1001", "[2001:db8:2::2]:1002"],
+        ];
+        let mut sessions = Vec::new();
+        for (number, legs) in (1_u8..).step_by(2).zip(legs) {
+            let legs = legs.map(at);
+            let bound = legs.map(|leg| {
+                let of_family = |ip: &&IpAddr| ip.is_ipv4() == leg.is_ipv4();
+                *locals
+                    .iter()
+                    .filter(of_family)
+                    .nth(usize::from(leg.port() & 1))
+                    .unwrap()
+            });
+            let vni = bind(&mut relay, number, legs, bound);
+            let key = |ip: &IpAddr| 1 + locals.iter().position(|l| l == ip).unwrap() as u16;
+            let session = Session {
+                legs: legs.map(|address| Leg {
+                    address,
+                    ifindex: 1,
+                    mtu: 1_500,
+                }),
+                forwarding: match legs {
+                    [SocketAddr::V4(_), SocketAddr::V4(_)] => Forwarding::V4,
+                    [SocketAddr::V6(_), SocketAddr::V6(_)] => Forwarding::V6,
+                    _ => Forwarding::Socket,
+                },
+                local: bound.each_ref().map(key),
+                from: Default::default(),
+            };
+            maps.sessions
+                .insert(vni.number(), session.encode(), 0)
+                .unwrap();
+            sessions.push((vni, legs, bound));
+        }
+        Self {
+            relay,
+            program: program.fd().unwrap(),
+            _loaded: (program, maps),
+            sessions,
+        }
+    }
+
+    /// Compares what both do with one packet; whether the program sent it on.
+    fn compare(&mut self, sent: &Sent) -> bool {
+        let run = match sys::test_run(self.program.as_fd(), &sent.frame, sent.gso_size, 1) {
+            Ok(run) => run,
+            // Linux runs no program on a frame without a whole header.
+            Err(_) if sent.change == "cut" => return false,
+            Err(error) => panic!("{error}: {sent:?}"),
+        };
+        if run.verdict != REDIRECTED {
+            assert_ne!(
+                run.verdict, DROP,
+                "nothing is dropped below the limit: {sent:?}"
+            );
+            assert_eq!((run.verdict, &run.packet), (NEXT, &sent.frame), "{sent:?}");
+            assert!(!sent.must_forward, "left to the sockets: {sent:?}");
+            return false;
+        }
+        assert!(sent.for_relay, "taken from the stack: {sent:?}");
+        let (from, to, ttl) = frame::ends(&sent.frame);
+        let payload = frame::payload(&sent.frame);
+        let step = match sent.gso_size {
+            0 => payload.len(),
+            size => size as usize,
+        };
+        let expected = payload.chunks(step).map(|datagram| {
+            let mut reply = [0; REPLY_LEN];
+            let now = Timestamp::START;
+            self.relay
+                .handle_datagram(from, Some(to.ip()), datagram, now, &mut reply)
+        });
+        let (new_from, new_to, new_ttl) = frame::ends(&run.packet);
+        for verdict in expected {
+            let Verdict::Forward { to, from } = verdict else {
+                panic!("the core says {verdict:?} of {sent:?}");
+            };
+            assert_eq!((to, from), (new_to, Some(new_from.ip())), "{sent:?}");
+        }
+        assert_eq!((new_from.port(), new_ttl), (PORT, ttl - 1));
+        assert_eq!(frame::payload(&run.packet), payload);
+        assert_eq!(
+            frame::is_sealed(&run.packet),
+            frame::is_sealed(&sent.frame),
+            "checksums stay as right as they were: {sent:?}"
+        );
+        true
+    }
+}
+
+/// Runs the handshakes of a session in the core.
+fn bind(relay: &mut Relay, number: u8, legs: [SocketAddr; 2], locals: [IpAddr; 2]) -> Vni {
+    let clients = [Client::new(number), Client::new(number + 1)];
+    let now = Timestamp::START;
+    let request = clients[0].request(&clients[1]);
+    let response = relay
+        .handle_derp(Some(&clients[0].peer()), &request, now)
+        .unwrap();
+    let vni = clients[0].vni(&response);
+    let pairs = clients.iter().zip(clients.iter().rev());
+    for ((client, other), (leg, local)) in pairs.zip(legs.into_iter().zip(locals)) {
+        let mut reply = [0; REPLY_LEN];
+        let begun = client.bind(vni, 1, other);
+        let begun = relay.handle_datagram(leg, Some(local), &begun, now, &mut reply);
+        assert!(matches!(begun, Verdict::Reply { .. }), "{begun:?}");
+        let answer = client.answer(vni, &reply);
+        let mut none = [0; REPLY_LEN];
+        let bound = relay.handle_datagram(leg, Some(local), &answer, now, &mut none);
+        assert_eq!(bound, Verdict::Consumed);
+    }
+    while let Some(event) = relay.poll_event() {
+        assert!(matches!(event, Event::Opened { .. }));
+    }
+    vni
+}
+
+/// A packet, and what is known of it by how it was made.
+#[derive(Debug)]
+struct Sent {
+    frame: Vec<u8>,
+    gso_size: u32,
+    /// Addressed to the relay's port at one of its addresses, whole, as UDP.
+    for_relay: bool,
+    /// Good data of an open session between addresses of one family.
+    must_forward: bool,
+    /// What was changed of a good packet.
+    change: &'static str,
+}
+
+fn generate(rng: &mut StdRng, twins: &Twins) -> Sent {
+    let (vni, legs, bound) = twins.sessions[rng.random_range(0..twins.sessions.len())];
+    let side = rng.random_range(0..2);
+    let same_family = legs[0].is_ipv4() == legs[1].is_ipv4();
+    let relay = SocketAddr::new(bound[side], PORT);
+    let size = rng.random_range(0..1_400);
+    let body: Vec<u8> = (0..size).map(|_| rng.random()).collect();
+    let mut payload = data(vni, &body);
+    let mut gso_size = 0;
+    let mut from = legs[side];
+    let mut to = relay;
+    let mut ttl = 64;
+    let mut sent = Sent {
+        frame: Vec::new(),
+        gso_size: 0,
+        for_relay: true,
+        must_forward: same_family,
+        change: "nothing",
+    };
+    let mut changed = |change, for_relay, must_forward| {
+        sent.change = change;
+        sent.for_relay = for_relay;
+        sent.must_forward = must_forward && same_family;
+    };
+    let mut late: Option<fn(&mut StdRng, &mut Vec<u8>)> = None;
+    match rng.random_range(0..20) {
+        0 => {
+            from.set_port(from.port() ^ 4);
+            changed("source port", true, false);
+        }
+        1 => {
+            from = legs[1 - side];
+            if from.is_ipv4() != relay.is_ipv4() {
+                from = legs[side];
+                from.set_port(9);
+            }
+            changed("the other leg", true, same_family);
+        }
+        2 => {
+            payload[1] |= 0x80;
+            changed("control", true, false);
+        }
+        3 => {
+            payload[0] = 0x40 << rng.random_range(0..2);
+            changed("version", true, false);
+        }
+        4 => {
+            payload[4..7].fill(0);
+            changed("VNI 0", true, false);
+        }
+        5 => {
+            payload[4] ^= 0x55;
+            changed("unknown VNI", true, false);
+        }
+        6 => {
+            payload.truncate(rng.random_range(0..8));
+            changed("too short", true, false);
+        }
+        7 => {
+            to.set_port(PORT + 1);
+            changed("another port", false, false);
+        }
+        8 => {
+            to.set_ip(match to {
+                SocketAddr::V4(_) => "10.9.0.77".parse().unwrap(),
+                SocketAddr::V6(_) => "2001:db8:9::77".parse().unwrap(),
+            });
+            changed("another host", false, false);
+        }
+        9 => {
+            ttl = rng.random_range(0..2);
+            changed("time to live", true, false);
+        }
+        10 => {
+            late = Some(|_, frame| {
+                if frame[12] == 0x08 {
+                    frame[20] |= 0x20;
+                } else {
+                    frame[20] = 44;
+                }
+            });
+            changed("fragment", false, false);
+        }
+        11 => {
+            late = Some(|_, frame| {
+                if frame[12] == 0x08 {
+                    frame[21] = 5;
+                } else {
+                    frame[20] = 60;
+                }
+            });
+            changed("later fragment or extension header", false, false);
+        }
+        12 => {
+            late = Some(|_, frame| frame[14] = frame[14].wrapping_add(1));
+            changed("IP options or class", true, false);
+        }
+        13 => {
+            late = Some(|_, frame| {
+                let at = frame::udp_at(frame);
+                frame[at + 6..at + 8].fill(0);
+            });
+            changed("no checksum", true, false);
+        }
+        14 => {
+            late = Some(|rng, frame| {
+                let len = rng.random_range(14..frame.len());
+                frame.truncate(len);
+            });
+            changed("cut", true, false);
+        }
+        15 => {
+            late = Some(|_, frame| frame.extend_from_slice(&[0; 3]));
+            changed("padding", true, false);
+        }
+        16 => {
+            late = Some(|_, frame| {
+                let at = frame::udp_at(frame);
+                frame[at + 5] ^= 1;
+            });
+            changed("UDP length", true, false);
+        }
+        17 | 18 => {
+            let segments = rng.random_range(2..15);
+            let segment = data(vni, &body[..body.len().min(200)]);
+            payload = segment.repeat(segments);
+            payload.extend_from_slice(&data(vni, b"tail")[..8.min(segment.len())]);
+            gso_size = segment.len() as u32;
+            if rng.random_bool(0.5) {
+                let spoiled = rng.random_range(1..=segments) * segment.len();
+                let at = rng.random_range(0..3);
+                payload[spoiled + [0, 1, 5][at]] ^= [0x40, 0x80, 0x11][at];
+                changed("a spoiled segment", true, false);
+            } else {
+                changed("a super-packet", true, true);
+            }
+        }
+        _ => {}
+    }
+    sent.frame = frame::udp(from, to, ttl, &payload);
+    sent.gso_size = gso_size;
+    if let Some(late) = late {
+        late(rng, &mut sent.frame);
+    }
+    sent
+}
+
+#[test]
+fn program_forwards_only_what_the_core_forwards_and_all_that_is_good() {
+    if !permitted("program_forwards_only_what_the_core_forwards_and_all_that_is_good") {
+        return;
+    }
+    let mut twins = Twins::new();
+    let mut rng = StdRng::seed_from_u64(4);
+    let mut forwarded = 0;
+    for _ in 0..PACKETS {
+        let sent = generate(&mut rng, &twins);
+        forwarded += usize::from(twins.compare(&sent));
+    }
+    assert!(
+        (PACKETS / 8..PACKETS / 2).contains(&forwarded),
+        "{forwarded} were forwarded"
+    );
+}
