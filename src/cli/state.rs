@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::{DirBuilderExt, PermissionsExt, chown},
+    os::unix::fs::{DirBuilderExt, PermissionsExt, chown, lchown},
     path::{Path, PathBuf},
 };
 
@@ -33,6 +33,21 @@ impl PrepareStateArgs {
 fn prepare(dir: &Path, owner: u32) -> io::Result<()> {
     let mut builder = fs::DirBuilder::new();
     builder.recursive(true).mode(0o700).create(dir)?;
-    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))?;
-    chown(dir, Some(owner), Some(owner))
+    give(dir, owner)
+}
+
+/// Gives a directory and what is in it to `owner`; mode 0700. It may have belonged to another: root
+/// without further capabilities can open what it owns.
+fn give(directory: &Path, owner: u32) -> io::Result<()> {
+    chown(directory, Some(0), Some(0))?;
+    fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;
+    for entry in fs::read_dir(directory)? {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            give(&entry.path(), owner)?;
+        } else {
+            lchown(entry.path(), Some(owner), Some(owner))?;
+        }
+    }
+    chown(directory, Some(owner), Some(owner))
 }

@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    data_path::DataPath,
     endpoints::Endpoints,
     exposure::Exposure,
     grants::{GrantState, Grants, GrantsStatus},
@@ -54,6 +55,10 @@ pub struct PeerRelaySpec {
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub regions: Vec<Region>,
+    /// What forwards packets of open sessions. `Auto` is the kernel on nodes that can, for relays on
+    /// the host network, and sockets elsewhere; each `RelayNode` says which, and why.
+    #[serde(default)]
+    pub data_path: DataPath,
     /// Relays of all regions together at most. When empty: 2 with the control server of
     /// tailscale.com, which is its documented allowance, and no limit with others. Relays that run
     /// are not stopped by it.

@@ -2,6 +2,7 @@
 
 mod config_map;
 mod daemon_set;
+mod data_path;
 mod disruption;
 mod grants;
 pub mod monitoring;

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{DEFAULT_CONTROL_URL, endpoints::EndpointsConfig, peers::ProbePeer},
     crd::{
-        PeerRelay,
+        DataPath, PeerRelay,
         exposure::Exposure,
         grants::GrantsOutput,
         monitoring::Monitoring,
@@ -57,6 +57,8 @@ pub struct ValidatedRelay {
     pub ephemeral: bool,
     /// Relays in total at most.
     pub max_relays: Option<u16>,
+    /// What forwards packets.
+    pub data_path: DataPath,
     /// Regions, in their order.
     pub regions: Vec<ValidatedRegion>,
     /// What scrapes and judges the relays.
@@ -219,6 +221,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             .clone()
             .unwrap_or_else(|| name.clone()),
         ephemeral: tailnet.ephemeral,
+        data_path: relay.spec.data_path,
         max_relays: relay.spec.max_relays.or(allowance(tailnet)),
         regions,
         template,

@@ -7,12 +7,13 @@ use std::{
 
 use k8s_openapi::api::core::v1::ConfigMap;
 
-use super::{metadata, monitoring::is_scraped};
+use super::{data_path, metadata, monitoring::is_scraped};
 use crate::{
     config::{
         CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig,
         endpoints::EndpointsConfig, peers::PEERS_KEY,
     },
+    crd::DataPath,
     names,
     operator::validate::{ValidatedRegion, ValidatedRelay},
 };
@@ -74,6 +75,11 @@ fn data(
         }),
         metrics_on_node: (on_host && is_scraped(relay)).then_some(true),
         region: Some(region.name.clone()),
+        data_path: match relay.data_path {
+            // Where it cannot be had, there is nothing to be said about it.
+            DataPath::Auto if !data_path::in_kernel(relay, region) => Some(DataPath::Socket),
+            chosen => Some(chosen),
+        },
         report: Some(ReportConfig {
             peer_relay: relay.name.clone(),
             region: region.name.clone(),

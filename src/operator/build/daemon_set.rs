@@ -21,7 +21,7 @@ use k8s_openapi::{
     },
 };
 
-use super::{config_map, metadata, template};
+use super::{config_map, data_path, metadata, template};
 use crate::{
     config::{CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR},
     crd::placement::Placement,
@@ -171,7 +171,7 @@ fn required(node_selector_terms: Vec<NodeSelectorTerm>) -> Affinity {
 fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
     let placement = &region.placement;
     let on_host = region.exposure.on_host_network();
-    PodSpec {
+    let mut pod = PodSpec {
         // Without a Service, the relay must be reachable at the node's own addresses.
         host_network: on_host.then_some(true),
         dns_policy: on_host.then(|| "ClusterFirstWithHostNet".to_owned()),
@@ -187,17 +187,19 @@ fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
             }),
             ..PodSecurityContext::default()
         }),
-        init_containers: on_host.then(|| vec![prepare_state(relay)]),
+        init_containers: on_host.then(|| vec![prepare_state(relay, region)]),
         containers: vec![container(relay, region)],
         volumes: Some(volumes(relay, region)),
         tolerations: some(placement.tolerations.clone(), Vec::is_empty),
         ..PodSpec::default()
-    }
+    };
+    data_path::permit(relay, region, &mut pod);
+    pod
 }
 
 /// The node makes the state directory for root; this gives it to the relay's user and closes it.
-fn prepare_state(relay: &ValidatedRelay) -> Container {
-    let owner = names::RELAY_USER.to_string();
+fn prepare_state(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
+    let owner = data_path::user(relay, region).to_string();
     let arguments = [
         "prepare-state",
         "--dir",

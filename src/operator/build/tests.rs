@@ -72,7 +72,7 @@ fn relay_reads_what_the_operator_writes() {
 
 #[test]
 fn relay_pod_is_on_the_host_network_and_otherwise_locked_down() {
-    let pod = daemon_set(json!({}))["spec"]["template"]["spec"].clone();
+    let pod = daemon_set(json!({"dataPath": "Socket"}))["spec"]["template"]["spec"].clone();
     assert_eq!(pod["hostNetwork"], true);
     assert_eq!(
         pod["securityContext"],
@@ -99,6 +99,30 @@ fn relay_pod_is_on_the_host_network_and_otherwise_locked_down() {
         pod["containers"][0]["readinessProbe"]["httpGet"]["host"],
         "127.0.0.1"
     );
+}
+
+#[test]
+fn kernel_path_takes_two_capabilities_and_the_bpf_file_system() {
+    for spec in [json!({}), json!({"dataPath": "Kernel"})] {
+        let pod = daemon_set(spec)["spec"]["template"]["spec"].clone();
+        assert_eq!(
+            pod["containers"][0]["securityContext"],
+            json!({
+                "allowPrivilegeEscalation": false,
+                "capabilities": {"add": ["BPF", "NET_ADMIN"], "drop": ["ALL"]},
+                "readOnlyRootFilesystem": true,
+                "runAsGroup": 0,
+                "runAsUser": 0,
+            })
+        );
+        let bpf = json!({"name": "bpf", "hostPath": {"path": "/sys/fs/bpf"}});
+        assert!(pod["volumes"].as_array().unwrap().contains(&bpf));
+        let owner = &pod["initContainers"][0]["args"][4];
+        assert_eq!(owner, "0", "the relay's user owns its state");
+    }
+    let pod = daemon_set(json!({"dataPath": "Socket"}))["spec"]["template"]["spec"].clone();
+    assert_eq!(pod["initContainers"][0]["args"][4], "65532");
+    assert_eq!(pod["volumes"].as_array().unwrap().len(), 3);
 }
 
 #[test]

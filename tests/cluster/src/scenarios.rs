@@ -2,6 +2,7 @@
 
 mod admission;
 mod clients;
+mod data_path;
 mod endpoints;
 mod exposure;
 mod faults;
@@ -44,6 +45,7 @@ pub fn all() -> Vec<Scenario> {
     let groups = [
         paths::scenarios(),
         clients::scenarios(),
+        data_path::scenarios(),
         endpoints::scenarios(),
         underlay::scenarios(),
         hostile::scenarios(),

@@ -1,0 +1,69 @@
+//! What a relay needs for the kernel data path, and nothing else: two capabilities, and on the
+//! node's network the directory in which the program outlives the pod.
+
+use k8s_openapi::api::core::v1::{
+    Capabilities, HostPathVolumeSource, PodSpec, Volume, VolumeMount,
+};
+
+use crate::{
+    crd::DataPath,
+    names,
+    operator::validate::{ValidatedRegion, ValidatedRelay},
+};
+
+/// Where nodes have the BPF file system.
+const BPF: &str = "/sys/fs/bpf";
+
+/// Whether relays of this region may load the program. On the pod network only if it is asked for:
+/// there `Auto` means pods that pass Pod Security `restricted`.
+pub(super) fn in_kernel(relay: &ValidatedRelay, region: &ValidatedRegion) -> bool {
+    match relay.data_path {
+        DataPath::Auto => region.exposure.on_host_network(),
+        DataPath::Kernel => true,
+        DataPath::Socket => false,
+    }
+}
+
+/// User of the relay's container, and owner of its state.
+pub(super) fn user(relay: &ValidatedRelay, region: &ValidatedRegion) -> u32 {
+    match in_kernel(relay, region) {
+        true => 0,
+        false => names::RELAY_USER,
+    }
+}
+
+/// Gives the relay's container what the program takes. Only root gets capabilities that work
+/// without ambient ones, which Kubernetes cannot give (docs/decisions/0010).
+pub(super) fn permit(relay: &ValidatedRelay, region: &ValidatedRegion, pod: &mut PodSpec) {
+    if !in_kernel(relay, region) {
+        return;
+    }
+    for container in &mut pod.containers {
+        let security = container.security_context.get_or_insert_default();
+        security.run_as_non_root = None;
+        security.run_as_user = Some(0);
+        security.run_as_group = Some(0);
+        security.capabilities = Some(Capabilities {
+            add: Some(vec!["BPF".to_owned(), "NET_ADMIN".to_owned()]),
+            drop: Some(vec!["ALL".to_owned()]),
+        });
+        if region.exposure.on_host_network() {
+            let mounts = container.volume_mounts.get_or_insert_default();
+            mounts.push(VolumeMount {
+                name: "bpf".to_owned(),
+                mount_path: BPF.to_owned(),
+                ..VolumeMount::default()
+            });
+        }
+    }
+    if region.exposure.on_host_network() {
+        pod.volumes.get_or_insert_default().push(Volume {
+            name: "bpf".to_owned(),
+            host_path: Some(HostPathVolumeSource {
+                path: BPF.to_owned(),
+                type_: None,
+            }),
+            ..Volume::default()
+        });
+    }
+}
