@@ -1,6 +1,8 @@
 //! What stays in the kernel when the relay ends without a word, and what the next one makes of it.
 
-use std::{path::PathBuf, process::Command, thread, time::Instant};
+use std::{path::PathBuf, process::Command, thread, time::Duration};
+
+use relay_proto::Timestamp;
 
 use super::{
     client::data,
@@ -62,7 +64,7 @@ fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
                 a.send(&data(vni, &number.to_be_bytes()));
                 thread::yield_now();
                 if number % 50 == 0 {
-                    thread::sleep(std::time::Duration::from_millis(10));
+                    thread::sleep(Duration::from_millis(10));
                 }
             }
         };
@@ -85,7 +87,9 @@ fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
             u64::from(DATAGRAMS),
             "all of them, by one program or the other"
         );
-        let activity = next.activity(vni, Instant::now()).unwrap();
+        let activity = next
+            .activity(vni, Timestamp::from_start(Duration::from_secs(60)))
+            .unwrap();
         let mut packets = activity.map(|leg| leg.traffic.packets);
         packets.sort_unstable();
         assert_eq!(packets, [0, u64::from(DATAGRAMS)], "the entry is the same");
@@ -113,7 +117,10 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
     let next = net.run("relay", || start(options)).unwrap();
     next.retain(Vec::new());
     next.stop(true);
-    assert!(next.activity(vni, Instant::now()).is_none());
+    assert!(
+        next.activity(vni, Timestamp::from_start(Duration::from_secs(60)))
+            .is_none()
+    );
     assert!(
         !pins.path().exists(),
         "a relay that ends for good leaves nothing"
