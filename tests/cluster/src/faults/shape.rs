@@ -94,9 +94,10 @@ pub async fn shape(api: &Api, kinds: &[Resource], name: &str) -> Result<Shape> {
     let uid = uid.to_owned();
     let mut note = |kind: &str, object: &Value| {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
-        let key = format!("{kind}/{}", text("name")).replace(name, "NAME");
+        let key = format!("{kind}/{}", text("name"));
+        let key = without_hashes(&key).replace(name, "NAME");
         shape.uids.insert(key.clone(), text("uid").to_owned());
-        let said = normalised(object).to_string();
+        let said = without_hashes(&normalised(object).to_string());
         shape
             .objects
             .insert(key, said.replace(name, "NAME").replace(&uid, "OWNER"));
@@ -150,6 +151,27 @@ fn normalised(object: &Value) -> Value {
     object
 }
 
+/// Long names end in a checksum, of 8 digits, that covers the PeerRelay's own name.
+fn without_hashes(text: &str) -> String {
+    let is_hash = |part: &str| {
+        let digits = part.chars().take_while(char::is_ascii_hexdigit).count();
+        let ends = |c: char| !c.is_ascii_alphanumeric();
+        digits == 8 && part[8..].chars().next().is_none_or(ends)
+    };
+    let mut parts = text.split('-');
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        plain.push('-');
+        if is_hash(part) {
+            plain.push('#');
+            plain += &part[8..];
+        } else {
+            plain += part;
+        }
+    }
+    plain
+}
+
 fn drop_generations(value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -181,5 +203,17 @@ fn blur(value: &mut Value) {
             }
         }
         _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksums_at_the_end_of_names_are_told_from_names() {
+        assert_eq!(without_hashes("a-n1-c75bc8b6"), "a-n1-#");
+        assert_eq!(without_hashes("\"a-n1-c75bc8b6\", b-1"), "\"a-n1-#\", b-1");
+        assert_eq!(without_hashes("a-c75bc8b6f-n1"), "a-c75bc8b6f-n1");
     }
 }
