@@ -128,6 +128,15 @@ fn ports(port: u16, region: &ValidatedRegion) -> Vec<u16> {
             Some(port) => vec![port],
             None => planned().collect(),
         },
+        // Balancers lead to nodes by themselves; what stands before them must let these through.
+        ExposureType::LoadBalancer => {
+            let balancer = region.exposure.load_balancer.as_ref();
+            let first = balancer.and_then(|balancer| balancer.base_port);
+            match planned().next() {
+                Some(_) => planned().collect(),
+                None => vec![first.unwrap_or(port)],
+            }
+        }
     };
     ports.sort_unstable();
     ports.dedup();

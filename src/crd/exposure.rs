@@ -1,5 +1,7 @@
 //! How clients reach the relays of a region.
 
+use std::collections::BTreeMap;
+
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -8,10 +10,12 @@ use serde::{Deserialize, Serialize};
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self.type == 'NodePort' || !has(self.nodePort)").message("exposure.nodePort is for type NodePort: set exposure.type to NodePort, or remove nodePort"))]
+#[x_kube(validation = Rule::new("self.type == 'LoadBalancer' || !has(self.loadBalancer)").message("exposure.loadBalancer is for type LoadBalancer: set exposure.type to LoadBalancer, or remove loadBalancer"))]
 #[x_kube(validation = Rule::new("self.type != 'HostNetwork' || !has(self.hostNetwork) || self.hostNetwork").message("exposure.hostNetwork cannot be false for type HostNetwork: choose type NodePort for relays on the pod network, or remove hostNetwork"))]
 pub struct Exposure {
     /// `HostNetwork`: relays open the port on their nodes. `NodePort`: a Service leads from a port
-    /// of each node to the relay on that node.
+    /// of each node to the relay on that node. `LoadBalancer`: each relay has a Service with an
+    /// address of its own; 2 relays unless `placement.maxRelays` says otherwise.
     #[serde(default, rename = "type")]
     #[schemars(default)]
     pub kind: ExposureType,
@@ -20,6 +24,9 @@ pub struct Exposure {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub node_port: Option<u16>,
+    /// The Services, for type LoadBalancer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_balancer: Option<LoadBalancer>,
     /// Whether relays use the network of their nodes; true for type HostNetwork, false for others.
     /// Relays that do not pass Pod Security `restricted`, keep nothing on their nodes, and are new
     /// ephemeral devices with each start.
@@ -37,6 +44,70 @@ pub enum ExposureType {
     HostNetwork,
     /// A port of each node.
     NodePort,
+    /// An address for each relay.
+    LoadBalancer,
+}
+
+/// The Services of relays behind load balancers.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("has(self.shareAddress) && self.shareAddress || !has(self.basePort)").message("exposure.loadBalancer.basePort is for relays that share an address: set shareAddress, or remove basePort"))]
+#[x_kube(validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() < 2 || self.ipFamilies[0] != self.ipFamilies[1]").message("exposure.loadBalancer.ipFamilies names a family twice: remove one"))]
+#[x_kube(validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() < 2 || has(self.ipFamilyPolicy) && self.ipFamilyPolicy != 'SingleStack'").message("exposure.loadBalancer.ipFamilies has two families: set ipFamilyPolicy to PreferDualStack or RequireDualStack"))]
+#[x_kube(validation = Rule::new("has(self.class) == has(oldSelf.class) && (!has(self.class) || self.class == oldSelf.class)").message("exposure.loadBalancer.class cannot be changed, as that of a Service cannot: rename the region"))]
+pub struct LoadBalancer {
+    /// `loadBalancerClass` of the Services; the cluster's default when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 253))]
+    pub class: Option<String>,
+    /// Annotations of the Services. They win over the operator's defaults, which ask AWS, Azure and
+    /// Google Cloud for addresses that the internet reaches.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub annotations: BTreeMap<String, String>,
+    /// Networks whose packets are let in, where the load balancer can tell; all when empty. Relay
+    /// packets come from the clients' own networks, not from 100.64.0.0/10.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 64),
+        inner(length(max = 49), regex(pattern = "^[0-9a-fA-F.:]+/[0-9]{1,3}$"))
+    )]
+    pub source_ranges: Vec<String>,
+    /// `ipFamilyPolicy` of the Services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ip_family_policy: Option<IpFamilyPolicy>,
+    /// `ipFamilies` of the Services.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 2))]
+    pub ip_families: Vec<IpFamily>,
+    /// Let the relays share one address, each with a port of its own, where the load balancer can
+    /// (MetalLB, Cilium). Packets may then come through any node, and relays see that node's
+    /// address for the client's.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub share_address: bool,
+    /// First port of relays that share an address; `port` when empty.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(range(min = 1, max = 65435))]
+    pub base_port: Option<u16>,
+}
+
+/// How many IP versions a Service has.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum IpFamilyPolicy {
+    /// One.
+    SingleStack,
+    /// Two where the cluster has two.
+    PreferDualStack,
+    /// Two.
+    RequireDualStack,
+}
+
+/// An IP version.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+pub enum IpFamily {
+    /// IPv4.
+    IPv4,
+    /// IPv6.
+    IPv6,
 }
 
 impl ExposureType {
@@ -45,6 +116,28 @@ impl ExposureType {
         match self {
             Self::HostNetwork => "HostNetwork",
             Self::NodePort => "NodePort",
+            Self::LoadBalancer => "LoadBalancer",
+        }
+    }
+}
+
+impl IpFamilyPolicy {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::SingleStack => "SingleStack",
+            Self::PreferDualStack => "PreferDualStack",
+            Self::RequireDualStack => "RequireDualStack",
+        }
+    }
+}
+
+impl IpFamily {
+    /// As it is written.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::IPv4 => "IPv4",
+            Self::IPv6 => "IPv6",
         }
     }
 }

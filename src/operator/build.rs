@@ -5,6 +5,7 @@ mod daemon_set;
 mod data_path;
 mod disruption;
 mod grants;
+mod load_balancer;
 pub mod monitoring;
 mod rbac;
 mod service;
@@ -19,6 +20,8 @@ use k8s_openapi::{
     },
     apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
+
+use kube::ResourceExt;
 
 use super::validate::{ValidatedRegion, ValidatedRelay};
 use crate::names;
@@ -61,11 +64,14 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
         let budget = disruption::build(relay, region);
         resources.disruption_budgets.extend(budget);
         resources.services.extend(service::build(relay, region));
-        match region.plan.waiting {
-            Some(_) => resources.held.extend(region.daemon_sets()),
-            None => resources
-                .daemon_sets
-                .extend(daemon_set::build(relay, region, &checksum)),
+        for set in daemon_set::build(relay, region, &checksum) {
+            match region
+                .plan
+                .waits(set.annotations().get(names::NODE_ANNOTATION))
+            {
+                true => resources.held.push(set.name_any()),
+                false => resources.daemon_sets.push(set),
+            }
         }
     }
     resources.config_maps.extend(grants::build(relay));

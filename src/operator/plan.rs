@@ -5,6 +5,7 @@ mod addresses;
 mod choose;
 mod endpoints;
 mod fit;
+mod load_balancers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,9 +13,12 @@ use std::{
     sync::Arc,
 };
 
-use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::{Node, Service},
+use k8s_openapi::{
+    api::{
+        apps::v1::DaemonSet,
+        core::v1::{Node, Service},
+    },
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
 };
 use kube::ResourceExt;
 
@@ -24,7 +28,13 @@ use super::{
     build::monitoring::MonitoringKind,
     validate::{ValidatedRegion, ValidatedRelay},
 };
-use crate::{crd::RelayNode, names};
+use crate::{
+    crd::{RelayNode, exposure::ExposureType},
+    names,
+};
+
+/// Relays of a region behind load balancers when nothing else is said: each costs an address.
+const BALANCED_RELAYS: u16 = 2;
 
 /// What the cluster has, as far as it matters to a PeerRelay.
 #[derive(Debug, Clone, Default)]
@@ -52,10 +62,22 @@ pub struct Plan {
     pub excess: Vec<String>,
     /// Addresses that lead to each relay, by node; relays advertise them before all others.
     pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
-    /// Relays are not started before this is there.
+    /// Ports of the relays' own Services, by node.
+    pub ports: BTreeMap<String, u16>,
+    /// What relays wait for before they are started.
     pub waiting: Option<Waiting>,
+    /// Nodes whose relay waits; all of the region when empty.
+    pub pending: BTreeSet<String>,
     /// Nodes whose annotation with endpoints cannot be read.
     pub bad_annotations: BTreeSet<String>,
+}
+
+impl Plan {
+    /// Whether the relays of a DaemonSet, on one node or on all, are not to be started yet.
+    pub fn waits(&self, node: Option<&String>) -> bool {
+        let pending = |node: &String| self.pending.contains(node);
+        self.waiting.is_some() && (self.pending.is_empty() || node.is_some_and(pending))
+    }
 }
 
 /// What a region waits for.
@@ -76,8 +98,29 @@ pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
             Ok(endpoints) => region.plan.endpoints = endpoints,
             Err(waiting) => region.plan.waiting = Some(waiting),
         }
+        if region.exposure.kind == ExposureType::LoadBalancer {
+            region.plan.ports = load_balancers::ports(region, relay.port, seen);
+            balance(region, seen);
+        }
         addresses::complete(region, seen);
     }
+}
+
+/// Notes what load balancers give the relays of `region`.
+fn balance(region: &mut ValidatedRegion, seen: &Surroundings) {
+    let given = load_balancers::given(region, seen);
+    region.plan.endpoints = given.addresses;
+    for (node, names) in given.names {
+        region
+            .endpoints
+            .nodes
+            .entry(node)
+            .or_default()
+            .fixed
+            .extend(names);
+    }
+    region.plan.pending = given.waiting.keys().cloned().collect();
+    region.plan.waiting = given.waiting.into_values().next();
 }
 
 /// Decides which nodes get a relay, where that is not left to the DaemonSet.
@@ -113,7 +156,7 @@ fn choose_nodes(relay: &mut ValidatedRelay, seen: &Surroundings) {
         let candidates: Vec<_> = seen.nodes.iter().filter_map(candidate).collect();
         let gets_one = |c: &&Candidate| c.open || running[at].contains(&c.name);
         region.plan.fitting = candidates.iter().filter(gets_one).count();
-        let most = region.placement.max_relays.map_or(usize::MAX, usize::from);
+        let most = most(region).map_or(usize::MAX, usize::from);
         let key = format!("{namespace}/{name}/{}", region.name);
         choices.push(choose::choose(&key, &candidates, &running[at], most));
     }
@@ -122,7 +165,7 @@ fn choose_nodes(relay: &mut ValidatedRelay, seen: &Surroundings) {
         None => vec![Vec::new(); choices.len()],
     };
     for ((region, choice), excess) in relay.regions.iter_mut().zip(choices).zip(excess) {
-        let limited = relay.max_relays.is_some() || region.placement.max_relays.is_some();
+        let limited = relay.max_relays.is_some() || most(region).is_some();
         region.plan.excess = excess;
         region.plan.chosen = limited.then(|| {
             let mut nodes: Vec<_> = choice.stay.into_iter().chain(choice.start).collect();
@@ -132,15 +175,32 @@ fn choose_nodes(relay: &mut ValidatedRelay, seen: &Surroundings) {
     }
 }
 
-/// Nodes on which the region has a relay: those with a DaemonSet of their own; before the first of
-/// these, those that report.
+/// Relays that the region may have, if there is a number.
+fn most(region: &ValidatedRegion) -> Option<u16> {
+    let balanced = region.exposure.kind == ExposureType::LoadBalancer;
+    region
+        .placement
+        .max_relays
+        .or(balanced.then_some(BALANCED_RELAYS))
+}
+
+/// Nodes on which the region has a relay: those with a DaemonSet or a Service of their own; before
+/// the first of these, those that report.
 fn running(relay: &str, region: &ValidatedRegion, seen: &Surroundings) -> BTreeSet<String> {
     let labels = names::selector(relay, &region.name);
-    let sets = seen.daemon_sets.iter().filter(|set| {
-        let is_ours = labels.iter().all(|(k, v)| set.labels().get(k) == Some(v));
-        is_ours && set.metadata.deletion_timestamp.is_none()
-    });
-    let mut nodes = BTreeSet::new();
+    let is_ours = |metadata: &ObjectMeta| {
+        let found = metadata.labels.as_ref();
+        let has = |(key, value): (&String, &String)| found.and_then(|l| l.get(key)) == Some(value);
+        labels.iter().all(has) && metadata.deletion_timestamp.is_none()
+    };
+    let sets = seen.daemon_sets.iter().filter(|set| is_ours(&set.metadata));
+    let services = seen
+        .services
+        .iter()
+        .filter(|service| is_ours(&service.metadata));
+    let mut nodes: BTreeSet<_> = services
+        .filter_map(|service| service.annotations().get(names::NODE_ANNOTATION).cloned())
+        .collect();
     for set in sets {
         match set.annotations().get(names::NODE_ANNOTATION) {
             Some(node) => {

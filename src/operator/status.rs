@@ -50,6 +50,7 @@ pub const REASONS: &[&str] = &[
     "Connected",
     "NoReport",
     "NodePortPending",
+    "LoadBalancerPending",
     "WithinAllowance",
     "AllowanceExceeded",
     "Paused",

@@ -5,7 +5,7 @@ use k8s_openapi::{
     apimachinery::pkg::util::intstr::IntOrString,
 };
 
-use super::metadata;
+use super::{load_balancer, metadata};
 use crate::{
     crd::exposure::ExposureType,
     names,
@@ -17,6 +17,7 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Ser
     match region.exposure.kind {
         ExposureType::HostNetwork => Vec::new(),
         ExposureType::NodePort => vec![node_port(relay, region)],
+        ExposureType::LoadBalancer => load_balancer::build(relay, region),
     }
 }
 

@@ -17,7 +17,7 @@ pub(super) fn endpoints(
     seen: &Surroundings,
 ) -> Result<BTreeMap<String, Vec<SocketAddr>>, Waiting> {
     match region.exposure.kind {
-        ExposureType::HostNetwork => Ok(BTreeMap::new()),
+        ExposureType::HostNetwork | ExposureType::LoadBalancer => Ok(BTreeMap::new()),
         ExposureType::NodePort => node_ports(region, seen),
     }
 }

@@ -12,7 +12,7 @@ pub(super) fn published<'a>(
     nodes: impl Iterator<Item = &'a RelayNode>,
     relay: Option<&ValidatedRelay>,
 ) -> Verdict {
-    if let Some(verdict) = bad_annotations(relay) {
+    if let Some(verdict) = bad_annotations(relay).or_else(|| pending(relay)) {
         return verdict;
     }
     let (mut relays, mut silent, mut addresses) = (0, 0, 0);
@@ -54,6 +54,18 @@ pub(super) fn published<'a>(
         reason: reason.to_owned(),
         message,
     }
+}
+
+/// A Service without its port or address: nothing of it is advertised.
+fn pending(relay: Option<&ValidatedRelay>) -> Option<Verdict> {
+    let mut regions = relay.into_iter().flat_map(|relay| &relay.regions);
+    let waiting = regions.find_map(|region| region.plan.waiting.as_ref())?;
+    Some(Verdict {
+        kind: "EndpointsPublished",
+        status: "False",
+        reason: waiting.reason.to_owned(),
+        message: waiting.message.clone(),
+    })
 }
 
 /// A node whose annotation nobody can use: its relay advertises less than it should.

@@ -39,6 +39,10 @@ fn refused(world: &World<'_>) -> Result<String> {
         region[field] = value;
         json!({"regions": [region]})
     };
+    let balanced = |load_balancer: Value| {
+        let exposure = json!({"type": "LoadBalancer", "loadBalancer": load_balancer});
+        region("exposure", exposure)
+    };
     let long = "x".repeat(41);
     let cases = [
         ("edge", json!({"port": 0}), "spec.port"),
@@ -120,6 +124,47 @@ fn refused(world: &World<'_>) -> Result<String> {
             "edge",
             region("exposure", json!({"hostNetwork": false})),
             "exposure.hostNetwork cannot be false",
+        ),
+        (
+            "edge",
+            region("exposure", json!({"loadBalancer": {}})),
+            "exposure.loadBalancer is for type LoadBalancer",
+        ),
+        (
+            "edge",
+            balanced(json!({"basePort": 50_000})),
+            "basePort is for relays that share an address",
+        ),
+        (
+            "edge",
+            balanced(json!({"ipFamilies": ["IPv4", "IPv4"], "ipFamilyPolicy": "PreferDualStack"})),
+            "names a family twice",
+        ),
+        (
+            "edge",
+            balanced(json!({"ipFamilies": ["IPv4", "IPv6"]})),
+            "set ipFamilyPolicy to PreferDualStack",
+        ),
+        (
+            "edge",
+            balanced(json!({"sourceRanges": ["192.0.2.1"]})),
+            "sourceRanges",
+        ),
+        (
+            "edge",
+            region("placement", json!({"maxRelays": 0})),
+            "placement.maxRelays",
+        ),
+        (
+            "edge",
+            region("placement", json!({"zones": [""]})),
+            "placement.zones",
+        ),
+        ("edge", json!({"maxRelays": 0}), "spec.maxRelays"),
+        (
+            "edge",
+            json!({"template": {"updateStrategy": {"type": "OnDelete", "maxUnavailable": 2}}}),
+            "maxUnavailable is for type RollingUpdate",
         ),
         (
             "edge",

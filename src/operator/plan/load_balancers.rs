@@ -1,0 +1,221 @@
+//! Ports and addresses of relays behind load balancers.
+
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+};
+
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+
+use super::{Surroundings, Waiting};
+use crate::{
+    config::endpoints::StaticEndpoint,
+    crd::{exposure::ExposureType, placement::MOST_CHOSEN},
+    names,
+    operator::validate::ValidatedRegion,
+};
+
+/// What the load balancers of a region give its relays, by node.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Given {
+    /// Addresses.
+    pub(super) addresses: BTreeMap<String, Vec<SocketAddr>>,
+    /// Names that relays resolve.
+    pub(super) names: BTreeMap<String, Vec<StaticEndpoint>>,
+    /// What is not there yet; relays that have their part are started all the same.
+    pub(super) waiting: BTreeMap<String, Waiting>,
+}
+
+/// The port of each chosen relay: `port`, or one of its own if they share an address. Who has one
+/// keeps it; others get the lowest that is free.
+pub(super) fn ports(
+    region: &ValidatedRegion,
+    port: u16,
+    seen: &Surroundings,
+) -> BTreeMap<String, u16> {
+    let wanted = region.exposure.load_balancer.clone().unwrap_or_default();
+    let nodes = region.plan.chosen.as_deref().unwrap_or_default();
+    if region.exposure.kind != ExposureType::LoadBalancer {
+        return BTreeMap::new();
+    }
+    if !wanted.share_address {
+        return nodes.iter().map(|node| (node.clone(), port)).collect();
+    }
+    let first = wanted.base_port.unwrap_or(port);
+    let mut ports = BTreeMap::new();
+    for node in nodes {
+        let has = service_of(region, node, seen).and_then(service_port);
+        let fits = |port: &u16| (first..first.saturating_add(MOST_CHOSEN)).contains(port);
+        let is_free = |port: &u16| !ports.values().any(|taken| taken == port);
+        if let Some(port) = has.filter(fits).filter(is_free) {
+            ports.insert(node.clone(), port);
+        }
+    }
+    for node in nodes {
+        if !ports.contains_key(node) {
+            let taken: Vec<u16> = ports.values().copied().collect();
+            let free = (first..=u16::MAX).find(|port| !taken.contains(port));
+            ports.extend(free.map(|port| (node.clone(), port)));
+        }
+    }
+    ports
+}
+
+/// What the Services of the chosen relays say by now.
+pub(super) fn given(region: &ValidatedRegion, seen: &Surroundings) -> Given {
+    let mut given = Given::default();
+    for node in region.plan.chosen.iter().flatten() {
+        let service = service_of(region, node, seen);
+        let wanted = region.plan.ports.get(node).copied();
+        let port = service
+            .and_then(service_port)
+            .filter(|port| Some(*port) == wanted);
+        let (addresses, names) = match (service, port) {
+            (Some(service), Some(port)) => ingress(service, port),
+            _ => (Vec::new(), Vec::new()),
+        };
+        if addresses.is_empty() && names.is_empty() {
+            let name = names::on_node(&region.child, node);
+            let message = format!(
+                "Service {name} has no address yet: the cluster needs a controller for Services of \
+                 type LoadBalancer; kubectl describe service {name} may say more"
+            );
+            let waiting = Waiting {
+                reason: "LoadBalancerPending",
+                message,
+            };
+            given.waiting.insert(node.clone(), waiting);
+            continue;
+        }
+        given.addresses.insert(node.clone(), addresses);
+        given.names.insert(node.clone(), names);
+    }
+    given
+}
+
+fn ingress(service: &Service, port: u16) -> (Vec<SocketAddr>, Vec<StaticEndpoint>) {
+    let balancer = service
+        .status
+        .as_ref()
+        .and_then(|s| s.load_balancer.as_ref());
+    let all = balancer
+        .and_then(|b| b.ingress.as_ref())
+        .into_iter()
+        .flatten();
+    let ips = all
+        .clone()
+        .filter_map(|i| i.ip.as_ref()?.parse::<IpAddr>().ok());
+    let hosts = all.filter_map(|i| i.hostname.as_ref());
+    (
+        ips.map(|ip| SocketAddr::new(ip, port)).collect(),
+        hosts
+            .filter_map(|host| format!("{host}:{port}").parse().ok())
+            .collect(),
+    )
+}
+
+fn service_of<'a>(
+    region: &ValidatedRegion,
+    node: &str,
+    seen: &'a Surroundings,
+) -> Option<&'a Service> {
+    let name = names::on_node(&region.child, node);
+    seen.services
+        .iter()
+        .map(AsRef::as_ref)
+        .find(|s: &&Service| s.name_any() == name)
+}
+
+fn service_port(service: &Service) -> Option<u16> {
+    let ports = service.spec.as_ref()?.ports.as_ref()?;
+    u16::try_from(ports.first()?.port).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::operator::fixtures;
+
+    #[test]
+    fn addresses_of_both_families_and_names_are_given() {
+        let ingress =
+            json!([{"ip": "192.0.2.7"}, {"ip": "2001:db8::7"}, {"hostname": "lb.example.net"}]);
+        let seen = seen(&[("n1", 40_000, ingress)]);
+        let region = region(&["n1"], json!({}), &seen);
+        let given = given(&region, &seen);
+        let texts: Vec<_> = given.addresses["n1"]
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(texts, ["192.0.2.7:40000", "[2001:db8::7]:40000"]);
+        assert_eq!(given.names["n1"][0].to_string(), "lb.example.net:40000");
+        assert!(given.waiting.is_empty());
+    }
+
+    #[test]
+    fn only_the_relay_without_an_address_waits() {
+        let seen = seen(&[
+            ("n1", 40_000, json!([{"ip": "192.0.2.7"}])),
+            ("n2", 40_000, json!([])),
+        ]);
+        let region = region(&["n1", "n2", "n3"], json!({}), &seen);
+        let given = given(&region, &seen);
+        assert!(given.addresses.contains_key("n1"));
+        assert!(given.waiting.keys().eq(["n2", "n3"]));
+        assert_eq!(given.waiting["n2"].reason, "LoadBalancerPending");
+    }
+
+    #[test]
+    fn relays_that_share_an_address_keep_their_ports() {
+        let share = json!({"shareAddress": true, "basePort": 50_000});
+        let seen = seen(&[("n2", 50_000, json!([])), ("n3", 40_000, json!([]))]);
+        let region = region(&["n1", "n2", "n3"], share, &seen);
+        let wanted = [("n1", 50_001), ("n2", 50_000), ("n3", 50_002)];
+        assert_eq!(
+            region.plan.ports,
+            wanted.map(|(n, p)| (n.to_owned(), p)).into()
+        );
+    }
+
+    #[test]
+    fn an_address_with_another_port_than_wanted_is_not_given() {
+        let seen = seen(&[("n1", 40_001, json!([{"ip": "192.0.2.7"}]))]);
+        let region = region(&["n1"], json!({}), &seen);
+        assert_eq!(given(&region, &seen).waiting.len(), 1);
+    }
+
+    fn region(nodes: &[&str], load_balancer: Value, seen: &Surroundings) -> ValidatedRegion {
+        let region = json!({
+            "name": "office", "clients": ["tag:office"],
+            "exposure": {"type": "LoadBalancer", "loadBalancer": load_balancer},
+        });
+        let mut region = fixtures::validated(json!({"regions": [region]}))
+            .regions
+            .remove(0);
+        region.plan.chosen = Some(nodes.iter().map(ToString::to_string).collect());
+        region.plan.ports = ports(&region, 40_000, seen);
+        region
+    }
+
+    fn seen(services: &[(&str, u16, Value)]) -> Surroundings {
+        let service = |(node, port, ingress): &(&str, u16, Value)| {
+            let service = json!({
+                "metadata": {"name": names::on_node("edge-office", node)},
+                "spec": {"ports": [{"port": port}]},
+                "status": {"loadBalancer": {"ingress": ingress}},
+            });
+            Arc::new(serde_json::from_value(service).unwrap())
+        };
+        Surroundings {
+            services: services.iter().map(service).collect(),
+            ..Surroundings::default()
+        }
+    }
+}
