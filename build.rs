@@ -1,5 +1,5 @@
 //! Compiles the kernel program with clang. Without clang the relay is built without it, says so
-//! when it starts, and forwards through sockets (docs/decisions/0010).
+//! when it starts, and forwards through sockets (docs/decisions/0008).
 
 use std::{env, ffi::OsString, fs, io, path::PathBuf, process::Command};
 

@@ -102,7 +102,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     serve(&handle).await?;
     handle.stop();
     if let Some(kernel) = kernel {
-        kernel.stop(true);
+        kernel.stop(None);
     }
     ended.await.context("the data path broke")
 }

@@ -143,7 +143,7 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         taken = taken => Ok(taken),
     };
     if let Ok(kernel) = kernel {
-        kernel.stop(true);
+        kernel.stop(Some(data_path::LEFT));
     }
     let taken = match taken {
         Ok(taken) => taken,

@@ -1,5 +1,7 @@
 //! Which path forwards: chosen when the relay starts, watched while it runs.
 
+use std::time::Duration;
+
 use anyhow::Context;
 use tokio::sync::watch;
 
@@ -11,6 +13,10 @@ use super::{
 };
 use crate::crd::DataPath;
 
+/// How long the kernel goes on forwarding for a relay that was told to stop: a pod is replaced in
+/// less, and a relay that was removed for good shall not forward for long.
+pub(super) const LEFT: Duration = Duration::from_secs(60);
+
 /// The kernel path, or why there is none.
 pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
     if options.data_path == DataPath::Socket {
@@ -19,13 +25,10 @@ pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
             "sockets forward because dataPath is Socket",
         ));
     }
-    let kernel = kernel::start(KernelOptions {
+    kernel::start(KernelOptions {
         max_sessions: options.limits.max_sessions,
         pins: KernelOptions::pins_of(options.port),
-    })?;
-    // Nothing is known of the sessions that an earlier process had.
-    kernel.retain(Vec::new());
-    Ok(kernel)
+    })
 }
 
 /// Gives the kernel path the port, and shows which path forwards.

@@ -24,7 +24,7 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use relay_proto::{Activity, Event, Family, Timestamp, Traffic, Vni};
+use relay_proto::{Activity, Event, Family, SessionInfo, Timestamp, Traffic, Vni};
 use tokio::sync::watch;
 
 pub use self::abi::PassReason;
@@ -177,6 +177,18 @@ pub struct Open {
     pub locals: [Option<IpAddr>; 2],
 }
 
+impl Open {
+    /// The session, if both clients have bound it.
+    pub fn of(session: &SessionInfo) -> Option<Self> {
+        let [a, b] = session.legs;
+        Some(Self {
+            vni: session.vni,
+            legs: [a.address?, b.address?],
+            locals: [a.local, b.local],
+        })
+    }
+}
+
 /// Talks to the kernel path; any number of clones, on any thread.
 #[derive(Clone)]
 pub struct KernelPath(Arc<Shared>);
@@ -196,7 +208,7 @@ enum Request {
     Retain(Vec<Open>),
     Port(Option<u16>),
     Stop {
-        remove: bool,
+        leave: Option<Duration>,
         done: mpsc::Sender<()>,
     },
 }
@@ -297,11 +309,11 @@ impl KernelPath {
         self.0.state.clone()
     }
 
-    /// Ends the thread and waits for it. With `remove` nothing stays in the kernel; without, what
-    /// is pinned goes on forwarding, for the next process, until the program's time runs out.
-    pub fn stop(&self, remove: bool) {
+    /// Ends the thread and waits for it. What is pinned goes on forwarding for as long as `leave`
+    /// says, for the next process; without, nothing stays in the kernel.
+    pub fn stop(&self, leave: Option<Duration>) {
         let (done, ended) = mpsc::channel();
-        self.tell(Request::Stop { remove, done });
+        self.tell(Request::Stop { leave, done });
         // An error means that the thread has ended already.
         ended.recv().ok();
     }

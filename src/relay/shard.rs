@@ -38,7 +38,7 @@ use self::{
     worker::{Keeper, Worker, distribute, moment},
 };
 use super::{
-    kernel::{KernelCounters, KernelPath},
+    kernel::{KernelCounters, KernelPath, Open},
     socket::{UdpSocket, Waker},
     survival::Inheritance,
 };
@@ -230,26 +230,24 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     let aside = Aside::default();
     let changes = Arc::new(Notify::new());
     let start = Instant::now();
-    let mut restored = 0;
-    let (end, ended) = oneshot::channel();
-    let end = Arc::new(Mutex::new(Some(end)));
-    for (own, (inbox, waker)) in inboxes.into_iter().enumerate() {
+    let core = |own: usize| {
         // Another seed for each, and none of them used twice.
         let mut seed = seed;
         seed[0] ^= own as u8;
         let (config, keys, ledger) = (config.clone(), keys.clone(), ledger.clone());
-        let now = moment(start);
-        let mut relay = Relay::with_ledger(config, keys, seed, ledger, now);
-        if let Some(Inheritance { state, away }) = &inheritance {
-            // A handshake goes on where the same lanes make a core as before.
-            let core = if state.cores() == threads {
-                own
-            } else {
-                usize::MAX
-            };
-            let mine = |lane| Lanes::thread(lane, threads) == own;
-            restored += relay.import(state, core, mine, now, *away);
-        }
+        Relay::with_ledger(config, keys, seed, ledger, moment(start))
+    };
+    let mut cores: Vec<_> = (0..threads).map(core).collect();
+    if let Some(inheritance) = &inheritance {
+        restore(&mut cores, inheritance, moment(start));
+    }
+    if let Some(kernel) = &kernel {
+        let open = cores.iter().flat_map(Relay::sessions);
+        kernel.retain(open.filter_map(|session| Open::of(&session)).collect());
+    }
+    let (end, ended) = oneshot::channel();
+    let end = Arc::new(Mutex::new(Some(end)));
+    for (own, (relay, inbox)) in cores.into_iter().zip(inboxes).enumerate() {
         let lanes = Lanes {
             own,
             links: links.clone(),
@@ -261,7 +259,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
             lanes,
             keeper.take(),
             kernel.clone(),
-            (inbox, waker),
+            inbox,
             changes.clone(),
         );
         let end = End(end.clone());
@@ -272,15 +270,6 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
             drop(end);
         })?;
     }
-    if let Some(Inheritance { state, away }) = &inheritance {
-        let sessions = state.len();
-        tracing::info!(
-            restored,
-            sessions,
-            ?away,
-            "sessions of the last relay go on"
-        );
-    }
     let handle = ShardHandle {
         front,
         kernel,
@@ -290,6 +279,30 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         aside,
     };
     Ok((handle, ended))
+}
+
+/// Gives each core its share of the sessions that an earlier relay had.
+fn restore(cores: &mut [Relay], inheritance: &Inheritance, now: Timestamp) {
+    let Inheritance { state, away } = inheritance;
+    let threads = cores.len();
+    let mut restored = 0;
+    for (own, relay) in cores.iter_mut().enumerate() {
+        // A handshake goes on where the same lanes make a core as before.
+        let core = if state.cores() == threads {
+            own
+        } else {
+            usize::MAX
+        };
+        let mine = |lane| Lanes::thread(lane, threads) == own;
+        restored += relay.import(state, core, mine, now, *away);
+    }
+    let sessions = state.len();
+    tracing::info!(
+        restored,
+        sessions,
+        ?away,
+        "sessions of the last relay go on"
+    );
 }
 
 /// Tells that a thread has ended; by a panic, it tells nothing and the channel closes.

@@ -33,7 +33,7 @@ pub(super) fn user(relay: &ValidatedRelay, region: &ValidatedRegion) -> u32 {
 }
 
 /// Gives the relay's container what the program takes. Only root gets capabilities that work
-/// without ambient ones, which Kubernetes cannot give (docs/decisions/0010).
+/// without ambient ones, which Kubernetes cannot give (docs/decisions/0008).
 pub(super) fn permit(relay: &ValidatedRelay, region: &ValidatedRegion, pod: &mut PodSpec) {
     if !in_kernel(relay, region) {
         return;

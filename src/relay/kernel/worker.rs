@@ -21,11 +21,11 @@ use super::{
 };
 use crate::relay::socket::{Interest, Waker, wait};
 
-/// How long the program forwards when nobody renews it: longer than a restart takes, and no longer
-/// than a session lives when its clients are silent.
-const WATCHDOG: Duration = Duration::from_secs(5 * 60);
-/// How often it is renewed, and all else looked at again.
+/// How often the program's time is renewed.
 const RENEW: Duration = Duration::from_secs(30);
+/// How long the program forwards when nobody renews it: at least as long as a session lives when
+/// its clients are silent, however long ago it was renewed.
+const WATCHDOG: Duration = Duration::from_secs(5 * 60).saturating_add(RENEW);
 /// Changes of the network come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Ways that are remembered until the network changes.
@@ -93,9 +93,10 @@ impl Worker {
             self.waker.clear();
             loop {
                 match self.inbox.try_recv() {
-                    Ok(Request::Stop { remove, done }) => {
-                        if remove {
-                            self.program.remove();
+                    Ok(Request::Stop { leave, done }) => {
+                        match leave {
+                            Some(time) => self.renew(time),
+                            None => self.program.remove(),
                         }
                         drop(self);
                         done.send(()).ok();
@@ -114,7 +115,7 @@ impl Worker {
             }
             if renew <= now {
                 renew = now + RENEW;
-                self.renew();
+                self.renew(WATCHDOG);
             }
             let next = settled.map_or(renew, |at: Instant| at.min(renew));
             let fds = [
@@ -147,7 +148,7 @@ impl Worker {
             Request::Remove(vni) => {
                 self.maps.sessions.remove(&vni.number()).ok();
                 if self.missing.remove(&vni) && self.missing.is_empty() {
-                    self.renew();
+                    self.renew(WATCHDOG);
                 }
             }
             Request::Retain(open) => self.retain(open),
@@ -181,13 +182,13 @@ impl Worker {
         match self.maps.sessions.insert(vni.number(), session.encode(), 0) {
             Ok(()) => {
                 if self.missing.remove(&vni) && self.missing.is_empty() {
-                    self.renew();
+                    self.renew(WATCHDOG);
                 }
             }
             Err(error) => {
                 tracing::debug!(%error, %vni, "no room in the kernel; the sockets forward");
                 if self.missing.insert(vni) && self.missing.len() == 1 {
-                    self.renew();
+                    self.renew(WATCHDOG);
                 }
             }
         }
@@ -350,10 +351,10 @@ impl Worker {
     /// Attaches to the devices that carry the port, once the program has shown that it works.
     fn attach(&mut self) {
         if self.config.port == 0 {
-            self.renew();
+            self.renew(WATCHDOG);
             return self.tell(PathState::default());
         }
-        self.renew();
+        self.renew(WATCHDOG);
         if self.tested.is_none() {
             let tested = self.test();
             self.tested = Some(tested);
@@ -396,10 +397,10 @@ impl Worker {
         })
     }
 
-    /// Writes the configuration, with a new end of the program's time.
-    fn renew(&mut self) {
-        let watchdog = u64::try_from(WATCHDOG.as_nanos()).expect("minutes fit");
-        self.config.valid_until = sys::monotonic_ns() + watchdog;
+    /// Writes the configuration; from now on the program has this much time.
+    fn renew(&mut self, time: Duration) {
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.config.valid_until = sys::monotonic_ns().saturating_add(time);
         self.config.complete = self.missing.is_empty();
         if let Err(error) = self.maps.config.set(0, self.config.encode(), 0) {
             tracing::error!(%error, "failed to renew the program's time");
@@ -409,7 +410,7 @@ impl Worker {
     /// Leaves everything to the sockets.
     fn give_up(&mut self, error: Unavailable) {
         self.config.port = 0;
-        self.renew();
+        self.renew(WATCHDOG);
         self.program.remove();
         self.tell(PathState(Err(error)));
     }

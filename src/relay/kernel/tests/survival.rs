@@ -9,7 +9,10 @@ use super::{
     permitted,
     wire::{PORT, Relay, Wire, two_cables},
 };
-use crate::relay::kernel::{KernelOptions, start};
+use crate::relay::{
+    data_path::LEFT,
+    kernel::{KernelOptions, start},
+};
 
 /// Datagrams that are on their way while relays come and go.
 const DATAGRAMS: u32 = 3_000;
@@ -71,7 +74,7 @@ fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
         let sender = scope.spawn(pace);
         // Everything that the process held is closed, and nothing is taken back.
         relay.shard.stop();
-        relay.kernel.stop(false);
+        relay.kernel.stop(Some(LEFT));
         let options = KernelOptions {
             max_sessions: 100,
             pins: Some(pins.path()),
@@ -93,7 +96,7 @@ fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
         let mut packets = activity.map(|leg| leg.traffic.packets);
         packets.sort_unstable();
         assert_eq!(packets, [0, u64::from(DATAGRAMS)], "the entry is the same");
-        next.stop(false);
+        next.stop(Some(LEFT));
     });
 }
 
@@ -109,14 +112,14 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
     let relay = Relay::pinned(&net, "relay", &["10.1.0.1:40000"], Some(pins.path()));
     let vni = relay.open(1, [&a, &b]);
     relay.shard.stop();
-    relay.kernel.stop(false);
+    relay.kernel.stop(Some(LEFT));
     let options = KernelOptions {
         max_sessions: 100,
         pins: Some(pins.path()),
     };
     let next = net.run("relay", || start(options)).unwrap();
     next.retain(Vec::new());
-    next.stop(true);
+    next.stop(None);
     assert!(
         next.activity(vni, Timestamp::from_start(Duration::from_secs(60)))
             .is_none()

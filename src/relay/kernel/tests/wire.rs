@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use relay_proto::{Config, Family, SessionInfo, Vni};
+use relay_proto::{Config, Family, Vni};
 
 use super::{
     client::{Client, at, data, keys},
@@ -105,14 +105,7 @@ impl Relay {
     /// Open sessions, as the core has them.
     pub(super) fn sessions(&self) -> Vec<Open> {
         let sessions = block_on(self.shard.sessions());
-        let open = |session: SessionInfo| {
-            Some(Open {
-                vni: session.vni,
-                legs: [session.legs[0].address?, session.legs[1].address?],
-                locals: session.legs.map(|leg| leg.local),
-            })
-        };
-        sessions.into_iter().filter_map(open).collect()
+        sessions.iter().filter_map(Open::of).collect()
     }
 
     fn snapshot(&self) -> Snapshot {
@@ -141,7 +134,7 @@ impl Relay {
 impl Drop for Relay {
     fn drop(&mut self) {
         self.shard.stop();
-        self.kernel.stop(true);
+        self.kernel.stop(None);
     }
 }
 
