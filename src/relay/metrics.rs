@@ -142,6 +142,7 @@ fn decisions(registry: &Registry, snapshot: &Snapshot) {
                 ("unbound", counters.expired_unbound),
                 ("silent", counters.expired_silent),
                 ("evicted", counters.evicted),
+                ("revoked", counters.revoked),
             ],
         ),
     ];

@@ -12,6 +12,7 @@ mod port;
 mod worker;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -20,7 +21,7 @@ use std::{
 
 use futures::future::join_all;
 use relay_proto::{
-    Allocation, Config, Counters, DropReason, Family, Keys, Ledger, Peer, Relay, Request,
+    Allocation, Config, Counters, DropReason, Family, Keys, Ledger, NodeKey, Peer, Relay, Request,
     SessionCounts, SessionInfo, State, Timestamp, Vni,
 };
 use tokio::sync::{Notify, oneshot, watch};
@@ -130,6 +131,8 @@ enum Command {
         answer: oneshot::Sender<Result<Allocation, DropReason>>,
     },
     SetAddresses(Vec<SocketAddr>),
+    /// Ends the sessions of all other nodes.
+    Revoke(Arc<BTreeSet<NodeKey>>),
     /// A datagram that is no answer to another.
     Send {
         to: SocketAddr,
@@ -344,6 +347,14 @@ impl ShardHandle {
     /// Datagrams that belong to no session.
     pub const fn aside(&self) -> &Aside {
         &self.aside
+    }
+
+    /// Ends the sessions of nodes that are none of these: the policy lets nobody else use this relay.
+    pub fn revoke(&self, allowed: BTreeSet<NodeKey>) {
+        let allowed = Arc::new(allowed);
+        for link in self.front.links() {
+            link.tell(Command::Revoke(allowed.clone()));
+        }
     }
 
     /// Whether the policy lets this relay give out sessions.

@@ -267,6 +267,7 @@ impl Tailnet {
         let stun_servers = derp.stun_servers();
         let disabled = netmap.relay_disabled();
         let grant = netmap.grant();
+        let allowed = netmap.allowed();
         let own = netmap.own().cloned().unwrap_or_default();
         drop(netmap);
 
@@ -277,6 +278,9 @@ impl Tailnet {
             }
         });
         self.shard.set_accepting(!disabled);
+        if let Some(allowed) = allowed {
+            self.shard.revoke(allowed);
+        }
         let problem = if own.expired {
             let fix = "renew it or disable key expiry for this device in the admin console";
             Some(Problem::new(

@@ -58,6 +58,8 @@ pub struct Counters {
     pub expired_silent: u64,
     /// Unbound sessions that gave way at a limit.
     pub evicted: u64,
+    /// Sessions that ended because the policy no longer allows them.
+    pub revoked: u64,
 }
 
 impl Default for Counters {
@@ -73,6 +75,7 @@ impl Default for Counters {
             expired_unbound: 0,
             expired_silent: 0,
             evicted: 0,
+            revoked: 0,
         }
     }
 }
@@ -106,6 +109,7 @@ impl Counters {
             expired_unbound,
             expired_silent,
             evicted,
+            revoked,
         } = other;
         let cells = self.forwarded.as_flattened_mut();
         for (sum, more) in cells.iter_mut().zip(forwarded.as_flattened()) {
@@ -123,6 +127,7 @@ impl Counters {
         self.expired_unbound += expired_unbound;
         self.expired_silent += expired_silent;
         self.evicted += evicted;
+        self.revoked += revoked;
     }
 
     pub(crate) fn count_forward(

@@ -43,6 +43,8 @@ pub enum CloseReason {
     Silent,
     /// It gave way at a limit.
     Evicted,
+    /// The policy no longer lets the node that asked for it use this relay.
+    Revoked,
 }
 
 /// One session, as an operator of the relay sees it.

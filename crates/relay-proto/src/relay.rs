@@ -1,7 +1,7 @@
 //! The relay as a state machine: packets and time in, decisions out.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
     time::Duration,
@@ -405,6 +405,22 @@ impl Relay {
             };
             let whose = (full == DropReason::NodeLimit).then_some(owner);
             self.evict(whose, now).ok_or(full)?;
+        }
+    }
+
+    /// Ends the sessions of every node that `allowed` does not hold: the policy has changed, or the
+    /// node is gone. Their clients ask again where they still may.
+    pub fn revoke(&mut self, allowed: &BTreeSet<NodeKey>, now: Timestamp) {
+        let refused = |owner: &NodeKey| !allowed.contains(owner);
+        // Mostly there are none, and then no session is looked at.
+        if !self.table.owners().any(|owner| refused(&owner)) {
+            return;
+        }
+        let theirs = self.table.iter().filter(|session| refused(&session.owner));
+        let theirs: Vec<_> = theirs.map(|session| session.vni).collect();
+        for vni in theirs {
+            self.counters.revoked += 1;
+            self.close(vni, CloseReason::Revoked, now);
         }
     }
 

@@ -70,6 +70,11 @@ impl Table {
         self.unbound.len()
     }
 
+    /// Who has asked for sessions that exist.
+    pub(crate) fn owners(&self) -> impl Iterator<Item = NodeKey> {
+        self.nodes.keys().copied()
+    }
+
     pub(crate) fn get_mut(&mut self, vni: Vni) -> Option<&mut Session> {
         self.by_vni.get_mut(&vni)
     }

@@ -152,6 +152,7 @@ impl Worker {
                 answer.send(self.relay.allocate(&request, now)).ok();
             }
             Command::SetAddresses(addresses) => self.relay.set_addresses(addresses),
+            Command::Revoke(allowed) => self.relay.revoke(&allowed, self.now()),
             Command::Send { to, from, datagram } => {
                 let outcome = self.forwarder.send(&self.sockets, to, from, &datagram);
                 self.count(outcome);

@@ -3,7 +3,7 @@
 mod grants;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
     sync::Arc,
 };
@@ -31,6 +31,8 @@ pub(crate) struct Netmap {
     peers: HashMap<i64, Node>,
     ids: HashMap<NodeKey, i64>,
     filters: BTreeMap<String, Vec<RelayRule>>,
+    /// Control has said what is allowed, be it nothing.
+    filtered: bool,
     derp: Arc<DerpMap>,
 }
 
@@ -74,7 +76,18 @@ impl Netmap {
             .peers_changed_patch
             .into_iter()
             .for_each(|change| self.patch(change));
+        self.filtered |= message.packet_filter.is_some() || !message.packet_filters.is_empty();
         self.apply_filters(message.packet_filter, message.packet_filters);
+    }
+
+    /// Who may use this relay; `None` before control has said who is there and what they may.
+    pub(crate) fn allowed(&self) -> Option<BTreeSet<NodeKey>> {
+        let known = self.filtered && self.own.is_some() && !self.peers.is_empty();
+        known.then(|| {
+            let peers = self.peers.values();
+            let may = peers.filter(|peer| !peer.unsigned_peer_api_only && self.may_relay(peer));
+            may.filter_map(|peer| peer.key).collect()
+        })
     }
 
     /// This device.

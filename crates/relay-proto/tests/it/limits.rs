@@ -31,6 +31,37 @@ fn oldest_unbound_session_of_a_node_gives_way_at_its_limit() {
 }
 
 #[test]
+fn sessions_end_when_who_asked_for_them_may_no_longer() {
+    let mut sim = Sim::new();
+    let (alice, bob) = (Client::new(1), Client::new(2));
+    let theirs = [sim.open(&alice, &bob), sim.vni(&alice, &Client::new(3))];
+    let other = sim.open(&Client::new(5), &Client::new(6));
+    sim.events();
+    let all = [alice.node_key, Client::new(5).node_key];
+    sim.relay.revoke(&all.into(), sim.now);
+    assert_eq!(sim.events(), [], "nothing has changed");
+
+    sim.relay.revoke(&[all[1]].into(), sim.now);
+    let closed = |event: &Event| match event {
+        Event::Closed {
+            vni,
+            reason: CloseReason::Revoked,
+        } => *vni,
+        other => panic!("{other:?}"),
+    };
+    let ended: BTreeSet<_> = sim.events().iter().map(closed).collect();
+    assert_eq!(ended, theirs.into());
+    let left: Vec<_> = sim.relay.sessions().map(|session| session.vni).collect();
+    assert_eq!(left, [other]);
+    assert_eq!(sim.relay.counters().revoked, 2);
+    let from_alice = data(theirs[0], b"late");
+    assert_eq!(
+        sim.receive(alice.address, &from_alice),
+        Outcome::Drop(DropReason::UnknownVni)
+    );
+}
+
+#[test]
 fn open_sessions_never_give_way() {
     let mut sim = Sim::with(Config {
         max_sessions: 3,

@@ -14,6 +14,16 @@ fn granted_peer_may_relay_and_others_may_not() {
     assert!(!may_relay(&map, OTHER));
     assert_eq!(map.grant().granted_peers, 1);
     assert!(map.peer(NodeKey([9; 32])).is_none());
+    assert_eq!(map.allowed(), Some([NodeKey([OFFICE; 32])].into()));
+}
+
+#[test]
+fn nobody_is_refused_before_control_has_said_what_is_allowed() {
+    let mut map = Netmap::default();
+    apply(&mut map, json!({"Node": node(1), "Peers": [node(OFFICE)]}));
+    assert_eq!(map.allowed(), None);
+    apply(&mut map, json!({"PacketFilter": []}));
+    assert_eq!(map.allowed(), Some(BTreeSet::new()));
 }
 
 #[test]

@@ -103,7 +103,7 @@ fn refused(world: &World<'_>) -> Result<String> {
         (
             "edge",
             region("name", json!("grants")),
-            "the ConfigMap with the policy has that name",
+            "name must not be grants, metrics or dashboard",
         ),
         (
             "edge",

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::{EDGE, MINUTE, Scenario, THIRTY, is_relay, relayed, reset};
 use crate::command::{program_in, run_with_input};
 use crate::process::wait_until;
-use crate::world::{NAMESPACE, Route, World};
+use crate::world::{Route, World};
 
 const IN_FORCE: &str = "GrantsInForce";
 
@@ -50,16 +50,7 @@ fn removed(world: &World<'_>) -> Result<String> {
         "the message does not give the line: {conditions}"
     );
 
-    // A bound session outlives its grant; new relays have none.
-    world.rig.kubectl([
-        "delete",
-        "pods",
-        "-n",
-        NAMESPACE,
-        "-l",
-        "peerrelay.dev/peer-relay=edge",
-    ])?;
-    world.wait_ready(EDGE)?;
+    // Also a bound session ends with its grant.
     world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
 
     world.rig.tailnet.write_policy(&policy(&written))?;
