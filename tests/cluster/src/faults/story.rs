@@ -49,6 +49,8 @@ pub const TYPICAL: [&str; 8] = [
 /// All stories.
 pub fn all() -> Vec<Story> {
     let smallest = || Step::Apply(json!({}));
+    // Enough for every node: which nodes are chosen depends on the PeerRelay's name.
+    let many = || Step::Apply(json!({"maxRelays": 9}));
     let changed = |what: &str, spec: Value| story(what, vec![smallest()], vec![Step::Apply(spec)]);
     let tailnet = |field: &str, value: Value| {
         let mut tailnet = json!({"authKey": {"secretName": "tailnet-auth"}});
@@ -89,10 +91,10 @@ pub fn all() -> Vec<Story> {
         changed("region renamed", region("name", json!("annex"))),
         changed("region added", two.clone()),
         story("region removed", vec![Step::Apply(two)], vec![smallest()]),
-        story("node up", vec![smallest()], vec![Step::NodeUp("late")]),
+        story("node up", vec![many()], vec![Step::NodeUp("late")]),
         story(
             "node down",
-            vec![Step::NodeUp("late"), smallest()],
+            vec![Step::NodeUp("late"), many()],
             vec![Step::NodeDown("late")],
         ),
         story(

@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{EDGE, Scenario, relayed, reset};
-use crate::world::World;
+use super::{EDGE, MINUTE, Scenario, relayed, reset, underlay::through_ipv4};
+use crate::{net::Family, world::World};
 
 /// Bytes through the tunnel.
 const BULK: u64 = 100_000_000;
@@ -30,7 +30,15 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 fn kernel(world: &World<'_>) -> Result<String> {
     reset(world)?;
     paths_are(world, "Kernel")?;
-    transfer(world, KERNEL)
+    // Clients choose a family each, and between the families the sockets forward.
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    for (client, other) in [(c1, c2), (c2, c1)] {
+        world.rig.network.cut(client.machine.name, Family::V6)?;
+        world.wait_route(client, other, through_ipv4, MINUTE)?;
+    }
+    let said = transfer(world, KERNEL)?;
+    reset(world)?;
+    Ok(said)
 }
 
 fn socket(world: &World<'_>) -> Result<String> {

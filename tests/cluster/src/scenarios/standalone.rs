@@ -32,7 +32,7 @@ fn mistakes(world: &World<'_>) -> Result<String> {
     let cases: [(&[&str], &str); 5] = [
         (
             &["relay", "--static-endpoint", "203.0.113.10"],
-            "expected IP:PORT, such as 203.0.113.10:40000",
+            "write 203.0.113.10:40000",
         ),
         (&["relay", "--tag", "office"], "must begin with 'tag:'"),
         (

@@ -42,7 +42,7 @@ fn mixed(world: &World<'_>) -> Result<String> {
     Ok(format!("{crossed} datagrams from IPv4 to {route}"))
 }
 
-fn through_ipv4(route: &Route) -> bool {
+pub(super) fn through_ipv4(route: &Route) -> bool {
     matches!(route, Route::Relay(address) if !address.starts_with('['))
 }
 
