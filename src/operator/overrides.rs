@@ -62,7 +62,7 @@ const MOUNTS: &[&str] = &[
 /// Why a patch is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OverrideError {
-    /// Larger than [`LARGEST`].
+    /// Larger than `LARGEST`.
     #[error("template.podOverrides has {0} bytes, 16384 at most: move large things to a ConfigMap")]
     Large(usize),
     /// Something that relays cannot do without, or that another field decides.

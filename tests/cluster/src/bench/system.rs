@@ -97,7 +97,7 @@ pub fn set_segment(socket: &UdpSocket, len: usize) -> Result<()> {
     set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, len).context("failed to set UDP_SEGMENT")
 }
 
-/// Notes when the kernel received each datagram, for [`receive_times`].
+/// Notes when the kernel received each datagram, for `receive_times`.
 pub fn set_timestamps(socket: &UdpSocket) -> Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS, 1)
         .context("failed to set SO_TIMESTAMPNS")
