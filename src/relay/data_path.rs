@@ -14,8 +14,8 @@ use super::{
 use crate::crd::DataPath;
 
 /// How long the kernel goes on forwarding for a relay that was told to stop: a pod is replaced in
-/// less, and a relay that was removed for good shall not forward for long.
-pub(super) const LEFT: Duration = Duration::from_secs(60);
+/// less; a relay that was removed, or forwards by sockets from now on, shall not wait for long.
+pub(super) const LEFT: Duration = Duration::from_secs(15);
 
 /// The kernel path, or why there is none.
 pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {

@@ -52,6 +52,14 @@ fn socket(world: &World<'_>) -> Result<String> {
         security["capabilities"] == json!({"drop": ["ALL"]}),
         "the relay's container has {security}"
     );
+    // The kernel goes on for some seconds with what the relays before had.
+    let before = world.metric(SOCKET)?;
+    world.eventually("sockets forward", || {
+        world.client("c1")?.ping("c2")?;
+        let counted = world.metric(SOCKET)? - before;
+        ensure!(counted > 0.0, "nothing is counted");
+        Ok(())
+    })?;
     let said = transfer(world, SOCKET)?;
     reset(world)?;
     paths_are(world, "Kernel")?;
