@@ -35,13 +35,12 @@ pub struct Story {
 }
 
 /// Stories that together make every kind of write.
-pub const TYPICAL: [&str; 8] = [
+pub const TYPICAL: [&str; 7] = [
     "create",
     "port",
     "paused",
     "region added",
     "region removed",
-    "node down",
     "upgrade",
     "delete at once",
 ];
