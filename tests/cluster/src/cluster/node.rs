@@ -21,7 +21,7 @@ const RUNTIME_READY: Duration = Duration::from_secs(20);
 
 /// Makes the mounts of a node and keeps them: they are gone when nothing of the node runs.
 ///
-/// The daemons share /run, /var/log and /var/lib/cni with no other node and not with the host.
+/// The daemons share /run, /var/log, /var/lib/cni and /var/lib/kubelet with no other node and not with the host.
 /// What a kubelet mounts for pods must reach its containerd, so they share these mounts.
 /// A kubelet also sets how the kernel overcommits and panics; it may write, but to copies.
 const MOUNTS: &str = r#"
@@ -31,6 +31,7 @@ mount -t tmpfs tmpfs /run
 mount --bind "$1/log" /var/log
 mount --bind "$1/cni" /var/lib/cni
 mount --bind "$1/state" /var/lib/peerrelay
+mkdir -p "$1/kubelet" && mount --bind "$1/kubelet" /var/lib/kubelet
 mount -t bpf bpf /sys/fs/bpf || true
 for file in vm/overcommit_memory vm/panic_on_oom kernel/panic kernel/panic_on_oops \
     kernel/keys/root_maxkeys kernel/keys/root_maxbytes; do
@@ -101,6 +102,8 @@ impl Node {
         }
         fs::create_dir_all("/var/lib/cni")?;
         fs::create_dir_all("/var/lib/peerrelay")?;
+        // Kubelets keep the socket for device plugins there, whatever their root directory.
+        fs::create_dir_all("/var/lib/kubelet")?;
         let mounted = self.dir.join("mounted");
         fs::remove_file(&mounted).ok();
         let dir = self.dir.display().to_string();
