@@ -9,5 +9,6 @@ pub mod grants;
 pub mod monitoring;
 pub mod names;
 pub mod operator;
+mod registry;
 pub mod relay;
 pub mod supervisor;

@@ -11,11 +11,14 @@ use kube::ResourceExt;
 use kube_runtime::reflector::Store;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
-    IntGaugeVec, Opts, Registry, TextEncoder, core::Collector,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 use super::{apply::Changes, requests::Count};
-use crate::crd::PeerRelay;
+use crate::{
+    crd::PeerRelay,
+    registry::{counter, register},
+};
 
 /// Failures in a row, by namespace and name of the PeerRelay.
 type Failures = HashMap<(Option<String>, String), u32>;
@@ -48,13 +51,13 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
-        let total = counters(
+        let total = counter(
             &registry,
             "peerrelay_operator_reconcile_total",
             "Reconciliations that ended, by result.",
             &["controller", "result"],
         );
-        let failures = counters(
+        let failures = counter(
             &registry,
             "peerrelay_operator_reconcile_errors_total",
             "Reconciliations that failed and are tried again.",
@@ -68,7 +71,7 @@ impl Default for Metrics {
             "Reconciliations that go on.",
         );
         let workers = IntGaugeVec::new(workers, &["controller"]);
-        let requests = counters(
+        let requests = counter(
             &registry,
             "peerrelay_operator_api_requests_total",
             "Requests to the API server, by verb and code of the answer.",
@@ -204,21 +207,6 @@ impl Drop for Working {
         let seconds = self.start.elapsed().as_secs_f64();
         self.metrics.seconds.observe(seconds);
     }
-}
-
-fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
-}
-
-fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: prometheus::Result<C>,
-) -> C {
-    let metric = metric.expect("constant names are valid");
-    registry
-        .register(Box::new(metric.clone()))
-        .expect("every name is used once");
-    metric
 }
 
 #[cfg(test)]

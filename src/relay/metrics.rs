@@ -5,12 +5,11 @@
 mod data_path;
 mod latency;
 
-use prometheus::{
-    Encoder, GaugeVec, IntCounterVec, IntGauge, Opts, Registry, TextEncoder, core::Collector,
-};
+use prometheus::{Encoder, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 use relay_proto::{DropReason, Family};
 
 use super::{shard::Snapshot, state::RelayState};
+use crate::registry::{counter, register};
 
 /// Renders everything.
 pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
@@ -212,21 +211,6 @@ fn health(registry: &Registry, state: &RelayState) {
     let info = register(registry, GaugeVec::new(opts, &["version"]));
     info.with_label_values(&[env!("CARGO_PKG_VERSION")])
         .set(1.0);
-}
-
-fn counter(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
-    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
-}
-
-fn register<C: Collector + Clone + 'static>(
-    registry: &Registry,
-    metric: prometheus::Result<C>,
-) -> C {
-    let metric = metric.expect("names and labels are constants that are valid");
-    registry
-        .register(Box::new(metric.clone()))
-        .expect("every name is used once");
-    metric
 }
 
 #[cfg(test)]

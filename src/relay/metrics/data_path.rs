@@ -3,7 +3,7 @@
 use prometheus::{GaugeVec, Opts, Registry};
 use relay_proto::{Family, Traffic};
 
-use super::{counter, register};
+use crate::registry::{counter, register};
 use crate::relay::{
     kernel::{KernelCounters, PassReason, PathState, Reason},
     shard::Snapshot,
