@@ -19,6 +19,7 @@ pub mod cluster;
 pub mod command;
 pub mod demo;
 pub mod faults;
+pub mod metallb;
 pub mod net;
 pub mod packages;
 pub mod pki;

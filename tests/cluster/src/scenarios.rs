@@ -66,6 +66,18 @@ pub fn all() -> Vec<Scenario> {
 /// The state in which a scenario begins: the smallest PeerRelay is ready, the policy grants c1 and
 /// c2, clients cannot reach each other, and nothing is cut or renumbered.
 pub fn reset(world: &World<'_>) -> Result<()> {
+    surroundings(world)?;
+    world.apply(EDGE, &json!({}))?;
+    world.wait_ready(EDGE)
+}
+
+/// The same without any PeerRelay.
+fn vacant(world: &World<'_>) -> Result<()> {
+    surroundings(world)?;
+    world.delete(EDGE)
+}
+
+fn surroundings(world: &World<'_>) -> Result<()> {
     world.rig.tailnet.write_policy(DEFAULT_POLICY)?;
     world.rig.tailnet.cut_off(false)?;
     world.rig.network.block_clients(true)?;
@@ -73,9 +85,7 @@ pub fn reset(world: &World<'_>) -> Result<()> {
         world.rig.network.mend(client)?;
         world.rig.network.restore_numbers(client)?;
     }
-    world.write_secret(world.rig.tailnet.auth_key())?;
-    world.apply(EDGE, &json!({}))?;
-    world.wait_ready(EDGE)
+    world.write_secret(world.rig.tailnet.auth_key())
 }
 
 fn is_relay(route: &Route) -> bool {

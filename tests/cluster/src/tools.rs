@@ -20,7 +20,7 @@ struct ToolSet {
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 4] = [
+const TOOL_SETS: [ToolSet; 5] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -47,6 +47,14 @@ const TOOL_SETS: [ToolSet; 4] = [
         ldflags: "-s -w",
         programs: &["helm"],
         duration: "about 1 min",
+    },
+    ToolSet {
+        name: "metallb",
+        module: "metallb",
+        packages: &["tool"],
+        ldflags: "-s -w",
+        programs: &["controller", "speaker"],
+        duration: "about 2 min",
     },
     ToolSet {
         name: "tailnet",
@@ -80,9 +88,10 @@ impl Tools {
         })
     }
 
-    /// Builds what is missing or was built from other sources.
+    /// Builds what each rig needs and is missing, or was built from other sources.
     pub fn build(progress: &Progress) -> Result<Self> {
-        Self::build_those(progress, |set| set.name != "relay")
+        let of_few = ["metallb", "relay"];
+        Self::build_those(progress, |set| !of_few.contains(&set.name))
     }
 
     /// The same for one set of tools.

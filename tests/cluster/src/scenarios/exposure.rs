@@ -3,19 +3,29 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, reset};
+use super::{EDGE, MINUTE, Scenario, is_relay, vacant};
+use crate::metallb::MetalLb;
 use crate::world::{NAMESPACE, Route, World};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "a NodePort leads clients to relays that pass Pod Security restricted",
-        run: node_port,
-    }]
+    vec![
+        Scenario {
+            name: "a NodePort leads clients to relays that pass Pod Security restricted",
+            run: node_port,
+        },
+        Scenario {
+            name: "each relay has a LoadBalancer address, and is not started before it has",
+            run: load_balancer,
+        },
+        Scenario {
+            name: "relays share one LoadBalancer address, each with a port of its own",
+            run: shared_address,
+        },
+    ]
 }
 
 fn node_port(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    world.delete(EDGE)?;
+    vacant(world)?;
     let behind = json!({"regions": [{
         "name": "office", "clients": ["tag:office"], "exposure": {"type": "NodePort"},
     }]});
@@ -43,6 +53,70 @@ fn node_port(world: &World<'_>) -> Result<String> {
     seen
 }
 
+fn load_balancer(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let seen = restricted(world, || {
+        world.apply(
+            EDGE,
+            &behind_balancers(json!({"ipFamilyPolicy": "PreferDualStack"})),
+        )?;
+        world.eventually("addresses are waited for", || {
+            let told = world.condition(EDGE, "EndpointsPublished")?;
+            ensure!(
+                told == "False/LoadBalancerPending",
+                "EndpointsPublished is '{told}'"
+            );
+            Ok(())
+        })?;
+        let pods = world.list("pods", EDGE)?.len();
+        ensure!(pods == 0, "{pods} relays were started without an address");
+        let metallb = MetalLb::start(world.rig)?;
+        world.wait_ready(EDGE)?;
+        let services = balancers(world)?;
+        ensure!(services.len() == 2, "{} Services", services.len());
+        let mut all = Vec::new();
+        for service in services {
+            let node = &service["metadata"]["annotations"]["peerrelay.dev/node"];
+            let nodes = reports(world)?;
+            let node = nodes.iter().find(|n| n["spec"]["nodeName"] == *node);
+            let told = endpoints(node.context("a relay does not report")?);
+            let given = addresses(&service);
+            ensure!(
+                told == given && given.len() == 2,
+                "the relay advertises {told:?}, its Service has {given:?}"
+            );
+            all.extend(given);
+        }
+        through(world, &all).with_context(|| metallb.log())
+    });
+    world.delete(EDGE)?;
+    seen
+}
+
+fn shared_address(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let seen = restricted(world, || {
+        let metallb = MetalLb::start(world.rig)?;
+        let share = json!({"shareAddress": true, "basePort": 50_000});
+        world.apply(EDGE, &behind_balancers(share))?;
+        world.wait_ready(EDGE)?;
+        let all: Vec<_> = balancers(world)?.iter().flat_map(addresses).collect();
+        let ports: Vec<_> = all.iter().filter_map(|a| a.rsplit(':').next()).collect();
+        let hosts: Vec<_> = all.iter().filter_map(|a| a.rsplit_once(':')).collect();
+        ensure!(
+            hosts.len() == 2 && hosts[0].0 == hosts[1].0,
+            "no address is shared: {all:?}"
+        );
+        ensure!(
+            ports.contains(&"50000") && ports.contains(&"50001"),
+            "ports are {ports:?}"
+        );
+        through(world, &all).with_context(|| metallb.log())
+    });
+    world.delete(EDGE)?;
+    seen
+}
+
 /// What the relays report of themselves.
 fn reports(world: &World<'_>) -> Result<Vec<Value>> {
     let text = world
@@ -56,11 +130,39 @@ fn reports(world: &World<'_>) -> Result<Vec<Value>> {
         .collect())
 }
 
+fn behind_balancers(load_balancer: Value) -> Value {
+    let exposure = json!({"type": "LoadBalancer", "loadBalancer": load_balancer});
+    json!({"regions": [{"name": "office", "clients": ["tag:office"], "exposure": exposure}]})
+}
+
+/// The relays' Services.
+fn balancers(world: &World<'_>) -> Result<Vec<Value>> {
+    let mut services = world.list("services", EDGE)?;
+    services.retain(|service| service["spec"]["type"] == "LoadBalancer");
+    Ok(services)
+}
+
 /// What a relay advertises, IPv4 first.
 fn endpoints(node: &Value) -> Vec<String> {
     let all = node["status"]["endpoints"].as_array().into_iter().flatten();
     let mut all: Vec<_> = all
         .map(|e| e["address"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// What a Service has been given, with its port.
+fn addresses(service: &Value) -> Vec<String> {
+    let port = &service["spec"]["ports"][0]["port"];
+    let ingress = service["status"]["loadBalancer"]["ingress"].as_array();
+    let mut all: Vec<_> = ingress
+        .into_iter()
+        .flatten()
+        .filter_map(|ingress| match ingress["ip"].as_str()? {
+            v6 if v6.contains(':') => Some(format!("[{v6}]:{port}")),
+            v4 => Some(format!("{v4}:{port}")),
+        })
         .collect();
     all.sort_unstable();
     all

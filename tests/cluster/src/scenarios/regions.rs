@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset};
+use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset, vacant};
 use crate::cluster::Node;
 use crate::tailnet::Client;
 use crate::world::{Route, World};
@@ -83,8 +83,7 @@ fn two_regions(world: &World<'_>) -> Result<String> {
 }
 
 fn total(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    world.delete(EDGE)?;
+    vacant(world)?;
     let quota = |wanted: &str| {
         world.eventually("the quota is told", || {
             let told = world.condition(EDGE, "WithinQuota")?;
@@ -121,8 +120,7 @@ fn total(world: &World<'_>) -> Result<String> {
 }
 
 fn node_deleted(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    world.delete(EDGE)?;
+    vacant(world)?;
     let one = json!({"regions": [{
         "name": "office", "clients": ["tag:office"], "placement": {"maxRelays": 1},
     }]});
