@@ -123,7 +123,7 @@ impl Drop for MetalLb<'_> {
     fn drop(&mut self) {
         let processes = self.rig.processes();
         for part in &self.parts {
-            processes.as_ref().ok().map(|all| all.stop(part));
+            processes.as_ref().ok().map(|all| all.kill(part));
         }
         // The next one waits until it is gone.
         self.gone("--wait=false").ok();

@@ -8,6 +8,7 @@ mod exposure;
 mod faults;
 mod grants;
 mod hostile;
+mod nodes;
 mod operator;
 mod paths;
 mod reasons;
@@ -56,6 +57,7 @@ pub fn all() -> Vec<Scenario> {
         operator::scenarios(),
         exposure::scenarios(),
         regions::scenarios(),
+        nodes::scenarios(),
         faults::scenarios(),
         restarts::scenarios(),
         standalone::scenarios(),

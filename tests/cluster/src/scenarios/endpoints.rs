@@ -27,6 +27,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             name: "a wrong static endpoint is found out, and the firewall line is named",
             run: wrong,
         },
+        Scenario {
+            name: "a node's annotation gives its relay an endpoint, and a wrong one is named",
+            run: annotated,
+        },
     ]
 }
 
@@ -133,6 +137,56 @@ fn wrong(world: &World<'_>) -> Result<String> {
     mended?;
     ensure!(lives(world)? == pods, "pods were replaced");
     Ok(message)
+}
+
+fn annotated(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let key = "peerrelay.dev/static-endpoints";
+    let annotate = |value: &str| {
+        let note = format!("{key}{value}");
+        let words = ["annotate", "node", "n1", "--overwrite", &note];
+        world.rig.kubectl(words).map(drop)
+    };
+    let pods = lives(world)?;
+    let address = forwarded(world.rig.nodes[0].machine.v4);
+    forward(world, true)?;
+    let shown = annotate(&format!("={address}")).and_then(|()| {
+        world.eventually("other relays reach the address of the annotation", || {
+            let verdicts = verdicts(world, "n1")?;
+            ensure!(
+                verdicts.contains(&(address.clone(), "True".into())),
+                "{verdicts:?}"
+            );
+            let all = endpoints(world)?;
+            let has = |node: &str| all.get(node).is_some_and(|list| list.contains(&address));
+            ensure!(has("n1") && !has("n2"), "{all:?}");
+            Ok(())
+        })?;
+        annotate("=nonsense")?;
+        world.eventually("the annotation is named", || {
+            let published = world.condition(EDGE, "EndpointsPublished")?;
+            ensure!(
+                published == "False/InvalidAnnotation",
+                "EndpointsPublished is '{published}'"
+            );
+            Ok(())
+        })
+    });
+    forward(world, false)?;
+    annotate("-")?;
+    shown?;
+    world.eventually("without an annotation all is as before", || {
+        let all = endpoints(world)?;
+        let gone = all.values().all(|list| !list.contains(&address));
+        let published = world.condition(EDGE, "EndpointsPublished")?;
+        ensure!(
+            gone && published == "True/Published",
+            "{published}, {all:?}"
+        );
+        Ok(())
+    })?;
+    ensure!(lives(world)? == pods, "pods were replaced");
+    Ok(address)
 }
 
 /// Addresses of a node's relay, and whether others reached them.

@@ -186,7 +186,7 @@ fn deleted(world: &World<'_>, node: &Node, first: &str) -> Result<String> {
 }
 
 /// The relays' pods by node.
-fn running(world: &World<'_>) -> Result<BTreeMap<String, String>> {
+pub(super) fn running(world: &World<'_>) -> Result<BTreeMap<String, String>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let pods = world.list("pods", EDGE)?;
     let alive = pods
