@@ -2,6 +2,7 @@
 
 pub mod addresses;
 mod data_path;
+mod footprint;
 pub mod grant;
 pub mod kernel;
 pub mod metrics;
@@ -97,6 +98,7 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         state: state.clone(),
     };
     supervisor.spawn("endpoints", keeper.run());
+    supervisor.spawn("footprint", footprint::let_go(state.subscribe()));
     let path = data_path::watch(
         options.data_path,
         kernel.clone(),

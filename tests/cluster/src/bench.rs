@@ -25,6 +25,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use self::plot::PlotArgs;
+use self::processes::MemoryArgs;
 use self::relay::RelayArgs;
 
 /// What to measure.
@@ -32,8 +33,8 @@ use self::relay::RelayArgs;
 pub enum Bench {
     /// Compare this relay with Tailscale's, with routing and with address translation
     Relay(RelayArgs),
-    /// Print the memory of relays and operators that run on this machine, in pods or not
-    Memory,
+    /// Show what operator and idle relays take, as released, with one PeerRelay
+    Memory(MemoryArgs),
     /// Draw results
     Plot(PlotArgs),
 }
@@ -43,7 +44,7 @@ impl Bench {
     pub fn run(self) -> Result<()> {
         match self {
             Self::Relay(args) => relay::run(&args),
-            Self::Memory => processes::run(),
+            Self::Memory(args) => processes::run(&args),
             Self::Plot(args) => plot::run(&args),
         }
     }

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 
 use crate::bench::Bench;
+use crate::build::Profile;
 use crate::command::{program, program_in};
 use crate::demo::{self, DemoArgs};
 use crate::faults::{self, FaultsArgs};
@@ -89,7 +90,7 @@ impl Cli {
 
 fn up() -> Result<()> {
     let progress = Progress::stderr();
-    let rig = Rig::up(&progress)?;
+    let rig = Rig::up(Profile::Dev, &progress)?;
     for client in rig.tailnet.clients() {
         let addresses = client.addresses()?.join(" ");
         progress.line(format_args!(

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, bail};
 use serde_json::json;
 
+use crate::build::Profile;
 use crate::progress::Progress;
 use crate::world::{Route, World};
 use crate::{Rig, signals};
@@ -27,7 +28,7 @@ const BYTES: u64 = 50_000_000;
 pub fn run(args: &DemoArgs) -> Result<()> {
     let progress = Progress::stderr();
     progress.line("native: a real Kubernetes cluster and a real tailnet on this machine");
-    let rig = Rig::up(&progress)?;
+    let rig = Rig::up(Profile::Dev, &progress)?;
     let shown = show(&rig, &progress);
     if args.once || shown.is_err() {
         signals::acknowledge();

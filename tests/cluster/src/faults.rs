@@ -26,7 +26,7 @@ use tokio::runtime::Runtime;
 
 use self::proxy::Fault;
 use self::trial::Stage;
-use crate::cluster::image::build_program;
+use crate::build::{self, Profile};
 use crate::packages;
 use crate::progress::Progress;
 use crate::tools::Tools;
@@ -63,7 +63,7 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
     let progress = Progress::stderr();
     packages::ensure(&progress)?;
     let tools = Tools::build(&progress)?;
-    let program = build_program(&progress)?;
+    let program = build::peerrelay(Profile::Dev, &progress)?;
     let filter = args.filter.as_deref().unwrap_or_default();
     let Counts {
         stories,

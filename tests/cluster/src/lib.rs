@@ -14,6 +14,7 @@
 
 pub mod audit;
 pub mod bench;
+pub mod build;
 pub mod cli;
 pub mod cluster;
 pub mod command;

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail};
 
+use crate::build::Profile;
 use crate::cluster::{Cluster, Images, Node};
 use crate::command::{program_in, run, run_with_input};
 use crate::net::{Network, ROUTER};
@@ -52,7 +53,7 @@ impl Rig {
     /// Brings everything up, or takes over what runs already, with the program as it is now.
     ///
     /// Takes everything down again when it fails or is interrupted.
-    pub fn up(progress: &Progress) -> Result<Self> {
+    pub fn up(profile: Profile, progress: &Progress) -> Result<Self> {
         packages::ensure(progress)?;
         let tools = Tools::build(progress)?;
         let state = State::open()?;
@@ -60,7 +61,7 @@ impl Rig {
         let rig = Self::open(state.clone(), tools.clone())?;
         if rig.healthy() {
             progress.line("already up");
-            rig.load_image(progress)?;
+            rig.load_image(profile, progress)?;
             return Ok(rig);
         }
         if Self::parts()?.is_empty() && Network::exists() {
@@ -68,7 +69,7 @@ impl Rig {
         }
         take_down(&state, progress)?;
         fs::remove_dir_all(state.path("logs")).ok();
-        let result = Self::start(&state, tools, progress);
+        let result = Self::start(&state, tools, profile, progress);
         if let Err(error) = &result {
             let reason = if signals::acknowledge() {
                 "interrupted"
@@ -116,8 +117,8 @@ impl Rig {
     /// Builds the program again and, if it changed, imports it on all nodes.
     ///
     /// Pods that run keep what they started with. Says whether it changed.
-    pub fn load_image(&self, progress: &Progress) -> Result<bool> {
-        let images = Images::build(&self.state, progress)?;
+    pub fn load_image(&self, profile: Profile, progress: &Progress) -> Result<bool> {
+        let images = Images::build(&self.state, profile, progress)?;
         if images.changed() {
             self.nodes
                 .iter()
@@ -219,8 +220,8 @@ impl Rig {
         })
     }
 
-    fn start(state: &State, tools: Tools, progress: &Progress) -> Result<Self> {
-        let images = Images::build(state, progress)?;
+    fn start(state: &State, tools: Tools, profile: Profile, progress: &Progress) -> Result<Self> {
+        let images = Images::build(state, profile, progress)?;
         Network::create(state)?;
         Pki::create(state)?;
         progress.line("network and certificates made");

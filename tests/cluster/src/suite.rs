@@ -6,6 +6,7 @@ use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 
+use crate::build::Profile;
 use crate::command::{program, run as run_program};
 use crate::progress::Progress;
 use crate::scenarios::{self, Scenario};
@@ -42,7 +43,7 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         !scenarios.is_empty() || !closing_checks(args).is_empty(),
         "no scenario's sentence contains that; see `--help`"
     );
-    let rig = Rig::up(&progress)?;
+    let rig = Rig::up(Profile::Dev, &progress)?;
     let result = run_scenarios(&rig, &scenarios, &progress);
     let result = result.and_then(|failed| Ok(failed + closing(&rig, args, &progress)?));
     if !args.keep {

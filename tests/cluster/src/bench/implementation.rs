@@ -3,13 +3,11 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
-use crate::command::{program, run};
+use crate::build::{self, Profile};
 use crate::progress::Progress;
-use crate::state::repository;
 use crate::tools::Tools;
 
 /// A way from one client to the other.
@@ -84,7 +82,8 @@ impl Programs {
         let ours = [Implementation::Socket, Implementation::Kernel];
         if wanted.iter().any(|one| ours.contains(one)) {
             progress.line("building the bare relay, as released (some minutes the first time)");
-            programs.ours = build_released(&["--example", "bare_relay"], "bare_relay")?;
+            programs.ours =
+                build::part(Profile::Release, &["--example", "bare_relay"], "bare_relay")?;
         }
         Ok(programs)
     }
@@ -96,27 +95,4 @@ impl Programs {
             _ => &self.ours,
         }
     }
-}
-
-/// Builds a part of the root package with the release profile; its path.
-pub fn build_released(target: &[&str], name: &str) -> Result<PathBuf> {
-    let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo
-        .current_dir(repository())
-        .args([
-            "build",
-            "--quiet",
-            "--locked",
-            "--release",
-            "--package",
-            "peerrelay",
-        ])
-        .args(target)
-        .arg("--message-format=json-render-diagnostics");
-    run(&mut cargo)?
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == name)
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no executable")
 }

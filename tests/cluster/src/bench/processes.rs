@@ -1,15 +1,57 @@
-//! `cargo dev bench memory`: what relays and operators that run on this machine take.
+//! `cargo dev bench memory`: what the operator and its relays take on a cluster.
 
 use std::fs;
 use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
+use serde_json::json;
 
 use super::server;
 use super::table::number;
+use crate::build::Profile;
+use crate::progress::Progress;
+use crate::world::World;
+use crate::{Rig, signals};
 
-/// Prints the memory of every running relay and operator, in pods or not.
-pub fn run() -> Result<()> {
+/// When to look.
+#[derive(Debug, clap::Args)]
+pub struct MemoryArgs {
+    /// Seconds after everything is ready
+    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+    after: u64,
+}
+
+/// Brings a rig up with the program as released, and prints what its processes take.
+pub fn run(args: &MemoryArgs) -> Result<()> {
+    let progress = Progress::stderr();
+    let rig = Rig::up(Profile::Release, &progress)?;
+    let shown = show(&rig, args, &progress);
+    signals::acknowledge();
+    rig.down(&progress)?;
+    shown
+}
+
+fn show(rig: &Rig, args: &MemoryArgs, progress: &Progress) -> Result<()> {
+    let world = World::install(rig)?;
+    world.write_secret(rig.tailnet.auth_key())?;
+    world.apply("edge", &json!({}))?;
+    world.wait_ready("edge")?;
+    progress.line(format_args!(
+        "one PeerRelay is ready; {} s for all to settle",
+        args.after
+    ));
+    let end = Instant::now() + Duration::from_secs(args.after);
+    while Instant::now() < end {
+        signals::check()?;
+        thread::sleep(Duration::from_millis(200));
+    }
+    print()
+}
+
+/// Prints the memory of every relay and operator on this machine.
+fn print() -> Result<()> {
     let mut found = Vec::new();
     for entry in fs::read_dir("/proc")? {
         let entry = entry?;
@@ -27,10 +69,7 @@ pub fn run() -> Result<()> {
             found.push((role, pid, memory));
         }
     }
-    ensure!(
-        !found.is_empty(),
-        "neither relay nor operator runs here: `cargo dev up` and a PeerRelay, or `cargo dev test`"
-    );
+    ensure!(!found.is_empty(), "neither relay nor operator runs");
     found.sort_by_key(|(role, pid, _)| (*role, *pid));
     println!(
         "{:<9} {:>8} {:>10} {:>10}",

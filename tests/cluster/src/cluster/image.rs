@@ -7,9 +7,10 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::build::{self, Profile};
 use crate::command::{program, run};
 use crate::progress::Progress;
-use crate::state::{State, repository};
+use crate::state::State;
 
 /// The image with the program under test.
 pub const PEERRELAY: &str = "peerrelay.dev/peerrelay:dev";
@@ -36,8 +37,8 @@ pub struct Images {
 
 impl Images {
     /// Builds the program and, if it changed, the archive.
-    pub fn build(state: &State, progress: &Progress) -> Result<Self> {
-        let program = build_program(progress)?;
+    pub fn build(state: &State, profile: Profile, progress: &Progress) -> Result<Self> {
+        let program = build::peerrelay(profile, progress)?;
         fs::write(state.path(PROGRAM_FILE), program.display().to_string())?;
         let archive = state.path("images.tar");
         let key_file = state.path(KEY_FILE);
@@ -74,26 +75,6 @@ impl Images {
     pub fn changed(&self) -> bool {
         self.changed
     }
-}
-
-/// Builds the program under test.
-pub(crate) fn build_program(progress: &Progress) -> Result<PathBuf> {
-    progress.line("building peerrelay (some minutes the first time)");
-    let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
-    cargo.current_dir(repository()).args([
-        "build",
-        "--quiet",
-        "--locked",
-        "--package",
-        "peerrelay",
-    ]);
-    let messages = run(cargo.arg("--message-format=json-render-diagnostics"))?;
-    messages
-        .lines()
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .filter(|message| message["target"]["name"] == "peerrelay")
-        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
-        .context("cargo named no executable")
 }
 
 fn write_archive(path: &Path, layer: &[u8]) -> Result<()> {

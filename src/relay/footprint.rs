@@ -1,0 +1,123 @@
+//! Memory that starting needed and relaying does not: program text, and heap that was freed.
+//!
+//! Joining a tailnet runs once through TLS, JSON and a command line, and for each page of text that
+//! is touched the kernel maps the 64 KiB around it (`fault_around_bytes`, mm/memory.c). What an idle
+//! relay needs again comes back from the page cache by itself.
+#![allow(unsafe_code, reason = "madvise and malloc_trim have no safe wrappers")]
+
+use std::{convert::Infallible, fs, io, ops::Range, ptr, time::Duration};
+
+use tokio::{sync::watch, time::sleep};
+
+use super::state::RelayState;
+
+/// From ready to settled.
+const SETTLED: Duration = Duration::from_secs(5);
+/// Joining again and reports run through the same text.
+const AGAIN: Duration = Duration::from_secs(3600);
+
+/// Lets go of it once the relay is ready, and from time to time.
+///
+/// # Errors
+/// Never: where the kernel refuses, the text stays mapped.
+pub(super) async fn let_go(
+    mut state: watch::Receiver<RelayState>,
+) -> Result<Infallible, Infallible> {
+    loop {
+        if state.wait_for(RelayState::ready).await.is_err() {
+            return std::future::pending().await;
+        }
+        sleep(SETTLED).await;
+        trim();
+        if let Err(error) = unmap() {
+            tracing::debug!(%error, "program text stays mapped");
+        }
+        sleep(AGAIN).await;
+    }
+}
+
+/// Gives freed heap back, which glibc would keep for the next time.
+fn trim() {
+    // SAFETY: no argument is a pointer, and glibc takes its own locks.
+    #[cfg(target_env = "gnu")]
+    unsafe {
+        libc::malloc_trim(0)
+    };
+}
+
+/// Unmaps what can be mapped again from its file.
+fn unmap() -> io::Result<()> {
+    for range in unchanged(&fs::read_to_string("/proc/self/smaps")?) {
+        let start = ptr::with_exposed_provenance_mut(range.start);
+        // SAFETY: a private mapping of a file that is not writable and of which no page differs
+        // from the file: whoever reads or runs it next faults in the same bytes.
+        if unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) } != 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Mappings of files that cannot be written, and of which nothing was (relocations are).
+fn unchanged(smaps: &str) -> Vec<Range<usize>> {
+    let mut found = Vec::new();
+    let mut candidate = None;
+    for line in smaps.lines() {
+        if let Some(mapping) = mapping(line) {
+            candidate = mapping;
+        } else if line.strip_prefix("Anonymous:").map(str::trim) == Some("0 kB") {
+            found.extend(candidate.take());
+        }
+    }
+    found
+}
+
+/// Of the first line of a mapping, its range if it is one of a file that cannot be written:
+/// `55d0-55e0 r-xp 00001000 08:01 42    /usr/bin/peerrelay`.
+fn mapping(line: &str) -> Option<Option<Range<usize>>> {
+    let mut words = line.split_ascii_whitespace();
+    let (start, end) = words.next()?.split_once('-')?;
+    let address = |hex| usize::from_str_radix(hex, 16).ok();
+    let range = address(start)?..address(end)?;
+    let rights = words.next()?;
+    let file = words.nth(3).is_some_and(|name| name.starts_with('/'));
+    Some((file && matches!(rights, "r-xp" | "r--p")).then_some(range))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    const SMAPS: &str = "\
+1000-3000 r--p 00000000 08:01 42                         /usr/bin/peerrelay
+Rss:                   8 kB
+Anonymous:             0 kB
+THPeligible:           0
+3000-9000 r-xp 00002000 08:01 42                         /usr/bin/peerrelay
+Anonymous:             0 kB
+9000-a000 r--p 00008000 08:01 42                         /usr/bin/peerrelay
+Anonymous:             4 kB
+a000-b000 rw-p 00009000 08:01 42                         /usr/bin/peerrelay
+Anonymous:             0 kB
+b000-c000 r--p 00000000 00:00 0                          [vvar]
+Anonymous:             0 kB
+c000-d000 r--p 00000000 00:00 0
+Anonymous:             0 kB
+";
+
+    #[test]
+    fn what_differs_from_its_file_or_has_none_is_left_alone() {
+        assert_eq!(unchanged(SMAPS), [0x1000..0x3000, 0x3000..0x9000]);
+    }
+
+    #[test]
+    fn a_program_goes_on_without_its_mapped_text() {
+        let text = |smaps: &str| unchanged(smaps).len();
+        let smaps = fs::read_to_string("/proc/self/smaps").unwrap();
+        assert!(text(&smaps) > 1, "{smaps}");
+        unmap().unwrap();
+        assert_eq!(mapping("Size: 4 kB"), None);
+    }
+}
