@@ -369,11 +369,15 @@ impl ShardHandle {
 
     /// All sessions, those of one thread after those of another.
     pub async fn sessions(&self) -> Vec<SessionInfo> {
-        self.ask(Command::Sessions)
-            .await
-            .into_iter()
-            .flatten()
-            .collect()
+        let parts = self.ask(Command::Sessions).await;
+        let mut sessions: Vec<_> = parts.into_iter().flatten().collect();
+        if let Some(kernel) = &self.kernel {
+            let now = self.now();
+            for session in &mut sessions {
+                session.add(kernel.activity(session.vni, now).unwrap_or_default());
+            }
+        }
+        sessions
     }
 
     /// Counters.

@@ -1,9 +1,37 @@
-//! Which addresses may ever become a leg.
+//! Addresses of legs, and which may ever become one.
 
 use std::{
     collections::BTreeSet,
-    net::{IpAddr, SocketAddr},
+    net::{IpAddr, Ipv6Addr, SocketAddr},
+    num::NonZeroU16,
 };
+
+/// Address and port of a leg, in 18 bytes: IPv4 in IPv6's mapped form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Address {
+    ip: [u8; 16],
+    port: NonZeroU16,
+}
+
+impl Address {
+    /// `None` for port 0, from which nobody sends. Flow and scope of IPv6 are left out.
+    pub(crate) const fn of(address: SocketAddr) -> Option<Self> {
+        let Some(port) = NonZeroU16::new(address.port()) else {
+            return None;
+        };
+        let ip = match address.ip() {
+            IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
+            IpAddr::V6(v6) => v6.octets(),
+        };
+        Some(Self { ip, port })
+    }
+}
+
+impl From<Address> for SocketAddr {
+    fn from(Address { ip, port }: Address) -> Self {
+        Self::new(Ipv6Addr::from(ip).to_canonical(), port.get())
+    }
+}
 
 /// Refuses addresses that lead back to the relay itself or to many.
 #[derive(Debug, Default)]

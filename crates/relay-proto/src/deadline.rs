@@ -4,39 +4,130 @@
 //! session says when it really ends, and is queued again if that is later. So each session costs
 //! one queue operation per lifetime, and nothing is ever scanned.
 
-use std::collections::BTreeSet;
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 use crate::{geneve::Vni, time::Timestamp};
 
-/// An ordered set of due times, one per session, none later than the session's end.
-#[derive(Debug, Default)]
-pub(crate) struct Deadlines(BTreeSet<(Timestamp, Vni, u64)>);
+/// Entries of sessions that ended which are not worth a look at all others.
+const FEW: usize = 64;
 
-impl Deadlines {
-    /// Queues the session `vni` with the unique id `lamport`.
-    pub(crate) fn insert(&mut self, at: Timestamp, vni: Vni, lamport: u64) {
-        self.0.insert((at, vni, lamport));
+/// When to look at which session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Due {
+    pub(crate) at: Timestamp,
+    pub(crate) vni: Vni,
+    /// Of the session's LamportID: a VNI rests long enough that both are never the same again.
+    low: u32,
+}
+
+impl Due {
+    pub(crate) const fn new(at: Timestamp, vni: Vni, lamport: u64) -> Self {
+        Self {
+            at,
+            vni,
+            low: lamport as u32,
+        }
     }
 
-    /// Takes back an entry that [`Deadlines::insert`] made with the same arguments.
-    pub(crate) fn remove(&mut self, at: Timestamp, vni: Vni, lamport: u64) {
-        self.0.remove(&(at, vni, lamport));
+    /// Whether this entry is of the session with its VNI and this LamportID.
+    pub(crate) const fn is_of(&self, lamport: u64) -> bool {
+        self.low == lamport as u32
+    }
+}
+
+/// Due times, at least one per session, the earliest of each no later than its end.
+#[derive(Debug, Default)]
+pub(crate) struct Deadlines {
+    heap: BinaryHeap<Reverse<Due>>,
+    /// How many entries at most are of sessions that ended before they fell due.
+    left: usize,
+}
+
+impl Deadlines {
+    pub(crate) fn insert(&mut self, due: Due) {
+        self.heap.push(Reverse(due));
+    }
+
+    /// Sessions ended, one of them with an entry that had not fallen due when `early`; `lives` says
+    /// whose entries are needed. There are never more than about twice those.
+    pub(crate) fn leave(&mut self, early: bool, lives: impl Fn(&Due) -> bool) {
+        self.left += usize::from(early);
+        if self.left > FEW && self.left > self.heap.len() / 2 {
+            self.heap.retain(|Reverse(due)| lives(due));
+            self.left = 0;
+        }
+        while self.heap.peek().is_some_and(|Reverse(due)| !lives(due)) {
+            self.heap.pop();
+            self.left = self.left.saturating_sub(1);
+        }
     }
 
     /// The earliest due time.
     pub(crate) fn next(&self) -> Option<Timestamp> {
-        self.0.first().map(|(at, ..)| *at)
+        self.heap.peek().map(|Reverse(due)| due.at)
     }
 
-    /// Sessions whose entry is due.
+    /// Sessions whose entry is due, in no particular order.
     pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = Vni> {
-        let due = self.0.iter().take_while(move |(at, ..)| *at <= now);
-        due.map(|(_, vni, _)| *vni)
+        // What lies below an entry of the heap is due no earlier.
+        let heap = self.heap.as_slice();
+        let mut open = vec![0];
+        std::iter::from_fn(move || {
+            loop {
+                let at = open.pop()?;
+                if let Some(Reverse(due)) = heap.get(at).filter(|Reverse(due)| due.at <= now) {
+                    open.extend([2 * at + 1, 2 * at + 2]);
+                    return Some(due.vni);
+                }
+            }
+        })
     }
 
-    /// Takes one entry that is due.
-    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<(Vni, u64)> {
+    /// Takes one entry that is due, in the order of time and VNI.
+    pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Due> {
         (self.next()? <= now).then_some(())?;
-        self.0.pop_first().map(|(_, vni, lamport)| (vni, lamport))
+        self.heap.pop().map(|Reverse(due)| due)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::time::Duration;
+
+    use super::*;
+
+    fn due(at: u64, vni: u32) -> Due {
+        let at = Timestamp::from_start(Duration::from_secs(at));
+        Due::new(at, Vni::new(vni).unwrap(), u64::from(vni))
+    }
+
+    #[test]
+    fn due_entries_are_those_that_are_taken() {
+        let mut deadlines = Deadlines::default();
+        for n in 1..200 {
+            deadlines.insert(due(n * 7 % 50, n as u32));
+        }
+        let now = Timestamp::from_start(Duration::from_secs(20));
+        let mut told: Vec<_> = deadlines.due(now).collect();
+        let taken = std::iter::from_fn(|| deadlines.pop_due(now)).collect::<Vec<_>>();
+        assert!(taken.is_sorted());
+        let mut taken: Vec<_> = taken.iter().map(|due| due.vni).collect();
+        told.sort_unstable();
+        taken.sort_unstable();
+        assert_eq!(told, taken);
+        assert!(deadlines.next().unwrap() > now && deadlines.due(now).next().is_none());
+    }
+
+    #[test]
+    fn entries_of_ended_sessions_do_not_pile_up() {
+        let mut deadlines = Deadlines::default();
+        for n in 1..100_000 {
+            // All but the last ten have ended, which are first.
+            deadlines.insert(due(1_000_000 - u64::from(n), n));
+            deadlines.leave(true, |due| due.vni.number() + 10 > n);
+            assert!(deadlines.heap.len() < 20 + 2 * FEW);
+        }
     }
 }

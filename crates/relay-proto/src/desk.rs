@@ -1,21 +1,22 @@
 //! The front desk: opens allocation requests, checks who asks, and seals the answers. It knows no
 //! session, so one desk serves any number of cores.
 
-use std::{collections::HashMap, net::SocketAddr, time::Duration};
-
-use crypto_box::SalsaBox;
+use std::{net::SocketAddr, time::Duration};
 
 use crate::{
+    boxes::Boxes,
     config::{Config, Keys, Peer},
     disco::{Endpoint, Frame, Generation, Message, NONCE_LEN, seal},
     geneve::Vni,
     key::{DiscoPublic, DiscoSecret, NodeKey, Pair},
     lane::{Lane, LaneKey},
+    time::nanoseconds,
     verdict::DropReason,
 };
 
-/// Boxes kept in each of two generations: asking again costs no X25519, and memory is bounded.
-const MOST_BOXES: usize = 1 << 13;
+/// Clients, in each of two generations, whose requests need no other X25519. A client asks for all
+/// of its pairs within a short time, once a minute.
+const MOST_BOXES: usize = (1 << 11) / 8 * 7;
 
 /// A request that passed every check that needs no session.
 #[derive(Debug, Clone, Copy)]
@@ -161,60 +162,5 @@ impl Desk {
 impl std::fmt::Debug for Desk {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Desk").finish_non_exhaustive()
-    }
-}
-
-/// Boxes of clients that asked lately: when the young generation is full it becomes the old one,
-/// and what nobody has asked for since goes.
-struct Boxes {
-    most: usize,
-    young: HashMap<DiscoPublic, SalsaBox>,
-    old: HashMap<DiscoPublic, SalsaBox>,
-}
-
-impl Boxes {
-    fn new(most: usize) -> Self {
-        Self {
-            most,
-            young: HashMap::new(),
-            old: HashMap::new(),
-        }
-    }
-
-    fn with(&mut self, client: DiscoPublic, secret: &DiscoSecret) -> &SalsaBox {
-        if !self.young.contains_key(&client) {
-            let shared = self
-                .old
-                .remove(&client)
-                .unwrap_or_else(|| SalsaBox::new(&client.to_box(), &secret.to_box()));
-            if self.young.len() == self.most {
-                self.old = std::mem::take(&mut self.young);
-            }
-            self.young.insert(client, shared);
-        }
-        &self.young[&client]
-    }
-}
-
-fn nanoseconds(span: Duration) -> u64 {
-    u64::try_from(span.as_nanos()).unwrap_or(u64::MAX)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kept_boxes_are_bounded_and_those_in_use_stay() {
-        let secret = DiscoSecret::from_bytes([5; 32]);
-        let mut boxes = Boxes::new(4);
-        let key = |n| DiscoPublic([n; 32]);
-        for n in 1..40 {
-            boxes.with(key(n), &secret);
-            boxes.with(key(0), &secret);
-            assert!(boxes.young.len() <= 4 && boxes.old.len() <= 4);
-            assert!(boxes.young.contains_key(&key(0)));
-        }
-        assert!(!boxes.old.contains_key(&key(1)));
     }
 }

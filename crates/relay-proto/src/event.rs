@@ -75,6 +75,21 @@ pub struct LegInfo {
     pub bytes: u64,
 }
 
+impl SessionInfo {
+    /// Adds what another path forwarded from leg A and leg B.
+    pub const fn add(&mut self, [a, b]: [Activity; 2]) {
+        self.legs[0].add(a.traffic);
+        self.legs[1].add(b.traffic);
+    }
+}
+
+impl LegInfo {
+    const fn add(&mut self, traffic: Traffic) {
+        self.packets += traffic.packets;
+        self.bytes += traffic.bytes;
+    }
+}
+
 /// What another data path forwarded from one leg since the session is open.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Activity {

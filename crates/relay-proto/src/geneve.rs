@@ -10,7 +10,7 @@
 //! +-----------------------------------------------+---------------+
 //! ```
 
-use std::fmt;
+use std::{fmt, num::NonZeroU32};
 
 /// Length of the header, in bytes. Options are not used.
 pub const HEADER_LEN: usize = 8;
@@ -23,23 +23,23 @@ const CONTROL_BIT: u8 = 0x80;
 
 /// Virtual Network Identifier: names a session on this relay's port, `1 ..= 2^24 - 1`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Vni(u32);
+pub struct Vni(NonZeroU32);
 
 impl Vni {
     /// The greatest VNI.
-    pub const MAX: Self = Self((1 << 24) - 1);
+    pub const MAX: Self = Self(NonZeroU32::new((1 << 24) - 1).expect("it is not zero"));
 
     /// The VNI with this number; `None` for zero and for numbers over 24 bits.
     pub const fn new(number: u32) -> Option<Self> {
-        match number {
-            1..=0x00ff_ffff => Some(Self(number)),
+        match NonZeroU32::new(number) {
+            Some(number) if number.get() <= 0x00ff_ffff => Some(Self(number)),
             _ => None,
         }
     }
 
     /// The number, as it stands on the wire.
     pub const fn number(self) -> u32 {
-        self.0
+        self.0.get()
     }
 }
 
@@ -80,7 +80,7 @@ impl Header {
     /// The header's bytes.
     pub const fn encode(self) -> [u8; HEADER_LEN] {
         let [p0, p1] = self.protocol.to_be_bytes();
-        let [v0, v1, v2, _] = (self.vni.0 << 8).to_be_bytes();
+        let [v0, v1, v2, _] = (self.vni.number() << 8).to_be_bytes();
         let flags = if self.control { CONTROL_BIT } else { 0 };
         [0, flags, p0, p1, v0, v1, v2, 0]
     }

@@ -3,14 +3,25 @@
 //! It is asked when a session is made or ends, never for a packet.
 
 use std::{
-    collections::BTreeMap,
+    collections::BTreeSet,
+    hash::{BuildHasher, RandomState},
     sync::{
-        Mutex, PoisonError,
+        Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
 
-use crate::{config::Config, key::NodeKey, verdict::DropReason};
+use crate::{
+    config::Config,
+    index::Index,
+    key::NodeKey,
+    slab::{Slab, Slot},
+    verdict::DropReason,
+};
+
+/// A node that has sessions, for as long as it has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Owner(Slot);
 
 /// Shared by every core of a relay; limits hold over all of them.
 #[derive(Debug)]
@@ -24,7 +35,15 @@ pub struct Ledger {
 #[derive(Debug, Default)]
 struct Uses {
     total: usize,
-    nodes: BTreeMap<NodeKey, usize>,
+    nodes: Slab<Node>,
+    by_key: Index,
+    hasher: RandomState,
+}
+
+#[derive(Debug)]
+struct Node {
+    key: NodeKey,
+    sessions: u32,
 }
 
 impl Ledger {
@@ -48,34 +67,78 @@ impl Ledger {
         self.next_lamport.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// Counts one more session of `owner`, if the limits allow it.
-    pub(crate) fn enter(&self, owner: NodeKey) -> Result<(), DropReason> {
+    /// Counts one more session of `node`, if the limits allow it.
+    pub(crate) fn enter(&self, node: NodeKey) -> Result<Owner, DropReason> {
         let mut uses = self.uses();
-        let of_node = uses.nodes.get(&owner).copied().unwrap_or(0);
-        if of_node >= self.max_sessions_per_node {
+        let known = uses.find(node);
+        let of_node = known.and_then(|slot| uses.nodes.get(slot));
+        if of_node.map_or(0, |node| node.sessions as usize) >= self.max_sessions_per_node {
             return Err(DropReason::NodeLimit);
         }
         if uses.total >= self.max_sessions {
             return Err(DropReason::SessionLimit);
         }
         uses.total += 1;
-        uses.nodes.insert(owner, of_node + 1);
-        Ok(())
+        let slot = known.unwrap_or_else(|| uses.insert(node));
+        let node = uses.nodes.get_mut(slot).expect("it is there");
+        node.sessions += 1;
+        Ok(Owner(slot))
     }
 
     /// Takes back what [`Ledger::enter`] counted.
-    pub(crate) fn leave(&self, owner: NodeKey) {
+    pub(crate) fn leave(&self, owner: Owner) {
         let mut uses = self.uses();
         uses.total -= 1;
-        if let Some(of_node) = uses.nodes.get_mut(&owner) {
-            *of_node -= 1;
-            if *of_node == 0 {
-                uses.nodes.remove(&owner);
-            }
+        let Some(node) = uses.nodes.get_mut(owner.0) else {
+            return;
+        };
+        node.sessions -= 1;
+        if node.sessions == 0 {
+            uses.remove(owner.0);
         }
     }
 
-    fn uses(&self) -> std::sync::MutexGuard<'_, Uses> {
+    /// Who a node is here, if it has sessions.
+    pub(crate) fn owner(&self, node: NodeKey) -> Option<Owner> {
+        self.uses().find(node).map(Owner)
+    }
+
+    /// The node of a session that exists.
+    pub(crate) fn node(&self, owner: Owner) -> NodeKey {
+        let uses = self.uses();
+        uses.nodes.get(owner.0).expect("its session is counted").key
+    }
+
+    /// Those that `allowed` does not hold.
+    pub(crate) fn others(&self, allowed: &BTreeSet<NodeKey>) -> BTreeSet<Owner> {
+        let uses = self.uses();
+        let others = uses.nodes.iter();
+        let others = others.filter(|(_, node)| !allowed.contains(&node.key));
+        others.map(|(slot, _)| Owner(slot)).collect()
+    }
+
+    fn uses(&self) -> MutexGuard<'_, Uses> {
         self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Uses {
+    fn find(&self, key: NodeKey) -> Option<Slot> {
+        let is = |slot| self.nodes.get(slot).is_some_and(|node| node.key == key);
+        self.by_key.find(self.hasher.hash_one(key), is)
+    }
+
+    fn insert(&mut self, key: NodeKey) -> Slot {
+        let Self { nodes, hasher, .. } = self;
+        let slot = nodes.insert(Node { key, sessions: 0 });
+        let hash_of = |slot| nodes.get(slot).map_or(0, |node| hasher.hash_one(node.key));
+        self.by_key.insert(hasher.hash_one(key), slot, hash_of);
+        slot
+    }
+
+    fn remove(&mut self, slot: Slot) {
+        if let Some(node) = self.nodes.remove(slot) {
+            self.by_key.remove(self.hasher.hash_one(node.key), slot);
+        }
     }
 }

@@ -13,8 +13,9 @@
 //!   node key, through the sender's home region.
 //! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed.
 //! - A driver that forwards open sessions on another path as well (it learns of them from
-//!   [`Event`]) hands in what happened there, with [`Relay::handle_activity`]: before each
-//!   [`Relay::handle_timeout`] for the sessions of [`Relay::due_sessions`].
+//!   [`Event`]) says when that last heard from legs, with [`Relay::handle_activity`]: before each
+//!   [`Relay::handle_timeout`] for the sessions of [`Relay::due_sessions`]. What that path has
+//!   counted is its own to tell: [`SessionInfo::add`].
 //! - [`Relay::poll_event`] is emptied after each of these.
 //!
 //! A relay outlives its process: [`Relay::export`] gives a [`State`], and a relay made with the
@@ -57,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod boxes;
 mod challenge;
 mod config;
 mod counters;
@@ -65,12 +67,15 @@ mod desk;
 pub mod disco;
 mod event;
 pub mod geneve;
+mod index;
 mod key;
 mod lane;
 mod ledger;
+mod locals;
 mod relay;
 mod sealer;
 mod session;
+mod slab;
 mod state;
 mod table;
 mod time;

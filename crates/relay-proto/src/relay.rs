@@ -16,17 +16,18 @@ use crate::{
     address::AddressPolicy,
     challenge::Challenges,
     config::{Config, Keys, Peer},
-    counters::Counters,
-    deadline::Deadlines,
+    counters::{Counters, Traffic},
+    deadline::{Deadlines, Due},
     desk::{Allocation, Desk, Request},
     disco::{BIND_FRAME_LEN, BindCommon, Frame, Message, NONCE_LEN, seal},
-    event::{Activity, CloseReason, Event, LegInfo, SessionCounts, SessionInfo},
+    event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, Vni},
     key::{DiscoPublic, NodeKey, Side},
     lane::Lane,
-    ledger::Ledger,
+    ledger::{Ledger, Owner},
+    locals::Locals,
     sealer::Sealer,
-    session::{Handshake, Leg, Session},
+    session::{Handshake, Session},
     state::State,
     table::Table,
     time::Timestamp,
@@ -48,6 +49,7 @@ pub struct Relay {
     events: VecDeque<Event>,
     counters: Counters,
     policy: AddressPolicy,
+    locals: Locals,
     ledger: Arc<Ledger>,
 }
 
@@ -86,6 +88,7 @@ impl Relay {
             deadlines: Deadlines::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
+            locals: Locals::default(),
             ledger,
         }
     }
@@ -192,13 +195,12 @@ impl Relay {
         self.deadlines.next()
     }
 
-    /// Accounts what another path forwarded from leg A and leg B of an open session since it is
-    /// open: totals, so that handing in the same twice changes nothing. A session that is not
-    /// known is left alone.
-    pub fn handle_activity(&mut self, vni: Vni, activity: [Activity; 2]) {
+    /// Another path has heard from leg A and leg B of an open session, last then. A session that is
+    /// not known is left alone.
+    pub fn handle_activity(&mut self, vni: Vni, last_seen: [Timestamp; 2]) {
         if let Some(session) = self.table.get_mut(vni).filter(|s| s.is_open()) {
-            for (side, activity) in [Side::A, Side::B].into_iter().zip(activity) {
-                session.note_activity(side, activity);
+            for (side, last_seen) in [Side::A, Side::B].into_iter().zip(last_seen) {
+                session.note_heard(side, last_seen);
             }
         }
     }
@@ -210,13 +212,15 @@ impl Relay {
 
     /// Ends what is over. Costs one step for each session that falls due.
     pub fn handle_timeout(&mut self, now: Timestamp) {
-        while let Some((vni, lamport)) = self.deadlines.pop_due(now) {
-            let Some(session) = self.table.get_mut(vni).filter(|s| s.lamport == lamport) else {
+        while let Some(due) = self.deadlines.pop_due(now) {
+            let vni = due.vni;
+            let Some(session) = self.table.get(vni).filter(|s| due.is_of(s.lamport)) else {
                 continue;
             };
             let deadline = session.deadline(self.config.bind_lifetime, self.config.steady_lifetime);
             if deadline > now {
-                self.deadlines.insert(deadline, vni, lamport);
+                self.deadlines
+                    .insert(Due::new(deadline, vni, session.lamport));
             } else if session.is_open() {
                 self.counters.expired_silent += 1;
                 self.close(vni, CloseReason::Silent, now);
@@ -224,6 +228,8 @@ impl Relay {
                 self.counters.expired_unbound += 1;
                 self.close(vni, CloseReason::Unbound, now);
             }
+            // Another entry of it may be next.
+            self.forget_deadline(false);
         }
     }
 
@@ -234,27 +240,21 @@ impl Relay {
         self.events.pop_front()
     }
 
-    /// All sessions, ordered by pair of keys.
+    /// All sessions, in an order that only depends on what was done before. What another path
+    /// forwarded is not in them.
     pub fn sessions(&self) -> impl Iterator<Item = SessionInfo> {
         self.table.iter().map(|session| SessionInfo {
             vni: session.vni,
             lamport: session.lamport,
             allocated: session.allocated,
             legs: [Side::A, Side::B].map(|side| {
-                let Leg {
-                    address,
-                    local,
-                    packets,
-                    bytes,
-                    elsewhere,
-                    ..
-                } = *session.leg(side);
+                let Traffic { packets, bytes } = session.traffic(side);
                 LegInfo {
                     client: session.pair.key(side),
-                    address,
-                    local,
-                    packets: packets + elsewhere.packets,
-                    bytes: bytes + elsewhere.bytes,
+                    address: session.address(side),
+                    local: self.locals.address(session.local(side)),
+                    packets,
+                    bytes,
                 }
             }),
         })
@@ -269,7 +269,11 @@ impl Relay {
             },
             next_lamport: self.ledger.next_lamport(),
             challenges: vec![self.challenges.save(now)],
-            sessions: self.table.iter().map(|session| session.save(now)).collect(),
+            sessions: self
+                .table
+                .iter()
+                .map(|session| session.save(self.ledger.node(session.owner), &self.locals, now))
+                .collect(),
         }
     }
 
@@ -298,33 +302,30 @@ impl Relay {
         } = self.config;
         let mut count = 0;
         for saved in &state.sessions {
-            let session = Session::restore(saved, now, away);
-            let (vni, lamport) = (session.vni, session.lamport);
-            let deadline = session.deadline(bind_lifetime, steady_lifetime);
-            let legs = [Side::A, Side::B].map(|side| session.leg(side).address);
-            let bindable = legs.iter().flatten().all(|leg| self.policy.may_bind(leg));
-            if !lanes(Lane::of(vni))
-                || deadline <= now
-                || !bindable
-                || self.table.has(vni)
-                || self.ledger.enter(session.owner).is_err()
+            let mut legs = saved.legs.iter().filter_map(|leg| leg.address);
+            if !lanes(Lane::of(saved.vni))
+                || self.table.has(saved.vni)
+                || !legs.all(|leg| self.policy.may_bind(&leg))
             {
                 continue;
             }
-            for client in session.pair.keys() {
-                self.server.retain(client);
+            let Ok(owner) = self.ledger.enter(saved.owner) else {
+                continue;
+            };
+            let session = Session::restore(saved, owner, &mut self.locals, now, away);
+            let (vni, lamport) = (session.vni, session.lamport);
+            let deadline = session.deadline(bind_lifetime, steady_lifetime);
+            if deadline <= now {
+                self.ledger.leave(owner);
+                continue;
             }
-            let locals = [Side::A, Side::B].map(|side| session.leg(side).local);
-            let unbound = session.allocated + bind_lifetime;
+            let opened = self.opened(&session);
             self.table.insert(session);
-            if let [Some(a), Some(b)] = legs {
-                let legs = [a, b];
-                self.events.push_back(Event::Opened { vni, legs, locals });
+            if let Some(opened) = opened {
+                self.events.push_back(opened);
                 self.table.mark_open(vni);
-                self.deadlines.insert(deadline, vni, lamport);
-            } else {
-                self.deadlines.insert(unbound, vni, lamport);
             }
+            self.deadlines.insert(Due::new(deadline, vni, lamport));
             count += 1;
         }
         count
@@ -354,6 +355,15 @@ impl Relay {
         self.server.public()
     }
 
+    fn opened(&self, session: &Session) -> Option<Event> {
+        let (legs, locals) = session.open()?;
+        Some(Event::Opened {
+            vni: session.vni,
+            legs,
+            locals: locals.map(|local| self.locals.address(local)),
+        })
+    }
+
     const fn drop(&mut self, reason: DropReason) -> Verdict {
         self.counters.count_drop(reason);
         Verdict::Drop(reason)
@@ -368,8 +378,9 @@ impl Relay {
         now: Timestamp,
     ) -> Result<Verdict, DropReason> {
         let session = self.table.get_mut(vni).ok_or(DropReason::UnknownVni)?;
-        let (to, from) = session.forward(source, packets, bytes, now)?;
+        let (to, local) = session.forward(source, packets, bytes, now)?;
         self.counters.count_forward(&source, &to, packets, bytes);
+        let from = self.locals.address(local);
         Ok(Verdict::Forward { to, from })
     }
 
@@ -381,67 +392,68 @@ impl Relay {
         let Request {
             pair, lane, owner, ..
         } = *request;
-        self.make_room(owner, now)?;
+        let owner = self.make_room(owner, now)?;
         let vni = self.table.draw_vni(lane, &mut self.rng, now);
         let lamport = self.ledger.take_lamport();
-        for client in pair.keys() {
-            self.server.retain(client);
-        }
         self.deadlines
-            .insert(now + self.config.bind_lifetime, vni, lamport);
+            .insert(Due::new(now + self.config.bind_lifetime, vni, lamport));
         self.table
             .insert(Session::new(vni, lamport, pair, owner, now));
         self.counters.allocations += 1;
         Ok(Allocation { vni, lamport })
     }
 
-    /// Enters one more session of `owner` in the ledger. At a limit, the oldest unbound session
+    /// Enters one more session of `node` in the ledger. At a limit, the oldest unbound session
     /// gives way: of those of this core, which are all that it knows.
-    fn make_room(&mut self, owner: NodeKey, now: Timestamp) -> Result<(), DropReason> {
+    fn make_room(&mut self, node: NodeKey, now: Timestamp) -> Result<Owner, DropReason> {
         loop {
-            let full = match self.ledger.enter(owner) {
-                Ok(()) => return Ok(()),
+            let full = match self.ledger.enter(node) {
+                Ok(owner) => return Ok(owner),
                 Err(full) => full,
             };
-            let whose = (full == DropReason::NodeLimit).then_some(owner);
-            self.evict(whose, now).ok_or(full)?;
+            let oldest = match full {
+                DropReason::NodeLimit => {
+                    let owner = self.ledger.owner(node);
+                    owner.and_then(|owner| self.table.oldest_unbound_of(owner))
+                }
+                _ => self.table.oldest_unbound(),
+            };
+            let vni = oldest.ok_or(full)?;
+            self.counters.evicted += 1;
+            self.close(vni, CloseReason::Evicted, now);
+            self.forget_deadline(true);
         }
     }
 
     /// Ends the sessions of every node that `allowed` does not hold: the policy has changed, or the
     /// node is gone. Their clients ask again where they still may.
     pub fn revoke(&mut self, allowed: &BTreeSet<NodeKey>, now: Timestamp) {
-        let refused = |owner: &NodeKey| !allowed.contains(owner);
+        let refused = self.ledger.others(allowed);
         // Mostly there are none, and then no session is looked at.
-        if !self.table.owners().any(|owner| refused(&owner)) {
+        if refused.is_empty() {
             return;
         }
-        let theirs = self.table.iter().filter(|session| refused(&session.owner));
+        let sessions = self.table.iter();
+        let theirs = sessions.filter(|session| refused.contains(&session.owner));
         let theirs: Vec<_> = theirs.map(|session| session.vni).collect();
         for vni in theirs {
             self.counters.revoked += 1;
             self.close(vni, CloseReason::Revoked, now);
+            self.forget_deadline(true);
         }
     }
 
-    fn evict(&mut self, owner: Option<NodeKey>, now: Timestamp) -> Option<()> {
-        let vni = self.table.oldest_unbound(owner)?;
-        if let Some(session) = self.table.get_mut(vni) {
-            let queued = session.allocated + self.config.bind_lifetime;
-            self.deadlines.remove(queued, vni, session.lamport);
-        }
-        self.counters.evicted += 1;
-        self.close(vni, CloseReason::Evicted, now);
-        Some(())
+    /// A session has ended, before it fell due when `early`.
+    fn forget_deadline(&mut self, early: bool) {
+        let table = &self.table;
+        let lives = |due: &Due| table.get(due.vni).is_some_and(|s| due.is_of(s.lamport));
+        self.deadlines.leave(early, lives);
     }
 
     fn close(&mut self, vni: Vni, reason: CloseReason, now: Timestamp) {
         let Some(session) = self.table.remove(vni, now) else {
             return;
         };
-        for client in session.pair.keys() {
-            self.server.release(client);
-        }
         self.ledger.leave(session.owner);
         self.events.push_back(Event::Closed { vni, reason });
     }
@@ -469,14 +481,12 @@ impl Relay {
         if !self.policy.may_bind(&source) {
             return Err(DropReason::SourceNotBindable);
         }
-        let shared = self
-            .server
-            .of(frame.sender)
-            .expect("a client with a session has its box");
+        let shared = self.server.of(frame.sender);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         self.challenges.rotate(&mut self.rng, now);
         let was_open = session.is_open();
-        match session.handshake(side, &message, source, local, &self.challenges, now)? {
+        let way = (source, self.locals.number(local));
+        match session.handshake(side, &message, way, &self.challenges, now)? {
             Handshake::Challenge(challenge) => {
                 self.counters.challenges += 1;
                 let len = self.write_challenge(header.vni, frame.sender, challenge, reply);
@@ -485,9 +495,9 @@ impl Relay {
             Handshake::Bound => self.counters.binds += 1,
             Handshake::Rebound => self.counters.rebinds += 1,
         }
-        if let [Some(a), Some(b)] = [Side::A, Side::B].map(|side| session.leg(side).address) {
-            let (vni, legs) = (header.vni, [a, b]);
-            let locals = [Side::A, Side::B].map(|side| session.leg(side).local);
+        if let Some((legs, locals)) = session.open() {
+            let locals = locals.map(|local| self.locals.address(local));
+            let vni = header.vni;
             if was_open {
                 self.events.push_back(Event::Moved { vni, legs, locals });
             } else {
@@ -506,14 +516,12 @@ impl Relay {
             steady_lifetime,
             ..
         } = self.config;
-        let Some(session) = self.table.get_mut(vni) else {
+        let Some(session) = self.table.get(vni) else {
             return;
         };
-        let queued = session.allocated + bind_lifetime;
         let end = session.deadline(bind_lifetime, steady_lifetime);
-        if end < queued {
-            self.deadlines.remove(queued, vni, session.lamport);
-            self.deadlines.insert(end, vni, session.lamport);
+        if end < session.allocated + bind_lifetime {
+            self.deadlines.insert(Due::new(end, vni, session.lamport));
         }
     }
 
@@ -525,10 +533,7 @@ impl Relay {
         reply: &mut [u8; REPLY_LEN],
     ) -> usize {
         let (nonce, server) = (self.nonce(), self.server.public());
-        let shared = self
-            .server
-            .of(client)
-            .expect("a client with a session has its box");
+        let shared = self.server.of(client);
         let plaintext = Message::Challenge(challenge).marshal();
         let frame = seal(shared, server, nonce, &plaintext);
         let header = Header {

@@ -1,23 +1,23 @@
-//! The shared boxes with each client: one X25519 per client key, not one per pair, and none for a
-//! client that never binds.
-
-use std::collections::BTreeMap;
+//! The server's side of the bind handshake: one X25519 per client and handshake, not one per
+//! pair, and none for a client that never binds. A client's box does not outlive its use by much:
+//! once bound, a session costs no memory for it.
 
 use crypto_box::SalsaBox;
 
-use crate::key::{DiscoPublic, DiscoSecret};
+use crate::{
+    boxes::Boxes,
+    key::{DiscoPublic, DiscoSecret},
+};
 
-#[derive(Default)]
-struct Client {
-    shared: Option<SalsaBox>,
-    sessions: usize,
-}
+/// Clients, in each of two generations, whose handshakes need no other X25519: those of a second
+/// at a rate of a thousand.
+const MOST_BOXES: usize = (1 << 10) / 8 * 7;
 
-/// Boxes between the server's disco key and every client that has a session.
+/// Boxes between the server's disco key and clients.
 pub(crate) struct Sealer {
     secret: DiscoSecret,
     public: DiscoPublic,
-    clients: BTreeMap<DiscoPublic, Client>,
+    boxes: Boxes,
 }
 
 impl Sealer {
@@ -25,7 +25,7 @@ impl Sealer {
         Self {
             public: secret.public(),
             secret,
-            clients: BTreeMap::new(),
+            boxes: Boxes::new(MOST_BOXES),
         }
     }
 
@@ -37,25 +37,8 @@ impl Sealer {
         &self.secret
     }
 
-    /// The box of a client that has a session, made when it is first asked for.
-    pub(crate) fn of(&mut self, client: DiscoPublic) -> Option<&SalsaBox> {
-        let known = self.clients.get_mut(&client)?;
-        let make = || SalsaBox::new(&client.to_box(), &self.secret.to_box());
-        Some(known.shared.get_or_insert_with(make))
-    }
-
-    /// Keeps a client's box for one more session.
-    pub(crate) fn retain(&mut self, client: DiscoPublic) {
-        self.clients.entry(client).or_default().sessions += 1;
-    }
-
-    /// Gives up one session of a client; the box goes with the last.
-    pub(crate) fn release(&mut self, client: DiscoPublic) {
-        if let Some(known) = self.clients.get_mut(&client) {
-            known.sessions -= 1;
-            if known.sessions == 0 {
-                self.clients.remove(&client);
-            }
-        }
+    /// The box of a client; only those of sessions may cost an X25519.
+    pub(crate) fn of(&mut self, client: DiscoPublic) -> &SalsaBox {
+        self.boxes.with(client, &self.secret)
     }
 }

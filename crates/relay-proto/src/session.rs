@@ -1,17 +1,16 @@
 //! One session: two clients, their handshakes, and which address is whose.
 
-use std::{
-    net::{IpAddr, SocketAddr},
-    time::Duration,
-};
+use std::{net::SocketAddr, time::Duration};
 
 use crate::{
+    address::Address,
     challenge::Challenges,
     counters::Traffic,
     disco::{BindCommon, Generation, Message},
-    event::Activity,
     geneve::Vni,
     key::{NodeKey, Pair, Side},
+    ledger::Owner,
+    locals::{Local, Locals},
     state::{SavedLeg, SavedSession},
     time::Timestamp,
     verdict::DropReason,
@@ -19,23 +18,24 @@ use crate::{
 
 /// One client's half of a session.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Leg {
-    /// Handshake that was begun last and is not completed.
-    in_progress: Option<Generation>,
+struct Leg {
+    /// Handshake that was begun last and is not completed; zero for none.
+    in_progress: Generation,
     /// Greatest generation that was completed: older ones never move the leg back.
     completed: Generation,
     /// Where the client receives, once proven.
-    pub(crate) address: Option<SocketAddr>,
+    address: Option<Address>,
     /// Which of the relay's addresses the client knows it by.
-    pub(crate) local: Option<IpAddr>,
-    /// Last datagram from there.
-    pub(crate) last_seen: Timestamp,
-    /// Data datagrams from there.
-    pub(crate) packets: u64,
-    /// UDP payload of these, Geneve header included.
-    pub(crate) bytes: u64,
-    /// What another path forwarded from there.
-    pub(crate) elsewhere: Traffic,
+    local: Local,
+}
+
+/// What came from one leg.
+#[derive(Debug, Clone, Copy, Default)]
+struct Heard {
+    /// Last datagram.
+    last: Timestamp,
+    /// Data datagrams, and their UDP payload with Geneve headers.
+    traffic: Traffic,
 }
 
 /// What a bind message did.
@@ -48,20 +48,23 @@ pub(crate) enum Handshake {
     Rebound,
 }
 
-/// A pair of clients with an allocated VNI.
+/// A pair of clients with an allocated VNI. There may be a million: three cache lines each.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) vni: Vni,
-    pub(crate) lamport: u64,
-    pub(crate) pair: Pair,
     /// Who asked for it, and whose limit it counts against.
-    pub(crate) owner: NodeKey,
+    pub(crate) owner: Owner,
+    pub(crate) lamport: u64,
     pub(crate) allocated: Timestamp,
     legs: [Leg; 2],
+    heard: [Heard; 2],
+    pub(crate) pair: Pair,
 }
 
+const _: () = assert!(size_of::<Option<Session>>() == 192);
+
 impl Session {
-    pub(crate) fn new(vni: Vni, lamport: u64, pair: Pair, owner: NodeKey, now: Timestamp) -> Self {
+    pub(crate) fn new(vni: Vni, lamport: u64, pair: Pair, owner: Owner, now: Timestamp) -> Self {
         Self {
             vni,
             lamport,
@@ -69,52 +72,83 @@ impl Session {
             owner,
             allocated: now,
             legs: [Leg::default(); 2],
+            heard: [Heard::default(); 2],
         }
     }
 
-    pub(crate) fn save(&self, now: Timestamp) -> SavedSession {
+    /// The session as of `now`; it belongs to `node`.
+    pub(crate) fn save(&self, node: NodeKey, locals: &Locals, now: Timestamp) -> SavedSession {
         SavedSession {
             vni: self.vni,
             lamport: self.lamport,
             pair: self.pair,
-            owner: self.owner,
+            owner: node,
             age: now.since(self.allocated),
-            legs: self.legs.map(|leg| SavedLeg {
-                in_progress: leg.in_progress,
-                completed: leg.completed,
-                address: leg.address,
-                local: leg.local,
-                silent: now.since(leg.last_seen),
-                packets: leg.packets,
-                bytes: leg.bytes,
+            legs: [Side::A, Side::B].map(|side| {
+                let (leg, heard) = (self.legs[side.index()], self.heard[side.index()]);
+                SavedLeg {
+                    in_progress: leg.in_progress,
+                    completed: leg.completed,
+                    address: self.address(side),
+                    local: locals.address(leg.local),
+                    silent: now.since(heard.last),
+                    packets: heard.traffic.packets,
+                    bytes: heard.traffic.bytes,
+                }
             }),
         }
     }
 
-    /// The session that was saved `away` ago.
-    pub(crate) fn restore(saved: &SavedSession, now: Timestamp, away: Duration) -> Self {
+    /// The session that was saved `away` ago, and belongs to `owner`.
+    pub(crate) fn restore(
+        saved: &SavedSession,
+        owner: Owner,
+        locals: &mut Locals,
+        now: Timestamp,
+        away: Duration,
+    ) -> Self {
         let past = |age: Duration| now.before(age.saturating_add(away));
         Self {
             vni: saved.vni,
             lamport: saved.lamport,
             pair: saved.pair,
-            owner: saved.owner,
+            owner,
             allocated: past(saved.age),
             legs: saved.legs.map(|leg| Leg {
                 in_progress: leg.in_progress,
                 completed: leg.completed,
-                address: leg.address,
-                local: leg.local,
-                last_seen: past(leg.silent),
-                packets: leg.packets,
-                bytes: leg.bytes,
-                elsewhere: Traffic::default(),
+                address: leg.address.and_then(Address::of),
+                local: locals.number(leg.local),
+            }),
+            heard: saved.legs.map(|leg| Heard {
+                last: past(leg.silent),
+                traffic: Traffic {
+                    packets: leg.packets,
+                    bytes: leg.bytes,
+                },
             }),
         }
     }
 
-    pub(crate) const fn leg(&self, side: Side) -> &Leg {
-        &self.legs[side.index()]
+    /// Where the client on `side` is bound.
+    pub(crate) fn address(&self, side: Side) -> Option<SocketAddr> {
+        self.legs[side.index()].address.map(SocketAddr::from)
+    }
+
+    /// Where both are bound, and through which local addresses, once the session is open.
+    pub(crate) fn open(&self) -> Option<([SocketAddr; 2], [Local; 2])> {
+        let [a, b] = [self.address(Side::A), self.address(Side::B)];
+        Some(([a?, b?], self.legs.map(|leg| leg.local)))
+    }
+
+    /// Local address that the client on `side` was bound through.
+    pub(crate) const fn local(&self, side: Side) -> Local {
+        self.legs[side.index()].local
+    }
+
+    /// What came from the client on `side`.
+    pub(crate) const fn traffic(&self, side: Side) -> Traffic {
+        self.heard[side.index()].traffic
     }
 
     /// Both legs are bound.
@@ -125,7 +159,7 @@ impl Session {
     /// When the session ends if nothing more is heard.
     pub(crate) fn deadline(&self, bind: Duration, steady: Duration) -> Timestamp {
         if self.is_open() {
-            self.legs[0].last_seen.min(self.legs[1].last_seen) + steady
+            self.heard[0].last.min(self.heard[1].last) + steady
         } else {
             self.allocated + bind
         }
@@ -136,8 +170,7 @@ impl Session {
         &mut self,
         side: Side,
         message: &Message,
-        source: SocketAddr,
-        local: Option<IpAddr>,
+        (source, local): (SocketAddr, Local),
         challenges: &Challenges,
         now: Timestamp,
     ) -> Result<Handshake, DropReason> {
@@ -156,14 +189,20 @@ impl Session {
                 ..*common
             }));
         }
-        if leg.in_progress != Some(common.generation) {
+        if leg.in_progress != common.generation || leg.in_progress == Generation::default() {
             return Err(DropReason::StaleGeneration);
         }
         if !challenges.verify(common, source) {
             return Err(DropReason::BadChallenge);
         }
         let rebound = leg.address.is_some();
-        leg.complete(common.generation, source, local, now);
+        *leg = Leg {
+            in_progress: Generation::default(),
+            completed: common.generation,
+            address: Address::of(source),
+            local,
+        };
+        self.heard[side.index()].last = now;
         Ok(if rebound {
             Handshake::Rebound
         } else {
@@ -171,11 +210,10 @@ impl Session {
         })
     }
 
-    /// Accounts what another path forwarded, in all, from the leg on `side`.
-    pub(crate) fn note_activity(&mut self, side: Side, activity: Activity) {
-        let leg = &mut self.legs[side.index()];
-        leg.elsewhere = activity.traffic;
-        leg.last_seen = leg.last_seen.max(activity.last_seen);
+    /// Another path heard from the leg on `side`, last then.
+    pub(crate) fn note_heard(&mut self, side: Side, last: Timestamp) {
+        let heard = &mut self.heard[side.index()];
+        heard.last = heard.last.max(last);
     }
 
     /// Accounts data from `source` and names the leg it goes to, and the local address it leaves
@@ -186,20 +224,20 @@ impl Session {
         packets: u32,
         bytes: u64,
         now: Timestamp,
-    ) -> Result<(SocketAddr, Option<IpAddr>), DropReason> {
+    ) -> Result<(SocketAddr, Local), DropReason> {
         let [Some(a), Some(b)] = [self.legs[0].address, self.legs[1].address] else {
             return Err(DropReason::NotBound);
         };
-        let (side, to) = match source {
-            _ if source == a => (Side::A, b),
-            _ if source == b => (Side::B, a),
+        let (side, to) = match Address::of(source) {
+            Some(source) if source == a => (Side::A, b),
+            Some(source) if source == b => (Side::B, a),
             _ => return Err(DropReason::WrongSource),
         };
-        let leg = &mut self.legs[side.index()];
-        leg.last_seen = now;
-        leg.packets += u64::from(packets);
-        leg.bytes += bytes;
-        Ok((to, self.legs[side.other().index()].local))
+        let heard = &mut self.heard[side.index()];
+        heard.last = now;
+        heard.traffic.packets += u64::from(packets);
+        heard.traffic.bytes += bytes;
+        Ok((to.into(), self.local(side.other())))
     }
 }
 
@@ -207,25 +245,10 @@ impl Leg {
     /// A handshake may begin when it is newer than the completed one and not older than the one
     /// that has begun: a recorded bind, replayed, changes nothing.
     fn begin(&mut self, generation: Generation) -> Result<(), DropReason> {
-        let begun = self.in_progress.unwrap_or_default();
-        if generation <= self.completed || generation < begun {
+        if generation <= self.completed || generation < self.in_progress {
             return Err(DropReason::StaleGeneration);
         }
-        self.in_progress = Some(generation);
+        self.in_progress = generation;
         Ok(())
-    }
-
-    fn complete(
-        &mut self,
-        generation: Generation,
-        source: SocketAddr,
-        local: Option<IpAddr>,
-        now: Timestamp,
-    ) {
-        self.in_progress = None;
-        self.completed = generation;
-        self.address = Some(source);
-        self.local = local;
-        self.last_seen = now;
     }
 }

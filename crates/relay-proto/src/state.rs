@@ -31,6 +31,7 @@ use crate::{
     geneve::Vni,
     key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair},
     lane::Lane,
+    time::nanoseconds,
 };
 
 const MAGIC: &[u8; 4] = b"PRST";
@@ -61,7 +62,7 @@ pub(crate) struct SavedSession {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SavedLeg {
-    pub(crate) in_progress: Option<Generation>,
+    pub(crate) in_progress: Generation,
     pub(crate) completed: Generation,
     pub(crate) address: Option<SocketAddr>,
     pub(crate) local: Option<IpAddr>,
@@ -227,7 +228,7 @@ impl Writer {
     }
 
     fn span(&mut self, span: Duration) {
-        self.u64(u64::try_from(span.as_nanos()).unwrap_or(u64::MAX));
+        self.u64(nanoseconds(span));
     }
 
     fn ip(&mut self, ip: Option<IpAddr>) {
@@ -248,7 +249,7 @@ impl Writer {
         self.bytes(&session.owner.0);
         self.span(session.age);
         for leg in &session.legs {
-            self.u32(leg.in_progress.unwrap_or_default().0);
+            self.u32(leg.in_progress.0);
             self.u32(leg.completed.0);
             self.ip(leg.address.map(|address| address.ip()));
             let port = leg.address.map_or(0, |address| address.port());
@@ -314,7 +315,7 @@ impl Reader<'_> {
     }
 
     fn leg(&mut self) -> Option<SavedLeg> {
-        let in_progress = Some(Generation(self.u32()?)).filter(|g| *g != Generation::default());
+        let in_progress = Generation(self.u32()?);
         let completed = Generation(self.u32()?);
         let ip = self.ip()?;
         let port = u16::from_be_bytes(self.array()?);

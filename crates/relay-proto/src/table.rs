@@ -1,8 +1,8 @@
 //! The sessions and their indexes: by VNI, by pair, and by who must give way at a limit.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
-    hash::{BuildHasherDefault, Hasher},
+    collections::{BTreeSet, VecDeque},
+    hash::{BuildHasher, RandomState},
     time::Duration,
 };
 
@@ -10,9 +10,12 @@ use rand_chacha::{ChaCha20Rng, rand_core::RngCore};
 
 use crate::{
     geneve::Vni,
-    key::{NodeKey, Pair},
+    index::Index,
+    key::Pair,
     lane::Lane,
+    ledger::Owner,
     session::Session,
+    slab::{Slab, Slot},
     time::Timestamp,
 };
 
@@ -20,49 +23,26 @@ use crate::{
 /// meet a new one.
 const VNI_REST: Duration = Duration::from_secs(60);
 
-/// VNIs are drawn by us at random, so multiplying spreads them well enough.
-#[derive(Default)]
-pub(crate) struct VniHasher(u64);
-
-impl Hasher for VniHasher {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        for byte in bytes {
-            self.write_u32(u32::from(*byte));
-        }
-    }
-
-    fn write_u32(&mut self, number: u32) {
-        self.0 = (self.0 ^ u64::from(number)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    }
-}
-
 /// Order of allocation, with the session's VNI.
 type Allocated = (u64, Vni);
-
-#[derive(Debug, Default)]
-struct NodeUse {
-    sessions: usize,
-    unbound: BTreeSet<Allocated>,
-}
 
 /// All sessions of a relay.
 #[derive(Default)]
 pub(crate) struct Table {
-    by_vni: HashMap<Vni, Session, BuildHasherDefault<VniHasher>>,
-    by_pair: BTreeMap<Pair, Vni>,
+    sessions: Slab<Session>,
+    by_vni: Index,
+    by_pair: Index,
+    /// Keyed: clients choose their keys.
+    pairs: RandomState,
     unbound: BTreeSet<Allocated>,
-    nodes: BTreeMap<NodeKey, NodeUse>,
+    unbound_of: BTreeSet<(Owner, Allocated)>,
     resting: BTreeSet<Vni>,
     resting_until: VecDeque<(Timestamp, Vni)>,
 }
 
 impl Table {
-    pub(crate) fn len(&self) -> usize {
-        self.by_vni.len()
+    pub(crate) const fn len(&self) -> usize {
+        self.sessions.len()
     }
 
     /// Sessions without both legs bound.
@@ -70,31 +50,38 @@ impl Table {
         self.unbound.len()
     }
 
-    /// Who has asked for sessions that exist.
-    pub(crate) fn owners(&self) -> impl Iterator<Item = NodeKey> {
-        self.nodes.keys().copied()
+    pub(crate) fn get(&self, vni: Vni) -> Option<&Session> {
+        self.sessions.get(self.slot(vni)?)
     }
 
     pub(crate) fn get_mut(&mut self, vni: Vni) -> Option<&mut Session> {
-        self.by_vni.get_mut(&vni)
+        self.sessions.get_mut(self.slot(vni)?)
     }
 
     pub(crate) fn of_pair(&self, pair: &Pair) -> Option<&Session> {
-        self.by_vni.get(self.by_pair.get(pair)?)
+        let of = |slot| self.sessions.get(slot).filter(|s| s.pair == *pair);
+        let hash = self.pairs.hash_one(pair);
+        of(self.by_pair.find(hash, |slot| of(slot).is_some())?)
     }
 
-    /// Every session, ordered by pair.
+    /// Every session, in an order that only depends on what was done before.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
-        self.by_pair.values().filter_map(|vni| self.by_vni.get(vni))
+        self.sessions.iter().map(|(_, session)| session)
     }
 
-    /// The unbound session that was allocated first, of `owner` or of all.
-    pub(crate) fn oldest_unbound(&self, owner: Option<NodeKey>) -> Option<Vni> {
-        let unbound = match owner {
-            Some(owner) => &self.nodes.get(&owner)?.unbound,
-            None => &self.unbound,
-        };
-        unbound.first().map(|(_, vni)| *vni)
+    /// The unbound session that was allocated first.
+    pub(crate) fn oldest_unbound(&self) -> Option<Vni> {
+        self.unbound.first().map(|(_, vni)| *vni)
+    }
+
+    /// The same of those that one node has asked for.
+    pub(crate) fn oldest_unbound_of(&self, owner: Owner) -> Option<Vni> {
+        let first = Vni::new(1)?;
+        let last = Vni::MAX;
+        let mut theirs = self
+            .unbound_of
+            .range((owner, (0, first))..=(owner, (u64::MAX, last)));
+        theirs.next().map(|(_, (_, vni))| *vni)
     }
 
     /// A random VNI of `lane` that is neither in use nor resting. The caller keeps the number of
@@ -105,7 +92,7 @@ impl Table {
         }
         loop {
             if let Some(vni) = lane.vni(rng.next_u32())
-                && !self.by_vni.contains_key(&vni)
+                && !self.has(vni)
                 && !self.resting.contains(&vni)
             {
                 return vni;
@@ -114,44 +101,50 @@ impl Table {
     }
 
     pub(crate) fn insert(&mut self, session: Session) {
-        let allocated = (session.lamport, session.vni);
-        let node = self.nodes.entry(session.owner).or_default();
-        node.sessions += 1;
-        node.unbound.insert(allocated);
+        let Self {
+            sessions, pairs, ..
+        } = self;
+        let (vni, pair, owner) = (session.vni, session.pair, session.owner);
+        let allocated = (session.lamport, vni);
         self.unbound.insert(allocated);
-        self.by_pair.insert(session.pair, session.vni);
-        self.by_vni.insert(session.vni, session);
+        self.unbound_of.insert((owner, allocated));
+        let slot = sessions.insert(session);
+        let of = |slot| sessions.get(slot).expect("indexes have what is there");
+        self.by_vni
+            .insert(hash(vni), slot, |slot| hash(of(slot).vni));
+        self.by_pair.insert(pairs.hash_one(pair), slot, |slot| {
+            pairs.hash_one(of(slot).pair)
+        });
     }
 
     /// Whether a session has this VNI.
     pub(crate) fn has(&self, vni: Vni) -> bool {
-        self.by_vni.contains_key(&vni)
+        self.slot(vni).is_some()
     }
 
     /// Takes an open session out of the lists of those that must give way.
     pub(crate) fn mark_open(&mut self, vni: Vni) {
-        let Some(session) = self.by_vni.get(&vni) else {
+        let Some(session) = self.get(vni) else {
             return;
         };
-        let allocated = (session.lamport, vni);
+        let (owner, allocated) = (session.owner, (session.lamport, vni));
         self.unbound.remove(&allocated);
-        if let Some(node) = self.nodes.get_mut(&session.owner) {
-            node.unbound.remove(&allocated);
-        }
+        self.unbound_of.remove(&(owner, allocated));
     }
 
     pub(crate) fn remove(&mut self, vni: Vni, now: Timestamp) -> Option<Session> {
         self.mark_open(vni);
-        let session = self.by_vni.remove(&vni)?;
-        self.by_pair.remove(&session.pair);
-        if let Some(node) = self.nodes.get_mut(&session.owner) {
-            node.sessions -= 1;
-            if node.sessions == 0 {
-                self.nodes.remove(&session.owner);
-            }
-        }
+        let slot = self.slot(vni)?;
+        let session = self.sessions.remove(slot)?;
+        self.by_vni.remove(hash(vni), slot);
+        self.by_pair.remove(self.pairs.hash_one(session.pair), slot);
         self.rest(vni, now);
         Some(session)
+    }
+
+    fn slot(&self, vni: Vni) -> Option<Slot> {
+        let is = |slot| self.sessions.get(slot).is_some_and(|s| s.vni == vni);
+        self.by_vni.find(hash(vni), is)
     }
 
     /// Memory for resting VNIs is bounded by the number of sessions: the oldest go first.
@@ -165,4 +158,11 @@ impl Table {
         self.resting.insert(vni);
         self.resting_until.push_back((now + VNI_REST, vni));
     }
+}
+
+/// VNIs are drawn by us at random, but for the bits of their lanes: multiplying spreads them well
+/// enough, once its high bits are among the low ones too.
+fn hash(vni: Vni) -> u64 {
+    let product = u64::from(vni.number()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    product ^ (product >> 32)
 }

@@ -184,8 +184,6 @@ impl Worker {
             }
             Command::Broken { family, generation } => self.lose(family, generation),
             Command::Sessions(answer) => {
-                let open: Vec<_> = self.relay.sessions().map(|session| session.vni).collect();
-                self.learn_activity(open);
                 answer.send(self.relay.sessions().collect()).ok();
             }
             Command::Snapshot(answer) => {
@@ -309,13 +307,14 @@ impl Worker {
         *known = now;
     }
 
-    /// Tells the core what the kernel path forwarded of these sessions.
+    /// Tells the core when the kernel path last heard of these sessions.
     fn learn_activity(&mut self, sessions: Vec<Vni>) {
         let now = self.now();
         let Some(kernel) = &self.kernel else { return };
         for vni in sessions {
             if let Some(activity) = kernel.activity(vni, now) {
-                self.relay.handle_activity(vni, activity);
+                self.relay
+                    .handle_activity(vni, activity.map(|leg| leg.last_seen));
             }
         }
     }

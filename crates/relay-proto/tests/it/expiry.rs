@@ -170,16 +170,8 @@ fn what_another_path_forwarded_keeps_a_session_and_its_silence_ends_it() {
     let vni = sim.open(&alice, &bob);
     sim.events();
     let opened = sim.now;
-    // Alice's leg is the first of the pair or the second; both are as busy here.
-    let activity = |packets, last_seen| Activity {
-        traffic: Traffic {
-            packets,
-            bytes: packets * 100,
-        },
-        last_seen,
-    };
     for minute in 1..=60 {
-        // The driver asks for what is due and hands in what happened since, each time in full.
+        // The driver asks for what is due and says what has been heard.
         while let Some(due) = sim
             .relay
             .poll_timeout()
@@ -187,23 +179,22 @@ fn what_another_path_forwarded_keeps_a_session_and_its_silence_ends_it() {
         {
             let sessions: Vec<_> = sim.relay.due_sessions(due).collect();
             assert_eq!(sessions, [vni]);
-            let seen = activity(60 * minute, opened + seconds(60 * minute - 1));
+            let seen = opened + seconds(60 * minute - 1);
             sim.relay.handle_activity(vni, [seen; 2]);
             sim.relay.handle_timeout(due);
         }
         sim.now = opened + seconds(60 * minute);
         assert!(sim.session(vni).is_some(), "minute {minute}");
     }
-    let legs = sim.session(vni).unwrap().legs;
-    assert!(
-        legs.iter()
-            .all(|leg| leg.packets > 3_000 && leg.bytes == leg.packets * 100)
-    );
-    // Handed in again, it counts once; older news move nothing back.
+    // Older news move nothing back, and what is not of this path is not counted as if it were.
     let before = sim.session(vni);
-    let last = activity(legs[0].packets, Timestamp::START);
-    sim.relay.handle_activity(vni, [last; 2]);
-    assert_eq!(sim.session(vni), before);
+    let due = sim.relay.poll_timeout();
+    sim.relay.handle_activity(vni, [Timestamp::START; 2]);
+    assert_eq!((sim.session(vni), sim.relay.poll_timeout()), (before, due));
+    assert_eq!(
+        before.map(|session| session.legs.map(|leg| leg.packets)),
+        Some([0; 2])
+    );
     sim.pass(seconds(600));
     assert_eq!(
         sim.events(),
@@ -212,6 +203,31 @@ fn what_another_path_forwarded_keeps_a_session_and_its_silence_ends_it() {
             reason: CloseReason::Silent
         }]
     );
-    sim.relay.handle_activity(vni, [last; 2]);
+    sim.relay.handle_activity(vni, [sim.now; 2]);
     assert!(sim.session(vni).is_none());
+}
+
+#[test]
+fn sessions_are_told_with_what_another_path_counted() {
+    let (mut sim, alice, bob) = start();
+    let vni = sim.open(&alice, &bob);
+    sim.receive(alice.address, &data(vni, b"1234"));
+    let mut session = sim.session(vni).expect("it is open");
+    let counted = |packets| Activity {
+        traffic: Traffic {
+            packets,
+            bytes: packets * 100,
+        },
+        last_seen: sim.now,
+    };
+    session.add([counted(2), counted(3)]);
+    let told = session
+        .legs
+        .map(|leg| (leg.client == alice.key, leg.packets, leg.bytes));
+    let expected = if told[0].0 {
+        [(true, 3, 212), (false, 3, 300)]
+    } else {
+        [(false, 2, 200), (true, 4, 312)]
+    };
+    assert_eq!(told, expected);
 }

@@ -296,6 +296,13 @@ impl Sim {
         std::iter::from_fn(|| self.relay.poll_event()).collect()
     }
 
+    /// All sessions, by their clients' keys.
+    pub(crate) fn sessions(&self) -> Vec<SessionInfo> {
+        let mut sessions: Vec<_> = self.relay.sessions().collect();
+        sessions.sort_by_key(|session| session.legs.map(|leg| leg.client));
+        sessions
+    }
+
     pub(crate) fn session(&self, vni: Vni) -> Option<SessionInfo> {
         self.relay.sessions().find(|session| session.vni == vni)
     }
