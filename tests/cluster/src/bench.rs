@@ -8,6 +8,7 @@ pub mod implementation;
 pub mod latency;
 pub mod load;
 pub mod memory;
+pub mod operator;
 pub mod plot;
 pub mod processes;
 pub mod relay;
@@ -24,6 +25,7 @@ pub mod topology;
 use anyhow::Result;
 use clap::Subcommand;
 
+use self::operator::OperatorArgs;
 use self::plot::PlotArgs;
 use self::processes::MemoryArgs;
 use self::relay::RelayArgs;
@@ -33,6 +35,8 @@ use self::relay::RelayArgs;
 pub enum Bench {
     /// Compare this relay with Tailscale's, with routing and with address translation
     Relay(RelayArgs),
+    /// Count the operator's requests for every change, and its memory with many PeerRelays
+    Operator(OperatorArgs),
     /// Show what operator and idle relays take, as released, with one PeerRelay
     Memory(MemoryArgs),
     /// Draw results
@@ -44,6 +48,7 @@ impl Bench {
     pub fn run(self) -> Result<()> {
         match self {
             Self::Relay(args) => relay::run(&args),
+            Self::Operator(args) => operator::run(&args),
             Self::Memory(args) => processes::run(&args),
             Self::Plot(args) => plot::run(&args),
         }

@@ -13,24 +13,36 @@ use crate::state::repository;
 const PAGE: &str = "docs/performance.md";
 const DRAWING: &str = "docs/performance.svg";
 const BEGIN: &str = "<!-- written by cargo dev bench relay --update-docs: begin -->\n";
+const OPERATOR: &str = "<!-- written by cargo dev bench operator --update-docs: begin -->\n";
 const END: &str = "<!-- end -->";
 
 /// Writes tables and drawing where they are kept.
 pub fn update(results: &Results) -> Result<()> {
-    let page = repository().join(PAGE);
-    let text = fs::read_to_string(&page).with_context(|| format!("failed to read {PAGE}"))?;
-    let text = replaced(&text, &markdown(results))
-        .with_context(|| format!("{PAGE} has no place for results: it lost its marks"))?;
-    fs::write(&page, text)?;
+    put(BEGIN, &markdown(results))?;
     plot::write(results, &repository().join(DRAWING))?;
     println!("written: {PAGE}, {DRAWING}");
     Ok(())
 }
 
-fn replaced(text: &str, results: &str) -> Option<String> {
-    let (before, rest) = text.split_once(BEGIN)?;
+/// Writes the operator's tables where they are kept.
+pub fn update_operator(tables: &str) -> Result<()> {
+    put(OPERATOR, tables)?;
+    println!("written: {PAGE}");
+    Ok(())
+}
+
+fn put(begin: &str, results: &str) -> Result<()> {
+    let page = repository().join(PAGE);
+    let text = fs::read_to_string(&page).with_context(|| format!("failed to read {PAGE}"))?;
+    let text = replaced(&text, begin, results)
+        .with_context(|| format!("{PAGE} has no place for results: it lost its marks"))?;
+    Ok(fs::write(&page, text)?)
+}
+
+fn replaced(text: &str, begin: &str, results: &str) -> Option<String> {
+    let (before, rest) = text.split_once(begin)?;
     let (_, after) = rest.split_once(END)?;
-    Some(format!("{before}{BEGIN}{results}{END}{after}"))
+    Some(format!("{before}{begin}{results}{END}{after}"))
 }
 
 fn markdown(results: &Results) -> String {
@@ -97,13 +109,15 @@ mod tests {
     fn only_what_is_between_the_marks_changes() {
         let page = format!("# before\n{BEGIN}old\n{END}\nafter\n");
         let expected = format!("# before\n{BEGIN}new\n{END}\nafter\n");
-        assert_eq!(replaced(&page, "new\n"), Some(expected));
-        assert_eq!(replaced("no marks", "new"), None);
+        assert_eq!(replaced(&page, BEGIN, "new\n"), Some(expected));
+        assert_eq!(replaced("no marks", BEGIN, "new"), None);
     }
 
     #[test]
     fn the_page_has_its_marks() {
         let page = fs::read_to_string(repository().join(PAGE)).expect("it is in the tree");
-        assert!(replaced(&page, "").is_some());
+        for begin in [BEGIN, OPERATOR] {
+            assert!(replaced(&page, begin, "").is_some(), "{begin}");
+        }
     }
 }

@@ -20,7 +20,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::api::Upstream;
-use super::record::{Asked, Exchange, checksum};
+use super::record::{Asked, Exchange, Heard, checksum};
 
 /// What goes wrong with a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,8 @@ pub struct Record(Arc<Shared>);
 #[derive(Debug)]
 struct Shared {
     exchanges: Mutex<Vec<Exchange>>,
+    /// What watches have told.
+    heard: Mutex<Vec<Heard>>,
     plan: Mutex<Option<Plan>>,
     struck: watch::Sender<usize>,
     /// Watches that began before this number changed end.
@@ -92,6 +94,7 @@ impl Default for Record {
     fn default() -> Self {
         Self(Arc::new(Shared {
             exchanges: Mutex::default(),
+            heard: Mutex::default(),
             plan: Mutex::default(),
             struck: watch::Sender::new(0),
             cut: watch::Sender::new(0),
@@ -122,12 +125,27 @@ impl Record {
         lock(&self.0.exchanges)[mark..].to_vec()
     }
 
-    /// How long it is since the last exchange that is neither a watch nor about the lease.
+    /// Number of events that watches have told so far, to look at those after.
+    pub fn told(&self) -> usize {
+        lock(&self.0.heard).len()
+    }
+
+    /// Whether a watch has told of an object since.
+    pub fn told_of(&self, mark: usize, resource: &str, name: &str) -> bool {
+        let heard = lock(&self.0.heard);
+        let mut since = heard[mark..].iter();
+        since.any(|event| event.resource == resource && event.name == name)
+    }
+
+    /// How long it is since the last exchange that is neither a watch nor about the lease, and
+    /// since a watch told anything.
     pub fn quiet(&self) -> Duration {
         let exchanges = lock(&self.0.exchanges);
         let mut counted = exchanges.iter().rev();
-        let last = counted.find(|e| e.request.verb != "watch" && !e.request.is_lease());
-        last.map_or(Duration::MAX, |exchange| exchange.at.elapsed())
+        let asked = counted.find(|e| e.request.verb != "watch" && !e.request.is_lease());
+        let asked = asked.map(|exchange| exchange.at);
+        let told = lock(&self.0.heard).last().map(|event| event.at);
+        asked.max(told).map_or(Duration::MAX, |last| last.elapsed())
     }
 
     /// Arms a fault; says how often faults have struck so far.
@@ -299,7 +317,7 @@ impl Route {
         self.status(index, response.status().as_u16());
         let (head, body) = response.into_parts();
         if asked.verb == "watch" {
-            return Ok(Response::from_parts(head, self.watch(body)));
+            return Ok(Response::from_parts(head, self.watch(body, asked.resource)));
         }
         let body = body.collect().await?.to_bytes();
         Ok(Response::from_parts(head, Full::new(body).boxed_unsync()))
@@ -309,6 +327,7 @@ impl Route {
         let mut exchanges = lock(&self.record.0.exchanges);
         exchanges.push(Exchange {
             at: Instant::now(),
+            answered: None,
             actor: self.actor.clone(),
             request,
             body: checksum(body),
@@ -318,7 +337,9 @@ impl Route {
     }
 
     fn status(&self, index: usize, status: u16) {
-        lock(&self.record.0.exchanges)[index].status = Some(status);
+        let mut exchanges = lock(&self.record.0.exchanges);
+        exchanges[index].answered = Some(Instant::now());
+        exchanges[index].status = Some(status);
     }
 
     fn strike(&self) {
@@ -332,8 +353,10 @@ impl Route {
     }
 
     /// Passes a watch on, as long as it is not cut, and while it is not stalled.
-    fn watch(&self, mut body: Incoming) -> Body {
+    fn watch(&self, mut body: Incoming, resource: String) -> Body {
         let (sender, receiver) = mpsc::channel::<Frame<Bytes>>(16);
+        let record = self.record.clone();
+        let mut unread = Vec::new();
         let mut cut = self.record.0.cut.subscribe();
         let mut stalled = self.record.0.stalled.subscribe();
         tokio::spawn(async move {
@@ -345,8 +368,13 @@ impl Route {
                 };
                 let Some(Ok(frame)) = frame else { return };
                 let passes = async {
-                    stalled.wait_for(|stalled| !*stalled).await.is_ok()
-                        && sender.send(frame).await.is_ok()
+                    if stalled.wait_for(|stalled| !*stalled).await.is_err() {
+                        return false;
+                    }
+                    unread.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
+                    let events = Heard::read(&resource, &mut unread);
+                    lock(&record.0.heard).extend(events);
+                    sender.send(frame).await.is_ok()
                 };
                 tokio::select! {
                     _ = cut.changed() => return,

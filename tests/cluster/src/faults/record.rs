@@ -4,6 +4,7 @@ use std::fmt;
 use std::time::Instant;
 
 use hyper::Method;
+use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 /// One request, and the answer once there is one.
@@ -11,6 +12,8 @@ use sha2::{Digest, Sha256};
 pub struct Exchange {
     /// When it came.
     pub at: Instant,
+    /// When the operator was given an answer.
+    pub answered: Option<Instant>,
     /// Who asked: the name of the operator's process.
     pub actor: String,
     /// What is asked.
@@ -19,6 +22,53 @@ pub struct Exchange {
     pub body: String,
     /// Status of the answer that the operator was given.
     pub status: Option<u16>,
+}
+
+/// An event of a watch.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// When it was passed on.
+    pub at: Instant,
+    /// Plural.
+    pub resource: String,
+    /// Name of the object.
+    pub name: String,
+}
+
+impl Heard {
+    /// Takes whole events, a line each, from what a watch has said; bookmarks tell nothing.
+    pub fn read(resource: &str, said: &mut Vec<u8>) -> Vec<Self> {
+        #[derive(Deserialize)]
+        struct Event {
+            #[serde(rename = "type")]
+            kind: String,
+            object: Object,
+        }
+        #[derive(Deserialize)]
+        struct Object {
+            metadata: Metadata,
+        }
+        #[derive(Deserialize)]
+        struct Metadata {
+            name: Option<String>,
+        }
+        let Some(end) = said.iter().rposition(|byte| *byte == b'\n') else {
+            return Vec::new();
+        };
+        let lines: Vec<u8> = said.drain(..=end).collect();
+        lines
+            .split(|byte| *byte == b'\n')
+            .filter_map(|line| serde_json::from_slice::<Event>(line).ok())
+            .filter(|event| event.kind != "BOOKMARK")
+            .filter_map(|event| {
+                Some(Self {
+                    at: Instant::now(),
+                    resource: resource.to_owned(),
+                    name: event.object.metadata.name?,
+                })
+            })
+            .collect()
+    }
 }
 
 /// A request in the words of Kubernetes' authorization.
@@ -107,6 +157,24 @@ pub fn checksum(body: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_of_a_watch_are_read_as_they_become_whole() {
+        let event = |kind: &str, name: &str| {
+            format!("{{\"type\":\"{kind}\",\"object\":{{\"metadata\":{{\"name\":\"{name}\"}}}}}}\n")
+        };
+        let all = event("ADDED", "a") + &event("BOOKMARK", "") + &event("DELETED", "b");
+        let (first, second) = all.split_at(all.len() - 9);
+        let mut said = first.as_bytes().to_vec();
+        let names = |said: &mut Vec<u8>| -> Vec<String> {
+            let heard = Heard::read("nodes", said);
+            heard.into_iter().map(|event| event.name).collect()
+        };
+        assert_eq!(names(&mut said), ["a"]);
+        said.extend_from_slice(second.as_bytes());
+        assert_eq!(names(&mut said), ["b"]);
+        assert!(said.is_empty());
+    }
 
     #[test]
     fn requests_are_told_in_the_words_of_authorization() {

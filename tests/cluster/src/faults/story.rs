@@ -35,12 +35,13 @@ pub struct Story {
 }
 
 /// Stories that together make every kind of write.
-pub const TYPICAL: [&str; 7] = [
+pub const TYPICAL: [&str; 8] = [
     "create",
     "port",
     "paused",
     "region added",
     "region removed",
+    "node down",
     "upgrade",
     "delete at once",
 ];

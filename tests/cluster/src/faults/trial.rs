@@ -43,6 +43,8 @@ pub struct Stage {
 pub struct Golden {
     before: Shape,
     after: Shape,
+    /// When the change was made.
+    pub start: std::time::Instant,
     /// Requests from the change to the end.
     pub requests: Vec<Exchange>,
     /// Time from the change to the last request.
@@ -103,7 +105,9 @@ impl Stage {
         let mark = self.record.len();
         let start = std::time::Instant::now();
         for step in &story.change {
+            let told = self.record.told();
             self.step(&name, step).await?;
+            self.until_told(told, step).await?;
         }
         self.settle(&name).await?;
         let after = self.shape(&name).await?;
@@ -116,6 +120,7 @@ impl Stage {
         Ok(Golden {
             before,
             after,
+            start,
             requests,
             took,
         })
@@ -209,6 +214,24 @@ impl Stage {
             );
             sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// Waits until a watch has told the operator of a step that no PeerRelay shows: its status would
+    /// say nothing of whether the operator has seen it.
+    async fn until_told(&self, mark: usize, step: &Step) -> Result<()> {
+        let (Step::NodeUp(node) | Step::NodeDown(node) | Step::NodeLabel(node, _)) = step else {
+            return Ok(());
+        };
+        let start = Instant::now();
+        while !self.record.told_of(mark, "nodes", node) {
+            signals::check()?;
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "the operator is not told of node {node}"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
     }
 
     /// Whether Kubernetes has made of all DaemonSets what they say.
