@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 #[x_kube(validation = Rule::new("self.type == 'NodePort' || !has(self.nodePort)").message("exposure.nodePort is for type NodePort: set exposure.type to NodePort, or remove nodePort"))]
 #[x_kube(validation = Rule::new("self.type == 'LoadBalancer' || !has(self.loadBalancer)").message("exposure.loadBalancer is for type LoadBalancer: set exposure.type to LoadBalancer, or remove loadBalancer"))]
 #[x_kube(validation = Rule::new("self.type != 'HostNetwork' || !has(self.hostNetwork) || self.hostNetwork").message("exposure.hostNetwork cannot be false for type HostNetwork: choose type NodePort for relays on the pod network, or remove hostNetwork"))]
+#[x_kube(validation = Rule::new("!has(self.networkPolicy) || !self.networkPolicy || (has(self.hostNetwork) ? !self.hostNetwork : self.type != 'HostNetwork')").message("exposure.networkPolicy is for relays on the pod network, as NetworkPolicies do not apply to others: remove it, or set hostNetwork to false"))]
 pub struct Exposure {
     /// `HostNetwork`: relays open the port on their nodes. `NodePort`: a Service leads from a port
     /// of each node to the relay on that node. `LoadBalancer`: each relay has a Service with an
@@ -32,6 +33,11 @@ pub struct Exposure {
     /// ephemeral devices with each start.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_network: Option<bool>,
+    /// Whether relays on the pod network have a NetworkPolicy, also when this is empty: it lets in
+    /// their UDP port, lets pods read their metrics and load balancers probe them, lets nothing else
+    /// in, and everything out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network_policy: Option<bool>,
 }
 
 /// What leads to the relays.

@@ -76,6 +76,7 @@ pub async fn apply(
         role_bindings,
         config_maps,
         services,
+        network_policies,
         disruption_budgets,
         daemon_sets,
         mut held,
@@ -92,6 +93,9 @@ pub async fn apply(
     applier.kind(&stores.role_bindings, role_bindings).await?;
     applier.kind(&stores.config_maps, config_maps).await?;
     applier.kind(&stores.services, services).await?;
+    applier
+        .kind(&stores.network_policies, network_policies)
+        .await?;
     applier
         .kind(&stores.disruption_budgets, disruption_budgets)
         .await?;

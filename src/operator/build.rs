@@ -7,6 +7,7 @@ mod disruption;
 mod grants;
 mod load_balancer;
 pub mod monitoring;
+mod network_policy;
 mod rbac;
 mod service;
 mod template;
@@ -15,6 +16,7 @@ use k8s_openapi::{
     api::{
         apps::v1::DaemonSet,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
@@ -39,6 +41,8 @@ pub struct Resources {
     pub config_maps: Vec<ConfigMap>,
     /// Ways to the relays.
     pub services: Vec<Service>,
+    /// What may reach the relays.
+    pub network_policies: Vec<NetworkPolicy>,
     /// How many relays may be evicted at a time.
     pub disruption_budgets: Vec<PodDisruptionBudget>,
     /// The relays.
@@ -63,6 +67,8 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
         resources.config_maps.push(config);
         let budget = disruption::build(relay, region);
         resources.disruption_budgets.extend(budget);
+        let policy = network_policy::build(relay, region);
+        resources.network_policies.extend(policy);
         resources.services.extend(service::build(relay, region));
         for set in daemon_set::build(relay, region, &checksum) {
             match region

@@ -9,6 +9,7 @@ use futures::{Stream, StreamExt};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
+    networking::v1::NetworkPolicy,
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
@@ -37,6 +38,7 @@ pub struct Stores {
     pub(super) role_bindings: Store<RoleBinding>,
     pub(super) config_maps: Store<ConfigMap>,
     pub(super) services: Store<Service>,
+    pub(super) network_policies: Store<NetworkPolicy>,
     pub(super) disruption_budgets: Store<PodDisruptionBudget>,
     pub(super) daemon_sets: Store<DaemonSet>,
     /// Nodes, without what nobody looks at.
@@ -66,6 +68,8 @@ impl Stores {
         let (config_maps, stream) = children(client);
         let controller = controller.owns_stream(stream);
         let (services, stream) = children(client);
+        let controller = controller.owns_stream(stream);
+        let (network_policies, stream) = children(client);
         let controller = controller.owns_stream(stream);
         let (disruption_budgets, stream) = children(client);
         let controller = controller.owns_stream(stream);
@@ -105,6 +109,7 @@ impl Stores {
             role_bindings,
             config_maps,
             services,
+            network_policies,
             disruption_budgets,
             daemon_sets,
             nodes,
@@ -164,6 +169,7 @@ impl Stores {
             self.role_bindings.wait_until_ready(),
             self.config_maps.wait_until_ready(),
             self.services.wait_until_ready(),
+            self.network_policies.wait_until_ready(),
             self.disruption_budgets.wait_until_ready(),
             self.daemon_sets.wait_until_ready(),
             self.nodes.wait_until_ready(),

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, process::Command};
 
-use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
+use k8s_openapi::{
+    api::networking::v1::NetworkPolicySpec,
+    apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+};
 use peerrelay::{
     crd,
     operator::{
@@ -58,6 +61,7 @@ fn wrong_values_are_refused_by_name() {
         ("image.pullPolicy=Sometimes", "pullPolicy"),
         ("replicaCount=0", "replicaCount"),
         ("log.format=xml", "format"),
+        ("networkPolicy.apiServerPorts={0}", "apiServerPorts"),
     ] {
         let Some(rendered) = render(&["--set", value]) else {
             return;
@@ -65,6 +69,25 @@ fn wrong_values_are_refused_by_name() {
         let error = rendered.expect_err(value);
         assert!(error.contains(word), "{value}: {error}");
     }
+}
+
+#[test]
+fn operator_is_closed_off_by_a_network_policy_on_request() {
+    let Some(plain) = render(&[]) else { return };
+    assert!(!plain.unwrap().contains("NetworkPolicy\n"));
+    let rendered = render(&["--set", "networkPolicy.enabled=true"]).unwrap();
+    let objects = objects(&rendered.unwrap());
+    let of_kind = |kind: &str| objects.iter().find(|o| o["kind"] == kind).unwrap();
+    let (policy, deployment) = (of_kind("NetworkPolicy"), of_kind("Deployment"));
+    let spec: NetworkPolicySpec = serde_json::from_value(policy["spec"].clone()).unwrap();
+    assert_eq!(
+        policy["spec"]["podSelector"]["matchLabels"],
+        deployment["spec"]["selector"]["matchLabels"]
+    );
+    let ingress = &spec.ingress.as_ref().unwrap()[0];
+    assert_eq!(ingress.from.as_ref().map(Vec::len), Some(1));
+    let ports = spec.egress.unwrap()[0].ports.clone().unwrap();
+    assert_eq!(ports.len(), 4);
 }
 
 #[test]

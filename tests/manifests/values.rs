@@ -47,6 +47,8 @@ pub(crate) struct ChartValues {
     common_labels: Option<BTreeMap<String, String>>,
     /// Keeps one replica while nodes are drained
     pod_disruption_budget: Option<Enabled>,
+    /// What may reach the operator, and what it may reach
+    network_policy: Option<NetworkPolicy>,
     /// Values that a parent chart shares; not used
     global: Option<Map<String, Value>>,
 }
@@ -129,6 +131,20 @@ struct Create {
 struct Enabled {
     /// Use it
     enabled: Option<bool>,
+}
+
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct NetworkPolicy {
+    /// Make one
+    enabled: Option<bool>,
+    /// Who may read the metrics, as in a NetworkPolicy
+    #[schemars(length(min = 1))]
+    metrics_from: Option<Vec<Map<String, Value>>>,
+    /// Ports of the API server
+    #[schemars(length(min = 1), inner(range(min = 1)))]
+    api_server_ports: Option<Vec<u16>>,
 }
 
 /// The schema, as Helm reads it.

@@ -127,6 +127,11 @@ fn refused(world: &World<'_>) -> Result<String> {
         ),
         (
             "edge",
+            region("exposure", json!({"networkPolicy": true})),
+            "exposure.networkPolicy is for relays on the pod network",
+        ),
+        (
+            "edge",
             region("exposure", json!({"loadBalancer": {}})),
             "exposure.loadBalancer is for type LoadBalancer",
         ),

@@ -27,13 +27,20 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 fn node_port(world: &World<'_>) -> Result<String> {
     vacant(world)?;
     let behind = json!({"regions": [{
-        "name": "office", "clients": ["tag:office"], "exposure": {"type": "NodePort"},
+        "name": "office", "clients": ["tag:office"],
+        "exposure": {"type": "NodePort", "networkPolicy": true},
     }]});
     let seen = restricted(world, || {
         world.apply(EDGE, &behind)?;
         world.wait_ready(EDGE)?;
         let service = world.object("service", &format!("{EDGE}-office"))?;
         let port = &service["spec"]["ports"][0]["nodePort"];
+        let policies = world.list("networkpolicies", EDGE)?;
+        let rules = policies
+            .iter()
+            .map(|p| &p["spec"]["ingress"][0]["ports"][0]["port"]);
+        let ports: Vec<_> = rules.collect();
+        ensure!(ports == [&json!(40_000)], "policies let in {ports:?}");
         world.eventually("each relay advertises its own node", || {
             let reports = reports(world)?;
             ensure!(reports.len() == 2, "{} relays report", reports.len());
