@@ -24,6 +24,9 @@ pub const STATIC_ENDPOINTS_ANNOTATION: &str = "peerrelay.dev/static-endpoints";
 pub const RELAY_LABEL: &str = "peerrelay.dev/relay";
 /// Annotation of such a DaemonSet: the node that it is for.
 pub const NODE_ANNOTATION: &str = "peerrelay.dev/node";
+/// Annotation of a Service: the Elastic IP of its load balancer, for the AWS Load Balancer Controller.
+pub const ELASTIC_IP_ANNOTATION: &str =
+    "service.beta.kubernetes.io/aws-load-balancer-eip-allocations";
 /// Key of the auth key in its Secret.
 pub const AUTH_KEY: &str = "authkey";
 /// User and group of the relay process.

@@ -60,6 +60,7 @@ pub enum ExposureType {
 #[x_kube(validation = Rule::new("has(self.shareAddress) && self.shareAddress || !has(self.basePort)").message("exposure.loadBalancer.basePort is for relays that share an address: set shareAddress, or remove basePort"))]
 #[x_kube(validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() < 2 || self.ipFamilies[0] != self.ipFamilies[1]").message("exposure.loadBalancer.ipFamilies names a family twice: remove one"))]
 #[x_kube(validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() < 2 || has(self.ipFamilyPolicy) && self.ipFamilyPolicy != 'SingleStack'").message("exposure.loadBalancer.ipFamilies has two families: set ipFamilyPolicy to PreferDualStack or RequireDualStack"))]
+#[x_kube(validation = Rule::new("!has(self.elasticIPs) || self.elasticIPs.size() == 0 || !has(self.shareAddress) || !self.shareAddress").message("exposure.loadBalancer.elasticIPs gives each relay an address of its own: remove it, or shareAddress"))]
 #[x_kube(validation = Rule::new("has(self.class) == has(oldSelf.class) && (!has(self.class) || self.class == oldSelf.class)").message("exposure.loadBalancer.class cannot be changed, as that of a Service cannot: rename the region"))]
 pub struct LoadBalancer {
     /// `loadBalancerClass` of the Services; the cluster's default when empty.
@@ -94,6 +95,31 @@ pub struct LoadBalancer {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65435))]
     pub base_port: Option<u16>,
+    /// Elastic IPs of AWS by zone, for the AWS Load Balancer Controller: each relay gets one of its
+    /// zone and keeps it. Relays are then in these zones, unless `placement.zones` says otherwise,
+    /// and as many as there are addresses, unless `placement.maxRelays` does.
+    #[serde(default, rename = "elasticIPs", skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    #[x_kube(merge_strategy = ListMerge::Map(vec!["zone".into()]))]
+    pub elastic_ips: Vec<ElasticIps>,
+}
+
+/// Elastic IPs in one zone.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ElasticIps {
+    /// The zone, as in the label `topology.kubernetes.io/zone` of its nodes.
+    #[schemars(length(min = 1, max = 63))]
+    pub zone: String,
+    /// A public subnet there, in which the load balancers are: its id or name.
+    #[schemars(length(min = 1, max = 255), regex(pattern = "^[^,\\s]+$"))]
+    pub subnet: String,
+    /// Allocations, one for each relay.
+    #[schemars(
+        length(min = 1, max = 32),
+        inner(length(max = 64), regex(pattern = "^eipalloc-[0-9a-z]+$"))
+    )]
+    pub allocations: Vec<String>,
 }
 
 /// How many IP versions a Service has.

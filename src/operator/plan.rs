@@ -3,6 +3,7 @@
 
 mod addresses;
 mod choose;
+mod elastic_ips;
 mod endpoints;
 mod fit;
 mod load_balancers;
@@ -23,7 +24,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use self::choose::{Candidate, Choice};
-pub use self::fit::ZONE_LABEL;
+pub use self::{elastic_ips::ElasticIp, fit::ZONE_LABEL};
 use super::{
     build::monitoring::MonitoringKind,
     validate::{ValidatedRegion, ValidatedRelay},
@@ -64,6 +65,10 @@ pub struct Plan {
     pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
     /// Ports of the relays' own Services, by node.
     pub ports: BTreeMap<String, u16>,
+    /// Elastic IPs of the relays' own load balancers, by node.
+    pub elastic_ips: BTreeMap<String, ElasticIp>,
+    /// Nodes whose relay gets no Service.
+    pub unserved: BTreeSet<String>,
     /// What relays wait for before they are started.
     pub waiting: Option<Waiting>,
     /// Nodes whose relay waits; all of the region when empty.
@@ -100,6 +105,8 @@ pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
         }
         if region.exposure.kind == ExposureType::LoadBalancer {
             region.plan.ports = load_balancers::ports(region, relay.port, seen);
+            region.plan.elastic_ips = elastic_ips::assign(region, seen);
+            region.plan.unserved = elastic_ips::unserved(region, seen);
             balance(region, seen);
         }
         addresses::complete(region, seen);
@@ -108,7 +115,8 @@ pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
 
 /// Notes what load balancers give the relays of `region`.
 fn balance(region: &mut ValidatedRegion, seen: &Surroundings) {
-    let given = load_balancers::given(region, seen);
+    let mut given = load_balancers::given(region, seen);
+    given.waiting.extend(elastic_ips::missing(region, seen));
     region.plan.endpoints = given.addresses;
     for (node, names) in given.names {
         region
@@ -120,7 +128,10 @@ fn balance(region: &mut ValidatedRegion, seen: &Surroundings) {
             .extend(names);
     }
     region.plan.pending = given.waiting.keys().cloned().collect();
-    region.plan.waiting = given.waiting.into_values().next();
+    // What only a person can mend is told first.
+    let mut waiting: Vec<_> = given.waiting.into_values().collect();
+    waiting.sort_by_key(|waiting| waiting.reason != elastic_ips::MISSING);
+    region.plan.waiting = waiting.into_iter().next();
 }
 
 /// Decides which nodes get a relay, where that is not left to the DaemonSet.
@@ -178,10 +189,11 @@ fn choose_nodes(relay: &mut ValidatedRelay, seen: &Surroundings) {
 /// Relays that the region may have, if there is a number.
 fn most(region: &ValidatedRegion) -> Option<u16> {
     let balanced = region.exposure.kind == ExposureType::LoadBalancer;
+    let by_addresses = || elastic_ips::count(region).unwrap_or(BALANCED_RELAYS);
     region
         .placement
         .max_relays
-        .or(balanced.then_some(BALANCED_RELAYS))
+        .or_else(|| balanced.then(by_addresses))
 }
 
 /// Nodes on which the region has a relay: those with a DaemonSet or a Service of their own; before

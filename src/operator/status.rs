@@ -51,6 +51,7 @@ pub const REASONS: &[&str] = &[
     "NoReport",
     "NodePortPending",
     "LoadBalancerPending",
+    "ElasticIPMissing",
     "WithinAllowance",
     "AllowanceExceeded",
     "Paused",

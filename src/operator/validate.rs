@@ -195,7 +195,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             tag: region.tag(),
             child: names::child(&name, &region.name),
             grant: grant(region, &namespace, &name)?,
-            placement: region.placement.clone().unwrap_or_default(),
+            placement: placement(region),
             exposure: region.exposure.clone().unwrap_or_default(),
             plan: Plan::default(),
             endpoints,
@@ -233,6 +233,19 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         namespace,
         name,
     })
+}
+
+/// Relays with Elastic IPs are in zones that have some, unless the user names others.
+fn placement(region: &Region) -> Placement {
+    let mut placement = region.placement.clone().unwrap_or_default();
+    let exposure = region.exposure.as_ref();
+    if let Some(balancer) = exposure.and_then(|e| e.load_balancer.as_ref())
+        && placement.zones.is_empty()
+    {
+        let zones = balancer.elastic_ips.iter().map(|pool| pool.zone.clone());
+        placement.zones = zones.collect();
+    }
+    placement
 }
 
 fn grant(region: &Region, namespace: &str, relay: &str) -> Result<RegionGrant, InvalidRelay> {

@@ -20,6 +20,7 @@ const SHARING_KEYS: [&str; 2] = ["metallb.io/allow-shared-ip", "lbipam.cilium.io
 /// One for each chosen node; it selects the pod there.
 pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Service> {
     let nodes = region.plan.chosen.iter().flatten();
+    let nodes = nodes.filter(|node| !region.plan.unserved.contains(*node));
     nodes.map(|node| service(relay, region, node)).collect()
 }
 
@@ -106,6 +107,16 @@ fn annotations(
             put(&aws("healthcheck-path"), "/healthz".to_owned());
         }
     }
+    if wanted.ip_families.contains(&IpFamily::IPv6) {
+        put(&aws("ip-address-type"), "dualstack".to_owned());
+        // A load balancer of both families has no listener for UDP without.
+        put(&aws("enable-prefix-for-ipv6-source-nat"), "on".to_owned());
+    }
+    if let Some(ip) = region.plan.elastic_ips.get(node) {
+        // As many subnets as addresses: the relay is in one zone only.
+        put(names::ELASTIC_IP_ANNOTATION, ip.allocation.clone());
+        put(&aws("subnets"), ip.subnet.clone());
+    }
     put(
         "service.beta.kubernetes.io/azure-load-balancer-internal",
         "false".to_owned(),
@@ -174,6 +185,17 @@ mod tests {
         );
         assert_eq!(service["spec"]["ipFamilyPolicy"], "RequireDualStack");
         assert_eq!(service["spec"]["ipFamilies"], json!(["IPv6", "IPv4"]));
+    }
+
+    #[test]
+    fn a_load_balancer_of_aws_that_serves_ipv6_is_asked_for_both_families() {
+        let prefix = "service.beta.kubernetes.io/aws-load-balancer";
+        let annotations = |wanted| services(wanted)[0]["metadata"]["annotations"].clone();
+        let both = annotations(json!({"ipFamilies": ["IPv6"]}));
+        assert_eq!(both[format!("{prefix}-ip-address-type")], "dualstack");
+        let nat = format!("{prefix}-enable-prefix-for-ipv6-source-nat");
+        assert_eq!(both[&nat], "on");
+        assert_eq!(annotations(json!({}))[nat], Value::Null);
     }
 
     #[test]

@@ -115,7 +115,7 @@ fn ingress(service: &Service, port: u16) -> (Vec<SocketAddr>, Vec<StaticEndpoint
     )
 }
 
-fn service_of<'a>(
+pub(super) fn service_of<'a>(
     region: &ValidatedRegion,
     node: &str,
     seen: &'a Surroundings,

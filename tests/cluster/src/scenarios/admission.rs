@@ -127,6 +127,21 @@ fn refused(world: &World<'_>) -> Result<String> {
         ),
         (
             "edge",
+            balanced(json!({
+                "shareAddress": true,
+                "elasticIPs": [{"zone": "a", "subnet": "s", "allocations": ["eipalloc-1"]}],
+            })),
+            "exposure.loadBalancer.elasticIPs gives each relay an address of its own",
+        ),
+        (
+            "edge",
+            balanced(json!({
+                "elasticIPs": [{"zone": "a", "subnet": "s", "allocations": ["203.0.113.1"]}],
+            })),
+            "allocations",
+        ),
+        (
+            "edge",
             region("exposure", json!({"networkPolicy": true})),
             "exposure.networkPolicy is for relays on the pod network",
         ),

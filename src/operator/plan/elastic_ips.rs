@@ -1,0 +1,244 @@
+//! Which Elastic IP of AWS leads to which relay.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use kube::ResourceExt;
+
+use super::{Surroundings, Waiting, fit, load_balancers::service_of};
+use crate::{
+    crd::{exposure::ElasticIps, placement::MOST_CHOSEN},
+    names::ELASTIC_IP_ANNOTATION,
+    operator::validate::ValidatedRegion,
+};
+
+/// Reason of who has none.
+pub(super) const MISSING: &str = "ElasticIPMissing";
+
+/// An Elastic IP, and where it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElasticIp {
+    /// Its allocation.
+    pub allocation: String,
+    /// The public subnet of its load balancer.
+    pub subnet: String,
+}
+
+/// An Elastic IP for each chosen relay whose zone has one left. Who has one keeps it; others get
+/// the first that is free.
+pub(super) fn assign(region: &ValidatedRegion, seen: &Surroundings) -> BTreeMap<String, ElasticIp> {
+    let pools = pools(region);
+    let nodes = region.plan.chosen.as_deref().unwrap_or_default();
+    let pool = |node: &str| {
+        let zone = zone(node, seen);
+        pools.iter().find(|pool| Some(&*pool.zone) == zone)
+    };
+    let mut given = BTreeMap::new();
+    let mut taken = BTreeSet::new();
+    let mut give = |node: &String, pool: &ElasticIps, allocation: &String| {
+        let is_free = !given.contains_key(node) && taken.insert(allocation.clone());
+        if is_free {
+            let (allocation, subnet) = (allocation.clone(), pool.subnet.clone());
+            given.insert(node.clone(), ElasticIp { allocation, subnet });
+        }
+        is_free
+    };
+    for node in nodes {
+        let service = service_of(region, node, seen);
+        let has = service.and_then(|s| s.annotations().get(ELASTIC_IP_ANNOTATION));
+        if let (Some(pool), Some(has)) = (pool(node), has)
+            && pool.allocations.contains(has)
+        {
+            give(node, pool, has);
+        }
+    }
+    for node in nodes {
+        if let Some(pool) = pool(node) {
+            // Fails for all when the node has one.
+            pool.allocations.iter().any(|a| give(node, pool, a));
+        }
+    }
+    given
+}
+
+/// What chosen relays without an Elastic IP wait for, where relays have one.
+pub(super) fn missing(region: &ValidatedRegion, seen: &Surroundings) -> BTreeMap<String, Waiting> {
+    if pools(region).is_empty() {
+        return BTreeMap::new();
+    }
+    let nodes = region.plan.chosen.iter().flatten();
+    let without = nodes.filter(|node| !region.plan.elastic_ips.contains_key(*node));
+    let waiting = |node: &String| Waiting {
+        reason: MISSING,
+        message: format!(
+            "no Elastic IP is left for the relay on node {node} in zone '{}': add one to \
+             exposure.loadBalancer.elasticIPs of region {}, or lower placement.maxRelays",
+            zone(node, seen).unwrap_or_default(),
+            region.name
+        ),
+    };
+    without.map(|node| (node.clone(), waiting(node))).collect()
+}
+
+/// Chosen nodes that get no Service: without an Elastic IP it would have an address that firewalls
+/// elsewhere do not know. What a relay has had before stays.
+pub(super) fn unserved(region: &ValidatedRegion, seen: &Surroundings) -> BTreeSet<String> {
+    let missing = missing(region, seen).into_keys();
+    missing
+        .filter(|node| service_of(region, node, seen).is_none())
+        .collect()
+}
+
+/// How many there are, where relays have one.
+pub(super) fn count(region: &ValidatedRegion) -> Option<u16> {
+    let all = pools(region).iter().flat_map(|pool| &pool.allocations);
+    let count = u16::try_from(all.count()).unwrap_or(MOST_CHOSEN);
+    (count > 0).then_some(count.min(MOST_CHOSEN))
+}
+
+fn pools(region: &ValidatedRegion) -> &[ElasticIps] {
+    let balancer = region.exposure.load_balancer.as_ref();
+    balancer.map_or(&[], |balancer| &balancer.elastic_ips)
+}
+
+fn zone<'a>(node: &str, seen: &'a Surroundings) -> Option<&'a str> {
+    let node = seen.nodes.iter().find(|n| n.name_any() == node)?;
+    Some(fit::zone(node))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::{
+        names,
+        operator::{build::build, fixtures, plan::plan, validate::ValidatedRelay},
+    };
+
+    #[test]
+    fn each_relay_has_an_elastic_ip_of_its_zone_and_the_subnet_with_it() {
+        let relay = planned(json!({}), &cluster(&[]));
+        let plan = &relay.regions[0].plan;
+        assert_eq!(plan.chosen.as_ref().unwrap(), &["a1", "a2", "b1"]);
+        assert_eq!(
+            given(&relay),
+            [
+                ("a1", "eipalloc-1"),
+                ("a2", "eipalloc-2"),
+                ("b1", "eipalloc-3")
+            ]
+        );
+        let service = services(&relay).remove("b1").unwrap();
+        let prefix = "service.beta.kubernetes.io/aws-load-balancer";
+        assert_eq!(service[format!("{prefix}-eip-allocations")], "eipalloc-3");
+        assert_eq!(service[format!("{prefix}-subnets")], "subnet-b");
+    }
+
+    #[test]
+    fn who_has_an_elastic_ip_keeps_it() {
+        let relay = planned(
+            json!({}),
+            &cluster(&[("a1", "eipalloc-2"), ("b1", "eipalloc-gone")]),
+        );
+        assert_eq!(
+            given(&relay),
+            [
+                ("a1", "eipalloc-2"),
+                ("a2", "eipalloc-1"),
+                ("b1", "eipalloc-3")
+            ]
+        );
+    }
+
+    #[test]
+    fn a_relay_for_which_none_is_left_waits_without_a_service() {
+        let few = json!([{"zone": "a", "subnet": "subnet-a", "allocations": ["eipalloc-1"]}]);
+        let relay = planned(json!({"elasticIPs": few, "max": 2}), &cluster(&[]));
+        let plan = &relay.regions[0].plan;
+        assert_eq!(given(&relay), [("a1", "eipalloc-1")]);
+        assert!(plan.pending.contains("a2"));
+        assert!(services(&relay).keys().eq(["a1"]));
+        // The other one waits for its address, which solves itself.
+        let waiting = plan.waiting.as_ref().unwrap();
+        assert_eq!(waiting.reason, "ElasticIPMissing");
+        assert!(waiting.message.contains("zone 'a'"), "{}", waiting.message);
+    }
+
+    #[test]
+    fn what_a_relay_had_before_stays() {
+        let few = json!([{"zone": "a", "subnet": "subnet-a", "allocations": ["eipalloc-1"]}]);
+        let seen = cluster(&[("a2", "")]);
+        let relay = planned(json!({"elasticIPs": few, "max": 2}), &seen);
+        assert!(services(&relay).keys().eq(["a1", "a2"]));
+    }
+
+    #[test]
+    fn zones_of_the_user_win() {
+        let relay = planned(json!({"zones": ["b"]}), &cluster(&[]));
+        assert_eq!(given(&relay), [("b1", "eipalloc-3")]);
+    }
+
+    fn planned(wanted: Value, seen: &Surroundings) -> ValidatedRelay {
+        let all = json!([
+            {"zone": "a", "subnet": "subnet-a", "allocations": ["eipalloc-1", "eipalloc-2"]},
+            {"zone": "b", "subnet": "subnet-b", "allocations": ["eipalloc-3"]},
+        ]);
+        let pools = wanted.get("elasticIPs").unwrap_or(&all);
+        let mut placement = json!({});
+        if let Some(zones) = wanted.get("zones") {
+            placement["zones"] = zones.clone();
+        }
+        if let Some(max) = wanted.get("max") {
+            placement["maxRelays"] = max.clone();
+        }
+        let region = json!({
+            "name": "office", "clients": ["tag:office"], "placement": placement,
+            "exposure": {"type": "LoadBalancer", "loadBalancer": {"elasticIPs": pools}},
+        });
+        let mut relay = fixtures::validated(json!({"regions": [region], "maxRelays": 9}));
+        plan(&mut relay, seen);
+        relay
+    }
+
+    fn given(relay: &ValidatedRelay) -> Vec<(&str, &str)> {
+        let all = relay.regions[0].plan.elastic_ips.iter();
+        all.map(|(node, ip)| (&**node, &*ip.allocation)).collect()
+    }
+
+    /// Annotations of Services by node.
+    fn services(relay: &ValidatedRelay) -> BTreeMap<String, Value> {
+        let services = build(relay).services;
+        let of_relays = services.iter().filter_map(|service| {
+            let node = service.annotations().get(names::NODE_ANNOTATION)?;
+            Some((node.clone(), json!(service.annotations())))
+        });
+        of_relays.collect()
+    }
+
+    fn cluster(services: &[(&str, &str)]) -> Surroundings {
+        let node = |(name, zone): &(&str, &str)| {
+            let labels = json!({fit::ZONE_LABEL: zone});
+            let node = json!({"metadata": {"name": name, "labels": labels}});
+            Arc::new(serde_json::from_value(node).unwrap())
+        };
+        let service = |(node, allocation): &(&str, &str)| {
+            let annotations =
+                json!({names::NODE_ANNOTATION: node, ELASTIC_IP_ANNOTATION: allocation});
+            let service = json!({"metadata": {
+                "name": names::on_node("edge-office", node), "annotations": annotations,
+                "labels": names::selector("edge", "office"),
+            }});
+            Arc::new(serde_json::from_value(service).unwrap())
+        };
+        let nodes = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("c1", "c")];
+        Surroundings {
+            nodes: nodes.iter().map(node).collect(),
+            services: services.iter().map(service).collect(),
+            ..Surroundings::default()
+        }
+    }
+}
