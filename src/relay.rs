@@ -6,6 +6,9 @@ mod footprint;
 pub mod grant;
 pub mod kernel;
 pub mod metrics;
+#[cfg(test)]
+mod namespace;
+mod netlink;
 pub mod options;
 pub mod probe;
 pub mod reload;

@@ -7,7 +7,6 @@
 
 mod abi;
 mod frame;
-mod netlink;
 mod program;
 mod self_test;
 mod sys;

@@ -1,8 +1,18 @@
 //! Addresses of the host's network interfaces.
 
-use std::net::IpAddr;
+use std::{convert::Infallible, io, net::IpAddr, time::Duration};
 
 use ipnet::IpNet;
+use tokio::{io::unix::AsyncFd, sync::watch, time::sleep};
+
+use super::Found;
+use crate::relay::netlink::{self, Changes, Netlink};
+
+/// How often interfaces are looked at when the kernel reports nothing: it drops reports that
+/// nobody has room for.
+const AGAIN: Duration = Duration::from_secs(60);
+/// Changes of the network come in bursts.
+const SETTLE: Duration = Duration::from_millis(200);
 
 /// Interfaces of container networks, by the beginning of their names: their addresses mean nothing
 /// outside the node.
@@ -51,28 +61,76 @@ impl InterfaceAddress {
     }
 }
 
-/// Addresses of all interfaces that are up; nothing, with a warning, when the system does not say.
-pub(super) fn list() -> Option<Vec<InterfaceAddress>> {
-    match if_addrs::get_if_addrs() {
-        Ok(list) => {
-            let address = |i: if_addrs::Interface| InterfaceAddress {
-                ip: i.ip(),
-                interface: i.name,
-            };
-            Some(list.into_iter().map(address).collect())
-        }
-        Err(error) => {
-            tracing::warn!(%error, "failed to list network interfaces");
-            None
+/// Keeps the addresses of all interfaces that are up.
+pub(super) async fn follow(found: watch::Sender<Found>) -> Infallible {
+    let changes = Changes::of(netlink::ADDRESSES)
+        .and_then(Changes::into_async)
+        .inspect_err(|error| tracing::warn!(%error, "changes of interfaces are seen late"))
+        .ok();
+    loop {
+        look(&found).await;
+        tokio::select! {
+            () = changed(changes.as_ref()) => {}
+            () = sleep(AGAIN) => {}
         }
     }
+}
+
+/// Puts the addresses as they are now into `found`; keeps them, with a warning, when the system
+/// does not say.
+pub(super) async fn look(found: &watch::Sender<Found>) {
+    let listed = tokio::task::spawn_blocking(list).await;
+    match listed.map_err(io::Error::other).flatten() {
+        Ok(list) => {
+            found.send_if_modified(|found| {
+                found.interfaces != list && {
+                    found.interfaces = list;
+                    true
+                }
+            });
+        }
+        Err(error) => tracing::warn!(%error, "failed to list network interfaces"),
+    }
+}
+
+/// Waits for a change, and for those that come with it.
+async fn changed(changes: Option<&AsyncFd<Changes>>) {
+    let Some(changes) = changes else {
+        return std::future::pending().await;
+    };
+    let Ok(mut ready) = changes.readable().await else {
+        return std::future::pending().await;
+    };
+    sleep(SETTLE).await;
+    changes.get_ref().clear();
+    ready.clear_ready();
+}
+
+fn list() -> io::Result<Vec<InterfaceAddress>> {
+    let devices = Netlink::new()?.devices()?;
+    let up = devices.into_values().filter(|device| device.up);
+    Ok(up
+        .flat_map(|device| {
+            let interface = device.name;
+            device
+                .addresses
+                .into_iter()
+                .map(move |ip| InterfaceAddress {
+                    interface: interface.clone(),
+                    ip,
+                })
+        })
+        .collect())
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use tokio::time::timeout;
+
     use super::*;
+    use crate::relay::namespace::{self, Net};
 
     #[test]
     fn addresses_that_clients_cannot_reach_are_left_out() {
@@ -98,5 +156,43 @@ mod tests {
             ip: "192.0.2.1".parse().unwrap(),
         };
         assert!(address.is_reachable());
+    }
+
+    #[test]
+    fn address_that_comes_or_goes_is_seen_without_waiting_for_the_next_look() {
+        if !namespace::permitted("address_that_comes_or_goes_is_seen") {
+            return;
+        }
+        let net = Net::new(["node", "router"]);
+        net.cable([("node", "uplink0", &[]), ("router", "node0", &[])]);
+        net.run("node", || {
+            let runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = { runtime }.enable_all().build().unwrap();
+            runtime.block_on(async {
+                let (found, mut seen) = watch::channel(Found::default());
+                let follow = tokio::spawn(follow(found));
+                let has = |ip: &str| {
+                    let ip: IpAddr = ip.parse().unwrap();
+                    move |found: &Found| found.interfaces.iter().any(|i| i.ip == ip)
+                };
+                // Before the next look of its own.
+                let patience = AGAIN / 2;
+                seen.wait_for(has("127.0.0.1")).await.unwrap();
+                for (ip, prefix) in [("192.0.2.7", 24), ("2001:db8::7", 64)] {
+                    net.ip("node", &format!("address add {ip}/{prefix} dev uplink0"));
+                    timeout(patience, seen.wait_for(has(ip)))
+                        .await
+                        .unwrap()
+                        .unwrap();
+                }
+                net.ip("node", "address del 192.0.2.7/24 dev uplink0");
+                let gone = seen.wait_for(|found| !has("192.0.2.7")(found));
+                timeout(patience, gone).await.unwrap().unwrap();
+                net.ip("node", "link set uplink0 down");
+                let gone = seen.wait_for(|found| !has("2001:db8::7")(found));
+                timeout(patience, gone).await.unwrap().unwrap();
+                follow.abort();
+            });
+        });
     }
 }

@@ -12,7 +12,7 @@ use crate::relay::{
     state::{Problem, Reason, RelayState},
 };
 
-/// How often interfaces and sessions are looked at.
+/// How often sessions are looked at.
 const TICK: Duration = Duration::from_secs(10);
 
 /// Runs the sources, and tells the data path and the state what comes of them.
@@ -41,28 +41,19 @@ impl Keeper {
             self.state.subscribe(),
             found.clone(),
         );
+        interfaces::look(&found).await;
+        let interfaces = interfaces::follow(found);
         tokio::select! {
+            never = interfaces => match never {},
             () = stun => anyhow::bail!("the configuration has ended"),
             () = names => anyhow::bail!("the configuration has ended"),
-            ended = self.keep(found, changes) => ended,
+            ended = self.keep(changes) => ended,
         }
     }
 
-    async fn keep(
-        mut self,
-        found: watch::Sender<Found>,
-        mut changes: watch::Receiver<Found>,
-    ) -> anyhow::Result<Infallible> {
+    async fn keep(mut self, mut changes: watch::Receiver<Found>) -> anyhow::Result<Infallible> {
         let mut port = self.shard.port();
         loop {
-            if let Some(list) = tokio::task::spawn_blocking(interfaces::list).await? {
-                found.send_if_modified(|found| {
-                    found.interfaces != list && {
-                        found.interfaces = list;
-                        true
-                    }
-                });
-            }
             let sessions = self.shard.snapshot().await.sessions;
             let (bound, problem) = match &*port.borrow_and_update() {
                 PortState::Binding => (None, None),

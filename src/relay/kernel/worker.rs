@@ -15,11 +15,13 @@ use tokio::sync::watch;
 use super::{
     Open, PathState, Reason, Request, Unavailable,
     abi::{self, AddressKey, Config, Forwarding, Leg, LegActivity, Session},
-    netlink::{Changes, Device, Netlink, Route},
     program::{Maps, Program},
     self_test, sys,
 };
-use crate::relay::socket::{Interest, Waker, wait};
+use crate::relay::{
+    netlink::{self, Changes, Device, Netlink, Route},
+    socket::{Interest, Waker, wait},
+};
 
 /// How often the program's time is renewed.
 const RENEW: Duration = Duration::from_secs(30);
@@ -72,7 +74,7 @@ impl Worker {
             waker,
             state,
             netlink: Netlink::new()?,
-            changes: Changes::new()?,
+            changes: Changes::of(netlink::EVERYTHING)?,
             devices: BTreeMap::new(),
             routes: HashMap::new(),
             locals,

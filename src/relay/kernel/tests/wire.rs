@@ -10,11 +10,11 @@ use relay_proto::{Config, Family, Vni};
 
 use super::{
     client::{Client, at, data, keys},
-    namespace::Net,
     permitted,
 };
 use crate::relay::{
     kernel::{KernelOptions, KernelPath, Open, start},
+    namespace::Net,
     shard::{PortState, ShardHandle, ShardOptions, Snapshot, spawn},
     socket::{self, Outgoing, Payload, SendBatch},
 };

@@ -1,14 +1,19 @@
-//! What the program must know of the network, asked of the kernel by rtnetlink(7): devices,
+//! What the relay must know of the network, asked of the kernel by rtnetlink(7): devices,
 //! addresses, and which way leads to a client.
+#![allow(
+    unsafe_code,
+    reason = "tokio takes only a promise that a descriptor stays open"
+)]
 
 use std::{
     collections::BTreeMap,
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
-    os::fd::{AsFd, AsRawFd, BorrowedFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
 };
 
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+use tokio::io::{Interest, unix::AsyncFd};
 
 /// Message types and flags (linux/rtnetlink.h, linux/netlink.h).
 const NLMSG_ERROR: u16 = 2;
@@ -21,8 +26,10 @@ const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
-/// Multicast groups: links, addresses and routes of both families, and routing rules.
-const GROUPS: [u32; 7] = [1, 5, 7, 9, 11, 8, 19];
+/// Multicast groups: links and the addresses of both families.
+pub(super) const ADDRESSES: &[u32] = &[1, 5, 9];
+/// The same, with the routes of both families and routing rules.
+pub(super) const EVERYTHING: &[u32] = &[1, 5, 7, 9, 11, 8, 19];
 /// Attributes.
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
@@ -177,15 +184,21 @@ impl Netlink {
 }
 
 impl Changes {
-    /// Begins to listen.
-    pub(super) fn new() -> io::Result<Self> {
+    /// Begins to listen to these groups.
+    pub(super) fn of(groups: &[u32]) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
         socket.set_non_blocking(true)?;
-        for group in GROUPS {
-            socket.add_membership(group)?;
+        for group in groups {
+            socket.add_membership(*group)?;
         }
         Ok(Self(socket))
+    }
+
+    /// The same for asynchronous code.
+    pub(super) fn into_async(self) -> io::Result<AsyncFd<Self>> {
+        // SAFETY: `Changes` owns its socket, which has one descriptor until it is dropped.
+        unsafe { AsyncFd::register_with_interest(self, Interest::READABLE) }.map_err(Into::into)
     }
 
     /// Forgets what has changed so far. That some messages were lost says no more than that
@@ -206,6 +219,12 @@ impl Changes {
 impl AsFd for Changes {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
+    }
+}
+
+impl AsRawFd for Changes {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
     }
 }
 
