@@ -14,6 +14,7 @@ mod paths;
 mod reasons;
 mod regions;
 mod restarts;
+mod rights;
 mod secrets;
 mod standalone;
 mod underlay;
@@ -54,6 +55,7 @@ pub fn all() -> Vec<Scenario> {
         reasons::scenarios(),
         grants::scenarios(),
         admission::scenarios(),
+        rights::scenarios(),
         operator::scenarios(),
         exposure::scenarios(),
         regions::scenarios(),

@@ -309,6 +309,20 @@ impl<'a> World<'a> {
     /// Patches an object of our group as who has this token, and gives what the API server says.
     /// kubectl would read it first, which a relay may not.
     pub fn patch_as(&self, token: &str, path: &str) -> Result<String> {
+        let path = format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/{path}");
+        let body = r#"{"status":{"message":"hello"}}"#;
+        self.ask_as(token, "PATCH", &path, body)
+            .map(|(_, said)| said)
+    }
+
+    /// Asks the API server as who has this token; its answer by code and text. GET sends no body.
+    pub fn ask_as(
+        &self,
+        token: &str,
+        method: &str,
+        path: &str,
+        body: &str,
+    ) -> Result<(u16, String)> {
         let config: Value = serde_yaml::from_str(&std::fs::read_to_string(self.rig.kubeconfig())?)?;
         let server = config["clusters"][0]["cluster"]["server"]
             .as_str()
@@ -316,14 +330,23 @@ impl<'a> World<'a> {
         let header = self.rig.scratch("tokens")?.join("header");
         crate::state::write_private(&header, format!("Authorization: Bearer {token}\n"))?;
         let mut curl = program_in(crate::net::ROUTER, "curl");
-        curl.args(["-sS", "--max-time", "10", "-X", "PATCH", "--cacert"])
+        curl.args(["-sS", "--max-time", "10", "-X", method, "--cacert"])
             .arg(self.rig.ca());
         curl.arg("-H").arg(format!("@{}", header.display()));
-        curl.args(["-H", "Content-Type: application/merge-patch+json"]);
-        curl.args(["-d", r#"{"status":{"message":"hello"}}"#]);
-        run(curl.arg(format!(
-            "{server}/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/{path}"
-        )))
+        let kind = match method {
+            "PATCH" => "application/merge-patch+json",
+            _ => "application/json",
+        };
+        curl.arg("-H").arg(format!("Content-Type: {kind}"));
+        if method != "GET" {
+            curl.args(["-d", body]);
+        }
+        let said = run(curl
+            .args(["-w", "\n%{http_code}"])
+            .arg(format!("{server}{path}")))?;
+        let (text, code) = said.trim_end().rsplit_once('\n').unwrap_or(("", &said));
+        let code = code.trim().parse().context("curl told no code")?;
+        Ok((code, text.to_owned()))
     }
 
     /// Tries until it holds.

@@ -140,7 +140,7 @@ fn first_pod(world: &World<'_>) -> Result<String> {
 }
 
 /// The relay process of a pod, which knows its pod from its environment.
-fn process_of(pod: &str) -> Option<i32> {
+pub(super) fn process_of(pod: &str) -> Option<i32> {
     let wanted = format!("POD_NAME={pod}");
     fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
         let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
