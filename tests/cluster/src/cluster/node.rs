@@ -76,11 +76,6 @@ impl Node {
         self.dir.join("pods")
     }
 
-    /// What is mounted into the pods that run here.
-    pub fn pod_volumes(&self) -> PathBuf {
-        self.dir.join("kubelet/pods")
-    }
-
     /// State directories of the relays that ran here.
     pub fn relay_state(&self) -> PathBuf {
         self.dir.join("state")
