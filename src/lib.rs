@@ -5,6 +5,7 @@ pub mod cli;
 pub mod config;
 pub mod crd;
 pub mod firewall;
+mod footprint;
 pub mod grants;
 pub mod monitoring;
 pub mod names;

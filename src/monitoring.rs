@@ -62,6 +62,15 @@ pub const ALERTS: &[Alert] = &[
         description: "The tailnet policy lets no device use the relay on node {{ $labels.node }}.",
     },
     Alert {
+        name: "PeerRelayKeyExpiring",
+        scope: Scope::Relays,
+        expression: "(peerrelay_key_expiry_timestamp_seconds{SELECTOR} > 0) - time() < 14 * 86400",
+        lasts: "1h",
+        severity: "warning",
+        summary: "A relay's node key expires within two weeks.",
+        description: "The key of the relay on node {{ $labels.node }} expires in {{ $value | humanizeDuration }}; then the relay leaves the tailnet.",
+    },
+    Alert {
         name: "PeerRelayLosesDatagrams",
         scope: Scope::Relays,
         expression: "sum without (cause) (rate(peerrelay_socket_lost_datagrams_total{SELECTOR}[5m])) > 0.001 * sum without (data_path, transport_in, transport_out, region) (rate(peerrelay_forwarded_packets_total{SELECTOR}[5m]))",
@@ -69,6 +78,15 @@ pub const ALERTS: &[Alert] = &[
         severity: "warning",
         summary: "A relay loses more than one datagram in a thousand.",
         description: "The UDP sockets of the relay on node {{ $labels.node }} lose datagrams: it has too little CPU or too small buffers.",
+    },
+    Alert {
+        name: "PeerRelayEndpointNotVerified",
+        scope: Scope::Operator,
+        expression: "peerrelay_operator_condition{type=\"EndpointsVerified\"} == 0",
+        lasts: "15m",
+        severity: "warning",
+        summary: "Clients are told an address at which a relay is not reached.",
+        description: "Relays of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} get no answer at addresses of each other that clients are told.",
     },
     Alert {
         name: "PeerRelayOverQuota",

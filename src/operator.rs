@@ -46,7 +46,7 @@ use self::{
 use crate::{
     admin::{self, Probes},
     crd::PeerRelay,
-    names,
+    footprint, names,
     supervisor::Supervisor,
 };
 
@@ -152,18 +152,28 @@ async fn control(
         image,
         metrics: metrics.clone(),
     });
+    let seen = context.clone();
+    let ready = move || {
+        let seen = seen.clone();
+        async move { seen.stores.wait_until_ready().await.is_ok() }
+    };
     let mut results = Box::pin(controller.run(measured, error_policy, context));
-    while let Some(result) = results.next().await {
-        match result {
-            Ok((object, _)) => metrics.count_success(&object.name, object.namespace),
-            // Logged and counted by the error policy.
-            Err(Error::ReconcilerFailed(..)) => {}
-            // Deleted between its event and its turn.
-            Err(Error::ObjectNotFound(_)) => {}
-            Err(error) => tracing::warn!(%error, "watch failed; trying again"),
+    let work = async {
+        while let Some(result) = results.next().await {
+            match result {
+                Ok((object, _)) => metrics.count_success(&object.name, object.namespace),
+                // Logged and counted by the error policy.
+                Err(Error::ReconcilerFailed(..)) => {}
+                // Deleted between its event and its turn.
+                Err(Error::ObjectNotFound(_)) => {}
+                Err(error) => tracing::warn!(%error, "watch failed; trying again"),
+            }
         }
+    };
+    tokio::select! {
+        () = work => anyhow::bail!("watches ended"),
+        Ok(never) | Err(never) = footprint::let_go(ready) => match never {},
     }
-    anyhow::bail!("watches ended")
 }
 
 async fn measured(relay: Arc<PeerRelay>, context: Arc<Context>) -> Result<Action, ReconcileError> {

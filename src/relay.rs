@@ -2,7 +2,6 @@
 
 pub mod addresses;
 mod data_path;
-mod footprint;
 pub mod grant;
 pub mod kernel;
 pub mod metrics;
@@ -39,6 +38,7 @@ use self::{
 };
 use crate::{
     admin::{self, Probes},
+    footprint,
     supervisor::Supervisor,
 };
 
@@ -101,7 +101,12 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
         state: state.clone(),
     };
     supervisor.spawn("endpoints", keeper.run());
-    supervisor.spawn("footprint", footprint::let_go(state.subscribe()));
+    let joined = state.subscribe();
+    let ready = move || {
+        let mut state = joined.clone();
+        async move { state.wait_for(RelayState::ready).await.is_ok() }
+    };
+    supervisor.spawn("footprint", footprint::let_go(ready));
     let path = data_path::watch(
         options.data_path,
         kernel.clone(),

@@ -184,6 +184,7 @@ fn sockets(registry: &Registry, snapshot: &Snapshot) {
 }
 
 fn health(registry: &Registry, state: &RelayState) {
+    let expiry = state.tailnet.as_ref().and_then(|device| device.key_expiry);
     let gauges = [
         (
             "peerrelay_ready",
@@ -199,6 +200,11 @@ fn health(registry: &Registry, state: &RelayState) {
             "peerrelay_advertised_endpoints",
             "Addresses that allocations advertise.",
             state.endpoints.len() as i64,
+        ),
+        (
+            "peerrelay_key_expiry_timestamp_seconds",
+            "When the device's node key expires, in seconds since 1970; 0 if it never does.",
+            expiry.map_or(0, |expiry| expiry.as_second()),
         ),
     ];
     for (name, help, value) in gauges {

@@ -2,6 +2,7 @@
 
 use std::{fmt, net::IpAddr};
 
+use k8s_openapi::jiff::Timestamp;
 use relay_proto::SessionCounts;
 
 use super::{
@@ -125,6 +126,8 @@ pub struct TailnetIdentity {
     pub addresses: Vec<IpAddr>,
     /// Tags that control gave it.
     pub tags: Vec<String>,
+    /// When its node key expires; tagged devices' keys mostly never do.
+    pub key_expiry: Option<Timestamp>,
 }
 
 /// All of it.

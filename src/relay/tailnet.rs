@@ -300,6 +300,7 @@ impl Tailnet {
             node_id: own.stable_id.clone(),
             addresses: own.ips().collect(),
             tags: own.tags,
+            key_expiry: own.key_expiry,
         };
         self.state.send_if_modified(|state| {
             let before = state.clone();

@@ -7,6 +7,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
+use k8s_openapi::jiff::Timestamp;
 use relay_proto::{DiscoPublic, NodeKey};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
@@ -151,6 +152,8 @@ pub(crate) struct Node {
     pub(crate) machine_authorized: bool,
     #[serde(deserialize_with = "or_default")]
     pub(crate) expired: bool,
+    #[serde(deserialize_with = "point_in_time")]
+    pub(crate) key_expiry: Option<Timestamp>,
 }
 
 impl Node {
@@ -285,6 +288,15 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Go's zero time, in the year 1, stands for none; so does what cannot be read.
+fn point_in_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Timestamp>, D::Error> {
+    let text = Option::<String>::deserialize(deserializer)?;
+    let time: Option<Timestamp> = text.and_then(|text| text.parse().ok());
+    Ok(time.filter(|time| *time > Timestamp::UNIX_EPOCH))
 }
 
 fn node_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NodeKey>, D::Error> {

@@ -32,29 +32,34 @@ pub fn policy() -> Value {
     })
 }
 
-/// Fails if a request of ours was refused; tells which rights were never used.
+/// Fails if a request of ours was refused.
 pub fn check(world: &World<'_>) -> Result<String> {
-    let log = fs::read_to_string(world.rig.audit_log()).context("there is no audit log")?;
-    let asked = Asked::read(&log);
+    let asked = Asked::read(&log(world)?);
     let refused: Vec<_> = asked.refused.values().map(String::as_str).collect();
     ensure!(refused.is_empty(), "refused: {}", refused.join("; "));
+    Ok(format!("{} requests", asked.requests))
+}
+
+/// Fails if something is allowed that no request has needed. Means something for a whole run only.
+pub fn check_needed(world: &World<'_>) -> Result<String> {
+    let asked = Asked::read(&log(world)?);
     let granted = granted(world)?;
     ensure!(!granted.is_empty(), "no rights were found");
-    let unused: Vec<_> = granted
-        .iter()
-        .filter(|right| !asked.used.contains(*right))
+    let unused = unused(&granted, &asked.used);
+    ensure!(unused.is_empty(), "never used: {}", unused.join(", "));
+    Ok(format!("{} rights", granted.len()))
+}
+
+fn log(world: &World<'_>) -> Result<String> {
+    fs::read_to_string(world.rig.audit_log()).context("there is no audit log")
+}
+
+fn unused(granted: &BTreeSet<Right>, used: &BTreeSet<Right>) -> Vec<String> {
+    granted
+        .difference(used)
         .filter(|(what, verb)| !NO_REQUEST.contains(&(&**what, &**verb)))
         .map(|(what, verb)| format!("{verb} {what}"))
-        .collect();
-    let unused = match &unused[..] {
-        [] => "all used".to_owned(),
-        some => format!("not seen in use: {}", some.join(", ")),
-    };
-    Ok(format!(
-        "{} requests, none refused; {} rights, {unused}",
-        asked.requests,
-        granted.len(),
-    ))
+        .collect()
 }
 
 /// What the audit log tells.
@@ -229,6 +234,18 @@ mod tests {
             asked.refused.into_values().collect::<Vec<_>>(),
             ["relay: delete apps/daemonsets/status: no"]
         );
+    }
+
+    #[test]
+    fn what_is_allowed_and_never_asked_is_told_except_what_makes_no_request() {
+        let right = |what: &str, verb: &str| (what.to_owned(), verb.to_owned());
+        let granted = BTreeSet::from([
+            right("/services", "get"),
+            right("/services", "delete"),
+            right("peerrelay.dev/peerrelays/finalizers", "update"),
+        ]);
+        let used = BTreeSet::from([right("/services", "get"), right("/pods", "list")]);
+        assert_eq!(unused(&granted, &used), ["delete /services"]);
     }
 
     #[test]

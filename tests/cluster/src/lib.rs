@@ -27,6 +27,7 @@ pub mod pki;
 pub mod probe;
 pub mod process;
 pub mod progress;
+pub mod prometheus;
 mod rig;
 pub mod scenarios;
 pub mod signals;

@@ -8,6 +8,7 @@ mod exposure;
 mod faults;
 mod grants;
 mod hostile;
+mod monitoring;
 mod nodes;
 mod operator;
 mod paths;
@@ -17,6 +18,7 @@ mod restarts;
 mod rights;
 mod secrets;
 mod standalone;
+mod status;
 mod underlay;
 
 use std::time::Duration;
@@ -53,6 +55,7 @@ pub fn all() -> Vec<Scenario> {
         hostile::scenarios(),
         secrets::scenarios(),
         reasons::scenarios(),
+        status::scenarios(),
         grants::scenarios(),
         admission::scenarios(),
         rights::scenarios(),
@@ -60,6 +63,7 @@ pub fn all() -> Vec<Scenario> {
         exposure::scenarios(),
         regions::scenarios(),
         nodes::scenarios(),
+        monitoring::scenarios(),
         faults::scenarios(),
         restarts::scenarios(),
         standalone::scenarios(),

@@ -72,9 +72,18 @@ fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
         "no request of ours was refused, in the whole run",
         audit::check,
     );
-    let wanted = |name: &str| args.filter.as_ref().is_none_or(|f| name.contains(f));
-    let checks = [secrets, rights].into_iter();
-    checks.filter(|(name, _)| wanted(name)).collect()
+    let needed: (&str, Check) = (
+        "every right of ours was used, in the whole run",
+        audit::check_needed,
+    );
+    match &args.filter {
+        None => vec![secrets, rights, needed],
+        // Some scenarios alone do not use every right.
+        Some(filter) => [secrets, rights]
+            .into_iter()
+            .filter(|(name, _)| name.contains(filter))
+            .collect(),
+    }
 }
 
 /// Looks back at the run.

@@ -20,7 +20,7 @@ struct ToolSet {
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 5] = [
+const TOOL_SETS: [ToolSet; 8] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -57,6 +57,31 @@ const TOOL_SETS: [ToolSet; 5] = [
         duration: "about 2 min",
     },
     ToolSet {
+        name: "kstatus",
+        module: "kstatus",
+        packages: &["."],
+        ldflags: "-s -w",
+        programs: &["kstatus"],
+        duration: "under 1 min",
+    },
+    ToolSet {
+        name: "prometheus-operator",
+        module: "prometheus-operator",
+        packages: &["tool"],
+        ldflags: "-s -w",
+        programs: &["prometheus-operator"],
+        duration: "about 2 min",
+    },
+    ToolSet {
+        name: "prometheus",
+        module: "prometheus",
+        // Each way to discover targets is a plugin, most with a cloud's whole library.
+        packages: &["-tags=remove_all_sd,enable_kubernetes_sd", "tool"],
+        ldflags: "-s -w",
+        programs: &["prometheus"],
+        duration: "about 2 min",
+    },
+    ToolSet {
         name: "tailnet",
         module: "tailnet",
         packages: &["tool", "./control"],
@@ -90,7 +115,13 @@ impl Tools {
 
     /// Builds what each rig needs and is missing, or was built from other sources.
     pub fn build(progress: &Progress) -> Result<Self> {
-        let of_few = ["metallb", "relay"];
+        let of_few = [
+            "kstatus",
+            "metallb",
+            "prometheus",
+            "prometheus-operator",
+            "relay",
+        ];
         Self::build_those(progress, |set| !of_few.contains(&set.name))
     }
 
@@ -146,8 +177,12 @@ impl Tools {
             .args(set.packages);
         run(&mut build)?;
         for name in set.programs {
-            // etcd's main package is go.etcd.io/etcd/server/v3.
-            let output = if *name == "etcd" { "server" } else { name };
+            // Go names programs by the directory of their main package.
+            let output = match *name {
+                "etcd" => "server",
+                "prometheus-operator" => "operator",
+                name => name,
+            };
             fs::rename(staging.join(output), self.program(name))
                 .with_context(|| format!("the build made no {output}"))?;
         }

@@ -198,6 +198,22 @@ fn node_attribute_turns_the_relay_off() {
     assert!(map.relay_disabled());
 }
 
+#[test]
+fn a_key_expires_when_control_says_and_gos_zero_time_is_never() {
+    let mut map = netmap(json!({}));
+    for (told, seconds) in [
+        ("2027-01-01T00:00:00Z", Some(1_798_761_600)),
+        ("0001-01-01T00:00:00Z", None),
+        ("soon", None),
+    ] {
+        let mut own = node(1);
+        own["KeyExpiry"] = told.into();
+        apply(&mut map, json!({"Node": own}));
+        let expiry = map.own().unwrap().key_expiry;
+        assert_eq!(expiry.map(|time| time.as_second()), seconds, "{told}");
+    }
+}
+
 fn netmap(rule: Value) -> Netmap {
     let mut map = Netmap::default();
     let peers = [node(OFFICE), node(OTHER)];

@@ -50,7 +50,9 @@ impl Operator {
             // A container that is started again keeps its name, and with it the lease.
             .args(["--identity", &self.name, "--relay-image", &self.image])
             .env("KUBECONFIG", &self.kubeconfig)
-            .env("PEERRELAY_LOG", "info");
+            .env("PEERRELAY_LOG", "info")
+            // The reason is what its last lines are to say.
+            .env("RUST_BACKTRACE", "0");
         self.process = Some(Ended::start(&mut command, &self.log)?);
         Ok(())
     }

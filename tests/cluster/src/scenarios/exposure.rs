@@ -54,7 +54,16 @@ fn node_port(world: &World<'_>) -> Result<String> {
             }
             Ok(())
         })?;
-        through(world, &[format!(":{port}:vni:")])
+        let seen = through(world, &[format!(":{port}:vni:")])?;
+        let mut open = behind.clone();
+        open["regions"][0]["exposure"]["networkPolicy"] = json!(false);
+        world.apply(EDGE, &open)?;
+        world.eventually("the policy is removed", || {
+            let left = world.list("networkpolicies", EDGE)?.len();
+            ensure!(left == 0, "{left} policies are left");
+            Ok(())
+        })?;
+        Ok(seen)
     });
     world.delete(EDGE)?;
     seen

@@ -1,4 +1,4 @@
-//! Memory that starting needed and relaying does not: program text, and heap that was freed.
+//! Memory that starting needed and going on does not: program text, and heap that was freed.
 //!
 //! Joining a tailnet runs once through TLS, JSON and a command line, and for each page of text that
 //! is touched the kernel maps the 64 KiB around it (`fault_around_bytes`, mm/memory.c). What an idle
@@ -7,24 +7,22 @@
 
 use std::{convert::Infallible, fs, io, ops::Range, ptr, time::Duration};
 
-use tokio::{sync::watch, time::sleep};
-
-use super::state::RelayState;
+use tokio::time::sleep;
 
 /// From ready to settled.
 const SETTLED: Duration = Duration::from_secs(5);
-/// Joining again and reports run through the same text.
+/// Joining again and reports run through the same text; a list of everything fills the same heap.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// Lets go of it once the relay is ready, and from time to time.
+/// Lets go of it once `ready` says so, and from time to time; with `false` it is over.
 ///
 /// # Errors
 /// Never: where the kernel refuses, the text stays mapped.
-pub(super) async fn let_go(
-    mut state: watch::Receiver<RelayState>,
+pub(crate) async fn let_go<F: Future<Output = bool>>(
+    mut ready: impl FnMut() -> F,
 ) -> Result<Infallible, Infallible> {
     loop {
-        if state.wait_for(RelayState::ready).await.is_err() {
+        if !ready().await {
             return std::future::pending().await;
         }
         sleep(SETTLED).await;

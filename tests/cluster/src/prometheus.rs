@@ -1,0 +1,282 @@
+//! prometheus-operator and Prometheus, outside of the cluster, beside the control plane.
+//!
+//! The operator makes the configuration, as in any cluster; the Prometheus it describes is started
+//! here, with that configuration, as its image cannot be had.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+
+use crate::Rig;
+use crate::command::{program, program_in, run};
+use crate::net::ROUTER;
+use crate::process::{Spec, wait_until};
+use crate::progress::Progress;
+use crate::state::{repository, write_private};
+use crate::tools::Tools;
+use crate::world::{NAMESPACE, OPERATOR_NAMESPACE};
+
+/// Where they listen, in the router's namespace, which reaches API server, nodes and pods.
+const LISTEN: &str = "127.0.0.1:9090";
+const OPERATOR_LISTEN: &str = "127.0.0.1:9091";
+const READY: Duration = Duration::from_secs(60);
+/// Name of the Prometheus object, and of what is made of it.
+const NAME: &str = "rig";
+/// Where the configuration expects its rules.
+const RULES: &str = "/etc/prometheus/rules";
+/// Kinds that are defined; the others are larger than all these and nobody here needs them.
+const KINDS: [&str; 5] = [
+    "servicemonitors",
+    "podmonitors",
+    "probes",
+    "prometheusrules",
+    "prometheuses",
+];
+
+/// prometheus-operator and its kinds, while they are there.
+#[derive(Debug)]
+pub struct Prometheus<'a> {
+    rig: &'a Rig,
+    crds: Vec<String>,
+}
+
+impl<'a> Prometheus<'a> {
+    /// Builds both, defines the kinds of prometheus-operator and starts it.
+    pub fn start(rig: &'a Rig) -> Result<Self> {
+        let progress = Progress::stderr();
+        Tools::build_only("prometheus-operator", &progress)?;
+        Tools::build_only("prometheus", &progress)?;
+        let dir = module()?.join("example/prometheus-operator-crd");
+        let file = |kind: &str| {
+            let path = dir.join(format!("monitoring.coreos.com_{kind}.yaml"));
+            ["-f".to_owned(), path.display().to_string()]
+        };
+        let this = Self {
+            rig,
+            crds: KINDS.into_iter().flat_map(file).collect(),
+        };
+        let apply = ["apply", "--server-side"].map(str::to_owned);
+        rig.kubectl(apply.iter().chain(&this.crds))?;
+        // It looks once, when it starts.
+        wait_until(
+            READY,
+            || true,
+            || {
+                let served = rig.kubectl(["get", "--raw", "/apis/monitoring.coreos.com/v1"])?;
+                let missing = KINDS.iter().find(|kind| !served.contains(**kind));
+                ensure!(missing.is_none(), "{missing:?} is not served yet");
+                Ok(())
+            },
+        )?;
+        let spec = Spec::new(
+            "prometheus-operator",
+            ROUTER,
+            &rig.tools().program("prometheus-operator"),
+        )
+        .args([
+            format!("-apiserver={}", this.server()?),
+            format!("-ca-file={}", rig.ca().display()),
+            format!("-cert-file={}", this.admin("crt")),
+            format!("-key-file={}", this.admin("key")),
+            format!("-namespaces={NAMESPACE},{OPERATOR_NAMESPACE}"),
+            "-kubelet-endpoints=false".to_owned(),
+            format!("-web.listen-address={OPERATOR_LISTEN}"),
+        ]);
+        rig.processes()?.start(&spec)?.wait_until(READY, || {
+            let mut curl = program_in(ROUTER, "curl");
+            run(curl.args(["-sSf", &format!("http://{OPERATOR_LISTEN}/healthz")])).map(drop)
+        })?;
+        Ok(this)
+    }
+
+    /// Starts a Prometheus with what the operator makes of all monitors and rules; `jobs` must be
+    /// among them.
+    pub fn scrape(&self, jobs: &[String]) -> Result<()> {
+        let prometheus = json!({
+            "apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus",
+            "metadata": {"name": NAME, "namespace": NAMESPACE},
+            "spec": {
+                "version": "v3.5.0", "replicas": 0, "scrapeInterval": "2s",
+                "serviceMonitorSelector": {}, "serviceMonitorNamespaceSelector": {},
+                "ruleSelector": {}, "ruleNamespaceSelector": {},
+                "apiserverConfig": {
+                    "host": self.server()?,
+                    "tlsConfig": {
+                        "caFile": self.rig.ca(),
+                        "certFile": self.admin("crt"),
+                        "keyFile": self.admin("key"),
+                    },
+                },
+            },
+        });
+        self.rig.apply(&prometheus.to_string())?;
+        let dir = self.rig.scratch("prometheus")?;
+        let config = dir.join("prometheus.yaml");
+        wait_until(READY, || true, || self.configuration(&dir, &config, jobs))
+            .with_context(|| format!("prometheus-operator says\n{}", self.log()))?;
+        let spec = Spec::new(
+            "prometheus",
+            ROUTER,
+            &self.rig.tools().program("prometheus"),
+        )
+        .args([
+            format!("--config.file={}", config.display()),
+            format!("--storage.tsdb.path={}", dir.join("data").display()),
+            format!("--web.listen-address={LISTEN}"),
+        ]);
+        let running = self.rig.processes()?.start(&spec)?;
+        running.wait_until(READY, || self.query("up").map(drop))
+    }
+
+    /// What a query gives.
+    pub fn query(&self, query: &str) -> Result<Vec<Value>> {
+        let answer = ask("query", &[&format!("query={query}")])?;
+        Ok(answer["result"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// Names of the alerts that it has loaded.
+    pub fn alerts(&self) -> Result<Vec<String>> {
+        let answer = ask("rules", &["type=alert"])?;
+        let groups = answer["groups"].as_array().into_iter().flatten();
+        let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
+        Ok(rules
+            .filter_map(|rule| rule["name"].as_str().map(str::to_owned))
+            .collect())
+    }
+
+    /// What became of each target.
+    pub fn targets(&self) -> Result<String> {
+        let answer = ask("targets", &["state=any"])?;
+        let targets = answer["activeTargets"].as_array().into_iter().flatten();
+        let lines = targets.map(|target| {
+            let text = |field: &str| target[field].as_str().unwrap_or_default();
+            let (job, url) = (text("scrapePool"), text("scrapeUrl"));
+            format!("{job} {url}: {} {}", text("health"), text("lastError"))
+        });
+        Ok(lines.collect::<Vec<_>>().join("\n"))
+    }
+
+    /// The last words of both.
+    pub fn log(&self) -> String {
+        let Ok(processes) = self.rig.processes() else {
+            return String::new();
+        };
+        let records = ["prometheus-operator", "prometheus"]
+            .into_iter()
+            .filter_map(|name| processes.find(name));
+        let tails: Vec<_> = records.map(|record| record.log_tail()).collect();
+        tails.join("\n")
+    }
+
+    /// Ends both and removes the kinds with all their objects.
+    pub fn remove(self) -> Result<()> {
+        self.stop();
+        self.undefine("--timeout=60s")
+    }
+
+    /// Writes configuration and rules where the Prometheus finds them.
+    fn configuration(&self, dir: &Path, file: &Path, jobs: &[String]) -> Result<()> {
+        let secret = self.object("secret", &format!("prometheus-{NAME}"))?;
+        let packed = secret["data"]["prometheus.yaml.gz"].as_str();
+        let packed = packed.context("there is no configuration")?;
+        let text = unpacked(packed)?;
+        for job in jobs {
+            ensure!(text.contains(job), "there is no job {job}");
+        }
+        let name = format!("prometheus-{NAME}-rulefiles-0");
+        let rules = self.object("configmap", &name)?;
+        let here = dir.join("rules");
+        fs::create_dir_all(here.join(&name))?;
+        let files = rules["data"].as_object().context("there are no rules")?;
+        for (name_of_file, content) in files {
+            let path = here.join(&name).join(name_of_file);
+            fs::write(path, content.as_str().unwrap_or_default())?;
+        }
+        // In a pod, the reloader beside Prometheus puts in what depends on the pod.
+        let text = text.replace("$(SHARD)", "0").replace("$(POD_NAME)", NAME);
+        write_private(file, text.replace(RULES, &here.display().to_string()))
+    }
+
+    fn object(&self, kind: &str, name: &str) -> Result<Value> {
+        let words = ["get", kind, name, "-n", NAMESPACE, "-o", "json"];
+        Ok(serde_json::from_str(&self.rig.kubectl(words)?)?)
+    }
+
+    fn server(&self) -> Result<String> {
+        let config: Value = serde_yaml::from_str(&fs::read_to_string(self.rig.kubeconfig())?)?;
+        let server = config["clusters"][0]["cluster"]["server"].as_str();
+        let server = server.context("the kubeconfig names no server")?;
+        Ok(server.to_owned())
+    }
+
+    /// The administrator's certificate or key.
+    fn admin(&self, what: &str) -> String {
+        let path = self.rig.kubeconfig();
+        path.with_file_name(format!("admin.{what}"))
+            .display()
+            .to_string()
+    }
+
+    fn stop(&self) {
+        let processes = self.rig.processes();
+        for part in ["prometheus", "prometheus-operator"] {
+            processes.as_ref().ok().map(|all| all.kill(part));
+        }
+    }
+
+    fn undefine(&self, wait: &str) -> Result<()> {
+        let words = ["delete", "--ignore-not-found", wait].map(str::to_owned);
+        self.rig.kubectl(words.iter().chain(&self.crds)).map(drop)
+    }
+}
+
+impl Drop for Prometheus<'_> {
+    fn drop(&mut self) {
+        self.stop();
+        self.undefine("--wait=false").ok();
+    }
+}
+
+/// Asks Prometheus' HTTP API.
+fn ask(what: &str, fields: &[&str]) -> Result<Value> {
+    let mut curl = program_in(ROUTER, "curl");
+    curl.args(["-sSf", "--max-time", "5", "-G"]);
+    for field in fields {
+        curl.args(["--data-urlencode", field]);
+    }
+    let answer = run(curl.arg(format!("http://{LISTEN}/api/v1/{what}")))?;
+    let answer: Value = serde_json::from_str(&answer)?;
+    Ok(answer["data"].clone())
+}
+
+/// What a field of a Secret holds, compressed.
+fn unpacked(encoded: &str) -> Result<String> {
+    let mut shell = program("sh");
+    shell.args(["-c", "base64 -d | gzip -dc"]);
+    shell.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut child = shell.spawn().context("failed to start a shell")?;
+    let mut input = child.stdin.take().context("it has an input")?;
+    input.write_all(encoded.as_bytes())?;
+    drop(input);
+    let output = child.wait_with_output()?;
+    ensure!(output.status.success(), "failed to unpack a configuration");
+    String::from_utf8(output.stdout).context("a configuration is text")
+}
+
+/// Where Go keeps the source of prometheus-operator, with its definitions.
+fn module() -> Result<PathBuf> {
+    let mut go = program("go");
+    let name = "github.com/prometheus-operator/prometheus-operator";
+    go.current_dir(repository().join("tests/cluster/tools/prometheus-operator"))
+        .env("GOFLAGS", "-mod=readonly")
+        .args(["mod", "download", "-json", name]);
+    let told: Value = serde_json::from_str(&run(&mut go)?)?;
+    let dir = told["Dir"].as_str();
+    let dir = dir.context("Go has no module of prometheus-operator");
+    dir.map(PathBuf::from)
+}
