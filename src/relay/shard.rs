@@ -8,6 +8,7 @@ mod forward;
 mod front;
 mod lanes;
 pub mod latency;
+mod pace;
 mod port;
 mod worker;
 

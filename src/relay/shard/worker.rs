@@ -15,6 +15,7 @@ use super::{
     forward::{Forwarder, Outcome, Sockets, Turn},
     lanes::{Lanes, Link},
     latency::Latency,
+    pace::Pace,
     port::{Bound, Port, PortState},
 };
 use crate::relay::{
@@ -63,6 +64,8 @@ pub(super) struct Worker {
     counters: SocketCounters,
     kernel: Option<KernelPath>,
     latency: Latency,
+    taken: usize,
+    pace: Pace,
 }
 
 impl Worker {
@@ -93,6 +96,8 @@ impl Worker {
             counters: SocketCounters::default(),
             kernel,
             latency: Latency::default(),
+            taken: 0,
+            pace: Pace::default(),
         }
     }
 
@@ -117,7 +122,7 @@ impl Worker {
                 }
             }
             self.note_events();
-            ready = match self.wait(busy) {
+            ready = match self.next(ready, busy) {
                 Ok(ready) => ready,
                 Err(error) => {
                     tracing::error!(%error, "failed to wait for sockets");
@@ -251,6 +256,7 @@ impl Worker {
             match self.batch.receive(socket) {
                 Ok(count) => {
                     self.used = true;
+                    self.taken += count;
                     self.count_overflow(family);
                     let turn = Turn {
                         now: self.now(),
@@ -331,6 +337,18 @@ impl Worker {
                 Event::Moved { vni, .. } => tracing::debug!(%vni, "session moved"),
                 Event::Closed { vni, reason } => tracing::debug!(%vni, ?reason, "session closed"),
             }
+        }
+    }
+
+    /// Waits: for more datagrams to gather at the sockets that had some, or for anything.
+    fn next(&mut self, ready: Ready, busy: bool) -> io::Result<Ready> {
+        let taken = std::mem::take(&mut self.taken);
+        match self.pace.gather(taken, self.now()).filter(|_| !busy) {
+            Some(time) => {
+                let [waker, ..] = wait(&[(self.waker.as_fd(), Interest::Read)], Some(time))?;
+                Ok(Ready { waker, ..ready })
+            }
+            None => self.wait(busy),
         }
     }
 

@@ -81,12 +81,17 @@ pub fn wait(
             Interest::Write => libc::POLLOUT,
         };
     }
-    // Rounded up, so that a deadline has passed when it returns.
-    let millis =
-        |time: Duration| i32::try_from(time.as_micros().div_ceil(1000)).unwrap_or(i32::MAX);
-    let timeout = time.map_or(-1, millis);
-    // SAFETY: the pointer and length name `polls`; negative descriptors are skipped.
-    let ready = unsafe { libc::poll(polls.as_mut_ptr(), MOST as _, timeout) };
+    // The kernel rounds up, so a deadline has passed when it returns.
+    let timeout = time.map(|time| libc::timespec {
+        tv_sec: time.as_secs().try_into().unwrap_or(libc::time_t::MAX),
+        tv_nsec: time.subsec_nanos().into(),
+    });
+    let timeout = timeout
+        .as_ref()
+        .map_or(std::ptr::null(), std::ptr::from_ref);
+    // SAFETY: the pointers name `polls`, with its length, and `timeout` or nothing; negative
+    // descriptors are skipped, and no signal mask is changed.
+    let ready = unsafe { libc::ppoll(polls.as_mut_ptr(), MOST as _, timeout, std::ptr::null()) };
     match checked(ready) {
         Ok(_) => Ok(polls.map(|poll| poll.revents != 0)),
         Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; MOST]),
