@@ -11,6 +11,7 @@
 mod control;
 mod name;
 mod receive;
+mod segmentation;
 mod send;
 mod steer;
 mod wake;

@@ -11,7 +11,9 @@ use std::{
 
 use relay_proto::REPLY_LEN;
 
-use super::{Interest, UdpSocket, checked, control::Control, name::Name, wait};
+use super::{
+    Interest, UdpSocket, checked, control::Control, name::Name, segmentation::Segmentation, wait,
+};
 
 /// Messages per system call.
 const CAPACITY: usize = 64;
@@ -57,7 +59,7 @@ pub struct SendBatch {
     outgoing: Vec<Outgoing>,
     replies: Vec<[u8; REPLY_LEN]>,
     next_reply: usize,
-    segmentation: bool,
+    segmentation: Segmentation,
 }
 
 impl Default for SendBatch {
@@ -66,7 +68,7 @@ impl Default for SendBatch {
             outgoing: Vec::with_capacity(CAPACITY),
             replies: vec![[0; REPLY_LEN]; CAPACITY],
             next_reply: 0,
-            segmentation: true,
+            segmentation: Segmentation::of(&rustix::system::uname().release().to_string_lossy()),
         }
     }
 }
@@ -94,7 +96,8 @@ impl SendBatch {
     /// Sends all of it; `received` are the receive buffers.
     ///
     /// A super-datagram that cannot be segmented on its way (`EMSGSIZE` for a smaller path MTU,
-    /// `EIO` for a device without checksum offload) goes out datagram by datagram.
+    /// `EIO` for a device without checksum offload) goes out datagram by datagram, and so do the
+    /// next ones to the same destination.
     pub fn flush(&mut self, socket: &UdpSocket, received: &[u8]) -> Sent {
         let mut sent = Sent::default();
         let mut start = 0;
@@ -151,7 +154,7 @@ impl SendBatch {
                 }
             };
             let segment_len = segment_len.filter(|len| *len < bytes.len());
-            if segment_len.is_some() && !self.segmentation {
+            if segment_len.is_some() && !self.segmentation.may(outgoing.to) {
                 if count == 0 {
                     return Err(io::Error::from_raw_os_error(libc::EIO));
                 }
@@ -203,11 +206,9 @@ impl SendBatch {
             return 1;
         }
         match error.raw_os_error() {
-            Some(libc::EIO) if self.segmentation => {
-                tracing::info!("no UDP send offload on this path: datagrams are sent one by one");
-                self.segmentation = false;
+            Some(libc::EIO | libc::EMSGSIZE | libc::EINVAL) => {
+                self.segmentation.goes_singly(outgoing.to);
             }
-            Some(libc::EIO | libc::EMSGSIZE | libc::EINVAL) => {}
             _ => return segments(&outgoing.payload),
         }
         let chunks = received[range.clone()].chunks(*segment_len);

@@ -1,0 +1,116 @@
+//! Towards whom the kernel may cut super-datagrams, and towards whom each datagram goes by itself.
+
+use std::{collections::VecDeque, net::SocketAddr};
+
+/// Destinations that are remembered.
+const REMEMBERED: usize = 64;
+/// After so many super-datagrams the destination is tried again: its path may have changed.
+const AGAIN: u32 = 1024;
+/// Kernels whose segmentation mangles super-datagrams of which all datagrams have one length: from
+/// the first up to, and without, the second (tailscale.com commit 8b58bd6c6).
+const BROKEN: [(u32, u32); 2] = [(7, 0), (7, 2)];
+
+/// What was learned from refusals.
+#[derive(Debug, Default)]
+pub(super) struct Segmentation {
+    broken: bool,
+    refused: VecDeque<(SocketAddr, u32)>,
+}
+
+impl Segmentation {
+    /// Nothing learned yet, for a kernel that calls itself so (`uname -r`).
+    pub(super) fn of(release: &str) -> Self {
+        let broken =
+            version(release).is_some_and(|version| version >= BROKEN[0] && version < BROKEN[1]);
+        if broken {
+            tracing::info!(
+                release,
+                "this kernel cuts UDP super-datagrams wrongly: sending each datagram by itself"
+            );
+        }
+        Self {
+            broken,
+            refused: VecDeque::new(),
+        }
+    }
+
+    /// Whether a super-datagram may go there.
+    pub(super) fn may(&self, to: SocketAddr) -> bool {
+        !self.broken && self.refused.iter().all(|(known, _)| *known != to)
+    }
+
+    /// One goes there datagram by datagram: its path cannot cut it (`EIO`: no checksum offload), or
+    /// has a smaller MTU (`EMSGSIZE`).
+    pub(super) fn goes_singly(&mut self, to: SocketAddr) {
+        if self.broken {
+            return;
+        }
+        let Some(known) = self.refused.iter().position(|(known, _)| *known == to) else {
+            if self.refused.len() == REMEMBERED {
+                self.refused.pop_front();
+            }
+            self.refused.push_back((to, AGAIN));
+            return;
+        };
+        self.refused[known].1 -= 1;
+        if self.refused[known].1 == 0 {
+            self.refused.remove(known);
+        }
+    }
+}
+
+/// Major and minor number of `6.18.44-generic`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit());
+    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn peer(port: u16) -> SocketAddr {
+        ([192, 0, 2, 1], port).into()
+    }
+
+    #[test]
+    fn kernels_that_mangle_are_known() {
+        let broken = ["7.0.0", "7.0.12-generic", "7.1.3"];
+        let whole = ["6.18.44-fc", "7.2.0-rc1", "8.0.1", "5.15", "odd"];
+        assert!(
+            broken
+                .iter()
+                .all(|release| !Segmentation::of(release).may(peer(1)))
+        );
+        assert!(
+            whole
+                .iter()
+                .all(|release| Segmentation::of(release).may(peer(1)))
+        );
+    }
+
+    #[test]
+    fn a_refusal_says_nothing_about_other_destinations() {
+        let mut known = Segmentation::default();
+        known.goes_singly(peer(1));
+        assert!(!known.may(peer(1)) && known.may(peer(2)));
+    }
+
+    #[test]
+    fn a_destination_is_tried_again() {
+        let mut known = Segmentation::default();
+        for _ in 0..=AGAIN {
+            assert!(known.may(peer(1)) || !known.refused.is_empty());
+            known.goes_singly(peer(1));
+        }
+        assert!(known.may(peer(1)));
+    }
+
+    #[test]
+    fn only_so_many_are_remembered() {
+        let mut known = Segmentation::default();
+        (0..1000).for_each(|port| known.goes_singly(peer(port)));
+        assert_eq!(known.refused.len(), REMEMBERED);
+        assert!(known.may(peer(0)) && !known.may(peer(999)));
+    }
+}
