@@ -1,21 +1,31 @@
 //! Relays that end while clients talk: the next one on the node goes on with their sessions.
 
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
 
-use super::{Scenario, relayed, reset};
-use crate::world::World;
+use super::{EDGE, Scenario, relayed, reset};
+use crate::world::{NAMESPACE, World};
 
 const PORT: u16 = 7_002;
+const BULK_PORT: u16 = 7_003;
+/// Bytes through the tunnel.
+const BULK: u64 = 1_000_000_000;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "TCP goes on over the same session when its relay is killed, and when its pod is deleted",
-        run: replaced,
-    }]
+    vec![
+        Scenario {
+            name: "TCP goes on over the same session when its relay is killed, and when its pod is deleted",
+            run: replaced,
+        },
+        Scenario {
+            name: "1 GB arrives unchanged while the relay's pod is deleted and a roll-out replaces all",
+            run: under_load,
+        },
+    ]
 }
 
 fn replaced(world: &World<'_>) -> Result<String> {
@@ -60,6 +70,42 @@ fn replaced(world: &World<'_>) -> Result<String> {
         killed.as_secs_f64(),
         deleted.as_secs_f64()
     ))
+}
+
+fn under_load(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let server = world.probe(c2, &["serve", &BULK_PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, BULK_PORT).to_string();
+    let session = relayed(world)?;
+    let set = format!("daemonset/{EDGE}-office");
+    let sent = thread::scope(|scope| {
+        let send = || world.probe(c1, &["send", &to, &BULK.to_string()])?.finish();
+        let sent = scope.spawn(send);
+        let disturbed = (|| {
+            let pod = pod_of(world, &session)?;
+            let rig = world.rig;
+            rig.kubectl([
+                "delete",
+                "pod",
+                "-n",
+                NAMESPACE,
+                name(&pod)?,
+                "--wait=false",
+            ])?;
+            rig.kubectl(["rollout", "restart", &set, "-n", NAMESPACE])?;
+            ensure!(
+                !sent.is_finished(),
+                "all was sent before the roll-out began"
+            );
+            rig.kubectl(["rollout", "status", &set, "-n", NAMESPACE, "--timeout=60s"])
+        })();
+        let sent = sent.join().map_err(|_| anyhow!("the sender panicked"))?;
+        disturbed.and(sent)
+    })?;
+    drop(server);
+    let now = relayed(world)?;
+    Ok(format!("{sent}, by {session} and then {now}"))
 }
 
 /// The relay of the pod's node forwards for a session that it has not given out itself.
