@@ -3,34 +3,37 @@
 
 use std::collections::HashMap;
 
-use crypto_box::SalsaBox;
-
-use crate::key::{DiscoPublic, DiscoSecret};
+use crate::{
+    agreement::{Agreement, SharedBox},
+    key::{DiscoPublic, DiscoSecret},
+};
 
 /// When the young generation is full it becomes the old one, and what nobody has asked for since
 /// goes.
 pub(crate) struct Boxes {
+    own: Agreement,
     most: usize,
-    young: HashMap<DiscoPublic, SalsaBox>,
-    old: HashMap<DiscoPublic, SalsaBox>,
+    young: HashMap<DiscoPublic, SharedBox>,
+    old: HashMap<DiscoPublic, SharedBox>,
 }
 
 impl Boxes {
-    /// At most this many in each of two generations. Seven eighths of a power of two leave no room
+    /// Boxes with the holder of `secret`; at most this many in each of two generations. Seven eighths of a power of two leave no room
     /// of the tables unused.
-    pub(crate) fn new(most: usize) -> Self {
+    pub(crate) fn new(secret: &DiscoSecret, most: usize) -> Self {
         Self {
+            own: Agreement::new(secret),
             most,
             young: HashMap::new(),
             old: HashMap::new(),
         }
     }
 
-    /// The box between `client` and the holder of `secret`, which must always be the same.
-    pub(crate) fn with(&mut self, client: DiscoPublic, secret: &DiscoSecret) -> &SalsaBox {
+    /// The box with `client`.
+    pub(crate) fn with(&mut self, client: DiscoPublic) -> &SharedBox {
         if !self.young.contains_key(&client) {
             let known = self.old.remove(&client);
-            let shared = known.unwrap_or_else(|| secret.shared_with(client));
+            let shared = known.unwrap_or_else(|| self.own.with(client));
             if self.young.len() == self.most {
                 self.old = std::mem::take(&mut self.young);
             }
@@ -47,11 +50,11 @@ mod tests {
     #[test]
     fn kept_boxes_are_bounded_and_those_in_use_stay() {
         let secret = DiscoSecret::from_bytes([5; 32]);
-        let mut boxes = Boxes::new(4);
+        let mut boxes = Boxes::new(&secret, 4);
         let key = |n| DiscoPublic([n; 32]);
         for n in 1..40 {
-            boxes.with(key(n), &secret);
-            boxes.with(key(0), &secret);
+            boxes.with(key(n));
+            boxes.with(key(0));
             assert!(boxes.young.len() <= 4 && boxes.old.len() <= 4);
             assert!(boxes.young.contains_key(&key(0)));
         }

@@ -64,7 +64,7 @@ impl Desk {
             secret: keys.node.clone(),
             server: keys.server.public(),
             lanes: keys.server.lane_key(),
-            boxes: Boxes::new(MOST_BOXES),
+            boxes: Boxes::new(&keys.node, MOST_BOXES),
             lifetimes: [config.bind_lifetime, config.steady_lifetime],
             addresses: Vec::new(),
             accepting: true,
@@ -96,7 +96,7 @@ impl Desk {
         if peer.disco != Some(frame.sender) {
             return Err(DropReason::DiscoMismatch);
         }
-        let shared = self.boxes.with(frame.sender, &self.secret);
+        let shared = self.boxes.with(frame.sender);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         let Message::AllocateRequest {
             clients: [a, b],
@@ -154,7 +154,7 @@ impl Desk {
             generation: request.generation,
             endpoint,
         };
-        let shared = self.boxes.with(request.sender, &self.secret);
+        let shared = self.boxes.with(request.sender);
         seal(shared, self.public, nonce, &response.marshal())
     }
 }

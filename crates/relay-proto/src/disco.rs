@@ -7,9 +7,9 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use crypto_box::{
-    SalsaBox,
-    aead::{Aead, generic_array::GenericArray},
+use crypto_secretbox::aead::{
+    Aead,
+    generic_array::{GenericArray, typenum::U24},
 };
 
 use crate::key::{DiscoPublic, KEY_LEN, Pair};
@@ -244,7 +244,7 @@ impl Reader<'_> {
 ///
 /// The nonce must be unique for this pair of keys.
 pub fn seal(
-    shared: &SalsaBox,
+    shared: &impl Aead<NonceSize = U24>,
     sender: DiscoPublic,
     nonce: [u8; NONCE_LEN],
     plaintext: &[u8],
@@ -284,7 +284,7 @@ impl<'a> Frame<'a> {
 
     /// Opens the box; `None` when it was not sealed by `sender` for us, or is no message of this
     /// protocol.
-    pub fn open(&self, shared: &SalsaBox) -> Option<Message> {
+    pub fn open(&self, shared: &impl Aead<NonceSize = U24>) -> Option<Message> {
         let plaintext = shared
             .decrypt(&GenericArray::from(self.nonce), self.sealed)
             .ok()?;

@@ -2,10 +2,13 @@
 
 use std::fmt;
 
-use crypto_box::{PublicKey, SalsaBox, SecretKey};
+use aws_lc_rs::agreement::{PrivateKey, X25519};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::lane::LaneKey;
+use crate::{
+    agreement::{Agreement, SharedBox},
+    lane::LaneKey,
+};
 
 /// Length of every key on the wire, in bytes.
 pub const KEY_LEN: usize = 32;
@@ -13,13 +16,6 @@ pub const KEY_LEN: usize = 32;
 /// Public half of a disco key: names a client, or the relay, within the disco protocol.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiscoPublic(pub [u8; KEY_LEN]);
-
-impl DiscoPublic {
-    /// The key as X25519 public key.
-    pub(crate) fn to_box(self) -> PublicKey {
-        PublicKey::from_bytes(self.0)
-    }
-}
 
 impl fmt::Debug for DiscoPublic {
     /// Prints `d:` and the first eight bytes in hex, as Tailscale's short form does
@@ -48,7 +44,10 @@ impl DiscoSecret {
 
     /// The matching public key.
     pub fn public(&self) -> DiscoPublic {
-        DiscoPublic(self.to_box().public_key().to_bytes())
+        let public = self.to_private().compute_public_key();
+        let public = public.expect("every secret has a public key");
+        let public = public.as_ref().try_into();
+        DiscoPublic(public.expect("keys have 32 bytes"))
     }
 
     /// The secret itself, for those who must keep it.
@@ -61,12 +60,12 @@ impl DiscoSecret {
     }
 
     /// The box of both keys, which seals and opens between them.
-    pub fn shared_with(&self, other: DiscoPublic) -> SalsaBox {
-        SalsaBox::new(&other.to_box(), &self.to_box())
+    pub fn shared_with(&self, other: DiscoPublic) -> SharedBox {
+        Agreement::new(self).with(other)
     }
 
-    pub(crate) fn to_box(&self) -> SecretKey {
-        SecretKey::from_bytes(self.0)
+    pub(crate) fn to_private(&self) -> PrivateKey {
+        PrivateKey::from_private_key(&X25519, &self.0).expect("any 32 bytes are a secret")
     }
 }
 

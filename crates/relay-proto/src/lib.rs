@@ -58,6 +58,7 @@
 #![forbid(unsafe_code)]
 
 mod address;
+mod agreement;
 mod boxes;
 mod challenge;
 mod config;
@@ -81,9 +82,9 @@ mod table;
 mod time;
 mod verdict;
 
+pub use agreement::SharedBox;
 pub use config::{Config, Keys, Peer};
 pub use counters::{Counters, Family, Traffic};
-pub use crypto_box::SalsaBox;
 pub use desk::{Allocation, Desk, Request};
 pub use event::{Activity, CloseReason, Event, LegInfo, SessionCounts, SessionInfo};
 pub use geneve::Vni;

@@ -2,9 +2,8 @@
 //! pair, and none for a client that never binds. A client's box does not outlive its use by much:
 //! once bound, a session costs no memory for it.
 
-use crypto_box::SalsaBox;
-
 use crate::{
+    agreement::SharedBox,
     boxes::Boxes,
     key::{DiscoPublic, DiscoSecret},
 };
@@ -24,8 +23,8 @@ impl Sealer {
     pub(crate) fn new(secret: DiscoSecret) -> Self {
         Self {
             public: secret.public(),
+            boxes: Boxes::new(&secret, MOST_BOXES),
             secret,
-            boxes: Boxes::new(MOST_BOXES),
         }
     }
 
@@ -38,7 +37,7 @@ impl Sealer {
     }
 
     /// The box of a client; only those of sessions may cost an X25519.
-    pub(crate) fn of(&mut self, client: DiscoPublic) -> &SalsaBox {
-        self.boxes.with(client, &self.secret)
+    pub(crate) fn of(&mut self, client: DiscoPublic) -> &SharedBox {
+        self.boxes.with(client)
     }
 }

@@ -48,16 +48,18 @@ pub(crate) enum Handshake {
     Rebound,
 }
 
-/// A pair of clients with an allocated VNI. There may be a million: three cache lines each.
+/// A pair of clients with an allocated VNI. There may be a million: three cache lines each, of
+/// which data needs the first two.
 #[derive(Debug)]
+#[repr(C, align(64))]
 pub(crate) struct Session {
     pub(crate) vni: Vni,
+    legs: [Leg; 2],
     /// Who asked for it, and whose limit it counts against.
     pub(crate) owner: Owner,
+    heard: [Heard; 2],
     pub(crate) lamport: u64,
     pub(crate) allocated: Timestamp,
-    legs: [Leg; 2],
-    heard: [Heard; 2],
     pub(crate) pair: Pair,
 }
 

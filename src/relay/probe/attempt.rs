@@ -7,7 +7,7 @@ use std::{
 };
 
 use relay_proto::{
-    DiscoPublic, DiscoSecret, REPLY_LEN, SalsaBox,
+    DiscoPublic, DiscoSecret, REPLY_LEN, SharedBox,
     disco::{BindCommon, Frame, Generation, Message, seal},
 };
 use tokio::{
@@ -87,7 +87,7 @@ impl Attempt {
     }
 
     /// What cannot be sent gets no answer either.
-    async fn send(&self, socket: &UdpSocket, shared: &SalsaBox, message: &Message) {
+    async fn send(&self, socket: &UdpSocket, shared: &SharedBox, message: &Message) {
         let sealed = seal(shared, self.public, rand::random(), &message.marshal());
         let datagram = [&PROBE_HEADER[..], &sealed].concat();
         socket.send(&datagram).await.ok();
@@ -97,7 +97,7 @@ impl Attempt {
 /// The challenge for `bind`, if it comes before `deadline`.
 async fn challenge(
     socket: &UdpSocket,
-    shared: &SalsaBox,
+    shared: &SharedBox,
     key: DiscoPublic,
     bind: BindCommon,
     deadline: Instant,

@@ -6,7 +6,7 @@ use std::{
 };
 
 use relay_proto::{
-    DiscoPublic, DiscoSecret, SalsaBox,
+    DiscoPublic, DiscoSecret, SharedBox,
     disco::{BindCommon, Frame, Generation, Message, seal},
 };
 
@@ -26,7 +26,7 @@ pub(super) struct Responder {
 }
 
 struct Known {
-    shared: SalsaBox,
+    shared: SharedBox,
     seen: Window,
     pending: VecDeque<(SocketAddr, BindCommon)>,
     completed: u64,

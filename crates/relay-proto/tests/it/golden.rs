@@ -3,9 +3,9 @@
 //! `tests/golden/vectors.json` is the output of `tests/cluster/tools/tailnet/vectors`, a program on
 //! Go packages `disco`, `net/packet` and `types/key`; no byte in it comes from this crate.
 
-use crypto_box::{PublicKey, SecretKey};
+use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
-    DiscoPublic, DiscoSecret, Pair, SalsaBox, Vni,
+    DiscoPublic, DiscoSecret, Pair, Vni,
     disco::{BindCommon, Endpoint, Frame, Generation, Message, seal},
     geneve::Header,
 };

@@ -1,10 +1,10 @@
 //! A relay and its clients without a network: what tests of single steps are made of.
 use std::{net::SocketAddr, time::Duration};
 
-use crypto_box::{PublicKey, SecretKey};
+use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
     Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, NodeKey, Peer, REPLY_LEN, Relay,
-    SalsaBox, SessionInfo, State, Timestamp, Verdict, Vni,
+    SessionInfo, State, Timestamp, Verdict, Vni,
     disco::{BindCommon, Endpoint, Frame, Generation, Message, seal},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
 };

@@ -2,9 +2,9 @@
 
 use std::net::SocketAddr;
 
-use crypto_box::{PublicKey, SecretKey};
+use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
-    DiscoPublic, DiscoSecret, Keys, NodeKey, Peer, SalsaBox, Vni,
+    DiscoPublic, DiscoSecret, Keys, NodeKey, Peer, Vni,
     disco::{BindCommon, Frame, Generation, Message, seal},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
 };

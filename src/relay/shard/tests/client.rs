@@ -5,9 +5,9 @@ use std::{
     time::Duration,
 };
 
-use crypto_box::{PublicKey, SecretKey};
+use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
-    DiscoPublic, NodeKey, Peer, SalsaBox, Vni,
+    DiscoPublic, NodeKey, Peer, Vni,
     disco::{BindCommon, Frame, Generation, Message, seal},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
 };

@@ -1,0 +1,77 @@
+//! NaCl's `crypto_box` key agreement: X25519, then HSalsa20. It is most of what a new client costs.
+
+use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
+use crypto_secretbox::{KeyInit, XSalsa20Poly1305};
+use salsa20::{
+    cipher::{
+        consts::U10,
+        generic_array::{GenericArray, typenum::U32},
+    },
+    hsalsa,
+};
+use zeroize::Zeroizing;
+
+use crate::key::{DiscoPublic, DiscoSecret, KEY_LEN};
+
+/// Seals and opens between the holders of two keys; wiped when dropped.
+pub type SharedBox = XSalsa20Poly1305;
+
+/// One side of agreements, kept ready.
+pub(crate) struct Agreement(PrivateKey);
+
+impl Agreement {
+    pub(crate) fn new(secret: &DiscoSecret) -> Self {
+        Self(secret.to_private())
+    }
+
+    /// The box shared with `other`. With one of the few public keys that agree on zero with
+    /// everyone, it is the box that NaCl gives too: anybody can open that, as its owner wished.
+    pub(crate) fn with(&self, other: DiscoPublic) -> SharedBox {
+        let mut shared = Zeroizing::new([0; KEY_LEN]);
+        let other = UnparsedPublicKey::new(&X25519, other.0);
+        let agreed = agree(&self.0, other, (), |agreed| {
+            shared.copy_from_slice(agreed);
+            Ok(())
+        });
+        if agreed.is_err() {
+            shared.fill(0);
+        }
+        let shared: &GenericArray<u8, U32> = (&*shared).into();
+        let key = Zeroizing::new(hsalsa::<U10>(shared, &GenericArray::default()));
+        SharedBox::new(&key)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crypto_box::{PublicKey, SalsaBox, SecretKey};
+
+    use super::*;
+    use crate::disco::{Frame, Generation, Message, seal};
+
+    #[test]
+    fn boxes_are_those_of_nacl() {
+        let secret = DiscoSecret::from_bytes([0x5c; 32]);
+        let agreement = Agreement::new(&secret);
+        let public = |n| SecretKey::from([n; 32]).public_key().to_bytes();
+        // Zero agrees on zero with everyone.
+        for key in (1..60).map(public).chain([[0; 32]]) {
+            let theirs = SalsaBox::new(&PublicKey::from(key), &SecretKey::from([0x5c; 32]));
+            let sender = DiscoPublic(key);
+            let message = Message::AllocateRequest {
+                clients: [sender; 2],
+                generation: Generation(1),
+            };
+            let frame = seal(&theirs, sender, [7; 24], &message.marshal());
+            let frame = Frame::parse(&frame).expect("sealed above");
+            assert_eq!(
+                frame.open(&agreement.with(sender)),
+                Some(message),
+                "{sender}"
+            );
+        }
+        for n in 0..20 {
+            assert_eq!(DiscoSecret::from_bytes([n; 32]).public().0, public(n));
+        }
+    }
+}
