@@ -35,6 +35,14 @@ pub struct Traffic {
     pub bytes: u64,
 }
 
+impl Traffic {
+    /// Stops at the greatest number.
+    pub(crate) const fn add(&mut self, more: Self) {
+        self.packets = self.packets.saturating_add(more.packets);
+        self.bytes = self.bytes.saturating_add(more.bytes);
+    }
+}
+
 /// What happened since the relay started; every field only grows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
@@ -113,8 +121,7 @@ impl Counters {
         } = other;
         let cells = self.forwarded.as_flattened_mut();
         for (sum, more) in cells.iter_mut().zip(forwarded.as_flattened()) {
-            sum.packets += more.packets;
-            sum.bytes += more.bytes;
+            sum.add(*more);
         }
         for (sum, more) in self.drops.iter_mut().zip(drops) {
             *sum += more;
@@ -138,7 +145,9 @@ impl Counters {
         bytes: u64,
     ) {
         let cell = &mut self.forwarded[Family::of(from) as usize][Family::of(to) as usize];
-        cell.packets += u64::from(packets);
-        cell.bytes += bytes;
+        cell.add(Traffic {
+            packets: packets.into(),
+            bytes,
+        });
     }
 }

@@ -85,8 +85,8 @@ impl SessionInfo {
 
 impl LegInfo {
     const fn add(&mut self, traffic: Traffic) {
-        self.packets += traffic.packets;
-        self.bytes += traffic.bytes;
+        self.packets = self.packets.saturating_add(traffic.packets);
+        self.bytes = self.bytes.saturating_add(traffic.bytes);
     }
 }
 

@@ -237,8 +237,10 @@ impl Session {
         };
         let heard = &mut self.heard[side.index()];
         heard.last = now;
-        heard.traffic.packets += u64::from(packets);
-        heard.traffic.bytes += bytes;
+        heard.traffic.add(Traffic {
+            packets: packets.into(),
+            bytes,
+        });
         Ok((to.into(), self.local(side.other())))
     }
 }

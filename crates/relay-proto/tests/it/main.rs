@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod expiry;
+mod fuzz;
 mod golden;
 mod handshake;
 mod hostile;
@@ -10,3 +11,4 @@ mod model;
 mod restart;
 mod roaming;
 mod sim;
+mod soak;

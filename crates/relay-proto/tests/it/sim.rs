@@ -179,13 +179,21 @@ impl Sim {
     }
 
     pub(crate) fn with(config: Config) -> Self {
-        let now = Timestamp::from_start(seconds(1_000));
+        Self::make(config, 100, Timestamp::from_start(seconds(1_000)))
+    }
+
+    /// A relay whose first allocation is number `lamport`, at that time.
+    pub(crate) fn starting(lamport: u64, now: Timestamp) -> Self {
+        Self::make(Config::default(), lamport, now)
+    }
+
+    fn make(config: Config, lamport: u64, now: Timestamp) -> Self {
         let keys = Keys {
             node: DiscoSecret::from_bytes(NODE_SECRET),
             server: DiscoSecret::from_bytes(SERVER_SECRET),
         };
         let seed = 0x33;
-        let mut relay = Relay::new(config.clone(), keys, [seed; 32], 100, now);
+        let mut relay = Relay::new(config.clone(), keys, [seed; 32], lamport, now);
         relay.set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
         Self {
             relay,
