@@ -86,6 +86,15 @@ pub struct RelayConfig {
     /// Sessions that one tailnet node may ask for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions_per_node: Option<usize>,
+    /// Sessions that the nodes of one tag together may ask for, for each tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_sessions_per_tag: Option<usize>,
+    /// Megabits of UDP payload that are forwarded in a second; sockets forward then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_megabits_per_second: Option<NonZero<u32>>,
+    /// The same for each session, both directions together.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_megabits_per_second_per_session: Option<NonZero<u32>>,
     /// What forwards packets of open sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_path: Option<DataPath>,
@@ -167,6 +176,13 @@ impl RelayConfig {
             region: self.region.or(lower.region),
             max_sessions: self.max_sessions.or(lower.max_sessions),
             max_sessions_per_node: self.max_sessions_per_node.or(lower.max_sessions_per_node),
+            max_sessions_per_tag: self.max_sessions_per_tag.or(lower.max_sessions_per_tag),
+            max_megabits_per_second: self
+                .max_megabits_per_second
+                .or(lower.max_megabits_per_second),
+            max_megabits_per_second_per_session: self
+                .max_megabits_per_second_per_session
+                .or(lower.max_megabits_per_second_per_session),
             data_path: self.data_path.or(lower.data_path),
             report: self.report.or(lower.report),
         }

@@ -14,6 +14,7 @@ pub mod data_path;
 pub mod endpoints;
 pub mod exposure;
 pub mod grants;
+pub mod limits;
 pub mod monitoring;
 pub mod peer_relay;
 pub mod placement;

@@ -78,6 +78,26 @@ pub(super) struct RelayArgs {
     /// What forwards packets of open sessions [default: auto]
     #[arg(long, value_enum, ignore_case = true, env = "PEERRELAY_DATA_PATH")]
     data_path: Option<DataPath>,
+    /// Most sessions [default: 65536]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS")]
+    max_sessions: Option<NonZero<usize>>,
+    /// Most sessions that one tailnet node may ask for [default: 4096]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_NODE")]
+    max_sessions_per_node: Option<NonZero<usize>>,
+    /// Most sessions that the nodes with the same tag together may ask for, for each tag [default:
+    /// no limit]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_TAG")]
+    max_sessions_per_tag: Option<NonZero<usize>>,
+    /// Most megabits of UDP payload to forward in a second; sockets forward then [default: no limit]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_MEGABITS_PER_SECOND")]
+    max_megabits_per_second: Option<NonZero<u32>>,
+    /// The same for each session, both directions together [default: no limit]
+    #[arg(
+        long,
+        value_name = "COUNT",
+        env = "PEERRELAY_MAX_MEGABITS_PER_SECOND_PER_SESSION"
+    )]
+    max_megabits_per_second_per_session: Option<NonZero<u32>>,
     /// YAML file with any of these settings
     #[arg(long, value_name = "FILE", env = "PEERRELAY_CONFIG")]
     config: Option<PathBuf>,
@@ -106,6 +126,11 @@ impl RelayArgs {
             },
             metrics_addr: self.metrics_addr,
             data_path: self.data_path,
+            max_megabits_per_second: self.max_megabits_per_second,
+            max_megabits_per_second_per_session: self.max_megabits_per_second_per_session,
+            max_sessions: self.max_sessions.map(NonZero::get),
+            max_sessions_per_node: self.max_sessions_per_node.map(NonZero::get),
+            max_sessions_per_tag: self.max_sessions_per_tag.map(NonZero::get),
             ..RelayConfig::default()
         };
         let environment = Environment {

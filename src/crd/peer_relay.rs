@@ -10,6 +10,7 @@ use super::{
     endpoints::Endpoints,
     exposure::Exposure,
     grants::{GrantState, Grants, GrantsStatus},
+    limits::Limits,
     monitoring::Monitoring,
     placement::Placement,
     template::Template,
@@ -65,6 +66,9 @@ pub struct PeerRelaySpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub max_relays: Option<u16>,
+    /// How much of a relay its clients can take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub limits: Option<Limits>,
     /// Metrics of the relays.
     #[serde(default)]
     #[schemars(default = "Monitoring::default")]

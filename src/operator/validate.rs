@@ -20,6 +20,7 @@ use crate::{
         DataPath, PeerRelay,
         exposure::Exposure,
         grants::GrantsOutput,
+        limits::Limits,
         monitoring::Monitoring,
         peer_relay::{Region, Tailnet},
         placement::Placement,
@@ -57,6 +58,8 @@ pub struct ValidatedRelay {
     pub ephemeral: bool,
     /// Relays in total at most.
     pub max_relays: Option<u16>,
+    /// Most sessions of a relay.
+    pub limits: Limits,
     /// What forwards packets.
     pub data_path: DataPath,
     /// Regions, in their order.
@@ -221,6 +224,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             .clone()
             .unwrap_or_else(|| name.clone()),
         ephemeral: tailnet.ephemeral,
+        limits: relay.spec.limits.unwrap_or_default(),
         data_path: relay.spec.data_path,
         max_relays: relay.spec.max_relays.or(allowance(tailnet)),
         regions,

@@ -79,6 +79,8 @@ macro_rules! reasons {
 reasons! {
     /// It was asked for.
     Chosen = "Chosen",
+    /// There is a bandwidth limit, which the program does not know.
+    BandwidthLimit = "BandwidthLimit",
     /// The program has not been attached yet.
     Starting = "Starting",
     /// The binary was built without clang.

@@ -148,6 +148,11 @@ impl RelayOptions {
                 max_sessions_per_node: config
                     .max_sessions_per_node
                     .unwrap_or(limits.max_sessions_per_node),
+                max_sessions_per_tag: config.max_sessions_per_tag,
+                max_bytes_per_second: config.max_megabits_per_second.map(bytes),
+                max_bytes_per_second_per_session: config
+                    .max_megabits_per_second_per_session
+                    .map(bytes),
                 ..limits
             },
             data_path: config.data_path.unwrap_or_default(),
@@ -163,6 +168,12 @@ pub fn is_tag(text: &str) -> bool {
     };
     name.starts_with(|c: char| c.is_ascii_alphabetic())
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
+}
+
+/// Bytes in this many megabits.
+fn bytes(megabits: NonZero<u32>) -> NonZero<u64> {
+    const BYTES: NonZero<u64> = NonZero::new(125_000).expect("it is not zero");
+    NonZero::<u64>::from(megabits).saturating_mul(BYTES)
 }
 
 fn hostname(config: &RelayConfig, environment: &Environment) -> String {

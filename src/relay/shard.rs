@@ -13,7 +13,7 @@ mod port;
 mod worker;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, mpsc},
     thread,
@@ -170,6 +170,7 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct ShardHandle {
     front: Arc<Front>,
+    ledger: Arc<Ledger>,
     kernel: Option<KernelPath>,
     changes: Arc<Notify>,
     start: Instant,
@@ -276,6 +277,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     }
     let handle = ShardHandle {
         front,
+        ledger,
         kernel,
         changes,
         start,
@@ -356,6 +358,16 @@ impl ShardHandle {
         for link in self.front.links() {
             link.tell(Command::Revoke(allowed.clone()));
         }
+    }
+
+    /// Whether tags have a limit, and [`ShardHandle::set_tags`] a use.
+    pub fn limits_tags(&self) -> bool {
+        self.ledger.limits_tags()
+    }
+
+    /// Replaces the tags of all nodes, each by a number.
+    pub fn set_tags(&self, tags: BTreeMap<NodeKey, Vec<u32>>) {
+        self.ledger.set_tags(tags);
     }
 
     /// Whether the policy lets this relay give out sessions.

@@ -268,6 +268,7 @@ impl Tailnet {
         let disabled = netmap.relay_disabled();
         let grant = netmap.grant();
         let allowed = netmap.allowed();
+        let tags = self.shard.limits_tags().then(|| netmap.tags());
         let own = netmap.own().cloned().unwrap_or_default();
         drop(netmap);
 
@@ -278,6 +279,9 @@ impl Tailnet {
             }
         });
         self.shard.set_accepting(!disabled);
+        if let Some(tags) = tags {
+            self.shard.set_tags(tags);
+        }
         if let Some(allowed) = allowed {
             self.shard.revoke(allowed);
         }

@@ -1,6 +1,6 @@
 //! What a relay is given: lifetimes and limits, keys, and what is known of peers.
 
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
 use crate::key::{DiscoPublic, DiscoSecret, NodeKey};
 
@@ -17,6 +17,12 @@ pub struct Config {
     pub max_sessions: usize,
     /// Sessions that one node may have asked for.
     pub max_sessions_per_node: usize,
+    /// Sessions that all nodes of one tag together may have asked for, for each tag.
+    pub max_sessions_per_tag: Option<usize>,
+    /// Bytes of UDP payload that the relay forwards in a second.
+    pub max_bytes_per_second: Option<NonZero<u64>>,
+    /// The same for each session, both directions together.
+    pub max_bytes_per_second_per_session: Option<NonZero<u64>>,
     /// Whether loopback addresses may bind: for tests on one machine.
     pub allow_loopback_bind: bool,
 }
@@ -29,6 +35,9 @@ impl Default for Config {
             secret_rotation: Duration::from_secs(2 * 60),
             max_sessions: 1 << 16,
             max_sessions_per_node: 1 << 12,
+            max_sessions_per_tag: None,
+            max_bytes_per_second: None,
+            max_bytes_per_second_per_session: None,
             allow_loopback_bind: false,
         }
     }

@@ -3,7 +3,7 @@
 //! It is asked when a session is made or ends, never for a packet.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
     sync::{
         Mutex, MutexGuard, PoisonError,
@@ -15,7 +15,9 @@ use crate::{
     config::Config,
     index::Index,
     key::NodeKey,
+    rate::RelayRate,
     slab::{Slab, Slot},
+    tags::Tags,
     verdict::DropReason,
 };
 
@@ -29,6 +31,8 @@ pub struct Ledger {
     next_lamport: AtomicU64,
     max_sessions: usize,
     max_sessions_per_node: usize,
+    max_sessions_per_tag: Option<usize>,
+    rate: RelayRate,
     uses: Mutex<Uses>,
 }
 
@@ -38,6 +42,7 @@ struct Uses {
     nodes: Slab<Node>,
     by_key: Index,
     hasher: RandomState,
+    tags: Tags,
 }
 
 #[derive(Debug)]
@@ -54,6 +59,8 @@ impl Ledger {
             next_lamport: AtomicU64::new(first_lamport),
             max_sessions: config.max_sessions.min(Config::MOST_SESSIONS),
             max_sessions_per_node: config.max_sessions_per_node,
+            max_sessions_per_tag: config.max_sessions_per_tag,
+            rate: RelayRate::new(config),
             uses: Mutex::default(),
         }
     }
@@ -75,10 +82,16 @@ impl Ledger {
         if of_node.map_or(0, |node| node.sessions as usize) >= self.max_sessions_per_node {
             return Err(DropReason::NodeLimit);
         }
+        if let Some(most) = self.max_sessions_per_tag
+            && uses.tags.full(node, most).next().is_some()
+        {
+            return Err(DropReason::TagLimit);
+        }
         if uses.total >= self.max_sessions {
             return Err(DropReason::SessionLimit);
         }
         uses.total += 1;
+        uses.tags.enter(node);
         let slot = known.unwrap_or_else(|| uses.insert(node));
         let node = uses.nodes.get_mut(slot).expect("it is there");
         node.sessions += 1;
@@ -93,9 +106,39 @@ impl Ledger {
             return;
         };
         node.sessions -= 1;
-        if node.sessions == 0 {
+        let (key, last) = (node.key, node.sessions == 0);
+        uses.tags.leave(key);
+        if last {
             uses.remove(owner.0);
         }
+    }
+
+    pub(crate) const fn rate(&self) -> &RelayRate {
+        &self.rate
+    }
+
+    /// Whether tags have a limit; without one there is no use in [`Ledger::set_tags`].
+    pub const fn limits_tags(&self) -> bool {
+        self.max_sessions_per_tag.is_some()
+    }
+
+    /// Takes in the tags of all nodes, each by a number of the caller's, and counts their sessions
+    /// anew. None ends for it: those above the limit only keep new ones out.
+    pub fn set_tags(&self, tags: BTreeMap<NodeKey, Vec<u32>>) {
+        let uses = &mut *self.uses();
+        let open = uses.nodes.iter();
+        let open = open.map(|(_, node)| (node.key, node.sessions as usize));
+        uses.tags.set(tags, open);
+    }
+
+    /// Those with sessions that share with `node` a tag that is at its limit.
+    pub(crate) fn sharing(&self, node: NodeKey) -> Vec<Owner> {
+        let uses = self.uses();
+        let most = self.max_sessions_per_tag.unwrap_or(usize::MAX);
+        let full: Vec<_> = uses.tags.full(node, most).collect();
+        let share = |key| full.iter().any(|tag| uses.tags.has(key, *tag));
+        let nodes = uses.nodes.iter().filter(|(_, node)| share(node.key));
+        nodes.map(|(slot, _)| Owner(slot)).collect()
     }
 
     /// Who a node is here, if it has sessions.

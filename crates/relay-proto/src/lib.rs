@@ -73,12 +73,14 @@ mod key;
 mod lane;
 mod ledger;
 mod locals;
+mod rate;
 mod relay;
 mod sealer;
 mod session;
 mod slab;
 mod state;
 mod table;
+mod tags;
 mod time;
 mod verdict;
 

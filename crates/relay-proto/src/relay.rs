@@ -26,6 +26,7 @@ use crate::{
     lane::Lane,
     ledger::{Ledger, Owner},
     locals::Locals,
+    rate::Rates,
     sealer::Sealer,
     session::{Handshake, Session},
     state::State,
@@ -51,6 +52,7 @@ pub struct Relay {
     policy: AddressPolicy,
     locals: Locals,
     ledger: Arc<Ledger>,
+    rates: Option<Rates>,
 }
 
 impl Relay {
@@ -82,6 +84,7 @@ impl Relay {
             policy: AddressPolicy::new(config.allow_loopback_bind),
             desk: Desk::new(&config, &keys),
             server: Sealer::new(keys.server),
+            rates: Rates::new(&config),
             config,
             rng,
             table: Table::default(),
@@ -378,6 +381,10 @@ impl Relay {
         now: Timestamp,
     ) -> Result<Verdict, DropReason> {
         let session = self.table.get_mut(vni).ok_or(DropReason::UnknownVni)?;
+        if let Some(rates) = &mut self.rates {
+            session.route(source)?;
+            rates.take(vni, bytes, now, self.ledger.rate())?;
+        }
         let (to, local) = session.forward(source, packets, bytes, now)?;
         self.counters.count_forward(&source, &to, packets, bytes);
         let from = self.locals.address(local);
@@ -414,7 +421,13 @@ impl Relay {
             let oldest = match full {
                 DropReason::NodeLimit => {
                     let owner = self.ledger.owner(node);
-                    owner.and_then(|owner| self.table.oldest_unbound_of(owner))
+                    let oldest = owner.and_then(|owner| self.table.oldest_unbound_of(owner));
+                    oldest.map(|(_, vni)| vni)
+                }
+                DropReason::TagLimit => {
+                    let sharing = self.ledger.sharing(node).into_iter();
+                    let oldest = sharing.filter_map(|owner| self.table.oldest_unbound_of(owner));
+                    oldest.min().map(|(_, vni)| vni)
                 }
                 _ => self.table.oldest_unbound(),
             };
@@ -455,6 +468,9 @@ impl Relay {
             return;
         };
         self.ledger.leave(session.owner);
+        if let Some(rates) = &mut self.rates {
+            rates.forget(vni);
+        }
         self.events.push_back(Event::Closed { vni, reason });
     }
 

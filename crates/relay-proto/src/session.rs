@@ -227,14 +227,7 @@ impl Session {
         bytes: u64,
         now: Timestamp,
     ) -> Result<(SocketAddr, Local), DropReason> {
-        let [Some(a), Some(b)] = [self.legs[0].address, self.legs[1].address] else {
-            return Err(DropReason::NotBound);
-        };
-        let (side, to) = match Address::of(source) {
-            Some(source) if source == a => (Side::A, b),
-            Some(source) if source == b => (Side::B, a),
-            _ => return Err(DropReason::WrongSource),
-        };
+        let (side, to) = self.route(source)?;
         let heard = &mut self.heard[side.index()];
         heard.last = now;
         heard.traffic.add(Traffic {
@@ -242,6 +235,18 @@ impl Session {
             bytes,
         });
         Ok((to.into(), self.local(side.other())))
+    }
+
+    /// From which leg `source` is, and the address of the other.
+    pub(crate) fn route(&self, source: SocketAddr) -> Result<(Side, Address), DropReason> {
+        let [Some(a), Some(b)] = [self.legs[0].address, self.legs[1].address] else {
+            return Err(DropReason::NotBound);
+        };
+        match Address::of(source) {
+            Some(source) if source == a => Ok((Side::A, b)),
+            Some(source) if source == b => Ok((Side::B, a)),
+            _ => Err(DropReason::WrongSource),
+        }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
 const VNI_REST: Duration = Duration::from_secs(60);
 
 /// Order of allocation, with the session's VNI.
-type Allocated = (u64, Vni);
+pub(crate) type Allocated = (u64, Vni);
 
 /// All sessions of a relay.
 #[derive(Default)]
@@ -75,13 +75,13 @@ impl Table {
     }
 
     /// The same of those that one node has asked for.
-    pub(crate) fn oldest_unbound_of(&self, owner: Owner) -> Option<Vni> {
+    pub(crate) fn oldest_unbound_of(&self, owner: Owner) -> Option<Allocated> {
         let first = Vni::new(1)?;
         let last = Vni::MAX;
         let mut theirs = self
             .unbound_of
             .range((owner, (0, first))..=(owner, (u64::MAX, last)));
-        theirs.next().map(|(_, (_, vni))| *vni)
+        theirs.next().map(|(_, allocated)| *allocated)
     }
 
     /// A random VNI of `lane` that is neither in use nor resting. The caller keeps the number of

@@ -90,6 +90,13 @@ drop_reasons! {
     SessionLimit = "session_limit",
     /// DERP: all sessions of this node are bound and its limit is reached.
     NodeLimit = "node_limit",
+    /// DERP: all sessions of the nodes with one of this node's tags are bound, and the limit of a
+    /// tag is reached.
+    TagLimit = "tag_limit",
+    /// UDP: data above the bandwidth of its session.
+    SessionRate = "session_rate",
+    /// UDP: data above the bandwidth of the relay.
+    RelayRate = "relay_rate",
 }
 
 impl DropReason {

@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    num::NonZero,
 };
 
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -80,6 +81,14 @@ fn data(
             DataPath::Auto if !data_path::in_kernel(relay, region) => Some(DataPath::Socket),
             chosen => Some(chosen),
         },
+        max_sessions: limit(relay.limits.max_sessions),
+        max_sessions_per_node: limit(relay.limits.max_sessions_per_node),
+        max_sessions_per_tag: limit(relay.limits.max_sessions_per_tag),
+        max_megabits_per_second: relay.limits.max_megabits_per_second.and_then(NonZero::new),
+        max_megabits_per_second_per_session: relay
+            .limits
+            .max_megabits_per_second_per_session
+            .and_then(NonZero::new),
         report: Some(ReportConfig {
             peer_relay: relay.name.clone(),
             region: region.name.clone(),
@@ -93,6 +102,10 @@ fn data(
         data.insert(CA.to_owned(), ca.clone());
     }
     data
+}
+
+fn limit(most: Option<u32>) -> Option<usize> {
+    most.and_then(|most| usize::try_from(most).ok())
 }
 
 /// Directory of the identity in the relay's container. A volume of the pod's own belongs to root,

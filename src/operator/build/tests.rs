@@ -128,6 +128,20 @@ fn kernel_path_takes_two_capabilities_and_the_bpf_file_system() {
 }
 
 #[test]
+fn limits_reach_the_relays() {
+    let limits = json!({
+        "maxSessions": 1000, "maxSessionsPerNode": 10, "maxSessionsPerTag": 100,
+        "maxMegabitsPerSecond": 500, "maxMegabitsPerSecondPerSession": 20,
+    });
+    let resources = build(&validated(json!({"limits": limits})));
+    let config = &resources.config_maps[0].data.as_ref().unwrap()["relay.yaml"];
+    let config: serde_json::Value = serde_yaml::from_str(config).unwrap();
+    for (name, most) in limits.as_object().unwrap() {
+        assert_eq!(&config[name], most, "{name}");
+    }
+}
+
+#[test]
 fn relays_behind_a_node_port_pass_pod_security_restricted() {
     let region = json!({
         "name": "office", "clients": ["tag:office"],

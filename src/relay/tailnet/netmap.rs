@@ -119,6 +119,22 @@ impl Netmap {
         Some((peer, node.home_region()))
     }
 
+    /// The tags of peers that have some, each tag by a number that holds for this answer.
+    pub(crate) fn tags(&self) -> BTreeMap<NodeKey, Vec<u32>> {
+        let mut numbers: HashMap<&str, u32> = HashMap::new();
+        let mut all = BTreeMap::new();
+        for peer in self.peers.values().filter(|peer| !peer.tags.is_empty()) {
+            let Some(key) = peer.key else { continue };
+            let tags: BTreeSet<_> = peer.tags.iter().map(String::as_str).collect();
+            let number = |tag| {
+                let next = numbers.len() as u32;
+                *numbers.entry(tag).or_insert(next)
+            };
+            all.insert(key, tags.into_iter().map(number).collect());
+        }
+        all
+    }
+
     /// What clients are called, by disco key.
     pub(crate) fn names(&self) -> HashMap<DiscoPublic, Name> {
         let nodes = self.peers.values().chain(&self.own);

@@ -1,10 +1,10 @@
 //! Limits, and which numbers a session gets.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZero, time::Duration};
 
-use relay_proto::{CloseReason, Config, DropReason, Event};
+use relay_proto::{CloseReason, Config, DropReason, Event, geneve::HEADER_LEN};
 
-use crate::sim::{Client, Outcome, Sim, data, seconds};
+use crate::sim::{Client, Outcome, Sim, at, data, seconds};
 
 #[test]
 fn oldest_unbound_session_of_a_node_gives_way_at_its_limit() {
@@ -188,4 +188,103 @@ fn evicted_session_leaves_no_timer_behind() {
     sim.pass(seconds(10));
     sim.vni(&alice, &Client::new(3));
     assert_eq!(sim.relay.poll_timeout(), Some(sim.now + seconds(30)));
+}
+
+#[test]
+fn nodes_of_a_tag_share_its_limit_and_the_oldest_unbound_session_of_theirs_gives_way() {
+    let mut sim = Sim::with(Config {
+        max_sessions_per_tag: Some(2),
+        ..Config::default()
+    });
+    let [alice, bob, carol, dave] = [1, 2, 3, 4].map(Client::new);
+    let tagged = [(&alice, vec![0, 7]), (&bob, vec![7]), (&carol, vec![8])];
+    let tags = tagged.map(|(client, tags)| (client.node_key, tags));
+    // One is there before its tags are known.
+    let first = sim.open(&alice, &dave);
+    sim.ledger.set_tags(tags.into());
+    let pending = sim.vni(&alice, &Client::new(9));
+    let second = sim.open(&bob, &dave);
+    assert!(sim.session(pending).is_none(), "it was not open yet");
+    for refused in [&alice, &bob] {
+        let asked = sim.allocate(refused, &Client::new(10));
+        assert_eq!(asked, Err(DropReason::TagLimit));
+    }
+    assert!(sim.allocate(&bob, &dave).is_ok(), "it exists");
+    assert!(sim.allocate(&carol, &dave).is_ok(), "another tag");
+    assert!(sim.allocate(&dave, &Client::new(10)).is_ok(), "no tag");
+    let counters = sim.relay.counters();
+    assert_eq!(
+        (counters.evicted, counters.dropped(DropReason::TagLimit)),
+        (1, 2)
+    );
+    assert!(sim.session(first).is_some() && sim.session(second).is_some());
+
+    // A node that loses its tag frees the place; so does a session that ends.
+    sim.ledger.set_tags([(bob.node_key, vec![7])].into());
+    assert!(sim.allocate(&bob, &Client::new(11)).is_ok());
+    sim.pass(seconds(300));
+    sim.open(&bob, &dave);
+    sim.open(&bob, &carol);
+    assert_eq!(sim.allocate(&bob, &alice), Err(DropReason::TagLimit));
+}
+
+#[test]
+fn data_above_a_bandwidth_is_dropped_for_its_own_reason_and_flows_again_later() {
+    const PACKET: usize = 1 << 10;
+    let mebibyte = NonZero::new(1 << 20);
+    let mut sim = Sim::with(Config {
+        max_bytes_per_second_per_session: mebibyte,
+        max_bytes_per_second: NonZero::new(2 << 20),
+        ..Config::default()
+    });
+    let [alice, bob, carol] = [1, 2, 3].map(Client::new);
+    let sessions = [
+        (&alice, sim.open(&alice, &bob)),
+        (&bob, sim.open(&bob, &carol)),
+        (&carol, sim.open(&carol, &alice)),
+    ];
+    let packet = |vni| data(vni, &[0; PACKET - HEADER_LEN]);
+    let send = |sim: &mut Sim, of: usize| {
+        let (client, vni) = sessions[of];
+        sim.receive(client.address, &packet(vni))
+    };
+    // At once: 128 KiB of a session.
+    let passed = (0..200).take_while(|_| matches!(send(&mut sim, 0), Outcome::Forward(_)));
+    assert_eq!(passed.count(), 128);
+    assert_eq!(send(&mut sim, 0), Outcome::Drop(DropReason::SessionRate));
+    // As much of the relay, which goes on at twice the pace.
+    let spoofed = sim.receive(at("192.0.2.9:9"), &packet(sessions[1].1));
+    assert_eq!(
+        spoofed,
+        Outcome::Drop(DropReason::WrongSource),
+        "it costs nothing"
+    );
+    assert_eq!(send(&mut sim, 1), Outcome::Drop(DropReason::RelayRate));
+    let counted = sim
+        .session(sessions[0].1)
+        .unwrap()
+        .legs
+        .map(|leg| leg.packets);
+    assert_eq!(
+        counted.iter().sum::<u64>(),
+        128,
+        "what was dropped does not count"
+    );
+    // For ten seconds, three sessions ask for more than they may.
+    let mut passed = [0u64; 3];
+    for _ in 0..10_000 {
+        sim.pass(Duration::from_millis(1));
+        for (of, passed) in passed.iter_mut().enumerate() {
+            for _ in 0..2 {
+                *passed += u64::from(matches!(send(&mut sim, of), Outcome::Forward(_)));
+            }
+        }
+    }
+    let most = 10 * 1024 + 128;
+    assert!(passed.iter().all(|passed| *passed <= most), "{passed:?}");
+    let total: u64 = passed.iter().sum();
+    assert!(
+        (20_000..=2 * 10 * 1024 + 128).contains(&total),
+        "{passed:?}"
+    );
 }

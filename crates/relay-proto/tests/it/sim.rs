@@ -1,10 +1,10 @@
 //! A relay and its clients without a network: what tests of single steps are made of.
-use std::{net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
-    Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, NodeKey, Peer, REPLY_LEN, Relay,
-    SessionInfo, State, Timestamp, Verdict, Vni,
+    Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, Ledger, NodeKey, Peer, REPLY_LEN,
+    Relay, SessionInfo, State, Timestamp, Verdict, Vni,
     disco::{BindCommon, Endpoint, Frame, Generation, Message, seal},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
 };
@@ -167,6 +167,8 @@ pub(crate) const fn seconds(n: u64) -> Duration {
 pub(crate) struct Sim {
     pub(crate) relay: Relay,
     pub(crate) now: Timestamp,
+    /// What the first relay counts with.
+    pub(crate) ledger: Arc<Ledger>,
     /// Of the next relay, after a restart.
     pub(crate) config: Config,
     /// Each relay's is another: a seed is never used twice.
@@ -193,10 +195,12 @@ impl Sim {
             server: DiscoSecret::from_bytes(SERVER_SECRET),
         };
         let seed = 0x33;
-        let mut relay = Relay::new(config.clone(), keys, [seed; 32], lamport, now);
+        let ledger = Arc::new(Ledger::new(&config, lamport));
+        let mut relay = Relay::with_ledger(config.clone(), keys, [seed; 32], ledger.clone(), now);
         relay.set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
         Self {
             relay,
+            ledger,
             now,
             config,
             seed,

@@ -41,6 +41,21 @@ fn who_may_relay_is_told_by_tags_and_without_addresses() {
 }
 
 #[test]
+fn peers_with_the_same_tag_share_its_number_and_count_once_for_it() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    let (mut office, mut other) = (node(OFFICE), node(OTHER));
+    office["Tags"] = json!(["tag:office", "tag:eu", "tag:office"]);
+    other["Tags"] = json!(["tag:eu"]);
+    apply(&mut map, json!({"PeersChanged": [office, other]}));
+    let tags = map.tags();
+    let (office, other) = (&tags[&NodeKey([OFFICE; 32])], &tags[&NodeKey([OTHER; 32])]);
+    assert_eq!((office.len(), other.len()), (2, 1));
+    assert!(office.contains(&other[0]));
+    apply(&mut map, json!({"PeersChanged": [node(OTHER)]}));
+    assert!(!map.tags().contains_key(&NodeKey([OTHER; 32])));
+}
+
+#[test]
 fn a_rule_for_the_whole_tailnet_is_one_for_everyone() {
     let everyone = [
         "*",
