@@ -1,0 +1,147 @@
+//! The parts of a relay, each put to work under the supervisor.
+
+use anyhow::anyhow;
+use tokio::sync::watch;
+
+use super::{
+    addresses::Keeper,
+    data_path, metrics,
+    options::RelayOptions,
+    probe::Probing,
+    reload::Live,
+    report::Reporter,
+    sessions,
+    shard::ShardHandle,
+    start::{Start, when_let_go},
+    state::RelayState,
+    tailnet::Tailnet,
+};
+use crate::{
+    admin::{self, Probes},
+    footprint,
+    supervisor::Supervisor,
+};
+
+/// Puts every part to work, in the order in which they need each other.
+pub(super) async fn run(
+    supervisor: &mut Supervisor,
+    options: RelayOptions,
+    start: Start,
+    state: &watch::Sender<RelayState>,
+) -> anyhow::Result<()> {
+    let Start {
+        dialer,
+        kernel,
+        identity,
+        file,
+        shard,
+        ended,
+        ..
+    } = start;
+    let saved = shard.clone();
+    supervisor.spawn("sessions", async move {
+        file.keep(saved).await;
+        Ok::<_, anyhow::Error>(())
+    });
+    supervisor.spawn("data path", async {
+        ended.await.map_err(|_| anyhow!("thread died"))
+    });
+    serve_metrics(supervisor, &options, &shard, state).await?;
+    let (live, changes) = watch::channel(Live {
+        endpoints: options.endpoints.clone(),
+        peers: Vec::new(),
+    });
+    let reload = options.reload.clone().follow(options.report.clone(), live);
+    supervisor.spawn("configuration", reload);
+    let keeper = Keeper {
+        live: changes.clone(),
+        node: options.node_name.clone(),
+        shard: shard.clone(),
+        state: state.clone(),
+    };
+    supervisor.spawn("endpoints", keeper.run());
+    let joined = state.subscribe();
+    let ready = move || {
+        let mut state = joined.clone();
+        async move { state.wait_for(RelayState::ready).await.is_ok() }
+    };
+    supervisor.spawn("footprint", footprint::let_go(ready));
+    let path = data_path::watch(options.data_path, kernel, shard.port(), state.clone());
+    supervisor.spawn("kernel path", path);
+    if options.tailnet.control_url.scheme() == "http" {
+        tracing::warn!("control is reached without TLS: only for a network that you trust");
+    }
+    let name = &options.tailnet.hostname;
+    let (version, port) = (env!("CARGO_PKG_VERSION"), options.port);
+    tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");
+    if let Some(report) = options.report {
+        let reporter = Reporter::new(report).await?;
+        let probing = Probing::new(reporter.name(), shard.clone(), changes, state.clone());
+        supervisor.spawn("probes", probing.run());
+        supervisor.spawn("report", reporter.run(state.subscribe()));
+    }
+    let tailnet = Tailnet::new(
+        options.tailnet,
+        identity,
+        dialer,
+        shard.clone(),
+        state.clone(),
+    );
+    match sessions::serve(&options.session_dir, shard.clone(), tailnet.directory()) {
+        Ok(server) => supervisor.spawn("sessions server", server),
+        Err(error) => tracing::warn!(%error, "'peerrelay sessions' cannot ask this relay"),
+    }
+    supervisor.spawn("tailnet", async {
+        tailnet.run().await;
+        Ok::<_, anyhow::Error>(())
+    });
+    Ok(())
+}
+
+/// Metrics and probes; a relay that hands over may have the address for a moment longer.
+async fn serve_metrics(
+    supervisor: &mut Supervisor,
+    options: &RelayOptions,
+    shard: &ShardHandle,
+    state: &watch::Sender<RelayState>,
+) -> anyhow::Result<()> {
+    let bind = async || admin::bind(options.metrics_addr, probes(options, shard, state)).await;
+    let server = when_let_go(bind, admin::AdminError::is_taken).await?;
+    supervisor.spawn("metrics server", server);
+    if let Some(address) = options.node_metrics_addr {
+        let metrics = probes(options, shard, state).metrics;
+        supervisor.spawn(
+            "metrics server of the node",
+            admin::metrics_only(address, metrics),
+        );
+    }
+    Ok(())
+}
+
+fn probes(
+    options: &RelayOptions,
+    shard: &ShardHandle,
+    state: &watch::Sender<RelayState>,
+) -> Probes {
+    let (region, shard) = (options.region.clone(), shard.clone());
+    let (metrics_state, ready_state) = (state.subscribe(), state.subscribe());
+    Probes {
+        metrics: std::sync::Arc::new(move || {
+            let (region, shard) = (region.clone(), shard.clone());
+            let state = metrics_state.borrow().clone();
+            Box::pin(async move { metrics::render(&region, &state, &shard.snapshot().await) })
+        }),
+        ready: std::sync::Arc::new(move || {
+            let state = ready_state.borrow();
+            if state.ready() {
+                return Ok(());
+            }
+            let missing = state.missing().join(", ");
+            let problem = state
+                .problem()
+                .map(|p| format!("; {p}"))
+                .unwrap_or_default();
+            Err(format!("not ready, missing: {missing}{problem}"))
+        }),
+    }
+}
