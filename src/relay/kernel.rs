@@ -7,6 +7,7 @@
 
 mod abi;
 mod frame;
+mod guard;
 mod program;
 mod self_test;
 mod sys;
@@ -17,7 +18,11 @@ use std::{
     net::{IpAddr, SocketAddr},
     os::unix::fs::MetadataExt,
     path::PathBuf,
-    sync::{Arc, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     thread,
     time::Duration,
 };
@@ -93,6 +98,8 @@ reasons! {
     Refused = "Refused",
     /// The program forwards wrongly here.
     SelfTestFailed = "SelfTestFailed",
+    /// Another process detaches the program whenever it is attached.
+    Detached = "Detached",
     /// No Ethernet device has an address.
     NoDevice = "NoDevice",
     /// Something else; the message says what.
@@ -163,6 +170,8 @@ pub struct KernelCounters {
     pub passed: Vec<u64>,
     /// Datagrams of unknown VNIs above what is handed on.
     pub dropped_unknown: u64,
+    /// Times that another process detached the program from a device, since this process started.
+    pub detached: u64,
     /// Of a sample.
     pub latency: Latency,
 }
@@ -200,6 +209,7 @@ struct Shared {
     state: watch::Receiver<PathState>,
     sessions: HashMap<MapData, u32, SessionValue>,
     counters: CounterMaps,
+    detached: Arc<AtomicU64>,
 }
 
 /// What a [`KernelPath`] asks of the thread.
@@ -227,7 +237,9 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     let waker = Waker::new().map_err(Unavailable::failed)?;
     let (state_sender, state) = watch::channel(PathState::default());
     let sessions = program::sessions_again(&maps.sessions)?;
-    let worker = Worker::new(program, maps, inbox, waker.clone(), state_sender)
+    let detached = Arc::new(AtomicU64::new(0));
+    let theirs = Arc::clone(&detached);
+    let worker = Worker::new(program, maps, inbox, waker.clone(), state_sender, theirs)
         .map_err(Unavailable::failed)?;
     let thread = thread::Builder::new().name("kernel path".into());
     thread
@@ -239,6 +251,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         state,
         sessions,
         counters,
+        detached,
     })))
 }
 
@@ -298,6 +311,7 @@ impl KernelPath {
             forwarded: Family::ALL.map(forwarded),
             passed: (0..PassReason::ALL.len() as u32).map(counter).collect(),
             dropped_unknown: counter(abi::DROPPED_UNKNOWN),
+            detached: self.0.detached.load(Ordering::Relaxed),
             latency: Latency {
                 buckets: buckets.collect(),
                 sum: Duration::from_nanos(counter(abi::LATENCY_SUM)),

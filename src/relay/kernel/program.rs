@@ -24,6 +24,7 @@ use aya::{
 use super::{
     Reason, Unavailable,
     abi::{AddressKey, ConfigValue, SessionValue, TrafficValue},
+    sys,
 };
 
 /// Name of the program, in its object and in the kernel.
@@ -79,6 +80,17 @@ enum Attached {
         #[allow(dead_code, reason = "held, so that the program stays attached")]
         SchedClassifierLink,
     ),
+    /// Before tcx.
+    Filter(
+        #[allow(dead_code, reason = "held, so that the program stays attached")]
+        SchedClassifierLink,
+    ),
+}
+
+impl Attached {
+    const fn is_filter(&self) -> bool {
+        matches!(self, Self::Filter(_))
+    }
 }
 
 impl Program {
@@ -160,6 +172,26 @@ impl Program {
         self.links.len()
     }
 
+    /// Devices where somebody else has detached it, or has put another program in its place. Filters
+    /// of Linux before 6.6 cannot be asked for.
+    pub(super) fn lost(&mut self) -> Vec<u32> {
+        let Ok(id) = self.classifier().info().map(|info| info.id()) else {
+            return Vec::new();
+        };
+        // A device that is gone is told by the network.
+        let gone =
+            |index: &u32| sys::attached(*index).is_ok_and(|attached| !attached.contains(&id));
+        let asked = self.links.iter().filter(|(_, link)| !link.is_filter());
+        asked.map(|(index, _)| *index).filter(gone).collect()
+    }
+
+    /// Lets go of an attachment that does nothing any more.
+    pub(super) fn forget(&mut self, index: u32) {
+        if let Some(Attached::Pinned(link)) = self.links.remove(&index) {
+            link.unpin().ok();
+        }
+    }
+
     /// Detaches, and leaves nothing in the kernel.
     pub(super) fn remove(&mut self) {
         self.attach(&BTreeMap::new());
@@ -168,7 +200,7 @@ impl Program {
         }
     }
 
-    fn classifier(&mut self) -> &mut SchedClassifier {
+    pub(super) fn classifier(&mut self) -> &mut SchedClassifier {
         let program = self.ebpf.program_mut(NAME).expect("loaded before");
         program.try_into().expect("loaded before as a classifier")
     }
@@ -180,7 +212,7 @@ impl Program {
             .map(|pins| pins.join(format!("{LINK}{index}")));
         let program = self.classifier();
         if KernelVersion::current()? < TCX {
-            return attach_filter(program, name).map(Attached::Owned);
+            return attach_filter(program, name).map(Attached::Filter);
         }
         if let Some(pin) = &pin
             && let Ok(old) = PinnedLink::from_pin(pin)
@@ -308,7 +340,7 @@ fn attach_filter(
 }
 
 /// Puts the program in the place of the one that `old` attached; no packet sees neither.
-fn take_over(program: &mut SchedClassifier, old: PinnedLink) -> anyhow::Result<()> {
+pub(super) fn take_over(program: &mut SchedClassifier, old: PinnedLink) -> anyhow::Result<()> {
     let link = SchedClassifierLink::try_from(FdLink::from(old))?;
     let id = program.attach_to_link(link)?;
     program.take_link(id)?;

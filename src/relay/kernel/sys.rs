@@ -1,5 +1,5 @@
-//! The three things that have no safe wrapper: the monotonic clock as a number, taking an entry out
-//! of a map, and running a program on a packet.
+//! The things that have no safe wrapper: the monotonic clock as a number, taking an entry out of a
+//! map, running a program on a packet, and which programs are attached to a device.
 #![allow(
     unsafe_code,
     reason = "bpf(2) commands that the loader does not offer, and clock_gettime"
@@ -10,9 +10,13 @@ use std::{
     os::fd::{AsRawFd, BorrowedFd},
 };
 
-/// `BPF_PROG_TEST_RUN` and `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (linux/bpf.h).
+/// `BPF_PROG_TEST_RUN`, `BPF_PROG_QUERY` and `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (linux/bpf.h).
 const TEST_RUN: libc::c_int = 10;
+const QUERY: libc::c_int = 16;
 const LOOKUP_AND_DELETE: libc::c_int = 21;
+/// `BPF_TCX_INGRESS`, and the most programs that one hook takes.
+const TCX_INGRESS: u32 = 46;
+const TCX_MOST: usize = 64;
 /// Size of `union bpf_attr` up to the last field used here.
 const ATTR_LEN: usize = 80;
 /// Size of `struct __sk_buff`, and where the fields are that a test sets.
@@ -87,6 +91,24 @@ pub(super) fn take<const N: usize>(map: BorrowedFd<'_>, key: u32) -> io::Result<
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Ids of the programs where packets enter a device (tcx), in their order. The loader asks for more
+/// about each, which takes CAP_SYS_ADMIN.
+///
+/// # Errors
+/// What the kernel says; `ENODEV` when there is no such device.
+pub(super) fn attached(index: u32) -> io::Result<Vec<u32>> {
+    let mut ids = vec![0_u32; TCX_MOST];
+    let mut attr = Attr::new();
+    attr.set_u32(0, index);
+    attr.set_u32(4, TCX_INGRESS);
+    attr.set_u64(16, ids.as_mut_ptr().expose_provenance() as u64);
+    attr.set_u32(24, TCX_MOST as u32);
+    // SAFETY: the ids live until the call returns; their number was set.
+    unsafe { attr.run(QUERY)? };
+    ids.truncate(attr.u32(24) as usize);
+    Ok(ids)
 }
 
 /// What a program did to a packet.

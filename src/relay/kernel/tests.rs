@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod client;
+mod detached;
+mod segments;
 mod survival;
 mod verdicts;
 mod wire;

@@ -5,7 +5,11 @@ use std::{
     io,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
-    sync::mpsc,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::{Duration, Instant},
 };
 
@@ -15,6 +19,7 @@ use tokio::sync::watch;
 use super::{
     Open, PathState, Reason, Request, Unavailable,
     abi::{self, AddressKey, Config, Forwarding, Leg, LegActivity, Session},
+    guard::Guard,
     program::{Maps, Program},
     self_test, sys,
 };
@@ -28,6 +33,8 @@ const RENEW: Duration = Duration::from_secs(30);
 /// How long the program forwards when nobody renews it: at least as long as a session lives when
 /// its clients are silent, however long ago it was renewed.
 const WATCHDOG: Duration = Duration::from_secs(5 * 60).saturating_add(RENEW);
+/// How often it is looked whether the program is still attached.
+const WATCH: Duration = Duration::from_secs(1);
 /// Changes of the network come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
 /// Ways that are remembered until the network changes.
@@ -52,6 +59,11 @@ pub(super) struct Worker {
     config: Config,
     tested: Option<Result<(), Unavailable>>,
     keys_given: BTreeMap<AddressKey, u32>,
+    guard: Guard,
+    /// When a device may be attached again that has been lost.
+    again: Option<Instant>,
+    /// Attachments that somebody else has taken away, for metrics.
+    detached: Arc<AtomicU64>,
 }
 
 impl Worker {
@@ -61,6 +73,7 @@ impl Worker {
         inbox: mpsc::Receiver<Request>,
         waker: Waker,
         state: watch::Sender<PathState>,
+        detached: Arc<AtomicU64>,
     ) -> io::Result<Self> {
         let locals: BTreeMap<_, _> = maps.locals.iter().filter_map(Result::ok).collect();
         let keys_given = locals.clone();
@@ -82,6 +95,9 @@ impl Worker {
             config,
             tested: None,
             keys_given,
+            guard: Guard::default(),
+            again: None,
+            detached,
         };
         worker.look()?;
         Ok(worker)
@@ -90,6 +106,7 @@ impl Worker {
     /// Runs until it is told to stop, or nobody is left to tell it.
     pub(super) fn run(mut self) {
         let mut renew = Instant::now();
+        let mut look = renew + WATCH;
         let mut settled = None;
         loop {
             self.waker.clear();
@@ -119,7 +136,12 @@ impl Worker {
                 renew = now + RENEW;
                 self.renew(WATCHDOG);
             }
-            let next = settled.map_or(renew, |at: Instant| at.min(renew));
+            if look <= now {
+                look = now + WATCH;
+                self.watch(now);
+            }
+            let next = renew.min(look);
+            let next = settled.map_or(next, |at: Instant| at.min(next));
             let fds = [
                 (self.waker.as_fd(), Interest::Read),
                 (self.changes.as_fd(), Interest::Read),
@@ -370,13 +392,29 @@ impl Worker {
                 && !device.loopback
                 && device.addresses.iter().any(is_served)
         };
+        let now = Instant::now();
+        self.guard.retain(|index| self.devices.contains_key(&index));
+        self.again = self.guard.due(now);
         let devices = self.devices.iter().filter(|(_, device)| carries(device));
-        let devices = devices.map(|(index, device)| (*index, device.name.clone()));
+        let (devices, waiting): (Vec<_>, Vec<_>) =
+            devices.partition(|(index, _)| self.guard.allows(**index, now));
+        let waiting = waiting.first().map(|(_, device)| device.name.clone());
+        let devices = devices
+            .into_iter()
+            .map(|(index, device)| (*index, device.name.clone()));
         let problems = self.program.attach(&devices.collect());
         let attached = self.program.attached();
         self.tell(PathState(match problems.first() {
             _ if attached > 0 => Ok(attached),
             Some(problem) => Err(Unavailable::failed(problem)),
+            None if waiting.is_some() => Err(Unavailable::new(
+                Reason::Detached,
+                format!(
+                    "another process has detached the relay's program from {} again and again: find \
+                     it with `bpftool net`; attaching is retried",
+                    waiting.unwrap_or_default()
+                ),
+            )),
             None => Err(Unavailable::new(
                 Reason::NoDevice,
                 "no Ethernet device of this host has an address",
@@ -387,6 +425,27 @@ impl Worker {
                 tracing::warn!(problem, "a device is served by the sockets only");
             }
         }
+    }
+
+    /// Attaches again where somebody else has detached the program; until then the sockets forward.
+    fn watch(&mut self, now: Instant) {
+        let lost = self.program.lost();
+        for index in &lost {
+            self.program.forget(*index);
+            let wait = self.guard.lose(*index, now);
+            let device = self.devices.get(index).map(|device| &device.name);
+            tracing::warn!(
+                ?device,
+                again_in = ?wait,
+                "another process has detached the relay's program; the sockets forward until it is \
+                 attached again"
+            );
+        }
+        if !lost.is_empty() || self.again.is_some_and(|at| at <= now) {
+            self.attach();
+        }
+        let count = lost.len() as u64;
+        self.detached.fetch_add(count, Ordering::Relaxed);
     }
 
     fn test(&mut self) -> Result<(), Unavailable> {

@@ -53,4 +53,8 @@ fn program(registry: &Registry, kernel: &KernelCounters) {
     dropped
         .with_label_values(&["unknown_vni"])
         .inc_by(kernel.dropped_unknown);
+    let help = "Times that another process detached the kernel's program from a device.";
+    let detached = counter(registry, "peerrelay_kernel_detached_total", help, &[]);
+    let none: [&str; 0] = [];
+    detached.with_label_values(&none).inc_by(kernel.detached);
 }

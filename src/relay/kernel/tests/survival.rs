@@ -18,10 +18,10 @@ use crate::relay::{
 const DATAGRAMS: u32 = 3_000;
 
 /// A BPF file system of its own, unmounted in the end.
-struct Pins(tempfile::TempDir);
+pub(super) struct Pins(tempfile::TempDir);
 
 impl Pins {
-    fn mount() -> Self {
+    pub(super) fn mount() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let mount = Command::new("mount")
             .args(["-t", "bpf", "bpf"])
@@ -31,7 +31,7 @@ impl Pins {
         Self(directory)
     }
 
-    fn path(&self) -> PathBuf {
+    pub(super) fn path(&self) -> PathBuf {
         self.0.path().join("relay")
     }
 }

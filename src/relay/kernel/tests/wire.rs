@@ -177,7 +177,7 @@ impl Wire {
     }
 
     /// The next datagram is this one, from the address that this client sends to.
-    fn hear(&self, datagram: &[u8]) {
+    pub(super) fn hear(&self, datagram: &[u8]) {
         assert_eq!(self.receive_from(), (datagram.to_vec(), self.relay));
     }
 

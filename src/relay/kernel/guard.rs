@@ -1,0 +1,83 @@
+//! When to attach the program again where somebody else has detached it.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant},
+};
+
+/// First and longest wait before a device is tried again. The first loss costs no wait.
+const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+/// Attached for this long, a device counts as if it had never been lost.
+const PEACE: Duration = Duration::from_secs(5 * 60);
+
+/// Losses by device index. Two programs that each put themselves in the other's place must not
+/// keep each other busy.
+#[derive(Debug, Default)]
+pub(super) struct Guard {
+    lost: BTreeMap<u32, Lost>,
+}
+
+#[derive(Debug)]
+struct Lost {
+    at: Instant,
+    wait: Duration,
+}
+
+impl Guard {
+    /// A device was lost; returns how long it is left alone.
+    pub(super) fn lose(&mut self, index: u32, now: Instant) -> Duration {
+        let before = self.lost.get(&index);
+        let wait = match before {
+            Some(Lost { at, wait }) if now < *at + *wait + PEACE => {
+                (*wait * 2).clamp(BACKOFF.0, BACKOFF.1)
+            }
+            _ => Duration::ZERO,
+        };
+        self.lost.insert(index, Lost { at: now, wait });
+        wait
+    }
+
+    /// Whether the program may be attached to a device now.
+    pub(super) fn allows(&self, index: u32, now: Instant) -> bool {
+        self.lost
+            .get(&index)
+            .is_none_or(|lost| lost.at + lost.wait <= now)
+    }
+
+    /// When a device that waits may be tried again.
+    pub(super) fn due(&self, now: Instant) -> Option<Instant> {
+        let due = self.lost.values().map(|lost| lost.at + lost.wait);
+        due.filter(|due| *due > now).min()
+    }
+
+    /// Forgets devices that are gone: an index may be given again.
+    pub(super) fn retain(&mut self, exists: impl Fn(u32) -> bool) {
+        self.lost.retain(|index, _| exists(*index));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_loss_is_mended_at_once_and_a_fight_is_not_fought() {
+        let (mut guard, start) = (Guard::default(), Instant::now());
+        let mut now = start;
+        let mut waits = Vec::new();
+        for _ in 0..10 {
+            let wait = guard.lose(7, now);
+            waits.push(wait.as_secs());
+            assert_eq!(guard.allows(7, now), wait.is_zero());
+            assert_eq!(guard.due(now), (!wait.is_zero()).then_some(now + wait));
+            now += wait;
+            assert!(guard.allows(7, now));
+        }
+        assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
+        assert!(guard.allows(8, start), "other devices are not concerned");
+        now += PEACE + BACKOFF.1;
+        assert_eq!(guard.lose(7, now), Duration::ZERO);
+        guard.retain(|index| index != 7);
+        assert_eq!(guard.lose(7, now), Duration::ZERO, "another device");
+    }
+}
