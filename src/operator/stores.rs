@@ -21,6 +21,7 @@ use kube_runtime::{
 };
 use serde::de::DeserializeOwned;
 use std::{fmt::Debug, hash::Hash, sync::Arc};
+use tokio::sync::OnceCell;
 
 use super::{
     plan::Surroundings,
@@ -51,6 +52,8 @@ pub struct Stores {
     pub(super) pods: Store<Pod>,
     /// Why pods could not be made, for all DaemonSets of the cluster.
     pub(super) refusals: Store<Event>,
+    /// Whether all of them have seen the whole cluster.
+    ready: OnceCell<()>,
 }
 
 impl Stores {
@@ -117,6 +120,7 @@ impl Stores {
             relay_nodes,
             pods,
             refusals,
+            ready: OnceCell::new(),
         };
         (stores, controller)
     }
@@ -162,7 +166,14 @@ impl Stores {
 
     /// Waits until every watch has seen the whole cluster once: before that, an absent object may
     /// only be one that was not seen yet.
+    ///
+    /// Any number may wait: a store by itself wakes only who asked it last.
     pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
+        let all = || self.wait_alone_until_ready();
+        self.ready.get_or_try_init(all).await.copied()
+    }
+
+    async fn wait_alone_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
         tokio::try_join!(
             self.service_accounts.wait_until_ready(),
             self.roles.wait_until_ready(),

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 use super::scenarios::{asked, by_verb};
 use crate::bench::server::memory;
 use crate::bench::system::cpu_time;
+use crate::faults::record::Exchange;
 use crate::faults::story::peer_relay;
 use crate::faults::trial::Stage;
 use crate::progress::Progress;
@@ -21,6 +22,8 @@ use crate::world::NAMESPACE;
 
 /// The operator is done when nothing went through for this long.
 const QUIET: Duration = Duration::from_secs(3);
+/// From its start until it has given back what its first lists took.
+const SETTLED: Duration = Duration::from_secs(10);
 /// Longest time for each PeerRelay, on a machine that is busy.
 const PATIENCE: Duration = Duration::from_secs(2);
 
@@ -98,7 +101,7 @@ async fn grow(stage: &mut Stage, from: usize, to: usize) -> Result<Crowd> {
     let mark = stage.record.len();
     stage.operator.kill();
     stage.operator.start()?;
-    sleep(QUIET).await;
+    sleep(SETTLED).await;
     quiet(stage, to).await?;
     let memory = memory(process(stage)?)?;
     let (_, peak) = stage.operator.memory().context("the operator ended")?;
@@ -112,6 +115,16 @@ async fn grow(stage: &mut Stage, from: usize, to: usize) -> Result<Crowd> {
 fn process(stage: &Stage) -> Result<i32> {
     let pid = stage.operator.pid().context("the operator ended")?;
     Ok(i32::try_from(pid)?)
+}
+
+/// The last requests, and what they were answered.
+fn told(exchanges: &[Exchange]) -> String {
+    let last = &exchanges[exchanges.len().saturating_sub(40)..];
+    let each: Vec<_> = last
+        .iter()
+        .map(|e| format!("{} {:?}", e.request, e.status))
+        .collect();
+    each.join(", ")
 }
 
 /// Waits until the operator has answered every PeerRelay and has nothing more to do.
@@ -133,7 +146,8 @@ async fn quiet(stage: &Stage, number: usize) -> Result<()> {
         }
         ensure!(
             start.elapsed() < patience,
-            "it is not done; the operator says\n{}",
+            "it is not done after {}; the operator says\n{}",
+            told(&stage.record.exchanges()),
             stage.operator.log_tail()
         );
         sleep(Duration::from_millis(200)).await;
