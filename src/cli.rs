@@ -8,7 +8,7 @@ mod relay;
 mod sessions;
 mod state;
 
-use std::{io::IsTerminal, net::SocketAddr};
+use std::net::SocketAddr;
 
 use clap::{Parser, Subcommand};
 
@@ -57,7 +57,7 @@ enum Command {
 /// What went wrong and what to do about it, for a person.
 pub fn run() -> anyhow::Result<()> {
     let cli = Cli::parse();
-    start_log();
+    crate::logging::start();
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .expect("nothing has installed another provider before");
@@ -92,31 +92,6 @@ async fn pause() -> anyhow::Result<()> {
     crate::supervisor::Supervisor::new()?
         .run(async {}, std::time::Duration::ZERO)
         .await
-}
-
-fn start_log() {
-    // The libraries log errors that we report ourselves, with the fix.
-    let quiet = [
-        "ts_http_util=off",
-        "ts_control=off",
-        "ts_derp=off",
-        "kube_runtime=warn",
-    ];
-    let filter = tracing_subscriber::EnvFilter::builder()
-        .with_default_directive(tracing::Level::INFO.into())
-        .with_env_var("PEERRELAY_LOG")
-        .from_env_lossy();
-    let filter = quiet.into_iter().fold(filter, |filter, directive| {
-        filter.add_directive(directive.parse().expect("constant directives are valid"))
-    });
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal());
-    match std::env::var("PEERRELAY_LOG_FORMAT").as_deref() {
-        Ok("json") => log.json().init(),
-        _ => log.with_target(false).init(),
-    }
 }
 
 fn endpoint(text: &str) -> Result<SocketAddr, String> {

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use self::endpoints::EndpointsConfig;
-use crate::crd::DataPath;
+use crate::crd::{DataPath, log_level::LogLevel};
 
 /// Port that relays listen on when nothing else is said; the one the setup guides use.
 pub const DEFAULT_PORT: u16 = 40_000;
@@ -98,6 +98,9 @@ pub struct RelayConfig {
     /// What forwards packets of open sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_path: Option<DataPath>,
+    /// How much is logged, unless the environment says so; a change takes effect without a restart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub log_level: Option<LogLevel>,
     /// In Kubernetes: where to report.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportConfig>,
@@ -184,6 +187,7 @@ impl RelayConfig {
                 .max_megabits_per_second_per_session
                 .or(lower.max_megabits_per_second_per_session),
             data_path: self.data_path.or(lower.data_path),
+            log_level: self.log_level.or(lower.log_level),
             report: self.report.or(lower.report),
         }
     }

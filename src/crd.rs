@@ -15,6 +15,7 @@ pub mod endpoints;
 pub mod exposure;
 pub mod grants;
 pub mod limits;
+pub mod log_level;
 pub mod monitoring;
 pub mod peer_relay;
 pub mod placement;

@@ -7,6 +7,7 @@ pub mod crd;
 pub mod firewall;
 mod footprint;
 pub mod grants;
+pub mod logging;
 pub mod monitoring;
 pub mod names;
 pub mod operator;

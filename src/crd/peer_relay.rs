@@ -11,6 +11,7 @@ use super::{
     exposure::Exposure,
     grants::{GrantState, Grants, GrantsStatus},
     limits::Limits,
+    log_level::LogLevel,
     monitoring::Monitoring,
     placement::Placement,
     template::Template,
@@ -69,6 +70,9 @@ pub struct PeerRelaySpec {
     /// How much of a relay its clients can take.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
+    /// How much the relays log; a change takes effect without a restart.
+    #[serde(default)]
+    pub log_level: LogLevel,
     /// Metrics of the relays.
     #[serde(default)]
     #[schemars(default = "Monitoring::default")]

@@ -21,6 +21,7 @@ use crate::{
         exposure::Exposure,
         grants::GrantsOutput,
         limits::Limits,
+        log_level::LogLevel,
         monitoring::Monitoring,
         peer_relay::{Region, Tailnet},
         placement::Placement,
@@ -62,6 +63,8 @@ pub struct ValidatedRelay {
     pub limits: Limits,
     /// What forwards packets.
     pub data_path: DataPath,
+    /// How much they log.
+    pub log_level: LogLevel,
     /// Regions, in their order.
     pub regions: Vec<ValidatedRegion>,
     /// What scrapes and judges the relays.
@@ -226,6 +229,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         ephemeral: tailnet.ephemeral,
         limits: relay.spec.limits.unwrap_or_default(),
         data_path: relay.spec.data_path,
+        log_level: relay.spec.log_level,
         max_relays: relay.spec.max_relays.or(allowance(tailnet)),
         regions,
         template,

@@ -19,7 +19,7 @@ use crate::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
         ReportConfig, endpoints::EndpointsConfig,
     },
-    crd::DataPath,
+    crd::{DataPath, log_level::LogLevel},
 };
 
 /// Longest DNS label (RFC 1035), so the longest device name.
@@ -56,6 +56,8 @@ pub struct RelayOptions {
     pub limits: Config,
     /// What forwards packets of open sessions.
     pub data_path: DataPath,
+    /// How much is logged, until the configuration says something else.
+    pub log_level: LogLevel,
     /// In Kubernetes: what to report to.
     pub report: Option<ReportConfig>,
 }
@@ -156,6 +158,7 @@ impl RelayOptions {
                 ..limits
             },
             data_path: config.data_path.unwrap_or_default(),
+            log_level: config.log_level.unwrap_or_default(),
             report: config.report,
         })
     }

@@ -50,7 +50,9 @@ pub(super) async fn run(
     let (live, changes) = watch::channel(Live {
         endpoints: options.endpoints.clone(),
         peers: Vec::new(),
+        log_level: options.log_level,
     });
+    crate::logging::set_level(options.log_level);
     let reload = options.reload.clone().follow(options.report.clone(), live);
     supervisor.spawn("configuration", reload);
     let keeper = Keeper {

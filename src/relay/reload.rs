@@ -16,7 +16,8 @@ use crate::{
         endpoints::EndpointsConfig,
         peers::{PEERS_KEY, ProbePeer},
     },
-    names,
+    crd::log_level::LogLevel,
+    logging, names,
 };
 
 /// How often a file is looked at.
@@ -38,6 +39,8 @@ pub struct Live {
     pub endpoints: EndpointsConfig,
     /// Other relays, to try and to be tried by.
     pub peers: Vec<ProbePeer>,
+    /// How much is logged.
+    pub log_level: LogLevel,
 }
 
 impl Reload {
@@ -100,11 +103,15 @@ impl Reload {
         let new = Live {
             endpoints: self.over.clone().over(config.endpoints),
             peers,
+            log_level: config.log_level.unwrap_or_default(),
         };
         live.send_if_modified(|known| {
             *known != new && {
                 if known.endpoints != new.endpoints {
                     tracing::info!("configuration changed");
+                }
+                if known.log_level != new.log_level {
+                    logging::set_level(new.log_level);
                 }
                 *known = new;
                 true
@@ -142,10 +149,11 @@ mod tests {
         write("endpoints: {static: ['nonsense']}");
         let broken = tokio::time::timeout(Duration::from_secs(30), changes.changed()).await;
         assert!(broken.is_err(), "a broken file changed something");
-        write("endpoints: {static: ['203.0.113.2:2']}");
+        write("{endpoints: {static: ['203.0.113.2:2']}, logLevel: Debug}");
         changes.changed().await.unwrap();
-        let second = changes.borrow_and_update().endpoints.clone();
-        assert_eq!(second.fixed, ["203.0.113.2:2".parse().unwrap()]);
+        let second = changes.borrow_and_update().clone();
+        assert_eq!(second.log_level, LogLevel::Debug);
+        assert_eq!(second.endpoints.fixed, ["203.0.113.2:2".parse().unwrap()]);
         task.abort();
     }
 }

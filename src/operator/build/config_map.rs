@@ -11,10 +11,9 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use super::{data_path, metadata, monitoring::is_scraped};
 use crate::{
     config::{
-        CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig,
-        endpoints::EndpointsConfig, peers::PEERS_KEY,
+        CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig, peers::PEERS_KEY,
     },
-    crd::DataPath,
+    crd::{DataPath, log_level::LogLevel},
     names,
     operator::validate::{ValidatedRegion, ValidatedRelay},
 };
@@ -27,7 +26,12 @@ const CA: &str = "ca.pem";
 pub(super) const AUTH_DIR: &str = "/var/run/secrets/peerrelay.dev/auth";
 
 pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigMap {
-    let mut data = data(relay, region, region.endpoints.clone());
+    let live = RelayConfig {
+        endpoints: region.endpoints.clone(),
+        log_level: (relay.log_level != LogLevel::default()).then_some(relay.log_level),
+        ..RelayConfig::default()
+    };
+    let mut data = data(relay, region, live);
     // One relay has nobody to try.
     if relay.peers.len() > 1 {
         let peers = serde_yaml::to_string(&relay.peers).expect("a list of relays is plain data");
@@ -40,18 +44,18 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
     }
 }
 
-/// The part that relays must be started again for: not the addresses of nodes that come and go.
+/// The part that relays must be started again for: not what they take over while they run.
 pub(super) fn started_with(
     relay: &ValidatedRelay,
     region: &ValidatedRegion,
 ) -> BTreeMap<String, String> {
-    data(relay, region, EndpointsConfig::default())
+    data(relay, region, RelayConfig::default())
 }
 
 fn data(
     relay: &ValidatedRelay,
     region: &ValidatedRegion,
-    endpoints: EndpointsConfig,
+    live: RelayConfig,
 ) -> BTreeMap<String, String> {
     let on_host = region.exposure.on_host_network();
     let config = RelayConfig {
@@ -68,7 +72,6 @@ fn data(
         // What is not kept on the node would be left in the tailnet with each start.
         ephemeral: (relay.ephemeral || !on_host).then_some(true),
         port: Some(relay.port),
-        endpoints,
         metrics_addr: Some(match on_host {
             true => SocketAddr::from((Ipv4Addr::LOCALHOST, relay.metrics_port)),
             // The kubelet probes the pod's address.
@@ -94,7 +97,7 @@ fn data(
             region: region.name.clone(),
             namespace: relay.namespace.clone(),
         }),
-        ..RelayConfig::default()
+        ..live
     };
     let config = serde_yaml::to_string(&config).expect("a configuration is plain data");
     let mut data = BTreeMap::from([(CONFIG_KEY.to_owned(), config)]);

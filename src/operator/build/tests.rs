@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use super::{monitoring::MonitoringKind, *};
 use crate::{
     config::{RelayConfig, endpoints::NodeEndpoints},
+    crd::log_level::LogLevel,
     operator::fixtures::validated,
 };
 
@@ -300,6 +301,20 @@ fn changed_endpoints_reach_the_relays_without_a_roll_out() {
     let (endpoints, after) = built(json!({"static": ["203.0.113.10:40000"], "max": 3}));
     assert_eq!(endpoints.fixed[0].to_string(), "203.0.113.10:40000");
     assert_eq!(endpoints.max, Some(3));
+    assert_eq!(before, after);
+}
+
+#[test]
+fn changed_log_level_reaches_the_relays_without_a_roll_out() {
+    let built = |spec: Value| {
+        let resources = build(&validated(spec));
+        let data = resources.config_maps[0].data.clone().unwrap();
+        let config: RelayConfig = serde_yaml::from_str(&data["relay.yaml"]).unwrap();
+        (config.log_level, resources.daemon_sets[0].clone())
+    };
+    let (none, before) = built(json!({}));
+    let (level, after) = built(json!({"logLevel": "Debug"}));
+    assert_eq!((none, level), (None, Some(LogLevel::Debug)));
     assert_eq!(before, after);
 }
 

@@ -181,6 +181,7 @@ fn refused(world: &World<'_>) -> Result<String> {
             "placement.zones",
         ),
         ("edge", json!({"maxRelays": 0}), "spec.maxRelays"),
+        ("edge", json!({"logLevel": "Chatty"}), "spec.logLevel"),
         (
             "edge",
             json!({"template": {"updateStrategy": {"type": "OnDelete", "maxUnavailable": 2}}}),

@@ -1,0 +1,111 @@
+//! What is logged: said by the environment, else by the configuration, also while the process runs.
+
+use std::{io::IsTerminal, sync::OnceLock};
+
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
+
+use crate::crd::log_level::LogLevel;
+
+/// Says what is logged, and wins over the configuration.
+const VARIABLE: &str = "PEERRELAY_LOG";
+/// The libraries log errors that we report ourselves, with the fix.
+const QUIET: [&str; 4] = [
+    "ts_http_util=off",
+    "ts_control=off",
+    "ts_derp=off",
+    "kube_runtime=warn",
+];
+
+/// Replaces what is logged; unset before [`start`].
+static REPLACE: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
+
+/// Starts to log, to standard error.
+pub fn start() {
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter(&given().unwrap_or_default()))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal());
+    match std::env::var("PEERRELAY_LOG_FORMAT").as_deref() {
+        Ok("json") => {
+            let log = log.json().with_filter_reloading();
+            let handle = log.reload_handle();
+            REPLACE.get_or_init(|| Box::new(move |filter| drop(handle.reload(filter))));
+            log.init();
+        }
+        _ => {
+            let log = log.with_target(false).with_filter_reloading();
+            let handle = log.reload_handle();
+            REPLACE.get_or_init(|| Box::new(move |filter| drop(handle.reload(filter))));
+            log.init();
+        }
+    }
+}
+
+/// Logs from now on what `level` says, unless the environment says something.
+pub fn set_level(level: LogLevel) {
+    if let Some(replace) = REPLACE.get().filter(|_| given().is_none()) {
+        replace(filter(directives(level)));
+    }
+}
+
+fn given() -> Option<String> {
+    std::env::var(VARIABLE).ok().filter(|text| !text.is_empty())
+}
+
+/// Debugging is about what is ours: libraries at that level write down what they send.
+const fn directives(level: LogLevel) -> &'static str {
+    match level {
+        LogLevel::Error => "error",
+        LogLevel::Warn => "warn",
+        LogLevel::Info => "info",
+        LogLevel::Debug => "info,peerrelay=debug,relay_proto=debug",
+    }
+}
+
+fn filter(directives: &str) -> EnvFilter {
+    let filter = EnvFilter::builder()
+        .with_default_directive(LevelFilter::INFO.into())
+        .parse_lossy(directives);
+    QUIET.into_iter().fold(filter, |filter, directive| {
+        filter.add_directive(directive.parse().expect("constant directives are valid"))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use tracing::{Level, enabled, subscriber::with_default};
+
+    use super::*;
+
+    #[test]
+    fn levels_are_taken_over_while_the_process_logs() {
+        let log = tracing_subscriber::fmt()
+            .with_env_filter(filter(""))
+            .with_filter_reloading();
+        let handle = log.reload_handle();
+        let logged = || {
+            [
+                enabled!(target: "peerrelay::relay", Level::WARN),
+                enabled!(target: "peerrelay::relay", Level::INFO),
+                enabled!(target: "peerrelay::relay", Level::DEBUG),
+                enabled!(target: "hyper", Level::DEBUG),
+                enabled!(target: "ts_derp", Level::ERROR),
+            ]
+        };
+        with_default(log.finish(), || {
+            let info = [true, true, false, false, false];
+            assert_eq!(logged(), info);
+            for (level, wanted) in [
+                (LogLevel::Debug, [true, true, true, false, false]),
+                (LogLevel::Error, [false; 5]),
+                (LogLevel::Warn, [true, false, false, false, false]),
+                (LogLevel::Info, info),
+            ] {
+                handle
+                    .reload(filter(directives(level)))
+                    .expect("it is there");
+                assert_eq!(logged(), wanted, "{level:?}");
+            }
+        });
+    }
+}
