@@ -45,9 +45,10 @@ impl Monitoring {
             let (store, writer) = reflector::store();
             let api: Api<Definition> = Api::all(client.clone());
             let by_name = format!("metadata.name={}", kind.definition());
-            let stream = watcher(api, watcher::Config::default().fields(&by_name))
-                .modify(|definition| definition.metadata.managed_fields = None)
-                .default_backoff()
+            let config = watcher::Config::default().fields(&by_name);
+            let stream = super::stream::events(api, config)
+                .map(Ok)
+                .modify(|definition: &mut Definition| definition.metadata.managed_fields = None)
                 .reflect(writer)
                 .touched_objects();
             definitions.push((kind, store));
