@@ -7,8 +7,8 @@ const REMEMBERED: usize = 64;
 /// After so many super-datagrams the destination is tried again: its path may have changed.
 const AGAIN: u32 = 1024;
 /// Kernels whose segmentation mangles super-datagrams of which all datagrams have one length: from
-/// the first up to, and without, the second (tailscale.com commit 8b58bd6c6).
-const BROKEN: [(u32, u32); 2] = [(7, 0), (7, 2)];
+/// the first up to, and without, the second (tailscale.com commit 8b58bd6c6 and issue 21335).
+const BROKEN: [[u32; 3]; 2] = [[7, 0, 0], [7, 1, 5]];
 
 /// What was learned from refusals.
 #[derive(Debug, Default)]
@@ -59,10 +59,12 @@ impl Segmentation {
     }
 }
 
-/// Major and minor number of `6.18.44-generic`.
-fn version(release: &str) -> Option<(u32, u32)> {
+/// The numbers of `6.18.44-generic`; what is missing is 0.
+fn version(release: &str) -> Option<[u32; 3]> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
-    Some((numbers.next()?.parse().ok()?, numbers.next()?.parse().ok()?))
+    let first = numbers.next()?.parse().ok()?;
+    let mut next = || numbers.next().and_then(|n| n.parse().ok()).unwrap_or(0);
+    Some([first, next(), next()])
 }
 
 #[cfg(test)]
@@ -75,8 +77,8 @@ mod tests {
 
     #[test]
     fn kernels_that_mangle_are_known() {
-        let broken = ["7.0.0", "7.0.12-generic", "7.1.3"];
-        let whole = ["6.18.44-fc", "7.2.0-rc1", "8.0.1", "5.15", "odd"];
+        let broken = ["7.0.0", "7.0-rc1", "7.0.12-generic", "7.1.4"];
+        let whole = ["6.18.44-fc", "7.1.5", "7.2.0-rc1", "8.0.1", "5.15", "odd"];
         assert!(
             broken
                 .iter()
