@@ -36,6 +36,15 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 fn thrift(world: &World<'_>) -> Result<String> {
     reset(world)?;
+    // Relays try each other's addresses after they have become ready.
+    world.eventually("all that relays report is in the status", || {
+        let verified = world.condition(EDGE, "EndpointsVerified")?;
+        ensure!(
+            verified == "True/Verified",
+            "EndpointsVerified is '{verified}'"
+        );
+        Ok(())
+    })?;
     let before = versions(world, EDGE)?;
     let status = settled(world)?;
     // Metadata only: the operator looks again and finds nothing to do.
