@@ -13,48 +13,44 @@ use super::topology::{Family, Side};
 /// A second relay beside the one that carries load.
 const PORT: u16 = 40_001;
 /// Sessions between clients of their own.
-const SESSIONS: (usize, usize) = (10_000, 1_000);
+const SESSIONS: usize = 10_000;
 const CHUNK: usize = 500;
 /// Clients of the full mesh.
-const MESH: (usize, usize) = (100, 30);
+const MESH: usize = 100;
 
-/// Binds sessions at fresh relays; the smaller numbers when `quick`.
+/// Binds sessions at fresh relays.
 pub fn measure(
     implementation: Implementation,
     programs: &Programs,
     clients: &mut Clients,
-    quick: bool,
 ) -> Result<Row> {
-    let of = |(full, quick_one)| if quick { quick_one } else { full };
-    let sessions = of(SESSIONS);
     let mut server = Server::start(implementation, programs, PORT)?;
     let idle = server.settled_memory()?;
     // A few at a time: clients need not stay for their sessions to.
     let pairs: Vec<_> = (0..CHUNK).map(|n| [2 * n, 2 * n + 1]).collect();
     let mut used = Duration::ZERO;
-    for _ in 0..sessions / CHUNK {
+    for _ in 0..SESSIONS / CHUNK {
         used += cpu_time_to_bind(&mut server, clients, 2 * CHUNK, &pairs)?;
     }
-    let bound = sessions as f64 / used.as_secs_f64();
+    let bound = SESSIONS as f64 / used.as_secs_f64();
     let loaded = server.settled_memory()?;
     let taken = loaded.rss + loaded.bpf;
     drop(server);
 
     let mut server = Server::start(implementation, programs, PORT)?;
-    let members = of(MESH);
-    let pairs: Vec<_> = (0..members)
-        .flat_map(|a| (a + 1..members).map(move |b| [a, b]))
+    let pairs: Vec<_> = (0..MESH)
+        .flat_map(|a| (a + 1..MESH).map(move |b| [a, b]))
         .collect();
-    let used = cpu_time_to_bind(&mut server, clients, members, &pairs)?;
+    let used = cpu_time_to_bind(&mut server, clients, MESH, &pairs)?;
     let mesh = pairs.len() as f64 / used.as_secs_f64();
     Ok(Row {
         idle_rss: Some(idle.rss),
         idle_anonymous: Some(idle.anonymous),
         bpf_memory: (idle.bpf > 0).then_some(loaded.bpf),
-        bytes_per_session: Some(taken.saturating_sub(idle.rss + idle.bpf) as f64 / sessions as f64),
+        bytes_per_session: Some(taken.saturating_sub(idle.rss + idle.bpf) as f64 / SESSIONS as f64),
         bound_per_cpu_second: Some(bound),
         mesh_bound_per_cpu_second: Some(mesh),
-        ..Row::new(implementation, "v4", sessions)
+        ..Row::new(implementation, "v4", SESSIONS)
     })
 }
 

@@ -128,7 +128,7 @@ fn measure(
         for server in &bench.servers {
             let implementation = server.implementation;
             progress.line(format_args!("memory and allocations, {implementation}"));
-            let row = memory::measure(implementation, programs, &mut bench.clients, args.quick)?;
+            let row = memory::measure(implementation, programs, &mut bench.clients)?;
             results.rows.push(row);
         }
     }
