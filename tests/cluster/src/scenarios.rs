@@ -55,7 +55,6 @@ pub fn all() -> Vec<Scenario> {
         hostile::scenarios(),
         secrets::scenarios(),
         reasons::scenarios(),
-        status::scenarios(),
         grants::scenarios(),
         admission::scenarios(),
         rights::scenarios(),
@@ -67,6 +66,8 @@ pub fn all() -> Vec<Scenario> {
         faults::scenarios(),
         restarts::scenarios(),
         standalone::scenarios(),
+        // Leaves another port behind, which a known fault (docs/decisions/0010) may follow.
+        status::scenarios(),
     ];
     groups.into_iter().flatten().collect()
 }
