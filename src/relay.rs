@@ -10,6 +10,7 @@ mod namespace;
 mod netlink;
 pub mod options;
 mod parts;
+mod private;
 pub mod probe;
 pub mod reload;
 pub mod report;

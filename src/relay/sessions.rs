@@ -4,7 +4,6 @@
 use std::{
     collections::HashMap,
     io,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -12,9 +11,11 @@ use std::{
 use axum::{Router, extract::State, routing::get};
 use relay_proto::{DiscoPublic, SessionInfo};
 use serde::{Deserialize, Serialize};
-use tokio::net::UnixListener;
 
-use super::shard::{PortState, ShardHandle};
+use super::{
+    private,
+    shard::{PortState, ShardHandle},
+};
 
 /// Name of the socket in the session directory.
 pub const SOCKET: &str = "sessions.sock";
@@ -124,13 +125,7 @@ pub fn serve(
     shard: ShardHandle,
     directory: Directory,
 ) -> io::Result<impl Future<Output = io::Result<()>> + Send + use<>> {
-    let path = dir.join(SOCKET);
-    match std::fs::remove_file(&path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    let listener = UnixListener::bind(&path)?;
-    std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+    let listener = private::listen(&dir.join(SOCKET))?;
     let routes = Router::new()
         .route(REPORT, get(report))
         .route(LOCAL_API, get(local_api))

@@ -4,6 +4,8 @@
 //! other. A session and all of its datagrams belong to one thread, which its VNI names.
 
 mod aside;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod forward;
 mod front;
 mod lanes;

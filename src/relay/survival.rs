@@ -13,7 +13,7 @@ mod sealed;
 use std::{
     fs, io,
     io::Write,
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -25,7 +25,7 @@ pub use self::{
     handover::{Estate, Handover, Heir, Taken},
     sealed::{Refusal, SealKey},
 };
-use super::shard::ShardHandle;
+use super::{private, shard::ShardHandle};
 
 const FILE: &str = "sessions";
 /// The file is at most this old, for sessions to be restored with what they last heard.
@@ -94,12 +94,7 @@ impl SessionFile {
     pub fn write(&self, state: &State) -> io::Result<()> {
         let sealed = self.key.seal(state)?;
         let draft = self.path.with_extension("new");
-        let mut file = fs::OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&draft)?;
+        let mut file = private::create(&draft)?;
         file.write_all(&sealed)?;
         fs::rename(&draft, &self.path)
     }

@@ -174,10 +174,8 @@ mod tests {
 
     use std::net::UdpSocket;
 
-    use relay_proto::{Config, DiscoSecret, Keys};
-
     use super::*;
-    use crate::relay::shard::{self, ShardOptions};
+    use crate::relay::shard::{self, fixture};
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -211,24 +209,8 @@ mod tests {
     /// Over the relay's own socket: a server that answers, and a stranger that guesses.
     #[tokio::test]
     async fn server_tells_the_port_and_nobody_else_does() {
-        let options = ShardOptions {
-            port: 0,
-            threads: 1,
-            config: Config::default(),
-            keys: Keys {
-                node: DiscoSecret::from_bytes([1; 32]),
-                server: DiscoSecret::from_bytes([2; 32]),
-            },
-            seed: [3; 32],
-            first_lamport: 1,
-            inheritance: None,
-            sockets: Default::default(),
-            kernel: None,
-        };
-        let (handle, _) = shard::spawn(options).unwrap();
-        let mut port = handle.port();
-        let bound = port.wait_for(|state| matches!(state, PortState::Bound(_)));
-        drop(bound.await.unwrap());
+        let (handle, _) = shard::spawn(fixture::options(0, 1)).unwrap();
+        fixture::bound(&handle).await;
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let liar = UdpSocket::bind("127.0.0.1:0").unwrap();
         let server = StunServer {

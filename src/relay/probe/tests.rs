@@ -2,14 +2,14 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use relay_proto::{
-    Config, Keys, REPLY_LEN,
+    REPLY_LEN,
     disco::{BindCommon, Generation, Message, seal},
 };
 
 use super::*;
 use crate::{
     config::peers::encode_key,
-    relay::shard::{self, PROBE_HEADER, PortState, ShardOptions},
+    relay::shard::{self, PROBE_HEADER, fixture},
 };
 
 struct Fixture {
@@ -22,26 +22,8 @@ struct Fixture {
 
 /// A data path with a responder that knows `known`.
 async fn relay(known: &DiscoSecret) -> Fixture {
-    let options = ShardOptions {
-        port: 0,
-        threads: 2,
-        config: Config::default(),
-        keys: Keys {
-            node: DiscoSecret::from_bytes([1; 32]),
-            server: DiscoSecret::from_bytes([2; 32]),
-        },
-        seed: [3; 32],
-        first_lamport: 1,
-        inheritance: None,
-        sockets: Default::default(),
-        kernel: None,
-    };
-    let (handle, _) = shard::spawn(options).unwrap();
-    let mut port = handle.port();
-    let bound = port.wait_for(|state| matches!(state, PortState::Bound(_)));
-    let PortState::Bound(port) = *bound.await.unwrap() else {
-        unreachable!("waited for it");
-    };
+    let (handle, _) = shard::spawn(fixture::options(0, 2)).unwrap();
+    let port = fixture::bound(&handle).await;
     let secret = DiscoSecret::from_bytes([4; 32]);
     let key = secret.public();
     let peer = ProbePeer {

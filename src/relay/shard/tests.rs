@@ -226,15 +226,7 @@ impl Fixture {
 
     async fn with(options: ShardOptions) -> Self {
         let (handle, _) = spawn(options).unwrap();
-        let mut state = handle.port();
-        let bound = state
-            .wait_for(|state| matches!(state, PortState::Bound(_)))
-            .await
-            .unwrap();
-        let PortState::Bound(port) = *bound else {
-            unreachable!("waited for it")
-        };
-        drop(bound);
+        let port = fixture::bound(&handle).await;
         // Not the ones that it is reached by: what it advertises never binds.
         handle.set_addresses(vec!["192.0.2.1:40000".parse().unwrap()]);
         Self { handle, port }
@@ -286,8 +278,6 @@ impl Drop for Fixture {
 
 fn options(port: u16) -> ShardOptions {
     ShardOptions {
-        port,
-        threads: 3,
         config: Config {
             allow_loopback_bind: true,
             ..Config::default()
@@ -296,11 +286,7 @@ fn options(port: u16) -> ShardOptions {
             node: secret(0x11),
             server: secret(0x22),
         },
-        seed: [3; 32],
-        first_lamport: 1,
-        kernel: None,
-        inheritance: None,
-        sockets: SocketSets::default(),
+        ..fixture::options(port, 3)
     }
 }
 

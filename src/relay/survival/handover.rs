@@ -15,7 +15,7 @@ use std::{
     mem::MaybeUninit,
     os::{
         fd::{AsFd, OwnedFd},
-        unix::{fs::PermissionsExt, net::UnixStream as StdStream},
+        unix::net::UnixStream as StdStream,
     },
     path::{Path, PathBuf},
     time::Duration,
@@ -34,6 +34,7 @@ use tokio::{
 
 use super::{Inheritance, Refusal, SealKey};
 use crate::relay::{
+    private,
     shard::{ShardHandle, SocketSets},
     socket::UdpSocket,
 };
@@ -68,19 +69,13 @@ pub struct Estate {
 }
 
 impl Handover {
-    /// Listens in `dir`, a private directory. The caller holds the identity's lock, so a socket
-    /// file that is there already belongs to nobody.
+    /// Listens in `dir`, a private directory; the caller holds the identity's lock.
     ///
     /// # Errors
     /// The directory is not writable, or its path is too long for a socket (107 bytes).
     pub fn listen(dir: &Path) -> io::Result<Self> {
         let path = dir.join(SOCKET);
-        match std::fs::remove_file(&path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let listener = UnixListener::bind(&path)?;
-        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        let listener = private::listen(&path)?;
         Ok(Self { listener, path })
     }
 

@@ -3,12 +3,12 @@
 use std::{
     fs::{self, File, TryLockError},
     io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
-use crate::relay::survival::SealKey;
+use crate::relay::{private, survival::SealKey};
 use relay_proto::{DiscoSecret, Keys};
 use serde::{Deserialize, Serialize};
 use ts_keys::{
@@ -186,12 +186,7 @@ fn restrict(dir: &Path) -> io::Result<()> {
 
 fn write_atomically(dir: &Path, stored: &Stored) -> io::Result<()> {
     let draft = dir.join(format!("{FILE}.new"));
-    let mut file = fs::OpenOptions::new()
-        .write(true)
-        .create(true)
-        .truncate(true)
-        .mode(0o600)
-        .open(&draft)?;
+    let mut file = private::create(&draft)?;
     file.write_all(&serde_json::to_vec(stored)?)?;
     file.sync_all()?;
     fs::rename(&draft, dir.join(FILE))?;

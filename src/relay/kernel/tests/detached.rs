@@ -6,10 +6,9 @@ use aya::programs::links::PinnedLink;
 use relay_proto::Family;
 
 use super::{
-    client::data,
     permitted,
-    survival::Pins,
-    wire::{Relay, Wire, two_cables},
+    survival::Scene,
+    wire::{Relay, exchange},
 };
 use crate::relay::kernel::{
     Reason,
@@ -41,18 +40,15 @@ fn program_that_another_process_detaches_is_attached_again_and_nothing_is_lost_m
     if !permitted(test) {
         return;
     }
-    let (net, pins) = (two_cables(), Pins::mount());
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
-    let relay = Relay::pinned(&net, "relay", &["10.1.0.1:40000"], Some(pins.path()));
-    let vni = relay.open(1, [&a, &b]);
-    let exchange = |n: u8| {
-        let datagram = data(vni, &[n; 900]);
-        a.send(&datagram);
-        b.hear(&datagram);
-        b.send(&datagram);
-        a.hear(&datagram);
-    };
+    let Scene {
+        a,
+        b,
+        relay,
+        vni,
+        pins,
+        net: _net,
+    } = Scene::open();
+    let exchange = |n| exchange(vni, [&a, &b], n);
     // It has maps of its own, in which there is no session: it leaves everything to the sockets.
     let (mut other, _maps, _counters) = Program::load(None, 100).unwrap();
     let detached = |relay: &Relay| relay.kernel.counters().detached;

@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command, thread, time::Duration};
 
-use relay_proto::Timestamp;
+use relay_proto::{Timestamp, Vni};
 
 use super::{
     client::data,
@@ -12,6 +12,7 @@ use super::{
 use crate::relay::{
     data_path::LEFT,
     kernel::{KernelOptions, start},
+    namespace::Net,
 };
 
 /// Datagrams that are on their way while relays come and go.
@@ -42,17 +43,48 @@ impl Drop for Pins {
     }
 }
 
+/// Two clients with an open session at a relay that leaves it in the kernel.
+pub(super) struct Scene {
+    pub(super) relay: Relay,
+    pub(super) vni: Vni,
+    pub(super) a: Wire,
+    pub(super) b: Wire,
+    pub(super) pins: Pins,
+    pub(super) net: Net,
+}
+
+impl Scene {
+    pub(super) fn open() -> Self {
+        let (net, pins) = (two_cables(), Pins::mount());
+        let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
+        let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+        let relay = Relay::pinned(&net, "relay", &["10.1.0.1:40000"], Some(pins.path()));
+        let vni = relay.open(1, [&a, &b]);
+        Self {
+            relay,
+            vni,
+            a,
+            b,
+            pins,
+            net,
+        }
+    }
+}
+
 #[test]
 fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
     let test = "packets_flow_while_the_relay_is_away_and_the_next_one_takes_over";
     if !permitted(test) {
         return;
     }
-    let (net, pins) = (two_cables(), Pins::mount());
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
-    let relay = Relay::pinned(&net, "relay", &["10.1.0.1:40000"], Some(pins.path()));
-    let vni = relay.open(1, [&a, &b]);
+    let Scene {
+        net,
+        pins,
+        a,
+        b,
+        relay,
+        vni,
+    } = Scene::open();
     let [open] = &relay.sessions()[..] else {
         panic!("one session is open");
     };
@@ -106,11 +138,14 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
     if !permitted(test) {
         return;
     }
-    let (net, pins) = (two_cables(), Pins::mount());
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
-    let relay = Relay::pinned(&net, "relay", &["10.1.0.1:40000"], Some(pins.path()));
-    let vni = relay.open(1, [&a, &b]);
+    let Scene {
+        net,
+        pins,
+        relay,
+        vni,
+        a: _a,
+        b: _b,
+    } = Scene::open();
     relay.shard.stop();
     relay.kernel.stop(Some(LEFT));
     let options = KernelOptions {

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use relay_proto::{Config, Family, Vni};
+use relay_proto::{Family, Vni};
 
 use super::{
     client::{Client, at, data, keys},
@@ -15,7 +15,7 @@ use super::{
 use crate::relay::{
     kernel::{KernelOptions, KernelPath, Open, start},
     namespace::Net,
-    shard::{PortState, ShardHandle, ShardOptions, Snapshot, spawn},
+    shard::{PortState, ShardHandle, ShardOptions, Snapshot, fixture, spawn},
     socket::{self, Outgoing, Payload, SendBatch},
 };
 
@@ -47,15 +47,10 @@ impl Relay {
             };
             let kernel = start(options).unwrap();
             let options = ShardOptions {
-                port: PORT,
-                threads: 2,
-                config: Config::default(),
                 keys: keys(),
                 seed: [7; 32],
-                first_lamport: 1,
-                inheritance: None,
-                sockets: Default::default(),
                 kernel: Some(kernel.clone()),
+                ..fixture::options(PORT, 2)
             };
             let (shard, _) = spawn(options).unwrap();
             let relay = Self { shard, kernel };
@@ -204,6 +199,15 @@ impl Wire {
     }
 }
 
+/// A datagram each way between the clients of a session.
+pub(super) fn exchange(vni: Vni, [a, b]: [&Wire; 2], n: u8) {
+    let datagram = data(vni, &[n; 900]);
+    a.send(&datagram);
+    b.hear(&datagram);
+    b.send(&datagram);
+    a.hear(&datagram);
+}
+
 /// Runs what is asynchronous.
 fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
@@ -344,13 +348,7 @@ fn clients_behind_different_routers_meet_and_a_route_that_moves_is_followed() {
     let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.9.1.1:40000");
     let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.9.1.1:40000");
     let vni = relay.open(1, [&a, &b]);
-    let exchange = |n: u8| {
-        let datagram = data(vni, &[n; 900]);
-        a.send(&datagram);
-        b.hear(&datagram);
-        b.send(&datagram);
-        a.hear(&datagram);
-    };
+    let exchange = |n| exchange(vni, [&a, &b], n);
     exchange(1);
     assert_eq!(relay.forwarded(Family::V4), (0, 2));
 
