@@ -31,6 +31,7 @@ pub mod prometheus;
 mod rig;
 pub mod scenarios;
 pub mod signals;
+pub mod spec;
 pub mod state;
 pub mod suite;
 pub mod tailnet;

@@ -1,6 +1,7 @@
 //! Processes that keep running after the rig's own has ended, recorded so that they can be stopped.
 
 use std::fs::{self, File, OpenOptions};
+use std::io;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
@@ -17,6 +18,13 @@ use crate::state::State;
 const GRACE: Duration = Duration::from_secs(5);
 const DEATH: Duration = Duration::from_secs(10);
 const LOG_TAIL: usize = 15;
+
+/// Processes of this machine, in pods or not, with their directories in /proc. Any may end while it
+/// is looked at.
+pub fn running() -> io::Result<impl Iterator<Item = (i32, PathBuf)>> {
+    let entries = fs::read_dir("/proc")?.flatten();
+    Ok(entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path()))))
+}
 
 /// What to start and where.
 #[derive(Debug)]

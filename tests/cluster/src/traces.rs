@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::process;
 use crate::world::World;
 
 /// Objects that say what people see; Secrets are where secrets belong.
@@ -49,15 +50,9 @@ pub fn check(world: &World<'_>) -> Result<String> {
     }
     let objects = world.rig.kubectl(["get", OBJECTS, "-A", "-o", "json"])?;
     look("objects", objects.as_bytes());
-    for entry in fs::read_dir("/proc")?.flatten() {
-        let id = entry.file_name();
-        if id.as_encoded_bytes().iter().all(u8::is_ascii_digit)
-            && let Ok(arguments) = fs::read(entry.path().join("cmdline"))
-        {
-            look(
-                &format!("the arguments of process {}", id.display()),
-                &arguments,
-            );
+    for (id, process) in process::running()? {
+        if let Ok(arguments) = fs::read(process.join("cmdline")) {
+            look(&format!("the arguments of process {id}"), &arguments);
         }
     }
     ensure!(found.is_empty(), "{}", found.join("; "));
@@ -93,8 +88,8 @@ fn secrets(world: &World<'_>) -> Result<BTreeMap<String, &'static str>> {
 fn tokens() -> Result<Vec<String>> {
     let mut tokens = Vec::new();
     let own = fs::metadata("/")?;
-    for process in fs::read_dir("/proc")?.flatten() {
-        let root = process.path().join("root");
+    for (_, process) in process::running()? {
+        let root = process.join("root");
         let Ok(of) = fs::metadata(&root) else {
             continue;
         };

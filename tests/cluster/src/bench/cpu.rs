@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 
 use super::system;
+use crate::process;
 
 /// The unit of /proc/stat: USER_HZ, which is 100 on every Linux.
 const TICK: Duration = Duration::from_millis(10);
@@ -43,16 +44,8 @@ impl Cpu {
     pub fn new(relay: Option<i32>) -> Result<Self> {
         let mut participants = vec![i32::try_from(std::process::id())?];
         participants.extend(relay);
-        for entry in fs::read_dir("/proc")? {
-            let entry = entry?;
-            let Some(pid) = entry
-                .file_name()
-                .to_str()
-                .and_then(|name| name.parse().ok())
-            else {
-                continue;
-            };
-            let name = fs::read_to_string(entry.path().join("comm")).unwrap_or_default();
+        for (pid, entry) in process::running()? {
+            let name = fs::read_to_string(entry.join("comm")).unwrap_or_default();
             if name.starts_with("ksoftirqd/") {
                 participants.push(pid);
             }

@@ -50,12 +50,7 @@ fn markdown(results: &Results) -> String {
     for line in table::conditions(&results.conditions).lines() {
         writeln!(text, "- {line}").ok();
     }
-    text += "\n| | target | measured | |\n|---|---|---|---|\n";
-    for target in targets::of(results) {
-        let holds = if target.holds { "holds" } else { "**missed**" };
-        let (what, wanted, measured) = (target.what, target.wanted, target.measured);
-        writeln!(text, "| {what} | {wanted} | {measured} | {holds} |").ok();
-    }
+    text += &targets::markdown(&targets::of(results));
     text += "\n![CPU time per relayed datagram](performance.svg)\n\n";
     text += "| path | sessions | size | segments | | packets/s | Gb/s | CPU us | cost us | noise | system calls | p50 us | p99 us |\n";
     text += "|---|--:|--:|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
@@ -82,20 +77,7 @@ fn markdown(results: &Results) -> String {
     text += "\n| | sessions | idle RSS | of it anonymous | bytes per session | BPF maps, MiB | bound per CPU-second | full mesh |\n";
     text += "|---|--:|--:|--:|--:|--:|--:|--:|\n";
     for row in results.rows.iter().filter(|row| row.idle_rss.is_some()) {
-        let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
-        writeln!(
-            text,
-            "| {} | {} | {} MiB | {} MiB | {} | {} | {} | {} |",
-            row.implementation,
-            row.sessions,
-            number(mib(row.idle_rss), 1),
-            number(mib(row.idle_anonymous), 1),
-            number(row.bytes_per_session, 0),
-            number(mib(row.bpf_memory), 1),
-            number(row.bound_per_cpu_second, 0),
-            number(row.mesh_bound_per_cpu_second, 0),
-        )
-        .ok();
+        writeln!(text, "| {} |", table::memory_cells(row).join(" | ")).ok();
     }
     text.push('\n');
     text

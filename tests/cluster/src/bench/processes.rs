@@ -9,8 +9,9 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::server;
-use super::table::number;
+use super::table::mib;
 use crate::build::Profile;
+use crate::process;
 use crate::progress::Progress;
 use crate::world::World;
 use crate::{Rig, signals};
@@ -53,17 +54,8 @@ fn show(rig: &Rig, args: &MemoryArgs, progress: &Progress) -> Result<()> {
 /// Prints the memory of every relay and operator on this machine.
 fn print() -> Result<()> {
     let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let entry = entry?;
-        let Some(pid) = entry
-            .file_name()
-            .to_str()
-            .and_then(|name| name.parse().ok())
-        else {
-            continue;
-        };
-        // A process may end while it is looked at.
-        if let Some(role) = role(&entry.path())
+    for (pid, entry) in process::running()? {
+        if let Some(role) = role(&entry)
             && let Ok(memory) = server::memory(pid)
         {
             found.push((role, pid, memory));
@@ -76,11 +68,10 @@ fn print() -> Result<()> {
         "ROLE", "PID", "RSS", "ANONYMOUS"
     );
     for (role, pid, memory) in found {
-        let mib = |bytes: u64| number(Some(bytes as f64 / f64::from(1 << 20)), 1);
         println!(
             "{role:<9} {pid:>8} {:>6} MiB {:>6} MiB",
-            mib(memory.rss),
-            mib(memory.anonymous)
+            mib(Some(memory.rss)),
+            mib(Some(memory.anonymous))
         );
     }
     Ok(())

@@ -70,18 +70,34 @@ pub fn of(results: &Results) -> String {
 }
 
 fn memory_line(row: &Row) -> String {
-    let mib = |bytes: Option<u64>| bytes.map(|bytes| bytes as f64 / f64::from(1 << 20));
+    let [
+        implementation,
+        sessions,
+        rss,
+        anonymous,
+        bytes,
+        bpf,
+        bound,
+        mesh,
+    ] = memory_cells(row);
     format!(
-        "{:<7} {:>8} {:>6} MiB {:>6} MiB {:>14} {:>10} {:>16} {:>16}\n",
-        row.implementation,
-        row.sessions,
-        number(mib(row.idle_rss), 1),
-        number(mib(row.idle_anonymous), 1),
+        "{implementation:<7} {sessions:>8} {rss:>10} {anonymous:>10} {bytes:>14} {bpf:>10} \
+         {bound:>16} {mesh:>16}\n"
+    )
+}
+
+/// What a row says of memory and allocations.
+pub fn memory_cells(row: &Row) -> [String; 8] {
+    [
+        row.implementation.to_string(),
+        row.sessions.to_string(),
+        format!("{} MiB", mib(row.idle_rss)),
+        format!("{} MiB", mib(row.idle_anonymous)),
         number(row.bytes_per_session, 0),
-        number(mib(row.bpf_memory), 1),
+        mib(row.bpf_memory),
         number(row.bound_per_cpu_second, 0),
         number(row.mesh_bound_per_cpu_second, 0),
-    )
+    ]
 }
 
 /// Date, machine and method, a line each.
@@ -112,6 +128,11 @@ pub fn conditions(conditions: &Conditions) -> String {
 /// A figure, or nothing where nothing was measured.
 pub fn number(value: Option<f64>, digits: usize) -> String {
     value.map_or_else(String::new, |value| format!("{value:.digits$}"))
+}
+
+/// Bytes in MiB, or nothing where nothing was measured.
+pub fn mib(bytes: Option<u64>) -> String {
+    number(bytes.map(|bytes| bytes as f64 / f64::from(1 << 20)), 1)
 }
 
 /// A share, or nothing where nothing was measured.

@@ -1,5 +1,7 @@
 //! What the relay is to reach, and whether it does.
 
+use std::fmt::Write as _;
+
 use super::implementation::Implementation::{self, Direct, Dnat, Go, Kernel, Route, Socket};
 use super::row::{Results, Row};
 
@@ -151,6 +153,17 @@ pub fn of(results: &Results) -> Vec<Target> {
         ),
     ];
     targets.into_iter().flatten().collect()
+}
+
+/// Table for docs/performance.md.
+pub fn markdown(targets: &[Target]) -> String {
+    let mut text = String::from("\n| | target | measured | |\n|---|---|---|---|\n");
+    for target in targets {
+        let holds = if target.holds { "holds" } else { "**missed**" };
+        let (what, wanted, measured) = (target.what, &target.wanted, &target.measured);
+        writeln!(text, "| {what} | {wanted} | {measured} | {holds} |").ok();
+    }
+    text
 }
 
 fn at_least(what: &'static str, unit: &str, wanted: f64, measured: Option<f64>) -> Option<Target> {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::spec::{region, tailnet};
 use crate::world::NAMESPACE;
 
 /// One thing that a user, an administrator or a cloud does.
@@ -52,16 +53,6 @@ pub fn all() -> Vec<Story> {
     // Enough for every node: which nodes are chosen depends on the PeerRelay's name.
     let many = || Step::Apply(json!({"maxRelays": 9}));
     let changed = |what: &str, spec: Value| story(what, vec![smallest()], vec![Step::Apply(spec)]);
-    let tailnet = |field: &str, value: Value| {
-        let mut tailnet = json!({"authKey": {"secretName": "tailnet-auth"}});
-        tailnet[field] = value;
-        json!({"tailnet": tailnet})
-    };
-    let region = |field: &str, value: Value| {
-        let mut region = json!({"name": "office", "clients": ["tag:office"]});
-        region[field] = value;
-        json!({"regions": [region]})
-    };
     let two = json!({"regions": [
         {"name": "office", "clients": ["tag:office"]}, {"name": "lab", "clients": ["tag:lab"]},
     ]});

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
 use crate::command::run_with_input;
+use crate::spec::{region, tailnet};
 use crate::world::{NAMESPACE, World};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -29,16 +30,6 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 fn refused(world: &World<'_>) -> Result<String> {
-    let tailnet = |field: &str, value: Value| {
-        let mut tailnet = json!({"authKey": {"secretName": "tailnet-auth"}});
-        tailnet[field] = value;
-        json!({"tailnet": tailnet})
-    };
-    let region = |field: &str, value: Value| {
-        let mut region = json!({"name": "office", "clients": ["tag:office"]});
-        region[field] = value;
-        json!({"regions": [region]})
-    };
     let balanced = |load_balancer: Value| {
         let exposure = json!({"type": "LoadBalancer", "loadBalancer": load_balancer});
         region("exposure", exposure)

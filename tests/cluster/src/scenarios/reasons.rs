@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
+use crate::process;
 use crate::signals;
 use crate::world::{NAMESPACE, World};
 
@@ -142,9 +143,8 @@ fn first_pod(world: &World<'_>) -> Result<String> {
 /// The relay process of a pod, which knows its pod from its environment.
 pub(super) fn process_of(pod: &str) -> Option<i32> {
     let wanted = format!("POD_NAME={pod}");
-    fs::read_dir("/proc").ok()?.flatten().find_map(|entry| {
-        let pid: i32 = entry.file_name().to_str()?.parse().ok()?;
-        let environment = fs::read(entry.path().join("environ")).ok()?;
+    process::running().ok()?.find_map(|(pid, entry)| {
+        let environment = fs::read(entry.join("environ")).ok()?;
         let mut variables = environment.split(|byte| *byte == 0);
         variables
             .any(|variable| variable == wanted.as_bytes())

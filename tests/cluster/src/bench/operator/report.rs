@@ -4,18 +4,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
 use super::Results;
-use crate::bench::table::{self, number};
+use crate::bench::table::{self, mib, number};
+use crate::bench::targets::{self, Target};
 
 /// Verbs, in the order of their columns.
 const VERBS: [&str; 5] = ["get", "list", "create", "patch", "delete"];
-
-/// What the operator is to reach: what, the limit, what was measured, and whether it holds.
-struct Target {
-    what: &'static str,
-    wanted: &'static str,
-    measured: String,
-    holds: bool,
-}
 
 fn targets(results: &Results) -> Vec<Target> {
     let scenario = |name: &str| results.scenarios.iter().find(|s| s.name == name);
@@ -24,7 +17,7 @@ fn targets(results: &Results) -> Vec<Target> {
         let megabytes = crowd.rss_started as f64 / 1e6;
         targets.push(Target {
             what: "resident memory with one PeerRelay",
-            wanted: "<= 30 MB",
+            wanted: "<= 30 MB".into(),
             measured: format!("{megabytes:.1} MB"),
             holds: megabytes <= 30.0,
         });
@@ -32,7 +25,7 @@ fn targets(results: &Results) -> Vec<Target> {
     if let Some(ms) = scenario("create").and_then(|create| create.daemon_set_ms) {
         targets.push(Target {
             what: "DaemonSet after `kubectl apply`",
-            wanted: "<= 1 s",
+            wanted: "<= 1 s".into(),
             measured: format!("{:.2} s", ms / 1e3),
             holds: ms <= 1e3,
         });
@@ -41,7 +34,7 @@ fn targets(results: &Results) -> Vec<Target> {
         let writes = writes(&restart.requests);
         targets.push(Target {
             what: "writes of an operator that starts when all is in place",
-            wanted: "0",
+            wanted: "0".into(),
             measured: writes.to_string(),
             holds: writes == 0,
         });
@@ -59,10 +52,6 @@ fn count(requests: &BTreeMap<String, usize>, verb: &str) -> String {
     requests
         .get(verb)
         .map_or_else(String::new, ToString::to_string)
-}
-
-fn mib(bytes: u64) -> String {
-    number(Some(bytes as f64 / f64::from(1 << 20)), 1)
 }
 
 /// The first line of the conditions: the others are about packets.
@@ -122,10 +111,10 @@ pub fn table(results: &Results) -> String {
             crowd.requests.values().sum::<usize>(),
             crowd.seconds,
             crowd.cpu_seconds,
-            mib(crowd.rss_made),
-            mib(crowd.rss_started),
-            mib(crowd.anonymous_started),
-            mib(crowd.peak_started),
+            mib(Some(crowd.rss_made)),
+            mib(Some(crowd.rss_started)),
+            mib(Some(crowd.anonymous_started)),
+            mib(Some(crowd.peak_started)),
             count(&crowd.requests_started, "list"),
         )
         .ok();
@@ -136,12 +125,7 @@ pub fn table(results: &Results) -> String {
 /// Tables for docs/performance.md.
 pub fn markdown(results: &Results) -> String {
     let mut text = format!("\n- {}\n", conditions(results));
-    text += "\n| | target | measured | |\n|---|---|---|---|\n";
-    for target in targets(results) {
-        let holds = if target.holds { "holds" } else { "**missed**" };
-        let (what, wanted, measured) = (target.what, target.wanted, target.measured);
-        writeln!(text, "| {what} | {wanted} | {measured} | {holds} |").ok();
-    }
+    text += &targets::markdown(&targets(results));
     text += "\n| scenario | get | list | create | patch | delete | DaemonSet, ms | last request, ms |\n";
     text += "|---|--:|--:|--:|--:|--:|--:|--:|\n";
     for scenario in &results.scenarios {
@@ -163,10 +147,10 @@ pub fn markdown(results: &Results) -> String {
             crowd.requests.values().sum::<usize>(),
             crowd.seconds,
             crowd.cpu_seconds,
-            mib(crowd.rss_made),
-            mib(crowd.rss_started),
-            mib(crowd.anonymous_started),
-            mib(crowd.peak_started),
+            mib(Some(crowd.rss_made)),
+            mib(Some(crowd.rss_started)),
+            mib(Some(crowd.anonymous_started)),
+            mib(Some(crowd.peak_started)),
             crowd
                 .requests_started
                 .get("list")
