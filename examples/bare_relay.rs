@@ -61,21 +61,19 @@ fn main() -> anyhow::Result<()> {
 async fn run(args: Args) -> anyhow::Result<()> {
     let node = DiscoSecret::from_bytes(rand::rng().random());
     let key = node.public();
+    let config = Config {
+        max_sessions: args.max_sessions,
+        max_sessions_per_node: args.max_sessions,
+        ..Config::default()
+    };
     let kernel = match args.data_path {
         DataPath::Socket => None,
-        DataPath::Kernel => Some(kernel::start(KernelOptions {
-            max_sessions: args.max_sessions,
-            pins: None,
-        })?),
+        DataPath::Kernel => Some(kernel::start(KernelOptions::new(&config))?),
     };
     let options = ShardOptions {
         port: args.port,
         threads: args.threads,
-        config: Config {
-            max_sessions: args.max_sessions,
-            max_sessions_per_node: args.max_sessions,
-            ..Config::default()
-        },
+        config,
         keys: Keys {
             node,
             server: DiscoSecret::from_bytes(rand::rng().random()),

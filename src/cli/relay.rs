@@ -88,7 +88,7 @@ pub(super) struct RelayArgs {
     /// no limit]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_TAG")]
     max_sessions_per_tag: Option<NonZero<usize>>,
-    /// Most megabits of UDP payload to forward in a second; sockets forward then [default: no limit]
+    /// Most megabits of UDP payload to forward in a second [default: no limit]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_MEGABITS_PER_SECOND")]
     max_megabits_per_second: Option<NonZero<u32>>,
     /// The same for each session, both directions together [default: no limit]

@@ -22,7 +22,7 @@ pub struct Limits {
     #[schemars(range(min = 1, max = 4_194_304))]
     pub max_sessions_per_tag: Option<u32>,
     /// Most data that a relay forwards, in megabits of UDP payload a second; what comes above it is
-    /// dropped. No limit when empty. With this or the next, sockets forward and not the kernel.
+    /// dropped. No limit when empty.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1_000_000))]
     pub max_megabits_per_second: Option<u32>,

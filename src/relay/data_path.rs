@@ -25,21 +25,9 @@ pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
             "sockets forward because dataPath is Socket",
         ));
     }
-    let limits = &options.limits;
-    let paces = [
-        limits.max_bytes_per_second,
-        limits.max_bytes_per_second_per_session,
-    ];
-    if paces.iter().any(Option::is_some) {
-        return Err(Unavailable::new(
-            Reason::BandwidthLimit,
-            "sockets forward because they alone hold to a bandwidth: for the kernel, remove \
-             maxMegabitsPerSecond and maxMegabitsPerSecondPerSession from limits",
-        ));
-    }
     kernel::start(KernelOptions {
-        max_sessions: options.limits.max_sessions,
         pins: KernelOptions::pins_of(options.port),
+        ..KernelOptions::new(&options.limits)
     })
 }
 
@@ -81,12 +69,7 @@ fn show(wanted: DataPath, path: PathState, state: &watch::Sender<RelayState>) {
         }
         match &path.0 {
             Ok(devices) => tracing::info!(devices, "the kernel forwards"),
-            Err(error)
-                if matches!(
-                    error.reason,
-                    Reason::Chosen | Reason::BandwidthLimit | Reason::Starting
-                ) =>
-            {
+            Err(error) if matches!(error.reason, Reason::Chosen | Reason::Starting) => {
                 tracing::info!(reason = error.reason.as_str(), "sockets forward");
             }
             Err(error) => {

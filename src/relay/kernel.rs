@@ -16,7 +16,7 @@ mod worker;
 use std::{
     fmt,
     net::{IpAddr, SocketAddr},
-    os::unix::fs::MetadataExt,
+    os::{fd::AsFd as _, unix::fs::MetadataExt},
     path::PathBuf,
     sync::{
         Arc,
@@ -28,7 +28,10 @@ use std::{
 };
 
 use aya::maps::{HashMap, MapData};
-use relay_proto::{Activity, Event, Family, SessionInfo, Timestamp, Traffic, Vni};
+use relay_proto::{
+    Activity, Config, DropReason, Event, Family, Pace, SessionInfo, SharedDebt, Timestamp, Traffic,
+    Vni,
+};
 use tokio::sync::watch;
 
 pub use self::abi::PassReason;
@@ -47,12 +50,26 @@ const PINS: &str = "/sys/fs/bpf/peerrelay";
 pub struct KernelOptions {
     /// Most sessions that are open at once.
     pub max_sessions: usize,
+    /// Bandwidth of each session.
+    pub session_pace: Option<Pace>,
+    /// Bandwidth of all sessions together.
+    pub relay_pace: Option<Pace>,
     /// Directory of a BPF file system in which the program outlives the process; `None` when it
     /// shall not.
     pub pins: Option<PathBuf>,
 }
 
 impl KernelOptions {
+    /// With the limits of `config`; nothing outlives the process.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            max_sessions: config.max_sessions,
+            session_pace: config.max_bytes_per_second_per_session.map(Pace::new),
+            relay_pace: config.max_bytes_per_second.map(Pace::new),
+            pins: None,
+        }
+    }
+
     /// The directory for a relay with this port in this network namespace: two relays never share
     /// one, and the next process finds it again.
     pub fn pins_of(port: u16) -> Option<PathBuf> {
@@ -84,8 +101,6 @@ macro_rules! reasons {
 reasons! {
     /// It was asked for.
     Chosen = "Chosen",
-    /// There is a bandwidth limit, which the program does not know.
-    BandwidthLimit = "BandwidthLimit",
     /// The program has not been attached yet.
     Starting = "Starting",
     /// The binary was built without clang.
@@ -168,8 +183,8 @@ pub struct KernelCounters {
     pub forwarded: [Traffic; 2],
     /// Datagrams (or super-packets) handed to the sockets, in the order of [`PassReason::ALL`].
     pub passed: Vec<u64>,
-    /// Datagrams of unknown VNIs above what is handed on.
-    pub dropped_unknown: u64,
+    /// What it dropped itself, by reason: of unknown VNIs, what is above the rate that is handed on.
+    pub dropped: Vec<(DropReason, u64)>,
     /// Times that another process detached the program from a device, since this process started.
     pub detached: u64,
     /// Of a sample.
@@ -209,6 +224,7 @@ struct Shared {
     state: watch::Receiver<PathState>,
     sessions: HashMap<MapData, u32, SessionValue>,
     counters: CounterMaps,
+    debt: Option<&'static AtomicU64>,
     detached: Arc<AtomicU64>,
 }
 
@@ -233,14 +249,27 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     let most = u32::try_from(options.max_sessions).unwrap_or(u32::MAX);
     // One more, for the self-test.
     let (program, maps, counters) = Program::load(options.pins, most.saturating_add(1))?;
+    let debt = options
+        .relay_pace
+        .map(|_| sys::share(maps.debt.fd().as_fd()).map_err(Unavailable::failed))
+        .transpose()?;
     let (requests, inbox) = mpsc::channel();
     let waker = Waker::new().map_err(Unavailable::failed)?;
     let (state_sender, state) = watch::channel(PathState::default());
     let sessions = program::sessions_again(&maps.sessions)?;
     let detached = Arc::new(AtomicU64::new(0));
     let theirs = Arc::clone(&detached);
-    let worker = Worker::new(program, maps, inbox, waker.clone(), state_sender, theirs)
-        .map_err(Unavailable::failed)?;
+    let paces = [options.session_pace, options.relay_pace];
+    let worker = Worker::new(
+        program,
+        maps,
+        inbox,
+        waker.clone(),
+        state_sender,
+        theirs,
+        paces,
+    )
+    .map_err(Unavailable::failed)?;
     let thread = thread::Builder::new().name("kernel path".into());
     thread
         .spawn(move || worker.run())
@@ -251,6 +280,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         state,
         sessions,
         counters,
+        debt,
         detached,
     })))
 }
@@ -288,6 +318,14 @@ impl KernelPath {
         }))
     }
 
+    /// What the program keeps of the relay's bandwidth limit, for a core whose time is `now`; `None`
+    /// without such a limit.
+    pub fn debt(&self, now: Timestamp) -> Option<SharedDebt> {
+        let now = u64::try_from(now.since_start().as_nanos()).unwrap_or(u64::MAX);
+        let ahead = sys::monotonic_ns().wrapping_sub(now);
+        self.0.debt.map(|owes| SharedDebt { owes, ahead })
+    }
+
     /// What the program has done.
     pub fn counters(&self) -> KernelCounters {
         let counter = |key: u32| -> u64 {
@@ -310,7 +348,10 @@ impl KernelPath {
         KernelCounters {
             forwarded: Family::ALL.map(forwarded),
             passed: (0..PassReason::ALL.len() as u32).map(counter).collect(),
-            dropped_unknown: counter(abi::DROPPED_UNKNOWN),
+            dropped: (abi::DROPPED_FIRST..)
+                .zip(abi::DROPPED)
+                .map(|(key, reason)| (reason, counter(key)))
+                .collect(),
             detached: self.0.detached.load(Ordering::Relaxed),
             latency: Latency {
                 buckets: buckets.collect(),

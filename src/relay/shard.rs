@@ -233,10 +233,14 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     if let Some(Inheritance { state, .. }) = &inheritance {
         first_lamport = first_lamport.max(state.next_lamport);
     }
-    let ledger = Arc::new(Ledger::new(&config, first_lamport));
+    let start = Instant::now();
+    let mut ledger = Ledger::new(&config, first_lamport);
+    if let Some(debt) = kernel.as_ref().and_then(|k| k.debt(moment(start))) {
+        ledger = ledger.sharing_debt(debt);
+    }
+    let ledger = Arc::new(ledger);
     let aside = Aside::default();
     let changes = Arc::new(Notify::new());
-    let start = Instant::now();
     let core = |own: usize| {
         // Another seed for each, and none of them used twice.
         let mut seed = seed;

@@ -15,7 +15,7 @@ use crate::{
     config::Config,
     index::Index,
     key::NodeKey,
-    rate::RelayRate,
+    rate::{RelayRate, SharedDebt},
     slab::{Slab, Slot},
     tags::Tags,
     verdict::DropReason,
@@ -63,6 +63,13 @@ impl Ledger {
             rate: RelayRate::new(config),
             uses: Mutex::default(),
         }
+    }
+
+    /// The same, which another data path helps to keep to the limit on the relay's bandwidth.
+    #[must_use]
+    pub const fn sharing_debt(mut self, debt: SharedDebt) -> Self {
+        self.rate.share(debt);
+        self
     }
 
     /// The LamportID that the next allocation gets.

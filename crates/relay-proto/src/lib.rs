@@ -93,6 +93,7 @@ pub use geneve::Vni;
 pub use key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side};
 pub use lane::Lane;
 pub use ledger::Ledger;
+pub use rate::{Pace, SharedDebt};
 pub use relay::{REPLY_LEN, Relay};
 pub use state::{State, StateError};
 pub use time::Timestamp;

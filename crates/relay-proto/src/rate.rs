@@ -23,20 +23,31 @@ const BURST: Duration = Duration::from_millis(50);
 const LEAST_BURST: u64 = 128 << 10;
 
 /// How fast data may flow.
-#[derive(Debug, Clone, Copy)]
-struct Pace {
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pace {
     bytes_per_second: NonZero<u64>,
     burst: u64,
 }
 
 impl Pace {
-    fn new(bytes_per_second: NonZero<u64>) -> Self {
+    /// What may come at once is derived: data of 50 ms, and never less than 128 KiB.
+    pub fn new(bytes_per_second: NonZero<u64>) -> Self {
         let mut pace = Self {
             bytes_per_second,
             burst: 0,
         };
         pace.burst = pace.cost(LEAST_BURST).max(nanoseconds(BURST));
         pace
+    }
+
+    /// Bytes of UDP payload in a second.
+    pub const fn bytes_per_second(&self) -> u64 {
+        self.bytes_per_second.get()
+    }
+
+    /// How long all that may come at once takes at this pace.
+    pub const fn burst(&self) -> Duration {
+        Duration::from_nanos(self.burst)
     }
 
     /// Nanoseconds that `bytes` take.
@@ -53,27 +64,49 @@ impl Pace {
     }
 }
 
+/// What a relay owes to its limit, kept where another data path keeps it, too.
+#[derive(Debug, Clone, Copy)]
+pub struct SharedDebt {
+    /// The other's time, in nanoseconds, at which nothing is owed. Anyone may move it on.
+    pub owes: &'static AtomicU64,
+    /// What must be added to nanoseconds of the relay's time to get the other's; wraps around.
+    pub ahead: u64,
+}
+
+#[derive(Debug)]
+enum Debt {
+    Own(AtomicU64),
+    Shared(SharedDebt),
+}
+
 /// The limit of a relay, shared by its cores.
 #[derive(Debug)]
 pub(crate) struct RelayRate {
     pace: Option<Pace>,
-    owes: AtomicU64,
+    debt: Debt,
 }
 
 impl RelayRate {
     pub(crate) fn new(config: &Config) -> Self {
         Self {
             pace: config.max_bytes_per_second.map(Pace::new),
-            owes: AtomicU64::new(0),
+            debt: Debt::Own(AtomicU64::new(0)),
         }
+    }
+
+    pub(crate) const fn share(&mut self, debt: SharedDebt) {
+        self.debt = Debt::Shared(debt);
     }
 
     fn take(&self, bytes: u64, now: u64) -> Result<(), DropReason> {
         let Some(pace) = self.pace else { return Ok(()) };
+        let (owes, ahead) = match &self.debt {
+            Debt::Own(owes) => (owes, 0),
+            Debt::Shared(shared) => (shared.owes, shared.ahead),
+        };
+        let now = now.wrapping_add(ahead);
         let next = |owes| pace.take(owes, bytes, now);
-        let taken = self
-            .owes
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        let taken = owes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
         taken.map(|_| ()).map_err(|_| DropReason::RelayRate)
     }
 }
@@ -118,5 +151,38 @@ impl Rates {
     /// Forgets a session that has ended.
     pub(crate) fn forget(&mut self, vni: Vni) {
         self.owes.remove(&vni);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn what_another_path_owes_counts_in_its_own_time() {
+        static OWES: AtomicU64 = AtomicU64::new(0);
+        const MEBIBYTE: u64 = 1 << 20;
+        let config = Config {
+            max_bytes_per_second: NonZero::new(MEBIBYTE),
+            ..Config::default()
+        };
+        let mut rate = RelayRate::new(&config);
+        // The other's clock was started 100 s after this one.
+        let ahead = 0_u64.wrapping_sub(100_000_000_000);
+        rate.share(SharedDebt { owes: &OWES, ahead });
+        let now = 200_000_000_000;
+        assert!(rate.take(LEAST_BURST, now).is_ok());
+        assert_eq!(
+            OWES.load(Ordering::Relaxed),
+            100_000_000_000 + 125_000_000,
+            "128 KiB take an eighth of a second"
+        );
+        assert_eq!(rate.take(1, now), Err(DropReason::RelayRate));
+        // The other path has used up the next second.
+        OWES.fetch_add(1_000_000_000, Ordering::Relaxed);
+        assert!(rate.take(1, now + 1_000_000_000).is_err());
+        assert!(rate.take(1, now + 1_000_001_000).is_ok());
     }
 }

@@ -2,14 +2,14 @@
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
-use relay_proto::Traffic;
+use relay_proto::{DropReason, Pace, Traffic};
 
 /// Value of the map of sessions.
-pub(super) type SessionValue = [u8; 104];
+pub(super) type SessionValue = [u8; 112];
 /// Key of the map of local addresses.
 pub(super) type AddressKey = [u8; 16];
 /// Value of the map with the one configuration.
-pub(super) type ConfigValue = [u8; 16];
+pub(super) type ConfigValue = [u8; 48];
 /// Value of the map of forwarded traffic: packets and bytes.
 pub(super) type TrafficValue = [u64; 2];
 
@@ -20,15 +20,26 @@ const LOCAL: usize = 2 * LEG + 4;
 const ACTIVITY: usize = LOCAL + 4;
 /// Bytes of one leg's activity.
 const ACTIVITY_LEN: usize = 24;
+/// Where the session's debt is.
+const OWES: usize = ACTIVITY + 2 * ACTIVITY_LEN;
 /// Buckets of the latency histogram.
 pub(super) const BUCKETS: usize = 16;
 /// Upper bound of the first bucket is 2 to this power, in nanoseconds; each next one doubles it.
 const FIRST_BUCKET: u32 = 7;
 
+/// What the program drops itself, in the order of its counters.
+pub(super) const DROPPED: [DropReason; 3] = [
+    DropReason::UnknownVni,
+    DropReason::SessionRate,
+    DropReason::RelayRate,
+];
+
 /// Keys of the map of counters that come after those of [`PassReason`].
-pub(super) const DROPPED_UNKNOWN: u32 = PassReason::ALL.len() as u32;
-pub(super) const LATENCY_SUM: u32 = DROPPED_UNKNOWN + 1;
+pub(super) const DROPPED_FIRST: u32 = PassReason::ALL.len() as u32;
+pub(super) const LATENCY_SUM: u32 = DROPPED_FIRST + DROPPED.len() as u32;
 pub(super) const LATENCY_BUCKETS: u32 = LATENCY_SUM + 1;
+/// Number of counters.
+pub(super) const COUNTERS: u32 = LATENCY_BUCKETS + BUCKETS as u32;
 
 /// Which family the program forwards, or that it leaves a session to the sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +124,15 @@ pub(super) struct Session {
     pub(super) forwarding: Forwarding,
     /// Which local address each leg was bound through; 0 when that is not known.
     pub(super) local: [u16; 2],
+    pub(super) used: Used,
+}
+
+/// What the program has noted of a session.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Used {
     pub(super) from: [LegActivity; 2],
+    /// Nanoseconds of CLOCK_MONOTONIC at which it owes nothing to its bandwidth limit.
+    pub(super) owes: u64,
 }
 
 /// The program's configuration.
@@ -125,6 +144,9 @@ pub(super) struct Config {
     pub(super) port: u16,
     /// Every open session has an entry.
     pub(super) complete: bool,
+    /// Bandwidth of each session, and of all of them.
+    pub(super) session_pace: Option<Pace>,
+    pub(super) relay_pace: Option<Pace>,
 }
 
 impl Session {
@@ -140,11 +162,12 @@ impl Session {
         value[LOCAL..][..2].copy_from_slice(&self.local[0].to_ne_bytes());
         value[LOCAL + 2..][..2].copy_from_slice(&self.local[1].to_ne_bytes());
         let from = value[ACTIVITY..].chunks_exact_mut(ACTIVITY_LEN);
-        for (activity, bytes) in self.from.iter().zip(from) {
+        for (activity, bytes) in self.used.from.iter().zip(from) {
             bytes[..8].copy_from_slice(&activity.traffic.packets.to_ne_bytes());
             bytes[8..16].copy_from_slice(&activity.traffic.bytes.to_ne_bytes());
             bytes[16..].copy_from_slice(&activity.last_seen.to_ne_bytes());
         }
+        value[OWES..].copy_from_slice(&self.used.owes.to_ne_bytes());
         value
     }
 
@@ -177,18 +200,22 @@ impl Session {
             legs: [leg(0), leg(1)],
             forwarding,
             local: [0, 2].map(|at| u16::from_ne_bytes([value[LOCAL + at], value[LOCAL + at + 1]])),
-            from: activity(value),
+            used: Used {
+                from: activity(value),
+                owes: number(value, OWES),
+            },
         }
     }
+}
+
+fn number(value: &SessionValue, at: usize) -> u64 {
+    u64::from_ne_bytes(*value[at..].first_chunk().expect("the entry is that long"))
 }
 
 /// The activity in an entry, without the rest.
 pub(super) fn activity(value: &SessionValue) -> [LegActivity; 2] {
     [0, 1].map(|at| {
-        let number = |field: usize| {
-            let bytes = &value[ACTIVITY + at * ACTIVITY_LEN + field * 8..];
-            u64::from_ne_bytes(*bytes.first_chunk().expect("the entry is that long"))
-        };
+        let number = |field: usize| number(value, ACTIVITY + at * ACTIVITY_LEN + field * 8);
         LegActivity {
             traffic: Traffic {
                 packets: number(0),
@@ -205,15 +232,26 @@ impl Config {
         value[..8].copy_from_slice(&self.valid_until.to_ne_bytes());
         value[8..10].copy_from_slice(&self.port.to_be_bytes());
         value[10] = u8::from(self.complete);
+        for (pace, bytes) in [self.session_pace, self.relay_pace]
+            .into_iter()
+            .zip(value[16..].chunks_exact_mut(16))
+        {
+            let Some(pace) = pace else { continue };
+            bytes[..8].copy_from_slice(&pace.bytes_per_second().to_ne_bytes());
+            let burst = u64::try_from(pace.burst().as_nanos()).unwrap_or(u64::MAX);
+            bytes[8..].copy_from_slice(&burst.to_ne_bytes());
+        }
         value
     }
 
+    /// Port and time of what another process has written; its limits are its own.
     pub(super) fn decode(value: &ConfigValue) -> Self {
         let valid_until = value.first_chunk().expect("the value is that long");
         Self {
             valid_until: u64::from_ne_bytes(*valid_until),
             port: u16::from_be_bytes([value[8], value[9]]),
             complete: value[10] != 0,
+            ..Self::default()
         }
     }
 }
@@ -273,10 +311,13 @@ mod tests {
                 legs,
                 forwarding,
                 local: [3, 700],
-                from: [activity(1), activity(u64::MAX / 2000)],
+                used: Used {
+                    from: [activity(1), activity(u64::MAX / 2000)],
+                    owes: u64::MAX / 3,
+                },
             };
             assert_eq!(Session::decode(&session.encode()), session);
-            assert_eq!(super::activity(&session.encode()), session.from);
+            assert_eq!(super::activity(&session.encode()), session.used.from);
         }
     }
 }

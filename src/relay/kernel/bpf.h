@@ -23,7 +23,7 @@ typedef u32 be32;
 #endif
 
 enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6 };
-enum { NO_PREALLOC = 1 };
+enum { NO_PREALLOC = 1, MMAPABLE = 1 << 10 };
 
 struct __sk_buff {
 	u32 len;

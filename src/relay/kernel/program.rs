@@ -23,18 +23,19 @@ use aya::{
 
 use super::{
     Reason, Unavailable,
-    abi::{AddressKey, ConfigValue, SessionValue, TrafficValue},
+    abi::{self, AddressKey, ConfigValue, SessionValue, TrafficValue},
     sys,
 };
 
 /// Name of the program, in its object and in the kernel.
 const NAME: &str = "peerrelay";
 /// Names of the maps.
-const MAPS: [&str; 7] = [
+const MAPS: [&str; 8] = [
     "SESSIONS",
     "LOCALS",
     "ADDRESSES",
     "CONFIG",
+    "DEBT",
     "COUNTERS",
     "FORWARDED",
     "SCRATCH",
@@ -65,6 +66,7 @@ pub(super) struct Maps {
     pub(super) locals: HashMap<MapData, AddressKey, u32>,
     pub(super) addresses: Array<MapData, AddressKey>,
     pub(super) config: Array<MapData, ConfigValue>,
+    pub(super) debt: MapData,
 }
 
 /// The maps in which it counts.
@@ -266,6 +268,7 @@ fn load(pins: Option<&Path>, sessions: u32) -> Result<(Ebpf, Maps, CounterMaps),
     let mut ebpf = loader.load(OBJECT).map_err(|error| unavailable(&error))?;
     let (maps, counters) = take_maps(&mut ebpf)?;
     maps.check(sessions)?;
+    counters.check()?;
     let program = ebpf.program_mut(NAME);
     let program = program.ok_or_else(|| Unavailable::failed("the object has no program"))?;
     let program: &mut SchedClassifier = program.try_into().map_err(Unavailable::failed)?;
@@ -285,6 +288,10 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
         locals: take("LOCALS")?.try_into().map_err(Unavailable::failed)?,
         addresses: take("ADDRESSES")?.try_into().map_err(Unavailable::failed)?,
         config: take("CONFIG")?.try_into().map_err(Unavailable::failed)?,
+        debt: match take("DEBT")? {
+            Map::Array(data) => data,
+            _ => return Err(Unavailable::failed("the map DEBT is no array")),
+        },
     };
     let counters = CounterMaps {
         counters: take("COUNTERS")?.try_into().map_err(Unavailable::failed)?,
@@ -300,6 +307,18 @@ impl Maps {
         if info.value_size() as usize != size_of::<SessionValue>() || info.max_entries() != sessions
         {
             return Err(Unavailable::failed("pinned maps have another layout"));
+        }
+        Ok(())
+    }
+}
+
+impl CounterMaps {
+    /// The same of what has been counted so far.
+    fn check(&self) -> Result<(), Unavailable> {
+        if self.counters.len() != abi::COUNTERS {
+            return Err(Unavailable::failed(
+                "pinned counters are of another version",
+            ));
         }
         Ok(())
     }

@@ -33,6 +33,14 @@ enum pass {
 	PASSES,
 };
 
+// A limit on bandwidth, as the core's `Pace`.
+struct pace {
+	// 0 for none.
+	u64 bytes_per_second;
+	// Nanoseconds whose data may come at once.
+	u64 burst;
+};
+
 struct config {
 	// Moment (CLOCK_MONOTONIC) after which nothing is forwarded: the relay renews it.
 	u64 valid_until;
@@ -41,6 +49,9 @@ struct config {
 	// Whether a VNI that has no entry is unknown to the relay too.
 	u8 complete;
 	u8 unused[5];
+	// Of each session, and of all of them.
+	struct pace session;
+	struct pace relay;
 };
 
 struct address {
@@ -71,6 +82,8 @@ struct session {
 	// known): it hears from there, as firewalls and NATs on its way expect.
 	u16 local[2];
 	struct activity from[2];
+	// Moment at which it owes nothing to its limit.
+	u64 owes;
 };
 
 struct traffic {
@@ -81,6 +94,8 @@ struct traffic {
 // Keys of COUNTERS, after those of `enum pass`.
 enum {
 	DROPPED_UNKNOWN = PASSES,
+	DROPPED_SESSION_RATE,
+	DROPPED_RELAY_RATE,
 	LATENCY_SUM,
 	LATENCY_BUCKETS,
 	COUNTER_COUNT = LATENCY_BUCKETS + BUCKETS,
@@ -125,6 +140,15 @@ struct {
 	TYPE(key, u32);
 	TYPE(value, struct config);
 } CONFIG SEC(".maps");
+
+// Moment at which the relay owes nothing to its limit: one number for this program and the core.
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(map_flags, MMAPABLE);
+	UINT(max_entries, 1);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} DEBT SEC(".maps");
 
 struct {
 	UINT(type, MAP_PERCPU_ARRAY);
@@ -281,6 +305,48 @@ INLINE int unknown(struct scratch *scratch, const struct config *config, u64 now
 	return pass(PASS_UNKNOWN_VNI);
 }
 
+INLINE u64 cost(const struct pace *pace, u32 bytes)
+{
+	return bytes * 1000000000ull / pace->bytes_per_second;
+}
+
+INLINE int has_room(const struct pace *pace, const u64 *owes, u64 cost, u64 now)
+{
+	u64 from = *owes > now ? *owes : now;
+	return from + cost - now <= pace->burst;
+}
+
+// CPUs that meet here let a datagram each too many through, which stays owed; the plain write loses
+// what another CPU adds just then to a limit that nobody has come near.
+INLINE void owe(u64 *owes, u64 cost, u64 now)
+{
+	if (*owes < now)
+		*owes = now;
+	__sync_fetch_and_add(owes, cost);
+}
+
+// Whether data is within the limits of its session and of the relay, and takes it into account if
+// so; otherwise the counter of what is dropped.
+INLINE u32 above_limit(const struct config *config, struct session *session, u32 bytes, u64 now)
+{
+	u32 zero = 0;
+	u64 of_session = 0, *owes;
+	if (config->session.bytes_per_second) {
+		of_session = cost(&config->session, bytes);
+		if (!has_room(&config->session, &session->owes, of_session, now))
+			return DROPPED_SESSION_RATE;
+	}
+	if (config->relay.bytes_per_second && (owes = map_lookup(&DEBT, &zero))) {
+		u64 of_relay = cost(&config->relay, bytes);
+		if (!has_room(&config->relay, owes, of_relay, now))
+			return DROPPED_RELAY_RATE;
+		owe(owes, of_relay, now);
+	}
+	if (of_session)
+		owe(&session->owes, of_session, now);
+	return 0;
+}
+
 // Writes the new addresses and ports with their checksums. Ports are no part of the pseudo header:
 // of a checksum that hardware completes (CHECKSUM_PARTIAL) only the addresses are there yet.
 INLINE int rewrite(struct __sk_buff *skb, const struct packet *packet, const struct address *source,
@@ -387,6 +453,13 @@ INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch 
 		return pass(PASS_TTL);
 	if (packet->udp_at - ETHERNET + UDP_LEN + packet->segment > to->mtu)
 		return pass(PASS_MTU);
+	u32 packets = (packet->payload + packet->segment - 1) / packet->segment;
+	// VNI 0 is the self-test's.
+	u32 limit = key ? above_limit(config, session, packet->payload, now) : 0;
+	if (limit) {
+		count(limit, packets);
+		return DROP;
+	}
 	const struct address *source = &packet->destination;
 	if (hears_from && hears_from != *local) {
 		const struct address *other = map_lookup(&ADDRESSES, &hears_from);
@@ -396,13 +469,11 @@ INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch 
 	if (rewrite(skb, packet, source, to))
 		return pass(PASS_ERROR);
 
-	u32 packets = (packet->payload + packet->segment - 1) / packet->segment;
 	__sync_fetch_and_add(&from->packets, packets);
 	__sync_fetch_and_add(&from->bytes, packet->payload);
 	from->last_seen = now;
 	u32 family = packet->family;
 	struct traffic *forwarded = map_lookup(&FORWARDED, &family);
-	// VNI 0 is the self-test's.
 	if (forwarded && key) {
 		forwarded->packets += packets;
 		forwarded->bytes += packet->payload;

@@ -60,7 +60,7 @@ fn forward(
         }),
         forwarding,
         local: [0; 2],
-        from: Default::default(),
+        used: abi::Used::default(),
     };
     let failed = |error: aya::maps::MapError| error.to_string();
     maps.sessions

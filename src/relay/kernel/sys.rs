@@ -1,13 +1,15 @@
 //! The things that have no safe wrapper: the monotonic clock as a number, taking an entry out of a
-//! map, running a program on a packet, and which programs are attached to a device.
+//! map, memory shared with a map, running a program on a packet, and which programs are attached to
+//! a device.
 #![allow(
     unsafe_code,
-    reason = "bpf(2) commands that the loader does not offer, and clock_gettime"
+    reason = "bpf(2) commands that the loader does not offer, mmap and clock_gettime"
 )]
 
 use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd},
+    sync::atomic::AtomicU64,
 };
 
 /// `BPF_PROG_TEST_RUN`, `BPF_PROG_QUERY` and `BPF_MAP_LOOKUP_AND_DELETE_ELEM` (linux/bpf.h).
@@ -109,6 +111,32 @@ pub(super) fn attached(index: u32) -> io::Result<Vec<u32>> {
     unsafe { attr.run(QUERY)? };
     ids.truncate(attr.u32(24) as usize);
     Ok(ids)
+}
+
+/// The first number of a map that the kernel lets be mapped (`BPF_F_MMAPABLE`), for as long as this
+/// process lives: what it writes, the program reads, and the other way round.
+///
+/// # Errors
+/// What the kernel says.
+pub(super) fn share(map: BorrowedFd<'_>) -> io::Result<&'static AtomicU64> {
+    let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
+    // SAFETY: asks for new memory; the kernel checks the descriptor.
+    let page = unsafe {
+        libc::mmap(
+            std::ptr::null_mut(),
+            size_of::<u64>(),
+            access,
+            flags,
+            map.as_raw_fd(),
+            0,
+        )
+    };
+    if page == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: a page is aligned, is longer than a number, and is never unmapped. The program changes
+    // it by atomic additions and by writes of the whole number.
+    Ok(unsafe { &*page.cast::<AtomicU64>() })
 }
 
 /// What a program did to a packet.

@@ -3,6 +3,7 @@
 
 mod client;
 mod detached;
+mod limits;
 mod segments;
 mod survival;
 mod verdicts;

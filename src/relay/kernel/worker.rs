@@ -13,12 +13,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-use relay_proto::Vni;
+use relay_proto::{Pace, Vni};
 use tokio::sync::watch;
 
 use super::{
     Open, PathState, Reason, Request, Unavailable,
-    abi::{self, AddressKey, Config, Forwarding, Leg, LegActivity, Session},
+    abi::{self, AddressKey, Config, Forwarding, Leg, Session},
     guard::Guard,
     program::{Maps, Program},
     self_test, sys,
@@ -74,12 +74,17 @@ impl Worker {
         waker: Waker,
         state: watch::Sender<PathState>,
         detached: Arc<AtomicU64>,
+        [session_pace, relay_pace]: [Option<Pace>; 2],
     ) -> io::Result<Self> {
         let locals: BTreeMap<_, _> = maps.locals.iter().filter_map(Result::ok).collect();
         let keys_given = locals.clone();
         // Of an earlier process: it goes on until this one has its port.
         let config = maps.config.get(&0, 0).map_err(io::Error::other)?;
-        let config = Config::decode(&config);
+        let config = Config {
+            session_pace,
+            relay_pace,
+            ..Config::decode(&config)
+        };
         let mut worker = Self {
             program,
             maps,
@@ -189,7 +194,7 @@ impl Worker {
     fn place(&mut self, open: &Open) {
         let key = |ip: IpAddr| self.locals.get(&abi::address_key(ip)).copied().unwrap_or(0) as u16;
         let local = open.locals.map(|ip| ip.map_or(0, key));
-        let session = self.session(open.legs, local, Default::default());
+        let session = self.session(open.legs, local);
         let known = self.maps.sessions.get(&open.vni.number(), 0);
         if !known.is_ok_and(|known| Session::decode(&known).same_ways(&session)) {
             self.replace(open.vni, session);
@@ -197,9 +202,9 @@ impl Worker {
     }
 
     fn replace(&mut self, vni: Vni, session: Session) {
-        let from = self.take(vni.number()).map(|old| old.from);
-        let from = from.unwrap_or_default();
-        self.enter(vni, &Session { from, ..session });
+        let used = self.take(vni.number()).map(|old| old.used);
+        let used = used.unwrap_or_default();
+        self.enter(vni, &Session { used, ..session });
     }
 
     fn enter(&mut self, vni: Vni, session: &Session) {
@@ -256,12 +261,7 @@ impl Worker {
     }
 
     /// An entry: forwarded by the program when both legs are of one family and a way leads to each.
-    fn session(
-        &mut self,
-        legs: [SocketAddr; 2],
-        local: [u16; 2],
-        from: [LegActivity; 2],
-    ) -> Session {
+    fn session(&mut self, legs: [SocketAddr; 2], local: [u16; 2]) -> Session {
         let ways = legs.map(|leg| self.way(leg.ip()));
         let forwarding = match (ways, legs) {
             ([Some(_), Some(_)], [SocketAddr::V4(_), SocketAddr::V4(_)]) => Forwarding::V4,
@@ -277,7 +277,7 @@ impl Worker {
             legs: [leg(0), leg(1)],
             forwarding,
             local,
-            from,
+            used: abi::Used::default(),
         }
     }
 
@@ -318,7 +318,7 @@ impl Worker {
             };
             let old = Session::decode(&value);
             let legs = old.legs.map(|leg| leg.address);
-            let new = self.session(legs, old.local, Default::default());
+            let new = self.session(legs, old.local);
             if !old.same_ways(&new)
                 && let Some(vni) = Vni::new(key)
             {

@@ -42,17 +42,17 @@ fn program(registry: &Registry, kernel: &KernelCounters) {
         let count = kernel.passed.get(at).copied().unwrap_or(0);
         passed.with_label_values(&[reason.as_str()]).inc_by(count);
     }
-    let help = "Datagrams of unknown sessions that the kernel's program dropped, above the rate \
-                that it leaves to the sockets.";
+    let help = "Datagrams that the kernel's program dropped: above a bandwidth limit, or of unknown \
+                sessions above the rate that it leaves to the sockets.";
     let dropped = counter(
         registry,
         "peerrelay_kernel_dropped_total",
         help,
         &["reason"],
     );
-    dropped
-        .with_label_values(&["unknown_vni"])
-        .inc_by(kernel.dropped_unknown);
+    for (reason, count) in &kernel.dropped {
+        dropped.with_label_values(&[reason.as_str()]).inc_by(*count);
+    }
     let help = "Times that another process detached the kernel's program from a device.";
     let detached = counter(registry, "peerrelay_kernel_detached_total", help, &[]);
     let none: [&str; 0] = [];

@@ -7,7 +7,7 @@ use relay_proto::{Timestamp, Vni};
 use super::{
     client::data,
     permitted,
-    wire::{PORT, Relay, Wire, two_cables},
+    wire::{PORT, Relay, Wire, few, two_cables},
 };
 use crate::relay::{
     data_path::LEFT,
@@ -58,7 +58,7 @@ impl Scene {
         let (net, pins) = (two_cables(), Pins::mount());
         let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
         let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
-        let relay = Relay::pinned(&net, "relay", &["10.1.0.1:40000"], Some(pins.path()));
+        let relay = Relay::with(&net, "relay", &["10.1.0.1:40000"], few(), Some(pins.path()));
         let vni = relay.open(1, [&a, &b]);
         Self {
             relay,
@@ -108,8 +108,8 @@ fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
         relay.shard.stop();
         relay.kernel.stop(Some(LEFT));
         let options = KernelOptions {
-            max_sessions: 100,
             pins: Some(pins.path()),
+            ..KernelOptions::new(&few())
         };
         let next = net.run("relay", || start(options)).unwrap();
         next.retain(vec![*open]);
@@ -149,8 +149,8 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
     relay.shard.stop();
     relay.kernel.stop(Some(LEFT));
     let options = KernelOptions {
-        max_sessions: 100,
         pins: Some(pins.path()),
+        ..KernelOptions::new(&few())
     };
     let next = net.run("relay", || start(options)).unwrap();
     next.retain(Vec::new());

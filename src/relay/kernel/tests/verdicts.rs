@@ -50,6 +50,7 @@ impl Twins {
             valid_until: u64::MAX,
             port: PORT,
             complete: false,
+            ..abi::Config::default()
         };
         maps.config.set(0, config.encode(), 0).unwrap();
         let legs = [
@@ -83,7 +84,7 @@ impl Twins {
                     _ => Forwarding::Socket,
                 },
                 local: bound.each_ref().map(key),
-                from: Default::default(),
+                used: abi::Used::default(),
             };
             maps.sessions
                 .insert(vni.number(), session.encode(), 0)

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use relay_proto::{Family, Vni};
+use relay_proto::{Config, Family, Vni};
 
 use super::{
     client::{Client, at, data, keys},
@@ -23,6 +23,14 @@ pub(super) const PORT: u16 = 40_000;
 /// Longest wait for what must come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Limits for little memory.
+pub(super) fn few() -> Config {
+    Config {
+        max_sessions: 100,
+        ..Config::default()
+    }
+}
+
 /// A relay in a namespace, on both paths.
 pub(super) struct Relay {
     pub(super) shard: ShardHandle,
@@ -30,23 +38,25 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    fn start(net: &Net, namespace: &str, addresses: &[&str]) -> Self {
-        Self::pinned(net, namespace, addresses, None)
+    pub(super) fn start(net: &Net, namespace: &str, addresses: &[&str]) -> Self {
+        Self::with(net, namespace, addresses, few(), None)
     }
 
-    pub(super) fn pinned(
+    pub(super) fn with(
         net: &Net,
         namespace: &str,
         addresses: &[&str],
+        config: Config,
         pins: Option<PathBuf>,
     ) -> Self {
         net.run(namespace, || {
-            let options = KernelOptions {
-                max_sessions: 100,
+            let kernel = start(KernelOptions {
                 pins,
-            };
-            let kernel = start(options).unwrap();
+                ..KernelOptions::new(&config)
+            });
+            let kernel = kernel.unwrap();
             let options = ShardOptions {
+                config,
                 keys: keys(),
                 seed: [7; 32],
                 kernel: Some(kernel.clone()),
@@ -103,7 +113,7 @@ impl Relay {
         sessions.iter().filter_map(Open::of).collect()
     }
 
-    fn snapshot(&self) -> Snapshot {
+    pub(super) fn snapshot(&self) -> Snapshot {
         block_on(self.shard.snapshot())
     }
 
@@ -184,7 +194,7 @@ impl Wire {
         self.socket.recv(&mut [0; 2_048]).ok()
     }
 
-    fn try_receive_now(&self) -> bool {
+    pub(super) fn try_receive_now(&self) -> bool {
         self.socket.set_nonblocking(true).unwrap();
         let received = self.try_receive().is_some();
         self.socket.set_nonblocking(false).unwrap();
