@@ -36,7 +36,7 @@ use tokio::sync::watch;
 
 pub use self::abi::PassReason;
 use self::{
-    abi::SessionValue,
+    abi::{LegActivity, SessionValue},
     program::{CounterMaps, Program},
     worker::Worker,
 };
@@ -316,6 +316,14 @@ impl KernelPath {
             traffic: leg.traffic,
             last_seen: seen(leg.last_seen),
         }))
+    }
+
+    /// How long it has not heard from leg A and leg B; `None` when the session has no entry.
+    pub fn silence(&self, vni: Vni) -> Option<[Duration; 2]> {
+        let value = self.0.sessions.get(&vni.number(), 0).ok()?;
+        let clock = sys::monotonic_ns();
+        let since = |leg: LegActivity| Duration::from_nanos(clock.saturating_sub(leg.last_seen));
+        Some(abi::activity(&value).map(since))
     }
 
     /// What the program keeps of the relay's bandwidth limit, for a core whose time is `now`; `None`

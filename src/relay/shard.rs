@@ -409,7 +409,16 @@ impl ShardHandle {
         sum
     }
 
-    /// What a later relay needs to go on; `None` when a thread has ended.
+    /// Enters into what was exported what the kernel path has heard since: a system call for each
+    /// session, so not for a thread that others wait for.
+    pub fn complete(&self, state: &mut State) {
+        if let Some(kernel) = &self.kernel {
+            state.note_silence(|vni| kernel.silence(vni));
+        }
+    }
+
+    /// What a later relay needs to go on, once [`ShardHandle::complete`]; `None` when a thread has
+    /// ended.
     pub async fn export(&self) -> Option<State> {
         let parts = self.ask(Command::Export).await;
         (parts.len() == self.front.links().len()).then_some(())?;

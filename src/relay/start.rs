@@ -35,7 +35,7 @@ impl Start {
         let kernel = data_path::start(options);
         let heir = Heir::ask(&options.session_dir).await;
         let mut identity = identity(options, heir.is_some()).await?;
-        let key = identity.seal_key();
+        let key = identity.seal_key(options.port);
         let file = SessionFile::new(&options.session_dir, key.clone()).context(
             "failed to use the session directory: choose a writable one with --session-dir",
         )?;

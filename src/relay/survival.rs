@@ -101,11 +101,15 @@ impl SessionFile {
 
     /// Writes what the relay has now.
     pub async fn save(&self, shard: &ShardHandle) {
-        let Some(state) = shard.export().await else {
+        let Some(mut state) = shard.export().await else {
             return;
         };
-        let file = self.clone();
-        let written = tokio::task::spawn_blocking(move || file.write(&state)).await;
+        let (file, shard) = (self.clone(), shard.clone());
+        let write = move || {
+            shard.complete(&mut state);
+            file.write(&state)
+        };
+        let written = tokio::task::spawn_blocking(write).await;
         if let Ok(Err(error)) = written {
             tracing::warn!(%error, path = %self.path.display(), "sessions are not saved: they would not survive a crash");
         }

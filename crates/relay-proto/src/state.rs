@@ -78,7 +78,7 @@ pub enum StateError {
     NotState,
     /// Another version of this software wrote it.
     Version(u16),
-    /// It is damaged, cut off, or of another relay.
+    /// It is damaged, cut off, or of another relay: its driver says which relay is another.
     Foreign,
     /// It is authentic and contradicts itself.
     Contradiction,
@@ -89,7 +89,7 @@ impl std::fmt::Display for StateError {
         match self {
             Self::NotState => f.write_str("it is no relay state"),
             Self::Version(version) => write!(f, "it has version {version}, not {VERSION}"),
-            Self::Foreign => f.write_str("it is damaged, or another relay's"),
+            Self::Foreign => f.write_str("it is damaged, or of a relay with another key or port"),
             Self::Contradiction => f.write_str("it contradicts itself"),
         }
     }
@@ -111,6 +111,17 @@ impl State {
     /// Number of cores that it was taken from.
     pub const fn cores(&self) -> usize {
         self.challenges.len()
+    }
+
+    /// Takes into account how long another path has not heard from leg A and leg B of a session;
+    /// `None` where it knows nothing of it.
+    pub fn note_silence(&mut self, of: impl Fn(Vni) -> Option<[Duration; 2]>) {
+        for session in &mut self.sessions {
+            let silences = of(session.vni).unwrap_or([Duration::MAX; 2]);
+            for (leg, silence) in session.legs.iter_mut().zip(silences) {
+                leg.silent = leg.silent.min(silence);
+            }
+        }
     }
 
     /// Adds what another core of the same relay has exported.

@@ -112,7 +112,8 @@ impl Taken {
             NOW => {}
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
-        let (state, sockets) = shard.hand_over().await.ok_or(io::ErrorKind::BrokenPipe)?;
+        let (mut state, sockets) = shard.hand_over().await.ok_or(io::ErrorKind::BrokenPipe)?;
+        shard.complete(&mut state);
         let sealed = key.seal(&state)?;
         let counts = sockets.each_ref().map(|sockets| sockets.len() as u8);
         let fds: Vec<_> = sockets.iter().flatten().map(AsFd::as_fd).collect();

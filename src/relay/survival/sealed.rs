@@ -1,7 +1,7 @@
 //! State as bytes that only the same relay reads, and only until the machine restarts.
 //!
 //! ```text
-//! time since boot u64, nanoseconds | state (relay_proto::State), keyed over node key, boot and time
+//! time since boot u64, nanoseconds | state (relay_proto::State), keyed over node key, port, boot and time
 //! ```
 
 use std::{fs, io, time::Duration};
@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 use super::Inheritance;
 
-/// Seals for the relay with one identity.
+/// Seals for the relay with one identity and port.
 #[derive(Clone)]
 pub struct SealKey([u8; 32]);
 
@@ -30,10 +30,13 @@ pub enum Refusal {
 }
 
 impl SealKey {
-    /// The key of the relay whose node key is `node_secret`.
-    pub fn new(node_secret: &[u8; 32]) -> Self {
+    /// The key of the relay whose node key is `node_secret` and whose configured port is `port`.
+    /// Clients have bound their sessions at this port: at another they are of no use, and would be
+    /// given out again as if they were.
+    pub fn new(node_secret: &[u8; 32], port: u16) -> Self {
         let hash = Sha256::new().chain_update("peerrelay sessions");
-        Self(hash.chain_update(node_secret).finalize().into())
+        let hash = hash.chain_update(node_secret);
+        Self(hash.chain_update(port.to_be_bytes()).finalize().into())
     }
 
     pub(super) fn seal(&self, state: &State) -> io::Result<Vec<u8>> {

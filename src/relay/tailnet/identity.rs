@@ -159,8 +159,8 @@ impl Identity {
     }
 
     /// Seals what only a relay with this identity may read.
-    pub fn seal_key(&self) -> SealKey {
-        SealKey::new(self.node.private.export().as_bytes())
+    pub fn seal_key(&self, port: u16) -> SealKey {
+        SealKey::new(self.node.private.export().as_bytes(), port)
     }
 
     /// The disco keys as the protocol core takes them.

@@ -2,12 +2,12 @@
 
 use std::{path::PathBuf, process::Command, thread, time::Duration};
 
-use relay_proto::{Timestamp, Vni};
+use relay_proto::{Config, Timestamp, Vni};
 
 use super::{
-    client::data,
+    client::{data, keys},
     permitted,
-    wire::{PORT, Relay, Wire, few, two_cables},
+    wire::{PORT, Relay, Wire, block_on, exchange, few, two_cables},
 };
 use crate::relay::{
     data_path::LEFT,
@@ -163,4 +163,27 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
         !pins.path().exists(),
         "a relay that ends for good leaves nothing"
     );
+}
+
+#[test]
+fn what_the_kernel_has_heard_counts_when_sessions_are_saved() {
+    let test = "what_the_kernel_has_heard_counts_when_sessions_are_saved";
+    if !permitted(test) {
+        return;
+    }
+    const STEADY: Duration = Duration::from_secs(2);
+    let scene = Scene::open();
+    thread::sleep(STEADY + Duration::from_millis(100));
+    exchange(scene.vni, [&scene.a, &scene.b], 1);
+    let mut state = block_on(scene.relay.shard.export()).unwrap();
+    scene.relay.shard.complete(&mut state);
+    // In the next relay, sessions that were silent for that long are over.
+    let config = Config {
+        steady_lifetime: STEADY,
+        ..few()
+    };
+    let now = Timestamp::from_start(Duration::from_secs(60));
+    let mut next = relay_proto::Relay::new(config, keys(), [8; 32], 1, now);
+    let restored = next.import(&state, 0, |_| true, now, Duration::ZERO);
+    assert_eq!(restored, 1, "the sockets heard of it last {STEADY:?} ago");
 }

@@ -219,7 +219,7 @@ pub(super) fn exchange(vni: Vni, [a, b]: [&Wire; 2], n: u8) {
 }
 
 /// Runs what is asynchronous.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
+pub(super) fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread()
         .build()
         .unwrap()

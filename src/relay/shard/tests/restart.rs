@@ -43,8 +43,13 @@ async fn file_is_for_nobody_else_and_is_refused_when_damaged() {
         0o600
     );
     assert_eq!(file.read().unwrap().state.len(), 1);
-    let other = SessionFile::new(dir.path(), SealKey::new(&[8; 32])).unwrap();
-    assert!(other.read().is_none());
+    for other in [
+        SealKey::new(&[8; 32], 40_000),
+        SealKey::new(&[7; 32], 40_100),
+    ] {
+        let other = SessionFile::new(dir.path(), other).unwrap();
+        assert!(other.read().is_none());
+    }
     let bytes = fs::read(&path).unwrap();
     for at in [0, 7, 8, 40, bytes.len() - 1] {
         let mut damaged = bytes.clone();
@@ -98,5 +103,5 @@ async fn heir_goes_on_with_sessions_and_sockets() {
 }
 
 fn key() -> SealKey {
-    SealKey::new(&[7; 32])
+    SealKey::new(&[7; 32], 40_000)
 }
