@@ -10,6 +10,7 @@ use clap::{Parser, Subcommand};
 use crate::bench::Bench;
 use crate::build::Profile;
 use crate::command::{program, program_in};
+use crate::compare::{self, CompareArgs};
 use crate::demo::{self, DemoArgs};
 use crate::faults::{self, FaultsArgs};
 use crate::net;
@@ -38,6 +39,8 @@ enum Action {
     Bench(Bench),
     /// Kill the operator before and after every write, make every request fail, and compare
     Faults(FaultsArgs),
+    /// Give generated handshakes to Tailscale's relay and to ours, and compare what they do
+    Compare(CompareArgs),
     /// Bring cluster and tailnet up; import the program again if they are
     Up,
     /// Stop everything and remove it
@@ -76,6 +79,7 @@ impl Cli {
             Action::Bench(bench) => bench.run()?,
             Action::Test(args) => return suite::run(&args),
             Action::Faults(args) => faults::run(&args)?,
+            Action::Compare(args) => compare::run(&args, &Progress::stderr())?,
             Action::Probe(probe) => probe.run()?,
             Action::Up => up()?,
             Action::Down => Rig::take_down(&Progress::stderr())?,

@@ -13,11 +13,13 @@
 //! ```
 
 pub mod audit;
+pub mod bare;
 pub mod bench;
 pub mod build;
 pub mod cli;
 pub mod cluster;
 pub mod command;
+pub mod compare;
 pub mod demo;
 pub mod faults;
 pub mod metallb;

@@ -8,6 +8,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::build::Profile;
 use crate::command::{program, run as run_program};
+use crate::compare::{self, CompareArgs};
 use crate::progress::Progress;
 use crate::scenarios::{self, Scenario};
 use crate::state::repository;
@@ -121,7 +122,8 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
         .status()
         .context("failed to start cargo")?;
     ensure!(status.success(), "cargo test failed");
-    golden_vectors(progress)
+    golden_vectors(progress)?;
+    compare::run(&CompareArgs::default(), progress).context("Go's relay and ours differ")
 }
 
 /// The byte vectors that the protocol is held to are what Tailscale's packages say today.

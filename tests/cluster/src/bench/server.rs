@@ -1,35 +1,26 @@
-//! A relay under measurement: a process that gives out sessions over its standard streams.
+//! A relay under measurement.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::process::{Child, ChildStdin, ChildStdout, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use relay_proto::DiscoPublic;
+use anyhow::{Context, Result};
 
 use super::implementation::{Implementation, Programs};
 use super::system;
 use super::topology::{Family, Link, Side};
+use crate::bare::BareRelay;
 use crate::command::program_in;
-use crate::signals;
-
-/// Longest wait for a process that was told to end.
-const GRACE: Duration = Duration::from_secs(3);
 
 /// A running relay; it ends with this.
 #[derive(Debug)]
 pub struct Server {
     /// Which one.
     pub implementation: Implementation,
-    /// The disco key that seals requests.
-    pub node: DiscoPublic,
     /// Its UDP port.
     pub port: u16,
-    child: Child,
-    input: Option<ChildStdin>,
-    output: BufReader<ChildStdout>,
+    /// The process.
+    pub relay: BareRelay,
 }
 
 /// Memory of a process, in bytes.
@@ -68,45 +59,18 @@ impl Server {
                 command.args(addresses.map(|address| format!("--address={address}")));
             }
         }
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .with_context(|| format!("failed to start the {implementation} relay"))?;
-        let output = child.stdout.take().context("it has an output")?;
-        let mut server = Self {
+        let relay = BareRelay::start(&mut command)
+            .with_context(|| format!("the {implementation} relay"))?;
+        Ok(Self {
             implementation,
-            node: DiscoPublic([0; 32]),
             port,
-            input: child.stdin.take(),
-            output: BufReader::new(output),
-            child,
-        };
-        let line = server.read_line()?;
-        let words: Vec<_> = line.split_whitespace().collect();
-        let ["ready", key, _port] = words[..] else {
-            bail!("the {implementation} relay said {line:?}");
-        };
-        let key = from_hex(key).context("it named no key")?;
-        server.node = DiscoPublic(key.try_into().ok().context("keys have 32 bytes")?);
-        Ok(server)
-    }
-
-    /// Answers to allocation requests, in their order; an empty one is a refusal.
-    pub fn ask(&mut self, requests: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
-        let text: String = requests.iter().map(|frame| to_hex(frame) + "\n").collect();
-        self.write(&text)?;
-        requests
-            .iter()
-            .map(|_| from_hex(&self.read_line()?).context("an answer is hexadecimal"))
-            .collect()
+            relay,
+        })
     }
 
     /// Its memory once it has given back what it does not need.
     pub fn settled_memory(&mut self) -> Result<Memory> {
-        self.write("settle\n")?;
-        self.read_line()?;
+        self.relay.say("settle")?;
         memory(self.pid()?)
     }
 
@@ -117,44 +81,7 @@ impl Server {
 
     /// Its process id.
     pub fn pid(&self) -> Result<i32> {
-        Ok(i32::try_from(self.child.id())?)
-    }
-
-    fn write(&mut self, text: &str) -> Result<()> {
-        let input = self.input.as_mut().context("it has an input")?;
-        input.write_all(text.as_bytes())?;
-        Ok(input.flush()?)
-    }
-
-    fn read_line(&mut self) -> Result<String> {
-        signals::check()?;
-        let mut line = String::new();
-        let len = self.output.read_line(&mut line)?;
-        if len == 0 {
-            let mut said = String::new();
-            if let Some(mut errors) = self.child.stderr.take() {
-                std::io::Read::read_to_string(&mut errors, &mut said).ok();
-            }
-            ensure!(!said.is_empty(), "the {} relay ended", self.implementation);
-            bail!("the {} relay ended: {}", self.implementation, said.trim());
-        }
-        Ok(line.trim().to_owned())
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        // It ends with its input.
-        self.input = None;
-        let start = Instant::now();
-        while matches!(self.child.try_wait(), Ok(None)) {
-            if start.elapsed() > GRACE {
-                self.child.kill().ok();
-                self.child.wait().ok();
-                return;
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        self.relay.pid()
     }
 }
 
@@ -189,13 +116,4 @@ fn bpf_memory(pid: i32) -> Result<u64> {
         }
     }
     Ok(maps.values().sum())
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    text.as_bytes().chunks(2).map(byte).collect()
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

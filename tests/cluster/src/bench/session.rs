@@ -196,13 +196,13 @@ fn allocate(
 ) -> Result<Vec<Session>> {
     let requests: Vec<_> = pairs
         .iter()
-        .map(|[a, b]| clients[*a].request(server.node, clients[*b].key))
+        .map(|[a, b]| clients[*a].request(server.relay.node, clients[*b].key))
         .collect();
-    let answers = server.ask(&requests)?;
+    let answers = server.relay.ask(&requests)?;
     let mut sessions = Vec::with_capacity(pairs.len());
     for (pair, answer) in pairs.iter().zip(answers) {
         let frame = Frame::parse(&answer).context("a relay refused an allocation")?;
-        let opened = frame.open(&clients[pair[0]].shared(server.node));
+        let opened = frame.open(&clients[pair[0]].shared(server.relay.node));
         let Some(Message::AllocateResponse { endpoint, .. }) = opened else {
             bail!("a relay answered an allocation with something else");
         };

@@ -2,7 +2,7 @@
 
 #![allow(
     unsafe_code,
-    reason = "setns, sendmmsg, UDP_SEGMENT, receive timestamps and CPU clocks have no safe form in std"
+    reason = "setns, sendmmsg, UDP_SEGMENT, receive timestamps, CPUs and their clocks have no safe form in std"
 )]
 
 use std::fs::File;
@@ -62,6 +62,21 @@ pub fn run_like_others() {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: as above.
     unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const parameters) };
+}
+
+/// Keeps the calling thread, and every process it starts from now on, on one CPU: what they send
+/// each other on loopback then arrives in the order in which it was sent.
+pub fn stay_on_one_cpu() -> Result<()> {
+    // SAFETY: takes nothing.
+    let cpu = checked(unsafe { libc::sched_getcpu() }).context("failed to ask for the CPU")?;
+    // SAFETY: all-zero bytes are an empty set.
+    let mut set: libc::cpu_set_t = unsafe { zeroed() };
+    // SAFETY: changes `set` only, and leaves a CPU that is out of its bounds alone.
+    unsafe { libc::CPU_SET(cpu, &mut set) };
+    // SAFETY: the pointer and length name `set`; 0 is the calling thread.
+    checked(unsafe { libc::sched_setaffinity(0, size_of_val(&set), &raw const set) })
+        .context("failed to stay on a CPU")?;
+    Ok(())
 }
 
 /// CPU time that all threads of a process have used.

@@ -1,10 +1,13 @@
-// Command relay is Tailscale's own relay server (package net/udprelay) without a tailnet, for
-// measurements: the baseline of `cargo dev bench relay`.
+// Command relay is Tailscale's own relay server (package net/udprelay) without a tailnet: the
+// baseline of `cargo dev bench relay`, and the reference of `cargo dev compare`.
 //
 // Allocation requests come on standard input instead of over DERP, as hexadecimal lines that hold
 // the sealed frame; each is answered by one line, which is empty when the relay is silent. The line
-// "settle" collects garbage and returns memory, and is answered by an empty line. It prints
-// "ready", the disco key to seal requests for, and the port; it ends with its standard input.
+// "settle" collects garbage and returns memory, and is answered by an empty line. The line "session"
+// and a VNI is answered by address, packets and bytes of the smaller disco key's client and of the
+// other's, with "-" for an address that is not bound; by an empty line when there is no such
+// session. It prints "ready", the disco key to seal requests for, and the port; it ends with its
+// standard input.
 package main
 
 import (
@@ -17,11 +20,14 @@ import (
 	"os"
 	"runtime"
 	"runtime/debug"
+	"slices"
+	"strconv"
 	"strings"
 
 	"go4.org/mem"
 	"tailscale.com/disco"
 	"tailscale.com/net/udprelay"
+	"tailscale.com/net/udprelay/status"
 	"tailscale.com/types/key"
 	"tailscale.com/types/logger"
 	"tailscale.com/types/views"
@@ -57,6 +63,8 @@ func main() {
 			runtime.GC()
 			debug.FreeOSMemory()
 			fmt.Fprintln(out)
+		} else if vni, ok := strings.CutPrefix(line, "session "); ok {
+			fmt.Fprintln(out, session(server, vni))
 		} else {
 			frame, _ := hex.DecodeString(line)
 			fmt.Fprintf(out, "%x\n", allocator.answer(frame))
@@ -65,6 +73,24 @@ func main() {
 			out.Flush()
 		}
 	}
+}
+
+func session(server *udprelay.Server, vni string) string {
+	number, err := strconv.ParseUint(vni, 10, 32)
+	for _, session := range server.GetSessions() {
+		if err == nil && session.VNI == uint32(number) {
+			return leg(session.Client1) + " " + leg(session.Client2)
+		}
+	}
+	return ""
+}
+
+func leg(client status.ClientInfo) string {
+	address := "-"
+	if client.Endpoint.IsValid() {
+		address = client.Endpoint.String()
+	}
+	return fmt.Sprintf("%s %d %d", address, client.PacketsTx, client.BytesTx)
 }
 
 // allocator does what magicsock does with a request: one shared key for each sender, kept.
@@ -91,7 +117,7 @@ func (a *allocator) answer(frame []byte) []byte {
 	}
 	message, err := disco.Parse(plaintext)
 	request, ok := message.(*disco.AllocateUDPRelayEndpointRequest)
-	if err != nil || !ok {
+	if err != nil || !ok || !slices.Contains(request.ClientDisco[:], sender) {
 		return nil
 	}
 	e, err := a.server.AllocateEndpoint(request.ClientDisco[0], request.ClientDisco[1])

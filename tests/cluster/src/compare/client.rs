@@ -1,0 +1,88 @@
+//! A client's keys, and the datagrams it makes.
+
+use relay_proto::disco::{BindCommon, Frame, Generation, Message, seal};
+use relay_proto::geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD};
+use relay_proto::{DiscoPublic, DiscoSecret, SharedBox, Vni};
+
+use super::dice::Dice;
+
+/// A client of relays.
+#[derive(Debug)]
+pub struct Client {
+    secret: DiscoSecret,
+    /// Its disco key.
+    pub key: DiscoPublic,
+}
+
+impl Client {
+    /// A client with a new key.
+    pub fn new(dice: &mut Dice) -> Self {
+        let secret = DiscoSecret::from_bytes(dice.bytes());
+        let key = secret.public();
+        Self { secret, key }
+    }
+
+    /// The box between it and the holder of `other`.
+    pub fn shared_with(&self, other: DiscoPublic) -> SharedBox {
+        self.secret.shared_with(other)
+    }
+
+    /// A disco frame of this client.
+    pub fn seal(&self, shared: &SharedBox, dice: &mut Dice, plaintext: &[u8]) -> Vec<u8> {
+        seal(shared, self.key, dice.bytes(), plaintext)
+    }
+
+    /// A request for a session of `clients`.
+    pub fn request(
+        &self,
+        shared: &SharedBox,
+        dice: &mut Dice,
+        clients: [DiscoPublic; 2],
+        generation: u32,
+    ) -> Vec<u8> {
+        let request = Message::AllocateRequest {
+            clients,
+            generation: Generation(generation),
+        };
+        self.seal(shared, dice, &request.marshal())
+    }
+}
+
+/// What a frame that `sender` sealed with `shared` says.
+pub fn open(frame: &[u8], sender: DiscoPublic, shared: &SharedBox) -> Option<Message> {
+    let frame = Frame::parse(frame).filter(|frame| frame.sender == sender)?;
+    frame.open(shared)
+}
+
+/// A control datagram with a frame in it.
+pub fn control(vni: Vni, frame: &[u8]) -> Vec<u8> {
+    behind(vni, true, PROTOCOL_DISCO, frame)
+}
+
+/// A data datagram.
+pub fn data(vni: Vni, payload: &[u8]) -> Vec<u8> {
+    behind(vni, false, PROTOCOL_WIREGUARD, payload)
+}
+
+/// The challenge in a control datagram of the relay whose key is `server`, and its VNI.
+pub fn challenge(
+    datagram: &[u8],
+    server: DiscoPublic,
+    shared: &SharedBox,
+) -> Option<(Vni, BindCommon)> {
+    let header = Header::decode(datagram)
+        .filter(|header| header.control && header.protocol == PROTOCOL_DISCO)?;
+    match open(&datagram[HEADER_LEN..], server, shared)? {
+        Message::Challenge(common) => Some((header.vni, common)),
+        _ => None,
+    }
+}
+
+fn behind(vni: Vni, control: bool, protocol: u16, payload: &[u8]) -> Vec<u8> {
+    let header = Header {
+        control,
+        protocol,
+        vni,
+    };
+    [&header.encode()[..], payload].concat()
+}

@@ -1,0 +1,332 @@
+//! One sequence: clients, their sessions with both relays, and what must be alike after each step.
+
+mod control;
+mod data;
+mod draw;
+mod request;
+
+use std::rc::Rc;
+
+use anyhow::{Context, Result, ensure};
+use relay_proto::{DiscoPublic, DropReason, SharedBox, Vni};
+
+use super::client::{self, Client};
+use super::dice::Dice;
+use super::difference::Difference;
+use super::ours::Ours;
+use super::place::{Kind, Places};
+use super::reference::Reference;
+use super::step::{Challenge, Oddity, Step};
+use super::subject::{Arrival, Both, LegState, Reaction, Subject, Which};
+use super::tally::Tally;
+
+/// Clients of a sequence.
+const CLIENTS: usize = 4;
+
+/// The two relays, what clients know of them, and what was seen so far.
+pub struct Sequence<'a> {
+    dice: Dice,
+    places: Rc<Places>,
+    clients: Vec<Client>,
+    sessions: Vec<Session>,
+    go: &'a mut Reference,
+    ours: Ours,
+    limits: bool,
+    stranger: Client,
+    /// Between each client and the relay's node key.
+    node_boxes: Vec<Both<SharedBox>>,
+    server: Option<Server>,
+    /// VNI and LamportID that were given out last.
+    newest: &'a mut (u32, u64),
+    our_newest: (u32, u64),
+    /// Pairs that have a session with one relay only.
+    barred: Vec<[usize; 2]>,
+    tally: &'a mut Tally,
+}
+
+/// The key of the relays' handshakes, and the boxes of it.
+struct Server {
+    key: Both<DiscoPublic>,
+    clients: Vec<Both<SharedBox>>,
+    stranger: Both<SharedBox>,
+}
+
+/// A session that both gave.
+struct Session {
+    vni: Both<Vni>,
+    lamport: Both<u64>,
+    /// Clients, smaller disco key first.
+    pair: [usize; 2],
+    owner: usize,
+    legs: [Leg; 2],
+    challenges: Vec<Challenge>,
+    /// Where both relays have the legs.
+    bound: [Option<usize>; 2],
+    /// Packets and bytes that Go alone forwarded.
+    surplus: [(u64, u64); 2],
+    /// A leg is bound with one relay only, until the next handshake.
+    apart: bool,
+    /// One relay has it no more.
+    ended: bool,
+}
+
+/// Handshakes of one client.
+#[derive(Clone, Copy, Default)]
+struct Leg {
+    /// The one that was begun last and is not completed; 0 for none.
+    begun: Both<u32>,
+    /// The last that we completed.
+    completed: u32,
+}
+
+impl Leg {
+    /// A generation that is new to both.
+    fn fresh(&self) -> u32 {
+        let begun = self.begun[Which::Go].max(self.begun[Which::Ours]);
+        begun.max(self.completed) + 1
+    }
+}
+
+/// What became of a datagram.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Outcome {
+    Silence,
+    Forward {
+        to: usize,
+    },
+    Challenge {
+        to: usize,
+        generation: u32,
+        remote: DiscoPublic,
+    },
+}
+
+/// What became of a datagram that both got.
+#[derive(Clone, Copy)]
+struct Seen {
+    outcomes: Both<Outcome>,
+    /// What is in their challenges.
+    macs: Both<Option<[u8; 32]>>,
+    /// What our relay says when it drops.
+    reason: Option<DropReason>,
+}
+
+impl<'a> Sequence<'a> {
+    /// A sequence of its own seed; `newest` is what Go gave out last.
+    pub fn new(
+        seed: u64,
+        go: &'a mut Reference,
+        newest: &'a mut (u32, u64),
+        places: Rc<Places>,
+        tally: &'a mut Tally,
+    ) -> Self {
+        let mut dice = Dice::new(seed);
+        let limits = dice.percent(30);
+        let ours = Ours::new(places.clone(), limits, &mut dice);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| Client::new(&mut dice)).collect();
+        let node = Both::from([go.node(), ours.node()]);
+        let boxes = clients.iter().map(|client| boxes(client, node)).collect();
+        Self {
+            stranger: Client::new(&mut dice),
+            dice,
+            places,
+            clients,
+            sessions: Vec::new(),
+            go,
+            ours,
+            limits,
+            node_boxes: boxes,
+            server: None,
+            newest,
+            our_newest: (0, 0),
+            barred: Vec::new(),
+            tally,
+        }
+    }
+
+    /// Takes one step with both.
+    ///
+    /// # Errors
+    /// They differ, and not in a way that is on purpose.
+    pub fn take(&mut self, step: &Step) -> Result<()> {
+        self.tally.steps += 1;
+        match step {
+            Step::Request { client, pair, flaw } => self.request(*client, *pair, *flaw),
+            Step::Control { message, oddity } => self.control(*message, *oddity),
+            Step::Data {
+                session,
+                place,
+                len,
+                oddity,
+            } => self.data(*session, *place, *len, *oddity),
+            Step::Handshake {
+                session,
+                side,
+                place,
+            } => {
+                self.handshake(*session, *side, *place)?;
+                let may_bind = self.places.get(*place).kind == Kind::Elsewhere;
+                let bound = self.sessions[*session].bound[*side] == Some(*place);
+                ensure!(bound || !may_bind, "a handshake without fault did not bind");
+                Ok(())
+            }
+            Step::Noise { place, bytes } => self.noise(*place, bytes),
+        }
+    }
+
+    /// Compares every session that both have.
+    pub fn close(&mut self) -> Result<()> {
+        for session in 0..self.sessions.len() {
+            if !self.sessions[session].ended {
+                self.compare(session)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn subject(&mut self, which: Which) -> &mut dyn Subject {
+        match which {
+            Which::Go => self.go,
+            Which::Ours => &mut self.ours,
+        }
+    }
+
+    /// Gives each its datagram, and reads what it sends.
+    fn deliver(
+        &mut self,
+        session: usize,
+        side: usize,
+        place: usize,
+        datagrams: &Both<Vec<u8>>,
+    ) -> Result<Seen> {
+        let mut macs = Both::default();
+        let mut reason = None;
+        let outcomes = Both::of(|which| {
+            let datagram = &datagrams[which];
+            let reaction = self.subject(which).deliver(place, datagram)?;
+            reason = reason.or(reaction.reason);
+            let (outcome, mac) = self.read(which, session, side, datagram, &reaction)?;
+            macs[which] = mac;
+            Ok(outcome)
+        })?;
+        Ok(Seen {
+            outcomes,
+            macs,
+            reason,
+        })
+    }
+
+    fn read(
+        &self,
+        which: Which,
+        session: usize,
+        side: usize,
+        datagram: &[u8],
+        reaction: &Reaction<Vec<Arrival>>,
+    ) -> Result<(Outcome, Option<[u8; 32]>)> {
+        let [arrival] = &reaction.sent[..] else {
+            ensure!(reaction.sent.is_empty(), "{which:?} sends more than one");
+            return Ok((Outcome::Silence, None));
+        };
+        let (to, sent) = (arrival.place, &arrival.datagram);
+        if sent == datagram {
+            return Ok((Outcome::Forward { to }, None));
+        }
+        let session = &self.sessions[session];
+        let server = self.server.as_ref().context("no server key is known")?;
+        let shared = &server.clients[session.pair[side]][which];
+        let (vni, common) = client::challenge(sent, server.key[which], shared)
+            .with_context(|| format!("{which:?} sends what is no challenge"))?;
+        ensure!(
+            vni == session.vni[which] && common.vni == vni.number(),
+            "{which:?} sends a challenge of another session"
+        );
+        ensure!(
+            sent.len() <= datagram.len(),
+            "{which:?} sends more than it got"
+        );
+        let outcome = Outcome::Challenge {
+            to,
+            generation: common.generation.0,
+            remote: common.remote,
+        };
+        Ok((outcome, Some(common.challenge)))
+    }
+
+    /// A difference that any datagram from there, or with this header, makes.
+    fn of_datagram(&self, place: usize, oddity: Option<Oddity>) -> Option<Difference> {
+        if matches!(oddity, Some(Oddity::GeneveVersion(_))) {
+            return Some(Difference::GeneveVersion);
+        }
+        match self.places.get(place).kind {
+            Kind::Elsewhere => None,
+            Kind::Own => Some(Difference::OwnAddress),
+            Kind::Loopback => Some(Difference::LoopbackAddress),
+        }
+    }
+
+    fn differ(&mut self, difference: Difference, reason: Option<DropReason>) -> Result<()> {
+        let expected = difference.drop_reasons();
+        let as_expected = match reason {
+            Some(reason) => expected.contains(&reason),
+            None => expected.is_empty(),
+        };
+        ensure!(
+            as_expected,
+            "{difference:?}: ours says {reason:?}, none of {expected:?}"
+        );
+        self.tally.note(difference);
+        Ok(())
+    }
+
+    fn alike(&mut self, seen: Seen) -> Result<()> {
+        let Seen {
+            outcomes, reason, ..
+        } = seen;
+        let (go, ours) = (outcomes[Which::Go], outcomes[Which::Ours]);
+        ensure!(go == ours, "Go: {go:?}; ours: {ours:?} ({reason:?})");
+        match ours {
+            Outcome::Silence => self.tally.silences += 1,
+            Outcome::Forward { .. } => self.tally.forwarded += 1,
+            Outcome::Challenge { .. } => self.tally.challenges += 1,
+        }
+        Ok(())
+    }
+
+    fn legs(&mut self, session: usize) -> Result<Both<[LegState; 2]>> {
+        let vni = self.sessions[session].vni;
+        Both::of(|which| {
+            let legs = self.subject(which).legs(vni[which])?;
+            legs.with_context(|| format!("{which:?} has a session no more"))
+        })
+    }
+
+    /// Both have the legs in the same places, and heard the same from them.
+    fn compare(&mut self, session: usize) -> Result<()> {
+        if self.sessions[session].apart {
+            return Ok(());
+        }
+        let legs = self.legs(session)?;
+        let session = &mut self.sessions[session];
+        for side in [0, 1] {
+            let (packets, bytes) = session.surplus[side];
+            let mut ours = legs[Which::Ours][side];
+            ours.packets += packets;
+            ours.bytes += bytes;
+            let go = legs[Which::Go][side];
+            ensure!(go == ours, "leg {side} of Go's: {go:?}; of ours: {ours:?}");
+            session.bound[side] = ours.place;
+        }
+        Ok(())
+    }
+}
+
+impl Session {
+    fn is_open(&self) -> bool {
+        self.bound.iter().all(Option::is_some)
+    }
+}
+
+fn boxes(client: &Client, key: Both<DiscoPublic>) -> Both<SharedBox> {
+    Both::from(Which::ALL.map(|which| client.shared_with(key[which])))
+}

@@ -1,0 +1,262 @@
+//! Handshakes.
+
+use anyhow::{Context, Result, ensure};
+use relay_proto::disco::{BindCommon, Generation, Message as Wire};
+
+use super::{Outcome, Seen, Sequence};
+use crate::compare::client;
+use crate::compare::difference::Difference;
+use crate::compare::place::Kind;
+use crate::compare::step::{Challenge, Content, Message, Oddity};
+use crate::compare::subject::{Both, Which};
+
+/// What a datagram is for a relay that reads it as it is meant.
+enum Meaning {
+    Message,
+    Data,
+    Nothing,
+}
+
+impl Sequence<'_> {
+    pub(super) fn control(&mut self, message: Message, oddity: Option<Oddity>) -> Result<()> {
+        let Message {
+            session,
+            side,
+            place,
+            content,
+        } = message;
+        let datagrams = Both::of(|which| self.make_control(which, message, oddity))?;
+        let seen = self.deliver(session, side, place, &datagrams)?;
+        let binds = matches!(content, Content::Bind(_));
+        let meaning = match oddity {
+            Some(Oddity::ControlBit) => Meaning::Data,
+            Some(Oddity::GeneveVersion(_)) | None => Meaning::Message,
+            Some(Oddity::Challenge) if binds => Meaning::Message,
+            Some(oddity) if oddity.is_harmless() => Meaning::Message,
+            Some(_) => Meaning::Nothing,
+        };
+        match (meaning, content) {
+            (Meaning::Message, Content::Bind(generation)) => {
+                self.judge_bind(message, generation, oddity, seen)?;
+            }
+            (Meaning::Message, Content::Answer(at)) => {
+                self.judge_answer(message, at, oddity, seen)?;
+            }
+            (Meaning::Data, _) => {
+                let len = datagrams[Which::Go].len();
+                self.judge_data(session, place, len, oddity, seen)?;
+            }
+            (Meaning::Nothing, _) => self.alike(seen)?,
+        }
+        self.compare(session)
+    }
+
+    fn judge_bind(
+        &mut self,
+        message: Message,
+        generation: u32,
+        oddity: Option<Oddity>,
+        seen: Seen,
+    ) -> Result<()> {
+        let Message {
+            session,
+            side,
+            place,
+            ..
+        } = message;
+        let leg = self.sessions[session].legs[side];
+        let Seen {
+            outcomes,
+            macs,
+            reason,
+        } = seen;
+        let goes_on = outcomes[Which::Go] != Outcome::Silence;
+        let stale = generation <= leg.completed || generation < leg.begun[Which::Ours];
+        let difference = self
+            .of_datagram(place, oddity)
+            .or(stale.then_some(Difference::StaleBind))
+            .filter(|_| goes_on);
+        match difference {
+            Some(difference) => {
+                ensure!(
+                    outcomes[Which::Ours] == Outcome::Silence,
+                    "{difference:?} was expected, but ours: {:?}",
+                    outcomes[Which::Ours]
+                );
+                self.differ(difference, reason)?;
+            }
+            None => self.alike(seen)?,
+        }
+        let session = &mut self.sessions[session];
+        for which in Which::ALL {
+            if macs[which].is_some() {
+                session.legs[side].begun[which] = generation;
+            }
+        }
+        if goes_on {
+            session.challenges.push(Challenge {
+                side,
+                generation,
+                place,
+                mac: macs,
+                difference,
+            });
+        }
+        Ok(())
+    }
+
+    fn judge_answer(
+        &mut self,
+        message: Message,
+        at: usize,
+        oddity: Option<Oddity>,
+        seen: Seen,
+    ) -> Result<()> {
+        let Message {
+            session,
+            side,
+            place,
+            ..
+        } = message;
+        let before = self.sessions[session].bound;
+        let leg = self.sessions[session].legs[side];
+        self.alike(seen)?;
+        let challenge = &self.sessions[session].challenges[at];
+        let generation = challenge.generation;
+        let valid = challenge.place == place && challenge.side == side;
+        let counts =
+            |which| valid && challenge.mac[which].is_some() && leg.begun[which] == generation;
+        let (go, may) = (counts(Which::Go), counts(Which::Ours));
+        let of_challenge = match challenge.difference {
+            Some(Difference::StaleBind) => Some(Difference::StaleAnswer),
+            other => other,
+        };
+        let of_datagram = self.of_datagram(place, oddity);
+        let difference = match (go, may) {
+            (true, true) => of_datagram,
+            (true, false) => of_datagram
+                .or(of_challenge)
+                .or(Some(Difference::StaleAnswer)),
+            (false, true) if of_datagram.is_none() => Some(Difference::DisplacedHandshake),
+            (false, _) => None,
+        };
+        let reason = seen.reason;
+        let bound = reason.is_none();
+        match difference {
+            Some(Difference::DisplacedHandshake) => {
+                ensure!(bound, "a displaced handshake was dropped too: {reason:?}");
+                self.differ(Difference::DisplacedHandshake, None)?;
+            }
+            Some(difference) => self.differ(difference, reason)?,
+            None => ensure!(bound == go, "Go binds: {go}; ours: {reason:?}"),
+        }
+        let leg = &mut self.sessions[session].legs[side];
+        if go {
+            leg.begun[Which::Go] = 0;
+        }
+        if bound {
+            leg.begun[Which::Ours] = 0;
+            leg.completed = generation;
+            self.tally.binds += 1;
+        }
+        if difference.is_none() {
+            return Ok(());
+        }
+        let after = self.legs(session)?;
+        for (which, moved) in [(Which::Go, go), (Which::Ours, bound)] {
+            let expected = if moved { Some(place) } else { before[side] };
+            let seen = after[which][side].place;
+            ensure!(seen == expected, "{which:?} has the leg at {seen:?}");
+        }
+        self.reconcile(session, side)
+    }
+
+    /// After a difference that bound a leg with one relay only: the next handshake must bind it with
+    /// both, and then nothing may differ any more.
+    fn reconcile(&mut self, session: usize, side: usize) -> Result<()> {
+        let elsewhere = self.places.of(Kind::Elsewhere);
+        let place = self.dice.pick(&elsewhere).context("there are places")?;
+        self.sessions[session].apart = true;
+        self.handshake(session, side, place)?;
+        self.sessions[session].apart = false;
+        self.compare(session)
+            .context("the next handshake does not bring them together")?;
+        ensure!(
+            self.sessions[session].bound[side] == Some(place),
+            "the next handshake does not bind"
+        );
+        Ok(())
+    }
+
+    pub(super) fn handshake(&mut self, session: usize, side: usize, place: usize) -> Result<()> {
+        let generation = self.sessions[session].legs[side].fresh();
+        let message = |content| Message {
+            session,
+            side,
+            place,
+            content,
+        };
+        self.control(message(Content::Bind(generation)), None)?;
+        let newest = self.sessions[session].challenges.len();
+        let newest = newest.checked_sub(1).context("there was no challenge")?;
+        let challenge = &self.sessions[session].challenges[newest];
+        ensure!(challenge.generation == generation, "no challenge came");
+        self.control(message(Content::Answer(newest)), None)
+    }
+
+    fn make_control(
+        &mut self,
+        which: Which,
+        message: Message,
+        oddity: Option<Oddity>,
+    ) -> Result<Vec<u8>> {
+        let session = &self.sessions[message.session];
+        let (sender, other) = (session.pair[message.side], session.pair[1 - message.side]);
+        let server = self.server.as_ref().context("no server key is known")?;
+        let mut common = BindCommon {
+            vni: session.vni[which].number(),
+            generation: Generation(0),
+            remote: self.clients[other].key,
+            challenge: [0; 32],
+        };
+        match message.content {
+            Content::Bind(generation) => common.generation = Generation(generation),
+            Content::Answer(at) => {
+                let challenge = &session.challenges[at];
+                common.generation = Generation(challenge.generation);
+                common.challenge = challenge.mac[which].unwrap_or_default();
+            }
+        }
+        match oddity {
+            Some(Oddity::SealedVni) => common.vni ^= 1,
+            Some(Oddity::OwnRemoteKey) => common.remote = self.clients[sender].key,
+            Some(Oddity::Challenge) => common.challenge[31] ^= 1,
+            _ => {}
+        }
+        let mut plaintext = match message.content {
+            Content::Bind(_) => Wire::Bind(common),
+            Content::Answer(_) => Wire::Answer(common),
+        }
+        .marshal();
+        match oddity {
+            Some(Oddity::Kind(kind)) => plaintext[0] = kind,
+            Some(Oddity::MessageVersion) => plaintext[1] = 7,
+            Some(Oddity::Trailing(len)) => plaintext.resize(plaintext.len() + len, 0xee),
+            _ => {}
+        }
+        let own = &server.clients[sender][which];
+        let (key, shared) = match oddity {
+            Some(Oddity::ForeignSeal) => (&self.clients[sender], &server.stranger[which]),
+            Some(Oddity::Stranger) => (&self.stranger, &server.stranger[which]),
+            Some(Oddity::OtherClient) => (&self.clients[other], &server.clients[other][which]),
+            Some(Oddity::SealedForNode) => (&self.clients[sender], &self.node_boxes[sender][which]),
+            _ => (&self.clients[sender], own),
+        };
+        let frame = key.seal(shared, &mut self.dice, &plaintext);
+        let mut datagram = client::control(session.vni[which], &frame);
+        if let Some(oddity) = oddity {
+            oddity.mark(&mut datagram, |session| self.sessions[session].vni[which]);
+        }
+        Ok(datagram)
+    }
+}

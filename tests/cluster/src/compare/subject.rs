@@ -1,0 +1,97 @@
+//! What is compared, in the terms that both relays share.
+
+use std::ops::{Index, IndexMut};
+
+use anyhow::Result;
+use relay_proto::{DiscoPublic, DropReason, Vni};
+
+/// One of the two.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Which {
+    /// Tailscale's, `net/udprelay`.
+    Go,
+    /// Ours, `relay-proto`.
+    Ours,
+}
+
+impl Which {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Go, Self::Ours];
+}
+
+/// The same of each.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Both<T>([T; 2]);
+
+impl<T> Both<T> {
+    /// Asks each.
+    pub fn of(each: impl FnMut(Which) -> Result<T>) -> Result<Self> {
+        let [go, ours] = Which::ALL.map(each);
+        Ok(Self([go?, ours?]))
+    }
+}
+
+impl<T> From<[T; 2]> for Both<T> {
+    /// Go's, then ours.
+    fn from(each: [T; 2]) -> Self {
+        Self(each)
+    }
+}
+
+impl<T> Index<Which> for Both<T> {
+    type Output = T;
+
+    fn index(&self, which: Which) -> &T {
+        &self.0[which as usize]
+    }
+}
+
+impl<T> IndexMut<Which> for Both<T> {
+    fn index_mut(&mut self, which: Which) -> &mut T {
+        &mut self.0[which as usize]
+    }
+}
+
+/// What came of a datagram or a request.
+#[derive(Debug)]
+pub struct Reaction<T> {
+    /// What was sent.
+    pub sent: T,
+    /// Why nothing was, where the relay tells.
+    pub reason: Option<DropReason>,
+}
+
+/// A datagram that arrived somewhere.
+#[derive(Debug)]
+pub struct Arrival {
+    /// Where.
+    pub place: usize,
+    /// Its payload.
+    pub datagram: Vec<u8>,
+}
+
+/// One leg of a session.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct LegState {
+    /// Where it is bound.
+    pub place: Option<usize>,
+    /// Data datagrams that came from it.
+    pub packets: u64,
+    /// Their UDP payload.
+    pub bytes: u64,
+}
+
+/// A relay that can be asked and looked into.
+pub trait Subject {
+    /// The disco key that requests are sealed for.
+    fn node(&self) -> DiscoPublic;
+
+    /// Gives it a request of the node number `node`, as from DERP.
+    fn allocate(&mut self, node: u8, request: &[u8]) -> Result<Reaction<Option<Vec<u8>>>>;
+
+    /// Gives it a datagram from a place, and tells what arrived where because of it.
+    fn deliver(&mut self, from: usize, datagram: &[u8]) -> Result<Reaction<Vec<Arrival>>>;
+
+    /// The legs of a session, smaller disco key first; `None` when there is no such session.
+    fn legs(&mut self, vni: Vni) -> Result<Option<[LegState; 2]>>;
+}
