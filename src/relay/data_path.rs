@@ -6,7 +6,7 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use super::{
-    kernel::{self, KernelOptions, KernelPath, PathState, Reason, Unavailable},
+    kernel::{self, Attachment, KernelOptions, KernelPath, PathState, Reason, Unavailable},
     options::RelayOptions,
     shard::PortState,
     state::{self, Problem, RelayState},
@@ -27,6 +27,7 @@ pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
     }
     kernel::start(KernelOptions {
         pins: KernelOptions::pins_of(options.port),
+        attachment: Attachment::of(options.port),
         ..KernelOptions::new(&options.limits)
     })
 }

@@ -6,6 +6,7 @@
 //! through a [`KernelPath`] and never wait for it.
 
 mod abi;
+mod attachment;
 mod frame;
 mod guard;
 mod program;
@@ -34,7 +35,7 @@ use relay_proto::{
 };
 use tokio::sync::watch;
 
-pub use self::abi::PassReason;
+pub use self::{abi::PassReason, attachment::Attachment};
 use self::{
     abi::{LegActivity, SessionValue},
     program::{CounterMaps, Program},
@@ -57,6 +58,8 @@ pub struct KernelOptions {
     /// Directory of a BPF file system in which the program outlives the process; `None` when it
     /// shall not.
     pub pins: Option<PathBuf>,
+    /// What holds it at a device.
+    pub attachment: Attachment,
 }
 
 impl KernelOptions {
@@ -67,6 +70,7 @@ impl KernelOptions {
             session_pace: config.max_bytes_per_second_per_session.map(Pace::new),
             relay_pace: config.max_bytes_per_second.map(Pace::new),
             pins: None,
+            attachment: Attachment::of(0),
         }
     }
 
@@ -248,7 +252,8 @@ enum Request {
 pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     let most = u32::try_from(options.max_sessions).unwrap_or(u32::MAX);
     // One more, for the self-test.
-    let (program, maps, counters) = Program::load(options.pins, most.saturating_add(1))?;
+    let sessions = most.saturating_add(1);
+    let (program, maps, counters) = Program::load(options.pins, sessions, options.attachment)?;
     let debt = options
         .relay_pace
         .map(|_| sys::share(maps.debt.fd().as_fd()).map_err(Unavailable::failed))

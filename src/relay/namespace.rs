@@ -95,6 +95,13 @@ impl Net {
         ip(&all);
     }
 
+    /// Runs `tc` in one namespace; what it prints.
+    pub(super) fn tc(&self, short: &str, arguments: &str) -> String {
+        let mut all = vec!["netns", "exec", self.name(short), "tc"];
+        all.extend(arguments.split(' '));
+        ip(&all)
+    }
+
     /// Runs something on a thread of a namespace; threads and sockets made there belong to it.
     pub(super) fn run<T: Send>(&self, short: &str, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.name(short))).unwrap();
@@ -121,7 +128,7 @@ impl Drop for Net {
     }
 }
 
-fn ip(arguments: &[&str]) {
+fn ip(arguments: &[&str]) -> String {
     let output = Command::new("ip").args(arguments).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(
@@ -129,4 +136,5 @@ fn ip(arguments: &[&str]) {
         "ip {}: {error}",
         arguments.join(" ")
     );
+    String::from_utf8(output.stdout).unwrap()
 }

@@ -24,6 +24,8 @@ const RTM_NEWADDR: u16 = 20;
 const RTM_GETADDR: u16 = 22;
 const RTM_NEWROUTE: u16 = 24;
 const RTM_GETROUTE: u16 = 26;
+const RTM_NEWTFILTER: u16 = 44;
+const RTM_GETTFILTER: u16 = 46;
 const NLM_F_REQUEST: u16 = 1;
 const NLM_F_DUMP: u16 = 0x300;
 /// Multicast groups: links and the addresses of both families.
@@ -39,11 +41,14 @@ const RTA_DST: u16 = 1;
 const RTA_OIF: u16 = 4;
 const RTA_METRICS: u16 = 8;
 const RTAX_MTU: u16 = 2;
+const TCA_OPTIONS: u16 = 2;
+const TCA_BPF_ID: u16 = 11;
 /// Lengths of headers.
 const NLMSGHDR: usize = 16;
 const RTMSG: usize = 12;
 const IFINFOMSG: usize = 16;
 const IFADDRMSG: usize = 8;
+const TCMSG: usize = 20;
 /// A route to another host (`RTN_UNICAST`).
 const UNICAST: u8 = 1;
 /// A device with Ethernet headers (`ARPHRD_ETHER`).
@@ -51,6 +56,8 @@ const ETHERNET: u16 = 1;
 /// A device that is up (`IFF_UP`), and one that leads back (`IFF_LOOPBACK`).
 const UP: u32 = 1;
 const LOOPBACK: u32 = 8;
+/// Where packets enter a device, as the parent of filters (`TC_H_CLSACT`, `TC_H_MIN_INGRESS`).
+const INGRESS: u32 = 0xffff_fff2;
 /// Enough for any single message that the kernel sends.
 const BUFFER: usize = 64 << 10;
 
@@ -139,6 +146,39 @@ impl Netlink {
         match asked {
             Ok(()) => Ok(found),
             Err(error) if is_unreachable(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Id of the program that is a filter for packets of all protocols where they enter a device;
+    /// `None` when there is no such filter.
+    ///
+    /// # Errors
+    /// What the kernel says; `ENODEV` when there is no such device.
+    pub(super) fn filter(
+        &mut self,
+        ifindex: u32,
+        priority: u16,
+        handle: u32,
+    ) -> io::Result<Option<u32>> {
+        let mut body = [0; TCMSG];
+        let protocol = (libc::ETH_P_ALL as u16).to_be();
+        let info = u32::from(priority) << 16 | u32::from(protocol);
+        for (at, value) in [(4, ifindex), (8, handle), (12, INGRESS), (16, info)] {
+            body[at..at + 4].copy_from_slice(&value.to_ne_bytes());
+        }
+        let mut found = None;
+        let asked = self.ask(RTM_GETTFILTER, 0, &body, |kind, body| {
+            if kind == RTM_NEWTFILTER {
+                found = filter(body);
+            }
+        });
+        match asked {
+            Ok(()) => Ok(found),
+            // No filter, or no queueing discipline that has any.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::EINVAL)) => {
+                Ok(None)
+            }
             Err(error) => Err(error),
         }
     }
@@ -306,6 +346,12 @@ fn route(body: &[u8]) -> Option<Route> {
     (route.ifindex != 0).then_some(route)
 }
 
+fn filter(body: &[u8]) -> Option<u32> {
+    let options = attributes(body.get(TCMSG..)?).find(|(kind, _)| *kind == TCA_OPTIONS);
+    let id = attributes(options?.1).find(|(kind, _)| *kind == TCA_BPF_ID);
+    number(id?.1)
+}
+
 fn error(body: &[u8]) -> io::Result<()> {
     match number(body).map(u32::cast_signed) {
         Some(0) => Ok(()),
@@ -340,6 +386,14 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use super::*;
+
+    #[test]
+    fn a_filter_that_is_not_there_is_told_from_a_device_that_is_not_there() {
+        let mut netlink = Netlink::new().unwrap();
+        assert_eq!(netlink.filter(1, 7, 0x1234_5678).unwrap(), None);
+        let error = netlink.filter(u32::MAX >> 1, 7, 1).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(libc::ENODEV));
+    }
 
     #[test]
     fn loopback_is_a_device_with_its_address_and_leads_nowhere() {

@@ -16,16 +16,17 @@ use aya::{
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
-        tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions},
+        tc::{SchedClassifierLink, TcAttachOptions},
     },
-    util::KernelVersion,
 };
 
 use super::{
     Reason, Unavailable,
     abi::{self, AddressKey, ConfigValue, SessionValue, TrafficValue},
+    attachment::{self, Attachment, attach_filter},
     sys,
 };
+use crate::relay::netlink::Netlink;
 
 /// Name of the program, in its object and in the kernel.
 const NAME: &str = "peerrelay";
@@ -40,8 +41,6 @@ const MAPS: [&str; 8] = [
     "FORWARDED",
     "SCRATCH",
 ];
-/// The first Linux with tcx.
-const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
 /// Files of pinned attachments begin with this, and end with the device's index.
 const LINK: &str = "link-";
 
@@ -56,6 +55,7 @@ pub(super) static OBJECT: &[u8] = &[];
 /// The loaded program.
 pub(super) struct Program {
     ebpf: Ebpf,
+    attachment: Attachment,
     pins: Option<PathBuf>,
     links: BTreeMap<u32, Attached>,
 }
@@ -82,16 +82,20 @@ enum Attached {
         #[allow(dead_code, reason = "held, so that the program stays attached")]
         SchedClassifierLink,
     ),
-    /// Before tcx.
-    Filter(
-        #[allow(dead_code, reason = "held, so that the program stays attached")]
-        SchedClassifierLink,
-    ),
+    Filter(SchedClassifierLink),
 }
 
 impl Attached {
-    const fn is_filter(&self) -> bool {
-        matches!(self, Self::Filter(_))
+    /// Whether the kernel still has the program with this id at the device.
+    fn holds(&self, id: u32, index: u32, netlink: &mut Netlink) -> io::Result<bool> {
+        match self {
+            Self::Pinned(_) | Self::Owned(_) => Ok(sys::attached(index)?.contains(&id)),
+            Self::Filter(link) => {
+                let handle = link.handle().map_err(io::Error::other)?.into();
+                let found = netlink.filter(index, attachment::PRIORITY, handle)?;
+                Ok(found == Some(id))
+            }
+        }
     }
 }
 
@@ -100,6 +104,7 @@ impl Program {
     pub(super) fn load(
         pins: Option<PathBuf>,
         sessions: u32,
+        attachment: Attachment,
     ) -> Result<(Self, Maps, CounterMaps), Unavailable> {
         if OBJECT.is_empty() {
             return Err(Unavailable::new(
@@ -128,6 +133,7 @@ impl Program {
         Ok((
             Self {
                 ebpf,
+                attachment,
                 pins,
                 links: BTreeMap::new(),
             },
@@ -174,23 +180,37 @@ impl Program {
         self.links.len()
     }
 
-    /// Devices where somebody else has detached it, or has put another program in its place. Filters
-    /// of Linux before 6.6 cannot be asked for.
-    pub(super) fn lost(&mut self) -> Vec<u32> {
+    /// Devices where somebody else has detached it, or has put another program in its place.
+    pub(super) fn lost(&mut self, netlink: &mut Netlink) -> Vec<u32> {
         let Ok(id) = self.classifier().info().map(|info| info.id()) else {
             return Vec::new();
         };
         // A device that is gone is told by the network.
-        let gone =
-            |index: &u32| sys::attached(*index).is_ok_and(|attached| !attached.contains(&id));
-        let asked = self.links.iter().filter(|(_, link)| !link.is_filter());
-        asked.map(|(index, _)| *index).filter(gone).collect()
+        let links = self.links.iter();
+        let lost =
+            links.filter(|(index, link)| link.holds(id, **index, netlink).is_ok_and(|it| !it));
+        lost.map(|(index, _)| *index).collect()
     }
 
     /// Lets go of an attachment that does nothing any more.
     pub(super) fn forget(&mut self, index: u32) {
-        if let Some(Attached::Pinned(link)) = self.links.remove(&index) {
-            link.unpin().ok();
+        match self.links.remove(&index) {
+            Some(Attached::Pinned(link)) => drop(link.unpin()),
+            // It would take away what now has its place.
+            Some(Attached::Filter(link)) => std::mem::forget(link),
+            Some(Attached::Owned(_)) | None => {}
+        }
+    }
+
+    /// Lets everything go on that the next process can take over.
+    pub(super) fn leave(&mut self) {
+        // Without pinned maps it could not tell the program anything.
+        if self.pins.is_some() {
+            for (_, link) in std::mem::take(&mut self.links) {
+                if let Attached::Filter(link) = link {
+                    std::mem::forget(link);
+                }
+            }
         }
     }
 
@@ -212,9 +232,10 @@ impl Program {
             .pins
             .as_ref()
             .map(|pins| pins.join(format!("{LINK}{index}")));
+        let attachment = self.attachment;
         let program = self.classifier();
-        if KernelVersion::current()? < TCX {
-            return attach_filter(program, name).map(Attached::Filter);
+        if let Attachment::Filter(port) = attachment {
+            return attach_filter(program, name, port).map(Attached::Filter);
         }
         if let Some(pin) = &pin
             && let Ok(old) = PinnedLink::from_pin(pin)
@@ -335,27 +356,6 @@ pub(super) fn sessions_again(
         .map_err(Unavailable::failed)?
         .try_into()
         .map_err(Unavailable::failed)
-}
-
-/// Linux before 6.6: a filter of the clsact queueing discipline. It has no link to pin.
-fn attach_filter(
-    program: &mut SchedClassifier,
-    device: &str,
-) -> anyhow::Result<SchedClassifierLink> {
-    match tc::qdisc_add_clsact(device) {
-        Ok(()) => {}
-        Err(tc::TcError::NetlinkError(_) | tc::TcError::AlreadyAttached) => {
-            // An earlier process may have been killed and have left its filter.
-            tc::qdisc_detach_program(device, TcAttachType::Ingress, NAME).ok();
-        }
-        Err(error) => return Err(error.into()),
-    }
-    let options = TcAttachOptions::Netlink(NlOptions {
-        priority: 1,
-        ..NlOptions::default()
-    });
-    let id = program.attach_with_options(device, TcAttachType::Ingress, options)?;
-    Ok(program.take_link(id)?)
 }
 
 /// Puts the program in the place of the one that `old` attached; no packet sees neither.

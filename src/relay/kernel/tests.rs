@@ -3,13 +3,14 @@
 
 mod client;
 mod detached;
+mod filter;
 mod limits;
 mod segments;
 mod survival;
 mod verdicts;
 mod wire;
 
-use super::super::namespace;
+use super::{super::namespace, Attachment};
 
 /// Whether this process may load programs and make network namespaces; says so when not.
 fn permitted(test: &str) -> bool {
@@ -18,4 +19,11 @@ fn permitted(test: &str) -> bool {
         return false;
     }
     namespace::permitted(test)
+}
+
+/// All that can hold the program on this kernel: filters everywhere.
+fn attachments() -> Vec<Attachment> {
+    let mut all = vec![Attachment::Filter(wire::PORT), Attachment::of(wire::PORT)];
+    all.dedup();
+    all
 }

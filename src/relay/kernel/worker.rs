@@ -119,7 +119,10 @@ impl Worker {
                 match self.inbox.try_recv() {
                     Ok(Request::Stop { leave, done }) => {
                         match leave {
-                            Some(time) => self.renew(time),
+                            Some(time) => {
+                                self.renew(time);
+                                self.program.leave();
+                            }
                             None => self.program.remove(),
                         }
                         drop(self);
@@ -429,7 +432,7 @@ impl Worker {
 
     /// Attaches again where somebody else has detached the program; until then the sockets forward.
     fn watch(&mut self, now: Instant) {
-        let lost = self.program.lost();
+        let lost = self.program.lost(&mut self.netlink);
         for index in &lost {
             self.program.forget(*index);
             let wait = self.guard.lose(*index, now);

@@ -11,7 +11,7 @@ use super::{
     wire::{Relay, exchange},
 };
 use crate::relay::kernel::{
-    Reason,
+    Attachment, Reason,
     program::{Program, take_over},
 };
 
@@ -47,10 +47,10 @@ fn program_that_another_process_detaches_is_attached_again_and_nothing_is_lost_m
         vni,
         pins,
         net: _net,
-    } = Scene::open();
+    } = Scene::open(Attachment::Link);
     let exchange = |n| exchange(vni, [&a, &b], n);
     // It has maps of its own, in which there is no session: it leaves everything to the sockets.
-    let (mut other, _maps, _counters) = Program::load(None, 100).unwrap();
+    let (mut other, _maps, _counters) = Program::load(None, 100, Attachment::Link).unwrap();
     let detached = |relay: &Relay| relay.kernel.counters().detached;
 
     assert_eq!(replace(&pins.path(), &mut other), 2);

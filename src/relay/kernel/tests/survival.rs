@@ -5,13 +5,14 @@ use std::{path::PathBuf, process::Command, thread, time::Duration};
 use relay_proto::{Config, Timestamp, Vni};
 
 use super::{
+    attachments,
     client::{data, keys},
     permitted,
-    wire::{PORT, Relay, Wire, block_on, exchange, few, two_cables},
+    wire::{PORT, Relay, Wire, block_on, exchange, few, options, two_cables},
 };
 use crate::relay::{
     data_path::LEFT,
-    kernel::{KernelOptions, start},
+    kernel::{Attachment, start},
     namespace::Net,
 };
 
@@ -54,11 +55,12 @@ pub(super) struct Scene {
 }
 
 impl Scene {
-    pub(super) fn open() -> Self {
+    pub(super) fn open(attachment: Attachment) -> Self {
         let (net, pins) = (two_cables(), Pins::mount());
         let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
         let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
-        let relay = Relay::with(&net, "relay", &["10.1.0.1:40000"], few(), Some(pins.path()));
+        let options = options(attachment, Some(pins.path()));
+        let relay = Relay::on(&net, "relay", &["10.1.0.1:40000"], few(), options);
         let vni = relay.open(1, [&a, &b]);
         Self {
             relay,
@@ -77,6 +79,12 @@ fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
     if !permitted(test) {
         return;
     }
+    for attachment in attachments() {
+        replace_relay(attachment);
+    }
+}
+
+fn replace_relay(attachment: Attachment) {
     let Scene {
         net,
         pins,
@@ -84,7 +92,7 @@ fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
         b,
         relay,
         vni,
-    } = Scene::open();
+    } = Scene::open(attachment);
     let [open] = &relay.sessions()[..] else {
         panic!("one session is open");
     };
@@ -107,10 +115,7 @@ fn packets_flow_while_the_relay_is_away_and_the_next_one_takes_over() {
         // Everything that the process held is closed, and nothing is taken back.
         relay.shard.stop();
         relay.kernel.stop(Some(LEFT));
-        let options = KernelOptions {
-            pins: Some(pins.path()),
-            ..KernelOptions::new(&few())
-        };
+        let options = options(attachment, Some(pins.path()));
         let next = net.run("relay", || start(options)).unwrap();
         next.retain(vec![*open]);
         next.set_port(Some(PORT));
@@ -145,13 +150,10 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
         vni,
         a: _a,
         b: _b,
-    } = Scene::open();
+    } = Scene::open(Attachment::of(PORT));
     relay.shard.stop();
     relay.kernel.stop(Some(LEFT));
-    let options = KernelOptions {
-        pins: Some(pins.path()),
-        ..KernelOptions::new(&few())
-    };
+    let options = options(Attachment::of(PORT), Some(pins.path()));
     let next = net.run("relay", || start(options)).unwrap();
     next.retain(Vec::new());
     next.stop(None);
@@ -172,7 +174,7 @@ fn what_the_kernel_has_heard_counts_when_sessions_are_saved() {
         return;
     }
     const STEADY: Duration = Duration::from_secs(2);
-    let scene = Scene::open();
+    let scene = Scene::open(Attachment::of(PORT));
     thread::sleep(STEADY + Duration::from_millis(100));
     exchange(scene.vni, [&scene.a, &scene.b], 1);
     let mut state = block_on(scene.relay.shard.export()).unwrap();

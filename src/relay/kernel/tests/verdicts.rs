@@ -14,6 +14,7 @@ use super::{
     permitted,
 };
 use crate::relay::kernel::{
+    Attachment,
     abi::{self, Forwarding, Leg, Session},
     frame,
     program::{Maps, Program},
@@ -39,7 +40,7 @@ impl Twins {
     fn new() -> Self {
         let mut relay = Relay::new(Config::default(), keys(), [5; 32], 1, Timestamp::START);
         relay.set_addresses(vec![at("10.9.0.1:40000")]);
-        let (mut program, mut maps, _) = Program::load(None, 64).unwrap();
+        let (mut program, mut maps, _) = Program::load(None, 64, Attachment::Link).unwrap();
         let locals: [IpAddr; 4] = ["10.9.0.1", "10.9.0.2", "2001:db8:9::1", "2001:db8:9::2"]
             .map(|ip| ip.parse().unwrap());
         for (key, ip) in (1..).zip(locals) {

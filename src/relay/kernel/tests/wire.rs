@@ -13,7 +13,7 @@ use super::{
     permitted,
 };
 use crate::relay::{
-    kernel::{KernelOptions, KernelPath, Open, start},
+    kernel::{Attachment, KernelOptions, KernelPath, Open, start},
     namespace::Net,
     shard::{PortState, ShardHandle, ShardOptions, Snapshot, fixture, spawn},
     socket::{self, Outgoing, Payload, SendBatch},
@@ -21,7 +21,7 @@ use crate::relay::{
 
 pub(super) const PORT: u16 = 40_000;
 /// Longest wait for what must come.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Limits for little memory.
 pub(super) fn few() -> Config {
@@ -49,12 +49,22 @@ impl Relay {
         config: Config,
         pins: Option<PathBuf>,
     ) -> Self {
+        let options = KernelOptions {
+            pins,
+            ..KernelOptions::new(&config)
+        };
+        Self::on(net, namespace, addresses, config, options)
+    }
+
+    pub(super) fn on(
+        net: &Net,
+        namespace: &str,
+        addresses: &[&str],
+        config: Config,
+        options: KernelOptions,
+    ) -> Self {
         net.run(namespace, || {
-            let kernel = start(KernelOptions {
-                pins,
-                ..KernelOptions::new(&config)
-            });
-            let kernel = kernel.unwrap();
+            let kernel = start(options).unwrap();
             let options = ShardOptions {
                 config,
                 keys: keys(),
@@ -143,6 +153,15 @@ impl Drop for Relay {
     }
 }
 
+/// A small kernel path.
+pub(super) fn options(attachment: Attachment, pins: Option<PathBuf>) -> KernelOptions {
+    KernelOptions {
+        pins,
+        attachment,
+        ..KernelOptions::new(&few())
+    }
+}
+
 /// A client's socket, and the relay's address that it sends to.
 pub(super) struct Wire {
     socket: UdpSocket,
@@ -164,7 +183,7 @@ impl Wire {
     }
 
     /// Datagrams of one length, in one packet for as far as it goes.
-    fn send_segments(&self, datagrams: &[Vec<u8>]) {
+    pub(super) fn send_segments(&self, datagrams: &[Vec<u8>]) {
         let socket = socket::UdpSocket::from_std(self.socket.try_clone().unwrap()).unwrap();
         let all = datagrams.concat();
         let payload = Payload::Received {
@@ -190,7 +209,12 @@ impl Wire {
         self.receive_from().0
     }
 
-    fn try_receive(&self) -> Option<usize> {
+    /// From now on.
+    pub(super) fn wait_at_most(&self, time: Duration) {
+        self.socket.set_read_timeout(Some(time)).unwrap();
+    }
+
+    pub(super) fn try_receive(&self) -> Option<usize> {
         self.socket.recv(&mut [0; 2_048]).ok()
     }
 
@@ -369,15 +393,13 @@ fn clients_behind_different_routers_meet_and_a_route_that_moves_is_followed() {
     net.ip("b", "route change default via 10.3.0.1");
     net.ip("b", "route change 10.9.1.0/24 via 10.3.0.1");
     let mut tries = 0;
-    b.socket
-        .set_read_timeout(Some(Duration::from_millis(20)))
-        .unwrap();
+    b.wait_at_most(Duration::from_millis(20));
     while b.try_receive().is_none() {
         tries += 1;
         assert!(tries < 500, "the new way is never taken");
         a.send(&data(vni, &[2; 900]));
     }
-    b.socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    b.wait_at_most(PATIENCE);
     relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(1));
     let before = relay.forwarded(Family::V4);
     while b.try_receive_now() {}
