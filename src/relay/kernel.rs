@@ -12,6 +12,7 @@ mod guard;
 mod program;
 mod self_test;
 mod sys;
+mod ways;
 mod worker;
 
 use std::{

@@ -102,6 +102,22 @@ impl Net {
         ip(&all)
     }
 
+    /// Adds a device, if this kernel has devices of that type; says so when not.
+    pub(super) fn add(&self, short: &str, link: &str) -> bool {
+        let output = Command::new("ip")
+            .args(["-n", self.name(short), "link", "add"])
+            .args(link.split(' '))
+            .output()
+            .unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        let unknown = error.contains("Unknown device type") || error.contains("not supported");
+        assert!(output.status.success() || unknown, "{link}: {error}");
+        if unknown {
+            println!("`ip link add {link}` was left out: this kernel has no such devices");
+        }
+        !unknown
+    }
+
     /// Runs something on a thread of a namespace; threads and sockets made there belong to it.
     pub(super) fn run<T: Send>(&self, short: &str, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.name(short))).unwrap();

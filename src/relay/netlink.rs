@@ -38,6 +38,7 @@ const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
+const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_METRICS: u16 = 8;
 const RTAX_MTU: u16 = 2;
@@ -121,22 +122,26 @@ impl Netlink {
         Ok(devices)
     }
 
-    /// How a datagram to `to` leaves this host; `None` when it does not, or when nothing leads
-    /// there.
-    pub(super) fn route(&mut self, to: IpAddr) -> io::Result<Option<Route>> {
+    /// How a datagram to `to` leaves this host, from the local address `from` if that is given;
+    /// `None` when it does not, or when nothing leads there.
+    pub(super) fn route(&mut self, from: Option<IpAddr>, to: IpAddr) -> io::Result<Option<Route>> {
         let mut body = vec![0; RTMSG];
-        let octets = match to {
-            IpAddr::V4(v4) => v4.octets().to_vec(),
-            IpAddr::V6(v6) => v6.octets().to_vec(),
-        };
         body[0] = match to {
             IpAddr::V4(_) => libc::AF_INET as u8,
             IpAddr::V6(_) => libc::AF_INET6 as u8,
         };
-        body[1] = (octets.len() * 8) as u8;
-        body.extend_from_slice(&((octets.len() + 4) as u16).to_ne_bytes());
-        body.extend_from_slice(&RTA_DST.to_ne_bytes());
-        body.extend_from_slice(&octets);
+        // Each with its prefix length in the header.
+        for (kind, at, ip) in [(RTA_DST, 1, Some(to)), (RTA_SRC, 2, from)] {
+            let octets = match ip {
+                Some(IpAddr::V4(v4)) => v4.octets().to_vec(),
+                Some(IpAddr::V6(v6)) => v6.octets().to_vec(),
+                None => continue,
+            };
+            body[at] = (octets.len() * 8) as u8;
+            body.extend_from_slice(&((octets.len() + 4) as u16).to_ne_bytes());
+            body.extend_from_slice(&kind.to_ne_bytes());
+            body.extend_from_slice(&octets);
+        }
         let mut found = None;
         let asked = self.ask(RTM_GETROUTE, 0, &body, |kind, body| {
             if kind == RTM_NEWROUTE {
@@ -404,7 +409,7 @@ mod tests {
         assert!(!loopback.ethernet && loopback.mtu > 0);
         if loopback.up {
             assert!(loopback.addresses.contains(&IpAddr::from([127, 0, 0, 1])));
-            let own = netlink.route(IpAddr::from([127, 0, 0, 1])).unwrap();
+            let own = netlink.route(None, IpAddr::from([127, 0, 0, 1])).unwrap();
             assert_eq!(own, None, "a local route leaves no host");
         }
     }

@@ -5,8 +5,12 @@ mod client;
 mod detached;
 mod filter;
 mod limits;
+mod mtu;
 mod segments;
+mod stacked;
 mod survival;
+mod tap;
+mod uplinks;
 mod verdicts;
 mod wire;
 

@@ -1,7 +1,7 @@
 //! The thread that keeps the program's maps and attachments current.
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet},
     io,
     net::{IpAddr, SocketAddr},
     os::fd::AsFd,
@@ -22,6 +22,7 @@ use super::{
     guard::Guard,
     program::{Maps, Program},
     self_test, sys,
+    ways::Ways,
 };
 use crate::relay::{
     netlink::{self, Changes, Device, Netlink, Route},
@@ -37,10 +38,10 @@ const WATCHDOG: Duration = Duration::from_secs(5 * 60).saturating_add(RENEW);
 const WATCH: Duration = Duration::from_secs(1);
 /// Changes of the network come in bursts.
 const SETTLE: Duration = Duration::from_millis(100);
-/// Ways that are remembered until the network changes.
-const ROUTES: usize = 1 << 12;
 /// Keys of local addresses; 0 is none.
 const LOCALS: std::ops::Range<u32> = 1..1024;
+/// Stands for a local address that has no key: nothing is ever sent from it.
+const KEYLESS: u32 = u16::MAX as u32;
 
 /// State of the thread.
 pub(super) struct Worker {
@@ -52,10 +53,13 @@ pub(super) struct Worker {
     netlink: Netlink,
     changes: Changes,
     devices: BTreeMap<u32, Device>,
-    routes: HashMap<IpAddr, Option<Route>>,
+    ways: Ways,
     locals: BTreeMap<AddressKey, u32>,
     /// Open sessions that the kernel had no room for.
     missing: BTreeSet<Vni>,
+    /// Open sessions through local addresses that have no key, or not yet: news of an address may
+    /// come after those of a session.
+    keyless: BTreeMap<Vni, Open>,
     config: Config,
     tested: Option<Result<(), Unavailable>>,
     keys_given: BTreeMap<AddressKey, u32>,
@@ -94,9 +98,10 @@ impl Worker {
             netlink: Netlink::new()?,
             changes: Changes::of(netlink::EVERYTHING)?,
             devices: BTreeMap::new(),
-            routes: HashMap::new(),
+            ways: Ways::default(),
             locals,
             missing: BTreeSet::new(),
+            keyless: BTreeMap::new(),
             config,
             tested: None,
             keys_given,
@@ -179,6 +184,7 @@ impl Worker {
             Request::Place(open) => self.place(&open),
             Request::Remove(vni) => {
                 self.maps.sessions.remove(&vni.number()).ok();
+                self.keyless.remove(&vni);
                 if self.missing.remove(&vni) && self.missing.is_empty() {
                     self.renew(WATCHDOG);
                 }
@@ -195,9 +201,16 @@ impl Worker {
     /// Enters a session, or what has changed of it; what is counted already stays counted, and an
     /// entry that is right stays untouched.
     fn place(&mut self, open: &Open) {
-        let key = |ip: IpAddr| self.locals.get(&abi::address_key(ip)).copied().unwrap_or(0) as u16;
-        let local = open.locals.map(|ip| ip.map_or(0, key));
-        let session = self.session(open.legs, local);
+        let key = |ip: IpAddr| self.locals.get(&abi::address_key(ip)).copied();
+        let keys = open
+            .locals
+            .map(|ip| ip.map_or(0, |ip| key(ip).unwrap_or(KEYLESS)));
+        if keys.contains(&KEYLESS) {
+            self.keyless.insert(open.vni, *open);
+        } else {
+            self.keyless.remove(&open.vni);
+        }
+        let session = self.session(open.legs, keys.map(|key| key as u16));
         let known = self.maps.sessions.get(&open.vni.number(), 0);
         if !known.is_ok_and(|known| Session::decode(&known).same_ways(&session)) {
             self.replace(open.vni, session);
@@ -249,6 +262,7 @@ impl Worker {
             .into_iter()
             .map(|open| (open.vni.number(), open))
             .collect();
+        self.keyless.clear();
         for key in self.keys() {
             if !open.contains_key(&key) {
                 self.maps.sessions.remove(&key).ok();
@@ -265,7 +279,7 @@ impl Worker {
 
     /// An entry: forwarded by the program when both legs are of one family and a way leads to each.
     fn session(&mut self, legs: [SocketAddr; 2], local: [u16; 2]) -> Session {
-        let ways = legs.map(|leg| self.way(leg.ip()));
+        let ways = [0, 1].map(|at| self.way(local[at], legs[at].ip()));
         let forwarding = match (ways, legs) {
             ([Some(_), Some(_)], [SocketAddr::V4(_), SocketAddr::V4(_)]) => Forwarding::V4,
             ([Some(_), Some(_)], [SocketAddr::V6(_), SocketAddr::V6(_)]) => Forwarding::V6,
@@ -284,21 +298,14 @@ impl Worker {
         }
     }
 
-    /// Device and longest packet towards an address; `None` when it is this host's own, or nothing
-    /// leads there.
-    fn way(&mut self, to: IpAddr) -> Option<(u32, u16)> {
-        let known = self.routes.get(&to).copied();
-        let route = known.unwrap_or_else(|| {
-            let route = self.netlink.route(to).unwrap_or_else(|error| {
-                tracing::debug!(%error, "failed to ask for a route");
-                None
-            });
-            if self.routes.len() < ROUTES {
-                self.routes.insert(to, route);
-            }
-            route
-        });
-        let Route { ifindex, mtu } = route?;
+    /// Device and longest packet towards an address, from the local one with this key; `None` when
+    /// it is this host's own, nothing leads there, or this host does not have the local one.
+    fn way(&mut self, local: u16, to: IpAddr) -> Option<(u32, u16)> {
+        let from = match local {
+            0 => None,
+            key => Some(self.local(key)?),
+        };
+        let Route { ifindex, mtu } = self.ways.find(&mut self.netlink, from, to)?;
         let device = self
             .devices
             .get(&ifindex)
@@ -307,14 +314,28 @@ impl Worker {
         Some((ifindex, u16::try_from(mtu).unwrap_or(u16::MAX)))
     }
 
+    /// The local address with this key, while this host has it.
+    fn local(&self, key: u16) -> Option<IpAddr> {
+        let address = self.maps.addresses.get(&key.into(), 0).ok()?;
+        (address != [0; 16]).then(|| IpAddr::from(address).to_canonical())
+    }
+
     /// Follows a change of the network.
     fn follow(&mut self) {
         if let Err(error) = self.look() {
             tracing::warn!(%error, "failed to look at the network again");
             return;
         }
-        self.routes.clear();
+        self.ways.clear();
         self.attach();
+        self.reroute();
+        for open in std::mem::take(&mut self.keyless).into_values() {
+            self.place(&open);
+        }
+    }
+
+    /// Enters the ways anew, in all sessions where they have changed.
+    fn reroute(&mut self) {
         for key in self.keys() {
             let Ok(value) = self.maps.sessions.get(&key, 0) else {
                 continue;
@@ -431,6 +452,7 @@ impl Worker {
     }
 
     /// Attaches again where somebody else has detached the program; until then the sockets forward.
+    /// Also looks whether ways have changed without a word.
     fn watch(&mut self, now: Instant) {
         let lost = self.program.lost(&mut self.netlink);
         for index in &lost {
@@ -449,6 +471,11 @@ impl Worker {
         }
         let count = lost.len() as u64;
         self.detached.fetch_add(count, Ordering::Relaxed);
+        if self.ways.check(&mut self.netlink, now) {
+            let begin = Instant::now();
+            self.reroute();
+            self.ways.followed(begin.elapsed(), Instant::now());
+        }
     }
 
     fn test(&mut self) -> Result<(), Unavailable> {
