@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use jiff::Timestamp;
 use rand::Rng;
 use tokio::{
     io::AsyncRead,
@@ -31,7 +32,7 @@ use self::{
     control::{Control, MapStream},
     derp::Derp,
     netmap::Netmap,
-    wire::{DerpMap, Hostinfo, MapResponse, NetInfo, RegisterResponse},
+    wire::{DerpMap, Hostinfo, MapResponse, NetInfo, Node, RegisterResponse},
 };
 use super::{
     sessions::Directory,
@@ -43,6 +44,8 @@ use super::{
 const KEY_POLL: Duration = Duration::from_secs(2);
 /// A refused auth key is tried again after this long, unchanged: it may have been allowed by now.
 const KEY_RETRY: Duration = Duration::from_secs(60);
+/// Longest wait before the time of the key's end is compared with the clock again.
+const EXPIRY_CHECK: Duration = Duration::from_secs(60);
 /// First and longest wait between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -201,6 +204,7 @@ impl Tailnet {
         let failed = tokio::select! {
             failed = self.follow(maps) => failed,
             failed = self.tell(&control, home) => failed,
+            never = self.watch_expiry() => match never {},
         };
         Err(failed)
     }
@@ -257,6 +261,33 @@ impl Tailnet {
         std::future::pending().await
     }
 
+    /// Says so when the node key expires: control sends no map at that moment.
+    async fn watch_expiry(&self) -> Infallible {
+        let mut state = self.state.subscribe();
+        loop {
+            let wait = {
+                let device = &state.borrow_and_update().tailnet;
+                let expiry = device.as_ref().and_then(|device| device.key_expiry);
+                let left = expiry.map(|expiry| expiry.duration_since(Timestamp::now()));
+                left.map(|left| Duration::try_from(left).unwrap_or_default())
+            };
+            if wait == Some(Duration::ZERO) {
+                self.state.send_if_modified(|state| {
+                    let is_news = state.map_received && state.control_problem.is_none();
+                    if is_news {
+                        state.control_problem = Some(expired());
+                    }
+                    is_news
+                });
+            }
+            let wait = wait.filter(|wait| !wait.is_zero()).unwrap_or(EXPIRY_CHECK);
+            tokio::select! {
+                () = sleep(wait.min(EXPIRY_CHECK)) => {}
+                _ = state.changed() => {}
+            }
+        }
+    }
+
     fn learn(&self, message: MapResponse) {
         if message.keep_alive {
             return;
@@ -285,20 +316,7 @@ impl Tailnet {
         if let Some(allowed) = allowed {
             self.shard.revoke(allowed);
         }
-        let problem = if own.expired {
-            let fix = "renew it or disable key expiry for this device in the admin console";
-            Some(Problem::new(
-                Reason::KeyExpired,
-                format!("the device's node key has expired: {fix}"),
-            ))
-        } else if !own.machine_authorized {
-            Some(needs_approval())
-        } else if disabled {
-            let fix = "the policy sets the node attribute disable-relay-server on this device";
-            Some(Problem::new(Reason::RelayDisabledByPolicy, fix))
-        } else {
-            None
-        };
+        let problem = device_problem(&own, disabled, Timestamp::now());
         let tailnet = TailnetIdentity {
             name: own.name.trim_end_matches('.').to_owned(),
             node_id: own.stable_id.clone(),
@@ -361,6 +379,26 @@ impl Tailnet {
     }
 }
 
+/// What is wrong with a device that control knows, if anything.
+fn device_problem(own: &Node, disabled: bool, now: Timestamp) -> Option<Problem> {
+    if own.expired || own.key_expiry.is_some_and(|expiry| expiry <= now) {
+        Some(expired())
+    } else if !own.machine_authorized {
+        Some(needs_approval())
+    } else if disabled {
+        let fix = "the policy sets the node attribute disable-relay-server on this device";
+        Some(Problem::new(Reason::RelayDisabledByPolicy, fix))
+    } else {
+        None
+    }
+}
+
+fn expired() -> Problem {
+    let message = "the device's node key has expired: renew it or disable key expiry for this \
+                   device in the admin console";
+    Problem::new(Reason::KeyExpired, message)
+}
+
 /// What is wrong with a registration, if anything.
 fn refusal(response: &RegisterResponse) -> Option<Problem> {
     let fix = "create a reusable, pre-approved auth key that may use the relay's tags, and put it \
@@ -419,5 +457,37 @@ impl Backoff {
 
     const fn reset(&mut self) {
         self.wait = BACKOFF.0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_key_has_expired_when_control_says_so_or_its_time_is_over() {
+        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
+        let reason = |expired, expiry: Option<&str>| {
+            let own = Node {
+                expired,
+                machine_authorized: true,
+                key_expiry: expiry.map(|at| at.parse().unwrap()),
+                ..Node::default()
+            };
+            device_problem(&own, false, now).map(|problem| problem.reason)
+        };
+        assert_eq!(reason(false, None), None);
+        assert_eq!(reason(false, Some("2026-01-01T00:00:01Z")), None);
+        for (expired, expiry) in [
+            (true, None),
+            (true, Some("2027-01-01T00:00:00Z")),
+            (false, Some("2026-01-01T00:00:00Z")),
+            (false, Some("2025-12-31T00:00:00Z")),
+        ] {
+            let found = reason(expired, expiry);
+            assert_eq!(found, Some(Reason::KeyExpired), "{expired}, {expiry:?}");
+        }
     }
 }
