@@ -62,25 +62,14 @@ impl Deadlines {
         }
     }
 
-    /// The earliest due time.
-    pub(crate) fn next(&self) -> Option<Timestamp> {
-        self.heap.peek().map(|Reverse(due)| due.at)
+    /// The entry that is due first.
+    pub(crate) fn peek(&self) -> Option<&Due> {
+        self.heap.peek().map(|Reverse(due)| due)
     }
 
-    /// Sessions whose entry is due, in no particular order.
-    pub(crate) fn due(&self, now: Timestamp) -> impl Iterator<Item = Vni> {
-        // What lies below an entry of the heap is due no earlier.
-        let heap = self.heap.as_slice();
-        let mut open = vec![0];
-        std::iter::from_fn(move || {
-            loop {
-                let at = open.pop()?;
-                if let Some(Reverse(due)) = heap.get(at).filter(|Reverse(due)| due.at <= now) {
-                    open.extend([2 * at + 1, 2 * at + 2]);
-                    return Some(due.vni);
-                }
-            }
-        })
+    /// The earliest due time.
+    pub(crate) fn next(&self) -> Option<Timestamp> {
+        self.peek().map(|due| due.at)
     }
 
     /// Takes one entry that is due, in the order of time and VNI.
@@ -101,23 +90,6 @@ mod tests {
     fn due(at: u64, vni: u32) -> Due {
         let at = Timestamp::from_start(Duration::from_secs(at));
         Due::new(at, Vni::new(vni).unwrap(), u64::from(vni))
-    }
-
-    #[test]
-    fn due_entries_are_those_that_are_taken() {
-        let mut deadlines = Deadlines::default();
-        for n in 1..200 {
-            deadlines.insert(due(n * 7 % 50, n as u32));
-        }
-        let now = Timestamp::from_start(Duration::from_secs(20));
-        let mut told: Vec<_> = deadlines.due(now).collect();
-        let taken = std::iter::from_fn(|| deadlines.pop_due(now)).collect::<Vec<_>>();
-        assert!(taken.is_sorted());
-        let mut taken: Vec<_> = taken.iter().map(|due| due.vni).collect();
-        told.sort_unstable();
-        taken.sort_unstable();
-        assert_eq!(told, taken);
-        assert!(deadlines.next().unwrap() > now && deadlines.due(now).next().is_none());
     }
 
     #[test]

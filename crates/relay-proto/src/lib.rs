@@ -13,9 +13,9 @@
 //!   node key, through the sender's home region.
 //! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed.
 //! - A driver that forwards open sessions on another path as well (it learns of them from
-//!   [`Event`]) says when that last heard from legs, with [`Relay::handle_activity`]: before each
-//!   [`Relay::handle_timeout`] for the sessions of [`Relay::due_sessions`]. What that path has
-//!   counted is its own to tell: [`SessionInfo::add`].
+//!   [`Event`]) says when that last heard from legs, with [`Relay::handle_activity`], of each
+//!   session that is [`Relay::due`] before [`Relay::handle_due`]. What that path has counted is its
+//!   own to tell: [`SessionInfo::add`].
 //! - [`Relay::poll_event`] is emptied after each of these.
 //!
 //! A relay outlives its process: [`Relay::export`] gives a [`State`], and a relay made with the

@@ -208,18 +208,20 @@ impl Relay {
         }
     }
 
-    /// Sessions that [`Relay::handle_timeout`] would judge now.
-    pub fn due_sessions(&self, now: Timestamp) -> impl Iterator<Item = Vni> {
-        self.deadlines.due(now)
+    /// The session that [`Relay::handle_due`] would judge now.
+    pub fn due(&self, now: Timestamp) -> Option<Vni> {
+        let next = self.deadlines.peek().filter(|due| due.at <= now)?;
+        Some(next.vni)
     }
 
-    /// Ends what is over. Costs one step for each session that falls due.
-    pub fn handle_timeout(&mut self, now: Timestamp) {
-        while let Some(due) = self.deadlines.pop_due(now) {
-            let vni = due.vni;
-            let Some(session) = self.table.get(vni).filter(|s| due.is_of(s.lamport)) else {
-                continue;
-            };
+    /// Judges the session that is due first: it ends if it is over. Many may fall due at once; a
+    /// driver that has datagrams to serve goes on with them after some.
+    pub fn handle_due(&mut self, now: Timestamp) {
+        let Some(due) = self.deadlines.pop_due(now) else {
+            return;
+        };
+        let vni = due.vni;
+        if let Some(session) = self.table.get(vni).filter(|s| due.is_of(s.lamport)) {
             let deadline = session.deadline(self.config.bind_lifetime, self.config.steady_lifetime);
             if deadline > now {
                 self.deadlines
@@ -231,8 +233,15 @@ impl Relay {
                 self.counters.expired_unbound += 1;
                 self.close(vni, CloseReason::Unbound, now);
             }
-            // Another entry of it may be next.
-            self.forget_deadline(false);
+        }
+        // Another entry of it may be next.
+        self.forget_deadline(false);
+    }
+
+    /// Ends all that is over. Costs one step for each session that falls due.
+    pub fn handle_timeout(&mut self, now: Timestamp) {
+        while self.due(now).is_some() {
+            self.handle_due(now);
         }
     }
 

@@ -27,6 +27,9 @@ use crate::relay::{
 const BUDGET: usize = 16;
 /// Commands taken before the sockets get their turn.
 const COMMANDS: usize = 64;
+/// Sessions judged before the sockets get their turn: with a look into the kernel each, less than a
+/// millisecond.
+const DUE: usize = 256;
 /// Without datagrams for this long, memory of the receive buffers is given back.
 const QUIET: Duration = Duration::from_secs(1);
 
@@ -210,10 +213,12 @@ impl Worker {
 
     fn run_timers(&mut self) {
         let now = self.now();
-        if self.relay.poll_timeout().is_some_and(|due| due <= now) {
-            let due: Vec<_> = self.relay.due_sessions(now).collect();
-            self.learn_activity(due);
-            self.relay.handle_timeout(now);
+        for _ in 0..DUE {
+            let Some(vni) = self.relay.due(now) else {
+                break;
+            };
+            self.learn_activity(vni, now);
+            self.relay.handle_due(now);
         }
         let Some(keeper) = &mut self.keeper else {
             return;
@@ -313,15 +318,12 @@ impl Worker {
         *known = now;
     }
 
-    /// Tells the core when the kernel path last heard of these sessions.
-    fn learn_activity(&mut self, sessions: Vec<Vni>) {
-        let now = self.now();
-        let Some(kernel) = &self.kernel else { return };
-        for vni in sessions {
-            if let Some(activity) = kernel.activity(vni, now) {
-                self.relay
-                    .handle_activity(vni, activity.map(|leg| leg.last_seen));
-            }
+    /// Tells the core when the kernel path last heard of a session.
+    fn learn_activity(&mut self, vni: Vni, now: Timestamp) {
+        let kernel = self.kernel.as_ref();
+        if let Some(activity) = kernel.and_then(|kernel| kernel.activity(vni, now)) {
+            self.relay
+                .handle_activity(vni, activity.map(|leg| leg.last_seen));
         }
     }
 

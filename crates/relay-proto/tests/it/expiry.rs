@@ -177,11 +177,10 @@ fn what_another_path_forwarded_keeps_a_session_and_its_silence_ends_it() {
             .poll_timeout()
             .filter(|due| *due <= opened + seconds(60 * minute))
         {
-            let sessions: Vec<_> = sim.relay.due_sessions(due).collect();
-            assert_eq!(sessions, [vni]);
+            assert_eq!(sim.relay.due(due), Some(vni));
             let seen = opened + seconds(60 * minute - 1);
             sim.relay.handle_activity(vni, [seen; 2]);
-            sim.relay.handle_timeout(due);
+            sim.relay.handle_due(due);
         }
         sim.now = opened + seconds(60 * minute);
         assert!(sim.session(vni).is_some(), "minute {minute}");
@@ -230,4 +229,25 @@ fn sessions_are_told_with_what_another_path_counted() {
         [(false, 2, 200), (true, 4, 312)]
     };
     assert_eq!(told, expected);
+}
+
+#[test]
+fn sessions_that_fall_due_together_can_be_judged_one_by_one() {
+    let mut sim = Sim::new();
+    let alice = Client::new(1);
+    let vnis: Vec<_> = (2..=100)
+        .map(|n| sim.vni(&alice, &Client::new(n)))
+        .collect();
+    let end = sim.now + seconds(30);
+    assert_eq!(sim.relay.due(sim.now), None);
+    for left in (0..vnis.len()).rev() {
+        let due = sim.relay.due(end).expect("all are due");
+        sim.relay.handle_due(end);
+        let reason = CloseReason::Unbound;
+        assert_eq!(sim.events(), [Event::Closed { vni: due, reason }]);
+        assert_eq!(sim.relay.session_counts().connecting, left);
+    }
+    assert_eq!(sim.relay.due(end), None);
+    sim.relay.handle_due(end);
+    assert!(sim.events().is_empty());
 }
