@@ -107,15 +107,16 @@ fn udp_sum(frame: &[u8]) -> u16 {
     sum(pseudo, &frame[at..])
 }
 
-/// One's complement sum of 16-bit words, in 16 bits (RFC 1071).
+/// One's complement sum of 16-bit words, in 16 bits: wider words sum up to the same (RFC 1071,
+/// section 2 C).
 fn sum(begin: u32, bytes: &[u8]) -> u16 {
-    let word = |pair: &[u8]| {
-        u32::from(u16::from_be_bytes([
-            pair[0],
-            pair.get(1).copied().unwrap_or(0),
-        ]))
-    };
-    let mut sum: u32 = bytes.chunks(2).map(word).fold(begin, u32::wrapping_add);
+    let (words, rest) = bytes.as_chunks::<4>();
+    let mut last = [0; 4];
+    last[..rest.len()].copy_from_slice(rest);
+    let mut sum = u64::from(begin) + u64::from(u32::from_be_bytes(last));
+    for word in words {
+        sum += u64::from(u32::from_be_bytes(*word));
+    }
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);
     }
