@@ -21,6 +21,7 @@ pub mod cluster;
 pub mod command;
 pub mod compare;
 pub mod demo;
+pub mod evidence;
 pub mod faults;
 pub mod metallb;
 pub mod net;

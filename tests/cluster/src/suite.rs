@@ -1,6 +1,5 @@
 //! `cargo dev test`: everything that is tested, from the protocol to the whole.
 
-use std::fmt::Write as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -13,8 +12,8 @@ use crate::progress::Progress;
 use crate::scenarios::{self, Scenario};
 use crate::state::repository;
 use crate::tools::Tools;
-use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
-use crate::{Rig, audit, packages, signals, traces};
+use crate::world::World;
+use crate::{Rig, audit, evidence, packages, signals, traces};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -162,7 +161,7 @@ fn run_scenarios(rig: &Rig, scenarios: &[Scenario], progress: &Progress) -> Resu
             )),
             Err(error) => {
                 failed += 1;
-                let state = evidence(&world);
+                let state = evidence::of(&world);
                 progress.line(format_args!(
                     "FAILED {number}/{of} {} ({seconds} s): {error:#}\n{state}",
                     scenario.name
@@ -171,47 +170,4 @@ fn run_scenarios(rig: &Rig, scenarios: &[Scenario], progress: &Progress) -> Resu
         }
     }
     Ok(failed)
-}
-
-/// What a person would look at after a failure.
-fn evidence(world: &World<'_>) -> String {
-    let looks: [&[&str]; 5] = [
-        &[
-            "get",
-            "peerrelays,relaynodes,daemonsets,pods",
-            "-n",
-            NAMESPACE,
-            "-o",
-            "wide",
-        ],
-        &["get", "pods", "-n", OPERATOR_NAMESPACE, "-o", "wide"],
-        &["get", "events", "-n", NAMESPACE, "--sort-by=.lastTimestamp"],
-        &[
-            "logs",
-            "-n",
-            NAMESPACE,
-            "-l",
-            "app.kubernetes.io/component=relay",
-            "--tail=15",
-        ],
-        &[
-            "logs",
-            "-n",
-            OPERATOR_NAMESPACE,
-            "-l",
-            "app.kubernetes.io/name=peerrelay-operator",
-            "--tail=15",
-        ],
-    ];
-    let mut text = String::new();
-    for words in looks {
-        let said = world
-            .rig
-            .kubectl(words)
-            .unwrap_or_else(|error| format!("{error:#}"));
-        let lines: Vec<_> = said.lines().collect();
-        let tail = lines[lines.len().saturating_sub(25)..].join("\n    ");
-        write!(text, "  kubectl {}\n    {tail}\n", words.join(" ")).ok();
-    }
-    text
 }
