@@ -73,6 +73,10 @@ pub enum Discover {
     /// `InternalIP` addresses that the Kubernetes node has.
     #[serde(rename = "NodeInternalIP")]
     NodeInternalIp,
+    /// Public addresses that the cloud's metadata service knows: of AWS, Google Cloud, Azure,
+    /// Oracle Cloud (IPv6), Hetzner Cloud (IPv4), DigitalOcean and OpenStack (IPv4). Nothing is
+    /// asked elsewhere.
+    CloudMetadata,
     /// Addresses under which STUN servers of the DERP map see the relay's port.
     Stun,
     /// Addresses of network interfaces.
@@ -81,7 +85,12 @@ pub enum Discover {
 
 impl Discover {
     /// Sources that are used when none is named, in their order.
-    pub const DEFAULT: &[Self] = &[Self::NodeExternalIp, Self::Stun, Self::Interface];
+    pub const DEFAULT: &[Self] = &[
+        Self::NodeExternalIp,
+        Self::CloudMetadata,
+        Self::Stun,
+        Self::Interface,
+    ];
 }
 
 /// Whether addresses are discovered.

@@ -32,7 +32,8 @@ pub struct Endpoints {
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub per_node: BTreeMap<String, NodeList>,
-    /// Where else addresses come from, in the order in which they are advertised.
+    /// Where else addresses come from, in the order in which they are advertised. When nothing is
+    /// said: `NodeExternalIP`, `CloudMetadata`, `Stun` and `Interface`, and behind a Service none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Set)]

@@ -160,6 +160,8 @@ pub enum EndpointSource {
     /// `InternalIP` of the node.
     #[serde(rename = "NodeInternalIP")]
     NodeInternalIp,
+    /// The cloud's metadata service names it.
+    CloudMetadata,
     /// STUN servers of the DERP map see it.
     Stun,
     /// An address of a network interface.

@@ -1,5 +1,6 @@
 //! Which addresses a relay advertises: what it is told, then what it finds, in one order.
 
+mod cloud;
 mod interfaces;
 mod keeper;
 mod names;
@@ -30,6 +31,8 @@ pub struct Advertised {
 pub struct Found {
     /// Last known addresses of the names among the static endpoints.
     pub names: BTreeMap<String, Vec<IpAddr>>,
+    /// What the cloud's metadata service said last.
+    pub cloud: Vec<IpAddr>,
     /// Addresses of network interfaces.
     pub interfaces: Vec<InterfaceAddress>,
     /// What STUN servers saw last, by IP version.
@@ -78,6 +81,7 @@ pub fn advertised(
                 own.map_or_else(Vec::new, |own| with_port(&own.internal_ips)),
                 EndpointSource::NodeInternalIp,
             ),
+            Discover::CloudMetadata => (with_port(&found.cloud), EndpointSource::CloudMetadata),
             Discover::Stun => (found.stun.concat(), EndpointSource::Stun),
             Discover::Interface => (of_interfaces(found, port), EndpointSource::Interface),
         };
@@ -217,6 +221,44 @@ mod tests {
                 ("[2001:db8::1]:4000".to_owned(), EndpointSource::Interface),
             ]
         );
+    }
+
+    #[test]
+    fn addresses_of_the_cloud_come_between_those_of_the_node_and_what_stun_sees() {
+        let mut found = found();
+        found.cloud = vec![
+            "2600:1f18::7".parse().unwrap(),
+            "203.0.113.9".parse().unwrap(),
+        ];
+        found.stun[0] = vec![
+            "203.0.113.9:4000".parse().unwrap(),
+            "198.51.100.7:45000".parse().unwrap(),
+        ];
+        let shown = |config: &str| {
+            let config: EndpointsConfig = serde_yaml::from_str(config).unwrap();
+            let all = advertised(&config, Some("n1"), &found, 4000);
+            let all = all.iter().map(|a| format!("{} {:?}", a.address, a.source));
+            all.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            shown("{nodes: {n1: {externalIPs: [203.0.113.2]}}, exclude: [192.0.2.0/24]}"),
+            [
+                "203.0.113.2:4000 NodeExternalIp",
+                "203.0.113.9:4000 CloudMetadata",
+                "[2600:1f18::7]:4000 CloudMetadata",
+                "198.51.100.7:45000 Stun",
+                "[2001:db8::1]:4000 Interface",
+            ]
+        );
+        assert_eq!(
+            shown("{discover: [CloudMetadata], exclude: ['2600::/12']}"),
+            ["203.0.113.9:4000 CloudMetadata"]
+        );
+        assert_eq!(
+            shown("{discover: [CloudMetadata], include: [10.0.0.0/8]}"),
+            [""; 0]
+        );
+        assert_eq!(shown("{advertise: StaticOnly}"), [""; 0]);
     }
 
     #[test]

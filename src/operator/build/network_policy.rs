@@ -28,8 +28,8 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Option<
             }),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(ingress(relay, region)),
-            // Control, DERP, STUN, DNS, the API server, and clients wherever they are. Without
-            // this, a policy that closes the namespace would close the relays.
+            // Control, DERP, STUN, DNS, the API server, cloud metadata, and clients wherever they
+            // are. Without this, a policy that closes the namespace would close the relays.
             egress: Some(vec![NetworkPolicyEgressRule::default()]),
         }),
     })

@@ -5,7 +5,7 @@ use std::{convert::Infallible, net::SocketAddr, time::Duration};
 use anyhow::Context;
 use tokio::{sync::watch, time::sleep};
 
-use super::{Found, advertised, interfaces, names, stun};
+use super::{Found, advertised, cloud, interfaces, names, stun};
 use crate::relay::{
     reload::Live,
     shard::{PortState, ShardHandle},
@@ -41,11 +41,13 @@ impl Keeper {
             self.state.subscribe(),
             found.clone(),
         );
+        let cloud = cloud::follow(cloud::FIRMWARE.into(), self.live.clone(), found.clone());
         interfaces::look(&found).await;
         let interfaces = interfaces::follow(found);
         tokio::select! {
             never = interfaces => match never {},
             () = stun => anyhow::bail!("the configuration has ended"),
+            () = cloud => anyhow::bail!("the configuration has ended"),
             () = names => anyhow::bail!("the configuration has ended"),
             ended = self.keep(changes) => ended,
         }

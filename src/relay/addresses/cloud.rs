@@ -1,0 +1,174 @@
+//! The addresses under which a cloud forwards to this machine, from the cloud's metadata service.
+//!
+//! Machines in no known cloud send nothing. The service is trusted for addresses alone: what else
+//! it says goes nowhere, and of addresses only those of the internet count.
+
+mod inquiry;
+mod machine;
+mod scope;
+mod service;
+
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use rand::Rng;
+use tokio::{sync::watch, time::sleep};
+
+use self::{
+    inquiry::{Inquiry, Unusable},
+    machine::{Cloud, Dmi},
+    service::Failure,
+};
+use super::Found;
+use crate::{config::endpoints::Discover, relay::reload::Live};
+
+/// Time between two inquiries, in seconds.
+const AGAIN: std::ops::Range<f64> = 270.0..330.0;
+/// Time after the first failure, in seconds; doubled with each further one, up to that of a success.
+const AGAIN_FAILED: std::ops::Range<f64> = 1.5..2.5;
+
+/// Where the kernel shows what the firmware says. What names the cloud is for every process to read,
+/// in containers too.
+pub(super) const FIRMWARE: &str = "/sys/class/dmi/id";
+
+/// Why an inquiry came to nothing.
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Failure(#[from] Failure),
+    #[error(transparent)]
+    Unusable(#[from] Unusable),
+}
+
+/// Asks again and again while the configuration wants it, and keeps the last good answer in
+/// `found`. `firmware` is [`FIRMWARE`], except in tests.
+pub(super) async fn follow(
+    firmware: PathBuf,
+    mut live: watch::Receiver<Live>,
+    found: watch::Sender<Found>,
+) {
+    let cloud = cloud(&firmware);
+    let mut failures = 0;
+    loop {
+        let wanted = wants(&live.borrow_and_update());
+        let again = match cloud.filter(|_| wanted) {
+            Some(cloud) => {
+                let answer = inquire(cloud).await;
+                failures = if answer.is_ok() { 0 } else { failures + 1 };
+                take(cloud, answer, failures, &found);
+                Some(pause(failures))
+            }
+            None => None,
+        };
+        let again = async {
+            match again {
+                Some(again) => sleep(again).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = again => {}
+            changed = live.wait_for(|live| wants(live) != wanted) => if changed.is_err() { return },
+        }
+    }
+}
+
+fn wants(live: &Live) -> bool {
+    live.endpoints.sources().contains(&Discover::CloudMetadata)
+}
+
+fn cloud(firmware: &Path) -> Option<Cloud> {
+    let cloud = Dmi::read(firmware).cloud();
+    match cloud {
+        Some(cloud) => tracing::debug!(%cloud, "this machine is in a cloud"),
+        None => tracing::debug!("this machine names no cloud: no metadata service is asked"),
+    }
+    cloud
+}
+
+/// Time until the next inquiry, after so many failures in a row.
+fn pause(failures: u32) -> Duration {
+    let mut rng = rand::rng();
+    let usual = rng.random_range(AGAIN);
+    let seconds = match failures {
+        0 => usual,
+        n => f64::min(
+            usual,
+            rng.random_range(AGAIN_FAILED) * f64::from(n - 1).exp2(),
+        ),
+    };
+    Duration::from_secs_f64(seconds)
+}
+
+/// All questions, to the first address of the service that answers all of them.
+async fn inquire(cloud: Cloud) -> Result<Vec<IpAddr>, Error> {
+    let mut first = None;
+    for address in service::addresses(cloud) {
+        match inquire_at(*address, cloud).await {
+            Ok(ips) => return Ok(ips),
+            Err(error) => {
+                first.get_or_insert(error);
+            }
+        }
+    }
+    Err(first.expect("every service has an address"))
+}
+
+async fn inquire_at(address: IpAddr, cloud: Cloud) -> Result<Vec<IpAddr>, Error> {
+    let mut inquiry = Inquiry::new(cloud);
+    while let Some(request) = inquiry.request() {
+        inquiry.take(&service::ask(address, request).await?)?;
+    }
+    Ok(inquiry.finish())
+}
+
+/// Puts a good answer into `found`. Failures are told once in a row.
+fn take(
+    cloud: Cloud,
+    answer: Result<Vec<IpAddr>, Error>,
+    failures: u32,
+    found: &watch::Sender<Found>,
+) {
+    match answer {
+        Ok(ips) => {
+            let changed = found.send_if_modified(|found| {
+                found.cloud != ips && {
+                    found.cloud.clone_from(&ips);
+                    true
+                }
+            });
+            if changed {
+                tracing::info!(%cloud, count = ips.len(), "public addresses from cloud metadata");
+                tracing::debug!(?ips, "public addresses from cloud metadata");
+            }
+        }
+        Err(error) => {
+            let error = format!("{:#}", anyhow::Error::from(error));
+            let (kept, hint) = (found.borrow().cloud.len(), hint(cloud));
+            match failures {
+                1 => tracing::warn!(
+                    %cloud, error, kept,
+                    "failed to ask the cloud's metadata service for public addresses: {hint}"
+                ),
+                _ => tracing::debug!(%cloud, error, failures, "failed again to ask for addresses"),
+            }
+        }
+    }
+}
+
+/// What to do.
+fn hint(cloud: Cloud) -> &'static str {
+    match cloud {
+        Cloud::Aws => {
+            "enable it for this instance, with a hop limit of 2 if this is a pod on the pod \
+             network, or leave CloudMetadata out of endpoints.discover"
+        }
+        _ => "let this relay reach it, or leave CloudMetadata out of endpoints.discover",
+    }
+}
+
+#[cfg(test)]
+mod tests;
