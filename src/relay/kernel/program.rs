@@ -125,6 +125,7 @@ impl Program {
                 // Left by another version, or by other limits: nothing of it can be used.
                 tracing::info!(%error, "what an earlier process left in the kernel is replaced");
                 remove_pins(directory);
+                fs::create_dir_all(directory).map_err(Unavailable::failed)?;
                 load(Some(directory), sessions)
             }),
             None => load(None, sessions),

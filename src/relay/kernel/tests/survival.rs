@@ -2,7 +2,7 @@
 
 use std::{path::PathBuf, process::Command, thread, time::Duration};
 
-use relay_proto::{Config, Timestamp, Vni};
+use relay_proto::{Config, Family, Timestamp, Vni};
 
 use super::{
     attachments,
@@ -12,7 +12,7 @@ use super::{
 };
 use crate::relay::{
     data_path::LEFT,
-    kernel::{Attachment, start},
+    kernel::{Attachment, program::Program, start},
     namespace::Net,
 };
 
@@ -188,4 +188,23 @@ fn what_the_kernel_has_heard_counts_when_sessions_are_saved() {
     let mut next = relay_proto::Relay::new(config, keys(), [8; 32], 1, now);
     let restored = next.import(&state, 0, |_| true, now, Duration::ZERO);
     assert_eq!(restored, 1, "the sockets heard of it last {STEADY:?} ago");
+}
+
+#[test]
+fn what_a_relay_with_other_limits_has_pinned_is_replaced() {
+    if !permitted("what_a_relay_with_other_limits_has_pinned_is_replaced") {
+        return;
+    }
+    let (net, pins) = (two_cables(), Pins::mount());
+    let attachment = Attachment::of(PORT);
+    drop(Program::load(Some(pins.path()), 7, attachment).unwrap());
+    let options = options(attachment, Some(pins.path()));
+    let relay = Relay::on(&net, "relay", &["10.1.0.1:40000"], few(), options);
+    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
+    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let vni = relay.open(1, [&a, &b]);
+    exchange(vni, [&a, &b], 1);
+    assert_eq!(relay.forwarded(Family::V4), (0, 2));
+    drop(relay);
+    assert!(!pins.path().exists());
 }
