@@ -175,6 +175,10 @@ impl RelayState {
         [
             (self.port.is_none(), "UDP port"),
             (!self.map_received, "network map"),
+            (
+                self.map_received && self.control_problem.is_some(),
+                "leave of the tailnet to relay",
+            ),
             (self.home_derp.is_none(), "DERP connection"),
             (self.endpoints.is_empty(), "endpoint to advertise"),
             (self.path_problem.is_some(), "kernel data path"),
@@ -185,7 +189,8 @@ impl RelayState {
         .collect()
     }
 
-    /// Registered, map received, DERP connected, port bound, at least one endpoint.
+    /// Registered, map received and in good standing, DERP connected, port bound, at least one
+    /// endpoint.
     pub fn ready(&self) -> bool {
         self.missing().is_empty()
     }
@@ -223,6 +228,9 @@ mod tests {
         assert!(state.ready());
         state.home_derp = None;
         assert_eq!(state.missing(), ["DERP connection"]);
+        state.home_derp = Some("fra".into());
+        state.control_problem = Some(Problem::new(Reason::KeyExpired, "renew it"));
+        assert_eq!(state.missing(), ["leave of the tailnet to relay"]);
         assert_eq!(RelayState::default().missing().len(), 4);
     }
 

@@ -1,7 +1,7 @@
-//! Pods that cannot run, and the reason that the status gives.
+//! Pods that cannot run, relays that may not, and the reason that the status gives.
 
 use std::fs;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -11,6 +11,9 @@ use crate::process;
 use crate::signals;
 use crate::world::{NAMESPACE, World};
 
+const DISABLED: &str = "RelayDisabledByPolicy";
+/// In which a relay and the operator tell what control says.
+const SOON: Duration = Duration::from_secs(10);
 /// Relays that can run beside those of [`EDGE`].
 const OTHER: &str = "other";
 
@@ -23,6 +26,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "a port that another pod has, an image that is missing and a crash each have their reason",
             run: pods,
+        },
+        Scenario {
+            name: "a policy that turns relays off is told within 10 s, and so is its end",
+            run: disabled,
         },
     ]
 }
@@ -101,6 +108,45 @@ fn pods(world: &World<'_>) -> Result<String> {
         ensure!(events.contains(reason), "no event says {reason}");
     }
     Ok(found.join(", "))
+}
+
+fn disabled(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let tailnet = &world.rig.tailnet;
+    let nodes = tailnet.nodes()?;
+    let relays = nodes
+        .iter()
+        .filter(|node| node.peer_relay && node.streaming);
+    let names: Vec<_> = relays.map(|node| &*node.name).collect();
+    ensure!(!names.is_empty(), "no relay is in the tailnet");
+    let disable = |set| {
+        let one = |name: &&str| tailnet.set_attribute(name, "disable-relay-server", set);
+        names.iter().try_for_each(one)
+    };
+    let start = Instant::now();
+    let mut took = Duration::ZERO;
+    let told = disable(true).and_then(|()| {
+        let soon = || {
+            let is = world.condition(EDGE, "TailnetConnected")?;
+            ensure!(
+                is == format!("False/{DISABLED}"),
+                "TailnetConnected is '{is}'"
+            );
+            Ok(())
+        };
+        process::wait_until(SOON, || true, soon)?;
+        took = start.elapsed();
+        stalled(world, EDGE, DISABLED).map(drop)
+    });
+    disable(false)?;
+    told?;
+    let start = Instant::now();
+    world.wait_ready(EDGE)?;
+    Ok(format!(
+        "told after {:.1} s, ready {:.1} s after its end",
+        took.as_secs_f64(),
+        start.elapsed().as_secs_f64()
+    ))
 }
 
 /// Ports that nobody else has.
