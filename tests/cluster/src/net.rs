@@ -1,6 +1,7 @@
 //! The network: one namespace for each machine that the rig imitates, and a router between them.
 
 mod filter;
+mod links;
 mod machine;
 
 use std::fs;
@@ -13,6 +14,7 @@ use crate::command::{program, program_in, run, run_with_input};
 use crate::state::{self, State};
 pub use filter::Family;
 use filter::Filter;
+pub use links::UPLINK_V4;
 use machine::Gateway;
 pub use machine::{CLIENTS, CONTROL, Machine, NODES, ROUTER, ROUTER_V4, machines, namespaces};
 

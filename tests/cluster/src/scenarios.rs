@@ -8,6 +8,7 @@ mod exposure;
 mod faults;
 mod grants;
 mod hostile;
+mod links;
 mod monitoring;
 mod nodes;
 mod operator;
@@ -52,6 +53,7 @@ pub fn all() -> Vec<Scenario> {
         data_path::scenarios(),
         endpoints::scenarios(),
         underlay::scenarios(),
+        links::scenarios(),
         hostile::scenarios(),
         secrets::scenarios(),
         reasons::scenarios(),
@@ -94,6 +96,7 @@ fn surroundings(world: &World<'_>) -> Result<()> {
         world.rig.network.mend(client)?;
         world.rig.network.restore_numbers(client)?;
     }
+    world.rig.network.restore_links()?;
     world.write_secret(world.rig.tailnet.auth_key())
 }
 

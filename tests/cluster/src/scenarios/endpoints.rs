@@ -1,17 +1,22 @@
 //! Which addresses relays advertise, and how that changes.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, reset};
-use crate::command::{program_in, run_with_input};
+use crate::cluster::Node;
+use crate::command::{program_in, run, run_with_input};
+use crate::net::{Family, ROUTER, ROUTER_V4};
 use crate::world::{Route, World};
 
 /// Port that a forward on the nodes listens on.
 const FORWARDED: u16 = 41_999;
+/// First of the ports that the router shows relays with.
+const TRANSLATED: u16 = 45_001;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -30,6 +35,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "a node's annotation gives its relay an endpoint, and a wrong one is named",
             run: annotated,
+        },
+        Scenario {
+            name: "relays behind an address translation advertise what STUN saw, and are used there",
+            run: translated,
         },
     ]
 }
@@ -189,15 +198,98 @@ fn annotated(world: &World<'_>) -> Result<String> {
     Ok(address)
 }
 
+fn translated(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    translate(world, true)?;
+    let shown = by_stun(world);
+    translate(world, false)?;
+    let said = shown?;
+    reset(world)?;
+    Ok(said)
+}
+
+fn by_stun(world: &World<'_>) -> Result<String> {
+    let start = Instant::now();
+    world.apply(EDGE, &with_endpoints(&json!({"discover": ["Stun"]})))?;
+    let mut seen = Duration::ZERO;
+    for (node, outside) in translations(world) {
+        let outside = outside.to_string();
+        world.eventually("STUN has seen the translated address", || {
+            let relay = relay_node(world, node.machine.name)?;
+            let endpoints = relay["status"]["endpoints"].as_array().cloned();
+            let of_v4 = |e: &Value| !e["address"].as_str().unwrap_or("[").starts_with('[');
+            let of_v4: Vec<_> = endpoints.into_iter().flatten().filter(of_v4).collect();
+            ensure!(
+                of_v4 == [json!({"address": outside, "source": "Stun"})],
+                "{of_v4:?}"
+            );
+            Ok(())
+        })?;
+        seen = seen.max(start.elapsed());
+        world.eventually("the other relay reaches it there", || {
+            let verdicts = verdicts(world, node.machine.name)?;
+            let verdict = (outside.clone(), "True".to_owned());
+            ensure!(verdicts.contains(&verdict), "{verdicts:?}");
+            Ok(())
+        })?;
+    }
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    for client in [c1, c2] {
+        world.rig.network.cut(client.machine.name, Family::V6)?;
+        client.stop()?;
+        client.start()?;
+    }
+    let outside: Vec<_> = (translations(world).map(|(_, at)| format!("{at}:vni:"))).collect();
+    let through = |route: &Route| match route {
+        Route::Relay(to) => outside.iter().any(|at| to.starts_with(at)),
+        _ => false,
+    };
+    let (route, _) = world.wait_route(c1, c2, through, MINUTE)?;
+    Ok(format!(
+        "{route}; reported after {:.1} s",
+        seen.as_secs_f64()
+    ))
+}
+
+/// What the router makes of each node's relay, towards STUN servers and back.
+fn translations<'a>(world: &World<'a>) -> impl Iterator<Item = (&'a Node, SocketAddrV4)> {
+    let ports = TRANSLATED..;
+    let outside = ports.map(|port| SocketAddrV4::new(ROUTER_V4, port));
+    world.rig.nodes.iter().zip(outside)
+}
+
+fn translate(world: &World<'_>, on: bool) -> Result<()> {
+    let mut rules = "table ip translate {}\ndelete table ip translate\n".to_owned();
+    if on {
+        let (mut enter, mut leave) = (String::new(), String::new());
+        for (node, outside) in translations(world) {
+            let (ip, port) = (outside.ip(), outside.port());
+            let inside = node.machine.v4;
+            enter += &format!("ip daddr {ip} udp dport {port} dnat to {inside}:40000\n");
+            leave +=
+                &format!("ip saddr {inside} udp sport 40000 udp dport 3478 snat to {outside}\n");
+        }
+        rules += &format!(
+            "table ip translate {{\n chain in {{\n type nat hook prerouting priority dstnat;\n \
+             {enter} }}\n chain out {{\n type nat hook postrouting priority srcnat - 1;\n {leave} \
+             iifname \"br0\" oifname \"br0\" ct status dnat masquerade\n }}\n}}\n"
+        );
+    }
+    let mut nft = program_in(ROUTER, "nft");
+    run_with_input(nft.args(["-f", "-"]), rules.as_bytes())?;
+    // Rules are for new flows, and those to the STUN server go on and on.
+    for (node, _) in translations(world) {
+        let mut delete = program_in(ROUTER, "conntrack");
+        let from = node.machine.v4.to_string();
+        // It fails when there was none.
+        run(delete.args(["-D", "-p", "udp", "-s", &from, "--dport", "3478"])).ok();
+    }
+    Ok(())
+}
+
 /// Addresses of a node's relay, and whether others reached them.
 fn verdicts(world: &World<'_>, node: &str) -> Result<Vec<(String, String)>> {
-    let text = world
-        .rig
-        .kubectl(["get", "relaynodes", "-n", "relays", "-o", "json"])?;
-    let list: Value = serde_json::from_str(&text)?;
-    let relays = list["items"].as_array().cloned().unwrap_or_default();
-    let own = |r: &&Value| r["spec"]["peerRelay"] == EDGE && r["spec"]["nodeName"] == node;
-    let relay = relays.iter().find(own).cloned().unwrap_or_default();
+    let relay = relay_node(world, node)?;
     let verdicts = relay["status"]["verification"].as_array().cloned();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(verdicts
@@ -205,6 +297,17 @@ fn verdicts(world: &World<'_>, node: &str) -> Result<Vec<(String, String)>> {
         .flatten()
         .map(|v| (text(&v["address"]), text(&v["verified"])))
         .collect())
+}
+
+/// The RelayNode of a node, null while there is none.
+fn relay_node(world: &World<'_>, node: &str) -> Result<Value> {
+    let text = world
+        .rig
+        .kubectl(["get", "relaynodes", "-n", "relays", "-o", "json"])?;
+    let list: Value = serde_json::from_str(&text)?;
+    let relays = list["items"].as_array().cloned().unwrap_or_default();
+    let own = |r: &&Value| r["spec"]["peerRelay"] == EDGE && r["spec"]["nodeName"] == node;
+    Ok(relays.iter().find(own).cloned().unwrap_or_default())
 }
 
 /// The region of the tests, with endpoints.

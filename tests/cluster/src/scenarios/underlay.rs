@@ -46,6 +46,6 @@ pub(super) fn through_ipv4(route: &Route) -> bool {
     matches!(route, Route::Relay(address) if !address.starts_with('['))
 }
 
-fn through_ipv6(route: &Route) -> bool {
+pub(super) fn through_ipv6(route: &Route) -> bool {
     matches!(route, Route::Relay(address) if address.starts_with('['))
 }

@@ -79,7 +79,9 @@ impl Client {
             .env("SSL_CERT_DIR", "/nonexistent");
         let daemon = self.processes.start(&spec)?;
         daemon.wait_until(READY, || self.tailscale(["debug", "prefs"]).map(drop))?;
-        self.join()
+        // What tailscaled asks by itself after a restart is refused for want of a key, and `up` may
+        // hear of that.
+        daemon.wait_until(READY, || self.join())
     }
 
     /// Stops tailscaled; what it knows about itself stays.
