@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result};
 use serde_json::Value;
 
-use crate::command::{program, run};
+use crate::command::{program, query};
 use crate::progress::Progress;
 use crate::state::repository;
 
@@ -44,9 +44,11 @@ pub fn part(profile: Profile, target: &[&str], name: &str) -> Result<PathBuf> {
     if profile == Profile::Release {
         cargo.arg("--release");
     }
-    let messages = run(cargo
-        .args(target)
-        .arg("--message-format=json-render-diagnostics"))?;
+    let messages = query(
+        cargo
+            .args(target)
+            .arg("--message-format=json-render-diagnostics"),
+    )?;
     messages
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok())

@@ -3,11 +3,11 @@
 use std::env;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitStatus, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::signals;
 
@@ -37,9 +37,28 @@ pub fn run(command: &mut Command) -> Result<String> {
     run_with_input(command, &[])
 }
 
-/// The same, with standard input.
+/// The same of a program that writes for programs: its standard output is not in the error.
+pub fn query(command: &mut Command) -> Result<String> {
+    let shown = display(command);
+    let (status, stdout, stderr) = finish(command, &[])?;
+    ensure!(status.success(), "{shown}: {status}: {}", stderr.trim());
+    Ok(stdout)
+}
+
+/// The same as [`run`], with standard input.
 pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
     let shown = display(command);
+    let (status, stdout, stderr) = finish(command, input)?;
+    if !status.success() {
+        bail!("{shown}: {status}: {} {}", stderr.trim(), stdout.trim());
+    }
+    Ok(stdout)
+}
+
+/// Status, standard output and standard error.
+///
+/// Standard error is empty after success: a program that has ended well may have left it to others.
+fn finish(command: &mut Command, input: &[u8]) -> Result<(ExitStatus, String, String)> {
     if !input.is_empty() {
         command.stdin(Stdio::piped());
     }
@@ -47,7 +66,7 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
-        .with_context(|| format!("failed to start {shown}"))?;
+        .with_context(|| format!("failed to start {}", display(command)))?;
     let stdout = child.stdout.take().map(collect);
     let stderr = child.stderr.take().map(collect);
     let writer = child.stdin.take().map(|mut stdin| {
@@ -60,11 +79,8 @@ pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
         drop(writer.join());
     }
     let stdout = stdout.map(joined).unwrap_or_default();
-    if !status.success() {
-        let stderr = stderr.map(joined).unwrap_or_default();
-        bail!("{shown}: {status}: {} {}", stderr.trim(), stdout.trim());
-    }
-    Ok(stdout)
+    let stderr = stderr.filter(|_| !status.success());
+    Ok((status, stdout, stderr.map(joined).unwrap_or_default()))
 }
 
 /// Where a program is, if it is installed.
@@ -79,7 +95,7 @@ pub fn find(name: &Path) -> Option<PathBuf> {
         .find(|candidate| candidate.is_file())
 }
 
-fn wait(child: &mut Child) -> Result<std::process::ExitStatus> {
+fn wait(child: &mut Child) -> Result<ExitStatus> {
     let mut pause = Duration::from_millis(1);
     loop {
         if let Some(status) = child.try_wait()? {
@@ -114,4 +130,23 @@ fn display(command: &Command) -> String {
         .chain(command.get_args());
     let words = words.map(|word| word.to_string_lossy().into_owned());
     words.collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn what_is_written_for_programs_is_not_in_the_error() {
+        let script = "echo for-programs; echo for-people >&2; exit 1";
+        let mut command = program("sh");
+        command.args(["-c", script]);
+        let told = |error: anyhow::Error| error.to_string().replace(script, "");
+        let queried = told(query(&mut command).unwrap_err());
+        assert!(queried.contains("for-people") && !queried.contains("for-programs"));
+        let ran = told(run(&mut command).unwrap_err());
+        assert!(ran.contains("for-people") && ran.contains("for-programs"));
+    }
 }
