@@ -59,6 +59,7 @@ pub struct Stores {
 impl Stores {
     /// Starts the watches as triggers of a controller: a change of any child reconciles its owner.
     pub fn watch(client: &Client) -> (Self, Controller<PeerRelay>) {
+        let client = &stream::newest(client);
         let all = watcher::Config::default();
         let (relays, stream) = reflect(Api::all(client.clone()), all, |_| {});
         let controller = Controller::for_stream(stream, relays);

@@ -46,19 +46,12 @@ pub async fn show(stage: &mut Stage) -> Result<String> {
     stage.operator.start()?;
     sleep(Duration::from_secs(4)).await;
     let start = asked(stage, mark);
-    let writes: Vec<_> = start
-        .iter()
-        .filter(|e| e.request.writes())
-        .cloned()
-        .collect();
+    // This API server streams its lists: a watch each.
     ensure!(
-        writes.is_empty(),
-        "a new operator writes: {}",
-        told(&writes)
+        start.is_empty(),
+        "requests of a new operator: {}",
+        told(&start)
     );
-    let once = |exchange: &&Exchange| exchange.request.verb != "list";
-    let reads: Vec<_> = start.iter().filter(once).cloned().collect();
-    ensure!(reads.is_empty(), "a new operator reads: {}", told(&reads));
 
     let mark = stage.record.len();
     let report = json!({
@@ -122,10 +115,8 @@ pub async fn show(stage: &mut Stage) -> Result<String> {
     stage.plane.api.delete(&path).await?;
     stage.step(&name, &Step::Delete).await?;
     Ok(format!(
-        "0 requests in {} s, 0 writes and {} lists after a restart, 1 write for a report, {} for a \
-         changed port",
+        "0 requests in {} s and after a restart, 1 write for a report, {} for a changed port",
         IDLE.as_secs(),
-        start.len(),
         changed.len()
     ))
 }
