@@ -4,6 +4,9 @@ pub mod admin;
 pub mod cli;
 pub mod config;
 pub mod crd;
+#[cfg(test)]
+#[path = "../crates/relay-proto/tests/it/edit.rs"]
+mod edit;
 pub mod firewall;
 mod footprint;
 pub mod grants;

@@ -264,7 +264,10 @@ fn is_name(host: &str) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use bolero::{ValueGenerator, check, one_of, one_value_of, produce};
+
     use super::*;
+    use crate::edit::{edited, edits};
 
     #[test]
     fn the_three_forms_are_read_and_written_alike() {
@@ -279,6 +282,25 @@ mod tests {
         }
         let mapped: StaticEndpoint = "[::ffff:203.0.113.10]:40000".parse().unwrap();
         assert_eq!(mapped.to_string(), "203.0.113.10:40000");
+    }
+
+    #[test]
+    fn an_endpoint_that_is_read_is_written_the_same() {
+        let known = one_value_of([
+            "203.0.113.10:40000",
+            "[2001:db8::1]:40000",
+            "[::ffff:203.0.113.10]:9",
+            "relay.example.net.:40000",
+        ]);
+        let near = (known, edits()).map_gen(|(text, edits)| edited(text.as_bytes(), &edits));
+        let text = one_of((near, produce::<Vec<u8>>()));
+        let check = check!().with_iterations(20_000).with_generator(text);
+        check.for_each(|text| {
+            let text = String::from_utf8_lossy(text);
+            if let Ok(endpoint) = text.parse::<StaticEndpoint>() {
+                assert_eq!(endpoint.to_string().parse(), Ok(endpoint));
+            }
+        });
     }
 
     #[test]

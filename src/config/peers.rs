@@ -26,7 +26,8 @@ pub fn encode_key(key: [u8; 32]) -> String {
 
 /// The key that 64 hex digits stand for.
 pub fn decode_key(text: &str) -> Option<[u8; 32]> {
-    if text.len() != 64 || !text.is_ascii() {
+    let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    if text.len() != 64 || !is_hex {
         return None;
     }
     let mut key = [0; 32];
@@ -38,14 +39,31 @@ pub fn decode_key(text: &str) -> Option<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use bolero::{ValueGenerator, check, one_of, produce};
+
     use super::*;
+    use crate::edit::{edited, edits};
 
     #[test]
     fn keys_are_read_as_they_are_written() {
         let key = std::array::from_fn(|n| n as u8 * 7);
         assert_eq!(decode_key(&encode_key(key)), Some(key));
-        for bad in ["", "00", &"g".repeat(64), &"é".repeat(32)] {
+        for bad in ["", "00", &"g".repeat(64), &"é".repeat(32), &"+f".repeat(32)] {
             assert_eq!(decode_key(bad), None);
         }
+    }
+
+    #[test]
+    fn a_key_that_is_read_is_written_the_same() {
+        let near = (produce::<[u8; 32]>(), edits());
+        let near = near.map_gen(|(key, edits)| edited(encode_key(key).as_bytes(), &edits));
+        let text = one_of((near, produce::<Vec<u8>>().with().len(64_usize)));
+        let check = check!().with_iterations(20_000).with_generator(text);
+        check.for_each(|text| {
+            let text = String::from_utf8_lossy(text);
+            if let Some(key) = decode_key(&text) {
+                assert_eq!(encode_key(key), text.to_lowercase());
+            }
+        });
     }
 }

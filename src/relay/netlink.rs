@@ -207,22 +207,8 @@ impl Netlink {
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
-            let mut rest = &self.buffer[..];
-            while let Some(header) = rest.first_chunk::<NLMSGHDR>() {
-                let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
-                let kind = u16::from_ne_bytes([header[4], header[5]]);
-                let Some(body) = rest.get(NLMSGHDR..len) else {
-                    return Err(io::ErrorKind::InvalidData.into());
-                };
-                match kind {
-                    NLMSG_DONE => return Ok(()),
-                    NLMSG_ERROR => return error(body),
-                    _ => each(kind, body),
-                }
-                if flags & NLM_F_DUMP == 0 {
-                    return Ok(());
-                }
-                rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+            if read(&self.buffer, &mut each)? || flags & NLM_F_DUMP == 0 {
+                return Ok(());
             }
         }
     }
@@ -271,6 +257,24 @@ impl AsRawFd for Changes {
     fn as_raw_fd(&self) -> RawFd {
         self.0.as_raw_fd()
     }
+}
+
+/// Hands over each message of a part of an answer; says whether it is the last part.
+fn read(mut rest: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+    while let Some(header) = rest.first_chunk::<NLMSGHDR>() {
+        let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
+        let kind = u16::from_ne_bytes([header[4], header[5]]);
+        let Some(body) = rest.get(NLMSGHDR..len) else {
+            return Err(io::ErrorKind::InvalidData.into());
+        };
+        match kind {
+            NLMSG_DONE => return Ok(true),
+            NLMSG_ERROR => return error(body).map(|()| true),
+            _ => each(kind, body),
+        }
+        rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
+    }
+    Ok(false)
 }
 
 /// Attributes: each a length, a type, and a value, padded to four bytes.
@@ -360,7 +364,7 @@ fn filter(body: &[u8]) -> Option<u32> {
 fn error(body: &[u8]) -> io::Result<()> {
     match number(body).map(u32::cast_signed) {
         Some(0) => Ok(()),
-        Some(code) => Err(io::Error::from_raw_os_error(-code)),
+        Some(code) => Err(io::Error::from_raw_os_error(code.wrapping_neg())),
         None => Err(io::ErrorKind::InvalidData.into()),
     }
 }
@@ -390,7 +394,107 @@ impl std::fmt::Debug for Netlink {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use bolero::check;
+
     use super::*;
+    use crate::edit::{edited, edits};
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let len = 4 + value.len() as u16;
+        let mut out = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), value].concat();
+        out.resize(out.len().next_multiple_of(4), 0);
+        out
+    }
+
+    fn message(kind: u16, header: &[u8], attributes: &[Vec<u8>]) -> Vec<u8> {
+        let body = [header, &attributes.concat()].concat();
+        let len = (NLMSGHDR + body.len()) as u32;
+        let head = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10]].concat();
+        [head, body].concat()
+    }
+
+    /// A device, its address, a route through it, and the end.
+    fn answer() -> Vec<u8> {
+        let mut link = [0; IFINFOMSG];
+        link[2] = ETHERNET as u8;
+        link[4] = 7;
+        link[8] = UP as u8;
+        let mut address = [0; IFADDRMSG];
+        address[4] = 7;
+        let mut route = [0; RTMSG];
+        route[7] = UNICAST;
+        let mtu = 1_280_u32.to_ne_bytes();
+        [
+            message(
+                RTM_NEWLINK,
+                &link,
+                &[attribute(IFLA_IFNAME, b"eth0\0"), attribute(IFLA_MTU, &mtu)],
+            ),
+            message(
+                RTM_NEWADDR,
+                &address,
+                &[attribute(IFA_ADDRESS, &[192, 0, 2, 1])],
+            ),
+            message(
+                RTM_NEWROUTE,
+                &route,
+                &[
+                    attribute(RTA_OIF, &7_u32.to_ne_bytes()),
+                    attribute(RTA_METRICS, &attribute(RTAX_MTU, &mtu)),
+                ],
+            ),
+            message(NLMSG_DONE, &[0; 4], &[]),
+        ]
+        .concat()
+    }
+
+    /// What an answer says, and how many messages it has.
+    fn all(bytes: &[u8]) -> (usize, Vec<Device>, Vec<IpAddr>, Vec<Route>) {
+        let mut all = (0, Vec::new(), Vec::new(), Vec::new());
+        let last = read(bytes, |kind, body| {
+            all.0 += 1;
+            match kind {
+                RTM_NEWLINK => all.1.extend(device(body).map(|(_, device)| device)),
+                RTM_NEWADDR => all.2.extend(address(body).map(|(_, ip)| ip)),
+                RTM_NEWROUTE => all.3.extend(route(body)),
+                _ => {}
+            }
+        });
+        last.ok();
+        all
+    }
+
+    #[test]
+    fn an_answer_is_read_and_what_is_near_to_one_does_no_harm() {
+        let whole = answer();
+        let (count, devices, addresses, routes) = all(&whole);
+        assert_eq!(count, 3);
+        assert_eq!((&*devices[0].name, devices[0].mtu), ("eth0", 1_280));
+        assert_eq!(addresses, [IpAddr::from([192, 0, 2, 1])]);
+        let route = Route {
+            ifindex: 7,
+            mtu: Some(1_280),
+        };
+        assert_eq!(routes, [route]);
+        let check = check!().with_iterations(20_000).with_generator(edits());
+        check.for_each(|edits| {
+            let bytes = edited(&whole, edits);
+            let (count, ..) = all(&bytes);
+            assert!(count * NLMSGHDR <= bytes.len());
+        });
+    }
+
+    #[test]
+    fn any_error_code_is_an_error_unless_it_is_zero() {
+        let check = check!().with_iterations(1_000).with_type::<i32>();
+        check.for_each(|code| {
+            assert_eq!(error(&code.to_ne_bytes()).is_ok(), *code == 0);
+        });
+        for code in [0, -1, i32::MIN, i32::MAX] {
+            assert_eq!(error(&code.to_ne_bytes()).is_ok(), code == 0);
+        }
+        assert!(error(&[0; 3]).is_err());
+    }
 
     #[test]
     fn a_filter_that_is_not_there_is_told_from_a_device_that_is_not_there() {

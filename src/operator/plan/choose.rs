@@ -116,30 +116,34 @@ pub(super) fn share(choices: &mut [Choice], allowance: usize) -> Vec<Vec<String>
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
+    use bolero::{ValueGenerator, check, produce};
 
     use super::*;
 
-    /// Up to 24 nodes in up to 4 zones; some may not be started on, some run a relay already.
-    fn cluster() -> impl Strategy<Value = (Vec<Candidate>, BTreeSet<String>)> {
-        let node = (
-            0..4_u8,
-            prop::bool::weighted(0.9),
-            prop::bool::weighted(0.3),
-        );
-        prop::collection::vec(node, 0..24).prop_map(|nodes| {
-            let named = |(at, (zone, open, _)): (usize, &(u8, bool, bool))| Candidate {
+    /// Nodes, and which of them run a relay.
+    type Cluster = (Vec<Candidate>, BTreeSet<String>);
+
+    /// Holds for any cluster of up to 24 nodes in up to 4 zones, some of which may not be started
+    /// on, while some run a relay already; and for any allowance below `most`.
+    fn holds(most: usize, property: impl Fn(&Cluster, usize) + std::panic::RefUnwindSafe) {
+        let node = (0..4_u8, 0..10_u8, 0..10_u8);
+        let nodes = produce::<Vec<_>>().with().values(node).len(0..24_usize);
+        let cluster = nodes.map_gen(|nodes| {
+            let named = |(at, (zone, open, _)): (usize, &(u8, u8, u8))| Candidate {
                 name: format!("n{at}"),
                 zone: format!("z{zone}"),
-                open: *open,
+                open: *open < 9,
             };
             let running =
-                |(at, (.., runs)): (usize, &(u8, bool, bool))| runs.then(|| format!("n{at}"));
+                |(at, (.., runs)): (usize, &(u8, u8, u8))| (*runs < 3).then(|| format!("n{at}"));
             (
-                nodes.iter().enumerate().map(named).collect(),
+                nodes.iter().enumerate().map(named).collect::<Vec<_>>(),
                 nodes.iter().enumerate().filter_map(running).collect(),
             )
-        })
+        });
+        let check = check!().with_iterations(256);
+        let check = check.with_generator((cluster, 0..most));
+        check.for_each(|(cluster, most)| property(cluster, *most));
     }
 
     fn all(choice: &Choice) -> BTreeSet<String> {
@@ -155,109 +159,126 @@ mod tests {
         counts
     }
 
-    proptest! {
-        #[test]
-        fn order_of_nodes_does_not_matter((nodes, running) in cluster(), most in 0..12_usize) {
-            let there = choose("k", &nodes, &running, most);
+    #[test]
+    fn order_of_nodes_does_not_matter() {
+        holds(12, |(nodes, running), most| {
+            let there = choose("k", nodes, running, most);
             let reversed: Vec<_> = nodes.iter().rev().cloned().collect();
-            prop_assert_eq!(there, choose("k", &reversed, &running, most));
-        }
+            assert_eq!(there, choose("k", &reversed, running, most));
+        });
+    }
 
-        #[test]
-        fn never_more_than_allowed_and_as_many_as_fit((nodes, running) in cluster(), most in 0..12_usize) {
-            let chosen = all(&choose("k", &nodes, &running, most));
-            let fit = nodes.iter().filter(|n| n.open || running.contains(&n.name)).count();
-            prop_assert_eq!(chosen.len(), fit.min(most));
-        }
+    #[test]
+    fn never_more_than_allowed_and_as_many_as_fit() {
+        holds(12, |(nodes, running), most| {
+            let chosen = all(&choose("k", nodes, running, most));
+            let fits = |node: &&Candidate| node.open || running.contains(&node.name);
+            assert_eq!(chosen.len(), nodes.iter().filter(fits).count().min(most));
+        });
+    }
 
-        #[test]
-        fn who_runs_a_relay_keeps_it((nodes, running) in cluster(), most in 0..24_usize) {
-            let choice = choose("k", &nodes, &running, most);
+    #[test]
+    fn who_runs_a_relay_keeps_it() {
+        holds(24, |(nodes, running), most| {
+            let choice = choose("k", nodes, running, most);
             if running.len() <= most {
                 let stay: BTreeSet<_> = choice.stay.into_iter().collect();
-                prop_assert_eq!(stay, running);
+                assert_eq!(stay, *running);
             } else {
-                prop_assert!(choice.start.is_empty());
+                assert!(choice.start.is_empty());
             }
-        }
+        });
+    }
 
-        #[test]
-        fn a_choice_is_final((nodes, running) in cluster(), most in 0..12_usize) {
-            let chosen = all(&choose("k", &nodes, &running, most));
-            let again = choose("k", &nodes, &chosen, most);
-            prop_assert!(again.start.is_empty());
-            prop_assert_eq!(all(&again), chosen);
-        }
+    #[test]
+    fn a_choice_is_final() {
+        holds(12, |(nodes, running), most| {
+            let chosen = all(&choose("k", nodes, running, most));
+            let again = choose("k", nodes, &chosen, most);
+            assert!(again.start.is_empty());
+            assert_eq!(all(&again), chosen);
+        });
+    }
 
-        #[test]
-        fn a_choice_carried_out_by_halves_ends_the_same(
-            (nodes, _) in cluster(), most in 0..12_usize, done in any::<u32>(),
-        ) {
-            let whole = all(&choose("k", &nodes, &BTreeSet::new(), most));
-            let half = whole.iter().enumerate().filter(|(at, _)| done >> at & 1 == 1);
-            let half = half.map(|(_, name)| name.clone()).collect();
-            let rest = all(&choose("k", &nodes, &half, most));
-            let zones = |chosen: &BTreeSet<String>| per_zone(chosen, &nodes);
-            prop_assert_eq!(zones(&rest), zones(&whole));
-            prop_assert_eq!(rest, whole);
-        }
+    #[test]
+    fn a_choice_carried_out_by_halves_ends_the_same() {
+        holds(12, |(nodes, some), most| {
+            let whole = all(&choose("k", nodes, &BTreeSet::new(), most));
+            let half = whole.intersection(some).cloned().collect();
+            let rest = all(&choose("k", nodes, &half, most));
+            let zones = |chosen: &BTreeSet<String>| per_zone(chosen, nodes);
+            assert_eq!(zones(&rest), zones(&whole));
+            assert_eq!(rest, whole);
+        });
+    }
 
-        #[test]
-        fn zones_differ_by_one_unless_exhausted((nodes, _) in cluster(), most in 0..12_usize) {
-            let chosen = all(&choose("k", &nodes, &BTreeSet::new(), most));
-            let counts = per_zone(&chosen, &nodes);
+    #[test]
+    fn zones_differ_by_one_unless_exhausted() {
+        holds(12, |(nodes, _), most| {
+            let chosen = all(&choose("k", nodes, &BTreeSet::new(), most));
+            let counts = per_zone(&chosen, nodes);
             let open = |zone: &str| nodes.iter().filter(|n| n.zone == zone && n.open).count();
             let fullest = counts.values().max().copied().unwrap_or(0);
             for (zone, count) in counts {
-                prop_assert!(count + 1 >= fullest || count == open(&zone), "{zone}: {count}");
+                assert!(
+                    count + 1 >= fullest || count == open(&zone),
+                    "{zone}: {count}"
+                );
             }
-        }
+        });
+    }
 
-        #[test]
-        fn a_node_that_goes_is_replaced_and_nothing_else_moves(
-            (nodes, running) in cluster(), most in 0..12_usize, pick in any::<prop::sample::Index>(),
-        ) {
-            let before = all(&choose("k", &nodes, &running, most));
-            prop_assume!(!before.is_empty());
-            let gone = pick.get(&before.iter().cloned().collect::<Vec<_>>()).clone();
-            let left: Vec<_> = nodes.iter().filter(|n| n.name != gone).cloned().collect();
-            let after = all(&choose("k", &left, &before, most));
-            prop_assert!(before.difference(&after).eq([&gone]));
-            prop_assert!(after.difference(&before).count() <= 1);
-        }
+    #[test]
+    fn a_node_that_goes_is_replaced_and_nothing_else_moves() {
+        holds(12, |(nodes, running), most| {
+            let before = all(&choose("k", nodes, running, most));
+            for gone in &before {
+                let left: Vec<_> = nodes.iter().filter(|n| n.name != *gone).cloned().collect();
+                let after = all(&choose("k", &left, &before, most));
+                assert!(before.difference(&after).eq([gone]));
+                assert!(after.difference(&before).count() <= 1);
+            }
+        });
+    }
 
-        #[test]
-        fn one_more_moves_nobody((nodes, running) in cluster(), most in 0..12_usize) {
-            let before = all(&choose("k", &nodes, &running, most));
-            prop_assume!(running.len() <= most);
-            let after = all(&choose("k", &nodes, &running, most + 1));
-            prop_assert!(before.is_subset(&after));
-        }
+    #[test]
+    fn one_more_moves_nobody() {
+        holds(12, |(nodes, running), most| {
+            let before = all(&choose("k", nodes, running, most));
+            let after = all(&choose("k", nodes, running, most + 1));
+            assert!(before.is_subset(&after) || running.len() > most);
+        });
+    }
 
-        #[test]
-        fn an_allowance_stops_no_running_relay_and_starts_none_beyond(
-            sizes in prop::collection::vec((0..4_usize, 0..6_usize), 1..6), allowance in 0..12_usize,
-        ) {
+    #[test]
+    fn an_allowance_stops_no_running_relay_and_starts_none_beyond() {
+        let size = (0..4_usize, 0..6_usize);
+        let sizes = produce::<Vec<_>>().with().values(size).len(1..6_usize);
+        let check = check!().with_iterations(256);
+        let check = check.with_generator((sizes, 0..12_usize));
+        check.for_each(|(sizes, allowance)| {
             let names = |at: usize, what: &str, count: usize| -> Vec<String> {
                 (0..count).map(|i| format!("{at}-{what}-{i}")).collect()
             };
-            let mut choices: Vec<_> = sizes.iter().enumerate().map(|(at, (stay, start))| Choice {
-                stay: names(at, "stay", *stay), start: names(at, "start", *start),
-            }).collect();
+            let of = |(at, (stay, start)): (usize, &(usize, usize))| Choice {
+                stay: names(at, "stay", *stay),
+                start: names(at, "start", *start),
+            };
+            let mut choices: Vec<_> = sizes.iter().enumerate().map(of).collect();
             let before = choices.clone();
-            let excess = share(&mut choices, allowance);
+            let excess = share(&mut choices, *allowance);
             let total: usize = choices.iter().map(|c| c.stay.len() + c.start.len()).sum();
             let running: usize = before.iter().map(|c| c.stay.len()).sum();
-            prop_assert!(total <= allowance.max(running));
+            assert!(total <= *allowance.max(&running));
             for ((now, then), left) in choices.iter().zip(&before).zip(&excess) {
-                prop_assert_eq!(&now.stay, &then.stay);
+                assert_eq!(now.stay, then.stay);
                 let wished: Vec<_> = now.start.iter().chain(left).cloned().collect();
-                prop_assert_eq!(&wished, &then.start);
+                assert_eq!(wished, then.start);
             }
             if excess.iter().any(|left| !left.is_empty()) {
-                prop_assert_eq!(total, allowance.max(running));
+                assert_eq!(total, *allowance.max(&running));
             }
-        }
+        });
     }
 
     #[test]

@@ -128,7 +128,46 @@ impl Window {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use bolero::check;
+
     use super::*;
+    use crate::edit::{edited, edits};
+
+    #[test]
+    fn only_a_bind_under_a_right_seal_is_answered() {
+        let [own, other] = [1, 2].map(|n| DiscoSecret::from_bytes([n; 32]));
+        let bind = BindCommon {
+            vni: 0,
+            generation: Generation(1),
+            remote: own.public(),
+            challenge: [0; 32],
+        };
+        let shared = other.shared_with(own.public());
+        let plaintext = Message::Bind(bind).marshal();
+        let source = "192.0.2.1:9".parse().unwrap();
+        let check = check!().with_iterations(4_000);
+        let check = check.with_generator((edits(), edits()));
+        check.for_each(|(inside, outside)| {
+            let mut responder = Responder::new(own.clone());
+            responder.set_peers([other.public()].into_iter());
+            let plaintext = edited(&plaintext, inside);
+            let sealed = seal(&shared, other.public(), [9; 24], &plaintext);
+            let whole = [&PROBE_HEADER[..], &sealed].concat();
+            let datagram = edited(&whole, outside);
+            let asks = match Message::parse(&plaintext) {
+                Some(Message::Bind(said)) => {
+                    said.vni == 0 && said.remote == own.public() && said.generation.0 != 0
+                }
+                _ => false,
+            };
+            let reply = responder.handle(source, &datagram, ([5; 32], [6; 24]));
+            assert_eq!(reply.is_some(), asks && datagram == whole);
+            assert!(reply.is_none_or(|reply| reply.len() <= datagram.len()));
+            assert_eq!(responder.completed(other.public()), 0);
+        });
+    }
 
     #[test]
     fn each_generation_is_admitted_once_in_any_order() {

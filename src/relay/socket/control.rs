@@ -126,7 +126,10 @@ fn next<'a>(rest: &mut &'a [u8]) -> Option<(i32, i32, &'a [u8])> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use bolero::{check, produce};
+
     use super::*;
+    use crate::edit::{edited, edits};
 
     #[test]
     fn what_the_kernel_says_is_read_in_any_order() {
@@ -178,5 +181,20 @@ mod tests {
             control.0[..WORD].copy_from_slice(&len.to_ne_bytes());
             assert_eq!(control.decode(CAPACITY), Received::default());
         }
+        let (mut whole, mut len) = Control::encode(Some("192.0.2.1".parse().unwrap()), None);
+        let number = 1_320_i32.to_ne_bytes();
+        whole.append(&mut len, libc::SOL_UDP, libc::UDP_GRO, &number);
+        whole.append(&mut len, libc::SOL_SOCKET, libc::SO_RXQ_OVFL, &number);
+        whole.append(&mut len, libc::SOL_SOCKET, libc::SCM_TIMESTAMPNS, &[1; 16]);
+        let check = check!().with_iterations(20_000);
+        let check = check.with_generator((edits(), produce::<usize>()));
+        check.for_each(|(edits, len)| {
+            let mut bytes = edited(&whole.0, edits);
+            bytes.resize(CAPACITY, 0);
+            let control = Control(*bytes.first_chunk().unwrap());
+            let received = control.decode(*len);
+            assert!(received.segment_len != Some(0));
+            assert!(received.local.is_none_or(|local| !local.is_unspecified()));
+        });
     }
 }

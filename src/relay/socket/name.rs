@@ -60,6 +60,8 @@ impl Name {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use bolero::{check, constant, one_of, produce};
+
     use super::*;
 
     #[test]
@@ -71,5 +73,25 @@ mod tests {
             assert_eq!(name.decode(len - 1), None);
         }
         assert_eq!(Name::EMPTY.decode(Name::LEN), None);
+    }
+
+    #[test]
+    fn what_is_read_is_written_the_same() {
+        let family = one_of((
+            constant(libc::AF_INET),
+            constant(libc::AF_INET6),
+            0..1 << 16,
+        ));
+        let check = check!().with_iterations(4_000);
+        let check = check.with_generator((family, produce::<[u8; V6_LEN]>(), 0..2 * V6_LEN));
+        check.for_each(|(family, bytes, len)| {
+            let mut name = Name(*bytes);
+            name.0[..2].copy_from_slice(&(*family as u16).to_ne_bytes());
+            if let Some(address) = name.decode(*len) {
+                let (again, written) = Name::encode(address);
+                assert!(written <= *len);
+                assert_eq!(again.decode(written), Some(address));
+            }
+        });
     }
 }

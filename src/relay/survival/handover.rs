@@ -188,3 +188,35 @@ fn receive(mut stream: &StdStream) -> io::Result<(Vec<OwnedFd>, [u8; 2], Vec<u8>
     stream.read_to_end(&mut sealed)?;
     Ok((fds, counts, sealed))
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::io::Write;
+
+    use bolero::{check, produce};
+
+    use super::*;
+
+    #[test]
+    fn an_incumbent_that_says_anything_leaves_no_socket_and_no_session() {
+        let said = produce::<Vec<u8>>().with().len(0..300_usize);
+        let check = check!().with_iterations(100).with_generator(said);
+        check.for_each(|said| {
+            let mut runtime = tokio::runtime::Builder::new_current_thread();
+            let runtime = runtime.enable_all().build().unwrap();
+            let (mut incumbent, heir) = StdStream::pair().unwrap();
+            heir.set_nonblocking(true).unwrap();
+            incumbent.write_all(said).unwrap();
+            incumbent.shutdown(std::net::Shutdown::Write).unwrap();
+            runtime.block_on(async {
+                let heir = Heir(UnixStream::from_std(heir).unwrap());
+                if let Ok(estate) = heir.take(&SealKey::new(&[7; 32], 40_000)).await {
+                    assert!(estate.inheritance.is_err());
+                    assert!(estate.sockets.iter().all(Vec::is_empty));
+                }
+            });
+        });
+    }
+}

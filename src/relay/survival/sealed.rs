@@ -92,3 +92,36 @@ impl Moment {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use bolero::check;
+    use relay_proto::{Config, DiscoSecret, Keys, Relay, Timestamp};
+
+    use super::*;
+    use crate::edit::{edited, edits};
+
+    #[test]
+    fn sealed_bytes_open_as_they_are_and_in_no_other_way() {
+        let keys = Keys {
+            node: DiscoSecret::from_bytes([1; 32]),
+            server: DiscoSecret::from_bytes([2; 32]),
+        };
+        let relay = Relay::new(Config::default(), keys, [3; 32], 1, Timestamp::START);
+        let key = SealKey::new(&[4; 32], 40_000);
+        let whole = key.seal(&relay.export(Timestamp::START)).unwrap();
+        for other in [
+            SealKey::new(&[5; 32], 40_000),
+            SealKey::new(&[4; 32], 40_001),
+        ] {
+            assert!(other.open(&whole).is_err());
+        }
+        let check = check!().with_iterations(2_000).with_generator(edits());
+        check.for_each(|edits| {
+            let bytes = edited(&whole, edits);
+            assert_eq!(key.open(&bytes).is_ok(), bytes == whole);
+        });
+    }
+}

@@ -305,3 +305,45 @@ async fn http1_client(dialer: &Dialer, url: &Url) -> Result<Http1<EmptyBody>, Co
         .await
         .map_err(|_| ControlError::Lost { what })
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use bolero::check;
+
+    use super::*;
+    use crate::edit::{edited, edits};
+
+    fn message(text: &str) -> Vec<u8> {
+        [&(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
+    }
+
+    /// How many messages are read until the stream ends.
+    fn read(bytes: &[u8]) -> usize {
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().unwrap();
+        let mut stream = MapStream { body: bytes };
+        let mut count = 0;
+        while runtime.block_on(stream.next()).is_ok() {
+            count += 1;
+        }
+        count
+    }
+
+    #[test]
+    fn a_stream_of_maps_is_read_to_its_end_however_it_is_changed() {
+        let texts = [r#"{"KeepAlive":true}"#, "{}", r#"{"Peers":[]}"#];
+        let whole = texts.map(message).concat();
+        assert_eq!(read(&whole), texts.len());
+        assert_eq!(read(&(LARGEST_MAP + 1).to_le_bytes()), 0);
+        let check = check!().with_iterations(2_000).with_generator(edits());
+        check.for_each(|edits| {
+            let bytes = edited(&whole, edits);
+            assert!(
+                read(&bytes) * 6 <= bytes.len(),
+                "a length and {{}} at least"
+            );
+        });
+    }
+}

@@ -12,7 +12,7 @@ use relay_proto::{DiscoPublic, NodeKey};
 use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
 use serde_json::Value;
 
-use crate::relay::addresses::StunServer;
+use crate::{config::peers::decode_key, relay::addresses::StunServer};
 
 /// UDP port of STUN (RFC 8489).
 const DEFAULT_STUN_PORT: u16 = 3478;
@@ -317,14 +317,8 @@ fn key<'de, D: Deserializer<'de>>(
         return Ok(None);
     };
     let invalid = || D::Error::custom("invalid key");
-    let hex = text
-        .strip_prefix(prefix)
-        .filter(|hex| hex.len() == 64 && hex.is_ascii());
-    let hex = hex.ok_or_else(invalid)?;
-    let mut key = [0; 32];
-    for (byte, at) in key.iter_mut().zip((0..).step_by(2)) {
-        *byte = u8::from_str_radix(&hex[at..at + 2], 16).map_err(|_| invalid())?;
-    }
+    let hex = text.strip_prefix(prefix);
+    let key = hex.and_then(decode_key).ok_or_else(invalid)?;
     Ok((key != [0; 32]).then_some(key))
 }
 

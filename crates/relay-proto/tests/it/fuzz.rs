@@ -6,59 +6,17 @@ use blake2::{
     Blake2sMac256,
     digest::{FixedOutput, KeyInit, Update},
 };
-use proptest::{collection::vec, prelude::*, sample::Index};
-use relay_proto::{Config, Relay, State, disco::Message, geneve};
+use bolero::{check, constant, one_of, produce};
+use relay_proto::{
+    Config, Relay, State,
+    disco::{Generation, Message},
+    geneve,
+};
 
-use crate::sim::{Client, STATE_KEY, Sim, seconds};
-
-/// One change of bytes.
-#[derive(Debug, Clone)]
-enum Edit {
-    Set(Index, u8),
-    Cut(Index),
-    Repeat(Index, Index),
-    Insert(Index, Vec<u8>),
-}
-
-impl Edit {
-    fn apply(&self, bytes: &mut Vec<u8>) {
-        match self {
-            Self::Insert(at, more) => {
-                let at = at.index(bytes.len() + 1);
-                bytes.splice(at..at, more.iter().copied());
-            }
-            _ if bytes.is_empty() => {}
-            Self::Set(at, value) => {
-                let at = at.index(bytes.len());
-                bytes[at] = *value;
-            }
-            Self::Cut(at) => bytes.truncate(at.index(bytes.len())),
-            Self::Repeat(a, b) => {
-                let (a, b) = (a.index(bytes.len()), b.index(bytes.len()));
-                bytes.extend_from_within(a.min(b)..a.max(b));
-            }
-        }
-    }
-}
-
-fn edits() -> impl Strategy<Value = Vec<Edit>> {
-    let number = prop_oneof![Just(0), Just(1), Just(0x7f), Just(0xff), any::<u8>()];
-    let edit = prop_oneof![
-        8 => (any::<Index>(), number).prop_map(|(at, value)| Edit::Set(at, value)),
-        1 => any::<Index>().prop_map(Edit::Cut),
-        1 => any::<(Index, Index)>().prop_map(|(a, b)| Edit::Repeat(a, b)),
-        1 => (any::<Index>(), vec(any::<u8>(), 0..40)).prop_map(|(at, more)| Edit::Insert(at, more)),
-    ];
-    vec(edit, 0..6)
-}
-
-fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
+use crate::{
+    edit::{edited, edits},
+    sim::{Client, Outcome, STATE_KEY, Sim, common, node_key, seconds, server_key},
+};
 
 /// The state of a relay with open and unbound sessions, without its seal.
 fn state() -> Vec<u8> {
@@ -79,68 +37,120 @@ fn sealed(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes
 }
 
-proptest! {
-    #![proptest_config(cases(4_000))]
-
-    /// Whoever could seal such a state could do more than this; but a file of another version, or a
-    /// fault of ours, must not become a relay that panics or never lets go.
-    #[test]
-    fn state_under_a_right_seal_is_refused_or_works(
-        edits in edits(),
-        away in prop_oneof![0..400_u64, Just(u64::MAX)],
-    ) {
-        thread_local!(static STATE: Vec<u8> = state());
-        let mut bytes = STATE.with(Clone::clone);
-        edits.iter().for_each(|edit| edit.apply(&mut bytes));
-        let bytes = sealed(bytes);
-        let Ok(state) = State::decode(&bytes, &STATE_KEY) else {
-            return Ok(());
-        };
-        let again = State::decode(&state.encode(&STATE_KEY), &STATE_KEY);
-        prop_assert_eq!(again.map(|again| again.len()).ok(), Some(state.len()));
-        let mut now = relay_proto::Timestamp::from_start(seconds(1_000_000));
-        let (config, keys) = (Config::default(), state.keys.clone());
-        let mut relay = Relay::new(config, keys, [8; 32], state.next_lamport, now);
-        let away = Duration::from_secs(away);
-        let count = relay.import(&state, 0, |_| true, now, away);
-        prop_assert!(count <= state.len());
-        prop_assert_eq!(relay.sessions().count(), count);
-        now = now + seconds(301);
-        relay.handle_timeout(now);
-        prop_assert_eq!(relay.session_counts(), Default::default());
-        prop_assert_eq!(relay.poll_timeout(), None);
-    }
+/// Whoever could seal such a state could do more than this; but a file of another version, or a
+/// fault of ours, must not become a relay that panics or never lets go.
+#[test]
+fn state_under_a_right_seal_is_refused_or_works() {
+    let away = one_of((0..400_u64, constant(u64::MAX)));
+    let check = check!().with_iterations(4_000);
+    let whole = state();
+    check
+        .with_generator((edits(), away))
+        .for_each(|(edits, away)| {
+            let bytes = sealed(edited(&whole, edits));
+            let Ok(state) = State::decode(&bytes, &STATE_KEY) else {
+                return;
+            };
+            let again = State::decode(&state.encode(&STATE_KEY), &STATE_KEY);
+            assert_eq!(again.map(|again| again.len()).ok(), Some(state.len()));
+            let mut now = relay_proto::Timestamp::from_start(seconds(1_000_000));
+            let (config, keys) = (Config::default(), state.keys.clone());
+            let mut relay = Relay::new(config, keys, [8; 32], state.next_lamport, now);
+            let away = Duration::from_secs(*away);
+            let count = relay.import(&state, 0, |_| true, now, away);
+            assert!(count <= state.len());
+            assert_eq!(relay.sessions().count(), count);
+            now = now + seconds(301);
+            relay.handle_timeout(now);
+            assert_eq!(relay.session_counts(), Default::default());
+            assert_eq!(relay.poll_timeout(), None);
+        });
 }
 
-proptest! {
-    #![proptest_config(cases(50_000))]
-
-    #[test]
-    fn message_that_is_read_is_written_the_same(
-        kind in 0..12_u8,
-        version in prop_oneof![Just(0), any::<u8>()],
-        body in vec(any::<u8>(), 0..260),
-    ) {
-        let plaintext = [&[kind, version][..], &body].concat();
+#[test]
+fn message_that_is_read_is_written_the_same() {
+    let version = one_of((constant(0), produce::<u8>()));
+    let body = produce::<Vec<u8>>().with().len(0..260_usize);
+    let check = check!().with_iterations(50_000);
+    let check = check.with_generator((0..12_u8, version, body));
+    check.for_each(|(kind, version, body)| {
+        let plaintext = [&[*kind, *version][..], body].concat();
         if let Some(message) = Message::parse(&plaintext) {
-            prop_assert_eq!(message.kind(), kind);
+            assert_eq!(message.kind(), *kind);
             let written = message.marshal();
-            prop_assert!(written.len() <= plaintext.len());
-            prop_assert_eq!(Message::parse(&written), Some(message));
+            assert!(written.len() <= plaintext.len());
+            assert_eq!(Message::parse(&written), Some(message));
         }
-    }
+    });
+}
 
-    #[test]
-    fn header_that_is_read_is_written_the_same(
-        datagram in vec(any::<u8>(), 0..80),
-        segment in 0..80_usize,
-    ) {
-        let header = geneve::Header::decode(&datagram);
+#[test]
+fn header_that_is_read_is_written_the_same() {
+    let datagram = produce::<Vec<u8>>().with().len(0..80_usize);
+    let check = check!().with_iterations(50_000);
+    let check = check.with_generator((datagram, 0..80_usize));
+    check.for_each(|(datagram, segment)| {
+        let header = geneve::Header::decode(datagram);
         if let Some(header) = header {
-            prop_assert_eq!(geneve::Header::decode(&header.encode()), Some(header));
+            assert_eq!(geneve::Header::decode(&header.encode()), Some(header));
         }
-        if let Some(vni) = geneve::uniform_data(&datagram, segment) {
-            prop_assert_eq!(header.map(|header| (header.vni, header.control)), Some((vni, false)));
+        if let Some(vni) = geneve::uniform_data(datagram, *segment) {
+            let first = header.map(|header| (header.vni, header.control));
+            assert_eq!(first, Some((vni, false)));
         }
-    }
+    });
+}
+
+/// Whoever is in the network map may say anything under a right seal.
+#[test]
+fn a_request_under_a_right_seal_is_answered_only_when_it_is_one() {
+    let clients = [1, 2, 3].map(Client::new);
+    let check = check!().with_iterations(2_000);
+    let check = check.with_generator(((0..2_usize, 0..3_usize), edits()));
+    check.for_each(|((a, b), edits)| {
+        let mut sim = Sim::new();
+        let alice = &clients[0];
+        let request = Message::AllocateRequest {
+            clients: [clients[*a].key, clients[*b].key],
+            generation: Generation(77),
+        };
+        let plaintext = edited(&request.marshal(), edits);
+        let answer = sim.derp(&alice.peer(), &alice.seal(node_key(), &plaintext));
+        let Some(Message::AllocateRequest { clients, .. }) = Message::parse(&plaintext) else {
+            assert!(answer.is_err());
+            return;
+        };
+        let right = clients.contains(&alice.key) && clients[0] != clients[1];
+        assert_eq!(answer.is_ok(), right);
+        assert_eq!(sim.sessions().len(), usize::from(right));
+    });
+}
+
+#[test]
+fn a_bind_under_a_right_seal_is_challenged_only_when_it_is_one() {
+    let check = check!().with_iterations(2_000).with_generator(edits());
+    check.for_each(|edits| {
+        let mut sim = Sim::new();
+        let [alice, bob] = [1, 2].map(Client::new);
+        let vni = sim.vni(&alice, &bob);
+        let bind = common(vni, 7, bob.key);
+        let plaintext = edited(&Message::Bind(bind).marshal(), edits);
+        let frame = alice.seal(server_key(), &plaintext);
+        let header = geneve::Header {
+            control: true,
+            protocol: geneve::PROTOCOL_DISCO,
+            vni,
+        };
+        let datagram = [&header.encode()[..], &frame].concat();
+        let right = match Message::parse(&plaintext) {
+            Some(Message::Bind(said)) => {
+                said.vni == bind.vni && said.remote == bind.remote && said.generation.0 != 0
+            }
+            _ => false,
+        };
+        match sim.receive(alice.address, &datagram) {
+            Outcome::Reply(reply) => assert!(right && reply.len() <= datagram.len()),
+            outcome => assert!(!right && matches!(outcome, Outcome::Drop(_)), "{outcome:?}"),
+        }
+    });
 }

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use proptest::{collection::vec, prelude::*, sample::select};
+use bolero::{TypeGenerator, ValueGenerator, check, one_of, one_value_of, produce};
 use relay_proto::{
     Counters, DropReason, NodeKey, Pair, Peer, REPLY_LEN, SessionInfo, Timestamp, Vni,
     disco::{BindCommon, Endpoint, Generation, MAGIC, Message, NONCE_LEN},
@@ -19,80 +19,87 @@ const NONCE_AT: usize = KEY_AT + 32;
 const SEALED_AT: usize = NONCE_AT + NONCE_LEN;
 const TAG_LEN: usize = 16;
 
-proptest! {
-    #![proptest_config(cases(256))]
-
-    #[test]
-    fn bytes_of_a_stranger_cause_silence(
-        datagrams in vec((source(), bytes(), shape()), 1..20),
-    ) {
+#[test]
+fn bytes_of_a_stranger_cause_silence() {
+    let datagram = (source(), bytes(), produce::<Shape>());
+    let datagrams = produce::<Vec<_>>().with().values(datagram).len(1..20_usize);
+    let check = check!().with_iterations(256).with_generator(datagrams);
+    check.for_each(|datagrams| {
         let mut scene = Scene::new();
         for (source, bytes, shape) in datagrams {
-            let datagram = scene.shaped(shape, &bytes);
+            let datagram = scene.shaped(*shape, bytes);
             let before = scene.snapshot();
-            match scene.sim.receive(source, &datagram) {
+            match scene.sim.receive(*source, &datagram) {
                 Outcome::Drop(reason) => scene.assert_only_counted(&before, reason),
                 Outcome::Forward(to) => {
                     let header = Header::decode(&datagram).unwrap();
-                    prop_assert_eq!(header.vni, scene.open);
-                    prop_assert!(!header.control);
-                    prop_assert!(scene.is_leg(source) && scene.is_leg(to) && source != to);
+                    assert_eq!(header.vni, scene.open);
+                    assert!(!header.control);
+                    assert!(scene.is_leg(*source) && scene.is_leg(to) && *source != to);
                 }
-                other => prop_assert!(false, "{:?} for {:02x?}", other, datagram),
+                other => panic!("{other:?} for {datagram:02x?}"),
             }
             for segment in [0, 1, HEADER_LEN, 1_200] {
                 let _ = uniform_data(&datagram, segment);
             }
         }
-    }
+    });
+}
 
-    #[test]
-    fn derp_packet_of_a_stranger_causes_silence(
-        packets in vec((bytes(), shape(), any::<bool>(), any::<bool>()), 1..20),
-    ) {
+#[test]
+fn derp_packet_of_a_stranger_causes_silence() {
+    let packet = (bytes(), produce::<(Shape, bool, bool)>());
+    let packets = produce::<Vec<_>>().with().values(packet).len(1..20_usize);
+    let check = check!().with_iterations(256).with_generator(packets);
+    check.for_each(|packets| {
         let mut scene = Scene::new();
-        for (bytes, shape, known, granted) in packets {
-            let packet = scene.shaped(shape, &bytes);
+        for (bytes, (shape, known, granted)) in packets {
+            let packet = scene.shaped(*shape, bytes);
             let packet = packet.get(HEADER_LEN..).unwrap_or_default();
             let peer = Peer {
-                may_relay: granted,
+                may_relay: *granted,
                 disco: Some(scene.clients.alice.key),
                 node_key: NodeKey([7; 32]),
                 unsigned_peer_api_only: false,
             };
             let before = scene.snapshot();
             let now = scene.sim.now;
-            let answer = scene.sim.relay.handle_derp(known.then_some(&peer), packet, now);
+            let answer = scene
+                .sim
+                .relay
+                .handle_derp(known.then_some(&peer), packet, now);
             scene.assert_only_counted(&before, answer.unwrap_err());
         }
-    }
+    });
+}
 
-    #[test]
-    fn one_flipped_bit_in_a_bind_or_answer_is_refused(
-        answer in any::<bool>(),
-        byte in 0..REPLY_LEN,
-        bit in 0..8_u8,
-    ) {
+#[test]
+fn one_flipped_bit_in_a_bind_or_answer_is_refused() {
+    let flip = (produce::<bool>(), 0..REPLY_LEN, 0..8_u8);
+    let check = check!().with_iterations(256).with_generator(flip);
+    check.for_each(|&(answer, byte, bit)| {
         let mut scene = Scene::new();
         let mut datagram = scene.bind_or_answer(answer);
         datagram[byte] ^= 1 << bit;
         let expected = match (byte, bit) {
             (0, 6 | 7) => DropReason::Malformed,
             (1, 7) => DropReason::NotBound,
-            (0 | 1 | 7, _) => return Ok(()), // reserved, not read
+            (0 | 1 | 7, _) => return, // reserved, not read
             (4..=6, _) => DropReason::UnknownVni,
             (2 | 3, _) | (HEADER_LEN..KEY_AT, _) => DropReason::NotDisco,
             (KEY_AT..NONCE_AT, _) => DropReason::UnknownSender,
             _ => DropReason::BadSeal,
         };
         scene.refuses(scene.clients.carol.address, &datagram, expected);
-    }
+    });
+}
 
-    #[test]
-    fn cut_or_lengthened_bind_or_answer_is_refused(
-        answer in any::<bool>(),
-        len in prop_oneof![0..REPLY_LEN, REPLY_LEN + 1..=HUGE],
-    ) {
+#[test]
+fn cut_or_lengthened_bind_or_answer_is_refused() {
+    let len = one_of((0..REPLY_LEN, REPLY_LEN + 1..HUGE + 1));
+    let check = check!().with_iterations(256);
+    let check = check.with_generator((produce::<bool>(), len));
+    check.for_each(|&(answer, len)| {
         let mut scene = Scene::new();
         let mut datagram = scene.bind_or_answer(answer);
         datagram.resize(len, 0);
@@ -102,48 +109,54 @@ proptest! {
             _ => DropReason::BadSeal,
         };
         scene.refuses(scene.clients.carol.address, &datagram, expected);
-    }
+    });
+}
 
-    #[test]
-    fn nothing_binds_from_an_address_that_leads_nowhere_else(
-        source in unbindable(),
-        mapped in any::<bool>(),
-        answer in any::<bool>(),
-    ) {
+#[test]
+fn nothing_binds_from_an_address_that_leads_nowhere_else() {
+    let check = check!().with_iterations(256);
+    let check = check.with_generator((unbindable(), produce::<(bool, bool)>()));
+    check.for_each(|&(source, (mapped, answer))| {
         let mut scene = Scene::new();
         let datagram = scene.bind_or_answer(answer);
         let source = if mapped { as_mapped(source) } else { source };
         scene.refuses(source, &datagram, DropReason::SourceNotBindable);
-    }
+    });
+}
 
-    /// Before binding nothing is forwarded, so every byte out is a reply.
-    #[test]
-    fn no_more_bytes_leave_than_came(steps in vec((step(), source()), 1..30)) {
+/// Before binding nothing is forwarded, so every byte out is a reply.
+#[test]
+fn no_more_bytes_leave_than_came() {
+    let step = (produce::<Step>(), source());
+    let steps = produce::<Vec<_>>().with().values(step).len(1..30_usize);
+    let check = check!().with_iterations(256).with_generator(steps);
+    check.for_each(|steps| {
         let mut scene = Scene::new();
         let (mut bytes_in, mut bytes_out) = (0, 0);
         let mut answer = Vec::new();
         for (step, source) in steps {
+            let Clients { carol, dave, .. } = &scene.clients;
             let datagram = match step {
-                Step::Bind(generation) => scene.clients.carol.bind(scene.fresh, generation, &scene.clients.dave),
-                Step::PaddedBind(generation, padding) => scene.padded_bind(generation, padding),
+                Step::Bind(generation) => carol.bind(scene.fresh, *generation, dave),
+                Step::PaddedBind(generation, padding) => scene.padded_bind(*generation, *padding),
                 Step::Answer => answer.clone(),
-                Step::Stranger(shape, ref bytes) => scene.shaped(shape, bytes),
+                Step::Stranger(shape, bytes) => scene.shaped(*shape, bytes),
             };
             let own = matches!(step, Step::Bind(_) | Step::PaddedBind(..));
             bytes_in += datagram.len();
-            match scene.sim.receive(source, &datagram) {
+            match scene.sim.receive(*source, &datagram) {
                 Outcome::Reply(reply) => {
-                    prop_assert!(own && reply.len() <= datagram.len());
+                    assert!(own && reply.len() <= datagram.len());
                     bytes_out += reply.len();
                     answer = scene.clients.carol.answer(scene.fresh, &reply);
                 }
-                Outcome::Forward(_) => prop_assert!(scene.is_leg(source)),
-                Outcome::Consumed => prop_assert!(matches!(step, Step::Answer)),
+                Outcome::Forward(_) => assert!(scene.is_leg(*source)),
+                Outcome::Consumed => assert!(matches!(step, Step::Answer)),
                 Outcome::Drop(_) => {}
             }
-            prop_assert!(bytes_out <= bytes_in);
+            assert!(bytes_out <= bytes_in);
         }
-    }
+    });
 }
 
 #[test]
@@ -330,7 +343,7 @@ struct Scene {
 }
 
 /// How bytes are dressed up, to get past the first checks.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, TypeGenerator)]
 enum Shape {
     Plain,
     Data,
@@ -339,12 +352,15 @@ enum Shape {
     FrameOfEve,
 }
 
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, TypeGenerator)]
 enum Step {
-    Bind(u32),
-    PaddedBind(u32, usize),
+    Bind(#[generator(0..4_u32)] u32),
+    PaddedBind(
+        #[generator(0..4_u32)] u32,
+        #[generator(0..2_000_usize)] usize,
+    ),
     Answer,
-    Stranger(Shape, Vec<u8>),
+    Stranger(Shape, #[generator(bytes())] Vec<u8>),
 }
 
 impl Scene {
@@ -437,57 +453,33 @@ struct Snapshot {
     next_lamport: u64,
 }
 
-fn cases(cases: u32) -> ProptestConfig {
-    ProptestConfig {
-        cases,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
-
-fn bytes() -> impl Strategy<Value = Vec<u8>> {
-    prop_oneof![
-        4 => vec(any::<u8>(), 0..300),
-        1 => (any::<u8>(), 0..=HUGE - SEALED_AT).prop_map(|(byte, len)| vec![byte; len]),
-    ]
-}
-
-fn shape() -> impl Strategy<Value = Shape> {
-    use Shape::{Control, Data, Frame, FrameOfEve, Plain};
-    select(&[Plain, Data, Control, Frame, FrameOfEve][..])
-}
-
-fn step() -> impl Strategy<Value = Step> {
-    prop_oneof![
-        (0..4_u32).prop_map(Step::Bind),
-        (0..4_u32, 0..2_000_usize).prop_map(|(generation, len)| Step::PaddedBind(generation, len)),
-        Just(Step::Answer),
-        (shape(), bytes()).prop_map(|(shape, bytes)| Step::Stranger(shape, bytes)),
-    ]
+fn bytes() -> impl ValueGenerator<Output = Vec<u8>> {
+    let any = || produce::<Vec<u8>>().with().len(0..300_usize);
+    let long = (produce::<u8>(), 0..HUGE - SEALED_AT + 1);
+    let long = long.map_gen(|(byte, len)| vec![byte; len]);
+    one_of((any(), any(), any(), any(), long))
 }
 
 /// An address of a client, of a stranger, or any.
-fn source() -> impl Strategy<Value = SocketAddr> {
-    prop_oneof![
-        (1..6_u8).prop_map(|n| Client::new(n).address),
-        any::<SocketAddr>(),
-    ]
+fn source() -> impl ValueGenerator<Output = SocketAddr> {
+    let known = (1..6_u8).map_gen(Client::home);
+    one_of((known, produce::<SocketAddr>()))
 }
 
 /// What docs/wire.md section 9 keeps out.
-fn unbindable() -> impl Strategy<Value = SocketAddr> {
+fn unbindable() -> impl ValueGenerator<Output = SocketAddr> {
     let v4 = |net: [u8; 4], mask: u32| {
-        any::<u32>().prop_map(move |host| {
+        produce::<u32>().map_gen(move |host| {
             IpAddr::from((u32::from_be_bytes(net) | (host & mask)).to_be_bytes())
         })
     };
     let v6 = |net: u16, mask: u16| {
-        any::<[u16; 8]>().prop_map(move |mut words| {
+        produce::<[u16; 8]>().map_gen(move |mut words| {
             words[0] = net | (words[0] & mask);
             IpAddr::from(words)
         })
     };
-    let ip = prop_oneof![
+    let ip = one_of((
         v4([0, 0, 0, 0], 0x00ff_ffff),
         v4([127, 0, 0, 0], 0x00ff_ffff),
         v4([169, 254, 0, 0], 0xffff),
@@ -495,13 +487,13 @@ fn unbindable() -> impl Strategy<Value = SocketAddr> {
         v4([255, 255, 255, 255], 0),
         v6(0xfe80, 0x3f),
         v6(0xff00, 0xff),
-        select(vec![at("[::]:1").ip(), at("[::1]:1").ip()]),
-    ];
-    prop_oneof![
-        8 => (ip, 1..=u16::MAX).prop_map(SocketAddr::from),
-        1 => any::<IpAddr>().prop_map(|ip| SocketAddr::new(ip, 0)),
-        1 => select(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]),
-    ]
+        one_value_of([at("[::]:1").ip(), at("[::1]:1").ip()]),
+    ));
+    let nowhere = (ip, 1..=u16::MAX).map_gen(SocketAddr::from);
+    let no_port = produce::<IpAddr>().map_gen(|ip| SocketAddr::new(ip, 0));
+    let own = one_value_of([at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
+    (0..10_u8, nowhere, one_of((no_port, own)))
+        .map_gen(|(which, nowhere, other)| if which < 8 { nowhere } else { other })
 }
 
 /// The form in which a dual-stack socket shows an IPv4 address.

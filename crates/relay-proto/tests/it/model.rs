@@ -8,7 +8,7 @@ mod reference;
 
 use std::{net::SocketAddr, time::Duration};
 
-use proptest::{collection::vec, prelude::*, sample::select};
+use bolero::{Driver, TypeGenerator, ValueGenerator, check, one_of, one_value_of, produce};
 use relay_proto::{Config, Counters, Event, Vni};
 
 use crate::sim::{Client, Outcome, Sim, at, data, seconds};
@@ -16,21 +16,18 @@ use reference::{Expected, Meaning, Model, Proof};
 
 const CLIENTS: u8 = 4;
 
-proptest! {
-    #![proptest_config(ProptestConfig {
-        cases: 256,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    })]
-
-    #[test]
-    fn relay_does_what_the_model_says(config in config(), steps in vec(step(), 1..60)) {
-        let mut world = World::new(config);
-        for step in &steps {
+#[test]
+fn relay_does_what_the_model_says() {
+    let steps = produce::<Vec<Step>>().with().len(1..60_usize);
+    let check = check!().with_iterations(256);
+    let check = check.with_generator((config(), steps));
+    check.for_each(|(config, steps)| {
+        let mut world = World::new(config.clone());
+        for step in steps {
             world.take(step);
             world.compare();
         }
-    }
+    });
 }
 
 /// What may happen. Numbers pick from what there is.
@@ -75,59 +72,83 @@ enum Step {
     Restart,
 }
 
-fn step() -> impl Strategy<Value = Step> {
-    let index = || any::<usize>().prop_map(|index| index % 64);
-    let elsewhere = || proptest::option::weighted(0.3, address());
-    prop_oneof![
-        2 => (index(), index()).prop_map(|(client, other)| Step::Allocate { client, other }),
-        2 => (index(), index(), 0..4_u32)
-            .prop_map(|(client, other, generation)| Step::Open { client, other, generation }),
-        4 => (index(), 0..2_usize, 0..6_u32, address())
-            .prop_map(|(session, side, generation, source)| {
-                Step::Bind { session, side, generation, source }
-            }),
-        4 => (0..3_usize, elsewhere()).prop_map(|(age, source)| Step::Answer { age, source }),
-        3 => (index(), elsewhere()).prop_map(|(record, source)| Step::Replay { record, source }),
-        2 => (index(), address(), 0..2_000_usize)
-            .prop_map(|(session, source, len)| Step::Data { session, source, len }),
-        3 => (index(), 0..2_usize).prop_map(|(session, side)| Step::Chat { session, side }),
-        4 => span().prop_map(|span| Step::Pass { span }),
-        1 => Just(Step::Restart),
-    ]
+impl TypeGenerator for Step {
+    fn generate<D: Driver>(driver: &mut D) -> Option<Self> {
+        let index = 0..64_usize;
+        let side = 0..2_usize;
+        let elsewhere = (0..10_u8, address()).map_gen(|(n, address)| (n < 3).then_some(address));
+        Some(match (0..25_u8).generate(driver)? {
+            0..2 => Self::Allocate {
+                client: index.generate(driver)?,
+                other: index.generate(driver)?,
+            },
+            2..4 => Self::Open {
+                client: index.generate(driver)?,
+                other: index.generate(driver)?,
+                generation: (0..4_u32).generate(driver)?,
+            },
+            4..8 => Self::Bind {
+                session: index.generate(driver)?,
+                side: side.generate(driver)?,
+                generation: (0..6_u32).generate(driver)?,
+                source: address().generate(driver)?,
+            },
+            8..12 => Self::Answer {
+                age: (0..3_usize).generate(driver)?,
+                source: elsewhere.generate(driver)?,
+            },
+            12..15 => Self::Replay {
+                record: index.generate(driver)?,
+                source: elsewhere.generate(driver)?,
+            },
+            15..17 => Self::Data {
+                session: index.generate(driver)?,
+                source: address().generate(driver)?,
+                len: (0..2_000_usize).generate(driver)?,
+            },
+            17..20 => Self::Chat {
+                session: index.generate(driver)?,
+                side: side.generate(driver)?,
+            },
+            20..24 => Self::Pass {
+                span: span().generate(driver)?,
+            },
+            _ => Self::Restart,
+        })
+    }
 }
 
 /// Homes of the clients, others, one shared by all, and one that may not bind.
-fn address() -> impl Strategy<Value = SocketAddr> {
-    let homes = (1..=CLIENTS).map(|n| Client::new(n).address);
-    let others = [
+fn address() -> impl ValueGenerator<Output = SocketAddr> {
+    let home = (1..=CLIENTS).map_gen(Client::home);
+    let other = one_value_of([
         "192.0.2.7:3478",
         "[2001:db8::7]:3478",
         "192.0.2.7:9",
         "127.0.0.1:9",
-    ];
-    select(homes.chain(others.map(at)).collect::<Vec<_>>())
+    ]);
+    one_of((home, other.map_gen(at)))
 }
 
 /// Spans around every lifetime, so that ends are met exactly, just missed and passed.
-fn span() -> impl Strategy<Value = Duration> {
-    let lifetimes = [1, 5, 30, 60, 120, 240, 300].map(seconds);
-    prop_oneof![
-        2 => (0..10_000_u64).prop_map(Duration::from_millis),
-        2 => (select(lifetimes.to_vec()), 0..3_u64).prop_map(|(span, around)| {
-            span + Duration::from_millis(around) - Duration::from_millis(1)
-        }),
-    ]
+fn span() -> impl ValueGenerator<Output = Duration> {
+    let any = (0..10_000_u64).map_gen(Duration::from_millis);
+    let lifetime = one_value_of([1, 5, 30, 60, 120, 240, 300]).map_gen(seconds);
+    let around = (lifetime, 0..3_u64)
+        .map_gen(|(span, around)| span + Duration::from_millis(around) - Duration::from_millis(1));
+    one_of((any, around))
 }
 
-fn config() -> impl Strategy<Value = Config> {
-    (select(vec![5, 300]), 1..6_usize, 1..4_usize).prop_map(
-        |(steady, max_sessions, max_sessions_per_node)| Config {
+fn config() -> impl ValueGenerator<Output = Config> {
+    let sessions = (1..6_usize, 1..4_usize);
+    (one_value_of([5, 300]), sessions).map_gen(|(steady, (max_sessions, max_sessions_per_node))| {
+        Config {
             steady_lifetime: seconds(steady),
             max_sessions,
             max_sessions_per_node,
             ..Config::default()
-        },
-    )
+        }
+    })
 }
 
 /// A datagram that was sent or could be, and what it means.

@@ -40,10 +40,15 @@ impl Client {
         secret[1] = n; // byte 0 is clamped
         Self {
             node_key: NodeKey([n; 32]),
-            address: SocketAddr::from(([10, 0, 0, n], 41641)),
+            address: Self::home(n),
             secret,
             key: DiscoPublic(SecretKey::from(secret).public_key().to_bytes()),
         }
+    }
+
+    /// Where the client number `n` is.
+    pub(crate) fn home(n: u8) -> SocketAddr {
+        SocketAddr::from(([10, 0, 0, n], 41641))
     }
 
     /// How the network map describes this client when policy lets it use the relay.

@@ -134,9 +134,10 @@ pub(super) fn response(id: TransactionId, address: SocketAddr) -> Vec<u8> {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-    use proptest::prelude::*;
+    use bolero::{check, produce};
 
     use super::*;
+    use crate::edit::{edited, edits};
 
     #[test]
     fn request_is_what_a_derp_server_answers() {
@@ -161,23 +162,34 @@ mod tests {
         assert_eq!((read, address.to_string()), (id, "192.0.2.1:32853".into()));
     }
 
-    proptest! {
-        #[test]
-        fn any_answer_is_read_as_it_was_written(id: TransactionId, ip: IpAddr, port in 1_u16..) {
-            prop_assume!(!ip.is_unspecified() && ip.to_canonical() == ip);
-            let address = SocketAddr::new(ip, port);
-            prop_assert_eq!(answer(&response(id, address)), Some((id, address)));
-        }
+    #[test]
+    fn any_answer_is_read_as_it_was_written() {
+        let address = (produce::<IpAddr>(), 1..=u16::MAX);
+        let check = check!().with_iterations(1_000);
+        let check = check.with_generator((produce::<TransactionId>(), address));
+        check.for_each(|(id, (ip, port))| {
+            let address = SocketAddr::new(ip.to_canonical(), *port);
+            let expected = (!ip.is_unspecified()).then_some((*id, address));
+            assert_eq!(answer(&response(*id, address)), expected);
+        });
+    }
 
-        #[test]
-        fn anything_else_is_refused_without_harm(mut bytes: Vec<u8>, typed: bool) {
-            if typed && bytes.len() >= HEADER_LEN {
-                bytes[..2].copy_from_slice(&BINDING_SUCCESS.to_be_bytes());
-                let len = (bytes.len() - HEADER_LEN) as u16;
-                bytes[2..4].copy_from_slice(&len.to_be_bytes());
-                bytes[4..8].copy_from_slice(&COOKIE);
+    #[test]
+    fn what_is_near_to_an_answer_is_refused_or_tells_an_address() {
+        let whole = ["192.0.2.1:32853", "[2001:db8::1]:9"].map(|address| {
+            let mut message = response([7; 12], address.parse().unwrap());
+            attribute(&mut message, MAPPED_ADDRESS, &[0, 1, 0, 9, 192, 0, 2, 1]);
+            attribute(&mut message, SOFTWARE, &NAME);
+            let len = (message.len() - HEADER_LEN) as u16;
+            message[2..4].copy_from_slice(&len.to_be_bytes());
+            message
+        });
+        let check = check!().with_iterations(20_000);
+        let check = check.with_generator((0..2_usize, edits()));
+        check.for_each(|(which, edits)| {
+            if let Some((_, address)) = answer(&edited(&whole[*which], edits)) {
+                assert!(address.port() != 0 && !address.ip().is_unspecified());
             }
-            answer(&bytes);
-        }
+        });
     }
 }

@@ -1,8 +1,10 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use bolero::{ValueGenerator, check, one_of, one_value_of, produce};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::edit::{edited, edits};
 
 const OFFICE: u8 = 2;
 const OTHER: u8 = 3;
@@ -227,6 +229,86 @@ fn a_key_expires_when_control_says_and_gos_zero_time_is_never() {
         let expiry = map.own().unwrap().key_expiry;
         assert_eq!(expiry.map(|time| time.as_second()), seconds, "{told}");
     }
+}
+
+#[test]
+fn a_map_that_is_changed_anywhere_is_refused_or_grants_what_it_says() {
+    let (mut peer, mut unsigned) = (node(OFFICE), node(7));
+    unsigned["UnsignedPeerAPIOnly"] = json!(true);
+    peer["Tags"] = json!(["tag:office"]);
+    peer["CapMap"] = json!({"tailscale.com/cap/x": null});
+    let sources = [
+        "*",
+        "cap:tailscale.com/cap/x",
+        "100.64.0.0/10",
+        "100.64.0.2-100.64.0.9",
+    ];
+    let region = json!({"Nodes": [{"HostName": "a", "IPv4": "192.0.2.1", "STUNPort": 9}]});
+    let whole = json!({
+        "Node": node(1),
+        "Peers": [peer, node(OTHER), unsigned],
+        "PeersChangedPatch": [{"NodeID": OTHER, "DERPRegion": 4}],
+        "PeersRemoved": [9],
+        "DERPMap": {"Regions": {"1": region}},
+        "PacketFilter": [grant(&sources, &["100.64.0.1", "fd7a::-fd7b::"])],
+        "PacketFilters": {"more": [grant(&["fd7a::/16"], &["*"])], "*": null},
+    });
+    let whole = serde_json::to_vec(&whole).unwrap();
+    let read = |bytes: &[u8]| serde_json::from_slice::<MapResponse>(bytes);
+    assert!(read(&whole).is_ok());
+    let check = check!().with_iterations(5_000).with_generator(edits());
+    check.for_each(|edits| {
+        let Ok(message) = read(&edited(&whole, edits)) else {
+            return;
+        };
+        let mut map = netmap(grant(&["*"], &["*"]));
+        map.apply(message);
+        let granted = map.grant();
+        assert!(granted.granted_peers <= granted.known_peers);
+        for key in map.allowed().into_iter().flatten() {
+            let (peer, _) = map.peer(key).expect("only peers are allowed");
+            assert!(peer.may_relay && !peer.unsigned_peer_api_only);
+        }
+        assert!(map.tags().keys().all(|key| map.peer(*key).is_some()));
+        map.names();
+        map.derp().stun_servers();
+    });
+}
+
+#[test]
+fn addresses_of_a_rule_hold_only_what_is_in_them() {
+    let known = [
+        "*",
+        "cap:a",
+        "10.0.0.0/8",
+        "10.0.0.9-10.0.0.1",
+        "10.0.0.1-10.0.0.9",
+        "::-::1",
+        "1.2.3.4-::1",
+        "fd7a::/200",
+        "-",
+    ];
+    let edited = (one_value_of(known), edits())
+        .map_gen(|(text, edits)| String::from_utf8_lossy(&edited(text.as_bytes(), &edits)).into());
+    let text = one_of((edited, produce::<String>()));
+    let check = check!().with_iterations(20_000);
+    let at = one_value_of([
+        "10.0.0.1", "10.0.0.5", "10.0.0.9", "11.0.0.0", "::1", "fd7a::",
+    ]);
+    let at = at.map_gen(|text| text.parse().unwrap());
+    let check = check.with_generator((text, one_of((at, produce::<IpAddr>()))));
+    check.for_each(|(text, ip): &(String, IpAddr)| {
+        let Some(set) = AddressSet::parse(text) else {
+            return;
+        };
+        let expected = match &set {
+            AddressSet::All => text == "*",
+            AddressSet::Net(net) => net.network() <= *ip && *ip <= net.broadcast(),
+            AddressSet::Range(first, last) => first <= ip && ip <= last,
+            AddressSet::Attribute(_) => false,
+        };
+        assert_eq!(set.holds(*ip, None), expected, "{text}");
+    });
 }
 
 fn netmap(rule: Value) -> Netmap {
