@@ -85,7 +85,7 @@ impl Netmap {
         let known = self.filtered && self.own.is_some() && !self.peers.is_empty();
         known.then(|| {
             let peers = self.peers.values();
-            let may = peers.filter(|peer| !peer.unsigned_peer_api_only && self.may_relay(peer));
+            let may = peers.filter(|peer| self.may_relay(peer));
             may.filter_map(|peer| peer.key).collect()
         })
     }
@@ -150,6 +150,9 @@ impl Netmap {
 
     fn may_relay(&self, peer: &Node) -> bool {
         let Some(own) = &self.own else { return false };
+        if peer.unsigned_peer_api_only {
+            return false;
+        }
         peer.ips().any(|source| {
             let mut destinations = own.ips().filter(|own| own.is_ipv4() == source.is_ipv4());
             destinations.any(|to| {

@@ -146,7 +146,7 @@ pub(crate) struct Node {
     pub(crate) capabilities: Vec<String>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) cap_map: BTreeMap<String, Value>,
-    #[serde(deserialize_with = "or_default")]
+    #[serde(rename = "UnsignedPeerAPIOnly", deserialize_with = "or_default")]
     pub(crate) unsigned_peer_api_only: bool,
     #[serde(deserialize_with = "or_default")]
     pub(crate) machine_authorized: bool,

@@ -232,6 +232,18 @@ fn a_key_expires_when_control_says_and_gos_zero_time_is_never() {
 }
 
 #[test]
+fn peer_that_tailnet_lock_has_not_signed_may_not_relay() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    let mut unsigned = node(OFFICE);
+    unsigned["UnsignedPeerAPIOnly"] = json!(true);
+    apply(&mut map, json!({"PeersChanged": [unsigned]}));
+    let (peer, _) = map.peer(NodeKey([OFFICE; 32])).unwrap();
+    assert!(peer.unsigned_peer_api_only && !peer.may_relay);
+    assert_eq!(map.grant().granted_peers, 1);
+    assert_eq!(map.allowed(), Some([NodeKey([OTHER; 32])].into()));
+}
+
+#[test]
 fn a_map_that_is_changed_anywhere_is_refused_or_grants_what_it_says() {
     let (mut peer, mut unsigned) = (node(OFFICE), node(7));
     unsigned["UnsignedPeerAPIOnly"] = json!(true);
