@@ -166,20 +166,16 @@ impl Tailnet {
         serde_json::from_str(&body).context("failed to parse what control answered")
     }
 
-    /// Gives a node an attribute, or takes all its attributes.
+    /// Gives nodes of that name an attribute, or takes all their attributes.
     pub fn set_attribute(&self, node: &str, attribute: &str, set: bool) -> Result<()> {
         let path = format!("/attr?name={node}&attr={attribute}&set={set}");
         admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 
-    /// Lets a node's key expire.
-    pub fn expire(&self, node: &str) -> Result<()> {
-        admin::request(
-            &self.admin_socket(),
-            "POST",
-            &format!("/expire?name={node}"),
-        )
-        .map(drop)
+    /// Lets the keys of nodes of that name expire, or makes them good for ever.
+    pub fn expire(&self, node: &str, expired: bool) -> Result<()> {
+        let path = format!("/expire?name={node}&set={expired}");
+        admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 
     /// The path of control's admin interface.

@@ -11,7 +11,6 @@ use crate::process;
 use crate::signals;
 use crate::world::{NAMESPACE, World};
 
-const DISABLED: &str = "RelayDisabledByPolicy";
 /// In which a relay and the operator tell what control says.
 const SOON: Duration = Duration::from_secs(10);
 /// Relays that can run beside those of [`EDGE`].
@@ -28,8 +27,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: pods,
         },
         Scenario {
-            name: "a policy that turns relays off is told within 10 s, and so is its end",
-            run: disabled,
+            name: "a policy that turns relays off, and a node key that expires, are each told within \
+                   10 s, and so is their end",
+            run: told_by_control,
         },
     ]
 }
@@ -110,7 +110,7 @@ fn pods(world: &World<'_>) -> Result<String> {
     Ok(found.join(", "))
 }
 
-fn disabled(world: &World<'_>) -> Result<String> {
+fn told_by_control(world: &World<'_>) -> Result<String> {
     reset(world)?;
     let tailnet = &world.rig.tailnet;
     let nodes = tailnet.nodes()?;
@@ -119,34 +119,41 @@ fn disabled(world: &World<'_>) -> Result<String> {
         .filter(|node| node.peer_relay && node.streaming);
     let names: Vec<_> = relays.map(|node| &*node.name).collect();
     ensure!(!names.is_empty(), "no relay is in the tailnet");
-    let disable = |set| {
-        let one = |name: &&str| tailnet.set_attribute(name, "disable-relay-server", set);
-        names.iter().try_for_each(one)
-    };
-    let start = Instant::now();
-    let mut took = Duration::ZERO;
-    let told = disable(true).and_then(|()| {
-        let soon = || {
-            let is = world.condition(EDGE, "TailnetConnected")?;
-            ensure!(
-                is == format!("False/{DISABLED}"),
-                "TailnetConnected is '{is}'"
-            );
-            Ok(())
-        };
-        process::wait_until(SOON, || true, soon)?;
-        took = start.elapsed();
-        stalled(world, EDGE, DISABLED).map(drop)
-    });
-    disable(false)?;
-    told?;
-    let start = Instant::now();
-    world.wait_ready(EDGE)?;
-    Ok(format!(
-        "told after {:.1} s, ready {:.1} s after its end",
-        took.as_secs_f64(),
-        start.elapsed().as_secs_f64()
-    ))
+    let disable = |name: &str, set| tailnet.set_attribute(name, "disable-relay-server", set);
+    let expire = |name: &str, set| tailnet.expire(name, set);
+    let mut found = Vec::new();
+    type Change<'a> = &'a dyn Fn(&str, bool) -> Result<()>;
+    for (reason, change) in [
+        ("RelayDisabledByPolicy", &disable as Change<'_>),
+        ("KeyExpired", &expire),
+    ] {
+        let all = |set| names.iter().try_for_each(|name| change(name, set));
+        let start = Instant::now();
+        let mut took = Duration::ZERO;
+        let told = all(true).and_then(|()| {
+            let soon = || {
+                let is = world.condition(EDGE, "TailnetConnected")?;
+                ensure!(
+                    is == format!("False/{reason}"),
+                    "TailnetConnected is '{is}'"
+                );
+                Ok(())
+            };
+            process::wait_until(SOON, || true, soon)?;
+            took = start.elapsed();
+            stalled(world, EDGE, reason).map(drop)
+        });
+        all(false)?;
+        told.context(reason)?;
+        let start = Instant::now();
+        world.wait_ready(EDGE)?;
+        found.push(format!(
+            "{reason} after {:.1} s, ready {:.1} s after its end",
+            took.as_secs_f64(),
+            start.elapsed().as_secs_f64()
+        ));
+    }
+    Ok(found.join(", "))
 }
 
 /// Ports that nobody else has.

@@ -5,7 +5,7 @@
 //
 //	https://ADDR:PORT        control protocol (/key, /ts2021) and DERP (/derp)
 //	udp ADDR:STUN-PORT       STUN
-//	unix ADMIN               GET /nodes, POST /attr?name=N&attr=A&set=true|false, POST /expire?name=N
+//	unix ADMIN               GET /nodes, POST /attr?name=N&attr=A&set=true|false, POST /expire?name=N&set=true|false
 //
 // It prints "ready" once it listens. The policy file is read again when it changes; one that does
 // not parse is reported and the one before stays in force.

@@ -202,8 +202,11 @@ func (t *tailnet) serveAdmin(ctx context.Context, path string) error {
 		t.attrs[node.Key] = attrs
 		t.mu.Unlock()
 	}))
-	mux.HandleFunc("POST /expire", t.named(func(node *tailcfg.Node, _ *http.Request) {
-		node.KeyExpiry = time.Now().Add(-time.Minute)
+	mux.HandleFunc("POST /expire", t.named(func(node *tailcfg.Node, r *http.Request) {
+		node.KeyExpiry = time.Time{}
+		if r.FormValue("set") == "true" {
+			node.KeyExpiry = time.Now().Add(-time.Minute)
+		}
 		t.server.UpdateNode(node)
 	}))
 	go http.Serve(listener, mux)
@@ -214,17 +217,21 @@ func (t *tailnet) serveAdmin(ctx context.Context, path string) error {
 	return nil
 }
 
-// named looks the node up that the request names, lets change act on it, and sends new maps.
+// named lets change act on each node that has the name in the request, and sends new maps.
 func (t *tailnet) named(change func(*tailcfg.Node, *http.Request)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		name := r.FormValue("name")
+		found := false
 		for _, node := range t.server.AllNodes() {
 			if strings.TrimSuffix(node.Name, ".rig.ts.net.") == name {
 				change(node, r)
-				t.notify()
-				return
+				found = true
 			}
 		}
-		http.Error(w, "no node "+name, http.StatusNotFound)
+		if !found {
+			http.Error(w, "no node "+name, http.StatusNotFound)
+			return
+		}
+		t.notify()
 	}
 }
