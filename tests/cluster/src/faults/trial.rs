@@ -107,7 +107,7 @@ impl Stage {
         for step in &story.change {
             let told = self.record.told();
             self.step(&name, step).await?;
-            self.until_told(told, step).await?;
+            self.until_told(told, &name, step).await?;
         }
         self.settle(&name).await?;
         let after = self.shape(&name).await?;
@@ -188,7 +188,11 @@ impl Stage {
             "{removed} objects were deleted instead of {}",
             golden.deletes()
         );
-        ensure!(self.operator.alive(), "the operator ended by itself");
+        ensure!(
+            self.operator.alive(),
+            "the operator ended by itself; its last words are\n{}",
+            self.operator.log_tail()
+        );
         self.restore(&name).await?;
         Ok(hit)
     }
@@ -216,18 +220,22 @@ impl Stage {
         }
     }
 
-    /// Waits until a watch has told the operator of a step that no PeerRelay shows: its status would
-    /// say nothing of whether the operator has seen it.
-    async fn until_told(&self, mark: usize, step: &Step) -> Result<()> {
-        let (Step::NodeUp(node) | Step::NodeDown(node) | Step::NodeLabel(node, _)) = step else {
-            return Ok(());
+    /// Waits until a watch has told the operator of a step that the PeerRelay `name` does not show,
+    /// or a new operator of the PeerRelay: its status would say nothing of whether it was seen.
+    async fn until_told(&self, mark: usize, name: &str, step: &Step) -> Result<()> {
+        let (kind, name) = match step {
+            Step::NodeUp(node) | Step::NodeDown(node) | Step::NodeLabel(node, _) => {
+                ("nodes", *node)
+            }
+            Step::Upgrade(_) => ("peerrelays", name),
+            Step::Apply(_) | Step::Delete | Step::AuthKey(_) => return Ok(()),
         };
         let start = Instant::now();
-        while !self.record.told_of(mark, "nodes", node) {
+        while !self.record.told_of(mark, kind, name) {
             signals::check()?;
             ensure!(
                 start.elapsed() < PATIENCE,
-                "the operator is not told of node {node}"
+                "the operator is not told of {kind} {name}"
             );
             sleep(Duration::from_millis(10)).await;
         }
