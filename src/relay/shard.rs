@@ -249,8 +249,8 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         Relay::with_ledger(config, keys, seed, ledger, moment(start))
     };
     let mut cores: Vec<_> = (0..threads).map(core).collect();
-    if let Some(inheritance) = &inheritance {
-        restore(&mut cores, inheritance, moment(start));
+    if let Some(inheritance) = inheritance {
+        restore(&mut cores, inheritance, kernel.as_ref(), moment(start));
     }
     if let Some(kernel) = &kernel {
         let open = cores.iter().flat_map(Relay::sessions);
@@ -293,9 +293,18 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     Ok((handle, ended))
 }
 
-/// Gives each core its share of the sessions that an earlier relay had.
-fn restore(cores: &mut [Relay], inheritance: &Inheritance, now: Timestamp) {
-    let Inheritance { state, away } = inheritance;
+/// Gives each core its share of the sessions that an earlier relay had. What the kernel path has
+/// served meanwhile is not over.
+fn restore(
+    cores: &mut [Relay],
+    Inheritance { mut state, away }: Inheritance,
+    kernel: Option<&KernelPath>,
+    now: Timestamp,
+) {
+    state.age(away);
+    if let Some(kernel) = kernel {
+        state.note_silence(|vni| kernel.silence(vni));
+    }
     let threads = cores.len();
     let mut restored = 0;
     for (own, relay) in cores.iter_mut().enumerate() {
@@ -306,7 +315,7 @@ fn restore(cores: &mut [Relay], inheritance: &Inheritance, now: Timestamp) {
             usize::MAX
         };
         let mine = |lane| Lanes::thread(lane, threads) == own;
-        restored += relay.import(state, core, mine, now, *away);
+        restored += relay.import(&state, core, mine, now);
     }
     let sessions = state.len();
     tracing::info!(

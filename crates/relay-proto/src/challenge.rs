@@ -78,11 +78,11 @@ impl Challenges {
         }
     }
 
-    /// Goes on with secrets that were saved `away` ago.
-    pub(crate) fn restore(&mut self, saved: &SavedChallenges, now: Timestamp, away: Duration) {
+    /// Goes on with secrets that were saved.
+    pub(crate) fn restore(&mut self, saved: &SavedChallenges, now: Timestamp) {
         self.current = Secret(*saved.current);
         self.previous = saved.previous.as_ref().map(|p| Secret(**p));
-        self.rotated = now.before(saved.age.saturating_add(away));
+        self.rotated = now.before(saved.age);
     }
 
     /// Replaces secrets whose time is over. Called before every use. A secret's time is counted from

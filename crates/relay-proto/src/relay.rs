@@ -4,7 +4,6 @@ use std::{
     collections::{BTreeSet, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::Arc,
-    time::Duration,
 };
 
 use rand_chacha::{
@@ -289,9 +288,9 @@ impl Relay {
         }
     }
 
-    /// Goes on with the sessions of `state` that are in `lanes`, exported `away` ago; returns how
-    /// many of them there are. What ended meanwhile, or has no room in the limits, is left out.
-    /// Each open session is told as [`Event::Opened`].
+    /// Goes on with the sessions of `state` that are in `lanes`; returns how many of them there are.
+    /// What has ended (see [`State::age`]), or has no room in the limits, is left out. Each open
+    /// session is told as [`Event::Opened`].
     ///
     /// This relay must be new and have the state's keys, and its first LamportID must be the
     /// state's at least. It is number `core` of its relay's cores, of which the state must have had
@@ -302,10 +301,9 @@ impl Relay {
         core: usize,
         lanes: impl Fn(Lane) -> bool,
         now: Timestamp,
-        away: Duration,
     ) -> usize {
         if let Some(saved) = state.challenges.get(core) {
-            self.challenges.restore(saved, now, away);
+            self.challenges.restore(saved, now);
         }
         let Config {
             bind_lifetime,
@@ -324,7 +322,7 @@ impl Relay {
             let Ok(owner) = self.ledger.enter(saved.owner) else {
                 continue;
             };
-            let session = Session::restore(saved, owner, &mut self.locals, now, away);
+            let session = Session::restore(saved, owner, &mut self.locals, now);
             let (vni, lamport) = (session.vni, session.lamport);
             let deadline = session.deadline(bind_lifetime, steady_lifetime);
             if deadline <= now {

@@ -101,21 +101,19 @@ impl Session {
         }
     }
 
-    /// The session that was saved `away` ago, and belongs to `owner`.
+    /// The session that was saved, and belongs to `owner`.
     pub(crate) fn restore(
         saved: &SavedSession,
         owner: Owner,
         locals: &mut Locals,
         now: Timestamp,
-        away: Duration,
     ) -> Self {
-        let past = |age: Duration| now.before(age.saturating_add(away));
         Self {
             vni: saved.vni,
             lamport: saved.lamport,
             pair: saved.pair,
             owner,
-            allocated: past(saved.age),
+            allocated: now.before(saved.age),
             legs: saved.legs.map(|leg| Leg {
                 in_progress: leg.in_progress,
                 completed: leg.completed,
@@ -123,7 +121,7 @@ impl Session {
                 local: locals.number(leg.local),
             }),
             heard: saved.legs.map(|leg| Heard {
-                last: past(leg.silent),
+                last: now.before(leg.silent),
                 traffic: Traffic {
                     packets: leg.packets,
                     bytes: leg.bytes,

@@ -113,6 +113,20 @@ impl State {
         self.challenges.len()
     }
 
+    /// Makes everything older: that long nobody has looked after it.
+    pub fn age(&mut self, away: Duration) {
+        let grow = |age: &mut Duration| *age = age.saturating_add(away);
+        for saved in &mut self.challenges {
+            grow(&mut saved.age);
+        }
+        for session in &mut self.sessions {
+            grow(&mut session.age);
+            for leg in &mut session.legs {
+                grow(&mut leg.silent);
+            }
+        }
+    }
+
     /// Takes into account how long another path has not heard from leg A and leg B of a session;
     /// `None` where it knows nothing of it.
     pub fn note_silence(&mut self, of: impl Fn(Vni) -> Option<[Duration; 2]>) {

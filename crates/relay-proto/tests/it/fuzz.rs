@@ -48,7 +48,7 @@ fn state_under_a_right_seal_is_refused_or_works() {
         .with_generator((edits(), away))
         .for_each(|(edits, away)| {
             let bytes = sealed(edited(&whole, edits));
-            let Ok(state) = State::decode(&bytes, &STATE_KEY) else {
+            let Ok(mut state) = State::decode(&bytes, &STATE_KEY) else {
                 return;
             };
             let again = State::decode(&state.encode(&STATE_KEY), &STATE_KEY);
@@ -56,8 +56,8 @@ fn state_under_a_right_seal_is_refused_or_works() {
             let mut now = relay_proto::Timestamp::from_start(seconds(1_000_000));
             let (config, keys) = (Config::default(), state.keys.clone());
             let mut relay = Relay::new(config, keys, [8; 32], state.next_lamport, now);
-            let away = Duration::from_secs(*away);
-            let count = relay.import(&state, 0, |_| true, now, away);
+            state.age(Duration::from_secs(*away));
+            let count = relay.import(&state, 0, |_| true, now);
             assert!(count <= state.len());
             assert_eq!(relay.sessions().count(), count);
             now = now + seconds(301);

@@ -88,7 +88,7 @@ fn cores_divide_the_sessions_whatever_their_number_was() {
         let (config, keys) = (config.clone(), state.keys.clone());
         let mut relay = Relay::with_ledger(config, keys, [core; 32], ledger.clone(), sim.now);
         let mine = |lane: Lane| lane.number() % 3 == usize::from(core);
-        let count = relay.import(&state, core.into(), mine, sim.now, Duration::ZERO);
+        let count = relay.import(&state, core.into(), mine, sim.now);
         assert_eq!(relay.session_counts().open, count);
         assert!(relay.sessions().all(|session| mine(Lane::of(session.vni))));
         assert!(count > 0);

@@ -215,14 +215,15 @@ impl Sim {
     /// Another process takes over, `away` later.
     pub(crate) fn restart(&mut self, away: Duration) {
         let bytes = self.relay.export(self.now).encode(&STATE_KEY);
-        let state = State::decode(&bytes, &STATE_KEY).expect("what was written");
+        let mut state = State::decode(&bytes, &STATE_KEY).expect("what was written");
+        state.age(away);
         self.now = self.now + away;
         let (config, keys) = (self.config.clone(), state.keys.clone());
         self.seed = self.seed.wrapping_add(1);
         self.relay = Relay::new(config, keys, [self.seed; 32], state.next_lamport, self.now);
         self.relay
             .set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
-        self.relay.import(&state, 0, |_| true, self.now, away);
+        self.relay.import(&state, 0, |_| true, self.now);
     }
 
     /// Lets time pass; the relay is woken exactly when it asked to be.

@@ -14,6 +14,7 @@ use crate::relay::{
     data_path::LEFT,
     kernel::{Attachment, program::Program, start},
     namespace::Net,
+    survival::Inheritance,
 };
 
 /// Datagrams that are on their way while relays come and go.
@@ -186,7 +187,7 @@ fn what_the_kernel_has_heard_counts_when_sessions_are_saved() {
     };
     let now = Timestamp::from_start(Duration::from_secs(60));
     let mut next = relay_proto::Relay::new(config, keys(), [8; 32], 1, now);
-    let restored = next.import(&state, 0, |_| true, now, Duration::ZERO);
+    let restored = next.import(&state, 0, |_| true, now);
     assert_eq!(restored, 1, "the sockets heard of it last {STEADY:?} ago");
 }
 
@@ -207,4 +208,36 @@ fn what_a_relay_with_other_limits_has_pinned_is_replaced() {
     assert_eq!(relay.forwarded(Family::V4), (0, 2));
     drop(relay);
     assert!(!pins.path().exists());
+}
+
+#[test]
+fn sessions_that_only_the_kernel_heard_of_for_minutes_go_on_in_the_next_relay() {
+    let test = "sessions_that_only_the_kernel_heard_of_for_minutes_go_on_in_the_next_relay";
+    if !permitted(test) {
+        return;
+    }
+    let Scene {
+        net,
+        pins,
+        a,
+        b,
+        relay,
+        vni,
+    } = Scene::open(Attachment::of(PORT));
+    let state = block_on(relay.shard.export()).unwrap();
+    relay.shard.stop();
+    relay.kernel.stop(Some(LEFT));
+    exchange(vni, [&a, &b], 1);
+    // Longer than a session lives when its clients are silent.
+    let away = 2 * few().steady_lifetime;
+    let options = options(Attachment::of(PORT), Some(pins.path()));
+    let left = Some(Inheritance { state, away });
+    let next = Relay::after(&net, "relay", &["10.1.0.1:40000"], few(), options, left);
+    assert_eq!(next.sessions().len(), 1, "the kernel heard of it just now");
+    exchange(vni, [&a, &b], 2);
+    assert_eq!(
+        next.forwarded(Family::V4).0,
+        0,
+        "by the kernel all the time"
+    );
 }

@@ -17,6 +17,7 @@ use crate::relay::{
     namespace::Net,
     shard::{PortState, ShardHandle, ShardOptions, Snapshot, fixture, spawn},
     socket::{self, Outgoing, Payload, SendBatch},
+    survival::Inheritance,
 };
 
 pub(super) const PORT: u16 = 40_000;
@@ -63,6 +64,18 @@ impl Relay {
         config: Config,
         options: KernelOptions,
     ) -> Self {
+        Self::after(net, namespace, addresses, config, options, None)
+    }
+
+    /// One that goes on with what another has left.
+    pub(super) fn after(
+        net: &Net,
+        namespace: &str,
+        addresses: &[&str],
+        config: Config,
+        options: KernelOptions,
+        inheritance: Option<Inheritance>,
+    ) -> Self {
         net.run(namespace, || {
             let kernel = start(options).unwrap();
             let options = ShardOptions {
@@ -70,6 +83,7 @@ impl Relay {
                 keys: keys(),
                 seed: [7; 32],
                 kernel: Some(kernel.clone()),
+                inheritance,
                 ..fixture::options(PORT, 2)
             };
             let (shard, _) = spawn(options).unwrap();
