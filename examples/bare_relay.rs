@@ -2,26 +2,36 @@
 //!
 //! Allocation requests come on standard input instead of over DERP, as hexadecimal lines that hold
 //! the sealed frame; each is answered by one line, which is empty when the relay is silent. The
-//! sender of a frame counts as a tailnet node that the policy allows. It prints `ready`, the disco
-//! key to seal requests for, and the port; it ends with its standard input.
+//! sender of a frame counts as a tailnet node that the policy allows. The line `count` is answered
+//! by the number of open sessions and that of handshake messages answered. It prints `ready`, the
+//! disco key to seal requests for, and the port; it ends with its standard input, or when another
+//! takes over from it.
 
 use std::{
     io::{self, BufRead, BufReader, Write},
     net::SocketAddr,
+    path::{Path, PathBuf},
+    process,
+    sync::mpsc,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use futures::{StreamExt, stream};
 use peerrelay::relay::{
-    kernel::{self, KernelOptions, PathState, Reason},
-    shard::{self, PortState, ShardHandle, ShardOptions},
+    kernel::{self, Attachment, KernelOptions, KernelPath, PathState, Reason},
+    shard::{self, PortState, ShardHandle, ShardOptions, SocketSets},
+    survival::{Handover, Heir, Inheritance, SealKey, SessionFile},
 };
 use rand::Rng;
 use relay_proto::{Config, DiscoSecret, Keys, NodeKey, Peer, disco::Frame};
 
 /// Requests that wait for their answer at the same time.
 const IN_FLIGHT: usize = 64;
+/// How long the kernel goes on forwarding for the process that takes over.
+const LEFT: Duration = Duration::from_secs(15);
 
 #[derive(Parser)]
 struct Args {
@@ -37,9 +47,21 @@ struct Args {
     /// Threads of the data path
     #[arg(long, default_value_t = shard::default_threads())]
     threads: usize,
-    /// Sessions in total, and of one node
+    /// Sessions in total
     #[arg(long, default_value_t = 1 << 20)]
     max_sessions: usize,
+    /// Sessions of one node; all of them without
+    #[arg(long)]
+    max_sessions_per_node: Option<usize>,
+    /// Seconds after which a session ends whose clients are silent
+    #[arg(long, default_value_t = 300)]
+    lifetime: u64,
+    /// Private directory in which sessions wait for the next process, and are handed over to it
+    #[arg(long)]
+    sessions: Option<PathBuf>,
+    /// Directory of a BPF file system in which the kernel's program outlives this process
+    #[arg(long)]
+    pins: Option<PathBuf>,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -54,35 +76,54 @@ fn main() -> anyhow::Result<()> {
         .with_writer(io::stderr)
         .with_max_level(tracing::Level::WARN)
         .init();
-    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
-    runtime.block_on(run(args))
+    runtime()?.block_on(run(args))
+}
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
 }
 
 async fn run(args: Args) -> anyhow::Result<()> {
-    let node = DiscoSecret::from_bytes(rand::rng().random());
-    let key = node.public();
     let config = Config {
+        steady_lifetime: Duration::from_secs(args.lifetime),
         max_sessions: args.max_sessions,
-        max_sessions_per_node: args.max_sessions,
+        max_sessions_per_node: args.max_sessions_per_node.unwrap_or(args.max_sessions),
         ..Config::default()
     };
     let kernel = match args.data_path {
         DataPath::Socket => None,
-        DataPath::Kernel => Some(kernel::start(KernelOptions::new(&config))?),
+        DataPath::Kernel => Some(kernel::start(KernelOptions {
+            pins: args.pins,
+            attachment: Attachment::of(args.port),
+            ..KernelOptions::new(&config)
+        })?),
     };
+    // Whoever has the directory is the same relay.
+    let seal = SealKey::new(&[0; 32], args.port);
+    let (inheritance, sockets) = match &args.sessions {
+        Some(dir) => inherit(dir, &seal).await?,
+        None => (None, SocketSets::default()),
+    };
+    let keys = match &inheritance {
+        Some(inheritance) => inheritance.state.keys.clone(),
+        None => Keys {
+            node: DiscoSecret::from_bytes(rand::rng().random()),
+            server: DiscoSecret::from_bytes(rand::rng().random()),
+        },
+    };
+    let key = keys.node.public();
     let options = ShardOptions {
         port: args.port,
         threads: args.threads,
         config,
-        keys: Keys {
-            node,
-            server: DiscoSecret::from_bytes(rand::rng().random()),
-        },
+        keys,
         seed: rand::rng().random(),
         first_lamport: 1,
         kernel: kernel.clone(),
-        inheritance: None,
-        sockets: Default::default(),
+        inheritance,
+        sockets,
     };
     let (handle, ended) = shard::spawn(options)?;
     handle.set_addresses(args.addresses);
@@ -96,6 +137,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         };
         state.wait_for(ready).await?.0.clone()?;
     }
+    if let Some(dir) = args.sessions {
+        survive(dir, seal, &handle, kernel.as_ref())?;
+    }
     println!("ready {} {port}", to_hex(&key.0));
     serve(&handle).await?;
     handle.stop();
@@ -103,6 +147,49 @@ async fn run(args: Args) -> anyhow::Result<()> {
         kernel.stop(None);
     }
     ended.await.context("the data path broke")
+}
+
+/// What the relay that runs with this directory hands over, or one before has left.
+async fn inherit(dir: &Path, seal: &SealKey) -> anyhow::Result<(Option<Inheritance>, SocketSets)> {
+    let Some(heir) = Heir::ask(dir).await else {
+        let file = SessionFile::new(dir, seal.clone())?;
+        return Ok((file.read(), SocketSets::default()));
+    };
+    let estate = heir.take(seal).await?;
+    Ok((Some(estate.inheritance?), estate.sockets))
+}
+
+/// Saves sessions while the process lives, and ends it when another takes over: on a thread of its
+/// own, because the first one waits for its input.
+fn survive(
+    dir: PathBuf,
+    seal: SealKey,
+    shard: &ShardHandle,
+    kernel: Option<&KernelPath>,
+) -> anyhow::Result<()> {
+    let (shard, kernel) = (shard.clone(), kernel.cloned());
+    let (listening, listens) = mpsc::channel();
+    let work = async move {
+        let handover = Handover::listen(&dir)?;
+        tokio::spawn(SessionFile::new(&dir, seal.clone())?.keep(shard.clone()));
+        listening.send(()).ok();
+        let taken = handover.taken().await;
+        // The heir listens at the same place.
+        drop(handover);
+        if let Some(kernel) = kernel {
+            kernel.stop(Some(LEFT));
+        }
+        taken.give(&shard, &seal).await
+    };
+    thread::spawn(move || {
+        let handed_over = runtime().and_then(|runtime| runtime.block_on(work));
+        if let Err(error) = handed_over {
+            tracing::error!(%error, "failed to hand over");
+            process::exit(1);
+        }
+        process::exit(0);
+    });
+    listens.recv().context("failed to listen for another relay")
 }
 
 async fn bound(handle: &ShardHandle) -> anyhow::Result<u16> {
@@ -138,6 +225,12 @@ async fn serve(handle: &ShardHandle) -> anyhow::Result<()> {
 }
 
 async fn answer(handle: &ShardHandle, line: String) -> String {
+    if line.trim() == "count" {
+        let counted = handle.snapshot().await;
+        let counters = counted.counters;
+        let handshakes = counters.challenges + counters.binds + counters.rebinds;
+        return format!("{} {handshakes}\n", counted.sessions.open);
+    }
     let reply = match from_hex(line.trim()) {
         Some(frame) => handle.handle_derp(peer(&frame), frame).await.ok(),
         None => None,

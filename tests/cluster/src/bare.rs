@@ -68,6 +68,13 @@ impl BareRelay {
         self.read_line()
     }
 
+    /// Ends it as a crash would.
+    pub fn kill(mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
     /// Its process id.
     pub fn pid(&self) -> Result<i32> {
         Ok(i32::try_from(self.child.id())?)

@@ -4,15 +4,20 @@ pub mod case;
 pub mod conditions;
 pub mod cpu;
 pub mod docs;
+pub mod flood;
 pub mod implementation;
 pub mod latency;
+pub mod legacy;
 pub mod load;
 pub mod memory;
 pub mod operator;
+pub mod paced;
 pub mod plot;
 pub mod processes;
 pub mod relay;
+pub mod restart;
 pub mod row;
+pub mod scale;
 pub mod server;
 pub mod session;
 pub mod statistics;
@@ -25,16 +30,25 @@ pub mod topology;
 use anyhow::Result;
 use clap::Subcommand;
 
+use self::flood::FloodArgs;
 use self::operator::OperatorArgs;
 use self::plot::PlotArgs;
 use self::processes::MemoryArgs;
 use self::relay::RelayArgs;
+use self::restart::RestartArgs;
+use self::scale::ScaleArgs;
 
 /// What to measure.
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// Compare this relay with Tailscale's, with routing and with address translation
     Relay(RelayArgs),
+    /// Kill and replace relays under load, and count what their clients lose
+    Restart(RestartArgs),
+    /// Attack relays under load, and count what sessions lose and memory grows
+    Flood(FloodArgs),
+    /// Compare the speed of a relay with a thousand sessions and with a million
+    Scale(ScaleArgs),
     /// Count the operator's requests for every change, and its memory with many PeerRelays
     Operator(OperatorArgs),
     /// Show what operator and idle relays take, as released, with one PeerRelay
@@ -48,6 +62,9 @@ impl Bench {
     pub fn run(self) -> Result<()> {
         match self {
             Self::Relay(args) => relay::run(&args),
+            Self::Restart(args) => restart::run(&args),
+            Self::Flood(args) => flood::run(&args),
+            Self::Scale(args) => scale::run(&args),
             Self::Operator(args) => operator::run(&args),
             Self::Memory(args) => processes::run(&args),
             Self::Plot(args) => plot::run(&args),

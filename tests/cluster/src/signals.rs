@@ -3,6 +3,8 @@
 #![allow(unsafe_code, reason = "signal(2) and kill(2) have no safe form in std")]
 
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
@@ -23,6 +25,19 @@ pub fn check() -> Result<()> {
         bail!("interrupted");
     }
     Ok(())
+}
+
+/// Waits; fails as soon as the process is told to stop.
+pub fn pause(time: Duration) -> Result<()> {
+    let end = Instant::now() + time;
+    loop {
+        check()?;
+        let left = end.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Ok(());
+        }
+        thread::sleep(left.min(Duration::from_millis(100)));
+    }
 }
 
 /// Forgets an interrupt, so that what follows can clean up; says whether there was one.

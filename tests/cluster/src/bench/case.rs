@@ -9,7 +9,7 @@ use super::cpu::Cpu;
 use super::implementation::Implementation;
 use super::load::{Arrivals, Flow};
 use super::server::Server;
-use super::session::{self, Client, Clients};
+use super::session::{self, Client, Clients, Session};
 use super::system;
 use super::topology::{Family, Link, Side};
 
@@ -119,7 +119,10 @@ impl Prepared {
     ) -> Result<Self> {
         let mut families = case.families;
         let (pairs, pid) = match server {
-            Some(server) => (sessions(server, case, clients)?, Some(server.pid()?)),
+            Some(server) => {
+                let bound = Bound::open(server, case, clients)?;
+                (bound.pairs(case.size)?, Some(server.pid()?))
+            }
             None => {
                 families.1 = families.0;
                 (plain(implementation, case)?, None)
@@ -149,24 +152,39 @@ impl Prepared {
 
 type Pair = (UdpSocket, UdpSocket, Vec<u8>);
 
-fn sessions(server: &mut Server, case: &Case, clients: &mut Clients) -> Result<Vec<Pair>> {
-    let (a, b) = case.families;
-    let sides: Vec<_> = (0..case.sessions)
-        .flat_map(|_| [(Side::A, a), (Side::B, b)])
-        .collect();
-    let mut clients = clients.make(server, &sides)?;
-    let pairs: Vec<_> = (0..case.sessions).map(|n| [2 * n, 2 * n + 1]).collect();
-    let sessions = session::open(server, &mut clients, &pairs)?;
-    sessions
-        .iter()
-        .map(|session| {
-            let [a, b] = session.clients.map(|client| &clients[client]);
+/// Sessions of a case, each between two clients of its own.
+#[derive(Debug)]
+pub struct Bound {
+    /// Their clients.
+    pub clients: Vec<Client>,
+    /// The sessions.
+    pub sessions: Vec<Session>,
+}
+
+impl Bound {
+    /// Allocates and binds them.
+    pub fn open(server: &mut Server, case: &Case, clients: &mut Clients) -> Result<Self> {
+        let (a, b) = case.families;
+        let sides: Vec<_> = (0..case.sessions)
+            .flat_map(|_| [(Side::A, a), (Side::B, b)])
+            .collect();
+        let mut clients = clients.make(server, &sides)?;
+        let pairs: Vec<_> = (0..case.sessions).map(|n| [2 * n, 2 * n + 1]).collect();
+        let sessions = session::open(server, &mut clients, &pairs)?;
+        Ok(Self { clients, sessions })
+    }
+
+    /// Sending and receiving socket of each, and a datagram of `size` bytes.
+    pub fn pairs(&self, size: usize) -> Result<Vec<Pair>> {
+        let pair = |session: &Session| {
+            let [a, b] = session.clients.map(|client| &self.clients[client]);
             // Sending costs less where the destination is known.
             a.socket.connect(a.relay)?;
-            let datagram = Client::datagram(session.vni, case.size);
+            let datagram = Client::datagram(session.vni, size);
             Ok((a.socket.try_clone()?, b.socket.try_clone()?, datagram))
-        })
-        .collect()
+        };
+        self.sessions.iter().map(pair).collect()
+    }
 }
 
 /// Flows between sockets, through whatever stands between the clients.

@@ -12,31 +12,47 @@ use crate::state::repository;
 
 const PAGE: &str = "docs/performance.md";
 const DRAWING: &str = "docs/performance.svg";
-const BEGIN: &str = "<!-- written by cargo dev bench relay --update-docs: begin -->\n";
-const OPERATOR: &str = "<!-- written by cargo dev bench operator --update-docs: begin -->\n";
 const END: &str = "<!-- end -->";
+
+/// A place in the page: the command that writes it.
+#[derive(Clone, Copy, Debug)]
+pub struct Place(&'static str);
+
+/// Of `cargo dev bench relay`.
+pub const RELAY: Place = Place("relay");
+/// Of `cargo dev bench operator`.
+pub const OPERATOR: Place = Place("operator");
+/// Of `cargo dev bench restart`.
+pub const RESTART: Place = Place("restart");
+/// Of `cargo dev bench flood`.
+pub const FLOOD: Place = Place("flood");
+/// Of `cargo dev bench scale`.
+pub const SCALE: Place = Place("scale");
+
+impl Place {
+    fn begin(self) -> String {
+        let Self(bench) = self;
+        format!("<!-- written by cargo dev bench {bench} --update-docs: begin -->\n")
+    }
+}
 
 /// Writes tables and drawing where they are kept.
 pub fn update(results: &Results) -> Result<()> {
-    put(BEGIN, &markdown(results))?;
+    put(RELAY, &markdown(results))?;
     plot::write(results, &repository().join(DRAWING))?;
-    println!("written: {PAGE}, {DRAWING}");
+    println!("written: {DRAWING}");
     Ok(())
 }
 
-/// Writes the operator's tables where they are kept.
-pub fn update_operator(tables: &str) -> Result<()> {
-    put(OPERATOR, tables)?;
-    println!("written: {PAGE}");
-    Ok(())
-}
-
-fn put(begin: &str, results: &str) -> Result<()> {
+/// Writes tables where they are kept.
+pub fn put(place: Place, tables: &str) -> Result<()> {
     let page = repository().join(PAGE);
     let text = fs::read_to_string(&page).with_context(|| format!("failed to read {PAGE}"))?;
-    let text = replaced(&text, begin, results)
+    let text = replaced(&text, &place.begin(), tables)
         .with_context(|| format!("{PAGE} has no place for results: it lost its marks"))?;
-    Ok(fs::write(&page, text)?)
+    fs::write(&page, text)?;
+    println!("written: {PAGE}");
+    Ok(())
 }
 
 fn replaced(text: &str, begin: &str, results: &str) -> Option<String> {
@@ -89,17 +105,18 @@ mod tests {
 
     #[test]
     fn only_what_is_between_the_marks_changes() {
-        let page = format!("# before\n{BEGIN}old\n{END}\nafter\n");
-        let expected = format!("# before\n{BEGIN}new\n{END}\nafter\n");
-        assert_eq!(replaced(&page, BEGIN, "new\n"), Some(expected));
-        assert_eq!(replaced("no marks", BEGIN, "new"), None);
+        let begin = RELAY.begin();
+        let page = format!("# before\n{begin}old\n{END}\nafter\n");
+        let expected = format!("# before\n{begin}new\n{END}\nafter\n");
+        assert_eq!(replaced(&page, &begin, "new\n"), Some(expected));
+        assert_eq!(replaced("no marks", &begin, "new"), None);
     }
 
     #[test]
     fn the_page_has_its_marks() {
         let page = fs::read_to_string(repository().join(PAGE)).expect("it is in the tree");
-        for begin in [BEGIN, OPERATOR] {
-            assert!(replaced(&page, begin, "").is_some(), "{begin}");
+        for place in [RELAY, OPERATOR, RESTART, FLOOD, SCALE] {
+            assert!(replaced(&page, &place.begin(), "").is_some(), "{place:?}");
         }
     }
 }

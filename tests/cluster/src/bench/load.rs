@@ -4,7 +4,7 @@
 //! overload whose losses would cost time that nothing is delivered for.
 
 use std::fs::File;
-use std::io::ErrorKind;
+use std::io::{self, ErrorKind};
 use std::net::UdpSocket;
 use std::os::unix::fs::FileExt;
 use std::thread;
@@ -31,6 +31,32 @@ pub struct Flow {
     pub socket: UdpSocket,
     /// What it sends over and over; several datagrams when the kernel is to cut it.
     pub bytes: Vec<u8>,
+}
+
+/// What is sent, one buffer after another.
+pub trait Source {
+    /// Sends the next one; says how many datagrams that were.
+    fn send(&mut self) -> io::Result<u64>;
+}
+
+/// Flows that take turns.
+struct Turns<'a> {
+    flows: &'a [Flow],
+    size: usize,
+    next: usize,
+}
+
+impl Source for Turns<'_> {
+    fn send(&mut self) -> io::Result<u64> {
+        let flow = &self.flows[self.next];
+        self.next = (self.next + 1) % self.flows.len();
+        let segments = (flow.bytes.len() / self.size) as u64;
+        if segments == 1 && self.flows.len() == 1 {
+            system::send_many(&flow.socket, &flow.bytes, BURST).map(|count| count as u64)
+        } else {
+            flow.socket.send(&flow.bytes).map(|_| segments)
+        }
+    }
 }
 
 /// What one round delivered and cost.
@@ -119,11 +145,24 @@ pub fn run(
     warm_up: Duration,
     time: Duration,
 ) -> Result<Delivery> {
+    let next = 0;
+    let mut turns = Turns { flows, size, next };
+    run_from(&mut turns, size, arrivals, cpu, warm_up, time)
+}
+
+/// The same with any source of datagrams of `size` bytes.
+pub fn run_from(
+    source: &mut impl Source,
+    size: usize,
+    arrivals: &Arrivals,
+    cpu: &Cpu,
+    warm_up: Duration,
+    time: Duration,
+) -> Result<Delivery> {
     let mut sender = Sender {
-        flows,
+        source,
         size,
         arrivals,
-        next: 0,
         sent: 0,
         base: arrivals.read()?.datagrams,
         arrived: 0,
@@ -145,11 +184,10 @@ pub fn run(
     })
 }
 
-struct Sender<'a> {
-    flows: &'a [Flow],
+struct Sender<'a, S> {
+    source: &'a mut S,
     size: usize,
     arrivals: &'a Arrivals,
-    next: usize,
     sent: u64,
     base: u64,
     arrived: u64,
@@ -158,7 +196,7 @@ struct Sender<'a> {
     rate: f64,
 }
 
-impl Sender<'_> {
+impl<S: Source> Sender<'_, S> {
     fn run_for(&mut self, time: Duration) -> Result<()> {
         let end = Instant::now() + time;
         let window = WINDOW.0.max(WINDOW.1 / self.size as u64);
@@ -177,15 +215,7 @@ impl Sender<'_> {
     }
 
     fn send(&mut self) -> Result<()> {
-        let flow = &self.flows[self.next];
-        self.next = (self.next + 1) % self.flows.len();
-        let segments = (flow.bytes.len() / self.size) as u64;
-        let sent = if segments == 1 && self.flows.len() == 1 {
-            system::send_many(&flow.socket, &flow.bytes, BURST).map(|count| count as u64)
-        } else {
-            flow.socket.send(&flow.bytes).map(|_| segments)
-        };
-        match sent {
+        match self.source.send() {
             Ok(count) => self.sent += count,
             // A full buffer of the sender's own: nothing went.
             Err(error) if error.kind() == ErrorKind::WouldBlock => {}

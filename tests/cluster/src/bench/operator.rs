@@ -88,7 +88,7 @@ pub fn run(args: &OperatorArgs) -> Result<()> {
             .with_context(|| format!("failed to write {}", path.display()))?;
     }
     if args.update_docs {
-        docs::update_operator(&report::markdown(&results))?;
+        docs::put(docs::OPERATOR, &report::markdown(&results))?;
     }
     Ok(())
 }

@@ -2,8 +2,7 @@
 
 use std::fs;
 use std::path::Path;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use serde_json::json;
@@ -43,11 +42,7 @@ fn show(rig: &Rig, args: &MemoryArgs, progress: &Progress) -> Result<()> {
         "one PeerRelay is ready; {} s for all to settle",
         args.after
     ));
-    let end = Instant::now() + Duration::from_secs(args.after);
-    while Instant::now() < end {
-        signals::check()?;
-        thread::sleep(Duration::from_millis(200));
-    }
+    signals::pause(Duration::from_secs(args.after))?;
     print()
 }
 

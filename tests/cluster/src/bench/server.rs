@@ -23,6 +23,15 @@ pub struct Server {
     pub relay: BareRelay,
 }
 
+/// What a relay has counted since it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// Sessions that are open.
+    pub sessions: u64,
+    /// Messages of handshakes that it has answered or acted on.
+    pub handshakes: u64,
+}
+
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
@@ -40,6 +49,19 @@ impl Server {
     /// # Errors
     /// It does not start; the text has what it said.
     pub fn start(implementation: Implementation, programs: &Programs, port: u16) -> Result<Self> {
+        Self::start_with(implementation, programs, port, &[])
+    }
+
+    /// The same, with more arguments.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(
+        implementation: Implementation,
+        programs: &Programs,
+        port: u16,
+        arguments: &[String],
+    ) -> Result<Self> {
         let link = Link::of(implementation);
         let addresses = [
             (Side::A, Family::V4),
@@ -59,7 +81,7 @@ impl Server {
                 command.args(addresses.map(|address| format!("--address={address}")));
             }
         }
-        let relay = BareRelay::start(&mut command)
+        let relay = BareRelay::start(command.args(arguments))
             .with_context(|| format!("the {implementation} relay"))?;
         Ok(Self {
             implementation,
@@ -72,6 +94,22 @@ impl Server {
     pub fn settled_memory(&mut self) -> Result<Memory> {
         self.relay.say("settle")?;
         memory(self.pid()?)
+    }
+
+    /// What it has counted; `None` of a relay that does not tell.
+    pub fn count(&mut self) -> Result<Option<Count>> {
+        let line = self.relay.say("count")?;
+        let numbers: Vec<_> = line
+            .split(' ')
+            .map_while(|word| word.parse().ok())
+            .collect();
+        Ok(match numbers[..] {
+            [sessions, handshakes] => Some(Count {
+                sessions,
+                handshakes,
+            }),
+            _ => None,
+        })
     }
 
     /// CPU time it has used.

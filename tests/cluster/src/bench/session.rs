@@ -29,8 +29,11 @@ pub struct Client {
     pub socket: UdpSocket,
     /// Where the relay is, for it.
     pub relay: SocketAddr,
+    /// Its disco key.
+    pub key: DiscoPublic,
     secret: [u8; 32],
-    key: DiscoPublic,
+    /// With the relay's key for requests, and with its key for handshakes.
+    node: Shared,
     server: Option<(DiscoPublic, Shared)>,
 }
 
@@ -87,11 +90,11 @@ impl Clients {
         clients.sort_by_key(|(index, ..)| *index);
         Ok(clients
             .into_iter()
-            .map(|(_, socket, relay)| self.client(socket, relay))
+            .map(|(_, socket, relay)| self.client(socket, relay, server.relay.node))
             .collect())
     }
 
-    fn client(&mut self, socket: UdpSocket, relay: SocketAddr) -> Client {
+    fn client(&mut self, socket: UdpSocket, relay: SocketAddr, node: DiscoPublic) -> Client {
         self.next += 1;
         let mut secret = [0x5a; 32];
         secret[..8].copy_from_slice(&self.next.to_be_bytes());
@@ -100,9 +103,15 @@ impl Clients {
             relay,
             secret,
             key: DiscoSecret::from_bytes(secret).public(),
+            node: shared(&secret, node),
             server: None,
         }
     }
+}
+
+fn shared(secret: &[u8; 32], other: DiscoPublic) -> Shared {
+    let (other, secret) = (PublicKey::from(other.0), SecretKey::from(*secret));
+    Shared(SalsaBox::new(&other, &secret))
 }
 
 /// A bound socket whose buffers hold what a window of load is.
@@ -131,21 +140,23 @@ impl Client {
         Ok(())
     }
 
-    fn shared(&self, other: DiscoPublic) -> SalsaBox {
-        SalsaBox::new(&PublicKey::from(other.0), &SecretKey::from(self.secret))
-    }
-
-    fn seal(&self, shared: &SalsaBox, message: &Message) -> Vec<u8> {
+    fn seal(&self, Shared(shared): &Shared, message: &Message) -> Vec<u8> {
         // These keys live for one measurement and protect nothing.
         seal(shared, self.key, [9; 24], &message.marshal())
     }
 
-    fn request(&self, node: DiscoPublic, other: DiscoPublic) -> Vec<u8> {
+    /// Asks for a session with `other`.
+    pub fn request(&self, other: DiscoPublic) -> Vec<u8> {
         let request = Message::AllocateRequest {
             clients: [self.key, other],
             generation: Generation(1),
         };
-        self.seal(&self.shared(node), &request)
+        self.seal(&self.node, &request)
+    }
+
+    /// The first datagram of a handshake.
+    pub fn bind(&self, vni: Vni, generation: u32, other: DiscoPublic) -> Result<Vec<u8>> {
+        self.control(vni, &Message::Bind(common(vni, generation, other)))
     }
 
     fn control(&self, vni: Vni, message: &Message) -> Result<Vec<u8>> {
@@ -154,7 +165,7 @@ impl Client {
             protocol: PROTOCOL_DISCO,
             vni,
         };
-        let (_, Shared(shared)) = self.server.as_ref().context("it has an allocation")?;
+        let (_, shared) = self.server.as_ref().context("it has an allocation")?;
         Ok([&header.encode()[..], &self.seal(shared, message)].concat())
     }
 }
@@ -196,20 +207,20 @@ fn allocate(
 ) -> Result<Vec<Session>> {
     let requests: Vec<_> = pairs
         .iter()
-        .map(|[a, b]| clients[*a].request(server.relay.node, clients[*b].key))
+        .map(|[a, b]| clients[*a].request(clients[*b].key))
         .collect();
     let answers = server.relay.ask(&requests)?;
     let mut sessions = Vec::with_capacity(pairs.len());
     for (pair, answer) in pairs.iter().zip(answers) {
         let frame = Frame::parse(&answer).context("a relay refused an allocation")?;
-        let opened = frame.open(&clients[pair[0]].shared(server.relay.node));
+        let opened = frame.open(&clients[pair[0]].node.0);
         let Some(Message::AllocateResponse { endpoint, .. }) = opened else {
             bail!("a relay answered an allocation with something else");
         };
         for client in pair {
             let client = &mut clients[*client];
             if client.server.is_none() {
-                let shared = Shared(client.shared(endpoint.server));
+                let shared = shared(&client.secret, endpoint.server);
                 client.server = Some((endpoint.server, shared));
             }
         }
@@ -221,21 +232,24 @@ fn allocate(
     Ok(sessions)
 }
 
+fn common(vni: Vni, generation: u32, other: DiscoPublic) -> BindCommon {
+    BindCommon {
+        vni: vni.number(),
+        generation: Generation(generation),
+        remote: other,
+        challenge: [0; 32],
+    }
+}
+
 /// Both handshakes of each session. What gets lost shows in [`unproven_of`].
 fn bind(clients: &[Client], sessions: &[Session], generation: u32) -> Result<()> {
     let mut waiting: HashMap<(usize, Vni), BindCommon> = HashMap::new();
     for session in sessions {
         let [a, b] = session.clients;
         for (own, other) in [(a, b), (b, a)] {
-            let common = BindCommon {
-                vni: session.vni.number(),
-                generation: Generation(generation),
-                remote: clients[other].key,
-                challenge: [0; 32],
-            };
-            let bind = clients[own].control(session.vni, &Message::Bind(common))?;
-            clients[own].send(&bind)?;
-            waiting.insert((own, session.vni), common);
+            let other = clients[other].key;
+            clients[own].send(&clients[own].bind(session.vni, generation, other)?)?;
+            waiting.insert((own, session.vni), common(session.vni, generation, other));
         }
     }
     for session in sessions {
@@ -293,9 +307,13 @@ fn unproven_of(clients: &[Client], sessions: &[Session]) -> Result<Vec<Session>>
         let mut unproven = Vec::new();
         for session in sessions {
             let client = session.clients[to];
-            if !hears(&clients[client].socket, client, session.vni, &mut heard)? {
+            // Whoever has waited for one in vain has waited for all.
+            let socket = &clients[client].socket;
+            socket.set_nonblocking(!unproven.is_empty())?;
+            if !hears(socket, client, session.vni, &mut heard)? {
                 unproven.push(*session);
             }
+            socket.set_nonblocking(false)?;
         }
         if !unproven.is_empty() {
             return Ok(unproven);

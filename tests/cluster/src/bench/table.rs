@@ -100,20 +100,28 @@ pub fn memory_cells(row: &Row) -> [String; 8] {
     ]
 }
 
-/// Date, machine and method, a line each.
-pub fn conditions(conditions: &Conditions) -> String {
+/// Date and machine, in one line.
+pub fn machine(conditions: &Conditions) -> String {
     let Conditions {
         date,
         commit,
         kernel,
         machine,
+        ..
+    } = conditions;
+    format!("{date}, commit {commit}, Linux {kernel}, {machine}")
+}
+
+/// Date, machine and method, a line each.
+pub fn conditions(conditions: &Conditions) -> String {
+    let Conditions {
         offloads,
         rounds: (rounds, seconds),
         cpu,
         foreign_cpu,
+        ..
     } = conditions;
-    let mut text = String::new();
-    writeln!(text, "{date}, commit {commit}, Linux {kernel}, {machine}").ok();
+    let mut text = machine(conditions) + "\n";
     writeln!(text, "{offloads}").ok();
     writeln!(
         text,

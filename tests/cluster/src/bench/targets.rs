@@ -9,7 +9,7 @@ use super::row::{Results, Row};
 #[derive(Clone, Debug)]
 pub struct Target {
     /// What is compared.
-    pub what: &'static str,
+    pub what: String,
     /// What is wanted.
     pub wanted: String,
     /// What was measured.
@@ -160,13 +160,31 @@ pub fn markdown(targets: &[Target]) -> String {
     let mut text = String::from("\n| | target | measured | |\n|---|---|---|---|\n");
     for target in targets {
         let holds = if target.holds { "holds" } else { "**missed**" };
-        let (what, wanted, measured) = (target.what, &target.wanted, &target.measured);
+        let (what, wanted, measured) = (&target.what, &target.wanted, &target.measured);
         writeln!(text, "| {what} | {wanted} | {measured} | {holds} |").ok();
     }
     text
 }
 
-fn at_least(what: &'static str, unit: &str, wanted: f64, measured: Option<f64>) -> Option<Target> {
+/// The same for a terminal, and the verdict of all.
+pub fn lines(targets: &[Target]) -> String {
+    let mut text = String::new();
+    for target in targets {
+        let holds = if target.holds { "holds" } else { "MISSED" };
+        let (what, wanted, measured) = (&target.what, &target.wanted, &target.measured);
+        writeln!(text, "{what}: {measured} (wanted {wanted}): {holds}").ok();
+    }
+    let (all, missed) = (targets.len(), targets.iter().filter(|t| !t.holds).count());
+    match missed {
+        0 => writeln!(text, "verdict: all {all} targets hold"),
+        _ => writeln!(text, "verdict: {missed} of {all} targets missed"),
+    }
+    .ok();
+    text
+}
+
+/// A target that holds for as long as the figure is no less, if there is a figure.
+pub fn at_least(what: &str, unit: &str, wanted: f64, measured: Option<f64>) -> Option<Target> {
     let measured = measured.filter(|value| value.is_finite())?;
     Some(target(
         what,
@@ -178,7 +196,8 @@ fn at_least(what: &'static str, unit: &str, wanted: f64, measured: Option<f64>) 
     ))
 }
 
-fn at_most(what: &'static str, unit: &str, wanted: f64, measured: Option<f64>) -> Option<Target> {
+/// A target that holds for as long as the figure is no greater, if there is a figure.
+pub fn at_most(what: &str, unit: &str, wanted: f64, measured: Option<f64>) -> Option<Target> {
     let measured = measured.filter(|value| value.is_finite())?;
     Some(target(
         what,
@@ -191,7 +210,7 @@ fn at_most(what: &'static str, unit: &str, wanted: f64, measured: Option<f64>) -
 }
 
 fn target(
-    what: &'static str,
+    what: &str,
     relation: &str,
     unit: &str,
     wanted: f64,
@@ -205,7 +224,7 @@ fn target(
         _ => 0,
     };
     Target {
-        what,
+        what: what.into(),
         wanted: format!("{relation} {wanted}{unit}"),
         measured: format!("{measured:.digits$}{unit}"),
         holds,

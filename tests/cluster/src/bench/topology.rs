@@ -204,6 +204,20 @@ fn add_path(implementation: Implementation) -> Result<()> {
     Ok(())
 }
 
+/// Gives a client's device on side A many more addresses, and names them.
+pub fn add_sources(link: Link) -> Result<Vec<IpAddr>> {
+    let IpAddr::V4(own) = link.client(Side::A, Family::V4) else {
+        unreachable!("of that family");
+    };
+    let [a, b, net, own] = own.octets();
+    let sources: Vec<_> = (own + 1..=250)
+        .map(|host| IpAddr::from([a, b, net, host]))
+        .collect();
+    let add = |source: &IpAddr| format!("addr add {source}/24 dev {}\n", link.device());
+    ip(A, &sources.iter().map(add).collect::<String>())?;
+    Ok(sources)
+}
+
 /// Drops all UDP where it arrives at the receiving client: counted by its device, and no cost of a
 /// receiver's socket. It goes with this.
 #[derive(Debug)]

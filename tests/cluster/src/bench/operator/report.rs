@@ -16,7 +16,7 @@ fn targets(results: &Results) -> Vec<Target> {
     if let Some(crowd) = results.crowds.iter().find(|c| c.peer_relays == 1) {
         let megabytes = crowd.rss_started as f64 / 1e6;
         targets.push(Target {
-            what: "resident memory with one PeerRelay",
+            what: "resident memory with one PeerRelay".into(),
             wanted: "<= 30 MB".into(),
             measured: format!("{megabytes:.1} MB"),
             holds: megabytes <= 30.0,
@@ -24,7 +24,7 @@ fn targets(results: &Results) -> Vec<Target> {
     }
     if let Some(ms) = scenario("create").and_then(|create| create.daemon_set_ms) {
         targets.push(Target {
-            what: "DaemonSet after `kubectl apply`",
+            what: "DaemonSet after `kubectl apply`".into(),
             wanted: "<= 1 s".into(),
             measured: format!("{:.2} s", ms / 1e3),
             holds: ms <= 1e3,
@@ -33,7 +33,7 @@ fn targets(results: &Results) -> Vec<Target> {
     if let Some(restart) = scenario("restart with all in place") {
         let writes = writes(&restart.requests);
         targets.push(Target {
-            what: "writes of an operator that starts when all is in place",
+            what: "writes of an operator that starts when all is in place".into(),
             wanted: "0".into(),
             measured: writes.to_string(),
             holds: writes == 0,
@@ -54,21 +54,14 @@ fn count(requests: &BTreeMap<String, usize>, verb: &str) -> String {
         .map_or_else(String::new, ToString::to_string)
 }
 
-/// The first line of the conditions: the others are about packets.
 fn conditions(results: &Results) -> String {
-    let all = table::conditions(&results.conditions);
-    let first = all.lines().next().unwrap_or_default();
-    format!("{first}; medians of {} rounds", results.rounds)
+    let machine = table::machine(&results.conditions);
+    format!("{machine}; medians of {} rounds", results.rounds)
 }
 
 /// Tables for a terminal.
 pub fn table(results: &Results) -> String {
-    let mut text = conditions(results) + "\n";
-    for target in targets(results) {
-        let holds = if target.holds { "holds" } else { "MISSED" };
-        let (what, wanted, measured) = (target.what, target.wanted, target.measured);
-        writeln!(text, "{what}: {measured} (wanted {wanted}): {holds}").ok();
-    }
+    let mut text = conditions(results) + "\n" + &targets::lines(&targets(results));
     if !results.scenarios.is_empty() {
         writeln!(
             text,

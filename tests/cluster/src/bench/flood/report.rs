@@ -1,0 +1,124 @@
+//! What attacks cost, as text.
+
+use std::fmt::Write as _;
+
+use super::{Results, Row};
+use crate::bench::implementation::Implementation::Go;
+use crate::bench::table::{self, mib};
+use crate::bench::targets::{self, Target, at_most};
+
+/// Most that bound sessions may lose, in percent.
+const LOSS: f64 = 0.1;
+/// Most that memory may grow, in MiB, when the limits of sessions are used up.
+const GROWTH: f64 = 1.0;
+
+impl Row {
+    /// Lost datagrams in percent of those sent.
+    fn loss(&self) -> f64 {
+        self.lost as f64 * 100.0 / self.sent.max(1) as f64
+    }
+
+    fn growth(&self) -> u64 {
+        self.rss_peak - self.rss_before
+    }
+}
+
+fn targets(results: &Results) -> Vec<Target> {
+    let ours = results.rows.iter().filter(|row| row.implementation != Go);
+    let of = |row: &Row| {
+        let (path, attack) = (row.implementation, row.attack);
+        let growth = row.growth() as f64 / f64::from(1 << 20);
+        let lost = format!("{path} path, {attack}: datagrams of bound sessions lost");
+        let grown = format!("{path} path, {attack}: growth of resident memory");
+        [
+            at_most(&lost, " %", LOSS, Some(row.loss())),
+            at_most(&grown, " MiB", GROWTH, Some(growth)),
+        ]
+    };
+    ours.flat_map(of).flatten().collect()
+}
+
+fn conditions(results: &Results) -> String {
+    let machine = table::machine(&results.conditions);
+    format!("{machine}; {} s of each attack", results.seconds)
+}
+
+/// Tables for a terminal, and whether targets hold.
+pub fn table(results: &Results) -> String {
+    let mut text = conditions(results) + "\n\n";
+    writeln!(
+        text,
+        "{:<8} {:<16} {:>9} {:>8} {:>8} {:>8} {:>11} {:>5} {:>9} {:>9}",
+        "IMPL", "ATTACK", "PER S", "SENT", "LOST", "LOST %", "LONGEST ms", "CPUS", "RSS", "GROWTH"
+    )
+    .ok();
+    for row in &results.rows {
+        let [attack, offered, sent, lost, share, gap, cpus, rss, growth] = cells(row);
+        writeln!(
+            text,
+            "{:<8} {attack:<16} {offered:>9} {sent:>8} {lost:>8} {share:>8} {gap:>11} {cpus:>5} \
+             {rss:>9} {growth:>9}",
+            row.implementation
+        )
+        .ok();
+    }
+    text + "\n" + &targets::lines(&targets(results))
+}
+
+/// Tables for docs/performance.md.
+pub fn markdown(results: &Results) -> String {
+    let mut text = format!("\n- {}\n", conditions(results));
+    text += &targets::markdown(&targets(results));
+    text += "\n| | attack | a second | datagrams sent | lost | % | longest gap, ms | the relay's CPUs | RSS, MiB | growth, MiB |\n";
+    text += "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
+    for row in &results.rows {
+        let cells = cells(row).join(" | ");
+        writeln!(text, "| {} | {cells} |", row.implementation).ok();
+    }
+    text.push('\n');
+    text
+}
+
+fn cells(row: &Row) -> [String; 9] {
+    [
+        row.attack.to_string(),
+        format!("{:.0}", row.offered),
+        row.sent.to_string(),
+        row.lost.to_string(),
+        format!("{:.3}", row.loss()),
+        format!("{:.1}", row.longest_gap_ms),
+        format!("{:.2}", row.cpus),
+        mib(Some(row.rss_before)),
+        mib(Some(row.growth())),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::attack::Attack;
+    use super::*;
+    use crate::bench::implementation::Implementation::Socket;
+
+    #[test]
+    fn loss_and_growth_of_our_relays_are_judged() {
+        let row = |implementation, attack| Row {
+            implementation,
+            attack,
+            offered: 300_000.0,
+            sent: 300_000,
+            lost: 900,
+            longest_gap_ms: 20.0,
+            cpus: 1.0,
+            rss_before: 5 << 20,
+            rss_peak: 6 << 20,
+        };
+        let results = Results {
+            rows: vec![row(Socket, Attack::Junk), row(Go, Attack::Junk)],
+            ..Results::default()
+        };
+        let text = table(&results);
+        assert!(text.ends_with("verdict: 1 of 2 targets missed\n"), "{text}");
+        assert!(text.contains("sessions lost: 0.30 % (wanted <= 0.1 %): MISSED"));
+        assert!(text.contains("memory: 1.00 MiB (wanted <= 1 MiB): holds"));
+    }
+}
