@@ -328,6 +328,22 @@ mod tests {
 
     use super::*;
 
+    /// The message is made with Tailscale's own types (tests/cluster/tools/tailnet/vectors), which set
+    /// all that is read here: what has no value has another name there.
+    #[test]
+    fn every_field_has_the_name_that_tailscale_gives_it() {
+        let map: MapResponse = serde_json::from_str(include_str!("wire/map.json")).unwrap();
+        let read = format!("{map:#?}");
+        let is_unset = |line: &&str| {
+            let value = line
+                .split_once(": ")
+                .map(|(_, value)| value.trim_end_matches(','));
+            matches!(value, Some("false" | "0" | "None" | "[]" | "{}" | "\"\""))
+        };
+        let unset: Vec<_> = read.lines().filter(is_unset).collect();
+        assert!(unset.is_empty(), "{unset:#?}");
+    }
+
     #[test]
     fn nulls_of_go_and_unknown_fields_are_read() {
         let text = r#"{"Peers":null,"PeersChanged":null,"PacketFilter":null,"Future":[1],

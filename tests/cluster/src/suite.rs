@@ -125,20 +125,27 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
     compare::run(&CompareArgs::default(), progress).context("Go's relay and ours differ")
 }
 
-/// The byte vectors that the protocol is held to are what Tailscale's packages say today.
+/// The byte vectors that the protocol is held to, and the message that names are held to, are what
+/// Tailscale's packages say today.
 fn golden_vectors(progress: &Progress) -> Result<()> {
-    let file = repository().join("crates/relay-proto/tests/golden/vectors.json");
-    let mut go = program("go");
-    go.current_dir(repository().join("tests/cluster/tools/tailnet"))
-        .env("GOFLAGS", "-mod=readonly")
-        .args(["run", "./vectors"]);
-    let fresh = run_program(&mut go).context("failed to make the golden vectors")?;
-    let stored = std::fs::read_to_string(&file)?;
-    let shown = file.display();
-    ensure!(
-        fresh == stored,
-        "{shown} is stale: write what `go run ./vectors` prints into it"
-    );
+    let files: [(&str, &[&str]); 2] = [
+        ("crates/relay-proto/tests/golden/vectors.json", &[]),
+        ("src/relay/tailnet/wire/map.json", &["map"]),
+    ];
+    for (file, what) in files {
+        let mut go = program("go");
+        go.current_dir(repository().join("tests/cluster/tools/tailnet"))
+            .env("GOFLAGS", "-mod=readonly")
+            .args(["run", "./vectors"])
+            .args(what);
+        let fresh = run_program(&mut go).with_context(|| format!("failed to make {file}"))?;
+        let stored = std::fs::read_to_string(repository().join(file))?;
+        let words = what.join(" ");
+        ensure!(
+            fresh == stored,
+            "{file} is stale: write what `go run ./vectors {words}` prints into it"
+        );
+    }
     progress.line("golden vectors are what Tailscale's own packages make");
     Ok(())
 }

@@ -3,6 +3,11 @@
 // one version of tailscale.com print the same:
 //
 //	go run ./vectors > ../../../../crates/relay-proto/tests/golden/vectors.json
+//
+// With the argument map, it prints a message of the map stream in which everything is set that
+// src/relay/tailnet/wire.rs reads, by the names that Tailscale's own types give it:
+//
+//	go run ./vectors map > ../../../../src/relay/tailnet/wire/map.json
 package main
 
 import (
@@ -53,6 +58,10 @@ type pairVector struct {
 
 func main() {
 	log.SetFlags(0)
+	if slices.Equal(os.Args[1:], []string{"map"}) {
+		print(makeMap())
+		return
+	}
 	keys := makeKeys("client-a", "client-b", "client-c", "relay-node", "relay-server")
 	messages := makeMessages(keys)
 	out := vectors{
@@ -64,6 +73,10 @@ func main() {
 		Frames:   makeFrames(keys, messages),
 		Geneve:   makeGeneve(),
 	}
+	print(out)
+}
+
+func print(out any) {
 	encoder := json.NewEncoder(os.Stdout)
 	encoder.SetIndent("", " ")
 	if err := encoder.Encode(out); err != nil {
