@@ -4,6 +4,7 @@
 //! other. A session and all of its datagrams belong to one thread, which its VNI names.
 
 mod aside;
+mod backlog;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod forward;

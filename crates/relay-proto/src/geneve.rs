@@ -86,6 +86,13 @@ impl Header {
     }
 }
 
+/// Whether a datagram's header, if it has one, says that it is for the relay itself.
+pub fn is_control(datagram: &[u8]) -> bool {
+    datagram
+        .get(1)
+        .is_some_and(|flags| flags & CONTROL_BIT != 0)
+}
+
 /// The one VNI of a super-datagram (UDP GRO) that holds nothing but data: every segment of
 /// `segment_len` bytes, and the rest as last one, carries version 0, no control bit and the same
 /// VNI. `None` otherwise: then each segment must be looked at alone.

@@ -341,6 +341,11 @@ impl Relay {
         count
     }
 
+    /// Counts a control packet that the driver has left out: there was no time for it.
+    pub const fn note_busy(&mut self) {
+        self.counters.count_drop(DropReason::Busy);
+    }
+
     /// Number of sessions by state.
     pub fn session_counts(&self) -> SessionCounts {
         let connecting = self.table.unbound();

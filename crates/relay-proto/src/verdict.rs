@@ -97,6 +97,8 @@ drop_reasons! {
     SessionRate = "session_rate",
     /// UDP: data above the bandwidth of the relay.
     RelayRate = "relay_rate",
+    /// UDP: a control packet for which the driver had no time.
+    Busy = "busy",
 }
 
 impl DropReason {

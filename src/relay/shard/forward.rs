@@ -7,7 +7,10 @@ use std::{
 
 use relay_proto::{Family, Relay, Timestamp, Verdict, geneve};
 
-use super::lanes::{Lanes, Parcel};
+use super::{
+    backlog::Backlog,
+    lanes::{Lanes, Parcel},
+};
 use crate::relay::socket::{Arrival, Outgoing, Payload, SendBatch, Sent, UdpSocket};
 
 /// One thread's sockets, by IP version.
@@ -37,6 +40,8 @@ pub(super) struct Turn<'a> {
     pub(super) sockets: &'a Sockets,
     /// The bytes in which arrivals have their ranges.
     pub(super) data: &'a [u8],
+    /// Whether the thread keeps up with where they came from.
+    pub(super) backlog: &'a mut Backlog,
     pub(super) now: Timestamp,
 }
 
@@ -144,6 +149,10 @@ impl Forwarder {
         let datagram = &turn.data[range.clone()];
         let Arrival { source, local, .. } = *arrival;
         if self.lanes.aside.takes(source, local, datagram) {
+            return;
+        }
+        if geneve::is_control(datagram) && !turn.backlog.admits() {
+            turn.relay.note_busy();
             return;
         }
         if let Some(other) = self.lanes.other(datagram) {

@@ -1,6 +1,7 @@
 //! The whole data path on loopback: real sockets, real handshakes, one thread.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod busy;
 mod client;
 mod restart;
 mod told;

@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 
 use super::{
     Command, Snapshot, SocketCounters,
+    backlog::Backlog,
     forward::{Forwarder, Outcome, Sockets, Turn},
     lanes::{Lanes, Link},
     latency::Latency,
@@ -69,6 +70,7 @@ pub(super) struct Worker {
     latency: Latency,
     taken: usize,
     pace: Pace,
+    backlogs: [Backlog; 2],
 }
 
 impl Worker {
@@ -101,6 +103,7 @@ impl Worker {
             latency: Latency::default(),
             taken: 0,
             pace: Pace::default(),
+            backlogs: Default::default(),
         }
     }
 
@@ -172,6 +175,8 @@ impl Worker {
                     relay: &mut self.relay,
                     sockets: &self.sockets,
                     data: &parcel.bytes,
+                    // Whoever handed it over has seen to that.
+                    backlog: &mut Backlog::default(),
                 };
                 let outcome = self.forwarder.run(turn, parcel.arrivals.iter());
                 self.count(outcome);
@@ -262,12 +267,14 @@ impl Worker {
                 Ok(count) => {
                     self.used = true;
                     self.taken += count;
+                    self.backlogs[family as usize].note(count == SLOTS);
                     self.count_overflow(family);
                     let turn = Turn {
                         now: self.now(),
                         relay: &mut self.relay,
                         sockets: &self.sockets,
                         data: self.batch.all(),
+                        backlog: &mut self.backlogs[family as usize],
                     };
                     let outcome = self.forwarder.run(turn, self.batch.arrivals(count));
                     self.count(outcome);

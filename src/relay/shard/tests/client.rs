@@ -89,12 +89,7 @@ impl Client {
         other: DiscoPublic,
         generation: u32,
     ) {
-        let common = BindCommon {
-            vni: vni.number(),
-            generation: Generation(generation),
-            remote: other,
-            challenge: [0; 32],
-        };
+        let common = common(vni, generation, other);
         self.send(relay, &self.control(server, vni, &Message::Bind(common)));
         let reply = self.receive();
         let Message::Challenge(challenge) = self.open(server, &reply[HEADER_LEN..]) else {
@@ -105,6 +100,18 @@ impl Client {
             ..common
         };
         self.send(relay, &self.control(server, vni, &Message::Answer(answer)));
+    }
+
+    /// What a handshake begins with.
+    pub(super) fn first_of_handshake(
+        &self,
+        server: DiscoPublic,
+        vni: Vni,
+        other: DiscoPublic,
+        generation: u32,
+    ) -> Vec<u8> {
+        let bind = Message::Bind(common(vni, generation, other));
+        self.control(server, vni, &bind)
     }
 
     pub(super) fn data(&self, vni: Vni, payload: &[u8]) -> Vec<u8> {
@@ -176,5 +183,14 @@ impl Client {
 
     fn shared(&self, other: DiscoPublic) -> SalsaBox {
         SalsaBox::new(&PublicKey::from(other.0), &SecretKey::from(self.secret))
+    }
+}
+
+fn common(vni: Vni, generation: u32, other: DiscoPublic) -> BindCommon {
+    BindCommon {
+        vni: vni.number(),
+        generation: Generation(generation),
+        remote: other,
+        challenge: [0; 32],
     }
 }

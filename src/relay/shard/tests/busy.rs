@@ -1,0 +1,50 @@
+//! A thread for which more comes than it can do.
+
+use super::*;
+use crate::relay::{namespace, survival::Inheritance};
+
+/// As many as one socket has room for, with some data among them.
+const BINDS: u64 = 8_000;
+const DATA: u64 = 80;
+
+#[tokio::test]
+async fn handshakes_give_way_when_a_thread_is_behind_and_data_is_not_lost() {
+    let test = "handshakes_give_way_when_a_thread_is_behind_and_data_is_not_lost";
+    // Only then a socket may have that much room.
+    if !namespace::permitted(test) {
+        return;
+    }
+    let relay = Fixture::start().await;
+    let (a, b) = (Client::new(1, V4), Client::new(2, V4));
+    let vni = relay.open(&a, &b).await;
+    let (state, sockets) = relay.handle.hand_over().await.unwrap();
+    let bind = a.first_of_handshake(server_key(), vni, b.key, 2);
+    let data = a.data(vni, b"among many");
+    for number in 0..BINDS {
+        a.send(relay.v4(), &bind);
+        if number % (BINDS / DATA) == 0 {
+            a.send(relay.v4(), &data);
+        }
+    }
+
+    let away = Duration::ZERO;
+    let next = Fixture::with(ShardOptions {
+        inheritance: Some(Inheritance { state, away }),
+        sockets,
+        ..options(relay.port)
+    })
+    .await;
+    for _ in 0..DATA {
+        assert_eq!(b.receive(), data);
+    }
+    let counters = next.handle.snapshot().await.counters;
+    let left_out = counters.dropped(DropReason::Busy);
+    assert_eq!(counters.challenges + left_out, BINDS);
+    assert!(left_out > BINDS / 2, "{left_out}");
+    assert!(
+        counters.challenges > 2_000,
+        "what comes at once is answered"
+    );
+    // A thread that has caught up answers again.
+    b.bind_again(next.v4(), server_key(), vni, a.key, 2);
+}
