@@ -51,6 +51,9 @@ pub struct FloodArgs {
     /// Seconds of each attack
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
     seconds: u64,
+    /// Only rows that contain this, such as "kernel", "socket, junk" or "storm"
+    #[arg(long, value_name = "FILTER", default_value = "")]
+    rows: String,
     /// Also write the results to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -117,7 +120,11 @@ pub fn run(args: &FloodArgs) -> Result<()> {
             if implementation == Go && attack != Attack::Junk {
                 continue;
             }
-            progress.line(format_args!("{implementation}, {attack}"));
+            let row = format!("{implementation}, {attack}");
+            if !row.contains(&args.rows) {
+                continue;
+            }
+            progress.line(row);
             results.rows.push(bench.row(implementation, attack)?);
         }
     }

@@ -48,6 +48,9 @@ pub struct RestartArgs {
     /// which the program forwards no longer
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=300))]
     seconds: u64,
+    /// Only rows that contain this, such as "kernel" or "socket, killed"
+    #[arg(long, value_name = "FILTER", default_value = "")]
+    rows: String,
     /// Also write the results to this file, as JSON
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -127,7 +130,11 @@ pub fn run(args: &RestartArgs) -> Result<()> {
         (Socket, Event::Killed(SHORT)),
         (Go, Event::Killed(SHORT)),
     ] {
-        progress.line(format_args!("{implementation}, {event}"));
+        let row = format!("{implementation}, {event}");
+        if !row.contains(&args.rows) {
+            continue;
+        }
+        progress.line(row);
         results.rows.push(bench.row(implementation, event)?);
     }
     drop(lock);
