@@ -11,6 +11,7 @@ pub mod legacy;
 pub mod load;
 pub mod memory;
 pub mod operator;
+pub mod output;
 pub mod paced;
 pub mod plot;
 pub mod processes;

@@ -5,14 +5,18 @@ use std::fs;
 
 use anyhow::{Context, Result};
 
+use super::implementation::Implementation;
 use super::row::Results;
 use super::table::{self, number};
+use super::targets::Target;
 use super::{plot, targets};
 use crate::state::repository;
 
 const PAGE: &str = "docs/performance.md";
 const DRAWING: &str = "docs/performance.svg";
 const END: &str = "<!-- end -->";
+/// Columns that hold words; all others hold numbers.
+const TEXT: [&str; 2] = ["attack", "what happens"];
 
 /// A place in the page: the command that writes it.
 #[derive(Clone, Copy, Debug)]
@@ -53,6 +57,25 @@ pub fn put(place: Place, tables: &str) -> Result<()> {
     fs::write(&page, text)?;
     println!("written: {PAGE}");
     Ok(())
+}
+
+/// What it was measured on, whether targets hold, and a table with a line for each row; `head` is
+/// the table's, without the implementation.
+pub fn tables<const CELLS: usize>(
+    measured: &str,
+    targets: &[Target],
+    head: [&str; CELLS],
+    rows: impl Iterator<Item = (Implementation, [String; CELLS])>,
+) -> String {
+    let mut text = format!("\n- {measured}\n{}", targets::markdown(targets));
+    writeln!(text, "\n| | {} |", head.join(" | ")).ok();
+    let aligned = head.map(|name| if TEXT.contains(&name) { "---" } else { "--:" });
+    writeln!(text, "|---|{}|", aligned.join("|")).ok();
+    for (implementation, cells) in rows {
+        writeln!(text, "| {implementation} | {} |", cells.join(" | ")).ok();
+    }
+    text.push('\n');
+    text
 }
 
 fn replaced(text: &str, begin: &str, results: &str) -> Option<String> {

@@ -3,13 +3,11 @@
 pub mod attack;
 pub mod report;
 
-use std::fs;
-use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use serde::{Deserialize, Serialize};
 
 use self::attack::{Attack, Attacker};
@@ -17,6 +15,7 @@ use super::case::{Bound, Case};
 use super::implementation::Implementation::{self, Go, Kernel, Socket};
 use super::implementation::Programs;
 use super::load::Flow;
+use super::output::Output;
 use super::paced;
 use super::relay::PORT;
 use super::row::Conditions;
@@ -54,12 +53,8 @@ pub struct FloodArgs {
     /// Only rows that contain this, such as "kernel", "socket, junk" or "storm"
     #[arg(long, value_name = "FILTER", default_value = "")]
     rows: String,
-    /// Also write the results to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the tables into docs/, where they are kept
-    #[arg(long)]
-    update_docs: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Everything that was measured in one run.
@@ -129,15 +124,9 @@ pub fn run(args: &FloodArgs) -> Result<()> {
         }
     }
     drop(lock);
-    println!("{}", report::table(&results));
-    if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_vec_pretty(&results)?)
-            .with_context(|| format!("failed to write {}", path.display()))?;
-    }
-    if args.update_docs {
-        docs::put(docs::FLOOD, &report::markdown(&results))?;
-    }
-    Ok(())
+    args.output.write(&results, &report::table(&results), || {
+        docs::put(docs::FLOOD, &report::markdown(&results))
+    })
 }
 
 struct Bench<'a> {

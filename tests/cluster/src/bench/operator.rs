@@ -7,14 +7,12 @@ pub mod crowd;
 pub mod report;
 pub mod scenarios;
 
-use std::fs;
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use self::crowd::Crowd;
 use self::scenarios::Scenario;
+use super::output::Output;
 use super::row::Conditions;
 use super::{conditions, docs};
 use crate::build::{self, Profile};
@@ -27,9 +25,6 @@ use crate::tools::Tools;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct OperatorArgs {
-    /// Also write the results to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
     /// How often each scenario is played
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
@@ -44,9 +39,8 @@ pub struct OperatorArgs {
         default_value = "1,100,1000"
     )]
     peer_relays: Vec<usize>,
-    /// Write the tables into docs/, where they are kept
-    #[arg(long)]
-    update_docs: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Everything that was measured in one run.
@@ -82,13 +76,7 @@ pub fn run(args: &OperatorArgs) -> Result<()> {
         anyhow::Ok(())
     })?;
     drop(lock);
-    println!("{}", report::table(&results));
-    if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_vec_pretty(&results)?)
-            .with_context(|| format!("failed to write {}", path.display()))?;
-    }
-    if args.update_docs {
-        docs::put(docs::OPERATOR, &report::markdown(&results))?;
-    }
-    Ok(())
+    args.output.write(&results, &report::table(&results), || {
+        docs::put(docs::OPERATOR, &report::markdown(&results))
+    })
 }

@@ -1,7 +1,5 @@
 //! `cargo dev bench relay`: the same load through every implementation, in turns.
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -10,6 +8,7 @@ use super::case::{Case, Prepared, matrix};
 use super::implementation::{Implementation, Programs};
 use super::latency::{self, Latency};
 use super::load::{self, Delivery};
+use super::output::Output;
 use super::row::{Conditions, Results, Row};
 use super::server::Server;
 use super::session::Clients;
@@ -28,9 +27,6 @@ const FOREIGN: f64 = 0.03;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct RelayArgs {
-    /// Also write the results to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
     /// Fewer and shorter rounds: for a first look
     #[arg(long)]
     quick: bool,
@@ -40,9 +36,8 @@ pub struct RelayArgs {
     /// Only these implementations; direct is always among them
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
-    /// Write table and drawing into docs/, where they are kept
-    #[arg(long)]
-    update_docs: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// How long rounds are and how many count.
@@ -78,15 +73,8 @@ pub fn run(args: &RelayArgs) -> Result<()> {
     system::raise_descriptor_limit()?;
     let results = measure(args, &programs, &wanted, &progress)?;
     drop(lock);
-    println!("{}", table::of(&results));
-    if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_vec_pretty(&results)?)
-            .with_context(|| format!("failed to write {}", path.display()))?;
-    }
-    if args.update_docs {
-        docs::update(&results)?;
-    }
-    Ok(())
+    args.output
+        .write(&results, &table::of(&results), || docs::update(&results))
 }
 
 fn wanted(args: &RelayArgs) -> Result<Vec<Implementation>> {

@@ -2,17 +2,16 @@
 
 pub mod report;
 
-use std::fs;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
 use super::case::{Case, Prepared};
 use super::implementation::Implementation::{self, Go, Kernel, Socket};
 use super::implementation::Programs;
 use super::legacy::Legacy;
+use super::output::Output;
 use super::paced;
 use super::relay::PORT;
 use super::row::Conditions;
@@ -51,12 +50,8 @@ pub struct RestartArgs {
     /// Only rows that contain this, such as "kernel" or "socket, killed"
     #[arg(long, value_name = "FILTER", default_value = "")]
     rows: String,
-    /// Also write the results to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the tables into docs/, where they are kept
-    #[arg(long)]
-    update_docs: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// What happens to the relay.
@@ -138,15 +133,9 @@ pub fn run(args: &RestartArgs) -> Result<()> {
         results.rows.push(bench.row(implementation, event)?);
     }
     drop(lock);
-    println!("{}", report::table(&results));
-    if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_vec_pretty(&results)?)
-            .with_context(|| format!("failed to write {}", path.display()))?;
-    }
-    if args.update_docs {
-        docs::put(docs::RESTART, &report::markdown(&results))?;
-    }
-    Ok(())
+    args.output.write(&results, &report::table(&results), || {
+        docs::put(docs::RESTART, &report::markdown(&results))
+    })
 }
 
 struct Bench<'a> {

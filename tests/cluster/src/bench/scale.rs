@@ -2,10 +2,8 @@
 
 pub mod report;
 
-use std::fs;
 use std::io;
 use std::net::UdpSocket;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -16,6 +14,7 @@ use super::cpu::Cpu;
 use super::implementation::Implementation::{self, Kernel, Socket};
 use super::implementation::Programs;
 use super::load::{self, Arrivals, Delivery, Source};
+use super::output::Output;
 use super::relay::PORT;
 use super::row::Conditions;
 use super::server::Server;
@@ -46,12 +45,8 @@ pub struct ScaleArgs {
     /// Sessions, each bound by two handshakes
     #[arg(long, value_name = "NUMBER", default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1_000..=1_048_576))]
     sessions: u32,
-    /// Also write the results to this file, as JSON
-    #[arg(long, value_name = "FILE")]
-    json: Option<PathBuf>,
-    /// Write the tables into docs/, where they are kept
-    #[arg(long)]
-    update_docs: bool,
+    #[command(flatten)]
+    output: Output,
 }
 
 /// Everything that was measured in one run.
@@ -98,15 +93,9 @@ pub fn run(args: &ScaleArgs) -> Result<()> {
         results.rows.extend(rows);
     }
     drop(lock);
-    println!("{}", report::table(&results));
-    if let Some(path) = &args.json {
-        fs::write(path, serde_json::to_vec_pretty(&results)?)
-            .with_context(|| format!("failed to write {}", path.display()))?;
-    }
-    if args.update_docs {
-        docs::put(docs::SCALE, &report::markdown(&results))?;
-    }
-    Ok(())
+    args.output.write(&results, &report::table(&results), || {
+        docs::put(docs::SCALE, &report::markdown(&results))
+    })
 }
 
 fn measure(

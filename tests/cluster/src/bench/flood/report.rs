@@ -3,6 +3,7 @@
 use std::fmt::Write as _;
 
 use super::{Results, Row};
+use crate::bench::docs;
 use crate::bench::implementation::Implementation::Go;
 use crate::bench::table::{self, mib};
 use crate::bench::targets::{self, Target, at_most};
@@ -11,6 +12,9 @@ use crate::bench::targets::{self, Target, at_most};
 const LOSS: f64 = 0.1;
 /// Most that memory may grow, in MiB, when the limits of sessions are used up.
 const GROWTH: f64 = 1.0;
+
+/// What a row tells besides its implementation.
+const CELLS: usize = 9;
 
 impl Row {
     /// Lost datagrams in percent of those sent.
@@ -67,19 +71,23 @@ pub fn table(results: &Results) -> String {
 
 /// Tables for docs/performance.md.
 pub fn markdown(results: &Results) -> String {
-    let mut text = format!("\n- {}\n", conditions(results));
-    text += &targets::markdown(&targets(results));
-    text += "\n| | attack | a second | datagrams sent | lost | % | longest gap, ms | the relay's CPUs | RSS, MiB | growth, MiB |\n";
-    text += "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
-    for row in &results.rows {
-        let cells = cells(row).join(" | ");
-        writeln!(text, "| {} | {cells} |", row.implementation).ok();
-    }
-    text.push('\n');
-    text
+    const HEAD: [&str; CELLS] = [
+        "attack",
+        "a second",
+        "datagrams sent",
+        "lost",
+        "%",
+        "longest gap, ms",
+        "the relay's CPUs",
+        "RSS, MiB",
+        "growth, MiB",
+    ];
+    let rows = results.rows.iter();
+    let rows = rows.map(|row| (row.implementation, cells(row)));
+    docs::tables(&conditions(results), &targets(results), HEAD, rows)
 }
 
-fn cells(row: &Row) -> [String; 9] {
+fn cells(row: &Row) -> [String; CELLS] {
     [
         row.attack.to_string(),
         format!("{:.0}", row.offered),

@@ -3,12 +3,16 @@
 use std::fmt::Write as _;
 
 use super::{Event, Results, Row};
+use crate::bench::docs;
 use crate::bench::implementation::Implementation::{self, Kernel, Socket};
 use crate::bench::table;
 use crate::bench::targets::{self, Target};
 
 /// Most datagrams that a replacement of the socket path may lose.
 const FEW: u64 = 50;
+
+/// What a row tells besides its implementation.
+const CELLS: usize = 9;
 
 fn targets(results: &Results) -> Vec<Target> {
     let of = |implementation: Implementation, killed: bool| {
@@ -105,19 +109,28 @@ pub fn table(results: &Results) -> String {
 
 /// Tables for docs/performance.md.
 pub fn markdown(results: &Results) -> String {
-    let mut text = format!("\n- {}\n", table::machine(&results.conditions));
-    text += &targets::markdown(&targets(results));
-    text += "\n| | what happens | sessions | datagrams/s | sent | lost | longest gap, ms | sessions that pass data | restored | handshakes |\n";
-    text += "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|\n";
-    for row in &results.rows {
-        let cells = cells(row).join(" | ");
-        writeln!(text, "| {} | {cells} |", row.implementation).ok();
-    }
-    text.push('\n');
-    text
+    const HEAD: [&str; CELLS] = [
+        "what happens",
+        "sessions",
+        "datagrams/s",
+        "sent",
+        "lost",
+        "longest gap, ms",
+        "sessions that pass data",
+        "restored",
+        "handshakes",
+    ];
+    let rows = results.rows.iter();
+    let rows = rows.map(|row| (row.implementation, cells(row)));
+    docs::tables(
+        &table::machine(&results.conditions),
+        &targets(results),
+        HEAD,
+        rows,
+    )
 }
 
-fn cells(row: &Row) -> [String; 9] {
+fn cells(row: &Row) -> [String; CELLS] {
     let count = |count: Option<u64>| count.map_or_else(String::new, |count| count.to_string());
     [
         row.event.to_string(),

@@ -3,12 +3,16 @@
 use std::fmt::Write as _;
 
 use super::{Results, Row};
+use crate::bench::docs;
 use crate::bench::implementation::Implementation::{self, Kernel, Socket};
 use crate::bench::table::{self, number, percent};
 use crate::bench::targets::{self, Target, at_least};
 
 /// Part of the speed that is left with the most sessions.
 const LEFT: f64 = 0.7;
+
+/// What a row tells besides its implementation.
+const CELLS: usize = 5;
 
 fn targets(results: &Results) -> Vec<Target> {
     let of = |implementation: Implementation| {
@@ -52,19 +56,24 @@ pub fn table(results: &Results) -> String {
 
 /// Tables for docs/performance.md.
 pub fn markdown(results: &Results) -> String {
-    let mut text = format!("\n- {}\n", table::machine(&results.conditions));
-    text += &targets::markdown(&targets(results));
-    text += "\n| | sessions | packets/s | CPU us | noise | bytes per session |\n";
-    text += "|---|--:|--:|--:|--:|--:|\n";
-    for row in &results.rows {
-        let cells = cells(row).join(" | ");
-        writeln!(text, "| {} | {cells} |", row.implementation).ok();
-    }
-    text.push('\n');
-    text
+    const HEAD: [&str; CELLS] = [
+        "sessions",
+        "packets/s",
+        "CPU us",
+        "noise",
+        "bytes per session",
+    ];
+    let rows = results.rows.iter();
+    let rows = rows.map(|row| (row.implementation, cells(row)));
+    docs::tables(
+        &table::machine(&results.conditions),
+        &targets(results),
+        HEAD,
+        rows,
+    )
 }
 
-fn cells(row: &Row) -> [String; 5] {
+fn cells(row: &Row) -> [String; CELLS] {
     [
         row.sessions.to_string(),
         number(Some(row.delivered_pps), 0),
