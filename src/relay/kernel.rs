@@ -31,14 +31,14 @@ use std::{
 
 use aya::maps::{HashMap, MapData};
 use relay_proto::{
-    Activity, Config, DropReason, Event, Family, Pace, SessionInfo, SharedDebt, Timestamp, Traffic,
-    Vni,
+    Activity, Config, DropReason, Event, Family, Pace, SessionInfo, SharedDebt, State, Timestamp,
+    Traffic, Vni,
 };
 use tokio::sync::watch;
 
 pub use self::{abi::PassReason, attachment::Attachment};
 use self::{
-    abi::{LegActivity, SessionValue},
+    abi::SessionValue,
     program::{CounterMaps, Program},
     worker::Worker,
 };
@@ -315,21 +315,27 @@ impl KernelPath {
     /// What came from leg A and leg B, at `now`, to about a hundredth of a second;
     /// `None` when the session has no entry.
     pub fn activity(&self, vni: Vni, now: Timestamp) -> Option<[Activity; 2]> {
-        let value = self.0.sessions.get(&vni.number(), 0).ok()?;
-        let clock = sys::monotonic_ns();
-        let seen = |ns: u64| now.before(Duration::from_nanos(clock.saturating_sub(ns)));
-        Some(abi::activity(&value).map(|leg| Activity {
-            traffic: leg.traffic,
-            last_seen: seen(leg.last_seen),
+        let legs = self.heard(vni)?;
+        Some(legs.map(|(traffic, silence)| Activity {
+            traffic,
+            last_seen: now.before(silence),
         }))
     }
 
-    /// How long it has not heard from leg A and leg B; `None` when the session has no entry.
-    pub fn silence(&self, vni: Vni) -> Option<[Duration; 2]> {
+    /// Enters into saved sessions what came by this path since: a system call for each, so not for a
+    /// thread that others wait for.
+    pub fn complete(&self, state: &mut State) {
+        state.note_silence(|vni| Some(self.heard(vni)?.map(|(_, silence)| silence)));
+    }
+
+    /// What came from leg A and leg B, and how long ago the last.
+    fn heard(&self, vni: Vni) -> Option<[(Traffic, Duration); 2]> {
         let value = self.0.sessions.get(&vni.number(), 0).ok()?;
         let clock = sys::monotonic_ns();
-        let since = |leg: LegActivity| Duration::from_nanos(clock.saturating_sub(leg.last_seen));
-        Some(abi::activity(&value).map(since))
+        Some(abi::activity(&value).map(|leg| {
+            let silence = clock.saturating_sub(leg.last_seen);
+            (leg.traffic, Duration::from_nanos(silence))
+        }))
     }
 
     /// What the program keeps of the relay's bandwidth limit, for a core whose time is `now`; `None`

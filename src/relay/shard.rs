@@ -304,7 +304,7 @@ fn restore(
 ) {
     state.age(away);
     if let Some(kernel) = kernel {
-        state.note_silence(|vni| kernel.silence(vni));
+        kernel.complete(&mut state);
     }
     let threads = cores.len();
     let mut restored = 0;
@@ -419,11 +419,11 @@ impl ShardHandle {
         sum
     }
 
-    /// Enters into what was exported what the kernel path has heard since: a system call for each
-    /// session, so not for a thread that others wait for.
+    /// Enters into what was exported what the kernel path has heard since: see
+    /// [`KernelPath::complete`].
     pub fn complete(&self, state: &mut State) {
         if let Some(kernel) = &self.kernel {
-            state.note_silence(|vni| kernel.silence(vni));
+            kernel.complete(state);
         }
     }
 
