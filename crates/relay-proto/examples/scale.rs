@@ -136,12 +136,7 @@ fn open(
     };
     let vni = Vni::new(endpoint.vni).expect("a VNI");
     for (own, other) in [(first, second), (second, first)] {
-        let common = BindCommon {
-            vni: vni.number(),
-            generation: Generation(1),
-            remote: other.key,
-            challenge: [0; 32],
-        };
+        let common = BindCommon::first(vni.number(), 1, other.key);
         let mut send = |message: &Message| {
             let header = Header {
                 control: true,

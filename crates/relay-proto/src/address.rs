@@ -33,6 +33,14 @@ impl From<Address> for SocketAddr {
     }
 }
 
+/// An IPv4 address in IPv6's mapped form as what it is.
+pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => SocketAddr::new(v6.ip().to_canonical(), v6.port()),
+        SocketAddr::V4(_) => address,
+    }
+}
+
 /// Refuses addresses that lead back to the relay itself or to many.
 #[derive(Debug, Default)]
 pub(crate) struct AddressPolicy {

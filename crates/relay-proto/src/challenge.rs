@@ -129,12 +129,7 @@ mod tests {
         let mut rng = ChaCha20Rng::from_seed([7; 32]);
         let mut challenges = Challenges::new(&mut rng, PERIOD, Timestamp::START);
         let source = SocketAddr::from(([203, 0, 113, 9], 41641));
-        let mut answer = BindCommon {
-            vni: 9,
-            generation: Generation(1),
-            remote: DiscoPublic([3; 32]),
-            challenge: [0; 32],
-        };
+        let mut answer = BindCommon::first(9, 1, DiscoPublic([3; 32]));
         answer.challenge = challenges.issue(&answer, source);
         assert!(challenges.verify(&answer, source));
         assert!(!challenges.verify(&answer, SocketAddr::from(([203, 0, 113, 9], 41642))));

@@ -47,6 +47,18 @@ pub struct BindCommon {
     pub challenge: [u8; CHALLENGE_LEN],
 }
 
+impl BindCommon {
+    /// As a handshake begins: nothing is proven yet.
+    pub const fn first(vni: u32, generation: u32, remote: DiscoPublic) -> Self {
+        Self {
+            vni,
+            generation: Generation(generation),
+            remote,
+            challenge: [0; CHALLENGE_LEN],
+        }
+    }
+}
+
 /// What a relay tells a client about an allocation (`disco.UDPRelayEndpoint`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {

@@ -79,6 +79,7 @@ mod sealer;
 mod session;
 mod slab;
 mod state;
+mod stun;
 mod table;
 mod tags;
 mod time;

@@ -12,7 +12,7 @@ use rand_chacha::{
 };
 
 use crate::{
-    address::AddressPolicy,
+    address::{AddressPolicy, canonical},
     challenge::Challenges,
     config::{Config, Keys, Peer},
     counters::{Counters, Traffic},
@@ -29,6 +29,7 @@ use crate::{
     sealer::Sealer,
     session::{Handshake, Session},
     state::State,
+    stun::is_stun,
     table::Table,
     time::Timestamp,
     verdict::{DropReason, Verdict},
@@ -578,23 +579,6 @@ impl Relay {
         let mut nonce = [0; NONCE_LEN];
         self.rng.fill_bytes(&mut nonce);
         nonce
-    }
-}
-
-/// Whether a datagram is a STUN binding message (docs/wire.md section 8).
-fn is_stun(datagram: &[u8]) -> bool {
-    const STUN_HEADER_LEN: usize = 20;
-    const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-    let Some(header) = datagram.first_chunk::<STUN_HEADER_LEN>() else {
-        return false;
-    };
-    header[0] & 0xc0 == 0 && header[1] == 0x01 && header[4..8] == COOKIE
-}
-
-fn canonical(address: SocketAddr) -> SocketAddr {
-    match address {
-        SocketAddr::V6(v6) => SocketAddr::new(v6.ip().to_canonical(), v6.port()),
-        SocketAddr::V4(_) => address,
     }
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use relay_proto::{
     DiscoPublic, DiscoSecret, REPLY_LEN, SharedBox,
-    disco::{BindCommon, Frame, Generation, Message, seal},
+    disco::{BindCommon, Frame, Message, seal},
 };
 use tokio::{
     net::UdpSocket,
@@ -66,12 +66,7 @@ impl Attempt {
         }
         let shared = self.secret.shared_with(key);
         for wait in WAITS {
-            let bind = BindCommon {
-                vni: 0,
-                generation: Generation(self.generation.fetch_add(1, Ordering::Relaxed)),
-                remote: key,
-                challenge: [0; 32],
-            };
+            let bind = BindCommon::first(0, self.generation.fetch_add(1, Ordering::Relaxed), key);
             let start = Instant::now();
             self.send(&socket, &shared, &Message::Bind(bind)).await;
             let deadline = start + wait;

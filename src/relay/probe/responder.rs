@@ -138,12 +138,7 @@ mod tests {
     #[test]
     fn only_a_bind_under_a_right_seal_is_answered() {
         let [own, other] = [1, 2].map(|n| DiscoSecret::from_bytes([n; 32]));
-        let bind = BindCommon {
-            vni: 0,
-            generation: Generation(1),
-            remote: own.public(),
-            challenge: [0; 32],
-        };
+        let bind = BindCommon::first(0, 1, own.public());
         let shared = other.shared_with(own.public());
         let plaintext = Message::Bind(bind).marshal();
         let source = "192.0.2.1:9".parse().unwrap();

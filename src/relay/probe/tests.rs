@@ -94,12 +94,7 @@ fn bind_is_answered_once_in_kind_and_its_answer_counts_from_its_source_only() {
         let sealed = seal(&shared, key, [8; 24], &message.marshal());
         [&PROBE_HEADER[..], &sealed].concat()
     };
-    let bind = BindCommon {
-        vni: 0,
-        generation: Generation(1),
-        remote: own.public(),
-        challenge: [0; 32],
-    };
+    let bind = BindCommon::first(0, 1, own.public());
     let random = ([7; 32], [9; 24]);
     let first = datagram(&Message::Bind(bind));
     let reply = responder.handle(source, &first, random).unwrap();

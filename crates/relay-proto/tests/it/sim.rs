@@ -127,12 +127,7 @@ impl Client {
 
 /// The shared part of a bind message, without challenge.
 pub(crate) fn common(vni: Vni, generation: u32, remote: DiscoPublic) -> BindCommon {
-    BindCommon {
-        vni: vni.number(),
-        generation: Generation(generation),
-        remote,
-        challenge: [0; 32],
-    }
+    BindCommon::first(vni.number(), generation, remote)
 }
 
 /// A WireGuard datagram of the session `vni`.

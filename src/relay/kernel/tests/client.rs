@@ -71,12 +71,7 @@ impl Client {
     pub(super) fn bind(&self, vni: Vni, generation: u32, other: &Self) -> Vec<u8> {
         self.control(
             vni,
-            &Message::Bind(BindCommon {
-                vni: vni.number(),
-                generation: Generation(generation),
-                remote: other.key,
-                challenge: [0; 32],
-            }),
+            &Message::Bind(BindCommon::first(vni.number(), generation, other.key)),
         )
     }
 

@@ -89,7 +89,7 @@ impl Client {
         other: DiscoPublic,
         generation: u32,
     ) {
-        let common = common(vni, generation, other);
+        let common = BindCommon::first(vni.number(), generation, other);
         self.send(relay, &self.control(server, vni, &Message::Bind(common)));
         let reply = self.receive();
         let Message::Challenge(challenge) = self.open(server, &reply[HEADER_LEN..]) else {
@@ -110,7 +110,7 @@ impl Client {
         other: DiscoPublic,
         generation: u32,
     ) -> Vec<u8> {
-        let bind = Message::Bind(common(vni, generation, other));
+        let bind = Message::Bind(BindCommon::first(vni.number(), generation, other));
         self.control(server, vni, &bind)
     }
 
@@ -183,14 +183,5 @@ impl Client {
 
     fn shared(&self, other: DiscoPublic) -> SalsaBox {
         SalsaBox::new(&PublicKey::from(other.0), &SecretKey::from(self.secret))
-    }
-}
-
-fn common(vni: Vni, generation: u32, other: DiscoPublic) -> BindCommon {
-    BindCommon {
-        vni: vni.number(),
-        generation: Generation(generation),
-        remote: other,
-        challenge: [0; 32],
     }
 }

@@ -156,7 +156,10 @@ impl Client {
 
     /// The first datagram of a handshake.
     pub fn bind(&self, vni: Vni, generation: u32, other: DiscoPublic) -> Result<Vec<u8>> {
-        self.control(vni, &Message::Bind(common(vni, generation, other)))
+        self.control(
+            vni,
+            &Message::Bind(BindCommon::first(vni.number(), generation, other)),
+        )
     }
 
     fn control(&self, vni: Vni, message: &Message) -> Result<Vec<u8>> {
@@ -232,15 +235,6 @@ fn allocate(
     Ok(sessions)
 }
 
-fn common(vni: Vni, generation: u32, other: DiscoPublic) -> BindCommon {
-    BindCommon {
-        vni: vni.number(),
-        generation: Generation(generation),
-        remote: other,
-        challenge: [0; 32],
-    }
-}
-
 /// Both handshakes of each session. What gets lost shows in [`unproven_of`].
 fn bind(clients: &[Client], sessions: &[Session], generation: u32) -> Result<()> {
     let mut waiting: HashMap<(usize, Vni), BindCommon> = HashMap::new();
@@ -249,7 +243,10 @@ fn bind(clients: &[Client], sessions: &[Session], generation: u32) -> Result<()>
         for (own, other) in [(a, b), (b, a)] {
             let other = clients[other].key;
             clients[own].send(&clients[own].bind(session.vni, generation, other)?)?;
-            waiting.insert((own, session.vni), common(session.vni, generation, other));
+            waiting.insert(
+                (own, session.vni),
+                BindCommon::first(session.vni.number(), generation, other),
+            );
         }
     }
     for session in sessions {

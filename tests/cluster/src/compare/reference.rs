@@ -17,7 +17,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
-use relay_proto::disco::{BindCommon, Generation, Message};
+use relay_proto::disco::{BindCommon, Message};
 use relay_proto::{DiscoPublic, Vni};
 
 use super::client::{self, Client};
@@ -146,12 +146,7 @@ impl Marks {
             let (socket, own) = (&sockets[own], &clients[own]);
             let to = relay_address(socket.local_addr()?.is_ipv6(), port);
             let shared = own.shared_with(endpoint.server);
-            let bind = BindCommon {
-                vni: vni.number(),
-                generation: Generation(1),
-                remote: clients[other].key,
-                challenge: [0; 32],
-            };
+            let bind = BindCommon::first(vni.number(), 1, clients[other].key);
             let frame = own.seal(&shared, dice, &Message::Bind(bind).marshal());
             socket.send_to(&client::control(vni, &frame), to)?;
             let mut buffer = [0; 512];

@@ -213,12 +213,7 @@ impl Sequence<'_> {
         let session = &self.sessions[message.session];
         let (sender, other) = (session.pair[message.side], session.pair[1 - message.side]);
         let server = self.server.as_ref().context("no server key is known")?;
-        let mut common = BindCommon {
-            vni: session.vni[which].number(),
-            generation: Generation(0),
-            remote: self.clients[other].key,
-            challenge: [0; 32],
-        };
+        let mut common = BindCommon::first(session.vni[which].number(), 0, self.clients[other].key);
         match message.content {
             Content::Bind(generation) => common.generation = Generation(generation),
             Content::Answer(at) => {
