@@ -31,8 +31,8 @@ use std::{
 
 use aya::maps::{HashMap, MapData};
 use relay_proto::{
-    Activity, Config, DropReason, Event, Family, Pace, SessionInfo, SharedDebt, State, Timestamp,
-    Traffic, Vni,
+    Activity, Config, DropReason, Event, Family, KnownVnis, Pace, SessionInfo, SharedDebt, State,
+    Timestamp, Traffic, Vni,
 };
 use tokio::sync::watch;
 
@@ -230,6 +230,7 @@ struct Shared {
     sessions: HashMap<MapData, u32, SessionValue>,
     counters: CounterMaps,
     debt: Option<&'static AtomicU64>,
+    known: KnownVnis,
     detached: Arc<AtomicU64>,
 }
 
@@ -255,25 +256,35 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     // One more, for the self-test.
     let sessions = most.saturating_add(1);
     let (program, maps, counters) = Program::load(options.pins, sessions, options.attachment)?;
-    let debt = options
-        .relay_pace
-        .map(|_| sys::share(maps.debt.fd().as_fd()).map_err(Unavailable::failed))
-        .transpose()?;
+    let share =
+        |map: &MapData, count| sys::share(map.fd().as_fd(), count).map_err(Unavailable::failed);
+    let debt = match options.relay_pace {
+        Some(_) => share(&maps.debt, 1)?.first(),
+        None => None,
+    };
+    let known_words = maps.known_words()?;
+    let known = KnownVnis::new(share(&maps.known, known_words)?);
     let (requests, inbox) = mpsc::channel();
     let waker = Waker::new().map_err(Unavailable::failed)?;
     let (state_sender, state) = watch::channel(PathState::default());
     let sessions = program::sessions_again(&maps.sessions)?;
     let detached = Arc::new(AtomicU64::new(0));
     let theirs = Arc::clone(&detached);
-    let paces = [options.session_pace, options.relay_pace];
+    let config = abi::Config {
+        known_mask: known_words - 1,
+        session_pace: options.session_pace,
+        relay_pace: options.relay_pace,
+        ..abi::Config::default()
+    };
+    let waker_again = waker.clone();
     let worker = Worker::new(
         program,
         maps,
         inbox,
-        waker.clone(),
+        waker_again,
         state_sender,
         theirs,
-        paces,
+        config,
     )
     .map_err(Unavailable::failed)?;
     let thread = thread::Builder::new().name("kernel path".into());
@@ -287,6 +298,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         sessions,
         counters,
         debt,
+        known,
         detached,
     })))
 }
@@ -344,6 +356,11 @@ impl KernelPath {
         let now = u64::try_from(now.since_start().as_nanos()).unwrap_or(u64::MAX);
         let ahead = sys::monotonic_ns().wrapping_sub(now);
         self.0.debt.map(|owes| SharedDebt { owes, ahead })
+    }
+
+    /// Where the program learns which VNIs have a session before it has an entry for it.
+    pub fn known(&self) -> KnownVnis {
+        self.0.known
     }
 
     /// What the program has done.

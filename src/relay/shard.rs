@@ -236,8 +236,11 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     }
     let start = Instant::now();
     let mut ledger = Ledger::new(&config, first_lamport);
-    if let Some(debt) = kernel.as_ref().and_then(|k| k.debt(moment(start))) {
-        ledger = ledger.sharing_debt(debt);
+    if let Some(kernel) = &kernel {
+        ledger = ledger.sharing_vnis(kernel.known());
+        if let Some(debt) = kernel.debt(moment(start)) {
+            ledger = ledger.sharing_debt(debt);
+        }
     }
     let ledger = Arc::new(ledger);
     let aside = Aside::default();

@@ -15,6 +15,7 @@ use crate::{
     config::Config,
     index::Index,
     key::NodeKey,
+    known::KnownVnis,
     rate::{RelayRate, SharedDebt},
     slab::{Slab, Slot},
     tags::Tags,
@@ -33,6 +34,7 @@ pub struct Ledger {
     max_sessions_per_node: usize,
     max_sessions_per_tag: Option<usize>,
     rate: RelayRate,
+    known: Option<KnownVnis>,
     uses: Mutex<Uses>,
 }
 
@@ -61,6 +63,7 @@ impl Ledger {
             max_sessions_per_node: config.max_sessions_per_node,
             max_sessions_per_tag: config.max_sessions_per_tag,
             rate: RelayRate::new(config),
+            known: None,
             uses: Mutex::default(),
         }
     }
@@ -69,6 +72,15 @@ impl Ledger {
     #[must_use]
     pub const fn sharing_debt(mut self, debt: SharedDebt) -> Self {
         self.rate.share(debt);
+        self
+    }
+
+    /// The same, which tells another data path in `known` which VNIs have a session. What is in
+    /// there is forgotten.
+    #[must_use]
+    pub fn sharing_vnis(mut self, known: KnownVnis) -> Self {
+        known.clear();
+        self.known = Some(known);
         self
     }
 
@@ -118,6 +130,10 @@ impl Ledger {
         if last {
             uses.remove(owner.0);
         }
+    }
+
+    pub(crate) const fn known(&self) -> Option<KnownVnis> {
+        self.known
     }
 
     pub(crate) const fn rate(&self) -> &RelayRate {

@@ -15,7 +15,8 @@
 //! - A driver that forwards open sessions on another path as well (it learns of them from
 //!   [`Event`]) says when that last heard from legs, with [`Relay::handle_activity`], of each
 //!   session that is [`Relay::due`] before [`Relay::handle_due`]. What that path has counted is its
-//!   own to tell: [`SessionInfo::add`].
+//!   own to tell: [`SessionInfo::add`]. One that turns away datagrams without a session knows from
+//!   [`KnownVnis`] which those are, however late events reach it.
 //! - [`Relay::poll_event`] is emptied after each of these.
 //!
 //! A relay outlives its process: [`Relay::export`] gives a [`State`], and a relay made with the
@@ -70,6 +71,7 @@ mod event;
 pub mod geneve;
 mod index;
 mod key;
+mod known;
 mod lane;
 mod ledger;
 mod locals;
@@ -92,6 +94,7 @@ pub use desk::{Allocation, Desk, Request};
 pub use event::{Activity, CloseReason, Event, LegInfo, SessionCounts, SessionInfo};
 pub use geneve::Vni;
 pub use key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side};
+pub use known::KnownVnis;
 pub use lane::Lane;
 pub use ledger::Ledger;
 pub use rate::{Pace, SharedDebt};

@@ -87,7 +87,7 @@ impl Relay {
             rates: Rates::new(&config),
             config,
             rng,
-            table: Table::default(),
+            table: Table::new(ledger.known()),
             deadlines: Deadlines::default(),
             events: VecDeque::new(),
             counters: Counters::default(),

@@ -12,6 +12,7 @@ use crate::{
     geneve::Vni,
     index::Index,
     key::Pair,
+    known::KnownVnis,
     lane::Lane,
     ledger::Owner,
     session::Session,
@@ -43,9 +44,18 @@ pub(crate) struct Table {
     unbound_of: BTreeSet<(Owner, Allocated)>,
     resting: BTreeSet<Vni>,
     resting_until: VecDeque<(Timestamp, Vni)>,
+    /// Who else learns of VNIs that have a session.
+    known: Option<KnownVnis>,
 }
 
 impl Table {
+    pub(crate) fn new(known: Option<KnownVnis>) -> Self {
+        Self {
+            known,
+            ..Self::default()
+        }
+    }
+
     pub(crate) const fn len(&self) -> usize {
         self.sessions.len()
     }
@@ -115,6 +125,9 @@ impl Table {
         self.unbound_of.insert((owner, allocated));
         let slot = sessions.insert(session);
         let of = |slot| sessions.get(slot).expect("indexes have what is there");
+        if let Some(known) = &self.known {
+            known.insert(vni);
+        }
         self.by_vni
             .insert(hash(vni), slot, |slot| hash(of(slot).vni));
         self.by_pair.insert(pairs.hash_one(pair), slot, |slot| {
@@ -143,6 +156,9 @@ impl Table {
         let session = self.sessions.remove(slot)?;
         self.by_vni.remove(hash(vni), slot);
         self.by_pair.remove(self.pairs.hash_one(session.pair), slot);
+        if let Some(known) = &self.known {
+            known.remove(vni, |other| self.has(other));
+        }
         self.rest(vni, now);
         Some(session)
     }

@@ -142,8 +142,8 @@ pub(super) struct Config {
     pub(super) valid_until: u64,
     /// 0 for none.
     pub(super) port: u16,
-    /// Every open session has an entry.
-    pub(super) complete: bool,
+    /// Number of words of known VNIs, less one.
+    pub(super) known_mask: u32,
     /// Bandwidth of each session, and of all of them.
     pub(super) session_pace: Option<Pace>,
     pub(super) relay_pace: Option<Pace>,
@@ -231,7 +231,7 @@ impl Config {
         let mut value = [0; size_of::<ConfigValue>()];
         value[..8].copy_from_slice(&self.valid_until.to_ne_bytes());
         value[8..10].copy_from_slice(&self.port.to_be_bytes());
-        value[10] = u8::from(self.complete);
+        value[12..16].copy_from_slice(&self.known_mask.to_ne_bytes());
         for (pace, bytes) in [self.session_pace, self.relay_pace]
             .into_iter()
             .zip(value[16..].chunks_exact_mut(16))
@@ -244,13 +244,12 @@ impl Config {
         value
     }
 
-    /// Port and time of what another process has written; its limits are its own.
+    /// Port and time of what another process has written; the rest is its own.
     pub(super) fn decode(value: &ConfigValue) -> Self {
         let valid_until = value.first_chunk().expect("the value is that long");
         Self {
             valid_until: u64::from_ne_bytes(*valid_until),
             port: u16::from_be_bytes([value[8], value[9]]),
-            complete: value[10] != 0,
             ..Self::default()
         }
     }

@@ -20,6 +20,8 @@ use aya::{
     },
 };
 
+use relay_proto::KnownVnis;
+
 use super::{
     Reason, Unavailable,
     abi::{self, AddressKey, ConfigValue, SessionValue, TrafficValue},
@@ -31,12 +33,13 @@ use crate::relay::netlink::Netlink;
 /// Name of the program, in its object and in the kernel.
 const NAME: &str = "peerrelay";
 /// Names of the maps.
-const MAPS: [&str; 8] = [
+const MAPS: [&str; 9] = [
     "SESSIONS",
     "LOCALS",
     "ADDRESSES",
     "CONFIG",
     "DEBT",
+    "KNOWN",
     "COUNTERS",
     "FORWARDED",
     "SCRATCH",
@@ -67,6 +70,7 @@ pub(super) struct Maps {
     pub(super) addresses: Array<MapData, AddressKey>,
     pub(super) config: Array<MapData, ConfigValue>,
     pub(super) debt: MapData,
+    pub(super) known: MapData,
 }
 
 /// The maps in which it counts.
@@ -281,7 +285,9 @@ impl Program {
 fn load(pins: Option<&Path>, sessions: u32) -> Result<(Ebpf, Maps, CounterMaps), Unavailable> {
     let mut loader = EbpfLoader::new();
     // Nothing in the program is relocated by types, and parsing the kernel's costs megabytes.
-    loader.btf(None).map_max_entries("SESSIONS", sessions);
+    loader.btf(None);
+    loader.map_max_entries("SESSIONS", sessions);
+    loader.map_max_entries("KNOWN", known_words(sessions));
     if let Some(directory) = pins {
         for name in MAPS {
             loader.map_pin_path(name, directory.join(name));
@@ -305,15 +311,17 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
         let map = ebpf.take_map(name);
         map.ok_or_else(|| Unavailable::failed(format!("the object has no map {name}")))
     };
+    let array = |name, map| match map {
+        Map::Array(data) => Ok(data),
+        _ => Err(Unavailable::failed(format!("the map {name} is no array"))),
+    };
     let maps = Maps {
         sessions: take("SESSIONS")?.try_into().map_err(Unavailable::failed)?,
         locals: take("LOCALS")?.try_into().map_err(Unavailable::failed)?,
         addresses: take("ADDRESSES")?.try_into().map_err(Unavailable::failed)?,
         config: take("CONFIG")?.try_into().map_err(Unavailable::failed)?,
-        debt: match take("DEBT")? {
-            Map::Array(data) => data,
-            _ => return Err(Unavailable::failed("the map DEBT is no array")),
-        },
+        debt: array("DEBT", take("DEBT")?)?,
+        known: array("KNOWN", take("KNOWN")?)?,
     };
     let counters = CounterMaps {
         counters: take("COUNTERS")?.try_into().map_err(Unavailable::failed)?,
@@ -322,15 +330,29 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
     Ok((maps, counters))
 }
 
+/// Words of known VNIs for this many entries, of which one is the self-test's.
+fn known_words(sessions: u32) -> u32 {
+    let words = KnownVnis::words(sessions.saturating_sub(1) as usize);
+    u32::try_from(words).expect("VNIs have 24 bits")
+}
+
 impl Maps {
-    /// Whether the kernel's map is the one that this version expects: a pinned one need not be.
+    /// Whether the kernel's maps are those that this version expects: pinned ones need not be.
     fn check(&self, sessions: u32) -> Result<(), Unavailable> {
         let info = self.sessions.map().info().map_err(Unavailable::failed)?;
-        if info.value_size() as usize != size_of::<SessionValue>() || info.max_entries() != sessions
+        if info.value_size() as usize != size_of::<SessionValue>()
+            || info.max_entries() != sessions
+            || self.known_words()? != known_words(sessions)
         {
             return Err(Unavailable::failed("pinned maps have another layout"));
         }
         Ok(())
+    }
+
+    /// Number of words in the map of known VNIs.
+    pub(super) fn known_words(&self) -> Result<u32, Unavailable> {
+        let info = self.known.info().map_err(Unavailable::failed)?;
+        Ok(info.max_entries())
     }
 }
 

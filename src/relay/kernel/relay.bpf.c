@@ -46,9 +46,9 @@ struct config {
 	u64 valid_until;
 	// 0 while the relay has no port.
 	be16 port;
-	// Whether a VNI that has no entry is unknown to the relay too.
-	u8 complete;
-	u8 unused[5];
+	u8 unused[2];
+	// Number of words in KNOWN, a power of two, less one.
+	u32 known_mask;
 	// Of each session, and of all of them.
 	struct pace session;
 	struct pace relay;
@@ -149,6 +149,17 @@ struct {
 	TYPE(key, u32);
 	TYPE(value, u64);
 } DEBT SEC(".maps");
+
+// A bit for each VNI that may have a session: bit vni % 64 of word vni / 64 & known_mask. The core
+// sets it before anyone can know of the session; an entry comes later.
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(map_flags, MMAPABLE);
+	// The loader sets as many as the relay's limit needs.
+	UINT(max_entries, 16384);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} KNOWN SEC(".maps");
 
 struct {
 	UINT(type, MAP_PERCPU_ARRAY);
@@ -289,15 +300,22 @@ INLINE int is_uniform(const struct __sk_buff *skb, const struct packet *packet, 
 	return at >= packet->payload;
 }
 
+INLINE int is_known(const struct config *config, u32 vni)
+{
+	u32 word = vni >> 6 & config->known_mask;
+	const u64 *bits = map_lookup(&KNOWN, &word);
+	return bits && *bits >> (vni & 63) & 1;
+}
+
 // A token counter on each CPU: a flood of numbers that name no session ends here.
-INLINE int unknown(struct scratch *scratch, const struct config *config, u64 now)
+INLINE int unknown(struct scratch *scratch, const struct config *config, u32 vni, u64 now)
 {
 	u64 window = now >> UNKNOWN_WINDOW;
 	if (scratch->unknown_window != window) {
 		scratch->unknown_window = window;
 		scratch->unknown_count = 0;
 	}
-	if (config->complete && scratch->unknown_count >= UNKNOWN_MOST) {
+	if (scratch->unknown_count >= UNKNOWN_MOST && !is_known(config, vni)) {
 		count(DROPPED_UNKNOWN, 1);
 		return DROP;
 	}
@@ -424,7 +442,7 @@ INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch 
 		return pass(PASS_MIXED);
 	struct session *session = map_lookup(&SESSIONS, &key);
 	if (!session)
-		return unknown(scratch, config, now);
+		return unknown(scratch, config, key, now);
 
 	// The assembler (which does nothing) keeps clang from joining the branches into one with a computed
 	// offset, which the verifier would refuse.

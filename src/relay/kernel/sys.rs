@@ -113,30 +113,31 @@ pub(super) fn attached(index: u32) -> io::Result<Vec<u32>> {
     Ok(ids)
 }
 
-/// The first number of a map that the kernel lets be mapped (`BPF_F_MMAPABLE`), for as long as this
-/// process lives: what it writes, the program reads, and the other way round.
+/// The first `count` numbers of a map that the kernel lets be mapped (`BPF_F_MMAPABLE`), for as long
+/// as this process lives: what it writes, the program reads, and the other way round.
 ///
 /// # Errors
 /// What the kernel says.
-pub(super) fn share(map: BorrowedFd<'_>) -> io::Result<&'static AtomicU64> {
+pub(super) fn share(map: BorrowedFd<'_>, count: u32) -> io::Result<&'static [AtomicU64]> {
+    let count = count as usize;
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
-    // SAFETY: asks for new memory; the kernel checks the descriptor.
-    let page = unsafe {
+    // SAFETY: asks for new memory; the kernel checks the descriptor, and that the map is that long.
+    let pages = unsafe {
         libc::mmap(
             std::ptr::null_mut(),
-            size_of::<u64>(),
+            count * size_of::<u64>(),
             access,
             flags,
             map.as_raw_fd(),
             0,
         )
     };
-    if page == libc::MAP_FAILED {
+    if pages == libc::MAP_FAILED {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: a page is aligned, is longer than a number, and is never unmapped. The program changes
-    // it by atomic additions and by writes of the whole number.
-    Ok(unsafe { &*page.cast::<AtomicU64>() })
+    // SAFETY: pages are aligned, are as long as was asked for, and are never unmapped. The program
+    // changes numbers by atomic additions and by writes of whole ones.
+    Ok(unsafe { std::slice::from_raw_parts(pages.cast::<AtomicU64>(), count) })
 }
 
 /// What a program did to a packet.

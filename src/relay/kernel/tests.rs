@@ -4,6 +4,7 @@
 mod client;
 mod detached;
 mod filter;
+mod first;
 mod limits;
 mod mtu;
 mod segments;

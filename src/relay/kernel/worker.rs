@@ -13,7 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use relay_proto::{Pace, Vni};
+use relay_proto::Vni;
 use tokio::sync::watch;
 
 use super::{
@@ -55,8 +55,6 @@ pub(super) struct Worker {
     devices: BTreeMap<u32, Device>,
     ways: Ways,
     locals: BTreeMap<AddressKey, u32>,
-    /// Open sessions that the kernel had no room for.
-    missing: BTreeSet<Vni>,
     /// Open sessions through local addresses that have no key, or not yet: news of an address may
     /// come after those of a session.
     keyless: BTreeMap<Vni, Open>,
@@ -78,16 +76,17 @@ impl Worker {
         waker: Waker,
         state: watch::Sender<PathState>,
         detached: Arc<AtomicU64>,
-        [session_pace, relay_pace]: [Option<Pace>; 2],
+        config: Config,
     ) -> io::Result<Self> {
         let locals: BTreeMap<_, _> = maps.locals.iter().filter_map(Result::ok).collect();
         let keys_given = locals.clone();
         // Of an earlier process: it goes on until this one has its port.
-        let config = maps.config.get(&0, 0).map_err(io::Error::other)?;
+        let left = maps.config.get(&0, 0).map_err(io::Error::other)?;
+        let left = Config::decode(&left);
         let config = Config {
-            session_pace,
-            relay_pace,
-            ..Config::decode(&config)
+            valid_until: left.valid_until,
+            port: left.port,
+            ..config
         };
         let mut worker = Self {
             program,
@@ -100,7 +99,6 @@ impl Worker {
             devices: BTreeMap::new(),
             ways: Ways::default(),
             locals,
-            missing: BTreeSet::new(),
             keyless: BTreeMap::new(),
             config,
             tested: None,
@@ -185,9 +183,6 @@ impl Worker {
             Request::Remove(vni) => {
                 self.maps.sessions.remove(&vni.number()).ok();
                 self.keyless.remove(&vni);
-                if self.missing.remove(&vni) && self.missing.is_empty() {
-                    self.renew(WATCHDOG);
-                }
             }
             Request::Retain(open) => self.retain(open),
             Request::Port(port) => {
@@ -224,18 +219,8 @@ impl Worker {
     }
 
     fn enter(&mut self, vni: Vni, session: &Session) {
-        match self.maps.sessions.insert(vni.number(), session.encode(), 0) {
-            Ok(()) => {
-                if self.missing.remove(&vni) && self.missing.is_empty() {
-                    self.renew(WATCHDOG);
-                }
-            }
-            Err(error) => {
-                tracing::debug!(%error, %vni, "no room in the kernel; the sockets forward");
-                if self.missing.insert(vni) && self.missing.len() == 1 {
-                    self.renew(WATCHDOG);
-                }
-            }
+        if let Err(error) = self.maps.sessions.insert(vni.number(), session.encode(), 0) {
+            tracing::debug!(%error, %vni, "no room in the kernel; the sockets forward");
         }
     }
 
@@ -492,7 +477,6 @@ impl Worker {
     fn renew(&mut self, time: Duration) {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.config.valid_until = sys::monotonic_ns().saturating_add(time);
-        self.config.complete = self.missing.is_empty();
         if let Err(error) = self.maps.config.set(0, self.config.encode(), 0) {
             tracing::error!(%error, "failed to renew the program's time");
         }

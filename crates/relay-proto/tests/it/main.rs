@@ -7,6 +7,7 @@ mod fuzz;
 mod golden;
 mod handshake;
 mod hostile;
+mod known;
 mod limits;
 mod model;
 mod restart;

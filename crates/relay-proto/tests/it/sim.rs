@@ -3,8 +3,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
-    Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, Ledger, NodeKey, Peer, REPLY_LEN,
-    Relay, SessionInfo, State, Timestamp, Verdict, Vni,
+    Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, KnownVnis, Ledger, NodeKey, Peer,
+    REPLY_LEN, Relay, SessionInfo, State, Timestamp, Verdict, Vni,
     disco::{BindCommon, Endpoint, Frame, Generation, Message, seal},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
 };
@@ -163,6 +163,14 @@ pub(crate) const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
+fn ledger(config: &Config, first_lamport: u64, known: Option<KnownVnis>) -> Arc<Ledger> {
+    let ledger = Ledger::new(config, first_lamport);
+    Arc::new(match known {
+        Some(known) => ledger.sharing_vnis(known),
+        None => ledger,
+    })
+}
+
 /// A relay with a clock.
 pub(crate) struct Sim {
     pub(crate) relay: Relay,
@@ -171,6 +179,7 @@ pub(crate) struct Sim {
     pub(crate) ledger: Arc<Ledger>,
     /// Of the next relay, after a restart.
     pub(crate) config: Config,
+    known: Option<KnownVnis>,
     /// Each relay's is another: a seed is never used twice.
     seed: u8,
 }
@@ -181,21 +190,27 @@ impl Sim {
     }
 
     pub(crate) fn with(config: Config) -> Self {
-        Self::make(config, 100, Timestamp::from_start(seconds(1_000)))
+        Self::make(config, 100, Timestamp::from_start(seconds(1_000)), None)
     }
 
     /// A relay whose first allocation is number `lamport`, at that time.
     pub(crate) fn starting(lamport: u64, now: Timestamp) -> Self {
-        Self::make(Config::default(), lamport, now)
+        Self::make(Config::default(), lamport, now, None)
     }
 
-    fn make(config: Config, lamport: u64, now: Timestamp) -> Self {
+    /// A relay that tells in `known` which VNIs have a session, and relays after it.
+    pub(crate) fn telling(known: KnownVnis) -> Self {
+        let now = Timestamp::from_start(seconds(1_000));
+        Self::make(Config::default(), 100, now, Some(known))
+    }
+
+    fn make(config: Config, lamport: u64, now: Timestamp, known: Option<KnownVnis>) -> Self {
         let keys = Keys {
             node: DiscoSecret::from_bytes(NODE_SECRET),
             server: DiscoSecret::from_bytes(SERVER_SECRET),
         };
         let seed = 0x33;
-        let ledger = Arc::new(Ledger::new(&config, lamport));
+        let ledger = ledger(&config, lamport, known);
         let mut relay = Relay::with_ledger(config.clone(), keys, [seed; 32], ledger.clone(), now);
         relay.set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
         Self {
@@ -203,6 +218,7 @@ impl Sim {
             ledger,
             now,
             config,
+            known,
             seed,
         }
     }
@@ -215,7 +231,8 @@ impl Sim {
         self.now = self.now + away;
         let (config, keys) = (self.config.clone(), state.keys.clone());
         self.seed = self.seed.wrapping_add(1);
-        self.relay = Relay::new(config, keys, [self.seed; 32], state.next_lamport, self.now);
+        let ledger = ledger(&config, state.next_lamport, self.known);
+        self.relay = Relay::with_ledger(config, keys, [self.seed; 32], ledger, self.now);
         self.relay
             .set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
         self.relay.import(&state, 0, |_| true, self.now);

@@ -35,7 +35,7 @@ fn flood([from, to]: [&Wire; 2], vni: Vni, count: usize) -> u64 {
 }
 
 /// What the program dropped for a reason.
-fn dropped(relay: &Relay, wanted: DropReason) -> u64 {
+pub(super) fn dropped(relay: &Relay, wanted: DropReason) -> u64 {
     let counters = relay.kernel.counters();
     let mut all = counters.dropped.into_iter();
     all.find(|(reason, _)| *reason == wanted).unwrap().1

@@ -228,8 +228,11 @@ impl Wire {
         self.socket.set_read_timeout(Some(time)).unwrap();
     }
 
-    pub(super) fn try_receive(&self) -> Option<usize> {
-        self.socket.recv(&mut [0; 2_048]).ok()
+    pub(super) fn try_receive(&self) -> Option<Vec<u8>> {
+        let mut buffer = vec![0; 2_048];
+        let len = self.socket.recv(&mut buffer).ok()?;
+        buffer.truncate(len);
+        Some(buffer)
     }
 
     pub(super) fn try_receive_now(&self) -> bool {

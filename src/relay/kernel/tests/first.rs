@@ -1,0 +1,64 @@
+//! The first data of a session, which comes before the program has an entry for it.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use relay_proto::{DropReason, Vni, geneve::Header};
+
+use super::{
+    client::{Client, data},
+    limits::dropped,
+    permitted,
+    wire::{Relay, Wire, block_on, two_cables},
+};
+
+/// Sessions that open one after another.
+const SESSIONS: u8 = 40;
+/// More unknown numbers than one CPU lets through, and than come by chance in the next window.
+const FLOOD: u32 = 600;
+/// No datagram is on its way for so long.
+const LATE: Duration = Duration::from_secs(2);
+
+#[test]
+fn first_data_arrive_while_unknown_numbers_flood() {
+    if !permitted("first_data_arrive_while_unknown_numbers_flood") {
+        return;
+    }
+    let net = two_cables();
+    let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
+    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
+    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    // All that each session lacks is A's last message.
+    let almost_open = |n: u8| {
+        let [alice, bob] = [Client::new(2 * n + 1), Client::new(2 * n + 2)];
+        let request = alice.request(&bob);
+        let response = block_on(relay.shard.handle_derp(Some(alice.peer()), request));
+        let vni = alice.vni(&response.unwrap());
+        b.send(&bob.bind(vni, 1, &alice));
+        b.send(&bob.answer(vni, &b.receive()));
+        a.send(&alice.bind(vni, 1, &bob));
+        (vni, alice.answer(vni, &a.receive()))
+    };
+    let sessions: Vec<(Vni, Vec<u8>)> = (0..SESSIONS).map(almost_open).collect();
+    let known: BTreeSet<Vni> = sessions.iter().map(|(vni, _)| *vni).collect();
+    let unknown = (1..)
+        .filter_map(Vni::new)
+        .filter(|vni| !known.contains(vni));
+    let flood: Vec<_> = unknown.map(|vni| data(vni, &[0; 32])).take(64).collect();
+    for (vni, answer) in &sessions {
+        for datagram in flood.iter().cycle().take(FLOOD as usize) {
+            a.send(datagram);
+        }
+        a.send(answer);
+        a.send(&data(*vni, b"first"));
+    }
+    let mut came = BTreeSet::new();
+    b.wait_at_most(LATE);
+    while came.len() < known.len()
+        && let Some(datagram) = b.try_receive()
+    {
+        came.extend(Header::decode(&datagram).map(|header| header.vni));
+    }
+    let lost: Vec<_> = known.difference(&came).collect();
+    assert!(lost.is_empty(), "of {}: {lost:?}", known.len());
+    assert!(dropped(&relay, DropReason::UnknownVni) > u64::from(FLOOD));
+}
