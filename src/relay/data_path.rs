@@ -25,11 +25,20 @@ pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
             "sockets forward because dataPath is Socket",
         ));
     }
-    kernel::start(KernelOptions {
+    kernel::start(kernel_options(options))
+}
+
+/// Ends what an earlier relay has left in the kernel: the sockets forward from now on.
+pub(super) fn discard(options: &RelayOptions) {
+    kernel::discard(&kernel_options(options));
+}
+
+fn kernel_options(options: &RelayOptions) -> KernelOptions {
+    KernelOptions {
         pins: KernelOptions::pins_of(options.port),
         attachment: Attachment::of(options.port),
         ..KernelOptions::new(&options.limits)
-    })
+    }
 }
 
 /// Gives the kernel path the port, and shows which path forwards.

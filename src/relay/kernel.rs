@@ -303,6 +303,18 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     })))
 }
 
+/// Ends what an earlier relay has left in the kernel, for one whose sockets forward: nobody would
+/// renew or count it. Where this process may not do that, it ends by itself when its time is over.
+pub fn discard(options: &KernelOptions) {
+    if let Some(pins) = options.pins.as_deref().filter(|pins| pins.exists()) {
+        tracing::info!("what an earlier relay left in the kernel is removed; the sockets forward");
+        program::remove_pins(pins);
+    }
+    if let Attachment::Filter(port) = options.attachment {
+        attachment::remove_filters(port);
+    }
+}
+
 impl KernelPath {
     /// Tells it what the core has decided.
     pub fn note(&self, event: &Event) {

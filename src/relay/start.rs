@@ -43,6 +43,10 @@ impl Start {
         if let Some(Inheritance { state, .. }) = &inheritance {
             identity.adopt(&state.keys);
         }
+        // Not before the relay that had it has ended.
+        if kernel.is_err() {
+            data_path::discard(options);
+        }
         let mut data_path = shard_options(options, &identity, kernel.as_ref().ok());
         (data_path.inheritance, data_path.sockets) = (inheritance, sockets);
         let (shard, ended) = shard::spawn(data_path).context("failed to start the data path")?;

@@ -1,12 +1,16 @@
 //! How the program gets to where packets enter a device.
 
+use std::collections::BTreeMap;
+
 use aya::{
     programs::{
-        SchedClassifier, TcAttachType,
+        Link as _, SchedClassifier, TcAttachType,
         tc::{self, NlOptions, SchedClassifierLink, TcAttachOptions, TcError, TcHandle},
     },
     util::KernelVersion,
 };
+
+use crate::relay::netlink::Netlink;
 
 /// The first Linux with tcx.
 const TCX: KernelVersion = KernelVersion::new(6, 6, 0);
@@ -48,11 +52,7 @@ pub(super) fn attach_filter(
         Ok(()) | Err(TcError::NetlinkError(_) | TcError::AlreadyAttached) => {}
         Err(error) => return Err(error.into()),
     }
-    let handle = match port {
-        0 => TcHandle::AUTO_ASSIGN,
-        port => TcHandle::new(HANDLE, port),
-    };
-    let ingress = TcAttachType::Ingress;
+    let (handle, ingress) = (handle(port), TcAttachType::Ingress);
     let old = SchedClassifierLink::attached(device, ingress, PRIORITY, handle, None)?;
     let id = program.attach_to_link(old).or_else(|_| {
         let options = NlOptions {
@@ -63,4 +63,28 @@ pub(super) fn attach_filter(
         program.attach_with_options(device, ingress, TcAttachOptions::Netlink(options))
     })?;
     Ok(program.take_link(id)?)
+}
+
+/// Removes the filters that an earlier relay with this port has left; 0 finds none again.
+pub(super) fn remove_filters(port: u16) {
+    if port == 0 {
+        return;
+    }
+    let devices = Netlink::new().and_then(|mut netlink| netlink.devices());
+    let (handle, ingress) = (handle(port), TcAttachType::Ingress);
+    for device in devices.into_iter().flat_map(BTreeMap::into_values) {
+        // Most devices have none.
+        if let Ok(left) =
+            SchedClassifierLink::attached(&device.name, ingress, PRIORITY, handle, None)
+        {
+            left.detach().ok();
+        }
+    }
+}
+
+const fn handle(port: u16) -> TcHandle {
+    match port {
+        0 => TcHandle::AUTO_ASSIGN,
+        port => TcHandle::new(HANDLE, port),
+    }
 }

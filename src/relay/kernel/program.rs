@@ -390,7 +390,7 @@ pub(super) fn take_over(program: &mut SchedClassifier, old: PinnedLink) -> anyho
 }
 
 /// Attachments first, then the maps that they use.
-fn remove_pins(directory: &Path) {
+pub(super) fn remove_pins(directory: &Path) {
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         fs::remove_file(entry.path()).ok();
     }

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::relay::{
     data_path::LEFT,
-    kernel::{Attachment, program::Program, start},
+    kernel::{Attachment, discard, program::Program, start},
     namespace::Net,
     survival::Inheritance,
 };
@@ -166,6 +166,39 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
         !pins.path().exists(),
         "a relay that ends for good leaves nothing"
     );
+}
+
+#[test]
+fn a_relay_whose_sockets_forward_leaves_nothing_to_what_was_left() {
+    if !permitted("a_relay_whose_sockets_forward_leaves_nothing_to_what_was_left") {
+        return;
+    }
+    for attachment in attachments() {
+        let Scene {
+            net,
+            pins,
+            relay,
+            vni,
+            a,
+            b,
+        } = Scene::open(attachment);
+        relay.shard.stop();
+        relay.kernel.stop(Some(LEFT));
+        exchange(vni, [&a, &b], 1);
+        let options = options(attachment, Some(pins.path()));
+        net.run("relay", || discard(&options));
+        assert!(!pins.path().exists());
+        // The kernel lets go of an attachment a moment later.
+        a.wait_at_most(Duration::from_millis(10));
+        b.wait_at_most(Duration::from_millis(10));
+        relay.wait(|_| {
+            let passes = |from: &Wire, to: &Wire| {
+                from.send(&data(vni, b"late"));
+                to.try_receive().is_some()
+            };
+            !passes(&a, &b) && !passes(&b, &a)
+        });
+    }
 }
 
 #[test]
