@@ -16,7 +16,7 @@ use peerrelay::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use crate::{hold, root, values};
+use crate::{hold, root, update_sources, values};
 
 const NAMESPACE: &str = "peerrelay-system";
 const NAMESPACE_YAML: &str = "deploy/kustomize/base/namespace.yaml";
@@ -25,10 +25,7 @@ const INSTALL_YAML: &str = "deploy/install.yaml";
 
 #[test]
 fn values_schema_is_what_the_type_says() {
-    hold(
-        "charts/peerrelay-operator/values.schema.json",
-        &values::schema(),
-    );
+    hold(values::SCHEMA, &values::schema());
 }
 
 #[test]
@@ -141,6 +138,7 @@ fn render(arguments: &[&str]) -> Option<Result<String, String>> {
         println!("not run: PEERRELAY_HELM names no helm; `cargo dev test` builds one");
         return None;
     };
+    update_sources();
     let output = Command::new(helm)
         .args([
             "template",

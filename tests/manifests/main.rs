@@ -7,7 +7,7 @@ mod metrics;
 mod monitoring;
 mod values;
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, sync::Once};
 
 use peerrelay::{
     crd::{self, PeerRelay},
@@ -21,17 +21,22 @@ const CRD_DIRS: [&str; 2] = ["crds", "charts/peerrelay-operator/crds-source"];
 
 #[test]
 fn custom_resource_definitions_are_what_the_types_say() {
-    for definition in crd::all() {
-        let name = definition.metadata.name.clone().unwrap();
-        let text = serde_yaml::to_string(&definition).unwrap();
+    for (path, text) in definitions() {
         assert!(
             text.len() < 100_000,
-            "{name} is too large for client-side apply"
+            "{path} is too large for client-side apply"
         );
-        for dir in CRD_DIRS {
-            hold(&format!("{dir}/{name}.yaml"), &text);
-        }
+        hold(&path, &text);
     }
+}
+
+/// Each definition, with where it is kept.
+fn definitions() -> impl Iterator<Item = (String, String)> {
+    crd::all().into_iter().flat_map(|definition| {
+        let name = definition.metadata.name.clone().unwrap();
+        let text = serde_yaml::to_string(&definition).unwrap();
+        CRD_DIRS.map(|dir| (format!("{dir}/{name}.yaml"), text.clone()))
+    })
 }
 
 #[test]
@@ -67,16 +72,36 @@ fn examples_are_what_the_operator_understands() {
 
 /// Fails unless the file says `wanted`; writes it when asked to.
 fn hold(path: &str, wanted: &str) {
+    update_sources();
+    update(path, wanted);
     let file = root().join(path);
-    if std::env::var_os("UPDATE").is_some() {
-        fs::create_dir_all(file.parent().unwrap()).unwrap();
-        fs::write(&file, wanted).unwrap();
-    }
     let found = fs::read_to_string(&file).unwrap_or_default();
     assert!(
         found == wanted,
         "{path} is not up to date: UPDATE=1 cargo test --test manifests"
     );
+}
+
+/// Writes, when asked to, what helm and promtool read in other tests: once, before any of them does.
+fn update_sources() {
+    static WRITTEN: Once = Once::new();
+    WRITTEN.call_once(|| {
+        let schema = (values::SCHEMA.to_owned(), values::schema());
+        let sources = definitions().chain(monitoring::files()).chain([schema]);
+        for (path, text) in sources {
+            update(&path, &text);
+        }
+    });
+}
+
+/// Writes the file when asked to and if it would change: others may be reading it.
+fn update(path: &str, wanted: &str) {
+    let file = root().join(path);
+    let asked = std::env::var_os("UPDATE").is_some();
+    if asked && fs::read_to_string(&file).ok().as_deref() != Some(wanted) {
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, wanted).unwrap();
+    }
 }
 
 fn root() -> &'static Path {

@@ -13,12 +13,19 @@ use peerrelay::{
 };
 use serde_json::{Value, json};
 
-use crate::{hold, root};
+use crate::{hold, root, update_sources};
 
 const DIR: &str = "deploy/monitoring";
 
 #[test]
 fn rules_and_dashboard_are_what_the_code_says() {
+    for (path, text) in files() {
+        hold(&path, &text);
+    }
+}
+
+/// Each file, with where it is kept; the chart and promtool read them.
+pub(crate) fn files() -> [(String, String); 4] {
     let groups = |scopes: &[Scope]| {
         let groups = scopes.iter().flat_map(|scope| match alerts(*scope, "") {
             Value::Array(groups) => groups,
@@ -26,20 +33,22 @@ fn rules_and_dashboard_are_what_the_code_says() {
         });
         yaml(&json!({"groups": groups.collect::<Vec<_>>()}))
     };
-    hold(
-        &format!("{DIR}/alerts.yaml"),
-        &groups(&[Scope::Relays, Scope::Operator]),
-    );
-    hold(
-        "charts/peerrelay-operator/files/alerts.yaml",
-        &groups(&[Scope::Operator]),
-    );
-    hold(
-        &format!("{DIR}/records.yaml"),
-        &yaml(&json!({"groups": records()})),
-    );
     let board = serde_json::to_string_pretty(&dashboard()).unwrap() + "\n";
-    hold(&format!("{DIR}/dashboard.json"), &board);
+    [
+        (
+            format!("{DIR}/alerts.yaml"),
+            groups(&[Scope::Relays, Scope::Operator]),
+        ),
+        (
+            "charts/peerrelay-operator/files/alerts.yaml".to_owned(),
+            groups(&[Scope::Operator]),
+        ),
+        (
+            format!("{DIR}/records.yaml"),
+            yaml(&json!({"groups": records()})),
+        ),
+        (format!("{DIR}/dashboard.json"), board),
+    ]
 }
 
 #[test]
@@ -91,6 +100,7 @@ fn promtool_accepts_metrics_and_rules_and_every_alert_fires_when_it_should() {
 }
 
 fn promtool(arguments: &[&str], input: &str) {
+    update_sources();
     let mut child = Command::new("promtool")
         .args(arguments)
         .current_dir(root().join(DIR))

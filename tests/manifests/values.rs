@@ -5,6 +5,9 @@ use std::collections::BTreeMap;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
+/// Where the schema is kept.
+pub(crate) const SCHEMA: &str = "charts/peerrelay-operator/values.schema.json";
+
 /// Values of the peerrelay-operator chart
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
