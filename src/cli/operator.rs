@@ -26,7 +26,7 @@ pub(super) struct OperatorArgs {
     )]
     relay_image_pull_policy: PullPolicy,
     /// Where to serve /metrics, /healthz and /readyz
-    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", default_value = "0.0.0.0:8080", value_parser = endpoint)]
+    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", default_value = "[::]:8080", value_parser = endpoint)]
     metrics_addr: SocketAddr,
     /// Namespace of the lease by which one of several replicas is elected; all act without
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]

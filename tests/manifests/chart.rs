@@ -83,8 +83,23 @@ fn operator_is_closed_off_by_a_network_policy_on_request() {
     );
     let ingress = &spec.ingress.as_ref().unwrap()[0];
     assert_eq!(ingress.from.as_ref().map(Vec::len), Some(1));
-    let ports = spec.egress.unwrap()[0].ports.clone().unwrap();
-    assert_eq!(ports.len(), 4);
+    let egress = spec.egress.unwrap();
+    let ports = egress.iter().map(|rule| rule.ports.as_ref().unwrap().len());
+    assert_eq!(ports.collect::<Vec<_>>(), [2, 2], "API server, resolver");
+    assert!(egress.iter().all(|rule| rule.to.is_none()));
+}
+
+#[test]
+fn operator_reaches_an_api_server_where_it_is_said_to_be_and_the_resolver_anywhere() {
+    let server = json!([{"ipBlock": {"cidr": "192.0.2.1/32"}}]);
+    let place = format!("networkPolicy.apiServerTo={server}");
+    let on = ["--set", "networkPolicy.enabled=true", "--set-json", &place];
+    let Some(rendered) = render(&on) else { return };
+    let objects = objects(&rendered.unwrap());
+    let policy = objects.iter().find(|o| o["kind"] == "NetworkPolicy");
+    let egress = &policy.unwrap()["spec"]["egress"];
+    assert_eq!(egress[0]["to"], server);
+    assert_eq!(egress[1]["to"], Value::Null);
 }
 
 #[test]

@@ -148,6 +148,8 @@ struct NetworkPolicy {
     /// Ports of the API server
     #[schemars(length(min = 1), inner(range(min = 1)))]
     api_server_ports: Option<Vec<u16>>,
+    /// Where the API server is, as in a NetworkPolicy; anywhere when empty
+    api_server_to: Option<Vec<Map<String, Value>>>,
 }
 
 /// The schema, as Helm reads it.

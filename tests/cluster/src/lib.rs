@@ -25,6 +25,7 @@ pub mod evidence;
 pub mod faults;
 pub mod metallb;
 pub mod net;
+pub mod network_policies;
 pub mod packages;
 pub mod pki;
 pub mod probe;

@@ -10,6 +10,7 @@ mod grants;
 mod hostile;
 mod links;
 mod monitoring;
+mod network_policies;
 mod nodes;
 mod operator;
 mod paths;
@@ -62,6 +63,7 @@ pub fn all() -> Vec<Scenario> {
         rights::scenarios(),
         operator::scenarios(),
         exposure::scenarios(),
+        network_policies::scenarios(),
         regions::scenarios(),
         nodes::scenarios(),
         monitoring::scenarios(),

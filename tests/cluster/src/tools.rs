@@ -20,7 +20,7 @@ struct ToolSet {
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 8] = [
+const TOOL_SETS: [ToolSet; 9] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -54,6 +54,14 @@ const TOOL_SETS: [ToolSet; 8] = [
         packages: &["tool"],
         ldflags: "-s -w",
         programs: &["controller", "speaker"],
+        duration: "about 2 min",
+    },
+    ToolSet {
+        name: "network-policies",
+        module: "network-policies",
+        packages: &["."],
+        ldflags: "-s -w",
+        programs: &["network-policies"],
         duration: "about 2 min",
     },
     ToolSet {
@@ -118,6 +126,7 @@ impl Tools {
         let of_few = [
             "kstatus",
             "metallb",
+            "network-policies",
             "prometheus",
             "prometheus-operator",
             "relay",

@@ -185,7 +185,7 @@ fn addresses(service: &Value) -> Vec<String> {
 }
 
 /// Runs `inside` while the relays' namespace enforces Pod Security `restricted`.
-fn restricted<T>(world: &World<'_>, inside: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn restricted<T>(world: &World<'_>, inside: impl FnOnce() -> Result<T>) -> Result<T> {
     let enforce = |level: &str| {
         let label = format!("pod-security.kubernetes.io/enforce={level}");
         let words = ["label", "namespace", NAMESPACE, "--overwrite", &label];
@@ -199,7 +199,7 @@ fn restricted<T>(world: &World<'_>, inside: impl FnOnce() -> Result<T>) -> Resul
 
 /// Both clients talk through a relay whose address contains one of `parts`, as `tailscale status`
 /// says.
-fn through(world: &World<'_>, parts: &[String]) -> Result<String> {
+pub(super) fn through(world: &World<'_>, parts: &[String]) -> Result<String> {
     let (c1, c2) = (world.client("c1")?, world.client("c2")?);
     let has = |text: &str| parts.iter().any(|part| text.contains(part));
     let wanted = |route: &Route| is_relay(route) && has(&route.to_string());
