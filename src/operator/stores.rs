@@ -13,7 +13,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{Client, Resource, ResourceExt};
 use kube_runtime::{
     Controller, WatchStreamExt,
     reflector::{self, Store},
@@ -61,7 +61,7 @@ impl Stores {
     pub fn watch(client: &Client) -> (Self, Controller<PeerRelay>) {
         let client = &stream::newest(client);
         let all = watcher::Config::default();
-        let (relays, stream) = reflect(Api::all(client.clone()), all, |_| {});
+        let (relays, stream) = reflect(client, all, |_| {});
         let controller = Controller::for_stream(stream, relays);
         let (service_accounts, stream) = children(client);
         let controller = controller.owns_stream(stream);
@@ -96,7 +96,7 @@ impl Stores {
                 .collect::<Vec<_>>()
         });
         let all = watcher::Config::default();
-        let (relay_nodes, stream) = reflect(Api::all(client.clone()), all, |_| {});
+        let (relay_nodes, stream) = reflect(client, all, |_| {});
         let controller = controller.watches_stream(stream, |node: RelayNode| {
             let namespace = node.metadata.namespace.unwrap_or_default();
             Some(reflector::ObjectRef::new(&node.spec.peer_relay).within(&namespace))
@@ -201,7 +201,7 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
     reflect(
-        Api::all(client.clone()),
+        client,
         watcher::Config::default().labels(&names::managed()),
         |_| {},
     )
@@ -209,7 +209,7 @@ where
 
 /// `prune` drops what nobody reads before it is kept.
 fn reflect<K>(
-    api: Api<K>,
+    client: &Client,
     config: watcher::Config,
     prune: fn(&mut K),
 ) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
@@ -218,7 +218,7 @@ where
     K::DynamicType: Eq + Hash,
 {
     let (store, writer) = reflector::store();
-    let stream = stream::events(api, config)
+    let stream = stream::events(client, config)
         .map(Ok)
         .modify(move |object: &mut K| {
             object.meta_mut().managed_fields = None;

@@ -7,7 +7,7 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Api, Client, core::PartialObjectMeta};
+use kube::{Client, core::PartialObjectMeta};
 use kube_runtime::{
     WatchStreamExt,
     reflector::{self, Store},
@@ -43,10 +43,9 @@ impl Monitoring {
         let mut streams = Vec::new();
         for kind in MonitoringKind::ALL {
             let (store, writer) = reflector::store();
-            let api: Api<Definition> = Api::all(client.clone());
             let by_name = format!("metadata.name={}", kind.definition());
             let config = watcher::Config::default().fields(&by_name);
-            let stream = super::stream::events(api, config)
+            let stream = super::stream::events(client, config)
                 .map(Ok)
                 .modify(|definition: &mut Definition| definition.metadata.managed_fields = None)
                 .reflect(writer)

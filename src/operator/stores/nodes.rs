@@ -7,7 +7,7 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
-use kube::{Api, Client, ResourceExt};
+use kube::{Client, ResourceExt};
 use kube_runtime::{
     WatchStreamExt,
     reflector::{self, Store},
@@ -26,7 +26,7 @@ pub(super) fn watch(
 ) {
     let (store, writer) = reflector::store();
     let mut seen = Seen::default();
-    let stream = stream::events(Api::all(client.clone()), watcher::Config::default())
+    let stream = stream::events(client, watcher::Config::default())
         .map(Ok)
         .modify(prune)
         .reflect(writer)

@@ -5,7 +5,7 @@ use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Event, Pod, PodSpec},
 };
-use kube::{Api, Client};
+use kube::Client;
 use kube_runtime::{
     reflector::{ObjectRef, Store},
     watcher,
@@ -19,7 +19,7 @@ pub(super) fn pods(
     client: &Client,
 ) -> (Store<Pod>, impl Stream<Item = Touched<Pod>> + Send + use<>) {
     let config = watcher::Config::default().labels(&names::managed());
-    reflect(Api::all(client.clone()), config, prune_pod)
+    reflect(client, config, prune_pod)
 }
 
 /// Watches what Kubernetes says when it cannot make a DaemonSet's pods. These events carry no label
@@ -32,7 +32,7 @@ pub(super) fn refusals(
 ) {
     let config =
         watcher::Config::default().fields("involvedObject.kind=DaemonSet,reason=FailedCreate");
-    reflect(Api::all(client.clone()), config, prune_event)
+    reflect(client, config, prune_event)
 }
 
 /// The PeerRelay whose pod it is.

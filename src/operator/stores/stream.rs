@@ -1,5 +1,7 @@
 //! Watches that each mend themselves, and begin with a streamed list where the API server has them.
 
+mod pace;
+
 use std::{fmt::Debug, future::ready, time::Duration};
 
 use futures::{Stream, StreamExt};
@@ -17,16 +19,21 @@ const SHORTEST: Duration = Duration::from_millis(500);
 /// Longest one: what happens in the meantime is seen late.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// What a watch says, without its errors: they are logged, and it begins anew after a pause.
+/// What a watch of the whole cluster says, without its errors: they are logged, and it begins anew
+/// after a pause.
 ///
 /// A controller would pause all of its watches for each error of one, so that ten watches whose API
 /// server was away for a moment would see nothing for minutes.
 ///
 /// Lists are streamed until the API server refuses to, and come in pages from then on.
-pub(super) fn events<K>(api: Api<K>, config: watcher::Config) -> impl Stream<Item = Event<K>> + Send
+pub(super) fn events<K>(
+    client: &Client,
+    config: watcher::Config,
+) -> impl Stream<Item = Event<K>> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
+    let api: Api<K> = Api::all(pace::paced(client));
     let streamed = watcher(api.clone(), config.clone().streaming_lists()).take_while(|event| {
         let refusal = event.as_ref().err().and_then(refusal);
         if let Some(Status { message, .. }) = refusal {

@@ -85,14 +85,46 @@ async fn metadata_is_asked_for_without_bodies() {
             "metadata": {"resourceVersion": "7"}, "items": [config_map("a")],
         })),
     });
-    let api: Api<PartialObjectMeta<ConfigMap>> = Api::all(newest(&server.client()));
-    let events = events(api, watcher::Config::default());
+    let client = newest(&server.client());
+    let events = events::<PartialObjectMeta<ConfigMap>>(&client, watcher::Config::default());
     assert_eq!(soon(events.take(3).count()).await, 3);
     let accepted = server.accepted.lock().unwrap();
     assert_eq!(accepted.len(), 2);
     for accepted in &*accepted {
         assert!(accepted.contains("as=PartialObjectMetadata"), "{accepted}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn watches_that_end_at_once_are_begun_seldom_and_those_that_last_at_once() {
+    let minutes = async |lasts, number: u64| {
+        let server = Server::new(|asked| match asked {
+            "streamed list" => Answer::lines([added("a"), end_of_list()]),
+            _ => Answer::lines([]),
+        });
+        let server = server.lasting(lasts);
+        let client = newest(&server.client());
+        let events = events::<ConfigMap>(&client, watcher::Config::default());
+        let all = tokio::time::timeout(Duration::from_secs(60 * number), events.count());
+        all.await.unwrap_err();
+        server.asked().len()
+    };
+    let asked = minutes(Duration::from_millis(1), 10).await;
+    assert!((60..150).contains(&asked), "{asked} times in 10 minutes");
+    // As API servers end them.
+    let lasts = Duration::from_secs(290);
+    assert_eq!(minutes(lasts, 28).await, 6);
+}
+
+#[tokio::test(start_paused = true)]
+async fn streamed_lists_that_break_off_are_begun_seldom() {
+    let server = Server::new(|_| Answer::lines([added("a")])).lasting(Duration::from_millis(1));
+    let client = newest(&server.client());
+    let events = events::<ConfigMap>(&client, watcher::Config::default());
+    let minute = tokio::time::timeout(Duration::from_secs(60), events.count());
+    minute.await.unwrap_err();
+    let asked = server.asked().len();
+    assert!(asked < 25, "{asked} times in a minute");
 }
 
 #[test]
@@ -110,8 +142,8 @@ fn only_streamed_lists_lose_their_version() {
 
 /// The first events, in words.
 async fn told(server: &Server, number: usize) -> Vec<String> {
-    let api: Api<ConfigMap> = Api::all(newest(&server.client()));
-    let events = events(api, watcher::Config::default()).take(number);
+    let client = newest(&server.client());
+    let events = events::<ConfigMap>(&client, watcher::Config::default()).take(number);
     let words = events.map(|event| match event {
         Event::Init => "init".into(),
         Event::InitApply(object) => format!("listed {}", object.name_any()),
@@ -131,6 +163,8 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 /// An API server, as far as a watch sees one.
 struct Server {
     answer: Arc<dyn Fn(&str) -> Answer + Send + Sync>,
+    /// How long a request takes, with all that comes.
+    lasts: Duration,
     queries: Arc<Mutex<Vec<String>>>,
     accepted: Arc<Mutex<Vec<String>>>,
 }
@@ -162,12 +196,18 @@ impl Server {
     fn new(answer: impl Fn(&str) -> Answer + Send + Sync + 'static) -> Self {
         Self {
             answer: Arc::new(answer),
+            lasts: Duration::ZERO,
             queries: Arc::default(),
             accepted: Arc::default(),
         }
     }
 
+    fn lasting(self, lasts: Duration) -> Self {
+        Self { lasts, ..self }
+    }
+
     fn client(&self) -> Client {
+        let lasts = self.lasts;
         let (answer, queries) = (self.answer.clone(), self.queries.clone());
         let accepted = self.accepted.clone();
         let service = tower::service_fn(move |request: Request<Body>| {
@@ -178,7 +218,10 @@ impl Server {
             let header = header.map_or_else(String::new, |h| h.to_str().unwrap().into());
             accepted.lock().unwrap().push(header);
             let body = Body::from(body.into_bytes());
-            ready(Response::builder().status(code).body(body))
+            async move {
+                tokio::time::sleep(lasts).await;
+                Response::builder().status(code).body(body)
+            }
         });
         Client::new(service, "default")
     }

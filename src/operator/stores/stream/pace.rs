@@ -1,0 +1,70 @@
+//! How often a watch may be begun. kube begins one again at once when it ends without an error, as
+//! each does when its time is over: an API server, or a proxy before it, that ends them early would
+//! be asked without end.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use http::Request;
+use kube::{Client, client::Body};
+use tokio::time::{Instant, sleep_until};
+
+use super::{LONGEST, Pauses};
+
+/// A watch that lasts this long was worth it: API servers end them after minutes (kube asks for
+/// 290 s).
+const LONG: Duration = LONGEST;
+
+/// A client for one watch, which it begins seldom while it does not last.
+pub(super) fn paced(client: &Client) -> Client {
+    let inner = client.clone();
+    let pace = Arc::new(Mutex::new(Pace::default()));
+    let send = move |request: Request<Body>| {
+        let (inner, pace) = (inner.clone(), pace.clone());
+        async move {
+            if !begins_watch(&request) {
+                return inner.send(request).await;
+            }
+            let pace = || pace.lock().unwrap_or_else(PoisonError::into_inner);
+            let begin = pace().next(Instant::now());
+            sleep_until(begin).await;
+            let answer = inner.send(request).await;
+            // What is refused is an error, after which there is a pause anyway.
+            if answer.as_ref().is_ok_and(|a| a.status().is_success()) {
+                pace().last = Some(begin);
+            }
+            answer
+        }
+    };
+    Client::new(tower::service_fn(send), client.default_namespace())
+}
+
+fn begins_watch(request: &Request<Body>) -> bool {
+    let mut parts = request.uri().query().unwrap_or_default().split('&');
+    parts.any(|part| part == "watch=true")
+}
+
+/// When a watch may be begun again.
+#[derive(Default)]
+struct Pace {
+    last: Option<Instant>,
+    pauses: Pauses,
+}
+
+impl Pace {
+    /// At once, unless the last one was begun a moment ago.
+    fn next(&mut self, now: Instant) -> Instant {
+        match self.last {
+            Some(last) if now < last + LONG => {
+                let pause = self.pauses.next().unwrap_or(LONG);
+                now.max(last + pause)
+            }
+            _ => {
+                self.pauses = Pauses::default();
+                now
+            }
+        }
+    }
+}
