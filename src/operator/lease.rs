@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use futures::{StreamExt, stream::FuturesUnordered};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
     apimachinery::pkg::apis::meta::v1::MicroTime,
@@ -11,7 +12,7 @@ use kube::{
     Api, Client, ResourceExt,
     api::{ObjectMeta, PostParams},
 };
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
 use super::fence::Fence;
 
@@ -21,7 +22,7 @@ const DURATION: Duration = Duration::from_secs(15);
 const RENEW: Duration = Duration::from_secs(5);
 /// A leader that could not renew for this long stops acting.
 const DEADLINE: Duration = Duration::from_secs(10);
-/// How often others look.
+/// How often others look, and how long a leader waits for an answer before it asks again.
 const RETRY: Duration = Duration::from_secs(2);
 
 /// A claim to leadership.
@@ -41,6 +42,15 @@ pub struct Lost(String);
 struct Seen {
     resource_version: Option<String>,
     since: Instant,
+}
+
+impl Seen {
+    fn nothing() -> Self {
+        Self {
+            resource_version: None,
+            since: Instant::now(),
+        }
+    }
 }
 
 /// What to do about a lease.
@@ -66,15 +76,14 @@ impl Leadership {
 
     /// Waits until this process leads.
     pub async fn acquire(&self) {
-        let mut seen = Seen {
-            resource_version: None,
-            since: Instant::now(),
-        };
+        let mut seen = Seen::nothing();
         loop {
-            match self.attempt(&mut seen).await {
-                Ok(true) => return,
-                Ok(false) => {}
-                Err(error) => tracing::warn!(%error, lease = self.name, "lease not acquired"),
+            // A connection may hang for ever.
+            match timeout(DEADLINE, self.attempt(&mut seen)).await {
+                Ok(Ok(Some(_))) => return,
+                Ok(Ok(None)) => {}
+                Ok(Err(error)) => tracing::warn!(%error, lease = self.name, "lease not acquired"),
+                Err(_) => tracing::warn!(lease = self.name, "lease not acquired: no answer"),
             }
             sleep(RETRY).await;
         }
@@ -82,20 +91,34 @@ impl Leadership {
 
     /// Renews for as long as it can.
     pub async fn hold(&self) -> Result<std::convert::Infallible, Lost> {
-        let mut seen = Seen {
-            resource_version: None,
-            since: Instant::now(),
-        };
         let mut renewed = Instant::now();
         loop {
-            sleep(RENEW).await;
-            while !matches!(timeout(RETRY, self.attempt(&mut seen)).await, Ok(Ok(true))) {
-                if renewed.elapsed() > DEADLINE {
-                    return Err(Lost(self.name.clone()));
-                }
-                sleep(RETRY).await;
+            sleep_until(renewed + RENEW).await;
+            renewed = timeout_at(renewed + DEADLINE, self.renew())
+                .await
+                .map_err(|_| Lost(self.name.clone()))?;
+        }
+    }
+
+    /// Renews, and says as of when.
+    ///
+    /// Nobody knows whether an API server that does not answer is slow or will never do so. So an
+    /// attempt is not given up, but others begin beside it, each on a connection of its own, and
+    /// the first that succeeds counts. Of two that read the same lease the API server refuses one,
+    /// which is not taken for another leader.
+    async fn renew(&self) -> Instant {
+        let attempt = async || self.attempt(&mut Seen::nothing()).await;
+        let mut attempts = FuturesUnordered::new();
+        let mut next = interval(RETRY);
+        loop {
+            tokio::select! {
+                _ = next.tick() => attempts.push(attempt()),
+                Some(ended) = attempts.next() => match ended {
+                    Ok(Some(asked)) => return asked,
+                    Ok(None) => {}
+                    Err(error) => tracing::warn!(%error, lease = self.name, "lease not renewed yet"),
+                },
             }
-            renewed = Instant::now();
         }
     }
 
@@ -118,14 +141,14 @@ impl Leadership {
         }
     }
 
-    /// Whether this process leads now. A conflict means that someone else was faster.
-    async fn attempt(&self, seen: &mut Seen) -> Result<bool, kube::Error> {
+    /// Since when this process leads, if it does. A conflict means that another write was faster.
+    async fn attempt(&self, seen: &mut Seen) -> Result<Option<Instant>, kube::Error> {
         // Others count from when they see it, which is later.
         let asked = Instant::now();
         let lease = self.api.get_opt(&self.name).await?;
         let params = PostParams::default();
         let written = match step(lease.as_ref(), &self.identity, seen) {
-            Step::Wait => return Ok(false),
+            Step::Wait => return Ok(None),
             Step::Create => self.api.create(&params, &self.lease(None)).await,
             Step::Take | Step::Renew => {
                 self.api
@@ -136,9 +159,9 @@ impl Leadership {
         match written {
             Ok(_) => {
                 self.fence.extend(asked + DEADLINE);
-                Ok(true)
+                Ok(Some(asked))
             }
-            Err(kube::Error::Api(status)) if status.code == 409 => Ok(false),
+            Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
             Err(error) => Err(error),
         }
     }
@@ -196,53 +219,4 @@ fn step(lease: Option<&Lease>, identity: &str, seen: &mut Seen) -> Step {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn lease(holder: Option<&str>, version: &str) -> Lease {
-        Lease {
-            metadata: ObjectMeta {
-                resource_version: Some(version.into()),
-                ..ObjectMeta::default()
-            },
-            spec: Some(LeaseSpec {
-                holder_identity: holder.map(str::to_owned),
-                lease_duration_seconds: Some(15),
-                ..LeaseSpec::default()
-            }),
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_lease_is_taken_only_when_nobody_renews_it() {
-        let mut seen = Seen {
-            resource_version: None,
-            since: Instant::now(),
-        };
-        assert_eq!(step(None, "a", &mut seen), Step::Create);
-        assert_eq!(step(Some(&lease(None, "1")), "a", &mut seen), Step::Take);
-        assert_eq!(
-            step(Some(&lease(Some("a"), "2")), "a", &mut seen),
-            Step::Renew
-        );
-        assert_eq!(
-            step(Some(&lease(Some("b"), "3")), "a", &mut seen),
-            Step::Wait
-        );
-        tokio::time::advance(Duration::from_secs(14)).await;
-        assert_eq!(
-            step(Some(&lease(Some("b"), "3")), "a", &mut seen),
-            Step::Wait
-        );
-        assert_eq!(
-            step(Some(&lease(Some("b"), "4")), "a", &mut seen),
-            Step::Wait,
-            "renewed"
-        );
-        tokio::time::advance(Duration::from_secs(16)).await;
-        assert_eq!(
-            step(Some(&lease(Some("b"), "4")), "a", &mut seen),
-            Step::Take
-        );
-    }
-}
+mod tests;
