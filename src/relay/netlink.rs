@@ -40,7 +40,9 @@ const IFA_LOCAL: u16 = 2;
 const RTA_DST: u16 = 1;
 const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
+const RTA_GATEWAY: u16 = 5;
 const RTA_METRICS: u16 = 8;
+const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
 const TCA_OPTIONS: u16 = 2;
 const TCA_BPF_ID: u16 = 11;
@@ -77,6 +79,8 @@ pub(super) struct Device {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {
     pub(super) ifindex: u32,
+    /// The router that the packet goes to next; `None` when the client is on the device's link.
+    pub(super) gateway: Option<IpAddr>,
     /// The route's own, if it has one.
     pub(super) mtu: Option<u32>,
 }
@@ -338,11 +342,15 @@ fn route(body: &[u8]) -> Option<Route> {
     }
     let mut route = Route {
         ifindex: 0,
+        gateway: None,
         mtu: None,
     };
     for (kind, value) in attributes(&body[RTMSG..]) {
         match kind {
             RTA_OIF => route.ifindex = number(value)?,
+            RTA_GATEWAY => route.gateway = Some(ip(value)?),
+            // Of another family than the client: after two bytes that say which.
+            RTA_VIA => route.gateway = Some(ip(value.get(2..)?)?),
             RTA_METRICS => {
                 route.mtu = attributes(value)
                     .find(|(metric, _)| *metric == RTAX_MTU)
@@ -440,6 +448,7 @@ mod tests {
                 &route,
                 &[
                     attribute(RTA_OIF, &7_u32.to_ne_bytes()),
+                    attribute(RTA_GATEWAY, &[192, 0, 2, 254]),
                     attribute(RTA_METRICS, &attribute(RTAX_MTU, &mtu)),
                 ],
             ),
@@ -473,6 +482,7 @@ mod tests {
         assert_eq!(addresses, [IpAddr::from([192, 0, 2, 1])]);
         let route = Route {
             ifindex: 7,
+            gateway: Some(IpAddr::from([192, 0, 2, 254])),
             mtu: Some(1_280),
         };
         assert_eq!(routes, [route]);

@@ -5,8 +5,8 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use relay_proto::{DropReason, Pace, Traffic};
 
 /// Value of the map of sessions.
-pub(super) type SessionValue = [u8; 112];
-/// Key of the map of local addresses.
+pub(super) type SessionValue = [u8; 120];
+/// Key of the map of local addresses; value of those of local addresses and of gateways.
 pub(super) type AddressKey = [u8; 16];
 /// Value of the map with the one configuration.
 pub(super) type ConfigValue = [u8; 48];
@@ -15,9 +15,10 @@ pub(super) type TrafficValue = [u64; 2];
 
 /// Bytes of one leg.
 const LEG: usize = 24;
-/// Where the local addresses of both legs begin, and where their activity does.
+/// Where the local addresses of both legs begin, their gateways, and their activity.
 const LOCAL: usize = 2 * LEG + 4;
-const ACTIVITY: usize = LOCAL + 4;
+const GATEWAY: usize = LOCAL + 4;
+const ACTIVITY: usize = GATEWAY + 8;
 /// Bytes of one leg's activity.
 const ACTIVITY_LEN: usize = 24;
 /// Where the session's debt is.
@@ -107,7 +108,14 @@ pub(super) struct Leg {
     pub(super) ifindex: u32,
     /// Longest IP packet on the way.
     pub(super) mtu: u16,
+    /// Key of the router that its datagrams go to next: [`ON_LINK`], or [`ASK`].
+    pub(super) gateway: u16,
 }
+
+/// Stands for no router: the device's link leads to the client.
+pub(super) const ON_LINK: u16 = 0;
+/// Stands for a router that has no key: the program leaves it to the kernel's routes.
+pub(super) const ASK: u16 = u16::MAX;
 
 /// What came from a leg since the session has had an entry; `last_seen` is nanoseconds of
 /// CLOCK_MONOTONIC, 0 for never.
@@ -161,6 +169,8 @@ impl Session {
         value[2 * LEG..][..4].copy_from_slice(&(self.forwarding as u32).to_ne_bytes());
         value[LOCAL..][..2].copy_from_slice(&self.local[0].to_ne_bytes());
         value[LOCAL + 2..][..2].copy_from_slice(&self.local[1].to_ne_bytes());
+        value[GATEWAY..][..2].copy_from_slice(&self.legs[0].gateway.to_ne_bytes());
+        value[GATEWAY + 2..][..2].copy_from_slice(&self.legs[1].gateway.to_ne_bytes());
         let from = value[ACTIVITY..].chunks_exact_mut(ACTIVITY_LEN);
         for (activity, bytes) in self.used.from.iter().zip(from) {
             bytes[..8].copy_from_slice(&activity.traffic.packets.to_ne_bytes());
@@ -178,6 +188,7 @@ impl Session {
     }
 
     pub(super) fn decode(value: &SessionValue) -> Self {
+        let short = |at: usize| u16::from_ne_bytes([value[at], value[at + 1]]);
         let leg = |at: usize| {
             let bytes = &value[at * LEG..][..LEG];
             let ip = Ipv6Addr::from(*bytes.first_chunk::<16>().expect("a leg has 24 bytes"));
@@ -186,6 +197,7 @@ impl Session {
                 address: SocketAddr::new(IpAddr::V6(ip).to_canonical(), port),
                 ifindex: u32::from_ne_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]),
                 mtu: u16::from_ne_bytes([bytes[22], bytes[23]]),
+                gateway: short(GATEWAY + 2 * at),
             }
         };
         let family = value[2 * LEG..]
@@ -199,7 +211,7 @@ impl Session {
         Self {
             legs: [leg(0), leg(1)],
             forwarding,
-            local: [0, 2].map(|at| u16::from_ne_bytes([value[LOCAL + at], value[LOCAL + at + 1]])),
+            local: [0, 2].map(|at| short(LOCAL + at)),
             used: Used {
                 from: activity(value),
                 owes: number(value, OWES),
@@ -284,6 +296,7 @@ mod tests {
             address: address.parse().unwrap(),
             ifindex,
             mtu: 1400,
+            gateway: 0x0102 * ifindex as u16,
         };
         let activity = |packets| LegActivity {
             traffic: Traffic {

@@ -65,6 +65,15 @@ enum { NEXT = -1, DROP = 2 };
 
 enum { PSEUDO_HEADER = 1 << 4, MANGLED_ZERO = 1 << 5 };
 
+// `struct bpf_redir_neigh`: the neighbour to which a packet is redirected.
+struct next_hop {
+	u32 family;
+	be32 address[4];
+};
+
+// AF_INET and AF_INET6.
+enum { INTERNET = 2, INTERNET6 = 10 };
+
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
 static u64 (*const time_ns)(void) = (void *)5;
 static long (*const store_bytes)(struct __sk_buff *, u32 offset, const void *from, u32 len,
@@ -73,5 +82,6 @@ static long (*const l4_checksum_replace)(struct __sk_buff *, u32 offset, u64 fro
 					 u64 flags) = (void *)11;
 static long (*const load_bytes)(const struct __sk_buff *, u32 offset, void *to,
 				u32 len) = (void *)26;
-static long (*const redirect_neighbour)(u32 ifindex, void *params, int len, u64 flags) = (void *)152;
+static long (*const redirect_neighbour)(u32 ifindex, struct next_hop *hop, int len,
+					u64 flags) = (void *)152;
 static u64 (*const coarse_time_ns)(void) = (void *)160;

@@ -33,10 +33,11 @@ use crate::relay::netlink::Netlink;
 /// Name of the program, in its object and in the kernel.
 const NAME: &str = "peerrelay";
 /// Names of the maps.
-const MAPS: [&str; 9] = [
+const MAPS: [&str; 10] = [
     "SESSIONS",
     "LOCALS",
     "ADDRESSES",
+    "GATEWAYS",
     "CONFIG",
     "DEBT",
     "KNOWN",
@@ -68,6 +69,7 @@ pub(super) struct Maps {
     pub(super) sessions: HashMap<MapData, u32, SessionValue>,
     pub(super) locals: HashMap<MapData, AddressKey, u32>,
     pub(super) addresses: Array<MapData, AddressKey>,
+    pub(super) gateways: Array<MapData, AddressKey>,
     pub(super) config: Array<MapData, ConfigValue>,
     pub(super) debt: MapData,
     pub(super) known: MapData,
@@ -319,6 +321,7 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
         sessions: take("SESSIONS")?.try_into().map_err(Unavailable::failed)?,
         locals: take("LOCALS")?.try_into().map_err(Unavailable::failed)?,
         addresses: take("ADDRESSES")?.try_into().map_err(Unavailable::failed)?,
+        gateways: take("GATEWAYS")?.try_into().map_err(Unavailable::failed)?,
         config: take("CONFIG")?.try_into().map_err(Unavailable::failed)?,
         debt: array("DEBT", take("DEBT")?)?,
         known: array("KNOWN", take("KNOWN")?)?,

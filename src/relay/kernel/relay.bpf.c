@@ -9,7 +9,7 @@ enum { PROTOCOL_UDP = 17, PACKET_HOST = 0 };
 enum { ETHERNET = 14, IPV4_LEN = 20, IPV6_LEN = 40, UDP_LEN = 8, GENEVE_LEN = 8 };
 // Most segments of a super-packet (UDP_MAX_SEGMENTS).
 enum { SEGMENTS = 128 };
-enum { LOCAL_ADDRESSES = 1024 };
+enum { LOCAL_ADDRESSES = 1024, ROUTERS = 1024 };
 // Unknown VNIs that one CPU lets through in a window of 2^27 ns (134 ms).
 enum { UNKNOWN_WINDOW = 27, UNKNOWN_MOST = 256 };
 // One datagram in this many is timed, on each CPU.
@@ -81,6 +81,10 @@ struct session {
 	// Which local address each leg was bound through (a key of ADDRESSES; 0 when that is not
 	// known): it hears from there, as firewalls and NATs on its way expect.
 	u16 local[2];
+	// Which router each leg's datagrams go to (a key of GATEWAYS): 0 for none, as the link leads to
+	// the client; one that is not there leaves it to the routes.
+	u16 gateway[2];
+	u32 unused;
 	struct activity from[2];
 	// Moment at which it owes nothing to its limit.
 	u64 owes;
@@ -133,6 +137,14 @@ struct {
 	TYPE(key, u32);
 	TYPE(value, struct address);
 } ADDRESSES SEC(".maps");
+
+// Routers by key, from 1.
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(max_entries, ROUTERS);
+	TYPE(key, u32);
+	TYPE(value, struct address);
+} GATEWAYS SEC(".maps");
 
 struct {
 	UINT(type, MAP_ARRAY);
@@ -407,6 +419,34 @@ INLINE int rewrite(struct __sk_buff *skb, const struct packet *packet, const str
 	       store_bytes(skb, ETHERNET + 8, &header, sizeof(header), 0);
 }
 
+INLINE void set_hop(struct next_hop *hop, const struct address *address)
+{
+	if (!address->word[0] && !address->word[1] && address->word[2] == BE32(0xffff)) {
+		hop->family = INTERNET;
+		hop->address[0] = address->word[3];
+		return;
+	}
+	hop->family = INTERNET6;
+	for (int i = 0; i < 4; i++)
+		hop->address[i] = address->word[i];
+}
+
+// Out of the leg's device, to its neighbour there. Which one that is the routes have told when the
+// entry was made: a lookup for each packet costs as much as everything else here.
+INLINE int send_on(const struct leg *to, u32 gateway)
+{
+	struct next_hop hop = {};
+	if (gateway) {
+		const struct address *router = map_lookup(&GATEWAYS, &gateway);
+		if (!router)
+			return redirect_neighbour(to->ifindex, 0, 0, 0);
+		set_hop(&hop, router);
+	} else {
+		set_hop(&hop, &to->address);
+	}
+	return redirect_neighbour(to->ifindex, &hop, sizeof(hop), 0);
+}
+
 INLINE void time_sample(u64 start)
 {
 	u64 spent = time_ns() - start;
@@ -448,16 +488,18 @@ INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch 
 	// offset, which the verifier would refuse.
 	const struct leg *to;
 	struct activity *from;
-	u32 hears_from;
+	u32 hears_from, gateway;
 	if (is_leg(&session->legs[0], packet)) {
 		to = &session->legs[1];
 		from = &session->from[0];
 		hears_from = session->local[1];
+		gateway = session->gateway[1];
 		asm volatile("%0 = %0" : "+r"(to), "+r"(from));
 	} else if (is_leg(&session->legs[1], packet)) {
 		to = &session->legs[0];
 		from = &session->from[1];
 		hears_from = session->local[0];
+		gateway = session->gateway[0];
 		asm volatile("%1 = %1" : "+r"(to), "+r"(from));
 	} else {
 		return pass(PASS_NOT_A_LEG);
@@ -498,7 +540,7 @@ INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch 
 	}
 	if (start)
 		time_sample(start);
-	return redirect_neighbour(to->ifindex, 0, 0, 0);
+	return send_on(to, gateway);
 }
 
 SEC("classifier")

@@ -57,6 +57,7 @@ fn forward(
             address,
             ifindex: 1,
             mtu: 1500,
+            gateway: abi::ON_LINK,
         }),
         forwarding,
         local: [0; 2],

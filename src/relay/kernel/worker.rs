@@ -25,7 +25,7 @@ use super::{
     ways::Ways,
 };
 use crate::relay::{
-    netlink::{self, Changes, Device, Netlink, Route},
+    netlink::{self, Changes, Device, Netlink},
     socket::{Interest, Waker, wait},
 };
 
@@ -40,8 +40,20 @@ const WATCH: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(100);
 /// Keys of local addresses; 0 is none.
 const LOCALS: std::ops::Range<u32> = 1..1024;
+/// Keys of routers.
+const GATEWAYS: std::ops::Range<u16> = 1..1024;
 /// Stands for a local address that has no key: nothing is ever sent from it.
 const KEYLESS: u32 = u16::MAX as u32;
+
+/// How datagrams get to a client.
+#[derive(Clone, Copy)]
+struct Way {
+    ifindex: u32,
+    /// Longest IP packet.
+    mtu: u16,
+    /// Key of the router, as [`Leg::gateway`].
+    gateway: u16,
+}
 
 /// State of the thread.
 pub(super) struct Worker {
@@ -55,6 +67,7 @@ pub(super) struct Worker {
     devices: BTreeMap<u32, Device>,
     ways: Ways,
     locals: BTreeMap<AddressKey, u32>,
+    gateways: BTreeMap<AddressKey, u16>,
     /// Open sessions through local addresses that have no key, or not yet: news of an address may
     /// come after those of a session.
     keyless: BTreeMap<Vni, Open>,
@@ -80,6 +93,12 @@ impl Worker {
     ) -> io::Result<Self> {
         let locals: BTreeMap<_, _> = maps.locals.iter().filter_map(Result::ok).collect();
         let keys_given = locals.clone();
+        let gateways = GATEWAYS
+            .map_while(|key| {
+                let address = maps.gateways.get(&key.into(), 0).ok()?;
+                (address != [0; 16]).then_some((address, key))
+            })
+            .collect();
         // Of an earlier process: it goes on until this one has its port.
         let left = maps.config.get(&0, 0).map_err(io::Error::other)?;
         let left = Config::decode(&left);
@@ -99,6 +118,7 @@ impl Worker {
             devices: BTreeMap::new(),
             ways: Ways::default(),
             locals,
+            gateways,
             keyless: BTreeMap::new(),
             config,
             tested: None,
@@ -270,10 +290,19 @@ impl Worker {
             ([Some(_), Some(_)], [SocketAddr::V6(_), SocketAddr::V6(_)]) => Forwarding::V6,
             _ => Forwarding::Socket,
         };
-        let leg = |at: usize| Leg {
-            address: legs[at],
-            ifindex: ways[at].map_or(0, |(ifindex, _)| ifindex),
-            mtu: ways[at].map_or(0, |(_, mtu)| mtu),
+        let nowhere = Way {
+            ifindex: 0,
+            mtu: 0,
+            gateway: abi::ON_LINK,
+        };
+        let leg = |at: usize| {
+            let way = ways[at].unwrap_or(nowhere);
+            Leg {
+                address: legs[at],
+                ifindex: way.ifindex,
+                mtu: way.mtu,
+                gateway: way.gateway,
+            }
         };
         Session {
             legs: [leg(0), leg(1)],
@@ -283,20 +312,46 @@ impl Worker {
         }
     }
 
-    /// Device and longest packet towards an address, from the local one with this key; `None` when
-    /// it is this host's own, nothing leads there, or this host does not have the local one.
-    fn way(&mut self, local: u16, to: IpAddr) -> Option<(u32, u16)> {
+    /// The way to an address, from the local one with this key; `None` when it is this host's own,
+    /// nothing leads there, or this host does not have the local one.
+    fn way(&mut self, local: u16, to: IpAddr) -> Option<Way> {
         let from = match local {
             0 => None,
             key => Some(self.local(key)?),
         };
-        let Route { ifindex, mtu } = self.ways.find(&mut self.netlink, from, to)?;
+        let route = self.ways.find(&mut self.netlink, from, to)?;
         let device = self
             .devices
-            .get(&ifindex)
+            .get(&route.ifindex)
             .filter(|device| !device.loopback)?;
-        let mtu = mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
-        Some((ifindex, u16::try_from(mtu).unwrap_or(u16::MAX)))
+        let mtu = route.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
+        Some(Way {
+            ifindex: route.ifindex,
+            mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
+            gateway: route.gateway.map_or(abi::ON_LINK, |ip| self.gateway(ip)),
+        })
+    }
+
+    /// Key of a router. It has it for ever: sessions name it.
+    fn gateway(&mut self, ip: IpAddr) -> u16 {
+        let address = abi::address_key(ip);
+        if let Some(key) = self.gateways.get(&address) {
+            return *key;
+        }
+        let key = GATEWAYS.start + self.gateways.len() as u16;
+        if !GATEWAYS.contains(&key) {
+            return abi::ASK;
+        }
+        match self.maps.gateways.set(key.into(), address, 0) {
+            Ok(()) => {
+                self.gateways.insert(address, key);
+                key
+            }
+            Err(error) => {
+                tracing::debug!(%error, "no room for a router");
+                abi::ASK
+            }
+        }
     }
 
     /// The local address with this key, while this host has it.

@@ -225,3 +225,39 @@ fn kernel_forwards_through_an_address_that_is_newer_than_its_news() {
     let vni = relay.open(1, [&a, &b]);
     relay.wait(|relay| forwards_in_the_kernel(relay, vni, [&a, &b], 2));
 }
+
+#[test]
+fn a_router_is_followed_also_when_it_is_of_the_other_family() {
+    let test = "a_router_is_followed_also_when_it_is_of_the_other_family";
+    if !permitted(test) {
+        return;
+    }
+    let net = two_cables();
+    net.ip("b", "link set lo up");
+    net.ip("b", "address add 10.7.0.2/32 dev lo");
+    net.ip("b", "route add default via 10.2.0.1");
+    // Nobody answers for the client's address on the link, or asks with it.
+    for (setting, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
+        let path = format!("/proc/sys/net/ipv4/conf/all/{setting}");
+        net.run("b", || std::fs::write(path, value)).unwrap();
+    }
+    net.ip("relay", "route add 10.7.0.2 via 10.2.0.2");
+    let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
+    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
+    let b = Wire::new(&net, "b", "10.7.0.2:1002", "10.2.0.1:40000");
+    let vni = relay.open(1, [&a, &b]);
+    assert!(forwards_in_the_kernel(&relay, vni, [&a, &b], 1));
+
+    net.ip("relay", "route replace 10.7.0.2 via inet6 2001:db8:2::2");
+    // What still goes to the old one is lost.
+    let elsewhere = "neighbor replace 10.2.0.2 lladdr 02:00:00:00:00:99 dev right";
+    net.ip("relay", elsewhere);
+    b.wait_at_most(Duration::from_millis(20));
+    relay.wait(|_| {
+        a.send(&data(vni, &[2; 100]));
+        b.try_receive().is_some()
+    });
+    b.wait_at_most(PATIENCE);
+    while b.try_receive_now() {}
+    relay.wait(|relay| forwards_in_the_kernel(relay, vni, [&a, &b], 3));
+}

@@ -84,6 +84,7 @@ impl Twins {
                     address,
                     ifindex: 1,
                     mtu: 1_500,
+                    gateway: abi::ON_LINK,
                 }),
                 forwarding: match legs {
                     [SocketAddr::V4(_), SocketAddr::V4(_)] => Forwarding::V4,
