@@ -140,7 +140,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(dir) = args.sessions {
         survive(dir, seal, &handle, kernel.as_ref())?;
     }
-    println!("ready {} {port}", to_hex(&key.0));
+    println!("ready {} {port}", hex::encode(key.0));
     serve(&handle).await?;
     handle.stop();
     if let Some(kernel) = kernel {
@@ -231,11 +231,11 @@ async fn answer(handle: &ShardHandle, line: String) -> String {
         let handshakes = counters.challenges + counters.binds + counters.rebinds;
         return format!("{} {handshakes}\n", counted.sessions.open);
     }
-    let reply = match from_hex(line.trim()) {
-        Some(frame) => handle.handle_derp(peer(&frame), frame).await.ok(),
-        None => None,
+    let reply = match hex::decode(line.trim()) {
+        Ok(frame) => handle.handle_derp(peer(&frame), frame).await.ok(),
+        Err(_) => None,
     };
-    reply.map_or_else(String::new, |reply| to_hex(&reply)) + "\n"
+    reply.map_or_else(String::new, hex::encode) + "\n"
 }
 
 /// The node that sent a frame, as the policy would have it.
@@ -247,14 +247,4 @@ fn peer(frame: &[u8]) -> Option<Peer> {
         may_relay: true,
         unsigned_peer_api_only: false,
     })
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let pairs = text.as_bytes().chunks(2);
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    pairs.map(byte).collect()
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

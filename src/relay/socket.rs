@@ -25,7 +25,7 @@ use std::{
 use relay_proto::Family;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
-pub use receive::{Arrival, ReceiveBatch, SLOTS};
+pub use receive::{Arrival, ReceiveBatch, SLOTS, Taken};
 pub use send::{Outgoing, Payload, SendBatch, Sent};
 pub use wake::{Interest, Waker, wait};
 

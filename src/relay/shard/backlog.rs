@@ -6,9 +6,9 @@
 
 /// Full batches in a row after which a thread is behind: a sixth of what a socket has room for, and
 /// more than clients send at once that come back together.
-const BEHIND: u32 = 32;
-/// Handshake messages of each batch that get their turn then, of up to 64.
-const TURNS: u32 = 4;
+const BEHIND: u32 = 16;
+/// Handshake messages of each batch that get their turn then, of up to 128.
+const TURNS: u32 = 8;
 
 /// Whether a thread keeps up with one socket.
 #[derive(Debug, Default)]
@@ -38,13 +38,14 @@ impl Backlog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::socket::SLOTS;
 
     /// Handshake messages that get their turn in the batches of this kind.
     fn turns(backlog: &mut Backlog, full: bool, batches: u32) -> usize {
         let mut admitted = 0;
         for _ in 0..batches {
             backlog.note(full);
-            admitted += (0..64).filter(|_| backlog.admits()).count();
+            admitted += (0..SLOTS).filter(|_| backlog.admits()).count();
         }
         admitted
     }
@@ -53,16 +54,16 @@ mod tests {
     fn what_comes_at_once_is_all_answered() {
         let mut backlog = Backlog::default();
         for _ in 0..3 {
-            assert_eq!(turns(&mut backlog, true, 31), 31 * 64);
-            assert_eq!(turns(&mut backlog, false, 1), 64);
+            assert_eq!(turns(&mut backlog, true, 15), 15 * SLOTS);
+            assert_eq!(turns(&mut backlog, false, 1), SLOTS);
         }
     }
 
     #[test]
     fn thread_that_is_behind_answers_few_until_it_has_caught_up() {
         let mut backlog = Backlog::default();
-        turns(&mut backlog, true, 31);
-        assert_eq!(turns(&mut backlog, true, 1_000), 4_000);
-        assert_eq!(turns(&mut backlog, false, 1), 64);
+        turns(&mut backlog, true, 15);
+        assert_eq!(turns(&mut backlog, true, 1_000), 8_000);
+        assert_eq!(turns(&mut backlog, false, 1), SLOTS);
     }
 }

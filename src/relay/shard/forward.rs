@@ -32,6 +32,8 @@ pub(super) struct Outcome {
     pub(super) not_handed: u64,
     /// Something was sent.
     pub(super) handled: bool,
+    /// Handshake messages among the datagrams.
+    pub(super) handshakes: usize,
 }
 
 /// What a batch is worked on with.
@@ -151,9 +153,12 @@ impl Forwarder {
         if self.lanes.aside.takes(source, local, datagram) {
             return;
         }
-        if geneve::is_control(datagram) && !turn.backlog.admits() {
-            turn.relay.note_busy();
-            return;
+        if geneve::is_control(datagram) {
+            self.outcome.handshakes += 1;
+            if !turn.backlog.admits() {
+                turn.relay.note_busy();
+                return;
+            }
         }
         if let Some(other) = self.lanes.other(datagram) {
             self.parcels[other].push(arrival, datagram, range.len());

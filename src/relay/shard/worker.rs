@@ -16,7 +16,7 @@ use super::{
     forward::{Forwarder, Outcome, Sockets, Turn},
     lanes::{Lanes, Link},
     latency::Latency,
-    pace::Pace,
+    pace::{Pace, Turn as Taken},
     port::{Bound, Port, PortState},
 };
 use crate::relay::{
@@ -68,7 +68,7 @@ pub(super) struct Worker {
     counters: SocketCounters,
     kernel: Option<KernelPath>,
     latency: Latency,
-    taken: usize,
+    taken: Taken,
     pace: Pace,
     backlogs: [Backlog; 2],
 }
@@ -101,7 +101,7 @@ impl Worker {
             counters: SocketCounters::default(),
             kernel,
             latency: Latency::default(),
-            taken: 0,
+            taken: Taken::default(),
             pace: Pace::default(),
             backlogs: Default::default(),
         }
@@ -264,9 +264,9 @@ impl Worker {
                 return false;
             };
             match self.batch.receive(socket) {
-                Ok(count) => {
+                Ok(taken) => {
+                    let count = taken.count;
                     self.used = true;
-                    self.taken += count;
                     self.backlogs[family as usize].note(count == SLOTS);
                     self.count_overflow(family);
                     let turn = Turn {
@@ -276,11 +276,12 @@ impl Worker {
                         data: self.batch.all(),
                         backlog: &mut self.backlogs[family as usize],
                     };
-                    let outcome = self.forwarder.run(turn, self.batch.arrivals(count));
+                    let outcome = self.forwarder.run(turn, self.batch.arrivals(taken));
+                    self.taken.add(count, outcome.handshakes);
                     self.count(outcome);
                     self.sample(outcome);
                     // What came meanwhile is told by the wait.
-                    if count < SLOTS {
+                    if !taken.full {
                         return false;
                     }
                 }

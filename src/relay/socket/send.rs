@@ -16,7 +16,7 @@ use super::{
 };
 
 /// Messages per system call.
-const CAPACITY: usize = 64;
+const CAPACITY: usize = 128;
 /// How long to wait for room in a full send buffer before dropping.
 const ROOM: Duration = Duration::from_millis(2);
 

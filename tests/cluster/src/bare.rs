@@ -47,18 +47,21 @@ impl BareRelay {
         let ["ready", key, _port] = words[..] else {
             bail!("the relay said {line:?}");
         };
-        let key = from_hex(key).context("it named no key")?;
+        let key = hex::decode(key).context("it named no key")?;
         relay.node = DiscoPublic(key.try_into().ok().context("keys have 32 bytes")?);
         Ok(relay)
     }
 
     /// Answers to allocation requests, in their order; an empty one is a refusal.
     pub fn ask(&mut self, requests: &[Vec<u8>]) -> Result<Vec<Vec<u8>>> {
-        let text: String = requests.iter().map(|frame| to_hex(frame) + "\n").collect();
+        let text: String = requests
+            .iter()
+            .map(|frame| hex::encode(frame) + "\n")
+            .collect();
         self.write(&text)?;
         requests
             .iter()
-            .map(|_| from_hex(&self.read_line()?).context("an answer is hexadecimal"))
+            .map(|_| hex::decode(&self.read_line()?).context("an answer is hexadecimal"))
             .collect()
     }
 
@@ -114,13 +117,4 @@ impl Drop for BareRelay {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
-}
-
-fn from_hex(text: &str) -> Option<Vec<u8>> {
-    let byte = |pair: &[u8]| u8::from_str_radix(std::str::from_utf8(pair).ok()?, 16).ok();
-    text.as_bytes().chunks(2).map(byte).collect()
-}
-
-fn to_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

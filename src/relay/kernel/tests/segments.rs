@@ -44,9 +44,9 @@ fn a_narrow_path_costs_only_its_own_destination_the_segmentation() {
                         Some(Duration::from_secs(10)),
                     );
                     assert!(ready.unwrap()[0], "everything arrives");
-                    let count = receive.receive(socket).unwrap();
-                    came += count;
-                    for arrival in receive.arrivals(count) {
+                    let taken = receive.receive(socket).unwrap();
+                    came += taken.count;
+                    for arrival in receive.arrivals(taken) {
                         data.extend_from_slice(&receive.all()[arrival.range.clone()]);
                     }
                 }

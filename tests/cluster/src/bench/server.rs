@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
+use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,6 +12,9 @@ use super::system;
 use super::topology::{Family, Link, Side};
 use crate::bare::BareRelay;
 use crate::command::program_in;
+
+/// How long memory settles.
+const SETTLE: Duration = Duration::from_millis(1500);
 
 /// A running relay; it ends with this.
 #[derive(Debug)]
@@ -90,8 +94,10 @@ impl Server {
         })
     }
 
-    /// Its memory once it has given back what it does not need.
+    /// Its memory once it has given back what it does not need: Go's by two collections, ours when
+    /// it has heard nothing for a second.
     pub fn settled_memory(&mut self) -> Result<Memory> {
+        thread::sleep(SETTLE);
         self.relay.say("settle")?;
         memory(self.pid()?)
     }
