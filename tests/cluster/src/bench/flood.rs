@@ -1,4 +1,5 @@
-//! `cargo dev bench flood`: what sessions lose, and memory grows, while a relay is attacked.
+//! `cargo dev bench flood`: what sessions lose and wait for, and what memory and CPU time it takes,
+//! while a relay is attacked.
 
 pub mod attack;
 pub mod report;
@@ -38,7 +39,9 @@ const CASE: Case = Case {
     latency: false,
 };
 /// Load without an attack, before and after.
-const QUIET: Duration = Duration::from_secs(2);
+const QUIET: Duration = Duration::from_secs(4);
+/// From the beginning, before anything counts.
+const WARM_UP: Duration = Duration::from_secs(1);
 /// How often memory is looked at.
 const LOOK: Duration = Duration::from_millis(500);
 /// Sessions in total and of one node, as relays have them by default.
@@ -84,7 +87,14 @@ pub struct Row {
     pub lost: u64,
     /// The longest time in which none arrived, in milliseconds.
     pub longest_gap_ms: f64,
-    /// The relay's own CPU time, in CPUs.
+    /// One datagram in a hundred was slower than this before the attack, in microseconds; of those
+    /// that arrived.
+    pub p99_before_us: Option<f64>,
+    /// The same during the attack.
+    pub p99_us: Option<f64>,
+    /// The relay's own CPU time before the attack, in CPUs.
+    pub cpus_before: f64,
+    /// The same during the attack.
     pub cpus: f64,
     /// Resident memory under load before the attack, in bytes.
     pub rss_before: u64,
@@ -143,6 +153,25 @@ struct Seen {
     rss_peak: u64,
 }
 
+/// The relay's CPU time.
+struct Use {
+    since: Instant,
+    before: Duration,
+}
+
+impl Use {
+    fn of(server: &Server) -> Result<Self> {
+        let (since, before) = (Instant::now(), server.cpu_time()?);
+        Ok(Self { since, before })
+    }
+
+    /// In CPUs, since then.
+    fn cpus(&self, server: &Server) -> Result<f64> {
+        let used = server.cpu_time()? - self.before;
+        Ok(used.as_secs_f64() / self.since.elapsed().as_secs_f64())
+    }
+}
+
 impl Bench<'_> {
     fn row(&mut self, implementation: Implementation, attack: Attack) -> Result<Row> {
         let _topology = Topology::create(&[implementation])?;
@@ -158,12 +187,17 @@ impl Bench<'_> {
             receivers.push(receiver);
         }
         let mut attacker = Attacker::new(attack, &mut server, &bound)?;
-        let (outcome, seen) = paced::run(&mut flows, &receivers, RATE, || {
+        let (outcome, latencies, phases) = paced::run(&mut flows, &receivers, RATE, |schedule| {
+            signals::pause(WARM_UP)?;
+            let (first, quiet) = (schedule.due(), Use::of(&server)?);
             signals::pause(QUIET)?;
+            let (begin, cpus_before) = (schedule.due(), quiet.cpus(&server)?);
             let seen = watched(&mut server, &mut attacker, self.time)?;
+            let end = schedule.due();
             signals::pause(QUIET)?;
-            Ok(seen)
+            Ok((seen, cpus_before, first..begin, begin..end))
         })?;
+        let (seen, cpus_before, before, during) = phases;
         Ok(Row {
             implementation,
             attack,
@@ -171,6 +205,9 @@ impl Bench<'_> {
             sent: outcome.sent,
             lost: outcome.lost,
             longest_gap_ms: outcome.longest_gap.as_secs_f64() * 1e3,
+            p99_before_us: latencies.p99_us(before),
+            p99_us: latencies.p99_us(during),
+            cpus_before,
             cpus: seen.cpus,
             rss_before: seen.rss_before,
             rss_peak: seen.rss_peak,
@@ -182,7 +219,7 @@ impl Bench<'_> {
 fn watched(server: &mut Server, attacker: &mut Attacker, time: Duration) -> Result<Seen> {
     let pid = server.pid()?;
     let rss_before = server::memory(pid)?.rss;
-    let (start, cpu) = (Instant::now(), server.cpu_time()?);
+    let (start, work) = (Instant::now(), Use::of(server)?);
     let stop = AtomicBool::new(false);
     let (sent, rss_peak) = thread::scope(|scope| {
         let attack = scope.spawn(|| attacker.run(server, &stop));
@@ -199,10 +236,9 @@ fn watched(server: &mut Server, attacker: &mut Attacker, time: Duration) -> Resu
         (attack.join(), looked.map(|()| peak))
     });
     let sent = sent.map_err(|_| anyhow!("the attacker panicked"))??;
-    let (passed, used) = (start.elapsed(), server.cpu_time()? - cpu);
     Ok(Seen {
-        offered: sent as f64 / passed.as_secs_f64(),
-        cpus: used.as_secs_f64() / passed.as_secs_f64(),
+        offered: sent as f64 / start.elapsed().as_secs_f64(),
+        cpus: work.cpus(server)?,
         rss_before,
         rss_peak: rss_peak?,
     })

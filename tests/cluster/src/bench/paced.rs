@@ -1,7 +1,8 @@
 //! Load at a fixed rate in which every datagram has a number: it is known which ones got lost.
 //!
 //! Datagrams are due at times that are fixed beforehand. A sender that was late sends what is due at
-//! once, as many clients would that know nothing of each other.
+//! once, as many clients would that know nothing of each other. Their latency counts from when they
+//! were due to when the kernel received them, so that no receiver has to be awake.
 
 use std::io::ErrorKind;
 use std::net::UdpSocket;
@@ -13,6 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, anyhow};
 
 use super::load::Flow;
+use super::system;
 
 /// Behind the header: the datagram's number.
 const NUMBER: Range<usize> = 8..16;
@@ -27,6 +29,42 @@ const LOOK: Duration = Duration::from_millis(1);
 const ON_THE_WAY: Duration = Duration::from_millis(300);
 /// A session passes data when some of its last datagrams arrived: those of this time.
 const LAST: Duration = Duration::from_secs(1);
+
+/// When which datagram is due: the first one interval after the start.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    start: Instant,
+    /// The start, as receive timestamps have it.
+    wall: Duration,
+    rate: u32,
+}
+
+impl Schedule {
+    fn new(rate: u32) -> Result<Self> {
+        Ok(Self {
+            start: Instant::now(),
+            wall: system::wall_clock()?,
+            rate,
+        })
+    }
+
+    /// How many are due by now.
+    pub fn due(&self) -> u64 {
+        (self.start.elapsed().as_secs_f64() * f64::from(self.rate)) as u64
+    }
+
+    fn time(&self, number: u64) -> Duration {
+        Duration::from_secs_f64((number + 1) as f64 / f64::from(self.rate))
+    }
+
+    fn wait(&self, number: u64) -> Duration {
+        self.time(number).saturating_sub(self.start.elapsed())
+    }
+
+    fn latency(&self, number: u64, received: Duration) -> Duration {
+        received.saturating_sub(self.wall + self.time(number))
+    }
+}
 
 /// What became of the datagrams.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
@@ -43,27 +81,58 @@ pub struct Outcome {
     pub sessions: usize,
 }
 
+/// How long each datagram was on its way.
+#[derive(Clone, Debug, Default)]
+pub struct Latencies(Vec<u32>);
+
+impl Latencies {
+    /// Stands for a datagram that did not arrive.
+    const NONE: u32 = u32::MAX;
+
+    /// What one in a hundred of those with these numbers was slower than, in microseconds; `None`
+    /// when none of them arrived.
+    pub fn p99_us(&self, numbers: Range<u64>) -> Option<f64> {
+        let place = |number: u64| (number as usize).min(self.0.len());
+        let theirs = &self.0[place(numbers.start)..place(numbers.end)];
+        let mut arrived: Vec<_> = theirs.iter().filter(|l| **l != Self::NONE).collect();
+        arrived.sort_unstable();
+        let last = arrived.len().checked_sub(1)?;
+        Some(f64::from(*arrived[(last as f64 * 0.99).round() as usize]))
+    }
+
+    fn note(&mut self, number: u64, latency: Duration) {
+        let number = number as usize;
+        if self.0.len() <= number {
+            self.0.resize(number + 1, Self::NONE);
+        }
+        let micros = u32::try_from(latency.as_micros()).unwrap_or(Self::NONE - 1);
+        self.0[number] = self.0[number].min(micros);
+    }
+}
+
 /// Sends the flows in turn, `rate` datagrams a second in all, while `work` is done; `receivers` are
 /// where they arrive.
 pub fn run<T>(
     flows: &mut [Flow],
     receivers: &[UdpSocket],
     rate: u32,
-    work: impl FnOnce() -> Result<T>,
-) -> Result<(Outcome, T)> {
+    work: impl FnOnce(Schedule) -> Result<T>,
+) -> Result<(Outcome, Latencies, T)> {
     let (sessions, size) = (
         flows.len(),
         flows.first().map_or(0, |flow| flow.bytes.len()),
     );
     for receiver in receivers {
         receiver.set_nonblocking(true)?;
-        drain(receiver, |_| ())?;
+        system::set_timestamps(receiver)?;
+        drain(receiver, |_, _| ())?;
     }
+    let schedule = Schedule::new(rate)?;
     let (stop, end) = (AtomicBool::new(false), AtomicBool::new(false));
     let (sent, seen, done) = thread::scope(|scope| {
-        let sender = scope.spawn(|| send(flows, rate, &stop));
-        let receiver = scope.spawn(|| receive(receivers, size, &end));
-        let done = work();
+        let sender = scope.spawn(|| send(flows, schedule, &stop));
+        let receiver = scope.spawn(|| receive(receivers, size, schedule, &end));
+        let done = work(schedule);
         stop.store(true, Ordering::Relaxed);
         let sent = sender.join();
         thread::sleep(ON_THE_WAY);
@@ -72,15 +141,16 @@ pub fn run<T>(
     });
     let sent = sent.map_err(|_| anyhow!("the sender panicked"))??;
     let seen = seen.map_err(|_| anyhow!("the receiver panicked"))??;
-    Ok((seen.outcome(sent, rate, sessions), done?))
+    Ok((seen.outcome(sent, rate, sessions), seen.latencies, done?))
 }
 
-fn send(flows: &mut [Flow], rate: u32, stop: &AtomicBool) -> Result<u64> {
-    let (count, start) = (flows.len() as u64, Instant::now());
+fn send(flows: &mut [Flow], schedule: Schedule, stop: &AtomicBool) -> Result<u64> {
+    // What it waits for is the path, not a CPU.
+    system::run_first();
+    let count = flows.len() as u64;
     let mut number = 0;
     while !stop.load(Ordering::Relaxed) {
-        let due = (start.elapsed().as_secs_f64() * f64::from(rate)) as u64;
-        let end = due.min(number + BURST);
+        let end = schedule.due().min(number + BURST);
         while number < end {
             let flow = &mut flows[(number % count) as usize];
             flow.bytes[NUMBER].copy_from_slice(&number.to_be_bytes());
@@ -95,21 +165,26 @@ fn send(flows: &mut [Flow], rate: u32, stop: &AtomicBool) -> Result<u64> {
                 Err(error) => return Err(error).context("failed to send"),
             }
         }
-        thread::sleep(PAUSE);
+        thread::sleep(schedule.wait(number).max(PAUSE));
     }
     Ok(number)
 }
 
-fn receive(receivers: &[UdpSocket], size: usize, end: &AtomicBool) -> Result<Seen> {
+fn receive(
+    receivers: &[UdpSocket],
+    size: usize,
+    schedule: Schedule,
+    end: &AtomicBool,
+) -> Result<Seen> {
     let mut seen = Seen::default();
     loop {
         let last = end.load(Ordering::Relaxed);
         for receiver in receivers {
-            drain(receiver, |datagram| {
+            drain(receiver, |datagram, received| {
                 if datagram.len() == size
                     && let Ok(number) = datagram[NUMBER].try_into().map(u64::from_be_bytes)
                 {
-                    seen.note(number);
+                    seen.note(number, schedule.latency(number, received));
                 }
             })?;
         }
@@ -120,12 +195,14 @@ fn receive(receivers: &[UdpSocket], size: usize, end: &AtomicBool) -> Result<See
     }
 }
 
-fn drain(receiver: &UdpSocket, mut each: impl FnMut(&[u8])) -> Result<()> {
+fn drain(receiver: &UdpSocket, mut each: impl FnMut(&[u8], Duration)) -> Result<()> {
     let mut buffer = [0; 2048];
     loop {
-        match receiver.recv(&mut buffer) {
-            Ok(len) => each(&buffer[..len]),
+        match system::receive_stamped(receiver, &mut buffer) {
+            Ok((len, received)) => each(&buffer[..len], received),
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+            // From before timestamps were asked for.
+            Err(error) if error.kind() == ErrorKind::Other => {}
             Err(error) => return Err(error).context("failed to receive"),
         }
     }
@@ -136,13 +213,15 @@ fn drain(receiver: &UdpSocket, mut each: impl FnMut(&[u8])) -> Result<()> {
 struct Seen {
     words: Vec<u64>,
     repeated: u64,
+    latencies: Latencies,
 }
 
 impl Seen {
-    fn note(&mut self, number: u64) {
+    fn note(&mut self, number: u64, latency: Duration) {
         if number >= MOST {
             return;
         }
+        self.latencies.note(number, latency);
         let (word, bit) = Self::place(number);
         if self.words.len() <= word {
             self.words.resize(word + 1, 0);
@@ -193,7 +272,7 @@ mod tests {
     fn every_number_that_did_not_arrive_is_lost() {
         let mut seen = Seen::default();
         for number in (0..100).chain(110..1_000).chain([500, MOST]) {
-            seen.note(number);
+            seen.note(number, Duration::ZERO);
         }
         let outcome = seen.outcome(1_000, 100, 4);
         let expected = Outcome {
@@ -207,11 +286,26 @@ mod tests {
     }
 
     #[test]
+    fn latency_is_that_of_the_datagrams_asked_for() {
+        let mut latencies = Latencies::default();
+        for number in (0..1_000).filter(|number| number % 7 != 0) {
+            let slow = number % 50 == 1;
+            let millis = if slow { number } else { 1 };
+            latencies.note(number, Duration::from_millis(millis));
+        }
+        latencies.note(1, Duration::from_secs(5_000));
+        assert_eq!(latencies.p99_us(0..40), Some(1e3), "the first copy counts");
+        assert!(latencies.p99_us(500..600).is_some_and(|p99| p99 > 500e3));
+        assert_eq!(latencies.p99_us(1_000..2_000), None);
+        assert_eq!(latencies.p99_us(7..8), None);
+    }
+
+    #[test]
     fn session_of_which_nothing_arrives_any_more_is_lost() {
         let mut seen = Seen::default();
         (0..1_000)
             .filter(|number| number % 4 != 1 || *number < 800)
-            .for_each(|number| seen.note(number));
+            .for_each(|number| seen.note(number, Duration::ZERO));
         assert_eq!(seen.outcome(1_000, 100, 4).sessions, 3);
     }
 }

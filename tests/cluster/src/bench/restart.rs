@@ -154,7 +154,7 @@ impl Bench<'_> {
             flows, receivers, ..
         } = &mut prepared;
         // The last relay goes on until everything has arrived.
-        let (outcome, mut next) = paced::run(flows, receivers, RATE, || {
+        let (outcome, _, mut next) = paced::run(flows, receivers, RATE, |_| {
             signals::pause(BEFORE)?;
             let next = match event {
                 Event::Killed(away) => {
