@@ -110,8 +110,8 @@ impl Ledger {
             return Err(DropReason::SessionLimit);
         }
         uses.total += 1;
-        uses.tags.enter(node);
         let slot = known.unwrap_or_else(|| uses.insert(node));
+        uses.tags.enter(node, slot);
         let node = uses.nodes.get_mut(slot).expect("it is there");
         node.sessions += 1;
         Ok(Owner(slot))
@@ -126,7 +126,7 @@ impl Ledger {
         };
         node.sessions -= 1;
         let (key, last) = (node.key, node.sessions == 0);
-        uses.tags.leave(key);
+        uses.tags.leave(key, owner.0, last);
         if last {
             uses.remove(owner.0);
         }
@@ -150,18 +150,18 @@ impl Ledger {
     pub fn set_tags(&self, tags: BTreeMap<NodeKey, Vec<u32>>) {
         let uses = &mut *self.uses();
         let open = uses.nodes.iter();
-        let open = open.map(|(_, node)| (node.key, node.sessions as usize));
+        let open = open.map(|(slot, node)| (node.key, slot, node.sessions as usize));
         uses.tags.set(tags, open);
     }
 
-    /// Those with sessions that share with `node` a tag that is at its limit.
+    /// Those with sessions that share with `node` a tag that is at its limit; once for each such tag.
     pub(crate) fn sharing(&self, node: NodeKey) -> Vec<Owner> {
         let uses = self.uses();
         let most = self.max_sessions_per_tag.unwrap_or(usize::MAX);
-        let full: Vec<_> = uses.tags.full(node, most).collect();
-        let share = |key| full.iter().any(|tag| uses.tags.has(key, *tag));
-        let nodes = uses.nodes.iter().filter(|(_, node)| share(node.key));
-        nodes.map(|(slot, _)| Owner(slot)).collect()
+        let full = uses.tags.full(node, most);
+        full.flat_map(|tag| uses.tags.nodes(tag))
+            .map(Owner)
+            .collect()
     }
 
     /// Who a node is here, if it has sessions.
@@ -206,5 +206,70 @@ impl Uses {
         if let Some(node) = self.nodes.remove(slot) {
             self.by_key.remove(self.hasher.hash_one(node.key), slot);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bolero::{check, produce};
+
+    use super::*;
+
+    const MOST: usize = 3;
+    const NODES: u8 = 8;
+
+    const fn node(number: u8) -> NodeKey {
+        NodeKey([number; 32])
+    }
+
+    /// What a look through all nodes finds.
+    fn scan(ledger: &Ledger, tags: &BTreeMap<NodeKey, Vec<u32>>, of: NodeKey) -> BTreeSet<Owner> {
+        let uses = ledger.uses();
+        let tags_of = |key| tags.get(&key).map_or(&[][..], Vec::as_slice);
+        let sessions_of = |tag: &u32| -> usize {
+            let theirs = uses
+                .nodes
+                .iter()
+                .filter(|(_, n)| tags_of(n.key).contains(tag));
+            theirs.map(|(_, node)| node.sessions as usize).sum()
+        };
+        let full: Vec<_> = tags_of(of)
+            .iter()
+            .filter(|tag| sessions_of(tag) >= MOST)
+            .collect();
+        let share = |key| tags_of(key).iter().any(|tag| full.contains(&tag));
+        let found = uses.nodes.iter().filter(|(_, node)| share(node.key));
+        found.map(|(slot, _)| Owner(slot)).collect()
+    }
+
+    #[test]
+    fn nodes_that_share_a_full_tag_are_those_that_a_look_at_all_finds() {
+        let config = Config {
+            max_sessions_per_tag: Some(MOST),
+            ..Config::default()
+        };
+        let steps = produce::<Vec<(u8, u8, u8)>>().with().len(0..100_usize);
+        check!().with_generator(steps).for_each(|steps| {
+            let ledger = Ledger::new(&config, 1);
+            let (mut tags, mut sessions) = (BTreeMap::new(), Vec::new());
+            for (what, number, more) in steps {
+                let of = node(number % NODES);
+                match what % 8 {
+                    0 => {
+                        tags.insert(of, (0..4).filter(|tag| more >> tag & 1 == 1).collect());
+                        ledger.set_tags(tags.clone());
+                    }
+                    1..=2 if !sessions.is_empty() => {
+                        let at = usize::from(*more) % sessions.len();
+                        ledger.leave(sessions.swap_remove(at));
+                    }
+                    _ => sessions.extend(ledger.enter(of)),
+                }
+                for number in 0..NODES {
+                    let found: BTreeSet<_> = ledger.sharing(node(number)).into_iter().collect();
+                    assert_eq!(found, scan(&ledger, &tags, node(number)), "{steps:?}");
+                }
+            }
+        });
     }
 }
