@@ -474,10 +474,14 @@ INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch 
 	    load_bytes(skb, packet->udp_at + UDP_LEN, header, sizeof(header)) ||
 	    header[0] & BE32(0xc0000000))
 		return pass(PASS_MALFORMED);
-	if (header[0] & BE32(0x00800000))
-		return pass(PASS_CONTROL);
 	be32 vni = header[1] & BE32(0xffffff00);
 	u32 key = BE32(vni) >> 8;
+	if (header[0] & BE32(0x00800000)) {
+		// VNI 0 is that of probes. What GRO has joined may be of several sessions.
+		if (!key || packet->segment < packet->payload || is_known(config, key))
+			return pass(PASS_CONTROL);
+		return unknown(scratch, config, key, now);
+	}
 	if (packet->segment < packet->payload && !is_uniform(skb, packet, vni))
 		return pass(PASS_MIXED);
 	struct session *session = map_lookup(&SESSIONS, &key);

@@ -1,6 +1,6 @@
 //! The first data of a session, which comes before the program has an entry for it.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
 use relay_proto::{DropReason, Vni, geneve::Header};
 
@@ -8,8 +8,9 @@ use super::{
     client::{Client, data},
     limits::dropped,
     permitted,
-    wire::{Relay, Wire, block_on, two_cables},
+    wire::{Relay, Wire, block_on, exchange, two_cables},
 };
+use crate::relay::shard::PROBE_HEADER;
 
 /// Sessions that open one after another.
 const SESSIONS: u8 = 40;
@@ -60,5 +61,39 @@ fn first_data_arrive_while_unknown_numbers_flood() {
     }
     let lost: Vec<_> = known.difference(&came).collect();
     assert!(lost.is_empty(), "of {}: {lost:?}", known.len());
+    assert!(dropped(&relay, DropReason::UnknownVni) > u64::from(FLOOD));
+}
+
+/// Data of numbers that no session has.
+fn unknown(known: &BTreeSet<Vni>) -> Vec<Vec<u8>> {
+    let others = (1..)
+        .filter_map(Vni::new)
+        .filter(|vni| !known.contains(vni));
+    others.map(|vni| data(vni, &[0; 32])).take(64).collect()
+}
+
+#[test]
+fn handshakes_of_unknown_numbers_end_in_the_program_and_those_of_sessions_and_probes_do_not() {
+    if !permitted("handshakes_of_unknown_numbers_end_in_the_program") {
+        return;
+    }
+    let net = two_cables();
+    let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
+    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
+    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let flood = unknown(&BTreeSet::new());
+    let handshake = |datagram: &Vec<u8>| [&[0, 0x80, 0x7a, 0x11], &datagram[4..]].concat();
+    let flood: Vec<_> = flood.iter().map(handshake).collect();
+    let probes = RefCell::new(relay.shard.aside().probes());
+    let probed = |_: &Relay| probes.borrow_mut().try_recv().is_ok();
+    for round in 0..10 {
+        for datagram in flood.iter().cycle().take(FLOOD as usize) {
+            a.send(datagram);
+        }
+        a.send(&PROBE_HEADER);
+        relay.wait(probed);
+        let vni = relay.open(2 * round + 1, [&a, &b]);
+        exchange(vni, [&a, &b], round);
+    }
     assert!(dropped(&relay, DropReason::UnknownVni) > u64::from(FLOOD));
 }
