@@ -60,6 +60,8 @@ pub struct SendBatch {
     replies: Vec<[u8; REPLY_LEN]>,
     next_reply: usize,
     segmentation: Segmentation,
+    names: Box<[Name; CAPACITY]>,
+    controls: Box<[Control; CAPACITY]>,
 }
 
 impl Default for SendBatch {
@@ -69,6 +71,8 @@ impl Default for SendBatch {
             replies: vec![[0; REPLY_LEN]; CAPACITY],
             next_reply: 0,
             segmentation: Segmentation::of(&rustix::system::uname().release().to_string_lossy()),
+            names: Box::new([Name::EMPTY; CAPACITY]),
+            controls: Box::new([Control::EMPTY; CAPACITY]),
         }
     }
 }
@@ -131,13 +135,17 @@ impl SendBatch {
         Sent { failed, no_room: 0 }
     }
 
-    fn send_from(&self, socket: &UdpSocket, received: &[u8], start: usize) -> io::Result<usize> {
+    fn send_from(
+        &mut self,
+        socket: &UdpSocket,
+        received: &[u8],
+        start: usize,
+    ) -> io::Result<usize> {
         // SAFETY: all-zero bytes are a valid mmsghdr: null pointers of length zero.
         let mut messages: [libc::mmsghdr; CAPACITY] = unsafe { std::mem::zeroed() };
         // SAFETY: as above.
         let mut vectors: [libc::iovec; CAPACITY] = unsafe { std::mem::zeroed() };
-        let mut names = [Name::EMPTY; CAPACITY];
-        let mut controls = [Control::EMPTY; CAPACITY];
+        let (names, controls) = (&mut *self.names, &mut *self.controls);
         let mut reply = self.outgoing[..start]
             .iter()
             .filter(|o| o.is_reply())

@@ -37,7 +37,13 @@ async fn handshakes_give_way_when_a_thread_is_behind_and_data_is_not_lost() {
     for _ in 0..DATA {
         assert_eq!(b.receive(), data);
     }
-    let counters = next.handle.snapshot().await.counters;
+    // Some come after the last data.
+    let mut counters = next.handle.snapshot().await.counters;
+    for _ in 0..1_000 {
+        if counters.challenges + counters.dropped(DropReason::Busy) < BINDS {
+            counters = next.handle.snapshot().await.counters;
+        }
+    }
     let left_out = counters.dropped(DropReason::Busy);
     assert_eq!(counters.challenges + left_out, BINDS);
     assert!(left_out > BINDS / 2, "{left_out}");
