@@ -188,7 +188,8 @@ pub struct KernelCounters {
     pub forwarded: [Traffic; 2],
     /// Datagrams (or super-packets) handed to the sockets, in the order of [`PassReason::ALL`].
     pub passed: Vec<u64>,
-    /// What it dropped itself, by reason: of unknown VNIs, what is above the rate that is handed on.
+    /// What it dropped itself, by reason: of unknown VNIs, and of handshakes, what is above the rate
+    /// that is handed on.
     pub dropped: Vec<(DropReason, u64)>,
     /// Times that another process detached the program from a device, since this process started.
     pub detached: u64,

@@ -29,10 +29,11 @@ pub(super) const BUCKETS: usize = 16;
 const FIRST_BUCKET: u32 = 7;
 
 /// What the program drops itself, in the order of its counters.
-pub(super) const DROPPED: [DropReason; 3] = [
+pub(super) const DROPPED: [DropReason; 4] = [
     DropReason::UnknownVni,
     DropReason::SessionRate,
     DropReason::RelayRate,
+    DropReason::Busy,
 ];
 
 /// Keys of the map of counters that come after those of [`PassReason`].

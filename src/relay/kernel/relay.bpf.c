@@ -11,7 +11,9 @@ enum { ETHERNET = 14, IPV4_LEN = 20, IPV6_LEN = 40, UDP_LEN = 8, GENEVE_LEN = 8 
 enum { SEGMENTS = 128 };
 enum { LOCAL_ADDRESSES = 1024, ROUTERS = 1024 };
 // Unknown VNIs that one CPU lets through in a window of 2^27 ns (134 ms).
-enum { UNKNOWN_WINDOW = 27, UNKNOWN_MOST = 256 };
+enum { WINDOW = 27, UNKNOWN_MOST = 256 };
+// Handshake messages of known ones, likewise.
+enum { HANDSHAKES_MOST = 8192 };
 // One datagram in this many is timed, on each CPU.
 enum { SAMPLE = 256, BUCKETS = 16, FIRST_BUCKET = 7 };
 
@@ -100,6 +102,7 @@ enum {
 	DROPPED_UNKNOWN = PASSES,
 	DROPPED_SESSION_RATE,
 	DROPPED_RELAY_RATE,
+	DROPPED_BUSY,
 	LATENCY_SUM,
 	LATENCY_BUCKETS,
 	COUNTER_COUNT = LATENCY_BUCKETS + BUCKETS,
@@ -107,8 +110,9 @@ enum {
 
 // What one CPU keeps for itself.
 struct scratch {
-	u64 unknown_window;
+	u64 window;
 	u64 unknown_count;
+	u64 handshake_count;
 	u64 seen;
 };
 
@@ -319,14 +323,33 @@ INLINE int is_known(const struct config *config, u32 vni)
 	return bits && *bits >> (vni & 63) & 1;
 }
 
+INLINE void turn_window(struct scratch *scratch, u64 now)
+{
+	u64 window = now >> WINDOW;
+	if (scratch->window != window) {
+		scratch->window = window;
+		scratch->unknown_count = 0;
+		scratch->handshake_count = 0;
+	}
+}
+
+// Whoever has seen a handshake can send it again from anywhere. A thread answers 1,342 in the time
+// of a window, and as many as these when none came before.
+INLINE int handshake(struct scratch *scratch, u64 now)
+{
+	turn_window(scratch, now);
+	if (scratch->handshake_count >= HANDSHAKES_MOST) {
+		count(DROPPED_BUSY, 1);
+		return DROP;
+	}
+	scratch->handshake_count++;
+	return pass(PASS_CONTROL);
+}
+
 // A token counter on each CPU: a flood of numbers that name no session ends here.
 INLINE int unknown(struct scratch *scratch, const struct config *config, u32 vni, u64 now)
 {
-	u64 window = now >> UNKNOWN_WINDOW;
-	if (scratch->unknown_window != window) {
-		scratch->unknown_window = window;
-		scratch->unknown_count = 0;
-	}
+	turn_window(scratch, now);
 	if (scratch->unknown_count >= UNKNOWN_MOST && !is_known(config, vni)) {
 		count(DROPPED_UNKNOWN, 1);
 		return DROP;
@@ -478,8 +501,10 @@ INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch 
 	u32 key = BE32(vni) >> 8;
 	if (header[0] & BE32(0x00800000)) {
 		// VNI 0 is that of probes. What GRO has joined may be of several sessions.
-		if (!key || packet->segment < packet->payload || is_known(config, key))
+		if (!key || packet->segment < packet->payload)
 			return pass(PASS_CONTROL);
+		if (is_known(config, key))
+			return handshake(scratch, now);
 		return unknown(scratch, config, key, now);
 	}
 	if (packet->segment < packet->payload && !is_uniform(skb, packet, vni))

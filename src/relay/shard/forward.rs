@@ -155,7 +155,7 @@ impl Forwarder {
         }
         if geneve::is_control(datagram) {
             self.outcome.handshakes += 1;
-            if !turn.backlog.admits() {
+            if !turn.backlog.admits(turn.now) {
                 turn.relay.note_busy();
                 return;
             }

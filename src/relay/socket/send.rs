@@ -12,11 +12,12 @@ use std::{
 use relay_proto::REPLY_LEN;
 
 use super::{
-    Interest, UdpSocket, checked, control::Control, name::Name, segmentation::Segmentation, wait,
+    Interest, SLOTS, UdpSocket, checked, control::Control, name::Name, segmentation::Segmentation,
+    wait,
 };
 
 /// Messages per system call.
-const CAPACITY: usize = 128;
+const CAPACITY: usize = SLOTS;
 /// How long to wait for room in a full send buffer before dropping.
 const ROOM: Duration = Duration::from_millis(2);
 

@@ -367,3 +367,24 @@ fn program_forwards_only_what_the_core_forwards_and_all_that_is_good() {
         }
     });
 }
+
+#[test]
+fn handshakes_that_no_thread_would_answer_end_in_the_program() {
+    if !permitted("handshakes_that_no_thread_would_answer_end_in_the_program") {
+        return;
+    }
+    let twins = Twins::new();
+    let (vni, legs, bound) = twins.sessions[0];
+    let mut datagram = data(vni, &[0; 100]);
+    let relay = SocketAddr::new(bound[0], PORT);
+    let run = |datagram: &[u8], times| {
+        let frame = frame::udp(legs[0], relay, 64, datagram);
+        sys::test_run(twins.program.as_fd(), &frame, 0, times).unwrap()
+    };
+    datagram[1] |= 0x80;
+    assert_eq!(run(&datagram, 1).verdict, NEXT);
+    // Unless another window begins just before the end.
+    assert!((0..5).any(|_| run(&datagram, 60_000).verdict == DROP));
+    datagram[1] &= !0x80;
+    assert_eq!(run(&datagram, 1).verdict, REDIRECTED);
+}
