@@ -23,7 +23,7 @@ pub enum Probe {
         /// How many
         bytes: u64,
     },
-    /// Keep one connection busy until standard input ends; print how many round trips it made
+    /// Keep one connection busy until standard input ends; print how many round trips it made, and how long the longest took
     Hold {
         /// A `serve`
         to: SocketAddr,

@@ -3,7 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
@@ -85,7 +85,9 @@ pub(super) fn hold(to: SocketAddr) -> Result<()> {
     let mut stream = connect(to)?;
     stream.write_all(&[ECHO])?;
     let mut trips = 0_u64;
+    let mut longest = Duration::ZERO;
     while !stop.is_finished() {
+        let start = Instant::now();
         stream.write_all(&trips.to_le_bytes())?;
         let mut answer = [0; 8];
         stream
@@ -95,13 +97,15 @@ pub(super) fn hold(to: SocketAddr) -> Result<()> {
             u64::from_le_bytes(answer) == trips,
             "the connection mixed up its bytes"
         );
+        longest = longest.max(start.elapsed());
         trips += 1;
         if trips == 1 {
             println!("holding");
         }
         thread::sleep(Duration::from_millis(100));
     }
-    println!("{trips}");
+    let longest = longest.as_millis();
+    println!("{trips} round trips, the longest {longest} ms");
     Ok(())
 }
 

@@ -166,7 +166,7 @@ fn gone(world: &World<'_>) -> Result<String> {
         "the relays came back as other devices"
     );
     Ok(format!(
-        "DERP after {} s, relayed again after {} s, {trips} round trips on one connection",
+        "DERP after {} s, relayed again after {} s, on one connection {trips}",
         away.as_secs(),
         back.as_secs()
     ))

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::thread;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use serde_json::Value;
@@ -14,11 +14,14 @@ const PORT: u16 = 7_002;
 const BULK_PORT: u16 = 7_003;
 /// Bytes through the tunnel.
 const BULK: u64 = 1_000_000_000;
+/// A relay is away for a second or two, in which a session between IPv4 and IPv6 is not forwarded; after
+/// 6.5 seconds of silence clients leave it.
+const STALL: Duration = Duration::from_secs(5);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "TCP goes on over the same session when its relay is killed, and when its pod is deleted",
+            name: "TCP goes on when its relay is killed, and when its pod is deleted",
             run: replaced,
         },
         Scenario {
@@ -46,8 +49,6 @@ fn replaced(world: &World<'_>) -> Result<String> {
         goes_on(world, &now)
     })?;
     let killed = start.elapsed();
-    let now = relayed(world)?;
-    ensure!(now == session, "{session} has become {now}");
 
     let start = Instant::now();
     let name = name(&pod)?;
@@ -61,15 +62,27 @@ fn replaced(world: &World<'_>) -> Result<String> {
     })?;
     let deleted = start.elapsed();
     let now = relayed(world)?;
-    ensure!(now == session, "{session} has become {now}");
     let trips = held.finish().context("a TCP connection over the relay")?;
     drop(server);
+    // They may find the other relay quicker, and change to it: nobody notices that.
+    ensure!(
+        longest(&trips)? < STALL,
+        "{session} has become {now}; {trips}"
+    );
     Ok(format!(
-        "{session} all the time; {trips} round trips on one connection, relay back {:.1} s after \
-         SIGKILL, {:.1} s after its deletion",
+        "{session}, then {now}; on one connection {trips}; relay back {:.1} s after SIGKILL, {:.1} s \
+         after its deletion",
         killed.as_secs_f64(),
         deleted.as_secs_f64()
     ))
+}
+
+fn longest(trips: &str) -> Result<Duration> {
+    let millis = trips
+        .strip_suffix(" ms")
+        .and_then(|text| text.rsplit(' ').next());
+    let millis = millis.with_context(|| format!("no time in {trips:?}"))?;
+    Ok(Duration::from_millis(millis.parse()?))
 }
 
 fn under_load(world: &World<'_>) -> Result<String> {
