@@ -49,6 +49,7 @@ fn replaced(world: &World<'_>) -> Result<String> {
         goes_on(world, &now)
     })?;
     let killed = start.elapsed();
+    stays(world, &session, &relayed(world)?)?;
 
     let start = Instant::now();
     let name = name(&pod)?;
@@ -62,9 +63,9 @@ fn replaced(world: &World<'_>) -> Result<String> {
     })?;
     let deleted = start.elapsed();
     let now = relayed(world)?;
+    stays(world, &session, &now)?;
     let trips = held.finish().context("a TCP connection over the relay")?;
     drop(server);
-    // They may find the other relay quicker, and change to it: nobody notices that.
     ensure!(
         longest(&trips)? < STALL,
         "{session} has become {now}; {trips}"
@@ -75,6 +76,17 @@ fn replaced(world: &World<'_>) -> Result<String> {
         killed.as_secs_f64(),
         deleted.as_secs_f64()
     ))
+}
+
+/// Clients may find the other relay quicker, and change to it; one that they stay with has the session.
+fn stays(world: &World<'_>, session: &str, now: &str) -> Result<()> {
+    let node =
+        |session| Ok::<_, anyhow::Error>(pod_of(world, session)?["spec"]["nodeName"].clone());
+    ensure!(
+        now == session || node(now)? != node(session)?,
+        "{session} has become {now}"
+    );
+    Ok(())
 }
 
 fn longest(trips: &str) -> Result<Duration> {
