@@ -277,12 +277,11 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         relay_pace: options.relay_pace,
         ..abi::Config::default()
     };
-    let waker_again = waker.clone();
     let worker = Worker::new(
         program,
         maps,
         inbox,
-        waker_again,
+        waker.clone(),
         state_sender,
         theirs,
         config,

@@ -105,11 +105,17 @@ pass_reasons! {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Leg {
     pub(super) address: SocketAddr,
+    pub(super) way: Way,
+}
+
+/// How datagrams get to a client.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Way {
     /// Device towards it; 0 for none.
     pub(super) ifindex: u32,
-    /// Longest IP packet on the way.
+    /// Longest IP packet.
     pub(super) mtu: u16,
-    /// Key of the router that its datagrams go to next: [`ON_LINK`], or [`ASK`].
+    /// Key of the router that they go to next, [`ON_LINK`], or [`ASK`].
     pub(super) gateway: u16,
 }
 
@@ -163,15 +169,15 @@ impl Session {
         let mut value = [0; size_of::<SessionValue>()];
         for (leg, bytes) in self.legs.iter().zip(value.chunks_exact_mut(LEG)) {
             bytes[..16].copy_from_slice(&address_key(leg.address.ip()));
-            bytes[16..20].copy_from_slice(&leg.ifindex.to_ne_bytes());
+            bytes[16..20].copy_from_slice(&leg.way.ifindex.to_ne_bytes());
             bytes[20..22].copy_from_slice(&leg.address.port().to_be_bytes());
-            bytes[22..24].copy_from_slice(&leg.mtu.to_ne_bytes());
+            bytes[22..24].copy_from_slice(&leg.way.mtu.to_ne_bytes());
         }
         value[2 * LEG..][..4].copy_from_slice(&(self.forwarding as u32).to_ne_bytes());
         value[LOCAL..][..2].copy_from_slice(&self.local[0].to_ne_bytes());
         value[LOCAL + 2..][..2].copy_from_slice(&self.local[1].to_ne_bytes());
-        value[GATEWAY..][..2].copy_from_slice(&self.legs[0].gateway.to_ne_bytes());
-        value[GATEWAY + 2..][..2].copy_from_slice(&self.legs[1].gateway.to_ne_bytes());
+        value[GATEWAY..][..2].copy_from_slice(&self.legs[0].way.gateway.to_ne_bytes());
+        value[GATEWAY + 2..][..2].copy_from_slice(&self.legs[1].way.gateway.to_ne_bytes());
         let from = value[ACTIVITY..].chunks_exact_mut(ACTIVITY_LEN);
         for (activity, bytes) in self.used.from.iter().zip(from) {
             bytes[..8].copy_from_slice(&activity.traffic.packets.to_ne_bytes());
@@ -196,9 +202,11 @@ impl Session {
             let port = u16::from_be_bytes([bytes[20], bytes[21]]);
             Leg {
                 address: SocketAddr::new(IpAddr::V6(ip).to_canonical(), port),
-                ifindex: u32::from_ne_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]),
-                mtu: u16::from_ne_bytes([bytes[22], bytes[23]]),
-                gateway: short(GATEWAY + 2 * at),
+                way: Way {
+                    ifindex: u32::from_ne_bytes([bytes[16], bytes[17], bytes[18], bytes[19]]),
+                    mtu: u16::from_ne_bytes([bytes[22], bytes[23]]),
+                    gateway: short(GATEWAY + 2 * at),
+                },
             }
         };
         let family = value[2 * LEG..]
@@ -295,9 +303,11 @@ mod tests {
     fn entry_round_trips() {
         let leg = |address: &str, ifindex| Leg {
             address: address.parse().unwrap(),
-            ifindex,
-            mtu: 1400,
-            gateway: 0x0102 * ifindex as u16,
+            way: Way {
+                ifindex,
+                mtu: 1400,
+                gateway: 0x0102 * ifindex as u16,
+            },
         };
         let activity = |packets| LegActivity {
             traffic: Traffic {

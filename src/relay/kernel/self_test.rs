@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use relay_proto::geneve::{HEADER_LEN, PROTOCOL_WIREGUARD};
 
 use super::{
-    abi::{self, Forwarding, Leg, Session},
+    abi::{self, Forwarding, Leg, Session, Way},
     frame,
     program::Maps,
     sys,
@@ -55,9 +55,11 @@ fn forward(
     let session = Session {
         legs: clients.map(|address| Leg {
             address,
-            ifindex: 1,
-            mtu: 1500,
-            gateway: abi::ON_LINK,
+            way: Way {
+                ifindex: 1,
+                mtu: 1500,
+                gateway: abi::ON_LINK,
+            },
         }),
         forwarding,
         local: [0; 2],

@@ -18,7 +18,7 @@ use tokio::sync::watch;
 
 use super::{
     Open, PathState, Reason, Request, Unavailable,
-    abi::{self, AddressKey, Config, Forwarding, Leg, Session},
+    abi::{self, AddressKey, Config, Forwarding, Leg, Session, Way},
     guard::Guard,
     program::{Maps, Program},
     self_test, sys,
@@ -44,16 +44,6 @@ const LOCALS: std::ops::Range<u32> = 1..1024;
 const GATEWAYS: std::ops::Range<u16> = 1..1024;
 /// Stands for a local address that has no key: nothing is ever sent from it.
 const KEYLESS: u32 = u16::MAX as u32;
-
-/// How datagrams get to a client.
-#[derive(Clone, Copy)]
-struct Way {
-    ifindex: u32,
-    /// Longest IP packet.
-    mtu: u16,
-    /// Key of the router, as [`Leg::gateway`].
-    gateway: u16,
-}
 
 /// State of the thread.
 pub(super) struct Worker {
@@ -290,19 +280,9 @@ impl Worker {
             ([Some(_), Some(_)], [SocketAddr::V6(_), SocketAddr::V6(_)]) => Forwarding::V6,
             _ => Forwarding::Socket,
         };
-        let nowhere = Way {
-            ifindex: 0,
-            mtu: 0,
-            gateway: abi::ON_LINK,
-        };
-        let leg = |at: usize| {
-            let way = ways[at].unwrap_or(nowhere);
-            Leg {
-                address: legs[at],
-                ifindex: way.ifindex,
-                mtu: way.mtu,
-                gateway: way.gateway,
-            }
+        let leg = |at: usize| Leg {
+            address: legs[at],
+            way: ways[at].unwrap_or_default(),
         };
         Session {
             legs: [leg(0), leg(1)],

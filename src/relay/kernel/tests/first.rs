@@ -41,10 +41,7 @@ fn first_data_arrive_while_unknown_numbers_flood() {
     };
     let sessions: Vec<(Vni, Vec<u8>)> = (0..SESSIONS).map(almost_open).collect();
     let known: BTreeSet<Vni> = sessions.iter().map(|(vni, _)| *vni).collect();
-    let unknown = (1..)
-        .filter_map(Vni::new)
-        .filter(|vni| !known.contains(vni));
-    let flood: Vec<_> = unknown.map(|vni| data(vni, &[0; 32])).take(64).collect();
+    let flood = unknown(&known);
     for (vni, answer) in &sessions {
         for datagram in flood.iter().cycle().take(FLOOD as usize) {
             a.send(datagram);

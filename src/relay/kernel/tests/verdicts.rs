@@ -17,7 +17,7 @@ use super::{
 };
 use crate::relay::kernel::{
     Attachment,
-    abi::{self, Forwarding, Leg, Session},
+    abi::{self, Forwarding, Leg, Session, Way},
     frame,
     program::{Maps, Program},
     self_test::REDIRECTED,
@@ -82,9 +82,11 @@ impl Twins {
             let session = Session {
                 legs: legs.map(|address| Leg {
                     address,
-                    ifindex: 1,
-                    mtu: 1_500,
-                    gateway: abi::ON_LINK,
+                    way: Way {
+                        ifindex: 1,
+                        mtu: 1_500,
+                        gateway: abi::ON_LINK,
+                    },
                 }),
                 forwarding: match legs {
                     [SocketAddr::V4(_), SocketAddr::V4(_)] => Forwarding::V4,
