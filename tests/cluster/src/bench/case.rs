@@ -174,12 +174,13 @@ impl Bound {
         Ok(Self { clients, sessions })
     }
 
-    /// Sending and receiving socket of each, and a datagram of `size` bytes.
+    /// Sending and receiving socket of each, connected to the relay, and a datagram of `size` bytes.
     pub fn pairs(&self, size: usize) -> Result<Vec<Pair>> {
         let pair = |session: &Session| {
             let [a, b] = session.clients.map(|client| &self.clients[client]);
             // Sending costs less where the destination is known.
             a.socket.connect(a.relay)?;
+            b.socket.connect(b.relay)?;
             let datagram = Client::datagram(session.vni, size);
             Ok((a.socket.try_clone()?, b.socket.try_clone()?, datagram))
         };

@@ -29,6 +29,8 @@ const LOOK: Duration = Duration::from_millis(1);
 const ON_THE_WAY: Duration = Duration::from_millis(300);
 /// A session passes data when some of its last datagrams arrived: those of this time.
 const LAST: Duration = Duration::from_secs(1);
+/// How often a receiver sends something back: a relay ends a session of which one client is silent.
+const ANSWER: Duration = Duration::from_secs(1);
 
 /// When which datagram is due: the first one interval after the start.
 #[derive(Clone, Copy, Debug)]
@@ -111,7 +113,7 @@ impl Latencies {
 }
 
 /// Sends the flows in turn, `rate` datagrams a second in all, while `work` is done; `receivers` are
-/// where they arrive.
+/// where they arrive, and each sends a datagram a second back, as far as the relay is there.
 pub fn run<T>(
     flows: &mut [Flow],
     receivers: &[UdpSocket],
@@ -127,11 +129,15 @@ pub fn run<T>(
         system::set_timestamps(receiver)?;
         drain(receiver, |_, _| ())?;
     }
+    let answers: Vec<_> = flows
+        .iter()
+        .map(|flow| flow.bytes[..NUMBER.end].to_vec())
+        .collect();
     let schedule = Schedule::new(rate)?;
     let (stop, end) = (AtomicBool::new(false), AtomicBool::new(false));
     let (sent, seen, done) = thread::scope(|scope| {
         let sender = scope.spawn(|| send(flows, schedule, &stop));
-        let receiver = scope.spawn(|| receive(receivers, size, schedule, &end));
+        let receiver = scope.spawn(|| receive(receivers, &answers, size, schedule, &end));
         let done = work(schedule);
         stop.store(true, Ordering::Relaxed);
         let sent = sender.join();
@@ -154,31 +160,43 @@ fn send(flows: &mut [Flow], schedule: Schedule, stop: &AtomicBool) -> Result<u64
         while number < end {
             let flow = &mut flows[(number % count) as usize];
             flow.bytes[NUMBER].copy_from_slice(&number.to_be_bytes());
-            // Where nobody listens, the kernel tells of the last one and sends nothing.
-            let mut sent = flow.socket.send(&flow.bytes);
-            if matches!(&sent, Err(error) if error.kind() == ErrorKind::ConnectionRefused) {
-                sent = flow.socket.send(&flow.bytes);
-            }
-            match sent {
-                Ok(_) => number += 1,
-                Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
-                Err(error) => return Err(error).context("failed to send"),
-            }
+            number += u64::from(send_anyway(&flow.socket, &flow.bytes)?);
         }
         thread::sleep(schedule.wait(number).max(PAUSE));
     }
     Ok(number)
 }
 
+/// Sends although nobody may listen, of which the kernel tells once and sends nothing; says whether
+/// it was sent.
+fn send_anyway(socket: &UdpSocket, bytes: &[u8]) -> Result<bool> {
+    for _ in 0..2 {
+        match socket.send(bytes) {
+            Ok(_) => return Ok(true),
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+            Err(error) => return Err(error).context("failed to send"),
+        }
+    }
+    Ok(false)
+}
+
 fn receive(
     receivers: &[UdpSocket],
+    answers: &[Vec<u8>],
     size: usize,
     schedule: Schedule,
     end: &AtomicBool,
 ) -> Result<Seen> {
     let mut seen = Seen::default();
+    let mut answered = Instant::now();
     loop {
         let last = end.load(Ordering::Relaxed);
+        if answered.elapsed() >= ANSWER {
+            answered = Instant::now();
+            for (receiver, answer) in receivers.iter().zip(answers) {
+                send_anyway(receiver, answer)?;
+            }
+        }
         for receiver in receivers {
             drain(receiver, |datagram, received| {
                 if datagram.len() == size
@@ -203,6 +221,8 @@ fn drain(receiver: &UdpSocket, mut each: impl FnMut(&[u8], Duration)) -> Result<
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             // From before timestamps were asked for.
             Err(error) if error.kind() == ErrorKind::Other => {}
+            // What was sent back came to nobody.
+            Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
             Err(error) => return Err(error).context("failed to receive"),
         }
     }
