@@ -4,10 +4,10 @@
 use std::{env, ffi::OsString, fs, io, path::PathBuf, process::Command};
 
 const SOURCE: &str = "src/relay/kernel/relay.bpf.c";
-const HEADER: &str = "src/relay/kernel/bpf.h";
+const HEADERS: [&str; 2] = ["src/relay/kernel/bpf.h", "src/relay/kernel/maps.bpf.h"];
 
 fn main() {
-    for path in [SOURCE, HEADER] {
+    for path in [SOURCE].into_iter().chain(HEADERS) {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");

@@ -7,6 +7,9 @@
 
 mod abi;
 mod attachment;
+mod entries;
+mod entry;
+mod exits;
 mod frame;
 mod guard;
 mod program;
@@ -29,7 +32,7 @@ use std::{
     time::Duration,
 };
 
-use aya::maps::{HashMap, MapData};
+use aya::maps::MapData;
 use relay_proto::{
     Activity, Config, DropReason, Event, Family, KnownVnis, Pace, SessionInfo, SharedDebt, State,
     Timestamp, Traffic, Vni,
@@ -38,7 +41,7 @@ use tokio::sync::watch;
 
 pub use self::{abi::PassReason, attachment::Attachment};
 use self::{
-    abi::SessionValue,
+    entries::Entries,
     program::{CounterMaps, Program},
     worker::Worker,
 };
@@ -228,7 +231,7 @@ struct Shared {
     requests: mpsc::Sender<Request>,
     waker: Waker,
     state: watch::Receiver<PathState>,
-    sessions: HashMap<MapData, u32, SessionValue>,
+    entries: Entries,
     counters: CounterMaps,
     debt: Option<&'static AtomicU64>,
     known: KnownVnis,
@@ -268,7 +271,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     let (requests, inbox) = mpsc::channel();
     let waker = Waker::new().map_err(Unavailable::failed)?;
     let (state_sender, state) = watch::channel(PathState::default());
-    let sessions = program::sessions_again(&maps.sessions)?;
+    let entries = maps.entries.again()?;
     let detached = Arc::new(AtomicU64::new(0));
     let theirs = Arc::clone(&detached);
     let config = abi::Config {
@@ -295,7 +298,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         requests,
         waker,
         state,
-        sessions,
+        entries,
         counters,
         debt,
         known,
@@ -336,7 +339,7 @@ impl KernelPath {
         self.tell(Request::Port(port));
     }
 
-    /// What came from leg A and leg B, at `now`, to about a hundredth of a second;
+    /// What came from leg A and leg B, at `now`, to a tenth of a second;
     /// `None` when the session has no entry.
     pub fn activity(&self, vni: Vni, now: Timestamp) -> Option<[Activity; 2]> {
         let legs = self.heard(vni)?;
@@ -354,12 +357,10 @@ impl KernelPath {
 
     /// What came from leg A and leg B, and how long ago the last.
     fn heard(&self, vni: Vni) -> Option<[(Traffic, Duration); 2]> {
-        let value = self.0.sessions.get(&vni.number(), 0).ok()?;
+        let session = self.0.entries.get(vni.number())?;
         let clock = sys::monotonic_ns();
-        Some(abi::activity(&value).map(|leg| {
-            let silence = clock.saturating_sub(leg.last_seen);
-            (leg.traffic, Duration::from_nanos(silence))
-        }))
+        let heard = session.used.from;
+        Some(heard.map(|leg| (leg.traffic, leg.silence(clock))))
     }
 
     /// What the program keeps of the relay's bandwidth limit, for a core whose time is `now`; `None`

@@ -6,13 +6,12 @@
 use std::{
     collections::BTreeMap,
     fs, io,
-    os::fd::AsFd,
     path::{Path, PathBuf},
 };
 
 use aya::{
     Ebpf, EbpfLoader,
-    maps::{Array, HashMap, IterableMap as _, Map, MapData, PerCpuArray},
+    maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{
         LinkOrder, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
@@ -24,8 +23,10 @@ use relay_proto::KnownVnis;
 
 use super::{
     Reason, Unavailable,
-    abi::{self, AddressKey, ConfigValue, SessionValue, TrafficValue},
+    abi::{self, AddressKey, ConfigValue, TrafficValue},
     attachment::{self, Attachment, attach_filter},
+    entries::Entries,
+    exits::Exits,
     sys,
 };
 use crate::relay::netlink::Netlink;
@@ -33,11 +34,12 @@ use crate::relay::netlink::Netlink;
 /// Name of the program, in its object and in the kernel.
 const NAME: &str = "peerrelay";
 /// Names of the maps.
-const MAPS: [&str; 10] = [
-    "SESSIONS",
+const MAPS: [&str; 11] = [
+    "SESSIONS4",
+    "SESSIONS6",
+    "EXITS",
     "LOCALS",
     "ADDRESSES",
-    "GATEWAYS",
     "CONFIG",
     "DEBT",
     "KNOWN",
@@ -66,10 +68,10 @@ pub(super) struct Program {
 
 /// The maps that steer it.
 pub(super) struct Maps {
-    pub(super) sessions: HashMap<MapData, u32, SessionValue>,
+    pub(super) entries: Entries,
+    pub(super) exits: Exits,
     pub(super) locals: HashMap<MapData, AddressKey, u32>,
     pub(super) addresses: Array<MapData, AddressKey>,
-    pub(super) gateways: Array<MapData, AddressKey>,
     pub(super) config: Array<MapData, ConfigValue>,
     pub(super) debt: MapData,
     pub(super) known: MapData,
@@ -127,7 +129,7 @@ impl Program {
             }
         });
         let loaded = match &pins {
-            Some(directory) => load(Some(directory), sessions).or_else(|error| {
+            Some(directory) => load_onto(directory, sessions).or_else(|error| {
                 // Left by another version, or by other limits: nothing of it can be used.
                 tracing::info!(%error, "what an earlier process left in the kernel is replaced");
                 remove_pins(directory);
@@ -284,11 +286,22 @@ impl Program {
     }
 }
 
+fn load_onto(pins: &Path, sessions: u32) -> Result<(Ebpf, Maps, CounterMaps), Unavailable> {
+    let ours = |name: &str| MAPS.contains(&name) || name.starts_with(LINK);
+    for entry in fs::read_dir(pins).into_iter().flatten().flatten() {
+        if !entry.file_name().to_str().is_some_and(ours) {
+            return Err(Unavailable::failed("another version has pinned other maps"));
+        }
+    }
+    load(Some(pins), sessions)
+}
+
 fn load(pins: Option<&Path>, sessions: u32) -> Result<(Ebpf, Maps, CounterMaps), Unavailable> {
     let mut loader = EbpfLoader::new();
     // Nothing in the program is relocated by types, and parsing the kernel's costs megabytes.
     loader.btf(None);
-    loader.map_max_entries("SESSIONS", sessions);
+    loader.map_max_entries("SESSIONS4", sessions);
+    loader.map_max_entries("SESSIONS6", sessions);
     loader.map_max_entries("KNOWN", known_words(sessions));
     if let Some(directory) = pins {
         for name in MAPS {
@@ -318,10 +331,10 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
         _ => Err(Unavailable::failed(format!("the map {name} is no array"))),
     };
     let maps = Maps {
-        sessions: take("SESSIONS")?.try_into().map_err(Unavailable::failed)?,
+        entries: Entries::new(take("SESSIONS4")?, take("SESSIONS6")?)?,
+        exits: Exits::new(take("EXITS")?.try_into().map_err(Unavailable::failed)?),
         locals: take("LOCALS")?.try_into().map_err(Unavailable::failed)?,
         addresses: take("ADDRESSES")?.try_into().map_err(Unavailable::failed)?,
-        gateways: take("GATEWAYS")?.try_into().map_err(Unavailable::failed)?,
         config: take("CONFIG")?.try_into().map_err(Unavailable::failed)?,
         debt: array("DEBT", take("DEBT")?)?,
         known: array("KNOWN", take("KNOWN")?)?,
@@ -342,11 +355,7 @@ fn known_words(sessions: u32) -> u32 {
 impl Maps {
     /// Whether the kernel's maps are those that this version expects: pinned ones need not be.
     fn check(&self, sessions: u32) -> Result<(), Unavailable> {
-        let info = self.sessions.map().info().map_err(Unavailable::failed)?;
-        if info.value_size() as usize != size_of::<SessionValue>()
-            || info.max_entries() != sessions
-            || self.known_words()? != known_words(sessions)
-        {
+        if !self.entries.fit(sessions)? || self.known_words()? != known_words(sessions) {
             return Err(Unavailable::failed("pinned maps have another layout"));
         }
         Ok(())
@@ -369,19 +378,6 @@ impl CounterMaps {
         }
         Ok(())
     }
-}
-
-/// A second handle of the map of sessions, for other threads.
-pub(super) fn sessions_again(
-    map: &HashMap<MapData, u32, SessionValue>,
-) -> Result<HashMap<MapData, u32, SessionValue>, Unavailable> {
-    let fd = map.map().fd().as_fd();
-    let fd = fd.try_clone_to_owned().map_err(Unavailable::failed)?;
-    let data = MapData::from_fd(fd).map_err(Unavailable::failed)?;
-    Map::from_map_data(data)
-        .map_err(Unavailable::failed)?
-        .try_into()
-        .map_err(Unavailable::failed)
 }
 
 /// Puts the program in the place of the one that `old` attached; no packet sees neither.

@@ -1,203 +1,21 @@
 // The relay's fast path: forwards data of open sessions where packets enter the host, before
 // anything else has looked at them. It decides less than the protocol core and never otherwise:
-// what it is not sure of goes on to the socket, where the core decides. `abi.rs` has the same
-// structures.
-#include "bpf.h"
+// what it is not sure of goes on to the socket, where the core decides. `maps.bpf.h` has
+// what both keep.
+#include "maps.bpf.h"
 
-enum { IPV4 = 0, IPV6 = 1, FAMILIES = 2 };
 enum { PROTOCOL_UDP = 17, PACKET_HOST = 0 };
 enum { ETHERNET = 14, IPV4_LEN = 20, IPV6_LEN = 40, UDP_LEN = 8, GENEVE_LEN = 8 };
 // Most segments of a super-packet (UDP_MAX_SEGMENTS).
 enum { SEGMENTS = 128 };
-enum { LOCAL_ADDRESSES = 1024, ROUTERS = 1024 };
 // Unknown VNIs that one CPU lets through in a window of 2^27 ns (134 ms).
 enum { WINDOW = 27, UNKNOWN_MOST = 256 };
 // Handshake messages of known ones, likewise.
 enum { HANDSHAKES_MOST = 8192 };
 // One datagram in this many is timed, on each CPU.
-enum { SAMPLE = 256, BUCKETS = 16, FIRST_BUCKET = 7 };
-
-// Why a datagram for the relay's port went on to the socket; `abi.rs` names them.
-enum pass {
-	PASS_CONTROL,
-	PASS_UNKNOWN_VNI,
-	PASS_NOT_A_LEG,
-	PASS_MIXED,
-	PASS_FRAGMENT,
-	PASS_MALFORMED,
-	PASS_NO_CHECKSUM,
-	PASS_TTL,
-	PASS_MTU,
-	PASS_SOCKET_SESSION,
-	PASS_NOT_LOCAL,
-	PASS_NOT_RENEWED,
-	PASS_ERROR,
-	PASSES,
-};
-
-// A limit on bandwidth, as the core's `Pace`.
-struct pace {
-	// 0 for none.
-	u64 bytes_per_second;
-	// Nanoseconds whose data may come at once.
-	u64 burst;
-};
-
-struct config {
-	// Moment (CLOCK_MONOTONIC) after which nothing is forwarded: the relay renews it.
-	u64 valid_until;
-	// 0 while the relay has no port.
-	be16 port;
-	u8 unused[2];
-	// Number of words in KNOWN, a power of two, less one.
-	u32 known_mask;
-	// Of each session, and of all of them.
-	struct pace session;
-	struct pace relay;
-};
-
-struct address {
-	// IPv4 as ::ffff:a.b.c.d.
-	be32 word[4];
-};
-
-struct leg {
-	struct address address;
-	// Device towards it.
-	u32 ifindex;
-	be16 port;
-	// Longest IP packet on the way.
-	u16 mtu;
-};
-
-struct activity {
-	u64 packets;
-	u64 bytes;
-	u64 last_seen;
-};
-
-struct session {
-	struct leg legs[2];
-	// Of both legs; FAMILIES when the socket must forward.
-	u32 family;
-	// Which local address each leg was bound through (a key of ADDRESSES; 0 when that is not
-	// known): it hears from there, as firewalls and NATs on its way expect.
-	u16 local[2];
-	// Which router each leg's datagrams go to (a key of GATEWAYS): 0 for none, as the link leads to
-	// the client; one that is not there leaves it to the routes.
-	u16 gateway[2];
-	u32 unused;
-	struct activity from[2];
-	// Moment at which it owes nothing to its limit.
-	u64 owes;
-};
-
-struct traffic {
-	u64 packets;
-	u64 bytes;
-};
-
-// Keys of COUNTERS, after those of `enum pass`.
-enum {
-	DROPPED_UNKNOWN = PASSES,
-	DROPPED_SESSION_RATE,
-	DROPPED_RELAY_RATE,
-	DROPPED_BUSY,
-	LATENCY_SUM,
-	LATENCY_BUCKETS,
-	COUNTER_COUNT = LATENCY_BUCKETS + BUCKETS,
-};
-
-// What one CPU keeps for itself.
-struct scratch {
-	u64 window;
-	u64 unknown_count;
-	u64 handshake_count;
-	u64 seen;
-};
-
-struct {
-	UINT(type, MAP_HASH);
-	UINT(map_flags, NO_PREALLOC);
-	// The loader sets the relay's limit.
-	UINT(max_entries, 65536);
-	TYPE(key, u32);
-	TYPE(value, struct session);
-} SESSIONS SEC(".maps");
-
-// Addresses of this host, with their keys of ADDRESSES: a datagram for another host is not ours,
-// whatever its port.
-struct {
-	UINT(type, MAP_HASH);
-	UINT(max_entries, LOCAL_ADDRESSES);
-	TYPE(key, struct address);
-	TYPE(value, u32);
-} LOCALS SEC(".maps");
-
-// The same by key, from 1; zeros where there is none.
-struct {
-	UINT(type, MAP_ARRAY);
-	UINT(max_entries, LOCAL_ADDRESSES);
-	TYPE(key, u32);
-	TYPE(value, struct address);
-} ADDRESSES SEC(".maps");
-
-// Routers by key, from 1.
-struct {
-	UINT(type, MAP_ARRAY);
-	UINT(max_entries, ROUTERS);
-	TYPE(key, u32);
-	TYPE(value, struct address);
-} GATEWAYS SEC(".maps");
-
-struct {
-	UINT(type, MAP_ARRAY);
-	UINT(max_entries, 1);
-	TYPE(key, u32);
-	TYPE(value, struct config);
-} CONFIG SEC(".maps");
-
-// Moment at which the relay owes nothing to its limit: one number for this program and the core.
-struct {
-	UINT(type, MAP_ARRAY);
-	UINT(map_flags, MMAPABLE);
-	UINT(max_entries, 1);
-	TYPE(key, u32);
-	TYPE(value, u64);
-} DEBT SEC(".maps");
-
-// A bit for each VNI that may have a session: bit vni % 64 of word vni / 64 & known_mask. The core
-// sets it before anyone can know of the session; an entry comes later.
-struct {
-	UINT(type, MAP_ARRAY);
-	UINT(map_flags, MMAPABLE);
-	// The loader sets as many as the relay's limit needs.
-	UINT(max_entries, 16384);
-	TYPE(key, u32);
-	TYPE(value, u64);
-} KNOWN SEC(".maps");
-
-struct {
-	UINT(type, MAP_PERCPU_ARRAY);
-	UINT(max_entries, COUNTER_COUNT);
-	TYPE(key, u32);
-	TYPE(value, u64);
-} COUNTERS SEC(".maps");
-
-// By family.
-struct {
-	UINT(type, MAP_PERCPU_ARRAY);
-	UINT(max_entries, FAMILIES);
-	TYPE(key, u32);
-	TYPE(value, struct traffic);
-} FORWARDED SEC(".maps");
-
-struct {
-	UINT(type, MAP_PERCPU_ARRAY);
-	UINT(max_entries, 1);
-	TYPE(key, u32);
-	TYPE(value, struct scratch);
-} SCRATCH SEC(".maps");
+enum { SAMPLE = 256 };
+// A tick of `struct leg`.
+enum { TICK = 26 };
 
 struct ipv4 {
 	u8 version_ihl;
@@ -264,11 +82,6 @@ INLINE int same(const struct address *a, const struct address *b)
 	       a->word[3] == b->word[3];
 }
 
-INLINE int is_leg(const struct leg *leg, const struct packet *packet)
-{
-	return leg->port == packet->udp.source && same(&leg->address, &packet->source);
-}
-
 INLINE u32 fold32(u64 sum)
 {
 	sum = (sum & 0xffffffff) + (sum >> 32);
@@ -276,10 +89,10 @@ INLINE u32 fold32(u64 sum)
 }
 
 // One's complement sum that replacing `from` by `to` adds.
-INLINE u32 address_difference(const struct address *from, const struct address *to)
+INLINE u32 address_difference(u32 family, const struct address *from, const struct address *to)
 {
 	u64 sum = 0;
-	for (int i = 0; i < 4; i++)
+	for (int i = family == IPV4 ? 3 : 0; i < 4; i++)
 		sum += (u64)to->word[i] + (u32)~from->word[i];
 	return fold32(sum);
 }
@@ -400,22 +213,48 @@ INLINE u32 above_limit(const struct config *config, struct session *session, u32
 	return 0;
 }
 
+// Where a datagram comes from and goes to, of its session's two legs.
+struct direction {
+	struct leg *from;
+	const struct leg *to;
+	struct traffic *heard;
+	struct address client;
+};
+
+// The assembler (which does nothing) keeps clang from joining both into one with a computed offset,
+// which the verifier would refuse without CAP_PERFMON.
+INLINE void from_first(struct direction *direction, struct session *session)
+{
+	direction->from = &session->legs[0];
+	direction->to = &session->legs[1];
+	direction->heard = &session->from[0];
+	asm volatile("%0 = %0" : "+r"(direction->from), "+r"(direction->to), "+r"(direction->heard));
+}
+
+INLINE void from_second(struct direction *direction, struct session *session)
+{
+	direction->from = &session->legs[1];
+	direction->to = &session->legs[0];
+	direction->heard = &session->from[1];
+	asm volatile("%1 = %1" : "+r"(direction->from), "+r"(direction->to), "+r"(direction->heard));
+}
+
 // Writes the new addresses and ports with their checksums. Ports are no part of the pseudo header:
 // of a checksum that hardware completes (CHECKSUM_PARTIAL) only the addresses are there yet.
-INLINE int rewrite(struct __sk_buff *skb, const struct packet *packet, const struct address *source,
-		   const struct leg *to)
+INLINE int rewrite(struct __sk_buff *skb, u32 family, const struct packet *packet,
+		   const struct address *source, const struct address *client, be16 port)
 {
-	u32 addresses = fold32((u64)address_difference(&packet->source, &to->address) +
-			       address_difference(&packet->destination, source));
-	u32 ports = (u32)to->port + (u16)~packet->udp.source;
+	u32 addresses = fold32((u64)address_difference(family, &packet->source, client) +
+			       address_difference(family, &packet->destination, source));
+	u32 ports = (u32)port + (u16)~packet->udp.source;
 	u32 check_at = packet->udp_at + 6;
-	be16 new_ports[2] = { packet->udp.destination, to->port };
+	be16 new_ports[2] = { packet->udp.destination, port };
 
 	if (l4_checksum_replace(skb, check_at, 0, addresses, PSEUDO_HEADER | MANGLED_ZERO) ||
 	    l4_checksum_replace(skb, check_at, 0, ports, MANGLED_ZERO) ||
 	    store_bytes(skb, packet->udp_at, new_ports, sizeof(new_ports), 0))
 		return -1;
-	if (packet->family == IPV4) {
+	if (family == IPV4) {
 		struct {
 			u8 ttl;
 			u8 protocol;
@@ -426,7 +265,7 @@ INLINE int rewrite(struct __sk_buff *skb, const struct packet *packet, const str
 			.ttl = packet->ttl - 1,
 			.protocol = PROTOCOL_UDP,
 			.source = source->word[3],
-			.destination = to->address.word[3],
+			.destination = client->word[3],
 		};
 		// The TTL falls by one, so this word of the header falls by 0x0100.
 		u32 sum = (u16)~packet->ipv4_check + (u32)(u16)~BE16(0x0100);
@@ -436,7 +275,7 @@ INLINE int rewrite(struct __sk_buff *skb, const struct packet *packet, const str
 	struct {
 		struct address source;
 		struct address destination;
-	} header = { *source, to->address };
+	} header = { *source, *client };
 	u8 hop_limit = packet->ttl - 1;
 	return store_bytes(skb, ETHERNET + 7, &hop_limit, sizeof(hop_limit), 0) ||
 	       store_bytes(skb, ETHERNET + 8, &header, sizeof(header), 0);
@@ -456,18 +295,15 @@ INLINE void set_hop(struct next_hop *hop, const struct address *address)
 
 // Out of the leg's device, to its neighbour there. Which one that is the routes have told when the
 // entry was made: a lookup for each packet costs as much as everything else here.
-INLINE int send_on(const struct leg *to, u32 gateway)
+INLINE int send_on(const struct exit *exit, const struct address *client)
 {
 	struct next_hop hop = {};
-	if (gateway) {
-		const struct address *router = map_lookup(&GATEWAYS, &gateway);
-		if (!router)
-			return redirect_neighbour(to->ifindex, 0, 0, 0);
-		set_hop(&hop, router);
-	} else {
-		set_hop(&hop, &to->address);
-	}
-	return redirect_neighbour(to->ifindex, &hop, sizeof(hop), 0);
+	const be32 *router = exit->gateway.word;
+	if (router[0] | router[1] | router[2] | router[3])
+		set_hop(&hop, &exit->gateway);
+	else
+		set_hop(&hop, client);
+	return redirect_neighbour(exit->ifindex, &hop, sizeof(hop), 0);
 }
 
 INLINE void time_sample(u64 start)
@@ -481,59 +317,22 @@ INLINE void time_sample(u64 start)
 	count(LATENCY_SUM, spent);
 }
 
-INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch *scratch,
-		   const struct config *config)
+// A datagram with its Geneve header read.
+struct data {
+	u64 now;
+	// When it came in, of those that are timed; 0 of others.
+	u64 start;
+	u32 vni;
+	// Which address of this host it was sent to.
+	u32 local;
+};
+
+INLINE int relay(struct __sk_buff *skb, u32 family, const struct packet *packet,
+		 const struct config *config, const struct data *data, struct session *session,
+		 const struct direction *direction)
 {
-	u64 start = scratch->seen++ % SAMPLE ? 0 : time_ns();
-	u64 now = coarse_time_ns();
-	if (now >= config->valid_until)
-		return pass(PASS_NOT_RENEWED);
-	const u32 *local = map_lookup(&LOCALS, &packet->destination);
-	if (!local)
-		return pass(PASS_NOT_LOCAL);
-
-	be32 header[2];
-	if (packet->payload < GENEVE_LEN ||
-	    load_bytes(skb, packet->udp_at + UDP_LEN, header, sizeof(header)) ||
-	    header[0] & BE32(0xc0000000))
-		return pass(PASS_MALFORMED);
-	be32 vni = header[1] & BE32(0xffffff00);
-	u32 key = BE32(vni) >> 8;
-	if (header[0] & BE32(0x00800000)) {
-		// VNI 0 is that of probes. What GRO has joined may be of several sessions.
-		if (!key || packet->segment < packet->payload)
-			return pass(PASS_CONTROL);
-		if (is_known(config, key))
-			return handshake(scratch, now);
-		return unknown(scratch, config, key, now);
-	}
-	if (packet->segment < packet->payload && !is_uniform(skb, packet, vni))
-		return pass(PASS_MIXED);
-	struct session *session = map_lookup(&SESSIONS, &key);
-	if (!session)
-		return unknown(scratch, config, key, now);
-
-	// The assembler (which does nothing) keeps clang from joining the branches into one with a computed
-	// offset, which the verifier would refuse.
-	const struct leg *to;
-	struct activity *from;
-	u32 hears_from, gateway;
-	if (is_leg(&session->legs[0], packet)) {
-		to = &session->legs[1];
-		from = &session->from[0];
-		hears_from = session->local[1];
-		gateway = session->gateway[1];
-		asm volatile("%0 = %0" : "+r"(to), "+r"(from));
-	} else if (is_leg(&session->legs[1], packet)) {
-		to = &session->legs[0];
-		from = &session->from[1];
-		hears_from = session->local[0];
-		gateway = session->gateway[0];
-		asm volatile("%1 = %1" : "+r"(to), "+r"(from));
-	} else {
-		return pass(PASS_NOT_A_LEG);
-	}
-	if (session->family != packet->family)
+	const struct leg *to = direction->to;
+	if (!to->mtu)
 		return pass(PASS_SOCKET_SESSION);
 	// A checksum of zero is none, which IPv4 allows and nobody should send on.
 	if (!packet->udp.check)
@@ -542,34 +341,123 @@ INLINE int forward(struct __sk_buff *skb, struct packet *packet, struct scratch 
 		return pass(PASS_TTL);
 	if (packet->udp_at - ETHERNET + UDP_LEN + packet->segment > to->mtu)
 		return pass(PASS_MTU);
+	u32 key = to->exit;
+	const struct exit *exit = map_lookup(&EXITS, &key);
+	if (!exit)
+		return pass(PASS_ERROR);
 	u32 packets = (packet->payload + packet->segment - 1) / packet->segment;
 	// VNI 0 is the self-test's.
-	u32 limit = key ? above_limit(config, session, packet->payload, now) : 0;
+	u32 limit = data->vni ? above_limit(config, session, packet->payload, data->now) : 0;
 	if (limit) {
 		count(limit, packets);
 		return DROP;
 	}
 	const struct address *source = &packet->destination;
-	if (hears_from && hears_from != *local) {
+	u32 hears_from = exit->local;
+	if (hears_from && hears_from != data->local) {
 		const struct address *other = map_lookup(&ADDRESSES, &hears_from);
 		if (other && other->word[3])
 			source = other;
 	}
-	if (rewrite(skb, packet, source, to))
+	if (rewrite(skb, family, packet, source, &direction->client, to->port))
 		return pass(PASS_ERROR);
 
-	__sync_fetch_and_add(&from->packets, packets);
-	__sync_fetch_and_add(&from->bytes, packet->payload);
-	from->last_seen = now;
-	u32 family = packet->family;
+	__sync_fetch_and_add(&direction->heard->packets, packets);
+	__sync_fetch_and_add(&direction->heard->bytes, packet->payload);
+	direction->from->last_seen = data->now >> TICK;
 	struct traffic *forwarded = map_lookup(&FORWARDED, &family);
-	if (forwarded && key) {
+	if (forwarded && data->vni) {
 		forwarded->packets += packets;
 		forwarded->bytes += packet->payload;
 	}
-	if (start)
-		time_sample(start);
-	return send_on(to, gateway);
+	if (data->start)
+		time_sample(data->start);
+	return send_on(exit, &direction->client);
+}
+
+INLINE int forward4(struct __sk_buff *skb, const struct packet *packet, struct scratch *scratch,
+		    const struct config *config, const struct data *data)
+{
+	struct session4 *entry = map_lookup(&SESSIONS4, &data->vni);
+	if (!entry) {
+		if (map_lookup(&SESSIONS6, &data->vni))
+			return pass(PASS_SOCKET_SESSION);
+		return unknown(scratch, config, data->vni, data->now);
+	}
+	struct session *session = &entry->session;
+	struct direction direction = { .client.word[2] = BE32(0xffff) };
+	be32 source = packet->source.word[3];
+	be16 port = packet->udp.source;
+	if (session->legs[0].port == port && entry->address[0] == source) {
+		direction.client.word[3] = entry->address[1];
+		from_first(&direction, session);
+	} else if (session->legs[1].port == port && entry->address[1] == source) {
+		direction.client.word[3] = entry->address[0];
+		from_second(&direction, session);
+	} else {
+		return pass(PASS_NOT_A_LEG);
+	}
+	return relay(skb, IPV4, packet, config, data, session, &direction);
+}
+
+INLINE int forward6(struct __sk_buff *skb, const struct packet *packet, struct scratch *scratch,
+		    const struct config *config, const struct data *data)
+{
+	struct session6 *entry = map_lookup(&SESSIONS6, &data->vni);
+	if (!entry) {
+		if (map_lookup(&SESSIONS4, &data->vni))
+			return pass(PASS_NOT_A_LEG);
+		return unknown(scratch, config, data->vni, data->now);
+	}
+	struct session *session = &entry->session;
+	struct direction direction;
+	be16 port = packet->udp.source;
+	if (session->legs[0].port == port && same(&entry->address[0], &packet->source)) {
+		direction.client = entry->address[1];
+		from_first(&direction, session);
+	} else if (session->legs[1].port == port && same(&entry->address[1], &packet->source)) {
+		direction.client = entry->address[0];
+		from_second(&direction, session);
+	} else {
+		return pass(PASS_NOT_A_LEG);
+	}
+	return relay(skb, IPV6, packet, config, data, session, &direction);
+}
+
+INLINE int forward(struct __sk_buff *skb, const struct packet *packet, struct scratch *scratch,
+		   const struct config *config)
+{
+	struct data data = {
+		.start = scratch->seen++ % SAMPLE ? 0 : time_ns(),
+		.now = coarse_time_ns(),
+	};
+	if (data.now >= config->valid_until)
+		return pass(PASS_NOT_RENEWED);
+	const u32 *local = map_lookup(&LOCALS, &packet->destination);
+	if (!local)
+		return pass(PASS_NOT_LOCAL);
+	data.local = *local;
+
+	be32 header[2];
+	if (packet->payload < GENEVE_LEN ||
+	    load_bytes(skb, packet->udp_at + UDP_LEN, header, sizeof(header)) ||
+	    header[0] & BE32(0xc0000000))
+		return pass(PASS_MALFORMED);
+	be32 vni = header[1] & BE32(0xffffff00);
+	data.vni = BE32(vni) >> 8;
+	if (header[0] & BE32(0x00800000)) {
+		// VNI 0 is that of probes. What GRO has joined may be of several sessions.
+		if (!data.vni || packet->segment < packet->payload)
+			return pass(PASS_CONTROL);
+		if (is_known(config, data.vni))
+			return handshake(scratch, data.now);
+		return unknown(scratch, config, data.vni, data.now);
+	}
+	if (packet->segment < packet->payload && !is_uniform(skb, packet, vni))
+		return pass(PASS_MIXED);
+	if (packet->family == IPV4)
+		return forward4(skb, packet, scratch, config, &data);
+	return forward6(skb, packet, scratch, config, &data);
 }
 
 SEC("classifier")

@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use relay_proto::geneve::{HEADER_LEN, PROTOCOL_WIREGUARD};
 
 use super::{
-    abi::{self, Forwarding, Leg, Session, Way},
-    frame,
+    abi,
+    entry::{Leg, Session, Used},
+    exits, frame,
     program::Maps,
     sys,
 };
@@ -31,12 +32,12 @@ pub(super) fn run(
     maps: &mut Maps,
     port: u16,
 ) -> Result<(), String> {
-    for (forwarding, ends) in [Forwarding::V4, Forwarding::V6].into_iter().zip(ENDS) {
+    for ends in ENDS {
         let [a, b, relay] = ends.map(|ip| ip.parse::<IpAddr>().expect("constants are addresses"));
-        let result = forward(program, maps, forwarding, [a, b, relay], port);
-        maps.sessions.remove(&VNI).ok();
+        let result = forward(program, maps, [a, b, relay], port);
+        maps.entries.remove(VNI);
         maps.locals.remove(&abi::address_key(relay)).ok();
-        result.map_err(|error| format!("{forwarding:?}: {error}"))?;
+        result.map_err(|error| format!("to {b}: {error}"))?;
     }
     Ok(())
 }
@@ -44,7 +45,6 @@ pub(super) fn run(
 fn forward(
     program: &aya::programs::ProgramFd,
     maps: &mut Maps,
-    forwarding: Forwarding,
     [a, b, relay]: [IpAddr; 3],
     port: u16,
 ) -> Result<(), String> {
@@ -55,20 +55,13 @@ fn forward(
     let session = Session {
         legs: clients.map(|address| Leg {
             address,
-            way: Way {
-                ifindex: 1,
-                mtu: 1500,
-                gateway: abi::ON_LINK,
-            },
+            mtu: 1500,
+            exit: exits::NONE,
         }),
-        forwarding,
-        local: [0; 2],
-        used: abi::Used::default(),
+        used: Used::default(),
     };
     let failed = |error: aya::maps::MapError| error.to_string();
-    maps.sessions
-        .insert(VNI, session.encode(), 0)
-        .map_err(failed)?;
+    maps.entries.insert(VNI, &session).map_err(failed)?;
     maps.locals
         .insert(abi::address_key(relay.ip()), SELF, 0)
         .map_err(failed)?;

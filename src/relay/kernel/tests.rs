@@ -3,6 +3,7 @@
 
 mod client;
 mod detached;
+mod entries;
 mod filter;
 mod first;
 mod limits;

@@ -18,7 +18,9 @@ use tokio::sync::watch;
 
 use super::{
     Open, PathState, Reason, Request, Unavailable,
-    abi::{self, AddressKey, Config, Forwarding, Leg, Session, Way},
+    abi::{self, AddressKey, Config},
+    entry::{Leg, Session, Used},
+    exits::{self, Exit},
     guard::Guard,
     program::{Maps, Program},
     self_test, sys,
@@ -40,10 +42,16 @@ const WATCH: Duration = Duration::from_secs(1);
 const SETTLE: Duration = Duration::from_millis(100);
 /// Keys of local addresses; 0 is none.
 const LOCALS: std::ops::Range<u32> = 1..1024;
-/// Keys of routers.
-const GATEWAYS: std::ops::Range<u16> = 1..1024;
 /// Stands for a local address that has no key: nothing is ever sent from it.
 const KEYLESS: u32 = u16::MAX as u32;
+
+/// How datagrams get to a client.
+#[derive(Debug, Clone, Copy, Default)]
+struct Way {
+    ifindex: u32,
+    mtu: u16,
+    gateway: Option<IpAddr>,
+}
 
 /// State of the thread.
 pub(super) struct Worker {
@@ -57,7 +65,6 @@ pub(super) struct Worker {
     devices: BTreeMap<u32, Device>,
     ways: Ways,
     locals: BTreeMap<AddressKey, u32>,
-    gateways: BTreeMap<AddressKey, u16>,
     /// Open sessions through local addresses that have no key, or not yet: news of an address may
     /// come after those of a session.
     keyless: BTreeMap<Vni, Open>,
@@ -83,12 +90,6 @@ impl Worker {
     ) -> io::Result<Self> {
         let locals: BTreeMap<_, _> = maps.locals.iter().filter_map(Result::ok).collect();
         let keys_given = locals.clone();
-        let gateways = GATEWAYS
-            .map_while(|key| {
-                let address = maps.gateways.get(&key.into(), 0).ok()?;
-                (address != [0; 16]).then_some((address, key))
-            })
-            .collect();
         // Of an earlier process: it goes on until this one has its port.
         let left = maps.config.get(&0, 0).map_err(io::Error::other)?;
         let left = Config::decode(&left);
@@ -108,7 +109,6 @@ impl Worker {
             devices: BTreeMap::new(),
             ways: Ways::default(),
             locals,
-            gateways,
             keyless: BTreeMap::new(),
             config,
             tested: None,
@@ -191,7 +191,7 @@ impl Worker {
         match request {
             Request::Place(open) => self.place(&open),
             Request::Remove(vni) => {
-                self.maps.sessions.remove(&vni.number()).ok();
+                self.maps.entries.remove(vni.number());
                 self.keyless.remove(&vni);
             }
             Request::Retain(open) => self.retain(open),
@@ -216,38 +216,18 @@ impl Worker {
             self.keyless.remove(&open.vni);
         }
         let session = self.session(open.legs, keys.map(|key| key as u16));
-        let known = self.maps.sessions.get(&open.vni.number(), 0);
-        if !known.is_ok_and(|known| Session::decode(&known).same_ways(&session)) {
-            self.replace(open.vni, session);
+        let known = self.maps.entries.get(open.vni.number());
+        if known.is_none_or(|known| known.legs != session.legs) {
+            self.replace(open.vni.number(), session);
         }
     }
 
-    fn replace(&mut self, vni: Vni, session: Session) {
-        let used = self.take(vni.number()).map(|old| old.used);
+    fn replace(&mut self, vni: u32, session: Session) {
+        let used = self.maps.entries.take(vni).map(|old| old.used);
         let used = used.unwrap_or_default();
-        self.enter(vni, &Session { used, ..session });
-    }
-
-    fn enter(&mut self, vni: Vni, session: &Session) {
-        if let Err(error) = self.maps.sessions.insert(vni.number(), session.encode(), 0) {
-            tracing::debug!(%error, %vni, "no room in the kernel; the sockets forward");
-        }
-    }
-
-    /// Takes an entry out: datagrams that come before it is back go through the sockets, and are
-    /// counted there.
-    fn take(&mut self, key: u32) -> Option<Session> {
-        use aya::maps::IterableMap as _;
-
-        let sessions = &mut self.maps.sessions;
-        match sys::take(sessions.map().fd().as_fd(), key) {
-            Ok(value) => value.map(|value| Session::decode(&value)),
-            // Linux before 5.14.
-            Err(_) => {
-                let value = sessions.get(&key, 0).ok()?;
-                sessions.remove(&key).ok()?;
-                Some(Session::decode(&value))
-            }
+        let entered = self.maps.entries.insert(vni, &Session { used, ..session });
+        if let Err(error) = entered {
+            tracing::debug!(%error, vni, "no room in the kernel; the sockets forward");
         }
     }
 
@@ -258,9 +238,9 @@ impl Worker {
             .map(|open| (open.vni.number(), open))
             .collect();
         self.keyless.clear();
-        for key in self.keys() {
-            if !open.contains_key(&key) {
-                self.maps.sessions.remove(&key).ok();
+        for vni in self.maps.entries.vnis() {
+            if !open.contains_key(&vni) {
+                self.maps.entries.remove(vni);
             }
         }
         for open in open.values() {
@@ -268,28 +248,29 @@ impl Worker {
         }
     }
 
-    fn keys(&self) -> Vec<u32> {
-        self.maps.sessions.keys().filter_map(Result::ok).collect()
+    /// An entry: forwarded by the program when both legs are of one family and a way leads to each.
+    fn session(&mut self, legs: [SocketAddr; 2], locals: [u16; 2]) -> Session {
+        let ways = [0, 1].map(|at| self.way(locals[at], legs[at].ip()));
+        let forwards = legs[0].is_ipv4() == legs[1].is_ipv4() && ways.iter().all(Option::is_some);
+        let legs = [0, 1].map(|at| {
+            let way = ways[at].filter(|_| forwards);
+            self.leg(legs[at], locals[at], way.unwrap_or_default())
+        });
+        let used = Used::default();
+        Session { legs, used }
     }
 
-    /// An entry: forwarded by the program when both legs are of one family and a way leads to each.
-    fn session(&mut self, legs: [SocketAddr; 2], local: [u16; 2]) -> Session {
-        let ways = [0, 1].map(|at| self.way(local[at], legs[at].ip()));
-        let forwarding = match (ways, legs) {
-            ([Some(_), Some(_)], [SocketAddr::V4(_), SocketAddr::V4(_)]) => Forwarding::V4,
-            ([Some(_), Some(_)], [SocketAddr::V6(_), SocketAddr::V6(_)]) => Forwarding::V6,
-            _ => Forwarding::Socket,
-        };
-        let leg = |at: usize| Leg {
-            address: legs[at],
-            way: ways[at].unwrap_or_default(),
-        };
-        Session {
-            legs: [leg(0), leg(1)],
-            forwarding,
+    fn leg(&mut self, address: SocketAddr, local: u16, way: Way) -> Leg {
+        let exit = Exit {
+            ifindex: way.ifindex,
             local,
-            used: abi::Used::default(),
-        }
+            gateway: way.gateway,
+        };
+        let (mtu, exit) = match self.maps.exits.key(exit) {
+            Some(key) => (way.mtu, key),
+            None => (0, exits::NONE),
+        };
+        Leg { address, mtu, exit }
     }
 
     /// The way to an address, from the local one with this key; `None` when it is this host's own,
@@ -308,30 +289,8 @@ impl Worker {
         Some(Way {
             ifindex: route.ifindex,
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
-            gateway: route.gateway.map_or(abi::ON_LINK, |ip| self.gateway(ip)),
+            gateway: route.gateway,
         })
-    }
-
-    /// Key of a router. It has it for ever: sessions name it.
-    fn gateway(&mut self, ip: IpAddr) -> u16 {
-        let address = abi::address_key(ip);
-        if let Some(key) = self.gateways.get(&address) {
-            return *key;
-        }
-        let key = GATEWAYS.start + self.gateways.len() as u16;
-        if !GATEWAYS.contains(&key) {
-            return abi::ASK;
-        }
-        match self.maps.gateways.set(key.into(), address, 0) {
-            Ok(()) => {
-                self.gateways.insert(address, key);
-                key
-            }
-            Err(error) => {
-                tracing::debug!(%error, "no room for a router");
-                abi::ASK
-            }
-        }
     }
 
     /// The local address with this key, while this host has it.
@@ -356,19 +315,20 @@ impl Worker {
 
     /// Enters the ways anew, in all sessions where they have changed.
     fn reroute(&mut self) {
-        for key in self.keys() {
-            let Ok(value) = self.maps.sessions.get(&key, 0) else {
+        let mut used = BTreeSet::new();
+        for vni in self.maps.entries.vnis() {
+            let Some(old) = self.maps.entries.get(vni) else {
                 continue;
             };
-            let old = Session::decode(&value);
-            let legs = old.legs.map(|leg| leg.address);
-            let new = self.session(legs, old.local);
-            if !old.same_ways(&new)
-                && let Some(vni) = Vni::new(key)
-            {
+            let exits = old.legs.map(|leg| self.maps.exits.get(leg.exit));
+            let locals = exits.map(|exit| exit.unwrap_or_default().local);
+            let new = self.session(old.legs.map(|leg| leg.address), locals);
+            used.extend(new.legs.map(|leg| leg.exit));
+            if old.legs != new.legs {
                 self.replace(vni, new);
             }
         }
+        self.maps.exits.keep(&used);
     }
 
     /// Learns devices and addresses.

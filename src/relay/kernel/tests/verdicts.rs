@@ -16,8 +16,9 @@ use super::{
     permitted,
 };
 use crate::relay::kernel::{
-    Attachment,
-    abi::{self, Forwarding, Leg, Session, Way},
+    Attachment, abi,
+    entry::{Leg, Session, Used},
+    exits::Exit,
     frame,
     program::{Maps, Program},
     self_test::REDIRECTED,
@@ -79,26 +80,29 @@ impl Twins {
             });
             let vni = bind(&mut relay, number, legs, bound);
             let key = |ip: &IpAddr| 1 + locals.iter().position(|l| l == ip).unwrap() as u16;
-            let session = Session {
-                legs: legs.map(|address| Leg {
-                    address,
-                    way: Way {
-                        ifindex: 1,
-                        mtu: 1_500,
-                        gateway: abi::ON_LINK,
-                    },
-                }),
-                forwarding: match legs {
-                    [SocketAddr::V4(_), SocketAddr::V4(_)] => Forwarding::V4,
-                    [SocketAddr::V6(_), SocketAddr::V6(_)] => Forwarding::V6,
-                    _ => Forwarding::Socket,
-                },
-                local: bound.each_ref().map(key),
-                used: abi::Used::default(),
+            let mtu = match legs {
+                [SocketAddr::V4(_), SocketAddr::V4(_)] | [SocketAddr::V6(_), SocketAddr::V6(_)] => {
+                    1_500
+                }
+                _ => 0,
             };
-            maps.sessions
-                .insert(vni.number(), session.encode(), 0)
-                .unwrap();
+            let mut leg = |at: usize| {
+                let exit = Exit {
+                    ifindex: 1,
+                    local: key(&bound[at]),
+                    gateway: None,
+                };
+                Leg {
+                    address: legs[at],
+                    mtu,
+                    exit: maps.exits.key(exit).unwrap(),
+                }
+            };
+            let session = Session {
+                legs: [leg(0), leg(1)],
+                used: Used::default(),
+            };
+            maps.entries.insert(vni.number(), &session).unwrap();
             sessions.push((vni, legs, bound));
         }
         Self {

@@ -121,7 +121,15 @@ impl Relay {
         vni
     }
 
-    fn bind(&self, vni: Vni, generation: u32, client: &Client, other: &Client, wire: &Wire) {
+    /// Binds a client, anew with a greater generation.
+    pub(super) fn bind(
+        &self,
+        vni: Vni,
+        generation: u32,
+        client: &Client,
+        other: &Client,
+        wire: &Wire,
+    ) {
         let binds = self.snapshot().counters.binds + self.snapshot().counters.rebinds;
         wire.send(&client.bind(vni, generation, other));
         wire.send(&client.answer(vni, &wire.receive()));

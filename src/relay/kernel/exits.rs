@@ -1,0 +1,120 @@
+//! Where datagrams leave: few of these, so that an entry of a session names one by a number.
+
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, Ipv6Addr},
+};
+
+use aya::maps::{Array, MapData};
+
+use super::abi::address_key;
+
+/// One of them, as `maps.bpf.h` has it.
+pub(super) type ExitValue = [u8; 24];
+
+/// Keys that there are. The first stands for none.
+const COUNT: u32 = 1024;
+/// Key of the exit without device and local address.
+pub(super) const NONE: u16 = 0;
+
+/// Device, local address and router.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Exit {
+    /// Device; 0 for none.
+    pub(super) ifindex: u32,
+    /// Key of the local address that the client knows the relay by; 0 when that is not known.
+    pub(super) local: u16,
+    /// Router that comes next; `None` when the device's link leads to the client.
+    pub(super) gateway: Option<IpAddr>,
+}
+
+/// Those that the program knows, by key.
+pub(super) struct Exits {
+    map: Array<MapData, ExitValue>,
+    known: Vec<Option<Exit>>,
+}
+
+impl Exits {
+    /// With what an earlier process has entered.
+    pub(super) fn new(map: Array<MapData, ExitValue>) -> Self {
+        let read = |key| {
+            let value = map.get(&key, 0).ok()?;
+            (value != [0; size_of::<ExitValue>()]).then(|| Exit::decode(&value))
+        };
+        let known = (1..COUNT).map(read);
+        let known = std::iter::once(Some(Exit::default()))
+            .chain(known)
+            .collect();
+        Self { map, known }
+    }
+
+    /// The exit with this key.
+    pub(super) fn get(&self, key: u16) -> Option<Exit> {
+        *self.known.get(usize::from(key))?
+    }
+
+    /// Key of an exit, which is entered if it is new; `None` when there is no room.
+    pub(super) fn key(&mut self, exit: Exit) -> Option<u16> {
+        if let Some(key) = self.known.iter().position(|known| *known == Some(exit)) {
+            return u16::try_from(key).ok();
+        }
+        let key = self.known.iter().position(Option::is_none)?;
+        self.map.set(key as u32, exit.encode(), 0).ok()?;
+        self.known[key] = Some(exit);
+        u16::try_from(key).ok()
+    }
+
+    /// Forgets those that no entry names.
+    pub(super) fn keep(&mut self, used: &BTreeSet<u16>) {
+        for (key, known) in (0..).zip(&mut self.known) {
+            if key != NONE && !used.contains(&key) {
+                *known = None;
+            }
+        }
+    }
+}
+
+impl Exit {
+    fn encode(self) -> ExitValue {
+        let mut value = [0; size_of::<ExitValue>()];
+        value[..4].copy_from_slice(&self.ifindex.to_ne_bytes());
+        value[4..8].copy_from_slice(&u32::from(self.local).to_ne_bytes());
+        if let Some(gateway) = self.gateway {
+            value[8..].copy_from_slice(&address_key(gateway));
+        }
+        value
+    }
+
+    fn decode(value: &ExitValue) -> Self {
+        let number = |at: usize| {
+            let bytes = value[at..].first_chunk().expect("the value is that long");
+            u32::from_ne_bytes(*bytes)
+        };
+        let gateway = value[8..].first_chunk().expect("the value is that long");
+        let gateway = Ipv6Addr::from(*gateway);
+        Self {
+            ifindex: number(0),
+            local: number(4) as u16,
+            gateway: (!gateway.is_unspecified()).then(|| IpAddr::V6(gateway).to_canonical()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn exit_round_trips() {
+        for gateway in [None, Some("192.0.2.9"), Some("fe80::9")] {
+            let exit = Exit {
+                ifindex: 0x0102_0304,
+                local: 0x0506,
+                gateway: gateway.map(|ip| ip.parse().unwrap()),
+            };
+            assert_eq!(Exit::decode(&exit.encode()), exit);
+        }
+    }
+}

@@ -1,0 +1,208 @@
+// Keys, values and maps of the program, byte for byte as `abi.rs`, `entry.rs` and `exits.rs` have
+// them.
+#pragma once
+#include "bpf.h"
+
+enum { IPV4 = 0, IPV6 = 1, FAMILIES = 2 };
+enum { LOCAL_ADDRESSES = 1024, EXIT_COUNT = 1024 };
+enum { BUCKETS = 16, FIRST_BUCKET = 7 };
+
+// Why a datagram for the relay's port went on to the socket; `abi.rs` names them.
+enum pass {
+	PASS_CONTROL,
+	PASS_UNKNOWN_VNI,
+	PASS_NOT_A_LEG,
+	PASS_MIXED,
+	PASS_FRAGMENT,
+	PASS_MALFORMED,
+	PASS_NO_CHECKSUM,
+	PASS_TTL,
+	PASS_MTU,
+	PASS_SOCKET_SESSION,
+	PASS_NOT_LOCAL,
+	PASS_NOT_RENEWED,
+	PASS_ERROR,
+	PASSES,
+};
+
+// Keys of COUNTERS, after those of `enum pass`.
+enum {
+	DROPPED_UNKNOWN = PASSES,
+	DROPPED_SESSION_RATE,
+	DROPPED_RELAY_RATE,
+	DROPPED_BUSY,
+	LATENCY_SUM,
+	LATENCY_BUCKETS,
+	COUNTER_COUNT = LATENCY_BUCKETS + BUCKETS,
+};
+
+// A limit on bandwidth, as the core's `Pace`.
+struct pace {
+	// 0 for none.
+	u64 bytes_per_second;
+	// Nanoseconds whose data may come at once.
+	u64 burst;
+};
+
+struct config {
+	// Moment (CLOCK_MONOTONIC) after which nothing is forwarded: the relay renews it.
+	u64 valid_until;
+	// 0 while the relay has no port.
+	be16 port;
+	u8 unused[2];
+	// Number of words in KNOWN, a power of two, less one.
+	u32 known_mask;
+	// Of each session, and of all of them.
+	struct pace session;
+	struct pace relay;
+};
+
+struct address {
+	// IPv4 as ::ffff:a.b.c.d.
+	be32 word[4];
+};
+
+struct traffic {
+	u64 packets;
+	u64 bytes;
+};
+
+// One client's half of a session; its address is at the entry's end.
+struct leg {
+	be16 port;
+	// Longest IP packet on the way to it; 0 where the socket must forward.
+	u16 mtu;
+	// How datagrams get to it (a key of EXITS).
+	u16 exit;
+	// Tick of CLOCK_MONOTONIC (2^26 ns, which u16 counts for 73 minutes) at which data came from it.
+	u16 last_seen;
+};
+
+struct session {
+	struct leg legs[2];
+	struct traffic from[2];
+	// Moment at which it owes nothing to its limit.
+	u64 owes;
+};
+
+// With both legs on IPv4: 64 bytes, so that entry and what the kernel needs for it take 128.
+struct session4 {
+	struct session session;
+	be32 address[2];
+};
+
+struct session6 {
+	struct session session;
+	struct address address[2];
+};
+
+// Where datagrams leave.
+struct exit {
+	// Device.
+	u32 ifindex;
+	// Which local address the leg was bound through (a key of ADDRESSES; 0 when that is not known):
+	// it hears from there, as firewalls and NATs on its way expect.
+	u32 local;
+	// Router that they go to next; all zeros when the link leads to the client.
+	struct address gateway;
+};
+
+// What one CPU keeps for itself.
+struct scratch {
+	u64 window;
+	u64 unknown_count;
+	u64 handshake_count;
+	u64 seen;
+};
+
+// Sessions between IPv4 addresses. The loader sets the relay's limit, here and below.
+struct {
+	UINT(type, MAP_HASH);
+	UINT(map_flags, NO_PREALLOC);
+	UINT(max_entries, 65536);
+	TYPE(key, u32);
+	TYPE(value, struct session4);
+} SESSIONS4 SEC(".maps");
+
+// All others.
+struct {
+	UINT(type, MAP_HASH);
+	UINT(map_flags, NO_PREALLOC);
+	UINT(max_entries, 65536);
+	TYPE(key, u32);
+	TYPE(value, struct session6);
+} SESSIONS6 SEC(".maps");
+
+// By key, from 1: 0 stands for none.
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(max_entries, EXIT_COUNT);
+	TYPE(key, u32);
+	TYPE(value, struct exit);
+} EXITS SEC(".maps");
+
+// Addresses of this host, with their keys of ADDRESSES: a datagram for another host is not ours,
+// whatever its port.
+struct {
+	UINT(type, MAP_HASH);
+	UINT(max_entries, LOCAL_ADDRESSES);
+	TYPE(key, struct address);
+	TYPE(value, u32);
+} LOCALS SEC(".maps");
+
+// The same by key, from 1; zeros where there is none.
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(max_entries, LOCAL_ADDRESSES);
+	TYPE(key, u32);
+	TYPE(value, struct address);
+} ADDRESSES SEC(".maps");
+
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(max_entries, 1);
+	TYPE(key, u32);
+	TYPE(value, struct config);
+} CONFIG SEC(".maps");
+
+// Moment at which the relay owes nothing to its limit: one number for this program and the core.
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(map_flags, MMAPABLE);
+	UINT(max_entries, 1);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} DEBT SEC(".maps");
+
+// A bit for each VNI that may have a session: bit vni % 64 of word vni / 64 & known_mask. The core
+// sets it before anyone can know of the session; an entry comes later.
+struct {
+	UINT(type, MAP_ARRAY);
+	UINT(map_flags, MMAPABLE);
+	// The loader sets as many as the relay's limit needs.
+	UINT(max_entries, 16384);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} KNOWN SEC(".maps");
+
+struct {
+	UINT(type, MAP_PERCPU_ARRAY);
+	UINT(max_entries, COUNTER_COUNT);
+	TYPE(key, u32);
+	TYPE(value, u64);
+} COUNTERS SEC(".maps");
+
+// By family.
+struct {
+	UINT(type, MAP_PERCPU_ARRAY);
+	UINT(max_entries, FAMILIES);
+	TYPE(key, u32);
+	TYPE(value, struct traffic);
+} FORWARDED SEC(".maps");
+
+struct {
+	UINT(type, MAP_PERCPU_ARRAY);
+	UINT(max_entries, 1);
+	TYPE(key, u32);
+	TYPE(value, struct scratch);
+} SCRATCH SEC(".maps");

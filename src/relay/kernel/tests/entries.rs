@@ -1,0 +1,84 @@
+//! Entries in the kernel's maps: sessions whose legs change their family, and room for ways out.
+
+use std::collections::BTreeSet;
+
+use relay_proto::Family;
+
+use super::{
+    client::Client,
+    permitted,
+    wire::{Relay, Wire, exchange, two_cables},
+};
+use crate::relay::kernel::{
+    Attachment,
+    exits::{self, Exit},
+    program::Program,
+};
+
+#[test]
+fn session_whose_legs_move_to_another_family_and_back_goes_on() {
+    if !permitted("session_whose_legs_move_to_another_family_and_back_goes_on") {
+        return;
+    }
+    let net = two_cables();
+    let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
+    let a4 = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
+    let b4 = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let a6 = Wire::new(&net, "a", "[2001:db8:1::2]:1001", "[2001:db8:1::1]:40000");
+    let b6 = Wire::new(&net, "b", "[2001:db8:2::2]:1002", "[2001:db8:2::1]:40000");
+    let vni = relay.open(1, [&a4, &b4]);
+    let [alice, bob] = [Client::new(1), Client::new(2)];
+    let by_kernel = |family| relay.forwarded(family).1;
+    // When the kernel forwards again is up to the thread that keeps the maps.
+    let forwards_again = |family, legs: [&Wire; 2]| {
+        let before = by_kernel(family);
+        relay.wait(|_| {
+            exchange(vni, legs, 3);
+            by_kernel(family) >= before + 2
+        });
+    };
+
+    exchange(vni, [&a4, &b4], 1);
+    assert_eq!(by_kernel(Family::V4), 2);
+
+    relay.bind(vni, 2, &bob, &alice, &b6);
+    for n in 0..20 {
+        exchange(vni, [&a4, &b6], n);
+    }
+    assert_eq!((by_kernel(Family::V4), by_kernel(Family::V6)), (2, 0));
+
+    relay.bind(vni, 3, &bob, &alice, &b4);
+    forwards_again(Family::V4, [&a4, &b4]);
+
+    relay.bind(vni, 4, &alice, &bob, &a6);
+    relay.bind(vni, 5, &bob, &alice, &b6);
+    forwards_again(Family::V6, [&a6, &b6]);
+}
+
+#[test]
+fn ways_out_that_no_session_uses_make_room_for_others() {
+    if !permitted("ways_out_that_no_session_uses_make_room_for_others") {
+        return;
+    }
+    let (_program, mut maps, _) = Program::load(None, 7, Attachment::Link).unwrap();
+    let exit = |ifindex| Exit {
+        ifindex,
+        ..Exit::default()
+    };
+    assert_eq!(maps.exits.key(exit(0)), Some(exits::NONE));
+    let keys: Vec<u16> = (1..)
+        .map_while(|ifindex| maps.exits.key(exit(ifindex)))
+        .collect();
+    let all: BTreeSet<_> = keys.iter().copied().collect();
+    assert_eq!((keys.len(), all.len()), (1023, 1023));
+    assert_eq!(maps.exits.key(exit(7)), Some(keys[6]));
+
+    maps.exits.keep(&keys[..1000].iter().copied().collect());
+    assert_eq!(maps.exits.get(keys[6]), Some(exit(7)));
+    assert_eq!(maps.exits.get(keys[1000]), None);
+    assert_eq!(maps.exits.get(exits::NONE), Some(exit(0)));
+    let again: Vec<_> = (5000..)
+        .map_while(|ifindex| maps.exits.key(exit(ifindex)))
+        .collect();
+    assert_eq!(again, keys[1000..]);
+}
