@@ -47,6 +47,19 @@ struct udp {
 	u16 check;
 };
 
+// All that is read of a packet with a single datagram, by one call.
+struct headers4 {
+	struct ipv4 ip;
+	struct udp udp;
+	be32 geneve[2];
+};
+
+struct headers6 {
+	struct ipv6 ip;
+	struct udp udp;
+	be32 geneve[2];
+};
+
 // What is known of a datagram once its headers are read.
 struct packet {
 	struct address source;
@@ -57,6 +70,8 @@ struct packet {
 	u32 payload;
 	u32 segment;
 	struct udp udp;
+	// Zeros where the payload is too short for it.
+	be32 geneve[2];
 	u8 ttl;
 	u16 ipv4_check;
 };
@@ -74,6 +89,17 @@ INLINE int pass(enum pass reason)
 {
 	count(reason, 1);
 	return NEXT;
+}
+
+INLINE int is_local(const struct packet *packet)
+{
+	return map_lookup(&LOCALS, &packet->destination) != 0;
+}
+
+// For what the sockets decide about, as far as it is addressed to this host.
+INLINE int pass_local(const struct packet *packet, enum pass reason)
+{
+	return pass(is_local(packet) ? reason : PASS_NOT_LOCAL);
 }
 
 INLINE int same(const struct address *a, const struct address *b)
@@ -148,8 +174,10 @@ INLINE void turn_window(struct scratch *scratch, u64 now)
 
 // Whoever has seen a handshake can send it again from anywhere. A thread answers 1,342 in the time
 // of a window, and as many as these when none came before.
-INLINE int handshake(struct scratch *scratch, u64 now)
+INLINE int handshake(struct scratch *scratch, const struct packet *packet, u64 now)
 {
+	if (!is_local(packet))
+		return pass(PASS_NOT_LOCAL);
 	turn_window(scratch, now);
 	if (scratch->handshake_count >= HANDSHAKES_MOST) {
 		count(DROPPED_BUSY, 1);
@@ -160,8 +188,11 @@ INLINE int handshake(struct scratch *scratch, u64 now)
 }
 
 // A token counter on each CPU: a flood of numbers that name no session ends here.
-INLINE int unknown(struct scratch *scratch, const struct config *config, u32 vni, u64 now)
+INLINE int unknown(struct scratch *scratch, const struct config *config,
+		   const struct packet *packet, u32 vni, u64 now)
 {
+	if (!is_local(packet))
+		return pass(PASS_NOT_LOCAL);
 	turn_window(scratch, now);
 	if (scratch->unknown_count >= UNKNOWN_MOST && !is_known(config, vni)) {
 		count(DROPPED_UNKNOWN, 1);
@@ -248,12 +279,11 @@ INLINE int rewrite(struct __sk_buff *skb, u32 family, const struct packet *packe
 			       address_difference(family, &packet->destination, source));
 	u32 ports = (u32)port + (u16)~packet->udp.source;
 	u32 check_at = packet->udp_at + 6;
-	be16 new_ports[2] = { packet->udp.destination, port };
 
 	if (l4_checksum_replace(skb, check_at, 0, addresses, PSEUDO_HEADER | MANGLED_ZERO) ||
-	    l4_checksum_replace(skb, check_at, 0, ports, MANGLED_ZERO) ||
-	    store_bytes(skb, packet->udp_at, new_ports, sizeof(new_ports), 0))
+	    l4_checksum_replace(skb, check_at, 0, ports, MANGLED_ZERO))
 		return -1;
+	// From the time to live to the ports, all that changes lies together.
 	if (family == IPV4) {
 		struct {
 			u8 ttl;
@@ -261,11 +291,13 @@ INLINE int rewrite(struct __sk_buff *skb, u32 family, const struct packet *packe
 			u16 check;
 			be32 source;
 			be32 destination;
+			be16 ports[2];
 		} header = {
 			.ttl = packet->ttl - 1,
 			.protocol = PROTOCOL_UDP,
 			.source = source->word[3],
 			.destination = client->word[3],
+			.ports = { packet->udp.destination, port },
 		};
 		// The TTL falls by one, so this word of the header falls by 0x0100.
 		u32 sum = (u16)~packet->ipv4_check + (u32)(u16)~BE16(0x0100);
@@ -273,12 +305,18 @@ INLINE int rewrite(struct __sk_buff *skb, u32 family, const struct packet *packe
 		return store_bytes(skb, ETHERNET + 8, &header, sizeof(header), 0);
 	}
 	struct {
+		u8 unused[3];
+		u8 hop_limit;
 		struct address source;
 		struct address destination;
-	} header = { *source, *client };
-	u8 hop_limit = packet->ttl - 1;
-	return store_bytes(skb, ETHERNET + 7, &hop_limit, sizeof(hop_limit), 0) ||
-	       store_bytes(skb, ETHERNET + 8, &header, sizeof(header), 0);
+		be16 ports[2];
+	} header = {
+		.hop_limit = packet->ttl - 1,
+		.source = *source,
+		.destination = *client,
+		.ports = { packet->udp.destination, port },
+	};
+	return store_bytes(skb, ETHERNET + 7, &header.hop_limit, sizeof(header) - 3, 0);
 }
 
 INLINE void set_hop(struct next_hop *hop, const struct address *address)
@@ -323,15 +361,37 @@ struct data {
 	// When it came in, of those that are timed; 0 of others.
 	u64 start;
 	u32 vni;
-	// Which address of this host it was sent to.
-	u32 local;
 };
+
+// Which address of this host a datagram was sent to (a key of ADDRESSES). Mostly the one that its
+// client has bound through; then the others need not be looked through.
+INLINE int find_local(const struct packet *packet, const struct leg *from, u32 *local)
+{
+	u32 key = from->exit;
+	const struct exit *exit = map_lookup(&EXITS, &key);
+	if (exit) {
+		key = exit->local;
+		const struct address *bound = map_lookup(&ADDRESSES, &key);
+		if (bound && same(bound, &packet->destination)) {
+			*local = key;
+			return 1;
+		}
+	}
+	const u32 *found = map_lookup(&LOCALS, &packet->destination);
+	if (!found)
+		return 0;
+	*local = *found;
+	return 1;
+}
 
 INLINE int relay(struct __sk_buff *skb, u32 family, const struct packet *packet,
 		 const struct config *config, const struct data *data, struct session *session,
 		 const struct direction *direction)
 {
 	const struct leg *to = direction->to;
+	u32 local;
+	if (!find_local(packet, direction->from, &local))
+		return pass(PASS_NOT_LOCAL);
 	if (!to->mtu)
 		return pass(PASS_SOCKET_SESSION);
 	// A checksum of zero is none, which IPv4 allows and nobody should send on.
@@ -354,7 +414,7 @@ INLINE int relay(struct __sk_buff *skb, u32 family, const struct packet *packet,
 	}
 	const struct address *source = &packet->destination;
 	u32 hears_from = exit->local;
-	if (hears_from && hears_from != data->local) {
+	if (hears_from && hears_from != local) {
 		const struct address *other = map_lookup(&ADDRESSES, &hears_from);
 		if (other && other->word[3])
 			source = other;
@@ -381,8 +441,8 @@ INLINE int forward4(struct __sk_buff *skb, const struct packet *packet, struct s
 	struct session4 *entry = map_lookup(&SESSIONS4, &data->vni);
 	if (!entry) {
 		if (map_lookup(&SESSIONS6, &data->vni))
-			return pass(PASS_SOCKET_SESSION);
-		return unknown(scratch, config, data->vni, data->now);
+			return pass_local(packet, PASS_SOCKET_SESSION);
+		return unknown(scratch, config, packet, data->vni, data->now);
 	}
 	struct session *session = &entry->session;
 	struct direction direction = { .client.word[2] = BE32(0xffff) };
@@ -395,7 +455,7 @@ INLINE int forward4(struct __sk_buff *skb, const struct packet *packet, struct s
 		direction.client.word[3] = entry->address[0];
 		from_second(&direction, session);
 	} else {
-		return pass(PASS_NOT_A_LEG);
+		return pass_local(packet, PASS_NOT_A_LEG);
 	}
 	return relay(skb, IPV4, packet, config, data, session, &direction);
 }
@@ -406,8 +466,8 @@ INLINE int forward6(struct __sk_buff *skb, const struct packet *packet, struct s
 	struct session6 *entry = map_lookup(&SESSIONS6, &data->vni);
 	if (!entry) {
 		if (map_lookup(&SESSIONS4, &data->vni))
-			return pass(PASS_NOT_A_LEG);
-		return unknown(scratch, config, data->vni, data->now);
+			return pass_local(packet, PASS_NOT_A_LEG);
+		return unknown(scratch, config, packet, data->vni, data->now);
 	}
 	struct session *session = &entry->session;
 	struct direction direction;
@@ -419,7 +479,7 @@ INLINE int forward6(struct __sk_buff *skb, const struct packet *packet, struct s
 		direction.client = entry->address[0];
 		from_second(&direction, session);
 	} else {
-		return pass(PASS_NOT_A_LEG);
+		return pass_local(packet, PASS_NOT_A_LEG);
 	}
 	return relay(skb, IPV6, packet, config, data, session, &direction);
 }
@@ -433,31 +493,32 @@ INLINE int forward(struct __sk_buff *skb, const struct packet *packet, struct sc
 	};
 	if (data.now >= config->valid_until)
 		return pass(PASS_NOT_RENEWED);
-	const u32 *local = map_lookup(&LOCALS, &packet->destination);
-	if (!local)
-		return pass(PASS_NOT_LOCAL);
-	data.local = *local;
-
-	be32 header[2];
-	if (packet->payload < GENEVE_LEN ||
-	    load_bytes(skb, packet->udp_at + UDP_LEN, header, sizeof(header)) ||
-	    header[0] & BE32(0xc0000000))
-		return pass(PASS_MALFORMED);
+	const be32 *header = packet->geneve;
+	if (packet->payload < GENEVE_LEN || header[0] & BE32(0xc0000000))
+		return pass_local(packet, PASS_MALFORMED);
 	be32 vni = header[1] & BE32(0xffffff00);
 	data.vni = BE32(vni) >> 8;
 	if (header[0] & BE32(0x00800000)) {
 		// VNI 0 is that of probes. What GRO has joined may be of several sessions.
 		if (!data.vni || packet->segment < packet->payload)
-			return pass(PASS_CONTROL);
+			return pass_local(packet, PASS_CONTROL);
 		if (is_known(config, data.vni))
-			return handshake(scratch, data.now);
-		return unknown(scratch, config, data.vni, data.now);
+			return handshake(scratch, packet, data.now);
+		return unknown(scratch, config, packet, data.vni, data.now);
 	}
 	if (packet->segment < packet->payload && !is_uniform(skb, packet, vni))
-		return pass(PASS_MIXED);
+		return pass_local(packet, PASS_MIXED);
 	if (packet->family == IPV4)
 		return forward4(skb, packet, scratch, config, &data);
 	return forward6(skb, packet, scratch, config, &data);
+}
+
+// All headers; where the payload has no whole Geneve header, the others and zeros.
+INLINE long read(const struct __sk_buff *skb, void *headers, u32 len)
+{
+	if (!load_bytes(skb, ETHERNET, headers, len))
+		return 0;
+	return load_bytes(skb, ETHERNET, headers, len - GENEVE_LEN);
 }
 
 SEC("classifier")
@@ -469,36 +530,42 @@ int peerrelay(struct __sk_buff *skb)
 	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
 		return NEXT;
 	if (skb->protocol == BE16(0x0800)) {
-		struct ipv4 ip;
+		struct headers4 headers;
+		const struct ipv4 *ip = &headers.ip;
 		// With options, or without ports: not for here.
-		if (load_bytes(skb, ETHERNET, &ip, sizeof(ip)) || ip.protocol != PROTOCOL_UDP ||
-		    ip.version_ihl != 0x45 || ip.fragment & BE16(0x1fff))
+		if (read(skb, &headers, sizeof(headers)) || ip->protocol != PROTOCOL_UDP ||
+		    ip->version_ihl != 0x45 || ip->fragment & BE16(0x1fff))
 			return NEXT;
-		fragment = ip.fragment & BE16(0x2000);
+		fragment = ip->fragment & BE16(0x2000);
 		packet.source.word[2] = packet.destination.word[2] = BE32(0xffff);
-		packet.source.word[3] = ip.source;
-		packet.destination.word[3] = ip.destination;
+		packet.source.word[3] = ip->source;
+		packet.destination.word[3] = ip->destination;
 		packet.family = IPV4;
 		packet.udp_at = ETHERNET + IPV4_LEN;
-		packet.ttl = ip.ttl;
-		packet.ipv4_check = ip.check;
-		len = BE16(ip.total_len);
+		packet.ttl = ip->ttl;
+		packet.ipv4_check = ip->check;
+		packet.udp = headers.udp;
+		packet.geneve[0] = headers.geneve[0];
+		packet.geneve[1] = headers.geneve[1];
+		len = BE16(ip->total_len);
 	} else if (skb->protocol == BE16(0x86dd)) {
-		struct ipv6 ip;
-		if (load_bytes(skb, ETHERNET, &ip, sizeof(ip)) || ip.next_header != PROTOCOL_UDP ||
-		    ip.version_class >> 4 != 6)
+		struct headers6 headers;
+		const struct ipv6 *ip = &headers.ip;
+		if (read(skb, &headers, sizeof(headers)) || ip->next_header != PROTOCOL_UDP ||
+		    ip->version_class >> 4 != 6)
 			return NEXT;
-		packet.source = ip.source;
-		packet.destination = ip.destination;
+		packet.source = ip->source;
+		packet.destination = ip->destination;
 		packet.family = IPV6;
 		packet.udp_at = ETHERNET + IPV6_LEN;
-		packet.ttl = ip.hop_limit;
-		len = IPV6_LEN + BE16(ip.payload_len);
+		packet.ttl = ip->hop_limit;
+		packet.udp = headers.udp;
+		packet.geneve[0] = headers.geneve[0];
+		packet.geneve[1] = headers.geneve[1];
+		len = IPV6_LEN + BE16(ip->payload_len);
 	} else {
 		return NEXT;
 	}
-	if (load_bytes(skb, packet.udp_at, &packet.udp, sizeof(packet.udp)))
-		return NEXT;
 	struct config *config = map_lookup(&CONFIG, &zero);
 	struct scratch *scratch = map_lookup(&SCRATCH, &zero);
 	if (!config || !scratch || !config->port || packet.udp.destination != config->port)
