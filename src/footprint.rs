@@ -35,7 +35,7 @@ pub(crate) async fn let_go<F: Future<Output = bool>>(
 }
 
 /// Gives freed heap back, which glibc would keep for the next time.
-fn trim() {
+pub(crate) fn trim() {
     // SAFETY: no argument is a pointer, and glibc takes its own locks.
     #[cfg(target_env = "gnu")]
     unsafe {

@@ -167,6 +167,8 @@ enum Command {
         family: Family,
         generation: u64,
     },
+    /// To the first thread: the desk has something to forget, first then.
+    Forget(Timestamp),
 }
 
 /// Talks to the data path; it ends with the last of these.
@@ -213,11 +215,6 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         .collect();
     let port_state = port.port().map_or(PortState::Binding, PortState::Bound);
     let (port_state, port_changes) = watch::channel(port_state);
-    let mut keeper = Some(Keeper {
-        bound_before: port.port().is_some(),
-        port,
-        state: port_state,
-    });
     let mut inboxes = Vec::with_capacity(threads);
     let mut links = Vec::with_capacity(threads);
     for _ in 0..threads {
@@ -230,11 +227,18 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     for bound in bound {
         distribute(&links, bound);
     }
-    let front = Arc::new(Front::new(&config, &keys, links.clone()));
+    let start = Instant::now();
+    let front = Arc::new(Front::new(&config, &keys, links.clone(), start));
+    let mut keeper = Some(Keeper {
+        bound_before: port.port().is_some(),
+        port,
+        state: port_state,
+        desk: front.desk(),
+        forget: None,
+    });
     if let Some(Inheritance { state, .. }) = &inheritance {
         first_lamport = first_lamport.max(state.next_lamport);
     }
-    let start = Instant::now();
     let mut ledger = Ledger::new(&config, first_lamport);
     if let Some(kernel) = &kernel {
         ledger = ledger.sharing_vnis(kernel.known());

@@ -61,6 +61,10 @@ fn main() {
         sessions.push(open(&mut relay, n, pair, &mut spent, now));
         while relay.poll_event().is_some() {}
     }
+    while let Some(due) = relay.poll_forget() {
+        now = due;
+        relay.forget(now);
+    }
     let each = (resident() - before) as f64 / wanted as f64;
     let bound = wanted as f64 / spent.as_secs_f64();
     println!("{wanted} sessions: {each:.0} bytes each, {bound:.0} bound a second");

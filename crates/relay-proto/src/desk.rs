@@ -10,7 +10,7 @@ use crate::{
     geneve::Vni,
     key::{DiscoPublic, DiscoSecret, NodeKey, Pair},
     lane::{Lane, LaneKey},
-    time::nanoseconds,
+    time::{Timestamp, nanoseconds},
     verdict::DropReason,
 };
 
@@ -26,9 +26,15 @@ pub struct Request {
     pub(crate) owner: NodeKey,
     sender: DiscoPublic,
     generation: Generation,
+    at: Timestamp,
 }
 
 impl Request {
+    /// When it came.
+    pub const fn at(&self) -> Timestamp {
+        self.at
+    }
+
     /// Where the pair's session belongs: to the core that has this lane.
     pub const fn lane(&self) -> Lane {
         self.lane
@@ -90,13 +96,18 @@ impl Desk {
     ///
     /// # Errors
     /// The reason why it gets no answer.
-    pub fn open(&mut self, from: Option<&Peer>, packet: &[u8]) -> Result<Request, DropReason> {
+    pub fn open(
+        &mut self,
+        from: Option<&Peer>,
+        packet: &[u8],
+        now: Timestamp,
+    ) -> Result<Request, DropReason> {
         let peer = from.ok_or(DropReason::UnknownPeer)?;
         let frame = Frame::parse(packet).ok_or(DropReason::NotDisco)?;
         if peer.disco != Some(frame.sender) {
             return Err(DropReason::DiscoMismatch);
         }
-        let shared = self.boxes.with(frame.sender);
+        let shared = self.boxes.with(frame.sender, now);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         let Message::AllocateRequest {
             clients: [a, b],
@@ -130,6 +141,7 @@ impl Desk {
             owner: peer.node_key,
             sender: frame.sender,
             generation,
+            at: now,
         })
     }
 
@@ -154,8 +166,19 @@ impl Desk {
             generation: request.generation,
             endpoint,
         };
-        let shared = self.boxes.with(request.sender);
+        let shared = self.boxes.with(request.sender, request.at);
         seal(shared, self.public, nonce, &response.marshal())
+    }
+
+    /// As [`Relay::poll_forget`](crate::Relay::poll_forget).
+    #[must_use]
+    pub const fn poll_forget(&self) -> Option<Timestamp> {
+        self.boxes.poll_forget()
+    }
+
+    /// As [`Relay::forget`](crate::Relay::forget).
+    pub fn forget(&mut self, now: Timestamp) -> bool {
+        self.boxes.forget(now)
     }
 }
 

@@ -11,7 +11,8 @@
 //!   the [`Verdict`] is carried out; a reply leaves from the local address that was addressed.
 //! - Every DERP packet goes to [`Relay::handle_derp`]; what it returns goes back to the sender's
 //!   node key, through the sender's home region.
-//! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed.
+//! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed, and, to have memory
+//!   back, [`Relay::forget`] once [`Relay::poll_forget`] has.
 //! - A driver that forwards open sessions on another path as well (it learns of them from
 //!   [`Event`]) says when that last heard from legs, with [`Relay::handle_activity`], of each
 //!   session that is [`Relay::due`] before [`Relay::handle_due`]. What that path has counted is its

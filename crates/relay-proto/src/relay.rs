@@ -121,10 +121,10 @@ impl Relay {
         packet: &[u8],
         now: Timestamp,
     ) -> Result<Vec<u8>, DropReason> {
-        let request = self.desk.open(from, packet).inspect_err(|reason| {
+        let request = self.desk.open(from, packet, now).inspect_err(|reason| {
             self.counters.count_drop(*reason);
         })?;
-        let allocation = self.allocate(&request, now)?;
+        let allocation = self.allocate(&request)?;
         let nonce = self.nonce();
         Ok(self.desk.answer(&request, allocation, nonce))
     }
@@ -133,11 +133,7 @@ impl Relay {
     ///
     /// # Errors
     /// A limit is reached.
-    pub fn allocate(
-        &mut self,
-        request: &Request,
-        now: Timestamp,
-    ) -> Result<Allocation, DropReason> {
+    pub fn allocate(&mut self, request: &Request) -> Result<Allocation, DropReason> {
         if let Some(session) = self.table.of_pair(&request.pair) {
             self.counters.reallocations += 1;
             return Ok(Allocation {
@@ -145,9 +141,10 @@ impl Relay {
                 lamport: session.lamport,
             });
         }
-        self.open_session(request, now).inspect_err(|reason| {
-            self.counters.count_drop(*reason);
-        })
+        self.open_session(request, request.at())
+            .inspect_err(|reason| {
+                self.counters.count_drop(*reason);
+            })
     }
 
     /// Handles one datagram from the UDP port; `local` is the address that was addressed, where it
@@ -243,6 +240,22 @@ impl Relay {
         while self.due(now).is_some() {
             self.handle_due(now);
         }
+    }
+
+    /// When [`Relay::forget`] wants to be called: soon after clients were heard. Never changes with
+    /// data.
+    #[must_use]
+    pub fn poll_forget(&self) -> Option<Timestamp> {
+        let own = [self.server.poll_forget(), self.desk.poll_forget()];
+        own.into_iter().flatten().min()
+    }
+
+    /// Lets go of what was kept to serve clients faster that have not been heard for a while;
+    /// whether a lot of memory was freed. It is there for the driver's memory, and changes no
+    /// verdict.
+    pub fn forget(&mut self, now: Timestamp) -> bool {
+        // Both have their turn.
+        self.server.forget(now) | self.desk.forget(now)
     }
 
     /// The next thing that changed. The driver empties this after each call that handles a control
@@ -510,7 +523,7 @@ impl Relay {
         if !self.policy.may_bind(&source) {
             return Err(DropReason::SourceNotBindable);
         }
-        let shared = self.server.of(frame.sender);
+        let shared = self.server.of(frame.sender, now);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         self.challenges.rotate(&mut self.rng, now);
         let was_open = session.is_open();
@@ -518,7 +531,7 @@ impl Relay {
         match session.handshake(side, &message, way, &self.challenges, now)? {
             Handshake::Challenge(challenge) => {
                 self.counters.challenges += 1;
-                let len = self.write_challenge(header.vni, frame.sender, challenge, reply);
+                let len = self.write_challenge(header.vni, frame.sender, challenge, now, reply);
                 return Ok(Verdict::Reply { len });
             }
             Handshake::Bound => self.counters.binds += 1,
@@ -559,10 +572,11 @@ impl Relay {
         vni: Vni,
         client: DiscoPublic,
         challenge: BindCommon,
+        now: Timestamp,
         reply: &mut [u8; REPLY_LEN],
     ) -> usize {
         let (nonce, server) = (self.nonce(), self.server.public());
-        let shared = self.server.of(client);
+        let shared = self.server.of(client, now);
         let plaintext = Message::Challenge(challenge).marshal();
         let frame = seal(shared, server, nonce, &plaintext);
         let header = Header {

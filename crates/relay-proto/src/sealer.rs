@@ -6,6 +6,7 @@ use crate::{
     agreement::SharedBox,
     boxes::Boxes,
     key::{DiscoPublic, DiscoSecret},
+    time::Timestamp,
 };
 
 /// Clients, in each of two generations, whose handshakes need no other X25519: those of a second
@@ -37,7 +38,17 @@ impl Sealer {
     }
 
     /// The box of a client; only those of sessions may cost an X25519.
-    pub(crate) fn of(&mut self, client: DiscoPublic) -> &SharedBox {
-        self.boxes.with(client)
+    pub(crate) fn of(&mut self, client: DiscoPublic, now: Timestamp) -> &SharedBox {
+        self.boxes.with(client, now)
+    }
+
+    /// See [`Boxes::poll_forget`].
+    pub(crate) const fn poll_forget(&self) -> Option<Timestamp> {
+        self.boxes.poll_forget()
+    }
+
+    /// See [`Boxes::forget`].
+    pub(crate) fn forget(&mut self, now: Timestamp) -> bool {
+        self.boxes.forget(now)
     }
 }

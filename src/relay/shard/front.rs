@@ -4,40 +4,85 @@
 use std::{
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
+    time::{Duration, Instant},
 };
 
-use relay_proto::{Allocation, Config, Counters, Desk, DropReason, Keys, Peer, Request};
+use relay_proto::{Allocation, Config, Counters, Desk, DropReason, Keys, Peer, Request, Timestamp};
 use tokio::sync::oneshot;
 
 use super::{
     Command, Snapshot,
     lanes::{Lanes, Link},
+    worker::moment,
 };
 
+/// When to come again to a desk that is busy.
+const LATER: Duration = Duration::from_millis(50);
+
 pub(super) struct Front {
-    desk: Mutex<State>,
+    desk: SharedDesk,
     links: Arc<[Link]>,
+    start: Instant,
 }
+
+/// The desk, which the first thread tidies up: whoever asks may not come again.
+#[derive(Clone)]
+pub(super) struct SharedDesk(Arc<Mutex<State>>);
 
 struct State {
     desk: Desk,
     counters: Counters,
     accepting: bool,
     draining: bool,
+    /// The first thread knows that there is something to forget.
+    told: bool,
+}
+
+impl SharedDesk {
+    /// As [`Desk::forget`], and when to come again. Waits for nobody: a desk that is busy has time
+    /// later.
+    pub(super) fn forget(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
+        let mut state = match self.0.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(state)) => state.into_inner(),
+            Err(TryLockError::WouldBlock) => return (false, Some(now + LATER)),
+        };
+        let freed = state.desk.forget(now);
+        let next = state.desk.poll_forget();
+        state.told = next.is_some();
+        (freed, next)
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_tidy(&self) -> bool {
+        self.state().desk.poll_forget().is_none()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Front {
-    pub(super) fn new(config: &Config, keys: &Keys, links: Arc<[Link]>) -> Self {
+    /// `start` is the moment that the cores' time counts from.
+    pub(super) fn new(config: &Config, keys: &Keys, links: Arc<[Link]>, start: Instant) -> Self {
+        let state = State {
+            desk: Desk::new(config, keys),
+            counters: Counters::default(),
+            accepting: true,
+            draining: false,
+            told: false,
+        };
         Self {
-            desk: Mutex::new(State {
-                desk: Desk::new(config, keys),
-                counters: Counters::default(),
-                accepting: true,
-                draining: false,
-            }),
+            desk: SharedDesk(Arc::new(Mutex::new(state))),
             links,
+            start,
         }
+    }
+
+    pub(super) fn desk(&self) -> SharedDesk {
+        self.desk.clone()
     }
 
     pub(super) fn links(&self) -> &[Link] {
@@ -52,13 +97,26 @@ impl Front {
         let request = self.open(from.as_ref(), &packet)?;
         let allocation = self.allocate(request).await?;
         let nonce = rand::random();
-        Ok(self.state().desk.answer(&request, allocation, nonce))
+        let state = &mut *self.desk.state();
+        let answer = state.desk.answer(&request, allocation, nonce);
+        self.tell(state);
+        Ok(answer)
     }
 
     fn open(&self, from: Option<&Peer>, packet: &[u8]) -> Result<Request, DropReason> {
-        let State { desk, counters, .. } = &mut *self.state();
-        let opened = desk.open(from, packet);
-        opened.inspect_err(|reason| counters.count_drop(*reason))
+        let now = moment(self.start);
+        let state = &mut *self.desk.state();
+        let opened = state.desk.open(from, packet, now);
+        self.tell(state);
+        opened.inspect_err(|reason| state.counters.count_drop(*reason))
+    }
+
+    /// Has the first thread come once there is something to forget.
+    fn tell(&self, state: &mut State) {
+        if let Some(due) = state.desk.poll_forget().filter(|_| !state.told) {
+            state.told = true;
+            self.links[0].tell(Command::Forget(due));
+        }
     }
 
     async fn allocate(&self, request: Request) -> Result<Allocation, DropReason> {
@@ -69,20 +127,20 @@ impl Front {
     }
 
     pub(super) fn set_addresses(&self, addresses: &[SocketAddr]) {
-        self.state().desk.set_addresses(addresses.to_vec());
+        self.desk.state().desk.set_addresses(addresses.to_vec());
         for link in &*self.links {
             link.tell(Command::SetAddresses(addresses.to_vec()));
         }
     }
 
     pub(super) fn set_accepting(&self, accepting: bool) {
-        let state = &mut *self.state();
+        let state = &mut *self.desk.state();
         state.accepting = accepting;
         state.desk.set_accepting(state.accepting && !state.draining);
     }
 
     pub(super) fn drain(&self) {
-        let state = &mut *self.state();
+        let state = &mut *self.desk.state();
         state.draining = true;
         state.desk.set_accepting(false);
     }
@@ -90,7 +148,7 @@ impl Front {
     /// What never reached a thread.
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
-            counters: self.state().counters.clone(),
+            counters: self.desk.state().counters.clone(),
             ..Snapshot::default()
         }
     }
@@ -99,10 +157,6 @@ impl Front {
         for link in &*self.links {
             link.tell(Command::Stop);
         }
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

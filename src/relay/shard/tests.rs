@@ -176,6 +176,24 @@ async fn draining_keeps_sessions_and_gives_out_none() {
     assert_eq!(b.receive(), datagram);
 }
 
+/// Also when nobody comes any more.
+#[tokio::test]
+async fn desk_is_tidied_once_nobody_asks() {
+    let relay = Fixture::start().await;
+    let (a, b) = (Client::new(1, V4), Client::new(2, V4));
+    for _ in 0..2 {
+        let request = a.request(b.key);
+        let answer = relay.handle.handle_derp(Some(a.peer()), request).await;
+        answer.unwrap();
+        let tidy = async {
+            while !relay.handle.front.desk().is_tidy() {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, tidy).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn port_that_is_taken_is_said_and_bound_once_it_is_free() {
     let holder = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
@@ -211,6 +229,7 @@ async fn socket_that_broke_is_bound_again_and_sessions_go_on() {
     assert_eq!(relay.handle.snapshot().await.sockets.rebinds, 1);
 }
 
+const PATIENCE: Duration = Duration::from_secs(10);
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 

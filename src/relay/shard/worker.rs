@@ -14,14 +14,18 @@ use super::{
     Command, Snapshot, SocketCounters,
     backlog::Backlog,
     forward::{Forwarder, Outcome, Sockets, Turn},
+    front::SharedDesk,
     lanes::{Lanes, Link},
     latency::Latency,
     pace::{Pace, Turn as Taken},
     port::{Bound, Port, PortState},
 };
-use crate::relay::{
-    kernel::KernelPath,
-    socket::{Interest, ReceiveBatch, SLOTS, Waker, wait},
+use crate::{
+    footprint,
+    relay::{
+        kernel::KernelPath,
+        socket::{Interest, ReceiveBatch, SLOTS, Waker, wait},
+    },
 };
 
 /// Batches taken from one socket before anything else gets its turn.
@@ -33,7 +37,6 @@ const COMMANDS: usize = 64;
 const DUE: usize = 256;
 /// Without datagrams for this long, memory of the receive buffers is given back.
 const QUIET: Duration = Duration::from_secs(1);
-
 /// No datagram waits this long.
 const ODD: Duration = Duration::from_secs(10);
 
@@ -48,6 +51,9 @@ pub(super) struct Keeper {
     pub(super) port: Port,
     pub(super) state: watch::Sender<PortState>,
     pub(super) bound_before: bool,
+    /// Which nobody else tidies up, and when to.
+    pub(super) desk: SharedDesk,
+    pub(super) forget: Option<Timestamp>,
 }
 
 /// State of a thread.
@@ -62,7 +68,8 @@ pub(super) struct Worker {
     waker: Waker,
     changes: Arc<Notify>,
     batch: ReceiveBatch,
-    used: bool,
+    /// When the last datagrams came whose memory was not given back.
+    heard: Option<Timestamp>,
     forwarder: Forwarder,
     overflow: [u32; 2],
     counters: SocketCounters,
@@ -96,7 +103,7 @@ impl Worker {
             waker,
             changes,
             batch: ReceiveBatch::default(),
-            used: false,
+            heard: None,
             overflow: [0; 2],
             counters: SocketCounters::default(),
             kernel,
@@ -159,8 +166,7 @@ impl Worker {
     fn run_command(&mut self, command: Command) {
         match command {
             Command::Allocate { request, answer } => {
-                let now = self.now();
-                answer.send(self.relay.allocate(&request, now)).ok();
+                answer.send(self.relay.allocate(&request)).ok();
             }
             Command::SetAddresses(addresses) => self.relay.set_addresses(addresses),
             Command::Revoke(allowed) => self.relay.revoke(&allowed, self.now()),
@@ -196,6 +202,11 @@ impl Worker {
                 }
             }
             Command::Broken { family, generation } => self.lose(family, generation),
+            Command::Forget(due) => {
+                if let Some(keeper) = &mut self.keeper {
+                    keeper.forget = Some(due);
+                }
+            }
             Command::Sessions(answer) => {
                 answer.send(self.relay.sessions().collect()).ok();
             }
@@ -225,6 +236,7 @@ impl Worker {
             self.learn_activity(vni, now);
             self.relay.handle_due(now);
         }
+        self.forget(now);
         let Some(keeper) = &mut self.keeper else {
             return;
         };
@@ -246,6 +258,31 @@ impl Worker {
         }
     }
 
+    /// Gives back memory that was of use to clients which are quiet now.
+    fn forget(&mut self, now: Timestamp) {
+        let is_due = |due: Option<Timestamp>| due.is_some_and(|due| due <= now);
+        let mut freed = is_due(self.relay.poll_forget()) && self.relay.forget(now);
+        if let Some(keeper) = &mut self.keeper
+            && is_due(keeper.forget)
+        {
+            let more;
+            (more, keeper.forget) = keeper.desk.forget(now);
+            freed |= more;
+        }
+        if freed {
+            footprint::trim();
+        }
+        if is_due(self.quiet()) {
+            self.batch.release();
+            self.heard = None;
+        }
+    }
+
+    /// When memory of the receive buffers is given back, if nothing comes until then.
+    fn quiet(&self) -> Option<Timestamp> {
+        self.heard.map(|heard| heard + QUIET)
+    }
+
     /// Closes the sockets of one IP version in every thread; the keeper binds them again.
     fn lose(&mut self, family: Family, generation: u64) {
         if let Some(keeper) = &mut self.keeper
@@ -265,12 +302,12 @@ impl Worker {
             };
             match self.batch.receive(socket) {
                 Ok(taken) => {
-                    let count = taken.count;
-                    self.used = true;
+                    let (count, now) = (taken.count, self.now());
+                    self.heard = Some(now);
                     self.backlogs[family as usize].note(count == SLOTS);
                     self.count_overflow(family);
                     let turn = Turn {
-                        now: self.now(),
+                        now,
                         relay: &mut self.relay,
                         sockets: &self.sockets,
                         data: self.batch.all(),
@@ -369,19 +406,21 @@ impl Worker {
             socket.map_or(waker, |socket| (socket.as_fd(), Interest::Read))
         });
         let now = self.now();
-        let timeout = self.relay.poll_timeout().map(|due| due.since(now));
-        let bind = self.keeper.as_ref().and_then(|keeper| keeper.port.due());
+        let keeper = self.keeper.as_ref();
+        let bind = keeper.and_then(|keeper| keeper.port.due());
         let bind = bind.map(|due| due.saturating_duration_since(Instant::now()));
-        let quiet = self.used.then_some(QUIET);
+        let due = [
+            self.relay.poll_timeout(),
+            self.relay.poll_forget(),
+            keeper.and_then(|keeper| keeper.forget),
+            self.quiet(),
+        ];
+        let due = due.into_iter().flatten().min();
         let time = match busy {
             true => Some(Duration::ZERO),
-            false => [timeout, bind, quiet].into_iter().flatten().min(),
+            false => due.map(|due| due.since(now)).into_iter().chain(bind).min(),
         };
         let [waker, v4, v6, _] = wait(&[waker, v4, v6], time)?;
-        if time == quiet && ![waker, v4, v6].contains(&true) && self.used {
-            self.batch.release();
-            self.used = false;
-        }
         Ok(Ready {
             waker,
             sockets: [v4, v6],

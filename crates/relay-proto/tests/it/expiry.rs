@@ -251,3 +251,26 @@ fn sessions_that_fall_due_together_can_be_judged_one_by_one() {
     sim.relay.handle_due(end);
     assert!(sim.events().is_empty());
 }
+
+#[test]
+fn what_is_kept_of_clients_goes_when_they_are_quiet_and_changes_nothing() {
+    let mut sim = Sim::new();
+    assert_eq!(sim.relay.poll_forget(), None);
+    let (alice, bob) = (Client::new(1), Client::new(2));
+    let vni = sim.vni(&alice, &bob);
+    sim.bind(vni, 1, &alice, &bob);
+    let begun = sim.challenge(vni, 1, &bob, &alice);
+    for _ in 0..2 {
+        let due = sim.relay.poll_forget().unwrap();
+        assert!(due > sim.now && due < sim.now + seconds(1), "{due:?}");
+        sim.now = due;
+        assert!(!sim.relay.forget(due), "two clients are no lot of memory");
+    }
+    assert_eq!(sim.relay.poll_forget(), None);
+    // Neither a handshake in progress nor the pair is forgotten.
+    let answer = bob.answer(vni, &begun);
+    assert_eq!(sim.receive(bob.address, &answer), Outcome::Consumed);
+    assert!(sim.relay.poll_forget().is_some());
+    assert_eq!(sim.vni(&bob, &alice), vni);
+    assert_eq!(sim.relay.session_counts().open, 1);
+}
