@@ -15,7 +15,8 @@ pub struct Config {
     pub secret_rotation: Duration,
     /// Sessions in total; at most 2^22, so that free VNIs are found at once.
     pub max_sessions: usize,
-    /// Sessions that one node may have asked for.
+    /// Sessions that one node may have asked for. It may ask as often at once, and as often again in
+    /// the time of [`Config::bind_lifetime`]; 4,096 times where that is more.
     pub max_sessions_per_node: usize,
     /// Sessions that all nodes of one tag together may have asked for, for each tag.
     pub max_sessions_per_tag: Option<usize>,

@@ -10,6 +10,7 @@ use crate::{
     geneve::Vni,
     key::{DiscoPublic, DiscoSecret, NodeKey, Pair},
     lane::{Lane, LaneKey},
+    requests::Requests,
     time::{Timestamp, nanoseconds},
     verdict::DropReason,
 };
@@ -56,6 +57,7 @@ pub struct Desk {
     public: DiscoPublic,
     server: DiscoPublic,
     lanes: LaneKey,
+    requests: Requests,
     boxes: Boxes,
     lifetimes: [Duration; 2],
     addresses: Vec<SocketAddr>,
@@ -70,6 +72,7 @@ impl Desk {
             secret: keys.node.clone(),
             server: keys.server.public(),
             lanes: keys.server.lane_key(),
+            requests: Requests::new(config),
             boxes: Boxes::new(&keys.node, MOST_BOXES),
             lifetimes: [config.bind_lifetime, config.steady_lifetime],
             addresses: Vec::new(),
@@ -107,6 +110,7 @@ impl Desk {
         if peer.disco != Some(frame.sender) {
             return Err(DropReason::DiscoMismatch);
         }
+        self.requests.take(peer.node_key, now)?;
         let shared = self.boxes.with(frame.sender, now);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         let Message::AllocateRequest {
@@ -172,13 +176,15 @@ impl Desk {
 
     /// As [`Relay::poll_forget`](crate::Relay::poll_forget).
     #[must_use]
-    pub const fn poll_forget(&self) -> Option<Timestamp> {
-        self.boxes.poll_forget()
+    pub fn poll_forget(&self) -> Option<Timestamp> {
+        let own = [self.boxes.poll_forget(), self.requests.poll_forget()];
+        own.into_iter().flatten().min()
     }
 
     /// As [`Relay::forget`](crate::Relay::forget).
     pub fn forget(&mut self, now: Timestamp) -> bool {
-        self.boxes.forget(now)
+        // Both have their turn.
+        self.boxes.forget(now) | self.requests.forget(now)
     }
 }
 

@@ -78,6 +78,7 @@ mod ledger;
 mod locals;
 mod rate;
 mod relay;
+mod requests;
 mod sealer;
 mod session;
 mod slab;

@@ -76,6 +76,8 @@ drop_reasons! {
     UnknownPeer = "unknown_peer",
     /// DERP: sealed by another disco key than the network map has for the sender.
     DiscoMismatch = "disco_mismatch",
+    /// DERP: more than a node may ask in its time.
+    RequestRate = "request_rate",
     /// DERP: the sender is none of the two clients, or both are the same.
     NotAParty = "not_a_party",
     /// DERP: no grant of `tailscale.com/cap/relay` towards this relay.

@@ -229,6 +229,40 @@ fn nodes_of_a_tag_share_its_limit_and_the_oldest_unbound_session_of_theirs_gives
 }
 
 #[test]
+fn node_that_asks_without_end_is_answered_as_often_as_a_node_may_ask() {
+    let mut sim = Sim::new();
+    let (alice, bob) = (Client::new(1), Client::new(2));
+    let request = alice.request(bob.key);
+    let ask = |sim: &mut Sim| {
+        let most = 10_000;
+        let answers = (0..most).map(|_| sim.derp(&alice.peer(), &request));
+        answers.take_while(Result::is_ok).count()
+    };
+    assert_eq!(ask(&mut sim), 4_096);
+    // What does not open costs as much, so it is not looked at either.
+    let mut broken = request.clone();
+    *broken.last_mut().unwrap() ^= 1;
+    let refused = Err(DropReason::RequestRate);
+    assert_eq!(sim.derp(&alice.peer(), &broken), refused);
+    // Nobody else spends what is a node's: its disco key is another.
+    assert_eq!(
+        sim.derp(&bob.peer(), &request),
+        Err(DropReason::DiscoMismatch)
+    );
+    assert!(sim.allocate(&bob, &alice).is_ok());
+    let mut answered = 0;
+    for _ in 0..30 {
+        sim.pass(seconds(1));
+        answered += ask(&mut sim);
+    }
+    assert_eq!(answered, 4_096);
+    let counters = sim.relay.counters();
+    assert_eq!(counters.dropped(DropReason::RequestRate), 1 + 31);
+    sim.pass(seconds(30));
+    assert_eq!(ask(&mut sim), 4_096);
+}
+
+#[test]
 fn data_above_a_bandwidth_is_dropped_for_its_own_reason_and_flows_again_later() {
     const PACKET: usize = 1 << 10;
     let mebibyte = NonZero::new(1 << 20);

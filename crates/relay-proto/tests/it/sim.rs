@@ -250,6 +250,9 @@ impl Sim {
                 "asks for the same wake-up again"
             );
         }
+        while let Some(due) = self.relay.poll_forget().filter(|due| *due <= end) {
+            self.relay.forget(due);
+        }
         self.now = end;
     }
 
