@@ -7,7 +7,7 @@ mod quota;
 mod verified;
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -431,6 +431,15 @@ fn condition(verdict: Verdict, old: &[Condition], generation: i64, now: Timestam
 /// Whether a report is about a relay of this PeerRelay.
 pub fn is_report_of(node: &RelayNode, relay: &PeerRelay) -> bool {
     node.namespace() == relay.namespace() && node.spec.peer_relay == relay.name_any()
+}
+
+/// Whether a report is of a pod that is not among those with these UIDs. Kubernetes removes such
+/// reports, but may take its time: for half a minute after it has learned of RelayNodes it forgets
+/// them.
+pub fn has_lost_its_pod(node: &RelayNode, pods: &HashSet<&str>) -> bool {
+    let mut owners = node.owner_references().iter();
+    let pod = owners.find(|owner| owner.kind == "Pod");
+    pod.is_some_and(|pod| !pods.contains(&*pod.uid))
 }
 
 #[cfg(test)]

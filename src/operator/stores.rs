@@ -20,12 +20,12 @@ use kube_runtime::{
     watcher,
 };
 use serde::de::DeserializeOwned;
-use std::{fmt::Debug, hash::Hash, sync::Arc};
+use std::{collections::HashSet, fmt::Debug, hash::Hash, sync::Arc};
 use tokio::sync::OnceCell;
 
 use super::{
     plan::Surroundings,
-    status::{Seen, is_report_of},
+    status::{Seen, has_lost_its_pod, is_report_of},
 };
 use crate::{
     crd::{PeerRelay, RelayNode},
@@ -134,14 +134,17 @@ impl Stores {
             let label = pod.labels().get(names::PEER_RELAY_LABEL);
             pod.namespace() == namespace && label == Some(&name)
         };
+        let pods = self.pods.state_filter(of_relay);
+        let uids = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref());
+        let uids: HashSet<&str> = uids.collect();
         Seen {
             daemon_sets: self
                 .daemon_sets
                 .state_filter(|set| set.namespace() == namespace),
             nodes: self
                 .relay_nodes
-                .state_filter(|node| is_report_of(node, relay)),
-            pods: self.pods.state_filter(of_relay),
+                .state_filter(|node| is_report_of(node, relay) && !has_lost_its_pod(node, &uids)),
+            pods,
             refusals: self
                 .refusals
                 .state_filter(|event| event.namespace() == namespace),

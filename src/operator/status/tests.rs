@@ -1,6 +1,6 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-use std::sync::Arc;
+use std::{collections::HashSet, sync::Arc};
 
 use serde_json::{Value, json};
 
@@ -194,6 +194,18 @@ fn time_of_transition_stays_while_the_status_does() {
     assert_eq!(first, second);
     let third = at(daemon_set(2, 1));
     assert_eq!(ready(&third).unwrap().last_transition_time, Time(later));
+}
+
+#[test]
+fn a_report_whose_pod_is_gone_is_told_from_the_others() {
+    let mut report = node(json!({}));
+    let pods = HashSet::from(["a"]);
+    assert!(!has_lost_its_pod(&report, &pods), "nobody says whose it is");
+    for (uid, lost) in [("a", false), ("b", true)] {
+        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "edge-office-1", "uid": uid});
+        report.metadata.owner_references = serde_json::from_value(json!([owner])).unwrap();
+        assert_eq!(has_lost_its_pod(&report, &pods), lost);
+    }
 }
 
 fn compute(set: DaemonSet, nodes: Vec<RelayNode>, outcome: Outcome<'_>) -> PeerRelayStatus {
