@@ -7,7 +7,7 @@ use relay_proto::Family;
 use super::{
     client::Client,
     permitted,
-    wire::{Relay, Wire, exchange, two_cables},
+    wire::{Relay, Wire, clients4, clients6, exchange, two_cables},
 };
 use crate::relay::kernel::{
     Attachment,
@@ -22,10 +22,7 @@ fn session_whose_legs_move_to_another_family_and_back_goes_on() {
     }
     let net = two_cables();
     let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
-    let a4 = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b4 = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
-    let a6 = Wire::new(&net, "a", "[2001:db8:1::2]:1001", "[2001:db8:1::1]:40000");
-    let b6 = Wire::new(&net, "b", "[2001:db8:2::2]:1002", "[2001:db8:2::1]:40000");
+    let ([a4, b4], [a6, b6]) = (clients4(&net), clients6(&net));
     let vni = relay.open(1, [&a4, &b4]);
     let [alice, bob] = [Client::new(1), Client::new(2)];
     let by_kernel = |family| relay.forwarded(family).1;

@@ -8,7 +8,7 @@ use super::{
     client::{Client, data},
     limits::dropped,
     permitted,
-    wire::{Relay, Wire, block_on, exchange, two_cables},
+    wire::{Relay, block_on, clients4, exchange, two_cables},
 };
 use crate::relay::shard::PROBE_HEADER;
 
@@ -26,8 +26,7 @@ fn first_data_arrive_while_unknown_numbers_flood() {
     }
     let net = two_cables();
     let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let [a, b] = clients4(&net);
     // All that each session lacks is A's last message.
     let almost_open = |n: u8| {
         let [alice, bob] = [Client::new(2 * n + 1), Client::new(2 * n + 2)];
@@ -76,8 +75,7 @@ fn handshakes_of_unknown_numbers_end_in_the_program_and_those_of_sessions_and_pr
     }
     let net = two_cables();
     let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let [a, b] = clients4(&net);
     let flood = unknown(&BTreeSet::new());
     let handshake = |datagram: &Vec<u8>| [&[0, 0x80, 0x7a, 0x11], &datagram[4..]].concat();
     let flood: Vec<_> = flood.iter().map(handshake).collect();

@@ -7,7 +7,7 @@ use relay_proto::{Config, DropReason, Family, Vni, geneve::HEADER_LEN};
 use super::{
     client::data,
     permitted,
-    wire::{Relay, Wire, few, two_cables},
+    wire::{Relay, Wire, clients4, few, two_cables},
 };
 
 /// UDP payload of each datagram, in bytes.
@@ -52,8 +52,7 @@ fn data_above_a_sessions_bandwidth_is_dropped_and_other_sessions_go_on() {
         ..few()
     };
     let relay = Relay::with(&net, "relay", &["10.1.0.1:40000"], limits, None);
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let [a, b] = clients4(&net);
     let (first, second) = (relay.open(1, [&a, &b]), relay.open(3, [&a, &b]));
     let mut came = 0;
     for (vni, sessions) in [(first, 1), (second, 2)] {
@@ -83,8 +82,7 @@ fn both_paths_together_keep_to_the_relays_bandwidth() {
         ..few()
     };
     let relay = Relay::with(&net, "relay", &["10.1.0.1:40000"], limits, None);
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let [a, b] = clients4(&net);
     let other = Wire::new(&net, "b", "[2001:db8:2::2]:1002", "[2001:db8:2::1]:40000");
     let (kernel, mixed) = (relay.open(1, [&a, &b]), relay.open(3, [&a, &other]));
     let came = flood([&a, &b], kernel, 100);
@@ -121,8 +119,7 @@ fn data_flows_again_once_a_limit_is_not_exceeded_any_more() {
         ..few()
     };
     let relay = Relay::with(&net, "relay", &["10.1.0.1:40000"], limits, None);
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let [a, b] = clients4(&net);
     let vni = relay.open(1, [&a, &b]);
     relay.wait(|relay| {
         flood([&a, &b], vni, 50);

@@ -8,7 +8,7 @@ use super::{
     attachments,
     client::{data, keys},
     permitted,
-    wire::{PORT, Relay, Wire, block_on, exchange, few, options, two_cables},
+    wire::{PORT, Relay, Wire, block_on, clients4, exchange, few, options, two_cables},
 };
 use crate::relay::{
     data_path::LEFT,
@@ -58,8 +58,7 @@ pub(super) struct Scene {
 impl Scene {
     pub(super) fn open(attachment: Attachment) -> Self {
         let (net, pins) = (two_cables(), Pins::mount());
-        let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-        let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+        let [a, b] = clients4(&net);
         let options = options(attachment, Some(pins.path()));
         let relay = Relay::on(&net, "relay", &["10.1.0.1:40000"], few(), options);
         let vni = relay.open(1, [&a, &b]);
@@ -234,8 +233,7 @@ fn what_a_relay_with_other_limits_has_pinned_is_replaced() {
     drop(Program::load(Some(pins.path()), 7, attachment).unwrap());
     let options = options(attachment, Some(pins.path()));
     let relay = Relay::on(&net, "relay", &["10.1.0.1:40000"], few(), options);
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let [a, b] = clients4(&net);
     let vni = relay.open(1, [&a, &b]);
     exchange(vni, [&a, &b], 1);
     assert_eq!(relay.forwarded(Family::V4), (0, 2));

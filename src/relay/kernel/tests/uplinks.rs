@@ -9,7 +9,7 @@ use super::{
     client::{at, data},
     permitted,
     tap::Tap,
-    wire::{PATIENCE, Relay, Wire, exchange, two_cables},
+    wire::{PATIENCE, Relay, Wire, clients4, exchange, two_cables},
 };
 use crate::relay::namespace::Net;
 
@@ -171,8 +171,7 @@ fn an_address_that_moves_to_another_device_is_followed_there() {
     let net = two_cables();
     net.cable([("relay", "spare", &[]), ("b", "spare", &[])]);
     let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
-    let a = Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000");
-    let b = Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000");
+    let [a, b] = clients4(&net);
     let vni = relay.open(1, [&a, &b]);
     exchange(vni, [&a, &b], 1);
     for (namespace, host, old) in [("relay", 1, "right"), ("b", 2, "eth0")] {

@@ -289,6 +289,22 @@ pub(super) fn two_cables() -> Net {
     net
 }
 
+/// Its clients, by IPv4.
+pub(super) fn clients4(net: &Net) -> [Wire; 2] {
+    [
+        Wire::new(net, "a", "10.1.0.2:1001", "10.1.0.1:40000"),
+        Wire::new(net, "b", "10.2.0.2:1002", "10.2.0.1:40000"),
+    ]
+}
+
+/// Its clients, by IPv6.
+pub(super) fn clients6(net: &Net) -> [Wire; 2] {
+    [
+        Wire::new(net, "a", "[2001:db8:1::2]:1001", "[2001:db8:1::1]:40000"),
+        Wire::new(net, "b", "[2001:db8:2::2]:1002", "[2001:db8:2::1]:40000"),
+    ]
+}
+
 #[test]
 fn datagrams_of_both_families_go_through_the_kernel_unchanged() {
     if !permitted("datagrams_of_both_families_go_through_the_kernel_unchanged") {
@@ -296,16 +312,11 @@ fn datagrams_of_both_families_go_through_the_kernel_unchanged() {
     }
     let net = two_cables();
     let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
-    let v4 = [
-        Wire::new(&net, "a", "10.1.0.2:1001", "10.1.0.1:40000"),
-        Wire::new(&net, "b", "10.2.0.2:1002", "10.2.0.1:40000"),
-    ];
-    let v6 = [
-        Wire::new(&net, "a", "[2001:db8:1::2]:1003", "[2001:db8:1::1]:40000"),
-        Wire::new(&net, "b", "[2001:db8:2::2]:1004", "[2001:db8:2::1]:40000"),
-    ];
-    for (family, number, [a, b]) in [(Family::V4, 1, &v4), (Family::V6, 3, &v6)] {
-        let vni = relay.open(number, [a, b]);
+    for (family, number, [a, b]) in [
+        (Family::V4, 1, clients4(&net)),
+        (Family::V6, 3, clients6(&net)),
+    ] {
+        let vni = relay.open(number, [&a, &b]);
         for len in [0, 1, 33, 1_400] {
             let datagram = data(vni, &vec![len as u8; len]);
             a.send(&datagram);
