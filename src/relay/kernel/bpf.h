@@ -11,15 +11,18 @@ typedef u32 be32;
 
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
+#define OWN static __attribute__((noinline))
 #define UINT(name, value) int(*name)[value]
 #define TYPE(name, type) type *name
 
 #if __BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__
 #define BE16(x) ((be16)__builtin_bswap16(x))
 #define BE32(x) ((be32)__builtin_bswap32(x))
+#define BE64(x) __builtin_bswap64(x)
 #else
 #define BE16(x) ((be16)(x))
 #define BE32(x) ((be32)(x))
+#define BE64(x) (x)
 #endif
 
 enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6 };

@@ -14,6 +14,8 @@ enum { WINDOW = 27, UNKNOWN_MOST = 256 };
 enum { HANDSHAKES_MOST = 8192 };
 // One datagram in this many is timed, on each CPU.
 enum { SAMPLE = 256 };
+// Of a Geneve header: version, control bit and VNI.
+#define SAME BE64(0xc0800000ffffff00ull)
 // A tick of `struct leg`.
 enum { TICK = 26 };
 
@@ -129,30 +131,22 @@ INLINE u16 fold16(u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-// Whether the Geneve header at `at` is data (version 0, no control bit), and of this session.
-INLINE int is_data_of(const struct __sk_buff *skb, u32 at, be32 vni)
+// GRO joins datagrams of equal length between the same two addresses and ports, whatever their VNI:
+// whether the Geneve headers of all, each so far behind the one before, begin like the first. A
+// function of its own has all registers for itself. Unrolled: without CAP_PERFMON the verifier walks
+// the mispredicted ways through a loop too, and gives up.
+OWN int is_uniform(const struct __sk_buff *skb, u32 at, u32 segment, u64 first)
 {
-	be32 header[2];
-	if (load_bytes(skb, at, header, sizeof(header)))
-		return 0;
-	return !(header[0] & BE32(0xc0800000)) && (header[1] & BE32(0xffffff00)) == vni;
-}
-
-// GRO joins datagrams of equal length between the same two addresses and ports, whatever their VNI.
-// Unrolled: without CAP_PERFMON the verifier walks the mispredicted ways through a loop too, and
-// gives up.
-INLINE int is_uniform(const struct __sk_buff *skb, const struct packet *packet, be32 vni)
-{
-	u32 at = packet->segment;
+	u64 header;
 #pragma clang loop unroll(full)
 	for (int i = 1; i < SEGMENTS; i++) {
-		if (at >= packet->payload)
+		at += segment;
+		if (at >= skb->len)
 			return 1;
-		if (!is_data_of(skb, packet->udp_at + UDP_LEN + at, vni))
+		if (load_bytes(skb, at, &header, sizeof(header)) || (header & SAME) != first)
 			return 0;
-		at += packet->segment;
 	}
-	return at >= packet->payload;
+	return at + segment >= skb->len;
 }
 
 INLINE int is_known(const struct config *config, u32 vni)
@@ -496,8 +490,7 @@ INLINE int forward(struct __sk_buff *skb, const struct packet *packet, struct sc
 	const be32 *header = packet->geneve;
 	if (packet->payload < GENEVE_LEN || header[0] & BE32(0xc0000000))
 		return pass_local(packet, PASS_MALFORMED);
-	be32 vni = header[1] & BE32(0xffffff00);
-	data.vni = BE32(vni) >> 8;
+	data.vni = BE32(header[1]) >> 8;
 	if (header[0] & BE32(0x00800000)) {
 		// VNI 0 is that of probes. What GRO has joined may be of several sessions.
 		if (!data.vni || packet->segment < packet->payload)
@@ -506,8 +499,12 @@ INLINE int forward(struct __sk_buff *skb, const struct packet *packet, struct sc
 			return handshake(scratch, packet, data.now);
 		return unknown(scratch, config, packet, data.vni, data.now);
 	}
-	if (packet->segment < packet->payload && !is_uniform(skb, packet, vni))
-		return pass_local(packet, PASS_MIXED);
+	if (packet->segment < packet->payload) {
+		u64 first;
+		__builtin_memcpy(&first, packet->geneve, sizeof(first));
+		if (!is_uniform(skb, packet->udp_at + UDP_LEN, packet->segment, first & SAME))
+			return pass_local(packet, PASS_MIXED);
+	}
 	if (packet->family == IPV4)
 		return forward4(skb, packet, scratch, config, &data);
 	return forward6(skb, packet, scratch, config, &data);
