@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::network_policies::where_enforced;
 use super::{EDGE, MINUTE, Scenario, is_relay, vacant};
 use crate::metallb::MetalLb;
 use crate::world::{NAMESPACE, Route, World};
@@ -18,7 +19,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: load_balancer,
         },
         Scenario {
-            name: "relays share one LoadBalancer address, each with a port of its own",
+            name: "relays share one LoadBalancer address, each with a port of its own, also where \
+                   NetworkPolicies are enforced",
             run: shared_address,
         },
     ]
@@ -111,7 +113,7 @@ fn load_balancer(world: &World<'_>) -> Result<String> {
 
 fn shared_address(world: &World<'_>) -> Result<String> {
     vacant(world)?;
-    let seen = restricted(world, || {
+    let behind = || {
         let metallb = MetalLb::start(world.rig)?;
         let share = json!({"shareAddress": true, "basePort": 50_000});
         world.apply(EDGE, &behind_balancers(share))?;
@@ -128,7 +130,8 @@ fn shared_address(world: &World<'_>) -> Result<String> {
             "ports are {ports:?}"
         );
         through(world, &all).with_context(|| metallb.log())
-    });
+    };
+    let seen = where_enforced(world, || restricted(world, behind));
     world.delete(EDGE)?;
     seen
 }

@@ -39,18 +39,27 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 fn relays(world: &World<'_>) -> Result<String> {
     vacant(world)?;
-    let enforced = NetworkPolicies::enforce(world.rig)?;
-    // Without the relays' own policy nothing would reach them, nor they anything.
-    world.rig.apply(&everything_closed().to_string())?;
-    let seen = restricted(world, || relays_among(world)).with_context(|| enforced.log());
+    let seen = where_enforced(world, || restricted(world, || relays_among(world)));
     world
         .rig
         .kubectl(["delete", "pod", STRANGER, "--ignore-not-found"])?;
+    world.delete(EDGE)?;
+    seen
+}
+
+/// Runs `inside` while policies are enforced, in a namespace that is closed: without the relays' own
+/// policy nothing would reach them, nor they anything.
+pub(super) fn where_enforced<T>(
+    world: &World<'_>,
+    inside: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let enforced = NetworkPolicies::enforce(world.rig)?;
+    world.rig.apply(&everything_closed().to_string())?;
+    let seen = inside().with_context(|| enforced.log());
     let policy = ["delete", "networkpolicy", CLOSED, "-n", NAMESPACE];
     world
         .rig
         .kubectl(policy.into_iter().chain(["--ignore-not-found"]))?;
-    world.delete(EDGE)?;
     seen
 }
 
