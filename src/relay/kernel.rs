@@ -256,9 +256,7 @@ enum Request {
 /// # Errors
 /// Why this host or this process cannot have it.
 pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
-    let most = u32::try_from(options.max_sessions).unwrap_or(u32::MAX);
-    // One more, for the self-test.
-    let sessions = most.saturating_add(1);
+    let sessions = u32::try_from(options.max_sessions).unwrap_or(u32::MAX);
     let (program, maps, counters) = Program::load(options.pins, sessions, options.attachment)?;
     let share =
         |map: &MapData, count| sys::share(map.fd().as_fd(), count).map_err(Unavailable::failed);

@@ -63,6 +63,28 @@ impl Entries {
         }
     }
 
+    /// The same where there must be room: if there is none, it is another session's, which is
+    /// returned.
+    pub(super) fn insert_anyway(
+        &mut self,
+        vni: u32,
+        session: &Session,
+    ) -> Result<Option<(u32, Session)>, MapError> {
+        let Err(full) = self.insert(vni, session) else {
+            return Ok(None);
+        };
+        let other = match session.encode4() {
+            Some(_) => self.four.keys().next(),
+            None => self.six.keys().next(),
+        };
+        let other = other.and_then(Result::ok);
+        let Some(displaced) = other.and_then(|other| Some((other, self.take(other)?))) else {
+            return Err(full);
+        };
+        self.insert(vni, session)?;
+        Ok(Some(displaced))
+    }
+
     /// Takes an entry out: datagrams that come before it is back go through the sockets, and are
     /// counted there.
     pub(super) fn take(&mut self, vni: u32) -> Option<Session> {

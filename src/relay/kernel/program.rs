@@ -346,9 +346,9 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
     Ok((maps, counters))
 }
 
-/// Words of known VNIs for this many entries, of which one is the self-test's.
+/// Words of known VNIs for this many sessions.
 fn known_words(sessions: u32) -> u32 {
-    let words = KnownVnis::words(sessions.saturating_sub(1) as usize);
+    let words = KnownVnis::words(sessions as usize);
     u32::try_from(words).expect("VNIs have 24 bits")
 }
 

@@ -34,37 +34,44 @@ pub(super) fn run(
 ) -> Result<(), String> {
     for ends in ENDS {
         let [a, b, relay] = ends.map(|ip| ip.parse::<IpAddr>().expect("constants are addresses"));
-        let result = forward(program, maps, [a, b, relay], port);
+        let clients = [SocketAddr::new(a, PORTS[0]), SocketAddr::new(b, PORTS[1])];
+        // Tables of a power of two have just the room for as many sessions as there may be: one more
+        // would double them.
+        let displaced = maps.entries.insert_anyway(VNI, &between(clients));
+        let displaced = displaced.map_err(|error| error.to_string())?;
+        let result = forward(program, maps, clients, SocketAddr::new(relay, port));
         maps.entries.remove(VNI);
+        if let Some((vni, session)) = displaced {
+            maps.entries.insert(vni, &session).ok();
+        }
         maps.locals.remove(&abi::address_key(relay)).ok();
         result.map_err(|error| format!("to {b}: {error}"))?;
     }
     Ok(())
 }
 
-fn forward(
-    program: &aya::programs::ProgramFd,
-    maps: &mut Maps,
-    [a, b, relay]: [IpAddr; 3],
-    port: u16,
-) -> Result<(), String> {
-    use std::os::fd::AsFd;
-
-    let clients = [SocketAddr::new(a, PORTS[0]), SocketAddr::new(b, PORTS[1])];
-    let relay = SocketAddr::new(relay, port);
-    let session = Session {
+fn between(clients: [SocketAddr; 2]) -> Session {
+    Session {
         legs: clients.map(|address| Leg {
             address,
             mtu: 1500,
             exit: exits::NONE,
         }),
         used: Used::default(),
-    };
-    let failed = |error: aya::maps::MapError| error.to_string();
-    maps.entries.insert(VNI, &session).map_err(failed)?;
+    }
+}
+
+fn forward(
+    program: &aya::programs::ProgramFd,
+    maps: &mut Maps,
+    clients: [SocketAddr; 2],
+    relay: SocketAddr,
+) -> Result<(), String> {
+    use std::os::fd::AsFd;
+
     maps.locals
         .insert(abi::address_key(relay.ip()), SELF, 0)
-        .map_err(failed)?;
+        .map_err(|error| error.to_string())?;
 
     let mut data = vec![0; HEADER_LEN];
     data[2..4].copy_from_slice(&PROTOCOL_WIREGUARD.to_be_bytes());

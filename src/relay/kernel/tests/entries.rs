@@ -5,14 +5,16 @@ use std::collections::BTreeSet;
 use relay_proto::Family;
 
 use super::{
-    client::Client,
+    client::{Client, at},
     permitted,
-    wire::{Relay, Wire, clients4, clients6, exchange, two_cables},
+    wire::{PORT, Relay, Wire, clients4, clients6, exchange, two_cables},
 };
 use crate::relay::kernel::{
-    Attachment,
+    Attachment, abi,
+    entry::{Leg, Session, Used},
     exits::{self, Exit},
     program::Program,
+    self_test,
 };
 
 #[test]
@@ -50,6 +52,51 @@ fn session_whose_legs_move_to_another_family_and_back_goes_on() {
     relay.bind(vni, 4, &alice, &bob, &a6);
     relay.bind(vni, 5, &bob, &alice, &b6);
     forwards_again(Family::V6, [&a6, &b6]);
+}
+
+#[test]
+fn self_test_passes_where_there_is_no_room_and_every_session_is_there_afterwards() {
+    let test = "self_test_passes_where_there_is_no_room_and_every_session_is_there_afterwards";
+    if !permitted(test) {
+        return;
+    }
+    let (mut program, mut maps, _) = Program::load(None, 2, Attachment::Link).unwrap();
+    let config = abi::Config {
+        valid_until: u64::MAX,
+        port: PORT,
+        ..abi::Config::default()
+    };
+    maps.config.set(0, config.encode(), 0).unwrap();
+    let all = [
+        (1, "10.1.0.2:1001"),
+        (2, "10.1.0.2:1002"),
+        (3, "[2001:db8:1::2]:1001"),
+        (4, "[2001:db8:1::2]:1002"),
+    ];
+    let all = all.map(|(vni, address)| {
+        let leg = Leg {
+            address: at(address),
+            mtu: 1_500,
+            exit: exits::NONE,
+        };
+        let used = Used::default();
+        (
+            vni,
+            Session {
+                legs: [leg; 2],
+                used,
+            },
+        )
+    });
+    for (vni, session) in &all {
+        maps.entries.insert(*vni, session).unwrap();
+    }
+    assert!(maps.entries.insert(5, &all[0].1).is_err(), "there is room");
+    self_test::run(&program.fd().unwrap(), &mut maps, PORT).unwrap();
+    for (vni, session) in all {
+        assert_eq!(maps.entries.get(vni), Some(session));
+    }
+    assert_eq!(maps.entries.vnis().len(), 4);
 }
 
 #[test]
