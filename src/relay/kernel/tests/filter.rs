@@ -39,7 +39,8 @@ fn killed(net: &Net, pins: &Pins, port: u16) {
         };
         let devices: BTreeMap<_, _> = devices.iter().filter_map(named).collect();
         let pins = Some(pinned(pins, port));
-        let (mut program, _, _) = Program::load(pins, 101, Attachment::Filter(port)).unwrap();
+        let (mut program, _, _) =
+            Program::load(pins, few().max_sessions as u32, Attachment::Filter(port)).unwrap();
         assert_eq!(program.attach(&devices), Vec::<String>::new());
         std::mem::forget(program);
     });

@@ -1,6 +1,6 @@
 //! What stays in the kernel when the relay ends without a word, and what the next one makes of it.
 
-use std::{path::PathBuf, process::Command, thread, time::Duration};
+use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use relay_proto::{Config, Family, Timestamp, Vni};
 
@@ -224,21 +224,28 @@ fn what_the_kernel_has_heard_counts_when_sessions_are_saved() {
 }
 
 #[test]
-fn what_a_relay_with_other_limits_has_pinned_is_replaced() {
-    if !permitted("what_a_relay_with_other_limits_has_pinned_is_replaced") {
+fn what_a_relay_with_other_limits_or_other_maps_has_pinned_is_replaced() {
+    if !permitted("what_a_relay_with_other_limits_or_other_maps_has_pinned_is_replaced") {
         return;
     }
     let (net, pins) = (two_cables(), Pins::mount());
     let attachment = Attachment::of(PORT);
-    drop(Program::load(Some(pins.path()), 7, attachment).unwrap());
-    let options = options(attachment, Some(pins.path()));
-    let relay = Relay::on(&net, "relay", &["10.1.0.1:40000"], few(), options);
-    let [a, b] = clients4(&net);
-    let vni = relay.open(1, [&a, &b]);
-    exchange(vni, [&a, &b], 1);
-    assert_eq!(relay.forwarded(Family::V4), (0, 2));
-    drop(relay);
-    assert!(!pins.path().exists());
+    let same = few().max_sessions as u32;
+    for (sessions, other_map) in [(7, None), (same, Some("GATEWAYS"))] {
+        drop(Program::load(Some(pins.path()), sessions, attachment).unwrap());
+        if let Some(name) = other_map {
+            fs::rename(pins.path().join("EXITS"), pins.path().join(name)).unwrap();
+        }
+        let options = options(attachment, Some(pins.path()));
+        let relay = Relay::on(&net, "relay", &["10.1.0.1:40000"], few(), options);
+        let [a, b] = clients4(&net);
+        let vni = relay.open(1, [&a, &b]);
+        exchange(vni, [&a, &b], 1);
+        assert_eq!(relay.forwarded(Family::V4), (0, 2));
+        assert!(!pins.path().join("GATEWAYS").exists());
+        drop(relay);
+        assert!(!pins.path().exists());
+    }
 }
 
 #[test]
