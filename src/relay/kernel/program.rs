@@ -13,7 +13,7 @@ use aya::{
     Ebpf, EbpfLoader,
     maps::{Array, HashMap, Map, MapData, PerCpuArray},
     programs::{
-        LinkOrder, SchedClassifier, TcAttachType,
+        LinkOrder, ProgramError, SchedClassifier, TcAttachType,
         links::{FdLink, PinnedLink},
         tc::{SchedClassifierLink, TcAttachOptions},
     },
@@ -315,9 +315,7 @@ fn load(pins: Option<&Path>, sessions: u32) -> Result<(Ebpf, Maps, CounterMaps),
     let program = ebpf.program_mut(NAME);
     let program = program.ok_or_else(|| Unavailable::failed("the object has no program"))?;
     let program: &mut SchedClassifier = program.try_into().map_err(Unavailable::failed)?;
-    program
-        .load()
-        .map_err(|error| unavailable(&aya::EbpfError::from(error)))?;
+    program.load().map_err(refused)?;
     Ok((ebpf, maps, counters))
 }
 
@@ -396,6 +394,24 @@ pub(super) fn remove_pins(directory: &Path) {
     fs::remove_dir(directory).ok();
 }
 
+/// What the verifier says, if it is what refuses the program, whatever error the kernel answers.
+fn refused(error: ProgramError) -> Unavailable {
+    if let ProgramError::LoadError { verifier_log, .. } = &error
+        && let Some(reason) = verdict(&verifier_log.to_string())
+    {
+        let message = format!("the kernel refuses the program: {reason}");
+        return Unavailable::new(Reason::Refused, message);
+    }
+    unavailable(&error.into())
+}
+
+/// The line of a verifier's log that says why: the last one before what it counts at the end.
+fn verdict(log: &str) -> Option<&str> {
+    let counts = ["verification time ", "stack depth ", "processed "];
+    let says = |line: &&str| !line.is_empty() && !counts.iter().any(|c| line.starts_with(c));
+    log.lines().map(str::trim).rfind(says)
+}
+
 /// What is to be done about a refusal of the kernel.
 fn unavailable(error: &aya::EbpfError) -> Unavailable {
     let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
@@ -421,5 +437,25 @@ fn unavailable(error: &aya::EbpfError) -> Unavailable {
             Reason::Refused,
             format!("the kernel refuses the program: {text}"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verdict;
+
+    #[test]
+    fn verifier_is_quoted_with_its_reason() {
+        let log = "893: (07) r5 += 4\n\
+                   R5 pointer arithmetic of map value goes out of range, prohibited for !root\n\
+                   verification time 5157 usec\n\
+                   stack depth 264+0\n\
+                   processed 871 insns (limit 1000000) max_states_per_insn 1\n";
+        assert_eq!(
+            verdict(log),
+            Some("R5 pointer arithmetic of map value goes out of range, prohibited for !root")
+        );
+        assert_eq!(verdict(""), None);
+        assert_eq!(verdict("processed 0 insns\n"), None);
     }
 }

@@ -1,6 +1,7 @@
 //! The program in the kernel: what it decides, and real packets between network namespaces.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod capabilities;
 mod client;
 mod detached;
 mod entries;
