@@ -27,6 +27,7 @@ use peerrelay::relay::{
 };
 use rand::Rng;
 use relay_proto::{Config, DiscoSecret, Keys, NodeKey, Peer, disco::Frame};
+use rustix::thread::{CapabilitySet, CapabilitySets, capabilities, set_capabilities};
 
 /// Requests that wait for their answer at the same time.
 const IN_FLIGHT: usize = 64;
@@ -72,11 +73,25 @@ enum DataPath {
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    keep_capabilities_of_relays().context("failed to drop capabilities")?;
     tracing_subscriber::fmt()
         .with_writer(io::stderr)
         .with_max_level(tracing::Level::WARN)
         .init();
     runtime()?.block_on(run(args))
+}
+
+/// Those that a relay's pod has, and no more: the kernel makes programs slower, against speculative
+/// execution, whose process has not CAP_PERFMON.
+fn keep_capabilities_of_relays() -> io::Result<()> {
+    let kept = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
+    let own = capabilities(None)?;
+    let sets = CapabilitySets {
+        effective: own.effective & kept,
+        permitted: own.permitted & kept,
+        inheritable: CapabilitySet::empty(),
+    };
+    Ok(set_capabilities(None, sets)?)
 }
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
