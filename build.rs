@@ -4,7 +4,11 @@
 use std::{env, ffi::OsString, fs, io, path::PathBuf, process::Command};
 
 const SOURCE: &str = "src/relay/kernel/relay.bpf.c";
-const HEADERS: [&str; 2] = ["src/relay/kernel/bpf.h", "src/relay/kernel/maps.bpf.h"];
+const HEADERS: [&str; 3] = [
+    "src/relay/kernel/bpf.h",
+    "src/relay/kernel/maps.bpf.h",
+    "src/relay/kernel/packet.bpf.h",
+];
 
 fn main() {
     for path in [SOURCE].into_iter().chain(HEADERS) {

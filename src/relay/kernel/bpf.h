@@ -12,6 +12,9 @@ typedef u32 be32;
 #define SEC(name) __attribute__((section(name), used))
 #define INLINE static inline __attribute__((always_inline))
 #define OWN static __attribute__((noinline))
+// Keeps clang from making one of branches that end with this, with computed offsets, which the verifier
+// refuses without CAP_PERFMON; no two have the same name.
+#define APART(name, a, b) asm volatile("// " name : "+r"(a), "+r"(b))
 #define UINT(name, value) int(*name)[value]
 #define TYPE(name, type) type *name
 

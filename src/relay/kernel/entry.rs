@@ -14,12 +14,10 @@ pub(super) type Entry4 = [u8; COMMON + 2 * 4];
 /// Entry of any other.
 pub(super) type Entry6 = [u8; COMMON + 2 * 16];
 
-/// Bytes of one leg, and of what came from it.
-const LEG: usize = 8;
-const TRAFFIC: usize = 16;
-/// Where the traffic begins, the session's debt, and the addresses.
-const FROM: usize = 2 * LEG;
-const OWES: usize = FROM + 2 * TRAFFIC;
+/// Bytes of one leg with what came from it.
+const LEG: usize = 24;
+/// Where the session's debt is, and the addresses.
+const OWES: usize = 2 * LEG;
 const COMMON: usize = OWES + 8;
 /// A tick of [`LegActivity::last_seen`] is 2 to this power, in nanoseconds: 67 ms.
 const TICK: u32 = 26;
@@ -108,17 +106,14 @@ impl Session {
     }
 
     fn encode_common(&self, entry: &mut [u8]) {
-        let (legs, rest) = entry.split_at_mut(FROM);
-        let from = rest.chunks_exact_mut(TRAFFIC);
-        let legs = legs.chunks_exact_mut(LEG).zip(from);
         let of = self.legs.iter().zip(&self.used.from);
-        for ((leg, heard), (bytes, traffic)) in of.zip(legs) {
+        for ((leg, heard), bytes) in of.zip(entry.chunks_exact_mut(LEG)) {
             bytes[..2].copy_from_slice(&leg.address.port().to_be_bytes());
             bytes[2..4].copy_from_slice(&leg.mtu.to_ne_bytes());
             bytes[4..6].copy_from_slice(&leg.exit.to_ne_bytes());
-            bytes[6..].copy_from_slice(&heard.last_seen.to_ne_bytes());
-            traffic[..8].copy_from_slice(&heard.traffic.packets.to_ne_bytes());
-            traffic[8..].copy_from_slice(&heard.traffic.bytes.to_ne_bytes());
+            bytes[6..8].copy_from_slice(&heard.last_seen.to_ne_bytes());
+            bytes[8..16].copy_from_slice(&heard.traffic.packets.to_ne_bytes());
+            bytes[16..].copy_from_slice(&heard.traffic.bytes.to_ne_bytes());
         }
         entry[OWES..COMMON].copy_from_slice(&self.used.owes.to_ne_bytes());
     }
@@ -137,8 +132,8 @@ impl Session {
         };
         let heard = |side: usize| LegActivity {
             traffic: Traffic {
-                packets: long(FROM + side * TRAFFIC),
-                bytes: long(FROM + side * TRAFFIC + 8),
+                packets: long(side * LEG + 8),
+                bytes: long(side * LEG + 16),
             },
             last_seen: short(side * LEG + 6),
         };

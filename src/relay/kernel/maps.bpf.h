@@ -1,7 +1,7 @@
 // Keys, values and maps of the program, byte for byte as `abi.rs`, `entry.rs` and `exits.rs` have
 // them.
 #pragma once
-#include "bpf.h"
+#include "packet.bpf.h"
 
 enum { IPV4 = 0, IPV6 = 1, FAMILIES = 2 };
 enum { LOCAL_ADDRESSES = 1024, EXIT_COUNT = 1024 };
@@ -57,11 +57,6 @@ struct config {
 	struct pace relay;
 };
 
-struct address {
-	// IPv4 as ::ffff:a.b.c.d.
-	be32 word[4];
-};
-
 struct traffic {
 	u64 packets;
 	u64 bytes;
@@ -76,11 +71,12 @@ struct leg {
 	u16 exit;
 	// Tick of CLOCK_MONOTONIC (2^26 ns, which u16 counts for 73 minutes) at which data came from it.
 	u16 last_seen;
+	// What came from it.
+	struct traffic heard;
 };
 
 struct session {
 	struct leg legs[2];
-	struct traffic from[2];
 	// Moment at which it owes nothing to its limit.
 	u64 owes;
 };
@@ -107,12 +103,27 @@ struct exit {
 	struct address gateway;
 };
 
-// What one CPU keeps for itself.
+// What one CPU keeps for itself: also all of a packet. The kernel makes each first write to the stack
+// wait, against speculation, in programs of processes without CAP_PERFMON.
 struct scratch {
+	// The program runs on this CPU: a run that interrupts it must not touch the rest.
+	volatile u32 busy;
+	// A key that is always 0.
+	u32 zero;
 	u64 window;
 	u64 unknown_count;
 	u64 handshake_count;
 	u64 seen;
+	struct packet packet;
+	union {
+		struct headers4 headers4;
+		struct headers6 headers6;
+	};
+	union {
+		struct changes4 changes4;
+		struct changes6 changes6;
+	};
+	struct next_hop hop;
 };
 
 // Sessions between IPv4 addresses. The loader sets the relay's limit, here and below.

@@ -19,65 +19,6 @@ enum { SAMPLE = 256 };
 // A tick of `struct leg`.
 enum { TICK = 26 };
 
-struct ipv4 {
-	u8 version_ihl;
-	u8 tos;
-	be16 total_len;
-	be16 id;
-	be16 fragment;
-	u8 ttl;
-	u8 protocol;
-	u16 check;
-	be32 source;
-	be32 destination;
-};
-
-struct ipv6 {
-	u8 version_class;
-	u8 class_flow[3];
-	be16 payload_len;
-	u8 next_header;
-	u8 hop_limit;
-	struct address source;
-	struct address destination;
-};
-
-struct udp {
-	be16 source;
-	be16 destination;
-	be16 len;
-	u16 check;
-};
-
-// All that is read of a packet with a single datagram, by one call.
-struct headers4 {
-	struct ipv4 ip;
-	struct udp udp;
-	be32 geneve[2];
-};
-
-struct headers6 {
-	struct ipv6 ip;
-	struct udp udp;
-	be32 geneve[2];
-};
-
-// What is known of a datagram once its headers are read.
-struct packet {
-	struct address source;
-	struct address destination;
-	u32 family;
-	u32 udp_at;
-	// UDP payload: of all segments, and of one.
-	u32 payload;
-	u32 segment;
-	struct udp udp;
-	// Zeros where the payload is too short for it.
-	be32 geneve[2];
-	u8 ttl;
-	u16 ipv4_check;
-};
-
 // Counters are looked up, never indexed: without CAP_PERFMON the verifier lets no pointer differ
 // by path.
 INLINE void count(u32 key, u64 by)
@@ -91,6 +32,11 @@ INLINE int pass(enum pass reason)
 {
 	count(reason, 1);
 	return NEXT;
+}
+
+INLINE u32 segments(const struct packet *packet)
+{
+	return (packet->payload + packet->segment - 1) / packet->segment;
 }
 
 INLINE int is_local(const struct packet *packet)
@@ -157,16 +103,18 @@ OWN int is_uniform(const struct __sk_buff *skb, u32 at, u32 segment, u64 first)
 	return at + segment >= skb->len;
 }
 
-INLINE int is_known(const struct config *config, u32 vni)
+INLINE int is_known(const struct scratch *scratch)
 {
-	u32 word = vni >> 6 & config->known_mask;
+	const struct config *config = map_lookup(&CONFIG, &scratch->zero);
+	u32 vni = scratch->packet.vni;
+	u32 word = config ? vni >> 6 & config->known_mask : 0;
 	const u64 *bits = map_lookup(&KNOWN, &word);
 	return bits && *bits >> (vni & 63) & 1;
 }
 
-INLINE void turn_window(struct scratch *scratch, u64 now)
+INLINE void turn_window(struct scratch *scratch)
 {
-	u64 window = now >> WINDOW;
+	u64 window = scratch->packet.now >> WINDOW;
 	if (scratch->window != window) {
 		scratch->window = window;
 		scratch->unknown_count = 0;
@@ -176,11 +124,11 @@ INLINE void turn_window(struct scratch *scratch, u64 now)
 
 // Whoever has seen a handshake can send it again from anywhere. A thread answers 1,342 in the time
 // of a window, and as many as these when none came before.
-INLINE int handshake(struct scratch *scratch, const struct packet *packet, u64 now)
+INLINE int handshake(struct scratch *scratch)
 {
-	if (!is_local(packet))
+	if (!is_local(&scratch->packet))
 		return pass(PASS_NOT_LOCAL);
-	turn_window(scratch, now);
+	turn_window(scratch);
 	if (scratch->handshake_count >= HANDSHAKES_MOST) {
 		count(DROPPED_BUSY, 1);
 		return DROP;
@@ -190,13 +138,12 @@ INLINE int handshake(struct scratch *scratch, const struct packet *packet, u64 n
 }
 
 // A token counter on each CPU: a flood of numbers that name no session ends here.
-INLINE int unknown(struct scratch *scratch, const struct config *config,
-		   const struct packet *packet, u32 vni, u64 now)
+INLINE int unknown(struct scratch *scratch)
 {
-	if (!is_local(packet))
+	if (!is_local(&scratch->packet))
 		return pass(PASS_NOT_LOCAL);
-	turn_window(scratch, now);
-	if (scratch->unknown_count >= UNKNOWN_MOST && !is_known(config, vni)) {
+	turn_window(scratch);
+	if (scratch->unknown_count >= UNKNOWN_MOST && !is_known(scratch)) {
 		count(DROPPED_UNKNOWN, 1);
 		return DROP;
 	}
@@ -226,16 +173,21 @@ INLINE void owe(u64 *owes, u64 cost, u64 now)
 
 // Whether data is within the limits of its session and of the relay, and takes it into account if
 // so; otherwise the counter of what is dropped.
-INLINE u32 above_limit(const struct config *config, struct session *session, u32 bytes, u64 now)
+INLINE u32 above_limit(const struct scratch *scratch, struct session *session)
 {
-	u32 zero = 0;
+	const struct config *config = map_lookup(&CONFIG, &scratch->zero);
+	u32 bytes = scratch->packet.payload;
+	u64 now = scratch->packet.now;
 	u64 of_session = 0, *owes;
+	// VNI 0 is the self-test's.
+	if (!config || !scratch->packet.vni)
+		return 0;
 	if (config->session.bytes_per_second) {
 		of_session = cost(&config->session, bytes);
 		if (!has_room(&config->session, &session->owes, of_session, now))
 			return DROPPED_SESSION_RATE;
 	}
-	if (config->relay.bytes_per_second && (owes = map_lookup(&DEBT, &zero))) {
+	if (config->relay.bytes_per_second && (owes = map_lookup(&DEBT, &scratch->zero))) {
 		u64 of_relay = cost(&config->relay, bytes);
 		if (!has_room(&config->relay, owes, of_relay, now))
 			return DROPPED_RELAY_RATE;
@@ -246,104 +198,66 @@ INLINE u32 above_limit(const struct config *config, struct session *session, u32
 	return 0;
 }
 
-// Where a datagram comes from and goes to, of its session's two legs.
-struct direction {
-	struct leg *from;
-	const struct leg *to;
-	struct traffic *heard;
-	struct address client;
-};
-
-// The assembler (which does nothing) keeps clang from joining both into one with a computed offset,
-// which the verifier would refuse without CAP_PERFMON.
-INLINE void from_first(struct direction *direction, struct session *session)
-{
-	direction->from = &session->legs[0];
-	direction->to = &session->legs[1];
-	direction->heard = &session->from[0];
-	asm volatile("%0 = %0" : "+r"(direction->from), "+r"(direction->to), "+r"(direction->heard));
-}
-
-INLINE void from_second(struct direction *direction, struct session *session)
-{
-	direction->from = &session->legs[1];
-	direction->to = &session->legs[0];
-	direction->heard = &session->from[1];
-	asm volatile("%1 = %1" : "+r"(direction->from), "+r"(direction->to), "+r"(direction->heard));
-}
-
 // Writes the new addresses and ports with their checksums. Ports are no part of the pseudo header:
 // of a checksum that hardware completes (CHECKSUM_PARTIAL) only the addresses are there yet.
-INLINE int rewrite(struct __sk_buff *skb, u32 family, const struct packet *packet,
-		   const struct address *source, const struct address *client, be16 port)
+INLINE int rewrite(struct __sk_buff *skb, u32 family, struct scratch *scratch)
 {
-	u32 addresses = fold32((u64)address_difference(family, &packet->source, client) +
-			       address_difference(family, &packet->destination, source));
-	u32 ports = (u32)port + (u16)~packet->udp.source;
+	const struct packet *packet = &scratch->packet;
+	u32 addresses = fold32((u64)address_difference(family, &packet->source, &packet->client) +
+			       address_difference(family, &packet->destination, &packet->hears_from));
+	u32 ports = (u32)packet->client_port + (u16)~packet->udp.source;
 	u32 check_at = packet->udp_at + 6;
 
+	if (family == IPV4) {
+		struct changes4 *to = &scratch->changes4;
+		// The TTL falls by one, so this word of the header falls by 0x0100.
+		u32 sum = (u16)~packet->ipv4_check + (u32)(u16)~BE16(0x0100);
+		to->ttl = packet->ttl - 1;
+		to->protocol = PROTOCOL_UDP;
+		to->check = ~fold16(sum + fold16(addresses));
+		to->source = packet->hears_from.word[3];
+		to->destination = packet->client.word[3];
+		to->ports[0] = packet->udp.destination;
+		to->ports[1] = packet->client_port;
+	} else {
+		struct changes6 *to = &scratch->changes6;
+		to->hop_limit = packet->ttl - 1;
+		to->source = packet->hears_from;
+		to->destination = packet->client;
+		to->ports[0] = packet->udp.destination;
+		to->ports[1] = packet->client_port;
+	}
 	if (l4_checksum_replace(skb, check_at, 0, addresses, PSEUDO_HEADER | MANGLED_ZERO) ||
 	    l4_checksum_replace(skb, check_at, 0, ports, MANGLED_ZERO))
 		return -1;
-	// From the time to live to the ports, all that changes lies together.
-	if (family == IPV4) {
-		struct {
-			u8 ttl;
-			u8 protocol;
-			u16 check;
-			be32 source;
-			be32 destination;
-			be16 ports[2];
-		} header = {
-			.ttl = packet->ttl - 1,
-			.protocol = PROTOCOL_UDP,
-			.source = source->word[3],
-			.destination = client->word[3],
-			.ports = { packet->udp.destination, port },
-		};
-		// The TTL falls by one, so this word of the header falls by 0x0100.
-		u32 sum = (u16)~packet->ipv4_check + (u32)(u16)~BE16(0x0100);
-		header.check = ~fold16(sum + fold16(addresses));
-		return store_bytes(skb, ETHERNET + 8, &header, sizeof(header), 0);
-	}
-	struct {
-		u8 unused[3];
-		u8 hop_limit;
-		struct address source;
-		struct address destination;
-		be16 ports[2];
-	} header = {
-		.hop_limit = packet->ttl - 1,
-		.source = *source,
-		.destination = *client,
-		.ports = { packet->udp.destination, port },
-	};
-	return store_bytes(skb, ETHERNET + 7, &header.hop_limit, sizeof(header) - 3, 0);
-}
-
-INLINE void set_hop(struct next_hop *hop, const struct address *address)
-{
-	if (!address->word[0] && !address->word[1] && address->word[2] == BE32(0xffff)) {
-		hop->family = INTERNET;
-		hop->address[0] = address->word[3];
-		return;
-	}
-	hop->family = INTERNET6;
-	for (int i = 0; i < 4; i++)
-		hop->address[i] = address->word[i];
+	if (family == IPV4)
+		return store_bytes(skb, ETHERNET + 8, &scratch->changes4,
+				   sizeof(scratch->changes4), 0);
+	return store_bytes(skb, ETHERNET + 7, &scratch->changes6.hop_limit,
+			   sizeof(scratch->changes6) - 3, 0);
 }
 
 // Out of the leg's device, to its neighbour there. Which one that is the routes have told when the
 // entry was made: a lookup for each packet costs as much as everything else here.
-INLINE int send_on(const struct exit *exit, const struct address *client)
+INLINE void set_hop(struct scratch *scratch, const struct exit *exit)
 {
-	struct next_hop hop = {};
-	const be32 *router = exit->gateway.word;
-	if (router[0] | router[1] | router[2] | router[3])
-		set_hop(&hop, &exit->gateway);
-	else
-		set_hop(&hop, client);
-	return redirect_neighbour(exit->ifindex, &hop, sizeof(hop), 0);
+	struct next_hop *hop = &scratch->hop;
+	const struct address *client = &scratch->packet.client, *router = &exit->gateway;
+	be32 first = router->word[0], second = router->word[1], third = router->word[2],
+	     last = router->word[3];
+	if (!(first | second | third | last)) {
+		first = client->word[0];
+		second = client->word[1];
+		third = client->word[2];
+		last = client->word[3];
+	}
+	int four = !first && !second && third == BE32(0xffff);
+	scratch->packet.ifindex = exit->ifindex;
+	hop->family = four ? INTERNET : INTERNET6;
+	hop->address[0] = four ? last : first;
+	hop->address[1] = second;
+	hop->address[2] = third;
+	hop->address[3] = last;
 }
 
 INLINE void time_sample(u64 start)
@@ -357,155 +271,153 @@ INLINE void time_sample(u64 start)
 	count(LATENCY_SUM, spent);
 }
 
-// A datagram with its Geneve header read.
-struct data {
-	u64 now;
-	// When it came in, of those that are timed; 0 of others.
-	u64 start;
-	u32 vni;
-};
-
-// Which address of this host a datagram was sent to (a key of ADDRESSES). Mostly the one that its
-// client has bound through; then the others need not be looked through.
-INLINE int find_local(const struct packet *packet, const struct leg *from, u32 *local)
+// Which address of this host a datagram was sent to. Mostly the one that its client has bound
+// through; then the others need not be looked through.
+INLINE int find_local(struct packet *packet, const struct leg *from)
 {
-	u32 key = from->exit;
-	const struct exit *exit = map_lookup(&EXITS, &key);
+	packet->exit = from->exit;
+	const struct exit *exit = map_lookup(&EXITS, &packet->exit);
 	if (exit) {
-		key = exit->local;
-		const struct address *bound = map_lookup(&ADDRESSES, &key);
-		if (bound && same(bound, &packet->destination)) {
-			*local = key;
+		packet->local = exit->local;
+		const struct address *bound = map_lookup(&ADDRESSES, &packet->local);
+		if (bound && same(bound, &packet->destination))
 			return 1;
-		}
 	}
 	const u32 *found = map_lookup(&LOCALS, &packet->destination);
 	if (!found)
 		return 0;
-	*local = *found;
+	packet->local = *found;
 	return 1;
 }
 
-INLINE int relay(struct __sk_buff *skb, u32 family, const struct packet *packet,
-		 const struct config *config, const struct data *data, struct session *session,
-		 const struct direction *direction)
+// The address that the client hears from: the one it has bound through, if this host has it.
+INLINE void find_source(struct packet *packet, const struct exit *exit)
 {
-	const struct leg *to = direction->to;
-	u32 local;
-	if (!find_local(packet, direction->from, &local))
+	packet->hears_from = packet->destination;
+	if (exit->local && exit->local != packet->local) {
+		const struct address *other = map_lookup(&ADDRESSES, &exit->local);
+		if (other && other->word[3])
+			packet->hears_from = *other;
+	}
+}
+
+INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
+		 struct session *session, struct leg *from, const struct leg *to)
+{
+	struct packet *packet = &scratch->packet;
+	packet->client_port = to->port;
+	packet->mtu = to->mtu;
+	u32 exit_key = to->exit;
+	if (!find_local(packet, from))
 		return pass(PASS_NOT_LOCAL);
-	if (!to->mtu)
+	if (!packet->mtu)
 		return pass(PASS_SOCKET_SESSION);
 	// A checksum of zero is none, which IPv4 allows and nobody should send on.
 	if (!packet->udp.check)
 		return pass(PASS_NO_CHECKSUM);
 	if (packet->ttl <= 1)
 		return pass(PASS_TTL);
-	if (packet->udp_at - ETHERNET + UDP_LEN + packet->segment > to->mtu)
+	if (packet->udp_at - ETHERNET + UDP_LEN + packet->segment > packet->mtu)
 		return pass(PASS_MTU);
-	u32 key = to->exit;
-	const struct exit *exit = map_lookup(&EXITS, &key);
+	packet->exit = exit_key;
+	const struct exit *exit = map_lookup(&EXITS, &packet->exit);
 	if (!exit)
 		return pass(PASS_ERROR);
-	u32 packets = (packet->payload + packet->segment - 1) / packet->segment;
-	// VNI 0 is the self-test's.
-	u32 limit = data->vni ? above_limit(config, session, packet->payload, data->now) : 0;
+	u32 limit = above_limit(scratch, session);
 	if (limit) {
-		count(limit, packets);
+		count(limit, segments(packet));
 		return DROP;
 	}
-	const struct address *source = &packet->destination;
-	u32 hears_from = exit->local;
-	if (hears_from && hears_from != local) {
-		const struct address *other = map_lookup(&ADDRESSES, &hears_from);
-		if (other && other->word[3])
-			source = other;
-	}
-	if (rewrite(skb, family, packet, source, &direction->client, to->port))
+	find_source(packet, exit);
+	set_hop(scratch, exit);
+	if (rewrite(skb, family, scratch))
 		return pass(PASS_ERROR);
 
-	__sync_fetch_and_add(&direction->heard->packets, packets);
-	__sync_fetch_and_add(&direction->heard->bytes, packet->payload);
-	direction->from->last_seen = data->now >> TICK;
-	struct traffic *forwarded = map_lookup(&FORWARDED, &family);
-	if (forwarded && data->vni) {
+	u32 packets = segments(packet);
+	__sync_fetch_and_add(&from->heard.packets, packets);
+	__sync_fetch_and_add(&from->heard.bytes, packet->payload);
+	from->last_seen = packet->now >> TICK;
+	struct traffic *forwarded = map_lookup(&FORWARDED, &packet->family);
+	if (forwarded && packet->vni) {
 		forwarded->packets += packets;
 		forwarded->bytes += packet->payload;
 	}
-	if (data->start)
-		time_sample(data->start);
-	return send_on(exit, &direction->client);
+	if (packet->start)
+		time_sample(packet->start);
+	return redirect_neighbour(packet->ifindex, &scratch->hop, sizeof(scratch->hop), 0);
 }
 
-INLINE int forward4(struct __sk_buff *skb, const struct packet *packet, struct scratch *scratch,
-		    const struct config *config, const struct data *data)
+INLINE int forward4(struct __sk_buff *skb, struct scratch *scratch)
 {
-	struct session4 *entry = map_lookup(&SESSIONS4, &data->vni);
+	struct packet *packet = &scratch->packet;
+	struct session4 *entry = map_lookup(&SESSIONS4, &packet->vni);
 	if (!entry) {
-		if (map_lookup(&SESSIONS6, &data->vni))
+		if (map_lookup(&SESSIONS6, &packet->vni))
 			return pass_local(packet, PASS_SOCKET_SESSION);
-		return unknown(scratch, config, packet, data->vni, data->now);
+		return unknown(scratch);
 	}
-	struct session *session = &entry->session;
-	struct direction direction = { .client.word[2] = BE32(0xffff) };
+	struct leg *from, *to;
 	be32 source = packet->source.word[3];
 	be16 port = packet->udp.source;
-	if (session->legs[0].port == port && entry->address[0] == source) {
-		direction.client.word[3] = entry->address[1];
-		from_first(&direction, session);
-	} else if (session->legs[1].port == port && entry->address[1] == source) {
-		direction.client.word[3] = entry->address[0];
-		from_second(&direction, session);
+	packet->client.word[0] = packet->client.word[1] = 0;
+	packet->client.word[2] = BE32(0xffff);
+	if (entry->session.legs[0].port == port && entry->address[0] == source) {
+		packet->client.word[3] = entry->address[1];
+		from = &entry->session.legs[0];
+		to = &entry->session.legs[1];
+		APART("first of IPv4", from, to);
+	} else if (entry->session.legs[1].port == port && entry->address[1] == source) {
+		packet->client.word[3] = entry->address[0];
+		from = &entry->session.legs[1];
+		to = &entry->session.legs[0];
+		APART("second of IPv4", from, to);
 	} else {
 		return pass_local(packet, PASS_NOT_A_LEG);
 	}
-	return relay(skb, IPV4, packet, config, data, session, &direction);
+	return relay(skb, IPV4, scratch, &entry->session, from, to);
 }
 
-INLINE int forward6(struct __sk_buff *skb, const struct packet *packet, struct scratch *scratch,
-		    const struct config *config, const struct data *data)
+INLINE int forward6(struct __sk_buff *skb, struct scratch *scratch)
 {
-	struct session6 *entry = map_lookup(&SESSIONS6, &data->vni);
+	struct packet *packet = &scratch->packet;
+	struct session6 *entry = map_lookup(&SESSIONS6, &packet->vni);
 	if (!entry) {
-		if (map_lookup(&SESSIONS4, &data->vni))
+		if (map_lookup(&SESSIONS4, &packet->vni))
 			return pass_local(packet, PASS_NOT_A_LEG);
-		return unknown(scratch, config, packet, data->vni, data->now);
+		return unknown(scratch);
 	}
-	struct session *session = &entry->session;
-	struct direction direction;
+	struct leg *from, *to;
 	be16 port = packet->udp.source;
-	if (session->legs[0].port == port && same(&entry->address[0], &packet->source)) {
-		direction.client = entry->address[1];
-		from_first(&direction, session);
-	} else if (session->legs[1].port == port && same(&entry->address[1], &packet->source)) {
-		direction.client = entry->address[0];
-		from_second(&direction, session);
+	if (entry->session.legs[0].port == port && same(&entry->address[0], &packet->source)) {
+		packet->client = entry->address[1];
+		from = &entry->session.legs[0];
+		to = &entry->session.legs[1];
+		APART("first of IPv6", from, to);
+	} else if (entry->session.legs[1].port == port && same(&entry->address[1], &packet->source)) {
+		packet->client = entry->address[0];
+		from = &entry->session.legs[1];
+		to = &entry->session.legs[0];
+		APART("second of IPv6", from, to);
 	} else {
 		return pass_local(packet, PASS_NOT_A_LEG);
 	}
-	return relay(skb, IPV6, packet, config, data, session, &direction);
+	return relay(skb, IPV6, scratch, &entry->session, from, to);
 }
 
-INLINE int forward(struct __sk_buff *skb, const struct packet *packet, struct scratch *scratch,
-		   const struct config *config)
+INLINE int forward(struct __sk_buff *skb, struct scratch *scratch)
 {
-	struct data data = {
-		.start = scratch->seen++ % SAMPLE ? 0 : time_ns(),
-		.now = coarse_time_ns(),
-	};
-	if (data.now >= config->valid_until)
-		return pass(PASS_NOT_RENEWED);
+	struct packet *packet = &scratch->packet;
 	const be32 *header = packet->geneve;
 	if (packet->payload < GENEVE_LEN || header[0] & BE32(0xc0000000))
 		return pass_local(packet, PASS_MALFORMED);
-	data.vni = BE32(header[1]) >> 8;
+	packet->vni = BE32(header[1]) >> 8;
 	if (header[0] & BE32(0x00800000)) {
 		// VNI 0 is that of probes. What GRO has joined may be of several sessions.
-		if (!data.vni || packet->segment < packet->payload)
+		if (!packet->vni || packet->segment < packet->payload)
 			return pass_local(packet, PASS_CONTROL);
-		if (is_known(config, data.vni))
-			return handshake(scratch, packet, data.now);
-		return unknown(scratch, config, packet, data.vni, data.now);
+		if (is_known(scratch))
+			return handshake(scratch);
+		return unknown(scratch);
 	}
 	if (packet->segment < packet->payload) {
 		u64 first;
@@ -513,9 +425,7 @@ INLINE int forward(struct __sk_buff *skb, const struct packet *packet, struct sc
 		if (!is_uniform(skb, packet->udp_at + UDP_LEN, packet->segment, first & SAME))
 			return pass_local(packet, PASS_MIXED);
 	}
-	if (packet->family == IPV4)
-		return forward4(skb, packet, scratch, config, &data);
-	return forward6(skb, packet, scratch, config, &data);
+	return packet->family == IPV4 ? forward4(skb, scratch) : forward6(skb, scratch);
 }
 
 // All headers; where the payload has no whole Geneve header, the others and zeros.
@@ -526,64 +436,95 @@ INLINE long read(const struct __sk_buff *skb, void *headers, u32 len)
 	return load_bytes(skb, ETHERNET, headers, len - GENEVE_LEN);
 }
 
+// Reads IP and UDP headers; whether there are some.
+INLINE int read4(struct __sk_buff *skb, struct scratch *scratch, u32 *len)
+{
+	struct packet *packet = &scratch->packet;
+	const struct ipv4 *ip = &scratch->headers4.ip;
+	// With options, or without ports: not for here.
+	if (read(skb, &scratch->headers4, sizeof(scratch->headers4)) ||
+	    ip->protocol != PROTOCOL_UDP || ip->version_ihl != 0x45 || ip->fragment & BE16(0x1fff))
+		return 0;
+	packet->source.word[0] = packet->source.word[1] = 0;
+	packet->source.word[2] = BE32(0xffff);
+	packet->source.word[3] = ip->source;
+	packet->destination.word[0] = packet->destination.word[1] = 0;
+	packet->destination.word[2] = BE32(0xffff);
+	packet->destination.word[3] = ip->destination;
+	packet->family = IPV4;
+	packet->udp_at = ETHERNET + IPV4_LEN;
+	packet->ttl = ip->ttl;
+	packet->ipv4_check = ip->check;
+	packet->udp = scratch->headers4.udp;
+	packet->geneve[0] = scratch->headers4.geneve[0];
+	packet->geneve[1] = scratch->headers4.geneve[1];
+	*len = BE16(ip->total_len);
+	return 1;
+}
+
+INLINE int read6(struct __sk_buff *skb, struct scratch *scratch, u32 *len)
+{
+	struct packet *packet = &scratch->packet;
+	const struct ipv6 *ip = &scratch->headers6.ip;
+	if (read(skb, &scratch->headers6, sizeof(scratch->headers6)) ||
+	    ip->next_header != PROTOCOL_UDP || ip->version_class >> 4 != 6)
+		return 0;
+	packet->source = ip->source;
+	packet->destination = ip->destination;
+	packet->family = IPV6;
+	packet->udp_at = ETHERNET + IPV6_LEN;
+	packet->ttl = ip->hop_limit;
+	packet->udp = scratch->headers6.udp;
+	packet->geneve[0] = scratch->headers6.geneve[0];
+	packet->geneve[1] = scratch->headers6.geneve[1];
+	*len = IPV6_LEN + BE16(ip->payload_len);
+	return 1;
+}
+
+INLINE int decide(struct __sk_buff *skb, struct scratch *scratch)
+{
+	struct packet *packet = &scratch->packet;
+	u32 len;
+	if (skb->protocol == BE16(0x0800)) {
+		if (!read4(skb, scratch, &len))
+			return NEXT;
+	} else {
+		if (!read6(skb, scratch, &len))
+			return NEXT;
+	}
+	const struct config *config = map_lookup(&CONFIG, &scratch->zero);
+	if (!config || !config->port || packet->udp.destination != config->port)
+		return NEXT;
+	if (packet->family == IPV4 && scratch->headers4.ip.fragment & BE16(0x2000))
+		return pass(PASS_FRAGMENT);
+	// Padding and disagreeing lengths are for the stack to sort out.
+	if (skb->len != ETHERNET + len || ETHERNET + len - packet->udp_at != BE16(packet->udp.len) ||
+	    BE16(packet->udp.len) < UDP_LEN)
+		return pass(PASS_MALFORMED);
+	packet->payload = BE16(packet->udp.len) - UDP_LEN;
+	packet->segment = skb->gso_size ? skb->gso_size : packet->payload;
+	packet->start = scratch->seen++ % SAMPLE ? 0 : time_ns();
+	packet->now = coarse_time_ns();
+	if (packet->now >= config->valid_until)
+		return pass(PASS_NOT_RENEWED);
+	return forward(skb, scratch);
+}
+
 SEC("classifier")
 int peerrelay(struct __sk_buff *skb)
 {
-	struct packet packet = {};
-	u32 zero = 0, fragment = 0, len;
+	u32 zero = 0;
 
-	if (skb->vlan_present || skb->pkt_type != PACKET_HOST)
+	if (skb->vlan_present || skb->pkt_type != PACKET_HOST ||
+	    (skb->protocol != BE16(0x0800) && skb->protocol != BE16(0x86dd)))
 		return NEXT;
-	if (skb->protocol == BE16(0x0800)) {
-		struct headers4 headers;
-		const struct ipv4 *ip = &headers.ip;
-		// With options, or without ports: not for here.
-		if (read(skb, &headers, sizeof(headers)) || ip->protocol != PROTOCOL_UDP ||
-		    ip->version_ihl != 0x45 || ip->fragment & BE16(0x1fff))
-			return NEXT;
-		fragment = ip->fragment & BE16(0x2000);
-		packet.source.word[2] = packet.destination.word[2] = BE32(0xffff);
-		packet.source.word[3] = ip->source;
-		packet.destination.word[3] = ip->destination;
-		packet.family = IPV4;
-		packet.udp_at = ETHERNET + IPV4_LEN;
-		packet.ttl = ip->ttl;
-		packet.ipv4_check = ip->check;
-		packet.udp = headers.udp;
-		packet.geneve[0] = headers.geneve[0];
-		packet.geneve[1] = headers.geneve[1];
-		len = BE16(ip->total_len);
-	} else if (skb->protocol == BE16(0x86dd)) {
-		struct headers6 headers;
-		const struct ipv6 *ip = &headers.ip;
-		if (read(skb, &headers, sizeof(headers)) || ip->next_header != PROTOCOL_UDP ||
-		    ip->version_class >> 4 != 6)
-			return NEXT;
-		packet.source = ip->source;
-		packet.destination = ip->destination;
-		packet.family = IPV6;
-		packet.udp_at = ETHERNET + IPV6_LEN;
-		packet.ttl = ip->hop_limit;
-		packet.udp = headers.udp;
-		packet.geneve[0] = headers.geneve[0];
-		packet.geneve[1] = headers.geneve[1];
-		len = IPV6_LEN + BE16(ip->payload_len);
-	} else {
-		return NEXT;
-	}
-	struct config *config = map_lookup(&CONFIG, &zero);
 	struct scratch *scratch = map_lookup(&SCRATCH, &zero);
-	if (!config || !scratch || !config->port || packet.udp.destination != config->port)
+	if (!scratch || scratch->busy)
 		return NEXT;
-	if (fragment)
-		return pass(PASS_FRAGMENT);
-	// Padding and disagreeing lengths are for the stack to sort out.
-	if (skb->len != ETHERNET + len || ETHERNET + len - packet.udp_at != BE16(packet.udp.len) ||
-	    BE16(packet.udp.len) < UDP_LEN)
-		return pass(PASS_MALFORMED);
-	packet.payload = BE16(packet.udp.len) - UDP_LEN;
-	packet.segment = skb->gso_size ? skb->gso_size : packet.payload;
-	return forward(skb, &packet, scratch, config);
+	scratch->busy = 1;
+	int verdict = decide(skb, scratch);
+	scratch->busy = 0;
+	return verdict;
 }
 
 char LICENSE[] SEC("license") = "Apache-2.0";
