@@ -17,7 +17,11 @@ mod uplinks;
 mod verdicts;
 mod wire;
 
-use super::{super::namespace, Attachment};
+use super::{
+    super::namespace,
+    Attachment, abi,
+    program::{Maps, Program},
+};
 
 /// Whether this process may load programs and make network namespaces; says so when not.
 fn permitted(test: &str) -> bool {
@@ -33,4 +37,17 @@ fn attachments() -> Vec<Attachment> {
     let mut all = vec![Attachment::Filter(wire::PORT), Attachment::of(wire::PORT)];
     all.dedup();
     all
+}
+
+/// The program with room for so many sessions, for as long as the test lasts, attached to nothing: it
+/// forwards what it is run on for [`wire::PORT`].
+fn loaded(sessions: u32) -> (Program, Maps) {
+    let (program, mut maps, _) = Program::load(None, sessions, Attachment::Link).unwrap();
+    let config = abi::Config {
+        valid_until: u64::MAX,
+        port: wire::PORT,
+        ..abi::Config::default()
+    };
+    maps.config.set(0, config.encode(), 0).unwrap();
+    (program, maps)
 }

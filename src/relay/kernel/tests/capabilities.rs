@@ -5,8 +5,8 @@ use std::thread;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities};
 
-use super::{permitted, wire::PORT};
-use crate::relay::kernel::{Attachment, abi, program::Program, self_test};
+use super::{loaded, permitted, wire::PORT};
+use crate::relay::kernel::self_test;
 
 #[test]
 fn two_capabilities_are_enough_to_load_the_program() {
@@ -15,7 +15,7 @@ fn two_capabilities_are_enough_to_load_the_program() {
     }
     // The loader looks once in a process at what the kernel can do: not with so few, or it would give
     // other tests' programs no name.
-    drop(Program::load(None, 8, Attachment::Link).unwrap());
+    drop(loaded(8));
     // Capabilities are a thread's.
     let alone = thread::spawn(|| {
         let two = CapabilitySet::BPF | CapabilitySet::NET_ADMIN;
@@ -25,13 +25,7 @@ fn two_capabilities_are_enough_to_load_the_program() {
             inheritable: CapabilitySet::empty(),
         };
         set_capabilities(None, sets).unwrap();
-        let (mut program, mut maps, _) = Program::load(None, 8, Attachment::Link).unwrap();
-        let config = abi::Config {
-            valid_until: u64::MAX,
-            port: PORT,
-            ..abi::Config::default()
-        };
-        maps.config.set(0, config.encode(), 0).unwrap();
+        let (mut program, mut maps) = loaded(8);
         self_test::run(&program.fd().unwrap(), &mut maps, PORT).unwrap();
     });
     alone.join().unwrap();

@@ -6,14 +6,12 @@ use relay_proto::Family;
 
 use super::{
     client::{Client, at},
-    permitted,
+    loaded, permitted,
     wire::{PORT, Relay, Wire, clients4, clients6, exchange, two_cables},
 };
 use crate::relay::kernel::{
-    Attachment, abi,
     entry::{Leg, Session, Used},
     exits::{self, Exit},
-    program::Program,
     self_test,
 };
 
@@ -60,13 +58,7 @@ fn self_test_passes_where_there_is_no_room_and_every_session_is_there_afterwards
     if !permitted(test) {
         return;
     }
-    let (mut program, mut maps, _) = Program::load(None, 2, Attachment::Link).unwrap();
-    let config = abi::Config {
-        valid_until: u64::MAX,
-        port: PORT,
-        ..abi::Config::default()
-    };
-    maps.config.set(0, config.encode(), 0).unwrap();
+    let (mut program, mut maps) = loaded(2);
     let all = [
         (1, "10.1.0.2:1001"),
         (2, "10.1.0.2:1002"),
@@ -104,7 +96,7 @@ fn ways_out_that_no_session_uses_make_room_for_others() {
     if !permitted("ways_out_that_no_session_uses_make_room_for_others") {
         return;
     }
-    let (_program, mut maps, _) = Program::load(None, 7, Attachment::Link).unwrap();
+    let (_program, mut maps) = loaded(7);
     let exit = |ifindex| Exit {
         ifindex,
         ..Exit::default()

@@ -13,10 +13,11 @@ use relay_proto::{Config, Event, REPLY_LEN, Relay, Timestamp, Verdict, Vni};
 
 use super::{
     client::{Client, at, data, keys},
-    permitted,
+    loaded, permitted,
+    wire::PORT,
 };
 use crate::relay::kernel::{
-    Attachment, abi,
+    abi,
     entry::{Leg, Session, Used},
     exits::Exit,
     frame,
@@ -25,7 +26,6 @@ use crate::relay::kernel::{
     sys,
 };
 
-const PORT: u16 = 40_000;
 /// Packets of each seed; each has a thread of its own.
 const PACKETS: usize = 1_000_000;
 const SEEDS: [u64; 2] = [4, 5];
@@ -45,19 +45,13 @@ impl Twins {
     fn new() -> Self {
         let mut relay = Relay::new(Config::default(), keys(), [5; 32], 1, Timestamp::START);
         relay.set_addresses(vec![at("10.9.0.1:40000")]);
-        let (mut program, mut maps, _) = Program::load(None, 64, Attachment::Link).unwrap();
+        let (mut program, mut maps) = loaded(64);
         let locals: [IpAddr; 4] = ["10.9.0.1", "10.9.0.2", "2001:db8:9::1", "2001:db8:9::2"]
             .map(|ip| ip.parse().unwrap());
         for (key, ip) in (1..).zip(locals) {
             maps.locals.insert(abi::address_key(ip), key, 0).unwrap();
             maps.addresses.set(key, abi::address_key(ip), 0).unwrap();
         }
-        let config = abi::Config {
-            valid_until: u64::MAX,
-            port: PORT,
-            ..abi::Config::default()
-        };
-        maps.config.set(0, config.encode(), 0).unwrap();
         // What is known is never too much.
         let known = sys::share(maps.known.fd().as_fd(), 1).unwrap();
         known[0].store(u64::MAX, Ordering::Relaxed);
