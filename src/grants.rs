@@ -20,6 +20,18 @@ pub const CAPABILITY: &str = "tailscale.com/cap/relay";
 const OWNER: &str = "autogroup:admin";
 /// Ports of clients that a relay has no business with: remote shells, web interfaces.
 const DENIED_PORTS: [u16; 2] = [22, 443];
+/// Grant that allows all connections, as a policy file without `acls` and `grants` does.
+const ALLOW_ALL: &str = r#"{"src": ["*"], "dst": ["*"], "ip": ["*"]}"#;
+
+/// Warning about the first `grants` of a policy file. A file with neither `acls` nor `grants`
+/// allows all connections; one with either allows only what it lists.
+pub fn first_grants_warning() -> String {
+    format!(
+        "a policy file that has neither acls nor grants allows every connection, and adding the \
+         first grants ends that: everybody would be cut off; if your file has neither, add the \
+         grant {ALLOW_ALL} beside the ones for relays"
+    )
+}
 
 /// What one region needs of the policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -32,6 +44,8 @@ pub struct RegionGrant {
     pub clients: Vec<Selector>,
     /// Whether devices with the tag may use each other, and themselves.
     pub self_relay: bool,
+    /// Whether the policy tests that the relays cannot reach these clients.
+    pub deny_tests: bool,
 }
 
 impl RegionGrant {
@@ -114,11 +128,13 @@ impl Policy {
         tags
     }
 
-    /// The tests by which control notices that relays may reach clients.
+    /// Tests by which control refuses a policy that lets relays reach clients, for the regions
+    /// that ask for them.
     pub fn tests(&self) -> Vec<DenyTest> {
         let test = |tag: &str| {
             let mut deny = Vec::new();
-            let regions = self.regions.iter().filter(|region| region.tag == tag);
+            let is_tested = |region: &&RegionGrant| region.deny_tests && region.tag == tag;
+            let regions = self.regions.iter().filter(is_tested);
             for client in regions.flat_map(|region| &region.clients) {
                 // A tag always reaches itself or not by other rules than ours.
                 if client.is_testable() && client.text() != tag {

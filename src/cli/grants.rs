@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, ValueEnum};
 
 use super::manifests;
-use crate::grants::{self, Policy};
+use crate::{
+    grants::{self, Policy},
+    operator::validate::ValidatedRegion,
+};
 
 #[derive(Args)]
 #[command(
@@ -21,6 +24,16 @@ pub(super) struct GrantsArgs {
     /// With comments for people, or plain for programs
     #[arg(short, long, value_enum, default_value = "hujson")]
     output: Output,
+    /// Tests in the policy, instead of what `spec.grants.tests` says: 'deny' adds tests that relays
+    /// cannot reach ports 22 and 443 of clients, which a tailnet with an allow-all rule refuses
+    #[arg(long, value_enum)]
+    tests: Option<Tests>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Tests {
+    Disabled,
+    Deny,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -34,7 +47,15 @@ impl GrantsArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let relays = manifests::read(&self.files)?;
         let regions = relays.iter().flat_map(|relay| &relay.regions);
-        let policy = Policy::new(regions.map(|region| region.grant.clone()).collect());
+        let grant = |region: &ValidatedRegion| {
+            let mut grant = region.grant.clone();
+            if let Some(tests) = self.tests {
+                grant.deny_tests = tests == Tests::Deny;
+            }
+            grant
+        };
+        let policy = Policy::new(regions.map(grant).collect());
+        eprintln!("warning: {}", grants::first_grants_warning());
         for warning in policy.warnings() {
             eprintln!("warning: {warning}");
         }

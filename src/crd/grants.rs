@@ -11,6 +11,21 @@ pub struct Grants {
     /// Where the policy is written: into the ConfigMap `<name>-grants`, or nowhere.
     #[serde(default)]
     pub output: GrantsOutput,
+    /// Whether the policy has tests that relays cannot reach their clients. A control server
+    /// refuses a policy whose tests fail, so `Deny` needs a tailnet whose other rules give relays
+    /// no access to clients; an allow-all rule does.
+    #[serde(default)]
+    pub tests: GrantsTests,
+}
+
+/// Tests in the generated policy.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum GrantsTests {
+    /// No tests: the policy fits into every tailnet.
+    #[default]
+    Disabled,
+    /// Each relay tag must not reach ports 22 and 443 of the region's clients.
+    Deny,
 }
 
 /// Where the policy is written.

@@ -31,14 +31,16 @@ pub fn hujson(policy: &Policy) -> String {
          name in the policy file; the rest of the policy stays as it is. Generated: change the \
          PeerRelay, not this.",
     );
+    text += &lines("", &format!("WARNING: {}.", super::first_grants_warning()));
     for warning in policy.warnings() {
         text += &lines("", &format!("WARNING: {warning}."));
     }
     text += "{\n";
     text += &lines(
         "  ",
-        "Who may give these tags to devices. An auth key for relays must be made by one of them. \
-         Give these tags to relays only: whoever has one may be used as a relay.",
+        "Owners of the relays' tags. Save this before you make the auth key: a key can only have \
+         tags that the policy defines, and must be made by one of their owners. Give these tags \
+         to relays only: clients try every device that has one as a relay.",
     );
     text += "  \"tagOwners\": {\n";
     for tag in policy.tags() {
@@ -63,9 +65,9 @@ pub fn hujson(policy: &Policy) -> String {
             "  ",
             "Relays need no access to their clients, not even to forward between them. Control \
              refuses the policy if another rule of it grants one: a rule with src \"*\" does. \
-             Narrow it (autogroup:member and your tags), or leave these tests out. Tests can \
-             only name ports, not capabilities: whether the grants are in force is in the status \
-             of the PeerRelay.",
+             Narrow it (autogroup:member and your tags), or leave these tests out \
+             (spec.grants.tests: Disabled). Tests can only name ports, not capabilities: whether \
+             the grants are in force is in the status of the PeerRelay.",
         );
         text += "  \"tests\": [\n";
         for test in tests {

@@ -5,11 +5,16 @@ use serde_json::{Value, json};
 use super::*;
 
 #[test]
-fn each_region_grants_its_clients_its_own_tag() {
-    let policy = Policy::new(vec![
+fn each_region_grants_its_clients_its_own_tag_and_tests_are_opt_in() {
+    let mut regions = vec![
         region("eu", &["tag:eu", "group:berlin"]),
         region("us", &["tag:us"]),
-    ]);
+    ];
+    let default: Value = serde_json::from_str(&json(&Policy::new(regions.clone()))).unwrap();
+    assert_eq!(default["tests"], Value::Null);
+    assert!(!hujson(&Policy::new(regions.clone())).contains("\"tests\""));
+    regions.iter_mut().for_each(|r| r.deny_tests = true);
+    let policy = Policy::new(regions);
     let made: Value = serde_json::from_str(&json(&policy)).unwrap();
     let cap = json!({"tailscale.com/cap/relay": []});
     assert_eq!(
@@ -34,9 +39,12 @@ fn hujson_without_its_comments_says_what_json_says() {
     let mut wide = region("wide", &["*", "192.0.2.0/24", "autogroup:member"]);
     wide.self_relay = true;
     let nobody_to_test = Policy::new(vec![region("any", &["*"])]);
-    let policy = Policy::new(vec![region("eu", &["tag:eu", "fd7a:115c:a1e0::7"]), wide]);
+    let mut tested = region("eu", &["tag:eu", "fd7a:115c:a1e0::7"]);
+    tested.deny_tests = true;
+    let policy = Policy::new(vec![tested, wide]);
     for policy in [policy, nobody_to_test] {
         let text = hujson(&policy);
+        assert!(text.contains("cut off"), "{text}");
         let mut comments = text.lines().filter(|line| line.contains("//"));
         assert!(comments.all(|line| line.len() <= 100), "{text}");
         assert_eq!(
@@ -52,6 +60,7 @@ fn self_relay_adds_the_tag_to_the_sources_once() {
     let mut own = region("own", &["tag:relay-own", "tag:office"]);
     own.self_relay = true;
     assert_eq!(own.grant().src, ["tag:relay-own", "tag:office"]);
+    own.deny_tests = true;
     own.clients.remove(0);
     assert_eq!(own.grant().src, ["tag:office", "tag:relay-own"]);
     let tests = Policy::new(vec![own]).tests();
@@ -142,6 +151,7 @@ fn region(name: &str, clients: &[&str]) -> RegionGrant {
             .map(|c| Selector::parse(c).unwrap())
             .collect(),
         self_relay: false,
+        deny_tests: false,
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     crd::{
         DataPath, PeerRelay,
         exposure::Exposure,
-        grants::GrantsOutput,
+        grants::{GrantsOutput, GrantsTests},
         limits::Limits,
         log_level::LogLevel,
         monitoring::Monitoring,
@@ -200,7 +200,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             name: region.name.clone(),
             tag: region.tag(),
             child: names::child(&name, &region.name),
-            grant: grant(region, &namespace, &name)?,
+            grant: grant(region, &namespace, &name, relay.spec.grants.tests)?,
             placement: placement(region),
             exposure: region.exposure.clone().unwrap_or_default(),
             plan: Plan::default(),
@@ -256,7 +256,12 @@ fn placement(region: &Region) -> Placement {
     placement
 }
 
-fn grant(region: &Region, namespace: &str, relay: &str) -> Result<RegionGrant, InvalidRelay> {
+fn grant(
+    region: &Region,
+    namespace: &str,
+    relay: &str,
+    tests: GrantsTests,
+) -> Result<RegionGrant, InvalidRelay> {
     let (name, tag) = (&region.name, region.tag());
     let client = |text: &String| {
         Selector::parse(text).map_err(|source| InvalidRelay::Client {
@@ -278,6 +283,7 @@ fn grant(region: &Region, namespace: &str, relay: &str) -> Result<RegionGrant, I
             .map(client)
             .collect::<Result<_, _>>()?,
         self_relay: region.self_relay,
+        deny_tests: tests == GrantsTests::Deny,
         tag,
     })
 }

@@ -6,7 +6,7 @@ use crate::{
         RelayNode,
         grants::{GrantReport, GrantState},
     },
-    grants::RegionGrant,
+    grants::{RegionGrant, first_grants_warning},
 };
 
 /// The policy lets each region's clients use its relays, and nobody else.
@@ -54,7 +54,8 @@ fn judge_one(grant: &RegionGrant, report: &GrantReport) -> RegionVerdict {
     if report.rules == 0 {
         let sentence = format!(
             "{origin}: the packet filter has no grant for the relays; add to grants of the tailnet \
-             policy: {line}"
+             policy: {line} (caution: {})",
+            first_grants_warning()
         );
         return verdict(GrantState::Missing, sentence);
     }
