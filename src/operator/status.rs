@@ -4,6 +4,7 @@ mod endpoints;
 mod grants;
 pub mod pods;
 mod quota;
+mod refused;
 mod verified;
 
 use std::{
@@ -21,7 +22,12 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{build::grants_status, plan::Waiting, validate::ValidatedRelay};
+use super::{
+    build::grants_status,
+    plan::Waiting,
+    refusal::{Cause, Summary},
+    validate::ValidatedRelay,
+};
 use crate::{
     crd::{
         PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
@@ -56,7 +62,9 @@ pub const REASONS: &[&str] = &[
     "AllowanceExceeded",
     "Paused",
     "InvalidSpec",
-    "NameTaken",
+    Cause::NameTaken.reason(),
+    Cause::Rejected.reason(),
+    Cause::Failed.reason(),
     grants::EFFECTIVE,
     grants::MISSING,
     grants::TOO_BROAD,
@@ -76,6 +84,8 @@ pub const REASONS: &[&str] = &[
 pub enum Outcome<'a> {
     /// Everything was applied.
     Applied,
+    /// Some objects were refused; the others were applied.
+    Refused(&'a Summary),
     /// `spec.paused` is set; nothing was looked at.
     Paused,
     /// Something only the user can solve.
@@ -93,6 +103,17 @@ struct Verdict {
     status: &'static str,
     reason: String,
     message: String,
+}
+
+impl Verdict {
+    fn new(kind: &'static str, status: &'static str, reason: &str, message: &str) -> Self {
+        Self {
+            kind,
+            status,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        }
+    }
 }
 
 /// What the cluster says about a PeerRelay, in any order.
@@ -116,14 +137,19 @@ pub fn status(
     outcome: Outcome<'_>,
     now: Timestamp,
 ) -> PeerRelayStatus {
-    let observed = Observed::new(validated, seen);
+    let observed = match validated {
+        Some(_) => Observed::new(validated, seen),
+        None => Observed::unchanged(relay, seen),
+    };
     let generation = relay.metadata.generation.unwrap_or_default();
     let old = relay
         .status
         .as_ref()
         .map_or(&[][..], |status| &status.conditions);
-    let mut verdicts = verdicts(&observed, outcome);
-    if matches!(outcome, Outcome::Applied) {
+    let mut verdicts = progress(&observed, outcome);
+    verdicts.extend(serving(&observed));
+    if matches!(outcome, Outcome::Applied | Outcome::Refused(_)) {
+        verdicts.push(grants::condition(&observed.grants));
         verdicts.push(verified::verified(&seen.nodes));
         verdicts.push(endpoints::published(
             seen.nodes.iter().map(AsRef::as_ref),
@@ -131,12 +157,19 @@ pub fn status(
         ));
         verdicts.extend(validated.and_then(quota::verdict));
     }
+    if let Outcome::Refused(summary) = outcome {
+        refused::tell(&mut verdicts, summary);
+    }
+    let mut conditions: Vec<_> = verdicts
+        .into_iter()
+        .map(|v| condition(v, old, generation, now))
+        .collect();
+    if validated.is_none() {
+        keep_others(&mut conditions, old);
+    }
     PeerRelayStatus {
         observed_generation: generation,
-        conditions: verdicts
-            .into_iter()
-            .map(|v| condition(v, old, generation, now))
-            .collect(),
+        conditions,
         relays: format!("{}/{}", observed.ready, observed.desired),
         region_names: relay
             .spec
@@ -149,8 +182,23 @@ pub fn status(
         endpoints: observed.endpoints.join(","),
         sessions: observed.sessions,
         regions: observed.regions,
-        grants: validated.and_then(grants_status),
+        grants: match validated {
+            Some(validated) => grants_status(validated),
+            None => relay.status.as_ref().and_then(|last| last.grants.clone()),
+        },
     }
+}
+
+/// Keeps what was found for an earlier spec, where nothing is found for this one. Why relays were
+/// not ready then says nothing now.
+fn keep_others(conditions: &mut Vec<Condition>, old: &[Condition]) {
+    let is_judged = |all: &[Condition], type_: &str| {
+        let mut all = all.iter();
+        matches!(type_, "Ready" | "Stalled" | "Reconciling") || all.any(|c| c.type_ == type_)
+    };
+    let others = old.iter().filter(|c| !is_judged(conditions, &c.type_));
+    let others: Vec<_> = others.cloned().collect();
+    conditions.extend(others);
 }
 
 /// Every type of exposure once, for people.
@@ -226,6 +274,35 @@ impl Observed {
         observed
     }
 
+    /// What runs of the regions that were there at the last look, as they are not looked at now.
+    fn unchanged(relay: &PeerRelay, seen: &Seen) -> Self {
+        let mut observed = Self::default();
+        let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
+        nodes.sort_by_key(|node| node.name_any());
+        let name = relay.name_any();
+        for last in relay.status.iter().flat_map(|status| &status.regions) {
+            let mut summary = RegionStatus {
+                desired: 0,
+                ready: 0,
+                granted_peers: 0,
+                ..last.clone()
+            };
+            let labels = [
+                (names::PEER_RELAY_LABEL, &name),
+                (names::REGION_LABEL, &last.name),
+            ];
+            let sets = seen.daemon_sets.iter().filter(|set| {
+                let mut labels = labels.iter();
+                labels.all(|(label, value)| set.labels().get(*label) == Some(value))
+            });
+            sets.for_each(|set| observed.note_daemon_set(Some(set), &mut summary));
+            let nodes = nodes.iter().filter(|n| n.spec.region == last.name);
+            nodes.for_each(|node| observed.note_node(node, &mut summary));
+            observed.regions.push(summary);
+        }
+        observed
+    }
+
     fn note_daemon_set(&mut self, set: Option<&DaemonSet>, summary: &mut RegionStatus) {
         let status = set.and_then(|set| set.status.as_ref());
         let Some((set, status)) = set.zip(status) else {
@@ -273,6 +350,11 @@ impl Observed {
                 .or_insert((message, 0))
                 .1 += 1;
         }
+    }
+
+    fn count(&self) -> String {
+        let Self { desired, ready, .. } = self;
+        format!("{ready} of {desired} relays are ready")
     }
 
     /// The problem of most weight: one that needs the user, before one that passes.
@@ -325,18 +407,13 @@ fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
+/// Whether relays are ready, and why not.
+fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
     let Observed { desired, ready, .. } = observed;
-    let count = format!("{ready} of {desired} relays are ready");
+    let count = observed.count();
     let mut verdicts = Vec::new();
     let mut push = |kind, status, reason: &str, message: &str| {
-        let (reason, message) = (reason.to_owned(), message.to_owned());
-        verdicts.push(Verdict {
-            kind,
-            status,
-            reason,
-            message,
-        });
+        verdicts.push(Verdict::new(kind, status, reason, message));
     };
     match outcome {
         Outcome::Paused => {
@@ -349,7 +426,7 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
             push("Stalled", "True", reason, message);
             return verdicts;
         }
-        Outcome::Applied => {}
+        Outcome::Applied | Outcome::Refused(_) => {}
     }
     let problem = observed.problem();
     let stalled = problem.as_ref().filter(|problem| problem.needs_user);
@@ -376,6 +453,16 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
             None => {}
         }
     }
+    verdicts
+}
+
+/// What serves, whatever is wanted.
+fn serving(observed: &Observed) -> Vec<Verdict> {
+    let count = observed.count();
+    let mut verdicts = Vec::new();
+    let mut push = |kind, status, reason: &str, message: &str| {
+        verdicts.push(Verdict::new(kind, status, reason, message));
+    };
     match &observed.relay_problem() {
         Some(problem) => push(
             "TailnetConnected",
@@ -398,11 +485,10 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
             "all relays that report are connected",
         ),
     }
-    match ready {
+    match observed.ready {
         0 => push("RelaysAvailable", "False", "NoRelayReady", &count),
         _ => push("RelaysAvailable", "True", "RelaysReady", &count),
     }
-    verdicts.push(grants::condition(&observed.grants));
     verdicts
 }
 
