@@ -375,12 +375,10 @@ impl ShardHandle {
         &self.aside
     }
 
-    /// Ends the sessions of nodes that are none of these: the policy lets nobody else use this relay.
+    /// Ends the sessions that other nodes than `allowed` have asked for, and refuses what such nodes
+    /// ask for from now on.
     pub fn revoke(&self, allowed: BTreeSet<NodeKey>) {
-        let allowed = Arc::new(allowed);
-        for link in self.front.links() {
-            link.tell(Command::Revoke(allowed.clone()));
-        }
+        self.front.revoke(allowed);
     }
 
     /// Whether tags have a limit, and [`ShardHandle::set_tags`] a use.

@@ -35,6 +35,8 @@ pub enum Reason {
     RelayDisabledByPolicy,
     /// The device's node key has expired.
     KeyExpired,
+    /// The device lacks a tag that it asked for.
+    TagMissing,
     /// The kernel path is asked for and cannot be had.
     KernelPathUnavailable,
 }
@@ -52,6 +54,7 @@ impl Reason {
         Self::NoEndpoints,
         Self::RelayDisabledByPolicy,
         Self::KeyExpired,
+        Self::TagMissing,
         Self::KernelPathUnavailable,
     ];
 
@@ -68,6 +71,7 @@ impl Reason {
             Self::NoEndpoints => "NoEndpoints",
             Self::RelayDisabledByPolicy => "RelayDisabledByPolicy",
             Self::KeyExpired => "KeyExpired",
+            Self::TagMissing => "TagMissing",
             Self::KernelPathUnavailable => "KernelPathUnavailable",
         }
     }
@@ -81,6 +85,7 @@ impl Reason {
             | Self::ControlCertificateInvalid
             | Self::RelayDisabledByPolicy
             | Self::KeyExpired
+            | Self::TagMissing
             | Self::KernelPathUnavailable => true,
             Self::ControlUnreachable
             | Self::DerpUnreachable
