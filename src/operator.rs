@@ -17,6 +17,7 @@ pub mod requests;
 pub mod rollout;
 pub mod status;
 pub mod stores;
+pub mod tailnet;
 pub mod validate;
 pub mod verification;
 

@@ -123,6 +123,9 @@ pub struct RelayNodeStatus {
 pub struct NodeTailnet {
     /// Device name.
     pub name: String,
+    /// Device name that the relay asked for, if another device of the tailnet has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_name: Option<String>,
     /// Stable node id.
     #[serde(rename = "nodeID")]
     pub node_id: String,

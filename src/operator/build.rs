@@ -109,4 +109,6 @@ fn metadata(relay: &ValidatedRelay, region: &ValidatedRegion) -> ObjectMeta {
 }
 
 #[cfg(test)]
+mod children;
+#[cfg(test)]
 mod tests;

@@ -26,6 +26,7 @@ use super::{
     build::grants_status,
     plan::Waiting,
     refusal::{Cause, Summary},
+    tailnet::{self, Neighbour},
     validate::ValidatedRelay,
 };
 use crate::{
@@ -46,6 +47,11 @@ const LONGEST_ENDPOINT: usize = 64;
 /// Longest reason taken from a relay, in characters.
 const LONGEST_REASON: usize = 64;
 
+/// Relays are in the tailnet under other names than they asked for.
+const DEVICE_NAME_TAKEN: &str = "DeviceNameTaken";
+/// Devices that are named in a message.
+const NAMED_DEVICES: usize = 5;
+
 /// Reasons that the operator finds itself; those of relays are in [`RelayReason`], those of pods in
 /// [`pods::Trouble`].
 pub const REASONS: &[&str] = &[
@@ -54,6 +60,7 @@ pub const REASONS: &[&str] = &[
     "NoNodes",
     "NoRelayReady",
     "Connected",
+    DEVICE_NAME_TAKEN,
     "NoReport",
     "NodePortPending",
     "LoadBalancerPending",
@@ -127,6 +134,8 @@ pub struct Seen {
     pub pods: Vec<Arc<Pod>>,
     /// Why pods of its namespace could not be made.
     pub refusals: Vec<Arc<Event>>,
+    /// Other PeerRelays in the same tailnet.
+    pub neighbours: Vec<Neighbour>,
 }
 
 /// Computes the status that `relay` should have.
@@ -155,7 +164,7 @@ pub fn status(
             seen.nodes.iter().map(AsRef::as_ref),
             validated,
         ));
-        verdicts.extend(validated.and_then(quota::verdict));
+        verdicts.extend(validated.and_then(|relay| quota::verdict(relay, &seen.neighbours)));
     }
     if let Outcome::Refused(summary) = outcome {
         refused::tell(&mut verdicts, summary);
@@ -181,6 +190,7 @@ pub fn status(
         exposure: exposure(relay),
         endpoints: observed.endpoints.join(","),
         sessions: observed.sessions,
+        tailnet: tailnet::domain(seen.nodes.iter().map(AsRef::as_ref)),
         regions: observed.regions,
         grants: match validated {
             Some(validated) => grants_status(validated),
@@ -230,6 +240,8 @@ struct Observed {
     endpoints: Vec<String>,
     sessions: i64,
     reports: usize,
+    /// Relays whose device name another device has, and the names that they got.
+    renamed: Vec<String>,
     grants: Vec<grants::RegionVerdict>,
     /// Problems by reason: message, and how many relays have it.
     problems: BTreeMap<String, (String, usize)>,
@@ -342,6 +354,14 @@ impl Observed {
             let first = status.endpoints.first();
             self.endpoints
                 .extend(first.map(|e| cut(&e.address, LONGEST_ENDPOINT)));
+        }
+        if let Some(device) = &status.tailnet
+            && let Some(wanted) = &device.taken_name
+        {
+            let name = device.name.split('.').next().unwrap_or_default();
+            let name = cut(name, names::LONGEST_LABEL);
+            let wanted = cut(wanted, names::LONGEST_LABEL);
+            self.renamed.push(format!("{name} instead of {wanted}"));
         }
         if let Some(reason) = &status.reason {
             let message = status.message.clone().unwrap_or_default();
@@ -478,18 +498,37 @@ fn serving(observed: &Observed) -> Vec<Verdict> {
                 "no relay has reported yet",
             );
         }
-        None => push(
+        None if observed.renamed.is_empty() => push(
             "TailnetConnected",
             "True",
             "Connected",
             "all relays that report are connected",
         ),
+        None => {
+            let message = renamed(&observed.renamed);
+            push("TailnetConnected", "True", DEVICE_NAME_TAKEN, &message);
+        }
     }
     match observed.ready {
         0 => push("RelaysAvailable", "False", "NoRelayReady", &count),
         _ => push("RelaysAvailable", "True", "RelaysReady", &count),
     }
     verdicts
+}
+
+/// One sentence about relays that are in the tailnet under other names than they asked for.
+fn renamed(names: &[String]) -> String {
+    let more = names.len().saturating_sub(NAMED_DEVICES);
+    let mut text = format!(
+        "all relays that report are connected; other devices of the tailnet have the names of {} \
+         of them: {}",
+        names.len(),
+        names[..names.len() - more].join(", ")
+    );
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text + "; remove the other devices, or set tailnet.hostnamePrefix to something that is unique"
 }
 
 fn cut(text: &str, characters: usize) -> String {

@@ -20,10 +20,8 @@ use crate::{
         ReportConfig, endpoints::EndpointsConfig,
     },
     crd::{DataPath, log_level::LogLevel},
+    names,
 };
-
-/// Longest DNS label (RFC 1035), so the longest device name.
-const LONGEST_HOSTNAME: usize = 63;
 
 /// Everything a relay needs.
 #[derive(Clone)]
@@ -190,15 +188,11 @@ fn hostname(config: &RelayConfig, environment: &Environment) -> String {
         (None, Some(prefix)) => format!("{prefix}-{own}"),
         (None, None) => own.to_owned(),
     };
-    let label = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_lowercase()
-        } else {
-            '-'
-        }
-    };
-    let name: String = name.chars().map(label).take(LONGEST_HOSTNAME).collect();
-    name.trim_matches('-').to_owned()
+    match names::device(&name) {
+        // Nothing of it is a letter or a digit.
+        name if name.is_empty() => "relay".to_owned(),
+        name => name,
+    }
 }
 
 #[cfg(test)]
@@ -263,5 +257,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(options(config).unwrap().tailnet.hostname.len(), 63);
+        let config = RelayConfig {
+            hostname: Some("_".into()),
+            ..Default::default()
+        };
+        assert_eq!(options(config).unwrap().tailnet.hostname, "relay");
     }
 }

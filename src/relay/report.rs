@@ -211,6 +211,7 @@ fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
         data_path_message: path_reason(state).map(|error| error.message.clone()),
         tailnet: state.tailnet.as_ref().map(|tailnet| NodeTailnet {
             name: tailnet.name.clone(),
+            taken_name: tailnet.taken_name.clone(),
             node_id: tailnet.node_id.clone(),
             addresses: tailnet.addresses.iter().map(ToString::to_string).collect(),
             tags: tailnet.tags.clone(),

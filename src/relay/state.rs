@@ -125,6 +125,8 @@ impl fmt::Display for Problem {
 pub struct TailnetIdentity {
     /// Device name.
     pub name: String,
+    /// Device name that was asked for, if another device has it.
+    pub taken_name: Option<String>,
     /// Stable node id.
     pub node_id: String,
     /// Tailnet addresses.

@@ -43,6 +43,7 @@ use super::{
     shard::ShardHandle,
     state::{Problem, Reason, RelayState, TailnetIdentity},
 };
+use crate::names;
 
 /// How often a missing or refused auth key is looked for again.
 const KEY_POLL: Duration = Duration::from_secs(2);
@@ -317,6 +318,8 @@ impl Tailnet {
         let expired = netmap.own_expired(now);
         let problem = device_problem(&own, expired, disabled, &self.config.tags);
         let tailnet = TailnetIdentity {
+            taken_name: names::is_taken(&self.config.hostname, &own.name)
+                .then(|| self.config.hostname.clone()),
             name: own.name.trim_end_matches('.').to_owned(),
             node_id: own.stable_id.clone(),
             addresses: own.ips().collect(),

@@ -67,7 +67,11 @@ fn data(
             .map(|_| format!("{DIR}/{CA}").into()),
         state_dir: Some(state_dir(region).into()),
         session_dir: on_host.then(|| POD_SESSION_DIR.into()),
-        hostname_prefix: Some(relay.hostname_prefix.clone()),
+        hostname_prefix: Some(match on_host {
+            true => relay.hostname_prefix.clone(),
+            // Relays of several regions may be on one node.
+            false => format!("{}-{}", relay.hostname_prefix, region.name),
+        }),
         tags: vec![region.tag.clone()],
         // What is not kept on the node would be left in the tailnet with each start.
         ephemeral: (relay.ephemeral || !on_host).then_some(true),

@@ -28,6 +28,23 @@ fn ready_when_every_wanted_relay_is() {
 }
 
 #[test]
+fn names_that_other_devices_have_are_told_and_fail_nothing() {
+    let renamed = json!({"ready": true, "tailnet": {
+        "name": "edge-n1-1.tail1.ts.net", "takenName": "edge-n1", "nodeID": "n1",
+    }});
+    let status = compute(daemon_set(1, 1), vec![node(renamed)], Outcome::Applied);
+    let conditions = conditions(&status);
+    assert_eq!(conditions[0], "Ready=True/RelaysReady");
+    assert_eq!(conditions[1], "TailnetConnected=True/DeviceNameTaken");
+    let message = &status.conditions[1].message;
+    assert!(
+        message.contains("edge-n1-1 instead of edge-n1"),
+        "{message}"
+    );
+    assert_eq!(status.tailnet, "tail1.ts.net");
+}
+
+#[test]
 fn starting_relays_are_reconciling() {
     let status = compute(daemon_set(2, 1), vec![], Outcome::Applied);
     assert_eq!(
