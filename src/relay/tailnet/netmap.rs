@@ -244,4 +244,6 @@ fn has_expired(node: &Node, now: Option<Timestamp>) -> bool {
 }
 
 #[cfg(test)]
+mod model;
+#[cfg(test)]
 mod tests;

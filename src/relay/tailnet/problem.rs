@@ -40,8 +40,8 @@ fn tag_missing(own: &[String], wanted: &[String]) -> Option<Problem> {
     let message = format!(
         "the device has {own}, and not {missing}, so grants for {missing} do not reach it: put an \
          auth key that brings {missing} where the old one is (Headscale: preauthkeys create --tags \
-         {missing}) and delete the device, or give the device {missing} in the admin console \
-         (Headscale: headscale nodes tag)"
+         {missing}), and delete the device if it keeps its tags; or give it {missing} in the admin \
+         console (Headscale: headscale nodes tag)"
     );
     Some(Problem::new(Reason::TagMissing, message))
 }
