@@ -7,6 +7,7 @@ mod operator;
 mod relay;
 mod sessions;
 mod state;
+mod validate;
 
 use std::net::SocketAddr;
 
@@ -14,7 +15,7 @@ use clap::{Parser, Subcommand};
 
 use self::{
     firewall::FirewallArgs, grants::GrantsArgs, operator::OperatorArgs, relay::RelayArgs,
-    sessions::SessionsArgs, state::PrepareStateArgs,
+    sessions::SessionsArgs, state::PrepareStateArgs, validate::ValidateArgs,
 };
 
 /// Tailscale peer relays on your own Kubernetes nodes.
@@ -39,6 +40,8 @@ enum Command {
     Operator(OperatorArgs),
     /// Print the custom resource definitions, for kubectl apply --server-side -f -
     Crd,
+    /// Check the PeerRelays of some files as the API server and the operator do
+    Validate(ValidateArgs),
     /// Print what the tailnet policy needs for the PeerRelays of some files
     Grants(GrantsArgs),
     /// Print what firewalls must let in for the PeerRelays of some files
@@ -69,6 +72,7 @@ pub fn run() -> anyhow::Result<()> {
             print!("{}", crate::crd::to_yaml());
             Ok(())
         }
+        Command::Validate(args) => args.run(),
         Command::Grants(args) => args.run(),
         Command::Firewall(args) => args.run(),
         Command::Pause => block_on(pause()),

@@ -10,6 +10,7 @@
     reason = "the derive repeats each type inside of a function"
 )]
 
+pub mod admission;
 pub mod data_path;
 pub mod endpoints;
 pub mod exposure;

@@ -1,24 +1,62 @@
-//! What a firewall in front of relays must let in: UDP to their port, nothing else. Pure.
+//! The ports that a firewall in front of relays must let in: UDP, and nothing else. Pure.
 
 mod render;
 
-use std::fmt;
+use std::{fmt, ops::RangeInclusive};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::render::{Tool, render};
 use crate::{
     crd::exposure::ExposureType,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::{
+        plan,
+        validate::{ValidatedRegion, ValidatedRelay},
+    },
 };
 
-/// A port that clients must reach.
+/// Ports that clients must reach, and where their packets go from there.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Opening {
-    /// UDP port of the nodes.
-    pub port: u16,
+    /// First UDP port.
+    pub first: u16,
+    /// Last UDP port; the first one unless relays share an address.
+    pub last: u16,
+    /// How packets get to the relay.
+    pub way: Way,
     /// What it is for, such as `relays/edge`.
     pub purpose: String,
+}
+
+/// The way of a packet that has arrived at one of the ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    /// The relay listens there, on the node's network.
+    Local,
+    /// The cluster forwards it.
+    Forwarded {
+        /// Whether a load balancer takes it, and not the node.
+        balanced: bool,
+        /// UDP port of the relay.
+        to: u16,
+        /// Whether the relay is on the node's network, and not on that of pods.
+        on_node: bool,
+    },
+}
+
+impl Opening {
+    /// The ports, such as `40000` or `40000-40007`.
+    pub fn ports(&self, separator: &str) -> String {
+        match self.first == self.last {
+            true => self.first.to_string(),
+            false => format!("{}{separator}{}", self.first, self.last),
+        }
+    }
+
+    /// Whether firewalls of the cloud open it by themselves, as the Service asks for it.
+    const fn is_balanced(&self) -> bool {
+        matches!(self.way, Way::Forwarded { balanced: true, .. })
+    }
 }
 
 /// The port of a region is not known before the cluster has chosen it.
@@ -64,22 +102,23 @@ impl fmt::Display for Source {
     }
 }
 
-/// The ports of a PeerRelay's nodes, each once.
+/// The ports that clients of a PeerRelay must reach, each once.
 ///
 /// # Errors
 /// The first region whose port is not known.
 pub fn openings(relay: &ValidatedRelay) -> Result<Vec<Opening>, PortUnknown> {
-    let purpose = format!("{}/{}", relay.namespace, relay.name);
     let mut openings = Vec::new();
     for region in &relay.regions {
-        let ports = ports(relay.port, region);
+        let ports = ports(relay.port, relay.max_relays, region);
         if ports.is_empty() {
             let region = region.name.clone();
             return Err(PortUnknown { region });
         }
-        openings.extend(ports.into_iter().map(|port| Opening {
-            port,
-            purpose: purpose.clone(),
+        openings.extend(ports.into_iter().map(|(first, last)| Opening {
+            first,
+            last,
+            way: way(relay.port, region),
+            purpose: format!("{}/{}", relay.namespace, relay.name),
         }));
     }
     openings.sort();
@@ -87,14 +126,34 @@ pub fn openings(relay: &ValidatedRelay) -> Result<Vec<Opening>, PortUnknown> {
     Ok(openings)
 }
 
+fn way(port: u16, region: &ValidatedRegion) -> Way {
+    let forwarded = |balanced| Way::Forwarded {
+        balanced,
+        to: port,
+        on_node: region.exposure.on_host_network(),
+    };
+    match region.exposure.kind {
+        ExposureType::HostNetwork => Way::Local,
+        ExposureType::NodePort => forwarded(false),
+        ExposureType::LoadBalancer => forwarded(true),
+    }
+}
+
 /// What the status says about a region; nothing while its port is not known.
 pub fn line(port: u16, region: &ValidatedRegion) -> String {
-    let ports: Vec<_> = ports(port, region).iter().map(u16::to_string).collect();
-    match ports.is_empty() {
+    let ports = ports(port, None, region);
+    let shown: Vec<_> = ports
+        .iter()
+        .map(|(first, last)| match first == last {
+            true => first.to_string(),
+            false => format!("{first}-{last}"),
+        })
+        .collect();
+    match shown.is_empty() {
         true => String::new(),
         false => format!(
             "let in UDP {}, IPv4 and IPv6, from everywhere",
-            ports.join(", ")
+            shown.join(", ")
         ),
     }
 }
@@ -120,7 +179,8 @@ pub fn warnings(sources: &[Source]) -> Vec<String> {
     warnings
 }
 
-fn ports(port: u16, region: &ValidatedRegion) -> Vec<u16> {
+/// Ranges of ports, first and last of each. Empty if only the cluster will know.
+fn ports(port: u16, total: Option<u16>, region: &ValidatedRegion) -> Vec<(u16, u16)> {
     let planned = || region.plan.endpoints.values().flatten().map(|to| to.port());
     let mut ports: Vec<u16> = match region.exposure.kind {
         ExposureType::HostNetwork => vec![port],
@@ -128,19 +188,30 @@ fn ports(port: u16, region: &ValidatedRegion) -> Vec<u16> {
             Some(port) => vec![port],
             None => planned().collect(),
         },
-        // Balancers lead to nodes by themselves; what stands before them must let these through.
-        ExposureType::LoadBalancer => {
-            let balancer = region.exposure.load_balancer.as_ref();
-            let first = balancer.and_then(|balancer| balancer.base_port);
-            match planned().next() {
-                Some(_) => planned().collect(),
-                None => vec![first.unwrap_or(port)],
-            }
-        }
+        ExposureType::LoadBalancer => balanced(port, total, region).chain(planned()).collect(),
     };
     ports.sort_unstable();
     ports.dedup();
-    ports
+    let mut ranges: Vec<(u16, u16)> = Vec::new();
+    for port in ports {
+        match ranges.last_mut() {
+            Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
+            _ => ranges.push((port, port)),
+        }
+    }
+    ranges
+}
+
+/// Ports of load balancers: one for each relay if they share an address.
+fn balanced(port: u16, total: Option<u16>, region: &ValidatedRegion) -> RangeInclusive<u16> {
+    let balancer = region.exposure.load_balancer.clone().unwrap_or_default();
+    if !balancer.share_address {
+        return port..=port;
+    }
+    let first = balancer.base_port.unwrap_or(port);
+    let most = plan::most(region).unwrap_or(1);
+    let relays = most.min(total.unwrap_or(most)).max(1);
+    first..=first.saturating_add(relays - 1)
 }
 
 #[cfg(test)]

@@ -1,26 +1,23 @@
 //! `peerrelay firewall`.
 
-use std::path::PathBuf;
-
 use anyhow::Context;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::manifests;
+use super::manifests::{EXIT_CODES, Files};
 use crate::firewall::{Source, Tool, openings, render, warnings};
 
 #[derive(Args)]
 #[command(
-    after_help = "Example: what to run on a node with ufw\n  peerrelay firewall -f relay.yaml \
+    after_help = format!("Example: what to run on a node with ufw\n  peerrelay firewall -f relay.yaml \
     --for ufw\n\nRelays use UDP only. Guides recommend to let in 100.64.0.0/10 only: that blocks \
     every client, as relay packets come from the clients' addresses outside of the tailnet. \
-    Warnings go to standard error."
+    {EXIT_CODES}")
 )]
 pub(super) struct FirewallArgs {
-    /// File with PeerRelays, '-' for standard input; may be repeated
-    #[arg(short, long = "file", value_name = "FILE", required = true)]
-    files: Vec<PathBuf>,
-    /// Which firewall [default: all of them]
+    #[command(flatten)]
+    files: Files,
+    /// Which firewall, of a node or of a cloud [default: all of them]
     #[arg(long = "for", value_name = "TOOL", value_enum)]
     tool: Option<Tool>,
     /// Let in only from here; may be repeated, or separated by commas [default: from everywhere]
@@ -36,12 +33,14 @@ impl FirewallArgs {
             given => given.iter().map(|net| Source::network(*net)).collect(),
         };
         let mut ports = Vec::new();
-        for relay in manifests::read(&self.files)? {
+        for relay in self.files.relays()? {
             let found = openings(&relay);
             ports.extend(found.with_context(|| format!("PeerRelay {}", relay.name))?);
         }
         ports.sort();
-        ports.dedup_by_key(|opening| opening.port);
+        ports.dedup_by(|one, other| {
+            (one.first, one.last, one.way) == (other.first, other.last, other.way)
+        });
         for warning in warnings(&sources) {
             eprintln!("warning: {warning}");
         }

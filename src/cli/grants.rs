@@ -1,10 +1,8 @@
 //! `peerrelay grants`.
 
-use std::path::PathBuf;
-
 use clap::{Args, ValueEnum};
 
-use super::manifests;
+use super::manifests::{EXIT_CODES, Files};
 use crate::{
     grants::{self, Policy},
     operator::validate::ValidatedRegion,
@@ -12,15 +10,13 @@ use crate::{
 
 #[derive(Args)]
 #[command(
-    after_help = "Example: what to merge into the tailnet policy, before anything is applied\n  \
+    after_help = format!("Example: what to merge into the tailnet policy, before anything is applied\n  \
     peerrelay grants -f relay.yaml\n\nThe operator writes the same into the ConfigMap \
-    <name>-grants. The condition GrantsInForce says whether the tailnet has it. Warnings go to \
-    standard error."
+    <name>-grants. The condition GrantsInForce says whether the tailnet has it. {EXIT_CODES}")
 )]
 pub(super) struct GrantsArgs {
-    /// File with PeerRelays, '-' for standard input; may be repeated
-    #[arg(short, long = "file", value_name = "FILE", required = true)]
-    files: Vec<PathBuf>,
+    #[command(flatten)]
+    files: Files,
     /// With comments for people, or plain for programs
     #[arg(short, long, value_enum, default_value = "hujson")]
     output: Output,
@@ -45,7 +41,7 @@ enum Output {
 impl GrantsArgs {
     /// Prints the policy of all PeerRelays.
     pub(super) fn run(self) -> anyhow::Result<()> {
-        let relays = manifests::read(&self.files)?;
+        let relays = self.files.relays()?;
         let regions = relays.iter().flat_map(|relay| &relay.regions);
         let grant = |region: &ValidatedRegion| {
             let mut grant = region.grant.clone();

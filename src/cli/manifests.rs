@@ -1,5 +1,8 @@
 //! PeerRelays from files, for commands that need no cluster.
 
+mod judge;
+mod yaml;
+
 use std::{
     fs,
     io::{self, Read},
@@ -7,143 +10,123 @@ use std::{
 };
 
 use anyhow::{Context, bail, ensure};
-use serde::Deserialize;
-use serde_yaml::{Deserializer, Value};
+use clap::Args;
 
-use crate::{
-    crd::PeerRelay,
-    operator::validate::{RelayImage, ValidatedRelay, validate},
-};
+pub(super) use self::judge::{Finding, Judged};
+use crate::operator::validate::ValidatedRelay;
 
 /// Read from standard input.
 const STDIN: &str = "-";
-/// Namespace of an object that names none, as kubectl has it.
-const NAMESPACE: &str = "default";
+/// Exit codes of the commands that read manifests.
+pub(super) const EXIT_CODES: &str = "Exit codes: 0 if every PeerRelay is valid, 1 if one is not or a file cannot be read, 2 for \
+     wrong usage. Problems and warnings go to standard error.";
 
-/// Reads every PeerRelay of the files, checked as the operator does; other kinds are passed over.
-///
-/// # Errors
-/// A file cannot be read, something in it is wrong, or there is no PeerRelay at all.
-pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<ValidatedRelay>> {
-    let mut relays = Vec::new();
-    for file in files {
-        let shown = file.display();
-        let text = text(file).with_context(|| format!("failed to read {shown}"))?;
-        for document in Deserializer::from_str(&text) {
-            let document =
-                Value::deserialize(document).with_context(|| format!("{shown} is not YAML"))?;
-            collect(document, &mut relays).with_context(|| format!("failed to use {shown}"))?;
-        }
-    }
-    ensure!(
-        !relays.is_empty(),
-        "there is no PeerRelay in {}: give a file as kubectl apply takes it",
-        files
-            .iter()
-            .map(|f| f.display().to_string())
-            .collect::<Vec<_>>()
-            .join(", ")
-    );
-    Ok(relays)
+/// Which files a command reads.
+#[derive(Args)]
+pub(super) struct Files {
+    /// File or directory with PeerRelays, '-' for standard input; may be repeated
+    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    files: Vec<PathBuf>,
 }
 
-fn text(file: &Path) -> io::Result<String> {
-    if file == Path::new(STDIN) {
-        let mut text = String::new();
-        io::stdin().read_to_string(&mut text)?;
-        return Ok(text);
+impl Files {
+    /// Reads every PeerRelay, checked as the API server and the operator do; other kinds are passed
+    /// over.
+    ///
+    /// # Errors
+    /// A file cannot be read, something in it is wrong, or there is no PeerRelay at all.
+    pub(super) fn relays(&self) -> anyhow::Result<Vec<ValidatedRelay>> {
+        let judged = self.judge()?;
+        report(&judged);
+        let problems: usize = judged.iter().map(|judged| judged.findings.len()).sum();
+        ensure!(problems == 0, "{}", counted(problems, "problem"));
+        Ok(judged
+            .into_iter()
+            .filter_map(|judged| judged.relay)
+            .collect())
     }
-    fs::read_to_string(file)
+
+    /// Reads and checks every PeerRelay, and whatever was meant to be one.
+    ///
+    /// # Errors
+    /// A file cannot be read, or there is nothing to check.
+    pub(super) fn judge(&self) -> anyhow::Result<Vec<Judged>> {
+        let from_stdin = self.files.iter().filter(|file| is_stdin(file)).count();
+        ensure!(
+            from_stdin < 2,
+            "standard input can be read once only: give -f - once"
+        );
+        let mut all = Vec::new();
+        for file in self.files.iter().map(|file| expand(file)) {
+            for file in file? {
+                let shown = shown(&file);
+                let bytes = bytes(&file).with_context(|| format!("failed to read {shown}"))?;
+                all.push((shown, bytes));
+            }
+        }
+        let judged = judge::judge(&all);
+        if judged.is_empty() {
+            let files: Vec<_> = self.files.iter().map(|file| shown(file)).collect();
+            bail!(
+                "there is no PeerRelay in {}: give a file as kubectl apply takes it",
+                files.join(", ")
+            );
+        }
+        Ok(judged)
+    }
 }
 
-fn collect(document: Value, relays: &mut Vec<ValidatedRelay>) -> anyhow::Result<()> {
-    let kind = document["kind"].as_str().unwrap_or_default();
-    if kind == "PeerRelay" {
-        relays.push(relay(document)?);
-    } else if kind.ends_with("List")
-        && let Some(items) = document["items"].as_sequence()
-    {
-        for item in items {
-            collect(item.clone(), relays)?;
+/// Writes every problem to standard error.
+pub(super) fn report(judged: &[Judged]) {
+    for judged in judged {
+        for finding in &judged.findings {
+            eprintln!("{}", judged.line(finding));
         }
     }
-    Ok(())
 }
 
-fn relay(document: Value) -> anyhow::Result<ValidatedRelay> {
-    let name = document["metadata"]["name"].as_str().unwrap_or_default();
-    let shown = format!("PeerRelay {name}");
-    let mut unknown = Vec::new();
-    let note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
-    let mut relay: PeerRelay = serde_ignored::deserialize(document, note)
-        .with_context(|| format!("{shown} is not what the definition says"))?;
-    // What is not of the spec is the cluster's own to write.
-    unknown.retain(|field| field.starts_with("spec."));
-    if let Some(field) = unknown.first() {
-        bail!("{shown} has an unknown field {field}: correct or remove it");
+/// A number of things, in words.
+pub(super) fn counted(number: usize, thing: &str) -> String {
+    match number {
+        1 => format!("1 {thing}"),
+        number => format!("{number} {thing}s"),
     }
-    relay
-        .metadata
-        .namespace
-        .get_or_insert_with(|| NAMESPACE.into());
-    relay.metadata.uid.get_or_insert_default();
-    // No command without a cluster shows it.
-    let image = RelayImage {
-        reference: String::new(),
-        pull_policy: String::new(),
-    };
-    validate(&relay, &image).with_context(|| format!("{shown} cannot be used"))
 }
 
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+fn is_stdin(file: &Path) -> bool {
+    file == Path::new(STDIN)
+}
 
-    use super::*;
+fn shown(file: &Path) -> String {
+    match is_stdin(file) {
+        true => "standard input".to_owned(),
+        false => file.display().to_string(),
+    }
+}
 
-    const SMALLEST: &str = "
-apiVersion: peerrelay.dev/v1alpha1
-kind: PeerRelay
-metadata: {name: edge}
-spec:
-  tailnet: {authKey: {secretName: tailnet-auth}}
-  regions: [{name: office, clients: ['tag:office']}]
-";
-
-    #[test]
-    fn defaults_are_filled_in_and_other_kinds_passed_over() {
-        let list = "kind: List\nitems:\n- kind: ConfigMap\n- ".to_owned()
-            + SMALLEST.trim().replace('\n', "\n  ").as_str();
-        for text in [format!("kind: Namespace\n---{SMALLEST}---\n"), list] {
-            let relays = from(&text).unwrap();
-            assert_eq!((relays.len(), relays[0].port), (1, 40_000));
-            assert_eq!(relays[0].regions[0].tag, "tag:relay-office");
-            assert_eq!(relays[0].namespace, "default");
+/// A file, or the manifests of a directory in their order.
+fn expand(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
+    if is_stdin(file) || !file.is_dir() {
+        return Ok(vec![file.to_owned()]);
+    }
+    let failed = || format!("failed to read directory {}", file.display());
+    let mut files = Vec::new();
+    for entry in fs::read_dir(file).with_context(failed)? {
+        let path = entry.with_context(failed)?.path();
+        let extension = path.extension().and_then(|extension| extension.to_str());
+        if matches!(extension, Some("yaml" | "yml" | "json")) && path.is_file() {
+            files.push(path);
         }
     }
+    files.sort();
+    Ok(files)
+}
 
-    #[test]
-    fn what_is_wrong_is_named() {
-        for (from_text, to, says) in [
-            ("secretName", "secretname", "secretName"),
-            ("spec:", "spec:\n  prot: 1", "unknown field spec.prot"),
-            ("tag:office", "tag:office:22", "clients have no port"),
-            (
-                "clients:",
-                "tag: '*', clients:",
-                "every device of the tailnet would become a relay",
-            ),
-            ("PeerRelay", "Peerrelay", "there is no PeerRelay"),
-            ("tag:office", "tag:relay-office", "set selfRelay instead"),
-        ] {
-            let error = from(&SMALLEST.replace(from_text, to)).unwrap_err();
-            assert!(format!("{error:#}").contains(says), "{error:#}");
-        }
+fn bytes(file: &Path) -> io::Result<Vec<u8>> {
+    if !is_stdin(file) {
+        return fs::read(file);
     }
-
-    fn from(text: &str) -> anyhow::Result<Vec<ValidatedRelay>> {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        fs::write(file.path(), text).unwrap();
-        read(&[file.path().into()])
-    }
+    let mut bytes = Vec::new();
+    io::stdin().read_to_end(&mut bytes)?;
+    Ok(bytes)
 }

@@ -1,24 +1,40 @@
 //! The same openings in the words of each firewall.
 
-use super::{Opening, Source};
+mod cloud;
+mod host;
+mod terraform;
+
+use super::{Opening, Source, Way};
 
 /// What is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tool {
-    /// Uncomplicated firewall.
+    /// Uncomplicated firewall of a node
     Ufw,
-    /// iptables and ip6tables.
+    /// iptables and ip6tables of a node
     Iptables,
-    /// nft.
+    /// nft of a node
     Nftables,
-    /// firewall-cmd.
+    /// firewall-cmd of a node
     Firewalld,
-    /// Security group.
+    /// Security group of AWS
     Aws,
-    /// VPC firewall rule.
+    /// VPC firewall rule of Google Cloud
     Gcp,
-    /// Network security group.
+    /// Network security group of Azure
     Azure,
+    /// Firewall of Hetzner Cloud
+    Hetzner,
+    /// Network security group of Oracle Cloud
+    Oracle,
+    /// Cloud firewall of DigitalOcean
+    Digitalocean,
+    /// Terraform: rules of an AWS security group
+    TerraformAws,
+    /// Terraform: firewall rules of Google Cloud
+    TerraformGoogle,
+    /// Terraform: rules of an Azure network security group
+    TerraformAzurerm,
 }
 
 impl Tool {
@@ -31,11 +47,25 @@ impl Tool {
         Self::Aws,
         Self::Gcp,
         Self::Azure,
+        Self::Hetzner,
+        Self::Oracle,
+        Self::Digitalocean,
+        Self::TerraformAws,
+        Self::TerraformGoogle,
+        Self::TerraformAzurerm,
     ];
+
+    /// Whether it is on the node itself, and sees where packets are forwarded to.
+    const fn is_on_node(self) -> bool {
+        matches!(
+            self,
+            Self::Ufw | Self::Iptables | Self::Nftables | Self::Firewalld
+        )
+    }
 
     const fn heading(self) -> &'static str {
         match self {
-            Self::Ufw => "ufw; one rule is for IPv4 and IPv6",
+            Self::Ufw => "ufw; one rule is for IPv4 and IPv6, and survives a reboot",
             Self::Iptables => {
                 "iptables; inserted, as a rule after one that refuses everything does nothing"
             }
@@ -43,151 +73,113 @@ impl Tool {
                 "nftables; name your own table and chain: accepting in another table does not \
                  help where one refuses"
             }
-            Self::Firewalld => "firewalld, default zone; a port is for IPv4 and IPv6",
+            Self::Firewalld => {
+                "firewalld, default zone; a port is for IPv4 and IPv6, and survives a reboot"
+            }
             Self::Aws => "AWS: set SECURITY_GROUP to the one of the nodes",
             Self::Gcp => "Google Cloud: set NETWORK, and NODE_TAG to a network tag of the nodes",
-            Self::Azure => "Azure: set RESOURCE_GROUP, and NSG to the one of the nodes",
+            Self::Azure => {
+                "Azure: set RESOURCE_GROUP, and NSG to the one of the nodes; change priorities \
+                 that are taken"
+            }
+            Self::Hetzner => "Hetzner Cloud: set FIREWALL to the one of the nodes",
+            Self::Oracle => {
+                "Oracle Cloud: set NSG_ID to the network security group of the nodes. Images of \
+                 Oracle also refuse by iptables on the node: see --for iptables"
+            }
+            Self::Digitalocean => "DigitalOcean: set FIREWALL_ID to the one of the nodes",
+            Self::TerraformAws => "Terraform, AWS: the security group of the nodes",
+            Self::TerraformGoogle => {
+                "Terraform, Google Cloud: the network, and a network tag of the nodes"
+            }
+            Self::TerraformAzurerm => {
+                "Terraform, Azure: the network security group of the nodes; change priorities \
+                 that are taken"
+            }
         }
     }
 }
 
-/// Commands for a shell, with a comment on top. A port may be opened twice without harm.
+/// A text for a shell or a file of Terraform, with comments on top. A port may be opened twice
+/// without harm.
 pub fn render(openings: &[Opening], sources: &[Source], tool: Tool) -> String {
-    let rule: fn(&Opening, &[Source]) -> Vec<String> = match tool {
-        Tool::Ufw => ufw,
-        Tool::Iptables => iptables,
-        Tool::Nftables => nftables,
-        Tool::Firewalld => firewalld,
-        Tool::Aws => aws,
-        Tool::Gcp => gcp,
-        Tool::Azure => azure,
-    };
     let mut lines = vec![format!("# {}", tool.heading())];
-    lines.extend(openings.iter().flat_map(|opening| rule(opening, sources)));
-    if tool == Tool::Firewalld {
-        lines.push("firewall-cmd --reload".to_owned());
+    lines.extend(openings.iter().filter_map(|opening| note(opening, tool)));
+    // The controller of the cluster opens a balancer's ports in the cloud.
+    let own: Vec<&Opening> = openings
+        .iter()
+        .filter(|opening| tool.is_on_node() || !opening.is_balanced())
+        .collect();
+    if !own.is_empty() {
+        lines.extend(match tool {
+            Tool::Ufw => host::ufw(&own, sources),
+            Tool::Iptables => host::iptables(&own, sources),
+            Tool::Nftables => host::nftables(&own, sources),
+            Tool::Firewalld => host::firewalld(&own, sources),
+            Tool::Aws => cloud::aws(&own, sources),
+            Tool::Gcp => cloud::gcp(&own, sources),
+            Tool::Azure => cloud::azure(&own, sources),
+            Tool::Hetzner => cloud::hetzner(&own, sources),
+            Tool::Oracle => cloud::oracle(&own, sources),
+            Tool::Digitalocean => cloud::digitalocean(&own, sources),
+            Tool::TerraformAws => terraform::aws(&own, sources),
+            Tool::TerraformGoogle => terraform::google(&own, sources),
+            Tool::TerraformAzurerm => terraform::azurerm(&own, sources),
+        });
     }
     lines.join("\n") + "\n"
 }
 
-fn ufw(opening: &Opening, sources: &[Source]) -> Vec<String> {
-    let Opening { port, purpose } = opening;
-    if is_everyone(sources) {
-        return vec![format!(
-            "ufw allow {port}/udp comment 'peer relay {purpose}'"
-        )];
-    }
-    let rule = |source: &Source| {
-        format!(
-            "ufw allow proto udp from {source} to any port {port} comment 'peer relay {purpose}'"
-        )
+/// Says what is forwarded rather than local.
+fn note(opening: &Opening, tool: Tool) -> Option<String> {
+    let Way::Forwarded {
+        balanced,
+        to,
+        on_node,
+    } = opening.way
+    else {
+        return None;
     };
-    sources.iter().map(rule).collect()
-}
-
-fn iptables(opening: &Opening, sources: &[Source]) -> Vec<String> {
-    let rule = |source: &Source| {
-        let program = if source.is_ipv4() {
-            "iptables"
-        } else {
-            "ip6tables"
-        };
-        let from = match source.is_everyone() {
-            true => String::new(),
-            false => format!(" -s {source}"),
-        };
-        format!(
-            "{program} -I INPUT -p udp{from} --dport {} -j ACCEPT",
-            opening.port
-        )
+    let (ports, purpose) = (opening.ports("-"), &opening.purpose);
+    let at = match balanced {
+        true => "of the load balancer",
+        false => "of each node",
     };
-    sources.iter().map(rule).collect()
-}
-
-fn nftables(opening: &Opening, sources: &[Source]) -> Vec<String> {
-    let port = opening.port;
-    let insert = "nft insert rule inet filter input";
-    if is_everyone(sources) {
-        return vec![format!("{insert} udp dport {port} accept")];
-    }
-    let rule = |source: &Source| {
-        let family = if source.is_ipv4() { "ip" } else { "ip6" };
-        format!("{insert} {family} saddr {source} udp dport {port} accept")
+    let network = match on_node {
+        true => "the node itself",
+        false => "a pod",
     };
-    sources.iter().map(rule).collect()
-}
-
-fn firewalld(opening: &Opening, sources: &[Source]) -> Vec<String> {
-    let port = opening.port;
-    if is_everyone(sources) {
-        return vec![format!("firewall-cmd --permanent --add-port={port}/udp")];
-    }
-    let rule = |source: &Source| {
-        let family = if source.is_ipv4() { "ipv4" } else { "ipv6" };
-        format!(
-            "firewall-cmd --permanent --add-rich-rule='rule family=\"{family}\" source \
-             address=\"{source}\" port port=\"{port}\" protocol=\"udp\" accept'"
-        )
+    let then = match (balanced, tool.is_on_node()) {
+        (true, false) => {
+            "the controller of the cluster opens the nodes for it; open these ports in firewalls \
+             before the load balancer"
+        }
+        (true, true) => {
+            "this is for nodes that packets reach with the balancer's port (MetalLB, Cilium); \
+             clouds send to node ports or straight to pods"
+        }
+        (false, false) => "the node port is what must be open",
+        (false, true) => "the rule is for what is forwarded, or arrives after it",
     };
-    sources.iter().map(rule).collect()
+    Some(format!(
+        "# UDP {ports} {at} ({purpose}) is forwarded by the cluster to UDP {to} of {network}: {then}"
+    ))
 }
 
-fn aws(opening: &Opening, sources: &[Source]) -> Vec<String> {
-    let Opening { port, purpose } = opening;
-    let rule = |source: &Source| {
-        let (ranges, key) = match source.is_ipv4() {
-            true => ("IpRanges", "CidrIp"),
-            false => ("Ipv6Ranges", "CidrIpv6"),
-        };
-        format!(
-            "aws ec2 authorize-security-group-ingress --group-id \"$SECURITY_GROUP\" \
-             --ip-permissions 'IpProtocol=udp,FromPort={port},ToPort={port},\
-             {ranges}=[{{{key}={source},Description=\"peer relay {purpose}\"}}]'"
-        )
-    };
-    sources.iter().map(rule).collect()
-}
-
-/// A rule holds ranges of one family only.
-fn gcp(opening: &Opening, sources: &[Source]) -> Vec<String> {
-    by_family(sources, ",")
-        .map(|(family, ranges)| {
-            let port = opening.port;
-            format!(
-                "gcloud compute firewall-rules create peer-relay-{port}-{family} --network \
-                 \"$NETWORK\" --direction INGRESS --allow udp:{port} --source-ranges {ranges} \
-                 --target-tags \"$NODE_TAG\""
-            )
-        })
-        .collect()
-}
-
-fn azure(opening: &Opening, sources: &[Source]) -> Vec<String> {
-    by_family(sources, " ")
-        .zip([300, 301])
-        .map(|((family, prefixes), priority)| {
-            let port = opening.port;
-            format!(
-                "az network nsg rule create --resource-group \"$RESOURCE_GROUP\" --nsg-name \
-                 \"$NSG\" --name peer-relay-{port}-{family} --priority {priority} --direction \
-                 Inbound --access Allow --protocol Udp --source-address-prefixes {prefixes} \
-                 --destination-port-ranges {port}"
-            )
-        })
-        .collect()
-}
-
-fn by_family(sources: &[Source], separator: &str) -> impl Iterator<Item = (&'static str, String)> {
+/// The sources of each family, as some firewalls have rules of one family only.
+fn by_family(sources: &[Source]) -> impl Iterator<Item = (&'static str, Vec<Source>)> {
     let of = |ipv4: bool| {
-        let sources = sources.iter().filter(|source| source.is_ipv4() == ipv4);
-        sources
-            .map(ToString::to_string)
-            .collect::<Vec<_>>()
-            .join(separator)
+        let sources = sources.iter().filter(move |s| s.is_ipv4() == ipv4);
+        sources.copied().collect::<Vec<_>>()
     };
     [("ipv4", of(true)), ("ipv6", of(false))]
         .into_iter()
-        .filter(|(_, ranges)| !ranges.is_empty())
+        .filter(|(_, sources)| !sources.is_empty())
+}
+
+fn joined(sources: &[Source], separator: &str) -> String {
+    let sources: Vec<_> = sources.iter().map(ToString::to_string).collect();
+    sources.join(separator)
 }
 
 fn is_everyone(sources: &[Source]) -> bool {

@@ -187,7 +187,7 @@ fn choose_nodes(relay: &mut ValidatedRelay, seen: &Surroundings) {
 }
 
 /// Relays that the region may have, if there is a number.
-fn most(region: &ValidatedRegion) -> Option<u16> {
+pub fn most(region: &ValidatedRegion) -> Option<u16> {
     let balanced = region.exposure.kind == ExposureType::LoadBalancer;
     let by_addresses = || elastic_ips::count(region).unwrap_or(BALANCED_RELAYS);
     region

@@ -2,6 +2,8 @@
 //! else, and packets are sent there. Needs root, `ip`, `nft`, `iptables` and `bash`.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod tools;
+
 use std::{
     io::Write,
     path::Path,
@@ -42,10 +44,99 @@ fn iptables_output_lets_relay_packets_through_and_nothing_else() {
     opens("iptables", IPTABLES_REFUSES);
 }
 
-fn opens(tool: &str, refuse: &str) {
-    if let Some(missing) = missing() {
+/// A node that forwards from its node port to a pod, as kube-proxy does, and refuses all else.
+const FORWARDS: &str = r#"sysctl -qw net.ipv4.ip_forward=1
+nft -f - <<X
+table ip proxy {
+  chain prerouting {
+    type nat hook prerouting priority -100;
+    udp dport 30400 dnat to 198.51.100.2:40000
+    udp dport 30401 dnat to 198.51.100.2:40001
+  }
+}
+table inet filter {
+  chain input { type filter hook input priority 0; policy drop; }
+  chain forward { type filter hook forward priority 0; policy drop; }
+}
+table inet seen {
+  chain forward {
+    type filter hook forward priority 100;
+    udp dport 40000 counter comment "relay"
+    udp dport 40001 counter comment "other"
+  }
+}
+X"#;
+
+#[test]
+fn nftables_output_lets_node_ports_through_to_pods() {
+    forwards("nftables");
+}
+
+#[test]
+fn iptables_output_lets_node_ports_through_to_pods() {
+    forwards("iptables");
+}
+
+/// A packet to the node port reaches the pod, one to another node port does not.
+fn forwards(tool: &str) {
+    if !can_run() {
+        return;
+    }
+    let pair = Pair::new(&format!("f{tool}"));
+    let Pair { host, .. } = &pair;
+    // The pod answers nothing: that packets leave for it is enough.
+    run(
+        "bash",
+        &format!(
+            "ip -n {host} link add pod0 type veth peer name pod1
+         ip -n {host} link set pod0 up; ip -n {host} link set pod1 up
+         ip -n {host} addr add 198.51.100.1/24 dev pod0
+         ip -n {host} neigh add 198.51.100.2 lladdr 02:00:00:00:00:02 dev pod0"
+        ),
+    );
+    let forwards = match tool {
+        "iptables" => {
+            FORWARDS.replace(
+                "chain forward { type filter hook forward priority 0; policy drop; }",
+                "",
+            ) + "\niptables -P FORWARD DROP"
+        }
+        _ => FORWARDS.to_owned(),
+    };
+    pair.host(&forwards);
+    let send = || {
+        let script = "echo relay > /dev/udp/192.0.2.1/30400; echo other > /dev/udp/192.0.2.1/30401
+             sleep 0.2";
+        run(&format!("ip netns exec {} bash", pair.client), script);
+        ["relay", "other"].map(|sort| pair.count("forward", sort))
+    };
+    assert_eq!(send(), [0, 0], "nothing is open yet");
+    pair.host(&printed_for(NODE_PORT, tool, &[]));
+    assert_eq!(send(), [1, 0], "{tool}: the node port, another one");
+}
+
+/// Relays on the pod network behind a node port.
+const NODE_PORT: &str = "
+apiVersion: peerrelay.dev/v1alpha1
+kind: PeerRelay
+metadata: {name: edge, namespace: relays}
+spec:
+  tailnet: {authKey: {secretName: tailnet-auth}}
+  regions:
+  - {name: office, clients: ['tag:office'], exposure: {type: NodePort, nodePort: 30400}}
+";
+
+fn can_run() -> bool {
+    let missing = missing();
+    if let Some(missing) = &missing {
         assert!(std::env::var_os("CI").is_none(), "CI runs this: {missing}");
         println!("not run: {missing}; `cargo dev test` as root runs it");
+    }
+    missing.is_none()
+}
+
+fn opens(tool: &str, refuse: &str) {
+    if !can_run() {
         return;
     }
     let pair = Pair::new(tool);
@@ -61,9 +152,7 @@ fn opens(tool: &str, refuse: &str) {
 /// What guides recommend, and why it is no good idea.
 #[test]
 fn tailnet_addresses_as_source_let_no_client_in() {
-    if let Some(missing) = missing() {
-        assert!(std::env::var_os("CI").is_none(), "CI runs this: {missing}");
-        println!("not run: {missing}; `cargo dev test` as root runs it");
+    if !can_run() {
         return;
     }
     let pair = Pair::new("source");
@@ -77,22 +166,28 @@ fn tailnet_addresses_as_source_let_no_client_in() {
     assert_eq!(pair.seen(), [0, 0, 0, 0]);
 }
 
-/// What the program prints.
+/// What the program prints for the smallest example.
 fn printed(tool: &str, more: &[&str]) -> String {
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/smallest.yaml");
+    printed_for(&std::fs::read_to_string(example).unwrap(), tool, more)
+}
+
+/// What the program prints for a manifest.
+fn printed_for(manifest: &str, tool: &str, more: &[&str]) -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_peerrelay"));
     program
-        .args([
-            "firewall",
-            "-f",
-            "deploy/examples/smallest.yaml",
-            "--for",
-            tool,
-        ])
+        .args(["firewall", "-f", "-", "--for", tool])
         .args(more);
-    let output = program
-        .current_dir(env!("CARGO_MANIFEST_DIR"))
-        .output()
+    let mut child = program
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
         .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(manifest.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
     assert!(
         output.status.success(),
         "{}",
@@ -144,19 +239,18 @@ impl Pair {
 
     /// Packets that the firewall has let through, by sort.
     fn seen(&self) -> [u64; 4] {
-        let table = self.host("nft -j list chain inet seen input");
+        ["v4", "v6", "other", "tcp"].map(|sort| self.count("input", sort))
+    }
+
+    /// Packets that a rule of the table `seen` has counted.
+    fn count(&self, chain: &str, sort: &str) -> u64 {
+        let table = self.host(&format!("nft -j list chain inet seen {chain}"));
         let table: serde_json::Value = serde_json::from_str(&table).unwrap();
-        let count = |sort: &str| {
-            let entries = table["nftables"].as_array().unwrap().iter();
-            let mut rules = entries.filter(|entry| entry["rule"]["comment"] == sort);
-            let rule = rules.next().unwrap()["rule"]["expr"]
-                .as_array()
-                .unwrap()
-                .clone();
-            let counter = rule.iter().find_map(|expression| expression.get("counter"));
-            counter.unwrap()["packets"].as_u64().unwrap()
-        };
-        ["v4", "v6", "other", "tcp"].map(count)
+        let entries = table["nftables"].as_array().unwrap().iter();
+        let mut rules = entries.filter(|entry| entry["rule"]["comment"] == sort);
+        let rule = rules.next().unwrap()["rule"]["expr"].as_array().unwrap();
+        let counter = rule.iter().find_map(|expression| expression.get("counter"));
+        counter.unwrap()["packets"].as_u64().unwrap()
     }
 }
 

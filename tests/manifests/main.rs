@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod chart;
+mod corpus;
 mod metrics;
 mod monitoring;
 mod values;

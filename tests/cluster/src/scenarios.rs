@@ -9,6 +9,7 @@ mod faults;
 mod grants;
 mod hostile;
 mod links;
+mod manifests;
 mod monitoring;
 mod network_policies;
 mod nodes;
@@ -60,6 +61,7 @@ pub fn all() -> Vec<Scenario> {
         reasons::scenarios(),
         grants::scenarios(),
         admission::scenarios(),
+        manifests::scenarios(),
         rights::scenarios(),
         operator::scenarios(),
         exposure::scenarios(),

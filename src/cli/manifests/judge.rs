@@ -1,0 +1,312 @@
+//! The verdict on each PeerRelay of some files.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::yaml::{self, Node};
+use crate::{
+    crd::{
+        GROUP, PeerRelay,
+        admission::{Admission, Problem},
+    },
+    operator::validate::{InvalidRelay, RelayImage, ValidatedRelay, validate},
+};
+
+/// The kind and its only version.
+const KIND: &str = "PeerRelay";
+const API_VERSION: &str = "peerrelay.dev/v1alpha1";
+/// Namespace of an object that names none, as kubectl has it.
+const NAMESPACE: &str = "default";
+
+/// A PeerRelay, or what was meant to be one.
+pub(in crate::cli) struct Judged {
+    /// The file.
+    pub(in crate::cli) file: String,
+    /// Its first line; 0 where nobody knows.
+    pub(in crate::cli) line: u64,
+    /// Namespace and name, as far as they are given.
+    pub(in crate::cli) namespace: String,
+    /// Its name.
+    pub(in crate::cli) name: String,
+    /// What is wrong with it, in the order of the file.
+    pub(in crate::cli) findings: Vec<Finding>,
+    /// What the operator makes of it; none if something is wrong.
+    pub(in crate::cli) relay: Option<ValidatedRelay>,
+}
+
+/// Something that is wrong.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(in crate::cli) struct Finding {
+    /// The field; empty for the object as a whole.
+    pub(in crate::cli) path: String,
+    /// What must be done.
+    pub(in crate::cli) message: String,
+    /// Line in the file; 0 where nobody knows.
+    pub(in crate::cli) line: u64,
+    /// Who refuses it.
+    pub(in crate::cli) refused_by: RefusedBy,
+}
+
+/// Who refuses an object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub(in crate::cli) enum RefusedBy {
+    /// `kubectl` or the API server: the object is not created.
+    Admission,
+    /// The operator: the object is created, and its status says `InvalidSpec`.
+    Operator,
+}
+
+impl Judged {
+    /// Names it.
+    pub(in crate::cli) fn shown(&self) -> String {
+        match self.name.is_empty() {
+            true => KIND.to_owned(),
+            false => format!("{KIND} {}/{}", self.namespace, self.name),
+        }
+    }
+
+    /// A line about a finding, as compilers write theirs.
+    pub(in crate::cli) fn line(&self, finding: &Finding) -> String {
+        let place = match finding.line {
+            0 => self.file.clone(),
+            line => format!("{}:{line}", self.file),
+        };
+        let path = match finding.path.is_empty() {
+            true => String::new(),
+            false => format!("{}: ", finding.path),
+        };
+        let by = match finding.refused_by {
+            RefusedBy::Admission => "",
+            RefusedBy::Operator => {
+                " (the API server accepts it, the operator does not: InvalidSpec)"
+            }
+        };
+        format!("{place}: {}: {path}{}{by}", self.shown(), finding.message)
+    }
+}
+
+/// Judges every PeerRelay of some files, given with their names.
+pub(super) fn judge(files: &[(String, Vec<u8>)]) -> Vec<Judged> {
+    let mut judge = Judge {
+        admission: Admission::default(),
+        judged: Vec::new(),
+    };
+    for (file, bytes) in files {
+        match yaml::documents(bytes) {
+            Ok(documents) => documents
+                .iter()
+                .for_each(|document| judge.document(file, document)),
+            Err(error) => judge.refuse(file, None, Problem::new("", format!("not YAML: {error}"))),
+        }
+    }
+    judge.repeated();
+    judge.judged
+}
+
+struct Judge {
+    admission: Admission,
+    judged: Vec<Judged>,
+}
+
+impl Judge {
+    fn document(&mut self, file: &str, node: &Node) {
+        let refuse = |judge: &mut Self, path: &str, message: String| {
+            judge.refuse(file, Some(node), Problem::new(path, message));
+        };
+        if !node.is_object() {
+            return refuse(
+                self,
+                "",
+                "must be an object with apiVersion, kind and spec".into(),
+            );
+        }
+        let (version, kind) = (node.text("apiVersion"), node.text("kind"));
+        let (version, kind) = (version.unwrap_or(""), kind.unwrap_or(""));
+        for (field, value) in [("apiVersion", version), ("kind", kind)] {
+            if value.is_empty() {
+                let message = format!("is required: {API_VERSION} and {KIND} for a PeerRelay");
+                return refuse(self, field, message);
+            }
+        }
+        let items = node.field("items").and_then(Node::entries);
+        if let Some(items) = items.filter(|_| kind.ends_with("List")) {
+            let of = kind.strip_suffix("List").filter(|of| !of.is_empty());
+            for item in items {
+                let item = item.clone();
+                let item = match of {
+                    Some(of) => item.or_field("apiVersion", version).or_field("kind", of),
+                    None => item,
+                };
+                self.document(file, &item);
+            }
+            return;
+        }
+        let is_ours = version == GROUP || version.starts_with(&format!("{GROUP}/"));
+        if kind == KIND && version == API_VERSION {
+            self.peer_relay(file, node);
+        } else if kind == KIND {
+            refuse(self, "apiVersion", format!("must be {API_VERSION}"));
+        } else if kind.eq_ignore_ascii_case(KIND) || (is_ours && kind != "RelayNode") {
+            refuse(self, "kind", format!("must be {KIND}"));
+        } else if is_ours && version != API_VERSION {
+            refuse(self, "apiVersion", format!("must be {API_VERSION}"));
+        }
+    }
+
+    fn peer_relay(&mut self, file: &str, node: &Node) {
+        let (found, relay) = match self.admission.admit(node.value()) {
+            Err(problems) => (by(RefusedBy::Admission, node, problems), None),
+            Ok(object) => match operator(object) {
+                Err(problems) => (by(RefusedBy::Operator, node, problems), None),
+                Ok(relay) => (Vec::new(), Some(*relay)),
+            },
+        };
+        self.push(file, Some(node), found, relay);
+    }
+
+    fn refuse(&mut self, file: &str, node: Option<&Node>, problem: Problem) {
+        let line = node.map_or(0, |node| node.line_of(&problem.path));
+        let finding = Finding {
+            path: problem.path,
+            message: problem.message,
+            line,
+            refused_by: RefusedBy::Admission,
+        };
+        self.push(file, node, vec![finding], None);
+    }
+
+    fn push(
+        &mut self,
+        file: &str,
+        node: Option<&Node>,
+        findings: Vec<Finding>,
+        relay: Option<ValidatedRelay>,
+    ) {
+        let metadata = node.and_then(|node| node.field("metadata"));
+        let text = |name| metadata.and_then(|metadata| metadata.text(name));
+        self.judged.push(Judged {
+            file: file.to_owned(),
+            line: node.map_or(0, |node| node.line),
+            namespace: text("namespace").unwrap_or(NAMESPACE).to_owned(),
+            name: text("name")
+                .or(text("generateName"))
+                .unwrap_or("")
+                .to_owned(),
+            findings,
+            relay,
+        });
+    }
+
+    /// Refuses an object that an earlier one of the same name would be overwritten by.
+    fn repeated(&mut self) {
+        for at in 0..self.judged.len() {
+            let (earlier, rest) = self.judged.split_at_mut(at);
+            let judged = &mut rest[0];
+            let same = |other: &&mut Judged| {
+                other.name == judged.name && other.namespace == judged.namespace
+            };
+            if let Some(other) = earlier
+                .iter_mut()
+                .find(same)
+                .filter(|_| judged.relay.is_some())
+            {
+                judged.relay = None;
+                judged.findings.push(Finding {
+                    path: "metadata.name".into(),
+                    message: format!(
+                        "repeats the PeerRelay of {}: the later one would replace it",
+                        other.file
+                    ),
+                    line: judged.line,
+                    refused_by: RefusedBy::Admission,
+                });
+            }
+        }
+    }
+}
+
+/// Findings in the order of the file.
+fn by(refused_by: RefusedBy, node: &Node, problems: Vec<Problem>) -> Vec<Finding> {
+    let finding = |problem: Problem| Finding {
+        line: node.line_of(&problem.path),
+        path: problem.path,
+        message: problem.message,
+        refused_by,
+    };
+    let mut findings: Vec<_> = problems.into_iter().map(finding).collect();
+    findings.sort_by_key(|finding| finding.line);
+    findings
+}
+
+/// What the operator makes of an object that the API server has accepted.
+fn operator(object: Value) -> Result<Box<ValidatedRelay>, Vec<Problem>> {
+    let mut relay: PeerRelay = serde_json::from_value(object).map_err(|error| {
+        vec![Problem::new(
+            "",
+            format!("the operator cannot read it: {error}"),
+        )]
+    })?;
+    let metadata = &mut relay.metadata;
+    metadata.namespace.get_or_insert_with(|| NAMESPACE.into());
+    metadata.uid.get_or_insert_default();
+    // No command without a cluster shows it.
+    let image = RelayImage {
+        reference: String::new(),
+        pull_policy: String::new(),
+    };
+    validate(&relay, &image).map(Box::new).map_err(|whole| {
+        let problems = each_invalid(&relay, &image);
+        match problems.is_empty() {
+            true => vec![problem(&whole, "spec", "")],
+            false => problems,
+        }
+    })
+}
+
+/// Everything that the operator refuses. It stops at the first, so that each part of the spec is
+/// validated by itself.
+fn each_invalid(relay: &PeerRelay, image: &RelayImage) -> Vec<Problem> {
+    let mut problems: Vec<Problem> = Vec::new();
+    let mut look = |part: &PeerRelay, region: &str, client: &str| {
+        if let Err(invalid) = validate(part, image) {
+            let problem = problem(&invalid, region, client);
+            if !problems
+                .iter()
+                .any(|known| known.message == problem.message)
+            {
+                problems.push(problem);
+            }
+        }
+    };
+    let mut rest = relay.clone();
+    rest.spec.regions.clear();
+    look(&rest, "spec", "");
+    for (at, region) in relay.spec.regions.iter().enumerate() {
+        for (nth, client) in region.clients.iter().enumerate() {
+            let mut part = relay.clone();
+            part.spec.tailnet.control_url = None;
+            part.spec.template = None;
+            part.spec.regions = vec![region.clone()];
+            part.spec.regions[0].clients = vec![client.clone()];
+            let place = format!("spec.regions[{at}]");
+            look(&part, &place, &format!("{place}.clients[{nth}]"));
+        }
+    }
+    problems
+}
+
+fn problem(invalid: &InvalidRelay, region: &str, client: &str) -> Problem {
+    let path = match invalid {
+        InvalidRelay::ControlUrl(_) => "spec.tailnet.controlURL".to_owned(),
+        InvalidRelay::Overrides(_) => "spec.template.podOverrides".to_owned(),
+        InvalidRelay::Client { .. } | InvalidRelay::OwnTag(_) => client.to_owned(),
+        InvalidRelay::EveryoneRelays(_) => format!("{region}.tag"),
+        InvalidRelay::Endpoints { .. } => format!("{region}.endpoints"),
+        _ => region.to_owned(),
+    };
+    Problem::new(path, invalid.to_string())
+}
+
+#[cfg(test)]
+mod tests;

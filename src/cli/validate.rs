@@ -1,0 +1,87 @@
+//! `peerrelay validate`.
+
+use anyhow::ensure;
+use clap::{Args, ValueEnum};
+use serde::Serialize;
+
+use super::manifests::{self, EXIT_CODES, Files, Finding, Judged, counted};
+
+#[derive(Args)]
+#[command(
+    after_help = format!(
+        "Example: check a file before it is committed\n  peerrelay validate -f relay.yaml\n\nThe \
+        schema and the rules are those of the installed definition (peerrelay crd), so that what \
+        is valid here is what the API server accepts and the operator can use. It cannot know what \
+        only the cluster knows: whether nodes match, a port is free, or a Secret exists. \
+        {EXIT_CODES}"
+    )
+)]
+pub(super) struct ValidateArgs {
+    #[command(flatten)]
+    files: Files,
+    /// For people, or JSON for programs
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Report<'a> {
+    valid: bool,
+    peer_relays: Vec<Entry<'a>>,
+}
+
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Entry<'a> {
+    file: &'a str,
+    line: u64,
+    namespace: &'a str,
+    name: &'a str,
+    valid: bool,
+    problems: &'a [Finding],
+}
+
+impl ValidateArgs {
+    /// Prints the verdict on every PeerRelay.
+    pub(super) fn run(self) -> anyhow::Result<()> {
+        let judged = self.files.judge()?;
+        match self.output {
+            Output::Json => println!("{}", serde_json::to_string_pretty(&report(&judged))?),
+            Output::Text => {
+                manifests::report(&judged);
+                for judged in judged.iter().filter(|judged| judged.findings.is_empty()) {
+                    println!("{}: {} is valid", judged.file, judged.shown());
+                }
+            }
+        }
+        let problems: usize = judged.iter().map(|judged| judged.findings.len()).sum();
+        ensure!(problems == 0, "{}", counted(problems, "problem"));
+        Ok(())
+    }
+}
+
+fn report(judged: &[Judged]) -> Report<'_> {
+    let peer_relays: Vec<_> = judged.iter().map(entry).collect();
+    Report {
+        valid: peer_relays.iter().all(|entry| entry.valid),
+        peer_relays,
+    }
+}
+
+fn entry(judged: &Judged) -> Entry<'_> {
+    Entry {
+        file: &judged.file,
+        line: judged.line,
+        namespace: &judged.namespace,
+        name: &judged.name,
+        valid: judged.findings.is_empty(),
+        problems: &judged.findings,
+    }
+}

@@ -1,0 +1,130 @@
+//! Admission of a `PeerRelay` without an API server: the checks of its schema, of the CEL rules in
+//! it, and of its metadata.
+//!
+//! The definition that is installed is the source of the schema and the rules, so that both sides
+//! refuse the same objects. The corpus in `tests/manifests/corpus` is sent to a real API server to
+//! hold them to each other.
+
+mod metadata;
+mod schema;
+
+use std::fmt;
+
+use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
+use kube::core::cel::{CompiledSchema, Validator, compile_schema};
+use serde_json::Value;
+
+/// A field that an object must change before it is accepted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Problem {
+    /// Path of the field, such as `spec.regions[0].tag`; empty for the object as a whole.
+    pub path: String,
+    /// What is wrong with it, and what it must be.
+    pub message: String,
+}
+
+impl Problem {
+    /// A problem of one field.
+    pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
+        Self {
+            path: path.into(),
+            message: message.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.path.is_empty() {
+            true => f.write_str(&self.message),
+            false => write!(f, "{}: {}", self.path, self.message),
+        }
+    }
+}
+
+/// The checks of the PeerRelay definition, ready for use.
+pub struct Admission {
+    schema: JSONSchemaProps,
+    rules: CompiledSchema,
+    evaluator: Validator,
+}
+
+impl Default for Admission {
+    fn default() -> Self {
+        let mut schema = peer_relay_schema();
+        let json = serde_json::to_value(&schema).expect("a schema is plain data");
+        // The API server accepts these two beside the fields of the definition.
+        let properties = schema.properties.get_or_insert_default();
+        for own in ["apiVersion", "kind"] {
+            properties.insert(own.to_owned(), schema::text());
+        }
+        Self {
+            schema,
+            rules: compile_schema(&json),
+            evaluator: Validator::new(),
+        }
+    }
+}
+
+impl Admission {
+    /// Checks a PeerRelay that is to be created, and fills in the defaults of its definition.
+    ///
+    /// # Errors
+    /// Everything that the API server would refuse it for, each problem once.
+    pub fn admit(&self, mut object: Value) -> Result<Value, Vec<Problem>> {
+        let mut problems = metadata::check(&mut object);
+        let taken = object.as_object_mut().and_then(|o| o.remove("metadata"));
+        schema::unknown_fields(&self.schema, &object, &mut problems);
+        if let Some(fields) = object.as_object_mut() {
+            // The API server drops the status of a new object.
+            fields.remove("status");
+        }
+        schema::fill_in(&self.schema, &mut object);
+        let sound = schema::check(&self.schema, &object, &mut problems);
+        if let Some((fields, metadata)) = object.as_object_mut().zip(taken) {
+            fields.insert("metadata".to_owned(), metadata);
+        }
+        // A rule cannot be evaluated where a value is missing or is of another type.
+        if sound && object["metadata"]["name"].is_string() {
+            self.rules(&object, &mut problems);
+        }
+        match problems.is_empty() {
+            true => Ok(object),
+            false => Err(problems),
+        }
+    }
+
+    fn rules(&self, object: &Value, problems: &mut Vec<Problem>) {
+        let Err(broken) = self.evaluator.validate_compiled(&self.rules, object, None) else {
+            return;
+        };
+        for rule in broken {
+            let path = rule.field_path.trim_start_matches('.').to_owned();
+            problems.retain(|known| !says_the_same(known, &path, &rule.message));
+            problems.push(Problem::new(path, rule.message));
+        }
+    }
+}
+
+/// Whether a rule of the parent names the field that the schema has refused already: the rule's
+/// message begins with the field's name, and is the better one.
+fn says_the_same(known: &Problem, parent: &str, message: &str) -> bool {
+    let field = known
+        .path
+        .strip_prefix(parent)
+        .map(|f| f.trim_start_matches('.'));
+    let named = message.split([' ', ':']).next().unwrap_or_default();
+    let named = named.rsplit('.').next().unwrap_or_default();
+    field.is_some_and(|field| !field.is_empty() && field == named)
+}
+
+fn peer_relay_schema() -> JSONSchemaProps {
+    let mut versions = super::all().swap_remove(0).spec.versions;
+    let schema = versions.swap_remove(0).schema;
+    schema
+        .and_then(|schema| schema.open_api_v3_schema)
+        .expect("the PeerRelay definition has a schema")
+}
+
+#[cfg(test)]
+mod tests;
