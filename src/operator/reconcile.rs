@@ -9,21 +9,22 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
 };
-use kube_runtime::{controller::Action, events::Recorder};
+use kube_runtime::{
+    controller::Action,
+    events::{Event, EventType, Recorder},
+};
 use serde_json::json;
 
 use super::{
-    apply::{Attempts, apply},
+    apply::{ApplyError, apply},
     build::build,
-    events::transitions,
     metrics::Metrics,
     plan::plan,
     probes::peers,
-    refusal::{Summary, retry_after},
-    status::{Outcome, status},
+    status::{Outcome, ready, status},
     stores::Stores,
-    validate::{RelayImage, validate},
-    verification,
+    validate::{RelayImage, ValidatedRelay, validate},
+    verification, withdrawal,
 };
 use crate::{
     crd::{PeerRelay, PeerRelayStatus},
@@ -32,6 +33,12 @@ use crate::{
 
 /// Wait after a request failed, for the first time; it doubles with each further failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// Longest wait that an API server may ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// Times of withdrawals are whole seconds.
+const SECOND: Duration = Duration::from_secs(1);
+/// Wait before a name that is taken is tried again.
+const TAKEN_RETRY: Duration = Duration::from_secs(30);
 
 /// Everything that reconciling needs.
 pub struct Context {
@@ -45,8 +52,6 @@ pub struct Context {
     pub image: RelayImage,
     /// Counts.
     pub metrics: Metrics,
-    /// What came of earlier attempts to apply.
-    pub attempts: Attempts,
 }
 
 /// Why it did not work; every one is tried again.
@@ -55,14 +60,9 @@ pub enum ReconcileError {
     /// The watches ended.
     #[error("failed to watch the cluster")]
     Watch(#[source] kube_runtime::reflector::store::WriterDropped),
-    /// Some children could not be applied; the others were.
-    #[error("{}", summary.message)]
-    Refused {
-        /// What was refused.
-        summary: Summary,
-        /// When to try again.
-        pause: Duration,
-    },
+    /// A child could not be applied.
+    #[error("failed to apply the relays' objects")]
+    Apply(#[source] ApplyError),
     /// The status could not be written.
     #[error("failed to write the status")]
     Status(#[source] Box<kube::Error>),
@@ -105,34 +105,39 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         &ctx.stores
             .surroundings(&relay.namespace().unwrap_or_default()),
     );
+    withdrawal::plan(&mut validated, &ctx.stores.view(&relay), Timestamp::now());
     validated.peers = peers(ctx.stores.seen(&relay).nodes.iter().map(AsRef::as_ref));
-    let resources = build(&validated);
-    let applied = apply(
-        &ctx.client,
-        &ctx.stores,
-        &ctx.attempts,
-        &validated,
-        resources,
-    )
-    .await;
-    ctx.metrics.count_changes(applied.changes);
-    let refused = Summary::new(&applied.refusals);
-    match &refused {
-        Some(summary) if applied.tell => {
-            publish(&relay, &ctx, Some(&validated), Outcome::Refused(summary)).await?;
-        }
-        // Most of what passes does so at once.
-        Some(_) => {}
-        None => publish(&relay, &ctx, Some(&validated), Outcome::Applied).await?,
+    let mut resources = build(&validated);
+    if let Some(leaving) = &validated.leaving {
+        leaving.hold(&mut resources);
     }
+    match apply(&ctx.client, &ctx.stores, &validated, resources).await {
+        Ok(changes) => ctx.metrics.count_changes(changes),
+        Err(taken @ ApplyError::NameTaken { .. }) => {
+            let message = taken.to_string();
+            let outcome = Outcome::Blocked {
+                reason: "NameTaken",
+                message: &message,
+            };
+            publish(&relay, &ctx, Some(&validated), outcome).await?;
+            return Ok(Action::requeue(TAKEN_RETRY));
+        }
+        Err(error) => return Err(ReconcileError::Apply(error)),
+    }
+    publish(&relay, &ctx, Some(&validated), Outcome::Applied).await?;
     let nodes = ctx.stores.seen(&relay).nodes;
     let written = verification::write(&ctx.client, &validated.namespace, &nodes).await;
     written.map_err(ReconcileError::Verification)?;
-    let pause = applied.pause.unwrap_or(RETRY);
-    match refused {
-        Some(summary) => Err(ReconcileError::Refused { summary, pause }),
-        None => Ok(Action::await_change()),
-    }
+    Ok(next(&validated))
+}
+
+/// When to come again without a change: relays that are withdrawn are removed after a limit.
+fn next(relay: &ValidatedRelay) -> Action {
+    let Some(leaving) = &relay.leaving else {
+        return Action::await_change();
+    };
+    let left = leaving.next.duration_since(Timestamp::now());
+    Action::requeue(Duration::try_from(left).unwrap_or_default() + SECOND)
 }
 
 /// Waits before the next attempt, and counts.
@@ -151,18 +156,28 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
         "retrying"
     );
     let pause = RETRY * 2_u32.pow(failures.min(5));
-    Action::requeue(match error {
-        ReconcileError::Refused { pause, .. } => *pause,
-        ReconcileError::Status(source) => pause.max(retry_after(source)),
-        _ => pause,
-    })
+    Action::requeue(pause.max(error.retry_after()))
+}
+
+impl ReconcileError {
+    /// How long an API server that has too much to do asks to be left alone, at most a minute.
+    fn retry_after(&self) -> Duration {
+        let (Self::Apply(ApplyError::Api { source, .. }) | Self::Status(source)) = self else {
+            return Duration::ZERO;
+        };
+        let kube::Error::Api(status) = &**source else {
+            return Duration::ZERO;
+        };
+        let asked = status.details.as_ref().map(|d| d.retry_after_seconds);
+        Duration::from_secs(asked.unwrap_or(0).into()).min(LONGEST_RETRY_AFTER)
+    }
 }
 
 /// Writes the status if it is another one, and an event if it tells something new.
 async fn publish(
     relay: &PeerRelay,
     ctx: &Context,
-    validated: Option<&super::validate::ValidatedRelay>,
+    validated: Option<&ValidatedRelay>,
     outcome: Outcome<'_>,
 ) -> Result<(), ReconcileError> {
     let namespace = relay.namespace().unwrap_or_default();
@@ -192,14 +207,30 @@ async fn publish(
     Ok(())
 }
 
-/// An event for each transition of a condition. One that cannot be written is only logged: the
-/// status has it too.
+/// An event for each new reason of `Ready`. One that cannot be written is only logged: the status
+/// has it too.
 async fn announce(relay: &PeerRelay, ctx: &Context, new: &PeerRelayStatus) {
-    let old = relay.status.as_ref();
-    let old = old.map_or(&[][..], |status| &status.conditions);
-    for event in transitions(old, &new.conditions) {
-        if let Err(error) = ctx.recorder.publish(&event, &relay.object_ref(&())).await {
-            tracing::warn!(%error, "event not written");
-        }
+    let Some(now) = ready(new) else { return };
+    let before = relay.status.as_ref().and_then(ready);
+    if before.is_some_and(|b| b.reason == now.reason && b.status == now.status) {
+        return;
+    }
+    let stalled = new
+        .conditions
+        .iter()
+        .any(|c| c.type_ == "Stalled" && c.status == "True");
+    let event = Event {
+        type_: if stalled {
+            EventType::Warning
+        } else {
+            EventType::Normal
+        },
+        reason: now.reason.clone(),
+        note: Some(now.message.clone()),
+        action: "Reconcile".into(),
+        secondary: None,
+    };
+    if let Err(error) = ctx.recorder.publish(&event, &relay.object_ref(&())).await {
+        tracing::warn!(%error, "event not written");
     }
 }

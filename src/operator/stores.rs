@@ -1,7 +1,6 @@
 //! What the operator knows of the cluster: one watch per kind, nothing is polled.
 
 pub mod monitoring;
-mod neighbours;
 mod nodes;
 mod pods;
 mod stream;
@@ -27,7 +26,7 @@ use tokio::sync::OnceCell;
 use super::{
     plan::Surroundings,
     status::{Seen, has_lost_its_pod, is_report_of},
-    tailnet,
+    withdrawal::View,
 };
 use crate::{
     crd::{PeerRelay, RelayNode},
@@ -36,8 +35,6 @@ use crate::{
 
 /// Everything that the operator has made, as the API server last said.
 pub struct Stores {
-    /// All PeerRelays.
-    pub(super) peer_relays: Store<PeerRelay>,
     pub(super) service_accounts: Store<ServiceAccount>,
     pub(super) roles: Store<Role>,
     pub(super) role_bindings: Store<RoleBinding>,
@@ -64,9 +61,9 @@ impl Stores {
     /// Starts the watches as triggers of a controller: a change of any child reconciles its owner.
     pub fn watch(client: &Client) -> (Self, Controller<PeerRelay>) {
         let client = &stream::newest(client);
-        let (peer_relays, stream, changed) = neighbours::watch(client);
-        let controller = Controller::for_stream(stream, peer_relays.clone());
-        let controller = controller.reconcile_all_on(changed);
+        let all = watcher::Config::default();
+        let (relays, stream) = reflect(client, all, |_| {});
+        let controller = Controller::for_stream(stream, relays);
         let (service_accounts, stream) = children(client);
         let controller = controller.owns_stream(stream);
         let (roles, stream) = children(client);
@@ -112,7 +109,6 @@ impl Stores {
         let controller =
             controller.watches_stream(stream, move |event| pods::owner_of_refusal(&event, &sets));
         let stores = Self {
-            peer_relays,
             service_accounts,
             roles,
             role_bindings,
@@ -153,10 +149,18 @@ impl Stores {
             refusals: self
                 .refusals
                 .state_filter(|event| event.namespace() == namespace),
-            neighbours: {
-                let all = self.peer_relays.state();
-                tailnet::neighbours(relay, all.iter().map(AsRef::as_ref))
-            },
+        }
+    }
+
+    /// What runs of `relay`, and where.
+    pub(super) fn view(&self, relay: &PeerRelay) -> View {
+        let namespace = relay.namespace();
+        View {
+            seen: self.seen(relay),
+            nodes: self.nodes.state(),
+            config_maps: self
+                .config_maps
+                .state_filter(|map| map.namespace() == namespace),
         }
     }
 

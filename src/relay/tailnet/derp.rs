@@ -12,7 +12,6 @@ use std::{
     time::Duration,
 };
 
-use k8s_openapi::jiff::Timestamp;
 use relay_proto::{NodeKey, Peer};
 use tokio::{
     sync::{mpsc, watch},
@@ -120,7 +119,7 @@ impl Derp {
         self.netmap
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .peer(key, Timestamp::now())
+            .peer(key)
     }
 
     fn report(&self, message: &str) {
