@@ -2,8 +2,6 @@
 
 pub mod endpoints;
 pub mod peers;
-pub mod port;
-pub mod withdrawals;
 
 use std::{
     net::SocketAddr,
@@ -14,7 +12,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use self::{endpoints::EndpointsConfig, port::RelayPort};
+use self::endpoints::EndpointsConfig;
 use crate::crd::{DataPath, log_level::LogLevel};
 
 /// Port that relays listen on when nothing else is said; the one the setup guides use.
@@ -64,9 +62,9 @@ pub struct RelayConfig {
     /// Whether control forgets the device when it goes offline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<bool>,
-    /// UDP port; an empty one turns the relay off.
+    /// UDP port.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<RelayPort>,
+    pub port: Option<u16>,
     /// Threads that forward; one for each core, up to 8, when nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZero<usize>>,
@@ -234,18 +232,18 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let file = RelayConfig {
-            port: Some(RelayPort::Off),
+            port: Some(1),
             region: Some("eu".into()),
             ..Default::default()
         };
         let flags = RelayConfig {
-            port: Some(RelayPort::On(2)),
+            port: Some(2),
             ..Default::default()
         };
         let merged = flags.over(file);
         assert_eq!(
             (merged.port, merged.region.as_deref()),
-            (Some(RelayPort::On(2)), Some("eu"))
+            (Some(2), Some("eu"))
         );
     }
 }

@@ -24,8 +24,6 @@ pub const STATIC_ENDPOINTS_ANNOTATION: &str = "peerrelay.dev/static-endpoints";
 pub const RELAY_LABEL: &str = "peerrelay.dev/relay";
 /// Annotation of such a DaemonSet: the node that it is for.
 pub const NODE_ANNOTATION: &str = "peerrelay.dev/node";
-/// Label that no node has: DaemonSets of a PeerRelay that is not enabled select it.
-pub const OFF_LABEL: &str = "peerrelay.dev/off";
 /// Annotation of a Service: the Elastic IP of its load balancer, for the AWS Load Balancer Controller.
 pub const ELASTIC_IP_ANNOTATION: &str =
     "service.beta.kubernetes.io/aws-load-balancer-eip-allocations";
@@ -34,11 +32,99 @@ pub const AUTH_KEY: &str = "authkey";
 /// User and group of the relay process.
 pub const RELAY_USER: u32 = 65_532;
 
-/// Longest value of a label, and longest name of a Service.
-const LONGEST_LABEL: usize = 63;
+/// Longest DNS label (RFC 1035), value of a label, and name of a Service.
+pub const LONGEST_LABEL: usize = 63;
+/// Longest name of a PeerRelay.
+pub const LONGEST_PEER_RELAY: usize = 40;
+/// Longest name of a region.
+pub const LONGEST_REGION: usize = 20;
+/// Names that no region may have: objects of the PeerRelay as a whole have them.
+pub const RESERVED_REGIONS: [&str; 3] = ["grants", "metrics", "dashboard"];
+/// Hexadecimal digits at the end of a name that was shortened.
+const DIGEST: usize = 8;
 const NAME_LABEL: &str = "app.kubernetes.io/name";
 const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
+
+/// Whether `text` can be the name of a Service in every Kubernetes version (RFC 1035): lower-case
+/// letters, digits and dashes, with a letter at the beginning and no dash at the end.
+pub fn is_service_name(text: &str) -> bool {
+    let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    (1..=LONGEST_LABEL).contains(&text.len())
+        && text.starts_with(|c: char| c.is_ascii_lowercase())
+        && !text.ends_with('-')
+        && text.chars().all(allowed)
+}
+
+/// Whether a PeerRelay may have this name: it begins the names of Services.
+pub fn is_peer_relay_name(text: &str) -> bool {
+    text.len() <= LONGEST_PEER_RELAY && is_service_name(text)
+}
+
+/// A name that a PeerRelay may have, made of one that it may not have.
+pub fn suggestion(text: &str) -> String {
+    let name = device(text);
+    let name = name.trim_start_matches(|c: char| !c.is_ascii_lowercase());
+    let name: String = name.chars().take(LONGEST_PEER_RELAY).collect();
+    match name.trim_end_matches('-') {
+        "" => "edge".to_owned(),
+        name => name.to_owned(),
+    }
+}
+
+/// Whether a region may have this name: it is a part of the names of Services.
+pub fn is_region_name(text: &str) -> bool {
+    text.len() <= LONGEST_REGION && is_service_name(text) && !RESERVED_REGIONS.contains(&text)
+}
+
+/// Name of a tailnet device, a DNS label made of `text`: other characters than letters and digits
+/// become dashes. What is too long ends in a digest of the whole text, as names of nodes mostly
+/// differ at their end.
+pub fn device(text: &str) -> String {
+    let label = |c: char| match c.is_ascii_alphanumeric() {
+        true => c.to_ascii_lowercase(),
+        false => '-',
+    };
+    let whole: String = text.chars().map(label).collect();
+    let whole = whole.trim_matches('-');
+    if whole.len() <= LONGEST_LABEL {
+        return whole.to_owned();
+    }
+    let readable = whole[..LONGEST_LABEL - DIGEST - 1].trim_end_matches('-');
+    format!("{readable}-{}", digest(text))
+}
+
+/// Whether a control server has given `device`, a DNS name, to a device that asked to be called
+/// `wanted`, because another one has that name.
+///
+/// Control servers then add a dash and a number, older ones of Headscale a dash and 8 letters or
+/// digits, and cut the name where it would be longer than a DNS label.
+pub fn is_taken(wanted: &str, device: &str) -> bool {
+    /// Longest suffix that a control server adds, with its dash.
+    const LONGEST_SUFFIX: usize = 9;
+    let label = device.split('.').next().unwrap_or_default();
+    let Some((base, suffix)) = label.rsplit_once('-') else {
+        return false;
+    };
+    let number = !suffix.is_empty() && suffix.chars().all(|c| c.is_ascii_digit());
+    let random = suffix.len() == 8
+        && suffix
+            .chars()
+            .all(|c| c.is_ascii_lowercase() || c.is_ascii_digit());
+    let was_cut = wanted.len() + suffix.len() + 1 > LONGEST_LABEL
+        && base.len() >= LONGEST_LABEL - 2 * LONGEST_SUFFIX
+        && wanted.starts_with(base);
+    label != wanted && (number || random) && (base == wanted || was_cut)
+}
+
+/// The beginning of the SHA-256 digest of `text`, in hex.
+fn digest(text: &str) -> String {
+    let digest = Sha256::digest(text);
+    digest[..DIGEST / 2]
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
+}
 
 /// Name of everything that belongs to one region; at most 61 characters, as the custom resource
 /// allows 40 and 20.
@@ -58,12 +144,10 @@ pub fn on_node(child: &str, node: &str) -> String {
     let readable: String = whole
         .chars()
         .map(|c| if c == '.' { '-' } else { c })
-        .take(LONGEST_LABEL - 9)
+        .take(LONGEST_LABEL - DIGEST - 1)
         .collect();
     // The slash keeps "a-b" on "c" apart from "a" on "b-c".
-    let digest = Sha256::digest(format!("{child}/{node}"));
-    let digest: String = digest[..4].iter().map(|b| format!("{b:02x}")).collect();
-    format!("{readable}-{digest}")
+    format!("{readable}-{}", digest(&format!("{child}/{node}")))
 }
 
 /// Name of the Service of the metrics of a PeerRelay, its ServiceMonitor and its PrometheusRule. No
@@ -109,4 +193,62 @@ fn labels<const N: usize>(pairs: [(&str, &str); N]) -> BTreeMap<String, String> 
         .into_iter()
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_that_cannot_begin_those_of_services_are_told_from_others() {
+        for good in ["a", "edge", "edge-eu", "e1", &"a".repeat(40)] {
+            assert!(is_peer_relay_name(good), "{good}");
+        }
+        let long = "a".repeat(41);
+        for bad in ["", "edge.eu", "1edge", "Edge", "edge-", "-e", "e_e", &long] {
+            assert!(!is_peer_relay_name(bad), "{bad}");
+            assert!(is_peer_relay_name(&suggestion(bad)), "{bad}");
+        }
+        assert_eq!(suggestion("edge.eu"), "edge-eu");
+        for bad in ["metrics", "eu.west", &"a".repeat(21)] {
+            assert!(!is_region_name(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_name_that_another_device_has_is_recognized() {
+        let long = "a".repeat(63);
+        for (wanted, device) in [
+            ("edge-n1", "edge-n1-1.tail1.ts.net."),
+            ("edge-n1", "edge-n1-12"),
+            ("edge-n1", "edge-n1-k3x9q0ab.example.net"),
+            (&long, &format!("{}-1.example.net", "a".repeat(61))),
+        ] {
+            assert!(is_taken(wanted, device), "{wanted} {device}");
+        }
+        for (wanted, device) in [
+            ("edge-n1", "edge-n1.tail1.ts.net."),
+            ("edge-n1", "berlin.tail1.ts.net"),
+            ("edge-n1", "edge-n1-berlin.example.net"),
+            ("edge-n1", "edge-1.example.net"),
+            ("edge-n1", ""),
+        ] {
+            assert!(!is_taken(wanted, device), "{wanted} {device}");
+        }
+    }
+
+    #[test]
+    fn device_names_that_are_too_long_stay_different() {
+        let prefix = "a-prefix-of-forty-characters-for-devices";
+        let node = |last| format!("{prefix}-aks-nodepool1-12345678-vmss00000{last}");
+        let (first, second) = (device(&node(0)), device(&node(1)));
+        assert_ne!(first, second);
+        for name in [&first, &second] {
+            assert!(is_service_name(name) && name.len() <= 63, "{name}");
+            assert!(name.starts_with(prefix), "{name}");
+        }
+        assert_eq!(device("edge-N1.example.net."), "edge-n1-example-net");
+        let cut_at_a_dash = format!("{}-{}", "a".repeat(53), "b".repeat(20));
+        assert!(!device(&cut_at_a_dash).contains("--"));
+    }
 }

@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod build;
+pub mod events;
 pub mod fence;
 #[cfg(test)]
 pub(crate) mod fixtures;
@@ -11,13 +12,14 @@ pub mod overrides;
 pub mod plan;
 pub mod probes;
 pub mod reconcile;
+pub mod refusal;
 pub mod requests;
 pub mod rollout;
 pub mod status;
 pub mod stores;
+pub mod tailnet;
 pub mod validate;
 pub mod verification;
-pub mod withdrawal;
 
 use std::{
     net::SocketAddr,
@@ -37,6 +39,7 @@ use kube_runtime::{
 };
 
 use self::{
+    apply::Attempts,
     fence::Fence,
     lease::Leadership,
     metrics::Metrics,
@@ -152,12 +155,14 @@ async fn control(
         recorder,
         image,
         metrics: metrics.clone(),
+        attempts: Attempts::default(),
     });
     let seen = context.clone();
     let ready = move || {
         let seen = seen.clone();
         async move { seen.stores.wait_until_ready().await.is_ok() }
     };
+    let attempts = context.clone();
     let mut results = Box::pin(controller.run(measured, error_policy, context));
     let work = async {
         while let Some(result) = results.next().await {
@@ -166,7 +171,9 @@ async fn control(
                 // Logged and counted by the error policy.
                 Err(Error::ReconcilerFailed(..)) => {}
                 // Deleted between its event and its turn.
-                Err(Error::ObjectNotFound(_)) => {}
+                Err(Error::ObjectNotFound(object)) => {
+                    attempts.attempts.forget(&object.into_kind_unchecked(()));
+                }
                 Err(error) => tracing::warn!(%error, "watch failed; trying again"),
             }
         }

@@ -8,7 +8,6 @@ pub mod metrics;
 #[cfg(test)]
 mod namespace;
 mod netlink;
-mod off;
 pub mod options;
 mod parts;
 mod private;
@@ -22,7 +21,6 @@ mod start;
 pub mod state;
 pub mod survival;
 pub mod tailnet;
-pub mod withdrawal;
 
 use std::time::Duration;
 
@@ -41,36 +39,11 @@ use crate::supervisor::Supervisor;
 /// Longest time between a stop signal and the end.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// Why a relay has ended.
-enum End {
-    /// It was told to stop, or another relay has taken over.
-    Stopped,
-    /// Its configuration file turned it off.
-    Off,
-}
-
-/// Runs a relay until it is told to stop. `load` reads its configuration, also again when the file
-/// has turned the relay off.
+/// Runs a relay until it is told to stop.
 ///
 /// # Errors
 /// What was given cannot work, or a part of the relay has failed; the text names the fix.
-pub async fn run(load: impl Fn() -> anyhow::Result<RelayOptions>) -> anyhow::Result<()> {
-    let mut options = load()?;
-    loop {
-        if options.off {
-            match off::wait(&options, &load).await? {
-                Some(on) => options = on,
-                None => return Ok(()),
-            }
-        }
-        match serve(options).await? {
-            End::Stopped => return Ok(()),
-            End::Off => options = load()?,
-        }
-    }
-}
-
-async fn serve(options: RelayOptions) -> anyhow::Result<End> {
+pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
     let start = Start::new(&options).await?;
     let (shard, kernel) = (start.shard.clone(), start.kernel.clone());
@@ -78,7 +51,7 @@ async fn serve(options: RelayOptions) -> anyhow::Result<End> {
     let (state, _) = watch::channel(RelayState::default());
     let handover = Handover::listen(&options.session_dir)
         .inspect_err(|error| tracing::warn!(%error, "no other relay can take over from this one"));
-    let live = parts::run(&mut supervisor, options, start, &state).await?;
+    parts::run(&mut supervisor, options, start, &state).await?;
 
     let taken = async {
         match handover {
@@ -88,23 +61,21 @@ async fn serve(options: RelayOptions) -> anyhow::Result<End> {
     };
     let taken = tokio::select! {
         ended = supervisor.run(leave(&shard, &state, &file), LEAVE) => Err(ended),
-        taken = taken => Ok(Some(taken)),
-        () = withdrawal::turned_off(live, state.subscribe()) => Ok(None),
+        taken = taken => Ok(taken),
     };
     if let Ok(kernel) = kernel {
-        let is_off = matches!(taken, Ok(None));
-        kernel.stop((!is_off).then_some(data_path::LEFT));
+        kernel.stop(Some(data_path::LEFT));
     }
     let taken = match taken {
-        Ok(Some(taken)) => taken,
-        Ok(None) => return Ok(End::Off),
-        Err(ended) => return ended.map(|()| End::Stopped),
+        Ok(taken) => taken,
+        Err(ended) => return ended,
     };
     // With the supervisor, everything has gone that the heir needs: lock, control, metrics.
     tracing::info!("another relay takes over");
-    let given = taken.give(&shard, &key).await;
-    given.context("failed to hand over; sessions go on from the file when a relay starts again")?;
-    Ok(End::Stopped)
+    taken
+        .give(&shard, &key)
+        .await
+        .context("failed to hand over; sessions go on from the file when a relay starts again")
 }
 
 /// Gives out no further session, and leaves the open ones to the next relay: the sooner it starts,

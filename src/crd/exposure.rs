@@ -61,9 +61,9 @@ pub enum ExposureType {
 #[x_kube(validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() < 2 || self.ipFamilies[0] != self.ipFamilies[1]").message("exposure.loadBalancer.ipFamilies names a family twice: remove one"))]
 #[x_kube(validation = Rule::new("!has(self.ipFamilies) || self.ipFamilies.size() < 2 || has(self.ipFamilyPolicy) && self.ipFamilyPolicy != 'SingleStack'").message("exposure.loadBalancer.ipFamilies has two families: set ipFamilyPolicy to PreferDualStack or RequireDualStack"))]
 #[x_kube(validation = Rule::new("!has(self.elasticIPs) || self.elasticIPs.size() == 0 || !has(self.shareAddress) || !self.shareAddress").message("exposure.loadBalancer.elasticIPs gives each relay an address of its own: remove it, or shareAddress"))]
-#[x_kube(validation = Rule::new("has(self.class) == has(oldSelf.class) && (!has(self.class) || self.class == oldSelf.class)").message("exposure.loadBalancer.class cannot be changed, as that of a Service cannot: rename the region"))]
 pub struct LoadBalancer {
-    /// `loadBalancerClass` of the Services; the cluster's default when empty.
+    /// `loadBalancerClass` of the Services; the cluster's default when empty. A change replaces the
+    /// Services, as Kubernetes does not change their class: relays get new addresses.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 1, max = 253))]
     pub class: Option<String>,
@@ -82,7 +82,8 @@ pub struct LoadBalancer {
     /// `ipFamilyPolicy` of the Services.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ip_family_policy: Option<IpFamilyPolicy>,
-    /// `ipFamilies` of the Services.
+    /// `ipFamilies` of the Services. A change of the first one replaces the Services, as Kubernetes
+    /// does not change it: relays get new addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 2))]
     pub ip_families: Vec<IpFamily>,

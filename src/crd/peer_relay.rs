@@ -31,6 +31,7 @@ use crate::config::DEFAULT_PORT;
     derive = "PartialEq",
     doc = "Tailscale peer relays on the nodes of this cluster: clients that cannot reach each other directly talk through them.",
     validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must have at most 40 characters: it begins the names of the relays' DaemonSets"),
+    validation = Rule::new("oldSelf.hasValue() || self.metadata.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')").optional_old_self(true).message("metadata.name must be lower-case letters, digits and dashes, begin with a letter and end with a letter or digit, such as edge-eu: it begins the names of Services, which allow nothing else"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Relays", type_ = "string", json_path = ".status.relays"),
     printcolumn(name = "Port", type_ = "integer", json_path = ".spec.port"),
@@ -51,11 +52,6 @@ pub struct PeerRelaySpec {
     /// Leave everything as it is: nothing is created, changed or removed until this is false again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// Whether relays run. While this is false, none does and everything else stays, such as grants,
-    /// identities on nodes and node ports; once it is true again, the same devices come back. Relays
-    /// that run get up to two minutes in which clients can find others.
-    #[serde(default = "yes")]
-    pub enabled: bool,
     /// The tailnet that the relays join.
     pub tailnet: Tailnet,
     /// Where relays run and for whom. Each region has its own DaemonSet and its own tag.
@@ -68,7 +64,9 @@ pub struct PeerRelaySpec {
     pub data_path: DataPath,
     /// Relays of all regions together at most. When empty: 2 with the control server of
     /// tailscale.com, which is its documented allowance, and no limit with others. Relays that run
-    /// are not stopped by it.
+    /// are not stopped by it. The condition `WithinQuota` also counts the relays of other PeerRelays
+    /// of the cluster with the same control server and credential, and judges them by the greatest
+    /// `maxRelays` among them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub max_relays: Option<u16>,
@@ -113,7 +111,8 @@ pub struct Tailnet {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 262144))]
     pub ca_bundle: Option<String>,
-    /// Device names are this, a dash and the node's name; the PeerRelay's name when empty.
+    /// Device names are this, a dash and the node's name; the PeerRelay's name when empty. Those of
+    /// relays on the pod network have the region's name between.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 30), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub hostname_prefix: Option<String>,
@@ -138,6 +137,7 @@ pub struct AuthKeyRef {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.tag) || self.tag != '*'").message("tag must not be '*': every device of the tailnet would become a relay that clients try; name a tag that only relays have"))]
+#[x_kube(validation = Rule::new("self.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')").message("name must be lower-case letters, digits and dashes, begin with a letter and end with a letter or digit, such as eu-west: it is a part of the names of Services, which allow nothing else"))]
 #[x_kube(validation = Rule::new("!(self.name in ['grants', 'metrics', 'dashboard'])").message("name must not be grants, metrics or dashboard: objects of the PeerRelay as a whole have these names"))]
 pub struct Region {
     /// Name, unique within the PeerRelay.
@@ -210,6 +210,9 @@ pub struct PeerRelayStatus {
     /// Open sessions of all relays, as last reported.
     #[serde(default)]
     pub sessions: i64,
+    /// Domain of the tailnet that the relays have joined, as they report it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub tailnet: String,
     /// Summary of each region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<RegionStatus>,
@@ -251,10 +254,6 @@ pub struct RegionStatus {
 
 fn default_port() -> u16 {
     DEFAULT_PORT
-}
-
-const fn yes() -> bool {
-    true
 }
 
 fn conditions(generator: &mut SchemaGenerator) -> Schema {

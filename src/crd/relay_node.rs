@@ -106,10 +106,6 @@ pub struct RelayNodeStatus {
     /// Sessions.
     #[serde(default)]
     pub sessions: Sessions,
-    /// Withdrawal of the relay, while it gives out no sessions because it is going to be removed or
-    /// its node is cordoned.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub withdrawal: Option<Withdrawal>,
     /// Tailnet devices that the policy lets use this relay.
     #[serde(default)]
     pub granted_peers: i64,
@@ -121,22 +117,15 @@ pub struct RelayNodeStatus {
     pub last_update_time: Option<Time>,
 }
 
-/// Withdrawal of a relay.
-#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
-#[serde(rename_all = "camelCase")]
-pub struct Withdrawal {
-    /// When the operator asked for it.
-    pub since: Time,
-    /// No client uses a session of this relay any more.
-    pub complete: bool,
-}
-
 /// The relay as a tailnet device.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeTailnet {
     /// Device name.
     pub name: String,
+    /// Device name that the relay asked for, if another device of the tailnet has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub taken_name: Option<String>,
     /// Stable node id.
     #[serde(rename = "nodeID")]
     pub node_id: String,

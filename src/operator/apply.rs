@@ -1,10 +1,25 @@
 //! Makes the cluster hold what was built: one request per changed object, none for an unchanged one.
+//!
+//! What the API server refuses holds up only what depends on it.
 
+mod attempts;
+mod drift;
 mod monitoring;
 
-use std::fmt::Debug;
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Debug,
+    time::Duration,
+};
 
-use k8s_openapi::{NamespaceResourceScope, apimachinery::pkg::apis::meta::v1::OwnerReference};
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        core::v1::{ConfigMap, ServiceAccount},
+        rbac::v1::{Role, RoleBinding},
+    },
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{DeleteParams, Patch, PatchParams, Preconditions},
@@ -13,41 +28,19 @@ use kube_runtime::reflector::{ObjectRef, Store};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
+pub use self::attempts::Attempts;
+use self::{attempts::OfRelay, drift::drift};
 use super::{
     build::{Resources, checksum},
+    refusal::{Refusal, Subject},
     rollout,
     stores::Stores,
     validate::ValidatedRelay,
 };
 use crate::names;
 
-/// Why the cluster could not be made to hold it.
-#[derive(Debug, thiserror::Error)]
-pub enum ApplyError {
-    /// The API server said no, or nothing.
-    #[error("failed to {verb} {kind} {name}")]
-    Api {
-        /// What was tried.
-        verb: &'static str,
-        /// Kind of the object.
-        kind: String,
-        /// Name of the object.
-        name: String,
-        /// What the API server said.
-        #[source]
-        source: Box<kube::Error>,
-    },
-    /// The name is taken by someone else's object, which is left alone.
-    #[error(
-        "{kind} {name} exists and does not belong to this PeerRelay: rename the region, or remove it"
-    )]
-    NameTaken {
-        /// Kind of the object.
-        kind: String,
-        /// Name of the object.
-        name: String,
-    },
-}
+/// Failures in a row of a kind that passes, before the status tells them: most pass at once.
+const TOLD_FAILURES: u32 = 2;
 
 /// What was done, for the log and for tests that count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -58,18 +51,30 @@ pub struct Changes {
     pub pruned: usize,
 }
 
+/// What came of applying.
+#[derive(Debug, Default)]
+pub struct Applied {
+    /// What was done.
+    pub changes: Changes,
+    /// What was refused, now or a moment ago.
+    pub refusals: Vec<Refusal>,
+    /// Whether the status should tell the refusals. One that passes is first tried again.
+    pub tell: bool,
+    /// When to try again.
+    pub pause: Option<Duration>,
+}
+
 /// Applies everything and removes what belongs to the PeerRelay and is not wanted any more.
 ///
-/// Relays come last, so that they start with their configuration and permissions in place.
-///
-/// # Errors
-/// The first request that failed; what came before it stays, and the next attempt goes on.
+/// Relays come last, so that they start with their configuration and permissions in place; those of
+/// a region that could not get these are left as they are.
 pub async fn apply(
     client: &Client,
     stores: &Stores,
+    attempts: &Attempts,
     relay: &ValidatedRelay,
     resources: Resources,
-) -> Result<Changes, ApplyError> {
+) -> Applied {
     let Resources {
         service_accounts,
         roles,
@@ -81,54 +86,132 @@ pub async fn apply(
         daemon_sets,
         mut held,
     } = resources;
-    let kept = held.clone();
-    let mut applier = Applier {
-        client,
-        relay,
-        changes: Changes::default(),
-    };
+    let key = ObjectRef::new(&relay.name).within(&relay.namespace);
+    let known = attempts.take(&key, &relay.owner.uid);
+    let mut applier = Applier::new(client, relay, known);
     applier
-        .kind_except(&kept, &stores.service_accounts, service_accounts)
-        .await?;
-    applier.kind_except(&kept, &stores.roles, roles).await?;
-    applier
-        .kind_except(&kept, &stores.role_bindings, role_bindings)
-        .await?;
-    applier
-        .kind_except(&kept, &stores.config_maps, config_maps)
-        .await?;
-    applier
-        .kind_except(&kept, &stores.services, services)
-        .await?;
-    applier
-        .kind_except(&kept, &stores.network_policies, network_policies)
-        .await?;
-    applier
-        .kind_except(&kept, &stores.disruption_budgets, disruption_budgets)
-        .await?;
+        .kind(&stores.service_accounts, service_accounts)
+        .await;
+    applier.kind(&stores.roles, roles).await;
+    // Without its role, a binding would be refused too.
+    let (role_bindings, waiting) = applier.possible(role_bindings, &[kind::<Role>()]);
+    let bindings = &stores.role_bindings;
+    applier.kind_except(&waiting, bindings, role_bindings).await;
+    applier.kind(&stores.config_maps, config_maps).await;
+    applier.kind(&stores.services, services).await;
+    let policies = &stores.network_policies;
+    applier.kind(policies, network_policies).await;
+    let budgets = &stores.disruption_budgets;
+    applier.kind(budgets, disruption_budgets).await;
     let sets = &stores.daemon_sets;
+    let needed = [
+        kind::<ServiceAccount>(),
+        kind::<Role>(),
+        kind::<RoleBinding>(),
+        kind::<ConfigMap>(),
+    ];
+    let (daemon_sets, waiting) = applier.possible(daemon_sets, &needed);
+    held.extend(waiting);
     let live = |name: &str| sets.get(&ObjectRef::new(name).within(&relay.namespace));
     let (daemon_sets, waiting) = rollout::one_at_a_time(daemon_sets, live);
     held.extend(waiting);
-    applier.kind_except(&held, sets, daemon_sets).await?;
-    monitoring::apply(client, &stores.monitoring, relay, &mut applier.changes).await?;
-    Ok(applier.changes)
+    applier.kind_except(&held, sets, daemon_sets).await;
+    monitoring::apply(&mut applier, &stores.monitoring).await;
+    let (applied, known) = applier.finish();
+    attempts.keep(key, known);
+    applied
+}
+
+/// Why one object is not as it should be.
+enum Fault {
+    /// The name is taken by someone else's object.
+    NameTaken,
+    /// It was refused a moment ago, and is not tried yet.
+    Waiting(Refusal),
+    /// A request failed.
+    Api(&'static str, kube::Error),
+}
+
+impl Fault {
+    fn api(verb: &'static str) -> impl FnOnce(kube::Error) -> Self {
+        move |error| Self::Api(verb, error)
+    }
 }
 
 struct Applier<'a> {
     client: &'a Client,
     relay: &'a ValidatedRelay,
+    known: OfRelay,
+    looked_at: HashSet<Subject>,
     changes: Changes,
+    refusals: Vec<Refusal>,
 }
 
-impl Applier<'_> {
-    /// Applies those that are wanted, and removes the others except for those that are `held`.
-    async fn kind_except<K>(
-        &mut self,
-        held: &[String],
-        store: &Store<K>,
-        wanted: Vec<K>,
-    ) -> Result<(), ApplyError>
+impl<'a> Applier<'a> {
+    fn new(client: &'a Client, relay: &'a ValidatedRelay, known: OfRelay) -> Self {
+        Self {
+            client,
+            relay,
+            known,
+            looked_at: HashSet::new(),
+            changes: Changes::default(),
+            refusals: Vec::new(),
+        }
+    }
+
+    /// Whether the other objects would meet the same as the last one.
+    fn is_over(&self) -> bool {
+        self.refusals.iter().any(|refusal| refusal.concerns_all)
+    }
+
+    fn finish(mut self) -> (Applied, OfRelay) {
+        if !self.is_over() {
+            let looked_at = &self.looked_at;
+            self.known.retain(|subject| looked_at.contains(subject));
+        }
+        let tell = self.refusals.iter().any(|refusal| {
+            refusal.cause.needs_user() || self.known.failures(&refusal.subject) >= TOLD_FAILURES
+        });
+        let applied = Applied {
+            changes: self.changes,
+            pause: self.known.pause(),
+            refusals: self.refusals,
+            tell,
+        };
+        (applied, self.known)
+    }
+
+    /// Splits objects into those that can be applied and the names of those that cannot, as an
+    /// object of their region and one of these kinds was refused.
+    fn possible<K: ResourceExt>(&self, wanted: Vec<K>, needs: &[String]) -> (Vec<K>, Vec<String>) {
+        let refused = self
+            .refusals
+            .iter()
+            .filter(|r| needs.contains(&r.subject.kind));
+        let regions: BTreeSet<&str> = refused
+            .filter_map(|r| r.subject.region.as_deref())
+            .collect();
+        let can = |object: &K| {
+            let region = object.labels().get(names::REGION_LABEL);
+            region.is_none_or(|region| !regions.contains(&**region))
+        };
+        let (now, later): (Vec<_>, Vec<_>) = wanted.into_iter().partition(can);
+        (now, later.iter().map(ResourceExt::name_any).collect())
+    }
+
+    async fn kind<K>(&mut self, store: &Store<K>, wanted: Vec<K>)
+    where
+        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+            + Clone
+            + Debug
+            + Serialize
+            + DeserializeOwned,
+    {
+        self.kind_except(&[], store, wanted).await;
+    }
+
+    /// Those that are `held` are neither applied nor removed.
+    async fn kind_except<K>(&mut self, held: &[String], store: &Store<K>, wanted: Vec<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -141,7 +224,14 @@ impl Applier<'_> {
         let mut keep: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
         keep.extend_from_slice(held);
         for object in wanted {
-            self.one(&api, store, object).await?;
+            let subject = subject(&object);
+            let wanted = stamp(object);
+            let sum = sum(&wanted).to_owned();
+            if self.is_over() {
+                return;
+            }
+            let done = self.one(&api, store, &subject, wanted, &sum).await;
+            self.note(subject, &sum, done);
         }
         let ours = |object: &K| {
             object.namespace().as_deref() == Some(namespace)
@@ -149,84 +239,124 @@ impl Applier<'_> {
                 && !keep.contains(&object.name_any())
         };
         for object in store.state_filter(ours) {
-            self.prune(&api, &*object).await?;
+            if self.is_over() {
+                return;
+            }
+            let subject = subject(&*object);
+            let done = self.prune(&api, &subject, &*object).await;
+            self.note(subject, "", done);
         }
-        Ok(())
     }
 
-    async fn one<K>(&mut self, api: &Api<K>, store: &Store<K>, object: K) -> Result<(), ApplyError>
+    /// Notes what came of an object.
+    fn note(&mut self, subject: Subject, sum: &str, done: Result<(), Fault>) {
+        self.looked_at.insert(subject.clone());
+        let refusal = match done {
+            Ok(()) => return self.known.settled(&subject),
+            Err(Fault::Waiting(refusal)) => return self.refusals.push(refusal),
+            Err(Fault::NameTaken) => Refusal::name_taken(subject),
+            Err(Fault::Api(verb, error)) => Refusal::new(subject, verb, &error),
+        };
+        self.known.refused(sum, &refusal);
+        self.refusals.push(refusal);
+    }
+
+    async fn one<K>(
+        &mut self,
+        api: &Api<K>,
+        store: &Store<K>,
+        subject: &Subject,
+        wanted: Value,
+        sum: &str,
+    ) -> Result<(), Fault>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
     {
-        let name = object.name_any();
-        let key = ObjectRef::new(&name).within(&self.relay.namespace);
-        let wanted = stamp(object);
-        let live = match store.get(&key) {
+        let name = &subject.name;
+        let namespace = &self.relay.namespace;
+        let waiting = self.known.waiting(subject, sum);
+        let live = match store.get(&ObjectRef::new(name).within(namespace)) {
             Some(live) => Some(live),
+            None if waiting.is_some() => None,
             // Not ours, or not seen yet: look before touching it.
             None => api
-                .get_opt(&name)
+                .get_opt(name)
                 .await
-                .map_err(failed::<K>("read", &name))?
+                .map_err(Fault::api("read"))?
                 .map(Into::into),
         };
         if let Some(live) = live {
             if !belongs_to(live.owner_references(), &self.relay.owner) {
-                return Err(ApplyError::NameTaken {
-                    kind: K::kind(&()).into(),
-                    name,
-                });
+                return Err(Fault::NameTaken);
             }
-            let live = serde_json::to_value(&*live).expect("Kubernetes objects are plain data");
-            if holds(&live, &wanted) {
-                return Ok(());
+            match drift(&plain(&*live), &wanted) {
+                None => return Ok(()),
+                Some(difference) if self.known.is_kept(subject, sum, difference) => return Ok(()),
+                Some(_) => {}
             }
         }
+        if let Some(refusal) = waiting {
+            return Err(Fault::Waiting(refusal));
+        }
         let params = PatchParams::apply(names::OPERATOR).force();
-        let patched = api.patch(&name, &params, &Patch::Apply(&wanted)).await;
-        patched.map_err(failed::<K>("apply", &name))?;
-        tracing::info!(kind = %K::kind(&()), name, namespace = self.relay.namespace, "applied");
+        let patched = api.patch(name, &params, &Patch::Apply(&wanted)).await;
+        let patched = patched.map_err(Fault::api("apply"))?;
+        tracing::info!(kind = subject.kind, name, namespace, "applied");
         self.changes.applied += 1;
+        let difference = drift(&plain(&patched), &wanted);
+        self.known.applied(subject, sum, difference);
         Ok(())
     }
 
-    async fn prune<K>(&mut self, api: &Api<K>, object: &K) -> Result<(), ApplyError>
+    async fn prune<K>(&mut self, api: &Api<K>, subject: &Subject, object: &K) -> Result<(), Fault>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
         if object.meta().deletion_timestamp.is_some() {
             return Ok(());
         }
-        let name = object.name_any();
+        if let Some(refusal) = self.known.waiting(subject, "") {
+            return Err(Fault::Waiting(refusal));
+        }
+        let name = &subject.name;
         let preconditions = Preconditions {
             uid: object.uid(),
             resource_version: None,
         };
         let params = DeleteParams::background().preconditions(preconditions);
-        match api.delete(&name, &params).await {
+        match api.delete(name, &params).await {
             Ok(_) => {
-                tracing::info!(kind = %K::kind(&()), name, namespace = self.relay.namespace, "removed");
+                let (kind, namespace) = (&subject.kind, &self.relay.namespace);
+                tracing::info!(kind, name, namespace, "removed");
                 self.changes.pruned += 1;
                 Ok(())
             }
             // A conflict is tried again: it may be another object of the same name by now, or not.
             Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(source) => Err(failed::<K>("remove", &name)(source)),
+            Err(error) => Err(Fault::Api("remove", error)),
         }
     }
 }
 
-fn failed<K: Resource<DynamicType = ()>>(
-    verb: &'static str,
-    name: &str,
-) -> impl FnOnce(kube::Error) -> ApplyError {
-    let (kind, name) = (K::kind(&()).into_owned(), name.to_owned());
-    move |source| ApplyError::Api {
-        verb,
-        kind,
-        name,
-        source: Box::new(source),
+fn kind<K: Resource<DynamicType = ()>>() -> String {
+    K::kind(&()).into_owned()
+}
+
+fn subject<K: Resource<DynamicType = ()>>(object: &K) -> Subject {
+    Subject {
+        kind: kind::<K>(),
+        name: object.name_any(),
+        region: object.labels().get(names::REGION_LABEL).cloned(),
     }
+}
+
+fn plain(object: &impl Serialize) -> Value {
+    serde_json::to_value(object).expect("Kubernetes objects are plain data")
+}
+
+fn sum(stamped: &Value) -> &str {
+    let note = &stamped["metadata"]["annotations"][names::APPLIED_ANNOTATION];
+    note.as_str().unwrap_or_default()
 }
 
 fn belongs_to(owners: &[OwnerReference], owner: &OwnerReference) -> bool {
@@ -239,48 +369,16 @@ fn belongs_to(owners: &[OwnerReference], owner: &OwnerReference) -> bool {
 /// object alone does not.
 fn stamp<K: Resource<DynamicType = ()> + Serialize>(object: K) -> Value {
     let checksum = checksum(&object);
-    let mut value = serde_json::to_value(&object).expect("Kubernetes objects are plain data");
+    let mut value = plain(&object);
     value["apiVersion"] = K::api_version(&()).into();
     value["kind"] = K::kind(&()).into();
     value["metadata"]["annotations"][names::APPLIED_ANNOTATION] = checksum.into();
     value
 }
 
-/// Whether `live` has everything that `wanted` says; the API server adds defaults of its own.
-fn holds(live: &Value, wanted: &Value) -> bool {
-    match (live, wanted) {
-        (Value::Object(live), Value::Object(wanted)) => wanted.iter().all(|(key, wanted)| {
-            // Objects read through a watch do not repeat their type.
-            matches!(key.as_str(), "apiVersion" | "kind") && !live.contains_key(key)
-                || live.get(key).is_some_and(|live| holds(live, wanted))
-        }),
-        (Value::Array(live), Value::Array(wanted)) => {
-            live.len() == wanted.len() && live.iter().zip(wanted).all(|(l, w)| holds(l, w))
-        }
-        _ => live == wanted,
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
-
-    #[test]
-    fn defaults_of_the_server_are_no_drift_and_changes_are() {
-        let wanted = json!({"spec": {"port": 1, "list": [{"name": "a"}]}});
-        let live =
-            json!({"spec": {"port": 1, "list": [{"name": "a", "x": 1}], "d": 0}, "status": {}});
-        assert!(holds(&live, &wanted));
-        for drifted in [
-            json!({"spec": {"port": 2, "list": [{"name": "a"}]}}),
-            json!({"spec": {"port": 1, "list": [{"name": "a"}, {"name": "b"}]}}),
-            json!({"spec": {"port": 1}}),
-        ] {
-            assert!(!holds(&drifted, &wanted), "{drifted}");
-        }
-    }
 
     #[test]
     fn only_the_controller_owns() {

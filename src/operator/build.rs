@@ -96,7 +96,7 @@ pub fn checksum(value: &impl serde::Serialize) -> String {
         .collect()
 }
 
-pub use self::{daemon_set::is_off, grants::status as grants_status};
+pub use self::grants::status as grants_status;
 
 fn metadata(relay: &ValidatedRelay, region: &ValidatedRegion) -> ObjectMeta {
     ObjectMeta {
@@ -108,5 +108,7 @@ fn metadata(relay: &ValidatedRelay, region: &ValidatedRegion) -> ObjectMeta {
     }
 }
 
+#[cfg(test)]
+mod children;
 #[cfg(test)]
 mod tests;

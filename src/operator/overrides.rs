@@ -3,10 +3,13 @@
 //! What may be patched is listed rather than what may not: a field that Kubernetes adds tomorrow is
 //! refused until somebody has thought about it.
 
+mod shape;
+
 use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Map, Value, json};
 
-use crate::config::DEFAULT_STATE_DIR;
+pub use self::shape::{Shape, check_shape};
+use crate::config::{DEFAULT_STATE_DIR, POD_SESSION_DIR};
 
 /// Largest patch, as JSON.
 const LARGEST: usize = 16 * 1024;
@@ -49,14 +52,18 @@ const OWN_CONTAINER: &[&str] = &[
     "terminationMessagePolicy",
     "volumeMounts",
 ];
-/// The operator's own containers, volumes, variables and mounts.
-const CONTAINERS: &[&str] = &["prepare-state", "relay"];
-const VOLUMES: &[&str] = &["auth", "config", "state"];
-const VARIABLES: &[&str] = &["NODE_NAME", "POD_NAME", "POD_UID"];
+/// The operator's own containers: the list that they are in, and their name.
+const RELAY: (&str, &str) = ("containers", "relay");
+const PREPARE_STATE: (&str, &str) = ("initContainers", "prepare-state");
+/// The operator's own volumes, variables and mounts.
+const VOLUMES: &[&str] = &["auth", "bpf", "config", "sessions", "state"];
+const VARIABLES: &[&str] = &["HOST_IP", "NODE_NAME", "POD_NAME", "POD_UID"];
 const MOUNTS: &[&str] = &[
     "/etc/peerrelay",
+    "/sys/fs/bpf",
     "/var/run/secrets/peerrelay.dev",
     DEFAULT_STATE_DIR,
+    POD_SESSION_DIR,
 ];
 
 /// Why a patch is refused.
@@ -68,6 +75,41 @@ pub enum OverrideError {
     /// Something that relays cannot do without, or that another field decides.
     #[error("template.podOverrides must not change {0}: remove it{1}")]
     Forbidden(String, &'static str),
+    /// Something of the operator's that these relays do not have.
+    #[error(
+        "template.podOverrides changes {item}, which relays of region {region} do not have{why}: \
+         remove it, or move the region to a PeerRelay of its own"
+    )]
+    Absent {
+        /// Path of the item.
+        item: String,
+        /// Name of the region.
+        region: String,
+        /// Who has it, if anybody.
+        why: &'static str,
+    },
+    /// A container that is added, and has nothing to run.
+    #[error("template.podOverrides: {0} has no image: add it")]
+    NoImage(String),
+    /// A mount of a volume that is not there.
+    #[error(
+        "template.podOverrides: {at} is of volume {volume}, which pods of region {region} do not \
+         have: add it to template.podOverrides.volumes, or correct its name"
+    )]
+    NoVolume {
+        /// Path of the mount.
+        at: String,
+        /// Name of the volume.
+        volume: String,
+        /// Name of the region.
+        region: String,
+    },
+    /// A name that Kubernetes does not allow.
+    #[error(
+        "template.podOverrides: {0} cannot have that name: use at most 63 lower-case letters, \
+         digits and dashes, with a letter or digit at both ends"
+    )]
+    Name(String),
     /// A list item without the name by which it is found.
     #[error("template.podOverrides: an item of {0} has no {1}: add it")]
     Unnamed(String, &'static str),
@@ -96,7 +138,7 @@ pub fn check(patch: &Map<String, Value>) -> Result<(), OverrideError> {
     for list in ["containers", "initContainers"] {
         for item in items(patch, list)? {
             let name = named(item, list, "name")?;
-            if CONTAINERS.contains(&name) {
+            if [RELAY, PREPARE_STATE].contains(&(list, name)) {
                 check_own_container(item, &format!("{list}[{name}]."))?;
             }
         }

@@ -9,22 +9,21 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
 };
-use kube_runtime::{
-    controller::Action,
-    events::{Event, EventType, Recorder},
-};
+use kube_runtime::{controller::Action, events::Recorder};
 use serde_json::json;
 
 use super::{
-    apply::{ApplyError, apply},
+    apply::{Attempts, apply},
     build::build,
+    events::transitions,
     metrics::Metrics,
     plan::plan,
     probes::peers,
-    status::{Outcome, ready, status},
+    refusal::{Summary, retry_after},
+    status::{Outcome, status},
     stores::Stores,
-    validate::{RelayImage, ValidatedRelay, validate},
-    verification, withdrawal,
+    validate::{RelayImage, validate},
+    verification,
 };
 use crate::{
     crd::{PeerRelay, PeerRelayStatus},
@@ -33,12 +32,6 @@ use crate::{
 
 /// Wait after a request failed, for the first time; it doubles with each further failure.
 const RETRY: Duration = Duration::from_secs(1);
-/// Longest wait that an API server may ask for.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
-/// Times of withdrawals are whole seconds.
-const SECOND: Duration = Duration::from_secs(1);
-/// Wait before a name that is taken is tried again.
-const TAKEN_RETRY: Duration = Duration::from_secs(30);
 
 /// Everything that reconciling needs.
 pub struct Context {
@@ -52,6 +45,8 @@ pub struct Context {
     pub image: RelayImage,
     /// Counts.
     pub metrics: Metrics,
+    /// What came of earlier attempts to apply.
+    pub attempts: Attempts,
 }
 
 /// Why it did not work; every one is tried again.
@@ -60,9 +55,14 @@ pub enum ReconcileError {
     /// The watches ended.
     #[error("failed to watch the cluster")]
     Watch(#[source] kube_runtime::reflector::store::WriterDropped),
-    /// A child could not be applied.
-    #[error("failed to apply the relays' objects")]
-    Apply(#[source] ApplyError),
+    /// Some children could not be applied; the others were.
+    #[error("{}", summary.message)]
+    Refused {
+        /// What was refused.
+        summary: Summary,
+        /// When to try again.
+        pause: Duration,
+    },
     /// The status could not be written.
     #[error("failed to write the status")]
     Status(#[source] Box<kube::Error>),
@@ -105,39 +105,34 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         &ctx.stores
             .surroundings(&relay.namespace().unwrap_or_default()),
     );
-    withdrawal::plan(&mut validated, &ctx.stores.view(&relay), Timestamp::now());
     validated.peers = peers(ctx.stores.seen(&relay).nodes.iter().map(AsRef::as_ref));
-    let mut resources = build(&validated);
-    if let Some(leaving) = &validated.leaving {
-        leaving.hold(&mut resources);
-    }
-    match apply(&ctx.client, &ctx.stores, &validated, resources).await {
-        Ok(changes) => ctx.metrics.count_changes(changes),
-        Err(taken @ ApplyError::NameTaken { .. }) => {
-            let message = taken.to_string();
-            let outcome = Outcome::Blocked {
-                reason: "NameTaken",
-                message: &message,
-            };
-            publish(&relay, &ctx, Some(&validated), outcome).await?;
-            return Ok(Action::requeue(TAKEN_RETRY));
+    let resources = build(&validated);
+    let applied = apply(
+        &ctx.client,
+        &ctx.stores,
+        &ctx.attempts,
+        &validated,
+        resources,
+    )
+    .await;
+    ctx.metrics.count_changes(applied.changes);
+    let refused = Summary::new(&applied.refusals);
+    match &refused {
+        Some(summary) if applied.tell => {
+            publish(&relay, &ctx, Some(&validated), Outcome::Refused(summary)).await?;
         }
-        Err(error) => return Err(ReconcileError::Apply(error)),
+        // Most of what passes does so at once.
+        Some(_) => {}
+        None => publish(&relay, &ctx, Some(&validated), Outcome::Applied).await?,
     }
-    publish(&relay, &ctx, Some(&validated), Outcome::Applied).await?;
     let nodes = ctx.stores.seen(&relay).nodes;
     let written = verification::write(&ctx.client, &validated.namespace, &nodes).await;
     written.map_err(ReconcileError::Verification)?;
-    Ok(next(&validated))
-}
-
-/// When to come again without a change: relays that are withdrawn are removed after a limit.
-fn next(relay: &ValidatedRelay) -> Action {
-    let Some(leaving) = &relay.leaving else {
-        return Action::await_change();
-    };
-    let left = leaving.next.duration_since(Timestamp::now());
-    Action::requeue(Duration::try_from(left).unwrap_or_default() + SECOND)
+    let pause = applied.pause.unwrap_or(RETRY);
+    match refused {
+        Some(summary) => Err(ReconcileError::Refused { summary, pause }),
+        None => Ok(Action::await_change()),
+    }
 }
 
 /// Waits before the next attempt, and counts.
@@ -156,28 +151,18 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
         "retrying"
     );
     let pause = RETRY * 2_u32.pow(failures.min(5));
-    Action::requeue(pause.max(error.retry_after()))
-}
-
-impl ReconcileError {
-    /// How long an API server that has too much to do asks to be left alone, at most a minute.
-    fn retry_after(&self) -> Duration {
-        let (Self::Apply(ApplyError::Api { source, .. }) | Self::Status(source)) = self else {
-            return Duration::ZERO;
-        };
-        let kube::Error::Api(status) = &**source else {
-            return Duration::ZERO;
-        };
-        let asked = status.details.as_ref().map(|d| d.retry_after_seconds);
-        Duration::from_secs(asked.unwrap_or(0).into()).min(LONGEST_RETRY_AFTER)
-    }
+    Action::requeue(match error {
+        ReconcileError::Refused { pause, .. } => *pause,
+        ReconcileError::Status(source) => pause.max(retry_after(source)),
+        _ => pause,
+    })
 }
 
 /// Writes the status if it is another one, and an event if it tells something new.
 async fn publish(
     relay: &PeerRelay,
     ctx: &Context,
-    validated: Option<&ValidatedRelay>,
+    validated: Option<&super::validate::ValidatedRelay>,
     outcome: Outcome<'_>,
 ) -> Result<(), ReconcileError> {
     let namespace = relay.namespace().unwrap_or_default();
@@ -207,30 +192,14 @@ async fn publish(
     Ok(())
 }
 
-/// An event for each new reason of `Ready`. One that cannot be written is only logged: the status
-/// has it too.
+/// An event for each transition of a condition. One that cannot be written is only logged: the
+/// status has it too.
 async fn announce(relay: &PeerRelay, ctx: &Context, new: &PeerRelayStatus) {
-    let Some(now) = ready(new) else { return };
-    let before = relay.status.as_ref().and_then(ready);
-    if before.is_some_and(|b| b.reason == now.reason && b.status == now.status) {
-        return;
-    }
-    let stalled = new
-        .conditions
-        .iter()
-        .any(|c| c.type_ == "Stalled" && c.status == "True");
-    let event = Event {
-        type_: if stalled {
-            EventType::Warning
-        } else {
-            EventType::Normal
-        },
-        reason: now.reason.clone(),
-        note: Some(now.message.clone()),
-        action: "Reconcile".into(),
-        secondary: None,
-    };
-    if let Err(error) = ctx.recorder.publish(&event, &relay.object_ref(&())).await {
-        tracing::warn!(%error, "event not written");
+    let old = relay.status.as_ref();
+    let old = old.map_or(&[][..], |status| &status.conditions);
+    for event in transitions(old, &new.conditions) {
+        if let Err(error) = ctx.recorder.publish(&event, &relay.object_ref(&())).await {
+            tracing::warn!(%error, "event not written");
+        }
     }
 }

@@ -1,10 +1,10 @@
 //! The status of a PeerRelay, from what the relays and their DaemonSets say. Pure.
 
-mod disabled;
 mod endpoints;
 mod grants;
 pub mod pods;
 mod quota;
+mod refused;
 mod verified;
 
 use std::{
@@ -22,7 +22,13 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use super::{build::grants_status, plan::Waiting, validate::ValidatedRelay, withdrawal::Leaving};
+use super::{
+    build::grants_status,
+    plan::Waiting,
+    refusal::{Cause, Summary},
+    tailnet::{self, Neighbour},
+    validate::ValidatedRelay,
+};
 use crate::{
     crd::{
         PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
@@ -41,6 +47,11 @@ const LONGEST_ENDPOINT: usize = 64;
 /// Longest reason taken from a relay, in characters.
 const LONGEST_REASON: usize = 64;
 
+/// Relays are in the tailnet under other names than they asked for.
+const DEVICE_NAME_TAKEN: &str = "DeviceNameTaken";
+/// Devices that are named in a message.
+const NAMED_DEVICES: usize = 5;
+
 /// Reasons that the operator finds itself; those of relays are in [`RelayReason`], those of pods in
 /// [`pods::Trouble`].
 pub const REASONS: &[&str] = &[
@@ -49,6 +60,7 @@ pub const REASONS: &[&str] = &[
     "NoNodes",
     "NoRelayReady",
     "Connected",
+    DEVICE_NAME_TAKEN,
     "NoReport",
     "NodePortPending",
     "LoadBalancerPending",
@@ -56,10 +68,10 @@ pub const REASONS: &[&str] = &[
     "WithinAllowance",
     "AllowanceExceeded",
     "Paused",
-    disabled::DISABLED,
-    disabled::WITHDRAWING,
     "InvalidSpec",
-    "NameTaken",
+    Cause::NameTaken.reason(),
+    Cause::Rejected.reason(),
+    Cause::Failed.reason(),
     grants::EFFECTIVE,
     grants::MISSING,
     grants::TOO_BROAD,
@@ -79,6 +91,8 @@ pub const REASONS: &[&str] = &[
 pub enum Outcome<'a> {
     /// Everything was applied.
     Applied,
+    /// Some objects were refused; the others were applied.
+    Refused(&'a Summary),
     /// `spec.paused` is set; nothing was looked at.
     Paused,
     /// Something only the user can solve.
@@ -98,6 +112,17 @@ struct Verdict {
     message: String,
 }
 
+impl Verdict {
+    fn new(kind: &'static str, status: &'static str, reason: &str, message: &str) -> Self {
+        Self {
+            kind,
+            status,
+            reason: reason.to_owned(),
+            message: message.to_owned(),
+        }
+    }
+}
+
 /// What the cluster says about a PeerRelay, in any order.
 #[derive(Debug, Default)]
 pub struct Seen {
@@ -109,6 +134,8 @@ pub struct Seen {
     pub pods: Vec<Arc<Pod>>,
     /// Why pods of its namespace could not be made.
     pub refusals: Vec<Arc<Event>>,
+    /// Other PeerRelays in the same tailnet.
+    pub neighbours: Vec<Neighbour>,
 }
 
 /// Computes the status that `relay` should have.
@@ -119,28 +146,39 @@ pub fn status(
     outcome: Outcome<'_>,
     now: Timestamp,
 ) -> PeerRelayStatus {
-    let observed = Observed::new(validated, seen);
+    let observed = match validated {
+        Some(_) => Observed::new(validated, seen),
+        None => Observed::unchanged(relay, seen),
+    };
     let generation = relay.metadata.generation.unwrap_or_default();
     let old = relay
         .status
         .as_ref()
         .map_or(&[][..], |status| &status.conditions);
-    let mut verdicts = verdicts(&observed, outcome);
-    let off = validated.is_some_and(|relay| !relay.enabled);
-    if matches!(outcome, Outcome::Applied) && !off {
+    let mut verdicts = progress(&observed, outcome);
+    verdicts.extend(serving(&observed));
+    if matches!(outcome, Outcome::Applied | Outcome::Refused(_)) {
+        verdicts.push(grants::condition(&observed.grants));
         verdicts.push(verified::verified(&seen.nodes));
         verdicts.push(endpoints::published(
             seen.nodes.iter().map(AsRef::as_ref),
             validated,
         ));
-        verdicts.extend(validated.and_then(quota::verdict));
+        verdicts.extend(validated.and_then(|relay| quota::verdict(relay, &seen.neighbours)));
+    }
+    if let Outcome::Refused(summary) = outcome {
+        refused::tell(&mut verdicts, summary);
+    }
+    let mut conditions: Vec<_> = verdicts
+        .into_iter()
+        .map(|v| condition(v, old, generation, now))
+        .collect();
+    if validated.is_none() {
+        keep_others(&mut conditions, old);
     }
     PeerRelayStatus {
         observed_generation: generation,
-        conditions: verdicts
-            .into_iter()
-            .map(|v| condition(v, old, generation, now))
-            .collect(),
+        conditions,
         relays: format!("{}/{}", observed.ready, observed.desired),
         region_names: relay
             .spec
@@ -152,9 +190,25 @@ pub fn status(
         exposure: exposure(relay),
         endpoints: observed.endpoints.join(","),
         sessions: observed.sessions,
+        tailnet: tailnet::domain(seen.nodes.iter().map(AsRef::as_ref)),
         regions: observed.regions,
-        grants: validated.and_then(grants_status),
+        grants: match validated {
+            Some(validated) => grants_status(validated),
+            None => relay.status.as_ref().and_then(|last| last.grants.clone()),
+        },
     }
+}
+
+/// Keeps what was found for an earlier spec, where nothing is found for this one. Why relays were
+/// not ready then says nothing now.
+fn keep_others(conditions: &mut Vec<Condition>, old: &[Condition]) {
+    let is_judged = |all: &[Condition], type_: &str| {
+        let mut all = all.iter();
+        matches!(type_, "Ready" | "Stalled" | "Reconciling") || all.any(|c| c.type_ == type_)
+    };
+    let others = old.iter().filter(|c| !is_judged(conditions, &c.type_));
+    let others: Vec<_> = others.cloned().collect();
+    conditions.extend(others);
 }
 
 /// Every type of exposure once, for people.
@@ -183,12 +237,11 @@ struct Observed {
     ready: i32,
     rolling_out: bool,
     waiting: Option<Waiting>,
-    /// `spec.enabled` is false.
-    off: bool,
-    leaving: Option<Leaving>,
     endpoints: Vec<String>,
     sessions: i64,
     reports: usize,
+    /// Relays whose device name another device has, and the names that they got.
+    renamed: Vec<String>,
     grants: Vec<grants::RegionVerdict>,
     /// Problems by reason: message, and how many relays have it.
     problems: BTreeMap<String, (String, usize)>,
@@ -198,11 +251,7 @@ struct Observed {
 
 impl Observed {
     fn new(validated: Option<&ValidatedRelay>, seen: &Seen) -> Self {
-        let mut observed = Self {
-            off: validated.is_some_and(|relay| !relay.enabled),
-            leaving: validated.and_then(|relay| relay.leaving.clone()),
-            ..Self::default()
-        };
+        let mut observed = Self::default();
         // Stores have no order, and a status that only changes its order would be written again.
         let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
         nodes.sort_by_key(|node| node.name_any());
@@ -231,6 +280,35 @@ impl Observed {
             let grant = grants::judge(&region.grant, nodes.clone().copied());
             summary.grant = grant.state;
             observed.grants.push(grant);
+            nodes.for_each(|node| observed.note_node(node, &mut summary));
+            observed.regions.push(summary);
+        }
+        observed
+    }
+
+    /// What runs of the regions that were there at the last look, as they are not looked at now.
+    fn unchanged(relay: &PeerRelay, seen: &Seen) -> Self {
+        let mut observed = Self::default();
+        let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
+        nodes.sort_by_key(|node| node.name_any());
+        let name = relay.name_any();
+        for last in relay.status.iter().flat_map(|status| &status.regions) {
+            let mut summary = RegionStatus {
+                desired: 0,
+                ready: 0,
+                granted_peers: 0,
+                ..last.clone()
+            };
+            let labels = [
+                (names::PEER_RELAY_LABEL, &name),
+                (names::REGION_LABEL, &last.name),
+            ];
+            let sets = seen.daemon_sets.iter().filter(|set| {
+                let mut labels = labels.iter();
+                labels.all(|(label, value)| set.labels().get(*label) == Some(value))
+            });
+            sets.for_each(|set| observed.note_daemon_set(Some(set), &mut summary));
+            let nodes = nodes.iter().filter(|n| n.spec.region == last.name);
             nodes.for_each(|node| observed.note_node(node, &mut summary));
             observed.regions.push(summary);
         }
@@ -277,6 +355,14 @@ impl Observed {
             self.endpoints
                 .extend(first.map(|e| cut(&e.address, LONGEST_ENDPOINT)));
         }
+        if let Some(device) = &status.tailnet
+            && let Some(wanted) = &device.taken_name
+        {
+            let name = device.name.split('.').next().unwrap_or_default();
+            let name = cut(name, names::LONGEST_LABEL);
+            let wanted = cut(wanted, names::LONGEST_LABEL);
+            self.renamed.push(format!("{name} instead of {wanted}"));
+        }
         if let Some(reason) = &status.reason {
             let message = status.message.clone().unwrap_or_default();
             self.problems
@@ -284,6 +370,11 @@ impl Observed {
                 .or_insert((message, 0))
                 .1 += 1;
         }
+    }
+
+    fn count(&self) -> String {
+        let Self { desired, ready, .. } = self;
+        format!("{ready} of {desired} relays are ready")
     }
 
     /// The problem of most weight: one that needs the user, before one that passes.
@@ -336,18 +427,13 @@ fn count(number: usize) -> i32 {
     i32::try_from(number).unwrap_or(i32::MAX)
 }
 
-fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
+/// Whether relays are ready, and why not.
+fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
     let Observed { desired, ready, .. } = observed;
-    let count = format!("{ready} of {desired} relays are ready");
+    let count = observed.count();
     let mut verdicts = Vec::new();
     let mut push = |kind, status, reason: &str, message: &str| {
-        let (reason, message) = (reason.to_owned(), message.to_owned());
-        verdicts.push(Verdict {
-            kind,
-            status,
-            reason,
-            message,
-        });
+        verdicts.push(Verdict::new(kind, status, reason, message));
     };
     match outcome {
         Outcome::Paused => {
@@ -360,13 +446,11 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
             push("Stalled", "True", reason, message);
             return verdicts;
         }
-        Outcome::Applied if observed.off => return disabled::verdicts(observed),
-        Outcome::Applied => {}
+        Outcome::Applied | Outcome::Refused(_) => {}
     }
     let problem = observed.problem();
     let stalled = problem.as_ref().filter(|problem| problem.needs_user);
-    let leaving = observed.leaving.as_ref().map(disabled::message);
-    let settled = !observed.rolling_out && observed.waiting.is_none() && leaving.is_none();
+    let settled = !observed.rolling_out && observed.waiting.is_none();
     let all_ready = *desired > 0 && ready >= desired && settled;
     if all_ready {
         push("Ready", "True", "RelaysReady", &count);
@@ -374,8 +458,6 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
         push("Ready", "False", problem.reason, &problem.message);
     } else if let Some(Waiting { reason, message }) = &observed.waiting {
         push("Ready", "False", reason, message);
-    } else if let Some(message) = leaving.as_ref().filter(|_| !observed.rolling_out) {
-        push("Ready", "False", disabled::WITHDRAWING, message);
     } else if *desired == 0 && !observed.rolling_out {
         let message = "no node fits: check placement.nodeSelector and tolerations of the regions";
         push("Ready", "False", "NoNodes", message);
@@ -385,16 +467,22 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
     if !all_ready {
         match stalled {
             Some(problem) => push("Stalled", "True", problem.reason, &problem.message),
-            None if leaving.is_some() && !observed.rolling_out => {
-                let message = leaving.as_deref().unwrap_or_default();
-                push("Reconciling", "True", disabled::WITHDRAWING, message);
-            }
             None if *desired > 0 || observed.rolling_out => {
                 push("Reconciling", "True", "RelaysStarting", &count);
             }
             None => {}
         }
     }
+    verdicts
+}
+
+/// What serves, whatever is wanted.
+fn serving(observed: &Observed) -> Vec<Verdict> {
+    let count = observed.count();
+    let mut verdicts = Vec::new();
+    let mut push = |kind, status, reason: &str, message: &str| {
+        verdicts.push(Verdict::new(kind, status, reason, message));
+    };
     match &observed.relay_problem() {
         Some(problem) => push(
             "TailnetConnected",
@@ -410,19 +498,37 @@ fn verdicts(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
                 "no relay has reported yet",
             );
         }
-        None => push(
+        None if observed.renamed.is_empty() => push(
             "TailnetConnected",
             "True",
             "Connected",
             "all relays that report are connected",
         ),
+        None => {
+            let message = renamed(&observed.renamed);
+            push("TailnetConnected", "True", DEVICE_NAME_TAKEN, &message);
+        }
     }
-    match ready {
+    match observed.ready {
         0 => push("RelaysAvailable", "False", "NoRelayReady", &count),
         _ => push("RelaysAvailable", "True", "RelaysReady", &count),
     }
-    verdicts.push(grants::condition(&observed.grants));
     verdicts
+}
+
+/// One sentence about relays that are in the tailnet under other names than they asked for.
+fn renamed(names: &[String]) -> String {
+    let more = names.len().saturating_sub(NAMED_DEVICES);
+    let mut text = format!(
+        "all relays that report are connected; other devices of the tailnet have the names of {} \
+         of them: {}",
+        names.len(),
+        names[..names.len() - more].join(", ")
+    );
+    if more > 0 {
+        text += &format!(" and {more} more");
+    }
+    text + "; remove the other devices, or set tailnet.hostnamePrefix to something that is unique"
 }
 
 fn cut(text: &str, characters: usize) -> String {

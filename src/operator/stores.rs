@@ -1,6 +1,7 @@
 //! What the operator knows of the cluster: one watch per kind, nothing is polled.
 
 pub mod monitoring;
+mod neighbours;
 mod nodes;
 mod pods;
 mod stream;
@@ -26,7 +27,7 @@ use tokio::sync::OnceCell;
 use super::{
     plan::Surroundings,
     status::{Seen, has_lost_its_pod, is_report_of},
-    withdrawal::View,
+    tailnet,
 };
 use crate::{
     crd::{PeerRelay, RelayNode},
@@ -35,6 +36,8 @@ use crate::{
 
 /// Everything that the operator has made, as the API server last said.
 pub struct Stores {
+    /// All PeerRelays.
+    pub(super) peer_relays: Store<PeerRelay>,
     pub(super) service_accounts: Store<ServiceAccount>,
     pub(super) roles: Store<Role>,
     pub(super) role_bindings: Store<RoleBinding>,
@@ -61,9 +64,9 @@ impl Stores {
     /// Starts the watches as triggers of a controller: a change of any child reconciles its owner.
     pub fn watch(client: &Client) -> (Self, Controller<PeerRelay>) {
         let client = &stream::newest(client);
-        let all = watcher::Config::default();
-        let (relays, stream) = reflect(client, all, |_| {});
-        let controller = Controller::for_stream(stream, relays);
+        let (peer_relays, stream, changed) = neighbours::watch(client);
+        let controller = Controller::for_stream(stream, peer_relays.clone());
+        let controller = controller.reconcile_all_on(changed);
         let (service_accounts, stream) = children(client);
         let controller = controller.owns_stream(stream);
         let (roles, stream) = children(client);
@@ -109,6 +112,7 @@ impl Stores {
         let controller =
             controller.watches_stream(stream, move |event| pods::owner_of_refusal(&event, &sets));
         let stores = Self {
+            peer_relays,
             service_accounts,
             roles,
             role_bindings,
@@ -149,18 +153,10 @@ impl Stores {
             refusals: self
                 .refusals
                 .state_filter(|event| event.namespace() == namespace),
-        }
-    }
-
-    /// What runs of `relay`, and where.
-    pub(super) fn view(&self, relay: &PeerRelay) -> View {
-        let namespace = relay.namespace();
-        View {
-            seen: self.seen(relay),
-            nodes: self.nodes.state(),
-            config_maps: self
-                .config_maps
-                .state_filter(|map| map.namespace() == namespace),
+            neighbours: {
+                let all = self.peer_relays.state();
+                tailnet::neighbours(relay, all.iter().map(AsRef::as_ref))
+            },
         }
     }
 

@@ -11,12 +11,12 @@ use url::Url;
 pub use self::endpoints::InvalidEndpoints;
 use super::{
     build::monitoring::MonitoringKind,
-    overrides::{self, OverrideError},
+    overrides::{self, OverrideError, Shape},
     plan::Plan,
-    withdrawal::Leaving,
+    tailnet,
 };
 use crate::{
-    config::{DEFAULT_CONTROL_URL, endpoints::EndpointsConfig, peers::ProbePeer},
+    config::{endpoints::EndpointsConfig, peers::ProbePeer},
     crd::{
         DataPath, PeerRelay,
         exposure::Exposure,
@@ -24,16 +24,13 @@ use crate::{
         limits::Limits,
         log_level::LogLevel,
         monitoring::Monitoring,
-        peer_relay::{Region, Tailnet},
+        peer_relay::Region,
         placement::Placement,
         template::Template,
     },
     grants::{Policy, RegionGrant, Selector, SelectorError},
     names,
 };
-
-/// Relays that every plan of tailscale.com may have.
-const HOSTED_ALLOWANCE: u16 = 2;
 
 /// A `PeerRelay` that can be built; the only input of builders.
 #[derive(Debug, Clone)]
@@ -44,8 +41,6 @@ pub struct ValidatedRelay {
     pub namespace: String,
     /// Makes the garbage collector remove children with it.
     pub owner: OwnerReference,
-    /// Whether relays run.
-    pub enabled: bool,
     /// UDP port.
     pub port: u16,
     /// TCP port of metrics and probes on the node's loopback address.
@@ -82,8 +77,6 @@ pub struct ValidatedRelay {
     pub image: RelayImage,
     /// Relays that try each other; none until the cluster is asked.
     pub peers: Vec<ProbePeer>,
-    /// Relays that are about to be removed; none until the cluster is asked.
-    pub leaving: Option<Leaving>,
 }
 
 /// A region that can be built.
@@ -135,6 +128,20 @@ pub enum InvalidRelay {
     /// Read from the API without identity; cannot happen.
     #[error("PeerRelay has no {0}")]
     Incomplete(&'static str),
+    /// No name that every object of the PeerRelay could begin with.
+    #[error(
+        "metadata.name {0} cannot begin the names of Services, which are lower-case letters, \
+         digits and dashes, begin with a letter and end with a letter or digit: create the \
+         PeerRelay under another name of at most 40 characters, such as {1}, and delete this one"
+    )]
+    Name(String, String),
+    /// No name that every object of the region could have.
+    #[error(
+        "name of region {0} cannot be a part of the names of Services, which are lower-case \
+         letters, digits and dashes, begin with a letter and end with a letter or digit: rename \
+         it, to at most 20 characters, and not to grants, metrics or dashboard"
+    )]
+    RegionName(String),
     /// Not a URL.
     #[error("tailnet.controlURL is not a URL: {0}; write it as https://control.example.net")]
     ControlUrl(url::ParseError),
@@ -178,25 +185,25 @@ impl ValidatedRelay {
     }
 }
 
-/// Relays that tailscale.com's documentation allows every plan; others document none.
-fn allowance(tailnet: &Tailnet) -> Option<u16> {
-    let url = tailnet.control_url.as_deref();
-    let is_hosted = url.is_none_or(|url| url.trim_end_matches('/') == DEFAULT_CONTROL_URL);
-    is_hosted.then_some(HOSTED_ALLOWANCE)
-}
-
 /// Checks `relay` and fills in what depends on its name.
 ///
 /// # Errors
 /// What the user must correct.
 pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay, InvalidRelay> {
     let name = relay.name_any();
-    let tailnet = &relay.spec.tailnet;
-    let control_url = tailnet.control_url.as_deref().map(Url::parse).transpose();
+    let joined = &relay.spec.tailnet;
+    let control_url = joined.control_url.as_deref().map(Url::parse).transpose();
     let namespace = relay
         .namespace()
         .ok_or(InvalidRelay::Incomplete("namespace"))?;
+    if !names::is_peer_relay_name(&name) {
+        let other = names::suggestion(&name);
+        return Err(InvalidRelay::Name(name, other));
+    }
     let region = |region: &Region| {
+        if !names::is_region_name(&region.name) {
+            return Err(InvalidRelay::RegionName(region.name.clone()));
+        }
         let endpoints = endpoints::validate(region).map_err(|source| {
             let region = region.name.clone();
             InvalidRelay::Endpoints { region, source }
@@ -213,30 +220,36 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         })
     };
     let regions = relay.spec.regions.iter().map(region);
-    let regions = regions.collect::<Result<_, InvalidRelay>>()?;
+    let regions = regions.collect::<Result<Vec<_>, InvalidRelay>>()?;
     let template = relay.spec.template.clone().unwrap_or_default();
     if let Some(patch) = &template.pod_overrides {
         overrides::check(patch)?;
+        for region in &regions {
+            let shape = Shape {
+                region: &region.name,
+                on_host: region.exposure.on_host_network(),
+            };
+            overrides::check_shape(patch, shape)?;
+        }
     }
     Ok(ValidatedRelay {
         owner: relay
             .controller_owner_ref(&())
             .ok_or(InvalidRelay::Incomplete("uid"))?,
-        enabled: relay.spec.enabled,
         port: relay.spec.port,
         metrics_port: relay.spec.monitoring.port,
-        auth_key_secret: tailnet.auth_key.secret_name.clone(),
+        auth_key_secret: joined.auth_key.secret_name.clone(),
         control_url: control_url.map_err(InvalidRelay::ControlUrl)?,
-        ca_bundle: tailnet.ca_bundle.clone(),
-        hostname_prefix: tailnet
+        ca_bundle: joined.ca_bundle.clone(),
+        hostname_prefix: joined
             .hostname_prefix
             .clone()
             .unwrap_or_else(|| name.clone()),
-        ephemeral: tailnet.ephemeral,
+        ephemeral: joined.ephemeral,
         limits: relay.spec.limits.unwrap_or_default(),
         data_path: relay.spec.data_path,
         log_level: relay.spec.log_level,
-        max_relays: relay.spec.max_relays.or(allowance(tailnet)),
+        max_relays: tailnet::limit(relay),
         regions,
         template,
         monitoring: relay.spec.monitoring,
@@ -244,7 +257,6 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         grants_output: relay.spec.grants.output,
         image: image.clone(),
         peers: Vec::new(),
-        leaving: None,
         namespace,
         name,
     })

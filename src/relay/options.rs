@@ -17,13 +17,11 @@ use super::{
 use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
-        ReportConfig, endpoints::EndpointsConfig, port::RelayPort,
+        ReportConfig, endpoints::EndpointsConfig,
     },
     crd::{DataPath, log_level::LogLevel},
+    names,
 };
-
-/// Longest DNS label (RFC 1035), so the longest device name.
-const LONGEST_HOSTNAME: usize = 63;
 
 /// Everything a relay needs.
 #[derive(Clone)]
@@ -36,9 +34,7 @@ pub struct RelayOptions {
     pub state_dir: PathBuf,
     /// Where sessions are kept for the next relay.
     pub session_dir: PathBuf,
-    /// Whether the relay is off.
-    pub off: bool,
-    /// UDP port, unless the relay is off.
+    /// UDP port.
     pub port: u16,
     /// Threads of the data path.
     pub threads: usize,
@@ -136,11 +132,7 @@ impl RelayOptions {
                 .or(environment.runtime_dir)
                 .unwrap_or_else(|| state_dir.clone()),
             state_dir,
-            off: config.port == Some(RelayPort::Off),
-            port: config
-                .port
-                .and_then(RelayPort::number)
-                .unwrap_or(DEFAULT_PORT),
+            port: config.port.unwrap_or(DEFAULT_PORT),
             threads: config.threads.map_or_else(default_threads, NonZero::get),
             endpoints: config.endpoints,
             node_name: environment.node_name,
@@ -196,15 +188,11 @@ fn hostname(config: &RelayConfig, environment: &Environment) -> String {
         (None, Some(prefix)) => format!("{prefix}-{own}"),
         (None, None) => own.to_owned(),
     };
-    let label = |c: char| {
-        if c.is_ascii_alphanumeric() {
-            c.to_ascii_lowercase()
-        } else {
-            '-'
-        }
-    };
-    let name: String = name.chars().map(label).take(LONGEST_HOSTNAME).collect();
-    name.trim_matches('-').to_owned()
+    match names::device(&name) {
+        // Nothing of it is a letter or a digit.
+        name if name.is_empty() => "relay".to_owned(),
+        name => name,
+    }
 }
 
 #[cfg(test)]
@@ -228,17 +216,6 @@ mod tests {
         assert_eq!(options.metrics_addr.to_string(), "127.0.0.1:9440");
         assert_eq!(options.tailnet.hostname, "n1-example");
         assert!(matches!(options.tailnet.auth_key, AuthKey::None));
-    }
-
-    #[test]
-    fn an_empty_port_turns_the_relay_off() {
-        let with = |port| RelayConfig {
-            port: Some(port),
-            ..RelayConfig::default()
-        };
-        assert!(options(with(RelayPort::Off)).unwrap().off);
-        let on = options(with(RelayPort::On(7_777))).unwrap();
-        assert_eq!((on.off, on.port), (false, 7_777));
     }
 
     #[test]
@@ -280,5 +257,10 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(options(config).unwrap().tailnet.hostname.len(), 63);
+        let config = RelayConfig {
+            hostname: Some("_".into()),
+            ..Default::default()
+        };
+        assert_eq!(options(config).unwrap().tailnet.hostname, "relay");
     }
 }

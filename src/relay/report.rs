@@ -30,7 +30,7 @@ use crate::{
         RelayNode, RelayNodeSpec, RelayNodeStatus,
         grants::{GrantReport, GrantSource},
         probe::ProbeReport,
-        relay_node::{Endpoint, NodeTailnet, Sessions, Withdrawal},
+        relay_node::{Endpoint, NodeTailnet, Sessions},
     },
     names,
 };
@@ -211,6 +211,7 @@ fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
         data_path_message: path_reason(state).map(|error| error.message.clone()),
         tailnet: state.tailnet.as_ref().map(|tailnet| NodeTailnet {
             name: tailnet.name.clone(),
+            taken_name: tailnet.taken_name.clone(),
             node_id: tailnet.node_id.clone(),
             addresses: tailnet.addresses.iter().map(ToString::to_string).collect(),
             tags: tailnet.tags.clone(),
@@ -224,10 +225,6 @@ fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
             connecting: count(state.sessions.connecting),
             open: count(state.sessions.open),
         },
-        withdrawal: state.withdrawal.map(|withdrawal| Withdrawal {
-            since: Time(withdrawal.since),
-            complete: withdrawal.complete,
-        }),
         granted_peers: count(state.grant.as_ref().map_or(0, |g| g.granted_peers)),
         grant: state.grant.as_ref().map(grant),
         last_update_time: Some(Time(now)),

@@ -108,13 +108,6 @@ pub struct SocketCounters {
 }
 
 impl Snapshot {
-    /// Datagrams forwarded so far, on both data paths.
-    pub fn forwarded(&self) -> u64 {
-        let sockets = self.counters.forwarded.iter().flatten();
-        let kernel = self.kernel.iter().flat_map(|kernel| &kernel.forwarded);
-        sockets.chain(kernel).map(|traffic| traffic.packets).sum()
-    }
-
     fn add(&mut self, other: &Self) {
         self.counters.add(&other.counters);
         self.sessions.connecting += other.sessions.connecting;
@@ -382,12 +375,10 @@ impl ShardHandle {
         &self.aside
     }
 
-    /// Ends the sessions of nodes that are none of these: the policy lets nobody else use this relay.
+    /// Ends the sessions that other nodes than `allowed` have asked for, and refuses what such nodes
+    /// ask for from now on.
     pub fn revoke(&self, allowed: BTreeSet<NodeKey>) {
-        let allowed = Arc::new(allowed);
-        for link in self.front.links() {
-            link.tell(Command::Revoke(allowed.clone()));
-        }
+        self.front.revoke(allowed);
     }
 
     /// Whether tags have a limit, and [`ShardHandle::set_tags`] a use.
@@ -403,11 +394,6 @@ impl ShardHandle {
     /// Whether the policy lets this relay give out sessions.
     pub fn set_accepting(&self, accepting: bool) {
         self.front.set_accepting(accepting);
-    }
-
-    /// Whether the relay is withdrawn: it gives out no session until it is not any more.
-    pub fn set_withdrawn(&self, withdrawn: bool) {
-        self.front.set_withdrawn(withdrawn);
     }
 
     /// Gives out no further session, for good.

@@ -10,7 +10,6 @@ use super::{
     grant::GrantView,
     kernel::PathState,
     probe::Probe,
-    withdrawal::Withdrawal,
 };
 
 /// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
@@ -36,6 +35,8 @@ pub enum Reason {
     RelayDisabledByPolicy,
     /// The device's node key has expired.
     KeyExpired,
+    /// The device lacks a tag that it asked for.
+    TagMissing,
     /// The kernel path is asked for and cannot be had.
     KernelPathUnavailable,
 }
@@ -53,6 +54,7 @@ impl Reason {
         Self::NoEndpoints,
         Self::RelayDisabledByPolicy,
         Self::KeyExpired,
+        Self::TagMissing,
         Self::KernelPathUnavailable,
     ];
 
@@ -69,6 +71,7 @@ impl Reason {
             Self::NoEndpoints => "NoEndpoints",
             Self::RelayDisabledByPolicy => "RelayDisabledByPolicy",
             Self::KeyExpired => "KeyExpired",
+            Self::TagMissing => "TagMissing",
             Self::KernelPathUnavailable => "KernelPathUnavailable",
         }
     }
@@ -82,6 +85,7 @@ impl Reason {
             | Self::ControlCertificateInvalid
             | Self::RelayDisabledByPolicy
             | Self::KeyExpired
+            | Self::TagMissing
             | Self::KernelPathUnavailable => true,
             Self::ControlUnreachable
             | Self::DerpUnreachable
@@ -121,6 +125,8 @@ impl fmt::Display for Problem {
 pub struct TailnetIdentity {
     /// Device name.
     pub name: String,
+    /// Device name that was asked for, if another device has it.
+    pub taken_name: Option<String>,
     /// Stable node id.
     pub node_id: String,
     /// Tailnet addresses.
@@ -164,9 +170,6 @@ pub struct RelayState {
     pub probes: Vec<Probe>,
     /// The process is about to end and gives out no further session.
     pub draining: bool,
-    /// That the relay gives out no session, because it is going to be removed or its node is
-    /// cordoned.
-    pub withdrawal: Option<Withdrawal>,
     /// Who may use this relay, once the network map has come.
     pub grant: Option<GrantView>,
     /// Sessions.

@@ -5,12 +5,14 @@ mod derp;
 mod dial;
 mod identity;
 mod netmap;
+mod problem;
+mod registration;
 mod wire;
 
 use std::{
     convert::Infallible,
     path::PathBuf,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
 
@@ -18,7 +20,7 @@ use jiff::Timestamp;
 use rand::Rng;
 use tokio::{
     io::AsyncRead,
-    sync::watch,
+    sync::{Notify, watch},
     time::{Instant, sleep},
 };
 use url::Url;
@@ -31,20 +33,23 @@ pub use self::{
 use self::{
     control::{Control, MapStream},
     derp::Derp,
-    netmap::Netmap,
-    wire::{DerpMap, Hostinfo, MapResponse, NetInfo, Node, RegisterResponse},
+    netmap::{DeviceMissing, Netmap},
+    problem::{control_problem, device_problem},
+    registration::Registration,
+    wire::{DerpMap, Hostinfo, MapResponse, NetInfo},
 };
 use super::{
     sessions::Directory,
     shard::ShardHandle,
     state::{Problem, Reason, RelayState, TailnetIdentity},
 };
+use crate::names;
 
 /// How often a missing or refused auth key is looked for again.
 const KEY_POLL: Duration = Duration::from_secs(2);
 /// A refused auth key is tried again after this long, unchanged: it may have been allowed by now.
 const KEY_RETRY: Duration = Duration::from_secs(60);
-/// Longest wait before the time of the key's end is compared with the clock again.
+/// Longest wait before the clock is looked at again for keys that expire: it may be set.
 const EXPIRY_CHECK: Duration = Duration::from_secs(60);
 /// First and longest wait between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -107,6 +112,9 @@ pub struct Tailnet {
     state: watch::Sender<RelayState>,
     netmap: Arc<RwLock<Netmap>>,
     derp_map: watch::Sender<Arc<DerpMap>>,
+    registration: Mutex<Registration>,
+    /// A network map has come.
+    learned: Notify,
 }
 
 /// Why an attempt ended.
@@ -118,6 +126,8 @@ enum Failure {
         key: Option<String>,
         problem: Problem,
     },
+    /// The device lacks its tags, and there is an auth key that may bring them.
+    OtherKey,
 }
 
 impl From<ControlError> for Failure {
@@ -144,6 +154,8 @@ impl Tailnet {
             state,
             netmap: Arc::default(),
             derp_map,
+            registration: Mutex::default(),
+            learned: Notify::new(),
         }
     }
 
@@ -171,7 +183,11 @@ impl Tailnet {
             state: self.state.clone(),
             home,
         };
-        tokio::join!(derp.run(), self.stay_joined(home_changes));
+        tokio::join!(
+            derp.run(),
+            self.stay_joined(home_changes),
+            self.judge_in_time()
+        );
     }
 
     async fn stay_joined(&self, mut home: watch::Receiver<u32>) {
@@ -184,11 +200,16 @@ impl Tailnet {
             let problem = match &failure {
                 Failure::Control(error) => control_problem(error, &self.config.control_url),
                 Failure::Refused { problem, .. } => problem.clone(),
+                Failure::OtherKey => {
+                    tracing::info!("registering again, with an auth key that may bring the tags");
+                    continue;
+                }
             };
             self.report(problem);
             match failure {
                 Failure::Control(_) => sleep(backoff.next()).await,
                 Failure::Refused { key, .. } => self.wait_for_other_key(key.as_deref()).await,
+                Failure::OtherKey => {}
             }
         }
     }
@@ -204,48 +225,27 @@ impl Tailnet {
         let failed = tokio::select! {
             failed = self.follow(maps) => failed,
             failed = self.tell(&control, home) => failed,
-            never = self.watch_expiry() => match never {},
+            () = self.key_that_may_bring_tags() => Failure::OtherKey,
         };
         Err(failed)
     }
 
-    async fn register(&self, control: &Control<'_>) -> Result<(), Failure> {
-        let hostinfo = self.hostinfo(0);
-        let register = |key| control.register(key, &hostinfo, self.config.ephemeral);
-        // A known device needs no key, and a key that may be used once is gone by now.
-        if self.identity.is_registered() && refusal(&register(None).await?).is_none() {
-            return Ok(());
-        }
-        let key = self.config.auth_key.read();
-        if key.is_none() && !matches!(self.config.auth_key, AuthKey::None) {
-            return Err(Failure::Refused {
-                key,
-                problem: self.config.auth_key.missing(),
-            });
-        }
-        let response = register(key.as_deref()).await?;
-        match refusal(&response) {
-            Some(problem) if key.is_none() && problem.reason == Reason::AuthKeyInvalid => {
-                Err(Failure::Refused {
-                    key,
-                    problem: self.config.auth_key.missing(),
-                })
-            }
-            Some(problem) => Err(Failure::Refused { key, problem }),
-            None => {
-                self.identity.mark_registered();
-                tracing::info!(control = %self.config.control_url, "registered with control");
-                Ok(())
-            }
-        }
-    }
-
     /// Applies network maps until the stream ends.
     async fn follow<R: AsyncRead + Unpin>(&self, mut maps: MapStream<R>) -> Failure {
+        let netmap = self.netmap.write();
+        netmap
+            .unwrap_or_else(PoisonError::into_inner)
+            .begin_stream();
         loop {
-            match maps.next().await {
+            let learned = match maps.next().await {
                 Ok(message) => self.learn(message),
                 Err(error) => return error.into(),
+            };
+            if let Err(error) = learned {
+                tracing::error!(%error, "network map is of no use");
+                let what = "send network maps";
+                let url = self.config.control_url.clone();
+                return ControlError::Protocol { what, url }.into();
             }
         }
     }
@@ -261,63 +261,65 @@ impl Tailnet {
         std::future::pending().await
     }
 
-    /// Says so when the node key expires: control sends no map at that moment.
-    async fn watch_expiry(&self) -> Infallible {
-        let mut state = self.state.subscribe();
+    /// Judges anew whenever a node key expires: control sends no map at that moment, and its
+    /// connection may be lost.
+    async fn judge_in_time(&self) -> Infallible {
         loop {
-            let wait = {
-                let device = &state.borrow_and_update().tailnet;
-                let expiry = device.as_ref().and_then(|device| device.key_expiry);
-                let left = expiry.map(|expiry| expiry.duration_since(Timestamp::now()));
-                left.map(|left| Duration::try_from(left).unwrap_or_default())
+            let next = {
+                let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
+                netmap.next_expiry(Timestamp::now())
             };
-            if wait == Some(Duration::ZERO) {
-                self.state.send_if_modified(|state| {
-                    let is_news = state.map_received && state.control_problem.is_none();
-                    if is_news {
-                        state.control_problem = Some(expired());
-                    }
-                    is_news
-                });
-            }
-            let wait = wait.filter(|wait| !wait.is_zero()).unwrap_or(EXPIRY_CHECK);
+            let wait = next.map_or(EXPIRY_CHECK, |next| next.min(EXPIRY_CHECK));
             tokio::select! {
-                () = sleep(wait.min(EXPIRY_CHECK)) => {}
-                _ = state.changed() => {}
+                () = sleep(wait) => {}
+                () = self.learned.notified() => continue,
+            }
+            if next.is_some() {
+                let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
+                self.judge(&netmap, Timestamp::now(), false);
             }
         }
     }
 
-    fn learn(&self, message: MapResponse) {
-        if message.keep_alive {
-            return;
-        }
+    /// Takes in a message of the map stream.
+    fn learn(&self, message: MapResponse) -> Result<(), DeviceMissing> {
+        let now = Timestamp::now();
         let mut netmap = self.netmap.write().unwrap_or_else(PoisonError::into_inner);
-        netmap.apply(message);
+        if netmap.apply(message, now)? {
+            self.judge(&netmap, now, true);
+            self.learned.notify_one();
+        }
+        Ok(())
+    }
+
+    /// Lets the network map have its effect. It stays locked meanwhile: who is looked up in it is
+    /// who may ask the data path. `received` says that it has just come.
+    fn judge(&self, netmap: &Netmap, now: Timestamp, received: bool) {
+        let Some(own) = netmap.own().cloned() else {
+            return;
+        };
         let derp = netmap.derp().clone();
         let stun_servers = derp.stun_servers();
-        let disabled = netmap.relay_disabled();
-        let grant = netmap.grant();
-        let allowed = netmap.allowed();
-        let tags = self.shard.limits_tags().then(|| netmap.tags());
-        let own = netmap.own().cloned().unwrap_or_default();
-        drop(netmap);
-
         self.derp_map.send_if_modified(|known| {
             *known != derp && {
                 *known = derp;
                 true
             }
         });
+        let disabled = netmap.relay_disabled();
         self.shard.set_accepting(!disabled);
-        if let Some(tags) = tags {
-            self.shard.set_tags(tags);
+        if self.shard.limits_tags() {
+            self.shard.set_tags(netmap.tags());
         }
-        if let Some(allowed) = allowed {
+        if let Some(allowed) = netmap.allowed(now) {
             self.shard.revoke(allowed);
         }
-        let problem = device_problem(&own, disabled, Timestamp::now());
+        let grant = netmap.grant(now);
+        let expired = netmap.own_expired(now);
+        let problem = device_problem(&own, expired, disabled, &self.config.tags);
         let tailnet = TailnetIdentity {
+            taken_name: names::is_taken(&self.config.hostname, &own.name)
+                .then(|| self.config.hostname.clone()),
             name: own.name.trim_end_matches('.').to_owned(),
             node_id: own.stable_id.clone(),
             addresses: own.ips().collect(),
@@ -326,12 +328,15 @@ impl Tailnet {
         };
         self.state.send_if_modified(|state| {
             let before = state.clone();
-            state.map_received = true;
+            state.map_received |= received;
             state.grant = Some(grant);
             state.tailnet = Some(tailnet);
             state.stun_servers = stun_servers;
-            state.control_problem = problem;
-            if !before.map_received {
+            // Otherwise the problem is that of the connection.
+            if state.map_received {
+                state.control_problem = problem;
+            }
+            if received && !before.map_received {
                 let granted_peers = state.grant.as_ref().map(|grant| grant.granted_peers);
                 tracing::info!(granted_peers, "network map received");
             }
@@ -379,63 +384,6 @@ impl Tailnet {
     }
 }
 
-/// What is wrong with a device that control knows, if anything.
-fn device_problem(own: &Node, disabled: bool, now: Timestamp) -> Option<Problem> {
-    if own.expired || own.key_expiry.is_some_and(|expiry| expiry <= now) {
-        Some(expired())
-    } else if !own.machine_authorized {
-        Some(needs_approval())
-    } else if disabled {
-        let fix = "the policy sets the node attribute disable-relay-server on this device";
-        Some(Problem::new(Reason::RelayDisabledByPolicy, fix))
-    } else {
-        None
-    }
-}
-
-fn expired() -> Problem {
-    let message = "the device's node key has expired: renew it or disable key expiry for this \
-                   device in the admin console";
-    Problem::new(Reason::KeyExpired, message)
-}
-
-/// What is wrong with a registration, if anything.
-fn refusal(response: &RegisterResponse) -> Option<Problem> {
-    let fix = "create a reusable, pre-approved auth key that may use the relay's tags, and put it \
-               where the old one is";
-    if !response.error.is_empty() {
-        let message = format!("control refuses the auth key ({}): {fix}", response.error);
-        return Some(Problem::new(Reason::AuthKeyInvalid, message));
-    }
-    if response.node_key_expired {
-        let message =
-            "the device's node key has expired: disable key expiry for it in the admin console";
-        return Some(Problem::new(Reason::KeyExpired, message));
-    }
-    if !response.auth_url.is_empty() {
-        let message = format!("control asks for a login, so the auth key was not accepted: {fix}");
-        return Some(Problem::new(Reason::AuthKeyInvalid, message));
-    }
-    (!response.machine_authorized).then(needs_approval)
-}
-
-fn needs_approval() -> Problem {
-    let message = "an administrator must approve this device in the admin console; pre-approved \
-                   auth keys need no approval";
-    Problem::new(Reason::RegistrationNeedsApproval, message)
-}
-
-fn control_problem(error: &ControlError, url: &Url) -> Problem {
-    let reason = match error {
-        ControlError::Dial(DialError::Untrusted { .. }) => Reason::ControlCertificateInvalid,
-        _ => Reason::ControlUnreachable,
-    };
-    let cause = std::error::Error::source(error)
-        .map(|s| format!(": {s}"))
-        .unwrap_or_default();
-    Problem::new(reason, format!("{error}{cause} (control server {url})"))
-}
-
 /// Exponential backoff with jitter.
 #[derive(Debug)]
 pub(crate) struct Backoff {
@@ -457,37 +405,5 @@ impl Backoff {
 
     const fn reset(&mut self) {
         self.wait = BACKOFF.0;
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
-    use super::*;
-
-    #[test]
-    fn a_key_has_expired_when_control_says_so_or_its_time_is_over() {
-        let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
-        let reason = |expired, expiry: Option<&str>| {
-            let own = Node {
-                expired,
-                machine_authorized: true,
-                key_expiry: expiry.map(|at| at.parse().unwrap()),
-                ..Node::default()
-            };
-            device_problem(&own, false, now).map(|problem| problem.reason)
-        };
-        assert_eq!(reason(false, None), None);
-        assert_eq!(reason(false, Some("2026-01-01T00:00:01Z")), None);
-        for (expired, expiry) in [
-            (true, None),
-            (true, Some("2027-01-01T00:00:00Z")),
-            (false, Some("2026-01-01T00:00:00Z")),
-            (false, Some("2025-12-31T00:00:00Z")),
-        ] {
-            let found = reason(expired, expiry);
-            assert_eq!(found, Some(Reason::KeyExpired), "{expired}, {expiry:?}");
-        }
     }
 }

@@ -1,82 +1,91 @@
 //! Objects of kinds that the cluster may not know.
 
 use kube::{
-    Api, Client, ResourceExt,
+    Api, ResourceExt,
     api::{DeleteParams, DynamicObject, Patch, PatchParams},
 };
 
-use super::{ApplyError, Changes};
+use super::{Applier, Fault};
 use crate::{
     names,
     operator::{
         build::{checksum, monitoring::MonitoringKind},
+        refusal::Subject,
         stores::monitoring::Monitoring,
-        validate::ValidatedRelay,
     },
 };
 
 /// Makes the cluster hold what the PeerRelay wants of these kinds, where it knows them.
-pub(super) async fn apply(
-    client: &Client,
-    seen: &Monitoring,
-    relay: &ValidatedRelay,
-    changes: &mut Changes,
-) -> Result<(), ApplyError> {
-    let name = names::metrics(&relay.name);
+pub(super) async fn apply(applier: &mut Applier<'_>, seen: &Monitoring) {
     for kind in MonitoringKind::ALL {
-        let wanted = kind.object(relay);
-        if !relay.monitoring_kinds.contains(&kind) {
+        if applier.is_over() {
+            return;
+        }
+        let wanted = kind.object(applier.relay);
+        let known = applier.relay.monitoring_kinds.contains(&kind);
+        if !known {
             seen.forget(kind);
             if wanted.is_none() {
                 continue;
             }
         }
-        let sum = checksum(&(&relay.owner.uid, &wanted));
-        if seen.is_done(kind, &relay.namespace, &name, &sum) {
-            continue;
+        let subject = Subject {
+            kind: kind.resource().kind,
+            name: names::metrics(&applier.relay.name),
+            region: None,
+        };
+        // A kind that the cluster learns to know is another reason to try.
+        let tried = checksum(&(&applier.relay.owner.uid, &wanted, known));
+        let done = applier.monitor(seen, kind, &subject, wanted, &tried).await;
+        applier.note(subject, &tried, done);
+    }
+}
+
+impl Applier<'_> {
+    async fn monitor(
+        &mut self,
+        seen: &Monitoring,
+        kind: MonitoringKind,
+        subject: &Subject,
+        wanted: Option<DynamicObject>,
+        tried: &str,
+    ) -> Result<(), Fault> {
+        let (namespace, name) = (&self.relay.namespace, &subject.name);
+        let sum = checksum(&(&self.relay.owner.uid, &wanted));
+        if seen.is_done(kind, namespace, name, &sum) {
+            return Ok(());
+        }
+        if let Some(refusal) = self.known.waiting(subject, tried) {
+            return Err(Fault::Waiting(refusal));
         }
         let resource = kind.resource();
-        let failed = |verb: &'static str| {
-            let (kind, name) = (resource.kind.clone(), name.clone());
-            move |source| ApplyError::Api {
-                verb,
-                kind,
-                name,
-                source: Box::new(source),
-            }
-        };
         let api: Api<DynamicObject> =
-            Api::namespaced_with(client.clone(), &relay.namespace, &resource);
-        let live = api.get_opt(&name).await.map_err(failed("read"))?;
+            Api::namespaced_with(self.client.clone(), namespace, &resource);
+        let live = api.get_opt(name).await.map_err(Fault::api("read"))?;
         let ours = |object: &DynamicObject| {
             let mut owners = object.owner_references().iter();
-            owners.any(|owner| owner.uid == relay.owner.uid)
+            owners.any(|owner| owner.uid == self.relay.owner.uid)
         };
         match (live, wanted) {
-            (Some(live), _) if !ours(&live) => {
-                return Err(ApplyError::NameTaken {
-                    kind: resource.kind,
-                    name,
-                });
-            }
+            (Some(live), _) if !ours(&live) => return Err(Fault::NameTaken),
             (Some(live), Some(_))
                 if live.annotations().get(names::APPLIED_ANNOTATION) == Some(&sum) => {}
             (_, Some(mut object)) => {
                 let note = (names::APPLIED_ANNOTATION.to_owned(), sum.clone());
                 object.annotations_mut().extend([note]);
                 let params = PatchParams::apply(names::OPERATOR).force();
-                let patched = api.patch(&name, &params, &Patch::Apply(&object)).await;
-                patched.map_err(failed("apply"))?;
-                changes.applied += 1;
+                let patched = api.patch(name, &params, &Patch::Apply(&object)).await;
+                patched.map_err(Fault::api("apply"))?;
+                self.changes.applied += 1;
             }
             (Some(_), None) => {
-                let deleted = api.delete(&name, &DeleteParams::default()).await;
-                deleted.map_err(failed("remove"))?;
-                changes.pruned += 1;
+                let deleted = api.delete(name, &DeleteParams::default()).await;
+                deleted.map_err(Fault::api("remove"))?;
+                self.changes.pruned += 1;
             }
             (None, None) => {}
         }
-        seen.note(kind, &relay.namespace, &name, sum);
+        seen.note(kind, namespace, name, sum);
+        Ok(())
     }
-    Ok(())
 }

@@ -11,15 +11,11 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use super::{data_path, metadata, monitoring::is_scraped};
 use crate::{
     config::{
-        CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig,
-        peers::PEERS_KEY, port::RelayPort, withdrawals::WITHDRAWALS_KEY,
+        CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig, peers::PEERS_KEY,
     },
     crd::{DataPath, log_level::LogLevel},
     names,
-    operator::{
-        validate::{ValidatedRegion, ValidatedRelay},
-        withdrawal,
-    },
+    operator::validate::{ValidatedRegion, ValidatedRelay},
 };
 
 /// Directory of the configuration in the relay's container.
@@ -41,8 +37,6 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
         let peers = serde_yaml::to_string(&relay.peers).expect("a list of relays is plain data");
         data.insert(PEERS_KEY.to_owned(), peers);
     }
-    let withdrawals = withdrawal::text(&region.plan.withdrawals);
-    data.extend(withdrawals.map(|text| (WITHDRAWALS_KEY.to_owned(), text)));
     ConfigMap {
         metadata: metadata(relay, region),
         data: Some(data),
@@ -73,11 +67,15 @@ fn data(
             .map(|_| format!("{DIR}/{CA}").into()),
         state_dir: Some(state_dir(region).into()),
         session_dir: on_host.then(|| POD_SESSION_DIR.into()),
-        hostname_prefix: Some(relay.hostname_prefix.clone()),
+        hostname_prefix: Some(match on_host {
+            true => relay.hostname_prefix.clone(),
+            // Relays of several regions may be on one node.
+            false => format!("{}-{}", relay.hostname_prefix, region.name),
+        }),
         tags: vec![region.tag.clone()],
         // What is not kept on the node would be left in the tailnet with each start.
         ephemeral: (relay.ephemeral || !on_host).then_some(true),
-        port: Some(RelayPort::On(relay.port)),
+        port: Some(relay.port),
         metrics_addr: Some(match on_host {
             true => SocketAddr::from((Ipv4Addr::LOCALHOST, relay.metrics_port)),
             // The kubelet probes the pod's address.

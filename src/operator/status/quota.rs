@@ -1,38 +1,50 @@
 //! Whether the number of relays is what the tailnet's plan allows.
 
-use super::Verdict;
-use crate::operator::validate::ValidatedRelay;
+use super::{LONGEST_MESSAGE, Verdict, cut};
+use crate::operator::{tailnet::Neighbour, validate::ValidatedRelay};
 
-/// Nodes that are named in a message.
+/// Nodes or PeerRelays that are named in a message.
 const NAMED: usize = 10;
 
-/// `WithinQuota`, where a total applies.
-pub(super) fn verdict(relay: &ValidatedRelay) -> Option<Verdict> {
-    let most = relay.max_relays?;
+/// `WithinQuota`, where a total applies. The relays of `neighbours` are in the same tailnet, and the
+/// greatest total of all is what the tailnet may have.
+pub(super) fn verdict(relay: &ValidatedRelay, neighbours: &[Neighbour]) -> Option<Verdict> {
+    let own_most = usize::from(relay.max_relays?);
     let chosen = relay.regions.iter().map(|r| r.plan.chosen.as_ref());
     // Nothing is known before nodes have been looked at.
     let planned: usize = chosen.map(|nodes| nodes.map(Vec::len)).sum::<Option<_>>()?;
+    let limits = neighbours.iter().filter_map(|other| other.limit);
+    let most = limits.map(usize::from).fold(own_most, usize::max);
+    let all = planned + neighbours.iter().map(|other| other.relays).sum::<usize>();
     let excess = relay.regions.iter().flat_map(|region| {
         let named = |node| format!("{} on {node}", region.name);
         region.plan.excess.iter().map(named)
     });
     let excess: Vec<_> = excess.collect();
-    let within = excess.is_empty() && planned <= most.into();
-    let mut message = format!("{planned} relays, at most {most} in total");
-    if planned > most.into() {
+    let within = excess.is_empty() && planned <= own_most && all <= most;
+    let mut message = format!("{all} relays, at most {most} in total");
+    if !neighbours.is_empty() {
+        let mut shares = vec![format!("{planned} of this PeerRelay")];
+        let of = |other: &Neighbour| format!("{} of {}", other.relays, other.name);
+        shares.extend(neighbours.iter().map(of));
+        message += &format!(
+            " in the tailnet: {}",
+            first(
+                &shares,
+                "of other PeerRelays that share its control server and credential"
+            )
+        );
+    }
+    if planned > own_most || all > most {
         message += "; those that run are not stopped";
     }
     if !excess.is_empty() {
-        let more = excess.len().saturating_sub(NAMED);
-        message += &format!(
-            "; not scheduled: {}",
-            excess[..excess.len() - more].join(", ")
-        );
-        if more > 0 {
-            message += &format!(" and {more} more");
-        }
+        message += &format!("; not scheduled: {}", first(&excess, ""));
+    }
+    if !within {
         message += "; raise maxRelays if your plan allows more";
     }
+    message += "; relays outside of this cluster, or with other credentials, are not known here";
     Some(Verdict {
         kind: "WithinQuota",
         status: if within { "True" } else { "False" },
@@ -42,8 +54,18 @@ pub(super) fn verdict(relay: &ValidatedRelay) -> Option<Verdict> {
             "AllowanceExceeded"
         }
         .to_owned(),
-        message,
+        message: cut(&message, LONGEST_MESSAGE),
     })
+}
+
+/// The first few of `all`, and how many more there are of `what`.
+fn first(all: &[String], what: &str) -> String {
+    let more = all.len().saturating_sub(NAMED);
+    let mut text = all[..all.len() - more].join(", ");
+    if more > 0 {
+        text += format!(" and {more} more {what}").trim_end();
+    }
+    text
 }
 
 #[cfg(test)]
@@ -59,13 +81,13 @@ mod tests {
     fn excess_is_named_and_bounded() {
         let mut relay = validated(json!({}));
         relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
-        let verdict = verdict(&relay).unwrap();
+        let verdict = verdict(&relay, &[]).unwrap();
         assert_eq!(
             (verdict.status, &*verdict.reason),
             ("True", "WithinAllowance")
         );
         relay.regions[0].plan.excess = (3..5_000).map(|n| format!("n{n}")).collect();
-        let verdict = super::verdict(&relay).unwrap();
+        let verdict = super::verdict(&relay, &[]).unwrap();
         assert_eq!(
             (verdict.status, &*verdict.reason),
             ("False", "AllowanceExceeded")
@@ -83,7 +105,7 @@ mod tests {
     fn more_running_relays_than_allowed_are_said() {
         let mut relay = validated(json!({"maxRelays": 1}));
         relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
-        let verdict = verdict(&relay).unwrap();
+        let verdict = verdict(&relay, &[]).unwrap();
         assert_eq!(verdict.status, "False");
         assert!(
             verdict.message.contains("not stopped"),
@@ -97,6 +119,34 @@ mod tests {
         let tailnet = json!({
             "authKey": {"secretName": "a"}, "controlURL": "https://control.example.net",
         });
-        assert!(verdict(&validated(json!({"tailnet": tailnet}))).is_none());
+        assert!(verdict(&validated(json!({"tailnet": tailnet})), &[]).is_none());
+    }
+
+    #[test]
+    fn relays_of_others_in_the_tailnet_count_and_are_named() {
+        let mut relay = validated(json!({}));
+        relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
+        let other = |relays, limit| Neighbour {
+            name: "lab/other".into(),
+            relays,
+            limit,
+        };
+        let alone = verdict(&relay, &[other(0, Some(2))]).unwrap();
+        assert_eq!(alone.status, "True", "{}", alone.message);
+        let both = verdict(&relay, &[other(2, Some(2))]).unwrap();
+        assert_eq!(both.status, "False");
+        for part in [
+            "4 relays, at most 2 in total in the tailnet: 2 of this PeerRelay, 2 of lab/other",
+            "not stopped",
+            "raise maxRelays",
+            "relays outside of this cluster",
+        ] {
+            assert!(both.message.contains(part), "{}", both.message);
+        }
+        let raised = verdict(&relay, &[other(2, Some(4))]).unwrap();
+        assert_eq!(raised.status, "True", "{}", raised.message);
+        let many: Vec<_> = (0..5_000).map(|_| other(1, None)).collect();
+        let many = verdict(&relay, &many).unwrap().message;
+        assert!(many.contains("and 4991 more of other PeerRelays"), "{many}");
     }
 }

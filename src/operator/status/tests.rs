@@ -28,6 +28,23 @@ fn ready_when_every_wanted_relay_is() {
 }
 
 #[test]
+fn names_that_other_devices_have_are_told_and_fail_nothing() {
+    let renamed = json!({"ready": true, "tailnet": {
+        "name": "edge-n1-1.tail1.ts.net", "takenName": "edge-n1", "nodeID": "n1",
+    }});
+    let status = compute(daemon_set(1, 1), vec![node(renamed)], Outcome::Applied);
+    let conditions = conditions(&status);
+    assert_eq!(conditions[0], "Ready=True/RelaysReady");
+    assert_eq!(conditions[1], "TailnetConnected=True/DeviceNameTaken");
+    let message = &status.conditions[1].message;
+    assert!(
+        message.contains("edge-n1-1 instead of edge-n1"),
+        "{message}"
+    );
+    assert_eq!(status.tailnet, "tail1.ts.net");
+}
+
+#[test]
 fn starting_relays_are_reconciling() {
     let status = compute(daemon_set(2, 1), vec![], Outcome::Applied);
     assert_eq!(
@@ -73,18 +90,81 @@ fn no_node_that_fits_is_said() {
 }
 
 #[test]
-fn paused_and_blocked_say_so_and_nothing_else() {
-    let paused = compute(daemon_set(1, 1), vec![], Outcome::Paused);
-    assert_eq!(conditions(&paused), ["Ready=Unknown/Paused"]);
-    let outcome = Outcome::Blocked {
-        reason: "NameTaken",
+fn paused_and_invalid_ones_say_what_serves() {
+    let invalid = Outcome::Blocked {
+        reason: "InvalidSpec",
         message: "rename",
     };
-    let blocked = compute(daemon_set(1, 1), vec![], outcome);
-    assert_eq!(
-        conditions(&blocked),
-        ["Ready=False/NameTaken", "Stalled=True/NameTaken"]
-    );
+    let ready = node(json!({"ready": true, "sessions": {"open": 3, "connecting": 0}}));
+    let before = compute(daemon_set(2, 2), vec![ready.clone()], Outcome::Applied);
+    let mut relay = fixtures::relay(json!({}));
+    relay.status = Some(before.clone());
+    let mut set = daemon_set(2, 1);
+    set.metadata.labels = Some(names::region_labels("edge", "office"));
+    let seen = Seen {
+        daemon_sets: vec![Arc::new(set)],
+        nodes: vec![Arc::new(ready)],
+        ..Seen::default()
+    };
+    let serving = [
+        "TailnetConnected=True/Connected",
+        "RelaysAvailable=True/RelaysReady",
+        "GrantsInForce=Unknown/GrantsNotReported",
+    ];
+    for (outcome, said) in [
+        (Outcome::Paused, &["Ready=Unknown/Paused"][..]),
+        (
+            invalid,
+            &["Ready=False/InvalidSpec", "Stalled=True/InvalidSpec"],
+        ),
+    ] {
+        let status = status(&relay, None, &seen, outcome, now());
+        assert_eq!(conditions(&status), [said, &serving].concat());
+        assert_eq!(status.relays, "1/2");
+        assert_eq!(status.sessions, 3);
+        assert_eq!(status.regions.len(), 1);
+        assert_eq!(status.grants, before.grants);
+        assert_eq!(
+            status.conditions.len(),
+            said.len() + before.conditions.len() - 1
+        );
+        relay.status = Some(status.clone());
+        assert_eq!(super::status(&relay, None, &seen, outcome, now()), status);
+        relay.status = Some(before.clone());
+    }
+}
+
+#[test]
+fn a_refusal_is_told_beside_what_serves() {
+    let summary = |cause| Summary {
+        cause,
+        message: "failed to apply Service edge-office: no".into(),
+    };
+    let serving = [
+        "TailnetConnected=True/Connected",
+        "RelaysAvailable=True/RelaysReady",
+        "GrantsInForce=Unknown/GrantsNotReported",
+    ];
+    for (cause, detail) in [
+        (Cause::Rejected, "Stalled=True/ApplyRejected"),
+        (Cause::NameTaken, "Stalled=True/NameTaken"),
+        (Cause::Failed, "Reconciling=True/ApplyFailed"),
+    ] {
+        let summary = summary(cause);
+        let nodes = vec![node(json!({"ready": true}))];
+        let status = compute(daemon_set(2, 2), nodes, Outcome::Refused(&summary));
+        let ready = format!("Ready=False/{}", cause.reason());
+        let said = [&*ready, detail];
+        assert_eq!(conditions(&status), [&said[..], &serving].concat());
+        assert_eq!(status.conditions[0].message, summary.message);
+        assert_eq!(status.relays, "2/2");
+        assert_eq!(status.observed_generation, 3);
+    }
+    // What passes does not hide what needs the user.
+    let refused = node(json!({"ready": false, "reason": "AuthKeyInvalid", "message": "new key"}));
+    let passing = summary(Cause::Failed);
+    let status = compute(daemon_set(2, 0), vec![refused], Outcome::Refused(&passing));
+    assert_eq!(conditions(&status)[1], "Stalled=True/AuthKeyInvalid");
 }
 
 #[test]

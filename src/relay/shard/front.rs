@@ -2,13 +2,16 @@
 //! datagram its time, and passes each on to the thread that has the pair.
 
 use std::{
+    collections::BTreeSet,
     fmt,
     net::SocketAddr,
     sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
     time::{Duration, Instant},
 };
 
-use relay_proto::{Allocation, Config, Counters, Desk, DropReason, Keys, Peer, Request, Timestamp};
+use relay_proto::{
+    Allocation, Config, Counters, Desk, DropReason, Keys, NodeKey, Peer, Request, Timestamp,
+};
 use tokio::sync::oneshot;
 
 use super::{
@@ -35,16 +38,10 @@ struct State {
     counters: Counters,
     accepting: bool,
     draining: bool,
-    withdrawn: bool,
+    /// Nodes that may ask, as of the last revocation.
+    allowed: Option<Arc<BTreeSet<NodeKey>>>,
     /// The first thread knows that there is something to forget.
     told: bool,
-}
-
-impl State {
-    fn tell_desk(&mut self) {
-        let accepting = self.accepting && !self.draining && !self.withdrawn;
-        self.desk.set_accepting(accepting);
-    }
 }
 
 impl SharedDesk {
@@ -80,7 +77,7 @@ impl Front {
             counters: Counters::default(),
             accepting: true,
             draining: false,
-            withdrawn: false,
+            allowed: None,
             told: false,
         };
         Self {
@@ -103,8 +100,8 @@ impl Front {
         from: Option<Peer>,
         packet: Vec<u8>,
     ) -> Result<Vec<u8>, DropReason> {
-        let request = self.open(from.as_ref(), &packet)?;
-        let allocation = self.allocate(request).await?;
+        let (request, allocation) = self.open(from.as_ref(), &packet)?;
+        let allocation = allocation.await.unwrap_or(Err(DropReason::NotAccepting))?;
         let nonce = rand::random();
         let state = &mut *self.desk.state();
         let answer = state.desk.answer(&request, allocation, nonce);
@@ -112,12 +109,30 @@ impl Front {
         Ok(answer)
     }
 
-    fn open(&self, from: Option<&Peer>, packet: &[u8]) -> Result<Request, DropReason> {
+    /// Opens a request and passes it to its thread. The desk stays locked until the thread has the
+    /// request: a revocation comes either after it, or before it and refuses it.
+    fn open(
+        &self,
+        from: Option<&Peer>,
+        packet: &[u8],
+    ) -> Result<(Request, oneshot::Receiver<Result<Allocation, DropReason>>), DropReason> {
         let now = moment(self.start);
         let state = &mut *self.desk.state();
         let opened = state.desk.open(from, packet, now);
         self.tell(state);
-        opened.inspect_err(|reason| state.counters.count_drop(*reason))
+        let opened = opened.and_then(|request| {
+            let allowed = |peer: &Peer| match &state.allowed {
+                Some(allowed) => allowed.contains(&peer.node_key),
+                None => true,
+            };
+            let allowed = from.is_some_and(allowed);
+            allowed.then_some(request).ok_or(DropReason::NoGrant)
+        });
+        let request = opened.inspect_err(|reason| state.counters.count_drop(*reason))?;
+        let (answer, allocation) = oneshot::channel();
+        let thread = Lanes::thread(request.lane(), self.links.len());
+        self.links[thread].tell(Command::Allocate { request, answer });
+        Ok((request, allocation))
     }
 
     /// Has the first thread come once there is something to forget.
@@ -128,11 +143,14 @@ impl Front {
         }
     }
 
-    async fn allocate(&self, request: Request) -> Result<Allocation, DropReason> {
-        let (answer, result) = oneshot::channel();
-        let thread = Lanes::thread(request.lane(), self.links.len());
-        self.links[thread].tell(Command::Allocate { request, answer });
-        result.await.unwrap_or(Err(DropReason::NotAccepting))
+    /// Ends the sessions of all other nodes, and refuses what they ask for from now on.
+    pub(super) fn revoke(&self, allowed: BTreeSet<NodeKey>) {
+        let allowed = Arc::new(allowed);
+        let state = &mut *self.desk.state();
+        state.allowed = Some(allowed.clone());
+        for link in &*self.links {
+            link.tell(Command::Revoke(allowed.clone()));
+        }
     }
 
     pub(super) fn set_addresses(&self, addresses: &[SocketAddr]) {
@@ -145,19 +163,13 @@ impl Front {
     pub(super) fn set_accepting(&self, accepting: bool) {
         let state = &mut *self.desk.state();
         state.accepting = accepting;
-        state.tell_desk();
-    }
-
-    pub(super) fn set_withdrawn(&self, withdrawn: bool) {
-        let state = &mut *self.desk.state();
-        state.withdrawn = withdrawn;
-        state.tell_desk();
+        state.desk.set_accepting(state.accepting && !state.draining);
     }
 
     pub(super) fn drain(&self) {
         let state = &mut *self.desk.state();
         state.draining = true;
-        state.tell_desk();
+        state.desk.set_accepting(false);
     }
 
     /// What never reached a thread.

@@ -176,26 +176,23 @@ async fn draining_keeps_sessions_and_gives_out_none() {
     assert_eq!(b.receive(), datagram);
 }
 
+/// Also when the node was looked up before its right ended.
 #[tokio::test]
-async fn a_withdrawn_relay_keeps_sessions_and_gives_out_others_once_it_is_back() {
+async fn a_node_whose_right_has_ended_has_no_session_and_gets_none() {
     let relay = Fixture::start().await;
-    let (a, b, c) = (Client::new(1, V4), Client::new(2, V4), Client::new(3, V4));
-    let vni = relay.open(&a, &b).await;
-    relay.handle.set_withdrawn(true);
-    relay.handle.set_accepting(true);
-    for other in [b.key, c.key] {
-        let refused = relay
-            .handle
-            .handle_derp(Some(a.peer()), a.request(other))
-            .await;
-        assert_eq!(refused, Err(DropReason::NotAccepting));
-    }
-    let datagram = a.data(vni, b"still flows");
-    a.send(relay.v4(), &datagram);
-    assert_eq!(b.receive(), datagram);
-    assert_eq!(relay.handle.snapshot().await.forwarded(), 1);
-    relay.handle.set_withdrawn(false);
-    relay.open(&a, &c).await;
+    let (a, b) = (Client::new(1, V4), Client::new(2, V4));
+    relay.open(&a, &b).await;
+    let ask = async || {
+        let request = a.request(b.key);
+        relay.handle.handle_derp(Some(a.peer()), request).await
+    };
+    relay.handle.revoke([b.peer().node_key].into());
+    assert_eq!(ask().await, Err(DropReason::NoGrant));
+    let snapshot = relay.handle.snapshot().await;
+    assert_eq!((snapshot.sessions.open, snapshot.counters.revoked), (0, 1));
+    assert_eq!(snapshot.counters.dropped(DropReason::NoGrant), 1);
+    relay.handle.revoke([a.peer().node_key].into());
+    ask().await.unwrap();
 }
 
 /// Also when nobody comes any more.

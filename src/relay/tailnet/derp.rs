@@ -12,6 +12,7 @@ use std::{
     time::Duration,
 };
 
+use k8s_openapi::jiff::Timestamp;
 use relay_proto::{NodeKey, Peer};
 use tokio::{
     sync::{mpsc, watch},
@@ -119,7 +120,7 @@ impl Derp {
         self.netmap
             .read()
             .unwrap_or_else(PoisonError::into_inner)
-            .peer(key)
+            .peer(key, Timestamp::now())
     }
 
     fn report(&self, message: &str) {

@@ -1,28 +1,25 @@
 //! The network map: who is in the tailnet, and who may relay through this device.
 
+mod clock;
+mod filter;
 mod grants;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
     sync::Arc,
+    time::Duration,
 };
 
-use ipnet::IpNet;
+use k8s_openapi::jiff::Timestamp;
 use relay_proto::{DiscoPublic, NodeKey, Peer};
 
 use crate::relay::sessions::Name;
 
-use super::wire::{CapGrant, DerpMap, FilterRule, MapResponse, Node, PeerChange};
+use self::{clock::ControlClock, filter::Filters};
+use super::wire::{DerpMap, MapResponse, Node, PeerChange};
 
-/// Peer capability that lets a source allocate sessions on a relay (`tailcfg.PeerCapabilityRelay`).
-const CAP_RELAY: &str = "tailscale.com/cap/relay";
 /// Node attribute that turns a relay off (`tailcfg.NodeAttrDisableRelayServer`).
 const ATTR_DISABLED: &str = "disable-relay-server";
-/// Name under which `MapResponse.PacketFilter` is one of the `PacketFilters`.
-const BASE_FILTER: &str = "base";
-/// Key in `PacketFilters` whose null value clears all that came before.
-const ALL_FILTERS: &str = "*";
 
 /// What the map stream has said so far.
 #[derive(Debug, Default)]
@@ -30,31 +27,52 @@ pub(crate) struct Netmap {
     own: Option<Node>,
     peers: HashMap<i64, Node>,
     ids: HashMap<NodeKey, i64>,
-    filters: BTreeMap<String, Vec<RelayRule>>,
-    /// Control has said what is allowed, be it nothing.
-    filtered: bool,
+    filters: Filters,
     derp: Arc<DerpMap>,
+    clock: ControlClock,
+    /// A map stream has begun and has sent no map yet: the map of the stream before holds.
+    awaits_first: bool,
 }
 
-/// A filter rule that grants the relay capability.
-#[derive(Debug)]
-struct RelayRule {
-    sources: Vec<AddressSet>,
-    destinations: Vec<AddressSet>,
-}
-
-/// A `SrcIPs` or `Dsts` entry (`tailcfg.FilterRule.SrcIPs`).
-#[derive(Debug, PartialEq, Eq)]
-enum AddressSet {
-    All,
-    Net(IpNet),
-    Range(IpAddr, IpAddr),
-    Attribute(String),
-}
+/// The first network map of a stream is without this device: nothing can be judged by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the first network map of a stream is without this device")]
+pub(crate) struct DeviceMissing;
 
 impl Netmap {
-    /// Takes in one message of the stream, in the order that `tailcfg.MapResponse` states.
-    pub(crate) fn apply(&mut self, message: MapResponse) {
+    /// Begins a map stream. Its first map replaces everything that earlier streams have said: what
+    /// that map leaves out is not there.
+    pub(crate) const fn begin_stream(&mut self) {
+        self.awaits_first = true;
+    }
+
+    /// Takes in one message of the stream as `controlclient` does. Returns whether it is a map, and
+    /// not a keep-alive.
+    ///
+    /// # Errors
+    /// The first map of a stream lacks this device; then what was known holds.
+    pub(crate) fn apply(
+        &mut self,
+        message: MapResponse,
+        now: Timestamp,
+    ) -> Result<bool, DeviceMissing> {
+        if let Some(control) = message.control_time {
+            self.clock.hear(control, now);
+        }
+        if message.keep_alive {
+            return Ok(false);
+        }
+        if self.awaits_first {
+            if message.node.is_none() {
+                return Err(DeviceMissing);
+            }
+            // No right depends on the DERP map or the clock.
+            *self = Self {
+                derp: self.derp.clone(),
+                clock: self.clock,
+                ..Self::default()
+            };
+        }
         if let Some(own) = message.node {
             self.own = Some(own);
         }
@@ -62,37 +80,60 @@ impl Netmap {
         if let Some(derp) = message.derp_map.filter(|derp| !derp.regions.is_empty()) {
             self.derp = Arc::new(derp);
         }
-        if let Some(peers) = message.peers {
+        self.filters
+            .apply(message.packet_filter.as_deref(), message.packet_filters);
+        // A list of all peers excludes changes of some, and an empty one is none.
+        if message.peers.is_empty() {
+            let removed = message.peers_removed.into_iter();
+            removed.for_each(|id| self.remove(id));
+            let changed = message.peers_changed.into_iter();
+            changed.for_each(|peer| self.insert(peer));
+            let patches = message.peers_changed_patch.into_iter();
+            patches.for_each(|change| self.patch(change));
+        } else {
             self.peers.clear();
             self.ids.clear();
-            peers.into_iter().for_each(|peer| self.insert(peer));
+            let peers = message.peers.into_iter();
+            peers.for_each(|peer| self.insert(peer));
         }
-        message
-            .peers_changed
-            .into_iter()
-            .for_each(|peer| self.insert(peer));
-        message.peers_removed.iter().for_each(|id| self.remove(*id));
-        message
-            .peers_changed_patch
-            .into_iter()
-            .for_each(|change| self.patch(change));
-        self.filtered |= message.packet_filter.is_some() || !message.packet_filters.is_empty();
-        self.apply_filters(message.packet_filter, message.packet_filters);
+        Ok(true)
     }
 
-    /// Who may use this relay; `None` before control has said who is there and what they may.
-    pub(crate) fn allowed(&self) -> Option<BTreeSet<NodeKey>> {
-        let known = self.filtered && self.own.is_some() && !self.peers.is_empty();
-        known.then(|| {
-            let peers = self.peers.values();
-            let may = peers.filter(|peer| self.may_relay(peer));
-            may.filter_map(|peer| peer.key).collect()
-        })
+    /// Node keys of the peers that may use this relay; `None` before the first network map. `now` is
+    /// this host's time.
+    pub(crate) fn allowed(&self, now: Timestamp) -> Option<BTreeSet<NodeKey>> {
+        self.own.as_ref()?;
+        if self.relay_disabled() {
+            return Some(BTreeSet::new());
+        }
+        let now = self.clock.now(now);
+        let may = |id: &i64| {
+            let peer = self.peers.get(id);
+            peer.is_some_and(|peer| self.may_relay(peer, now))
+        };
+        let ids = self.ids.iter();
+        Some(ids.filter(|(_, id)| may(id)).map(|(key, _)| *key).collect())
+    }
+
+    /// Time until the next node key expires, this device's or a peer's. `now` is this host's time.
+    pub(crate) fn next_expiry(&self, now: Timestamp) -> Option<Duration> {
+        let now = self.clock.now(now)?;
+        let nodes = self.peers.values().chain(&self.own);
+        let expiries = nodes.filter(|node| !node.expired);
+        let expiries = expiries.filter_map(|node| node.key_expiry);
+        let next = expiries.filter(|expiry| *expiry > now).min()?;
+        next.duration_since(now).try_into().ok()
     }
 
     /// This device.
     pub(crate) const fn own(&self) -> Option<&Node> {
         self.own.as_ref()
+    }
+
+    /// Whether this device's node key has expired. `now` is this host's time.
+    pub(crate) fn own_expired(&self, now: Timestamp) -> bool {
+        let now = self.clock.now(now);
+        self.own.as_ref().is_some_and(|own| has_expired(own, now))
     }
 
     /// DERP regions.
@@ -107,13 +148,14 @@ impl Netmap {
             .is_some_and(|own| own.has_attribute(ATTR_DISABLED))
     }
 
-    /// What the relay must know of the sender of a DERP packet, and its home region.
-    pub(crate) fn peer(&self, key: NodeKey) -> Option<(Peer, Option<u32>)> {
+    /// What the relay must know of the sender of a DERP packet, and its home region. `now` is this
+    /// host's time.
+    pub(crate) fn peer(&self, key: NodeKey, now: Timestamp) -> Option<(Peer, Option<u32>)> {
         let node = self.peers.get(self.ids.get(&key)?)?;
         let peer = Peer {
             node_key: key,
             disco: node.disco_key,
-            may_relay: self.may_relay(node),
+            may_relay: self.may_relay(node, self.clock.now(now)),
             unsigned_peer_api_only: node.unsigned_peer_api_only,
         };
         Some((peer, node.home_region()))
@@ -148,20 +190,19 @@ impl Netmap {
         named.collect()
     }
 
-    fn may_relay(&self, peer: &Node) -> bool {
+    /// Judges the first pair of addresses of the same family, as Go's relay does
+    /// (`magicsock.nodeHasCap`). `now` is control's time.
+    fn may_relay(&self, peer: &Node, now: Option<Timestamp>) -> bool {
         let Some(own) = &self.own else { return false };
-        if peer.unsigned_peer_api_only {
+        if peer.unsigned_peer_api_only || has_expired(peer, now) {
             return false;
         }
-        peer.ips().any(|source| {
-            let mut destinations = own.ips().filter(|own| own.is_ipv4() == source.is_ipv4());
-            destinations.any(|to| {
-                self.filters
-                    .values()
-                    .flatten()
-                    .any(|r| r.grants(peer, source, to))
-            })
-        })
+        let pair = peer.ips().find_map(|source| {
+            let mut own = own.ips();
+            let own = own.find(|own| own.is_ipv4() == source.is_ipv4())?;
+            Some((source, own))
+        });
+        pair.is_some_and(|(source, own)| self.filters.grants(source, own))
     }
 
     fn insert(&mut self, peer: Node) {
@@ -190,84 +231,19 @@ impl Netmap {
         }
         peer.key = change.key.or(peer.key);
         peer.disco_key = change.disco_key.or(peer.disco_key);
-        peer.cap_map = change.cap_map.unwrap_or(peer.cap_map);
+        peer.key_expiry = change.key_expiry.unwrap_or(peer.key_expiry);
         self.insert(peer);
     }
-
-    fn apply_filters(
-        &mut self,
-        base: Option<Vec<FilterRule>>,
-        mut named: BTreeMap<String, Option<Vec<FilterRule>>>,
-    ) {
-        if let Some(rules) = base {
-            self.filters.insert(BASE_FILTER.into(), relay_rules(&rules));
-        }
-        if let Some(None) = named.remove(ALL_FILTERS) {
-            self.filters.clear();
-        }
-        for (name, rules) in named {
-            match rules {
-                Some(rules) => self.filters.insert(name, relay_rules(&rules)),
-                None => self.filters.remove(&name),
-            };
-        }
-    }
 }
 
-impl RelayRule {
-    fn grants(&self, peer: &Node, source: IpAddr, destination: IpAddr) -> bool {
-        self.sources.iter().any(|set| set.holds(source, Some(peer)))
-            && self
-                .destinations
-                .iter()
-                .any(|set| set.holds(destination, None))
-    }
+/// Whether control or the time says that the node key of `node` has expired. `now` is control's
+/// time.
+fn has_expired(node: &Node, now: Option<Timestamp>) -> bool {
+    let is_over = |expiry| now.is_some_and(|now| expiry <= now);
+    node.expired || node.key_expiry.is_some_and(is_over)
 }
 
-impl AddressSet {
-    fn holds(&self, ip: IpAddr, node: Option<&Node>) -> bool {
-        match self {
-            Self::All => true,
-            Self::Net(net) => net.contains(&ip),
-            Self::Range(first, last) => (first..=last).contains(&&ip),
-            Self::Attribute(name) => node.is_some_and(|node| node.has_attribute(name)),
-        }
-    }
-
-    /// `None` for a form that this version does not know: it grants nothing.
-    fn parse(text: &str) -> Option<Self> {
-        if text == "*" {
-            return Some(Self::All);
-        }
-        if let Some(name) = text.strip_prefix("cap:") {
-            return Some(Self::Attribute(name.into()));
-        }
-        if let Some((first, last)) = text.split_once('-') {
-            let (first, last): (IpAddr, IpAddr) = (first.parse().ok()?, last.parse().ok()?);
-            return (first.is_ipv4() == last.is_ipv4()).then_some(Self::Range(first, last));
-        }
-        text.parse()
-            .ok()
-            .or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
-            .map(Self::Net)
-    }
-}
-
-fn relay_rules(rules: &[FilterRule]) -> Vec<RelayRule> {
-    let sets = |texts: &[String]| texts.iter().filter_map(|t| AddressSet::parse(t)).collect();
-    let is_relay = |grant: &&CapGrant| {
-        grant.cap_map.contains_key(CAP_RELAY) || grant.caps.iter().any(|c| c == CAP_RELAY)
-    };
-    let of_rule = |rule: &FilterRule| -> Vec<RelayRule> {
-        let grants = rule.cap_grant.iter().filter(is_relay);
-        let rule = |grant: &CapGrant| RelayRule {
-            sources: sets(&rule.src_ips),
-            destinations: sets(&grant.dsts),
-        };
-        grants.map(rule).collect()
-    };
-    rules.iter().flat_map(of_rule).collect()
-}
-
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod tests;

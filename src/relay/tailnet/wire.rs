@@ -2,7 +2,7 @@
 //! `tailcfg.MapResponse`), reduced to what a relay says and reads.
 //!
 //! Reading is tolerant: fields may be missing, null or unknown, so that a newer control server is
-//! understood. Only keys and addresses must parse.
+//! understood. Only keys, addresses and times must parse.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
@@ -16,6 +16,8 @@ use crate::{config::peers::decode_key, relay::addresses::StunServer};
 
 /// UDP port of STUN (RFC 8489).
 const DEFAULT_STUN_PORT: u16 = 3478;
+/// Go's zero time, in seconds since 1970.
+const ZERO_TIME: i64 = -62_135_596_800;
 
 /// Asks for a place in the tailnet.
 #[derive(Debug, Serialize)]
@@ -107,7 +109,8 @@ pub(crate) struct MapResponse {
     pub(crate) node: Option<Node>,
     #[serde(rename = "DERPMap")]
     pub(crate) derp_map: Option<DerpMap>,
-    pub(crate) peers: Option<Vec<Node>>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) peers: Vec<Node>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) peers_changed: Vec<Node>,
     #[serde(deserialize_with = "or_default")]
@@ -117,6 +120,8 @@ pub(crate) struct MapResponse {
     pub(crate) packet_filter: Option<Vec<FilterRule>>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) packet_filters: BTreeMap<String, Option<Vec<FilterRule>>>,
+    #[serde(deserialize_with = "point_in_time")]
+    pub(crate) control_time: Option<Timestamp>,
 }
 
 /// A device of the tailnet.
@@ -192,7 +197,9 @@ pub(crate) struct PeerChange {
     pub(crate) key: Option<NodeKey>,
     #[serde(deserialize_with = "disco_key")]
     pub(crate) disco_key: Option<DiscoPublic>,
-    pub(crate) cap_map: Option<BTreeMap<String, Value>>,
+    /// The new time, where it changes; `Some(None)` for a key that does not expire.
+    #[serde(deserialize_with = "changed_time")]
+    pub(crate) key_expiry: Option<Option<Timestamp>>,
 }
 
 /// A rule of the packet filter; only its capability grants matter to a relay.
@@ -290,13 +297,22 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
-/// Go's zero time, in the year 1, stands for none; so does what cannot be read.
+/// Go's zero time, in the year 1, stands for none.
 fn point_in_time<'de, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<Option<Timestamp>, D::Error> {
-    let text = Option::<String>::deserialize(deserializer)?;
-    let time: Option<Timestamp> = text.and_then(|text| text.parse().ok());
-    Ok(time.filter(|time| *time > Timestamp::UNIX_EPOCH))
+    Ok(changed_time(deserializer)?.flatten())
+}
+
+/// The same, where null stands for no change.
+fn changed_time<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Option<Timestamp>>, D::Error> {
+    let Some(text) = Option::<String>::deserialize(deserializer)? else {
+        return Ok(None);
+    };
+    let time: Timestamp = text.parse().map_err(|_| D::Error::custom("invalid time"))?;
+    Ok(Some((time.as_second() != ZERO_TIME).then_some(time)))
 }
 
 fn node_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NodeKey>, D::Error> {
@@ -349,7 +365,7 @@ mod tests {
         let text = r#"{"Peers":null,"PeersChanged":null,"PacketFilter":null,"Future":[1],
             "Node":{"ID":3,"DiscoKey":"","Addresses":null,"CapMap":null,"DERP":"127.3.3.40:7"}}"#;
         let map: MapResponse = serde_json::from_str(text).unwrap();
-        assert!(map.peers.is_none() && map.packet_filter.is_none());
+        assert!(map.peers.is_empty() && map.packet_filter.is_none());
         let node = map.node.unwrap();
         assert_eq!(
             (node.id, node.home_region(), node.disco_key),

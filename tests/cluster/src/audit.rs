@@ -110,10 +110,13 @@ impl Asked {
         let verb = text(&event["verb"]);
         let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
         let said = text(&event["responseStatus"]["message"]);
+        // What somebody's admission policy or quota refuses is allowed; what ours refuses is not.
         // A namespace that is being deleted takes nothing new, whoever asks.
+        let forbidden = event["annotations"]["authorization.k8s.io/decision"] == "forbid"
+            || what.starts_with("peerrelay.dev/") && !said.contains("being terminated");
         let user = text(&event["user"]["username"]);
         let key = (user.clone(), text(&about["name"]));
-        if matches!(code, 401 | 403) && !said.contains("being terminated") {
+        if code == 401 || code == 403 && forbidden {
             // A relay that is on its way out outlives its Role: it has written its report before,
             // and never does again.
             if !(what.starts_with("peerrelay.dev/relaynodes") && self.wrote.contains(&key)) {
@@ -216,7 +219,9 @@ mod tests {
     #[test]
     fn what_was_used_and_what_was_refused_is_told_apart() {
         let event = |verb: &str, agent: &str, code: u16| {
+            let decision = if verb == "delete" { "forbid" } else { "allow" };
             json!({
+                "annotations": {"authorization.k8s.io/decision": decision},
                 "verb": verb, "userAgent": agent, "user": {"username": "relay"},
                 "objectRef": {"apiGroup": "apps", "resource": "daemonsets", "subresource": "status"},
                 "responseStatus": {"code": code, "message": "no"},
@@ -227,6 +232,7 @@ mod tests {
             event("patch", "ours", 201),
             event("get", "curl/8", 403),
             event("delete", "ours", 403),
+            event("update", "ours", 403),
             json!({"verb": "get", "requestURI": "/version"}).to_string(),
         ];
         let asked = Asked::read(&log.join("\n"));
@@ -235,7 +241,7 @@ mod tests {
             asked.used,
             BTreeSet::from([right("create"), right("patch")])
         );
-        assert_eq!(asked.requests, 2);
+        assert_eq!(asked.requests, 3);
         assert_eq!(
             asked.refused.into_values().collect::<Vec<_>>(),
             ["relay: delete apps/daemonsets/status: no"]

@@ -13,6 +13,7 @@ use crate::command::{program, program_in};
 use crate::compare::{self, CompareArgs};
 use crate::demo::{self, DemoArgs};
 use crate::faults::{self, FaultsArgs};
+use crate::maps::{self, MapsArgs};
 use crate::net;
 use crate::probe::Probe;
 use crate::progress::Progress;
@@ -41,6 +42,8 @@ enum Action {
     Faults(FaultsArgs),
     /// Give generated handshakes to Tailscale's relay and to ours, and compare what they do
     Compare(CompareArgs),
+    /// Give generated network maps to Tailscale's code and to ours, and compare who may relay
+    Maps(MapsArgs),
     /// Bring cluster and tailnet up; import the program again if they are
     Up,
     /// Stop everything and remove it
@@ -80,6 +83,7 @@ impl Cli {
             Action::Test(args) => return suite::run(&args),
             Action::Faults(args) => faults::run(&args)?,
             Action::Compare(args) => compare::run(&args, &Progress::stderr())?,
+            Action::Maps(args) => maps::run(&args, &Progress::stderr())?,
             Action::Probe(probe) => probe.run()?,
             Action::Up => up()?,
             Action::Down => Rig::take_down(&Progress::stderr())?,

@@ -23,7 +23,6 @@ mod secrets;
 mod standalone;
 mod status;
 mod underlay;
-mod withdrawal;
 
 use std::time::Duration;
 
@@ -68,7 +67,6 @@ pub fn all() -> Vec<Scenario> {
         exposure::scenarios(),
         network_policies::scenarios(),
         regions::scenarios(),
-        withdrawal::scenarios(),
         nodes::scenarios(),
         monitoring::scenarios(),
         faults::scenarios(),

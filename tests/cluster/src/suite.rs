@@ -13,7 +13,7 @@ use crate::scenarios::{self, Scenario};
 use crate::state::repository;
 use crate::tools::Tools;
 use crate::world::World;
-use crate::{Rig, audit, evidence, packages, signals, traces};
+use crate::{Rig, audit, evidence, maps, packages, signals, traces};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -112,12 +112,14 @@ fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<usize> {
 fn cargo_tests(progress: &Progress) -> Result<()> {
     packages::ensure(progress)?;
     let tools = Tools::build(progress)?;
+    Tools::build_only("mapmodel", progress)?;
     progress.line("cargo test, the whole workspace");
     let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let status = cargo
         .current_dir(repository())
         .args(["test", "--quiet", "--locked", "--workspace"])
         .env("PEERRELAY_HELM", tools.program("helm"))
+        .env(maps::PROGRAM, tools.program("mapmodel"))
         .status()
         .context("failed to start cargo")?;
     ensure!(status.success(), "cargo test failed");

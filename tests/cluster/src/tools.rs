@@ -20,7 +20,7 @@ struct ToolSet {
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 9] = [
+const TOOL_SETS: [ToolSet; 10] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -98,6 +98,14 @@ const TOOL_SETS: [ToolSet; 9] = [
         duration: "about 3 min",
     },
     ToolSet {
+        name: "mapmodel",
+        module: "tailnet",
+        packages: &["./mapmodel"],
+        ldflags: "-s -w",
+        programs: &["mapmodel"],
+        duration: "under 1 min",
+    },
+    ToolSet {
         name: "relay",
         module: "tailnet",
         packages: &["./relay"],
@@ -125,6 +133,7 @@ impl Tools {
     pub fn build(progress: &Progress) -> Result<Self> {
         let of_few = [
             "kstatus",
+            "mapmodel",
             "metallb",
             "network-policies",
             "prometheus",

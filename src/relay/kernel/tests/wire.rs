@@ -252,7 +252,13 @@ impl Wire {
 
     fn receive_from(&self) -> (Vec<u8>, SocketAddr) {
         let mut buffer = vec![0; 65_536];
-        let (len, from) = self.socket.recv_from(&mut buffer).unwrap();
+        let (len, from) = loop {
+            // A signal to the process ends a wait that has a limit.
+            match self.socket.recv_from(&mut buffer) {
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+                received => break received.unwrap(),
+            }
+        };
         buffer.truncate(len);
         (buffer, from)
     }

@@ -2,7 +2,12 @@
 
 use std::net::IpAddr;
 
-use super::{AddressSet, Netmap, Node, RelayRule};
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    Netmap, Node,
+    filter::{AddressSet, RelayRule},
+};
 use crate::{grants::is_everyone, relay::grant::GrantView};
 
 /// A range of at least as many IPv4 addresses is everyone: control writes all of the tailnet as
@@ -10,8 +15,9 @@ use crate::{grants::is_everyone, relay::grant::GrantView};
 const WIDE_RANGE: u32 = 1 << 21;
 
 impl Netmap {
-    /// Who may use this relay.
-    pub(crate) fn grant(&self) -> GrantView {
+    /// Who may use this relay. `now` is this host's time.
+    pub(crate) fn grant(&self, now: Timestamp) -> GrantView {
+        let now = self.clock.now(now);
         let rules = || self.own.iter().flat_map(|own| self.rules_for(own));
         let mut view = GrantView {
             rules: rules().count(),
@@ -19,7 +25,7 @@ impl Netmap {
             everyone: rules().any(|rule| rule.sources.iter().any(AddressSet::is_everyone)),
             ..GrantView::default()
         };
-        let granted = self.peers.values().filter(|peer| self.may_relay(peer));
+        let granted = self.peers.values().filter(|peer| self.may_relay(peer, now));
         granted.for_each(|peer| view.count(&peer.tags));
         view
     }
@@ -28,9 +34,9 @@ impl Netmap {
         let ips: Vec<_> = own.ips().collect();
         let is_own = move |rule: &&RelayRule| {
             let mut sets = rule.destinations.iter();
-            sets.any(|set| ips.iter().any(|ip| set.holds(*ip, None)))
+            sets.any(|set| ips.iter().any(|ip| set.holds(*ip)))
         };
-        self.filters.values().flatten().filter(is_own)
+        self.filters.rules().filter(is_own)
     }
 }
 
@@ -42,7 +48,7 @@ impl AddressSet {
             Self::Range(IpAddr::V4(first), IpAddr::V4(last)) => {
                 u32::from(*last).saturating_sub(u32::from(*first)) >= WIDE_RANGE
             }
-            Self::Range(..) | Self::Attribute(_) => false,
+            Self::Range(..) => false,
         }
     }
 }

@@ -1,31 +1,165 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use std::net::IpAddr;
+
 use bolero::{ValueGenerator, check, one_of, one_value_of, produce};
 use serde_json::{Value, json};
 
-use super::*;
+use super::{
+    filter::{AddressSet, CAP_RELAY},
+    *,
+};
 use crate::edit::{edited, edits};
 
 const OFFICE: u8 = 2;
 const OTHER: u8 = 3;
+/// 2025-12-31.
+const NOW: Timestamp = Timestamp::constant(1_767_139_200, 0);
 
 #[test]
 fn granted_peer_may_relay_and_others_may_not() {
     let map = netmap(grant(&["100.64.0.2"], &["100.64.0.1/32"]));
     assert!(may_relay(&map, OFFICE));
     assert!(!may_relay(&map, OTHER));
-    assert_eq!(map.grant().granted_peers, 1);
-    assert!(map.peer(NodeKey([9; 32])).is_none());
-    assert_eq!(map.allowed(), Some([NodeKey([OFFICE; 32])].into()));
+    assert_eq!(map.grant(NOW).granted_peers, 1);
+    assert!(map.peer(NodeKey([9; 32]), NOW).is_none());
+    assert_eq!(map.allowed(NOW), Some([NodeKey([OFFICE; 32])].into()));
 }
 
 #[test]
-fn nobody_is_refused_before_control_has_said_what_is_allowed() {
+fn nobody_is_refused_before_the_first_map() {
     let mut map = Netmap::default();
+    map.begin_stream();
+    apply(&mut map, json!({"KeepAlive": true}));
+    assert_eq!(map.allowed(NOW), None);
     apply(&mut map, json!({"Node": node(1), "Peers": [node(OFFICE)]}));
-    assert_eq!(map.allowed(), None);
-    apply(&mut map, json!({"PacketFilter": []}));
-    assert_eq!(map.allowed(), Some(BTreeSet::new()));
+    assert_eq!(map.allowed(NOW), Some(BTreeSet::new()));
+}
+
+#[test]
+fn nobody_may_relay_when_the_last_peer_has_gone() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    apply(&mut map, json!({"PeersRemoved": [OFFICE, OTHER]}));
+    assert_eq!(map.allowed(NOW), Some(BTreeSet::new()));
+}
+
+#[test]
+fn nobody_may_relay_where_the_policy_turns_the_relay_off() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    let mut own = node(1);
+    own["CapMap"] = json!({"disable-relay-server": null});
+    apply(&mut map, json!({"Node": own}));
+    assert_eq!(map.allowed(NOW), Some(BTreeSet::new()));
+    apply(&mut map, json!({"Node": node(1)}));
+    assert_eq!(map.allowed(NOW).unwrap().len(), 2);
+}
+
+#[test]
+fn the_first_map_of_a_stream_replaces_all_that_was_known() {
+    let mut map = netmap(grant(&["100.64.0.2"], &["*"]));
+    let named = json!([grant(&["100.64.0.3"], &["*"])]);
+    apply(&mut map, json!({"PacketFilters": {"named": named}}));
+    assert_eq!(map.allowed(NOW).unwrap().len(), 2);
+
+    map.begin_stream();
+    apply(&mut map, json!({"KeepAlive": true}));
+    assert_eq!(map.allowed(NOW).unwrap().len(), 2, "the old map holds");
+    let error = map.apply(MapResponse::default(), NOW).err();
+    assert_eq!(error, Some(DeviceMissing));
+    assert_eq!(map.allowed(NOW).unwrap().len(), 2, "the old map holds");
+    let peers = [node(OFFICE), node(OTHER)];
+    let base = json!([grant(&["100.64.0.2"], &["*"])]);
+    apply(
+        &mut map,
+        json!({"Node": node(1), "Peers": peers, "PacketFilter": base}),
+    );
+    let office = BTreeSet::from([NodeKey([OFFICE; 32])]);
+    assert_eq!(map.allowed(NOW), Some(office.clone()));
+    apply(&mut map, json!({"PeersRemoved": [OTHER]}));
+    assert_eq!(map.allowed(NOW), Some(office), "the filter is unchanged");
+
+    map.begin_stream();
+    apply(&mut map, json!({"Node": node(1)}));
+    assert_eq!(map.allowed(NOW), Some(BTreeSet::new()));
+    assert!(map.peer(NodeKey([OFFICE; 32]), NOW).is_none());
+}
+
+#[test]
+fn a_list_of_all_peers_excludes_changes_of_some() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    apply(
+        &mut map,
+        json!({"Peers": [node(OFFICE)], "PeersChanged": [node(OTHER)], "PeersRemoved": [OFFICE]}),
+    );
+    let office = NodeKey([OFFICE; 32]);
+    assert_eq!(map.allowed(NOW), Some([office].into()));
+    // A peer that is replaced is removed first.
+    apply(
+        &mut map,
+        json!({"PeersChanged": [node(OTHER)], "PeersRemoved": [OTHER, OFFICE]}),
+    );
+    assert_eq!(map.allowed(NOW), Some([NodeKey([OTHER; 32])].into()));
+}
+
+#[test]
+fn peers_with_expired_keys_may_not_relay() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    let later = NOW + Duration::from_secs(100);
+    let patch = |expiry: Option<Timestamp>| {
+        let expiry = expiry.map_or("0001-01-01T00:00:00Z".into(), |at| at.to_string());
+        json!({"PeersChangedPatch": [{"NodeID": OFFICE, "KeyExpiry": expiry}]})
+    };
+    let office = |map: &Netmap, now| {
+        let allowed = map.allowed(now).unwrap().contains(&NodeKey([OFFICE; 32]));
+        let (peer, _) = map.peer(NodeKey([OFFICE; 32]), now).unwrap();
+        assert_eq!(peer.may_relay, allowed);
+        allowed
+    };
+    assert_eq!(map.next_expiry(NOW), None);
+    apply(&mut map, patch(Some(later)));
+    assert_eq!(map.next_expiry(NOW), Some(Duration::from_secs(100)));
+    assert!(office(&map, NOW) && !office(&map, later));
+    assert_eq!(map.next_expiry(later), None);
+    apply(&mut map, patch(None));
+    assert!(office(&map, later));
+
+    // By the control server's clock, if that is another one.
+    apply(&mut map, patch(Some(later)));
+    apply(
+        &mut map,
+        json!({"KeepAlive": true, "ControlTime": later.to_string()}),
+    );
+    assert!(!office(&map, NOW));
+    apply(&mut map, json!({"ControlTime": NOW.to_string()}));
+    assert!(office(&map, NOW));
+
+    let mut expired = node(OFFICE);
+    expired["Expired"] = json!(true);
+    apply(&mut map, json!({"PeersChanged": [expired]}));
+    assert!(!office(&map, NOW));
+    assert_eq!(map.grant(NOW).granted_peers, 1);
+}
+
+#[test]
+fn this_devices_key_expires_too() {
+    let mut map = netmap(json!({}));
+    let mut own = node(1);
+    let later = NOW + Duration::from_secs(100);
+    own["KeyExpiry"] = later.to_string().into();
+    apply(&mut map, json!({"Node": own}));
+    assert_eq!(map.next_expiry(NOW), Some(Duration::from_secs(100)));
+    assert!(!map.own_expired(NOW) && map.own_expired(later));
+}
+
+#[test]
+fn only_the_first_pair_of_addresses_of_a_family_counts() {
+    let map = netmap(grant(&["fd7a:115c:a1e0::2"], &["*"]));
+    assert!(!may_relay(&map, OFFICE), "its IPv4 address is first");
+    let mut map = netmap(grant(&["*"], &["fd7a::/16"]));
+    let mut peer = node(OFFICE);
+    peer["Addresses"] = json!(["fd7a:115c:a1e0::2/128"]);
+    apply(&mut map, json!({"PeersChanged": [peer]}));
+    assert!(may_relay(&map, OFFICE) && !may_relay(&map, OTHER));
 }
 
 #[test]
@@ -34,11 +168,11 @@ fn who_may_relay_is_told_by_tags_and_without_addresses() {
     let mut tagged = node(OFFICE);
     tagged["Tags"] = json!(["tag:office", "tag:eu"]);
     apply(&mut map, json!({"PeersChanged": [tagged]}));
-    let view = map.grant();
+    let view = map.grant(NOW);
     let office = vec!["tag:eu".to_owned(), "tag:office".to_owned()];
     assert_eq!(view.sources, [(office, 1), (vec![], 1)].into());
     assert_eq!((view.rules, view.known_peers, view.everyone), (1, 2, false));
-    let elsewhere = netmap(grant(&["*"], &["100.64.0.9"])).grant();
+    let elsewhere = netmap(grant(&["*"], &["100.64.0.9"])).grant(NOW);
     assert_eq!((elsewhere.rules, elsewhere.everyone), (0, false));
 }
 
@@ -68,7 +202,7 @@ fn a_rule_for_the_whole_tailnet_is_one_for_everyone() {
     ];
     for source in everyone {
         assert!(
-            netmap(grant(&[source], &["*"])).grant().everyone,
+            netmap(grant(&[source], &["*"])).grant(NOW).everyone,
             "{source}"
         );
     }
@@ -79,7 +213,7 @@ fn a_rule_for_the_whole_tailnet_is_one_for_everyone() {
         "fd7a:115c:a1e0:1::/64",
     ] {
         assert!(
-            !netmap(grant(&[source], &["*"])).grant().everyone,
+            !netmap(grant(&[source], &["*"])).grant(NOW).everyone,
             "{source}"
         );
     }
@@ -96,20 +230,14 @@ fn sets_of_tags_have_a_limit() {
         })
         .collect();
     apply(&mut map, json!({"Peers": peers}));
-    let view = map.grant();
+    let view = map.grant(NOW);
     assert_eq!((view.granted_peers, view.sources.len()), (50, 16));
     assert!(view.more_sources);
 }
 
 #[test]
 fn every_form_of_source_is_understood() {
-    let forms = [
-        "*",
-        "100.64.0.2",
-        "100.64.0.0/30",
-        "100.64.0.2-100.64.0.9",
-        "fd7a:115c:a1e0::2",
-    ];
+    let forms = ["*", "100.64.0.2", "100.64.0.0/30", "100.64.0.2-100.64.0.9"];
     for source in forms {
         let destinations = ["100.64.0.1", "fd7a:115c:a1e0::1"];
         assert!(
@@ -121,6 +249,8 @@ fn every_form_of_source_is_understood() {
         "100.64.0.7",
         "cap:some-attribute",
         "nonsense",
+        "100.64.0.2/30",
+        "100.64.0.9-100.64.0.2",
         "100.64.0.5-100.64.0.9",
     ] {
         assert!(
@@ -172,22 +302,22 @@ fn peers_change_by_whole_by_patch_and_leave() {
         json!({"PeersChangedPatch": [
         {"NodeID": OFFICE, "DERPRegion": 5, "DiscoKey": format!("discokey:{}", "0f".repeat(32))}]}),
     );
-    let (peer, home) = map.peer(NodeKey([OFFICE; 32])).unwrap();
+    let (peer, home) = map.peer(NodeKey([OFFICE; 32]), NOW).unwrap();
     assert_eq!((peer.disco.unwrap().0, home), ([0x0f; 32], Some(5)));
 
     let mut rotated = node(OFFICE);
     rotated["Key"] = key("nodekey", 0x77);
     apply(&mut map, json!({"PeersChanged": [rotated]}));
     assert!(
-        map.peer(NodeKey([OFFICE; 32])).is_none(),
+        map.peer(NodeKey([OFFICE; 32]), NOW).is_none(),
         "the old key is gone"
     );
-    assert!(map.peer(NodeKey([0x77; 32])).is_some());
+    assert!(map.peer(NodeKey([0x77; 32]), NOW).is_some());
 
     apply(&mut map, json!({"PeersRemoved": [OFFICE]}));
-    assert!(map.peer(NodeKey([0x77; 32])).is_none());
+    assert!(map.peer(NodeKey([0x77; 32]), NOW).is_none());
     apply(&mut map, json!({"Peers": []}));
-    assert!(map.peer(NodeKey([OTHER; 32])).is_none());
+    assert!(map.peer(NodeKey([OTHER; 32]), NOW).is_some(), "no list");
 }
 
 #[test]
@@ -221,7 +351,7 @@ fn a_key_expires_when_control_says_and_gos_zero_time_is_never() {
     for (told, seconds) in [
         ("2027-01-01T00:00:00Z", Some(1_798_761_600)),
         ("0001-01-01T00:00:00Z", None),
-        ("soon", None),
+        ("1970-01-01T00:00:00Z", Some(0)),
     ] {
         let mut own = node(1);
         own["KeyExpiry"] = told.into();
@@ -229,6 +359,7 @@ fn a_key_expires_when_control_says_and_gos_zero_time_is_never() {
         let expiry = map.own().unwrap().key_expiry;
         assert_eq!(expiry.map(|time| time.as_second()), seconds, "{told}");
     }
+    assert!(serde_json::from_str::<Node>(r#"{"KeyExpiry": "soon"}"#).is_err());
 }
 
 #[test]
@@ -237,10 +368,10 @@ fn peer_that_tailnet_lock_has_not_signed_may_not_relay() {
     let mut unsigned = node(OFFICE);
     unsigned["UnsignedPeerAPIOnly"] = json!(true);
     apply(&mut map, json!({"PeersChanged": [unsigned]}));
-    let (peer, _) = map.peer(NodeKey([OFFICE; 32])).unwrap();
+    let (peer, _) = map.peer(NodeKey([OFFICE; 32]), NOW).unwrap();
     assert!(peer.unsigned_peer_api_only && !peer.may_relay);
-    assert_eq!(map.grant().granted_peers, 1);
-    assert_eq!(map.allowed(), Some([NodeKey([OTHER; 32])].into()));
+    assert_eq!(map.grant(NOW).granted_peers, 1);
+    assert_eq!(map.allowed(NOW), Some([NodeKey([OTHER; 32])].into()));
 }
 
 #[test]
@@ -274,14 +405,14 @@ fn a_map_that_is_changed_anywhere_is_refused_or_grants_what_it_says() {
             return;
         };
         let mut map = netmap(grant(&["*"], &["*"]));
-        map.apply(message);
-        let granted = map.grant();
+        map.apply(message, NOW).ok();
+        let granted = map.grant(NOW);
         assert!(granted.granted_peers <= granted.known_peers);
-        for key in map.allowed().into_iter().flatten() {
-            let (peer, _) = map.peer(key).expect("only peers are allowed");
+        for key in map.allowed(NOW).into_iter().flatten() {
+            let (peer, _) = map.peer(key, NOW).expect("only peers are allowed");
             assert!(peer.may_relay && !peer.unsigned_peer_api_only);
         }
-        assert!(map.tags().keys().all(|key| map.peer(*key).is_some()));
+        assert!(map.tags().keys().all(|key| map.peer(*key, NOW).is_some()));
         map.names();
         map.derp().stun_servers();
     });
@@ -310,16 +441,15 @@ fn addresses_of_a_rule_hold_only_what_is_in_them() {
     let at = at.map_gen(|text| text.parse().unwrap());
     let check = check.with_generator((text, one_of((at, produce::<IpAddr>()))));
     check.for_each(|(text, ip): &(String, IpAddr)| {
-        let Some(set) = AddressSet::parse(text) else {
+        let Some(set) = AddressSet::source(text) else {
             return;
         };
         let expected = match &set {
             AddressSet::All => text == "*",
             AddressSet::Net(net) => net.network() <= *ip && *ip <= net.broadcast(),
             AddressSet::Range(first, last) => first <= ip && ip <= last,
-            AddressSet::Attribute(_) => false,
         };
-        assert_eq!(set.holds(*ip, None), expected, "{text}");
+        assert_eq!(set.holds(*ip), expected, "{text}");
     });
 }
 
@@ -353,9 +483,10 @@ fn key(prefix: &str, byte: u8) -> Value {
 }
 
 fn apply(map: &mut Netmap, message: Value) {
-    map.apply(serde_json::from_value(message).unwrap());
+    map.apply(serde_json::from_value(message).unwrap(), NOW)
+        .unwrap();
 }
 
 fn may_relay(map: &Netmap, id: u8) -> bool {
-    map.peer(NodeKey([id; 32])).unwrap().0.may_relay
+    map.peer(NodeKey([id; 32]), NOW).unwrap().0.may_relay
 }

@@ -19,6 +19,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: smallest,
         },
         Scenario {
+            name: "a PeerRelay that an older version let through under a name that cannot work is \
+                   InvalidSpec, with a name that can",
+            run: older_name,
+        },
+        Scenario {
             name: "install.yaml, the kustomize base and the examples are accepted",
             run: manifests,
         },
@@ -232,6 +237,26 @@ fn refused(world: &World<'_>) -> Result<String> {
         ),
         ("edge", json!({"prot": 1}), "unknown field \"spec.prot\""),
         (&long, json!({}), "at most 40 characters"),
+        (
+            "edge.eu",
+            json!({}),
+            "metadata.name must be lower-case letters, digits and dashes",
+        ),
+        (
+            "1edge",
+            json!({}),
+            "metadata.name must be lower-case letters, digits and dashes",
+        ),
+        (
+            "edge",
+            region("name", json!("eu.west")),
+            "name must be lower-case letters, digits and dashes",
+        ),
+        (
+            "edge",
+            region("name", json!("1st")),
+            "name must be lower-case letters, digits and dashes",
+        ),
     ];
     for (name, spec, message) in &cases {
         let object = world.peer_relay(name, spec)?.to_string();
@@ -283,6 +308,58 @@ spec:
         relay["status"]
     );
     Ok("defaults filled in, observedGeneration -1".into())
+}
+
+fn older_name(world: &World<'_>) -> Result<String> {
+    const NAME: &str = "edge.eu";
+    let definition = "peerrelays.peerrelay.dev";
+    let crd: Value = serde_json::from_str(&world.rig.kubectl([
+        "get",
+        "customresourcedefinition",
+        definition,
+        "-o",
+        "json",
+    ])?)?;
+    let schema = &crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"];
+    let rules = &schema["x-kubernetes-validations"];
+    let set = |rules: &Value| {
+        let path = "/spec/versions/0/schema/openAPIV3Schema/x-kubernetes-validations";
+        let patch = json!([{"op": "replace", "path": path, "value": rules}]).to_string();
+        let words = [
+            "patch",
+            "customresourcedefinition",
+            definition,
+            "--type=json",
+            "-p",
+            &patch,
+        ];
+        world.rig.kubectl(words).map(drop)
+    };
+    let all = rules.as_array().cloned().unwrap_or_default();
+    let older = |rule: &Value| rule["optionalOldSelf"] != true;
+    set(&all.iter().filter(|rule| older(rule)).cloned().collect())?;
+    let created = world.eventually("the older definition admits the name", || {
+        world.apply(NAME, &json!({}))
+    });
+    set(rules)?;
+    created?;
+    world.eventually("the name is told, with one that can work", || {
+        let said = world.condition(NAME, "Stalled")?;
+        ensure!(said == "True/InvalidSpec", "Stalled is '{said}'");
+        let relay = world.object("peerrelay", NAME)?;
+        let told = relay["status"]["conditions"].to_string();
+        ensure!(told.contains("such as edge-eu"), "{told}");
+        let generations = (
+            &relay["status"]["observedGeneration"],
+            &relay["metadata"]["generation"],
+        );
+        ensure!(generations.0 == generations.1, "{generations:?}");
+        Ok(())
+    })?;
+    let services = world.list("services", NAME)?.len();
+    world.delete(NAME)?;
+    ensure!(services == 0, "{services} Services were made");
+    Ok("Stalled/InvalidSpec names edge-eu".into())
 }
 
 fn manifests(world: &World<'_>) -> Result<String> {

@@ -13,13 +13,14 @@ import (
 func makeMap() *tailcfg.MapResponse {
 	nodeKey := key.NodePublicFromRaw32(mem.B(pattern(0x11, 32)))
 	discoKey := key.DiscoPublicFromRaw32(mem.B(pattern(0x22, 32)))
+	expiry := time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC)
 	node := func(id tailcfg.NodeID) *tailcfg.Node {
 		return &tailcfg.Node{
 			ID:                  id,
 			StableID:            "stable",
 			Name:                "name.example.ts.net.",
 			Key:                 nodeKey,
-			KeyExpiry:           time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
+			KeyExpiry:           expiry,
 			DiscoKey:            discoKey,
 			Addresses:           []netip.Prefix{netip.MustParsePrefix("100.64.0.1/32")},
 			HomeDERP:            7,
@@ -66,9 +67,10 @@ func makeMap() *tailcfg.MapResponse {
 			DERPRegion: 6,
 			Key:        &nodeKey,
 			DiscoKey:   &discoKey,
-			CapMap:     tailcfg.NodeCapMap{"a": nil},
+			KeyExpiry:  &expiry,
 		}},
 		PacketFilter:  rules,
 		PacketFilters: map[string][]tailcfg.FilterRule{"named": rules},
+		ControlTime:   &expiry,
 	}
 }

@@ -1,0 +1,177 @@
+//! Events for what changes in the conditions of a PeerRelay.
+
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube_runtime::events::{Event, EventType};
+
+/// Longest note that the API server takes, in bytes.
+const LONGEST_NOTE: usize = 1_024;
+/// Reasons for which a condition is not `True` while relays are started; nothing is wrong.
+const STARTING: &[&str] = &[
+    "RelaysStarting",
+    "NoRelayReady",
+    "NodePortPending",
+    "LoadBalancerPending",
+];
+
+/// One event for each condition that is another one than before.
+///
+/// `Stalled` and `Reconciling` say why `Ready` is not true, and are told with it.
+pub fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
+    let find = |type_: &str| before.iter().find(|c| c.type_ == type_);
+    let stalled = |all: &[Condition]| all.iter().any(|c| c.type_ == "Stalled" && is_true(c));
+    let stalls = stalled(now) && !stalled(before);
+    let told = now.iter().filter(|condition| {
+        let is_detail = matches!(&*condition.type_, "Stalled" | "Reconciling");
+        !is_detail && is_new(condition, find(&condition.type_), stalls)
+    });
+    told.map(|condition| {
+        let is_ready = condition.type_ == "Ready";
+        let problem = match is_ready && stalled(now) {
+            true => true,
+            false => condition.status == "False" && !is_start(condition, find(&condition.type_)),
+        };
+        let note = match is_ready {
+            true => condition.message.clone(),
+            false => format!("{}: {}", condition.type_, condition.message),
+        };
+        Event {
+            type_: match problem {
+                true => EventType::Warning,
+                false => EventType::Normal,
+            },
+            reason: condition.reason.clone(),
+            note: Some(cut(note)),
+            action: "Reconcile".into(),
+            secondary: None,
+        }
+    })
+    .collect()
+}
+
+/// Whether it says something that it did not say before. What is not known or not there yet when a
+/// condition first appears is no news, except of `Ready`.
+fn is_new(now: &Condition, before: Option<&Condition>, stalls: bool) -> bool {
+    let is_ready = now.type_ == "Ready";
+    match before {
+        Some(before) => {
+            (before.status != now.status || before.reason != now.reason) || is_ready && stalls
+        }
+        None => is_ready || now.status == "True" || !is_start(now, None) && now.status == "False",
+    }
+}
+
+/// Whether it is only the beginning: relays that were there and are lost are a problem.
+fn is_start(now: &Condition, before: Option<&Condition>) -> bool {
+    let lost = now.type_ == "RelaysAvailable" && before.is_some_and(is_true);
+    STARTING.contains(&&*now.reason) && !lost
+}
+
+fn is_true(condition: &Condition) -> bool {
+    condition.status == "True"
+}
+
+/// Cut to what an event holds.
+fn cut(mut note: String) -> String {
+    if note.len() > LONGEST_NOTE {
+        let end = note.floor_char_boundary(LONGEST_NOTE - '…'.len_utf8());
+        note.truncate(end);
+        note.push('…');
+    }
+    note
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_first_look_tells_ready_and_what_is_wrong() {
+        let now = conditions(&[
+            "Ready=False/RelaysStarting",
+            "Reconciling=True/RelaysStarting",
+            "TailnetConnected=Unknown/NoReport",
+            "RelaysAvailable=False/NoRelayReady",
+            "GrantsInForce=False/GrantsMissing",
+        ]);
+        assert_eq!(
+            told(&[], &now),
+            ["Normal RelaysStarting", "Warning GrantsMissing"]
+        );
+    }
+
+    #[test]
+    fn each_transition_is_told_once() {
+        let starting = conditions(&[
+            "Ready=False/RelaysStarting",
+            "RelaysAvailable=False/NoRelayReady",
+            "TailnetConnected=Unknown/NoReport",
+        ]);
+        let ready = conditions(&[
+            "Ready=True/RelaysReady",
+            "RelaysAvailable=True/RelaysReady",
+            "TailnetConnected=True/Connected",
+        ]);
+        let good = [
+            "Normal RelaysReady",
+            "Normal RelaysReady",
+            "Normal Connected",
+        ];
+        assert_eq!(told(&starting, &ready), good);
+        assert!(told(&ready, &ready).is_empty());
+        let lost = conditions(&[
+            "Ready=False/RelaysStarting",
+            "RelaysAvailable=False/NoRelayReady",
+            "TailnetConnected=False/DerpUnreachable",
+        ]);
+        let bad = [
+            "Normal RelaysStarting",
+            "Warning NoRelayReady",
+            "Warning DerpUnreachable",
+        ];
+        assert_eq!(told(&ready, &lost), bad);
+    }
+
+    #[test]
+    fn what_stalls_is_one_warning() {
+        let ready = conditions(&["Ready=True/RelaysReady"]);
+        let refused = conditions(&["Ready=False/ApplyRejected", "Stalled=True/ApplyRejected"]);
+        assert_eq!(told(&ready, &refused), ["Warning ApplyRejected"]);
+        assert_eq!(told(&refused, &ready), ["Normal RelaysReady"]);
+        let passing = conditions(&["Ready=False/ApplyFailed", "Reconciling=True/ApplyFailed"]);
+        assert_eq!(told(&ready, &passing), ["Warning ApplyFailed"]);
+        let crashing = conditions(&["Ready=False/CrashLooping"]);
+        assert_eq!(told(&ready, &crashing), ["Warning CrashLooping"]);
+        let paused = conditions(&["Ready=Unknown/Paused"]);
+        assert_eq!(told(&ready, &paused), ["Normal Paused"]);
+    }
+
+    #[test]
+    fn a_note_fits_into_an_event() {
+        let note = cut("ä".repeat(2_000));
+        assert!(note.len() <= LONGEST_NOTE && note.ends_with("ä…"));
+        assert_eq!(cut("short".into()), "short");
+    }
+
+    fn told(before: &[Condition], now: &[Condition]) -> Vec<String> {
+        let events = transitions(before, now);
+        let text = |event: Event| format!("{:?} {}", event.type_, event.reason);
+        events.into_iter().map(text).collect()
+    }
+
+    fn conditions(all: &[&str]) -> Vec<Condition> {
+        let condition = |text: &&str| {
+            let (type_, rest) = text.split_once('=').unwrap();
+            let (status, reason) = rest.split_once('/').unwrap();
+            serde_json::from_value(json!({
+                "type": type_, "status": status, "reason": reason, "message": "m",
+                "lastTransitionTime": "2026-01-01T00:00:00Z",
+            }))
+            .unwrap()
+        };
+        all.iter().map(condition).collect()
+    }
+}

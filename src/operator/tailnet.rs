@@ -1,0 +1,257 @@
+//! Which PeerRelays of the cluster share a tailnet, and how many relays it may have. Pure.
+
+use kube::ResourceExt;
+use url::Url;
+
+use crate::crd::{PeerRelay, RelayNode, peer_relay::Tailnet};
+
+/// Relays that every plan of tailscale.com may have.
+const HOSTED_ALLOWANCE: u16 = 2;
+/// Hosts of the control server of tailscale.com.
+const HOSTED: [&str; 2] = ["controlplane.tailscale.com", "login.tailscale.com"];
+/// Longest DNS name, in characters; relays write what they like.
+const LONGEST_DOMAIN: usize = 253;
+
+/// A control server, whichever way its URL is written.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum Server {
+    /// The one of tailscale.com.
+    Hosted,
+    /// Another one, by its origin.
+    Own(String),
+}
+
+impl Server {
+    /// The control server of a PeerRelay.
+    pub fn of(tailnet: &Tailnet) -> Self {
+        let Some(text) = tailnet.control_url.as_deref() else {
+            return Self::Hosted;
+        };
+        let Ok(url) = Url::parse(text) else {
+            // Told as an invalid spec; it is equal to nothing but itself.
+            return Self::Own(text.to_owned());
+        };
+        let host = url.host_str().unwrap_or_default().trim_end_matches('.');
+        match HOSTED.contains(&host) {
+            true => Self::Hosted,
+            false => Self::Own(url.origin().ascii_serialization()),
+        }
+    }
+}
+
+/// Relays in total at most: what the user says, or what tailscale.com documents for every plan.
+/// Other control servers document no number.
+pub fn limit(relay: &PeerRelay) -> Option<u16> {
+    let hosted = Server::of(&relay.spec.tailnet) == Server::Hosted;
+    let documented = hosted.then_some(HOSTED_ALLOWANCE);
+    relay.spec.max_relays.or(documented)
+}
+
+/// Another PeerRelay of the cluster whose relays are in the same tailnet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Namespace and name.
+    pub name: String,
+    /// Relays that it wants.
+    pub relays: usize,
+    /// Relays that it says the tailnet may have.
+    pub limit: Option<u16>,
+}
+
+/// The neighbours of `relay` among `all`, by name.
+///
+/// Two PeerRelays are in the same tailnet if they have the control server and the Secret in common,
+/// or the control server and the domain that their relays report.
+pub fn neighbours<'a>(
+    relay: &PeerRelay,
+    all: impl Iterator<Item = &'a PeerRelay>,
+) -> Vec<Neighbour> {
+    let is_self = |other: &PeerRelay| {
+        other.namespace() == relay.namespace() && other.name_any() == relay.name_any()
+    };
+    let mut found: Vec<_> = all
+        .filter(|other| !is_self(other) && other.metadata.deletion_timestamp.is_none())
+        .filter(|other| shares_tailnet(relay, other))
+        .map(|other| Neighbour {
+            name: format!(
+                "{}/{}",
+                other.namespace().unwrap_or_default(),
+                other.name_any()
+            ),
+            relays: wanted(other),
+            limit: limit(other),
+        })
+        .collect();
+    found.sort_by(|a, b| a.name.cmp(&b.name));
+    found
+}
+
+fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
+    let (tailnet, others) = (&relay.spec.tailnet, &other.spec.tailnet);
+    let secret = |relay: &PeerRelay, tailnet: &Tailnet| {
+        (relay.namespace(), tailnet.auth_key.secret_name.clone())
+    };
+    let domain = |relay: &PeerRelay| {
+        let domain = relay.status.as_ref().map(|status| status.tailnet.clone());
+        domain.filter(|domain| !domain.is_empty())
+    };
+    Server::of(tailnet) == Server::of(others)
+        && (secret(relay, tailnet) == secret(other, others)
+            || domain(relay).is_some_and(|own| domain(other) == Some(own)))
+}
+
+/// Relays that a PeerRelay wants, as its status says.
+fn wanted(relay: &PeerRelay) -> usize {
+    let regions = relay.status.iter().flat_map(|status| &status.regions);
+    regions
+        .map(|region| usize::try_from(region.desired).unwrap_or(0))
+        .sum()
+}
+
+/// What of a PeerRelay matters to its neighbours.
+pub fn seen_by_neighbours(relay: &PeerRelay) -> impl PartialEq + Send + use<> {
+    (
+        Server::of(&relay.spec.tailnet),
+        relay.spec.tailnet.auth_key.secret_name.clone(),
+        relay.status.as_ref().map(|status| status.tailnet.clone()),
+        wanted(relay),
+        relay.spec.max_relays,
+        relay.metadata.deletion_timestamp.is_some(),
+    )
+}
+
+/// The domain of the tailnet, from the names of its devices; empty when there is none.
+pub fn domain<'a>(reports: impl Iterator<Item = &'a RelayNode>) -> String {
+    let names = reports.filter_map(|node| Some(&*node.status.as_ref()?.tailnet.as_ref()?.name));
+    let domains = names.filter_map(|name| name.split_once('.').map(|(_, domain)| domain));
+    let first = domains.min().unwrap_or_default();
+    first.chars().take(LONGEST_DOMAIN).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::operator::fixtures;
+
+    #[test]
+    fn the_hosted_control_server_is_known_however_it_is_written() {
+        for url in [
+            "https://controlplane.tailscale.com",
+            "https://controlplane.tailscale.com/",
+            "https://login.tailscale.com",
+            "https://login.tailscale.com/",
+            "https://login.tailscale.com:443",
+            "https://login.tailscale.com:443/",
+            "http://login.tailscale.com:80",
+            "https://LOGIN.tailscale.com.",
+        ] {
+            let relay = at(url, "a");
+            assert_eq!(Server::of(&relay.spec.tailnet), Server::Hosted, "{url}");
+            assert_eq!(limit(&relay), Some(2), "{url}");
+        }
+        for url in [
+            "https://control.example.net",
+            "https://login.tailscale.com.example.net",
+            "https://tailscale.com",
+        ] {
+            assert_eq!(limit(&at(url, "a")), None, "{url}");
+        }
+    }
+
+    #[test]
+    fn one_server_is_one_whichever_way_it_is_written() {
+        let server = |url| Server::of(&at(url, "a").spec.tailnet);
+        let plain = server("https://control.example.net");
+        for same in [
+            "https://control.example.net/",
+            "https://CONTROL.example.net:443",
+        ] {
+            assert_eq!(server(same), plain);
+        }
+        for other in [
+            "https://control.example.net:8443",
+            "http://control.example.net",
+        ] {
+            assert_ne!(server(other), plain);
+        }
+    }
+
+    #[test]
+    fn neighbours_share_a_credential_or_a_tailnet() {
+        let relay = fixtures::relay(json!({}));
+        let mut same = named("other", at("https://login.tailscale.com/", "tailnet-auth"));
+        same.status = status(3, "");
+        let elsewhere = |mut relay: PeerRelay| {
+            relay.metadata.namespace = Some("elsewhere".into());
+            relay
+        };
+        let all = [
+            relay.clone(),
+            same.clone(),
+            named("key", at("https://login.tailscale.com", "another")),
+            named("server", at("https://control.example.net", "tailnet-auth")),
+            elsewhere(same),
+        ];
+        let found = neighbours(&relay, all.iter());
+        let wanted = Neighbour {
+            name: "relays/other".into(),
+            relays: 3,
+            limit: Some(2),
+        };
+        assert_eq!(found, [wanted]);
+
+        let mut relay = relay;
+        relay.status = status(1, "tail1.ts.net");
+        let mut far = elsewhere(named("far", at("https://login.tailscale.com", "another")));
+        far.status = status(1, "tail1.ts.net");
+        let mut foreign = far.clone();
+        foreign.status = status(1, "tail2.ts.net");
+        let names = |all: &[PeerRelay]| -> Vec<_> {
+            let found = neighbours(&relay, all.iter());
+            found.into_iter().map(|found| found.name).collect()
+        };
+        assert_eq!(names(&[far]), ["elsewhere/far"]);
+        assert!(names(&[foreign]).is_empty());
+    }
+
+    #[test]
+    fn the_domain_is_that_of_the_devices_names() {
+        let node = |name: &str| -> RelayNode {
+            serde_json::from_value(json!({
+                "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
+                "metadata": {"name": "n"},
+                "spec": {"peerRelay": "edge", "region": "office", "nodeName": "n1"},
+                "status": {
+                    "ready": true, "version": "1", "dataPath": "Socket",
+                    "tailnet": {"name": name, "nodeID": "n1"},
+                },
+            }))
+            .unwrap()
+        };
+        let nodes = [node("edge-n1"), node("edge-n2.tail1.ts.net")];
+        assert_eq!(domain(nodes.iter()), "tail1.ts.net");
+        assert_eq!(domain([].into_iter()), "");
+    }
+
+    fn at(url: &str, secret: &str) -> PeerRelay {
+        let tailnet = json!({"authKey": {"secretName": secret}, "controlURL": url});
+        fixtures::relay(json!({"tailnet": tailnet}))
+    }
+
+    fn named(name: &str, mut relay: PeerRelay) -> PeerRelay {
+        relay.metadata.name = Some(name.into());
+        relay
+    }
+
+    fn status(desired: i32, tailnet: &str) -> Option<crate::crd::PeerRelayStatus> {
+        let status = json!({
+            "tailnet": tailnet,
+            "regions": [{"name": "office", "tag": "t", "desired": desired, "ready": 0, "grantedPeers": 0}],
+        });
+        Some(serde_json::from_value(status).unwrap())
+    }
+}

@@ -1,0 +1,137 @@
+//! What keeps a device from its place in the tailnet, and what to do about it.
+
+use url::Url;
+
+use super::{
+    control::ControlError,
+    dial::DialError,
+    wire::{Node, RegisterResponse},
+};
+use crate::relay::state::{Problem, Reason};
+
+/// What is wrong with a device that control knows, if anything. `expired` says that its node key
+/// has expired, `disabled` that the policy turns its relay off, `tags` is what was asked for.
+pub(super) fn device_problem(
+    own: &Node,
+    expired: bool,
+    disabled: bool,
+    tags: &[String],
+) -> Option<Problem> {
+    if expired {
+        let message = "the device's node key has expired: renew it or disable key expiry for this \
+                       device in the admin console";
+        Some(Problem::new(Reason::KeyExpired, message))
+    } else if !own.machine_authorized {
+        Some(needs_approval())
+    } else if disabled {
+        let fix = "the policy sets the node attribute disable-relay-server on this device";
+        Some(Problem::new(Reason::RelayDisabledByPolicy, fix))
+    } else {
+        tag_missing(&own.tags, tags)
+    }
+}
+
+fn tag_missing(own: &[String], wanted: &[String]) -> Option<Problem> {
+    let missing = wanted.iter().find(|tag| !own.contains(tag))?;
+    let own = match own {
+        [] => "no tag".to_owned(),
+        tags => tags.join(", "),
+    };
+    let message = format!(
+        "the device has {own}, and not {missing}, so grants for {missing} do not reach it: put an \
+         auth key that brings {missing} where the old one is (Headscale: preauthkeys create --tags \
+         {missing}), and delete the device if it keeps its tags; or give it {missing} in the admin \
+         console (Headscale: headscale nodes tag)"
+    );
+    Some(Problem::new(Reason::TagMissing, message))
+}
+
+/// What is wrong with a registration, if anything.
+pub(super) fn refusal(response: &RegisterResponse) -> Option<Problem> {
+    let fix = "create a reusable, pre-approved auth key that may use the relay's tags, and put it \
+               where the old one is";
+    if !response.error.is_empty() {
+        let message = format!("control refuses the auth key ({}): {fix}", response.error);
+        return Some(Problem::new(Reason::AuthKeyInvalid, message));
+    }
+    if response.node_key_expired {
+        let message =
+            "the device's node key has expired: disable key expiry for it in the admin console";
+        return Some(Problem::new(Reason::KeyExpired, message));
+    }
+    if !response.auth_url.is_empty() {
+        let message = format!("control asks for a login, so the auth key was not accepted: {fix}");
+        return Some(Problem::new(Reason::AuthKeyInvalid, message));
+    }
+    (!response.machine_authorized).then(needs_approval)
+}
+
+/// Whether control refuses the tags that were asked for, be it these or any.
+pub(super) fn refuses_tags(response: &RegisterResponse) -> bool {
+    let error = response.error.to_ascii_lowercase();
+    error.contains("requested tags") && error.contains("not permitted")
+}
+
+fn needs_approval() -> Problem {
+    let message = "an administrator must approve this device in the admin console; pre-approved \
+                   auth keys need no approval";
+    Problem::new(Reason::RegistrationNeedsApproval, message)
+}
+
+/// Why the connection to the control server failed.
+pub(super) fn control_problem(error: &ControlError, url: &Url) -> Problem {
+    let reason = match error {
+        ControlError::Dial(DialError::Untrusted { .. }) => Reason::ControlCertificateInvalid,
+        _ => Reason::ControlUnreachable,
+    };
+    let cause = std::error::Error::source(error)
+        .map(|s| format!(": {s}"))
+        .unwrap_or_default();
+    Problem::new(reason, format!("{error}{cause} (control server {url})"))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_device_without_a_tag_that_was_asked_for_is_told_with_the_remedy() {
+        let reason = |own: &[&str], wanted: &[&str]| {
+            let texts = |tags: &[&str]| tags.iter().map(|&tag| tag.to_owned()).collect::<Vec<_>>();
+            let own = Node {
+                machine_authorized: true,
+                tags: texts(own),
+                ..Node::default()
+            };
+            device_problem(&own, false, false, &texts(wanted))
+        };
+        assert_eq!(reason(&["tag:a"], &[]), None);
+        assert_eq!(reason(&["tag:b", "tag:a"], &["tag:a"]), None);
+        for (own, said) in [(&[][..], "no tag"), (&["tag:b"], "tag:b")] {
+            let problem = reason(own, &["tag:a"]).unwrap();
+            assert_eq!(problem.reason, Reason::TagMissing);
+            assert!(problem.message.contains(&format!("has {said}")));
+            assert!(problem.message.contains("brings tag:a"));
+        }
+    }
+
+    #[test]
+    fn tags_are_refused_in_the_words_of_tailscale_and_headscale() {
+        let refused = |error: &str| {
+            refuses_tags(&RegisterResponse {
+                error: error.into(),
+                ..RegisterResponse::default()
+            })
+        };
+        assert!(refused(
+            "requested tags [tag:x] are invalid or not permitted"
+        ));
+        assert!(refused(
+            "handling register with auth key: requested tags [tag:x] are invalid or not permitted"
+        ));
+        assert!(!refused("invalid key: API key does not exist"));
+        assert!(!refused(""));
+    }
+}

@@ -1,0 +1,121 @@
+//! How a device gets its place in the tailnet, and its tags.
+
+use std::sync::{MutexGuard, PoisonError};
+
+use tokio::time::sleep;
+
+use super::{
+    AuthKey, Failure, KEY_POLL, Tailnet,
+    control::{Control, ControlError},
+    problem::{refusal, refuses_tags},
+    wire::RegisterResponse,
+};
+use crate::relay::state::{Problem, Reason, RelayState};
+
+/// What has been tried.
+#[derive(Default)]
+pub(super) struct Registration {
+    /// The auth key that was used last.
+    used: Option<String>,
+    /// A known device is to use its auth key: it lacks its tags.
+    renew: bool,
+}
+
+impl Tailnet {
+    /// Gets a place in the tailnet. A known device needs no key, and a key that may be used once is
+    /// gone by then.
+    pub(super) async fn register(&self, control: &Control<'_>) -> Result<(), Failure> {
+        let known = self.identity.is_registered();
+        let renew = std::mem::take(&mut self.registration().renew);
+        if known && !renew && refusal(&self.ask(control, None, true).await?).is_none() {
+            return Ok(());
+        }
+        let key = self.config.auth_key.read();
+        if key.is_none() && !matches!(self.config.auth_key, AuthKey::None) {
+            let problem = self.config.auth_key.missing();
+            return self.without_key(control, known, key, problem).await;
+        }
+        self.registration().used.clone_from(&key);
+        let mut response = self.ask(control, key.as_deref(), true).await?;
+        if refuses_tags(&response) && !self.config.tags.is_empty() {
+            // Headscale gives the tags of the key, and refuses a node with a key that asks for any.
+            tracing::info!(
+                error = response.error,
+                "control refuses the tags; registering without"
+            );
+            response = self.ask(control, key.as_deref(), false).await?;
+        }
+        match refusal(&response) {
+            Some(problem) if key.is_none() && problem.reason == Reason::AuthKeyInvalid => {
+                Err(Failure::Refused {
+                    key,
+                    problem: self.config.auth_key.missing(),
+                })
+            }
+            Some(problem) => self.without_key(control, known, key, problem).await,
+            None => {
+                self.identity.mark_registered();
+                tracing::info!(control = %self.config.control_url, "registered with control");
+                Ok(())
+            }
+        }
+    }
+
+    /// Resolves when the device lacks a tag and there is an auth key that was not used yet.
+    pub(super) async fn key_that_may_bring_tags(&self) {
+        let mut state = self.state.subscribe();
+        loop {
+            let lacks_tag = |state: &RelayState| {
+                let problem = state.control_problem.as_ref();
+                state.map_received && problem.is_some_and(|p| p.reason == Reason::TagMissing)
+            };
+            if state.wait_for(lacks_tag).await.is_err() {
+                return std::future::pending().await;
+            }
+            if self.renew_with(self.config.auth_key.read()) {
+                return;
+            }
+            sleep(KEY_POLL).await;
+        }
+    }
+
+    /// Has the next registration use `key`, if it is another one than before.
+    fn renew_with(&self, key: Option<String>) -> bool {
+        let mut registration = self.registration();
+        registration.renew = key.is_some() && key != registration.used;
+        registration.renew
+    }
+
+    /// The last resort when there is no key or it is refused: a known device keeps its place.
+    async fn without_key(
+        &self,
+        control: &Control<'_>,
+        known: bool,
+        key: Option<String>,
+        problem: Problem,
+    ) -> Result<(), Failure> {
+        if known && refusal(&self.ask(control, None, false).await?).is_none() {
+            return Ok(());
+        }
+        Err(Failure::Refused { key, problem })
+    }
+
+    async fn ask(
+        &self,
+        control: &Control<'_>,
+        key: Option<&str>,
+        tags: bool,
+    ) -> Result<RegisterResponse, ControlError> {
+        let mut hostinfo = self.hostinfo(0);
+        if !tags {
+            hostinfo.request_tags.clear();
+        }
+        let ephemeral = self.config.ephemeral;
+        control.register(key, &hostinfo, ephemeral).await
+    }
+
+    fn registration(&self) -> MutexGuard<'_, Registration> {
+        let registration = self.registration.lock();
+        registration.unwrap_or_else(PoisonError::into_inner)
+    }
+}
