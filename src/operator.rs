@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod build;
+pub mod defaults;
 pub mod events;
 pub mod fence;
 #[cfg(test)]
@@ -40,6 +41,7 @@ use kube_runtime::{
 
 use self::{
     apply::Attempts,
+    defaults::MonitoringDefaults,
     fence::Fence,
     lease::Leadership,
     metrics::Metrics,
@@ -64,6 +66,8 @@ const DRAIN: Duration = Duration::from_secs(5);
 pub struct OperatorOptions {
     /// What relays run.
     pub image: RelayImage,
+    /// Monitoring of PeerRelays that say nothing else.
+    pub monitoring: MonitoringDefaults,
     /// Where metrics and probes are served.
     pub metrics_addr: SocketAddr,
     /// Namespace of the lease; no election without one.
@@ -117,7 +121,12 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
             tracing::info!("leading");
         }
         metrics.lead();
-        let work = control(client, options.image, metrics, options.identity);
+        let work = control(
+            client,
+            (options.image, options.monitoring),
+            metrics,
+            options.identity,
+        );
         match &acting {
             Some(leadership) => tokio::select! {
                 lost = leadership.hold() => lost.map(|never| match never {}).map_err(Into::into),
@@ -137,7 +146,7 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
 /// Reconciles until the watches end.
 async fn control(
     client: Client,
-    image: RelayImage,
+    (image, monitoring): (RelayImage, MonitoringDefaults),
     metrics: Metrics,
     identity: String,
 ) -> anyhow::Result<()> {
@@ -154,6 +163,7 @@ async fn control(
         stores,
         recorder,
         image,
+        monitoring,
         metrics: metrics.clone(),
         attempts: Attempts::default(),
     });

@@ -5,7 +5,14 @@ use std::{fs, net::SocketAddr};
 use clap::{Args, ValueEnum};
 
 use super::endpoint;
-use crate::operator::{OperatorOptions, validate::RelayImage};
+use crate::{
+    crd::monitoring::Relabeling,
+    operator::{
+        OperatorOptions,
+        defaults::{InvalidDefault, MonitoringDefaults, duration, label, relabelings},
+        validate::RelayImage,
+    },
+};
 
 #[derive(Args)]
 #[command(
@@ -34,6 +41,53 @@ pub(super) struct OperatorArgs {
     /// Name of this replica [default: the host's name]
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     identity: Option<String>,
+    #[command(flatten)]
+    monitoring: MonitoringArgs,
+}
+
+/// Defaults for `spec.monitoring` of all PeerRelays.
+#[derive(Args)]
+#[command(next_help_heading = "Defaults for spec.monitoring of all PeerRelays")]
+struct MonitoringArgs {
+    /// Labels of every ServiceMonitor and PrometheusRule, by which your Prometheus selects them
+    #[arg(long = "relay-monitoring-labels", value_name = "KEY=VALUE", env = "PEERRELAY_RELAY_MONITORING_LABELS", value_delimiter = ',', value_parser = label)]
+    labels: Vec<(String, String)>,
+    /// Time between two scrapes, such as 30s
+    #[arg(long = "relay-monitoring-interval", value_name = "DURATION", env = "PEERRELAY_RELAY_MONITORING_INTERVAL", value_parser = duration)]
+    interval: Option<String>,
+    /// Time after which a scrape has failed, such as 10s
+    #[arg(long = "relay-monitoring-scrape-timeout", value_name = "DURATION", env = "PEERRELAY_RELAY_MONITORING_SCRAPE_TIMEOUT", value_parser = duration)]
+    scrape_timeout: Option<String>,
+    /// Rules for labels of targets, a list as in a ServiceMonitor, JSON or YAML
+    #[arg(
+        long = "relay-monitoring-relabelings",
+        value_name = "LIST",
+        env = "PEERRELAY_RELAY_MONITORING_RELABELINGS"
+    )]
+    relabelings: Option<String>,
+    /// Rules for scraped series, a list as in a ServiceMonitor, JSON or YAML
+    #[arg(
+        long = "relay-monitoring-metric-relabelings",
+        value_name = "LIST",
+        env = "PEERRELAY_RELAY_MONITORING_METRIC_RELABELINGS"
+    )]
+    metric_relabelings: Option<String>,
+}
+
+impl MonitoringArgs {
+    fn defaults(self) -> Result<MonitoringDefaults, InvalidDefault> {
+        let rules = |text: Option<String>| -> Result<Vec<Relabeling>, _> {
+            text.map_or_else(|| Ok(Vec::new()), |text| relabelings(&text))
+        };
+        MonitoringDefaults {
+            labels: self.labels.into_iter().collect(),
+            interval: self.interval,
+            scrape_timeout: self.scrape_timeout,
+            relabelings: rules(self.relabelings)?,
+            metric_relabelings: rules(self.metric_relabelings)?,
+        }
+        .checked()
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -45,7 +99,11 @@ enum PullPolicy {
 }
 
 impl OperatorArgs {
-    pub(super) fn options(self) -> OperatorOptions {
+    /// Options as the operator takes them.
+    ///
+    /// # Errors
+    /// Defaults for PeerRelays contradict each other or cannot be read.
+    pub(super) fn options(self) -> Result<OperatorOptions, InvalidDefault> {
         let pull_policy = match self.relay_image_pull_policy {
             PullPolicy::Always => "Always",
             PullPolicy::IfNotPresent => "IfNotPresent",
@@ -55,14 +113,15 @@ impl OperatorArgs {
         let identity = self
             .identity
             .unwrap_or_else(|| format!("{}-{:08x}", host().trim(), rand::random::<u32>()));
-        OperatorOptions {
+        Ok(OperatorOptions {
             image: RelayImage {
                 reference: self.relay_image,
                 pull_policy: pull_policy.to_owned(),
             },
+            monitoring: self.monitoring.defaults()?,
             metrics_addr: self.metrics_addr,
             lease_namespace: self.lease_namespace,
             identity,
-        }
+        })
     }
 }

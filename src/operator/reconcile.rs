@@ -15,6 +15,7 @@ use serde_json::json;
 use super::{
     apply::{Attempts, apply},
     build::build,
+    defaults::MonitoringDefaults,
     events::transitions,
     metrics::Metrics,
     plan::plan,
@@ -43,6 +44,8 @@ pub struct Context {
     pub recorder: Recorder,
     /// What relays run.
     pub image: RelayImage,
+    /// Monitoring of PeerRelays that say nothing else.
+    pub monitoring: MonitoringDefaults,
     /// Counts.
     pub metrics: Metrics,
     /// What came of earlier attempts to apply.
@@ -100,6 +103,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
             return Ok(Action::await_change());
         }
     };
+    ctx.monitoring.fill(&mut validated.monitoring);
     plan(
         &mut validated,
         &ctx.stores

@@ -9,7 +9,7 @@ use k8s_openapi::{
 use peerrelay::{
     crd,
     operator::{
-        build,
+        build, defaults,
         validate::{RelayImage, validate},
     },
 };
@@ -59,6 +59,9 @@ fn wrong_values_are_refused_by_name() {
         ("replicaCount=0", "replicaCount"),
         ("log.format=xml", "format"),
         ("networkPolicy.apiServerPorts={0}", "apiServerPorts"),
+        ("metrics.labels.release=a b", "release"),
+        ("relayDefaults.monitoring.interval=soon", "interval"),
+        ("relayDefaults.monitoring.lables.a=b", "lables"),
     ] {
         let Some(rendered) = render(&["--set", value]) else {
             return;
@@ -66,6 +69,52 @@ fn wrong_values_are_refused_by_name() {
         let error = rendered.expect_err(value);
         assert!(error.contains(word), "{value}: {error}");
     }
+}
+
+#[test]
+fn labels_that_a_prometheus_selects_by_are_named_once() {
+    let rules = json!([{"targetLabel": "cluster", "replacement": "a"}]);
+    let rules = format!("relayDefaults.monitoring.relabelings={rules}");
+    let Some(rendered) = render(&[
+        "--set",
+        "metrics.labels.release=monitoring,relayDefaults.monitoring.labels.team=net",
+        "--set",
+        "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true",
+        "--set",
+        "relayDefaults.monitoring.interval=15s,metrics.prometheusRule.labels.role=alerts",
+        "--set-json",
+        &rules,
+    ]) else {
+        return;
+    };
+    let objects = objects(&rendered.unwrap());
+    let of_kind = |kind: &str| objects.iter().find(|o| o["kind"] == kind).unwrap();
+    for kind in ["ServiceMonitor", "PrometheusRule"] {
+        let labels = &of_kind(kind)["metadata"]["labels"];
+        assert_eq!(labels["release"], "monitoring", "{kind}");
+        assert_eq!(labels["team"], Value::Null, "{kind}");
+    }
+    let role = &of_kind("PrometheusRule")["metadata"]["labels"]["role"];
+    assert_eq!(role, "alerts");
+    let container = &of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0];
+    let environment = container["env"].as_array().unwrap();
+    let value = |name: &str| {
+        let name = format!("PEERRELAY_RELAY_MONITORING_{name}");
+        let found = environment.iter().find(|entry| entry["name"] == name);
+        found.map(|entry| entry["value"].as_str().unwrap().to_owned())
+    };
+    let labels = value("LABELS").unwrap();
+    let mut labels: Vec<_> = labels
+        .split(',')
+        .map(|l| defaults::label(l).unwrap())
+        .collect();
+    labels.sort();
+    let pairs = [("release", "monitoring"), ("team", "net")];
+    assert_eq!(labels, pairs.map(|(k, v)| (k.to_owned(), v.to_owned())));
+    assert_eq!(value("INTERVAL").as_deref(), Some("15s"));
+    assert_eq!(value("SCRAPE_TIMEOUT"), None);
+    let rules = defaults::relabelings(&value("RELABELINGS").unwrap()).unwrap();
+    assert_eq!(rules[0].target_label.as_deref(), Some("cluster"));
 }
 
 #[test]

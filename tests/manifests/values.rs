@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use schemars::{JsonSchema, generate::SchemaSettings};
+use peerrelay::crd::monitoring::{DURATION, LABEL_VALUE, Relabeling};
+use schemars::{JsonSchema, Schema, SchemaGenerator, generate::SchemaSettings, json_schema};
 use serde_json::{Map, Value};
 
 /// Where the schema is kept.
@@ -30,6 +31,8 @@ pub(crate) struct ChartValues {
     admission_policy: Option<Enabled>,
     /// What scrapes and judges the operator
     metrics: Option<Metrics>,
+    /// What all PeerRelays have that do not say otherwise
+    relay_defaults: Option<RelayDefaults>,
     /// Log of the operator
     log: Option<Log>,
     /// Resources of the operator
@@ -165,13 +168,16 @@ pub(crate) fn schema() -> String {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
 struct Metrics {
+    /// Labels by which a Prometheus selects the objects of the operator and of all PeerRelays
+    #[schemars(schema_with = "labels")]
+    labels: Option<BTreeMap<String, String>>,
     /// A ServiceMonitor of prometheus-operator
     service_monitor: Option<Monitor>,
-    /// A PrometheusRule with the alerts of deploy/monitoring that are about the operator
-    prometheus_rule: Option<Monitor>,
+    /// A PrometheusRule with the alerts of deploy/monitoring that need the operator's metrics
+    prometheus_rule: Option<Rule>,
 }
 
-/// An object of prometheus-operator
+/// A ServiceMonitor
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
@@ -179,5 +185,63 @@ struct Monitor {
     /// Make it; the cluster must know its kind
     enabled: Option<bool>,
     /// Further labels, by which a Prometheus selects it
+    #[schemars(schema_with = "labels")]
     labels: Option<BTreeMap<String, String>>,
+    /// Time between two scrapes; what Prometheus has when empty
+    #[schemars(length(max = 16), regex(pattern = DURATION))]
+    interval: Option<String>,
+    /// Time after which a scrape has failed; what Prometheus has when empty
+    #[schemars(length(max = 16), regex(pattern = DURATION))]
+    scrape_timeout: Option<String>,
+}
+
+/// A PrometheusRule
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Rule {
+    /// Make it; the cluster must know its kind
+    enabled: Option<bool>,
+    /// Further labels, by which a Prometheus selects it
+    #[schemars(schema_with = "labels")]
+    labels: Option<BTreeMap<String, String>>,
+}
+
+/// What all PeerRelays have that do not say otherwise
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct RelayDefaults {
+    /// As spec.monitoring
+    monitoring: Option<MonitoringDefaults>,
+}
+
+/// Defaults for spec.monitoring
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct MonitoringDefaults {
+    /// Labels of their ServiceMonitors and PrometheusRules, besides metrics.labels
+    #[schemars(schema_with = "labels")]
+    labels: Option<BTreeMap<String, String>>,
+    /// Time between two scrapes; what Prometheus has when empty
+    #[schemars(length(max = 16), regex(pattern = DURATION))]
+    interval: Option<String>,
+    /// Time after which a scrape has failed; what Prometheus has when empty
+    #[schemars(length(max = 16), regex(pattern = DURATION))]
+    scrape_timeout: Option<String>,
+    /// Rules for labels of targets
+    #[schemars(length(max = 32))]
+    relabelings: Option<Vec<Relabeling>>,
+    /// Rules for scraped series
+    #[schemars(length(max = 32))]
+    metric_relabelings: Option<Vec<Relabeling>>,
+}
+
+fn labels(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": 32,
+        "additionalProperties": {"type": "string", "maxLength": 63, "pattern": LABEL_VALUE},
+    })
 }

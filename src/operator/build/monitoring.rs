@@ -66,7 +66,7 @@ impl MonitoringKind {
             Self::PrometheusRule => (relay.monitoring.prometheus_rule, prometheus_rule(relay)),
         };
         switch.is_on(known).then(|| DynamicObject {
-            metadata: metadata(relay),
+            metadata: selected(relay),
             data: json!({"spec": spec}),
             types: Some(kube::core::TypeMeta {
                 api_version: self.resource().api_version,
@@ -82,8 +82,14 @@ pub(super) fn is_scraped(relay: &ValidatedRelay) -> bool {
 }
 
 /// Leads to the metrics of every relay, ready or not.
+///
+/// Annotations stand beside a ServiceMonitor that nothing says anyone selects: most Prometheus
+/// servers select monitors by a label. A server that uses both has the targets twice, of which only
+/// those of the monitor have the labels that alerts and dashboard select by.
 pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
-    let monitored = MonitoringKind::ServiceMonitor.object(relay).is_some();
+    let monitored = MonitoringKind::ServiceMonitor.object(relay).is_some()
+        && (relay.monitoring.service_monitor == Switch::Enabled
+            || !relay.monitoring.labels.is_empty());
     let annotations = [
         ("prometheus.io/scrape", "true".to_owned()),
         ("prometheus.io/port", relay.monitoring.port.to_string()),
@@ -140,20 +146,43 @@ pub(super) fn dashboards(relay: &ValidatedRelay) -> Option<ConfigMap> {
 }
 
 fn service_monitor(relay: &ValidatedRelay) -> Value {
+    let monitoring = &relay.monitoring;
     let label =
         |source: &str, target: &str| json!({"sourceLabels": [source], "targetLabel": target});
+    let mut relabelings = vec![
+        label("__meta_kubernetes_pod_node_name", "node"),
+        label(
+            "__meta_kubernetes_service_label_peerrelay_dev_peer_relay",
+            "peer_relay",
+        ),
+        label(
+            "__meta_kubernetes_pod_label_peerrelay_dev_region",
+            "relay_region",
+        ),
+    ];
+    relabelings.extend(monitoring.relabelings.iter().map(|rule| json!(rule)));
+    let mut endpoint = json!({"port": PORT, "path": "/metrics", "relabelings": relabelings});
+    let further = [
+        ("interval", monitoring.interval.as_ref().map(|v| json!(v))),
+        (
+            "scrapeTimeout",
+            monitoring.scrape_timeout.as_ref().map(|v| json!(v)),
+        ),
+        (
+            "metricRelabelings",
+            (!monitoring.metric_relabelings.is_empty())
+                .then(|| json!(monitoring.metric_relabelings)),
+        ),
+    ];
+    for (field, value) in further {
+        if let Some(value) = value {
+            endpoint[field] = value;
+        }
+    }
     json!({
         "selector": {"matchLabels": names::component_labels(&relay.name, PORT)},
         "namespaceSelector": {"matchNames": [relay.namespace]},
-        "endpoints": [{
-            "port": PORT,
-            "path": "/metrics",
-            "relabelings": [
-                label("__meta_kubernetes_pod_node_name", "node"),
-                label("__meta_kubernetes_service_label_peerrelay_dev_peer_relay", "peer_relay"),
-                label("__meta_kubernetes_pod_label_peerrelay_dev_region", "relay_region"),
-            ],
-        }],
+        "endpoints": [endpoint],
     })
 }
 
@@ -163,6 +192,17 @@ fn prometheus_rule(relay: &ValidatedRelay) -> Value {
         relay.namespace, relay.name
     );
     json!({"groups": alerts(Scope::Relays, &selector)})
+}
+
+/// Metadata of what a Prometheus selects by labels.
+fn selected(relay: &ValidatedRelay) -> ObjectMeta {
+    let own = metadata(relay);
+    let mut labels = relay.monitoring.labels.clone();
+    labels.extend(own.labels.unwrap_or_default());
+    ObjectMeta {
+        labels: Some(labels),
+        ..own
+    }
 }
 
 fn metadata(relay: &ValidatedRelay) -> ObjectMeta {

@@ -375,7 +375,6 @@ fn metrics_are_annotated_until_there_is_a_service_monitor() {
             .all(|kind| kind.object(&relay).is_none())
     );
     relay.monitoring_kinds = MonitoringKind::ALL.into();
-    assert!(service(&relay).unwrap().metadata.annotations.is_none());
     let monitor = MonitoringKind::ServiceMonitor.object(&relay).unwrap();
     let selected = monitor.data["spec"]["selector"]["matchLabels"].clone();
     assert_eq!(selected, json!(service(&relay).unwrap().metadata.labels));
@@ -395,6 +394,50 @@ fn metrics_are_annotated_until_there_is_a_service_monitor() {
             .get("grafana_dashboard")
             .is_some()
     }));
+}
+
+#[test]
+fn what_a_prometheus_selects_by_is_on_monitor_and_rule() {
+    let mut relay = validated(json!({"monitoring": {
+        "labels": {"release": "monitoring", "app.kubernetes.io/managed-by": "me"},
+        "interval": "5s", "scrapeTimeout": "4s",
+        "relabelings": [{"targetLabel": "cluster", "replacement": "a"}],
+        "metricRelabelings": [{"action": "labeldrop", "regex": "pod"}],
+    }}));
+    relay.monitoring_kinds = MonitoringKind::ALL.into();
+    for kind in MonitoringKind::ALL {
+        let labels = kind.object(&relay).unwrap().metadata.labels.unwrap();
+        assert_eq!(labels["release"], "monitoring");
+        assert_eq!(labels["app.kubernetes.io/managed-by"], names::OPERATOR);
+    }
+    let monitor = MonitoringKind::ServiceMonitor.object(&relay).unwrap();
+    let endpoint = &monitor.data["spec"]["endpoints"][0];
+    assert_eq!(endpoint["interval"], "5s");
+    assert_eq!(endpoint["scrapeTimeout"], "4s");
+    let last = json!({"targetLabel": "cluster", "replacement": "a"});
+    assert_eq!(endpoint["relabelings"][3], last);
+    assert_eq!(endpoint["metricRelabelings"][0]["regex"], "pod");
+    assert!(
+        monitor.data["spec"]["selector"]["matchLabels"]
+            .get("release")
+            .is_none()
+    );
+}
+
+#[test]
+fn annotations_stand_in_until_something_says_that_the_monitor_is_selected() {
+    let annotated = |monitoring: Value, known: bool| {
+        let mut relay = validated(json!({"monitoring": monitoring}));
+        if known {
+            relay.monitoring_kinds = MonitoringKind::ALL.into();
+        }
+        let services = build(&relay).services;
+        services[0].metadata.annotations.is_some()
+    };
+    let labels = json!({"labels": {"release": "monitoring"}});
+    assert!(annotated(json!({}), false) && annotated(json!({}), true));
+    assert!(annotated(labels.clone(), false) && !annotated(labels, true));
+    assert!(!annotated(json!({"serviceMonitor": "Enabled"}), true));
 }
 
 #[test]

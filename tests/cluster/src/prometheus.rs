@@ -25,6 +25,9 @@ use crate::world::{NAMESPACE, OPERATOR_NAMESPACE};
 const LISTEN: &str = "127.0.0.1:9090";
 const OPERATOR_LISTEN: &str = "127.0.0.1:9091";
 const READY: Duration = Duration::from_secs(60);
+/// Label `release` by which the Prometheus selects monitors and rules, as that of
+/// kube-prometheus-stack does.
+pub const RELEASE: &str = "monitoring";
 /// Name of the Prometheus object, and of what is made of it.
 const NAME: &str = "rig";
 /// Where the configuration expects its rules.
@@ -97,13 +100,14 @@ impl<'a> Prometheus<'a> {
     /// Starts a Prometheus with what the operator makes of all monitors and rules; `jobs` must be
     /// among them.
     pub fn scrape(&self, jobs: &[String]) -> Result<()> {
+        let selected = json!({"matchLabels": {"release": RELEASE}});
         let prometheus = json!({
             "apiVersion": "monitoring.coreos.com/v1", "kind": "Prometheus",
             "metadata": {"name": NAME, "namespace": NAMESPACE},
             "spec": {
                 "version": "v3.5.0", "replicas": 0, "scrapeInterval": "2s",
-                "serviceMonitorSelector": {}, "serviceMonitorNamespaceSelector": {},
-                "ruleSelector": {}, "ruleNamespaceSelector": {},
+                "serviceMonitorSelector": selected, "serviceMonitorNamespaceSelector": {},
+                "ruleSelector": selected, "ruleNamespaceSelector": {},
                 "apiserverConfig": {
                     "host": self.server()?,
                     "tlsConfig": {

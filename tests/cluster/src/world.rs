@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::Rig;
 use crate::cluster::{Node, PEERRELAY};
 use crate::command::{program_in, run};
+use crate::prometheus::RELEASE;
 use crate::signals;
 use crate::state::repository;
 use crate::tailnet::{Client, LOGIN_SERVER};
@@ -74,6 +75,7 @@ impl<'a> World<'a> {
         );
         // The name of the image stays, so this is what makes pods start with a new one.
         let image = format!("podAnnotations.rig/image={}", rig.image_digest()?);
+        let selected = format!("metrics.labels.release={RELEASE}");
         rig.helm([
             "upgrade",
             "--install",
@@ -87,6 +89,8 @@ impl<'a> World<'a> {
             &tag,
             "--set",
             "image.pullPolicy=Never",
+            "--set",
+            &selected,
             "--set-string",
             &image,
             "--wait",

@@ -53,6 +53,31 @@ fn refused(world: &World<'_>) -> Result<String> {
             json!({"monitoring": {"port": 0}}),
             "spec.monitoring.port",
         ),
+        (
+            "edge",
+            json!({"monitoring": {"interval": "10s", "scrapeTimeout": "1m"}}),
+            "monitoring.scrapeTimeout must not be longer than monitoring.interval",
+        ),
+        (
+            "edge",
+            json!({"monitoring": {"interval": "0s"}}),
+            "must be more than 0s",
+        ),
+        (
+            "edge",
+            json!({"monitoring": {"interval": "soon"}}),
+            "spec.monitoring.interval",
+        ),
+        (
+            "edge",
+            json!({"monitoring": {"labels": {"release": "a b"}}}),
+            "spec.monitoring.labels",
+        ),
+        (
+            "edge",
+            json!({"monitoring": {"relabelings": [{"action": "explode"}]}}),
+            "spec.monitoring.relabelings",
+        ),
         ("edge", json!({"regions": []}), "spec.regions"),
         ("edge", json!({"tailnet": {}}), "spec.tailnet.authKey"),
         (

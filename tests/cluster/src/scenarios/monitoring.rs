@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, relayed, reset};
 use crate::command::{program, run};
-use crate::prometheus::Prometheus;
+use crate::prometheus::{Prometheus, RELEASE};
 use crate::state::repository;
 use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
 
@@ -20,6 +20,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 fn scraped(world: &World<'_>) -> Result<String> {
     reset(world)?;
     relayed(world)?;
+    let own = json!({"monitoring": {
+        "interval": "2s", "scrapeTimeout": "2s",
+        "relabelings": [{"targetLabel": "cluster", "replacement": "rig"}],
+        "metricRelabelings": [{"sourceLabels": ["__name__"], "regex": "tailscaled_.*", "action": "drop"}],
+    }});
+    world.apply(EDGE, &own)?;
     world.eventually("annotations stand in for a ServiceMonitor", || {
         annotated(world)
     })?;
@@ -67,10 +73,14 @@ fn annotated(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that monitor, alerts and dashboard are there, and annotations are not.
+/// Checks that monitor, alerts and dashboard are there, with the label of the operator's defaults,
+/// and that annotations are not.
 fn made(world: &World<'_>) -> Result<()> {
-    world.object("servicemonitor", &format!("{EDGE}-metrics"))?;
-    world.object("prometheusrule", &format!("{EDGE}-metrics"))?;
+    for kind in ["servicemonitor", "prometheusrule"] {
+        let object = world.object(kind, &format!("{EDGE}-metrics"))?;
+        let label = &object["metadata"]["labels"]["release"];
+        ensure!(*label == RELEASE, "the label of the {kind} is {label}");
+    }
     world.object("configmap", &format!("{EDGE}-dashboard"))?;
     ensure!(annotated(world).is_err(), "the annotations stay");
     Ok(())
@@ -84,6 +94,7 @@ fn charts_own(world: &World<'_>) -> Result<String> {
         .arg(chart)
         .args(["--namespace", OPERATOR_NAMESPACE])
         .args(["--show-only", "templates/monitoring.yaml"])
+        .args(["--set", &format!("metrics.labels.release={RELEASE}")])
         .args(["--set", "metrics.serviceMonitor.enabled=true"])
         .args(["--set", "metrics.prometheusRule.enabled=true"]);
     run(&mut helm)
@@ -104,7 +115,10 @@ fn complete(prometheus: &Prometheus<'_>) -> Result<String> {
         let named = labels["node"].is_string() && labels["relay_region"] == "office";
         ensure!(named, "labels of a relay: {labels}");
         ensure!(value(relay) == Some(1.0), "a relay is not ready");
+        ensure!(labels["cluster"] == "rig", "not relabelled: {labels}");
     }
+    let dropped = prometheus.query(&format!("{{__name__=~\"tailscaled_.*\",{ours}}}"))?;
+    ensure!(dropped.is_empty(), "metrics are not relabelled");
     let forwarded = prometheus.query(&format!("sum(peerrelay_forwarded_bytes_total{{{ours}}})"))?;
     let forwarded = forwarded.first().and_then(value).unwrap_or_default();
     ensure!(forwarded > 0.0, "no relay has forwarded anything");

@@ -1,0 +1,266 @@
+//! Defaults of the operator for fields that PeerRelays leave empty.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::crd::monitoring::{ACTIONS, Monitoring, Relabeling};
+
+/// Longest value of a label in Kubernetes.
+const LONGEST_LABEL: usize = 63;
+/// Longest name of a label in Kubernetes, without its prefix.
+const LONGEST_LABEL_NAME: usize = 63;
+/// Units of durations, in the order in which they are written, in milliseconds.
+const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// Defaults for `spec.monitoring` of all PeerRelays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct MonitoringDefaults {
+    /// Labels of each ServiceMonitor and PrometheusRule.
+    pub labels: BTreeMap<String, String>,
+    /// Time between two scrapes.
+    pub interval: Option<String>,
+    /// Time after which a scrape has failed.
+    pub scrape_timeout: Option<String>,
+    /// Changes of the labels of targets.
+    pub relabelings: Vec<Relabeling>,
+    /// Changes of scraped series.
+    pub metric_relabelings: Vec<Relabeling>,
+}
+
+/// Why a default cannot be used.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidDefault {
+    /// Labels are pairs.
+    #[error("{0:?} is not a label: write it as release=kube-prometheus-stack")]
+    Label(String),
+    /// Prometheus and Kubernetes both limit them.
+    #[error("{0:?} is not a duration: write it as 30s or 1m30s")]
+    Duration(String),
+    /// prometheus-operator would refuse every ServiceMonitor.
+    #[error("a scrape may take {timeout}, longer than the interval of {interval}: lower it")]
+    TimeoutBeyondInterval {
+        /// As given.
+        timeout: String,
+        /// As given.
+        interval: String,
+    },
+    /// Not a list of rules.
+    #[error(
+        "relabelings are not a list of rules as in a ServiceMonitor, such as [{{\"targetLabel\": \"team\", \"replacement\": \"net\"}}]: {0}"
+    )]
+    Relabelings(String),
+}
+
+impl MonitoringDefaults {
+    /// Checks what no single field shows.
+    ///
+    /// # Errors
+    /// A scrape may take longer than the time between two.
+    pub fn checked(self) -> Result<Self, InvalidDefault> {
+        if let (Some(timeout), Some(interval)) = (&self.scrape_timeout, &self.interval)
+            && milliseconds(timeout) > milliseconds(interval)
+        {
+            return Err(InvalidDefault::TimeoutBeyondInterval {
+                timeout: timeout.clone(),
+                interval: interval.clone(),
+            });
+        }
+        Ok(self)
+    }
+
+    /// Puts the defaults where `monitoring` says nothing: labels by name, rules before its own.
+    pub fn fill(&self, monitoring: &mut Monitoring) {
+        for (key, value) in &self.labels {
+            let labels = &mut monitoring.labels;
+            labels.entry(key.clone()).or_insert_with(|| value.clone());
+        }
+        // A timeout belongs to its interval: those of two authors may not fit together.
+        if monitoring.interval.is_none() && monitoring.scrape_timeout.is_none() {
+            monitoring.interval.clone_from(&self.interval);
+            monitoring.scrape_timeout.clone_from(&self.scrape_timeout);
+        } else if monitoring.interval.is_none() {
+            let fits = |interval: &&String| {
+                let timeout = monitoring.scrape_timeout.as_deref().and_then(milliseconds);
+                milliseconds(interval) >= timeout
+            };
+            monitoring.interval = self.interval.as_ref().filter(fits).cloned();
+        } else if monitoring.scrape_timeout.is_none() {
+            let fits = |timeout: &&String| {
+                let interval = monitoring.interval.as_deref().and_then(milliseconds);
+                milliseconds(timeout) <= interval
+            };
+            monitoring.scrape_timeout = self.scrape_timeout.as_ref().filter(fits).cloned();
+        }
+        let before = |of_operator: &[Relabeling], own: &mut Vec<Relabeling>| {
+            own.splice(0..0, of_operator.iter().cloned());
+        };
+        before(&self.relabelings, &mut monitoring.relabelings);
+        before(&self.metric_relabelings, &mut monitoring.metric_relabelings);
+    }
+}
+
+/// Parses `KEY=VALUE`.
+///
+/// # Errors
+/// It is not a label of Kubernetes.
+pub fn label(text: &str) -> Result<(String, String), InvalidDefault> {
+    let invalid = || InvalidDefault::Label(text.to_owned());
+    let (key, value) = text.split_once('=').ok_or_else(invalid)?;
+    let (prefix, name) = key.rsplit_once('/').unwrap_or(("x", key));
+    let prefix_is_fine = prefix.len() <= 253
+        && prefix.split('.').all(|part| {
+            is_word(part, |c| {
+                c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
+            })
+        });
+    let in_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    let name_is_fine = name.len() <= LONGEST_LABEL_NAME && is_word(name, in_name);
+    let value_is_fine =
+        value.len() <= LONGEST_LABEL && (value.is_empty() || is_word(value, in_name));
+    if prefix_is_fine && name_is_fine && value_is_fine {
+        Ok((key.to_owned(), value.to_owned()))
+    } else {
+        Err(invalid())
+    }
+}
+
+/// Parses a duration, and gives it as it was written.
+///
+/// # Errors
+/// Prometheus or the PeerRelay's schema would not take it.
+pub fn duration(text: &str) -> Result<String, InvalidDefault> {
+    match milliseconds(text) {
+        Some(1..) => Ok(text.to_owned()),
+        _ => Err(InvalidDefault::Duration(text.to_owned())),
+    }
+}
+
+/// Parses a list of relabeling rules, JSON or YAML.
+///
+/// # Errors
+/// It is no such list, or a rule has an unknown field or action.
+pub fn relabelings(text: &str) -> Result<Vec<Relabeling>, InvalidDefault> {
+    let mut unknown = Vec::new();
+    let note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+    let document = serde_yaml::Deserializer::from_str(text);
+    let rules: Vec<Relabeling> = serde_ignored::deserialize(document, note)
+        .map_err(|error| InvalidDefault::Relabelings(error.to_string()))?;
+    if let Some(field) = unknown.first() {
+        let said = format!("{field} is not a field");
+        return Err(InvalidDefault::Relabelings(said));
+    }
+    let actions = rules.iter().filter_map(|rule| rule.action.as_deref());
+    match actions.into_iter().find(|action| !ACTIONS.contains(action)) {
+        Some(action) => {
+            let said = format!("{action} is not an action");
+            Err(InvalidDefault::Relabelings(said))
+        }
+        None => Ok(rules),
+    }
+}
+
+fn is_word(text: &str, allowed: impl Fn(char) -> bool) -> bool {
+    let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    outer(text.chars().next()) && outer(text.chars().last()) && text.chars().all(allowed)
+}
+
+/// Length of a duration; `None` if it is not one.
+fn milliseconds(text: &str) -> Option<u64> {
+    let mut rest = text;
+    let mut total = Duration::ZERO;
+    let mut units = UNITS.iter();
+    if rest.is_empty() {
+        return None;
+    }
+    while !rest.is_empty() {
+        let digits = rest.find(|c: char| !c.is_ascii_digit())?;
+        let count: u32 = rest[..digits].parse().ok()?;
+        rest = &rest[digits..];
+        let end = rest.find(|c: char| c.is_ascii_digit());
+        let (unit, left) = rest.split_at(end.unwrap_or(rest.len()));
+        let (_, size) = units.find(|(name, _)| *name == unit)?;
+        total += Duration::from_millis(*size).checked_mul(count)?;
+        rest = left;
+    }
+    u64::try_from(total.as_millis()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use serde_json::json;
+
+    use super::*;
+    use crate::operator::fixtures;
+
+    fn filled(defaults: &MonitoringDefaults, own: serde_json::Value) -> Monitoring {
+        let mut monitoring = fixtures::relay(json!({"monitoring": own})).spec.monitoring;
+        defaults.fill(&mut monitoring);
+        monitoring
+    }
+
+    #[test]
+    fn a_peer_relay_wins_over_defaults_field_by_field() {
+        let defaults = MonitoringDefaults {
+            labels: [("release", "monitoring"), ("team", "net")]
+                .map(|(key, value)| (key.to_owned(), value.to_owned()))
+                .into(),
+            interval: Some("30s".to_owned()),
+            scrape_timeout: Some("10s".to_owned()),
+            relabelings: relabelings("[{targetLabel: cluster, replacement: a}]").unwrap(),
+            ..MonitoringDefaults::default()
+        };
+        let all = filled(&defaults, json!({}));
+        assert_eq!(all.labels, defaults.labels);
+        assert_eq!(all.interval.as_deref(), Some("30s"));
+        assert_eq!(all.relabelings, defaults.relabelings);
+        let own = json!({"labels": {"team": "vpn"}, "interval": "5s",
+                         "relabelings": [{"targetLabel": "cluster", "replacement": "b"}]});
+        let some = filled(&defaults, own);
+        assert_eq!(some.labels["release"], "monitoring");
+        assert_eq!(some.labels["team"], "vpn");
+        let timing = (some.interval.as_deref(), some.scrape_timeout.as_deref());
+        assert_eq!(timing, (Some("5s"), None), "10s would not fit into 5s");
+        let written = some.relabelings.iter().map(|r| r.replacement.as_deref());
+        assert_eq!(written.collect::<Vec<_>>(), [Some("a"), Some("b")]);
+        let slow = filled(&defaults, json!({"scrapeTimeout": "45s"}));
+        assert_eq!(slow.interval, None, "45s would not fit into 30s");
+    }
+
+    #[test]
+    fn defaults_that_kubernetes_or_prometheus_would_refuse_are_refused() {
+        assert_eq!(
+            label("release=kube-prometheus-stack").unwrap().1,
+            "kube-prometheus-stack"
+        );
+        assert!(label("example.com/team=").is_ok());
+        for wrong in ["release", "=x", "a b=c", "a=b c", "/a=b", "a=-b", "A.b/c=d"] {
+            assert!(label(wrong).is_err(), "{wrong}");
+        }
+        for right in ["30s", "1m30s", "500ms", "1h"] {
+            assert!(duration(right).is_ok(), "{right}");
+        }
+        for wrong in [
+            "",
+            "30",
+            "s",
+            "0s",
+            "1s1m",
+            "1d",
+            "-1s",
+            "1.5s",
+            "99999999999s",
+        ] {
+            assert!(duration(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["{}", "[{target: x}]", "[{action: explode}]", "[1]"] {
+            assert!(relabelings(wrong).is_err(), "{wrong}");
+        }
+        let late = MonitoringDefaults {
+            interval: Some("10s".to_owned()),
+            scrape_timeout: Some("1m".to_owned()),
+            ..MonitoringDefaults::default()
+        };
+        assert!(late.checked().is_err());
+    }
+}
