@@ -1,5 +1,8 @@
 //! The HTTP server for probes and metrics: `/healthz`, `/readyz`, `/metrics`.
 
+mod answer;
+mod connections;
+
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::Arc,
@@ -7,8 +10,14 @@ use std::{
 };
 
 use axum::{Router, extract::State, http::StatusCode, routing::get};
-use futures::future::BoxFuture;
+use bytes::Bytes;
 use tokio::net::TcpListener;
+
+pub use self::answer::Render;
+use self::{
+    answer::{Answer, KEPT},
+    connections::{LIMITS, serve},
+};
 
 /// Wait before an address is tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -18,7 +27,7 @@ const TEXT: (&str, &str) = ("content-type", prometheus::TEXT_FORMAT);
 #[derive(Clone)]
 pub struct Probes {
     /// Metrics in Prometheus text format.
-    pub metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
+    pub metrics: Render,
     /// `Err` says in one line what is missing.
     pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
 }
@@ -53,20 +62,22 @@ pub async fn bind(
         listener = TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await;
     }
     let listener = listener.map_err(|source| AdminError { address, source })?;
+    // Only processes of this host ask on a loopback address, and see what is.
+    let kept = match address.ip().is_loopback() {
+        true => Duration::ZERO,
+        false => KEPT,
+    };
     let routes = Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
-        .route("/metrics", get(metrics))
-        .with_state(probes);
-    Ok(async move { axum::serve(listener, routes).await })
+        .with_state(probes.ready)
+        .merge(metrics(Answer::new(probes.metrics, kept)));
+    Ok(serve(listener, routes, LIMITS))
 }
 
 /// Serves `/metrics` and nothing else, as long as the process runs; an address that cannot be bound
 /// is tried again, as relays work without.
-pub async fn metrics_only(
-    address: SocketAddr,
-    metrics: Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>,
-) -> std::io::Result<()> {
+pub async fn metrics_only(address: SocketAddr, render: Render) -> std::io::Result<()> {
     let mut told = false;
     let listener = loop {
         match TcpListener::bind(address).await {
@@ -79,18 +90,21 @@ pub async fn metrics_only(
         }
         tokio::time::sleep(RETRY).await;
     };
-    let served = move || async move { ([TEXT], metrics().await) };
-    let routes = Router::new().route("/metrics", get(served));
-    axum::serve(listener, routes).await
+    serve(listener, metrics(Answer::new(render, KEPT)), LIMITS).await
 }
 
-async fn readyz(State(probes): State<Probes>) -> (StatusCode, String) {
-    match (probes.ready)() {
+fn metrics(answer: Answer) -> Router {
+    let text = |State(answer): State<Answer>| async move { ([TEXT], answer.text().await) };
+    Router::new()
+        .route("/metrics", get(text))
+        .with_state(answer)
+}
+
+type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+async fn readyz(State(ready): State<Ready>) -> (StatusCode, Bytes) {
+    match ready() {
         Ok(()) => (StatusCode::OK, "ok\n".into()),
-        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, missing + "\n"),
+        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, (missing + "\n").into()),
     }
-}
-
-async fn metrics(State(probes): State<Probes>) -> ([(&'static str, &'static str); 1], String) {
-    ([TEXT], (probes.metrics)().await)
 }
