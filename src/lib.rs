@@ -14,6 +14,7 @@ pub mod logging;
 pub mod monitoring;
 pub mod names;
 pub mod operator;
+mod process_metrics;
 mod registry;
 pub mod relay;
 pub mod supervisor;

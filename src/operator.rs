@@ -12,6 +12,7 @@ pub mod metrics;
 pub mod overrides;
 pub mod plan;
 pub mod probes;
+pub mod queue;
 pub mod reconcile;
 pub mod refusal;
 pub mod requests;
@@ -33,7 +34,7 @@ use std::{
 
 use anyhow::Context as _;
 use futures::StreamExt;
-use kube::{Client, client::ClientBuilder};
+use kube::{Client, ResourceExt, client::ClientBuilder};
 use kube_runtime::{
     controller::{Action, Config, Error},
     events::{Recorder, Reporter},
@@ -150,7 +151,7 @@ async fn control(
     metrics: Metrics,
     identity: String,
 ) -> anyhow::Result<()> {
-    let (stores, controller) = Stores::watch(&client);
+    let (stores, controller) = Stores::watch(&client, metrics.queue());
     metrics.watch(controller.store());
     let controller = controller.with_config(Config::default().concurrency(CONCURRENCY));
     let reporter = Reporter {
@@ -181,8 +182,9 @@ async fn control(
                 // Logged and counted by the error policy.
                 Err(Error::ReconcilerFailed(..)) => {}
                 // Deleted between its event and its turn.
-                Err(Error::ObjectNotFound(object)) => {
-                    attempts.attempts.forget(&object.into_kind_unchecked(()));
+                Err(Error::ObjectNotFound(gone)) => {
+                    metrics.begin(&gone.name, gone.namespace.as_deref());
+                    attempts.attempts.forget(&gone.into_kind_unchecked(()));
                 }
                 Err(error) => tracing::warn!(%error, "watch failed; trying again"),
             }
@@ -195,6 +197,10 @@ async fn control(
 }
 
 async fn measured(relay: Arc<PeerRelay>, context: Arc<Context>) -> Result<Action, ReconcileError> {
+    let namespace = relay.namespace();
+    context
+        .metrics
+        .begin(&relay.name_any(), namespace.as_deref());
     let _working = context.metrics.work();
     reconcile(relay, context).await
 }

@@ -14,9 +14,10 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{apply::Changes, requests::Count};
+use super::{apply::Changes, queue::Queue, requests::Count};
 use crate::{
     crd::PeerRelay,
+    process_metrics,
     registry::{counter, register},
 };
 
@@ -44,6 +45,9 @@ pub struct Metrics {
     pruned: IntCounter,
     leader: IntGauge,
     requests: IntCounterVec,
+    queue: Queue,
+    waited: Histogram,
+    running: Arc<Mutex<Vec<Instant>>>,
     failing: Arc<Mutex<Failures>>,
     relays: Arc<OnceLock<Store<PeerRelay>>>,
 }
@@ -66,6 +70,9 @@ impl Default for Metrics {
         let help = "Time of a reconciliation.";
         let opts = HistogramOpts::new("peerrelay_operator_reconcile_time_seconds", help);
         let seconds = HistogramVec::new(opts.buckets(SECONDS.into()), &["controller"]);
+        let help = "Time that a PeerRelay waited for its turn after something changed.";
+        let opts = HistogramOpts::new("peerrelay_operator_workqueue_queue_duration_seconds", help);
+        let waited = HistogramVec::new(opts.buckets(SECONDS.into()), &["controller"]);
         let workers = Opts::new(
             "peerrelay_operator_active_workers",
             "Reconciliations that go on.",
@@ -97,11 +104,14 @@ impl Default for Metrics {
             failures: failures.with_label_values(&[CONTROLLER]),
             seconds: register(&registry, seconds).with_label_values(&[CONTROLLER]),
             workers: register(&registry, workers).with_label_values(&[CONTROLLER]),
-            registry,
             applied,
             pruned,
             leader,
             requests,
+            queue: Queue::default(),
+            waited: register(&registry, waited).with_label_values(&[CONTROLLER]),
+            registry,
+            running: Arc::default(),
             failing: Arc::default(),
             relays: Arc::default(),
         }
@@ -131,12 +141,27 @@ impl Metrics {
         *failures - 1
     }
 
+    /// What waits for its reconciliation.
+    pub fn queue(&self) -> &Queue {
+        &self.queue
+    }
+
+    /// Takes a PeerRelay out of the queue, as its turn has come or it is gone.
+    pub fn begin(&self, name: &str, namespace: Option<&str>) {
+        let namespace = namespace.unwrap_or_default();
+        if let Some(waited) = self.queue.take(name, namespace, Instant::now()) {
+            self.waited.observe(waited.as_secs_f64());
+        }
+    }
+
     /// Measures a reconciliation, until what is returned is dropped.
     pub fn work(&self) -> Working {
         self.workers.inc();
+        let start = Instant::now();
+        self.running().push(start);
         Working {
             metrics: self.clone(),
-            start: Instant::now(),
+            start,
         }
     }
 
@@ -162,7 +187,52 @@ impl Metrics {
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("metrics are complete and memory takes all bytes");
         let text = String::from_utf8(text).expect("the text format is UTF-8");
-        text + &self.conditions()
+        text + &self.queued() + &self.conditions() + &process_metrics::render()
+    }
+
+    /// Measured when it is asked for, as waiting goes on meanwhile.
+    fn queued(&self) -> String {
+        let now = Instant::now();
+        let depth = self.queue.depth(now);
+        let longest = self.running().iter().min().copied();
+        let longest = longest.map_or(0.0, |start| (now - start).as_secs_f64());
+        let families = [
+            (
+                "workqueue_depth",
+                "gauge",
+                "PeerRelays that wait for their turn.",
+                depth.waiting as f64,
+            ),
+            (
+                "workqueue_adds_total",
+                "counter",
+                "Times that a PeerRelay began to wait for its turn.",
+                depth.added as f64,
+            ),
+            (
+                "workqueue_oldest_seconds",
+                "gauge",
+                "Time that the PeerRelay which waits longest has waited.",
+                depth.oldest.as_secs_f64(),
+            ),
+            (
+                "workqueue_longest_running_processor_seconds",
+                "gauge",
+                "Time that the longest reconciliation which goes on has taken.",
+                longest,
+            ),
+        ];
+        let mut text = String::new();
+        for (name, kind, help, value) in families {
+            let name = format!("peerrelay_operator_{name}");
+            writeln!(
+                text,
+                "# HELP {name} {help}\n# TYPE {name} {kind}\n\
+                 {name}{{controller=\"{CONTROLLER}\"}} {value}"
+            )
+            .expect("memory takes all text");
+        }
+        text
     }
 
     /// Read from the store, so that they go with their PeerRelay. Names need no escapes.
@@ -190,6 +260,10 @@ impl Metrics {
         text
     }
 
+    fn running(&self) -> std::sync::MutexGuard<'_, Vec<Instant>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn failing(&self) -> std::sync::MutexGuard<'_, Failures> {
         self.failing.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -204,6 +278,11 @@ pub struct Working {
 impl Drop for Working {
     fn drop(&mut self) {
         self.metrics.workers.dec();
+        let mut running = self.metrics.running();
+        if let Some(at) = running.iter().position(|start| *start == self.start) {
+            running.swap_remove(at);
+        }
+        drop(running);
         let seconds = self.start.elapsed().as_secs_f64();
         self.metrics.seconds.observe(seconds);
     }
@@ -235,6 +314,29 @@ mod tests {
         assert!(metrics.render().contains(line), "{}", metrics.render());
         writer.apply_watcher_event(&Event::Delete(relay));
         assert!(!metrics.render().contains("edge"));
+    }
+
+    #[test]
+    fn waiting_and_working_are_measured_while_they_go_on() {
+        let metrics = Metrics::default();
+        let edge = reflector::ObjectRef::new("edge").within("relays");
+        let long_ago = Instant::now() - std::time::Duration::from_secs(60);
+        metrics.queue().add(&edge, long_ago);
+        let seconds = |name: &str| -> f64 {
+            let text = metrics.render();
+            let line = format!("peerrelay_operator_workqueue_{name}{{controller=\"peerrelay\"}} ");
+            let value = text.lines().find_map(|l| l.strip_prefix(&*line));
+            value.and_then(|value| value.parse().ok()).unwrap_or(-1.0)
+        };
+        assert!(seconds("depth") == 1.0 && seconds("oldest_seconds") >= 60.0);
+        metrics.begin("edge", Some("relays"));
+        assert!(seconds("depth") == 0.0 && seconds("oldest_seconds") == 0.0);
+        assert!(seconds("queue_duration_seconds_sum") >= 60.0);
+        let working = metrics.work();
+        let first = seconds("longest_running_processor_seconds");
+        assert!(seconds("longest_running_processor_seconds") > first);
+        drop(working);
+        assert!(seconds("longest_running_processor_seconds") == 0.0);
     }
 
     #[test]

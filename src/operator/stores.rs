@@ -6,7 +6,7 @@ mod nodes;
 mod pods;
 mod stream;
 
-use futures::{Stream, StreamExt};
+use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
@@ -21,11 +21,12 @@ use kube_runtime::{
     watcher,
 };
 use serde::de::DeserializeOwned;
-use std::{collections::HashSet, fmt::Debug, hash::Hash, sync::Arc};
+use std::{collections::HashSet, fmt::Debug, hash::Hash, sync::Arc, time::Instant};
 use tokio::sync::OnceCell;
 
 use super::{
     plan::Surroundings,
+    queue::Queue,
     status::{Seen, has_lost_its_pod, is_report_of},
     tailnet,
 };
@@ -62,55 +63,74 @@ pub struct Stores {
 
 impl Stores {
     /// Starts the watches as triggers of a controller: a change of any child reconciles its owner.
-    pub fn watch(client: &Client) -> (Self, Controller<PeerRelay>) {
+    /// Each trigger is noted in `queue`.
+    pub fn watch(client: &Client, queue: &Queue) -> (Self, Controller<PeerRelay>) {
         let client = &stream::newest(client);
         let (peer_relays, stream, changed) = neighbours::watch(client);
+        let noted = queue.clone();
+        let stream = stream.inspect_ok(move |relay: &PeerRelay| {
+            noted.add(&reflector::ObjectRef::from_obj(relay), Instant::now());
+        });
         let controller = Controller::for_stream(stream, peer_relays.clone());
+        let (noted, all) = (queue.clone(), peer_relays.clone());
+        let changed = changed.inspect(move |()| noted.add_all(&all.state(), Instant::now()));
         let controller = controller.reconcile_all_on(changed);
-        let (service_accounts, stream) = children(client);
+        let (service_accounts, stream) = children(client, queue);
         let controller = controller.owns_stream(stream);
-        let (roles, stream) = children(client);
+        let (roles, stream) = children(client, queue);
         let controller = controller.owns_stream(stream);
-        let (role_bindings, stream) = children(client);
+        let (role_bindings, stream) = children(client, queue);
         let controller = controller.owns_stream(stream);
-        let (config_maps, stream) = children(client);
+        let (config_maps, stream) = children(client, queue);
         let controller = controller.owns_stream(stream);
-        let (services, stream) = children(client);
+        let (services, stream) = children(client, queue);
         let controller = controller.owns_stream(stream);
-        let (network_policies, stream) = children(client);
+        let (network_policies, stream) = children(client, queue);
         let controller = controller.owns_stream(stream);
-        let (disruption_budgets, stream) = children(client);
+        let (disruption_budgets, stream) = children(client, queue);
         let controller = controller.owns_stream(stream);
-        let (daemon_sets, stream) = children(client);
+        let (daemon_sets, stream) = children(client, queue);
         let controller = controller.owns_stream(stream);
         let relays = controller.store();
         let (nodes, stream) = nodes::watch(client);
-        let controller = controller.watches_stream(stream, move |_: Node| {
-            let all = relays.state();
-            all.iter()
-                .map(|relay| reflector::ObjectRef::from_obj(&**relay))
-                .collect::<Vec<_>>()
-        });
+        let controller = controller.watches_stream(
+            stream,
+            queue.noting(move |_: Node| {
+                let all = relays.state();
+                all.iter()
+                    .map(|relay| reflector::ObjectRef::from_obj(&**relay))
+                    .collect::<Vec<_>>()
+            }),
+        );
         let relays = controller.store();
         let (monitoring, stream) = monitoring::Monitoring::watch(client);
-        let controller = controller.watches_stream(stream, move |_: monitoring::Definition| {
-            let all = relays.state();
-            all.iter()
-                .map(|relay| reflector::ObjectRef::from_obj(&**relay))
-                .collect::<Vec<_>>()
-        });
+        let controller = controller.watches_stream(
+            stream,
+            queue.noting(move |_: monitoring::Definition| {
+                let all = relays.state();
+                all.iter()
+                    .map(|relay| reflector::ObjectRef::from_obj(&**relay))
+                    .collect::<Vec<_>>()
+            }),
+        );
         let all = watcher::Config::default();
         let (relay_nodes, stream) = reflect(client, all, |_| {});
-        let controller = controller.watches_stream(stream, |node: RelayNode| {
-            let namespace = node.metadata.namespace.unwrap_or_default();
-            Some(reflector::ObjectRef::new(&node.spec.peer_relay).within(&namespace))
-        });
+        let controller = controller.watches_stream(
+            stream,
+            queue.noting(|node: RelayNode| {
+                let namespace = node.metadata.namespace.unwrap_or_default();
+                Some(reflector::ObjectRef::new(&node.spec.peer_relay).within(&namespace))
+            }),
+        );
         let (pods, stream) = pods::pods(client);
-        let controller = controller.watches_stream(stream, |pod| pods::owner_of_pod(&pod));
+        let controller =
+            controller.watches_stream(stream, queue.noting(|pod| pods::owner_of_pod(&pod)));
         let (refusals, stream) = pods::refusals(client);
         let sets = daemon_sets.clone();
-        let controller =
-            controller.watches_stream(stream, move |event| pods::owner_of_refusal(&event, &sets));
+        let controller = controller.watches_stream(
+            stream,
+            queue.noting(move |event| pods::owner_of_refusal(&event, &sets)),
+        );
         let stores = Self {
             peer_relays,
             service_accounts,
@@ -208,15 +228,18 @@ impl Stores {
 
 type Touched<K> = watcher::Result<K>;
 
-fn children<K>(client: &Client) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
+fn children<K>(
+    client: &Client,
+    queue: &Queue,
+) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
 {
-    reflect(
-        client,
-        watcher::Config::default().labels(&names::managed()),
-        |_| {},
-    )
+    let managed = watcher::Config::default().labels(&names::managed());
+    let (store, stream) = reflect(client, managed, |_| {});
+    let queue = queue.clone();
+    let noted = stream.inspect_ok(move |child: &K| queue.add_owner(child, Instant::now()));
+    (store, noted)
 }
 
 /// `prune` drops what nobody reads before it is kept.

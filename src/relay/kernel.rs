@@ -39,7 +39,10 @@ use relay_proto::{
 };
 use tokio::sync::watch;
 
-pub use self::{abi::PassReason, attachment::Attachment};
+pub use self::{
+    abi::{DROPPED, PassReason},
+    attachment::Attachment,
+};
 use self::{
     entries::Entries,
     program::{CounterMaps, Program},

@@ -9,7 +9,10 @@ use prometheus::{Encoder, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 use relay_proto::{DropReason, Family};
 
 use super::{shard::Snapshot, state::RelayState};
-use crate::registry::{counter, register};
+use crate::{
+    process_metrics,
+    registry::{counter, register},
+};
 
 /// Renders everything.
 pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
@@ -28,7 +31,8 @@ pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
     let mut text = Vec::new();
     let encoded = TextEncoder::new().encode(&registry.gather(), &mut text);
     encoded.expect("metrics are complete and memory takes all bytes");
-    String::from_utf8(text).expect("the text format is UTF-8")
+    let text = String::from_utf8(text).expect("the text format is UTF-8");
+    text + &process_metrics::render()
 }
 
 const fn transport(family: Family) -> &'static str {

@@ -24,7 +24,11 @@ fn metrics_are_documented_as_they_are_served() {
              Made from the code: `UPDATE=1 cargo test --test manifests`. No label holds a client's \
              address, name or key.\n\n\
              The names that begin with `tailscaled_` are those of Tailscale's own relay, so that \
-             dashboards for it work.\n\n\
+             dashboards for it work, and those that begin with `process_` are the usual ones of a \
+             process.\n\n\
+             A histogram NAME has three series for each combination of its labels: `NAME_bucket` with \
+             the further label `le` counts what took at most `le` seconds, `NAME_count` counts all, and \
+             `NAME_sum` is all of them together, in seconds.\n\n\
              ## Relay, on the node's loopback address, port 9440\n\n{relay}\n\
              ## Operator, port 8080\n\n{operator}"
         ),
@@ -47,6 +51,19 @@ fn table(text: &str) -> String {
                 .split(',')
                 .filter_map(|label| Some(label.split_once('=')?.0));
             families.entry(name).or_default().2.extend(names);
+        }
+    }
+    let histograms = families
+        .iter()
+        .filter(|(_, family)| family.0 == "histogram");
+    let histograms: Vec<&str> = histograms.map(|(name, _)| *name).collect();
+    for name in histograms {
+        // Series of a histogram are documented once, under its own name.
+        for suffix in ["_bucket", "_sum", "_count"] {
+            let part = families.remove(&*format!("{name}{suffix}"));
+            let labels = part.into_iter().flat_map(|(.., labels)| labels);
+            let labels = labels.filter(|label| *label != "le");
+            families.entry(name).or_default().2.extend(labels);
         }
     }
     let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();

@@ -18,7 +18,7 @@ pub(super) const BUCKETS: usize = 16;
 const FIRST_BUCKET: u32 = 7;
 
 /// What the program drops itself, in the order of its counters.
-pub(super) const DROPPED: [DropReason; 4] = [
+pub const DROPPED: [DropReason; 4] = [
     DropReason::UnknownVni,
     DropReason::SessionRate,
     DropReason::RelayRate,

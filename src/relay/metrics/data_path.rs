@@ -5,7 +5,7 @@ use relay_proto::{Family, Traffic};
 
 use crate::registry::{counter, register};
 use crate::relay::{
-    kernel::{KernelCounters, PassReason, PathState, Reason},
+    kernel::{DROPPED, KernelCounters, PassReason, PathState, Reason},
     shard::Snapshot,
 };
 
@@ -50,6 +50,9 @@ fn program(registry: &Registry, kernel: &KernelCounters) {
         help,
         &["reason"],
     );
+    for reason in DROPPED {
+        dropped.with_label_values(&[reason.as_str()]);
+    }
     for (reason, count) in &kernel.dropped {
         dropped.with_label_values(&[reason.as_str()]).inc_by(*count);
     }
