@@ -4,7 +4,7 @@ mod dashboard;
 
 use serde_json::{Value, json};
 
-pub use self::dashboard::dashboard;
+pub use self::dashboard::{Shown, dashboard};
 
 /// Where the runbooks are.
 const RUNBOOKS: &str = "https://peerrelay.dev/docs/runbooks";
@@ -12,8 +12,10 @@ const RUNBOOKS: &str = "https://peerrelay.dev/docs/runbooks";
 /// Who sees the trouble that an alert is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// The relays of a PeerRelay.
+    /// Relays of a PeerRelay, from series that they have.
     Relays,
+    /// Relays of a PeerRelay that have no series: only where they should be scraped.
+    Targets,
     /// The operator.
     Operator,
 }
@@ -44,7 +46,16 @@ pub const ALERTS: &[Alert] = &[
         description: "The relay of {{ $labels.peer_relay }} on node {{ $labels.node }} does not answer; its clients use other relays, or DERP.",
     },
     Alert {
-        name: "PeerRelayNotReady",
+        name: "PeerRelayNotScraped",
+        scope: Scope::Targets,
+        expression: "absent(up{peer_relay!=\"\",SELECTOR} == 1)",
+        lasts: "5m",
+        severity: "critical",
+        summary: "Prometheus reaches no relay of a PeerRelay.",
+        description: "No relay{{ with $labels.peer_relay }} of {{ . }}{{ end }} answers: either none runs, and clients that cannot reach each other directly use DERP, or nothing is known about them.",
+    },
+    Alert {
+        name: "PeerRelayNodeNotReady",
         scope: Scope::Relays,
         expression: "peerrelay_ready{SELECTOR} == 0",
         lasts: "10m",
@@ -80,9 +91,37 @@ pub const ALERTS: &[Alert] = &[
         description: "The UDP sockets of the relay on node {{ $labels.node }} lose datagrams: it has too little CPU or too small buffers.",
     },
     Alert {
+        name: "PeerRelayUnavailable",
+        scope: Scope::Operator,
+        // A PeerRelay that is turned off has no relay and is ready.
+        expression: "(max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"RelaysAvailable\"}) == 0) unless on (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"Ready\"} == 1)",
+        lasts: "5m",
+        severity: "critical",
+        summary: "A PeerRelay has no relay that serves.",
+        description: "No relay of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} is ready: clients that cannot reach each other directly use DERP.",
+    },
+    Alert {
+        name: "PeerRelayStalled",
+        scope: Scope::Operator,
+        expression: "max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"Stalled\"}) == 1",
+        lasts: "10m",
+        severity: "warning",
+        summary: "A PeerRelay waits for somebody to mend something.",
+        description: "The condition Stalled of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} says what: it does not mend itself.",
+    },
+    Alert {
+        name: "PeerRelayNotReady",
+        scope: Scope::Operator,
+        expression: "max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"Ready\"}) == 0",
+        lasts: "15m",
+        severity: "warning",
+        summary: "A PeerRelay is not ready.",
+        description: "The condition Ready of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} has the reason; relays that run go on.",
+    },
+    Alert {
         name: "PeerRelayEndpointNotVerified",
         scope: Scope::Operator,
-        expression: "peerrelay_operator_condition{type=\"EndpointsVerified\"} == 0",
+        expression: "max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"EndpointsVerified\"}) == 0",
         lasts: "15m",
         severity: "warning",
         summary: "Clients are told an address at which a relay is not reached.",
@@ -91,7 +130,7 @@ pub const ALERTS: &[Alert] = &[
     Alert {
         name: "PeerRelayOverQuota",
         scope: Scope::Operator,
-        expression: "peerrelay_operator_condition{type=\"WithinQuota\"} == 0",
+        expression: "max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"WithinQuota\"}) == 0",
         lasts: "15m",
         severity: "info",
         summary: "A PeerRelay would run more relays than it may.",
@@ -114,6 +153,15 @@ pub const ALERTS: &[Alert] = &[
         severity: "warning",
         summary: "No replica of the operator leads.",
         description: "Changes of PeerRelays are not carried out; running relays go on.",
+    },
+    Alert {
+        name: "PeerRelayOperatorAbsent",
+        scope: Scope::Operator,
+        expression: "absent(peerrelay_operator_leader)",
+        lasts: "10m",
+        severity: "critical",
+        summary: "Prometheus reaches no replica of the operator.",
+        description: "Changes of PeerRelays are not carried out, and no other alert about PeerRelays as a whole can fire; running relays go on.",
     },
 ];
 
@@ -141,14 +189,15 @@ impl Alert {
     }
 }
 
-/// The alerts of some scope as `groups` of a rule file or a PrometheusRule.
+/// Alerts of some scope as a group of a rule file or a PrometheusRule.
 pub fn alerts(scope: Scope, selector: &str) -> Value {
     let rules = ALERTS.iter().filter(|alert| alert.scope == scope);
     let name = match scope {
         Scope::Relays => "peer-relay",
+        Scope::Targets => "peer-relay-targets",
         Scope::Operator => "peer-relay-operator",
     };
-    json!([{"name": name, "rules": rules.map(|alert| alert.rule(selector)).collect::<Vec<_>>()}])
+    json!({"name": name, "rules": rules.map(|alert| alert.rule(selector)).collect::<Vec<_>>()})
 }
 
 /// Sums that dashboards and capacity planning ask for.

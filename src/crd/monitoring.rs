@@ -27,8 +27,9 @@ pub struct Monitoring {
     /// A PrometheusRule with alerts: `Auto` when the cluster knows that kind.
     #[serde(default)]
     pub prometheus_rule: Switch,
-    /// A ConfigMap with a dashboard for Grafana's sidecar, label `grafana_dashboard: "1"`: `Auto`
-    /// when there is a ServiceMonitor.
+    /// A ConfigMap with a dashboard of this PeerRelay alone, for Grafana's sidecar, label
+    /// `grafana_dashboard: "1"`: only when `Enabled`, as the chart has a dashboard that shows all
+    /// PeerRelays.
     #[serde(default)]
     pub dashboards: Switch,
     /// Further labels of the ServiceMonitor and the PrometheusRule, by which your Prometheus selects

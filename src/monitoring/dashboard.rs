@@ -1,85 +1,223 @@
-//! The dashboard: is a relay used, by how many, how fast, where does it drop.
+//! The dashboard: whether relays are used, by how many, how fast, where they drop, and how the
+//! operator does.
+
+mod panels;
 
 use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
-/// Title, unit, query.
-const PANELS: &[(&str, &str, &str, &str)] = &[
+use self::panels::{Panel, ROWS};
+
+/// Most columns of a row in Grafana.
+const WIDTH: usize = 24;
+
+/// Variables of the dashboard: name, title, label, and series that have it, narrowed by those before.
+const VARIABLES: [(&str, &str, &str, &str); 4] = [
+    ("namespace", "Namespace", "namespace", "peerrelay_ready"),
     (
-        "Relays ready",
-        "none",
-        "sum(peerrelay_ready{namespace=~\"$namespace\"})",
-        "ready",
+        "peer_relay",
+        "PeerRelay",
+        "peer_relay",
+        "peerrelay_ready{namespace=~\"$namespace\"}",
     ),
     (
-        "Open sessions",
-        "none",
-        "sum by (node) (peerrelay_sessions{state=\"open\",namespace=~\"$namespace\"})",
-        "{{node}}",
+        "region",
+        "Region",
+        "relay_region",
+        "peerrelay_ready{namespace=~\"$namespace\",peer_relay=~\"$peer_relay\"}",
     ),
     (
-        "Forwarded",
-        "Bps",
-        "sum by (node) (rate(peerrelay_forwarded_bytes_total{namespace=~\"$namespace\"}[$__rate_interval]))",
-        "{{node}}",
-    ),
-    (
-        "Packets",
-        "pps",
-        "sum by (node, data_path) (rate(peerrelay_forwarded_packets_total{namespace=~\"$namespace\"}[$__rate_interval]))",
-        "{{node}} {{data_path}}",
-    ),
-    (
-        "Devices that may use a relay",
-        "none",
-        "peerrelay_granted_peers{namespace=~\"$namespace\"}",
-        "{{node}}",
-    ),
-    (
-        "Binds by result",
-        "ops",
-        "sum by (result) (rate(peerrelay_binds_total{namespace=~\"$namespace\"}[$__rate_interval]))",
-        "{{result}}",
-    ),
-    (
-        "Drops by reason",
-        "pps",
-        "sum by (reason) (rate(peerrelay_drops_total{namespace=~\"$namespace\"}[$__rate_interval])) > 0",
-        "{{reason}}",
-    ),
-    (
-        "Datagrams lost at sockets",
-        "pps",
-        "sum by (node, cause) (rate(peerrelay_socket_lost_datagrams_total{namespace=~\"$namespace\"}[$__rate_interval]))",
-        "{{node}} {{cause}}",
+        "node",
+        "Node",
+        "node",
+        "peerrelay_ready{namespace=~\"$namespace\",peer_relay=~\"$peer_relay\",relay_region=~\"$region\"}",
     ),
 ];
 
-/// It, as Grafana imports it.
-pub fn dashboard() -> Value {
-    let panel = |(at, (title, unit, query, legend)): (usize, &(&str, &str, &str, &str))| {
-        json!({
-            "id": at + 1,
-            "title": title,
-            "type": "timeseries",
-            "datasource": {"type": "prometheus", "uid": "${datasource}"},
-            "gridPos": {"h": 8, "w": 12, "x": 12 * (at % 2), "y": 8 * (at / 2)},
-            "fieldConfig": {"defaults": {"unit": unit, "min": 0}, "overrides": []},
-            "targets": [{"refId": "A", "expr": query, "legendFormat": legend}],
-        })
+/// PeerRelays that a dashboard shows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shown<'a> {
+    /// All of them, chosen by variables.
+    All,
+    /// One only.
+    One {
+        /// Its namespace.
+        namespace: &'a str,
+        /// Its name.
+        name: &'a str,
+    },
+}
+
+/// The dashboard as Grafana imports it. Dashboards that show different PeerRelays have different UIDs
+/// and titles, so that none takes another's place.
+pub fn dashboard(shown: Shown<'_>) -> Value {
+    let (uid, title) = match shown {
+        Shown::All => ("peer-relay".to_owned(), "Peer relays".to_owned()),
+        Shown::One { namespace, name } => (
+            own_uid(namespace, name),
+            format!("Peer relay {namespace}/{name}"),
+        ),
     };
+    let mut variables = vec![json!({
+        "name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus",
+    })];
+    variables.extend(
+        VARIABLES
+            .iter()
+            .map(|variable| self::variable(variable, shown)),
+    );
     json!({
-        "uid": "peer-relay",
-        "title": "Peer relays",
+        "uid": uid,
+        "title": title,
         "tags": ["peerrelay"],
         "schemaVersion": 39,
         "time": {"from": "now-6h", "to": "now"},
         "refresh": "30s",
-        "templating": {"list": [
-            {"name": "datasource", "type": "datasource", "query": "prometheus"},
-            {"name": "namespace", "type": "query", "includeAll": true, "multi": true, "current": {"text": "All", "value": "$__all"},
-             "datasource": {"type": "prometheus", "uid": "${datasource}"},
-             "query": "label_values(peerrelay_ready, namespace)", "refresh": 2},
-        ]},
-        "panels": PANELS.iter().enumerate().map(panel).collect::<Vec<_>>(),
+        "graphTooltip": 1,
+        "templating": {"list": variables},
+        "panels": panels(),
     })
+}
+
+/// At most 40 characters, as Grafana allows.
+fn own_uid(namespace: &str, name: &str) -> String {
+    let digest = Sha256::digest(format!("{namespace}/{name}"));
+    let digest: String = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
+    format!("peer-relay-{digest}")
+}
+
+fn variable((name, title, label, series): &(&str, &str, &str, &str), shown: Shown<'_>) -> Value {
+    let fixed = match (shown, *name) {
+        (Shown::One { namespace, .. }, "namespace") => Some(namespace),
+        (Shown::One { name, .. }, "peer_relay") => Some(name),
+        _ => None,
+    };
+    if let Some(value) = fixed {
+        return json!({
+            "name": name, "label": title, "type": "constant", "hide": 2, "query": value,
+            "current": {"text": value, "value": value},
+        });
+    }
+    // Series without the label are among all: those of relays that are scraped by annotations.
+    json!({
+        "name": name, "label": title, "type": "query",
+        "query": format!("label_values({series}, {label})"), "refresh": 2, "sort": 1,
+        "datasource": datasource(),
+        "includeAll": true, "multi": true, "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    })
+}
+
+fn panels() -> Vec<Value> {
+    let mut panels = Vec::new();
+    let (mut id, mut y) = (0, 0);
+    for (title, height, row) in ROWS {
+        id += 1;
+        panels.push(json!({
+            "id": id, "title": title, "type": "row", "collapsed": false, "panels": [],
+            "gridPos": {"h": 1, "w": WIDTH, "x": 0, "y": y},
+        }));
+        y += 1;
+        let mut x = 0;
+        for shown in *row {
+            id += 1;
+            if x + shown.width > WIDTH {
+                x = 0;
+                y += height;
+            }
+            let place = json!({"h": height, "w": shown.width, "x": x, "y": y});
+            panels.push(panel(id, place, shown));
+            x += shown.width;
+        }
+        y += height;
+    }
+    panels
+}
+
+fn panel(id: usize, place: Value, shown: &Panel) -> Value {
+    let letters = ["A", "B", "C", "D"];
+    let targets = letters.iter().zip(shown.queries);
+    let targets = targets.map(|(letter, (query, legend))| {
+        json!({
+            "refId": letter, "expr": panels::query(query), "legendFormat": legend,
+            "datasource": datasource(),
+        })
+    });
+    let mut defaults = json!({"unit": shown.unit});
+    if shown.from_zero {
+        defaults["min"] = json!(0);
+    }
+    if !shown.steps.is_empty() {
+        let steps = shown
+            .steps
+            .iter()
+            .map(|(value, color)| json!({"value": value, "color": color}));
+        defaults["thresholds"] = json!({"mode": "absolute", "steps": steps.collect::<Vec<_>>()});
+    }
+    json!({
+        "id": id,
+        "title": shown.title,
+        "description": shown.description,
+        "type": shown.kind,
+        "datasource": datasource(),
+        "gridPos": place,
+        "fieldConfig": {"defaults": defaults, "overrides": []},
+        "targets": targets.collect::<Vec<_>>(),
+    })
+}
+
+fn datasource() -> Value {
+    json!({"type": "prometheus", "uid": "${datasource}"})
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn dashboards_of_different_peer_relays_do_not_collide() {
+        let pairs = [("a-b", "c"), ("a", "b-c"), ("a", "c")];
+        let all = pairs.map(|(namespace, name)| dashboard(Shown::One { namespace, name }));
+        let uids: BTreeSet<_> = all
+            .iter()
+            .chain([&dashboard(Shown::All)])
+            .map(|board| board["uid"].to_string())
+            .collect();
+        assert_eq!(uids.len(), 4);
+        assert!(uids.iter().all(|uid| uid.len() <= 42));
+    }
+
+    #[test]
+    fn one_peer_relays_dashboard_shows_no_other() {
+        let board = dashboard(Shown::One {
+            namespace: "relays",
+            name: "edge",
+        });
+        let variables = board["templating"]["list"].as_array().into_iter().flatten();
+        let fixed: Vec<_> = variables
+            .filter(|variable| variable["type"] == "constant")
+            .map(|variable| variable["query"].clone())
+            .collect();
+        assert_eq!(fixed, ["relays", "edge"]);
+    }
+
+    #[test]
+    fn panels_have_ids_of_their_own_and_do_not_overlap() {
+        let board = dashboard(Shown::All);
+        let panels = board["panels"].as_array().cloned().unwrap_or_default();
+        let mut cells = BTreeSet::new();
+        let mut ids = BTreeSet::new();
+        for panel in &panels {
+            assert!(ids.insert(panel["id"].as_u64()), "{}", panel["title"]);
+            let at = |side: &str| panel["gridPos"][side].as_u64().unwrap_or_default();
+            assert!(at("x") + at("w") <= WIDTH as u64);
+            for x in at("x")..at("x") + at("w") {
+                for y in at("y")..at("y") + at("h") {
+                    assert!(cells.insert((x, y)), "{} overlaps", panel["title"]);
+                }
+            }
+        }
+    }
 }

@@ -8,6 +8,7 @@ use k8s_openapi::{
 };
 use peerrelay::{
     crd,
+    monitoring::{Shown, dashboard},
     operator::{
         build, defaults,
         validate::{RelayImage, validate},
@@ -115,6 +116,22 @@ fn labels_that_a_prometheus_selects_by_are_named_once() {
     assert_eq!(value("SCRAPE_TIMEOUT"), None);
     let rules = defaults::relabelings(&value("RELABELINGS").unwrap()).unwrap();
     assert_eq!(rules[0].target_label.as_deref(), Some("cluster"));
+}
+
+#[test]
+fn one_dashboard_shows_all_peer_relays() {
+    let Some(plain) = render(&[]) else { return };
+    let board = |rendered: &str| {
+        let objects = objects(rendered);
+        let is_board = |o: &&Value| !o["metadata"]["labels"]["grafana_dashboard"].is_null();
+        objects.iter().find(is_board).cloned()
+    };
+    let map = board(&plain.unwrap()).unwrap();
+    let text = map["data"]["peer-relays.json"].as_str().unwrap();
+    let shown: Value = serde_json::from_str(text).unwrap();
+    assert_eq!(shown, dashboard(Shown::All));
+    let off = render(&["--set", "metrics.dashboard.enabled=false"]).unwrap();
+    assert_eq!(board(&off.unwrap()), None);
 }
 
 #[test]

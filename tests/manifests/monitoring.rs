@@ -7,7 +7,7 @@ use std::{
 };
 
 use peerrelay::{
-    monitoring::{ALERTS, Scope, alerts, dashboard, records},
+    monitoring::{ALERTS, Scope, Shown, alerts, dashboard, records},
     operator::metrics::Metrics,
     relay::{metrics::render, shard::Snapshot, state::RelayState},
 };
@@ -16,6 +16,7 @@ use serde_json::{Value, json};
 use crate::{hold, root, update_sources};
 
 const DIR: &str = "deploy/monitoring";
+const ALL: [Scope; 3] = [Scope::Relays, Scope::Targets, Scope::Operator];
 
 #[test]
 fn rules_and_dashboard_are_what_the_code_says() {
@@ -25,20 +26,14 @@ fn rules_and_dashboard_are_what_the_code_says() {
 }
 
 /// Each file, with where it is kept; the chart and promtool read them.
-pub(crate) fn files() -> [(String, String); 4] {
+pub(crate) fn files() -> [(String, String); 5] {
     let groups = |scopes: &[Scope]| {
-        let groups = scopes.iter().flat_map(|scope| match alerts(*scope, "") {
-            Value::Array(groups) => groups,
-            other => panic!("{other} is no list of groups"),
-        });
+        let groups = scopes.iter().map(|scope| alerts(*scope, ""));
         yaml(&json!({"groups": groups.collect::<Vec<_>>()}))
     };
-    let board = serde_json::to_string_pretty(&dashboard()).unwrap() + "\n";
+    let board = serde_json::to_string_pretty(&dashboard(Shown::All)).unwrap() + "\n";
     [
-        (
-            format!("{DIR}/alerts.yaml"),
-            groups(&[Scope::Relays, Scope::Operator]),
-        ),
+        (format!("{DIR}/alerts.yaml"), groups(&ALL)),
         (
             "charts/peerrelay-operator/files/alerts.yaml".to_owned(),
             groups(&[Scope::Operator]),
@@ -47,6 +42,10 @@ pub(crate) fn files() -> [(String, String); 4] {
             format!("{DIR}/records.yaml"),
             yaml(&json!({"groups": records()})),
         ),
+        (
+            "charts/peerrelay-operator/files/dashboard.json".to_owned(),
+            board.clone(),
+        ),
         (format!("{DIR}/dashboard.json"), board),
     ]
 }
@@ -54,7 +53,16 @@ pub(crate) fn files() -> [(String, String); 4] {
 #[test]
 fn every_alert_has_its_runbook_and_its_test() {
     let tests = fs::read_to_string(root().join(DIR).join("alerts.test.yaml")).unwrap();
+    let listed = fs::read_to_string(root().join("docs/monitoring.md")).unwrap();
     for alert in ALERTS {
+        let name = format!("`{}`", alert.name);
+        let severity = alert.rule("")["labels"]["severity"].clone();
+        let row = listed
+            .lines()
+            .find(|line| line.starts_with('|') && line.contains(&name));
+        let row = row.unwrap_or_else(|| panic!("docs/monitoring.md lacks {name}"));
+        let severity = format!("| {} |", severity.as_str().unwrap());
+        assert!(row.contains(&severity), "{name} is {severity}: {row}");
         let runbook = root().join(format!("docs/runbooks/{}.md", alert.name));
         assert!(runbook.is_file(), "{} is missing", runbook.display());
         assert!(
@@ -68,12 +76,12 @@ fn every_alert_has_its_runbook_and_its_test() {
 #[test]
 fn dashboard_and_alerts_ask_for_metrics_that_exist() {
     let documented = fs::read_to_string(root().join("docs/metrics.md")).unwrap();
-    let text = alerts(Scope::Relays, "").to_string()
-        + &alerts(Scope::Operator, "").to_string()
-        + &dashboard().to_string();
+    let text = ALL.map(|scope| alerts(scope, "").to_string()).concat()
+        + &dashboard(Shown::All).to_string();
     let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
     for at in text.match_indices("peerrelay_").map(|(at, _)| at) {
         let name: String = text[at..].chars().take_while(|c| is_name(*c)).collect();
+        let name = name.strip_suffix("_bucket").unwrap_or(&name);
         assert!(
             documented.contains(&format!("`{name}`")),
             "{name} does not exist"

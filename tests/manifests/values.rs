@@ -175,6 +175,22 @@ struct Metrics {
     service_monitor: Option<Monitor>,
     /// A PrometheusRule with the alerts of deploy/monitoring that need the operator's metrics
     prometheus_rule: Option<Rule>,
+    /// A ConfigMap with a dashboard of all PeerRelays, for Grafana's sidecar
+    dashboard: Option<Dashboard>,
+}
+
+/// A ConfigMap for Grafana's sidecar
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[allow(dead_code, reason = "only its schema is used")]
+struct Dashboard {
+    /// Make it
+    enabled: Option<bool>,
+    /// Labels by which the sidecar finds it
+    #[schemars(schema_with = "labels")]
+    labels: Option<BTreeMap<String, String>>,
+    /// Annotations, such as the one that names Grafana's folder
+    annotations: Option<BTreeMap<String, String>>,
 }
 
 /// A ServiceMonitor

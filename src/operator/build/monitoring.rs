@@ -14,7 +14,7 @@ use serde_json::{Value, json};
 
 use crate::{
     crd::monitoring::Switch,
-    monitoring::{Scope, alerts, dashboard},
+    monitoring::{Scope, Shown, alerts, dashboard},
     names,
     operator::validate::ValidatedRelay,
 };
@@ -125,21 +125,27 @@ pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
     })
 }
 
-/// The dashboard, for Grafana's sidecar.
+/// The dashboard of this PeerRelay alone, for Grafana's sidecar. The chart has one that shows all.
 pub(super) fn dashboards(relay: &ValidatedRelay) -> Option<ConfigMap> {
-    let useful = relay
-        .monitoring_kinds
-        .contains(&MonitoringKind::ServiceMonitor)
-        && is_scraped(relay);
-    let text = serde_json::to_string_pretty(&dashboard()).expect("a dashboard is plain data");
-    relay.monitoring.dashboards.is_on(useful).then(|| {
+    let shown = Shown::One {
+        namespace: &relay.namespace,
+        name: &relay.name,
+    };
+    let text = serde_json::to_string_pretty(&dashboard(shown)).expect("a dashboard is plain data");
+    relay.monitoring.dashboards.is_on(false).then(|| {
         let mut metadata = metadata(relay);
         metadata.name = Some(names::dashboard(&relay.name));
         let labels = metadata.labels.get_or_insert_default();
         labels.insert("grafana_dashboard".to_owned(), "1".to_owned());
         ConfigMap {
             metadata,
-            data: Some(BTreeMap::from([("peer-relay.json".to_owned(), text)])),
+            data: Some(BTreeMap::from([(
+                format!(
+                    "{}.json",
+                    names::dashboard(&format!("{}-{}", relay.namespace, relay.name))
+                ),
+                text,
+            )])),
             ..ConfigMap::default()
         }
     })
@@ -191,7 +197,12 @@ fn prometheus_rule(relay: &ValidatedRelay) -> Value {
         "namespace=\"{}\",peer_relay=\"{}\"",
         relay.namespace, relay.name
     );
-    json!({"groups": alerts(Scope::Relays, &selector)})
+    let mut scopes = vec![Scope::Relays];
+    if MonitoringKind::ServiceMonitor.object(relay).is_some() {
+        scopes.push(Scope::Targets);
+    }
+    let groups = scopes.into_iter().map(|scope| alerts(scope, &selector));
+    json!({"groups": groups.collect::<Vec<_>>()})
 }
 
 /// Metadata of what a Prometheus selects by labels.

@@ -386,14 +386,14 @@ fn metrics_are_annotated_until_there_is_a_service_monitor() {
     assert!(
         rule.contains(r#"namespace=\"relays\",peer_relay=\"edge\""#) && !rule.contains("SELECTOR")
     );
-    assert!(build(&relay).config_maps.iter().any(|map| {
-        map.metadata
-            .labels
-            .as_ref()
-            .unwrap()
-            .get("grafana_dashboard")
-            .is_some()
-    }));
+    let boards = |relay: &ValidatedRelay| {
+        let maps = build(relay).config_maps;
+        let is_board = |map: &&ConfigMap| map.labels().contains_key("grafana_dashboard");
+        maps.iter().filter(is_board).count()
+    };
+    assert_eq!(boards(&relay), 0, "the chart has one for all");
+    let own = validated(json!({"monitoring": {"dashboards": "Enabled"}}));
+    assert_eq!(boards(&own), 1);
 }
 
 #[test]
@@ -438,6 +438,22 @@ fn annotations_stand_in_until_something_says_that_the_monitor_is_selected() {
     assert!(annotated(json!({}), false) && annotated(json!({}), true));
     assert!(annotated(labels.clone(), false) && !annotated(labels, true));
     assert!(!annotated(json!({"serviceMonitor": "Enabled"}), true));
+}
+
+#[test]
+fn missing_targets_are_an_alert_only_where_there_should_be_some() {
+    let alerts = |monitoring: Value| {
+        let mut relay = validated(json!({"monitoring": monitoring}));
+        relay.monitoring_kinds = MonitoringKind::ALL.into();
+        let rule = MonitoringKind::PrometheusRule.object(&relay).unwrap();
+        let text = rule.data.to_string();
+        (
+            text.contains("PeerRelayNotScraped"),
+            text.contains("PeerRelayDown"),
+        )
+    };
+    assert_eq!(alerts(json!({})), (true, true));
+    assert_eq!(alerts(json!({"serviceMonitor": "Disabled"})), (false, true));
 }
 
 #[test]

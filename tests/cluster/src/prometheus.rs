@@ -143,13 +143,19 @@ impl<'a> Prometheus<'a> {
         Ok(answer["result"].as_array().cloned().unwrap_or_default())
     }
 
-    /// Names of the alerts that it has loaded.
-    pub fn alerts(&self) -> Result<Vec<String>> {
+    /// Parses a query into its tree.
+    pub fn parse(&self, query: &str) -> Result<Value> {
+        ask("parse_query", &[&format!("query={query}")])
+    }
+
+    /// Names and expressions of the alerts that it has loaded.
+    pub fn alert_rules(&self) -> Result<Vec<(String, String)>> {
         let answer = ask("rules", &["type=alert"])?;
         let groups = answer["groups"].as_array().into_iter().flatten();
         let rules = groups.flat_map(|group| group["rules"].as_array().into_iter().flatten());
+        let text = |rule: &Value, field: &str| rule[field].as_str().map(str::to_owned);
         Ok(rules
-            .filter_map(|rule| rule["name"].as_str().map(str::to_owned))
+            .filter_map(|rule| text(rule, "name").zip(text(rule, "query")))
             .collect())
     }
 

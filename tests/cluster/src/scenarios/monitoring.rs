@@ -10,6 +10,8 @@ use crate::prometheus::{Prometheus, RELEASE};
 use crate::state::repository;
 use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
 
+mod queries;
+
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
         name: "prometheus-operator comes, its Prometheus scrapes relays and operator, and it goes again",
@@ -47,6 +49,13 @@ fn scraped(world: &World<'_>) -> Result<String> {
                 .targets()
                 .unwrap_or_else(|error| error.to_string())
         })?;
+    let mut queries = String::new();
+    world.eventually("panels and alerts ask for what is there", || {
+        // Rates need traffic between two scrapes.
+        relayed(world)?;
+        queries = queries::hold(&prometheus)?;
+        Ok(())
+    })?;
     // What is not wanted any more goes, while its kind stays.
     let off = json!({"monitoring": {"serviceMonitor": "Disabled", "prometheusRule": "Disabled"}});
     world.apply(EDGE, &off)?;
@@ -62,7 +71,7 @@ fn scraped(world: &World<'_>) -> Result<String> {
     prometheus.remove()?;
     world.eventually("annotations stand in again", || annotated(world))?;
     world.wait_ready(EDGE)?;
-    Ok(seen)
+    Ok(format!("{seen}; {queries}"))
 }
 
 /// Checks that the metrics Service says by annotations where to scrape.
@@ -73,7 +82,7 @@ fn annotated(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that monitor, alerts and dashboard are there, with the label of the operator's defaults,
+/// Checks that monitor and alerts are there, with the label of the operator's defaults,
 /// and that annotations are not.
 fn made(world: &World<'_>) -> Result<()> {
     for kind in ["servicemonitor", "prometheusrule"] {
@@ -81,7 +90,6 @@ fn made(world: &World<'_>) -> Result<()> {
         let label = &object["metadata"]["labels"]["release"];
         ensure!(*label == RELEASE, "the label of the {kind} is {label}");
     }
-    world.object("configmap", &format!("{EDGE}-dashboard"))?;
     ensure!(annotated(world).is_err(), "the annotations stay");
     Ok(())
 }
@@ -127,9 +135,10 @@ fn complete(prometheus: &Prometheus<'_>) -> Result<String> {
     ensure!(leaders == Some(1.0), "{leaders:?} operators lead");
     let down = prometheus.query("up == 0")?;
     ensure!(down.is_empty(), "not scraped: {}", Value::from(down));
-    let alerts = prometheus.alerts()?;
-    for alert in ["PeerRelayDown", "PeerRelayOperatorNoLeader"] {
-        ensure!(alerts.iter().any(|a| a == alert), "{alert} is not loaded");
+    let alerts = prometheus.alert_rules()?;
+    for alert in ["PeerRelayNotScraped", "PeerRelayOperatorAbsent"] {
+        let loaded = alerts.iter().any(|(name, _)| name == alert);
+        ensure!(loaded, "{alert} is not loaded");
     }
     Ok(format!(
         "2 relays with {forwarded} forwarded bytes, 1 leader, {} alerts",
