@@ -65,7 +65,7 @@ pub fn run() -> anyhow::Result<()> {
         .install_default()
         .expect("nothing has installed another provider before");
     match cli.command {
-        Command::Relay(args) => block_on(crate::relay::run(args.options()?)),
+        Command::Relay(args) => block_on(crate::relay::run(move || args.options())),
         Command::Operator(args) => block_on(crate::operator::run(args.options()?)),
         Command::Sessions(args) => args.run(),
         Command::Crd => {

@@ -2,6 +2,8 @@
 
 pub mod endpoints;
 pub mod peers;
+pub mod port;
+pub mod withdrawals;
 
 use std::{
     net::SocketAddr,
@@ -12,7 +14,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use self::endpoints::EndpointsConfig;
+use self::{endpoints::EndpointsConfig, port::RelayPort};
 use crate::crd::{DataPath, log_level::LogLevel};
 
 /// Port that relays listen on when nothing else is said; the one the setup guides use.
@@ -62,9 +64,9 @@ pub struct RelayConfig {
     /// Whether control forgets the device when it goes offline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<bool>,
-    /// UDP port.
+    /// UDP port; an empty one turns the relay off.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub port: Option<u16>,
+    pub port: Option<RelayPort>,
     /// Threads that forward; one for each core, up to 8, when nothing is said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZero<usize>>,
@@ -232,18 +234,18 @@ mod tests {
     #[test]
     fn flags_win_over_the_file() {
         let file = RelayConfig {
-            port: Some(1),
+            port: Some(RelayPort::Off),
             region: Some("eu".into()),
             ..Default::default()
         };
         let flags = RelayConfig {
-            port: Some(2),
+            port: Some(RelayPort::On(2)),
             ..Default::default()
         };
         let merged = flags.over(file);
         assert_eq!(
             (merged.port, merged.region.as_deref()),
-            (Some(2), Some("eu"))
+            (Some(RelayPort::On(2)), Some("eu"))
         );
     }
 }

@@ -24,6 +24,8 @@ pub const STATIC_ENDPOINTS_ANNOTATION: &str = "peerrelay.dev/static-endpoints";
 pub const RELAY_LABEL: &str = "peerrelay.dev/relay";
 /// Annotation of such a DaemonSet: the node that it is for.
 pub const NODE_ANNOTATION: &str = "peerrelay.dev/node";
+/// Label that no node has: DaemonSets of a PeerRelay that is not enabled select it.
+pub const OFF_LABEL: &str = "peerrelay.dev/off";
 /// Annotation of a Service: the Elastic IP of its load balancer, for the AWS Load Balancer Controller.
 pub const ELASTIC_IP_ANNOTATION: &str =
     "service.beta.kubernetes.io/aws-load-balancer-eip-allocations";

@@ -22,6 +22,7 @@ pub mod stores;
 pub mod tailnet;
 pub mod validate;
 pub mod verification;
+pub mod withdrawal;
 
 use std::{
     net::SocketAddr,

@@ -8,6 +8,7 @@ pub mod metrics;
 #[cfg(test)]
 mod namespace;
 mod netlink;
+mod off;
 pub mod options;
 mod parts;
 mod private;
@@ -21,6 +22,7 @@ mod start;
 pub mod state;
 pub mod survival;
 pub mod tailnet;
+pub mod withdrawal;
 
 use std::time::Duration;
 
@@ -39,11 +41,36 @@ use crate::supervisor::Supervisor;
 /// Longest time between a stop signal and the end.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// Runs a relay until it is told to stop.
+/// Why a relay has ended.
+enum End {
+    /// It was told to stop, or another relay has taken over.
+    Stopped,
+    /// Its configuration file turned it off.
+    Off,
+}
+
+/// Runs a relay until it is told to stop. `load` reads its configuration, also again when the file
+/// has turned the relay off.
 ///
 /// # Errors
 /// What was given cannot work, or a part of the relay has failed; the text names the fix.
-pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
+pub async fn run(load: impl Fn() -> anyhow::Result<RelayOptions>) -> anyhow::Result<()> {
+    let mut options = load()?;
+    loop {
+        if options.off {
+            match off::wait(&options, &load).await? {
+                Some(on) => options = on,
+                None => return Ok(()),
+            }
+        }
+        match serve(options).await? {
+            End::Stopped => return Ok(()),
+            End::Off => options = load()?,
+        }
+    }
+}
+
+async fn serve(options: RelayOptions) -> anyhow::Result<End> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
     let start = Start::new(&options).await?;
     let (shard, kernel) = (start.shard.clone(), start.kernel.clone());
@@ -51,7 +78,7 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     let (state, _) = watch::channel(RelayState::default());
     let handover = Handover::listen(&options.session_dir)
         .inspect_err(|error| tracing::warn!(%error, "no other relay can take over from this one"));
-    parts::run(&mut supervisor, options, start, &state).await?;
+    let live = parts::run(&mut supervisor, options, start, &state).await?;
 
     let taken = async {
         match handover {
@@ -61,21 +88,23 @@ pub async fn run(options: RelayOptions) -> anyhow::Result<()> {
     };
     let taken = tokio::select! {
         ended = supervisor.run(leave(&shard, &state, &file), LEAVE) => Err(ended),
-        taken = taken => Ok(taken),
+        taken = taken => Ok(Some(taken)),
+        () = withdrawal::turned_off(live, state.subscribe()) => Ok(None),
     };
     if let Ok(kernel) = kernel {
-        kernel.stop(Some(data_path::LEFT));
+        let is_off = matches!(taken, Ok(None));
+        kernel.stop((!is_off).then_some(data_path::LEFT));
     }
     let taken = match taken {
-        Ok(taken) => taken,
-        Err(ended) => return ended,
+        Ok(Some(taken)) => taken,
+        Ok(None) => return Ok(End::Off),
+        Err(ended) => return ended.map(|()| End::Stopped),
     };
     // With the supervisor, everything has gone that the heir needs: lock, control, metrics.
     tracing::info!("another relay takes over");
-    taken
-        .give(&shard, &key)
-        .await
-        .context("failed to hand over; sessions go on from the file when a relay starts again")
+    let given = taken.give(&shard, &key).await;
+    given.context("failed to hand over; sessions go on from the file when a relay starts again")?;
+    Ok(End::Stopped)
 }
 
 /// Gives out no further session, and leaves the open ones to the next relay: the sooner it starts,

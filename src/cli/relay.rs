@@ -10,6 +10,7 @@ use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
         endpoints::{EndpointsConfig, StaticEndpoint},
+        port::RelayPort,
     },
     crd::DataPath,
     relay::{
@@ -19,7 +20,7 @@ use crate::{
 };
 
 /// Flags win over the environment, which wins over the file, which wins over defaults.
-#[derive(Args)]
+#[derive(Args, Clone)]
 #[command(
     after_help = "Example: a relay on a host with a public address and no Kubernetes\n  \
     peerrelay relay --auth-key-file /etc/peerrelay/authkey --tag tag:relay-office \\\n    \
@@ -58,9 +59,9 @@ pub(super) struct RelayArgs {
     /// Let control forget the device when it goes offline
     #[arg(long, env = "PEERRELAY_EPHEMERAL", num_args = 0..=1, default_missing_value = "true")]
     ephemeral: Option<bool>,
-    /// UDP port
-    #[arg(long, value_name = "PORT", env = "PEERRELAY_PORT", help = format!("UDP port to serve on IPv4 and IPv6 [default: {DEFAULT_PORT}]"))]
-    port: Option<u16>,
+    /// UDP port; an empty one turns the relay off
+    #[arg(long, value_name = "PORT", env = "PEERRELAY_PORT", help = format!("UDP port to serve on IPv4 and IPv6; an empty one (\"\") turns the relay off: it binds no port and does not join the tailnet [default: {DEFAULT_PORT}]"))]
+    port: Option<RelayPort>,
     /// Threads that forward [default: one for each core, up to 8]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_THREADS")]
     threads: Option<NonZero<usize>>,
@@ -104,33 +105,34 @@ pub(super) struct RelayArgs {
 }
 
 impl RelayArgs {
-    pub(super) fn options(self) -> anyhow::Result<RelayOptions> {
+    pub(super) fn options(&self) -> anyhow::Result<RelayOptions> {
+        let given = self.clone();
         let file = match &self.config {
             Some(path) => RelayConfig::read(path)?,
             None => RelayConfig::default(),
         };
         let flags = RelayConfig {
-            control_url: self.control_url,
-            auth_key_file: self.auth_key_file,
-            ca_file: self.ca_file,
-            state_dir: self.state_dir,
-            session_dir: self.session_dir,
-            hostname: self.hostname,
-            tags: self.tags,
-            ephemeral: self.ephemeral,
-            port: self.port,
-            threads: self.threads,
+            control_url: given.control_url,
+            auth_key_file: given.auth_key_file,
+            ca_file: given.ca_file,
+            state_dir: given.state_dir,
+            session_dir: given.session_dir,
+            hostname: given.hostname,
+            tags: given.tags,
+            ephemeral: given.ephemeral,
+            port: given.port,
+            threads: given.threads,
             endpoints: EndpointsConfig {
-                fixed: self.static_endpoints,
+                fixed: given.static_endpoints,
                 ..EndpointsConfig::default()
             },
-            metrics_addr: self.metrics_addr,
-            data_path: self.data_path,
-            max_megabits_per_second: self.max_megabits_per_second,
-            max_megabits_per_second_per_session: self.max_megabits_per_second_per_session,
-            max_sessions: self.max_sessions.map(NonZero::get),
-            max_sessions_per_node: self.max_sessions_per_node.map(NonZero::get),
-            max_sessions_per_tag: self.max_sessions_per_tag.map(NonZero::get),
+            metrics_addr: given.metrics_addr,
+            data_path: given.data_path,
+            max_megabits_per_second: given.max_megabits_per_second,
+            max_megabits_per_second_per_session: given.max_megabits_per_second_per_session,
+            max_sessions: given.max_sessions.map(NonZero::get),
+            max_sessions_per_node: given.max_sessions_per_node.map(NonZero::get),
+            max_sessions_per_tag: given.max_sessions_per_tag.map(NonZero::get),
             ..RelayConfig::default()
         };
         let environment = Environment {
@@ -145,8 +147,10 @@ impl RelayArgs {
         let flags_alone = flags.endpoints.clone();
         let mut options = RelayOptions::new(flags.over(file), environment)?;
         options.reload = Reload {
-            file: self.config,
+            file: given.config,
             over: flags_alone,
+            over_port: self.port.is_some(),
+            node: options.node_name.clone(),
         };
         Ok(options)
     }

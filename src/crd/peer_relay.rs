@@ -52,6 +52,11 @@ pub struct PeerRelaySpec {
     /// Leave everything as it is: nothing is created, changed or removed until this is false again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
+    /// Whether relays run. While this is false, none does and everything else stays, such as grants,
+    /// identities on nodes and node ports; once it is true again, the same devices come back. Relays
+    /// that run get up to two minutes in which clients can find others.
+    #[serde(default = "yes")]
+    pub enabled: bool,
     /// The tailnet that the relays join.
     pub tailnet: Tailnet,
     /// Where relays run and for whom. Each region has its own DaemonSet and its own tag.
@@ -254,6 +259,10 @@ pub struct RegionStatus {
 
 fn default_port() -> u16 {
     DEFAULT_PORT
+}
+
+const fn yes() -> bool {
+    true
 }
 
 fn conditions(generator: &mut SchemaGenerator) -> Schema {

@@ -106,6 +106,10 @@ pub struct RelayNodeStatus {
     /// Sessions.
     #[serde(default)]
     pub sessions: Sessions,
+    /// Withdrawal of the relay, while it gives out no sessions because it is going to be removed or
+    /// its node is cordoned.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub withdrawal: Option<Withdrawal>,
     /// Tailnet devices that the policy lets use this relay.
     #[serde(default)]
     pub granted_peers: i64,
@@ -115,6 +119,16 @@ pub struct RelayNodeStatus {
     /// When this was written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_update_time: Option<Time>,
+}
+
+/// Withdrawal of a relay.
+#[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct Withdrawal {
+    /// When the operator asked for it.
+    pub since: Time,
+    /// No client uses a session of this relay any more.
+    pub complete: bool,
 }
 
 /// The relay as a tailnet device.

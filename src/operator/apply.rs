@@ -89,20 +89,26 @@ pub async fn apply(
     let key = ObjectRef::new(&relay.name).within(&relay.namespace);
     let known = attempts.take(&key, &relay.owner.uid);
     let mut applier = Applier::new(client, relay, known);
+    let kept = held.clone();
     applier
-        .kind(&stores.service_accounts, service_accounts)
+        .kind_except(&kept, &stores.service_accounts, service_accounts)
         .await;
-    applier.kind(&stores.roles, roles).await;
+    applier.kind_except(&kept, &stores.roles, roles).await;
     // Without its role, a binding would be refused too.
-    let (role_bindings, waiting) = applier.possible(role_bindings, &[kind::<Role>()]);
+    let (role_bindings, mut waiting) = applier.possible(role_bindings, &[kind::<Role>()]);
+    waiting.extend(kept.clone());
     let bindings = &stores.role_bindings;
     applier.kind_except(&waiting, bindings, role_bindings).await;
-    applier.kind(&stores.config_maps, config_maps).await;
-    applier.kind(&stores.services, services).await;
+    applier
+        .kind_except(&kept, &stores.config_maps, config_maps)
+        .await;
+    applier.kind_except(&kept, &stores.services, services).await;
     let policies = &stores.network_policies;
-    applier.kind(policies, network_policies).await;
+    applier.kind_except(&kept, policies, network_policies).await;
     let budgets = &stores.disruption_budgets;
-    applier.kind(budgets, disruption_budgets).await;
+    applier
+        .kind_except(&kept, budgets, disruption_budgets)
+        .await;
     let sets = &stores.daemon_sets;
     let needed = [
         kind::<ServiceAccount>(),
@@ -199,18 +205,7 @@ impl<'a> Applier<'a> {
         (now, later.iter().map(ResourceExt::name_any).collect())
     }
 
-    async fn kind<K>(&mut self, store: &Store<K>, wanted: Vec<K>)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
-    {
-        self.kind_except(&[], store, wanted).await;
-    }
-
-    /// Those that are `held` are neither applied nor removed.
+    /// Applies those that are wanted, and removes the others except for those that are `held`.
     async fn kind_except<K>(&mut self, held: &[String], store: &Store<K>, wanted: Vec<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>

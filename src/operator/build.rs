@@ -96,7 +96,7 @@ pub fn checksum(value: &impl serde::Serialize) -> String {
         .collect()
 }
 
-pub use self::grants::status as grants_status;
+pub use self::{daemon_set::is_off, grants::status as grants_status};
 
 fn metadata(relay: &ValidatedRelay, region: &ValidatedRegion) -> ObjectMeta {
     ObjectMeta {

@@ -30,6 +30,7 @@ use super::{
     validate::{ValidatedRegion, ValidatedRelay},
 };
 use crate::{
+    config::withdrawals::Withdrawals,
     crd::{RelayNode, exposure::ExposureType},
     names,
 };
@@ -73,8 +74,20 @@ pub struct Plan {
     pub waiting: Option<Waiting>,
     /// Nodes whose relay waits; all of the region when empty.
     pub pending: BTreeSet<String>,
+    /// Relays that give out no sessions.
+    pub withdrawals: Withdrawals,
     /// Nodes whose annotation with endpoints cannot be read.
     pub bad_annotations: BTreeSet<String>,
+}
+
+impl ValidatedRegion {
+    /// Whether the plan has a relay of this region on `node`.
+    pub fn wants(&self, node: &Node) -> bool {
+        match &self.plan.chosen {
+            Some(nodes) => nodes.contains(&node.name_any()),
+            None => fit::may_stay(node, &self.placement),
+        }
+    }
 }
 
 impl Plan {
@@ -110,6 +123,11 @@ pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
             balance(region, seen);
         }
         addresses::complete(region, seen);
+        if !relay.enabled {
+            // Nothing is to be started, so nothing is waited for.
+            region.plan.waiting = None;
+            region.plan.pending.clear();
+        }
     }
 }
 

@@ -23,8 +23,8 @@ use super::{
     refusal::{Summary, retry_after},
     status::{Outcome, status},
     stores::Stores,
-    validate::{RelayImage, validate},
-    verification,
+    validate::{RelayImage, ValidatedRelay, validate},
+    verification, withdrawal,
 };
 use crate::{
     crd::{PeerRelay, PeerRelayStatus},
@@ -33,6 +33,8 @@ use crate::{
 
 /// Wait after a request failed, for the first time; it doubles with each further failure.
 const RETRY: Duration = Duration::from_secs(1);
+/// Times of withdrawals are whole seconds.
+const SECOND: Duration = Duration::from_secs(1);
 
 /// Everything that reconciling needs.
 pub struct Context {
@@ -109,8 +111,12 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         &ctx.stores
             .surroundings(&relay.namespace().unwrap_or_default()),
     );
+    withdrawal::plan(&mut validated, &ctx.stores.view(&relay), Timestamp::now());
     validated.peers = peers(ctx.stores.seen(&relay).nodes.iter().map(AsRef::as_ref));
-    let resources = build(&validated);
+    let mut resources = build(&validated);
+    if let Some(leaving) = &validated.leaving {
+        leaving.hold(&mut resources);
+    }
     let applied = apply(
         &ctx.client,
         &ctx.stores,
@@ -135,8 +141,17 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let pause = applied.pause.unwrap_or(RETRY);
     match refused {
         Some(summary) => Err(ReconcileError::Refused { summary, pause }),
-        None => Ok(Action::await_change()),
+        None => Ok(next(&validated)),
     }
+}
+
+/// When to come again without a change: relays that are withdrawn are removed after a limit.
+fn next(relay: &ValidatedRelay) -> Action {
+    let Some(leaving) = &relay.leaving else {
+        return Action::await_change();
+    };
+    let left = leaving.next.duration_since(Timestamp::now());
+    Action::requeue(Duration::try_from(left).unwrap_or_default() + SECOND)
 }
 
 /// Waits before the next attempt, and counts.
@@ -166,7 +181,7 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
 async fn publish(
     relay: &PeerRelay,
     ctx: &Context,
-    validated: Option<&super::validate::ValidatedRelay>,
+    validated: Option<&ValidatedRelay>,
     outcome: Outcome<'_>,
 ) -> Result<(), ReconcileError> {
     let namespace = relay.namespace().unwrap_or_default();

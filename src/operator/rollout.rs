@@ -6,13 +6,14 @@ use std::{collections::BTreeMap, sync::Arc};
 use k8s_openapi::api::apps::v1::DaemonSet;
 use kube::ResourceExt;
 
-use super::build::checksum;
+use super::build::{checksum, is_off};
 use crate::names;
 
 /// Splits `wanted` into what may be applied now and the names of what has to wait.
 ///
 /// New DaemonSets wait for nobody. Of those that change, one of each region may, and only while all
-/// others of the region are ready; one that is not ready itself loses nothing and may at any time.
+/// others of the region are ready; one that is not ready itself loses nothing and may at any time, and
+/// so may one whose relay is turned off or on.
 pub fn one_at_a_time(
     wanted: Vec<DaemonSet>,
     live: impl Fn(&str) -> Option<Arc<DaemonSet>>,
@@ -30,7 +31,9 @@ pub fn one_at_a_time(
         for (set, found) in sets.into_iter().zip(found) {
             let replaces = found
                 .as_ref()
-                .is_some_and(|found| is_ready(found) && differs(found, &set));
+                .is_some_and(|found| is_ready(found) && differs(found, &set))
+                && !is_off(&set)
+                && !found.as_deref().is_some_and(is_off);
             match replaces {
                 true if turn_taken => later.push(set.name_any()),
                 true => {

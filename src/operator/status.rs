@@ -1,5 +1,6 @@
 //! The status of a PeerRelay, from what the relays and their DaemonSets say. Pure.
 
+mod disabled;
 mod endpoints;
 mod grants;
 pub mod pods;
@@ -28,6 +29,7 @@ use super::{
     refusal::{Cause, Summary},
     tailnet::{self, Neighbour},
     validate::ValidatedRelay,
+    withdrawal::Leaving,
 };
 use crate::{
     crd::{
@@ -68,6 +70,8 @@ pub const REASONS: &[&str] = &[
     "WithinAllowance",
     "AllowanceExceeded",
     "Paused",
+    disabled::DISABLED,
+    disabled::WITHDRAWING,
     "InvalidSpec",
     Cause::NameTaken.reason(),
     Cause::Rejected.reason(),
@@ -155,9 +159,16 @@ pub fn status(
         .status
         .as_ref()
         .map_or(&[][..], |status| &status.conditions);
-    let mut verdicts = progress(&observed, outcome);
-    verdicts.extend(serving(&observed));
-    if matches!(outcome, Outcome::Applied | Outcome::Refused(_)) {
+    let applied = matches!(outcome, Outcome::Applied | Outcome::Refused(_));
+    let off = applied && observed.off;
+    let mut verdicts = match off {
+        true => disabled::verdicts(&observed),
+        false => progress(&observed, outcome),
+    };
+    if !off {
+        verdicts.extend(serving(&observed));
+    }
+    if applied && !off {
         verdicts.push(grants::condition(&observed.grants));
         verdicts.push(verified::verified(&seen.nodes));
         verdicts.push(endpoints::published(
@@ -237,6 +248,9 @@ struct Observed {
     ready: i32,
     rolling_out: bool,
     waiting: Option<Waiting>,
+    /// `spec.enabled` is false.
+    off: bool,
+    leaving: Option<Leaving>,
     endpoints: Vec<String>,
     sessions: i64,
     reports: usize,
@@ -251,7 +265,11 @@ struct Observed {
 
 impl Observed {
     fn new(validated: Option<&ValidatedRelay>, seen: &Seen) -> Self {
-        let mut observed = Self::default();
+        let mut observed = Self {
+            off: validated.is_some_and(|relay| !relay.enabled),
+            leaving: validated.and_then(|relay| relay.leaving.clone()),
+            ..Self::default()
+        };
         // Stores have no order, and a status that only changes its order would be written again.
         let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
         nodes.sort_by_key(|node| node.name_any());
@@ -450,7 +468,8 @@ fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
     }
     let problem = observed.problem();
     let stalled = problem.as_ref().filter(|problem| problem.needs_user);
-    let settled = !observed.rolling_out && observed.waiting.is_none();
+    let leaving = observed.leaving.as_ref().map(disabled::message);
+    let settled = !observed.rolling_out && observed.waiting.is_none() && leaving.is_none();
     let all_ready = *desired > 0 && ready >= desired && settled;
     if all_ready {
         push("Ready", "True", "RelaysReady", &count);
@@ -458,6 +477,8 @@ fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
         push("Ready", "False", problem.reason, &problem.message);
     } else if let Some(Waiting { reason, message }) = &observed.waiting {
         push("Ready", "False", reason, message);
+    } else if let Some(message) = leaving.as_ref().filter(|_| !observed.rolling_out) {
+        push("Ready", "False", disabled::WITHDRAWING, message);
     } else if *desired == 0 && !observed.rolling_out {
         let message = "no node fits: check placement.nodeSelector and tolerations of the regions";
         push("Ready", "False", "NoNodes", message);
@@ -467,6 +488,10 @@ fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
     if !all_ready {
         match stalled {
             Some(problem) => push("Stalled", "True", problem.reason, &problem.message),
+            None if leaving.is_some() && !observed.rolling_out => {
+                let message = leaving.as_deref().unwrap_or_default();
+                push("Reconciling", "True", disabled::WITHDRAWING, message);
+            }
             None if *desired > 0 || observed.rolling_out => {
                 push("Reconciling", "True", "RelaysStarting", &count);
             }

@@ -29,6 +29,7 @@ use super::{
     queue::Queue,
     status::{Seen, has_lost_its_pod, is_report_of},
     tailnet,
+    withdrawal::View,
 };
 use crate::{
     crd::{PeerRelay, RelayNode},
@@ -177,6 +178,18 @@ impl Stores {
                 let all = self.peer_relays.state();
                 tailnet::neighbours(relay, all.iter().map(AsRef::as_ref))
             },
+        }
+    }
+
+    /// What runs of `relay`, and where.
+    pub(super) fn view(&self, relay: &PeerRelay) -> View {
+        let namespace = relay.namespace();
+        View {
+            seen: self.seen(relay),
+            nodes: self.nodes.state(),
+            config_maps: self
+                .config_maps
+                .state_filter(|map| map.namespace() == namespace),
         }
     }
 

@@ -14,6 +14,7 @@ use super::{
     overrides::{self, OverrideError, Shape},
     plan::Plan,
     tailnet,
+    withdrawal::Leaving,
 };
 use crate::{
     config::{endpoints::EndpointsConfig, peers::ProbePeer},
@@ -41,6 +42,8 @@ pub struct ValidatedRelay {
     pub namespace: String,
     /// Makes the garbage collector remove children with it.
     pub owner: OwnerReference,
+    /// Whether relays run.
+    pub enabled: bool,
     /// UDP port.
     pub port: u16,
     /// TCP port of metrics and probes on the node's loopback address.
@@ -77,6 +80,8 @@ pub struct ValidatedRelay {
     pub image: RelayImage,
     /// Relays that try each other; none until the cluster is asked.
     pub peers: Vec<ProbePeer>,
+    /// Relays that are about to be removed; none until the cluster is asked.
+    pub leaving: Option<Leaving>,
 }
 
 /// A region that can be built.
@@ -236,6 +241,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         owner: relay
             .controller_owner_ref(&())
             .ok_or(InvalidRelay::Incomplete("uid"))?,
+        enabled: relay.spec.enabled,
         port: relay.spec.port,
         metrics_port: relay.spec.monitoring.port,
         auth_key_secret: joined.auth_key.secret_name.clone(),
@@ -257,6 +263,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         grants_output: relay.spec.grants.output,
         image: image.clone(),
         peers: Vec::new(),
+        leaving: None,
         namespace,
         name,
     })

@@ -17,7 +17,7 @@ use super::{
 use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
-        ReportConfig, endpoints::EndpointsConfig,
+        ReportConfig, endpoints::EndpointsConfig, port::RelayPort,
     },
     crd::{DataPath, log_level::LogLevel},
     names,
@@ -34,7 +34,9 @@ pub struct RelayOptions {
     pub state_dir: PathBuf,
     /// Where sessions are kept for the next relay.
     pub session_dir: PathBuf,
-    /// UDP port.
+    /// Whether the relay is off.
+    pub off: bool,
+    /// UDP port, unless the relay is off.
     pub port: u16,
     /// Threads of the data path.
     pub threads: usize,
@@ -132,7 +134,11 @@ impl RelayOptions {
                 .or(environment.runtime_dir)
                 .unwrap_or_else(|| state_dir.clone()),
             state_dir,
-            port: config.port.unwrap_or(DEFAULT_PORT),
+            off: config.port == Some(RelayPort::Off),
+            port: config
+                .port
+                .and_then(RelayPort::number)
+                .unwrap_or(DEFAULT_PORT),
             threads: config.threads.map_or_else(default_threads, NonZero::get),
             endpoints: config.endpoints,
             node_name: environment.node_name,
@@ -216,6 +222,17 @@ mod tests {
         assert_eq!(options.metrics_addr.to_string(), "127.0.0.1:9440");
         assert_eq!(options.tailnet.hostname, "n1-example");
         assert!(matches!(options.tailnet.auth_key, AuthKey::None));
+    }
+
+    #[test]
+    fn an_empty_port_turns_the_relay_off() {
+        let with = |port| RelayConfig {
+            port: Some(port),
+            ..RelayConfig::default()
+        };
+        assert!(options(with(RelayPort::Off)).unwrap().off);
+        let on = options(with(RelayPort::On(7_777))).unwrap();
+        assert_eq!((on.off, on.port), (false, 7_777));
     }
 
     #[test]

@@ -15,6 +15,7 @@ use super::{
     start::{Start, when_let_go},
     state::RelayState,
     tailnet::Tailnet,
+    withdrawal,
 };
 use crate::{
     admin::{self, Probes},
@@ -22,13 +23,14 @@ use crate::{
     supervisor::Supervisor,
 };
 
-/// Puts every part to work, in the order in which they need each other.
+/// Puts every part to work, in the order in which they need each other; returns what the
+/// configuration says from now on.
 pub(super) async fn run(
     supervisor: &mut Supervisor,
     options: RelayOptions,
     start: Start,
     state: &watch::Sender<RelayState>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<watch::Receiver<Live>> {
     let Start {
         dialer,
         kernel,
@@ -49,8 +51,8 @@ pub(super) async fn run(
     serve_metrics(supervisor, &options, &shard, state).await?;
     let (live, changes) = watch::channel(Live {
         endpoints: options.endpoints.clone(),
-        peers: Vec::new(),
         log_level: options.log_level,
+        ..Live::default()
     });
     crate::logging::set_level(options.log_level);
     let reload = options.reload.clone().follow(options.report.clone(), live);
@@ -62,6 +64,8 @@ pub(super) async fn run(
         state: state.clone(),
     };
     supervisor.spawn("endpoints", keeper.run());
+    let withdrawal = withdrawal::follow(changes.clone(), shard.clone(), state.clone());
+    supervisor.spawn("withdrawal", withdrawal);
     let joined = state.subscribe();
     let ready = move || {
         let mut state = joined.clone();
@@ -78,7 +82,8 @@ pub(super) async fn run(
     tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");
     if let Some(report) = options.report {
         let reporter = Reporter::new(report).await?;
-        let probing = Probing::new(reporter.name(), shard.clone(), changes, state.clone());
+        let live = changes.clone();
+        let probing = Probing::new(reporter.name(), shard.clone(), live, state.clone());
         supervisor.spawn("probes", probing.run());
         supervisor.spawn("report", reporter.run(state.subscribe()));
     }
@@ -97,7 +102,7 @@ pub(super) async fn run(
         tailnet.run().await;
         Ok::<_, anyhow::Error>(())
     });
-    Ok(())
+    Ok(changes)
 }
 
 /// Metrics and probes; a relay that hands over may have the address for a moment longer.

@@ -1,13 +1,20 @@
 //! What a relay takes over while it runs: from its configuration file, or in Kubernetes from the
 //! ConfigMap itself, because a node may take a minute to renew the file that it mounts.
 
-use std::{convert::Infallible, path::PathBuf, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::Context;
 use futures::{StreamExt, TryStreamExt};
+use jiff::Timestamp;
 use k8s_openapi::api::core::v1::ConfigMap;
 use kube::{Api, Client};
 use kube_runtime::{WatchStreamExt, watcher::watch_object};
+use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::sleep};
 
 use crate::{
@@ -15,13 +22,15 @@ use crate::{
         CONFIG_KEY, RelayConfig, ReportConfig,
         endpoints::EndpointsConfig,
         peers::{PEERS_KEY, ProbePeer},
+        port::RelayPort,
+        withdrawals::{WITHDRAWALS_KEY, Withdrawals},
     },
     crd::log_level::LogLevel,
     logging, names,
 };
 
 /// How often a file is looked at.
-const POLL: Duration = Duration::from_secs(2);
+pub(super) const POLL: Duration = Duration::from_secs(2);
 
 /// Where the configuration is read again.
 #[derive(Debug, Clone, Default)]
@@ -30,6 +39,10 @@ pub struct Reload {
     pub file: Option<PathBuf>,
     /// What flags and environment say, which win over the file.
     pub over: EndpointsConfig,
+    /// Flags or environment say something about the port.
+    pub over_port: bool,
+    /// Name of the Kubernetes node.
+    pub node: Option<String>,
 }
 
 /// What changes without a restart.
@@ -41,9 +54,18 @@ pub struct Live {
     pub peers: Vec<ProbePeer>,
     /// How much is logged.
     pub log_level: LogLevel,
+    /// When the withdrawal of this relay was asked for, if it is withdrawn.
+    pub withdrawn_since: Option<Timestamp>,
+    /// Whether the relay is turned off, which it is once it is no longer used.
+    pub off: bool,
 }
 
 impl Reload {
+    /// The file that turns the relay on and off, if flags and environment leave that to it.
+    pub fn switch(&self) -> Option<&Path> {
+        self.file.as_deref().filter(|_| !self.over_port)
+    }
+
     /// Keeps `live` at what the configuration says. One that cannot be read changes nothing.
     ///
     /// # Errors
@@ -58,7 +80,7 @@ impl Reload {
             (None, Some(path)) => loop {
                 sleep(POLL).await;
                 match tokio::fs::read_to_string(&path).await {
-                    Ok(text) => self.take(&text, None, &live),
+                    Ok(text) => self.take(&text, &BTreeMap::new(), &live),
                     Err(error) => tracing::debug!(%error, "configuration file not read"),
                 }
             },
@@ -82,30 +104,41 @@ impl Reload {
             .boxed();
         while let Some(version) = versions.next().await {
             let data = version.ok().flatten().and_then(|map| map.data);
-            if let Some(text) = data.as_ref().and_then(|data| data.get(CONFIG_KEY)) {
-                let peers = data.as_ref().and_then(|data| data.get(PEERS_KEY));
-                self.take(text, peers.map(String::as_str), live);
+            if let Some(data) = data.filter(|data| data.contains_key(CONFIG_KEY)) {
+                self.take(&data[CONFIG_KEY], &data, live);
             }
         }
         anyhow::bail!("the watch of the configuration ended")
     }
 
-    fn take(&self, text: &str, peers: Option<&str>, live: &watch::Sender<Live>) {
-        let peers = peers.map_or_else(|| Ok(Vec::new()), serde_yaml::from_str);
-        let parsed = serde_yaml::from_str::<RelayConfig>(text).and_then(|c| Ok((c, peers?)));
-        let (config, peers) = match parsed {
+    /// Takes over the configuration in `text`, with the lists that `data` has besides.
+    fn take(&self, text: &str, data: &BTreeMap<String, String>, live: &watch::Sender<Live>) {
+        let parsed = (|| {
+            let config: RelayConfig = serde_yaml::from_str(text)?;
+            let peers: Vec<ProbePeer> = list(data, PEERS_KEY)?;
+            let withdrawals: Withdrawals = list(data, WITHDRAWALS_KEY)?;
+            Ok::<_, serde_yaml::Error>((config, peers, withdrawals))
+        })();
+        let (config, peers, withdrawals) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => {
                 tracing::warn!(%error, "changed configuration is not used: fix the named field");
                 return;
             }
         };
-        let new = Live {
+        let off = self.switch().is_some() && config.port == Some(RelayPort::Off);
+        let mut new = Live {
+            off,
             endpoints: self.over.clone().over(config.endpoints),
             peers,
             log_level: config.log_level.unwrap_or_default(),
+            withdrawn_since: withdrawals.since(self.node.as_deref().unwrap_or_default()),
         };
         live.send_if_modified(|known| {
+            if off {
+                let since = known.withdrawn_since.unwrap_or_else(Timestamp::now);
+                new.withdrawn_since = Some(since);
+            }
             *known != new && {
                 if known.endpoints != new.endpoints {
                     tracing::info!("configuration changed");
@@ -118,6 +151,14 @@ impl Reload {
             }
         });
     }
+}
+
+fn list<T: Default + DeserializeOwned>(
+    data: &BTreeMap<String, String>,
+    key: &str,
+) -> Result<T, serde_yaml::Error> {
+    let text = data.get(key).map(String::as_str);
+    text.map_or_else(|| Ok(T::default()), serde_yaml::from_str)
 }
 
 #[cfg(test)]
@@ -139,6 +180,7 @@ mod tests {
                 max: Some(9),
                 ..EndpointsConfig::default()
             },
+            ..Reload::default()
         };
         let task = tokio::spawn(reload.follow(None, live));
         changes.changed().await.unwrap();
@@ -154,6 +196,32 @@ mod tests {
         let second = changes.borrow_and_update().clone();
         assert_eq!(second.log_level, LogLevel::Debug);
         assert_eq!(second.endpoints.fixed, ["203.0.113.2:2".parse().unwrap()]);
+        assert!(!second.off);
+        write("port: ''");
+        changes.changed().await.unwrap();
+        let third = changes.borrow_and_update().clone();
+        assert!(third.off && third.withdrawn_since.is_some());
+        let same = tokio::time::timeout(Duration::from_secs(30), changes.changed()).await;
+        assert!(same.is_err(), "the same file changed something");
         task.abort();
+    }
+
+    #[test]
+    fn a_withdrawal_names_the_node_and_is_taken_back() {
+        let (live, _) = watch::channel(Live::default());
+        let reload = Reload {
+            node: Some("n1".into()),
+            ..Reload::default()
+        };
+        let withdrawn = |text: Option<&str>| {
+            let entry = text.map(|text| (WITHDRAWALS_KEY.to_owned(), text.to_owned()));
+            reload.take("port: 40000", &entry.into_iter().collect(), &live);
+            live.borrow().withdrawn_since.is_some()
+        };
+        assert!(!withdrawn(Some("n2: '2026-01-01T00:00:00Z'")));
+        assert!(withdrawn(Some("n1: '2026-01-01T00:00:00Z'")));
+        assert!(withdrawn(Some("n1: soon")), "nonsense changed something");
+        assert!(!withdrawn(None));
+        assert!(withdrawn(Some("'*': '2026-01-01T00:00:00Z'")));
     }
 }

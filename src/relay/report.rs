@@ -30,7 +30,7 @@ use crate::{
         RelayNode, RelayNodeSpec, RelayNodeStatus,
         grants::{GrantReport, GrantSource},
         probe::ProbeReport,
-        relay_node::{Endpoint, NodeTailnet, Sessions},
+        relay_node::{Endpoint, NodeTailnet, Sessions, Withdrawal},
     },
     names,
 };
@@ -225,6 +225,10 @@ fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
             connecting: count(state.sessions.connecting),
             open: count(state.sessions.open),
         },
+        withdrawal: state.withdrawal.map(|withdrawal| Withdrawal {
+            since: Time(withdrawal.since),
+            complete: withdrawal.complete,
+        }),
         granted_peers: count(state.grant.as_ref().map_or(0, |g| g.granted_peers)),
         grant: state.grant.as_ref().map(grant),
         last_update_time: Some(Time(now)),

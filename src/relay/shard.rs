@@ -108,6 +108,13 @@ pub struct SocketCounters {
 }
 
 impl Snapshot {
+    /// Datagrams forwarded so far, on both data paths.
+    pub fn forwarded(&self) -> u64 {
+        let sockets = self.counters.forwarded.iter().flatten();
+        let kernel = self.kernel.iter().flat_map(|kernel| &kernel.forwarded);
+        sockets.chain(kernel).map(|traffic| traffic.packets).sum()
+    }
+
     fn add(&mut self, other: &Self) {
         self.counters.add(&other.counters);
         self.sessions.connecting += other.sessions.connecting;
@@ -394,6 +401,11 @@ impl ShardHandle {
     /// Whether the policy lets this relay give out sessions.
     pub fn set_accepting(&self, accepting: bool) {
         self.front.set_accepting(accepting);
+    }
+
+    /// Whether the relay is withdrawn: it gives out no session until it is not any more.
+    pub fn set_withdrawn(&self, withdrawn: bool) {
+        self.front.set_withdrawn(withdrawn);
     }
 
     /// Gives out no further session, for good.

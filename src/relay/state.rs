@@ -10,6 +10,7 @@ use super::{
     grant::GrantView,
     kernel::PathState,
     probe::Probe,
+    withdrawal::Withdrawal,
 };
 
 /// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
@@ -170,6 +171,9 @@ pub struct RelayState {
     pub probes: Vec<Probe>,
     /// The process is about to end and gives out no further session.
     pub draining: bool,
+    /// That the relay gives out no session, because it is going to be removed or its node is
+    /// cordoned.
+    pub withdrawal: Option<Withdrawal>,
     /// Who may use this relay, once the network map has come.
     pub grant: Option<GrantView>,
     /// Sessions.

@@ -11,11 +11,15 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use super::{data_path, metadata, monitoring::is_scraped};
 use crate::{
     config::{
-        CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig, peers::PEERS_KEY,
+        CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig,
+        peers::PEERS_KEY, port::RelayPort, withdrawals::WITHDRAWALS_KEY,
     },
     crd::{DataPath, log_level::LogLevel},
     names,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::{
+        validate::{ValidatedRegion, ValidatedRelay},
+        withdrawal,
+    },
 };
 
 /// Directory of the configuration in the relay's container.
@@ -37,6 +41,8 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
         let peers = serde_yaml::to_string(&relay.peers).expect("a list of relays is plain data");
         data.insert(PEERS_KEY.to_owned(), peers);
     }
+    let withdrawals = withdrawal::text(&region.plan.withdrawals);
+    data.extend(withdrawals.map(|text| (WITHDRAWALS_KEY.to_owned(), text)));
     ConfigMap {
         metadata: metadata(relay, region),
         data: Some(data),
@@ -75,7 +81,7 @@ fn data(
         tags: vec![region.tag.clone()],
         // What is not kept on the node would be left in the tailnet with each start.
         ephemeral: (relay.ephemeral || !on_host).then_some(true),
-        port: Some(relay.port),
+        port: Some(RelayPort::On(relay.port)),
         metrics_addr: Some(match on_host {
             true => SocketAddr::from((Ipv4Addr::LOCALHOST, relay.metrics_port)),
             // The kubelet probes the pod's address.

@@ -55,10 +55,29 @@ pub(super) fn build(
         template::apply(&relay.template, &mut set);
         set
     };
-    match &region.plan.chosen {
+    let mut sets = match &region.plan.chosen {
         None => vec![everywhere()],
         Some(nodes) => nodes.iter().map(only_on).collect(),
+    };
+    if !relay.enabled {
+        sets.iter_mut().for_each(switch_off);
     }
+    sets
+}
+
+/// Makes a DaemonSet run no pod. It stays, and with it which nodes were chosen.
+fn switch_off(set: &mut DaemonSet) {
+    let nowhere = (names::OFF_LABEL.to_owned(), "true".to_owned());
+    let selector = &mut pod_of(set).node_selector;
+    selector.get_or_insert_default().extend([nowhere]);
+}
+
+/// Whether a DaemonSet runs no pod because its PeerRelay is not enabled.
+pub fn is_off(set: &DaemonSet) -> bool {
+    let spec = set.spec.as_ref();
+    let pod = spec.and_then(|spec| spec.template.spec.as_ref());
+    let selector = pod.and_then(|pod| pod.node_selector.as_ref());
+    selector.is_some_and(|selector| selector.contains_key(names::OFF_LABEL))
 }
 
 fn daemon_set(

@@ -17,6 +17,8 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Ser
     match region.exposure.kind {
         ExposureType::HostNetwork => Vec::new(),
         ExposureType::NodePort => vec![node_port(relay, region)],
+        // A load balancer costs money by the hour, so it goes with its relay. A node port costs nothing.
+        ExposureType::LoadBalancer if !relay.enabled => Vec::new(),
         ExposureType::LoadBalancer => load_balancer::build(relay, region),
     }
 }

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{monitoring::MonitoringKind, *};
 use crate::{
-    config::{RelayConfig, endpoints::NodeEndpoints},
+    config::{RelayConfig, endpoints::NodeEndpoints, port::RelayPort},
     crd::log_level::LogLevel,
     operator::fixtures::validated,
 };
@@ -61,7 +61,7 @@ fn relay_reads_what_the_operator_writes() {
     let map = &build(&validated(spec)).config_maps[0];
     let data = map.data.as_ref().unwrap();
     let config: RelayConfig = serde_yaml::from_str(&data["relay.yaml"]).unwrap();
-    assert_eq!(config.port, Some(41_000));
+    assert_eq!(config.port, Some(RelayPort::On(41_000)));
     assert_eq!(config.tags, ["tag:relay-office"]);
     assert_eq!(
         config.ca_file.unwrap().to_str(),
@@ -472,4 +472,35 @@ fn nothing_is_scraped_when_the_user_wants_nothing() {
     };
     assert!(!config(&relay).contains("metricsOnNode"));
     assert!(config(&validated(json!({}))).contains("metricsOnNode: true"));
+}
+
+#[test]
+fn a_disabled_peer_relay_runs_nothing_and_keeps_what_costs_nothing() {
+    let region = |name: &str, kind: &str| json!({"name": name, "clients": ["tag:a"], "exposure": {"type": kind}});
+    let regions = json!([
+        region("host", "HostNetwork"),
+        region("port", "NodePort"),
+        region("balanced", "LoadBalancer"),
+    ]);
+    let built = |enabled: bool| {
+        let mut relay = validated(json!({"enabled": enabled, "regions": regions}));
+        relay.regions[2].plan.chosen = Some(vec!["n1".into()]);
+        build(&relay)
+    };
+    let (on, off) = (built(true), built(false));
+    let names = |resources: &Resources| -> Vec<_> {
+        let sets = resources.daemon_sets.iter();
+        sets.map(ResourceExt::name_any).collect()
+    };
+    assert_eq!(names(&on), names(&off));
+    assert!(!on.daemon_sets.iter().any(is_off));
+    assert!(off.daemon_sets.iter().all(is_off));
+    let services = |resources: &Resources| -> Vec<_> {
+        let services = resources.services.iter().map(ResourceExt::name_any);
+        services.filter(|name| name != "edge-metrics").collect()
+    };
+    assert_eq!(services(&on).len(), 2);
+    assert_eq!(services(&off), ["edge-port"]);
+    assert_eq!(on.config_maps, off.config_maps);
+    assert_eq!(on.roles, off.roles);
 }

@@ -40,8 +40,16 @@ struct State {
     draining: bool,
     /// Nodes that may ask, as of the last revocation.
     allowed: Option<Arc<BTreeSet<NodeKey>>>,
+    withdrawn: bool,
     /// The first thread knows that there is something to forget.
     told: bool,
+}
+
+impl State {
+    fn tell_desk(&mut self) {
+        let accepting = self.accepting && !self.draining && !self.withdrawn;
+        self.desk.set_accepting(accepting);
+    }
 }
 
 impl SharedDesk {
@@ -78,6 +86,7 @@ impl Front {
             accepting: true,
             draining: false,
             allowed: None,
+            withdrawn: false,
             told: false,
         };
         Self {
@@ -163,13 +172,19 @@ impl Front {
     pub(super) fn set_accepting(&self, accepting: bool) {
         let state = &mut *self.desk.state();
         state.accepting = accepting;
-        state.desk.set_accepting(state.accepting && !state.draining);
+        state.tell_desk();
+    }
+
+    pub(super) fn set_withdrawn(&self, withdrawn: bool) {
+        let state = &mut *self.desk.state();
+        state.withdrawn = withdrawn;
+        state.tell_desk();
     }
 
     pub(super) fn drain(&self) {
         let state = &mut *self.desk.state();
         state.draining = true;
-        state.desk.set_accepting(false);
+        state.tell_desk();
     }
 
     /// What never reached a thread.

@@ -195,6 +195,28 @@ async fn a_node_whose_right_has_ended_has_no_session_and_gets_none() {
     ask().await.unwrap();
 }
 
+#[tokio::test]
+async fn a_withdrawn_relay_keeps_sessions_and_gives_out_others_once_it_is_back() {
+    let relay = Fixture::start().await;
+    let (a, b, c) = (Client::new(1, V4), Client::new(2, V4), Client::new(3, V4));
+    let vni = relay.open(&a, &b).await;
+    relay.handle.set_withdrawn(true);
+    relay.handle.set_accepting(true);
+    for other in [b.key, c.key] {
+        let refused = relay
+            .handle
+            .handle_derp(Some(a.peer()), a.request(other))
+            .await;
+        assert_eq!(refused, Err(DropReason::NotAccepting));
+    }
+    let datagram = a.data(vni, b"still flows");
+    a.send(relay.v4(), &datagram);
+    assert_eq!(b.receive(), datagram);
+    assert_eq!(relay.handle.snapshot().await.forwarded(), 1);
+    relay.handle.set_withdrawn(false);
+    relay.open(&a, &c).await;
+}
+
 /// Also when nobody comes any more.
 #[tokio::test]
 async fn desk_is_tidied_once_nobody_asks() {

@@ -23,6 +23,7 @@ mod secrets;
 mod standalone;
 mod status;
 mod underlay;
+mod withdrawal;
 
 use std::time::Duration;
 
@@ -67,6 +68,7 @@ pub fn all() -> Vec<Scenario> {
         exposure::scenarios(),
         network_policies::scenarios(),
         regions::scenarios(),
+        withdrawal::scenarios(),
         nodes::scenarios(),
         monitoring::scenarios(),
         faults::scenarios(),

@@ -79,6 +79,12 @@ pub fn all() -> Vec<Story> {
         changed("node selector", placed.clone()),
         changed("tolerations", region("placement", toleration)),
         changed("paused", json!({"paused": true})),
+        changed("disabled", json!({"enabled": false})),
+        story(
+            "enabled again",
+            vec![Step::Apply(json!({"enabled": false}))],
+            vec![smallest()],
+        ),
         changed("region renamed", region("name", json!("annex"))),
         changed("region added", two.clone()),
         story("region removed", vec![Step::Apply(two)], vec![smallest()]),

@@ -1,0 +1,44 @@
+//! Relays that give out no sessions, because they are going to be removed or their node is cordoned.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// Key of this list in a region's ConfigMap.
+pub const WITHDRAWALS_KEY: &str = "withdrawals.yaml";
+/// Longest time from the withdrawal of a relay to its end. Clients look for other relays every minute,
+/// and may take half a minute for the handshake.
+pub const LIMIT: Duration = Duration::from_secs(120);
+/// Entry for all nodes that have none of their own.
+pub const EVERY_NODE: &str = "*";
+
+/// Nodes whose relay gives out no sessions, and since when.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawals(pub BTreeMap<String, Timestamp>);
+
+impl Withdrawals {
+    /// When the withdrawal of the relay on `node` began, if it is withdrawn.
+    pub fn since(&self, node: &str) -> Option<Timestamp> {
+        let entry = self.0.get(node).or_else(|| self.0.get(EVERY_NODE));
+        entry.copied()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_node_has_its_own_time_or_that_of_every_node() {
+        let text = "{n1: '2026-01-01T00:00:00Z', '*': '2026-01-02T00:00:00Z'}";
+        let all: Withdrawals = serde_yaml::from_str(text).unwrap();
+        assert_eq!(all.since("n1").unwrap().to_string(), "2026-01-01T00:00:00Z");
+        assert_eq!(all.since("n2").unwrap().to_string(), "2026-01-02T00:00:00Z");
+        assert_eq!(Withdrawals::default().since("n1"), None);
+        let again = serde_yaml::from_str(&serde_yaml::to_string(&all).unwrap()).unwrap();
+        assert_eq!(all, again);
+    }
+}

@@ -1,0 +1,104 @@
+//! The status of a PeerRelay whose `spec.enabled` is false, and of relays that are about to be
+//! removed.
+
+use super::{Observed, Verdict};
+use crate::operator::withdrawal::Leaving;
+
+/// Reason of a PeerRelay that is as it should be: without relays.
+pub(super) const DISABLED: &str = "Disabled";
+/// Reason while relays that are going to be removed wait for their clients to leave.
+pub(super) const WITHDRAWING: &str = "RelaysWithdrawing";
+
+/// What waits, for people.
+pub(super) fn message(leaving: &Leaving) -> String {
+    format!(
+        "{} relay(s) give out no more sessions and are removed when clients have left them, at the \
+         latest at {}",
+        leaving.relays, leaving.until
+    )
+}
+
+/// The conditions of a PeerRelay that is not enabled. It is ready once no relay runs: that is what
+/// it asks for.
+pub(super) fn verdicts(observed: &Observed) -> Vec<Verdict> {
+    let verdict = |kind, status, reason: &str, message: &str| Verdict {
+        kind,
+        status,
+        reason: reason.to_owned(),
+        message: message.to_owned(),
+    };
+    let off = "spec.enabled is false: no relay runs, everything else stays as it is";
+    if observed.desired == 0 && observed.leaving.is_none() {
+        return vec![
+            verdict("Ready", "True", DISABLED, off),
+            verdict("RelaysAvailable", "False", DISABLED, off),
+        ];
+    }
+    let leaving = observed.leaving.as_ref().map_or_else(
+        || format!("{} relay(s) are being stopped", observed.desired),
+        message,
+    );
+    vec![
+        verdict("Ready", "False", WITHDRAWING, &leaving),
+        verdict("Reconciling", "True", WITHDRAWING, &leaving),
+        verdict("RelaysAvailable", "False", DISABLED, &leaving),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::sync::Arc;
+
+    use serde_json::json;
+
+    use super::super::{Outcome, Seen, status};
+    use crate::operator::{fixtures, withdrawal::Leaving};
+
+    fn conditions(desired: i32, leaving: Option<Leaving>) -> Vec<String> {
+        let spec = json!({"enabled": false});
+        let mut validated = fixtures::validated(spec.clone());
+        validated.leaving = leaving;
+        let set = json!({
+            "metadata": {"name": "edge-office", "generation": 2},
+            "status": {
+                "observedGeneration": 2, "desiredNumberScheduled": desired,
+                "numberReady": desired, "updatedNumberScheduled": desired,
+                "currentNumberScheduled": desired, "numberMisscheduled": 0,
+            },
+        });
+        let seen = Seen {
+            daemon_sets: vec![Arc::new(serde_json::from_value(set).unwrap())],
+            ..Seen::default()
+        };
+        let now = "2026-01-01T00:00:00Z".parse().unwrap();
+        let relay = fixtures::relay(spec);
+        let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now);
+        assert_eq!(status.grants.unwrap().config_map, "edge-grants");
+        let text = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
+            format!("{}={}/{}", c.type_, c.status, c.reason)
+        };
+        status.conditions.iter().map(text).collect()
+    }
+
+    #[test]
+    fn without_relays_it_is_ready() {
+        assert_eq!(
+            conditions(0, None),
+            ["Ready=True/Disabled", "RelaysAvailable=False/Disabled"]
+        );
+    }
+
+    #[test]
+    fn while_relays_run_it_is_not() {
+        let wanted = [
+            "Ready=False/RelaysWithdrawing",
+            "Reconciling=True/RelaysWithdrawing",
+            "RelaysAvailable=False/Disabled",
+        ];
+        assert_eq!(conditions(1, None), wanted);
+        let until = "2026-01-01T00:02:00Z".parse().unwrap();
+        assert_eq!(conditions(1, Some(Leaving::for_tests(1, until))), wanted);
+    }
+}

@@ -1,0 +1,329 @@
+//! Relays that are going to be removed, and those on cordoned nodes, give out no sessions. A relay
+//! is removed once clients have left it, or after a limit. Pure.
+//!
+//! The request stands in the region's ConfigMap, which relays watch, with the time when it was made:
+//! a restarted operator neither forgets nor prolongs it. A relay that another one of the same
+//! PeerRelay replaces on its node goes on as it is: its sessions go on too.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::Arc,
+};
+
+use jiff::{Timestamp, Unit};
+use k8s_openapi::api::{
+    apps::v1::DaemonSet,
+    core::v1::{ConfigMap, Node, Pod},
+};
+use kube::ResourceExt;
+
+use super::{
+    build::Resources,
+    status::Seen,
+    validate::{ValidatedRegion, ValidatedRelay},
+};
+use crate::{
+    config::withdrawals::{EVERY_NODE, LIMIT, WITHDRAWALS_KEY, Withdrawals},
+    crd::{RelayNode, exposure::Exposure},
+    names,
+};
+
+/// Most nodes of a region that are named; a relay on another one is removed after the limit.
+const MOST_NAMED: usize = 1_000;
+
+/// What is known of the cluster.
+#[derive(Debug, Default)]
+pub struct View {
+    /// DaemonSets, pods and reports of the PeerRelay.
+    pub seen: Seen,
+    /// All nodes.
+    pub nodes: Vec<Arc<Node>>,
+    /// ConfigMaps of the operator in the PeerRelay's namespace.
+    pub config_maps: Vec<Arc<ConfigMap>>,
+}
+
+/// Relays that are about to be removed.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Leaving {
+    /// How many they are.
+    pub relays: usize,
+    /// When the last of them is removed, whatever its clients do.
+    pub until: Timestamp,
+    /// When the first of them is.
+    pub next: Timestamp,
+    /// Names of the DaemonSets and of other objects that stay until then.
+    held: BTreeSet<String>,
+    /// Nodes of these DaemonSets, by region.
+    occupied: BTreeSet<(String, String)>,
+    /// ConfigMaps of regions that the PeerRelay no longer has.
+    config_maps: Vec<ConfigMap>,
+}
+
+impl Leaving {
+    /// So many relays that are removed at the same time.
+    #[cfg(test)]
+    pub(crate) fn for_tests(relays: usize, until: Timestamp) -> Self {
+        let sum = Sum {
+            relays,
+            until: Some(until),
+            next: Some(until),
+            ..Sum::default()
+        };
+        sum.leaving().expect("it has a time")
+    }
+
+    /// Leaves in the cluster what the relays need until they are removed.
+    pub fn hold(&self, resources: &mut Resources) {
+        let waits = |set: &DaemonSet| {
+            let name = set.name_any();
+            let place = set
+                .labels()
+                .get(names::REGION_LABEL)
+                .zip(set.annotations().get(names::NODE_ANNOTATION));
+            let place = place.map(|(region, node)| (region.clone(), node.clone()));
+            self.held.contains(&name) || place.is_some_and(|p| self.occupied.contains(&p))
+        };
+        let sets = std::mem::take(&mut resources.daemon_sets);
+        let (waiting, now): (Vec<_>, _) = sets.into_iter().partition(waits);
+        resources.daemon_sets = now;
+        let waiting = waiting.iter().map(ResourceExt::name_any);
+        resources.held.extend(waiting.chain(self.held.clone()));
+        resources.config_maps.extend(self.config_maps.clone());
+    }
+}
+
+/// A relay's pod.
+struct Relay<'a> {
+    set: &'a DaemonSet,
+    region: &'a str,
+    node: &'a Node,
+    report: Option<&'a RelayNode>,
+}
+
+/// Decides which relays of `relay` are withdrawn, from its plan and what runs.
+pub fn plan(relay: &mut ValidatedRelay, view: &View, now: Timestamp) {
+    let now = now.round(Unit::Second).unwrap_or(now);
+    let running = running(relay, view);
+    let mut leaving = BTreeMap::<&str, Vec<&Relay<'_>>>::new();
+    for one in running.iter().filter(|one| !is_wanted(relay, one)) {
+        leaving.entry(one.region).or_default().push(one);
+    }
+    let mut sum = Sum::default();
+    for region in &mut relay.regions {
+        let known = asked(view, &region.child);
+        let mut withdrawals = Withdrawals::default();
+        if let Some(relays) = leaving.remove(&*region.name) {
+            withdrawals = ask(&relays, &known, now, !relay.enabled);
+            sum.add(&relays, &withdrawals, now, &running);
+        }
+        if relay.enabled {
+            cordoned(region, &running, &known, now, &mut withdrawals);
+        }
+        region.plan.withdrawals = withdrawals;
+    }
+    for (region, relays) in leaving {
+        let child = names::child(&relay.name, region);
+        let withdrawals = ask(&relays, &asked(view, &child), now, true);
+        if sum.add(&relays, &withdrawals, now, &running) {
+            let live = view.config_maps.iter().find(|map| map.name_any() == child);
+            let live = live.map(|live| with_withdrawals(live, &withdrawals));
+            sum.config_maps.extend(live);
+            sum.held.insert(child);
+        }
+    }
+    relay.leaving = sum.leaving();
+}
+
+/// The text of `withdrawals` as relays read it, if there are any.
+pub fn text(withdrawals: &Withdrawals) -> Option<String> {
+    let is_empty = withdrawals.0.is_empty();
+    (!is_empty).then(|| serde_yaml::to_string(withdrawals).expect("a map is plain data"))
+}
+
+/// The pods of the PeerRelay's DaemonSets, where their node is known.
+fn running<'a>(relay: &ValidatedRelay, view: &'a View) -> Vec<Relay<'a>> {
+    let nodes: HashMap<_, &Node> = (view.nodes.iter())
+        .filter_map(|node| Some((node.metadata.name.as_deref()?, &**node)))
+        .collect();
+    let reports: HashMap<_, &RelayNode> = (view.seen.nodes.iter())
+        .filter_map(|report| Some((report.metadata.name.as_deref()?, &**report)))
+        .collect();
+    let is_ours = |set: &&DaemonSet| {
+        let mut owners = set.owner_references().iter();
+        set.metadata.deletion_timestamp.is_none() && owners.any(|o| o.uid == relay.owner.uid)
+    };
+    let sets = view.seen.daemon_sets.iter().map(AsRef::as_ref);
+    let sets: Vec<&DaemonSet> = sets.filter(is_ours).collect();
+    let relay = |pod: &'a Pod| {
+        let set = sets.iter().find(|set| is_pod_of(pod, set))?;
+        let node = pod.spec.as_ref()?.node_name.as_deref()?;
+        Some(Relay {
+            set,
+            region: set.labels().get(names::REGION_LABEL)?,
+            // A relay goes with its node.
+            node: nodes.get(node)?,
+            report: reports.get(pod.metadata.name.as_deref()?).copied(),
+        })
+    };
+    let pods = view.seen.pods.iter().map(AsRef::as_ref);
+    pods.filter(|pod: &&Pod| pod.metadata.deletion_timestamp.is_none())
+        .filter_map(relay)
+        .collect()
+}
+
+fn is_pod_of(pod: &Pod, set: &DaemonSet) -> bool {
+    let same = |label| pod.labels().get(label) == set.labels().get(label);
+    same(names::REGION_LABEL) && same(names::RELAY_LABEL)
+}
+
+/// Whether a relay goes on, or another one takes its place on the node.
+fn is_wanted(relay: &ValidatedRelay, one: &Relay<'_>) -> bool {
+    let own = |region: &&ValidatedRegion| region.name == one.region;
+    let here = relay.regions.iter().find(own);
+    // The relay of a region that is gone may have been on either network.
+    let on_host = here.is_none_or(|region| Exposure::on_host_network(&region.exposure));
+    let mut regions = relay.regions.iter();
+    relay.enabled
+        && regions.any(|region| {
+            let same_port = on_host && region.exposure.on_host_network();
+            (region.name == one.region || same_port) && region.wants(one.node)
+        })
+}
+
+/// What relays of the region `child` have been asked for.
+fn asked(view: &View, child: &str) -> Withdrawals {
+    let map = view.config_maps.iter().find(|map| map.name_any() == child);
+    let data = map.and_then(|map| map.data.as_ref());
+    let text = data.and_then(|data| data.get(WITHDRAWALS_KEY));
+    text.and_then(|text| serde_yaml::from_str(text).ok())
+        .unwrap_or_default()
+}
+
+/// Asks relays that are going to be removed; those that have been asked keep their time. `whole`
+/// means that all relays of the region are among them.
+fn ask(relays: &[&Relay<'_>], known: &Withdrawals, now: Timestamp, whole: bool) -> Withdrawals {
+    let mut asked = Withdrawals::default();
+    for relay in relays {
+        let node = relay.node.name_any();
+        let since = known.since(&node);
+        let key = match whole && !known.0.contains_key(&node) {
+            true => EVERY_NODE.to_owned(),
+            false => node,
+        };
+        if asked.0.len() < MOST_NAMED {
+            asked.0.insert(key, since.unwrap_or(now));
+        }
+    }
+    asked
+}
+
+/// Withdraws relays of `region` on cordoned nodes, while one on another node can be used.
+fn cordoned(
+    region: &ValidatedRegion,
+    running: &[Relay<'_>],
+    known: &Withdrawals,
+    now: Timestamp,
+    withdrawals: &mut Withdrawals,
+) {
+    let of_region = || running.iter().filter(|one| one.region == region.name);
+    let is_cordoned = |one: &&Relay<'_>| {
+        let spec = one.node.spec.as_ref();
+        spec.and_then(|spec| spec.unschedulable).unwrap_or(false)
+    };
+    let is_ready = |one: &Relay<'_>| {
+        let status = one.report.and_then(|report| report.status.as_ref());
+        status.is_some_and(|status| status.ready)
+    };
+    let goes_on = |one: &&Relay<'_>| withdrawals.since(&one.node.name_any()).is_none();
+    if !of_region()
+        .filter(|one| !is_cordoned(one) && region.wants(one.node))
+        .filter(goes_on)
+        .any(is_ready)
+    {
+        return;
+    }
+    for one in of_region().filter(is_cordoned) {
+        let node = one.node.name_any();
+        if withdrawals.0.len() < MOST_NAMED {
+            let since = known.since(&node).unwrap_or(now);
+            withdrawals.0.entry(node).or_insert(since);
+        }
+    }
+}
+
+#[derive(Default)]
+struct Sum {
+    relays: usize,
+    until: Option<Timestamp>,
+    next: Option<Timestamp>,
+    held: BTreeSet<String>,
+    occupied: BTreeSet<(String, String)>,
+    config_maps: Vec<ConfigMap>,
+}
+
+impl Sum {
+    /// Adds those of `relays` that are not to be removed yet; whether there are any.
+    fn add(
+        &mut self,
+        relays: &[&Relay<'_>],
+        asked: &Withdrawals,
+        now: Timestamp,
+        running: &[Relay<'_>],
+    ) -> bool {
+        let before = self.relays;
+        for one in relays {
+            let since = asked.since(&one.node.name_any());
+            let Some(until) = since.and_then(|since| stays_until(one, since, now)) else {
+                continue;
+            };
+            self.relays += 1;
+            self.until = self.until.max(Some(until));
+            self.next = Some(self.next.map_or(until, |next| next.min(until)));
+            let name = one.set.name_any();
+            let same_set = running.iter().filter(|other| other.set.name_any() == name);
+            let places = same_set.map(|other| (other.region.to_owned(), other.node.name_any()));
+            self.occupied.extend(places);
+            self.held.insert(name);
+        }
+        self.relays > before
+    }
+
+    fn leaving(self) -> Option<Leaving> {
+        Some(Leaving {
+            relays: self.relays,
+            until: self.until?,
+            next: self.next?,
+            held: self.held,
+            occupied: self.occupied,
+            config_maps: self.config_maps,
+        })
+    }
+}
+
+/// Until when a relay that was asked at `since` stays, if it is not to be removed now: clients have
+/// left it, the limit has passed, or it has never reported and has no sessions.
+fn stays_until(relay: &Relay<'_>, since: Timestamp, now: Timestamp) -> Option<Timestamp> {
+    let until = since.saturating_add(LIMIT).unwrap_or(Timestamp::MAX);
+    let status = relay.report?.status.as_ref()?;
+    let complete = (status.withdrawal.as_ref()).is_some_and(|w| w.complete && w.since.0 == since);
+    (!complete && now < until).then_some(until)
+}
+
+/// The ConfigMap of a region that is gone, with `withdrawals` for its last relays.
+fn with_withdrawals(live: &ConfigMap, withdrawals: &Withdrawals) -> ConfigMap {
+    let mut map = ConfigMap {
+        data: live.data.clone(),
+        ..ConfigMap::default()
+    };
+    map.metadata.name.clone_from(&live.metadata.name);
+    map.metadata.namespace.clone_from(&live.metadata.namespace);
+    map.metadata.labels.clone_from(&live.metadata.labels);
+    let owners = &live.metadata.owner_references;
+    map.metadata.owner_references.clone_from(owners);
+    let text = text(withdrawals).map(|text| (WITHDRAWALS_KEY.to_owned(), text));
+    map.data.get_or_insert_default().extend(text);
+    map
+}
+
+#[cfg(test)]
+mod tests;
