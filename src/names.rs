@@ -26,6 +26,8 @@ pub const RELAY_LABEL: &str = "peerrelay.dev/relay";
 pub const NODE_ANNOTATION: &str = "peerrelay.dev/node";
 /// Label that no node has: DaemonSets of a PeerRelay that is not enabled select it.
 pub const OFF_LABEL: &str = "peerrelay.dev/off";
+/// Annotation of a Service: the class of load balancers that the PeerRelay asks for, if any.
+pub const CLASS_ANNOTATION: &str = "peerrelay.dev/load-balancer-class";
 /// Annotation of a Service: the Elastic IP of its load balancer, for the AWS Load Balancer Controller.
 pub const ELASTIC_IP_ANNOTATION: &str =
     "service.beta.kubernetes.io/aws-load-balancer-eip-allocations";

@@ -5,17 +5,19 @@
 mod attempts;
 mod drift;
 mod monitoring;
+mod services;
 
 use std::{
     collections::{BTreeSet, HashSet},
     fmt::Debug,
+    sync::Arc,
     time::Duration,
 };
 
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
-        core::v1::{ConfigMap, ServiceAccount},
+        core::v1::{ConfigMap, Service, ServiceAccount},
         rbac::v1::{Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -62,6 +64,17 @@ pub struct Applied {
     pub tell: bool,
     /// When to try again.
     pub pause: Option<Duration>,
+    /// Services that were removed, to be made anew.
+    pub replaced: Vec<Replaced>,
+}
+
+/// A Service that was removed, to be made anew.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replaced {
+    /// Its name.
+    pub name: String,
+    /// What Kubernetes does not change of it.
+    pub why: &'static str,
 }
 
 /// Applies everything and removes what belongs to the PeerRelay and is not wanted any more.
@@ -101,6 +114,9 @@ pub async fn apply(
     applier.kind_except(&waiting, bindings, role_bindings).await;
     applier
         .kind_except(&kept, &stores.config_maps, config_maps)
+        .await;
+    applier
+        .clear_ports(&kept, &stores.services, &services)
         .await;
     applier.kind_except(&kept, &stores.services, services).await;
     let policies = &stores.network_policies;
@@ -151,6 +167,7 @@ struct Applier<'a> {
     looked_at: HashSet<Subject>,
     changes: Changes,
     refusals: Vec<Refusal>,
+    replaced: Vec<Replaced>,
 }
 
 impl<'a> Applier<'a> {
@@ -162,6 +179,7 @@ impl<'a> Applier<'a> {
             looked_at: HashSet::new(),
             changes: Changes::default(),
             refusals: Vec::new(),
+            replaced: Vec::new(),
         }
     }
 
@@ -182,6 +200,7 @@ impl<'a> Applier<'a> {
             changes: self.changes,
             pause: self.known.pause(),
             refusals: self.refusals,
+            replaced: self.replaced,
             tell,
         };
         (applied, self.known)
@@ -261,7 +280,7 @@ impl<'a> Applier<'a> {
         api: &Api<K>,
         store: &Store<K>,
         subject: &Subject,
-        wanted: Value,
+        mut wanted: Value,
         sum: &str,
     ) -> Result<(), Fault>
     where
@@ -270,7 +289,7 @@ impl<'a> Applier<'a> {
         let name = &subject.name;
         let namespace = &self.relay.namespace;
         let waiting = self.known.waiting(subject, sum);
-        let live = match store.get(&ObjectRef::new(name).within(namespace)) {
+        let live: Option<Arc<K>> = match store.get(&ObjectRef::new(name).within(namespace)) {
             Some(live) => Some(live),
             None if waiting.is_some() => None,
             // Not ours, or not seen yet: look before touching it.
@@ -280,11 +299,16 @@ impl<'a> Applier<'a> {
                 .map_err(Fault::api("read"))?
                 .map(Into::into),
         };
-        if let Some(live) = live {
+        if let Some(live) = &live {
             if !belongs_to(live.owner_references(), &self.relay.owner) {
                 return Err(Fault::NameTaken);
             }
-            match drift(&plain(&*live), &wanted) {
+            // It comes back once it is gone.
+            if live.meta().deletion_timestamp.is_some() {
+                return Ok(());
+            }
+            services::keep_families(&plain(&**live), &mut wanted);
+            match drift(&plain(&**live), &wanted) {
                 None => return Ok(()),
                 Some(difference) if self.known.is_kept(subject, sum, difference) => return Ok(()),
                 Some(_) => {}
@@ -292,6 +316,11 @@ impl<'a> Applier<'a> {
         }
         if let Some(refusal) = waiting {
             return Err(Fault::Waiting(refusal));
+        }
+        if let Some(live) = &live
+            && let Some(why) = services::replaced_for(&plain(&**live), &wanted)
+        {
+            return self.replace(api, &**live, why).await;
         }
         let params = PatchParams::apply(names::OPERATOR).force();
         let patched = api.patch(name, &params, &Patch::Apply(&wanted)).await;
@@ -301,6 +330,51 @@ impl<'a> Applier<'a> {
         let difference = drift(&plain(&patched), &wanted);
         self.known.applied(subject, sum, difference);
         Ok(())
+    }
+
+    /// Removes the Services that have a port of the nodes which another one is to have. Those that
+    /// are `held` go in their own time; the other one is refused until then.
+    async fn clear_ports(&mut self, held: &[String], store: &Store<Service>, wanted: &[Service]) {
+        let namespace = &self.relay.namespace;
+        let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
+        let ours = store.state_filter(|service| {
+            service.namespace().as_ref() == Some(namespace)
+                && belongs_to(service.owner_references(), &self.relay.owner)
+                && service.metadata.deletion_timestamp.is_none()
+                && !held.contains(&service.name_any())
+        });
+        let found = services::in_the_way(ours.iter().map(AsRef::as_ref), wanted);
+        for service in ours.iter().filter(|s| found.contains(&s.name_any())) {
+            if self.is_over() {
+                return;
+            }
+            let done = self.replace(&api, service, services::NODE_PORT).await;
+            // One that cannot be removed is told when the other one is refused.
+            if let Err(Fault::Api(verb, error)) = done {
+                let subject = subject(&**service);
+                self.refusals.push(Refusal::new(subject, verb, &error));
+            }
+        }
+    }
+
+    /// Removes an object that cannot become what it should be. It is made anew once it is gone,
+    /// as it may take what it has with it: a cloud first gives its load balancer back.
+    async fn replace<K>(&mut self, api: &Api<K>, live: &K, why: &'static str) -> Result<(), Fault>
+    where
+        K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+    {
+        let (name, namespace) = (live.name_any(), &self.relay.namespace);
+        match api.delete(&name, &only(live)).await {
+            Ok(_) => {
+                tracing::info!(kind = kind::<K>(), name, namespace, why, "replaced");
+                self.changes.pruned += 1;
+                self.replaced.push(Replaced { name, why });
+                Ok(())
+            }
+            // Gone, or another one by now; a watch is about to tell.
+            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
+            Err(error) => Err(Fault::Api("replace", error)),
+        }
     }
 
     async fn prune<K>(&mut self, api: &Api<K>, subject: &Subject, object: &K) -> Result<(), Fault>
@@ -314,12 +388,7 @@ impl<'a> Applier<'a> {
             return Err(Fault::Waiting(refusal));
         }
         let name = &subject.name;
-        let preconditions = Preconditions {
-            uid: object.uid(),
-            resource_version: None,
-        };
-        let params = DeleteParams::background().preconditions(preconditions);
-        match api.delete(name, &params).await {
+        match api.delete(name, &only(object)).await {
             Ok(_) => {
                 let (kind, namespace) = (&subject.kind, &self.relay.namespace);
                 tracing::info!(kind, name, namespace, "removed");
@@ -331,6 +400,14 @@ impl<'a> Applier<'a> {
             Err(error) => Err(Fault::Api("remove", error)),
         }
     }
+}
+
+/// Deletes this very object, and no other one of its name.
+fn only(object: &impl ResourceExt) -> DeleteParams {
+    DeleteParams::background().preconditions(Preconditions {
+        uid: object.uid(),
+        resource_version: None,
+    })
 }
 
 fn kind<K: Resource<DynamicType = ()>>() -> String {

@@ -3,6 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube_runtime::events::{Event, EventType};
 
+use super::apply::Replaced;
+
+/// Reason of the event that tells of a replaced Service.
+pub const SERVICE_REPLACED: &str = "ServiceReplaced";
 /// Longest note that the API server takes, in bytes.
 const LONGEST_NOTE: usize = 1_024;
 /// Reasons for which a condition is not `True` while relays are started; nothing is wrong.
@@ -46,6 +50,22 @@ pub fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
         }
     })
     .collect()
+}
+
+/// Tells that a Service is replaced.
+pub fn replaced(replaced: &Replaced) -> Event {
+    let Replaced { name, why } = replaced;
+    let note = format!(
+        "Service {name} is replaced, as Kubernetes does not change {why} of one: it may get another \
+         address"
+    );
+    Event {
+        type_: EventType::Normal,
+        reason: SERVICE_REPLACED.into(),
+        note: Some(cut(note)),
+        action: "Replace".into(),
+        secondary: None,
+    }
 }
 
 /// Whether it says something that it did not say before. What is not known or not there yet when a

@@ -9,14 +9,17 @@ use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
 };
-use kube_runtime::{controller::Action, events::Recorder};
+use kube_runtime::{
+    controller::Action,
+    events::{Event, Recorder},
+};
 use serde_json::json;
 
 use super::{
     apply::{Attempts, apply},
     build::build,
     defaults::MonitoringDefaults,
-    events::transitions,
+    events::{self, transitions},
     metrics::Metrics,
     plan::plan,
     probes::peers,
@@ -126,6 +129,9 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     )
     .await;
     ctx.metrics.count_changes(applied.changes);
+    for replaced in &applied.replaced {
+        tell(&relay, &ctx, &events::replaced(replaced)).await;
+    }
     let refused = Summary::new(&applied.refusals);
     match &refused {
         Some(summary) if applied.tell => {
@@ -217,8 +223,13 @@ async fn announce(relay: &PeerRelay, ctx: &Context, new: &PeerRelayStatus) {
     let old = relay.status.as_ref();
     let old = old.map_or(&[][..], |status| &status.conditions);
     for event in transitions(old, &new.conditions) {
-        if let Err(error) = ctx.recorder.publish(&event, &relay.object_ref(&())).await {
-            tracing::warn!(%error, "event not written");
-        }
+        tell(relay, ctx, &event).await;
+    }
+}
+
+/// Writes an event. One that cannot be written is only logged.
+async fn tell(relay: &PeerRelay, ctx: &Context, event: &Event) {
+    if let Err(error) = ctx.recorder.publish(event, &relay.object_ref(&())).await {
+        tracing::warn!(%error, "event not written");
     }
 }

@@ -129,6 +129,10 @@ fn annotations(
     }
     all.extend(wanted.annotations.clone());
     all.insert(names::NODE_ANNOTATION.to_owned(), node.to_owned());
+    // Without it, the operator could not tell its own class from one that the cluster has chosen.
+    all.remove(names::CLASS_ANNOTATION);
+    let class = wanted.class.clone();
+    all.extend(class.map(|class| (names::CLASS_ANNOTATION.to_owned(), class)));
     all
 }
 

@@ -115,6 +115,7 @@ fn ingress(service: &Service, port: u16) -> (Vec<SocketAddr>, Vec<StaticEndpoint
     )
 }
 
+/// The Service of the relay on a node, unless it is being removed, as before it is replaced.
 pub(super) fn service_of<'a>(
     region: &ValidatedRegion,
     node: &str,
@@ -124,7 +125,7 @@ pub(super) fn service_of<'a>(
     seen.services
         .iter()
         .map(AsRef::as_ref)
-        .find(|s: &&Service| s.name_any() == name)
+        .find(|s: &&Service| s.name_any() == name && s.metadata.deletion_timestamp.is_none())
 }
 
 fn service_port(service: &Service) -> Option<u16> {
@@ -138,6 +139,7 @@ mod tests {
 
     use std::sync::Arc;
 
+    use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
     use serde_json::{Value, json};
 
     use super::*;
@@ -182,6 +184,17 @@ mod tests {
             region.plan.ports,
             wanted.map(|(n, p)| (n.to_owned(), p)).into()
         );
+    }
+
+    #[test]
+    fn a_service_that_is_being_removed_gives_no_address() {
+        let mut seen = seen(&[("n1", 40_000, json!([{"ip": "192.0.2.7"}]))]);
+        let region = region(&["n1"], json!({}), &seen);
+        assert!(given(&region, &seen).waiting.is_empty());
+        let mut service = (*seen.services[0]).clone();
+        service.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
+        seen.services = vec![Arc::new(service)];
+        assert_eq!(given(&region, &seen).waiting.len(), 1);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod rights;
 mod secrets;
 mod standalone;
 mod status;
+mod transitions;
 mod underlay;
 mod withdrawal;
 
@@ -66,6 +67,7 @@ pub fn all() -> Vec<Scenario> {
         rights::scenarios(),
         operator::scenarios(),
         exposure::scenarios(),
+        transitions::scenarios(),
         network_policies::scenarios(),
         regions::scenarios(),
         withdrawal::scenarios(),

@@ -6,6 +6,8 @@ use anyhow::Result;
 use serde_json::Value;
 
 use super::api::{Api, Resource};
+use super::story::other_name;
+use super::trial::relay_path;
 use crate::world::NAMESPACE;
 
 /// Label of everything that the operator makes.
@@ -83,26 +85,26 @@ pub fn kinds(api: &Api, rules: &[Value]) -> Vec<Resource> {
     kinds
 }
 
-/// Looks at a PeerRelay and everything made of it.
+/// Looks at a PeerRelay, the other one beside it if there is one, and everything made of them.
 pub async fn shape(api: &Api, kinds: &[Resource], name: &str) -> Result<Shape> {
     let mut shape = Shape::default();
-    let path = format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/peerrelays/{name}");
-    let relay = api.find(&path).await?;
-    let uid = relay
-        .as_ref()
-        .map_or("-", |r| r["metadata"]["uid"].as_str().unwrap_or("-"));
-    let uid = uid.to_owned();
+    let relay = api.find(&relay_path(name)).await?;
+    let other = api.find(&relay_path(&other_name(name))).await?;
+    let uid = |relay: &Option<Value>| {
+        let uid = relay.as_ref().and_then(|r| r["metadata"]["uid"].as_str());
+        uid.unwrap_or("-").to_owned()
+    };
+    let (uid, other_uid) = (uid(&relay), uid(&other));
     let mut note = |kind: &str, object: &Value| {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         let key = format!("{kind}/{}", text("name"));
         let key = without_hashes(&key).replace(name, "NAME");
         shape.uids.insert(key.clone(), text("uid").to_owned());
         let said = without_hashes(&normalised(object).to_string());
-        shape
-            .objects
-            .insert(key, said.replace(name, "NAME").replace(&uid, "OWNER"));
+        let said = said.replace(name, "NAME").replace(&uid, "OWNER");
+        shape.objects.insert(key, said.replace(&other_uid, "OTHER"));
     };
-    if let Some(relay) = &relay {
+    for relay in [&relay, &other].into_iter().flatten() {
         note("PeerRelay", relay);
     }
     for kind in kinds {

@@ -12,6 +12,10 @@ pub enum Step {
     Apply(Value),
     /// It is deleted.
     Delete,
+    /// The same with another PeerRelay, whose name begins with the name of the first.
+    ApplyOther(Value),
+    /// The other one is deleted.
+    DeleteOther,
     /// A node joins.
     NodeUp(&'static str),
     /// A node leaves for good.
@@ -36,7 +40,7 @@ pub struct Story {
 }
 
 /// Stories that together make every kind of write.
-pub const TYPICAL: [&str; 8] = [
+pub const TYPICAL: [&str; 11] = [
     "create",
     "port",
     "paused",
@@ -45,6 +49,9 @@ pub const TYPICAL: [&str; 8] = [
     "node down",
     "upgrade",
     "delete at once",
+    "two: other exposed",
+    "exposure: NodePort to LoadBalancer",
+    "exposure: port exchanged",
 ];
 
 /// All stories.
@@ -59,7 +66,7 @@ pub fn all() -> Vec<Story> {
     let placed = region("placement", json!({"nodeSelector": {"zone": "a"}}));
     let toleration = json!({"tolerations": [{"key": "relays", "operator": "Exists"}]});
     let ca = "-----BEGIN CERTIFICATE-----\nrig\n-----END CERTIFICATE-----\n";
-    vec![
+    let mut stories = vec![
         story("create", vec![], vec![smallest()]),
         changed("port", json!({"port": 41_000})),
         changed("metrics port", json!({"monitoring": {"port": 9_999}})),
@@ -114,9 +121,97 @@ pub fn all() -> Vec<Story> {
             vec![smallest()],
             vec![Step::Upgrade("example.test/peerrelay:2")],
         ),
+        story(
+            "two: other created",
+            vec![smallest()],
+            vec![other(json!({}))],
+        ),
+        story(
+            "two: other exposed",
+            vec![smallest(), other(json!({}))],
+            vec![other(exposed("NodePort"))],
+        ),
+        story(
+            "two: first deleted",
+            vec![smallest(), other(json!({}))],
+            vec![Step::Delete],
+        ),
+        story(
+            "two: both change",
+            vec![smallest(), other(json!({}))],
+            vec![
+                Step::Apply(json!({"port": 41_000})),
+                other(json!({"port": 43_000})),
+            ],
+        ),
+        story(
+            "exposure: port exchanged",
+            vec![Step::Apply(ports(31_500, 31_501))],
+            vec![Step::Apply(ports(31_501, 31_500))],
+        ),
+        story(
+            "exposure: class added",
+            vec![Step::Apply(balanced(json!({})))],
+            vec![Step::Apply(balanced(json!({"class": "example.net/lb"})))],
+        ),
+        story(
+            "exposure: class removed",
+            vec![Step::Apply(balanced(json!({"class": "example.net/lb"})))],
+            vec![Step::Apply(balanced(json!({})))],
+        ),
         story("delete", vec![smallest()], vec![Step::Delete]),
         story("delete at once", vec![], vec![smallest(), Step::Delete]),
-    ]
+    ];
+    stories.extend(transitions());
+    stories
+}
+
+/// From every type of exposure to every other.
+fn transitions() -> impl Iterator<Item = Story> {
+    const TYPES: [&str; 3] = ["HostNetwork", "NodePort", "LoadBalancer"];
+    let pairs = TYPES
+        .into_iter()
+        .flat_map(|from| TYPES.map(|to| (from, to)));
+    pairs.filter(|(from, to)| from != to).map(|(from, to)| {
+        let apply = |kind| vec![Step::Apply(exposed(kind))];
+        story(&format!("exposure: {from} to {to}"), apply(from), apply(to))
+    })
+}
+
+fn exposed(kind: &str) -> Value {
+    region("exposure", json!({"type": kind}))
+}
+
+fn balanced(load_balancer: Value) -> Value {
+    region(
+        "exposure",
+        json!({"type": "LoadBalancer", "loadBalancer": load_balancer}),
+    )
+}
+
+/// Two regions with these node ports.
+fn ports(first: u16, second: u16) -> Value {
+    let region = |name: &str, port: u16| {
+        let exposure = json!({"type": "NodePort", "nodePort": port});
+        json!({"name": name, "clients": ["tag:office"], "exposure": exposure})
+    };
+    json!({"regions": [region("office", first), region("lab", second)]})
+}
+
+/// Another PeerRelay, with ports of its own.
+fn other(mut spec: Value) -> Step {
+    let ports = json!({"port": 42_000, "monitoring": {"port": 9_442}});
+    for (field, value) in ports.as_object().into_iter().flatten() {
+        if spec[field].is_null() {
+            spec[field] = value.clone();
+        }
+    }
+    Step::ApplyOther(spec)
+}
+
+/// Name of the other PeerRelay beside one called `name`.
+pub fn other_name(name: &str) -> String {
+    format!("{name}-b")
 }
 
 /// The smallest PeerRelay, with `spec` on top.

@@ -13,7 +13,7 @@ use super::plane::Plane;
 use super::proxy::{Fault, Plan, Record};
 use super::record::Exchange;
 use super::shape::{Shape, kinds, shape};
-use super::story::{Step, Story, peer_relay};
+use super::story::{Step, Story, other_name, peer_relay};
 use crate::signals;
 use crate::tools::Tools;
 use crate::world::NAMESPACE;
@@ -199,15 +199,16 @@ impl Stage {
 
     /// Waits until the operator has seen the PeerRelay and has nothing more to do.
     pub async fn settle(&self, name: &str) -> Result<()> {
-        let path = relay_path(name);
         let start = Instant::now();
         loop {
             signals::check()?;
-            let relay = self.plane.api.find(&path).await?;
-            let seen = relay.as_ref().is_none_or(|relay| {
+            let relay = self.plane.api.find(&relay_path(name)).await?;
+            let other = self.plane.api.find(&relay_path(&other_name(name))).await?;
+            let seen = [&relay, &other].into_iter().flatten().all(|relay| {
                 relay["status"]["observedGeneration"] == relay["metadata"]["generation"]
             });
-            let gone = relay.is_some() || self.shape(name).await?.objects.is_empty();
+            let of_other = |key: &String| key.contains(&other_name("NAME"));
+            let gone = relay.is_some() || self.shape(name).await?.objects.keys().all(of_other);
             if seen && gone && self.rolled_out().await? && self.record.quiet() > SETTLED {
                 return Ok(());
             }
@@ -228,7 +229,11 @@ impl Stage {
                 ("nodes", *node)
             }
             Step::Upgrade(_) => ("peerrelays", name),
-            Step::Apply(_) | Step::Delete | Step::AuthKey(_) => return Ok(()),
+            Step::Apply(_)
+            | Step::Delete
+            | Step::ApplyOther(_)
+            | Step::DeleteOther
+            | Step::AuthKey(_) => return Ok(()),
         };
         let start = Instant::now();
         while !self.record.told_of(mark, kind, name) {
@@ -290,6 +295,10 @@ impl Stage {
         match step {
             Step::Apply(spec) => drop(api.apply(&peer_relay(name, spec)).await?),
             Step::Delete => api.delete(&relay_path(name)).await?,
+            Step::ApplyOther(spec) => {
+                drop(api.apply(&peer_relay(&other_name(name), spec)).await?);
+            }
+            Step::DeleteOther => api.delete(&relay_path(&other_name(name))).await?,
             Step::NodeUp(node) => self.plane.node(node).await?,
             Step::NodeDown(node) => api.delete(&format!("/api/v1/nodes/{node}")).await?,
             Step::NodeLabel(node, zone) => {
@@ -317,6 +326,7 @@ impl Stage {
     async fn restore(&mut self, name: &str) -> Result<()> {
         let upgraded = self.operator.image != super::operator::IMAGE;
         self.step(name, &Step::Delete).await?;
+        self.step(name, &Step::DeleteOther).await?;
         self.step(name, &Step::NodeDown("late")).await?;
         self.step(name, &Step::NodeLabel("n1", None)).await?;
         self.reach(name, &Shape::default())

@@ -137,7 +137,7 @@ fn shared_address(world: &World<'_>) -> Result<String> {
 }
 
 /// What the relays report of themselves.
-fn reports(world: &World<'_>) -> Result<Vec<Value>> {
+pub(super) fn reports(world: &World<'_>) -> Result<Vec<Value>> {
     let text = world
         .rig
         .kubectl(["get", "relaynodes", "-n", NAMESPACE, "-o", "json"])?;
@@ -162,7 +162,7 @@ fn balancers(world: &World<'_>) -> Result<Vec<Value>> {
 }
 
 /// What a relay advertises, IPv4 first.
-fn endpoints(node: &Value) -> Vec<String> {
+pub(super) fn endpoints(node: &Value) -> Vec<String> {
     let all = node["status"]["endpoints"].as_array().into_iter().flatten();
     let mut all: Vec<_> = all
         .map(|e| e["address"].as_str().unwrap_or_default().to_owned())

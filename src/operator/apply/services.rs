@@ -1,0 +1,78 @@
+//! What Kubernetes does not change of a Service, so that the operator replaces it. Pure.
+
+use std::collections::BTreeSet;
+
+use k8s_openapi::api::core::v1::Service;
+use kube::ResourceExt;
+use serde_json::Value;
+
+use crate::names;
+
+/// Where the ports of the nodes stand.
+pub(super) const NODE_PORT: &str = "spec.ports[].nodePort";
+
+/// The field for whose sake `live` must be replaced to become `wanted`, if there is one.
+pub(super) fn replaced_for(live: &Value, wanted: &Value) -> Option<&'static str> {
+    if wanted["kind"] != "Service" {
+        return None;
+    }
+    let balanced = |service: &Value| service["spec"]["type"] == "LoadBalancer";
+    if balanced(live) && balanced(wanted) && class(live, wanted) {
+        return Some("spec.loadBalancerClass");
+    }
+    let first = |service: &Value| service["spec"]["ipFamilies"][0].clone();
+    let (is, should) = (first(live), first(wanted));
+    (!is.is_null() && !should.is_null() && is != should).then_some("spec.ipFamilies")
+}
+
+/// Whether the class of `live` is to change. One that somebody else has set stays.
+fn class(live: &Value, wanted: &Value) -> bool {
+    let class = |service: &Value| service["spec"]["loadBalancerClass"].clone();
+    let (is, should) = (class(live), class(wanted));
+    let ours = &live["metadata"]["annotations"][names::CLASS_ANNOTATION];
+    match should {
+        Value::Null => !is.is_null() && *ours == is,
+        _ => is != should,
+    }
+}
+
+/// Completes the families of `wanted` by those that the cluster has added: Kubernetes takes a
+/// shorter list for a wish to have fewer, and refuses it unless the policy is `SingleStack`.
+pub(super) fn keep_families(live: &Value, wanted: &mut Value) {
+    let families = |service: &Value| service["spec"]["ipFamilies"].as_array().cloned();
+    if wanted["kind"] != "Service" || wanted["spec"]["ipFamilyPolicy"] == "SingleStack" {
+        return;
+    }
+    if let (Some(is), Some(should)) = (families(live), families(wanted))
+        && is.len() > should.len()
+        && is.starts_with(&should)
+    {
+        wanted["spec"]["ipFamilies"] = is.into();
+    }
+}
+
+/// Names of the Services that have a port of the nodes which another one is to have. They must give
+/// it back first, wanted or not: two that change ports would each wait for the other.
+pub(super) fn in_the_way<'a>(
+    live: impl Iterator<Item = &'a Service>,
+    wanted: &[Service],
+) -> BTreeSet<String> {
+    let claims = |name: &str, port: i32| {
+        let others = wanted.iter().filter(|other| other.name_any() != name);
+        others.flat_map(node_ports).any(|claimed| claimed == port)
+    };
+    live.filter(|service| {
+        let name = service.name_any();
+        node_ports(service).any(|port| claims(&name, port))
+    })
+    .map(ResourceExt::name_any)
+    .collect()
+}
+
+fn node_ports(service: &Service) -> impl Iterator<Item = i32> + '_ {
+    let ports = service.spec.iter().flat_map(|spec| spec.ports.iter());
+    ports.flatten().filter_map(|port| port.node_port)
+}
+
+#[cfg(test)]
+mod tests;
