@@ -20,6 +20,7 @@ pub mod rollout;
 pub mod status;
 pub mod stores;
 pub mod tailnet;
+pub mod unreadable;
 pub mod validate;
 pub mod verification;
 pub mod withdrawal;
@@ -153,13 +154,18 @@ async fn control(
     identity: String,
 ) -> anyhow::Result<()> {
     let (stores, controller) = Stores::watch(&client, metrics.queue());
-    metrics.watch(controller.store());
+    metrics.watch(controller.store(), stores.unreadable_relays.clone());
     let controller = controller.with_config(Config::default().concurrency(CONCURRENCY));
     let reporter = Reporter {
         controller: names::OPERATOR.into(),
         instance: Some(identity),
     };
     let recorder = Recorder::new(client.clone(), reporter);
+    let (unreadable_relays, unreadable_nodes) = (
+        stores.unreadable_relays.clone(),
+        stores.unreadable_nodes.clone(),
+    );
+    let telling = (client.clone(), recorder.clone());
     let context = Arc::new(Context {
         client,
         stores,
@@ -191,8 +197,11 @@ async fn control(
             }
         }
     };
+    let (client, recorder) = &telling;
     tokio::select! {
         () = work => anyhow::bail!("watches ended"),
+        never = unreadable::tell_relays(client, recorder, &unreadable_relays) => match never {},
+        never = unreadable::tell_nodes(recorder, &unreadable_nodes) => match never {},
         Ok(never) | Err(never) = footprint::let_go(ready) => match never {},
     }
 }

@@ -7,14 +7,14 @@ use std::{
     time::Instant,
 };
 
-use kube::ResourceExt;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use kube_runtime::reflector::Store;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{apply::Changes, queue::Queue, requests::Count};
+use super::{apply::Changes, queue::Queue, requests::Count, stores::guard::UnreadableObjects};
 use crate::{
     crd::PeerRelay,
     process_metrics,
@@ -49,7 +49,7 @@ pub struct Metrics {
     waited: Histogram,
     running: Arc<Mutex<Vec<Instant>>>,
     failing: Arc<Mutex<Failures>>,
-    relays: Arc<OnceLock<Store<PeerRelay>>>,
+    relays: Arc<OnceLock<(Store<PeerRelay>, UnreadableObjects)>>,
 }
 
 impl Default for Metrics {
@@ -170,10 +170,10 @@ impl Metrics {
         Count(self.requests.clone())
     }
 
-    /// Tells the conditions of these PeerRelays.
-    pub fn watch(&self, relays: Store<PeerRelay>) {
+    /// Tells the conditions of these PeerRelays, and of those that cannot be read.
+    pub fn watch(&self, relays: Store<PeerRelay>, unreadable: UnreadableObjects) {
         // Set once: there is one controller.
-        self.relays.set(relays).ok();
+        self.relays.set((relays, unreadable)).ok();
     }
 
     /// Says that this replica leads.
@@ -240,22 +240,32 @@ impl Metrics {
         let help = "Conditions of a PeerRelay by type: 1 is True, 0 is False, -1 is Unknown. Labels: \
                     peer_relay, peer_relay_namespace, type.";
         let mut text = format!("# HELP {CONDITION} {help}\n# TYPE {CONDITION} gauge\n");
-        for relay in self.relays.get().map(Store::state).unwrap_or_default() {
-            let (name, namespace) = (relay.name_any(), relay.namespace().unwrap_or_default());
+        let mut tell = |metadata: &ObjectMeta, kind: &str, status: &str| {
+            let value = match status {
+                "True" => 1,
+                "False" => 0,
+                _ => -1,
+            };
+            let name = metadata.name.as_deref().unwrap_or_default();
+            let namespace = metadata.namespace.as_deref().unwrap_or_default();
+            writeln!(
+                text,
+                "{CONDITION}{{peer_relay=\"{name}\",peer_relay_namespace=\"{namespace}\",\
+                 type=\"{kind}\"}} {value}"
+            )
+            .expect("memory takes all text");
+        };
+        let Some((relays, unreadable)) = self.relays.get() else {
+            return text;
+        };
+        for relay in relays.state() {
             for condition in relay.status.iter().flat_map(|status| &status.conditions) {
-                let value = match &*condition.status {
-                    "True" => 1,
-                    "False" => 0,
-                    _ => -1,
-                };
-                let kind = &condition.type_;
-                writeln!(
-                    text,
-                    "{CONDITION}{{peer_relay=\"{name}\",peer_relay_namespace=\"{namespace}\",\
-                     type=\"{kind}\"}} {value}"
-                )
-                .expect("memory takes all text");
+                tell(&relay.metadata, &condition.type_, &condition.status);
             }
+        }
+        for object in unreadable.all() {
+            tell(&object.metadata, "Ready", "False");
+            tell(&object.metadata, "Stalled", "True");
         }
         text
     }
@@ -300,7 +310,7 @@ mod tests {
     fn conditions_come_and_go_with_their_relay() {
         let metrics = Metrics::default();
         let (store, mut writer) = reflector::store();
-        metrics.watch(store);
+        metrics.watch(store, UnreadableObjects::default());
         let mut relay = fixtures::relay(json!({}));
         let condition = |kind: &str, status: &str| {
             json!({"type": kind, "status": status, "reason": "R", "message": "",

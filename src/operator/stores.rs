@@ -1,5 +1,6 @@
 //! What the operator knows of the cluster: one watch per kind, nothing is polled.
 
+pub mod guard;
 pub mod monitoring;
 mod neighbours;
 mod nodes;
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 use std::{collections::HashSet, fmt::Debug, hash::Hash, sync::Arc, time::Instant};
 use tokio::sync::OnceCell;
 
+use self::guard::UnreadableObjects;
 use super::{
     plan::Surroundings,
     queue::Queue,
@@ -54,6 +56,10 @@ pub struct Stores {
     pub(super) monitoring: monitoring::Monitoring,
     /// Reports of the relays.
     pub(super) relay_nodes: Store<RelayNode>,
+    /// PeerRelays that cannot be read.
+    pub(super) unreadable_relays: UnreadableObjects,
+    /// Reports that cannot be read.
+    pub(super) unreadable_nodes: UnreadableObjects,
     /// The relays' pods: identity, node and state.
     pub(super) pods: Store<Pod>,
     /// Why pods could not be made, for all DaemonSets of the cluster.
@@ -67,7 +73,8 @@ impl Stores {
     /// Each trigger is noted in `queue`.
     pub fn watch(client: &Client, queue: &Queue) -> (Self, Controller<PeerRelay>) {
         let client = &stream::newest(client);
-        let (peer_relays, stream, changed) = neighbours::watch(client);
+        let unreadable_relays = UnreadableObjects::default();
+        let (peer_relays, stream, changed) = neighbours::watch(client, &unreadable_relays);
         let noted = queue.clone();
         let stream = stream.inspect_ok(move |relay: &PeerRelay| {
             noted.add(&reflector::ObjectRef::from_obj(relay), Instant::now());
@@ -114,8 +121,8 @@ impl Stores {
                     .collect::<Vec<_>>()
             }),
         );
-        let all = watcher::Config::default();
-        let (relay_nodes, stream) = reflect(client, all, |_| {});
+        let unreadable_nodes = UnreadableObjects::default();
+        let (relay_nodes, stream) = guarded(client, &unreadable_nodes);
         let controller = controller.watches_stream(
             stream,
             queue.noting(|node: RelayNode| {
@@ -145,6 +152,8 @@ impl Stores {
             nodes,
             monitoring,
             relay_nodes,
+            unreadable_relays,
+            unreadable_nodes,
             pods,
             refusals,
             ready: OnceCell::new(),
@@ -265,8 +274,35 @@ where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash,
 {
-    let (store, writer) = reflector::store();
-    let stream = stream::events(client, config)
+    keep(stream::events(client, config), reflector::store(), prune)
+}
+
+/// Watches all objects of a kind of which some may not be readable.
+fn guarded<K>(
+    client: &Client,
+    unreadable: &UnreadableObjects,
+) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash,
+{
+    let store = reflector::store();
+    let events = stream::events(client, watcher::Config::default());
+    let events = guard::readable(events, store.0.clone(), unreadable.clone());
+    keep(events, store, |_| {})
+}
+
+fn keep<K, S>(
+    events: S,
+    (store, writer): (Store<K>, reflector::store::Writer<K>),
+    prune: fn(&mut K),
+) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K, S>)
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K::DynamicType: Eq + Hash,
+    S: Stream<Item = watcher::Event<K>> + Send,
+{
+    let stream = events
         .map(Ok)
         .modify(move |object: &mut K| {
             object.meta_mut().managed_fields = None;

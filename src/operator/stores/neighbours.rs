@@ -13,13 +13,18 @@ use kube_runtime::{
     watcher::{self, Event},
 };
 
-use super::{Touched, stream};
+use super::{
+    Touched,
+    guard::{UnreadableObjects, readable},
+    stream,
+};
 use crate::{crd::PeerRelay, operator::tailnet::seen_by_neighbours};
 
-/// All PeerRelays, a stream with each that has come, gone or changed, and one with a word whenever
+/// All PeerRelays that can be read, a stream with each that has come, gone or changed, and one with a word whenever
 /// that matters to others.
 pub(super) fn watch(
     client: &Client,
+    unreadable: &UnreadableObjects,
 ) -> (
     Store<PeerRelay>,
     impl Stream<Item = Touched<PeerRelay>> + Send + use<>,
@@ -29,7 +34,8 @@ pub(super) fn watch(
     let mut seen = Seen::new(seen_by_neighbours);
     // One word that waits is enough, however much has changed by then; each sender has one more.
     let (mut sender, receiver) = mpsc::channel(0);
-    let stream = stream::events(client, watcher::Config::default())
+    let events = stream::events(client, watcher::Config::default());
+    let stream = readable(events, store.clone(), unreadable.clone())
         .map(Ok)
         .modify(|relay: &mut PeerRelay| relay.metadata.managed_fields = None)
         .reflect(writer)

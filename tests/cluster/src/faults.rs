@@ -25,11 +25,14 @@ use anyhow::{Context, Result, bail};
 use tokio::runtime::Runtime;
 
 use self::proxy::Fault;
-use self::trial::Stage;
+use self::trial::{Stage, refusals::CODES};
 use crate::build::{self, Profile};
 use crate::packages;
 use crate::progress::Progress;
 use crate::tools::Tools;
+
+/// Refusals of a sample, for each story that has some.
+const SAMPLED_REFUSALS: usize = 2;
 
 /// What to try.
 #[derive(Debug, clap::Args)]
@@ -155,6 +158,30 @@ pub fn play(
                 }
             }
             counts.faults += struck;
+            let mut refusals = refusals(story, &golden);
+            if let Extent::Sample(_) = extent {
+                let (all, offset) = (std::mem::take(&mut refusals), index);
+                refusals = all
+                    .into_iter()
+                    .skip(offset)
+                    .take(SAMPLED_REFUSALS)
+                    .collect();
+            }
+            for (resource, region, code) in refusals {
+                let what = (&*resource, &*region);
+                match stage.refusal(story, &golden, what, code).await {
+                    Ok(()) => counts.faults += 1,
+                    Err(error) => {
+                        crate::signals::check()?;
+                        counts.alarms += 1;
+                        progress.line(format_args!(
+                            "ALARM {}: {code} for {resource} of {region}: {error:#}",
+                            story.name
+                        ));
+                        stage = Stage::open(tools, program).await?;
+                    }
+                }
+            }
         }
         Ok(counts)
     })
@@ -170,6 +197,17 @@ pub fn runtime() -> Result<Runtime> {
 fn points(writes: usize) -> Vec<(usize, Fault)> {
     let at = |nth| Fault::ALL.map(|fault| (nth, fault));
     (0..=writes).flat_map(at).collect()
+}
+
+/// Every kind and region to refuse, and the code.
+fn refusals(story: &story::Story, golden: &trial::Golden) -> Vec<(String, String, u16)> {
+    if !story::REFUSED.contains(&&*story.name) {
+        return Vec::new();
+    }
+    let written = golden.written(&story::REGIONS).into_iter();
+    let with_codes = written
+        .flat_map(|(resource, region)| CODES.map(|code| (resource.clone(), region.clone(), code)));
+    with_codes.collect()
 }
 
 /// As many as fit into `share`; another choice for each story.

@@ -16,6 +16,7 @@ mod nodes;
 mod operator;
 mod paths;
 mod reasons;
+mod refusals;
 mod regions;
 mod restarts;
 mod rights;
@@ -61,6 +62,7 @@ pub fn all() -> Vec<Scenario> {
         hostile::scenarios(),
         secrets::scenarios(),
         reasons::scenarios(),
+        refusals::scenarios(),
         grants::scenarios(),
         admission::scenarios(),
         manifests::scenarios(),

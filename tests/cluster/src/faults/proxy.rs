@@ -41,9 +41,11 @@ pub enum Fault {
 
 impl Fault {
     /// All that strike by themselves.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 10] = [
         Self::KillBefore,
         Self::KillAfter,
+        Self::Answer(403),
+        Self::Answer(422),
         Self::Answer(409),
         Self::Answer(429),
         Self::Answer(500),
@@ -71,6 +73,26 @@ pub struct Plan {
     pub times: usize,
 }
 
+/// Objects to which every write is refused: those of a kind and of a name, or with a name that goes
+/// on after it with a dash.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    /// Plural of the kind.
+    pub resource: String,
+    /// Name, or its beginning.
+    pub name: String,
+    /// Code of the answer.
+    pub code: u16,
+}
+
+impl Refused {
+    fn meets(&self, asked: &Asked) -> bool {
+        let rest = asked.name.strip_prefix(&*self.name);
+        let named = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+        asked.writes() && asked.resource == self.resource && named
+    }
+}
+
 /// What all proxies of a run share.
 #[derive(Clone, Debug)]
 pub struct Record(Arc<Shared>);
@@ -81,6 +103,7 @@ struct Shared {
     /// What watches have told.
     heard: Mutex<Vec<Heard>>,
     plan: Mutex<Option<Plan>>,
+    refused: Mutex<Option<Refused>>,
     struck: watch::Sender<usize>,
     /// Watches that began before this number changed end.
     cut: watch::Sender<usize>,
@@ -96,6 +119,7 @@ impl Default for Record {
             exchanges: Mutex::default(),
             heard: Mutex::default(),
             plan: Mutex::default(),
+            refused: Mutex::default(),
             struck: watch::Sender::new(0),
             cut: watch::Sender::new(0),
             stalled: watch::Sender::new(false),
@@ -161,6 +185,11 @@ impl Record {
         *lock(&self.0.plan) = None;
     }
 
+    /// Refuses every write to such objects from now on, or none.
+    pub fn refuse(&self, refused: Option<Refused>) {
+        *lock(&self.0.refused) = refused;
+    }
+
     /// Ends all watches that run.
     pub fn cut_watches(&self) {
         self.0.cut.send_modify(|number| *number += 1);
@@ -178,6 +207,10 @@ impl Record {
 
     /// The fault for a write, if it is the one.
     fn fault(&self, asked: &Asked, path: &str, body: &[u8]) -> Option<Fault> {
+        let refused = lock(&self.0.refused).clone();
+        if let Some(refused) = refused.filter(|refused| refused.meets(asked)) {
+            return Some(Fault::Answer(refused.code));
+        }
         let mut armed = lock(&self.0.plan);
         let plan = armed.as_mut()?;
         let about = plan.about.as_bytes();

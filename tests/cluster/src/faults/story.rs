@@ -54,6 +54,11 @@ pub const TYPICAL: [&str; 11] = [
     "exposure: port exchanged",
 ];
 
+/// Stories in which every kind of object is refused, region by region.
+pub const REFUSED: [&str; 3] = ["two regions", "port of two regions", "region removed"];
+/// Their regions.
+pub const REGIONS: [&str; 2] = ["office", "lab"];
+
 /// All stories.
 pub fn all() -> Vec<Story> {
     let smallest = || Step::Apply(json!({}));
@@ -63,6 +68,8 @@ pub fn all() -> Vec<Story> {
     let two = json!({"regions": [
         {"name": "office", "clients": ["tag:office"]}, {"name": "lab", "clients": ["tag:lab"]},
     ]});
+    let mut ported = two.clone();
+    ported["port"] = json!(41_000);
     let placed = region("placement", json!({"nodeSelector": {"zone": "a"}}));
     let toleration = json!({"tolerations": [{"key": "relays", "operator": "Exists"}]});
     let ca = "-----BEGIN CERTIFICATE-----\nrig\n-----END CERTIFICATE-----\n";
@@ -94,6 +101,12 @@ pub fn all() -> Vec<Story> {
         ),
         changed("region renamed", region("name", json!("annex"))),
         changed("region added", two.clone()),
+        story("two regions", vec![], vec![Step::Apply(two.clone())]),
+        story(
+            "port of two regions",
+            vec![Step::Apply(two.clone())],
+            vec![Step::Apply(ported)],
+        ),
         story("region removed", vec![Step::Apply(two)], vec![smallest()]),
         story("node up", vec![many()], vec![Step::NodeUp("late")]),
         story(

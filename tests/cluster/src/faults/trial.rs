@@ -1,5 +1,7 @@
 //! One story, played with or without a fault, and what came of it.
 
+pub mod refusals;
+
 use std::path::Path;
 use std::time::Duration;
 

@@ -1,0 +1,215 @@
+//! Tells of objects that cannot be read: a PeerRelay by its status, a RelayNode by an event.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    jiff::Timestamp,
+};
+use kube::{
+    Api, Client, Resource,
+    api::{Patch, PatchParams},
+};
+use kube_runtime::{
+    events::{Event, EventType, Recorder},
+    reflector::ObjectRef,
+};
+use serde_json::{Value, json};
+
+use super::{
+    events::transitions,
+    stores::guard::{Guarded, Unreadable, UnreadableObjects},
+};
+use crate::{
+    crd::{PeerRelay, RelayNode},
+    names,
+};
+
+/// Wait after something could not be told.
+const RETRY: Duration = Duration::from_secs(5);
+/// Least time between two events about RelayNodes, which others may write as they like.
+const PACE: Duration = Duration::from_secs(1);
+/// Conditions of a status that are read at most.
+const MOST_CONDITIONS: usize = 16;
+/// Reason of the event about a RelayNode.
+pub const INVALID_REPORT: &str = "InvalidReport";
+
+/// Tells of PeerRelays: they are `InvalidSpec`, and what was made of them stays as it is.
+pub async fn tell_relays(
+    client: &Client,
+    recorder: &Recorder,
+    objects: &UnreadableObjects,
+) -> Infallible {
+    loop {
+        let object = objects.next().await;
+        if let Err(error) = tell_relay(client, recorder, &object).await {
+            tracing::warn!(%error, "failed to tell of a PeerRelay that cannot be read");
+            objects.again(&object);
+            tokio::time::sleep(RETRY).await;
+        }
+    }
+}
+
+async fn tell_relay(
+    client: &Client,
+    recorder: &Recorder,
+    object: &Arc<Unreadable>,
+) -> Result<(), Box<kube::Error>> {
+    if object.metadata.deletion_timestamp.is_some() {
+        return Ok(());
+    }
+    let Some((status, before, after)) = invalid(object, Timestamp::now()) else {
+        return Ok(());
+    };
+    let name = object.metadata.name.as_deref().unwrap_or_default();
+    let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
+    // The answer is the same object, and cannot be read either.
+    let api: Api<Guarded<PeerRelay>> = Api::namespaced(client.clone(), namespace);
+    let patch = json!({
+        "apiVersion": PeerRelay::api_version(&()),
+        "kind": PeerRelay::kind(&()),
+        "metadata": {"name": name, "uid": object.metadata.uid},
+        "status": status,
+    });
+    let params = PatchParams::apply(names::STATUS_MANAGER).force();
+    match api.patch_status(name, &params, &Patch::Apply(&patch)).await {
+        Ok(_) => {}
+        // Gone, or another one by now.
+        Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
+        Err(error) => return Err(Box::new(error)),
+    }
+    for event in transitions(&before, &after) {
+        publish::<PeerRelay>(recorder, object, &event).await;
+    }
+    Ok(())
+}
+
+/// The status of a PeerRelay that cannot be read, and its conditions before and after; nothing if it
+/// says so already. What else it says stays.
+fn invalid(object: &Unreadable, now: Timestamp) -> Option<(Value, Vec<Condition>, Vec<Condition>)> {
+    let generation = object.metadata.generation.unwrap_or_default();
+    let last = object.status.clone().filter(Value::is_object);
+    let last = last.unwrap_or_else(|| json!({}));
+    let listed = last["conditions"].as_array().into_iter().flatten();
+    let read = |condition: &Value| serde_json::from_value(condition.clone()).ok();
+    let before: Vec<Condition> = listed.take(MOST_CONDITIONS).filter_map(read).collect();
+    let message = format!(
+        "this version of the operator cannot read it, and leaves its relays as they are: {}: \
+         correct it, or upgrade the operator",
+        object.error
+    );
+    let condition = |type_: &str, status: &str| {
+        let same = before
+            .iter()
+            .find(|c| c.type_ == type_ && c.status == status);
+        Condition {
+            type_: type_.to_owned(),
+            status: status.to_owned(),
+            reason: "InvalidSpec".to_owned(),
+            message: message.clone(),
+            observed_generation: Some(generation),
+            last_transition_time: same.map_or(Time(now), |c| c.last_transition_time.clone()),
+        }
+    };
+    let mut after = vec![condition("Ready", "False"), condition("Stalled", "True")];
+    let is_other = |c: &&Condition| !matches!(&*c.type_, "Ready" | "Stalled" | "Reconciling");
+    after.extend(before.iter().filter(is_other).cloned());
+    let mut status = last.clone();
+    status["observedGeneration"] = generation.into();
+    status["conditions"] = serde_json::to_value(&after).expect("conditions are plain data");
+    (status != last).then_some((status, before, after))
+}
+
+/// Tells of RelayNodes: they are left out, as if the relay had not reported.
+pub async fn tell_nodes(recorder: &Recorder, objects: &UnreadableObjects) -> Infallible {
+    let mut told = std::collections::BTreeMap::new();
+    loop {
+        let object = objects.next().await;
+        let known: std::collections::BTreeSet<_> = objects.all().iter().map(uid).collect();
+        told.retain(|uid, _| known.contains(uid));
+        // A relay writes its report again and again; the same trouble is told once.
+        if told.insert(uid(&object), object.error.clone()) == Some(object.error.clone()) {
+            continue;
+        }
+        let event = Event {
+            type_: EventType::Warning,
+            reason: INVALID_REPORT.into(),
+            note: Some(format!(
+                "this version of the operator cannot read it, and leaves it out: {}",
+                object.error
+            )),
+            action: "Reconcile".into(),
+            secondary: None,
+        };
+        publish::<RelayNode>(recorder, &object, &event).await;
+        tokio::time::sleep(PACE).await;
+    }
+}
+
+fn uid(object: &Arc<Unreadable>) -> String {
+    object.metadata.uid.clone().unwrap_or_default()
+}
+
+/// An event that cannot be written is only logged.
+async fn publish<K>(recorder: &Recorder, object: &Unreadable, event: &Event)
+where
+    K: Resource<DynamicType = ()>,
+{
+    let mut about = ObjectRef::<K>::new(object.metadata.name.as_deref().unwrap_or_default());
+    about.namespace.clone_from(&object.metadata.namespace);
+    about.extra.uid.clone_from(&object.metadata.uid);
+    if let Err(error) = recorder.publish(event, &about.into()).await {
+        tracing::warn!(%error, "event not written");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
+
+    use super::*;
+
+    #[test]
+    fn an_unreadable_spec_is_invalid_and_all_else_stays() {
+        let condition = |type_: &str, status: &str| {
+            json!({"type": type_, "status": status, "reason": "R", "message": "",
+                   "lastTransitionTime": "2026-01-01T00:00:00Z"})
+        };
+        let mut object = Unreadable {
+            metadata: ObjectMeta {
+                generation: Some(4),
+                ..ObjectMeta::default()
+            },
+            status: Some(json!({
+                "observedGeneration": 3, "relays": "2/2", "newer": {"field": 1},
+                "conditions": [
+                    condition("Ready", "True"), condition("Reconciling", "True"),
+                    condition("RelaysAvailable", "True"), {"type": 5},
+                ],
+            })),
+            error: "unknown variant `Quantum`".into(),
+        };
+        let now = Timestamp::from_second(1_800_000_000).unwrap();
+        let (status, before, after) = invalid(&object, now).unwrap();
+        assert_eq!(before.len(), 3);
+        let text = |c: &Condition| format!("{}={}/{}", c.type_, c.status, c.reason);
+        let said: Vec<_> = after.iter().map(text).collect();
+        let wanted = [
+            "Ready=False/InvalidSpec",
+            "Stalled=True/InvalidSpec",
+            "RelaysAvailable=True/R",
+        ];
+        assert_eq!(said, wanted);
+        assert!(after[0].message.contains("unknown variant `Quantum`"));
+        assert_eq!(status["relays"], "2/2");
+        assert_eq!(status["newer"]["field"], 1);
+        assert_eq!(status["observedGeneration"], 4);
+        object.status = Some(status);
+        let later = Timestamp::from_second(1_900_000_000).unwrap();
+        assert!(invalid(&object, later).is_none(), "told twice");
+        object.status = None;
+        assert!(invalid(&object, now).is_some());
+    }
+}
