@@ -32,11 +32,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 fn refused(world: &World<'_>) -> Result<String> {
     reset(world)?;
-    let mut found = Vec::new();
-    found.push(bad_resources(world).context("bad resources")?);
-    found.push(unknown_kind(world).context("unknown kind")?);
-    found.push(port_taken(world).context("node port taken")?);
-    found.push(policy_and_quota(world).context("policy and quota")?);
+    let found = [
+        bad_resources(world).context("bad resources")?,
+        unknown_kind(world).context("unknown kind")?,
+        port_taken(world).context("node port taken")?,
+        policy_and_quota(world).context("policy and quota")?,
+    ];
     namespace_goes(world).context("namespace that is deleted")?;
     world.wait_ready(EDGE)?;
     Ok(found.join(", "))
