@@ -24,7 +24,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: refused,
         },
         Scenario {
-            name: "a PeerRelay and a RelayNode that cannot be read hide no others",
+            name: "what the operator cannot read, a PeerRelay or a RelayNode, holds up nothing else",
             run: unreadable,
         },
     ]
