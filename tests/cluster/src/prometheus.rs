@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
@@ -140,6 +140,20 @@ impl<'a> Prometheus<'a> {
     /// What a query gives.
     pub fn query(&self, query: &str) -> Result<Vec<Value>> {
         let answer = ask("query", &[&format!("query={query}")])?;
+        Ok(answer["result"].as_array().cloned().unwrap_or_default())
+    }
+
+    /// What a query gave in the last `seconds`.
+    pub fn range(&self, query: &str, seconds: u64) -> Result<Vec<Value>> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
+        let (start, end) = (now - seconds, now);
+        let fields = [
+            format!("query={query}"),
+            format!("start={start}"),
+            format!("end={end}"),
+            "step=2".to_owned(),
+        ];
+        let answer = ask("query_range", &fields.each_ref().map(String::as_str))?;
         Ok(answer["result"].as_array().cloned().unwrap_or_default())
     }
 

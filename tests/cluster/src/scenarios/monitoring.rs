@@ -10,6 +10,7 @@ use crate::prometheus::{Prometheus, RELEASE};
 use crate::state::repository;
 use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
 
+mod picture;
 mod queries;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -56,6 +57,10 @@ fn scraped(world: &World<'_>) -> Result<String> {
         queries = queries::hold(&prometheus)?;
         Ok(())
     })?;
+    // As generated files are: only when asked to.
+    if std::env::var_os("UPDATE").is_some() {
+        picture::draw(&prometheus, 120, &repository().join("docs/dashboard.svg"))?;
+    }
     // What is not wanted any more goes, while its kind stays.
     let off = json!({"monitoring": {"serviceMonitor": "Disabled", "prometheusRule": "Disabled"}});
     world.apply(EDGE, &off)?;

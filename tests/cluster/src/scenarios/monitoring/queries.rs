@@ -149,7 +149,7 @@ fn labels_of(series: &[Value]) -> BTreeSet<String> {
 }
 
 /// The query with Grafana's variables put in, as for "All".
-fn substituted(query: &str) -> String {
+pub(super) fn substituted(query: &str) -> String {
     ["namespace", "peer_relay", "region", "node"]
         .iter()
         .fold(query.replace("$__rate_interval", "1m"), |query, name| {
@@ -217,7 +217,7 @@ impl Selector {
     }
 }
 
-fn list(value: &Value) -> impl Iterator<Item = &Value> {
+pub(super) fn list(value: &Value) -> impl Iterator<Item = &Value> {
     value.as_array().into_iter().flatten()
 }
 

@@ -1,0 +1,205 @@
+//! The dashboard as a drawing, from what a Prometheus has: for the documentation, as no Grafana can be
+//! had here.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use super::queries::{list, substituted};
+use crate::prometheus::Prometheus;
+use crate::state::repository;
+
+/// Pixels of a column and of a row of Grafana's grid.
+const CELL: (f64, f64) = (44.0, 24.0);
+/// Series that a legend names.
+const NAMED: usize = 4;
+const COLORS: [&str; 6] = [
+    "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b",
+];
+
+/// Name of a series, and its values by time.
+type Line = (String, Vec<(f64, f64)>);
+
+/// Draws the last `seconds` into a file.
+pub(super) fn draw(prometheus: &Prometheus<'_>, seconds: u64, output: &Path) -> Result<()> {
+    let board = fs::read_to_string(repository().join("deploy/monitoring/dashboard.json"))?;
+    let board: Value = serde_json::from_str(&board)?;
+    let bottom = list(&board["panels"]).map(|panel| place(panel, "y") + place(panel, "h"));
+    let height = bottom.fold(0.0, f64::max) * CELL.1;
+    let width = 24.0 * CELL.0;
+    let mut svg = format!(
+        "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {width} {height}\" \
+         font-family=\"sans-serif\" font-size=\"10\">\n\
+         <rect width=\"100%\" height=\"100%\" fill=\"#f4f5f5\"/>\n"
+    );
+    for panel in list(&board["panels"]) {
+        let mut lines = Vec::new();
+        for target in list(&panel["targets"]) {
+            let query = target["expr"].as_str().context("no query")?;
+            let legend = target["legendFormat"].as_str().unwrap_or_default();
+            let series = prometheus.range(&substituted(query), seconds)?;
+            lines.extend(series.iter().map(|series| line(series, legend)));
+        }
+        shown(&mut svg, panel, &lines);
+    }
+    svg.push_str("</svg>\n");
+    fs::write(output, svg).with_context(|| format!("failed to write {}", output.display()))
+}
+
+fn place(panel: &Value, side: &str) -> f64 {
+    panel["gridPos"][side].as_f64().unwrap_or_default()
+}
+
+fn line(series: &Value, legend: &str) -> Line {
+    let labels = series["metric"].as_object().into_iter().flatten();
+    let name = labels.fold(legend.to_owned(), |name, (label, value)| {
+        name.replace(
+            &format!("{{{{{label}}}}}"),
+            value.as_str().unwrap_or_default(),
+        )
+    });
+    let values = list(&series["values"]).filter_map(|point| {
+        let value: f64 = point[1].as_str()?.parse().ok()?;
+        value.is_finite().then_some((point[0].as_f64()?, value))
+    });
+    (name, values.collect())
+}
+
+fn shown(svg: &mut String, panel: &Value, lines: &[Line]) {
+    let (x, y) = (place(panel, "x") * CELL.0, place(panel, "y") * CELL.1);
+    let (w, h) = (place(panel, "w") * CELL.0, place(panel, "h") * CELL.1);
+    let title = panel["title"].as_str().unwrap_or_default();
+    if panel["type"] == "row" {
+        let y = y + 16.0;
+        writeln!(
+            svg,
+            "<text x=\"6\" y=\"{y:.0}\" font-size=\"13\" font-weight=\"bold\">{title}</text>"
+        )
+        .ok();
+        return;
+    }
+    writeln!(
+        svg,
+        "<rect x=\"{:.0}\" y=\"{:.0}\" width=\"{:.0}\" height=\"{:.0}\" fill=\"#ffffff\" stroke=\"#d8d9da\"/>\n\
+         <text x=\"{:.0}\" y=\"{:.0}\" font-size=\"11\">{title}</text>",
+        x + 2.0, y + 2.0, w - 4.0, h - 4.0, x + 8.0, y + 16.0
+    )
+    .ok();
+    let unit = panel["fieldConfig"]["defaults"]["unit"]
+        .as_str()
+        .unwrap_or_default();
+    if panel["type"] == "stat" {
+        let last = lines.iter().find_map(|(_, values)| values.last());
+        let text = last.map_or_else(|| "no data".to_owned(), |(_, value)| number(*value, unit));
+        let (x, y) = (x + w / 2.0, y + h / 2.0 + 16.0);
+        writeln!(svg, "<text x=\"{x:.0}\" y=\"{y:.0}\" font-size=\"24\" text-anchor=\"middle\" fill=\"#2ca02c\">{text}</text>").ok();
+        return;
+    }
+    graph(
+        svg,
+        (x + 60.0, y + 26.0, w - 72.0, h - 26.0 - 16.0 * 2.0),
+        lines,
+        unit,
+    );
+}
+
+fn graph(svg: &mut String, (x, y, w, h): (f64, f64, f64, f64), lines: &[Line], unit: &str) {
+    let points = || lines.iter().flat_map(|(_, values)| values);
+    let bounds = |of: fn(&(f64, f64)) -> f64| {
+        points().fold((f64::MAX, f64::MIN), |(a, b), point| {
+            (a.min(of(point)), b.max(of(point)))
+        })
+    };
+    let ((first, last), (low, high)) = (bounds(|p| p.0), bounds(|p| p.1));
+    if points().next().is_none() {
+        writeln!(
+            svg,
+            "<text x=\"{x:.0}\" y=\"{:.0}\" fill=\"#8e8e8e\">no data in this time</text>",
+            y + h / 2.0
+        )
+        .ok();
+        return;
+    }
+    let low = low.min(0.0);
+    let high = if high > low { high } else { low + 1.0 };
+    for (value, at) in [(high, y), (low, y + h)] {
+        let text = number(value, unit);
+        writeln!(
+            svg,
+            "<line x1=\"{x:.0}\" x2=\"{:.0}\" y1=\"{at:.0}\" y2=\"{at:.0}\" stroke=\"#e4e5e6\"/>\n\
+             <text x=\"{:.0}\" y=\"{:.0}\" text-anchor=\"end\" fill=\"#57606a\">{text}</text>",
+            x + w,
+            x - 4.0,
+            at + 3.0
+        )
+        .ok();
+    }
+    let span = (last - first).max(1.0);
+    let place = |(time, value): &(f64, f64)| {
+        let across = x + (time - first) / span * w;
+        let down = y + h - (value - low) / (high - low) * h;
+        format!("{across:.1},{down:.1}")
+    };
+    for (at, (_, values)) in lines.iter().enumerate() {
+        let places: Vec<_> = values.iter().map(place).collect();
+        let color = COLORS[at % COLORS.len()];
+        writeln!(
+            svg,
+            "<polyline fill=\"none\" stroke=\"{color}\" points=\"{}\"/>",
+            places.join(" ")
+        )
+        .ok();
+    }
+    let names = lines.iter().take(NAMED).enumerate().map(|(at, (name, _))| {
+        let color = COLORS[at % COLORS.len()];
+        let name = name.replace('&', "&amp;").replace('<', "&lt;");
+        format!("<tspan fill=\"{color}\">{name}</tspan>")
+    });
+    let names: Vec<_> = names.collect();
+    let more = lines.len().saturating_sub(NAMED);
+    let more = if more > 0 {
+        format!(" and {more} more")
+    } else {
+        String::new()
+    };
+    writeln!(
+        svg,
+        "<text x=\"{:.0}\" y=\"{:.0}\">{}{more}</text>",
+        x - 52.0,
+        y + h + 22.0,
+        names.join("  ")
+    )
+    .ok();
+}
+
+/// A value in its unit, with at most three digits.
+fn number(value: f64, unit: &str) -> String {
+    let suffix = match unit {
+        "Bps" => "B/s",
+        "bytes" => "B",
+        "s" => "s",
+        "none" => "",
+        _ => "/s",
+    };
+    let scales = [
+        (1e9, "G"),
+        (1e6, "M"),
+        (1e3, "k"),
+        (1.0, ""),
+        (1e-3, "m"),
+        (1e-6, "µ"),
+    ];
+    let size = value.abs();
+    let (scale, prefix) = scales
+        .into_iter()
+        .find(|(scale, _)| size >= *scale)
+        .unwrap_or((1.0, ""));
+    let scaled = value / scale;
+    let digits = if scaled.fract().abs() < 1e-9 { 0 } else { 2 };
+    format!("{scaled:.digits$} {prefix}{suffix}")
+        .trim_end()
+        .to_owned()
+}
