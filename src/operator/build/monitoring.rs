@@ -198,7 +198,8 @@ fn prometheus_rule(relay: &ValidatedRelay) -> Value {
         relay.namespace, relay.name
     );
     let mut scopes = vec![Scope::Relays];
-    if MonitoringKind::ServiceMonitor.object(relay).is_some() {
+    // One that is turned off has no relay to be scraped, as it should.
+    if relay.enabled && MonitoringKind::ServiceMonitor.object(relay).is_some() {
         scopes.push(Scope::Targets);
     }
     let groups = scopes.into_iter().map(|scope| alerts(scope, &selector));

@@ -442,8 +442,8 @@ fn annotations_stand_in_until_something_says_that_the_monitor_is_selected() {
 
 #[test]
 fn missing_targets_are_an_alert_only_where_there_should_be_some() {
-    let alerts = |monitoring: Value| {
-        let mut relay = validated(json!({"monitoring": monitoring}));
+    let alerts = |spec: Value| {
+        let mut relay = validated(spec);
         relay.monitoring_kinds = MonitoringKind::ALL.into();
         let rule = MonitoringKind::PrometheusRule.object(&relay).unwrap();
         let text = rule.data.to_string();
@@ -453,7 +453,9 @@ fn missing_targets_are_an_alert_only_where_there_should_be_some() {
         )
     };
     assert_eq!(alerts(json!({})), (true, true));
-    assert_eq!(alerts(json!({"serviceMonitor": "Disabled"})), (false, true));
+    let unseen = json!({"monitoring": {"serviceMonitor": "Disabled"}});
+    assert_eq!(alerts(unseen), (false, true));
+    assert_eq!(alerts(json!({"enabled": false})), (false, true));
 }
 
 #[test]
