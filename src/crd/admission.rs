@@ -52,7 +52,8 @@ pub struct Admission {
 impl Default for Admission {
     fn default() -> Self {
         let mut schema = peer_relay_schema();
-        let json = serde_json::to_value(&schema).expect("a schema is plain data");
+        let mut json = serde_json::to_value(&schema).expect("a schema is plain data");
+        without_old_self(&mut json);
         // The API server accepts these two beside the fields of the definition.
         let properties = schema.properties.get_or_insert_default();
         for own in ["apiVersion", "kind"] {
@@ -103,6 +104,23 @@ impl Admission {
             problems.retain(|known| !says_the_same(known, &path, &rule.message));
             problems.push(Problem::new(path, rule.message));
         }
+    }
+}
+
+/// Removes what rules say about an earlier version of the object: one that is created has none, and
+/// kube-cel does not know the optional type that it would have.
+fn without_old_self(json: &mut Value) {
+    match json {
+        Value::Object(fields) => {
+            if fields.remove("optionalOldSelf") == Some(Value::Bool(true))
+                && let Some(Value::String(rule)) = fields.get_mut("rule")
+            {
+                *rule = rule.replace("oldSelf.hasValue()", "false");
+            }
+            fields.values_mut().for_each(without_old_self);
+        }
+        Value::Array(entries) => entries.iter_mut().for_each(without_old_self),
+        _ => {}
     }
 }
 

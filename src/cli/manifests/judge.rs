@@ -28,6 +28,8 @@ pub(in crate::cli) struct Judged {
     pub(in crate::cli) namespace: String,
     /// Its name.
     pub(in crate::cli) name: String,
+    /// Whether it is an object, and no text of another kind.
+    pub(in crate::cli) is_object: bool,
     /// What is wrong with it, in the order of the file.
     pub(in crate::cli) findings: Vec<Finding>,
     /// What the operator makes of it; none if something is wrong.
@@ -82,7 +84,11 @@ impl Judged {
                 " (the API server accepts it, the operator does not: InvalidSpec)"
             }
         };
-        format!("{place}: {}: {path}{}{by}", self.shown(), finding.message)
+        let about = match self.is_object {
+            true => format!("{}: ", self.shown()),
+            false => String::new(),
+        };
+        format!("{place}: {about}{path}{}{by}", finding.message)
     }
 }
 
@@ -188,6 +194,7 @@ impl Judge {
         self.judged.push(Judged {
             file: file.to_owned(),
             line: node.map_or(0, |node| node.line),
+            is_object: node.is_some_and(Node::is_object),
             namespace: text("namespace").unwrap_or(NAMESPACE).to_owned(),
             name: text("name")
                 .or(text("generateName"))
@@ -255,13 +262,9 @@ fn operator(object: Value) -> Result<Box<ValidatedRelay>, Vec<Problem>> {
         reference: String::new(),
         pull_policy: String::new(),
     };
-    validate(&relay, &image).map(Box::new).map_err(|whole| {
-        let problems = each_invalid(&relay, &image);
-        match problems.is_empty() {
-            true => vec![problem(&whole, "spec", "")],
-            false => problems,
-        }
-    })
+    validate(&relay, &image)
+        .map(Box::new)
+        .map_err(|_| each_invalid(&relay, &image))
 }
 
 /// Everything that the operator refuses. It stops at the first, so that each part of the spec is
@@ -293,6 +296,8 @@ fn each_invalid(relay: &PeerRelay, image: &RelayImage) -> Vec<Problem> {
             look(&part, &place, &format!("{place}.clients[{nth}]"));
         }
     }
+    // Some problems are of several parts together.
+    look(relay, "spec", "spec");
     problems
 }
 

@@ -38,8 +38,14 @@ pub(super) fn documents(bytes: &[u8]) -> Result<Vec<Node>, String> {
     let mut reader = Cursor::new(bytes);
     let documents = serde_saphyr::read_with_options::<_, Spanned<Content>>(&mut reader, options);
     documents
-        .map(|document| document.map(Node::from).map_err(|error| error.to_string()))
+        .map(|document| document.map(Node::from).map_err(|error| reason(&error)))
         .collect()
+}
+
+/// The error without advice for programmers.
+fn reason(error: &serde_saphyr::Error) -> String {
+    let advice = ", set DuplicateKeyPolicy in Options if acceptable";
+    error.to_string().replace(advice, "")
 }
 
 /// One JSON value or several, if it is JSON at all.

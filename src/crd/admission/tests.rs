@@ -65,6 +65,14 @@ fn every_rule_and_pattern_can_be_evaluated() {
     }
     let admission = Admission::default();
     assert!(rules(&admission.rules) > 15);
+    let mut json = serde_json::to_value(peer_relay_schema()).unwrap();
+    without_old_self(&mut json);
+    let text = json.to_string();
+    assert!(
+        !text.contains("oldSelf.") || !text.contains("optionalOldSelf"),
+        "a rule needs the earlier version of an object that is created"
+    );
+    assert!(!text.contains("oldSelf.hasValue()"));
     fn patterns(schema: &JSONSchemaProps) {
         if let Some(pattern) = &schema.pattern {
             let built = regex::bytes::RegexBuilder::new(pattern)
