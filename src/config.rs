@@ -82,6 +82,10 @@ pub struct RelayConfig {
     /// Region, as metrics and reports name it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
+    /// Who may use the relay, in the words of the tailnet policy; the report says for each whether
+    /// it does. A change takes effect without a restart.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub clients: Vec<String>,
     /// Sessions in total.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions: Option<usize>,
@@ -179,6 +183,7 @@ impl RelayConfig {
             metrics_addr: self.metrics_addr.or(lower.metrics_addr),
             metrics_on_node: self.metrics_on_node.or(lower.metrics_on_node),
             region: self.region.or(lower.region),
+            clients: list(self.clients, lower.clients),
             max_sessions: self.max_sessions.or(lower.max_sessions),
             max_sessions_per_node: self.max_sessions_per_node.or(lower.max_sessions_per_node),
             max_sessions_per_tag: self.max_sessions_per_tag.or(lower.max_sessions_per_tag),

@@ -11,7 +11,7 @@ use serde::{Serialize, Serializer, ser::SerializeMap};
 
 pub use self::{
     render::{hujson, json},
-    selector::{Kind, Selector, SelectorError, is_everyone, is_tailnet},
+    selector::{Device, Kind, Selector, SelectorError, is_everyone, is_tailnet},
 };
 
 /// The capability that lets a source allocate sessions on a destination.

@@ -1,6 +1,7 @@
 //! The relay: a tailnet node that forwards datagrams between clients.
 
 pub mod addresses;
+pub mod clients;
 mod data_path;
 pub mod grant;
 pub mod kernel;

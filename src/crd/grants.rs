@@ -1,5 +1,6 @@
 //! The policy of a `PeerRelay`, and what its relays read of it.
 
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -60,6 +61,12 @@ pub enum GrantState {
     Missing,
     /// It lets others too.
     TooBroad,
+    /// A client that a relay sees may not use it.
+    Incomplete,
+    /// A device that is no relay has the relays' tag.
+    TagShared,
+    /// No relay sees a device of one of the clients.
+    Unseen,
 }
 
 /// Who may use a relay, as its own packet filter says. No names, no addresses.
@@ -78,6 +85,67 @@ pub struct GrantReport {
     /// There are more sets of tags than these.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more_sources: bool,
+    /// What the relay knows of each entry of the region's `clients`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub clients: Vec<ClientReport>,
+    /// Devices that have the relay's tag and are no relays: clients try them, too.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub tagged_others: i64,
+}
+
+/// What a relay knows of an entry of `clients`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientReport {
+    /// The entry as it was written.
+    #[schemars(length(max = 256))]
+    pub client: String,
+    /// Devices; absent for groups, hosts, IP sets and roles, which a relay cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<ClientDevices>,
+    /// When the relay began to count requests.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_since: Option<Time>,
+    /// When one of the devices last asked for a session and got it; up to five minutes old.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_asked: Option<Time>,
+}
+
+/// Devices of an entry of `clients`.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientDevices {
+    /// Devices in the relay's network map.
+    pub known: i64,
+    /// Those of them that may use the relay.
+    pub granted: i64,
+}
+
+/// An entry of `clients` in the review of a region.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct ClientStatus {
+    /// The entry as it was written.
+    #[schemars(length(max = 256))]
+    pub client: String,
+    /// Devices that may use the relays; absent where relays cannot tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub devices: Option<i64>,
+    /// When relays began to count requests, whichever counts the longest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub counted_since: Option<Time>,
+    /// The hour in which one of the devices last asked for a session; absent if none has.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_asked: Option<Time>,
+}
+
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes fields by reference"
+)]
+const fn is_zero(number: &i64) -> bool {
+    *number == 0
 }
 
 /// Devices with the same tags.

@@ -9,7 +9,7 @@ use super::{
     data_path::DataPath,
     endpoints::Endpoints,
     exposure::Exposure,
-    grants::{GrantState, Grants, GrantsStatus},
+    grants::{ClientStatus, GrantState, Grants, GrantsStatus},
     limits::Limits,
     log_level::LogLevel,
     monitoring::Monitoring,
@@ -252,6 +252,11 @@ pub struct RegionStatus {
     /// Whether the policy lets the clients use them.
     #[serde(default)]
     pub grant: GrantState,
+    /// Who of the clients asks for sessions, to find rules that nobody uses any more; the first
+    /// ones, at most 256 over all regions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 256))]
+    pub clients: Vec<ClientStatus>,
     /// What firewalls in front of the nodes must let in; `peerrelay firewall` has the commands.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub firewall: String,

@@ -21,6 +21,10 @@ const AUTOGROUPS: [&str; 11] = [
     "auditor",
     "danger-all",
 ];
+/// Autogroups of all devices that belong to a user of the tailnet.
+const MEMBERS: [&str; 2] = ["autogroup:member", "autogroup:members"];
+/// Autogroup of all devices that have a tag.
+const TAGGED: &str = "autogroup:tagged";
 /// Every device, the shared ones of other tailnets too.
 const DANGER_ALL: &str = "autogroup:danger-all";
 
@@ -31,6 +35,17 @@ const NO_PORT: &str = "clients have no port: write tag:office, not tag:office:22
 pub struct Selector {
     text: String,
     kind: Kind,
+}
+
+/// What a network map says of a device.
+#[derive(Debug, Clone)]
+pub struct Device<'a> {
+    /// Its tags; a device without belongs to a user.
+    pub tags: &'a [String],
+    /// Login name of the user, if control has told it.
+    pub login: Option<&'a str>,
+    /// Its tailnet addresses.
+    pub addresses: Vec<IpAddr>,
 }
 
 /// What an entry names.
@@ -104,15 +119,50 @@ impl Selector {
     pub fn is_of_users(&self) -> bool {
         match self.kind {
             Kind::Group | Kind::User => true,
-            Kind::Autogroup => self.text != "autogroup:tagged",
+            Kind::Autogroup => self.text != TAGGED,
             _ => false,
         }
     }
 
     /// Whether nobody can say from tags who it names.
     pub fn is_opaque(&self) -> bool {
-        matches!(self.kind, Kind::Host | Kind::Address(_) | Kind::IpSet)
-            || self.text == "autogroup:tagged"
+        matches!(self.kind, Kind::Host | Kind::Address(_) | Kind::IpSet) || self.text == TAGGED
+    }
+
+    /// Whether a device's tags, owner and addresses say if it is one of those that are named.
+    pub fn is_resolvable(&self) -> bool {
+        match self.kind {
+            Kind::Everyone | Kind::Tag | Kind::User | Kind::Address(_) => true,
+            Kind::Autogroup => MEMBERS.contains(&&*self.text) || self.text == TAGGED,
+            Kind::Group | Kind::IpSet | Kind::Host => false,
+        }
+    }
+
+    /// Whether a device is known to be one of those that are named; never if it is not
+    /// [resolvable](Self::is_resolvable).
+    pub fn names(&self, device: &Device<'_>) -> bool {
+        let owned = device.tags.is_empty();
+        match self.kind {
+            Kind::Everyone => true,
+            Kind::Tag => device.tags.contains(&self.text),
+            Kind::Autogroup if self.text == TAGGED => !owned,
+            Kind::Autogroup => owned && MEMBERS.contains(&&*self.text),
+            Kind::User => owned && device.login.is_some_and(|login| self.is_user(login)),
+            Kind::Address(net) => device.addresses.iter().any(|ip| net.contains(ip)),
+            Kind::Group | Kind::IpSet | Kind::Host => false,
+        }
+    }
+
+    fn is_user(&self, login: &str) -> bool {
+        match self.text.strip_prefix("user:*") {
+            Some(domain) => {
+                let from = login.len().saturating_sub(domain.len());
+                login
+                    .get(from..)
+                    .is_some_and(|end| end.eq_ignore_ascii_case(domain))
+            }
+            None => login.eq_ignore_ascii_case(&self.text),
+        }
     }
 
     /// An address that no tailnet device has.

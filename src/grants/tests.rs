@@ -122,6 +122,43 @@ fn clients_are_known_by_their_form() {
 }
 
 #[test]
+fn devices_are_matched_by_tag_owner_and_address() {
+    let tagged = ["tag:office".to_owned()];
+    let device = |tags, login| Device {
+        tags,
+        login,
+        addresses: vec!["100.64.0.7".parse().unwrap()],
+    };
+    let server = device(&tagged, Some("alice@example.com"));
+    let laptop = device(&[], Some("Alice@example.com"));
+    for (selector, of_server, of_laptop) in [
+        ("*", true, true),
+        ("tag:office", true, false),
+        ("tag:other", false, false),
+        ("autogroup:tagged", true, false),
+        ("autogroup:member", false, true),
+        ("alice@example.com", false, true),
+        ("user:*@example.com", false, true),
+        ("user:*@example.net", false, false),
+        ("bob@example.com", false, false),
+        ("100.64.0.0/24", true, true),
+        ("100.64.0.8", false, false),
+    ] {
+        let selector = Selector::parse(selector).unwrap();
+        assert!(selector.is_resolvable(), "{selector}");
+        let found = (selector.names(&server), selector.names(&laptop));
+        assert_eq!(found, (of_server, of_laptop), "{selector}");
+    }
+    for selector in ["group:eng", "my-server", "ipset:berlin", "autogroup:admin"] {
+        let selector = Selector::parse(selector).unwrap();
+        assert!(
+            !selector.is_resolvable() && !selector.names(&laptop),
+            "{selector}"
+        );
+    }
+}
+
+#[test]
 fn what_names_nobody_is_refused_with_the_fix() {
     for (text, fix) in [
         ("", "without spaces"),

@@ -6,6 +6,7 @@ mod grants;
 pub mod pods;
 mod quota;
 mod refused;
+mod review;
 mod verified;
 
 use std::{
@@ -79,6 +80,9 @@ pub const REASONS: &[&str] = &[
     grants::EFFECTIVE,
     grants::MISSING,
     grants::TOO_BROAD,
+    grants::INCOMPLETE,
+    grants::TAG_SHARED,
+    grants::UNSEEN,
     grants::NOT_REPORTED,
     "Published",
     "NoEndpoints",
@@ -150,10 +154,11 @@ pub fn status(
     outcome: Outcome<'_>,
     now: Timestamp,
 ) -> PeerRelayStatus {
-    let observed = match validated {
+    let mut observed = match validated {
         Some(_) => Observed::new(validated, seen),
         None => Observed::unchanged(relay, seen),
     };
+    observed.review(relay, validated, seen, now);
     let generation = relay.metadata.generation.unwrap_or_default();
     let old = relay
         .status
@@ -331,6 +336,26 @@ impl Observed {
             observed.regions.push(summary);
         }
         observed
+    }
+
+    /// Adds which clients of each region ask for sessions.
+    fn review(
+        &mut self,
+        relay: &PeerRelay,
+        validated: Option<&ValidatedRelay>,
+        seen: &Seen,
+        now: Timestamp,
+    ) {
+        let regions = validated.map_or(&[][..], |relay| &relay.regions);
+        for (region, summary) in regions.iter().zip(&mut self.regions) {
+            let nodes = seen.nodes.iter().map(AsRef::as_ref);
+            let nodes = nodes.filter(|node: &&RelayNode| node.spec.region == region.name);
+            let mut old = relay.status.iter().flat_map(|status| &status.regions);
+            let old = old.find(|old| old.name == region.name);
+            let old = old.map_or(&[][..], |old| &old.clients);
+            let most = review::share(regions.len());
+            summary.clients = review::review(&region.grant.clients, nodes, old, most, now);
+        }
     }
 
     fn note_daemon_set(&mut self, set: Option<&DaemonSet>, summary: &mut RegionStatus) {

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use super::clients::ClientView;
+
 /// Sets of tags that are told apart, and tags of a set: what a tailnet can make grow has a limit.
 const MOST: usize = 16;
 /// Longest tag that is told, in bytes; control allows fewer.
@@ -22,9 +24,24 @@ pub struct GrantView {
     pub sources: BTreeMap<Vec<String>, usize>,
     /// There are more sets of tags.
     pub more_sources: bool,
+    /// What is known of each entry of the configured `clients`.
+    pub clients: Vec<ClientView>,
+    /// Peers that have a tag of this relay and say that they are no relays.
+    pub tagged_others: usize,
 }
 
 impl GrantView {
+    /// Whether `other` differs at most in the times of requests.
+    pub(crate) fn is_like(&self, other: &Self) -> bool {
+        let mut settled = self.clone();
+        for (client, known) in settled.clients.iter_mut().zip(&other.clients) {
+            if client.asked.is_some() && known.asked.is_some() {
+                client.asked = known.asked;
+            }
+        }
+        settled == *other
+    }
+
     /// Counts a peer that may.
     pub(crate) fn count(&mut self, tags: &[String]) {
         self.granted_peers += 1;

@@ -52,6 +52,8 @@ pub struct RelayOptions {
     pub node_metrics_addr: Option<SocketAddr>,
     /// Region, for metrics.
     pub region: String,
+    /// Who may use the relay, until the configuration says something else.
+    pub clients: Vec<String>,
     /// Lifetimes and limits.
     pub limits: Config,
     /// What forwards packets of open sessions.
@@ -149,6 +151,7 @@ impl RelayOptions {
                 .map(|ip| SocketAddr::new(ip, metrics_addr.port())),
             metrics_addr,
             region: config.region.unwrap_or_default(),
+            clients: config.clients,
             limits: Config {
                 max_sessions: config.max_sessions.unwrap_or(limits.max_sessions),
                 max_sessions_per_node: config

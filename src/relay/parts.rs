@@ -52,6 +52,7 @@ pub(super) async fn run(
     let (live, changes) = watch::channel(Live {
         endpoints: options.endpoints.clone(),
         log_level: options.log_level,
+        clients: options.clients.clone(),
         ..Live::default()
     });
     crate::logging::set_level(options.log_level);
@@ -93,6 +94,7 @@ pub(super) async fn run(
         dialer,
         shard.clone(),
         state.clone(),
+        changes.clone(),
     );
     match sessions::serve(&options.session_dir, shard.clone(), tailnet.directory()) {
         Ok(server) => supervisor.spawn("sessions server", server),

@@ -58,6 +58,8 @@ pub struct Live {
     pub withdrawn_since: Option<Timestamp>,
     /// Whether the relay is turned off, which it is once it is no longer used.
     pub off: bool,
+    /// Who may use the relay.
+    pub clients: Vec<String>,
 }
 
 impl Reload {
@@ -133,6 +135,7 @@ impl Reload {
             peers,
             log_level: config.log_level.unwrap_or_default(),
             withdrawn_since: withdrawals.since(self.node.as_deref().unwrap_or_default()),
+            clients: config.clients,
         };
         live.send_if_modified(|known| {
             if off {

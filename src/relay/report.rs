@@ -19,6 +19,7 @@ use tokio::{
 
 use super::{
     addresses::Advertised,
+    clients::ClientView,
     grant::GrantView,
     kernel::{self, Unavailable},
     probe::Probe,
@@ -28,7 +29,7 @@ use crate::{
     config::{ReportConfig, peers::encode_key},
     crd::{
         RelayNode, RelayNodeSpec, RelayNodeStatus,
-        grants::{GrantReport, GrantSource},
+        grants::{ClientDevices, ClientReport, GrantReport, GrantSource},
         probe::ProbeReport,
         relay_node::{Endpoint, NodeTailnet, Sessions, Withdrawal},
     },
@@ -160,12 +161,17 @@ async fn wait(
                 let own = |(relay, at, reachable): (&str, _, _)| (relay.to_owned(), at, reachable);
                 state.probes.iter().map(|p| own(p.verdict())).collect()
             };
+            let grants_alike = match (&a.grant, &told.grant) {
+                (Some(a), Some(told)) => a.is_like(told),
+                (a, told) => a == told,
+            };
             let settled = RelayState {
                 sessions: told.sessions,
                 probes: told.probes.clone(),
+                grant: told.grant.clone(),
                 ..a.clone()
             };
-            settled == *told && verdicts(a) == verdicts(told)
+            grants_alike && settled == *told && verdicts(a) == verdicts(told)
         };
         let deadline = match now.sessions == told.sessions {
             _ if !same(&now) => return Ok(()),
@@ -247,6 +253,21 @@ fn grant(view: &GrantView) -> GrantReport {
         everyone: view.everyone,
         sources: view.sources.iter().map(source).collect(),
         more_sources: view.more_sources,
+        clients: view.clients.iter().map(client).collect(),
+        tagged_others: count(view.tagged_others),
+    }
+}
+
+fn client(view: &ClientView) -> ClientReport {
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    ClientReport {
+        client: view.client.clone(),
+        devices: view.devices.map(|devices| ClientDevices {
+            known: count(devices.known),
+            granted: count(devices.granted),
+        }),
+        counted_since: view.devices.map(|_| Time(view.since)),
+        last_asked: view.asked.map(Time),
     }
 }
 
@@ -285,6 +306,35 @@ mod tests {
         assert!(!status.ready);
         let sources: Vec<_> = status.endpoints.iter().map(|e| e.source).collect();
         assert_eq!(sources, [EndpointSource::Static, EndpointSource::Interface]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_request_is_told_at_once_and_later_ones_with_the_next_report() {
+        let asked = |asked: Option<i64>| {
+            let at = |second| Timestamp::from_second(second).unwrap();
+            let clients = vec![ClientView {
+                client: "tag:office".into(),
+                devices: None,
+                since: at(0),
+                asked: asked.map(at),
+            }];
+            Some(GrantView {
+                clients,
+                ..GrantView::default()
+            })
+        };
+        let told = |grant| RelayState {
+            grant,
+            ..RelayState::default()
+        };
+        for (before, after, wait_for) in [(None, Some(1), 0), (Some(1), Some(2), RENEW.as_secs())] {
+            let (_sender, mut receiver) = watch::channel(told(asked(after)));
+            let start = Instant::now();
+            wait(&mut receiver, Some(&told(asked(before))))
+                .await
+                .unwrap();
+            assert_eq!(start.elapsed().as_secs(), wait_for);
+        }
     }
 
     #[tokio::test(start_paused = true)]

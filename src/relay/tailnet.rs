@@ -39,6 +39,9 @@ use self::{
     wire::{DerpMap, Hostinfo, MapResponse, NetInfo},
 };
 use super::{
+    clients::Clients,
+    grant::GrantView,
+    reload::Live,
     sessions::Directory,
     shard::ShardHandle,
     state::{Problem, Reason, RelayState, TailnetIdentity},
@@ -115,6 +118,8 @@ pub struct Tailnet {
     registration: Mutex<Registration>,
     /// A network map has come.
     learned: Notify,
+    clients: Clients,
+    live: watch::Receiver<Live>,
 }
 
 /// Why an attempt ended.
@@ -144,6 +149,7 @@ impl Tailnet {
         dialer: Dialer,
         shard: ShardHandle,
         state: watch::Sender<RelayState>,
+        live: watch::Receiver<Live>,
     ) -> Self {
         let (derp_map, _) = watch::channel(Arc::default());
         Self {
@@ -156,6 +162,8 @@ impl Tailnet {
             derp_map,
             registration: Mutex::default(),
             learned: Notify::new(),
+            clients: Clients::default(),
+            live,
         }
     }
 
@@ -180,13 +188,15 @@ impl Tailnet {
             netmap: self.netmap.clone(),
             map: self.derp_map.subscribe(),
             shard: self.shard.clone(),
+            clients: self.clients.clone(),
             state: self.state.clone(),
             home,
         };
         tokio::join!(
             derp.run(),
             self.stay_joined(home_changes),
-            self.judge_in_time()
+            self.judge_in_time(),
+            self.follow_clients(),
         );
     }
 
@@ -281,6 +291,25 @@ impl Tailnet {
         }
     }
 
+    /// Keeps the entries of `clients` at what the configuration says.
+    async fn follow_clients(&self) -> Infallible {
+        let mut live = self.live.clone();
+        let mut known = Vec::new();
+        loop {
+            let clients = live.borrow_and_update().clients.clone();
+            if clients != known {
+                let now = Timestamp::now();
+                self.clients.set(&clients, now);
+                let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
+                self.judge(&netmap, now, false);
+                known = clients;
+            }
+            if live.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
     /// Takes in a message of the map stream.
     fn learn(&self, message: MapResponse) -> Result<(), DeviceMissing> {
         let now = Timestamp::now();
@@ -314,7 +343,11 @@ impl Tailnet {
         if let Some(allowed) = netmap.allowed(now) {
             self.shard.revoke(allowed);
         }
-        let grant = netmap.grant(now);
+        let grant = GrantView {
+            clients: netmap.clients(&self.clients, now),
+            tagged_others: netmap.tagged_others(&self.config.tags),
+            ..netmap.grant(now)
+        };
         let expired = netmap.own_expired(now);
         let problem = device_problem(&own, expired, disabled, &self.config.tags);
         let tailnet = TailnetIdentity {
@@ -350,7 +383,7 @@ impl Tailnet {
             os: std::env::consts::OS,
             app: concat!("peerrelay/", env!("CARGO_PKG_VERSION")),
             hostname: self.config.hostname.clone(),
-            request_tags: self.config.tags.clone(),
+            request_tags: self.requested_tags(),
             peer_relay: true,
             net_info: (region != 0).then_some(NetInfo {
                 preferred_derp: region,

@@ -33,6 +33,12 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
     let live = RelayConfig {
         endpoints: region.endpoints.clone(),
         log_level: (relay.log_level != LogLevel::default()).then_some(relay.log_level),
+        clients: region
+            .grant
+            .clients
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
         ..RelayConfig::default()
     };
     let mut data = data(relay, region, live);

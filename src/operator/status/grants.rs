@@ -6,7 +6,7 @@ use crate::{
         RelayNode,
         grants::{GrantReport, GrantState},
     },
-    grants::{RegionGrant, first_grants_warning},
+    grants::{RegionGrant, Selector, first_grants_warning},
 };
 
 /// The policy lets each region's clients use its relays, and nobody else.
@@ -15,14 +15,34 @@ pub(super) const EFFECTIVE: &str = "GrantsEffective";
 pub(super) const MISSING: &str = "GrantsMissing";
 /// It lets others too.
 pub(super) const TOO_BROAD: &str = "GrantsTooBroad";
+/// It lets some of them, and others not.
+pub(super) const INCOMPLETE: &str = "GrantsIncomplete";
+/// A device that is no relay has a relay tag.
+pub(super) const TAG_SHARED: &str = "TagOnOtherDevices";
+/// No relay sees a device of a client.
+pub(super) const UNSEEN: &str = "ClientsNotSeen";
 /// No relay has reported its packet filter.
 pub(super) const NOT_REPORTED: &str = "GrantsNotReported";
+
+/// Clients that a message names.
+const NAMED: usize = 5;
 
 /// What is said of one region.
 pub(super) struct RegionVerdict {
     pub(super) state: GrantState,
     sentence: String,
 }
+
+/// States with the status and reason of the condition, the worst first.
+const STATES: [(GrantState, &str, &str); 7] = [
+    (GrantState::Missing, "False", MISSING),
+    (GrantState::TooBroad, "False", TOO_BROAD),
+    (GrantState::Incomplete, "False", INCOMPLETE),
+    (GrantState::TagShared, "False", TAG_SHARED),
+    (GrantState::Unknown, "Unknown", NOT_REPORTED),
+    (GrantState::Unseen, "Unknown", UNSEEN),
+    (GrantState::Effective, "True", EFFECTIVE),
+];
 
 /// Judges a region by the reports of its relays; the worst of them counts, as clients try all.
 pub(super) fn judge<'a>(
@@ -31,45 +51,144 @@ pub(super) fn judge<'a>(
 ) -> RegionVerdict {
     let reports = nodes.filter_map(|node| node.status.as_ref()?.grant.as_ref());
     let verdicts = reports.map(|report| judge_one(grant, report));
-    let weight = |verdict: &RegionVerdict| match verdict.state {
-        GrantState::Missing => 3,
-        GrantState::TooBroad => 2,
-        GrantState::Effective => 1,
-        GrantState::Unknown => 0,
+    let place = |verdict: &RegionVerdict| {
+        let mut states = STATES.iter();
+        states.position(|(state, ..)| *state == verdict.state)
     };
-    verdicts
-        .max_by_key(weight)
-        .unwrap_or_else(|| RegionVerdict {
-            state: GrantState::Unknown,
-            sentence: format!(
-                "{}: no relay has reported its packet filter yet",
-                grant.origin
-            ),
-        })
+    verdicts.min_by_key(place).unwrap_or_else(|| RegionVerdict {
+        state: GrantState::Unknown,
+        sentence: format!(
+            "{}: no relay has reported its packet filter yet",
+            grant.origin
+        ),
+    })
 }
 
 fn judge_one(grant: &RegionGrant, report: &GrantReport) -> RegionVerdict {
-    let (origin, line) = (&grant.origin, grant.grant().line());
-    let verdict = |state, sentence| RegionVerdict { state, sentence };
+    let (origin, tag, line) = (&grant.origin, &grant.tag, grant.grant().line());
+    let verdict = |state, sentence: String| RegionVerdict {
+        state,
+        sentence: format!("{origin}: {sentence}"),
+    };
     if report.rules == 0 {
         let sentence = format!(
-            "{origin}: the packet filter has no grant for the relays; add to grants of the tailnet \
-             policy: {line} (caution: {})",
+            "the packet filter has no grant for the relays; add to grants of the tailnet policy: \
+             {line} (caution: {})",
             first_grants_warning()
         );
         return verdict(GrantState::Missing, sentence);
     }
     if let Some(who) = too_many(grant, report) {
         let sentence = format!(
-            "{origin}: {who} may use the relays too; let this be the only grant of \
-             tailscale.com/cap/relay for {}: {line}",
-            grant.tag
+            "{who} may use the relays too; let this be the only grant of \
+             tailscale.com/cap/relay for {tag}: {line}"
         );
         return verdict(GrantState::TooBroad, sentence);
     }
+    let clients = Judged::new(grant, report);
+    if !clients.refused.is_empty() {
+        let sentence = format!(
+            "devices of {} are in the tailnet and none of them may use the relays; the grant must \
+             be: {line}",
+            list(&clients.refused)
+        );
+        return verdict(GrantState::Incomplete, sentence);
+    }
+    // With selfRelay, other devices have the tag on purpose.
+    if report.tagged_others > 0 && !grant.self_relay {
+        let sentence = format!(
+            "{} devices have {tag} and are no relays, so clients ask them for sessions in vain; \
+             take the tag from them, or give the region a tag that only its relays have",
+            report.tagged_others
+        );
+        return verdict(GrantState::TagShared, sentence);
+    }
+    if !clients.untold.is_empty() {
+        let sentence = format!(
+            "a relay has not reported yet whether {} may use it",
+            list(&clients.untold)
+        );
+        return verdict(GrantState::Unknown, sentence);
+    }
+    if !clients.unseen.is_empty() {
+        let sentence = format!(
+            "relays see no device of {}; either the tailnet has none, or the policy has no grant \
+             for it: {line}",
+            list(&clients.unseen)
+        );
+        return verdict(GrantState::Unseen, sentence);
+    }
+    effective(&clients, report, verdict)
+}
+
+/// What is said when nothing speaks against it.
+fn effective(
+    clients: &Judged<'_>,
+    report: &GrantReport,
+    verdict: impl Fn(GrantState, String) -> RegionVerdict,
+) -> RegionVerdict {
     let peers: i64 = report.sources.iter().map(|source| source.peers).sum();
-    let sentence = format!("{origin}: {peers} devices may use the relays");
-    verdict(GrantState::Effective, sentence)
+    let more = if report.more_sources { "at least " } else { "" };
+    let mut sentence = format!("{more}{peers} devices may use the relays");
+    if !clients.opaque.is_empty() {
+        let names = list(&clients.opaque);
+        sentence += &format!("; relays cannot tell whether devices of {names} are among them");
+    }
+    let nobody = peers == 0 && clients.resolved == 0;
+    let state = match nobody {
+        true => GrantState::Unseen,
+        false => GrantState::Effective,
+    };
+    verdict(state, sentence)
+}
+
+/// The clients of a region by what a relay reports of them.
+#[derive(Default)]
+struct Judged<'a> {
+    /// Those with a device that may use the relay.
+    resolved: usize,
+    /// The relay sees devices, and none of them may use it.
+    refused: Vec<&'a str>,
+    /// The relay sees no device.
+    unseen: Vec<&'a str>,
+    /// The relay says nothing, as while it takes over a changed configuration.
+    untold: Vec<&'a str>,
+    /// Nobody can tell who they are.
+    opaque: Vec<&'a str>,
+}
+
+impl<'a> Judged<'a> {
+    fn new(grant: &'a RegionGrant, report: &GrantReport) -> Self {
+        let mut judged = Self::default();
+        for client in &grant.clients {
+            judged.note(client, report);
+        }
+        judged
+    }
+
+    fn note(&mut self, client: &'a Selector, report: &GrantReport) {
+        let text = client.text();
+        if !client.is_resolvable() {
+            return self.opaque.push(text);
+        }
+        let mut reports = report.clients.iter();
+        let reported = reports.find(|reported| reported.client == text);
+        match reported.and_then(|reported| reported.devices) {
+            None => self.untold.push(text),
+            Some(devices) if devices.known == 0 => self.unseen.push(text),
+            Some(devices) if devices.granted == 0 => self.refused.push(text),
+            Some(_) => self.resolved += 1,
+        }
+    }
+}
+
+/// Some names, and how many there are more.
+fn list(names: &[&str]) -> String {
+    let shown = names[..names.len().min(NAMED)].join(", ");
+    match names.len().saturating_sub(NAMED) {
+        0 => shown,
+        more => format!("{shown} and {more} more"),
+    }
 }
 
 /// Who may use the relays although the region names others; `None` if nobody, or if it cannot be
@@ -107,14 +226,9 @@ fn too_many(grant: &RegionGrant, report: &GrantReport) -> Option<String> {
 /// The condition over all regions.
 pub(super) fn condition(regions: &[RegionVerdict]) -> Verdict {
     let of = |state| regions.iter().filter(move |region| region.state == state);
-    let found = [
-        (GrantState::Missing, "False", MISSING),
-        (GrantState::TooBroad, "False", TOO_BROAD),
-        (GrantState::Unknown, "Unknown", NOT_REPORTED),
-        (GrantState::Effective, "True", EFFECTIVE),
-    ]
-    .into_iter()
-    .find(|(state, ..)| of(*state).next().is_some());
+    let found = STATES
+        .into_iter()
+        .find(|(state, ..)| of(*state).next().is_some());
     let (state, status, reason) = found.unwrap_or((GrantState::Unknown, "Unknown", NOT_REPORTED));
     let sentences: Vec<_> = of(state).map(|region| &*region.sentence).collect();
     Verdict {

@@ -24,6 +24,7 @@ use ts_keys::NodeKeyPair;
 use self::connection::{Connection, DerpError, Sender};
 use super::{Backoff, dial::Dialer, netmap::Netmap, wire::DerpMap};
 use crate::relay::{
+    clients::Clients,
     shard::ShardHandle,
     state::{Problem, Reason, RelayState},
 };
@@ -44,6 +45,7 @@ pub(crate) struct Derp {
     pub(crate) netmap: Arc<RwLock<Netmap>>,
     pub(crate) map: watch::Receiver<Arc<DerpMap>>,
     pub(crate) shard: ShardHandle,
+    pub(crate) clients: Clients,
     pub(crate) state: watch::Sender<RelayState>,
     /// Home region, as control should know it; 0 until there is one.
     pub(crate) home: watch::Sender<u32>,
@@ -123,6 +125,19 @@ impl Derp {
             .peer(key, Timestamp::now())
     }
 
+    /// Notes that a peer got a session.
+    fn note_request(&self, key: NodeKey) {
+        let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
+        let news = netmap.note_request(key, &self.clients, Timestamp::now());
+        drop(netmap);
+        if news {
+            self.state.send_modify(|state| {
+                let grant = state.grant.iter_mut();
+                grant.for_each(|grant| self.clients.tell(&mut grant.clients));
+            });
+        }
+    }
+
     fn report(&self, message: &str) {
         let problem = Problem::new(Reason::DerpUnreachable, message);
         let changed = self.state.send_if_modified(|state| {
@@ -196,6 +211,7 @@ impl Regions {
                 return Ok(());
             }
         };
+        self.derp.note_request(from);
         match region.flatten() {
             Some(region) if region != self.home => {
                 self.answer_through(region, Answer { to: from, packet });

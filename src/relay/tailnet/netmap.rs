@@ -1,5 +1,6 @@
 //! The network map: who is in the tailnet, and who may relay through this device.
 
+mod clients;
 mod clock;
 mod filter;
 mod grants;
@@ -27,6 +28,8 @@ pub(crate) struct Netmap {
     own: Option<Node>,
     peers: HashMap<i64, Node>,
     ids: HashMap<NodeKey, i64>,
+    /// Login names of users.
+    logins: HashMap<i64, String>,
     filters: Filters,
     derp: Arc<DerpMap>,
     clock: ControlClock,
@@ -82,6 +85,9 @@ impl Netmap {
         }
         self.filters
             .apply(message.packet_filter.as_deref(), message.packet_filters);
+        let profiles = message.user_profiles.into_iter();
+        self.logins
+            .extend(profiles.map(|user| (user.id, user.login_name)));
         // A list of all peers excludes changes of some, and an empty one is none.
         if message.peers.is_empty() {
             let removed = message.peers_removed.into_iter();

@@ -19,6 +19,9 @@ pub(super) struct Registration {
     used: Option<String>,
     /// A known device is to use its auth key: it lacks its tags.
     renew: bool,
+    /// Control has let the device in without its tags. To ask for them again is to ask for other tags
+    /// than the device has, and the hosted control server ends the node key of such a device.
+    without_tags: bool,
 }
 
 impl Tailnet {
@@ -44,6 +47,9 @@ impl Tailnet {
                 "control refuses the tags; registering without"
             );
             response = self.ask(control, key.as_deref(), false).await?;
+            self.registration().without_tags = true;
+        } else {
+            self.registration().without_tags = false;
         }
         match refusal(&response) {
             Some(problem) if key.is_none() && problem.reason == Reason::AuthKeyInvalid => {
@@ -107,11 +113,20 @@ impl Tailnet {
         tags: bool,
     ) -> Result<RegisterResponse, ControlError> {
         let mut hostinfo = self.hostinfo(0);
-        if !tags {
-            hostinfo.request_tags.clear();
-        }
+        hostinfo.request_tags = match tags {
+            true => self.config.tags.clone(),
+            false => Vec::new(),
+        };
         let ephemeral = self.config.ephemeral;
         control.register(key, &hostinfo, ephemeral).await
+    }
+
+    /// Tags that the device asks for in map requests.
+    pub(super) fn requested_tags(&self) -> Vec<String> {
+        match self.registration().without_tags {
+            true => Vec::new(),
+            false => self.config.tags.clone(),
+        }
     }
 
     fn registration(&self) -> MutexGuard<'_, Registration> {

@@ -122,6 +122,26 @@ pub(crate) struct MapResponse {
     pub(crate) packet_filters: BTreeMap<String, Option<Vec<FilterRule>>>,
     #[serde(deserialize_with = "point_in_time")]
     pub(crate) control_time: Option<Timestamp>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) user_profiles: Vec<UserProfile>,
+}
+
+/// A user who owns devices.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct UserProfile {
+    #[serde(rename = "ID", deserialize_with = "or_default")]
+    pub(crate) id: i64,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) login_name: String,
+}
+
+/// What a peer says about itself.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct PeerHostinfo {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) peer_relay: bool,
 }
 
 /// A device of the tailnet.
@@ -147,6 +167,9 @@ pub(crate) struct Node {
     pub(crate) legacy_derp: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) tags: Vec<String>,
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) user: i64,
+    pub(crate) hostinfo: Option<PeerHostinfo>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) capabilities: Vec<String>,
     #[serde(deserialize_with = "or_default")]

@@ -24,11 +24,74 @@ fn named_clients_and_nobody_else_are_effective() {
         (&["tag:office", "group:eng"], json!([office, user])),
         (&["alice@example.com"], json!([user])),
         (&["my-server"], json!([office, user])),
-        (&["tag:office"], json!([])),
     ] {
         let (state, message) = judged(clients, json!({"rules": 1, "sources": sources}));
         assert_eq!(state, GrantState::Effective, "{clients:?}: {message}");
     }
+}
+
+#[test]
+fn every_client_that_relays_can_tell_needs_a_device_that_may() {
+    let office = json!({"tags": ["tag:office"], "peers": 2});
+    let lab = |devices: Value| {
+        let office = json!({"client": "tag:office", "devices": {"known": 2, "granted": 2}});
+        json!({"rules": 1, "sources": [office_source()], "clients": [office,
+            {"client": "tag:lab", "devices": devices}]})
+    };
+    let clients = &["tag:office", "tag:lab", "group:eng"][..];
+    for (devices, state, said) in [
+        (
+            json!({"known": 1, "granted": 0}),
+            GrantState::Incomplete,
+            "devices of tag:lab are",
+        ),
+        (
+            json!({"known": 0, "granted": 0}),
+            GrantState::Unseen,
+            "no device of tag:lab",
+        ),
+        (Value::Null, GrantState::Unknown, "whether tag:lab may"),
+        (
+            json!({"known": 9, "granted": 1}),
+            GrantState::Effective,
+            "devices of group:eng are",
+        ),
+    ] {
+        let (found, message) = judged(clients, lab(devices));
+        assert_eq!(found, state, "{message}");
+        assert!(message.contains(said), "{message}");
+    }
+    let nobody = json!({"rules": 1, "sources": []});
+    assert_eq!(judged(&["group:eng"], nobody).0, GrantState::Unseen);
+    let somebody = json!({"rules": 1, "sources": [office]});
+    assert_eq!(judged(&["my-server"], somebody).0, GrantState::Effective);
+}
+
+#[test]
+fn the_relays_tag_on_other_devices_is_told_unless_they_relay_for_themselves() {
+    let report = json!({"rules": 1, "sources": [office_source()], "taggedOthers": 3});
+    let (state, message) = judged(&["tag:office"], report.clone());
+    assert_eq!(state, GrantState::TagShared);
+    assert!(
+        message.contains("3 devices have tag:relay-office"),
+        "{message}"
+    );
+    let mut grant = grant(&["tag:office"]);
+    grant.self_relay = true;
+    let report = report_of(&["tag:office"], report);
+    let verdict = judge(&grant, [node(report)].iter());
+    assert_eq!(verdict.state, GrantState::Effective);
+}
+
+#[test]
+fn many_clients_without_a_device_are_counted() {
+    let clients: Vec<_> = (0..9).map(|n| format!("tag:a{n}")).collect();
+    let clients: Vec<_> = clients.iter().map(String::as_str).collect();
+    let none = |client: &&str| json!({"client": client, "devices": {"known": 0, "granted": 0}});
+    let reports: Vec<_> = clients.iter().map(none).collect();
+    let (state, message) = judged(&clients, json!({"rules": 1, "clients": reports}));
+    assert_eq!(state, GrantState::Unseen);
+    assert!(message.contains("tag:a4 and 4 more"), "{message}");
 }
 
 #[test]
@@ -77,6 +140,7 @@ fn own_tag_is_no_stranger_when_relays_relay_for_themselves() {
     );
     let mut grant = grant(&["tag:office"]);
     grant.self_relay = true;
+    let report = report_of(&["tag:office"], report);
     assert_eq!(
         judge(&grant, [node(report)].iter()).state,
         GrantState::Effective
@@ -85,17 +149,18 @@ fn own_tag_is_no_stranger_when_relays_relay_for_themselves() {
 
 #[test]
 fn the_worst_relay_and_the_worst_region_count() {
-    let good = node(json!({"rules": 1, "sources": [{"tags": ["tag:office"], "peers": 1}]}));
+    let report = json!({"rules": 1, "sources": [office_source()]});
+    let good = node(report_of(&["tag:office"], report));
     let bad = node(json!({"rules": 0}));
     let grant = grant(&["tag:office"]);
     assert_eq!(
         judge(&grant, [good.clone(), bad].iter()).state,
         GrantState::Missing
     );
-    let effective = judge(&grant, [good].iter());
+    let effective = judge(&grant, [good.clone()].iter());
     let unknown = judge(&grant, [].iter());
     assert_eq!(condition(&[effective, unknown]).reason, NOT_REPORTED);
-    let effective = judge(&grant, [node(json!({"rules": 1}))].iter());
+    let effective = judge(&grant, [good].iter());
     assert_eq!(
         (condition(&[effective]).status, condition(&[]).status),
         ("True", "Unknown")
@@ -103,8 +168,24 @@ fn the_worst_relay_and_the_worst_region_count() {
 }
 
 fn judged(clients: &[&str], report: Value) -> (GrantState, String) {
+    let report = report_of(clients, report);
     let verdict = judge(&grant(clients), [node(report)].iter());
     (verdict.state, verdict.sentence)
+}
+
+/// A report that says of each client that it has a device that may use the relay, unless `report`
+/// says something of them.
+fn report_of(clients: &[&str], mut report: Value) -> Value {
+    if report["clients"].is_null() {
+        let client =
+            |client: &&str| json!({"client": client, "devices": {"known": 1, "granted": 1}});
+        report["clients"] = clients.iter().map(client).collect();
+    }
+    report
+}
+
+fn office_source() -> Value {
+    json!({"tags": ["tag:office"], "peers": 1})
 }
 
 fn grant(clients: &[&str]) -> RegionGrant {

@@ -9,7 +9,10 @@ use super::{
     filter::{AddressSet, CAP_RELAY},
     *,
 };
-use crate::edit::{edited, edits};
+use crate::{
+    edit::{edited, edits},
+    relay::clients::Clients,
+};
 
 const OFFICE: u8 = 2;
 const OTHER: u8 = 3;
@@ -292,6 +295,50 @@ fn named_filters_come_and_go() {
     assert!(may_relay(&map, OFFICE), "the base filter is another one");
     apply(&mut map, json!({"PacketFilters": {"*": null}}));
     assert!(!may_relay(&map, OFFICE));
+}
+
+#[test]
+fn clients_are_counted_by_tag_and_user_and_requests_noted() {
+    let mut map = netmap(grant(&["100.64.0.2"], &["*"]));
+    let (mut office, mut other) = (node(OFFICE), node(OTHER));
+    office["Tags"] = json!(["tag:office"]);
+    other["User"] = json!(7);
+    let profile = json!({"ID": 7, "LoginName": "alice@example.com"});
+    apply(
+        &mut map,
+        json!({"PeersChanged": [office, other], "UserProfiles": [profile]}),
+    );
+    let clients = Clients::default();
+    let texts = ["tag:office", "alice@example.com", "tag:lab"].map(str::to_owned);
+    clients.set(&texts, NOW);
+    assert!(map.note_request(NodeKey([OTHER; 32]), &clients, NOW));
+    assert!(!map.note_request(NodeKey([9; 32]), &clients, NOW));
+    let counted = map.clients(&clients, NOW).into_iter().map(|view| {
+        let devices = view.devices.unwrap();
+        (devices.known, devices.granted, view.asked.is_some())
+    });
+    let wanted = [(1, 1, false), (1, 0, true), (0, 0, false)];
+    assert_eq!(counted.collect::<Vec<_>>(), wanted);
+}
+
+#[test]
+fn devices_with_the_relays_tag_are_counted_unless_they_are_relays() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    let tagged = |id: u8, hostinfo: Value| {
+        let mut node = node(id);
+        node["Tags"] = json!(["tag:relay"]);
+        node["Hostinfo"] = hostinfo;
+        node
+    };
+    let peers = [
+        tagged(OFFICE, json!({"PeerRelay": true})),
+        tagged(OTHER, json!({"OS": "linux"})),
+        tagged(7, Value::Null),
+        node(8),
+    ];
+    apply(&mut map, json!({"PeersChanged": peers}));
+    assert_eq!(map.tagged_others(&["tag:relay".into()]), 1);
+    assert_eq!(map.tagged_others(&["tag:else".into()]), 0);
 }
 
 #[test]

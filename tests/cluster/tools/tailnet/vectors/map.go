@@ -31,6 +31,8 @@ func makeMap() *tailcfg.MapResponse {
 			UnsignedPeerAPIOnly: true,
 			MachineAuthorized:   true,
 			Expired:             true,
+			User:                10,
+			Hostinfo:            (&tailcfg.Hostinfo{PeerRelay: true}).View(),
 		}
 	}
 	rules := []tailcfg.FilterRule{{
@@ -72,5 +74,6 @@ func makeMap() *tailcfg.MapResponse {
 		PacketFilter:  rules,
 		PacketFilters: map[string][]tailcfg.FilterRule{"named": rules},
 		ControlTime:   &expiry,
+		UserProfiles:  []tailcfg.UserProfile{{ID: 11, LoginName: "alice@example.com"}},
 	}
 }
