@@ -18,7 +18,8 @@ use crate::{Rig, audit, evidence, maps, packages, signals, traces};
 /// What to run.
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
-    /// Only scenarios whose sentence contains this; no cargo tests then
+    /// Only scenarios whose sentence contains this, or one of several parts that '|' separates; no
+    /// cargo tests then
     filter: Option<String>,
     /// Leave cluster and tailnet up afterwards
     #[arg(long)]
@@ -36,7 +37,7 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         .filter(|s| {
             args.filter
                 .as_ref()
-                .is_none_or(|filter| s.name.contains(filter))
+                .is_none_or(|filter| filter.split('|').any(|part| s.name.contains(part)))
         })
         .collect();
     ensure!(

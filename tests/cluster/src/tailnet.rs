@@ -7,16 +7,17 @@ use std::path::PathBuf;
 use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::command::{program_in, run_with_input};
 use crate::net::{CLIENTS, CONTROL};
 use crate::pki::Pki;
-use crate::process::{Processes, Spec};
+use crate::process::{Processes, Spec, wait_until};
 use crate::progress::Progress;
 use crate::state::{State, write_private};
 use crate::tools::Tools;
 pub use admin::NodeStatus;
+use admin::PolicyWrite;
 pub use client::{Client, Pong};
 
 /// Where the control server is reached, also from pods.
@@ -24,7 +25,11 @@ pub const LOGIN_SERVER: &str = "https://10.90.0.1:443";
 const AUTH_KEY: &str = "tskey-auth-rig";
 const READY: Duration = Duration::from_secs(15);
 
-/// The policy that `up` starts with: c1 and c2 may relay through nodes tagged relay-office.
+/// In which control takes over a policy.
+const SOON: Duration = Duration::from_secs(5);
+
+/// The policy that `up` starts with: clients may talk to each other, and c1 and c2 may relay through
+/// nodes tagged relay-office. Nothing else is allowed, so devices see nobody else.
 pub const DEFAULT_POLICY: &str = r#"{
   "tagOwners": {
     "tag:office":       ["autogroup:admin"],
@@ -32,7 +37,7 @@ pub const DEFAULT_POLICY: &str = r#"{
     "tag:relay-office": ["autogroup:admin"],
   },
   "grants": [
-    {"src": ["*"], "dst": ["*"], "ip": ["*"]},
+    {"src": ["tag:office", "tag:other"], "dst": ["tag:office", "tag:other"], "ip": ["*"]},
     {
       "src": ["tag:office"],
       "dst": ["tag:relay-office"],
@@ -152,12 +157,54 @@ impl Tailnet {
         self.dir.join("auth-key")
     }
 
-    /// Replaces the policy file; control takes it over within a fraction of a second.
+    /// Replaces the policy, and waits until control has taken it over. A policy that control
+    /// refuses is an error with its words, and the one before stays; without control the policy
+    /// waits in its file.
     pub fn write_policy(&self, policy: &str) -> Result<()> {
+        let before = std::fs::read_to_string(self.policy_file());
+        self.write_policy_file(policy)?;
+        let control = self.processes.find(CONTROL.name);
+        if !control.is_some_and(|control| control.alive()) {
+            return Ok(());
+        }
+        match self.refusal(policy)? {
+            None => Ok(()),
+            Some(words) => {
+                self.write_policy_file(&before.unwrap_or_default())?;
+                bail!("control refuses the policy: {words}")
+            }
+        }
+    }
+
+    /// Why control refuses the policy that was written, if it does.
+    fn refusal(&self, policy: &str) -> Result<Option<String>> {
+        let mut written = PolicyWrite::default();
+        wait_until(
+            SOON,
+            || true,
+            || {
+                let body = admin::request(&self.admin_socket(), "GET", "/policy")?;
+                written = serde_json::from_str(&body)?;
+                ensure!(written.text == policy, "control has not read the policy");
+                Ok(())
+            },
+        )?;
+        Ok(Some(written.refused).filter(|words| !words.is_empty()))
+    }
+
+    fn write_policy_file(&self, policy: &str) -> Result<()> {
         // Renamed into place: control would read a half written file as an invalid one.
         let staging = self.dir.join("policy.new");
         write_private(&staging, policy)?;
         std::fs::rename(&staging, self.policy_file()).context("failed to replace the policy")
+    }
+
+    /// Makes an auth key whose devices have these tags or, without tags, may have those that a
+    /// member of the tailnet owns.
+    pub fn add_key(&self, key: &str, tags: &[&str]) -> Result<()> {
+        let tags = tags.join(",");
+        let path = format!("/keys?key={key}&tags={tags}&owner=member");
+        admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 
     /// The nodes that control knows.
@@ -175,6 +222,12 @@ impl Tailnet {
     /// Lets the keys of nodes of that name expire, or makes them good for ever.
     pub fn expire(&self, node: &str, expired: bool) -> Result<()> {
         let path = format!("/expire?name={node}&set={expired}");
+        admin::request(&self.admin_socket(), "POST", &path).map(drop)
+    }
+
+    /// Gives nodes of that name these tags, as an administrator may.
+    pub fn set_tags(&self, node: &str, tags: &[&str]) -> Result<()> {
+        let path = format!("/tags?name={node}&tags={}", tags.join(","));
         admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 

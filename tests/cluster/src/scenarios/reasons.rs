@@ -27,6 +27,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: pods,
         },
         Scenario {
+            name: "relays whose auth key may not use their tag say which tag is missing, and the right key \
+                   mends it",
+            run: tag_missing,
+        },
+        Scenario {
             name: "a policy that turns relays off, and a node key that expires, are each told within \
                    10 s, and so is their end",
             run: told_by_control,
@@ -108,6 +113,35 @@ fn pods(world: &World<'_>) -> Result<String> {
         ensure!(events.contains(reason), "no event says {reason}");
     }
     Ok(found.join(", "))
+}
+
+/// The key belongs to a user who does not own the relays' tag: control refuses the tag, and lets the
+/// device in without.
+fn tag_missing(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    world.delete(EDGE)?;
+    world.rig.tailnet.add_key("tskey-auth-member", &[])?;
+    world.write_secret("tskey-auth-member")?;
+    let name = &format!("untagged-{}", std::process::id());
+    world.apply(name, &json!({}))?;
+    let said = stalled(world, name, "TagMissing")?;
+    ensure!(
+        said.contains("tag:relay-office") && said.contains("auth key"),
+        "the message does not name the remedy: {said}"
+    );
+    world
+        .rig
+        .tailnet
+        .add_key("tskey-auth-tagged", &["tag:relay-office"])?;
+    world.write_secret("tskey-auth-tagged")?;
+    let start = Instant::now();
+    world.wait_ready(name)?;
+    world.delete(name)?;
+    world.write_secret(world.rig.tailnet.auth_key())?;
+    Ok(format!(
+        "ready {} s after the right key",
+        start.elapsed().as_secs()
+    ))
 }
 
 fn told_by_control(world: &World<'_>) -> Result<String> {

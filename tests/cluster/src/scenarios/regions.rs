@@ -32,7 +32,7 @@ const TWO_TAGS: &str = r#"{
     "tag:office": [], "tag:other": [], "tag:relay-office": [], "tag:relay-lab": [],
   },
   "grants": [
-    {"src": ["*"], "dst": ["*"], "ip": ["*"]},
+    {"src": ["tag:office", "tag:other"], "dst": ["tag:office", "tag:other"], "ip": ["*"]},
     {"src": ["tag:office"], "dst": ["tag:relay-office"], "app": {"tailscale.com/cap/relay": [{}]}},
     {"src": ["tag:other"], "dst": ["tag:relay-lab"], "app": {"tailscale.com/cap/relay": [{}]}},
   ],

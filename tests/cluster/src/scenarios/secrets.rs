@@ -18,8 +18,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 fn keys(world: &World<'_>) -> Result<String> {
     world.delete(EDGE)?;
     // Devices that have joined before need no key, so these are new ones.
-    let name = "keys";
-    world.delete(name)?;
+    let name = &format!("keys-{}", std::process::id());
     world.remove_secret()?;
     world.apply(name, &json!({}))?;
     stalled(world, name, "AuthKeyMissing")?;

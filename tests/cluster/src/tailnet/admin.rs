@@ -31,6 +31,16 @@ pub struct NodeStatus {
     pub streaming: bool,
 }
 
+/// The policy that control read last.
+#[derive(Debug, Default, Deserialize)]
+#[serde(rename_all = "PascalCase")]
+pub(super) struct PolicyWrite {
+    /// All of the file.
+    pub(super) text: String,
+    /// Why control refuses it; empty if it is in force.
+    pub(super) refused: String,
+}
+
 /// Sends a request and returns the body of the answer.
 pub(super) fn request(socket: &Path, method: &str, path: &str) -> Result<String> {
     let mut stream = UnixStream::connect(socket)

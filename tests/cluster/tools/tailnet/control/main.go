@@ -1,14 +1,21 @@
-// Command control is the coordination server of the rig's tailnet: Tailscale's own testcontrol over
-// TLS, with tags and grants from a policy file, a DERP server on the same port and a STUN server.
+// Command control is the coordination server of the rig's tailnet, with a DERP server on the same
+// port and a STUN server. It does with a policy file what the hosted control server does: it refuses
+// a policy that does not parse or whose tests fail, lets devices see each other only if a rule
+// concerns both, and gives a device the tags that its auth key may give.
 //
 // Ways in:
 //
 //	https://ADDR:PORT        control protocol (/key, /ts2021) and DERP (/derp)
 //	udp ADDR:STUN-PORT       STUN
-//	unix ADMIN               GET /nodes, POST /attr?name=N&attr=A&set=true|false, POST /expire?name=N&set=true|false
+//	unix ADMIN               GET /nodes
+//	                         GET /policy: the text last read, and why it was refused
+//	                         POST /keys?key=K&tags=T,T&owner=admin|member
+//	                         POST /attr?name=N&attr=A&set=true|false
+//	                         POST /expire?name=N&set=true|false
+//	                         POST /tags?name=N&tags=T,T
 //
-// It prints "ready" once it listens. The policy file is read again when it changes; one that does
-// not parse is reported and the one before stays in force.
+// It prints "ready" once it listens. The policy file is read again when it changes; while one is
+// refused, the one before stays in force.
 package main
 
 import (
@@ -28,7 +35,6 @@ import (
 	"tailscale.com/derp/derpserver"
 	"tailscale.com/net/stunserver"
 	"tailscale.com/tailcfg"
-	"tailscale.com/tstest/integration/testcontrol"
 	"tailscale.com/types/key"
 	"tailscale.com/types/logger"
 )
@@ -50,8 +56,8 @@ func main() {
 	flag.IntVar(&o.stunPort, "stun-port", 3478, "UDP port of STUN")
 	flag.StringVar(&o.cert, "cert", "", "TLS certificate chain, PEM; must name the addresses")
 	flag.StringVar(&o.key, "key", "", "TLS private key, PEM")
-	flag.StringVar(&o.policy, "policy", "", "tailnet policy file, HuJSON: tagOwners and grants")
-	flag.StringVar(&o.authKey, "auth-key-file", "", "file with the only auth key that may register; empty lets everyone in")
+	flag.StringVar(&o.policy, "policy", "", "tailnet policy file, HuJSON")
+	flag.StringVar(&o.authKey, "auth-key-file", "", "file with an auth key of the administrator; the admin interface adds others")
 	flag.StringVar(&o.admin, "admin", "", "unix socket of the admin interface")
 	flag.IntVar(&o.regions, "regions", 1, "DERP regions; all are served by this process, on ports that follow -port")
 	flag.Parse()
@@ -69,30 +75,17 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	authKey := ""
+	tailnet := newTailnet(derpMap(o), policy)
 	if o.authKey != "" {
 		data, err := os.ReadFile(o.authKey)
 		if err != nil {
 			return err
 		}
-		authKey = strings.TrimSpace(string(data))
+		tailnet.keys[strings.TrimSpace(string(data))] = authKey{owner: admin}
 	}
-	server := &testcontrol.Server{
-		Logf:                    logger.Discard,
-		DERPMap:                 derpMap(o),
-		AllNodesSameUser:        true,
-		AllOnline:               true,
-		RequireAuthKey:          authKey,
-		MagicDNSDomain:          "rig.ts.net",
-		DNSConfig:               &tailcfg.DNSConfig{},
-		TagOwners:               map[string][]string{},
-		DefaultNodeCapabilities: &tailcfg.NodeCapMap{},
-		ExplicitBaseURL:         fmt.Sprintf("https://%s", net.JoinHostPort(o.addr4, strconv.Itoa(o.port))),
-	}
-	tailnet := newTailnet(server, policy)
-	server.AltMapStream = tailnet.serveMap
 	go tailnet.followPolicy(ctx)
 
+	control := &protocol{tailnet: tailnet, key: key.NewMachine()}
 	certificate, err := tls.LoadX509KeyPair(o.cert, o.key)
 	if err != nil {
 		return err
@@ -104,10 +97,7 @@ func run(ctx context.Context, o options) error {
 		mux.Handle("/derp", derpserver.Handler(derp))
 		mux.HandleFunc("/derp/probe", func(w http.ResponseWriter, _ *http.Request) {})
 		if region == 0 {
-			// testcontrol panics on a path that it does not know.
-			for _, path := range []string{"/key", "/ts2021", "/machine/", "/c2n/", "/generate_204"} {
-				mux.Handle(path, server)
-			}
+			mux.Handle("/", control.handler())
 		}
 		if err := serve(ctx, o, o.port+region, mux, certificate, failed); err != nil {
 			return err

@@ -1,25 +1,37 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
-	"log"
+	"maps"
 	"net/netip"
-	"os"
 	"slices"
 	"strings"
-	"sync/atomic"
-	"time"
 
 	"github.com/tailscale/hujson"
 	"tailscale.com/tailcfg"
 )
 
 // Policy is the part of a tailnet policy file that the rig needs.
+//
+// A file with neither acls nor grants allows everything, one with either allows what it lists.
 type Policy struct {
 	TagOwners map[string][]string `json:"tagOwners"`
+	Groups    map[string][]string `json:"groups"`
+	Hosts     map[string]string   `json:"hosts"`
+	ACLs      []ACL               `json:"acls"`
 	Grants    []Grant             `json:"grants"`
+	Tests     []Test              `json:"tests"`
+
+	rules []rule
+}
+
+// ACL lets src reach dst, each as HOST:PORTS.
+type ACL struct {
+	Action string   `json:"action"`
+	Proto  string   `json:"proto"`
+	Src    []string `json:"src"`
+	Dst    []string `json:"dst"`
 }
 
 // Grant gives src access to dst: application capabilities, or ports.
@@ -30,11 +42,23 @@ type Grant struct {
 	App map[string][]tailcfg.RawMessage `json:"app"`
 }
 
+// rule is one ACL or grant in a common form.
+type rule struct {
+	src, dst []string
+	ports    []ports
+	app      map[string][]tailcfg.RawMessage
+}
+
 const (
 	capRelay       = tailcfg.PeerCapabilityRelay
 	capRelayTarget = tailcfg.PeerCapabilityRelayTarget
 )
 
+// wholeTailnet is what the hosted control server writes for "*" as a source: the addresses that
+// devices can have.
+var wholeTailnet = []string{"100.64.0.0-100.115.91.255", "100.115.94.0-100.127.255.255", "fd7a:115c:a1e0::/48"}
+
+// parsePolicy refuses what the hosted control server refuses, tests that fail included.
 func parsePolicy(data []byte) (*Policy, error) {
 	// Standardize writes over its input.
 	standard, err := hujson.Standardize(slices.Clone(data))
@@ -45,37 +69,99 @@ func parsePolicy(data []byte) (*Policy, error) {
 	if err := json.Unmarshal(standard, policy); err != nil {
 		return nil, err
 	}
-	for _, grant := range policy.Grants {
+	if err := policy.compile(); err != nil {
+		return nil, err
+	}
+	return policy, policy.runTests()
+}
+
+func (p *Policy) compile() error {
+	// nil is a missing or null section; an empty one allows nothing.
+	if p.ACLs == nil && p.Grants == nil {
+		p.rules = append(p.rules, rule{src: []string{"*"}, dst: []string{"*"}, ports: everyPort})
+	}
+	for _, acl := range p.ACLs {
+		if acl.Action != "accept" {
+			return fmt.Errorf("action=%q is not supported", acl.Action)
+		}
+		for _, dst := range acl.Dst {
+			host, text, err := splitDestination(dst)
+			if err != nil {
+				return err
+			}
+			ports, err := parsePorts(acl.Proto, text)
+			if err != nil {
+				return err
+			}
+			p.rules = append(p.rules, rule{src: acl.Src, dst: []string{host}, ports: ports})
+		}
+	}
+	for _, grant := range p.Grants {
+		one := rule{src: grant.Src, dst: grant.Dst, app: grant.App}
+		for _, text := range grant.IP {
+			proto, text := splitProtocol(text)
+			ports, err := parsePorts(proto, text)
+			if err != nil {
+				return err
+			}
+			one.ports = append(one.ports, ports...)
+		}
 		for name := range grant.App {
 			// As the hosted control server does: companions are its own to add.
 			if tailcfg.PeerCapability(name) == capRelayTarget {
-				return nil, fmt.Errorf("capability name %q must not be in the tailscale.com domain", name)
+				return fmt.Errorf("capability name %q must not be in the tailscale.com domain", name)
 			}
 		}
-		for _, selector := range slices.Concat(grant.Src, grant.Dst) {
-			if strings.HasPrefix(selector, "tag:") && policy.TagOwners[selector] == nil {
-				return nil, fmt.Errorf("tag %q has no tagOwners entry", selector)
+		p.rules = append(p.rules, one)
+	}
+	for _, rule := range p.rules {
+		for _, selector := range slices.Concat(rule.src, rule.dst) {
+			if err := p.checkTag(selector); err != nil {
+				return err
 			}
 		}
 	}
-	return policy, nil
+	return nil
+}
+
+func (p *Policy) checkTag(selector string) error {
+	if _, defined := p.TagOwners[selector]; strings.HasPrefix(selector, "tag:") && !defined {
+		return fmt.Errorf("tag not found: %q", selector)
+	}
+	return nil
 }
 
 // filter computes what control sends to node: who may reach it, and with which capabilities.
 func (p *Policy) filter(node *tailcfg.Node, nodes []*tailcfg.Node) []tailcfg.FilterRule {
-	rules := slices.Clone(tailcfg.FilterAllowAll)
-	for _, grant := range p.Grants {
-		for name, values := range grant.App {
-			capability := tailcfg.PeerCapability(name)
-			if matches(grant.Dst, node) {
-				rules = append(rules, capRule(addresses(grant.Src, nodes), node, capability, values))
+	rules := []tailcfg.FilterRule{}
+	for _, rule := range p.rules {
+		isDestination := p.matches(rule.dst, node)
+		sources := p.addresses(rule.src, nodes)
+		if isDestination && len(sources) > 0 {
+			for _, ports := range rule.ports {
+				rules = append(rules, ports.filterRule(sources, node))
 			}
-			if capability == capRelay && matches(grant.Src, node) {
-				rules = append(rules, capRule(addresses(grant.Dst, nodes), node, capRelayTarget, nil))
+		}
+		for _, name := range slices.Sorted(maps.Keys(rule.app)) {
+			capability := tailcfg.PeerCapability(name)
+			if isDestination && len(sources) > 0 {
+				rules = append(rules, capRule(sources, node, capability, rule.app[name]))
+			}
+			targets := p.addresses(rule.dst, nodes)
+			if capability == capRelay && p.matches(rule.src, node) && len(targets) > 0 {
+				rules = append(rules, capRule(targets, node, capRelayTarget, nil))
 			}
 		}
 	}
 	return rules
+}
+
+// visible says whether two nodes are in each other's network maps: if any rule concerns both,
+// whatever it grants and in whichever direction.
+func (p *Policy) visible(a, b *tailcfg.Node) bool {
+	return slices.ContainsFunc(p.rules, func(rule rule) bool {
+		return p.matches(rule.src, a) && p.matches(rule.dst, b) || p.matches(rule.src, b) && p.matches(rule.dst, a)
+	})
 }
 
 func capRule(sources []string, node *tailcfg.Node, capability tailcfg.PeerCapability, values []tailcfg.RawMessage) tailcfg.FilterRule {
@@ -88,10 +174,13 @@ func capRule(sources []string, node *tailcfg.Node, capability tailcfg.PeerCapabi
 	}
 }
 
-func addresses(selectors []string, nodes []*tailcfg.Node) []string {
+func (p *Policy) addresses(selectors []string, nodes []*tailcfg.Node) []string {
+	if slices.Contains(selectors, "*") {
+		return wholeTailnet
+	}
 	found := []string{}
 	for _, node := range nodes {
-		if matches(selectors, node) {
+		if p.matches(selectors, node) {
 			for _, prefix := range node.Addresses {
 				found = append(found, prefix.Addr().String())
 			}
@@ -100,61 +189,38 @@ func addresses(selectors []string, nodes []*tailcfg.Node) []string {
 	return found
 }
 
-func matches(selectors []string, node *tailcfg.Node) bool {
+func (p *Policy) matches(selectors []string, node *tailcfg.Node) bool {
+	tagged := len(node.Tags) > 0
+	login := logins[node.User]
 	return slices.ContainsFunc(selectors, func(selector string) bool {
-		if selector == "*" || slices.Contains(node.Tags, selector) {
+		switch {
+		case selector == "*":
 			return true
+		case strings.HasPrefix(selector, "tag:"):
+			return slices.Contains(node.Tags, selector)
+		case selector == "autogroup:tagged":
+			return tagged
+		case strings.HasPrefix(selector, "autogroup:"):
+			return !tagged && isIn(selector, login)
+		case strings.HasPrefix(selector, "group:"):
+			return !tagged && slices.Contains(p.Groups[selector], login)
+		case strings.Contains(selector, "@"):
+			return !tagged && selector == login
 		}
-		if selector == "autogroup:member" {
-			return len(node.Tags) == 0
-		}
-		ip, err := netip.ParseAddr(selector)
-		return err == nil && slices.ContainsFunc(node.Addresses, func(p netip.Prefix) bool { return p.Addr() == ip })
+		net, err := p.network(selector)
+		return err == nil && slices.ContainsFunc(node.Addresses, func(address netip.Prefix) bool {
+			return net.Contains(address.Addr())
+		})
 	})
 }
 
-// policyFile is the policy in force, and a signal that it changed.
-type policyFile struct {
-	current atomic.Pointer[Policy]
-	changed chan struct{}
-}
-
-func watchPolicy(ctx context.Context, path string) (*policyFile, error) {
-	file := &policyFile{changed: make(chan struct{}, 1)}
-	if path == "" {
-		file.current.Store(new(Policy))
-		return file, nil
+// network reads an address, a network, or the name of one in hosts.
+func (p *Policy) network(selector string) (netip.Prefix, error) {
+	if host, named := p.Hosts[selector]; named {
+		selector = host
 	}
-	last, err := os.ReadFile(path)
-	if err != nil {
-		return nil, err
+	if ip, err := netip.ParseAddr(selector); err == nil {
+		return ip.Prefix(ip.BitLen())
 	}
-	policy, err := parsePolicy(last)
-	if err != nil {
-		return nil, fmt.Errorf("%s: %w", path, err)
-	}
-	file.current.Store(policy)
-	go func() {
-		for tick := time.NewTicker(200 * time.Millisecond); ; {
-			select {
-			case <-ctx.Done():
-				return
-			case <-tick.C:
-			}
-			data, err := os.ReadFile(path)
-			if err != nil || string(data) == string(last) {
-				continue
-			}
-			last = data
-			policy, err := parsePolicy(data)
-			if err != nil {
-				log.Printf("policy not changed: %v", err)
-				continue
-			}
-			file.current.Store(policy)
-			log.Printf("policy changed: %d grants", len(policy.Grants))
-			file.changed <- struct{}{}
-		}
-	}()
-	return file, nil
+	return netip.ParsePrefix(selector)
 }

@@ -1,41 +1,45 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
-	"net"
-	"net/http"
-	"os"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
 	"tailscale.com/tailcfg"
-	"tailscale.com/tstest/integration/testcontrol"
 	"tailscale.com/types/key"
 )
 
-// keepAlive is how often an idle map stream hears from control; the hosted one takes about a minute.
-const keepAlive = 50 * time.Second
+const (
+	// domain ends the names of devices.
+	domain = "rig.ts.net"
+	// keepAlive is how often an idle map stream hears from control; the hosted one takes about a minute.
+	keepAlive = 50 * time.Second
+	// attrMisled makes a client believe in a grant that relays do not have, as while a policy spreads.
+	attrMisled = "rig-misled"
+)
 
-// attrMisled makes a client believe in a grant that relays do not have, as while a policy spreads.
-const attrMisled = "rig-misled"
-
-// tailnet sends network maps that carry the policy's packet filters.
+// tailnet knows the devices and sends them network maps according to the policy.
 type tailnet struct {
-	server *testcontrol.Server
+	derp   *tailcfg.DERPMap
 	policy *policyFile
 
 	mu      sync.Mutex
+	keys    map[string]authKey
+	nodes   map[key.NodePublic]*tailcfg.Node
+	lastID  int
 	streams map[chan struct{}]key.NodePublic
 	attrs   map[key.NodePublic]tailcfg.NodeCapMap
 }
 
-func newTailnet(server *testcontrol.Server, policy *policyFile) *tailnet {
+func newTailnet(derp *tailcfg.DERPMap, policy *policyFile) *tailnet {
 	return &tailnet{
-		server:  server,
+		derp:    derp,
 		policy:  policy,
+		keys:    map[string]authKey{},
+		nodes:   map[key.NodePublic]*tailcfg.Node{},
 		streams: map[chan struct{}]key.NodePublic{},
 		attrs:   map[key.NodePublic]tailcfg.NodeCapMap{},
 	}
@@ -78,24 +82,28 @@ func (t *tailnet) unsubscribe(stream chan struct{}) {
 	delete(t.streams, stream)
 }
 
-// serveMap is [testcontrol.Server.AltMapStream].
-func (t *tailnet) serveMap(ctx context.Context, w testcontrol.MapStreamWriter, req *tailcfg.MapRequest) {
+func (t *tailnet) serveMap(ctx context.Context, w *mapWriter, machine key.MachinePublic, req *tailcfg.MapRequest) {
 	if !req.Stream {
 		// Control takes host info, endpoints and the disco key from these requests only
 		// (tailcfg.MapRequest.Stream).
-		if !req.ReadOnly && t.update(req) {
+		if !req.ReadOnly && t.update(machine, req) {
 			t.notify()
 		}
-		if res := t.mapResponse(req); res != nil {
-			w.SendMapMessage(res)
+		if res := t.mapResponse(machine, req); res != nil {
+			w.send(res)
 		}
 		return
 	}
 	stream := t.subscribe(req.NodeKey)
 	defer t.unsubscribe(stream)
+	var sent peerList
 	for {
-		res := t.mapResponse(req)
-		if res == nil || w.SendMapMessage(res) != nil {
+		res := t.mapResponse(machine, req)
+		if res == nil {
+			return
+		}
+		sent = sent.delta(res)
+		if w.send(res) != nil {
 			return
 		}
 		for idle := true; idle; {
@@ -105,7 +113,7 @@ func (t *tailnet) serveMap(ctx context.Context, w testcontrol.MapStreamWriter, r
 			case <-stream:
 				idle = false
 			case <-time.After(keepAlive):
-				if w.SendMapMessage(&tailcfg.MapResponse{KeepAlive: true}) != nil {
+				if w.send(&tailcfg.MapResponse{KeepAlive: true}) != nil {
 					return
 				}
 			}
@@ -113,125 +121,109 @@ func (t *tailnet) serveMap(ctx context.Context, w testcontrol.MapStreamWriter, r
 	}
 }
 
-func (t *tailnet) update(req *tailcfg.MapRequest) bool {
-	node := t.server.Node(req.NodeKey)
-	if node == nil {
+// peerList is what a stream has said of peers.
+type peerList map[tailcfg.NodeID][]byte
+
+// delta turns the peers of a message into the difference to what was sent, except in the first
+// message. A list of no peers cannot be sent in any other way.
+func (sent peerList) delta(res *tailcfg.MapResponse) peerList {
+	now := peerList{}
+	for _, peer := range res.Peers {
+		text, err := json.Marshal(peer)
+		if err != nil {
+			panic(err)
+		}
+		now[peer.ID] = text
+		if sent != nil && !bytes.Equal(sent[peer.ID], text) {
+			res.PeersChanged = append(res.PeersChanged, peer)
+		}
+	}
+	if sent != nil {
+		res.Peers = nil
+	}
+	for id := range sent {
+		if now[id] == nil {
+			res.PeersRemoved = append(res.PeersRemoved, id)
+		}
+	}
+	return now
+}
+
+func (t *tailnet) update(machine key.MachinePublic, req *tailcfg.MapRequest) bool {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	node := t.nodes[req.NodeKey]
+	if node == nil || node.Machine != machine {
 		return false
 	}
 	node.Endpoints = slices.Clone(req.Endpoints)
 	node.DiscoKey = req.DiscoKey
 	node.Cap = req.Version
 	if req.Hostinfo != nil {
+		t.retag(node, req.Hostinfo.RequestTags)
 		node.Hostinfo = req.Hostinfo.View()
 		if info := req.Hostinfo.NetInfo; info != nil && info.PreferredDERP != 0 {
 			node.HomeDERP = info.PreferredDERP
 		}
 	}
-	t.server.UpdateNode(node)
 	return true
 }
 
-func (t *tailnet) mapResponse(req *tailcfg.MapRequest) *tailcfg.MapResponse {
-	res, err := t.server.MapResponse(req)
-	if err != nil || res == nil {
+// mapResponse is everything that a device is told, or nothing if control does not know it.
+func (t *tailnet) mapResponse(machine key.MachinePublic, req *tailcfg.MapRequest) *tailcfg.MapResponse {
+	policy := t.policy.policy()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	known := t.nodes[req.NodeKey]
+	if known == nil || known.Machine != machine {
 		return nil
 	}
-	t.mu.Lock()
-	res.Node.CapMap = t.attrs[req.NodeKey]
-	t.mu.Unlock()
-	nodes := t.server.AllNodes()
-	res.PacketFilter = t.policy.current.Load().filter(res.Node, nodes)
-	if res.Node.CapMap.Contains(attrMisled) {
+	now := time.Now().UTC()
+	node := known.Clone()
+	node.CapMap = t.attrs[req.NodeKey]
+	node.Capabilities = append(node.Capabilities, tailcfg.NodeAttrDisableUPnP)
+	nodes := t.sortedNodes()
+	rules := policy.filter(node, nodes)
+	misled := node.CapMap.Contains(attrMisled)
+	if misled {
 		// It takes every node for a relay that it may use; no relay knows of that.
-		res.PacketFilter = append(res.PacketFilter, capRule(addresses([]string{"*"}, nodes), res.Node, capRelayTarget, nil))
+		rules = append(rules, capRule(wholeTailnet, node, capRelayTarget, nil))
+	}
+	res := &tailcfg.MapResponse{
+		Node:         node,
+		DERPMap:      t.derp,
+		Domain:       domain,
+		DNSConfig:    &tailcfg.DNSConfig{},
+		UserProfiles: profiles(),
+		ControlTime:  &now,
+		// A PacketFilter of no rules cannot be sent.
+		PacketFilters: map[string][]tailcfg.FilterRule{"*": nil, "base": rules},
+	}
+	for _, peer := range nodes {
+		if peer.ID == node.ID || req.OmitPeers || !misled && !policy.visible(node, peer) {
+			continue
+		}
+		// Clients take some ways only for peers that are online.
+		online := true
+		peer.Online = &online
+		res.Peers = append(res.Peers, peer)
 	}
 	return res
 }
 
-type nodeStatus struct {
-	Name      string
-	Key       string
-	Addresses []string
-	Tags      []string
-	PeerRelay bool
-	HomeDERP  int
-	Streaming bool
+// sortedNodes is a copy of all nodes in the order of their numbers. The caller holds t.mu.
+func (t *tailnet) sortedNodes() []*tailcfg.Node {
+	nodes := make([]*tailcfg.Node, 0, len(t.nodes))
+	for _, node := range t.nodes {
+		nodes = append(nodes, node.Clone())
+	}
+	slices.SortFunc(nodes, func(a, b *tailcfg.Node) int { return int(a.ID - b.ID) })
+	return nodes
 }
 
-func (t *tailnet) nodes() []nodeStatus {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	streaming := map[key.NodePublic]bool{}
-	for _, node := range t.streams {
-		streaming[node] = true
+func profiles() (all []tailcfg.UserProfile) {
+	for id, login := range logins {
+		all = append(all, tailcfg.UserProfile{ID: id, LoginName: login, DisplayName: login})
 	}
-	found := []nodeStatus{}
-	for _, node := range t.server.AllNodes() {
-		status := nodeStatus{
-			Name:      strings.TrimSuffix(node.Name, ".rig.ts.net."),
-			Key:       node.Key.String(),
-			Tags:      node.Tags,
-			PeerRelay: node.Hostinfo.Valid() && node.Hostinfo.PeerRelay(),
-			HomeDERP:  node.HomeDERP,
-			Streaming: streaming[node.Key],
-		}
-		for _, prefix := range node.Addresses {
-			status.Addresses = append(status.Addresses, prefix.Addr().String())
-		}
-		found = append(found, status)
-	}
-	return found
-}
-
-func (t *tailnet) serveAdmin(ctx context.Context, path string) error {
-	os.Remove(path)
-	listener, err := net.Listen("unix", path)
-	if err != nil {
-		return err
-	}
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /nodes", func(w http.ResponseWriter, _ *http.Request) {
-		json.NewEncoder(w).Encode(t.nodes())
-	})
-	mux.HandleFunc("POST /attr", t.named(func(node *tailcfg.Node, r *http.Request) {
-		attrs := tailcfg.NodeCapMap{}
-		if r.FormValue("set") == "true" {
-			attrs[tailcfg.NodeCapability(r.FormValue("attr"))] = nil
-		}
-		t.mu.Lock()
-		t.attrs[node.Key] = attrs
-		t.mu.Unlock()
-	}))
-	mux.HandleFunc("POST /expire", t.named(func(node *tailcfg.Node, r *http.Request) {
-		node.KeyExpiry = time.Time{}
-		if r.FormValue("set") == "true" {
-			node.KeyExpiry = time.Now().Add(-time.Minute)
-		}
-		t.server.UpdateNode(node)
-	}))
-	go http.Serve(listener, mux)
-	go func() {
-		<-ctx.Done()
-		listener.Close()
-	}()
-	return nil
-}
-
-// named lets change act on each node that has the name in the request, and sends new maps.
-func (t *tailnet) named(change func(*tailcfg.Node, *http.Request)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		name := r.FormValue("name")
-		found := false
-		for _, node := range t.server.AllNodes() {
-			if strings.TrimSuffix(node.Name, ".rig.ts.net.") == name {
-				change(node, r)
-				found = true
-			}
-		}
-		if !found {
-			http.Error(w, "no node "+name, http.StatusNotFound)
-			return
-		}
-		t.notify()
-	}
+	return all
 }
