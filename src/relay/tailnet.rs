@@ -21,7 +21,7 @@ use rand::Rng;
 use tokio::{
     io::AsyncRead,
     sync::{Notify, watch},
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use url::Url;
 
@@ -54,6 +54,8 @@ const KEY_POLL: Duration = Duration::from_secs(2);
 const KEY_RETRY: Duration = Duration::from_secs(60);
 /// Longest wait before the clock is looked at again for keys that expire: it may be set.
 const EXPIRY_CHECK: Duration = Duration::from_secs(60);
+/// Longest time without a word to control; its keep-alives come about as often.
+const PRESENCE: Duration = Duration::from_secs(60);
 /// First and longest wait between attempts.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
@@ -260,15 +262,18 @@ impl Tailnet {
         }
     }
 
-    /// Tells control whenever the home region changes.
+    /// Tells control whenever the home region changes, and in any case now and then: Headscale keeps
+    /// the stream of a device open that it has deleted, but refuses what the device tells.
     async fn tell(&self, control: &Control<'_>, home: &mut watch::Receiver<u32>) -> Failure {
-        while home.changed().await.is_ok() {
+        loop {
+            if let Ok(Err(_)) = timeout(PRESENCE, home.changed()).await {
+                return std::future::pending().await;
+            }
             let region = *home.borrow_and_update();
             if let Err(error) = control.update(&self.hostinfo(region)).await {
                 return error.into();
             }
         }
-        std::future::pending().await
     }
 
     /// Judges anew whenever a node key expires: control sends no map at that moment, and its

@@ -23,6 +23,7 @@ pub mod compare;
 pub mod demo;
 pub mod evidence;
 pub mod faults;
+pub mod headscale;
 pub mod maps;
 pub mod metallb;
 pub mod net;

@@ -7,6 +7,7 @@ mod endpoints;
 mod exposure;
 mod faults;
 mod grants;
+mod headscale;
 mod hostile;
 mod links;
 mod manifests;
@@ -19,6 +20,7 @@ mod reasons;
 mod refusals;
 mod regions;
 mod restarts;
+mod revoked;
 mod rights;
 mod secrets;
 mod standalone;
@@ -64,6 +66,7 @@ pub fn all() -> Vec<Scenario> {
         reasons::scenarios(),
         refusals::scenarios(),
         grants::scenarios(),
+        revoked::scenarios(),
         admission::scenarios(),
         manifests::scenarios(),
         rights::scenarios(),
@@ -78,6 +81,7 @@ pub fn all() -> Vec<Scenario> {
         faults::scenarios(),
         restarts::scenarios(),
         standalone::scenarios(),
+        headscale::scenarios(),
         // Leaves another port behind, which a known fault (docs/decisions/0010) may follow.
         status::scenarios(),
     ];

@@ -231,6 +231,12 @@ impl Tailnet {
         admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 
+    /// Lets the keys of nodes of that name expire in so many seconds.
+    pub fn expire_in(&self, node: &str, seconds: u32) -> Result<()> {
+        let path = format!("/expire?name={node}&set=true&in={seconds}s");
+        admin::request(&self.admin_socket(), "POST", &path).map(drop)
+    }
+
     /// The path of control's admin interface.
     pub fn admin_socket(&self) -> PathBuf {
         self.dir.join("admin.sock")

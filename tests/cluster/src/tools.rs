@@ -20,7 +20,7 @@ struct ToolSet {
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 10] = [
+const TOOL_SETS: [ToolSet; 11] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -98,6 +98,14 @@ const TOOL_SETS: [ToolSet; 10] = [
         duration: "about 3 min",
     },
     ToolSet {
+        name: "headscale",
+        module: "headscale",
+        packages: &["tool"],
+        ldflags: "-s -w",
+        programs: &["headscale"],
+        duration: "about 2 min",
+    },
+    ToolSet {
         name: "mapmodel",
         module: "tailnet",
         packages: &["./mapmodel"],
@@ -132,6 +140,7 @@ impl Tools {
     /// Builds what each rig needs and is missing, or was built from other sources.
     pub fn build(progress: &Progress) -> Result<Self> {
         let of_few = [
+            "headscale",
             "kstatus",
             "mapmodel",
             "metallb",

@@ -15,6 +15,7 @@ use crate::command::{program_in, run};
 use crate::net::Machine;
 use crate::pki::Pki;
 use crate::process::{Processes, Spec};
+use crate::state::write_private;
 use crate::tools::Tools;
 
 const READY: Duration = Duration::from_secs(15);
@@ -24,7 +25,9 @@ const READY: Duration = Duration::from_secs(15);
 pub struct Client {
     /// Its name, addresses below the tailnet, and namespace.
     pub machine: Machine,
-    tag: &'static str,
+    login_server: String,
+    /// Tag to ask for; otherwise the auth key brings one.
+    tag: Option<&'static str>,
     dir: PathBuf,
     auth_key_file: PathBuf,
     processes: Processes,
@@ -50,18 +53,34 @@ impl Client {
     ) -> Self {
         Self {
             machine,
+            login_server: LOGIN_SERVER.into(),
             // c3 is the one that no grant names.
-            tag: if machine.name == "c3" {
+            tag: Some(if machine.name == "c3" {
                 "tag:other"
             } else {
                 "tag:office"
-            },
+            }),
             dir: tailnet.join(machine.name),
             auth_key_file: tailnet.join("auth-key"),
             processes: processes.clone(),
             pki: pki.clone(),
             tools: tools.clone(),
         }
+    }
+
+    /// The same machine as a device of another tailnet, with its state in `dir`. Only one of the two
+    /// may run.
+    pub fn elsewhere(&self, dir: &Path, login_server: &str, auth_key: &str) -> Result<Self> {
+        fs::create_dir_all(dir)?;
+        let auth_key_file = dir.join("auth-key");
+        write_private(&auth_key_file, auth_key)?;
+        Ok(Self {
+            login_server: login_server.into(),
+            tag: None,
+            dir: dir.into(),
+            auth_key_file,
+            ..self.clone()
+        })
     }
 
     /// Starts tailscaled and joins the tailnet; also after [`Client::stop`].
@@ -91,16 +110,27 @@ impl Client {
 
     /// Registers with control under the client's name and tag.
     pub fn join(&self) -> Result<()> {
-        self.tailscale([
-            "up",
-            "--accept-dns=false",
-            "--timeout=30s",
-            &format!("--login-server={LOGIN_SERVER}"),
-            &format!("--auth-key=file:{}", self.auth_key_file.display()),
-            &format!("--hostname={}", self.machine.name),
-            &format!("--advertise-tags={}", self.tag),
-        ])
-        .map(drop)
+        self.up(&[])
+    }
+
+    /// The same with a new node key, as after the device was deleted.
+    pub fn join_anew(&self) -> Result<()> {
+        self.up(&["--force-reauth"])
+    }
+
+    fn up(&self, more: &[&str]) -> Result<()> {
+        let words = [
+            "up".to_owned(),
+            "--accept-dns=false".to_owned(),
+            "--timeout=30s".to_owned(),
+            format!("--login-server={}", self.login_server),
+            format!("--auth-key=file:{}", self.auth_key_file.display()),
+            format!("--hostname={}", self.machine.name),
+        ];
+        let tags = self.tag.map(|tag| format!("--advertise-tags={tag}"));
+        let more = more.iter().map(|&word| word.to_owned());
+        self.tailscale(words.into_iter().chain(tags).chain(more))
+            .map(drop)
     }
 
     /// The tailscale program talking to this client, to add arguments to.

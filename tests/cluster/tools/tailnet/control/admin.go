@@ -77,6 +77,9 @@ func (t *tailnet) serveAdmin(ctx context.Context, path string) error {
 		node.KeyExpiry = time.Time{}
 		if r.FormValue("set") == "true" {
 			node.KeyExpiry = time.Now().Add(-time.Minute)
+			if in, err := time.ParseDuration(r.FormValue("in")); err == nil {
+				node.KeyExpiry = time.Now().Add(in)
+			}
 		}
 	}))
 	mux.HandleFunc("POST /tags", t.named(func(node *tailcfg.Node, r *http.Request) {

@@ -11,7 +11,7 @@
 //	                         GET /policy: the text last read, and why it was refused
 //	                         POST /keys?key=K&tags=T,T&owner=admin|member
 //	                         POST /attr?name=N&attr=A&set=true|false
-//	                         POST /expire?name=N&set=true|false
+//	                         POST /expire?name=N&set=true|false[&in=5s]
 //	                         POST /tags?name=N&tags=T,T
 //
 // It prints "ready" once it listens. The policy file is read again when it changes; while one is
