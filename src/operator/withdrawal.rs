@@ -279,11 +279,12 @@ impl Sum {
             self.relays += 1;
             self.until = self.until.max(Some(until));
             self.next = Some(self.next.map_or(until, |next| next.min(until)));
-            let name = one.set.name_any();
-            let same_set = running.iter().filter(|other| other.set.name_any() == name);
-            let places = same_set.map(|other| (other.region.to_owned(), other.node.name_any()));
-            self.occupied.extend(places);
-            self.held.insert(name);
+            if self.held.insert(one.set.name_any()) {
+                let same_set = |other: &&Relay<'_>| std::ptr::eq(other.set, one.set);
+                let place = |other: &Relay<'_>| (other.region.to_owned(), other.node.name_any());
+                let places = running.iter().filter(same_set).map(place);
+                self.occupied.extend(places);
+            }
         }
         self.relays > before
     }
