@@ -63,7 +63,13 @@ pub fn replaced(replaced: &Replaced) -> Event {
         type_: EventType::Normal,
         reason: SERVICE_REPLACED.into(),
         note: Some(cut(note)),
-        action: "Replace".into(),
+        // Events of one reason and action count as one, which keeps its first note.
+        action: match *why {
+            "spec.loadBalancerClass" => "ChangeClass",
+            "spec.ipFamilies" => "ChangeFamilies",
+            _ => "ReleasePort",
+        }
+        .into(),
         secondary: None,
     }
 }
