@@ -9,7 +9,14 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{
+    Router,
+    extract::{Request, State},
+    http::StatusCode,
+    middleware::{Next, from_fn_with_state},
+    response::{IntoResponse, Response},
+    routing::get,
+};
 use bytes::Bytes;
 use tokio::net::TcpListener;
 
@@ -18,6 +25,7 @@ use self::{
     answer::{Answer, KEPT},
     connections::{LIMITS, serve},
 };
+use crate::names::IDENTITY_HEADER;
 
 /// Wait before an address is tried again.
 const RETRY: Duration = Duration::from_secs(30);
@@ -30,6 +38,9 @@ pub struct Probes {
     pub metrics: Render,
     /// `Err` says in one line what is missing.
     pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    /// What the process is called in [`IDENTITY_HEADER`]: a request for somebody else, whose port
+    /// this process has, is refused.
+    pub identity: Option<String>,
 }
 
 /// Why there is no server.
@@ -67,12 +78,16 @@ pub async fn bind(
         true => Duration::ZERO,
         false => KEPT,
     };
-    let routes = Router::new()
+    Ok(serve(listener, routes(probes, kept), LIMITS))
+}
+
+fn routes(probes: Probes, kept: Duration) -> Router {
+    Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .with_state(probes.ready)
-        .merge(metrics(Answer::new(probes.metrics, kept)));
-    Ok(serve(listener, routes, LIMITS))
+        .merge(metrics(Answer::new(probes.metrics, kept)))
+        .layer(from_fn_with_state(probes.identity, addressed))
 }
 
 /// Serves `/metrics` and nothing else, as long as the process runs; an address that cannot be bound
@@ -106,5 +121,62 @@ async fn readyz(State(ready): State<Ready>) -> (StatusCode, Bytes) {
     match ready() {
         Ok(()) => (StatusCode::OK, "ok\n".into()),
         Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, (missing + "\n").into()),
+    }
+}
+
+/// Refuses a request that names another process than the one called `identity`.
+async fn addressed(
+    State(identity): State<Option<String>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let named = request.headers().get(IDENTITY_HEADER);
+    let (Some(named), Some(own)) = (named, identity) else {
+        return next.run(request).await;
+    };
+    match named.as_bytes() == own.as_bytes() {
+        true => next.run(request).await,
+        false => {
+            let message = format!("this is {own}, which has the port of the relay asked for\n");
+            (StatusCode::MISDIRECTED_REQUEST, message).into_response()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpStream,
+    };
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_probe_for_another_relay_is_refused() {
+        let probes = Probes {
+            metrics: Arc::new(|| Box::pin(async { String::new() })),
+            ready: Arc::new(|| Ok(())),
+            identity: Some("relays/edge/office".into()),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        tokio::spawn(async move { axum::serve(listener, routes(probes, Duration::ZERO)).await });
+        for (header, wanted) in [
+            ("Accept: */*", "200"),
+            ("peerrelay-identity: relays/edge/office", "200"),
+            ("Peerrelay-Identity: relays/other/office", "421"),
+        ] {
+            let mut stream = TcpStream::connect(address).await.unwrap();
+            let request =
+                format!("GET /readyz HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{header}\r\n\r\n");
+            stream.write_all(request.as_bytes()).await.unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).await.unwrap();
+            let status = answer.split(' ').nth(1);
+            assert_eq!(status, Some(wanted), "{header}");
+        }
     }
 }

@@ -31,6 +31,8 @@ pub const CLASS_ANNOTATION: &str = "peerrelay.dev/load-balancer-class";
 /// Annotation of a Service: the Elastic IP of its load balancer, for the AWS Load Balancer Controller.
 pub const ELASTIC_IP_ANNOTATION: &str =
     "service.beta.kubernetes.io/aws-load-balancer-eip-allocations";
+/// HTTP header of a probe that says which relay it is for; another relay refuses it.
+pub const IDENTITY_HEADER: &str = "peerrelay-identity";
 /// Key of the auth key in its Secret.
 pub const AUTH_KEY: &str = "authkey";
 /// User and group of the relay process.
@@ -134,6 +136,11 @@ fn digest(text: &str) -> String {
 /// allows 40 and 20.
 pub fn child(peer_relay: &str, region: &str) -> String {
     format!("{peer_relay}-{region}")
+}
+
+/// What a relay is called in the header of probes.
+pub fn identity(namespace: &str, peer_relay: &str, region: &str) -> String {
+    format!("{namespace}/{peer_relay}/{region}")
 }
 
 /// Name of the ConfigMap with the policy of a PeerRelay. No region may be called so.

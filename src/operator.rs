@@ -7,6 +7,7 @@ pub mod events;
 pub mod fence;
 #[cfg(test)]
 pub(crate) mod fixtures;
+pub mod host_ports;
 pub mod lease;
 pub mod metrics;
 pub mod overrides;
@@ -227,5 +228,6 @@ fn probes(metrics: &Metrics, serving: &Arc<AtomicBool>) -> Probes {
             true => Ok(()),
             false => Err("not ready: starting".into()),
         }),
+        identity: None,
     }
 }

@@ -7,6 +7,10 @@ use serde::{Deserialize, Serialize};
 /// Key of this list in a relay's ConfigMap.
 pub const PEERS_KEY: &str = "peers.yaml";
 
+/// Most relays that one relay tries: those after it in the order of names, around the end, so that
+/// each of many is tried by as many.
+pub const MOST_TRIED: usize = 16;
+
 /// A relay whose probes are answered, and whose addresses are tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

@@ -6,7 +6,7 @@ use kube::KubeSchema;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
-use crate::config::DEFAULT_METRICS_PORT;
+use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
 
 /// Metrics of the relays.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
@@ -16,9 +16,11 @@ use crate::config::DEFAULT_METRICS_PORT;
 pub struct Monitoring {
     /// TCP port of the relays' metrics. /metrics, /healthz and /readyz are on the node's loopback
     /// address; /metrics alone is on the node's own address too, unless serviceMonitor is Disabled.
-    #[serde(default = "default_metrics_port")]
+    /// When empty: 9440 with the UDP port 40000, else the number after the UDP port, and 20000 more
+    /// if that one is below 1024. So PeerRelays with different ports can share nodes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
-    pub port: u16,
+    pub port: Option<u16>,
     /// A ServiceMonitor of prometheus-operator: `Auto` when the cluster knows that kind. The metrics
     /// Service has `prometheus.io` annotations unless there is a ServiceMonitor that is `Enabled`
     /// or has labels: one without labels is selected by few Prometheus servers.
@@ -155,7 +157,7 @@ impl Switch {
 impl Default for Monitoring {
     fn default() -> Self {
         Self {
-            port: DEFAULT_METRICS_PORT,
+            port: None,
             service_monitor: Switch::Auto,
             prometheus_rule: Switch::Auto,
             dashboards: Switch::Auto,
@@ -180,6 +182,34 @@ fn action(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": "string", "enum": ACTIONS})
 }
 
-fn default_metrics_port() -> u16 {
-    DEFAULT_METRICS_PORT
+impl Monitoring {
+    /// The TCP port of the metrics of relays with this UDP port. Different UDP ports have different
+    /// ones; one below 1024 would need a capability.
+    pub fn port_beside(&self, udp: u16) -> u16 {
+        let derived = match udp {
+            DEFAULT_PORT => DEFAULT_METRICS_PORT,
+            0..=1_022 => udp + 20_001,
+            u16::MAX => 20_000,
+            _ => udp + 1,
+        };
+        self.port.unwrap_or(derived)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn metrics_ports_are_unprivileged_and_differ_from_the_udp_port() {
+        let derived = |udp| Monitoring::default().port_beside(udp);
+        assert_eq!((derived(40_000), derived(443)), (9_440, 20_444));
+        for udp in 1..=u16::MAX {
+            assert!(derived(udp) >= 1_024 && derived(udp) != udp, "{udp}");
+        }
+        let usual: BTreeSet<_> = (39_000..=42_000).map(derived).collect();
+        assert_eq!(usual.len(), 3_001);
+    }
 }

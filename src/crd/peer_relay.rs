@@ -43,7 +43,7 @@ use crate::config::DEFAULT_PORT;
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = "1")
 )]
 #[serde(rename_all = "camelCase")]
-#[x_kube(validation = Rule::new("self.port != self.monitoring.port || self.port == 0").message("monitoring.port must differ from port: both are opened on the node"))]
+#[x_kube(validation = Rule::new("!has(self.monitoring.port) || self.port != self.monitoring.port").message("monitoring.port must differ from port: both are opened on the node"))]
 pub struct PeerRelaySpec {
     /// UDP port that the relays open on their nodes. Clients must be able to reach it.
     #[serde(default = "default_port")]

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 /// Most relays of a region whose nodes are chosen.
 pub const MOST_CHOSEN: u16 = 100;
 
-/// Nodes that fit, and how many of them get a relay.
+/// Nodes that fit, and how many of them get a relay. Nodes that do not run Linux, or are of another
+/// architecture than the relays' image, and virtual nodes never fit.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {

@@ -53,8 +53,8 @@ pub struct UpdateStrategy {
     #[serde(default, rename = "type")]
     #[schemars(default)]
     pub kind: UpdateType,
-    /// Relays of a region that may be replaced at the same time; 1 when empty. Where `maxRelays` or
-    /// a total applies, it is always one.
+    /// Relays of a region that may be missing at the same time while they are replaced; 1 when
+    /// empty. Those on nodes that do not answer are not counted where `maxRelays` or a total applies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 1000))]
     pub max_unavailable: Option<u16>,

@@ -35,7 +35,6 @@ use self::{attempts::OfRelay, drift::drift};
 use super::{
     build::{Resources, checksum},
     refusal::{Refusal, Subject},
-    rollout,
     stores::Stores,
     validate::ValidatedRelay,
 };
@@ -133,9 +132,6 @@ pub async fn apply(
         kind::<ConfigMap>(),
     ];
     let (daemon_sets, waiting) = applier.possible(daemon_sets, &needed);
-    held.extend(waiting);
-    let live = |name: &str| sets.get(&ObjectRef::new(name).within(&relay.namespace));
-    let (daemon_sets, waiting) = rollout::one_at_a_time(daemon_sets, live);
     held.extend(waiting);
     applier.kind_except(&held, sets, daemon_sets).await;
     monitoring::apply(&mut applier, &stores.monitoring).await;

@@ -1,11 +1,16 @@
 //! Brings relays together that try each other's addresses, and joins what they saw. Pure.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
 
 use kube::ResourceExt;
 
+use super::validate::ValidatedRelay;
 use crate::{
-    config::peers::ProbePeer,
+    config::peers::{MOST_TRIED, ProbePeer},
     crd::{
         RelayNode,
         probe::{EndpointVerification, ProbeReport, Verified},
@@ -16,8 +21,32 @@ use crate::{
 /// Most relays in a list: a ConfigMap has its limit. Those after them are not tried.
 const MOST_PEERS: usize = 1_000;
 
+/// Gives each region the relays that its own try, and those that try them: no others need to be
+/// known. A list that has all relays would change for every relay with every other.
+pub fn assign_peers(relay: &mut ValidatedRelay, nodes: &[Arc<RelayNode>]) {
+    let all = peers(nodes.iter().map(AsRef::as_ref));
+    let regions: BTreeMap<String, &str> = nodes
+        .iter()
+        .map(|node| (node.name_any(), &*node.spec.region))
+        .collect();
+    for region in &mut relay.regions {
+        let is_own = |peer: &ProbePeer| regions.get(&peer.relay) == Some(&&*region.name);
+        region.plan.peers = around(&all, is_own);
+    }
+}
+
+/// Those of `all` that are at most [`MOST_TRIED`] places from one that is `own`, around the end.
+fn around(all: &[ProbePeer], own: impl Fn(&ProbePeer) -> bool) -> Vec<ProbePeer> {
+    let (count, mut wanted) = (all.len(), BTreeSet::new());
+    let reach = MOST_TRIED.min(count.saturating_sub(1));
+    for at in (0..count).filter(|at| own(&all[*at])) {
+        wanted.extend((count + at - reach..=count + at + reach).map(|place| place % count));
+    }
+    wanted.into_iter().map(|at| all[at].clone()).collect()
+}
+
 /// The relays of a PeerRelay that can be tried, in a stable order.
-pub fn peers<'a>(nodes: impl Iterator<Item = &'a RelayNode>) -> Vec<ProbePeer> {
+fn peers<'a>(nodes: impl Iterator<Item = &'a RelayNode>) -> Vec<ProbePeer> {
     let peer = |node: &RelayNode| {
         let status = node.status.as_ref()?;
         Some(ProbePeer {
@@ -214,6 +243,29 @@ pub(crate) mod tests {
         let all = [a.clone()];
         let verdict = Joined::new(&all).verdict(&a, address);
         assert_eq!(verdict.verified, Verified::Unknown);
+    }
+
+    #[test]
+    fn a_region_knows_the_relays_that_its_own_try_and_that_try_them() {
+        let all: Vec<_> = (0..100)
+            .map(|at| node(&format!("r{at:02}"), &[], &[]))
+            .collect();
+        let all = super::peers(all.iter().map(AsRef::as_ref));
+        let names = |own: &[&str]| -> Vec<String> {
+            let peers = around(&all, |peer| own.contains(&&*peer.relay));
+            peers.into_iter().map(|peer| peer.relay).collect()
+        };
+        assert!(names(&[]).is_empty());
+        let first = names(&["r00"]);
+        assert_eq!(first.len(), 2 * MOST_TRIED + 1);
+        assert_eq!(
+            (&*first[0], &*first[16], &*first[17], &*first[32]),
+            ("r00", "r16", "r84", "r99")
+        );
+        assert_eq!(names(&["r50", "r51"]).len(), 2 * MOST_TRIED + 2);
+        let few = &all[..3];
+        assert_eq!(around(few, |peer| peer.relay == "r01").len(), 3);
+        assert_eq!(around(&all[..1], |_| true).len(), 1);
     }
 
     #[test]

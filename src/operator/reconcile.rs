@@ -22,8 +22,9 @@ use super::{
     events::{self, transitions},
     metrics::Metrics,
     plan::plan,
-    probes::peers,
+    probes::assign_peers,
     refusal::{Summary, retry_after},
+    rollout::hold_back,
     status::{Outcome, status},
     stores::Stores,
     validate::{RelayImage, ValidatedRelay, validate},
@@ -109,17 +110,18 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         }
     };
     ctx.monitoring.fill(&mut validated.monitoring);
-    plan(
-        &mut validated,
-        &ctx.stores
-            .surroundings(&relay.namespace().unwrap_or_default()),
-    );
-    withdrawal::plan(&mut validated, &ctx.stores.view(&relay), Timestamp::now());
-    validated.peers = peers(ctx.stores.seen(&relay).nodes.iter().map(AsRef::as_ref));
+    let now = Timestamp::now();
+    let seen = ctx.stores.surroundings(&validated.namespace);
+    plan(&mut validated, &seen);
+    withdrawal::plan(&mut validated, &ctx.stores.view(&relay), now);
+    let reports = ctx.stores.seen(&relay).nodes;
+    assign_peers(&mut validated, &reports);
     let mut resources = build(&validated);
     if let Some(leaving) = &validated.leaving {
         leaving.hold(&mut resources);
     }
+    let pending = hold_back(&mut resources, &seen, &reports, now);
+    validated.held_back = pending.message;
     let applied = apply(
         &ctx.client,
         &ctx.stores,
@@ -147,17 +149,19 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let pause = applied.pause.unwrap_or(RETRY);
     match refused {
         Some(summary) => Err(ReconcileError::Refused { summary, pause }),
-        None => Ok(next(&validated)),
+        None => Ok(next(&validated, pending.look_again)),
     }
 }
 
-/// When to come again without a change: relays that are withdrawn are removed after a limit.
-fn next(relay: &ValidatedRelay) -> Action {
-    let Some(leaving) = &relay.leaving else {
-        return Action::await_change();
-    };
-    let left = leaving.next.duration_since(Timestamp::now());
-    Action::requeue(Duration::try_from(left).unwrap_or_default() + SECOND)
+/// When to come again without a change: relays that are withdrawn are removed after a limit, and
+/// those that nobody reaches hold up a roll-out no longer.
+fn next(relay: &ValidatedRelay, look_again: Option<Duration>) -> Action {
+    let removal = relay.leaving.as_ref().map(|leaving| {
+        let left = leaving.next.duration_since(Timestamp::now());
+        Duration::try_from(left).unwrap_or_default() + SECOND
+    });
+    let first = removal.into_iter().chain(look_again).min();
+    first.map_or_else(Action::await_change, Action::requeue)
 }
 
 /// Waits before the next attempt, and counts.

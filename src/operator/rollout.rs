@@ -1,50 +1,185 @@
-//! Replaces the relays of a region one after the other, where each has a DaemonSet of its own.
-//! Pure. Where one DaemonSet has them all, Kubernetes does the same.
+//! Replaces the relays of a region in turns, where each has a DaemonSet of its own. Pure. Where one
+//! DaemonSet has them all, Kubernetes does so.
 
-use std::{collections::BTreeMap, sync::Arc};
+mod reach;
 
-use k8s_openapi::api::apps::v1::DaemonSet;
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::apps::v1::DaemonSet, apimachinery::pkg::util::intstr::IntOrString, jiff::Timestamp,
+};
 use kube::ResourceExt;
 
-use super::build::{checksum, is_off};
-use crate::names;
+use self::reach::Reach;
+use super::{
+    build::{Resources, checksum, is_off},
+    plan::Surroundings,
+};
+use crate::{crd::RelayNode, names};
 
-/// Splits `wanted` into what may be applied now and the names of what has to wait.
+/// Most relays that a message names.
+const NAMED: usize = 3;
+
+/// What becomes of changed relays.
+#[derive(Debug, Default)]
+struct Turns {
+    /// DaemonSets that may be applied now.
+    now: Vec<DaemonSet>,
+    /// Names of those that stay as they are for the time being.
+    later: Vec<String>,
+    /// Who waits for whom.
+    message: Option<String>,
+    /// When to look again.
+    look_again: Option<Duration>,
+}
+
+/// What a roll-out leaves to be done.
+#[derive(Debug, Default)]
+pub struct Pending {
+    /// Who waits for whom, for people. `None` when nobody waits.
+    pub message: Option<String>,
+    /// When to look again although nothing has changed.
+    pub look_again: Option<Duration>,
+}
+
+/// Leaves in `resources` what may be applied now. `relays` are the reports of the PeerRelay's relays.
+pub fn hold_back(
+    resources: &mut Resources,
+    seen: &Surroundings,
+    relays: &[Arc<RelayNode>],
+    now: Timestamp,
+) -> Pending {
+    let live = |name: &str| {
+        let mut sets = seen.daemon_sets.iter();
+        sets.find(|set| set.name_any() == name).cloned()
+    };
+    let wanted = std::mem::take(&mut resources.daemon_sets);
+    let turns = take_turns(wanted, live, &Reach::new(&seen.nodes, relays, now));
+    resources.daemon_sets = turns.now;
+    resources.held.extend(turns.later);
+    Pending {
+        message: turns.message,
+        look_again: turns.look_again,
+    }
+}
+
+/// A relay that others wait for.
+struct Absent {
+    name: String,
+    node: String,
+    why: &'static str,
+}
+
+/// Splits `wanted` into what may be applied now and what has to wait.
 ///
-/// New DaemonSets wait for nobody. Of those that change, one of each region may, and only while all
-/// others of the region are ready; one that is not ready itself loses nothing and may at any time, and
-/// so may one whose relay is turned off or on.
-pub fn one_at_a_time(
+/// New DaemonSets wait for nobody. A ready relay is replaced while fewer than `maxUnavailable` others
+/// of its region are absent: not ready, or not yet reached again by another relay. One that is not
+/// ready itself loses nothing and may at any time. Relays on dead nodes count for nothing: nobody
+/// knows when they come back. One that is turned off or on waits for nobody. With `OnDelete` the user
+/// takes the turns.
+fn take_turns(
     wanted: Vec<DaemonSet>,
     live: impl Fn(&str) -> Option<Arc<DaemonSet>>,
-) -> (Vec<DaemonSet>, Vec<String>) {
-    let mut regions: BTreeMap<Option<String>, Vec<DaemonSet>> = BTreeMap::new();
+    reach: &Reach<'_>,
+) -> Turns {
+    let mut regions: BTreeMap<String, Vec<DaemonSet>> = BTreeMap::new();
     for set in wanted {
         let region = set.labels().get(names::REGION_LABEL).cloned();
-        regions.entry(region).or_default().push(set);
+        regions
+            .entry(region.unwrap_or_default())
+            .or_default()
+            .push(set);
     }
-    let (mut now, mut later) = (Vec::new(), Vec::new());
-    for sets in regions.into_values() {
+    let (mut turns, mut messages) = (Turns::default(), Vec::new());
+    for (region, sets) in regions {
         let found: Vec<_> = sets.iter().map(|set| live(&set.name_any())).collect();
-        let all_ready = found.iter().flatten().all(|set| is_ready(set));
-        let mut turn_taken = sets.len() > 1 && !all_ready;
+        let mut absent: Vec<Absent> = Vec::new();
+        for set in found.iter().flatten() {
+            absent.extend(self::absent(&region, set, reach, &mut turns.look_again));
+        }
+        let before = turns.later.len();
+        let mut replaced = 0;
         for (set, found) in sets.into_iter().zip(found) {
+            let name = set.name_any();
             let replaces = found
                 .as_ref()
                 .is_some_and(|found| is_ready(found) && differs(found, &set))
                 && !is_off(&set)
                 && !found.as_deref().is_some_and(is_off);
-            match replaces {
-                true if turn_taken => later.push(set.name_any()),
-                true => {
-                    turn_taken = true;
-                    now.push(set);
+            let others = absent.iter().filter(|absent| absent.name != name).count();
+            let most = most_unavailable(&set);
+            match replaces && most.is_some_and(|most| others + replaced >= most) {
+                true => turns.later.push(name),
+                false => {
+                    replaced += usize::from(replaces);
+                    turns.now.push(set);
                 }
-                false => now.push(set),
             }
         }
+        let waiting = turns.later.len() - before;
+        if waiting > 0 {
+            messages.push(message(&region, waiting, &absent));
+        }
     }
-    (now, later)
+    turns.look_again = turns.look_again.filter(|_| !turns.later.is_empty());
+    turns.message = (!messages.is_empty()).then(|| messages.join("; "));
+    turns
+}
+
+/// Why the relay of a live DaemonSet is missing, if it is.
+fn absent(
+    region: &str,
+    set: &DaemonSet,
+    reach: &Reach<'_>,
+    look_again: &mut Option<Duration>,
+) -> Option<Absent> {
+    let node = set.annotations().get(names::NODE_ANNOTATION)?;
+    let absent = |why| Absent {
+        name: set.name_any(),
+        node: node.clone(),
+        why,
+    };
+    if reach.is_dead(node) {
+        return None;
+    }
+    if !is_ready(set) {
+        return Some(absent("ready"));
+    }
+    let remaining = reach.awaited(region, node)?;
+    *look_again = Some(look_again.map_or(remaining, |other| other.min(remaining)));
+    Some(absent("reached by another relay"))
+}
+
+fn message(region: &str, waiting: usize, absent: &[Absent]) -> String {
+    let mut text = format!("region {region}: {waiting} relay(s) wait to be replaced");
+    // Those that are being replaced have not been seen to go yet.
+    let named: Vec<_> = absent
+        .iter()
+        .take(NAMED)
+        .map(|absent| format!("the one on {} is {}", absent.node, absent.why))
+        .collect();
+    if !named.is_empty() {
+        text += &format!(" until {}", named.join(" and "));
+    }
+    if absent.len() > NAMED {
+        text += &format!(" and {} more are back", absent.len() - NAMED);
+    }
+    text
+}
+
+/// Relays of the region that may be missing at a time. `None` when that is left to the user.
+fn most_unavailable(set: &DaemonSet) -> Option<usize> {
+    let strategy = set.spec.as_ref().and_then(|s| s.update_strategy.as_ref());
+    if strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete")) {
+        return None;
+    }
+    let most = strategy
+        .and_then(|strategy| strategy.rolling_update.as_ref())
+        .and_then(|rolling| rolling.max_unavailable.as_ref());
+    match most {
+        Some(IntOrString::Int(most)) => Some(usize::try_from(*most).unwrap_or(1).max(1)),
+        _ => Some(1),
+    }
 }
 
 /// Whether everything that was asked of it has happened.
@@ -61,74 +196,4 @@ fn differs(live: &DaemonSet, wanted: &DaemonSet) -> bool {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
-    use serde_json::json;
-
-    use super::*;
-
-    #[test]
-    fn changed_relays_take_turns() {
-        let live = [live("a", 1, true), live("b", 1, true)];
-        assert_eq!(turn(&live, 2), (vec!["a".into()], vec!["b".into()]));
-        let live = [self::live("a", 2, false), self::live("b", 1, true)];
-        assert_eq!(turn(&live, 2), (vec!["a".into()], vec!["b".into()]));
-        let live = [self::live("a", 2, true), self::live("b", 1, true)];
-        assert_eq!(turn(&live, 2), (vec!["a".into(), "b".into()], vec![]));
-    }
-
-    #[test]
-    fn who_is_not_ready_waits_for_nobody() {
-        let live = [live("a", 1, true), live("b", 1, false)];
-        assert_eq!(turn(&live, 2), (vec!["b".into()], vec!["a".into()]));
-    }
-
-    #[test]
-    fn new_and_unchanged_ones_wait_for_nobody() {
-        assert_eq!(turn(&[], 1).0.len(), 2);
-        let live = [live("a", 1, true), live("b", 1, false)];
-        assert_eq!(turn(&live, 1).0.len(), 2);
-    }
-
-    #[test]
-    fn a_region_with_one_daemon_set_leaves_turns_to_it() {
-        let live = Arc::new(live("a", 1, true));
-        let (now, later) = one_at_a_time(vec![set("a", 2)], |_| Some(live.clone()));
-        assert_eq!((now.len(), later.len()), (1, 0));
-    }
-
-    /// What may be applied, and what waits, when `a` and `b` are wanted in `version`.
-    fn turn(live: &[DaemonSet], version: u8) -> (Vec<String>, Vec<String>) {
-        let find = |name: &str| {
-            live.iter()
-                .find(|s| s.name_any() == name)
-                .cloned()
-                .map(Arc::new)
-        };
-        let (now, later) = one_at_a_time(vec![set("a", version), set("b", version)], find);
-        (now.iter().map(ResourceExt::name_any).collect(), later)
-    }
-
-    fn set(name: &str, version: u8) -> DaemonSet {
-        let labels = json!({names::REGION_LABEL: "office"});
-        let note = json!({"version": version.to_string()});
-        let metadata = json!({"name": name, "labels": labels, "annotations": note});
-        serde_json::from_value(json!({"metadata": metadata})).unwrap()
-    }
-
-    fn live(name: &str, version: u8, ready: bool) -> DaemonSet {
-        let mut live = set(name, version);
-        let sum = checksum(&live);
-        live.annotations_mut()
-            .insert(names::APPLIED_ANNOTATION.into(), sum);
-        live.metadata.generation = Some(version.into());
-        live.status = serde_json::from_value(json!({
-            "observedGeneration": version, "currentNumberScheduled": 1, "numberMisscheduled": 0,
-            "desiredNumberScheduled": 1, "updatedNumberScheduled": 1,
-            "numberReady": i32::from(ready),
-        }))
-        .unwrap();
-        live
-    }
-}
+mod tests;

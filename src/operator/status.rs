@@ -6,6 +6,7 @@ mod grants;
 pub mod pods;
 mod quota;
 mod refused;
+mod regions;
 mod review;
 mod verified;
 
@@ -24,8 +25,10 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
+use self::regions::Vacancy;
 use super::{
     build::grants_status,
+    host_ports::Taken,
     plan::Waiting,
     refusal::{Cause, Summary},
     tailnet::{self, Neighbour},
@@ -61,6 +64,7 @@ pub const REASONS: &[&str] = &[
     "RelaysReady",
     "RelaysStarting",
     "NoNodes",
+    "NodesTaken",
     "NoRelayReady",
     "Connected",
     DEVICE_NAME_TAKEN,
@@ -140,6 +144,8 @@ pub struct Seen {
     pub nodes: Vec<Arc<RelayNode>>,
     /// Pods of its relays.
     pub pods: Vec<Arc<Pod>>,
+    /// Pods of all relays of the cluster, while a pod of this one waits for a node.
+    pub rivals: Vec<Arc<Pod>>,
     /// Why pods of its namespace could not be made.
     pub refusals: Vec<Arc<Event>>,
     /// Other PeerRelays in the same tailnet.
@@ -256,6 +262,12 @@ struct Observed {
     /// `spec.enabled` is false.
     off: bool,
     leaving: Option<Leaving>,
+    /// Regions without a relay.
+    vacancies: regions::Vacancies,
+    /// Regions with fewer relays ready than they should have, for people.
+    incomplete: String,
+    /// Relays that wait to be replaced, and for whom.
+    held_back: Option<String>,
     endpoints: Vec<String>,
     sessions: i64,
     reports: usize,
@@ -279,6 +291,7 @@ impl Observed {
         let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
         nodes.sort_by_key(|node| node.name_any());
         let refusals: Vec<&Event> = seen.refusals.iter().map(AsRef::as_ref).collect();
+        let taken = Taken::new(&seen.rivals);
         for region in validated.map_or(&[][..], |relay| &relay.regions) {
             let nodes = nodes.iter().filter(|n| n.spec.region == region.name);
             let mut summary = RegionStatus {
@@ -297,15 +310,25 @@ impl Observed {
                 let set = sets.find(|set: &&DaemonSet| set.name_any() == name);
                 observed.note_daemon_set(set, &mut summary);
                 if let Some(set) = set {
-                    observed.note_pods(set, &region.name, &seen.pods, &refusals);
+                    observed.note_pods(set, &region.name, &seen.pods, &refusals, &taken);
                 }
             }
             let grant = grants::judge(&region.grant, nodes.clone().copied());
             summary.grant = grant.state;
             observed.grants.push(grant);
             nodes.for_each(|node| observed.note_node(node, &mut summary));
+            if let Some(vacancy) = Vacancy::of(region, summary.desired) {
+                observed.vacancies.note(vacancy, region);
+            }
             observed.regions.push(summary);
         }
+        let counts: Vec<_> = (observed.regions.iter())
+            .map(|region| (region.ready, region.desired))
+            .collect();
+        observed.held_back = validated.and_then(|relay| relay.held_back.clone());
+        observed.rolling_out |= observed.held_back.is_some();
+        observed.incomplete =
+            validated.map_or_else(String::new, |relay| regions::incomplete(relay, &counts));
         observed
     }
 
@@ -374,7 +397,14 @@ impl Observed {
         self.rolling_out |= !current || !updated || ready < desired;
     }
 
-    fn note_pods(&mut self, set: &DaemonSet, region: &str, pods: &[Arc<Pod>], events: &[&Event]) {
+    fn note_pods(
+        &mut self,
+        set: &DaemonSet,
+        region: &str,
+        pods: &[Arc<Pod>],
+        events: &[&Event],
+        taken: &Taken,
+    ) {
         let of_region = |pod: &&Pod| {
             let label = pod.labels().get(names::REGION_LABEL);
             let same_set =
@@ -383,7 +413,7 @@ impl Observed {
         };
         let mut pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).filter(of_region).collect();
         pods.sort_by_key(|pod| pod.name_any());
-        for (trouble, (message, count)) in pods::troubles(set, &pods, events) {
+        for (trouble, (message, count)) in pods::troubles(set, &pods, events, taken) {
             self.troubles.entry(trouble).or_insert((message, 0)).1 += count;
         }
     }
@@ -417,7 +447,14 @@ impl Observed {
 
     fn count(&self) -> String {
         let Self { desired, ready, .. } = self;
-        format!("{ready} of {desired} relays are ready")
+        let mut count = format!("{ready} of {desired} relays are ready");
+        if !self.incomplete.is_empty() {
+            count += &format!(" ({})", self.incomplete);
+        }
+        if let Some(held_back) = &self.held_back {
+            count += &format!("; {held_back}");
+        }
+        cut(&count, LONGEST_MESSAGE)
     }
 
     /// The problem of most weight: one that needs the user, before one that passes.
@@ -472,7 +509,7 @@ fn count(number: usize) -> i32 {
 
 /// Whether relays are ready, and why not.
 fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
-    let Observed { desired, ready, .. } = observed;
+    let desired = observed.desired;
     let count = observed.count();
     let mut verdicts = Vec::new();
     let mut push = |kind, status, reason: &str, message: &str| {
@@ -495,7 +532,10 @@ fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
     let stalled = problem.as_ref().filter(|problem| problem.needs_user);
     let leaving = observed.leaving.as_ref().map(disabled::message);
     let settled = !observed.rolling_out && observed.waiting.is_none() && leaving.is_none();
-    let all_ready = *desired > 0 && ready >= desired && settled;
+    let vacancy = observed.vacancies.first().filter(|_| settled);
+    let complete = |region: &RegionStatus| region.ready >= region.desired;
+    let complete = desired > 0 && observed.regions.iter().all(complete);
+    let all_ready = complete && settled && vacancy.is_none();
     if all_ready {
         push("Ready", "True", "RelaysReady", &count);
     } else if let Some(problem) = &problem {
@@ -504,9 +544,8 @@ fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
         push("Ready", "False", reason, message);
     } else if let Some(message) = leaving.as_ref().filter(|_| !observed.rolling_out) {
         push("Ready", "False", disabled::WITHDRAWING, message);
-    } else if *desired == 0 && !observed.rolling_out {
-        let message = "no node fits: check placement.nodeSelector and tolerations of the regions";
-        push("Ready", "False", "NoNodes", message);
+    } else if let Some((vacancy, message)) = &vacancy {
+        push("Ready", "False", vacancy.as_str(), message);
     } else {
         push("Ready", "False", "RelaysStarting", &count);
     }
@@ -517,10 +556,19 @@ fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
                 let message = leaving.as_deref().unwrap_or_default();
                 push("Reconciling", "True", disabled::WITHDRAWING, message);
             }
-            None if *desired > 0 || observed.rolling_out => {
+            None if vacancy
+                .as_ref()
+                .is_some_and(|(vacancy, _)| vacancy.passes())
+                || observed.rolling_out
+                || desired > 0 && !(complete && settled) =>
+            {
                 push("Reconciling", "True", "RelaysStarting", &count);
             }
-            None => {}
+            None => {
+                if let Some((vacancy, message)) = vacancy.filter(|(v, _)| v.needs_user()) {
+                    push("Stalled", "True", vacancy.as_str(), &message);
+                }
+            }
         }
     }
     verdicts

@@ -1,5 +1,6 @@
 //! What the operator knows of the cluster: one watch per kind, nothing is polled.
 
+mod bundle;
 pub mod guard;
 pub mod monitoring;
 mod neighbours;
@@ -101,6 +102,8 @@ impl Stores {
         let controller = controller.owns_stream(stream);
         let relays = controller.store();
         let (nodes, stream) = nodes::watch(client);
+        // One of them is as good as all: each brings the turn of every PeerRelay.
+        let stream = bundle::bundled(stream, |_: &Node| ());
         let controller = controller.watches_stream(
             stream,
             queue.noting(move |_: Node| {
@@ -123,6 +126,9 @@ impl Stores {
         );
         let unreadable_nodes = UnreadableObjects::default();
         let (relay_nodes, stream) = guarded(client, &unreadable_nodes);
+        let stream = bundle::bundled(stream, |node: &RelayNode| {
+            (node.namespace(), node.spec.peer_relay.clone())
+        });
         let controller = controller.watches_stream(
             stream,
             queue.noting(|node: RelayNode| {
@@ -131,8 +137,11 @@ impl Stores {
             }),
         );
         let (pods, stream) = pods::pods(client);
-        let controller =
-            controller.watches_stream(stream, queue.noting(|pod| pods::owner_of_pod(&pod)));
+        let relays = controller.store();
+        let controller = controller.watches_stream(
+            stream,
+            queue.noting(move |pod| pods::concerned(&pod, &relays)),
+        );
         let (refusals, stream) = pods::refusals(client);
         let sets = daemon_sets.clone();
         let controller = controller.watches_stream(
@@ -170,6 +179,10 @@ impl Stores {
             pod.namespace() == namespace && label == Some(&name)
         };
         let pods = self.pods.state_filter(of_relay);
+        let rivals = match pods.iter().any(|pod| pods::is_unscheduled(pod)) {
+            true => self.pods.state(),
+            false => Vec::new(),
+        };
         let uids = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref());
         let uids: HashSet<&str> = uids.collect();
         Seen {
@@ -180,6 +193,7 @@ impl Stores {
                 .relay_nodes
                 .state_filter(|node| is_report_of(node, relay) && !has_lost_its_pod(node, &uids)),
             pods,
+            rivals,
             refusals: self
                 .refusals
                 .state_filter(|event| event.namespace() == namespace),
@@ -216,6 +230,7 @@ impl Stores {
             services: of(&self.services, namespace),
             daemon_sets: of(&self.daemon_sets, namespace),
             relay_nodes: of(&self.relay_nodes, namespace),
+            pods: self.pods.state(),
         }
     }
 

@@ -17,7 +17,7 @@ use super::{
     withdrawal::Leaving,
 };
 use crate::{
-    config::{endpoints::EndpointsConfig, peers::ProbePeer},
+    config::endpoints::EndpointsConfig,
     crd::{
         DataPath, PeerRelay,
         exposure::Exposure,
@@ -78,10 +78,10 @@ pub struct ValidatedRelay {
     pub template: Template,
     /// Image of the relays.
     pub image: RelayImage,
-    /// Relays that try each other; none until the cluster is asked.
-    pub peers: Vec<ProbePeer>,
     /// Relays that are about to be removed; none until the cluster is asked.
     pub leaving: Option<Leaving>,
+    /// Relays that wait to be replaced, and for whom; none until the cluster is asked.
+    pub held_back: Option<String>,
 }
 
 /// A region that can be built.
@@ -243,7 +243,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             .ok_or(InvalidRelay::Incomplete("uid"))?,
         enabled: relay.spec.enabled,
         port: relay.spec.port,
-        metrics_port: relay.spec.monitoring.port,
+        metrics_port: relay.spec.monitoring.port_beside(relay.spec.port),
         auth_key_secret: joined.auth_key.secret_name.clone(),
         control_url: control_url.map_err(InvalidRelay::ControlUrl)?,
         ca_bundle: joined.ca_bundle.clone(),
@@ -262,8 +262,8 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         monitoring_kinds: BTreeSet::new(),
         grants_output: relay.spec.grants.output,
         image: image.clone(),
-        peers: Vec::new(),
         leaving: None,
+        held_back: None,
         namespace,
         name,
     })

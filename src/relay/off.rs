@@ -76,5 +76,6 @@ fn probes(options: &RelayOptions) -> Probes {
             })
         }),
         ready: Arc::new(|| Err(OFF.to_owned())),
+        identity: None,
     }
 }

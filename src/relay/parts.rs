@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     admin::{self, Probes},
-    footprint,
+    footprint, names,
     supervisor::Supervisor,
 };
 
@@ -152,5 +152,9 @@ fn probes(
                 .unwrap_or_default();
             Err(format!("not ready, missing: {missing}{problem}"))
         }),
+        identity: options
+            .report
+            .as_ref()
+            .map(|report| names::identity(&report.namespace, &report.peer_relay, &report.region)),
     }
 }

@@ -94,7 +94,7 @@ fn defaults_replace_nulls_that_are_not_allowed() {
     let object = admit(json!({"port": null, "maxRelays": null})).unwrap();
     assert_eq!(object["spec"]["port"], 40_000);
     assert_eq!(object["spec"]["maxRelays"], Value::Null);
-    assert_eq!(object["spec"]["monitoring"]["port"], 9_440);
+    assert_eq!(object["spec"]["monitoring"]["serviceMonitor"], "Auto");
 }
 
 #[test]

@@ -43,8 +43,9 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
     };
     let mut data = data(relay, region, live);
     // One relay has nobody to try.
-    if relay.peers.len() > 1 {
-        let peers = serde_yaml::to_string(&relay.peers).expect("a list of relays is plain data");
+    if region.plan.peers.len() > 1 {
+        let peers =
+            serde_yaml::to_string(&region.plan.peers).expect("a list of relays is plain data");
         data.insert(PEERS_KEY.to_owned(), peers);
     }
     let withdrawals = withdrawal::text(&region.plan.withdrawals);

@@ -7,11 +7,11 @@ use k8s_openapi::{
         apps::v1::{DaemonSet, DaemonSetSpec, DaemonSetUpdateStrategy, RollingUpdateDaemonSet},
         core::v1::{
             Affinity, Capabilities, ConfigMapVolumeSource, Container, ContainerPort,
-            EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, HostPathVolumeSource,
-            NodeAffinity, NodeSelector, NodeSelectorRequirement, NodeSelectorTerm,
-            ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec, Probe,
-            ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext, Volume,
-            VolumeMount,
+            EmptyDirVolumeSource, EnvVar, EnvVarSource, HTTPGetAction, HTTPHeader,
+            HostPathVolumeSource, NodeAffinity, NodeSelector, NodeSelectorRequirement,
+            NodeSelectorTerm, ObjectFieldSelector, PodSecurityContext, PodSpec, PodTemplateSpec,
+            Probe, ResourceRequirements, SeccompProfile, SecretVolumeSource, SecurityContext,
+            Volume, VolumeMount,
         },
     },
     apimachinery::pkg::{
@@ -27,7 +27,7 @@ use crate::{
     crd::placement::Placement,
     names,
     operator::{
-        plan::ZONE_LABEL,
+        plan::{ZONE_LABEL, requirements},
         validate::{ValidatedRegion, ValidatedRelay},
     },
 };
@@ -45,7 +45,7 @@ pub(super) fn build(
         let mut set = daemon_set(relay, region, config_checksum);
         pod_of(&mut set).node_selector =
             some(region.placement.node_selector.clone(), BTreeMap::is_empty);
-        pod_of(&mut set).affinity = affinity(&region.placement);
+        pod_of(&mut set).affinity = Some(affinity(&region.placement));
         template::apply(&relay.template, &mut set);
         set
     };
@@ -152,26 +152,32 @@ fn pin(set: &mut DaemonSet, child: &str, node: &str) {
     set.metadata.name = Some(name);
 }
 
-/// What a node must be besides its labels: in one of the zones, whichever term it satisfies.
-fn affinity(placement: &Placement) -> Option<Affinity> {
-    let mut terms = placement
-        .required()
-        .map_or_else(Vec::new, |selector| selector.node_selector_terms.clone());
+/// What a node must be besides its labels, whichever term of the placement it satisfies: one on which
+/// relays can run, in one of the zones.
+fn affinity(placement: &Placement) -> Affinity {
+    let mut wanted = requirements();
     if !placement.zones.is_empty() {
-        let in_zone = NodeSelectorRequirement {
+        wanted.push(NodeSelectorRequirement {
             key: ZONE_LABEL.to_owned(),
             operator: "In".to_owned(),
             values: Some(placement.zones.clone()),
-        };
-        if placement.required().is_none() {
-            terms.push(NodeSelectorTerm::default());
-        }
-        for term in &mut terms {
-            let expressions = term.match_expressions.get_or_insert_default();
-            expressions.push(in_zone.clone());
-        }
+        });
     }
-    (!terms.is_empty()).then(|| required(terms))
+    let mut terms = placement.required().map_or_else(
+        || vec![NodeSelectorTerm::default()],
+        |selector| selector.node_selector_terms.clone(),
+    );
+    // A term of the user without requirements fits no node, and must not come to fit one.
+    let fits_nothing = |term: &NodeSelectorTerm| {
+        let expressions = term.match_expressions.iter().flatten().next();
+        let fields = term.match_fields.iter().flatten().next();
+        placement.required().is_some() && expressions.is_none() && fields.is_none()
+    };
+    for term in terms.iter_mut().filter(|term| !fits_nothing(term)) {
+        let expressions = term.match_expressions.get_or_insert_default();
+        expressions.extend(wanted.clone());
+    }
+    required(terms)
 }
 
 fn required(node_selector_terms: Vec<NodeSelectorTerm>) -> Affinity {
@@ -267,22 +273,18 @@ fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
             field("POD_UID", "metadata.uid"),
             field("HOST_IP", "status.hostIP"),
         ]),
-        // On the host network this makes the scheduler keep two relays with one port apart.
-        ports: Some(vec![ContainerPort {
-            name: Some("relay".to_owned()),
-            container_port: relay.port.into(),
-            host_port: on_host.then(|| relay.port.into()),
-            protocol: Some("UDP".to_owned()),
-            host_ip: None,
-        }]),
+        ports: Some(vec![
+            port("relay", "UDP", relay.port, on_host),
+            port("metrics", "TCP", relay.metrics_port, on_host),
+        ]),
         liveness_probe: Some(Probe {
             period_seconds: Some(10),
             failure_threshold: Some(6),
-            ..probe(relay, on_host, "/healthz")
+            ..probe(relay, region, "/healthz")
         }),
         readiness_probe: Some(Probe {
             period_seconds: Some(2),
-            ..probe(relay, on_host, "/readyz")
+            ..probe(relay, region, "/readyz")
         }),
         volume_mounts: Some(volume_mounts(on_host)),
         security_context: Some(security),
@@ -386,11 +388,30 @@ fn locked_down() -> SecurityContext {
     }
 }
 
-fn probe(relay: &ValidatedRelay, on_host: bool, path: &str) -> Probe {
+/// A port of the relay. On the host network the scheduler thereby keeps two relays with one port
+/// apart.
+fn port(name: &str, protocol: &str, number: u16, on_host: bool) -> ContainerPort {
+    ContainerPort {
+        name: Some(name.to_owned()),
+        container_port: number.into(),
+        host_port: on_host.then(|| number.into()),
+        protocol: Some(protocol.to_owned()),
+        host_ip: None,
+    }
+}
+
+fn probe(relay: &ValidatedRelay, region: &ValidatedRegion, path: &str) -> Probe {
+    let on_host = region.exposure.on_host_network();
+    // On the network of the node, another relay may have the port.
+    let identity = HTTPHeader {
+        name: names::IDENTITY_HEADER.to_owned(),
+        value: names::identity(&relay.namespace, &relay.name, &region.name),
+    };
     Probe {
         http_get: Some(HTTPGetAction {
             // Pod Security does not let pods name a host.
             host: on_host.then(|| "127.0.0.1".to_owned()),
+            http_headers: on_host.then(|| vec![identity]),
             path: Some(path.to_owned()),
             port: IntOrString::Int(relay.metrics_port.into()),
             ..HTTPGetAction::default()

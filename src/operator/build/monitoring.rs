@@ -92,7 +92,7 @@ pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
             || !relay.monitoring.labels.is_empty());
     let annotations = [
         ("prometheus.io/scrape", "true".to_owned()),
-        ("prometheus.io/port", relay.monitoring.port.to_string()),
+        ("prometheus.io/port", relay.metrics_port.to_string()),
         ("prometheus.io/path", "/metrics".to_owned()),
     ];
     let annotations: BTreeMap<_, _> = annotations
@@ -101,8 +101,8 @@ pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
     let port = ServicePort {
         name: Some(PORT.to_owned()),
         protocol: Some("TCP".to_owned()),
-        port: relay.monitoring.port.into(),
-        target_port: Some(IntOrString::Int(relay.monitoring.port.into())),
+        port: relay.metrics_port.into(),
+        target_port: Some(IntOrString::Int(relay.metrics_port.into())),
         ..ServicePort::default()
     };
     let selector = [

@@ -49,6 +49,11 @@ pub(super) fn complete(region: &mut ValidatedRegion, seen: &Surroundings) {
         entry.external_ips = external_ips;
         entry.internal_ips = internal_ips;
     }
+    // Every relay reads the whole list, and each change of it is sent to every node with one.
+    if let Some(chosen) = &plan.chosen {
+        endpoints.nodes.retain(|node, _| chosen.contains(node));
+        refused.retain(|node| chosen.contains(node));
+    }
     plan.bad_annotations = refused;
 }
 

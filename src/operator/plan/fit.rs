@@ -9,6 +9,18 @@ use crate::crd::placement::Placement;
 
 /// Label with the zone of a node.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Label with the operating system of a node; every kubelet sets it.
+const OS_LABEL: &str = "kubernetes.io/os";
+/// Label with the architecture of a node; every kubelet sets it.
+const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
+/// Architectures that the relay's image is made for.
+const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
+/// Labels and values of nodes that are none: pods there have no network of a host, and no
+/// DaemonSets. Virtual Kubelet (also AKS virtual nodes, Alibaba ECI), EKS Fargate.
+const VIRTUAL: [(&str, &str); 2] = [
+    ("type", "virtual-kubelet"),
+    ("eks.amazonaws.com/compute-type", "fargate"),
+];
 /// Taints that a DaemonSet's pods outlive whatever they say.
 const OUTLIVED: [&str; 2] = [
     "node.kubernetes.io/not-ready",
@@ -20,13 +32,40 @@ pub(super) fn zone(node: &Node) -> &str {
     node.labels().get(ZONE_LABEL).map_or("", String::as_str)
 }
 
+/// What every node of relays must be, in the words of a pod's affinity: Linux, of an architecture of
+/// the image, and no virtual node.
+pub fn requirements() -> Vec<NodeSelectorRequirement> {
+    let requirement = |key: &str, operator: &str, values: &[&str]| NodeSelectorRequirement {
+        key: key.to_owned(),
+        operator: operator.to_owned(),
+        values: Some(values.iter().map(|value| (*value).to_owned()).collect()),
+    };
+    let mut all = vec![
+        requirement(OS_LABEL, "In", &["linux"]),
+        requirement(ARCHITECTURE_LABEL, "In", &ARCHITECTURES),
+    ];
+    all.extend(VIRTUAL.map(|(key, value)| requirement(key, "NotIn", &[value])));
+    all
+}
+
+/// Whether relays can run on `node` whatever the placement says. A node that has not told its
+/// operating system or architecture is not left out.
+fn can_relay(node: &Node) -> bool {
+    let labels = node.labels();
+    let told = |key: &str| labels.get(key).map(String::as_str);
+    told(OS_LABEL).is_none_or(|os| os == "linux")
+        && told(ARCHITECTURE_LABEL).is_none_or(|a| ARCHITECTURES.contains(&a))
+        && VIRTUAL.iter().all(|(key, value)| told(key) != Some(*value))
+}
+
 /// Whether a relay of this placement may be on `node`, taints left aside.
 pub(super) fn fits(node: &Node, placement: &Placement) -> bool {
     let labels = node.labels();
-    placement
-        .node_selector
-        .iter()
-        .all(|(key, value)| labels.get(key) == Some(value))
+    can_relay(node)
+        && placement
+            .node_selector
+            .iter()
+            .all(|(key, value)| labels.get(key) == Some(value))
         && (placement.zones.is_empty() || placement.zones.iter().any(|z| z == zone(node)))
         && placement
             .required()
@@ -123,6 +162,47 @@ mod tests {
         ] {
             assert_eq!(fits(&node, &read(&placement)), wanted, "{placement}");
         }
+    }
+
+    #[test]
+    fn nodes_on_which_no_relay_can_run_never_fit() {
+        let labelled = |labels: Value| -> Node {
+            serde_json::from_value(json!({"metadata": {"name": "n1", "labels": labels}})).unwrap()
+        };
+        let tolerant = read(&json!({"tolerations": [{"operator": "Exists"}]}));
+        for (labels, wanted) in [
+            (json!({}), true),
+            (
+                json!({OS_LABEL: "linux", ARCHITECTURE_LABEL: "amd64"}),
+                true,
+            ),
+            (
+                json!({OS_LABEL: "linux", ARCHITECTURE_LABEL: "arm64"}),
+                true,
+            ),
+            (
+                json!({OS_LABEL: "windows", ARCHITECTURE_LABEL: "amd64"}),
+                false,
+            ),
+            (
+                json!({OS_LABEL: "linux", ARCHITECTURE_LABEL: "s390x"}),
+                false,
+            ),
+            (json!({OS_LABEL: "linux", "type": "virtual-kubelet"}), false),
+            (json!({"eks.amazonaws.com/compute-type": "fargate"}), false),
+            (json!({"eks.amazonaws.com/compute-type": "ec2"}), true),
+        ] {
+            let node = labelled(labels.clone());
+            assert_eq!(may_start(&node, &tolerant), wanted, "{labels}");
+            assert_eq!(may_stay(&node, &tolerant), wanted, "{labels}");
+        }
+        let term = NodeSelectorTerm {
+            match_expressions: Some(requirements()),
+            match_fields: None,
+        };
+        let windows = labelled(json!({OS_LABEL: "windows", ARCHITECTURE_LABEL: "amd64"}));
+        let linux = labelled(json!({OS_LABEL: "linux", ARCHITECTURE_LABEL: "arm64"}));
+        assert!(holds(&term, &linux) && !holds(&term, &windows));
     }
 
     #[test]

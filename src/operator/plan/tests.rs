@@ -1,9 +1,13 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use kube::ResourceExt;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::operator::{build::build, fixtures};
+use crate::{
+    names,
+    operator::{build::build, fixtures, host_ports},
+};
 
 /// A control server of one's own, where no allowance applies.
 const OWN: &str = "https://control.example.net";
@@ -41,7 +45,54 @@ fn regions_on_the_host_network_do_not_meet_on_a_node() {
         .collect();
     let all: BTreeSet<_> = chosen.iter().flatten().collect();
     assert_eq!(all.len(), 4);
-    assert!(chosen[2].is_empty());
+    let counts: Vec<_> = chosen.iter().map(Vec::len).collect();
+    assert_eq!(counts, [2, 1, 1]);
+}
+
+#[test]
+fn regions_share_the_total_before_they_exclude_each_other() {
+    let region = |name: &str| json!({"name": name, "clients": ["tag:a"]});
+    let regions = json!([region("a"), region("b")]);
+    for spec in [
+        json!({"maxRelays": 2, "regions": regions}),
+        json!({"regions": regions}),
+        json!({"tailnet": own(), "regions": regions}),
+    ] {
+        let mut seen = cluster();
+        seen.nodes.truncate(2);
+        let plans = planned(&spec, &seen).regions.into_iter().map(|r| r.plan);
+        let counts: Vec<_> = plans.map(|plan| plan.chosen.unwrap().len()).collect();
+        assert_eq!(counts, [1, 1], "{spec}");
+    }
+}
+
+#[test]
+fn regions_that_do_not_meet_have_one_daemon_set_each() {
+    let on = |name: &str, zone: &str| {
+        let placement = json!({"nodeSelector": {fit::ZONE_LABEL: zone}});
+        json!({"name": name, "clients": ["tag:a"], "placement": placement})
+    };
+    let regions = json!([on("a", "a"), on("b", "b")]);
+    let relay = planned(&json!({"tailnet": own(), "regions": regions}), &cluster());
+    assert!(relay.regions.iter().all(|r| r.plan.chosen.is_none()));
+}
+
+#[test]
+fn a_total_that_covers_all_nodes_of_a_large_cluster_needs_no_choice() {
+    let mut seen = cluster();
+    let chosen = |seen: &Surroundings, total: u16| {
+        let relay = planned(&json!({"maxRelays": total, "tailnet": own()}), seen);
+        relay.regions[0].plan.chosen.as_ref().map(Vec::len)
+    };
+    assert_eq!(chosen(&seen, 100), Some(4));
+    assert_eq!(chosen(&seen, 101), None);
+    let node = |at: u16| {
+        let node = json!({"metadata": {"name": format!("m{at}")}});
+        Arc::new(serde_json::from_value(node).unwrap())
+    };
+    seen.nodes.extend((0..200).map(node));
+    assert_eq!(chosen(&seen, 204), None);
+    assert_eq!(chosen(&seen, 203), Some(100), "no more than 100 one by one");
 }
 
 #[test]
@@ -94,6 +145,71 @@ fn a_new_limit_begins_with_who_runs() {
         &["n1", "n3", "n4"]
     );
     assert_eq!(relay.regions[0].plan.excess, ["n2"]);
+}
+
+#[test]
+fn a_node_where_another_peer_relay_has_the_port_is_not_chosen() {
+    let limited = json!({"tailnet": own(), "regions": [{
+        "name": "office", "clients": ["tag:office"], "placement": {"maxRelays": 3},
+    }]});
+    let mut seen = cluster();
+    let rival = |node: &str, port| Arc::new(host_ports::tests::pod("rival", node, true, port));
+    let free = planned(&limited, &seen).regions.remove(0).plan;
+    let chosen = free.chosen.unwrap();
+    seen.pods = vec![rival(&chosen[0], 40_000)];
+    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    assert_eq!(plan.chosen.as_ref().unwrap().len(), 3);
+    assert!(!plan.chosen.unwrap().contains(&chosen[0]));
+    // With another port it is no matter, and neither where all nodes are wanted anyway.
+    seen.pods = vec![rival(&chosen[0], 41_000)];
+    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    assert_eq!(plan.chosen.as_ref().unwrap(), &chosen);
+    seen.pods = ["n1", "n2", "n3", "n4"]
+        .map(|node| rival(node, 40_000))
+        .into();
+    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    assert!(plan.chosen.unwrap().is_empty());
+    let (node, port, holder) = plan.conflict.unwrap();
+    let told = (&*node, port.to_string(), &*holder.relay);
+    assert_eq!(told, ("n1", "UDP port 40000".into(), "relays/rival"));
+}
+
+#[test]
+fn the_relay_that_has_the_port_stays_and_the_one_that_waits_moves_on() {
+    let limited = json!({"tailnet": own(), "regions": [{
+        "name": "office", "clients": ["tag:office"], "placement": {"maxRelays": 1},
+    }]});
+    let mut seen = cluster();
+    let first = planned(&limited, &seen);
+    let sets = build(&first).daemon_sets.into_iter().map(Arc::new);
+    seen.daemon_sets = sets.collect();
+    let node = first.regions[0].plan.chosen.clone().unwrap().remove(0);
+    let pod =
+        |relay: &str, scheduled| Arc::new(host_ports::tests::pod(relay, &node, scheduled, 40_000));
+    seen.pods = vec![pod("edge", true), pod("rival", false)];
+    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    assert_eq!(plan.chosen.unwrap(), std::slice::from_ref(&node));
+    seen.pods = vec![pod("edge", false), pod("rival", true)];
+    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    let chosen = plan.chosen.unwrap();
+    assert!(chosen.len() == 1 && chosen[0] != node);
+}
+
+#[test]
+fn configuration_names_chosen_nodes_only() {
+    let mut seen = cluster();
+    for node in &mut seen.nodes {
+        let address = json!([{"type": "ExternalIP", "address": "203.0.113.1"}]);
+        Arc::make_mut(node).status = serde_json::from_value(json!({"addresses": address})).unwrap();
+    }
+    let region = planned(&json!({}), &seen).regions.remove(0);
+    assert!(
+        region
+            .endpoints
+            .nodes
+            .keys()
+            .eq(&region.plan.chosen.unwrap())
+    );
 }
 
 #[test]

@@ -8,7 +8,10 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 
-use crate::names;
+use crate::{
+    names,
+    operator::host_ports::{Holder, HostPort, Taken, node_of, relay_of, wanted},
+};
 
 /// Longest part of somebody else's message that is repeated, in characters.
 const LONGEST_QUOTE: usize = 300;
@@ -67,13 +70,18 @@ pub(super) type Troubles = BTreeMap<Trouble, (String, usize)>;
 
 /// What keeps the pods of a DaemonSet from running. Messages are the same as long as the trouble
 /// is: they are compared to know whether a status must be written.
-pub(super) fn troubles(set: &DaemonSet, pods: &[&Pod], refusals: &[&Event]) -> Troubles {
+pub(super) fn troubles(
+    set: &DaemonSet,
+    pods: &[&Pod],
+    refusals: &[&Event],
+    taken: &Taken,
+) -> Troubles {
     let mut troubles = Troubles::new();
     if let Some((trouble, message, missing)) = refusal(set, refusals) {
         troubles.insert(trouble, (message, missing));
     }
     for pod in pods.iter().filter(|pod| !leaves(pod)) {
-        if let Some((trouble, message)) = trouble(pod) {
+        if let Some((trouble, message)) = trouble(pod, taken) {
             troubles.entry(trouble).or_insert((message, 0)).1 += 1;
         }
     }
@@ -119,11 +127,11 @@ fn refusal(set: &DaemonSet, events: &[&Event]) -> Option<(Trouble, String, usize
     Some((trouble, message, missing))
 }
 
-fn trouble(pod: &Pod) -> Option<(Trouble, String)> {
+fn trouble(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
     let status = pod.status.as_ref()?;
     // The kubelet's own check, when the scheduler did not know of the other pod yet.
     if status.reason.as_deref() == Some("NodePorts") {
-        return Some(port_conflict());
+        return conflict(pod, taken);
     }
     let scheduled = status
         .conditions
@@ -133,7 +141,7 @@ fn trouble(pod: &Pod) -> Option<(Trouble, String)> {
     if let Some(refused) = scheduled.filter(|c| c.status == "False") {
         let why = refused.message.as_deref().unwrap_or_default();
         return match refused.reason.as_deref() {
-            Some("Unschedulable") if why.contains("free ports") => Some(port_conflict()),
+            Some("Unschedulable") if why.contains("free ports") => conflict(pod, taken),
             Some("Unschedulable") => Some((
                 Trouble::Unschedulable,
                 format!("a node that fits has no room: {}", quote(why)),
@@ -153,10 +161,36 @@ fn trouble(pod: &Pod) -> Option<(Trouble, String)> {
         })
 }
 
-fn port_conflict() -> (Trouble, String) {
-    let message = "another pod of the node uses the UDP port or the metrics port: change spec.port \
-                   or spec.monitoring.port, or place one of the two elsewhere";
-    (Trouble::HostPortConflict, message.to_owned())
+/// Which port a pod does not get, and who has it. No trouble where a relay of the same PeerRelay has
+/// it: that one is on its way out.
+fn conflict(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
+    let node = node_of(pod).unwrap_or_default();
+    let own = relay_of(pod).unwrap_or_default();
+    let ports = wanted(pod);
+    if let Some((port, holder)) = taken.conflict(&node, &ports, &own) {
+        let message = port_conflict(&node, &port, &holder);
+        return Some((Trouble::HostPortConflict, message));
+    }
+    if taken.is_own(&node, &ports, &own) {
+        return None;
+    }
+    let ports: Vec<_> = ports.iter().map(ToString::to_string).collect();
+    let message = format!(
+        "another pod has {} of node {node}: kubectl get pods -A --field-selector \
+         spec.nodeName={node} lists its pods; change spec.port or spec.monitoring.port, or place \
+         one of the two elsewhere",
+        ports.join(" or ")
+    );
+    Some((Trouble::HostPortConflict, message))
+}
+
+/// What `HostPortConflict` says where another PeerRelay has the port.
+pub(super) fn port_conflict(node: &str, port: &HostPort, holder: &Holder) -> String {
+    format!(
+        "{port} of node {node} has PeerRelay {} (pod {}): let the two have different spec.port and \
+         spec.monitoring.port, or place one of them elsewhere",
+        holder.relay, holder.pod
+    )
 }
 
 fn container_trouble(
@@ -231,7 +265,7 @@ mod tests {
         let message = "Error creating: pods \"edge-office-x2x7q\" is forbidden: violates PodSecurity \
                        \"restricted:latest\": host namespaces (hostNetwork=true)";
         let event = event("u-9", message);
-        let found = troubles(&set(2, 0), &[], &[&event]);
+        let found = troubles(&set(2, 0), &[], &[&event], &Taken::default());
         let (message, count) = &found[&Trouble::PodSecurityForbidden];
         assert_eq!(*count, 2);
         assert!(
@@ -240,7 +274,7 @@ mod tests {
         );
         assert!(message.ends_with("\"restricted:latest\": host namespaces (hostNetwork=true)"));
         assert!(
-            troubles(&set(2, 2), &[], &[&event]).is_empty(),
+            troubles(&set(2, 2), &[], &[&event], &Taken::default()).is_empty(),
             "the pods are there by now"
         );
     }
@@ -248,14 +282,14 @@ mod tests {
     #[test]
     fn an_event_of_an_earlier_daemon_set_tells_nothing() {
         let event = event("u-8", "violates PodSecurity");
-        assert!(troubles(&set(2, 0), &[], &[&event]).is_empty());
+        assert!(troubles(&set(2, 0), &[], &[&event], &Taken::default()).is_empty());
     }
 
     #[test]
     fn another_refusal_keeps_its_words_but_not_the_name_of_the_pod() {
         let said = |pod: &str| {
             let text = format!("Error creating: pods \"{pod}\" is forbidden: exceeded quota: few");
-            troubles(&set(1, 0), &[], &[&event("u-9", &text)])
+            troubles(&set(1, 0), &[], &[&event("u-9", &text)], &Taken::default())
         };
         assert_eq!(said("a"), said("b"));
         assert!(
@@ -315,7 +349,7 @@ mod tests {
             ),
         ];
         for (status, wanted) in cases {
-            let found = troubles(&set(1, 1), &[&pod(&status)], &[]);
+            let found = troubles(&set(1, 1), &[&pod(&status)], &[], &Taken::default());
             assert_eq!(found.keys().next().copied(), wanted, "{status}");
         }
     }
@@ -325,7 +359,7 @@ mod tests {
         let mut pod = pod(&json!({"reason": "NodePorts"}));
         pod.metadata.deletion_timestamp =
             Some(serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap());
-        assert!(troubles(&set(1, 1), &[&pod], &[]).is_empty());
+        assert!(troubles(&set(1, 1), &[&pod], &[], &Taken::default()).is_empty());
     }
 
     fn set(desired: i32, current: i32) -> DaemonSet {

@@ -5,7 +5,10 @@ use std::{collections::HashSet, sync::Arc};
 use serde_json::{Value, json};
 
 use super::*;
-use crate::operator::fixtures;
+use crate::operator::{
+    fixtures,
+    host_ports::{Holder, HostPort},
+};
 
 #[test]
 fn ready_when_every_wanted_relay_is() {
@@ -87,6 +90,99 @@ fn what_only_the_user_can_solve_stalls() {
 fn no_node_that_fits_is_said() {
     let status = compute(daemon_set(0, 0), vec![], Outcome::Applied);
     assert_eq!(conditions(&status)[0], "Ready=False/NoNodes");
+}
+
+#[test]
+fn a_region_without_a_relay_is_never_ready_and_is_named() {
+    let region = |name: &str| json!({"name": name, "clients": ["tag:office"]});
+    let spec = json!({"regions": [region("office"), region("lab")]});
+    let lab = json!({
+        "metadata": {"name": "edge-lab", "generation": 1},
+        "status": daemon_set(0, 0).status.unwrap(),
+    });
+    let mut validated = fixtures::validated(spec.clone());
+    let seen = Seen {
+        daemon_sets: vec![
+            Arc::new(daemon_set(2, 2)),
+            Arc::new(serde_json::from_value(lab).unwrap()),
+        ],
+        nodes: vec![Arc::new(node(json!({"ready": true})))],
+        ..Seen::default()
+    };
+    let relay = fixtures::relay(spec);
+    let compute = |validated: &_| status(&relay, Some(validated), &seen, Outcome::Applied, now());
+    let vacant = compute(&validated);
+    assert_eq!(conditions(&vacant)[0], "Ready=False/NoNodes");
+    let message = &vacant.conditions[0].message;
+    assert!(message.starts_with("no relay in region lab: "), "{message}");
+    for (plan, reason) in [
+        (json!({"fitting": 2}), "NodesTaken"),
+        (json!({"fitting": 2, "excess": ["n2"]}), "AllowanceExceeded"),
+        (json!({"fitting": 2, "awaited": ["n2"]}), "RelaysStarting"),
+    ] {
+        let nodes = |key: &str| plan[key].as_array().map_or(0, Vec::len);
+        let lab = &mut validated.regions[1].plan;
+        lab.chosen = Some(vec![]);
+        lab.fitting = 2;
+        lab.excess = vec!["n2".into(); nodes("excess")];
+        lab.awaited = vec!["n2".into(); nodes("awaited")];
+        let vacant = compute(&validated);
+        let found = conditions(&vacant);
+        assert_eq!(found[0], format!("Ready=False/{reason}"));
+        let moves = found.contains(&"Reconciling=True/RelaysStarting".into());
+        assert_eq!(moves, reason == "RelaysStarting");
+        assert!(found.contains(&"RelaysAvailable=True/RelaysReady".into()));
+    }
+}
+
+#[test]
+fn a_roll_out_that_waits_is_not_ready_and_says_for_whom() {
+    let mut validated = fixtures::validated(json!({}));
+    let waits = "region office: 1 relay(s) wait to be replaced until the one on n1 is ready";
+    validated.held_back = Some(waits.into());
+    let seen = Seen {
+        daemon_sets: vec![Arc::new(daemon_set(2, 2))],
+        ..Seen::default()
+    };
+    let relay = fixtures::relay(json!({}));
+    let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now());
+    let said = [
+        "Ready=False/RelaysStarting",
+        "Reconciling=True/RelaysStarting",
+    ];
+    assert_eq!(conditions(&status)[..2], said);
+    for condition in &status.conditions[..2] {
+        assert_eq!(
+            condition.message,
+            format!("2 of 2 relays are ready; {waits}")
+        );
+    }
+}
+
+#[test]
+fn a_vacancy_names_who_has_the_port() {
+    let mut validated = fixtures::validated(json!({}));
+    let plan = &mut validated.regions[0].plan;
+    plan.chosen = Some(vec![]);
+    plan.fitting = 1;
+    let holder = Holder {
+        relay: "relays/rival".into(),
+        pod: "rival-1".into(),
+    };
+    plan.conflict = Some(("n1".into(), HostPort::udp(40_000), holder));
+    let relay = fixtures::relay(json!({}));
+    let seen = Seen::default();
+    let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now());
+    let said = [
+        "Ready=False/HostPortConflict",
+        "Stalled=True/HostPortConflict",
+    ];
+    assert_eq!(conditions(&status)[..2], said);
+    let message = &status.conditions[1].message;
+    assert!(
+        message.contains("UDP port 40000 of node n1 has PeerRelay relays/rival"),
+        "{message}"
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use futures::Stream;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
-    core::v1::{Event, Pod, PodSpec},
+    core::v1::{Container, Event, Pod, PodSpec},
 };
 use kube::Client;
 use kube_runtime::{
@@ -12,7 +12,11 @@ use kube_runtime::{
 };
 
 use super::{Touched, reflect};
-use crate::{crd::PeerRelay, names};
+use crate::{
+    crd::PeerRelay,
+    names,
+    operator::host_ports::{HostPort, wanted},
+};
 
 /// Watches the pods that the operator's DaemonSets make, and only those.
 pub(super) fn pods(
@@ -35,8 +39,21 @@ pub(super) fn refusals(
     reflect(client, config, prune_event)
 }
 
+/// The PeerRelay whose pod it is, and those that would take one of its ports of a node.
+pub(super) fn concerned(pod: &Pod, relays: &Store<PeerRelay>) -> Vec<ObjectRef<PeerRelay>> {
+    let ports = wanted(pod);
+    let rival = |relay: &PeerRelay| {
+        let spec = &relay.spec;
+        let metrics = spec.monitoring.port_beside(spec.port);
+        ports.contains(&HostPort::udp(spec.port)) || ports.contains(&HostPort::tcp(metrics))
+    };
+    let rivals = relays.state_filter(rival);
+    let rivals = rivals.iter().map(|relay| ObjectRef::from_obj(&**relay));
+    owner_of_pod(pod).into_iter().chain(rivals).collect()
+}
+
 /// The PeerRelay whose pod it is.
-pub(super) fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<PeerRelay>> {
+fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<PeerRelay>> {
     let labels = pod.metadata.labels.as_ref()?;
     let name = labels.get(names::PEER_RELAY_LABEL)?;
     Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
@@ -55,11 +72,14 @@ pub(super) fn owner_of_refusal(
     Some(ObjectRef::new(name).within(namespace))
 }
 
-/// Identity, labels, node, addresses and state stay.
+/// Identity, labels, node, addresses, state and ports of the node stay; and for which node it is, as
+/// long as it is on none.
 fn prune_pod(pod: &mut Pod) {
     pod.metadata.annotations = None;
     pod.metadata.generate_name = None;
     pod.spec = pod.spec.take().map(|spec| PodSpec {
+        affinity: spec.affinity.filter(|_| spec.node_name.is_none()),
+        containers: spec.containers.into_iter().filter_map(on_node).collect(),
         node_name: spec.node_name,
         ..PodSpec::default()
     });
@@ -78,6 +98,23 @@ fn prune_pod(pod: &mut Pod) {
         container.resources = None;
         container.allocated_resources = None;
     }
+}
+
+/// Whether a pod is on no node yet.
+pub(super) fn is_unscheduled(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.is_none_or(|spec| spec.node_name.is_none())
+}
+
+/// The ports that a container takes of its node, if any.
+fn on_node(container: Container) -> Option<Container> {
+    let mut ports = container.ports.unwrap_or_default();
+    ports.retain(|port| port.host_port.is_some());
+    (!ports.is_empty()).then(|| Container {
+        name: container.name,
+        ports: Some(ports),
+        ..Container::default()
+    })
 }
 
 fn prune_event(event: &mut Event) {

@@ -7,7 +7,7 @@ use relay_proto::DiscoPublic;
 use tokio::time::Instant;
 
 use super::{Outcome, Probe};
-use crate::config::peers::{ProbePeer, decode_key};
+use crate::config::peers::{MOST_TRIED, ProbePeer, decode_key};
 
 /// Time between two attempts at an address that works.
 const AGAIN: Duration = Duration::from_secs(300);
@@ -17,9 +17,6 @@ const AGAIN_FAILED: Duration = Duration::from_secs(30);
 const DOUBT: Duration = Duration::from_secs(3);
 /// Failures in a row until an address counts as not reachable.
 const FAILURES: u32 = 2;
-/// Relays that one relay tries: those after it in the order of names, so that each of many is
-/// tried by as many.
-const MOST_RELAYS: usize = 16;
 /// Addresses of one relay that are tried.
 const MOST_ADDRESSES: usize = 16;
 
@@ -154,7 +151,7 @@ impl Schedule {
 fn neighbours<'a>(own: &str, peers: &'a [ProbePeer]) -> Vec<&'a ProbePeer> {
     let mut others: Vec<_> = peers.iter().filter(|peer| peer.relay != own).collect();
     others.sort_by_key(|peer| (&*peer.relay < own, &peer.relay));
-    others.truncate(MOST_RELAYS);
+    others.truncate(MOST_TRIED);
     others
 }
 
@@ -235,6 +232,6 @@ mod tests {
             }
         }
         assert_eq!(tried.len(), 50);
-        assert!(tried.values().all(|count| *count == MOST_RELAYS));
+        assert!(tried.values().all(|count| *count == MOST_TRIED));
     }
 }

@@ -16,6 +16,7 @@ mod network_policies;
 mod nodes;
 mod operator;
 mod paths;
+mod placement;
 mod reasons;
 mod refusals;
 mod regions;
@@ -77,6 +78,7 @@ pub fn all() -> Vec<Scenario> {
         regions::scenarios(),
         withdrawal::scenarios(),
         nodes::scenarios(),
+        placement::scenarios(),
         monitoring::scenarios(),
         faults::scenarios(),
         restarts::scenarios(),

@@ -65,7 +65,7 @@ fn what_is_wrong_is_named_once_with_line_path_and_remedy() {
         ),
         (
             "spec:",
-            "spec:\n  port: 9440",
+            "spec:\n  port: 9440\n  monitoring: {port: 9440}",
             "spec: monitoring.port must differ from port",
         ),
         (

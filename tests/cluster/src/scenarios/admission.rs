@@ -45,7 +45,7 @@ fn refused(world: &World<'_>) -> Result<String> {
         ("edge", json!({"port": 65_536}), "spec.port"),
         (
             "edge",
-            json!({"port": 9_440}),
+            json!({"port": 9_440, "monitoring": {"port": 9_440}}),
             "monitoring.port must differ from port",
         ),
         (

@@ -21,6 +21,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: total,
         },
         Scenario {
+            name: "two regions on the same two nodes share the total, also one that comes later",
+            run: shared,
+        },
+        Scenario {
             name: "a chosen relay stays through a cordon and moves when its node is deleted",
             run: node_deleted,
         },
@@ -117,6 +121,59 @@ fn total(world: &World<'_>) -> Result<String> {
         "a running relay was stopped: {two:?} became {still:?}"
     );
     Ok("1, 2, and still 2".into())
+}
+
+fn shared(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let region = |name: &str, selector: Value| {
+        let placement = json!({"nodeSelector": selector});
+        json!({"name": name, "clients": ["tag:office"], "placement": placement})
+    };
+    let (office, lab) = (region("office", json!({})), region("lab", json!({})));
+    let both = json!({"maxRelays": 2, "regions": [office, lab]});
+    let one_each = || {
+        world.eventually("each region has one relay", || {
+            let regions = world.object("peerrelay", EDGE)?["status"]["regions"].clone();
+            let counts: Vec<_> = regions.as_array().into_iter().flatten().collect();
+            let one = |region: &&Value| region["ready"] == 1 && region["desired"] == 1;
+            ensure!(counts.len() == 2 && counts.iter().all(one), "{regions}");
+            Ok(())
+        })?;
+        world.wait_ready(EDGE)?;
+        running(world)
+    };
+    world.apply(EDGE, &both)?;
+    let from_nothing = one_each()?;
+    ensure!(from_nothing.len() == 2, "relays on {from_nothing:?}");
+    world.apply(EDGE, &json!({"maxRelays": 2, "regions": [office]}))?;
+    world.eventually("one region has both nodes", || {
+        let relays = world.object("peerrelay", EDGE)?["status"]["relays"].clone();
+        ensure!(relays == "2/2", "relays: {relays}");
+        Ok(())
+    })?;
+    let alone = running(world)?;
+    world.apply(EDGE, &both)?;
+    let later = one_each()?;
+    let kept = alone.iter().filter(|(n, pod)| later.get(*n) == Some(*pod));
+    ensure!(kept.count() == 1, "{alone:?} became {later:?}");
+    let nowhere = region("lab", json!({"disktype": "sdd"}));
+    world.apply(EDGE, &json!({"maxRelays": 2, "regions": [office, nowhere]}))?;
+    world.eventually("the region without a relay is named", || {
+        let status = world.object("peerrelay", EDGE)?["status"].clone();
+        let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
+        let ready = conditions.iter().find(|c| c["type"] == "Ready");
+        let ready = ready.context("no condition")?;
+        let says = ready["message"].as_str().unwrap_or_default();
+        ensure!(
+            ready["reason"] == "NoNodes" && says.contains("region lab"),
+            "{ready}"
+        );
+        let available = world.condition(EDGE, "RelaysAvailable")?;
+        ensure!(available == "True/RelaysReady", "available: {available}");
+        Ok(())
+    })?;
+    world.delete(EDGE)?;
+    Ok("1 and 1; 2 alone; 1 and 1 again; a mistyped selector is named".into())
 }
 
 fn node_deleted(world: &World<'_>) -> Result<String> {

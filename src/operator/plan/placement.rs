@@ -1,0 +1,184 @@
+//! The nodes that get relays, where that is not left to a DaemonSet.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+use k8s_openapi::{
+    api::core::v1::{Node, Pod},
+    apimachinery::pkg::apis::meta::v1::ObjectMeta,
+};
+use kube::ResourceExt;
+
+use super::{
+    Surroundings,
+    choose::{Candidate, Request, choose},
+    elastic_ips, fit,
+};
+use crate::{
+    crd::{exposure::ExposureType, placement::MOST_CHOSEN},
+    names,
+    operator::{
+        host_ports::{Holder, HostPort, Taken, relay_of},
+        validate::{ValidatedRegion, ValidatedRelay},
+    },
+};
+
+/// Relays of a region behind load balancers when nothing else is said: each costs an address.
+const BALANCED_RELAYS: u16 = 2;
+
+/// Decides which nodes get a relay of each region of `relay`.
+pub(super) fn place(relay: &mut ValidatedRelay, seen: &Surroundings) {
+    let mut requests: Vec<_> = relay
+        .regions
+        .iter()
+        .map(|region| request(relay, region, seen))
+        .collect();
+    for (region, request) in relay.regions.iter_mut().zip(&requests) {
+        region.plan.fitting = fitting(request).count();
+    }
+    let individually = individually(relay, &requests);
+    let taken = Taken::new(&seen.pods);
+    for (at, request) in requests.iter_mut().enumerate() {
+        if individually[at] && request.exclusive {
+            let conflict = avoid(relay, request, &taken, seen);
+            relay.regions[at].plan.conflict = conflict;
+        }
+    }
+    if !individually.contains(&true) {
+        return;
+    }
+    let allowance = relay.max_relays.map_or(usize::MAX, usize::from);
+    let choices = choose(&requests, allowance);
+    for (at, (region, choice)) in relay.regions.iter_mut().zip(choices).enumerate() {
+        if individually[at] {
+            let mut nodes: Vec<_> = choice.stay.into_iter().chain(choice.start).collect();
+            nodes.sort_unstable();
+            region.plan.chosen = Some(nodes);
+            region.plan.awaited = choice.awaited;
+            region.plan.excess = choice.excess;
+        }
+    }
+}
+
+fn request(relay: &ValidatedRelay, region: &ValidatedRegion, seen: &Surroundings) -> Request {
+    let candidate = |node: &Arc<Node>| {
+        fit::may_stay(node, &region.placement).then(|| Candidate {
+            name: node.name_any(),
+            zone: fit::zone(node).to_owned(),
+            open: fit::may_start(node, &region.placement),
+        })
+    };
+    Request {
+        key: format!("{}/{}/{}", relay.namespace, relay.name, region.name),
+        candidates: seen.nodes.iter().filter_map(candidate).collect(),
+        running: running(&relay.name, region, seen),
+        most: most(region).map_or(usize::MAX, usize::from),
+        cap: MOST_CHOSEN.into(),
+        exclusive: region.exposure.on_host_network(),
+    }
+}
+
+/// Leaves out nodes where another PeerRelay has a port of `relay`, and names the first of them. A
+/// relay that has the ports itself stays.
+fn avoid(
+    relay: &ValidatedRelay,
+    request: &mut Request,
+    taken: &Taken,
+    seen: &Surroundings,
+) -> Option<(String, HostPort, Holder)> {
+    let own = format!("{}/{}", relay.namespace, relay.name);
+    let ports = [HostPort::udp(relay.port), HostPort::tcp(relay.metrics_port)];
+    let of_relay = |pod: &&Arc<Pod>| relay_of(pod).is_some_and(|name| name == own);
+    let scheduled: BTreeSet<&str> = (seen.pods.iter().filter(of_relay))
+        .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
+        .collect();
+    let mut conflicts = BTreeMap::new();
+    request.candidates.retain(|candidate| {
+        let name = &candidate.name;
+        let holds = request.running.contains(name) && scheduled.contains(&**name);
+        let conflict = taken.conflict(name, &ports, &own).filter(|_| !holds);
+        let free = conflict.is_none();
+        conflicts.extend(conflict.map(|conflict| (name.clone(), conflict)));
+        free
+    });
+    let (node, (port, holder)) = conflicts.pop_first()?;
+    Some((node, port, holder))
+}
+
+/// Nodes that have a relay or could get one.
+fn fitting(request: &Request) -> impl Iterator<Item = &str> {
+    let nodes = request.candidates.iter();
+    nodes
+        .filter(|node| node.open || request.running.contains(&node.name))
+        .map(|node| &*node.name)
+}
+
+/// Whether nodes are chosen one by one, by region: where a number applies that does not cover all
+/// nodes anyway, and where regions on the host network could meet on a node.
+///
+/// A number up to [`MOST_CHOSEN`] always counts as one that applies. Otherwise the node that makes
+/// one too many would have all relays replaced, as their DaemonSets become others.
+fn individually(relay: &ValidatedRelay, requests: &[Request]) -> Vec<bool> {
+    let all: usize = requests
+        .iter()
+        .map(|r| fitting(r).count().min(r.most))
+        .sum();
+    let total = relay
+        .max_relays
+        .is_some_and(|total| total <= MOST_CHOSEN || all > usize::from(total));
+    let (mut once, mut twice) = (BTreeSet::new(), BTreeSet::new());
+    for request in requests.iter().filter(|request| request.exclusive) {
+        let again = fitting(request).filter(|node| !once.insert(*node));
+        twice.extend(again.collect::<Vec<_>>());
+    }
+    let meets = |r: &Request| r.exclusive && fitting(r).any(|node| twice.contains(node));
+    requests
+        .iter()
+        .map(|request| total || request.most < usize::MAX || meets(request))
+        .collect()
+}
+
+/// Relays that the region may have, if there is a number.
+pub fn most(region: &ValidatedRegion) -> Option<u16> {
+    let balanced = region.exposure.kind == ExposureType::LoadBalancer;
+    let by_addresses = || elastic_ips::count(region).unwrap_or(BALANCED_RELAYS);
+    region
+        .placement
+        .max_relays
+        .or_else(|| balanced.then(by_addresses))
+}
+
+/// Nodes on which the region has a relay: those with a DaemonSet or a Service of their own; before
+/// the first of these, those that report.
+fn running(relay: &str, region: &ValidatedRegion, seen: &Surroundings) -> BTreeSet<String> {
+    let labels = names::selector(relay, &region.name);
+    let is_ours = |metadata: &ObjectMeta| {
+        let found = metadata.labels.as_ref();
+        let has = |(key, value): (&String, &String)| found.and_then(|l| l.get(key)) == Some(value);
+        labels.iter().all(has) && metadata.deletion_timestamp.is_none()
+    };
+    let sets = seen.daemon_sets.iter().filter(|set| is_ours(&set.metadata));
+    let services = seen
+        .services
+        .iter()
+        .filter(|service| is_ours(&service.metadata));
+    let mut nodes: BTreeSet<_> = services
+        .filter_map(|service| service.annotations().get(names::NODE_ANNOTATION).cloned())
+        .collect();
+    for set in sets {
+        match set.annotations().get(names::NODE_ANNOTATION) {
+            Some(node) => {
+                nodes.insert(node.clone());
+            }
+            None => nodes.extend(
+                seen.relay_nodes
+                    .iter()
+                    .filter(|node| node.spec.peer_relay == relay && node.spec.region == region.name)
+                    .map(|node| node.spec.node_name.clone()),
+            ),
+        }
+    }
+    nodes
+}

@@ -1,0 +1,82 @@
+//! Whether relays have come back, as far as it can be seen.
+
+use std::{collections::HashSet, sync::Arc, time::Duration};
+
+use k8s_openapi::{
+    api::core::v1::Node,
+    jiff::{SignedDuration, Timestamp},
+};
+use kube::ResourceExt;
+
+use crate::{
+    crd::{RelayNode, probe::Verified},
+    operator::probes::Joined,
+};
+
+/// Time after which a relay that nobody reaches holds up nothing: cloud load balancers take a few
+/// minutes to send to a new pod, and a firewall that was never opened is told of elsewhere.
+const LIMIT: SignedDuration = SignedDuration::from_mins(5);
+/// Taints of nodes that do not answer.
+const DEAD: [&str; 3] = [
+    "node.kubernetes.io/unreachable",
+    "node.kubernetes.io/not-ready",
+    "node.kubernetes.io/out-of-service",
+];
+
+/// What is known of relays and their nodes.
+pub(super) struct Reach<'a> {
+    now: Timestamp,
+    relays: &'a [Arc<RelayNode>],
+    joined: Joined<'a>,
+    alive: HashSet<String>,
+}
+
+impl<'a> Reach<'a> {
+    /// Looks at the nodes of the cluster and the reports of one PeerRelay's relays.
+    pub(super) fn new(nodes: &[Arc<Node>], relays: &'a [Arc<RelayNode>], now: Timestamp) -> Self {
+        let answers = |node: &&Arc<Node>| {
+            let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
+            let mut taints = taints.into_iter().flatten();
+            !taints.any(|taint| DEAD.contains(&&*taint.key))
+        };
+        Self {
+            now,
+            relays,
+            joined: Joined::new(relays),
+            alive: nodes.iter().filter(answers).map(|n| n.name_any()).collect(),
+        }
+    }
+
+    /// Whether the node is gone or does not answer.
+    pub(super) fn is_dead(&self, node: &str) -> bool {
+        !self.alive.contains(node)
+    }
+
+    /// How much longer it is worth waiting until another relay reaches that of `region` on `node`.
+    /// `None` when one has, when nobody can try, or when it has taken too long already.
+    pub(super) fn awaited(&self, region: &str, node: &str) -> Option<Duration> {
+        let here =
+            |relay: &&Arc<RelayNode>| relay.spec.region == region && relay.spec.node_name == node;
+        let of_pod = self.relays.iter().filter(here);
+        let relay = of_pod.max_by_key(|relay| relay.creation_timestamp().map(|time| time.0))?;
+        let probed = |relay: &RelayNode| {
+            let status = relay.status.as_ref();
+            status.is_some_and(|status| status.probe_key.is_some())
+        };
+        let tries = |other: &&Arc<RelayNode>| {
+            probed(other) && other.spec.node_name != node && !self.is_dead(&other.spec.node_name)
+        };
+        if !probed(relay) || !self.relays.iter().any(|other| tries(&other)) {
+            return None;
+        }
+        let mut endpoints = relay.status.iter().flat_map(|status| &status.endpoints);
+        let reached = endpoints.any(|endpoint| {
+            let verdict = self.joined.verdict(relay, &endpoint.address);
+            verdict.verified == Verified::True
+        });
+        let age = self.now.duration_since(relay.creation_timestamp()?.0);
+        let remaining = LIMIT.checked_sub(age)?;
+        (!reached && remaining.is_positive())
+            .then(|| remaining.unsigned_abs().min(LIMIT.unsigned_abs()))
+    }
+}

@@ -1,0 +1,207 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use k8s_openapi::api::core::v1::Node;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::operator::probes::tests::probe;
+
+#[test]
+fn changed_relays_take_turns() {
+    let live = [live("a", 1, true), live("b", 1, true)];
+    assert_eq!(turn(&live, 2), (vec!["a".into()], vec!["b".into()]));
+    let live = [self::live("a", 2, false), self::live("b", 1, true)];
+    assert_eq!(turn(&live, 2), (vec!["a".into()], vec!["b".into()]));
+    let live = [self::live("a", 2, true), self::live("b", 1, true)];
+    assert_eq!(turn(&live, 2), (vec!["a".into(), "b".into()], vec![]));
+}
+
+#[test]
+fn who_is_not_ready_waits_for_nobody() {
+    let live = [live("a", 1, true), live("b", 1, false)];
+    assert_eq!(turn(&live, 2), (vec!["b".into()], vec!["a".into()]));
+}
+
+#[test]
+fn new_and_unchanged_ones_wait_for_nobody() {
+    assert_eq!(turn(&[], 1).0.len(), 2);
+    let live = [live("a", 1, true), live("b", 1, false)];
+    assert_eq!(turn(&live, 1).0.len(), 2);
+}
+
+#[test]
+fn a_region_with_one_daemon_set_leaves_turns_to_it() {
+    let live = Arc::new(live("a", 1, true));
+    let nodes = [node("a", &[])];
+    let reach = Reach::new(&nodes, &[], now());
+    let turns = take_turns(vec![set("a", 2)], |_| Some(live.clone()), &reach);
+    assert_eq!((turns.now.len(), turns.later.len()), (1, 0));
+}
+
+#[test]
+fn a_dead_node_holds_up_nobody() {
+    let live = [live("a", 1, false), live("b", 1, true), live("c", 1, true)];
+    for dead in [
+        json!([]),
+        json!([{"key": "node.kubernetes.io/unreachable", "effect": "NoExecute"}]),
+    ] {
+        let mut nodes = vec![node("b", &[]), node("c", &[])];
+        if let Some(taint) = dead.get(0) {
+            nodes.push(node("a", std::slice::from_ref(taint)));
+        }
+        let turns = turns(&live, &["a", "b", "c"], 2, &nodes, &[], 1);
+        assert_eq!(names(&turns), ["a", "b"]);
+        assert_eq!(turns.later, ["c"]);
+    }
+    let nodes = ["a", "b", "c"].map(|name| node(name, &[]));
+    let turns = turns(&live, &["a", "b", "c"], 2, &nodes, &[], 1);
+    assert_eq!(names(&turns), ["a"]);
+    let message = turns.message.unwrap();
+    assert_eq!(
+        message,
+        "region office: 2 relay(s) wait to be replaced until the one on a is ready"
+    );
+}
+
+#[test]
+fn as_many_may_be_missing_as_the_user_says() {
+    let all = ["a", "b", "c", "d"];
+    let nodes = all.map(|name| node(name, &[]));
+    let ready = all.map(|name| live(name, 1, true));
+    let may = |live: &[DaemonSet], most| names(&turns(live, &all, 2, &nodes, &[], most)).len();
+    assert_eq!((may(&ready, 1), may(&ready, 2), may(&ready, 9)), (1, 2, 4));
+    let mut one_missing = ready.clone();
+    one_missing[3] = live("d", 1, false);
+    // The one that is missing, and two besides.
+    assert_eq!(may(&one_missing, 3), 3);
+}
+
+#[test]
+fn relays_that_the_user_deletes_are_applied_at_once() {
+    let all = ["a", "b"];
+    let on_delete = all.map(|name| {
+        let mut set = set(name, 2);
+        let strategy = json!({"type": "OnDelete"});
+        set.spec = serde_json::from_value(json!({
+            "selector": {}, "template": {}, "updateStrategy": strategy,
+        }))
+        .unwrap();
+        set
+    });
+    let live = all.map(|name| Arc::new(live(name, 1, true)));
+    let find = |name: &str| live.iter().find(|set| set.name_any() == name).cloned();
+    let nodes = all.map(|name| node(name, &[]));
+    let turns = take_turns(on_delete.into(), find, &Reach::new(&nodes, &[], now()));
+    assert_eq!((turns.now.len(), turns.later.len()), (2, 0));
+}
+
+#[test]
+fn the_next_relay_waits_until_the_one_before_is_reached_again() {
+    let live = [live("a", 2, true), live("b", 1, true)];
+    let nodes = ["a", "b"].map(|name| node(name, &[]));
+    let turns = |relays: &[Arc<RelayNode>]| turns(&live, &["a", "b"], 2, &nodes, relays, 1);
+    let address = "192.0.2.1:40000";
+    let silent = report("b", 9_000, &[]);
+    let waiting = turns(&[report("a", 60, &[]), silent.clone()]);
+    assert_eq!(waiting.later, ["b"]);
+    assert_eq!(waiting.look_again, Some(Duration::from_secs(240)));
+    assert!(
+        waiting
+            .message
+            .unwrap()
+            .ends_with("until the one on a is reached by another relay")
+    );
+    let failed = report("b", 9_000, &[probe("pod-a", address, None)]);
+    assert_eq!(turns(&[report("a", 60, &[]), failed]).later, ["b"]);
+    let reached = report("b", 9_000, &[probe("pod-a", address, Some(5))]);
+    assert!(turns(&[report("a", 60, &[]), reached]).later.is_empty());
+    // Nobody has reached it for too long, or nobody can try.
+    assert!(turns(&[report("a", 301, &[]), silent]).later.is_empty());
+    assert!(turns(&[report("a", 60, &[])]).later.is_empty());
+}
+
+/// What may be applied, and what waits, when `a` and `b` are wanted in `version`.
+fn turn(live: &[DaemonSet], version: u8) -> (Vec<String>, Vec<String>) {
+    let nodes = ["a", "b"].map(|name| node(name, &[]));
+    let turns = turns(live, &["a", "b"], version, &nodes, &[], 1);
+    (names(&turns), turns.later)
+}
+
+fn turns(
+    live: &[DaemonSet],
+    wanted: &[&str],
+    version: u8,
+    nodes: &[Arc<Node>],
+    relays: &[Arc<RelayNode>],
+    most: i32,
+) -> Turns {
+    let limited = |name: &&str| {
+        let mut set = set(name, version);
+        if most > 1 {
+            let rolling = json!({"maxUnavailable": most});
+            set.spec = serde_json::from_value(json!({
+                "selector": {}, "template": {},
+                "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": rolling},
+            }))
+            .unwrap();
+        }
+        set
+    };
+    let find = |name: &str| {
+        let found = live.iter().find(|set| set.name_any() == name);
+        found.cloned().map(Arc::new)
+    };
+    let wanted = wanted.iter().map(limited).collect();
+    take_turns(wanted, find, &Reach::new(nodes, relays, now()))
+}
+
+fn names(turns: &Turns) -> Vec<String> {
+    turns.now.iter().map(ResourceExt::name_any).collect()
+}
+
+fn now() -> Timestamp {
+    Timestamp::from_second(1_800_000_000).unwrap()
+}
+
+fn node(name: &str, taints: &[Value]) -> Arc<Node> {
+    let node = json!({"metadata": {"name": name}, "spec": {"taints": taints}});
+    Arc::new(serde_json::from_value(node).unwrap())
+}
+
+/// The report of the relay on a node, which is as many seconds old.
+fn report(node: &str, age: i64, probes: &[Value]) -> Arc<RelayNode> {
+    let created = Timestamp::from_second(now().as_second() - age).unwrap();
+    let report = json!({
+        "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
+        "metadata": {"name": format!("pod-{node}"), "creationTimestamp": created.to_string()},
+        "spec": {"peerRelay": "edge", "region": "office", "nodeName": node},
+        "status": {
+            "ready": true, "version": "0", "dataPath": "Socket", "probeKey": "ab".repeat(32),
+            "endpoints": [{"address": "192.0.2.1:40000", "source": "Interface"}],
+            "probes": probes,
+        },
+    });
+    Arc::new(serde_json::from_value(report).unwrap())
+}
+
+fn set(name: &str, version: u8) -> DaemonSet {
+    let labels = json!({names::REGION_LABEL: "office"});
+    let notes = json!({"version": version.to_string(), names::NODE_ANNOTATION: name});
+    let metadata = json!({"name": name, "labels": labels, "annotations": notes});
+    serde_json::from_value(json!({"metadata": metadata})).unwrap()
+}
+
+fn live(name: &str, version: u8, ready: bool) -> DaemonSet {
+    let mut live = set(name, version);
+    let sum = checksum(&live);
+    live.annotations_mut()
+        .insert(names::APPLIED_ANNOTATION.into(), sum);
+    live.metadata.generation = Some(version.into());
+    live.status = serde_json::from_value(json!({
+        "observedGeneration": version, "currentNumberScheduled": 1, "numberMisscheduled": 0,
+        "desiredNumberScheduled": 1, "updatedNumberScheduled": 1,
+        "numberReady": i32::from(ready),
+    }))
+    .unwrap();
+    live
+}

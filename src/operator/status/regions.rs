@@ -1,0 +1,147 @@
+//! Regions without a relay: one is never ready.
+
+use std::collections::BTreeMap;
+
+use super::{
+    LONGEST_MESSAGE, cut,
+    pods::{Trouble, port_conflict},
+};
+use crate::operator::validate::{ValidatedRegion, ValidatedRelay};
+
+/// Most names in a message.
+const NAMED: usize = 5;
+
+/// Why a region has no relay and will get none by itself. The first of several regions' is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Vacancy {
+    /// No node fits.
+    NoNodes,
+    /// Other PeerRelays have a port of all nodes that fit.
+    HostPortConflict,
+    /// Other regions of the PeerRelay have all nodes that fit.
+    NodesTaken,
+    /// The total of relays is used up.
+    AllowanceExceeded,
+    /// A relay of another region makes way.
+    NodeAwaited,
+}
+
+impl Vacancy {
+    /// The reason of conditions.
+    pub(super) const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoNodes => "NoNodes",
+            Self::HostPortConflict => Trouble::HostPortConflict.as_str(),
+            Self::NodesTaken => "NodesTaken",
+            Self::AllowanceExceeded => "AllowanceExceeded",
+            Self::NodeAwaited => "RelaysStarting",
+        }
+    }
+
+    /// Whether it passes without anybody's help.
+    pub(super) const fn passes(self) -> bool {
+        matches!(self, Self::NodeAwaited)
+    }
+
+    /// Whether nothing but the user's change of this object, or of another, ends it.
+    pub(super) const fn needs_user(self) -> bool {
+        matches!(self, Self::HostPortConflict | Self::AllowanceExceeded)
+    }
+
+    const fn message(self) -> &'static str {
+        match self {
+            Self::NoNodes => {
+                "no node fits: check placement.nodeSelector, affinity, zones and tolerations"
+            }
+            Self::HostPortConflict => "another PeerRelay has a port of every node that fits",
+            Self::NodesTaken => {
+                "every node that fits has a relay of another region on the host network: add nodes, \
+                 or let placement.maxRelays of the other regions leave one"
+            }
+            Self::AllowanceExceeded => {
+                "maxRelays allows no further relay: raise it if your plan allows more, or remove a \
+                 region"
+            }
+            Self::NodeAwaited => "a relay of another region makes way",
+        }
+    }
+
+    /// Why `region` has no relay. `None` where it is to have some.
+    pub(super) fn of(region: &ValidatedRegion, desired: i32) -> Option<Self> {
+        if desired > 0 {
+            return None;
+        }
+        let plan = &region.plan;
+        let Some(chosen) = &plan.chosen else {
+            return Some(Self::NoNodes);
+        };
+        match chosen.is_empty() {
+            false => None,
+            true if !plan.awaited.is_empty() => Some(Self::NodeAwaited),
+            true if !plan.excess.is_empty() => Some(Self::AllowanceExceeded),
+            true if plan.conflict.is_some() => Some(Self::HostPortConflict),
+            true if plan.fitting > 0 => Some(Self::NodesTaken),
+            true => Some(Self::NoNodes),
+        }
+    }
+}
+
+/// Regions without a relay by reason.
+#[derive(Debug, Default)]
+pub(super) struct Vacancies {
+    regions: BTreeMap<Vacancy, Vec<String>>,
+    /// Which port of which node, and who has it.
+    conflict: Option<String>,
+}
+
+impl Vacancies {
+    /// Notes that `region` has no relay.
+    pub(super) fn note(&mut self, vacancy: Vacancy, region: &ValidatedRegion) {
+        let names = self.regions.entry(vacancy).or_default();
+        names.push(region.name.clone());
+        if let Some((node, port, holder)) = &region.plan.conflict {
+            self.conflict
+                .get_or_insert_with(|| port_conflict(node, port, holder));
+        }
+    }
+
+    /// The reason of most weight, and a message that names its regions.
+    pub(super) fn first(&self) -> Option<(Vacancy, String)> {
+        let (vacancy, names) = self.regions.first_key_value()?;
+        let more = names.len().saturating_sub(NAMED);
+        let mut named = names[..names.len() - more].join(", ");
+        if more > 0 {
+            named += &format!(" and {more} more");
+        }
+        let regions = match names.len() {
+            1 => "region",
+            _ => "regions",
+        };
+        let why = match vacancy {
+            Vacancy::HostPortConflict => self.conflict.as_deref(),
+            _ => None,
+        };
+        let why = why.unwrap_or(vacancy.message());
+        let message = format!("no relay in {regions} {named}: {why}");
+        Some((*vacancy, cut(&message, LONGEST_MESSAGE)))
+    }
+}
+
+/// Relays of regions that are not complete, as in "office 0/2". Empty with one region: the counts of
+/// the whole say it.
+pub(super) fn incomplete(relay: &ValidatedRelay, counts: &[(i32, i32)]) -> String {
+    if relay.regions.len() < 2 {
+        return String::new();
+    }
+    let regions = relay.regions.iter().zip(counts);
+    let short: Vec<_> = regions
+        .filter(|(_, (ready, desired))| ready < desired)
+        .map(|(region, (ready, desired))| format!("{} {ready}/{desired}", region.name))
+        .collect();
+    let more = short.len().saturating_sub(NAMED);
+    let mut named = short[..short.len() - more].join(", ");
+    if more > 0 {
+        named += &format!(" and {more} more");
+    }
+    named
+}
