@@ -349,7 +349,7 @@ mod tests {
             "metadata": {"name": "a"},
             "spec": {"peerRelay": "edge", "region": "office", "nodeName": "n1"},
             "status": {"ready": true, "version": "1", "dataPath": "Socket",
-                       "lastUpdateTime": "yesterday"},
+                       "lastUpdateTime": "2026-01-01T00:00:00.1234567890123Z"},
         });
         let node: Guarded<RelayNode> = serde_json::from_str(&node.to_string()).unwrap();
         assert!(matches!(node, Guarded::Unreadable(_)));
