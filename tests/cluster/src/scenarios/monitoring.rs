@@ -50,10 +50,22 @@ fn scraped(world: &World<'_>) -> Result<String> {
                 .targets()
                 .unwrap_or_else(|error| error.to_string())
         })?;
-    let mut queries = String::new();
+    let (mut queries, mut touched) = (String::new(), 0);
     world.eventually("panels and alerts ask for what is there", || {
-        // Rates need traffic between two scrapes.
+        // Rates need traffic, and a reconciliation, between two scrapes.
         relayed(world)?;
+        touched += 1;
+        let note = format!("rig/touched={touched}");
+        let words = [
+            "annotate",
+            "peerrelay",
+            EDGE,
+            "-n",
+            NAMESPACE,
+            "--overwrite",
+            &note,
+        ];
+        world.rig.kubectl(words)?;
         queries = queries::hold(&prometheus)?;
         Ok(())
     })?;

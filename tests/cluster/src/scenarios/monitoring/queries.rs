@@ -26,10 +26,16 @@ const MAY_BE_EMPTY: &[(&str, &str)] = &[
 ];
 
 /// Series that may not be there, by name and matchers that distinguish them, and why.
-const MAY_BE_ABSENT: &[(&str, &str)] = &[(
-    "peerrelay_operator_condition{type=\"Stalled\"}",
-    "the condition is there only while a PeerRelay is stalled",
-)];
+const MAY_BE_ABSENT: &[(&str, &str)] = &[
+    (
+        "peerrelay_operator_condition{type=\"Stalled\"}",
+        "the condition is there only while a PeerRelay is stalled",
+    ),
+    (
+        "peerrelay_operator_condition{type=\"WithinQuota\"}",
+        "the condition is there only where an allowance applies, as with the hosted control server",
+    ),
+];
 
 /// What is selected: the name of a metric, and its matchers.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
