@@ -17,6 +17,7 @@ use std::{
 use k8s_openapi::{
     NamespaceResourceScope,
     api::{
+        apps::v1::DaemonSet,
         core::v1::{ConfigMap, Service, ServiceAccount},
         rbac::v1::{Role, RoleBinding},
     },
@@ -65,6 +66,9 @@ pub struct Applied {
     pub pause: Option<Duration>,
     /// Services that were removed, to be made anew.
     pub replaced: Vec<Replaced>,
+    /// Names of the DaemonSets that were created or changed. The stores may show them as they were
+    /// before.
+    pub changed_sets: BTreeSet<String>,
 }
 
 /// A Service that was removed, to be made anew.
@@ -164,6 +168,7 @@ struct Applier<'a> {
     changes: Changes,
     refusals: Vec<Refusal>,
     replaced: Vec<Replaced>,
+    changed_sets: BTreeSet<String>,
 }
 
 impl<'a> Applier<'a> {
@@ -176,6 +181,7 @@ impl<'a> Applier<'a> {
             changes: Changes::default(),
             refusals: Vec::new(),
             replaced: Vec::new(),
+            changed_sets: BTreeSet::new(),
         }
     }
 
@@ -197,6 +203,7 @@ impl<'a> Applier<'a> {
             pause: self.known.pause(),
             refusals: self.refusals,
             replaced: self.replaced,
+            changed_sets: self.changed_sets,
             tell,
         };
         (applied, self.known)
@@ -323,6 +330,9 @@ impl<'a> Applier<'a> {
         let patched = patched.map_err(Fault::api("apply"))?;
         tracing::info!(kind = subject.kind, name, namespace, "applied");
         self.changes.applied += 1;
+        if subject.kind == kind::<DaemonSet>() {
+            self.changed_sets.insert(name.clone());
+        }
         let difference = drift(&plain(&patched), &wanted);
         self.known.applied(subject, sum, difference);
         Ok(())

@@ -2,7 +2,7 @@
 //!
 //! Validate, build and status are pure; only apply and the status patch speak to the API server.
 
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{
@@ -25,7 +25,7 @@ use super::{
     probes::assign_peers,
     refusal::{Summary, retry_after},
     rollout::hold_back,
-    status::{Outcome, status},
+    status::{Outcome, Seen, status},
     stores::Stores,
     validate::{RelayImage, ValidatedRelay, validate},
     verification, withdrawal,
@@ -94,7 +94,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         .await
         .map_err(ReconcileError::Watch)?;
     if relay.spec.paused {
-        publish(&relay, &ctx, None, Outcome::Paused).await?;
+        publish(&relay, &ctx, None, Outcome::Paused, BTreeSet::new()).await?;
         return Ok(Action::await_change());
     }
     let mut validated = match validate(&relay, &ctx.image) {
@@ -105,7 +105,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
                 reason: "InvalidSpec",
                 message: &message,
             };
-            publish(&relay, &ctx, None, outcome).await?;
+            publish(&relay, &ctx, None, outcome, BTreeSet::new()).await?;
             return Ok(Action::await_change());
         }
     };
@@ -137,11 +137,29 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let refused = Summary::new(&applied.refusals);
     match &refused {
         Some(summary) if applied.tell => {
-            publish(&relay, &ctx, Some(&validated), Outcome::Refused(summary)).await?;
+            let outcome = Outcome::Refused(summary);
+            publish(
+                &relay,
+                &ctx,
+                Some(&validated),
+                outcome,
+                applied.changed_sets,
+            )
+            .await?;
         }
         // Most of what passes does so at once.
         Some(_) => {}
-        None => publish(&relay, &ctx, Some(&validated), Outcome::Applied).await?,
+        None => {
+            let outcome = Outcome::Applied;
+            publish(
+                &relay,
+                &ctx,
+                Some(&validated),
+                outcome,
+                applied.changed_sets,
+            )
+            .await?;
+        }
     }
     let nodes = ctx.stores.seen(&relay).nodes;
     let written = verification::write(&ctx.client, &validated.namespace, &nodes).await;
@@ -193,9 +211,13 @@ async fn publish(
     ctx: &Context,
     validated: Option<&ValidatedRelay>,
     outcome: Outcome<'_>,
+    changed_sets: BTreeSet<String>,
 ) -> Result<(), ReconcileError> {
     let namespace = relay.namespace().unwrap_or_default();
-    let seen = ctx.stores.seen(relay);
+    let seen = Seen {
+        changed_sets,
+        ..ctx.stores.seen(relay)
+    };
     let new = status(relay, validated, &seen, outcome, Timestamp::now());
     if relay.status.as_ref() == Some(&new) {
         return Ok(());

@@ -140,6 +140,8 @@ impl Verdict {
 pub struct Seen {
     /// DaemonSets of its namespace.
     pub daemon_sets: Vec<Arc<DaemonSet>>,
+    /// Names of those that were changed a moment ago and may be seen as they were before.
+    pub changed_sets: BTreeSet<String>,
     /// Reports of its relays.
     pub nodes: Vec<Arc<RelayNode>>,
     /// Pods of its relays.
@@ -309,6 +311,7 @@ impl Observed {
                 let mut sets = seen.daemon_sets.iter().map(AsRef::as_ref);
                 let set = sets.find(|set: &&DaemonSet| set.name_any() == name);
                 observed.note_daemon_set(set, &mut summary);
+                observed.rolling_out |= seen.changed_sets.contains(&name);
                 if let Some(set) = set {
                     observed.note_pods(set, &region.name, &seen.pods, &refusals, &taken);
                 }

@@ -23,7 +23,13 @@ use kube_runtime::{
     watcher,
 };
 use serde::de::DeserializeOwned;
-use std::{collections::HashSet, fmt::Debug, hash::Hash, sync::Arc, time::Instant};
+use std::{
+    collections::{BTreeSet, HashSet},
+    fmt::Debug,
+    hash::Hash,
+    sync::Arc,
+    time::Instant,
+};
 use tokio::sync::OnceCell;
 
 use self::guard::UnreadableObjects;
@@ -189,6 +195,7 @@ impl Stores {
             daemon_sets: self
                 .daemon_sets
                 .state_filter(|set| set.namespace() == namespace),
+            changed_sets: BTreeSet::new(),
             nodes: self
                 .relay_nodes
                 .state_filter(|node| is_report_of(node, relay) && !has_lost_its_pod(node, &uids)),

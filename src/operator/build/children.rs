@@ -33,7 +33,7 @@ fn every_admitted_name_makes_valid_children_on_every_node() {
             nodes.dedup();
             judge(&peer_relay, &region, &nodes);
         });
-    assert!(tried > 40, "only {tried} names were valid");
+    assert!(tried > 20, "only {tried} names were valid");
 }
 
 #[test]

@@ -136,6 +136,20 @@ fn a_region_without_a_relay_is_never_ready_and_is_named() {
 }
 
 #[test]
+fn relays_are_not_ready_while_the_stores_may_lag_behind_a_change() {
+    let validated = fixtures::validated(json!({}));
+    let set = daemon_set(2, 2);
+    let seen = Seen {
+        changed_sets: [set.name_any()].into(),
+        daemon_sets: vec![Arc::new(set)],
+        ..Seen::default()
+    };
+    let relay = fixtures::relay(json!({}));
+    let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now());
+    assert_eq!(conditions(&status)[0], "Ready=False/RelaysStarting");
+}
+
+#[test]
 fn a_roll_out_that_waits_is_not_ready_and_says_for_whom() {
     let mut validated = fixtures::validated(json!({}));
     let waits = "region office: 1 relay(s) wait to be replaced until the one on n1 is ready";

@@ -239,7 +239,7 @@ mod tests {
         let right = |verb: &str| ("apps/daemonsets/status".to_owned(), verb.to_owned());
         assert_eq!(
             asked.used,
-            BTreeSet::from([right("create"), right("patch")])
+            BTreeSet::from([right("create"), right("patch"), right("update")])
         );
         assert_eq!(asked.requests, 3);
         assert_eq!(

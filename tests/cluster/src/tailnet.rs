@@ -35,6 +35,7 @@ pub const DEFAULT_POLICY: &str = r#"{
     "tag:office":       ["autogroup:admin"],
     "tag:other":        ["autogroup:admin"],
     "tag:relay-office": ["autogroup:admin"],
+    "tag:relay-lab":    ["autogroup:admin"],
   },
   "grants": [
     {"src": ["tag:office", "tag:other"], "dst": ["tag:office", "tag:other"], "ip": ["*"]},

@@ -91,7 +91,12 @@ fn stripped(world: &World<'_>) -> Result<String> {
     replace_pods(world)?;
     world.wait_ready(EDGE)?;
     paths_are(world, "Kernel")?;
-    let through = transfer(world, KERNEL)?;
+    // Restored sessions reach the kernel a moment after the relay is ready.
+    let mut through = String::new();
+    world.eventually("the kernel forwards", || {
+        through = transfer(world, KERNEL)?;
+        Ok(())
+    })?;
     reset(world)?;
     Ok(format!("{said}; then {through}"))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
-use super::Scenario;
+use super::{Scenario, vacant};
 use crate::command::{program, run};
 use crate::world::{NAMESPACE, World};
 
@@ -19,6 +19,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 /// Sends each manifest to the API server and to the program. The verdict that its name begins with
 /// is also held by a test without a cluster.
 fn corpus(world: &World<'_>) -> Result<String> {
+    // A manifest with the name of an object that is there would be refused for that.
+    vacant(world)?;
     let directory = crate::state::repository().join("tests/manifests/corpus");
     let binary = world.rig.program()?;
     let mut files: Vec<_> = fs::read_dir(&directory)?.collect::<Result<_, _>>()?;

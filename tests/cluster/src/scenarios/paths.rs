@@ -8,7 +8,7 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 
 use super::{EDGE, MINUTE, Scenario, THIRTY, is_relay, relayed, reset};
-use crate::world::{Route, World};
+use crate::world::{NAMESPACE, Route, World};
 
 /// Bytes through the tunnel.
 const BULK: u64 = 100_000_000;
@@ -143,11 +143,17 @@ fn gone(world: &World<'_>) -> Result<String> {
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     let held = world.probe(c1, &["hold", &to])?;
 
-    let nowhere = json!([{
-        "name": "office", "clients": ["tag:office"],
-        "placement": {"nodeSelector": {"peerrelay.dev/no-such-node": "true"}},
-    }]);
-    world.apply(EDGE, &json!({"regions": nowhere}))?;
+    // Relays that the operator removes are withdrawn first. These end without notice.
+    world.apply(EDGE, &json!({"paused": true}))?;
+    world.eventually("the operator leaves everything as it is", || {
+        let ready = world.condition(EDGE, "Ready")?;
+        ensure!(ready == "Unknown/Paused", "Ready is '{ready}'");
+        Ok(())
+    })?;
+    let label = format!("peerrelay.dev/peer-relay={EDGE}");
+    world
+        .rig
+        .kubectl(["delete", "daemonsets", "-n", NAMESPACE, "-l", &label])?;
     world.eventually("no relay runs", || {
         let pods = world.list("pods", EDGE)?;
         ensure!(pods.is_empty(), "{} relays run", pods.len());
