@@ -11,7 +11,7 @@ mod schema;
 use std::fmt;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSchemaProps;
-use kube::core::cel::{CompiledSchema, Validator, compile_schema};
+use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
 use serde_json::Value;
 
 /// A field that an object must change before it is accepted.
@@ -99,7 +99,12 @@ impl Admission {
         let Err(broken) = self.evaluator.validate_compiled(&self.rules, object, None) else {
             return;
         };
+        // A rule may not be computable over a value that the schema has refused already.
+        let refused = !problems.is_empty();
         for rule in broken {
+            if refused && rule.kind == ErrorKind::EvaluationError {
+                continue;
+            }
             let path = rule.field_path.trim_start_matches('.').to_owned();
             problems.retain(|known| !says_the_same(known, &path, &rule.message));
             problems.push(Problem::new(path, rule.message));

@@ -106,6 +106,13 @@ fn a_rule_that_names_the_field_stands_for_the_schema() {
 }
 
 #[test]
+fn a_value_that_no_rule_can_be_computed_over_is_told_once() {
+    let problems = admit(json!({"monitoring": {"interval": "soon"}})).unwrap_err();
+    let paths: Vec<_> = problems.iter().map(|problem| &*problem.path).collect();
+    assert_eq!(paths, ["spec.monitoring.interval"], "{problems:?}");
+}
+
+#[test]
 fn a_name_may_be_generated() {
     let mut object = json!({
         "apiVersion": "peerrelay.dev/v1alpha1", "kind": "PeerRelay",
