@@ -36,6 +36,7 @@ pub const DEFAULT_POLICY: &str = r#"{
     "tag:other":        ["autogroup:admin"],
     "tag:relay-office": ["autogroup:admin"],
     "tag:relay-lab":    ["autogroup:admin"],
+    "tag:relay-annex":  ["autogroup:admin"],
   },
   "grants": [
     {"src": ["tag:office", "tag:other"], "dst": ["tag:office", "tag:other"], "ip": ["*"]},
