@@ -65,9 +65,7 @@ pub fn all() -> Vec<Story> {
     // Enough for every node: which nodes are chosen depends on the PeerRelay's name.
     let many = || Step::Apply(json!({"maxRelays": 9}));
     let changed = |what: &str, spec: Value| story(what, vec![smallest()], vec![Step::Apply(spec)]);
-    let two = json!({"regions": [
-        {"name": "office", "clients": ["tag:office"]}, {"name": "lab", "clients": ["tag:lab"]},
-    ]});
+    let two = json!({"regions": [on("n1", REGIONS[0]), on("n2", REGIONS[1])]});
     let mut ported = two.clone();
     ported["port"] = json!(41_000);
     let placed = region("placement", json!({"nodeSelector": {"zone": "a"}}));
@@ -204,11 +202,24 @@ fn balanced(load_balancer: Value) -> Value {
 
 /// Two regions with these node ports.
 fn ports(first: u16, second: u16) -> Value {
-    let region = |name: &str, port: u16| {
-        let exposure = json!({"type": "NodePort", "nodePort": port});
-        json!({"name": name, "clients": ["tag:office"], "exposure": exposure})
+    let region = |node: &str, name: &str, port: u16| {
+        let mut region = on(node, name);
+        region["exposure"] = json!({"type": "NodePort", "nodePort": port});
+        region
     };
-    json!({"regions": [region("office", first), region("lab", second)]})
+    let (first, second) = (
+        region("n1", REGIONS[0], first),
+        region("n2", REGIONS[1], second),
+    );
+    json!({"regions": [first, second]})
+}
+
+/// A region on one node: which nodes regions share is up to the PeerRelay's name.
+fn on(node: &str, name: &str) -> Value {
+    let selector = json!({"kubernetes.io/hostname": node});
+    json!({
+        "name": name, "clients": ["tag:office"], "placement": {"nodeSelector": selector},
+    })
 }
 
 /// Another PeerRelay, with ports of its own.
