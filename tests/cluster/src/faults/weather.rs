@@ -6,14 +6,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::story::Step;
+use super::story::{Step, two_regions};
 use super::trial::Stage;
 
 /// Shows that the operator ends in the same state, and says what it went through.
 pub async fn show(stage: &mut Stage) -> Result<String> {
-    let two = json!({"regions": [
-        {"name": "office", "clients": ["tag:office"]}, {"name": "lab", "clients": ["tag:lab"]},
-    ]});
+    let two = two_regions();
     let calm = stage.next_name();
     stage.step(&calm, &Step::Apply(two.clone())).await?;
     stage.settle(&calm).await?;
