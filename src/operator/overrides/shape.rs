@@ -14,8 +14,9 @@ pub struct Shape<'a> {
     pub on_host: bool,
 }
 
-/// Fails if a patch that passed [`check`] changes what pods of this shape do not have. The API
-/// server would refuse such a pod, as a patch of what is not there makes something incomplete.
+/// Fails if a patch that passed [`check`](super::check) changes what pods of this shape do not have.
+/// The API server would refuse such a pod, as a patch of what is not there makes something
+/// incomplete.
 ///
 /// # Errors
 /// The first thing that these pods do not have.
