@@ -59,7 +59,7 @@ fn rights_end(world: &World<'_>) -> Result<String> {
 }
 
 /// Sessions of all relays, open or not.
-pub(super) fn sessions(world: &World<'_>) -> Result<f64> {
+fn sessions(world: &World<'_>) -> Result<f64> {
     world.metric("peerrelay_sessions{")
 }
 
