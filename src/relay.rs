@@ -42,7 +42,7 @@ use crate::supervisor::Supervisor;
 /// Longest time between a stop signal and the end.
 const LEAVE: Duration = Duration::from_secs(10);
 
-/// Why a relay has ended.
+/// The reason for which a relay has ended.
 enum End {
     /// It was told to stop, or another relay has taken over.
     Stopped,

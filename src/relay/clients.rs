@@ -83,6 +83,11 @@ impl Clients {
         news
     }
 
+    /// Whether there is no entry.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
     /// Every entry, with its devices among `devices`; `true` is for those that may use this relay.
     pub fn views(&self, devices: &[(Device<'_>, bool)]) -> Vec<ClientView> {
         let view = |client: &Client| {

@@ -209,19 +209,18 @@ impl Tailnet {
             if self.state.borrow().map_received {
                 backoff.reset();
             }
-            let problem = match &failure {
-                Failure::Control(error) => control_problem(error, &self.config.control_url),
-                Failure::Refused { problem, .. } => problem.clone(),
+            match failure {
+                Failure::Control(error) => {
+                    self.report(control_problem(&error, &self.config.control_url));
+                    sleep(backoff.next()).await;
+                }
+                Failure::Refused { key, problem } => {
+                    self.report(problem);
+                    self.wait_for_other_key(key.as_deref()).await;
+                }
                 Failure::OtherKey => {
                     tracing::info!("registering again, with an auth key that may bring the tags");
-                    continue;
                 }
-            };
-            self.report(problem);
-            match failure {
-                Failure::Control(_) => sleep(backoff.next()).await,
-                Failure::Refused { key, .. } => self.wait_for_other_key(key.as_deref()).await,
-                Failure::OtherKey => {}
             }
         }
     }
@@ -329,7 +328,7 @@ impl Tailnet {
     /// Lets the network map have its effect. It stays locked meanwhile: who is looked up in it is
     /// who may ask the data path. `received` says that it has just come.
     fn judge(&self, netmap: &Netmap, now: Timestamp, received: bool) {
-        let Some(own) = netmap.own().cloned() else {
+        let Some(own) = netmap.own() else {
             return;
         };
         let derp = netmap.derp().clone();
@@ -354,14 +353,14 @@ impl Tailnet {
             ..netmap.grant(now)
         };
         let expired = netmap.own_expired(now);
-        let problem = device_problem(&own, expired, disabled, &self.config.tags);
+        let problem = device_problem(own, expired, disabled, &self.config.tags);
         let tailnet = TailnetIdentity {
             taken_name: names::is_taken(&self.config.hostname, &own.name)
                 .then(|| self.config.hostname.clone()),
             name: own.name.trim_end_matches('.').to_owned(),
             node_id: own.stable_id.clone(),
             addresses: own.ips().collect(),
-            tags: own.tags,
+            tags: own.tags.clone(),
             key_expiry: own.key_expiry,
         };
         self.state.send_if_modified(|state| {

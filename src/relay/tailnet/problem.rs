@@ -78,7 +78,7 @@ fn needs_approval() -> Problem {
     Problem::new(Reason::RegistrationNeedsApproval, message)
 }
 
-/// Why the connection to the control server failed.
+/// The problem that a failed connection to the control server is for the user.
 pub(super) fn control_problem(error: &ControlError, url: &Url) -> Problem {
     let reason = match error {
         ControlError::Dial(DialError::Untrusted { .. }) => Reason::ControlCertificateInvalid,

@@ -13,6 +13,9 @@ impl Netmap {
     /// Which peers each entry names, and which of them may use this relay. `now` is this host's
     /// time.
     pub(crate) fn clients(&self, clients: &Clients, now: Timestamp) -> Vec<ClientView> {
+        if clients.is_empty() {
+            return Vec::new();
+        }
         let now = self.clock.now(now);
         let peers = self.peers.values();
         let devices = peers.map(|peer| (self.device(peer), self.may_relay(peer, now)));
