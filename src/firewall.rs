@@ -47,10 +47,7 @@ pub enum Way {
 impl Opening {
     /// The ports, such as `40000` or `40000-40007`.
     pub fn ports(&self, separator: &str) -> String {
-        match self.first == self.last {
-            true => self.first.to_string(),
-            false => format!("{}{separator}{}", self.first, self.last),
-        }
+        range(self.first, self.last, separator)
     }
 
     /// Whether firewalls of the cloud open it by themselves, as the Service asks for it.
@@ -139,16 +136,19 @@ fn way(port: u16, region: &ValidatedRegion) -> Way {
     }
 }
 
+/// Ports such as `40000` or `40000-40007`.
+fn range(first: u16, last: u16, separator: &str) -> String {
+    match first == last {
+        true => first.to_string(),
+        false => format!("{first}{separator}{last}"),
+    }
+}
+
 /// What the status says about a region; nothing while its port is not known.
 pub fn line(port: u16, region: &ValidatedRegion) -> String {
     let ports = ports(port, None, region);
-    let shown: Vec<_> = ports
-        .iter()
-        .map(|(first, last)| match first == last {
-            true => first.to_string(),
-            false => format!("{first}-{last}"),
-        })
-        .collect();
+    let shown = ports.iter().map(|(first, last)| range(*first, *last, "-"));
+    let shown: Vec<_> = shown.collect();
     match shown.is_empty() {
         true => String::new(),
         false => format!(

@@ -190,3 +190,15 @@ fn is_everyone(sources: &[Source]) -> bool {
     };
     of(true) && of(false)
 }
+
+/// Each opening with each source.
+fn pairs<'a>(
+    openings: &'a [&'a Opening],
+    sources: &'a [Source],
+) -> impl Iterator<Item = (&'a Opening, Source)> {
+    let with_all = |opening: &&'a Opening| {
+        let opening = *opening;
+        sources.iter().map(move |source| (opening, *source))
+    };
+    openings.iter().flat_map(with_all)
+}

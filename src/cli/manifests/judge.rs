@@ -282,15 +282,14 @@ fn each_invalid(relay: &PeerRelay, image: &RelayImage) -> Vec<Problem> {
             }
         }
     };
-    let mut rest = relay.clone();
-    rest.spec.regions.clear();
-    look(&rest, "spec", "");
+    let mut part = relay.clone();
+    part.spec.regions.clear();
+    look(&part, "spec", "");
+    part.spec.tailnet.control_url = None;
+    part.spec.template = None;
     for (at, region) in relay.spec.regions.iter().enumerate() {
+        part.spec.regions = vec![region.clone()];
         for (nth, client) in region.clients.iter().enumerate() {
-            let mut part = relay.clone();
-            part.spec.tailnet.control_url = None;
-            part.spec.template = None;
-            part.spec.regions = vec![region.clone()];
             part.spec.regions[0].clients = vec![client.clone()];
             let place = format!("spec.regions[{at}]");
             look(&part, &place, &format!("{place}.clients[{nth}]"));

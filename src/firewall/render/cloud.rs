@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{Opening, Source, by_family, joined};
+use super::{Opening, Source, by_family, joined, pairs};
 
 /// First priority of rules in Azure; 4096 is the last one there.
 pub(super) const FIRST_PRIORITY: usize = 300;
@@ -10,7 +10,7 @@ pub(super) const FIRST_PRIORITY: usize = 300;
 const ORACLE_AT_ONCE: usize = 25;
 
 pub(super) fn aws(openings: &[&Opening], sources: &[Source]) -> Vec<String> {
-    each(openings, sources, |opening, source| {
+    let rule = |(opening, source): (&Opening, Source)| {
         let Opening {
             first,
             last,
@@ -26,7 +26,8 @@ pub(super) fn aws(openings: &[&Opening], sources: &[Source]) -> Vec<String> {
              --ip-permissions 'IpProtocol=udp,FromPort={first},ToPort={last},\
              {ranges}=[{{{key}={source},Description=\"peer relay {purpose}\"}}]'"
         )
-    })
+    };
+    pairs(openings, sources).map(rule).collect()
 }
 
 pub(super) fn gcp(openings: &[&Opening], sources: &[Source]) -> Vec<String> {
@@ -70,23 +71,21 @@ pub(super) fn hetzner(openings: &[&Opening], sources: &[Source]) -> Vec<String> 
 }
 
 pub(super) fn oracle(openings: &[&Opening], sources: &[Source]) -> Vec<String> {
-    let mut rules = Vec::new();
-    for opening in openings {
-        for source in sources {
-            rules.push(json!({
-                "description": format!("peer relay {}", opening.purpose),
-                "direction": "INGRESS",
-                "isStateless": false,
-                // The number of UDP.
-                "protocol": "17",
-                "source": source.to_string(),
-                "sourceType": "CIDR_BLOCK",
-                "udpOptions": {
-                    "destinationPortRange": {"min": opening.first, "max": opening.last},
-                },
-            }));
-        }
-    }
+    let rule = |(opening, source): (&Opening, Source)| {
+        json!({
+            "description": format!("peer relay {}", opening.purpose),
+            "direction": "INGRESS",
+            "isStateless": false,
+            // The number of UDP.
+            "protocol": "17",
+            "source": source.to_string(),
+            "sourceType": "CIDR_BLOCK",
+            "udpOptions": {
+                "destinationPortRange": {"min": opening.first, "max": opening.last},
+            },
+        })
+    };
+    let rules: Vec<_> = pairs(openings, sources).map(rule).collect();
     let command = |rules: &[serde_json::Value]| {
         format!(
             "oci network nsg rules add --nsg-id \"$NSG_ID\" --security-rules '{}'",
@@ -109,21 +108,6 @@ pub(super) fn digitalocean(openings: &[&Opening], sources: &[Source]) -> Vec<Str
         )
     };
     openings.iter().map(rule).collect()
-}
-
-fn each(
-    openings: &[&Opening],
-    sources: &[Source],
-    rule: impl Fn(&Opening, Source) -> String,
-) -> Vec<String> {
-    let rule = &rule;
-    let of = |opening: &&Opening| -> Vec<_> {
-        sources
-            .iter()
-            .map(|source| rule(opening, *source))
-            .collect()
-    };
-    openings.iter().flat_map(of).collect()
 }
 
 /// A rule for each family of each opening; `rule` also gets how many there are before it.

@@ -1,7 +1,7 @@
 //! Firewalls of a node. Forwarded packets have another destination, and mostly another chain, by the
 //! time that their rules look at them.
 
-use super::{Opening, Source, Way, is_everyone};
+use super::{Opening, Source, Way, is_everyone, pairs};
 
 /// Whether a packet passes through the node instead of ending there.
 const fn passes(opening: &Opening) -> bool {
@@ -134,18 +134,6 @@ pub(super) fn firewalld(openings: &[&Opening], sources: &[Source]) -> Vec<String
         lines.push("firewall-cmd --reload".to_owned());
     }
     lines
-}
-
-/// Each opening with each source.
-fn pairs<'a>(
-    openings: &'a [&'a Opening],
-    sources: &'a [Source],
-) -> impl Iterator<Item = (&'a Opening, Source)> {
-    let with_all = |opening: &&'a Opening| {
-        let opening = *opening;
-        sources.iter().map(move |source| (opening, *source))
-    };
-    openings.iter().flat_map(with_all)
 }
 
 /// Rules without those that are there already: several node ports may lead to one port.
