@@ -2,6 +2,8 @@
 //! else, and packets are sent there. Needs root, `ip`, `nft`, `iptables` and `bash`.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+#[path = "../common/fed.rs"]
+mod fed;
 mod tools;
 
 use std::{

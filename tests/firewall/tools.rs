@@ -3,14 +3,13 @@
 
 use std::{
     collections::BTreeSet,
-    io::Write,
     path::Path,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use serde_json::Value;
 
-use super::{NODE_PORT, printed, printed_for};
+use super::{NODE_PORT, fed::fed, printed, printed_for};
 
 /// Tools whose output is a script.
 const SCRIPTS: [&str; 10] = [
@@ -154,15 +153,7 @@ fn first_command(text: &str) -> String {
 }
 
 fn shell(program: &str, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(program)
-        .args(arguments)
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-    child.wait_with_output().unwrap()
+    fed(Command::new(program).args(arguments), input)
 }
 
 fn said(output: &Output) -> String {

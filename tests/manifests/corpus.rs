@@ -4,12 +4,13 @@
 
 use std::{
     fs,
-    io::Write,
     path::PathBuf,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
 use serde_json::Value;
+
+use super::fed::fed;
 
 #[test]
 fn the_corpus_is_judged_as_its_names_say() {
@@ -133,16 +134,10 @@ fn corpus() -> Vec<PathBuf> {
 }
 
 fn run(command: &str, arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_peerrelay"))
+    let mut program = Command::new(env!("CARGO_BIN_EXE_peerrelay"));
+    program
         .arg(command)
         .args(arguments)
-        .current_dir(super::root())
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that ends before it reads closes the pipe.
-    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-    child.wait_with_output().unwrap()
+        .current_dir(super::root());
+    fed(&mut program, input)
 }

@@ -4,6 +4,8 @@
 
 mod chart;
 mod corpus;
+#[path = "../common/fed.rs"]
+mod fed;
 mod metrics;
 mod monitoring;
 mod values;

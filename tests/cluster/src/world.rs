@@ -57,6 +57,19 @@ impl fmt::Display for Route {
     }
 }
 
+/// A condition of an object as `Status/Reason`, of whichever generation; empty if it has none.
+pub fn condition(object: &Value, kind: &str) -> String {
+    let conditions = object["status"]["conditions"]
+        .as_array()
+        .into_iter()
+        .flatten();
+    let mut found = conditions.filter(|c| c["type"] == kind);
+    found.next().map_or_else(String::new, |c| {
+        let text = |field: &str| c[field].as_str().unwrap_or_default().to_owned();
+        format!("{}/{}", text("status"), text("reason"))
+    })
+}
+
 impl<'a> World<'a> {
     /// Installs the chart, and what a user prepares: a namespace and the auth key.
     pub fn install(rig: &'a Rig) -> Result<Self> {
@@ -200,15 +213,26 @@ impl<'a> World<'a> {
     pub fn condition(&self, name: &str, kind: &str) -> Result<String> {
         let relay = self.object("peerrelay", name)?;
         let current = relay["status"]["observedGeneration"] == relay["metadata"]["generation"];
-        let conditions = relay["status"]["conditions"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        let condition = conditions.iter().find(|c| c["type"] == kind && current);
-        Ok(condition.map_or_else(String::new, |c| {
-            let text = |field: &str| c[field].as_str().unwrap_or_default().to_owned();
-            format!("{}/{}", text("status"), text("reason"))
-        }))
+        Ok(match current {
+            true => condition(&relay, kind),
+            false => String::new(),
+        })
+    }
+
+    /// What the relays of a PeerRelay report of themselves.
+    pub fn reports(&self, name: &str) -> Result<Vec<Value>> {
+        let list = ["get", "relaynodes", "-n", NAMESPACE, "-o", "json"];
+        let list: Value = serde_json::from_str(&self.rig.kubectl(list)?)?;
+        let mut all = list["items"].as_array().cloned().unwrap_or_default();
+        all.retain(|report| report["spec"]["peerRelay"] == name);
+        Ok(all)
+    }
+
+    /// Annotates a PeerRelay, so that the operator looks at it again.
+    pub fn annotate(&self, name: &str, note: &str) -> Result<()> {
+        let words = ["annotate", "peerrelay", name, "-n", NAMESPACE];
+        let words = words.into_iter().chain(["--overwrite", note]);
+        self.rig.kubectl(words).map(drop)
     }
 
     /// Waits until a PeerRelay is ready.

@@ -352,16 +352,3 @@ impl Stage {
 pub fn relay_path(name: &str) -> String {
     format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/peerrelays/{name}")
 }
-
-/// A condition's status and reason, or nothing.
-pub fn condition(relay: &Value, kind: &str) -> String {
-    let conditions = relay["status"]["conditions"]
-        .as_array()
-        .into_iter()
-        .flatten();
-    let mut found = conditions.filter(|c| c["type"] == kind);
-    found.next().map_or_else(String::new, |c| {
-        let text = |field: &str| c[field].as_str().unwrap_or_default().to_owned();
-        format!("{}/{}", text("status"), text("reason"))
-    })
-}

@@ -44,7 +44,7 @@ fn node_port(world: &World<'_>) -> Result<String> {
         let ports: Vec<_> = rules.collect();
         ensure!(ports == [&json!(40_000)], "policies let in {ports:?}");
         world.eventually("each relay advertises its own node", || {
-            let reports = reports(world)?;
+            let reports = world.reports(EDGE)?;
             ensure!(reports.len() == 2, "{} relays report", reports.len());
             for node in reports {
                 let on = node["spec"]["nodeName"].as_str().unwrap_or_default();
@@ -95,7 +95,7 @@ fn load_balancer(world: &World<'_>) -> Result<String> {
         let mut all = Vec::new();
         for service in services {
             let node = &service["metadata"]["annotations"]["peerrelay.dev/node"];
-            let nodes = reports(world)?;
+            let nodes = world.reports(EDGE)?;
             let node = nodes.iter().find(|n| n["spec"]["nodeName"] == *node);
             let told = endpoints(node.context("a relay does not report")?);
             let given = addresses(&service);
@@ -134,19 +134,6 @@ fn shared_address(world: &World<'_>) -> Result<String> {
     let seen = where_enforced(world, || restricted(world, behind));
     world.delete(EDGE)?;
     seen
-}
-
-/// What the relays report of themselves.
-pub(super) fn reports(world: &World<'_>) -> Result<Vec<Value>> {
-    let text = world
-        .rig
-        .kubectl(["get", "relaynodes", "-n", NAMESPACE, "-o", "json"])?;
-    let list: Value = serde_json::from_str(&text)?;
-    let all = list["items"].as_array().cloned().unwrap_or_default();
-    Ok(all
-        .into_iter()
-        .filter(|node| node["spec"]["peerRelay"] == EDGE)
-        .collect())
 }
 
 fn behind_balancers(load_balancer: Value) -> Value {

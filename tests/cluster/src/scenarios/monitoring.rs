@@ -56,16 +56,7 @@ fn scraped(world: &World<'_>) -> Result<String> {
         relayed(world)?;
         touched += 1;
         let note = format!("rig/touched={touched}");
-        let words = [
-            "annotate",
-            "peerrelay",
-            EDGE,
-            "-n",
-            NAMESPACE,
-            "--overwrite",
-            &note,
-        ];
-        world.rig.kubectl(words)?;
+        world.annotate(EDGE, &note)?;
         queries = queries::hold(&prometheus)?;
         Ok(())
     })?;

@@ -57,15 +57,7 @@ fn thrift(world: &World<'_>) -> Result<String> {
         .as_nanos()
         .to_string();
     let note = format!("rig/looked={now}");
-    world.rig.kubectl([
-        "annotate",
-        "peerrelay",
-        EDGE,
-        "-n",
-        "relays",
-        "--overwrite",
-        &note,
-    ])?;
+    world.annotate(EDGE, &note)?;
     thread::sleep(Duration::from_secs(3));
     ensure!(versions(world, EDGE)? == before, "a second look wrote");
     kill_operators(world)?;
@@ -243,7 +235,8 @@ fn shape(world: &World<'_>, name: &str) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-fn kill_operators(world: &World<'_>) -> Result<()> {
+/// Ends all operators at once.
+pub(super) fn kill_operators(world: &World<'_>) -> Result<()> {
     world.rig.kubectl([
         "delete",
         "pods",

@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
+use super::operator::kill_operators;
+use super::status::waits;
 use super::{EDGE, Scenario, reset};
 use crate::process;
-use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
+use crate::world::{NAMESPACE, World};
 
 /// In which a refusal is in the status.
 const SOON: Duration = Duration::from_secs(5);
@@ -69,15 +71,7 @@ fn bad_resources(world: &World<'_>) -> Result<String> {
         ensure!(text.contains("tag:annex"), "it is {text}");
         Ok(())
     })?;
-    let ready = [
-        "wait",
-        "peerrelay/edge",
-        "-n",
-        NAMESPACE,
-        "--for=condition=Ready",
-    ];
-    let waited = world.rig.kubectl(ready.into_iter().chain(["--timeout=1s"]));
-    ensure!(waited.is_err(), "kubectl wait takes it for ready");
+    ensure!(!waits(world), "kubectl wait takes it for ready");
     let told = warnings(world, EDGE, "ApplyRejected")?;
     ensure!(told == 1, "{told} events");
     // What the API server writes in another way is no change.
@@ -93,16 +87,7 @@ fn bad_resources(world: &World<'_>) -> Result<String> {
     let before = applied(world)?;
     for round in 0..3 {
         let note = format!("rig/looked={round}");
-        let words = [
-            "annotate",
-            "peerrelay",
-            EDGE,
-            "-n",
-            NAMESPACE,
-            "--overwrite",
-            &note,
-        ];
-        world.rig.kubectl(words)?;
+        world.annotate(EDGE, &note)?;
         std::thread::sleep(Duration::from_secs(1));
     }
     let after = applied(world)?;
@@ -301,17 +286,7 @@ fn unreadable(world: &World<'_>) -> Result<String> {
     let took = start.elapsed().as_secs_f64();
     mended(world).context("while they were streamed")?;
     // A new operator lists them.
-    let pods = [
-        "delete",
-        "pods",
-        "-n",
-        OPERATOR_NAMESPACE,
-        "--all",
-        "--force",
-    ];
-    world
-        .rig
-        .kubectl(pods.into_iter().chain(["--grace-period=0", "--wait=false"]))?;
+    kill_operators(world)?;
     mended(world).context("after they were listed")?;
     ensure!(invalid().is_ok(), "it is not InvalidSpec any more");
     world.eventually("an event tells of the RelayNode", || {

@@ -55,7 +55,7 @@ fn agree(world: &World<'_>) -> Result<String> {
 }
 
 /// What `kubectl wait` says at once.
-fn waits(world: &World<'_>) -> bool {
+pub(super) fn waits(world: &World<'_>) -> bool {
     let relay = format!("peerrelay/{EDGE}");
     let words = ["wait", &relay, "-n", NAMESPACE];
     let all = words

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::exposure::{endpoints, reports, through};
+use super::exposure::{endpoints, through};
 use super::{EDGE, Scenario, vacant};
 use crate::metallb::MetalLb;
 use crate::world::{NAMESPACE, World};
@@ -63,7 +63,7 @@ fn every_pair(world: &World<'_>) -> Result<String> {
             Ok(())
         })?;
         world.eventually("each relay advertises where clients reach it", || {
-            let reports = reports(world)?;
+            let reports = world.reports(EDGE)?;
             ensure!(reports.len() == 2, "{} relays report", reports.len());
             for report in &reports {
                 let told = endpoints(report);

@@ -286,24 +286,16 @@ fn devices(world: &World<'_>) -> Result<BTreeMap<String, (String, String)>> {
         let identity = (text(&device["name"]), text(&device["nodeID"]));
         (text(&report["spec"]["nodeName"]), identity)
     };
-    Ok(reports(world)?.iter().map(device).collect())
+    Ok(world.reports(EDGE)?.iter().map(device).collect())
 }
 
 /// What the relay on a node reports.
 fn report(world: &World<'_>, node: &str) -> Result<Value> {
-    let reports = reports(world)?;
+    let reports = world.reports(EDGE)?;
     let mut here = reports
         .into_iter()
         .filter(|r| r["spec"]["nodeName"] == node);
     here.next().context("the relay does not report")
-}
-
-fn reports(world: &World<'_>) -> Result<Vec<Value>> {
-    let list = ["get", "relaynodes", "-n", NAMESPACE, "-o", "json"];
-    let list: Value = serde_json::from_str(&world.rig.kubectl(list)?)?;
-    let all = list["items"].as_array().cloned().unwrap_or_default();
-    let ours = all.into_iter().filter(|r| r["spec"]["peerRelay"] == EDGE);
-    Ok(ours.collect())
 }
 
 /// Whether an address of a relay is one of a node.

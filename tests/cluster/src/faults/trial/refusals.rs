@@ -8,8 +8,9 @@ use tokio::time::{Instant, sleep};
 use super::super::proxy::Refused;
 use super::super::shape::Shape;
 use super::super::story::Story;
-use super::{Duration, Golden, PATIENCE, Stage, condition, relay_path};
+use super::{Duration, Golden, PATIENCE, Stage, relay_path};
 use crate::signals;
+use crate::world::condition;
 
 /// Codes by which an API server refuses for good.
 pub const CODES: [u16; 2] = [403, 422];
