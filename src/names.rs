@@ -40,6 +40,8 @@ pub const RELAY_USER: u32 = 65_532;
 
 /// Longest DNS label (RFC 1035), value of a label, and name of a Service.
 pub const LONGEST_LABEL: usize = 63;
+/// Longest name of an object, in characters.
+pub const LONGEST_NAME: usize = 253;
 /// Longest name of a PeerRelay.
 pub const LONGEST_PEER_RELAY: usize = 40;
 /// Longest name of a region.
@@ -97,7 +99,7 @@ pub fn device(text: &str) -> String {
         return whole.to_owned();
     }
     let readable = whole[..LONGEST_LABEL - DIGEST - 1].trim_end_matches('-');
-    format!("{readable}-{}", digest(text))
+    format!("{readable}-{}", digest(text, DIGEST / 2))
 }
 
 /// Whether a control server has given `device`, a DNS name, to a device that asked to be called
@@ -123,13 +125,40 @@ pub fn is_taken(wanted: &str, device: &str) -> bool {
     label != wanted && (number || random) && (base == wanted || was_cut)
 }
 
-/// The beginning of the SHA-256 digest of `text`, in hex.
-fn digest(text: &str) -> String {
-    let digest = Sha256::digest(text);
-    digest[..DIGEST / 2]
-        .iter()
-        .map(|b| format!("{b:02x}"))
-        .collect()
+/// Whether `text` is a qualified name of Kubernetes: `NAME` or `DOMAIN/NAME`.
+pub fn is_qualified(text: &str) -> bool {
+    match text.split_once('/') {
+        None => is_label_value(text),
+        Some((domain, name)) => {
+            domain.len() <= LONGEST_NAME
+                && domain.split('.').all(is_dns_part)
+                && is_label_value(name)
+        }
+    }
+}
+
+/// Whether `text` is the value of a label in Kubernetes that is not empty.
+pub fn is_label_value(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+    text.len() <= LONGEST_LABEL && text.chars().all(plain) && has_ends(text)
+}
+
+/// Whether `text` is one part of a lower-case DNS name, of any length.
+pub fn is_dns_part(text: &str) -> bool {
+    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
+    text.chars().all(plain) && has_ends(text)
+}
+
+/// Whether `text` begins and ends with a letter or digit.
+fn has_ends(text: &str) -> bool {
+    let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
+    is_end(text.chars().next()) && is_end(text.chars().next_back())
+}
+
+/// The first `count` bytes of the SHA-256 digest of `bytes`, in hex.
+pub fn digest(bytes: impl AsRef<[u8]>, count: usize) -> String {
+    let digest = Sha256::digest(bytes);
+    digest[..count].iter().map(|b| format!("{b:02x}")).collect()
 }
 
 /// Name of everything that belongs to one region; at most 61 characters, as the custom resource
@@ -158,7 +187,10 @@ pub fn on_node(child: &str, node: &str) -> String {
         .take(LONGEST_LABEL - DIGEST - 1)
         .collect();
     // The slash keeps "a-b" on "c" apart from "a" on "b-c".
-    format!("{readable}-{}", digest(&format!("{child}/{node}")))
+    format!(
+        "{readable}-{}",
+        digest(format!("{child}/{node}"), DIGEST / 2)
+    )
 }
 
 /// Name of the Service of the metrics of a PeerRelay, its ServiceMonitor and its PrometheusRule. No

@@ -14,7 +14,7 @@ pub enum RelayPort {
     On(u16),
 }
 
-/// Why a text is no port.
+/// The reason for which a text is no port.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no UDP port: write a number up to 65535, or nothing to turn the relay off")]
 pub struct InvalidPort(String);

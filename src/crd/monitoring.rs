@@ -131,7 +131,7 @@ pub const ACTIONS: [&str; 22] = [
 /// Values of labels in Kubernetes.
 pub const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
 
-/// Whether something something is made.
+/// Whether something is made.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum Switch {
     /// When the cluster has a use for it, also from the moment on when it has.

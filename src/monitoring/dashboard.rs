@@ -4,9 +4,9 @@
 mod panels;
 
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 use self::panels::{Panel, ROWS};
+use crate::names;
 
 /// Most columns of a row in Grafana.
 const WIDTH: usize = 24;
@@ -81,8 +81,7 @@ pub fn dashboard(shown: Shown<'_>) -> Value {
 
 /// At most 40 characters, as Grafana allows.
 fn own_uid(namespace: &str, name: &str) -> String {
-    let digest = Sha256::digest(format!("{namespace}/{name}"));
-    let digest: String = digest[..8].iter().map(|b| format!("{b:02x}")).collect();
+    let digest = names::digest(format!("{namespace}/{name}"), 8);
     format!("peer-relay-{digest}")
 }
 

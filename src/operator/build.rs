@@ -88,12 +88,8 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
 
 /// A short checksum of anything that serializes.
 pub fn checksum(value: &impl serde::Serialize) -> String {
-    use sha2::{Digest, Sha256};
     let bytes = serde_json::to_vec(value).expect("Kubernetes objects are plain data");
-    Sha256::digest(bytes)[..8]
-        .iter()
-        .map(|byte| format!("{byte:02x}"))
-        .collect()
+    names::digest(bytes, 8)
 }
 
 pub use self::{daemon_set::is_off, grants::status as grants_status};

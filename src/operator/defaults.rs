@@ -2,12 +2,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::crd::monitoring::{ACTIONS, Monitoring, Relabeling};
+use crate::{
+    crd::monitoring::{ACTIONS, Monitoring, Relabeling},
+    names,
+};
 
-/// Longest value of a label in Kubernetes.
-const LONGEST_LABEL: usize = 63;
-/// Longest name of a label in Kubernetes, without its prefix.
-const LONGEST_LABEL_NAME: usize = 63;
 /// Units of durations, in the order in which they are written, in milliseconds.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
 
@@ -26,7 +25,7 @@ pub struct MonitoringDefaults {
     pub metric_relabelings: Vec<Relabeling>,
 }
 
-/// Why a default cannot be used.
+/// The reason for which a default cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidDefault {
     /// Labels are pairs.
@@ -105,18 +104,7 @@ impl MonitoringDefaults {
 pub fn label(text: &str) -> Result<(String, String), InvalidDefault> {
     let invalid = || InvalidDefault::Label(text.to_owned());
     let (key, value) = text.split_once('=').ok_or_else(invalid)?;
-    let (prefix, name) = key.rsplit_once('/').unwrap_or(("x", key));
-    let prefix_is_fine = prefix.len() <= 253
-        && prefix.split('.').all(|part| {
-            is_word(part, |c| {
-                c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-'
-            })
-        });
-    let in_name = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    let name_is_fine = name.len() <= LONGEST_LABEL_NAME && is_word(name, in_name);
-    let value_is_fine =
-        value.len() <= LONGEST_LABEL && (value.is_empty() || is_word(value, in_name));
-    if prefix_is_fine && name_is_fine && value_is_fine {
+    if names::is_qualified(key) && (value.is_empty() || names::is_label_value(value)) {
         Ok((key.to_owned(), value.to_owned()))
     } else {
         Err(invalid())
@@ -156,11 +144,6 @@ pub fn relabelings(text: &str) -> Result<Vec<Relabeling>, InvalidDefault> {
         }
         None => Ok(rules),
     }
-}
-
-fn is_word(text: &str, allowed: impl Fn(char) -> bool) -> bool {
-    let outer = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    outer(text.chars().next()) && outer(text.chars().last()) && text.chars().all(allowed)
 }
 
 /// Length of a duration; `None` if it is not one.

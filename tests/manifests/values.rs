@@ -31,7 +31,7 @@ pub(crate) struct ChartValues {
     admission_policy: Option<Enabled>,
     /// What scrapes and judges the operator
     metrics: Option<Metrics>,
-    /// What all PeerRelays have that do not say otherwise
+    /// Defaults for all PeerRelays that say nothing else
     relay_defaults: Option<RelayDefaults>,
     /// Log of the operator
     log: Option<Log>,
@@ -223,7 +223,7 @@ struct Rule {
     labels: Option<BTreeMap<String, String>>,
 }
 
-/// What all PeerRelays have that do not say otherwise
+/// Defaults for all PeerRelays that say nothing else
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]

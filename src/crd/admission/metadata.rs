@@ -6,11 +6,8 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde_json::Value;
 
 use super::Problem;
+use crate::names;
 
-/// Longest name of a custom resource.
-const LONGEST_NAME: usize = 253;
-/// Longest name of a namespace, longest value of a label, longest name of a key.
-const LONGEST_LABEL: usize = 63;
 /// Characters of `generateName` that the API server keeps, and the number that it adds.
 const GENERATED: (usize, &str) = (58, "00000");
 /// Bytes of all annotations together at most.
@@ -45,7 +42,7 @@ pub(super) fn check(object: &mut Value) -> Vec<Problem> {
     name(&metadata, object, &mut problems);
     if let Some(namespace) = &metadata.namespace
         && !namespace.is_empty()
-        && !is_label(namespace)
+        && !(namespace.len() <= names::LONGEST_LABEL && names::is_dns_part(namespace))
     {
         let message = "must be the name of a namespace: at most 63 lower-case letters, digits and \
                        dashes";
@@ -54,7 +51,7 @@ pub(super) fn check(object: &mut Value) -> Vec<Problem> {
     labels(&metadata.labels.unwrap_or_default(), &mut problems);
     annotations(&metadata.annotations.unwrap_or_default(), &mut problems);
     for (at, finalizer) in metadata.finalizers.iter().flatten().enumerate() {
-        if !is_qualified(finalizer) {
+        if !names::is_qualified(finalizer) {
             let path = format!("metadata.finalizers[{at}]");
             problems.push(Problem::new(path, KEY));
         }
@@ -90,7 +87,7 @@ fn name(metadata: &ObjectMeta, object: &mut Value, problems: &mut Vec<Problem>) 
         problems.push(Problem::new("metadata.name", "is required"));
         return;
     };
-    if name.len() > LONGEST_NAME || !name.split('.').all(is_part) {
+    if name.len() > names::LONGEST_NAME || !name.split('.').all(names::is_dns_part) {
         let message = "must be lower-case letters, digits, dashes and dots, and begin and end with \
                        a letter or digit";
         problems.push(Problem::new(path, message));
@@ -104,9 +101,9 @@ const KEY: &str = "must be [DOMAIN/]NAME: a name of at most 63 letters, digits, 
 fn labels(labels: &BTreeMap<String, String>, problems: &mut Vec<Problem>) {
     for (key, value) in labels {
         let path = format!("metadata.labels.{key}");
-        if !is_qualified(key) {
+        if !names::is_qualified(key) {
             problems.push(Problem::new(path, KEY));
-        } else if !value.is_empty() && !is_name(value) {
+        } else if !value.is_empty() && !names::is_label_value(value) {
             let message = "must have at most 63 letters, digits, '-', '_' and '.', and begin and \
                            end with a letter or digit";
             problems.push(Problem::new(path, message));
@@ -121,39 +118,8 @@ fn annotations(annotations: &BTreeMap<String, String>, problems: &mut Vec<Proble
         problems.push(Problem::new("metadata.annotations", message));
     }
     for key in annotations.keys() {
-        if !is_qualified(&key.to_lowercase()) {
+        if !names::is_qualified(&key.to_lowercase()) {
             problems.push(Problem::new(format!("metadata.annotations.{key}"), KEY));
         }
     }
-}
-
-/// Whether it is a qualified name: `NAME` or `DOMAIN/NAME`.
-fn is_qualified(text: &str) -> bool {
-    match text.split_once('/') {
-        None => is_name(text),
-        Some((domain, name)) => {
-            domain.len() <= LONGEST_NAME && domain.split('.').all(is_part) && is_name(name)
-        }
-    }
-}
-
-fn is_name(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
-    text.len() <= LONGEST_LABEL && text.chars().all(plain) && has_ends(text)
-}
-
-fn is_label(text: &str) -> bool {
-    text.len() <= LONGEST_LABEL && is_part(text)
-}
-
-/// Whether it is one part of a DNS name.
-fn is_part(text: &str) -> bool {
-    let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
-    text.chars().all(plain) && has_ends(text)
-}
-
-/// Whether it begins and ends with a letter or digit.
-fn has_ends(text: &str) -> bool {
-    let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
-    is_end(text.chars().next()) && is_end(text.chars().next_back())
 }
