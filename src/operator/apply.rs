@@ -31,7 +31,10 @@ use kube_runtime::reflector::{ObjectRef, Store};
 use serde::{Serialize, de::DeserializeOwned};
 use serde_json::Value;
 
-pub use self::attempts::Attempts;
+pub use self::{
+    attempts::Attempts,
+    services::{CLASS, FAMILIES},
+};
 use self::{attempts::OfRelay, drift::drift};
 use super::{
     build::{Resources, checksum},
@@ -62,7 +65,7 @@ pub struct Applied {
     pub refusals: Vec<Refusal>,
     /// Whether the status should tell the refusals. One that passes is first tried again.
     pub tell: bool,
-    /// When to try again.
+    /// The time until the next attempt.
     pub pause: Option<Duration>,
     /// Services that were removed, to be made anew.
     pub replaced: Vec<Replaced>,
@@ -144,7 +147,7 @@ pub async fn apply(
     applied
 }
 
-/// Why one object is not as it should be.
+/// The reason for which one object is not as it should be.
 enum Fault {
     /// The name is taken by someone else's object.
     NameTaken,
@@ -302,6 +305,7 @@ impl<'a> Applier<'a> {
                 .map_err(Fault::api("read"))?
                 .map(Into::into),
         };
+        let mut replaced_for = None;
         if let Some(live) = &live {
             if !belongs_to(live.owner_references(), &self.relay.owner) {
                 return Err(Fault::NameTaken);
@@ -310,19 +314,18 @@ impl<'a> Applier<'a> {
             if live.meta().deletion_timestamp.is_some() {
                 return Ok(());
             }
-            services::keep_families(&plain(&**live), &mut wanted);
-            match drift(&plain(&**live), &wanted) {
+            let is = plain(&**live);
+            services::keep_families(&is, &mut wanted);
+            match drift(&is, &wanted) {
                 None => return Ok(()),
                 Some(difference) if self.known.is_kept(subject, sum, difference) => return Ok(()),
-                Some(_) => {}
+                Some(_) => replaced_for = services::replaced_for(&is, &wanted),
             }
         }
         if let Some(refusal) = waiting {
             return Err(Fault::Waiting(refusal));
         }
-        if let Some(live) = &live
-            && let Some(why) = services::replaced_for(&plain(&**live), &wanted)
-        {
+        if let (Some(live), Some(why)) = (&live, replaced_for) {
             return self.replace(api, &**live, why).await;
         }
         let params = PatchParams::apply(names::OPERATOR).force();

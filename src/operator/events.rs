@@ -3,7 +3,7 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube_runtime::events::{Event, EventType};
 
-use super::apply::Replaced;
+use super::apply::{CLASS, FAMILIES, Replaced};
 
 /// Reason of the event that tells of a replaced Service.
 pub const SERVICE_REPLACED: &str = "ServiceReplaced";
@@ -65,8 +65,8 @@ pub fn replaced(replaced: &Replaced) -> Event {
         note: Some(cut(note)),
         // Events of one reason and action count as one, which keeps its first note.
         action: match *why {
-            "spec.loadBalancerClass" => "ChangeClass",
-            "spec.ipFamilies" => "ChangeFamilies",
+            CLASS => "ChangeClass",
+            FAMILIES => "ChangeFamilies",
             _ => "ReleasePort",
         }
         .into(),

@@ -23,7 +23,7 @@ use super::{
     metrics::Metrics,
     plan::plan,
     probes::assign_peers,
-    refusal::{Summary, retry_after},
+    refusal::{Summary, chain, retry_after},
     rollout::hold_back,
     status::{Outcome, Seen, status},
     stores::Stores,
@@ -69,7 +69,7 @@ pub enum ReconcileError {
     Refused {
         /// What was refused.
         summary: Summary,
-        /// When to try again.
+        /// The time until the next attempt.
         pause: Duration,
     },
     /// The status could not be written.
@@ -113,14 +113,15 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let now = Timestamp::now();
     let seen = ctx.stores.surroundings(&validated.namespace);
     plan(&mut validated, &seen);
-    withdrawal::plan(&mut validated, &ctx.stores.view(&relay), now);
-    let reports = ctx.stores.seen(&relay).nodes;
-    assign_peers(&mut validated, &reports);
+    let view = ctx.stores.view(&relay);
+    let reports = &view.seen.nodes;
+    withdrawal::plan(&mut validated, &view, now);
+    assign_peers(&mut validated, reports);
     let mut resources = build(&validated);
     if let Some(leaving) = &validated.leaving {
         leaving.hold(&mut resources);
     }
-    let pending = hold_back(&mut resources, &seen, &reports, now);
+    let pending = hold_back(&mut resources, &seen, reports, now);
     validated.held_back = pending.message;
     let applied = apply(
         &ctx.client,
@@ -135,33 +136,16 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         tell(&relay, &ctx, &events::replaced(replaced)).await;
     }
     let refused = Summary::new(&applied.refusals);
-    match &refused {
-        Some(summary) if applied.tell => {
-            let outcome = Outcome::Refused(summary);
-            publish(
-                &relay,
-                &ctx,
-                Some(&validated),
-                outcome,
-                applied.changed_sets,
-            )
-            .await?;
-        }
+    let outcome = match &refused {
+        None => Some(Outcome::Applied),
         // Most of what passes does so at once.
-        Some(_) => {}
-        None => {
-            let outcome = Outcome::Applied;
-            publish(
-                &relay,
-                &ctx,
-                Some(&validated),
-                outcome,
-                applied.changed_sets,
-            )
-            .await?;
-        }
+        Some(summary) => applied.tell.then_some(Outcome::Refused(summary)),
+    };
+    if let Some(outcome) = outcome {
+        let changed = applied.changed_sets;
+        publish(&relay, &ctx, Some(&validated), outcome, changed).await?;
     }
-    let nodes = ctx.stores.seen(&relay).nodes;
+    let nodes = ctx.stores.reports(&relay);
     let written = verification::write(&ctx.client, &validated.namespace, &nodes).await;
     written.map_err(ReconcileError::Verification)?;
     let pause = applied.pause.unwrap_or(RETRY);
@@ -187,14 +171,10 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
     let failures = ctx
         .metrics
         .count_failure(&relay.name_any(), relay.namespace());
-    let cause = anyhow::Chain::new(error)
-        .map(ToString::to_string)
-        .collect::<Vec<_>>()
-        .join(": ");
     tracing::warn!(
         name = relay.name_any(),
         namespace = relay.namespace(),
-        error = cause,
+        error = chain(error),
         "retrying"
     );
     let pause = RETRY * 2_u32.pow(failures.min(5));

@@ -22,7 +22,7 @@ pub struct Subject {
     pub region: Option<String>,
 }
 
-/// Why an object is not as it should be.
+/// The reason for which an object is not as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     /// The API server says no, and will until somebody changes something.
@@ -56,7 +56,7 @@ pub struct Refusal {
     pub subject: Subject,
     /// What was tried: `read`, `apply` or `remove`.
     pub verb: &'static str,
-    /// Why it did not work.
+    /// The kind of failure.
     pub cause: Cause,
     /// The API server's words, cut.
     pub words: String,
@@ -190,7 +190,8 @@ pub fn retry_after(error: &kube::Error) -> Duration {
     Duration::from_secs(asked.unwrap_or(0).into()).min(LONGEST_RETRY_AFTER)
 }
 
-fn chain(error: &kube::Error) -> String {
+/// An error and its causes, on one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let parts: Vec<_> = anyhow::Chain::new(error).map(ToString::to_string).collect();
     parts.join(": ")
 }

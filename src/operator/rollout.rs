@@ -126,7 +126,7 @@ fn take_turns(
     turns
 }
 
-/// Why the relay of a live DaemonSet is missing, if it is.
+/// The reason for which the relay of a live DaemonSet is missing. `None` if it is there.
 fn absent(
     region: &str,
     set: &DaemonSet,

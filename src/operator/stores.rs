@@ -110,25 +110,13 @@ impl Stores {
         let (nodes, stream) = nodes::watch(client);
         // One of them is as good as all: each brings the turn of every PeerRelay.
         let stream = bundle::bundled(stream, |_: &Node| ());
-        let controller = controller.watches_stream(
-            stream,
-            queue.noting(move |_: Node| {
-                let all = relays.state();
-                all.iter()
-                    .map(|relay| reflector::ObjectRef::from_obj(&**relay))
-                    .collect::<Vec<_>>()
-            }),
-        );
+        let controller =
+            controller.watches_stream(stream, queue.noting(move |_: Node| everyone(&relays)));
         let relays = controller.store();
         let (monitoring, stream) = monitoring::Monitoring::watch(client);
         let controller = controller.watches_stream(
             stream,
-            queue.noting(move |_: monitoring::Definition| {
-                let all = relays.state();
-                all.iter()
-                    .map(|relay| reflector::ObjectRef::from_obj(&**relay))
-                    .collect::<Vec<_>>()
-            }),
+            queue.noting(move |_: monitoring::Definition| everyone(&relays)),
         );
         let unreadable_nodes = UnreadableObjects::default();
         let (relay_nodes, stream) = guarded(client, &unreadable_nodes);
@@ -178,32 +166,19 @@ impl Stores {
 
     /// What the cluster says about `relay`.
     pub(super) fn seen(&self, relay: &PeerRelay) -> Seen {
-        let namespace = relay.namespace();
-        let name = relay.name_any();
-        let of_relay = |pod: &Pod| {
-            let label = pod.labels().get(names::PEER_RELAY_LABEL);
-            pod.namespace() == namespace && label == Some(&name)
-        };
-        let pods = self.pods.state_filter(of_relay);
+        let namespace = relay.metadata.namespace.as_deref();
+        let pods = self.pods_of(relay);
         let rivals = match pods.iter().any(|pod| pods::is_unscheduled(pod)) {
             true => self.pods.state(),
             false => Vec::new(),
         };
-        let uids = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref());
-        let uids: HashSet<&str> = uids.collect();
         Seen {
-            daemon_sets: self
-                .daemon_sets
-                .state_filter(|set| set.namespace() == namespace),
+            daemon_sets: of(&self.daemon_sets, namespace),
             changed_sets: BTreeSet::new(),
-            nodes: self
-                .relay_nodes
-                .state_filter(|node| is_report_of(node, relay) && !has_lost_its_pod(node, &uids)),
+            nodes: self.reports_of(relay, &pods),
             pods,
             rivals,
-            refusals: self
-                .refusals
-                .state_filter(|event| event.namespace() == namespace),
+            refusals: of(&self.refusals, namespace),
             neighbours: {
                 let all = self.peer_relays.state();
                 tailnet::neighbours(relay, all.iter().map(AsRef::as_ref))
@@ -211,26 +186,38 @@ impl Stores {
         }
     }
 
+    /// Reports of the relays of `relay`.
+    pub(super) fn reports(&self, relay: &PeerRelay) -> Vec<Arc<RelayNode>> {
+        self.reports_of(relay, &self.pods_of(relay))
+    }
+
+    fn reports_of(&self, relay: &PeerRelay, pods: &[Arc<Pod>]) -> Vec<Arc<RelayNode>> {
+        let uids = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref());
+        let uids: HashSet<&str> = uids.collect();
+        self.relay_nodes
+            .state_filter(|node| is_report_of(node, relay) && !has_lost_its_pod(node, &uids))
+    }
+
+    fn pods_of(&self, relay: &PeerRelay) -> Vec<Arc<Pod>> {
+        self.pods.state_filter(|pod| {
+            let label = pod.labels().get(names::PEER_RELAY_LABEL);
+            pod.metadata.namespace == relay.metadata.namespace
+                && label == relay.metadata.name.as_ref()
+        })
+    }
+
     /// What runs of `relay`, and where.
     pub(super) fn view(&self, relay: &PeerRelay) -> View {
-        let namespace = relay.namespace();
         View {
             seen: self.seen(relay),
             nodes: self.nodes.state(),
-            config_maps: self
-                .config_maps
-                .state_filter(|map| map.namespace() == namespace),
+            config_maps: of(&self.config_maps, relay.metadata.namespace.as_deref()),
         }
     }
 
     /// What the cluster has around a PeerRelay of `namespace`.
     pub fn surroundings(&self, namespace: &str) -> Surroundings {
-        fn of<K: Resource<DynamicType = ()> + Clone + 'static>(
-            store: &Store<K>,
-            namespace: &str,
-        ) -> Vec<Arc<K>> {
-            store.state_filter(|object| object.meta().namespace.as_deref() == Some(namespace))
-        }
+        let namespace = Some(namespace);
         Surroundings {
             monitoring_kinds: self.monitoring.kinds(),
             nodes: self.nodes.state(),
@@ -268,6 +255,21 @@ impl Stores {
         )
         .map(drop)
     }
+}
+
+/// The objects of a namespace.
+fn of<K: Resource<DynamicType = ()> + Clone + 'static>(
+    store: &Store<K>,
+    namespace: Option<&str>,
+) -> Vec<Arc<K>> {
+    store.state_filter(|object| object.meta().namespace.as_deref() == namespace)
+}
+
+/// Every PeerRelay.
+fn everyone(relays: &Store<PeerRelay>) -> Vec<reflector::ObjectRef<PeerRelay>> {
+    let relays = relays.state();
+    let relays = relays.iter().map(AsRef::as_ref);
+    relays.map(reflector::ObjectRef::from_obj).collect()
 }
 
 type Touched<K> = watcher::Result<K>;

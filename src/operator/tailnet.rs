@@ -95,9 +95,10 @@ fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
         let domain = relay.status.as_ref().map(|status| status.tailnet.clone());
         domain.filter(|domain| !domain.is_empty())
     };
-    Server::of(tailnet) == Server::of(others)
-        && (secret(relay, tailnet) == secret(other, others)
-            || domain(relay).is_some_and(|own| domain(other) == Some(own)))
+    // The servers come last: their URLs must be parsed.
+    (secret(relay, tailnet) == secret(other, others)
+        || domain(relay).is_some_and(|own| domain(other) == Some(own)))
+        && Server::of(tailnet) == Server::of(others)
 }
 
 /// Relays that a PeerRelay wants, as its status says.

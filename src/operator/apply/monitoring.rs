@@ -35,8 +35,11 @@ pub(super) async fn apply(applier: &mut Applier<'_>, seen: &Monitoring) {
             region: None,
         };
         // A kind that the cluster learns to know is another reason to try.
-        let tried = checksum(&(&applier.relay.owner.uid, &wanted, known));
-        let done = applier.monitor(seen, kind, &subject, wanted, &tried).await;
+        let sum = checksum(&(&applier.relay.owner.uid, &wanted));
+        let tried = format!("{sum} {known}");
+        let done = applier
+            .monitor(seen, kind, &subject, wanted, sum, &tried)
+            .await;
         applier.note(subject, &tried, done);
     }
 }
@@ -48,10 +51,10 @@ impl Applier<'_> {
         kind: MonitoringKind,
         subject: &Subject,
         wanted: Option<DynamicObject>,
+        sum: String,
         tried: &str,
     ) -> Result<(), Fault> {
         let (namespace, name) = (&self.relay.namespace, &subject.name);
-        let sum = checksum(&(&self.relay.owner.uid, &wanted));
         if seen.is_done(kind, namespace, name, &sum) {
             return Ok(());
         }

@@ -8,7 +8,11 @@ use serde_json::Value;
 
 use crate::names;
 
-/// Where the ports of the nodes stand.
+/// The field with the class of a load balancer.
+pub const CLASS: &str = "spec.loadBalancerClass";
+/// The field with the IP families.
+pub const FAMILIES: &str = "spec.ipFamilies";
+/// The field with the ports of the nodes.
 pub(super) const NODE_PORT: &str = "spec.ports[].nodePort";
 
 /// The field for whose sake `live` must be replaced to become `wanted`, if there is one.
@@ -18,11 +22,11 @@ pub(super) fn replaced_for(live: &Value, wanted: &Value) -> Option<&'static str>
     }
     let balanced = |service: &Value| service["spec"]["type"] == "LoadBalancer";
     if balanced(live) && balanced(wanted) && class(live, wanted) {
-        return Some("spec.loadBalancerClass");
+        return Some(CLASS);
     }
     let first = |service: &Value| service["spec"]["ipFamilies"][0].clone();
     let (is, should) = (first(live), first(wanted));
-    (!is.is_null() && !should.is_null() && is != should).then_some("spec.ipFamilies")
+    (!is.is_null() && !should.is_null() && is != should).then_some(FAMILIES)
 }
 
 /// Whether the class of `live` is to change. One that somebody else has set stays.

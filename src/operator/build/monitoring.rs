@@ -58,20 +58,31 @@ impl MonitoringKind {
         ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1", kind), plural)
     }
 
+    /// Whether there should be an object.
+    fn is_wanted(self, relay: &ValidatedRelay) -> bool {
+        let switch = match self {
+            Self::ServiceMonitor => relay.monitoring.service_monitor,
+            Self::PrometheusRule => relay.monitoring.prometheus_rule,
+        };
+        switch.is_on(relay.monitoring_kinds.contains(&self))
+    }
+
     /// The object, if there should be one.
     pub fn object(self, relay: &ValidatedRelay) -> Option<DynamicObject> {
-        let known = relay.monitoring_kinds.contains(&self);
-        let (switch, spec) = match self {
-            Self::ServiceMonitor => (relay.monitoring.service_monitor, service_monitor(relay)),
-            Self::PrometheusRule => (relay.monitoring.prometheus_rule, prometheus_rule(relay)),
-        };
-        switch.is_on(known).then(|| DynamicObject {
-            metadata: selected(relay),
-            data: json!({"spec": spec}),
-            types: Some(kube::core::TypeMeta {
-                api_version: self.resource().api_version,
-                kind: self.resource().kind,
-            }),
+        self.is_wanted(relay).then(|| {
+            let spec = match self {
+                Self::ServiceMonitor => service_monitor(relay),
+                Self::PrometheusRule => prometheus_rule(relay),
+            };
+            let resource = self.resource();
+            DynamicObject {
+                metadata: selected(relay),
+                data: json!({"spec": spec}),
+                types: Some(kube::core::TypeMeta {
+                    api_version: resource.api_version,
+                    kind: resource.kind,
+                }),
+            }
         })
     }
 }
@@ -87,7 +98,7 @@ pub(super) fn is_scraped(relay: &ValidatedRelay) -> bool {
 /// servers select monitors by a label. A server that uses both has the targets twice, of which only
 /// those of the monitor have the labels that alerts and dashboard select by.
 pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
-    let monitored = MonitoringKind::ServiceMonitor.object(relay).is_some()
+    let monitored = MonitoringKind::ServiceMonitor.is_wanted(relay)
         && (relay.monitoring.service_monitor == Switch::Enabled
             || !relay.monitoring.labels.is_empty());
     let annotations = [
@@ -127,12 +138,13 @@ pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
 
 /// The dashboard of this PeerRelay alone, for Grafana's sidecar. The chart has one that shows all.
 pub(super) fn dashboards(relay: &ValidatedRelay) -> Option<ConfigMap> {
-    let shown = Shown::One {
-        namespace: &relay.namespace,
-        name: &relay.name,
-    };
-    let text = serde_json::to_string_pretty(&dashboard(shown)).expect("a dashboard is plain data");
     relay.monitoring.dashboards.is_on(false).then(|| {
+        let shown = Shown::One {
+            namespace: &relay.namespace,
+            name: &relay.name,
+        };
+        let text =
+            serde_json::to_string_pretty(&dashboard(shown)).expect("a dashboard is plain data");
         let mut metadata = metadata(relay);
         metadata.name = Some(names::dashboard(&relay.name));
         let labels = metadata.labels.get_or_insert_default();
@@ -199,7 +211,7 @@ fn prometheus_rule(relay: &ValidatedRelay) -> Value {
     );
     let mut scopes = vec![Scope::Relays];
     // One that is turned off has no relay to be scraped, as it should.
-    if relay.enabled && MonitoringKind::ServiceMonitor.object(relay).is_some() {
+    if relay.enabled && MonitoringKind::ServiceMonitor.is_wanted(relay) {
         scopes.push(Scope::Targets);
     }
     let groups = scopes.into_iter().map(|scope| alerts(scope, &selector));

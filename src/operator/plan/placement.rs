@@ -39,15 +39,15 @@ pub(super) fn place(relay: &mut ValidatedRelay, seen: &Surroundings) {
         region.plan.fitting = fitting(request).count();
     }
     let individually = individually(relay, &requests);
+    if !individually.contains(&true) {
+        return;
+    }
     let taken = Taken::new(&seen.pods);
     for (at, request) in requests.iter_mut().enumerate() {
         if individually[at] && request.exclusive {
             let conflict = avoid(relay, request, &taken, seen);
             relay.regions[at].plan.conflict = conflict;
         }
-    }
-    if !individually.contains(&true) {
-        return;
     }
     let allowance = relay.max_relays.map_or(usize::MAX, usize::from);
     let choices = choose(&requests, allowance);

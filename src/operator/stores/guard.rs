@@ -44,7 +44,7 @@ pub struct Unreadable {
     pub metadata: ObjectMeta,
     /// The status, unless it is large or cannot be read at all.
     pub status: Option<Value>,
-    /// Why it cannot be read, without a position, which differs with each version of the object.
+    /// The reason for which it cannot be read, without a position, which differs with each version of the object.
     pub error: String,
 }
 
