@@ -3,6 +3,7 @@
 mod disabled;
 mod endpoints;
 mod grants;
+mod observed;
 pub mod pods;
 mod quota;
 mod refused;
@@ -11,7 +12,7 @@ mod review;
 mod verified;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashSet},
+    collections::{BTreeSet, HashSet},
     sync::Arc,
 };
 
@@ -25,40 +26,28 @@ use k8s_openapi::{
 };
 use kube::ResourceExt;
 
-use self::regions::Vacancy;
+use self::observed::Observed;
 use super::{
     build::grants_status,
-    host_ports::Taken,
     plan::Waiting,
     refusal::{Cause, Summary},
     tailnet::{self, Neighbour},
     validate::ValidatedRelay,
-    withdrawal::Leaving,
 };
-use crate::{
-    crd::{
-        PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
-    },
-    firewall, names,
-    relay::state::Reason as RelayReason,
+use crate::crd::{
+    PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
 };
 
-/// Endpoints in the column for people.
-const SHOWN_ENDPOINTS: usize = 10;
 /// Longest message of a condition that is made of other messages, in characters.
 const LONGEST_MESSAGE: usize = 1_024;
-
-/// Longest address in the column for people, in characters; relays write what they like.
-const LONGEST_ENDPOINT: usize = 64;
-/// Longest reason taken from a relay, in characters.
-const LONGEST_REASON: usize = 64;
 
 /// Relays are in the tailnet under other names than they asked for.
 const DEVICE_NAME_TAKEN: &str = "DeviceNameTaken";
 /// Devices that are named in a message.
 const NAMED_DEVICES: usize = 5;
 
-/// Reasons that the operator finds itself; those of relays are in [`RelayReason`], those of pods in
+/// Reasons that the operator finds itself; those of relays are in
+/// [`Reason`](crate::relay::state::Reason), those of pods in
 /// [`pods::Trouble`].
 pub const REASONS: &[&str] = &[
     "RelaysReady",
@@ -117,7 +106,7 @@ pub enum Outcome<'a> {
 }
 
 /// Type, status, reason and message of a condition.
-struct Verdict {
+pub(super) struct Verdict {
     kind: &'static str,
     status: &'static str,
     reason: String,
@@ -125,7 +114,12 @@ struct Verdict {
 }
 
 impl Verdict {
-    fn new(kind: &'static str, status: &'static str, reason: &str, message: &str) -> Self {
+    pub(super) fn new(
+        kind: &'static str,
+        status: &'static str,
+        reason: &str,
+        message: &str,
+    ) -> Self {
         Self {
             kind,
             status,
@@ -162,11 +156,14 @@ pub fn status(
     outcome: Outcome<'_>,
     now: Timestamp,
 ) -> PeerRelayStatus {
-    let mut observed = match validated {
-        Some(_) => Observed::new(validated, seen),
+    let observed = match validated {
+        Some(validated) => {
+            let mut observed = Observed::new(validated, seen);
+            observed.review(relay, validated, seen, now);
+            observed
+        }
         None => Observed::unchanged(relay, seen),
     };
-    observed.review(relay, validated, seen, now);
     let generation = relay.metadata.generation.unwrap_or_default();
     let old = relay
         .status
@@ -244,270 +241,6 @@ fn exposure(relay: &PeerRelay) -> String {
     let kinds: BTreeSet<_> = kinds.collect();
     let texts: Vec<_> = kinds.into_iter().map(ExposureType::as_str).collect();
     texts.join(",")
-}
-
-/// The reason and message of `Ready`, to tell in an event when they change.
-pub fn ready(status: &PeerRelayStatus) -> Option<&Condition> {
-    status
-        .conditions
-        .iter()
-        .find(|condition| condition.type_ == "Ready")
-}
-
-#[derive(Default)]
-struct Observed {
-    regions: Vec<RegionStatus>,
-    desired: i32,
-    ready: i32,
-    rolling_out: bool,
-    waiting: Option<Waiting>,
-    /// `spec.enabled` is false.
-    off: bool,
-    leaving: Option<Leaving>,
-    /// Regions without a relay.
-    vacancies: regions::Vacancies,
-    /// Regions with fewer relays ready than they should have, for people.
-    incomplete: String,
-    /// Relays that wait to be replaced, and for whom.
-    held_back: Option<String>,
-    endpoints: Vec<String>,
-    sessions: i64,
-    reports: usize,
-    /// Relays whose device name another device has, and the names that they got.
-    renamed: Vec<String>,
-    grants: Vec<grants::RegionVerdict>,
-    /// Problems by reason: message, and how many relays have it.
-    problems: BTreeMap<String, (String, usize)>,
-    /// The same for what keeps pods from running.
-    troubles: pods::Troubles,
-}
-
-impl Observed {
-    fn new(validated: Option<&ValidatedRelay>, seen: &Seen) -> Self {
-        let mut observed = Self {
-            off: validated.is_some_and(|relay| !relay.enabled),
-            leaving: validated.and_then(|relay| relay.leaving.clone()),
-            ..Self::default()
-        };
-        // Stores have no order, and a status that only changes its order would be written again.
-        let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
-        nodes.sort_by_key(|node| node.name_any());
-        let refusals: Vec<&Event> = seen.refusals.iter().map(AsRef::as_ref).collect();
-        let taken = Taken::new(&seen.rivals);
-        for region in validated.map_or(&[][..], |relay| &relay.regions) {
-            let nodes = nodes.iter().filter(|n| n.spec.region == region.name);
-            let mut summary = RegionStatus {
-                name: region.name.clone(),
-                tag: region.tag.clone(),
-                exposure: region.exposure.kind.as_str().to_owned(),
-                nodes: count(region.plan.fitting),
-                excess: count(region.plan.excess.len()),
-                firewall: firewall::line(validated.map_or(0, |relay| relay.port), region),
-                ..RegionStatus::default()
-            };
-            let waiting = region.plan.waiting.clone();
-            observed.waiting = observed.waiting.or(waiting);
-            for name in region.daemon_sets() {
-                let mut sets = seen.daemon_sets.iter().map(AsRef::as_ref);
-                let set = sets.find(|set: &&DaemonSet| set.name_any() == name);
-                observed.note_daemon_set(set, &mut summary);
-                observed.rolling_out |= seen.changed_sets.contains(&name);
-                if let Some(set) = set {
-                    observed.note_pods(set, &region.name, &seen.pods, &refusals, &taken);
-                }
-            }
-            let grant = grants::judge(&region.grant, nodes.clone().copied());
-            summary.grant = grant.state;
-            observed.grants.push(grant);
-            nodes.for_each(|node| observed.note_node(node, &mut summary));
-            if let Some(vacancy) = Vacancy::of(region, summary.desired) {
-                observed.vacancies.note(vacancy, region);
-            }
-            observed.regions.push(summary);
-        }
-        let counts: Vec<_> = (observed.regions.iter())
-            .map(|region| (region.ready, region.desired))
-            .collect();
-        observed.held_back = validated.and_then(|relay| relay.held_back.clone());
-        observed.rolling_out |= observed.held_back.is_some();
-        observed.incomplete =
-            validated.map_or_else(String::new, |relay| regions::incomplete(relay, &counts));
-        observed
-    }
-
-    /// What runs of the regions that were there at the last look, as they are not looked at now.
-    fn unchanged(relay: &PeerRelay, seen: &Seen) -> Self {
-        let mut observed = Self::default();
-        let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
-        nodes.sort_by_key(|node| node.name_any());
-        let name = relay.name_any();
-        for last in relay.status.iter().flat_map(|status| &status.regions) {
-            let mut summary = RegionStatus {
-                desired: 0,
-                ready: 0,
-                granted_peers: 0,
-                ..last.clone()
-            };
-            let labels = [
-                (names::PEER_RELAY_LABEL, &name),
-                (names::REGION_LABEL, &last.name),
-            ];
-            let sets = seen.daemon_sets.iter().filter(|set| {
-                let mut labels = labels.iter();
-                labels.all(|(label, value)| set.labels().get(*label) == Some(value))
-            });
-            sets.for_each(|set| observed.note_daemon_set(Some(set), &mut summary));
-            let nodes = nodes.iter().filter(|n| n.spec.region == last.name);
-            nodes.for_each(|node| observed.note_node(node, &mut summary));
-            observed.regions.push(summary);
-        }
-        observed
-    }
-
-    /// Adds which clients of each region ask for sessions.
-    fn review(
-        &mut self,
-        relay: &PeerRelay,
-        validated: Option<&ValidatedRelay>,
-        seen: &Seen,
-        now: Timestamp,
-    ) {
-        let regions = validated.map_or(&[][..], |relay| &relay.regions);
-        for (region, summary) in regions.iter().zip(&mut self.regions) {
-            let nodes = seen.nodes.iter().map(AsRef::as_ref);
-            let nodes = nodes.filter(|node: &&RelayNode| node.spec.region == region.name);
-            let mut old = relay.status.iter().flat_map(|status| &status.regions);
-            let old = old.find(|old| old.name == region.name);
-            let old = old.map_or(&[][..], |old| &old.clients);
-            let most = review::share(regions.len());
-            summary.clients = review::review(&region.grant.clients, nodes, old, most, now);
-        }
-    }
-
-    fn note_daemon_set(&mut self, set: Option<&DaemonSet>, summary: &mut RegionStatus) {
-        let status = set.and_then(|set| set.status.as_ref());
-        let Some((set, status)) = set.zip(status) else {
-            self.rolling_out = true;
-            return;
-        };
-        let (desired, ready) = (status.desired_number_scheduled, status.number_ready);
-        summary.desired += desired;
-        summary.ready += ready;
-        self.desired += desired;
-        self.ready += ready;
-        let current = status.observed_generation == set.metadata.generation;
-        let updated = status.updated_number_scheduled.unwrap_or(0) == desired;
-        self.rolling_out |= !current || !updated || ready < desired;
-    }
-
-    fn note_pods(
-        &mut self,
-        set: &DaemonSet,
-        region: &str,
-        pods: &[Arc<Pod>],
-        events: &[&Event],
-        taken: &Taken,
-    ) {
-        let of_region = |pod: &&Pod| {
-            let label = pod.labels().get(names::REGION_LABEL);
-            let same_set =
-                pod.labels().get(names::RELAY_LABEL) == set.labels().get(names::RELAY_LABEL);
-            label.is_some_and(|label| label == region) && same_set
-        };
-        let mut pods: Vec<&Pod> = pods.iter().map(AsRef::as_ref).filter(of_region).collect();
-        pods.sort_by_key(|pod| pod.name_any());
-        for (trouble, (message, count)) in pods::troubles(set, &pods, events, taken) {
-            self.troubles.entry(trouble).or_insert((message, 0)).1 += count;
-        }
-    }
-
-    fn note_node(&mut self, node: &RelayNode, summary: &mut RegionStatus) {
-        let Some(status) = &node.status else { return };
-        self.reports += 1;
-        self.sessions += status.sessions.open;
-        summary.granted_peers = summary.granted_peers.max(status.granted_peers);
-        if self.endpoints.len() < SHOWN_ENDPOINTS {
-            let first = status.endpoints.first();
-            self.endpoints
-                .extend(first.map(|e| cut(&e.address, LONGEST_ENDPOINT)));
-        }
-        if let Some(device) = &status.tailnet
-            && let Some(wanted) = &device.taken_name
-        {
-            let name = device.name.split('.').next().unwrap_or_default();
-            let name = cut(name, names::LONGEST_LABEL);
-            let wanted = cut(wanted, names::LONGEST_LABEL);
-            self.renamed.push(format!("{name} instead of {wanted}"));
-        }
-        if let Some(reason) = &status.reason {
-            let message = status.message.clone().unwrap_or_default();
-            self.problems
-                .entry(cut(reason, LONGEST_REASON))
-                .or_insert((message, 0))
-                .1 += 1;
-        }
-    }
-
-    fn count(&self) -> String {
-        let Self { desired, ready, .. } = self;
-        let mut count = format!("{ready} of {desired} relays are ready");
-        if !self.incomplete.is_empty() {
-            count += &format!(" ({})", self.incomplete);
-        }
-        if let Some(held_back) = &self.held_back {
-            count += &format!("; {held_back}");
-        }
-        cut(&count, LONGEST_MESSAGE)
-    }
-
-    /// The problem of most weight: one that needs the user, before one that passes.
-    fn problem(&self) -> Option<Problem<'_>> {
-        let troubles = self.troubles.iter().map(|(trouble, (message, count))| {
-            (trouble.needs_user(), *count, trouble.as_str(), message)
-        });
-        self.relay_problems()
-            .chain(troubles)
-            .max()
-            .map(Problem::new)
-    }
-
-    /// The same of what relays report.
-    fn relay_problem(&self) -> Option<Problem<'_>> {
-        self.relay_problems().max().map(Problem::new)
-    }
-
-    fn relay_problems(&self) -> impl Iterator<Item = (bool, usize, &str, &String)> {
-        let needs_user = |reason: &str| {
-            RelayReason::ALL
-                .iter()
-                .any(|r| r.as_str() == reason && r.needs_user())
-        };
-        self.problems.iter().map(move |(reason, (message, count))| {
-            (needs_user(reason), *count, reason.as_str(), message)
-        })
-    }
-}
-
-/// Why relays are not ready.
-struct Problem<'a> {
-    reason: &'a str,
-    message: String,
-    needs_user: bool,
-}
-
-impl<'a> Problem<'a> {
-    fn new((needs_user, count, reason, message): (bool, usize, &'a str, &String)) -> Self {
-        let message = format!("{count} relay(s): {message}");
-        Self {
-            reason,
-            message: cut(&message, LONGEST_MESSAGE),
-            needs_user,
-        }
-    }
-}
-
-fn count(number: usize) -> i32 {
-    i32::try_from(number).unwrap_or(i32::MAX)
 }
 
 /// Whether relays are ready, and why not.
@@ -619,24 +352,36 @@ fn serving(observed: &Observed) -> Vec<Verdict> {
 
 /// One sentence about relays that are in the tailnet under other names than they asked for.
 fn renamed(names: &[String]) -> String {
-    let more = names.len().saturating_sub(NAMED_DEVICES);
-    let mut text = format!(
+    format!(
         "all relays that report are connected; other devices of the tailnet have the names of {} \
-         of them: {}",
+         of them: {}; remove the other devices, or set tailnet.hostnamePrefix to something that is \
+         unique",
         names.len(),
-        names[..names.len() - more].join(", ")
-    );
-    if more > 0 {
-        text += &format!(" and {more} more");
+        some(names, NAMED_DEVICES, "")
+    )
+}
+
+/// The first `most` of `names`, and how many more there are of `what`.
+fn some<T: AsRef<str>>(names: &[T], most: usize, what: &str) -> String {
+    let (shown, more) = names.split_at(names.len().min(most));
+    let shown: Vec<_> = shown.iter().map(AsRef::as_ref).collect();
+    let mut text = shown.join(", ");
+    if !more.is_empty() {
+        text += format!(" and {} more {what}", more.len()).trim_end();
     }
-    text + "; remove the other devices, or set tailnet.hostnamePrefix to something that is unique"
+    text
 }
 
 fn cut(text: &str, characters: usize) -> String {
     text.chars().take(characters).collect()
 }
 
-fn condition(verdict: Verdict, old: &[Condition], generation: i64, now: Timestamp) -> Condition {
+pub(super) fn condition(
+    verdict: Verdict,
+    old: &[Condition],
+    generation: i64,
+    now: Timestamp,
+) -> Condition {
     let Verdict {
         kind,
         status,
@@ -656,7 +401,8 @@ fn condition(verdict: Verdict, old: &[Condition], generation: i64, now: Timestam
 
 /// Whether a report is about a relay of this PeerRelay.
 pub fn is_report_of(node: &RelayNode, relay: &PeerRelay) -> bool {
-    node.namespace() == relay.namespace() && node.spec.peer_relay == relay.name_any()
+    node.metadata.namespace == relay.metadata.namespace
+        && Some(&node.spec.peer_relay) == relay.metadata.name.as_ref()
 }
 
 /// Whether a report is of a pod that is not among those with these UIDs. Kubernetes removes such

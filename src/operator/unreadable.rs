@@ -2,10 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
 use kube::{
     Api, Client, Resource,
     api::{Patch, PatchParams},
@@ -18,6 +15,7 @@ use serde_json::{Value, json};
 
 use super::{
     events::transitions,
+    status::{self, Verdict},
     stores::guard::{Guarded, Unreadable, UnreadableObjects},
 };
 use crate::{
@@ -98,18 +96,9 @@ fn invalid(object: &Unreadable, now: Timestamp) -> Option<(Value, Vec<Condition>
          correct it, or upgrade the operator",
         object.error
     );
-    let condition = |type_: &str, status: &str| {
-        let same = before
-            .iter()
-            .find(|c| c.type_ == type_ && c.status == status);
-        Condition {
-            type_: type_.to_owned(),
-            status: status.to_owned(),
-            reason: "InvalidSpec".to_owned(),
-            message: message.clone(),
-            observed_generation: Some(generation),
-            last_transition_time: same.map_or(Time(now), |c| c.last_transition_time.clone()),
-        }
+    let condition = |kind, status| {
+        let verdict = Verdict::new(kind, status, "InvalidSpec", &message);
+        status::condition(verdict, &before, generation, now)
     };
     let mut after = vec![condition("Ready", "False"), condition("Stalled", "True")];
     let is_other = |c: &&Condition| !matches!(&*c.type_, "Ready" | "Stalled" | "Reconciling");

@@ -19,7 +19,7 @@ use kube::ResourceExt;
 
 use super::{
     build::Resources,
-    status::Seen,
+    status::{Seen, pods::is_pod_of},
     validate::{ValidatedRegion, ValidatedRelay},
 };
 use crate::{
@@ -155,7 +155,11 @@ fn running<'a>(relay: &ValidatedRelay, view: &'a View) -> Vec<Relay<'a>> {
     let sets = view.seen.daemon_sets.iter().map(AsRef::as_ref);
     let sets: Vec<&DaemonSet> = sets.filter(is_ours).collect();
     let relay = |pod: &'a Pod| {
-        let set = sets.iter().find(|set| is_pod_of(pod, set))?;
+        let is_own = |set: &&&DaemonSet| {
+            let region = set.labels().get(names::REGION_LABEL);
+            region.is_some_and(|region| is_pod_of(pod, set, region))
+        };
+        let set = sets.iter().find(is_own)?;
         let node = pod.spec.as_ref()?.node_name.as_deref()?;
         Some(Relay {
             set,
@@ -169,11 +173,6 @@ fn running<'a>(relay: &ValidatedRelay, view: &'a View) -> Vec<Relay<'a>> {
     pods.filter(|pod: &&Pod| pod.metadata.deletion_timestamp.is_none())
         .filter_map(relay)
         .collect()
-}
-
-fn is_pod_of(pod: &Pod, set: &DaemonSet) -> bool {
-    let same = |label| pod.labels().get(label) == set.labels().get(label);
-    same(names::REGION_LABEL) && same(names::RELAY_LABEL)
 }
 
 /// Whether a relay goes on, or another one takes its place on the node.

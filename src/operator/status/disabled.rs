@@ -21,17 +21,11 @@ pub(super) fn message(leaving: &Leaving) -> String {
 /// The conditions of a PeerRelay that is not enabled. It is ready once no relay runs: that is what
 /// it asks for.
 pub(super) fn verdicts(observed: &Observed) -> Vec<Verdict> {
-    let verdict = |kind, status, reason: &str, message: &str| Verdict {
-        kind,
-        status,
-        reason: reason.to_owned(),
-        message: message.to_owned(),
-    };
     let off = "spec.enabled is false: no relay runs, everything else stays as it is";
     if observed.desired == 0 && observed.leaving.is_none() {
         return vec![
-            verdict("Ready", "True", DISABLED, off),
-            verdict("RelaysAvailable", "False", DISABLED, off),
+            Verdict::new("Ready", "True", DISABLED, off),
+            Verdict::new("RelaysAvailable", "False", DISABLED, off),
         ];
     }
     let leaving = observed.leaving.as_ref().map_or_else(
@@ -39,9 +33,9 @@ pub(super) fn verdicts(observed: &Observed) -> Vec<Verdict> {
         message,
     );
     vec![
-        verdict("Ready", "False", WITHDRAWING, &leaving),
-        verdict("Reconciling", "True", WITHDRAWING, &leaving),
-        verdict("RelaysAvailable", "False", DISABLED, &leaving),
+        Verdict::new("Ready", "False", WITHDRAWING, &leaving),
+        Verdict::new("Reconciling", "True", WITHDRAWING, &leaving),
+        Verdict::new("RelaysAvailable", "False", DISABLED, &leaving),
     ]
 }
 

@@ -1,6 +1,6 @@
 //! Whether the tailnet policy says what the PeerRelay needs, from what its relays read of it. Pure.
 
-use super::Verdict;
+use super::{Verdict, some};
 use crate::{
     crd::{
         RelayNode,
@@ -90,7 +90,7 @@ fn judge_one(grant: &RegionGrant, report: &GrantReport) -> RegionVerdict {
         let sentence = format!(
             "devices of {} are in the tailnet and none of them may use the relays; the grant must \
              be: {line}",
-            list(&clients.refused)
+            some(&clients.refused, NAMED, "")
         );
         return verdict(GrantState::Incomplete, sentence);
     }
@@ -106,7 +106,7 @@ fn judge_one(grant: &RegionGrant, report: &GrantReport) -> RegionVerdict {
     if !clients.untold.is_empty() {
         let sentence = format!(
             "a relay has not reported yet whether {} may use it",
-            list(&clients.untold)
+            some(&clients.untold, NAMED, "")
         );
         return verdict(GrantState::Unknown, sentence);
     }
@@ -114,7 +114,7 @@ fn judge_one(grant: &RegionGrant, report: &GrantReport) -> RegionVerdict {
         let sentence = format!(
             "relays see no device of {}; either the tailnet has none, or the policy has no grant \
              for it: {line}",
-            list(&clients.unseen)
+            some(&clients.unseen, NAMED, "")
         );
         return verdict(GrantState::Unseen, sentence);
     }
@@ -131,7 +131,7 @@ fn effective(
     let more = if report.more_sources { "at least " } else { "" };
     let mut sentence = format!("{more}{peers} devices may use the relays");
     if !clients.opaque.is_empty() {
-        let names = list(&clients.opaque);
+        let names = some(&clients.opaque, NAMED, "");
         sentence += &format!("; relays cannot tell whether devices of {names} are among them");
     }
     let nobody = peers == 0 && clients.resolved == 0;
@@ -179,15 +179,6 @@ impl<'a> Judged<'a> {
             Some(devices) if devices.granted == 0 => self.refused.push(text),
             Some(_) => self.resolved += 1,
         }
-    }
-}
-
-/// Some names, and how many there are more.
-fn list(names: &[&str]) -> String {
-    let shown = names[..names.len().min(NAMED)].join(", ");
-    match names.len().saturating_sub(NAMED) {
-        0 => shown,
-        more => format!("{shown} and {more} more"),
     }
 }
 

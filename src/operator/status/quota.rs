@@ -1,6 +1,6 @@
 //! Whether the number of relays is what the tailnet's plan allows.
 
-use super::{LONGEST_MESSAGE, Verdict, cut};
+use super::{LONGEST_MESSAGE, Verdict, cut, some};
 use crate::operator::{tailnet::Neighbour, validate::ValidatedRelay};
 
 /// Nodes or PeerRelays that are named in a message.
@@ -29,8 +29,9 @@ pub(super) fn verdict(relay: &ValidatedRelay, neighbours: &[Neighbour]) -> Optio
         shares.extend(neighbours.iter().map(of));
         message += &format!(
             " in the tailnet: {}",
-            first(
+            some(
                 &shares,
+                NAMED,
                 "of other PeerRelays that share its control server and credential"
             )
         );
@@ -39,7 +40,7 @@ pub(super) fn verdict(relay: &ValidatedRelay, neighbours: &[Neighbour]) -> Optio
         message += "; those that run are not stopped";
     }
     if !excess.is_empty() {
-        message += &format!("; not scheduled: {}", first(&excess, ""));
+        message += &format!("; not scheduled: {}", some(&excess, NAMED, ""));
     }
     if !within {
         message += "; raise maxRelays if your plan allows more";
@@ -56,16 +57,6 @@ pub(super) fn verdict(relay: &ValidatedRelay, neighbours: &[Neighbour]) -> Optio
         .to_owned(),
         message: cut(&message, LONGEST_MESSAGE),
     })
-}
-
-/// The first few of `all`, and how many more there are of `what`.
-fn first(all: &[String], what: &str) -> String {
-    let more = all.len().saturating_sub(NAMED);
-    let mut text = all[..all.len() - more].join(", ");
-    if more > 0 {
-        text += format!(" and {more} more {what}").trim_end();
-    }
-    text
 }
 
 #[cfg(test)]

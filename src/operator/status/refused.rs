@@ -13,12 +13,8 @@ pub(super) fn tell(verdicts: &mut Vec<Verdict>, refused: &Summary) {
         return;
     }
     verdicts.retain(|verdict| !matches!(verdict.kind, "Ready" | "Stalled" | "Reconciling"));
-    let verdict = |kind, status| Verdict {
-        kind,
-        status,
-        reason: refused.cause.reason().to_owned(),
-        message: cut(&refused.message, LONGEST_MESSAGE),
-    };
+    let message = cut(&refused.message, LONGEST_MESSAGE);
+    let verdict = |kind, status| Verdict::new(kind, status, refused.cause.reason(), &message);
     let detail = match needs_user {
         true => "Stalled",
         false => "Reconciling",

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use super::{
     LONGEST_MESSAGE, cut,
     pods::{Trouble, port_conflict},
+    some,
 };
 use crate::operator::validate::{ValidatedRegion, ValidatedRelay};
 
 /// Most names in a message.
 const NAMED: usize = 5;
 
-/// Why a region has no relay and will get none by itself. The first of several regions' is told.
+/// The reason for which a region has no relay and will get none by itself. The first of several regions' is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Vacancy {
     /// No node fits.
@@ -66,7 +67,7 @@ impl Vacancy {
         }
     }
 
-    /// Why `region` has no relay. `None` where it is to have some.
+    /// The reason for which `region` has no relay. `None` where it is to have some.
     pub(super) fn of(region: &ValidatedRegion, desired: i32) -> Option<Self> {
         if desired > 0 {
             return None;
@@ -108,11 +109,7 @@ impl Vacancies {
     /// The reason of most weight, and a message that names its regions.
     pub(super) fn first(&self) -> Option<(Vacancy, String)> {
         let (vacancy, names) = self.regions.first_key_value()?;
-        let more = names.len().saturating_sub(NAMED);
-        let mut named = names[..names.len() - more].join(", ");
-        if more > 0 {
-            named += &format!(" and {more} more");
-        }
+        let named = some(names, NAMED, "");
         let regions = match names.len() {
             1 => "region",
             _ => "regions",
@@ -138,10 +135,5 @@ pub(super) fn incomplete(relay: &ValidatedRelay, counts: &[(i32, i32)]) -> Strin
         .filter(|(_, (ready, desired))| ready < desired)
         .map(|(region, (ready, desired))| format!("{} {ready}/{desired}", region.name))
         .collect();
-    let more = short.len().saturating_sub(NAMED);
-    let mut named = short[..short.len() - more].join(", ");
-    if more > 0 {
-        named += &format!(" and {more} more");
-    }
-    named
+    some(&short, NAMED, "")
 }

@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use serde_json::{Value, json};
 
 use super::*;
+use crate::names;
 use crate::operator::{
     fixtures,
     host_ports::{Holder, HostPort},
@@ -457,4 +458,11 @@ fn conditions(status: &PeerRelayStatus) -> Vec<String> {
     // Conditions with a file of their own are tested there.
     let own = |c: &&Condition| !c.type_.starts_with("Endpoints");
     status.conditions.iter().filter(own).map(text).collect()
+}
+
+fn ready(status: &PeerRelayStatus) -> Option<&Condition> {
+    status
+        .conditions
+        .iter()
+        .find(|condition| condition.type_ == "Ready")
 }
