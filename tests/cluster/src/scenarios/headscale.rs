@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 
 use super::revoked::none_left;
 use super::{EDGE, MINUTE, Scenario, is_relay, vacant};
+use crate::evidence;
 use crate::headscale::{Device, Headscale, LOGIN_SERVER};
 use crate::process::wait_until;
 use crate::world::{NAMESPACE, Route, World};
@@ -63,8 +64,10 @@ fn joined(world: &World<'_>) -> Result<String> {
 
         // Sessions that nobody has bound yet end by themselves.
         let bound = || world.metric("peerrelay_sessions{state=\"open\"}");
+        let revoked = || world.metric("peerrelay_sessions_closed_total{reason=\"revoked\"}");
         let before = bound()?;
         ensure!(before > 0.0, "no session is open");
+        let revoked_before = revoked()?;
         headscale.stop()?;
         world.eventually("relays say that control is gone", || {
             let connected = world.condition(EDGE, "TailnetConnected")?;
@@ -75,8 +78,11 @@ fn joined(world: &World<'_>) -> Result<String> {
         headscale.serve()?;
         world.wait_ready(EDGE)?;
         world.wait_route(c1, c2, is_relay, SOON)?;
-        let ended = world.metric("peerrelay_sessions_closed_total{reason=\"revoked\"}")?;
-        ensure!(ended == 0.0, "{ended} sessions were revoked");
+        let revoked_now = revoked()?;
+        ensure!(
+            revoked_now == revoked_before,
+            "{revoked_before} sessions were revoked before the restart, {revoked_now} after it"
+        );
         world.eventually("sessions went on", || {
             let now = bound()?;
             ensure!(now >= before, "{now} of {before} sessions are open");
@@ -146,7 +152,11 @@ fn revoked(world: &World<'_>) -> Result<String> {
 
 /// Leaves nothing behind, and says what Headscale said when something failed.
 fn ended(world: &World<'_>, headscale: &Headscale<'_>, result: Result<String>) -> Result<String> {
-    let result = result.with_context(|| format!("Headscale said:\n{}", headscale.log()));
+    // The relays are deleted before the suite looks at them.
+    let result = result.with_context(|| {
+        let seen = evidence::of(world);
+        format!("{seen}\nHeadscale said:\n{}", headscale.log())
+    });
     let gone = world.delete(EDGE);
     let secret = ["delete", "secret", SECRET, "-n", NAMESPACE];
     let secret = world.rig.kubectl(secret);
