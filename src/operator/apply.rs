@@ -372,18 +372,13 @@ impl<'a> Applier<'a> {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
-        let (name, namespace) = (live.name_any(), &self.relay.namespace);
-        match api.delete(&name, &only(live)).await {
-            Ok(_) => {
-                tracing::info!(kind = kind::<K>(), name, namespace, why, "replaced");
-                self.changes.pruned += 1;
-                self.replaced.push(Replaced { name, why });
-                Ok(())
-            }
-            // Gone, or another one by now; a watch is about to tell.
-            Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => Ok(()),
-            Err(error) => Err(Fault::Api("replace", error)),
+        if delete(api, live).await.map_err(Fault::api("replace"))? {
+            let (name, namespace) = (live.name_any(), &self.relay.namespace);
+            tracing::info!(kind = kind::<K>(), name, namespace, why, "replaced");
+            self.changes.pruned += 1;
+            self.replaced.push(Replaced { name, why });
         }
+        Ok(())
     }
 
     async fn prune<K>(&mut self, api: &Api<K>, subject: &Subject, object: &K) -> Result<(), Fault>
@@ -396,27 +391,33 @@ impl<'a> Applier<'a> {
         if let Some(refusal) = self.known.waiting(subject, "") {
             return Err(Fault::Waiting(refusal));
         }
-        let name = &subject.name;
-        match api.delete(name, &only(object)).await {
-            Ok(_) => {
-                let (kind, namespace) = (&subject.kind, &self.relay.namespace);
-                tracing::info!(kind, name, namespace, "removed");
-                self.changes.pruned += 1;
-                Ok(())
-            }
-            // A conflict is tried again: it may be another object of the same name by now, or not.
-            Err(kube::Error::Api(status)) if status.code == 404 => Ok(()),
-            Err(error) => Err(Fault::Api("remove", error)),
+        if delete(api, object).await.map_err(Fault::api("remove"))? {
+            let Subject { kind, name, .. } = subject;
+            tracing::info!(kind, name, namespace = self.relay.namespace, "removed");
+            self.changes.pruned += 1;
         }
+        Ok(())
     }
 }
 
-/// Deletes this very object, and no other one of its name.
-fn only(object: &impl ResourceExt) -> DeleteParams {
-    DeleteParams::background().preconditions(Preconditions {
+/// Deletes this very object, and no other one of its name; says whether it was still there.
+///
+/// # Errors
+/// A request failed. A conflict is among them, and is tried again: the name may have another object
+/// by now, or not.
+async fn delete<K>(api: &Api<K>, object: &K) -> Result<bool, kube::Error>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
+{
+    let only = DeleteParams::background().preconditions(Preconditions {
         uid: object.uid(),
         resource_version: None,
-    })
+    });
+    match api.delete(&object.name_any(), &only).await {
+        Ok(_) => Ok(true),
+        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
+        Err(error) => Err(error),
+    }
 }
 
 fn kind<K: Resource<DynamicType = ()>>() -> String {
