@@ -23,7 +23,7 @@ use kube::ResourceExt;
 
 pub use self::{
     elastic_ips::ElasticIp,
-    fit::{ZONE_LABEL, requirements},
+    fit::{ZONE_LABEL, is_cordoned, requirements},
     placement::most,
 };
 use super::{

@@ -19,6 +19,7 @@ use kube::ResourceExt;
 
 use super::{
     build::Resources,
+    plan::is_cordoned,
     status::{Seen, pods::is_pod_of},
     validate::{ValidatedRegion, ValidatedRelay},
 };
@@ -225,10 +226,7 @@ fn cordoned(
     withdrawals: &mut Withdrawals,
 ) {
     let of_region = || running.iter().filter(|one| one.region == region.name);
-    let is_cordoned = |one: &&Relay<'_>| {
-        let spec = one.node.spec.as_ref();
-        spec.and_then(|spec| spec.unschedulable).unwrap_or(false)
-    };
+    let is_cordoned = |one: &&Relay<'_>| is_cordoned(one.node);
     let is_ready = |one: &Relay<'_>| {
         let status = one.report.and_then(|report| report.status.as_ref());
         status.is_some_and(|status| status.ready)

@@ -72,13 +72,11 @@ pub(super) fn fits(node: &Node, placement: &Placement) -> bool {
             .is_none_or(|s| s.node_selector_terms.iter().any(|term| holds(term, node)))
 }
 
-/// Whether a relay may be put onto `node`: it is neither cordoned nor about to go, and has no taint
-/// that keeps relays away.
-pub(super) fn may_start(node: &Node, placement: &Placement) -> bool {
-    let spec = node.spec.as_ref();
-    let cordoned = spec.and_then(|spec| spec.unschedulable).unwrap_or(false);
+/// Whether a new relay may be put onto `node`, where one [may stay](may_stay): it is not cordoned, and
+/// has no taint that keeps relays away.
+pub(super) fn is_open(node: &Node, placement: &Placement) -> bool {
     let keeps_away = |taint: &Taint| taint.effect != "PreferNoSchedule";
-    !cordoned && may_stay(node, placement) && !is_repelled(node, placement, keeps_away)
+    !is_cordoned(node) && !is_repelled(node, placement, keeps_away)
 }
 
 /// Whether the relay of a node may go on: cordons and most taints are for who comes.
@@ -89,13 +87,16 @@ pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
         && !is_repelled(node, placement, ends)
 }
 
+/// Whether `node` takes no new pods.
+pub fn is_cordoned(node: &Node) -> bool {
+    let spec = node.spec.as_ref();
+    spec.and_then(|spec| spec.unschedulable).unwrap_or(false)
+}
+
 fn is_repelled(node: &Node, placement: &Placement, counts: impl Fn(&Taint) -> bool) -> bool {
-    let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
     let tolerated = |taint: &Taint| placement.tolerations.iter().any(|t| tolerates(t, taint));
-    taints
-        .into_iter()
-        .flatten()
-        .any(|taint| counts(taint) && !tolerated(taint))
+    let mut taints = node.spec.iter().flat_map(|spec| &spec.taints).flatten();
+    taints.any(|taint| counts(taint) && !tolerated(taint))
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
@@ -193,7 +194,6 @@ mod tests {
             (json!({"eks.amazonaws.com/compute-type": "ec2"}), true),
         ] {
             let node = labelled(labels.clone());
-            assert_eq!(may_start(&node, &tolerant), wanted, "{labels}");
             assert_eq!(may_stay(&node, &tolerant), wanted, "{labels}");
         }
         let term = NodeSelectorTerm {
@@ -251,8 +251,9 @@ mod tests {
             (unreachable, json!({}), false, true),
         ] {
             let (node, placement) = (node(spec.clone()), read(&placement));
-            assert_eq!(may_start(&node, &placement), start, "start: {spec}");
-            assert_eq!(may_stay(&node, &placement), stay, "stay: {spec}");
+            let stays = may_stay(&node, &placement);
+            assert_eq!(stays, stay, "stay: {spec}");
+            assert_eq!(stays && is_open(&node, &placement), start, "start: {spec}");
         }
     }
 

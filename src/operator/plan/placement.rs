@@ -67,7 +67,7 @@ fn request(relay: &ValidatedRelay, region: &ValidatedRegion, seen: &Surroundings
         fit::may_stay(node, &region.placement).then(|| Candidate {
             name: node.name_any(),
             zone: fit::zone(node).to_owned(),
-            open: fit::may_start(node, &region.placement),
+            open: fit::is_open(node, &region.placement),
         })
     };
     Request {
