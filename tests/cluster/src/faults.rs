@@ -9,6 +9,7 @@
 pub mod api;
 pub mod operator;
 pub mod plane;
+pub mod play;
 pub mod proxy;
 pub mod record;
 pub mod replicas;
@@ -19,25 +20,22 @@ pub mod trial;
 pub mod weather;
 
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use tokio::runtime::Runtime;
 
-use self::proxy::Fault;
-use self::trial::{Stage, refusals::CODES};
+use self::play::Play;
+use self::trial::Stage;
 use crate::build::{self, Profile};
 use crate::packages;
 use crate::progress::Progress;
 use crate::tools::Tools;
 
-/// Refusals of a sample, for each story that has some.
-const SAMPLED_REFUSALS: usize = 2;
-
 /// What to try.
 #[derive(Debug, clap::Args)]
 pub struct FaultsArgs {
-    /// Only stories whose name contains this
+    /// Only stories whose name contains this, or one of several parts: `two:|exposure`
     filter: Option<String>,
 }
 
@@ -50,6 +48,17 @@ pub struct Counts {
     pub faults: usize,
     /// Ended otherwise than without a fault.
     pub alarms: usize,
+}
+
+impl Counts {
+    /// The sum of both.
+    fn plus(self, other: Self) -> Self {
+        Self {
+            stories: self.stories + other.stories,
+            faults: self.faults + other.faults,
+            alarms: self.alarms + other.alarms,
+        }
+    }
 }
 
 /// Which faults to try.
@@ -73,7 +82,7 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
         faults,
         alarms,
     } = play(&tools, &program, filter, Extent::Whole, &progress)?;
-    for show in SHOWS.iter().filter(|show| show.contains(filter)) {
+    for show in SHOWS.iter().filter(|show| matches(show, filter)) {
         let seen = self::show(&tools, &program, show)?;
         progress.line(format_args!("{show}: {seen}"));
     }
@@ -100,7 +109,7 @@ pub fn show(tools: &Tools, program: &Path, which: &str) -> Result<String> {
     })
 }
 
-/// Plays the stories that contain `filter`.
+/// Plays the stories that match `filter`, or a sample of all.
 pub fn play(
     tools: &Tools,
     program: &Path,
@@ -108,115 +117,17 @@ pub fn play(
     extent: Extent,
     progress: &Progress,
 ) -> Result<Counts> {
-    let stories: Vec<_> = story::all()
-        .into_iter()
-        .filter(|story| match extent {
-            Extent::Whole => story.name.contains(filter),
-            Extent::Sample(_) => story::TYPICAL.contains(&&*story.name),
-        })
-        .collect();
-    runtime()?.block_on(async {
-        if stories.is_empty() {
-            return Ok(Counts::default());
-        }
-        let mut stage = Stage::open(tools, program).await?;
-        progress.line("control plane without nodes is up");
-        let mut counts = Counts::default();
-        let start = Instant::now();
-        for (index, story) in stories.iter().enumerate() {
-            let golden = stage
-                .golden(story)
-                .await
-                .with_context(|| format!("{} without a fault", story.name))?;
-            counts.stories += 1;
-            progress.line(format_args!(
-                "{}: {} requests, {} of them writes, in {} ms",
-                story.name,
-                golden.requests.len(),
-                golden.writes().count(),
-                golden.took.as_millis(),
-            ));
-            let mut points = points(golden.writes().count());
-            if let Extent::Sample(time) = extent {
-                let share = time.saturating_sub(start.elapsed()) / (stories.len() - index) as u32;
-                sample(&mut points, share, index);
-            }
-            let mut struck = 0;
-            for (nth, fault) in points {
-                match stage.trial(story, &golden, nth, fault).await {
-                    Ok(hit) => struck += usize::from(hit),
-                    Err(error) => {
-                        crate::signals::check()?;
-                        counts.alarms += 1;
-                        progress.line(format_args!(
-                            "ALARM {}: {fault:?} at write {nth}: {error:#}",
-                            story.name
-                        ));
-                        // What an alarm leaves behind is not to disturb the next.
-                        stage = Stage::open(tools, program).await?;
-                    }
-                }
-            }
-            counts.faults += struck;
-            let mut refusals = refusals(story, &golden);
-            if let Extent::Sample(_) = extent {
-                let (all, offset) = (std::mem::take(&mut refusals), index);
-                refusals = all
-                    .into_iter()
-                    .skip(offset)
-                    .take(SAMPLED_REFUSALS)
-                    .collect();
-            }
-            for (resource, region, code) in refusals {
-                let what = (&*resource, &*region);
-                match stage.refusal(story, &golden, what, code).await {
-                    Ok(()) => counts.faults += 1,
-                    Err(error) => {
-                        crate::signals::check()?;
-                        counts.alarms += 1;
-                        progress.line(format_args!(
-                            "ALARM {}: {code} for {resource} of {region}: {error:#}",
-                            story.name
-                        ));
-                        stage = Stage::open(tools, program).await?;
-                    }
-                }
-            }
-        }
-        Ok(counts)
-    })
+    let play = Play::new(tools, program, filter, extent, progress);
+    runtime()?.block_on(play.run())
+}
+
+/// Whether `name` contains one of the parts of `filter`.
+fn matches(name: &str, filter: &str) -> bool {
+    filter.split('|').any(|part| name.contains(part))
 }
 
 /// Runs the proxies.
 pub fn runtime() -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     Ok(builder.worker_threads(2).enable_all().build()?)
-}
-
-/// Every fault at every write, and one write more than there was: a fault may make one.
-fn points(writes: usize) -> Vec<(usize, Fault)> {
-    let at = |nth| Fault::ALL.map(|fault| (nth, fault));
-    (0..=writes).flat_map(at).collect()
-}
-
-/// Every kind and region to refuse, and the code.
-fn refusals(story: &story::Story, golden: &trial::Golden) -> Vec<(String, String, u16)> {
-    if !story::REFUSED.contains(&&*story.name) {
-        return Vec::new();
-    }
-    let written = golden.written(&story::REGIONS).into_iter();
-    let with_codes = written
-        .flat_map(|(resource, region)| CODES.map(|code| (resource.clone(), region.clone(), code)));
-    with_codes.collect()
-}
-
-/// As many as fit into `share`; another choice for each story.
-fn sample(points: &mut Vec<(usize, Fault)>, share: Duration, seed: usize) {
-    /// About what one takes.
-    const ONE: Duration = Duration::from_millis(1_500);
-    let fit = (share.as_millis() / ONE.as_millis()).max(1) as usize;
-    let step = points.len().div_ceil(fit).max(1);
-    let all = std::mem::take(points);
-    let offset = seed % step;
-    *points = all.into_iter().skip(offset).step_by(step).collect();
 }

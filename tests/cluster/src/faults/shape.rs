@@ -13,6 +13,10 @@ use crate::world::NAMESPACE;
 /// Label of everything that the operator makes.
 const MANAGED: &str = "app.kubernetes.io/managed-by=peerrelay-operator";
 
+/// Last node port that the API server leaves to those who name one, as long as there are others
+/// (`--service-node-port-range` as it is by default; its static band).
+pub const LAST_NAMED_PORT: u16 = 30_085;
+
 /// Normalised objects by kind and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Shape {
@@ -90,19 +94,20 @@ pub async fn shape(api: &Api, kinds: &[Resource], name: &str) -> Result<Shape> {
     let mut shape = Shape::default();
     let relay = api.find(&relay_path(name)).await?;
     let other = api.find(&relay_path(&other_name(name))).await?;
-    let uid = |relay: &Option<Value>| {
-        let uid = relay.as_ref().and_then(|r| r["metadata"]["uid"].as_str());
-        uid.unwrap_or("-").to_owned()
-    };
-    let (uid, other_uid) = (uid(&relay), uid(&other));
+    let owners = [(&relay, "OWNER"), (&other, "OTHER")].map(|(relay, word)| {
+        let uid = relay.as_ref()?["metadata"]["uid"].as_str()?;
+        Some((uid.to_owned(), word))
+    });
     let mut note = |kind: &str, object: &Value| {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         let key = format!("{kind}/{}", text("name"));
         let key = without_hashes(&key).replace(name, "NAME");
         shape.uids.insert(key.clone(), text("uid").to_owned());
-        let said = without_hashes(&normalised(object).to_string());
-        let said = said.replace(name, "NAME").replace(&uid, "OWNER");
-        shape.objects.insert(key, said.replace(&other_uid, "OTHER"));
+        let mut said = without_hashes(&normalised(object).to_string()).replace(name, "NAME");
+        for (uid, word) in owners.iter().flatten() {
+            said = said.replace(uid, word);
+        }
+        shape.objects.insert(key, said);
     };
     for relay in [&relay, &other].into_iter().flatten() {
         note("PeerRelay", relay);
@@ -185,13 +190,18 @@ fn drop_generations(value: &mut Value) {
     }
 }
 
-/// Times, checksums (they cover names) and addresses that the API server chose.
+/// Times, checksums (they cover names), and the addresses and ports that the API server chose.
 fn blur(value: &mut Value) {
     match value {
         Value::Object(fields) => {
             for (key, field) in fields {
-                if key == "lastTransitionTime" || key.starts_with("clusterIP") || key == "nodePort"
-                {
+                let chosen = match &**key {
+                    // Nobody names it; a load balancer asks there whether a node has relays.
+                    "lastTransitionTime" | "healthCheckNodePort" => true,
+                    "nodePort" => field.as_u64() > Some(LAST_NAMED_PORT.into()),
+                    key => key.starts_with("clusterIP"),
+                };
+                if chosen {
                     *field = Value::Null;
                 }
                 blur(field);
@@ -210,6 +220,8 @@ fn blur(value: &mut Value) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -217,5 +229,18 @@ mod tests {
         assert_eq!(without_hashes("a-n1-c75bc8b6"), "a-n1-#");
         assert_eq!(without_hashes("\"a-n1-c75bc8b6\", b-1"), "\"a-n1-#\", b-1");
         assert_eq!(without_hashes("a-c75bc8b6f-n1"), "a-c75bc8b6f-n1");
+    }
+    #[test]
+    fn ports_that_the_api_server_chose_are_blurred_and_named_ones_are_not() {
+        let mut service = json!({
+            "clusterIP": "10.96.0.7", "healthCheckNodePort": 31_742, "targetPort": 9_440,
+            "ports": [{"nodePort": 30_001}, {"nodePort": 32_053}],
+        });
+        blur(&mut service);
+        let wanted = json!({
+            "clusterIP": null, "healthCheckNodePort": null, "targetPort": 9_440,
+            "ports": [{"nodePort": 30_001}, {"nodePort": null}],
+        });
+        assert_eq!(service, wanted);
     }
 }

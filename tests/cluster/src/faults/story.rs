@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::shape::LAST_NAMED_PORT;
 use crate::spec::{region, tailnet};
 use crate::world::NAMESPACE;
 
@@ -40,7 +41,7 @@ pub struct Story {
 }
 
 /// Stories that together make every kind of write.
-pub const TYPICAL: [&str; 9] = [
+pub const TYPICAL: [&str; 11] = [
     "create",
     "port",
     "paused",
@@ -50,12 +51,17 @@ pub const TYPICAL: [&str; 9] = [
     "upgrade",
     "delete at once",
     "two: other exposed",
+    "exposure: NodePort to LoadBalancer",
+    "exposure: port exchanged",
 ];
 
 /// Stories in which every kind of object is refused, region by region.
 pub const REFUSED: [&str; 3] = ["two regions", "port of two regions", "region removed"];
 /// Their regions.
 pub const REGIONS: [&str; 2] = ["office", "lab"];
+
+/// Node ports that the API server gives to nobody who does not name them.
+const PORTS: [u16; 2] = [LAST_NAMED_PORT - 1, LAST_NAMED_PORT];
 
 /// All stories.
 pub fn all() -> Vec<Story> {
@@ -155,13 +161,21 @@ pub fn all() -> Vec<Story> {
         ),
         story(
             "exposure: port exchanged",
-            vec![Step::Apply(ports(31_500, 31_501))],
-            vec![Step::Apply(ports(31_501, 31_500))],
+            vec![Step::Apply(ports(PORTS[0], PORTS[1]))],
+            vec![Step::Apply(ports(PORTS[1], PORTS[0]))],
         ),
         story(
             "exposure: class added",
             vec![Step::Apply(balanced(json!({})))],
             vec![Step::Apply(balanced(json!({"class": "example.net/lb"})))],
+        ),
+        // No second Service brings another turn.
+        story(
+            "exposure: class added to the only one",
+            vec![Step::Apply(only(balanced(json!({}))))],
+            vec![Step::Apply(only(balanced(
+                json!({"class": "example.net/lb"}),
+            )))],
         ),
         story(
             "exposure: class removed",
@@ -196,6 +210,13 @@ fn balanced(load_balancer: Value) -> Value {
         "exposure",
         json!({"type": "LoadBalancer", "loadBalancer": load_balancer}),
     )
+}
+
+/// The same with relays on one node only.
+fn only(mut spec: Value) -> Value {
+    let selector = json!({"kubernetes.io/hostname": "n1"});
+    spec["regions"][0]["placement"] = json!({"nodeSelector": selector});
+    spec
 }
 
 /// Two regions with these node ports.
