@@ -31,13 +31,16 @@ use crate::names::IDENTITY_HEADER;
 const RETRY: Duration = Duration::from_secs(30);
 const TEXT: (&str, &str) = ("content-type", prometheus::TEXT_FORMAT);
 
+/// Says in one line what keeps the process from being ready, if anything.
+pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
 /// What the server asks of the process.
 #[derive(Clone)]
 pub struct Probes {
     /// Metrics in Prometheus text format.
     pub metrics: Render,
     /// `Err` says in one line what is missing.
-    pub ready: Arc<dyn Fn() -> Result<(), String> + Send + Sync>,
+    pub ready: Ready,
     /// What the process is called in [`IDENTITY_HEADER`]: a request for somebody else, whose port
     /// this process has, is refused.
     pub identity: Option<String>,
@@ -114,8 +117,6 @@ fn metrics(answer: Answer) -> Router {
         .route("/metrics", get(text))
         .with_state(answer)
 }
-
-type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 async fn readyz(State(ready): State<Ready>) -> (StatusCode, Bytes) {
     match ready() {

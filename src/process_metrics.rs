@@ -1,6 +1,14 @@
 //! Standard `process_*` metrics of this process, from `/proc/self`.
 
-use std::{fmt::Write, fs};
+use std::{fs, sync::OnceLock};
+
+use prometheus::{
+    Counter, Gauge, Registry,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+
+use crate::registry::register;
 
 /// What a process is measured by; a value that cannot be read is left out.
 #[derive(Debug, Default, PartialEq)]
@@ -20,23 +28,125 @@ const TICKS: f64 = 100.0;
 /// Bytes in a unit of `/proc/self/status`.
 const KIB: f64 = 1024.0;
 
-/// Renders all of them in Prometheus text format.
-pub(crate) fn render() -> String {
-    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
-    let mut usage = parse(
-        &read("/proc/self/stat"),
-        &read("/proc/self/status"),
-        &read("/proc/self/limits"),
-        &read("/proc/stat"),
-    );
-    // Reading the directory takes one more.
-    let files = fs::read_dir("/proc/self/fd").map(|files| files.count().saturating_sub(1));
-    usage.open_files = files.ok().map(|count| count as f64);
-    text(&usage)
+/// Metrics of this process for a registry, read whenever they are gathered.
+#[derive(Clone)]
+pub(crate) struct ProcessMetrics {
+    cpu_seconds: Counter,
+    gauges: Vec<(Gauge, Value)>,
 }
 
-/// Takes values from the files of the same names.
-fn parse(stat: &str, status: &str, limits: &str, system: &str) -> Usage {
+/// Takes the value of a gauge.
+type Value = fn(&Usage) -> Option<f64>;
+
+/// Names, documentation and values of the gauges.
+const GAUGES: [(&str, &str, Value); 6] = [
+    ("process_open_fds", "Open file descriptors.", |usage| {
+        usage.open_files
+    }),
+    (
+        "process_max_fds",
+        "Most file descriptors that may be open.",
+        |usage| usage.most_open_files,
+    ),
+    (
+        "process_virtual_memory_bytes",
+        "Virtual memory, in bytes.",
+        |usage| usage.virtual_bytes,
+    ),
+    (
+        "process_resident_memory_bytes",
+        "Resident memory, in bytes.",
+        |usage| usage.resident_bytes,
+    ),
+    (
+        "process_start_time_seconds",
+        "When the process started, in seconds since 1970.",
+        |usage| usage.start_seconds,
+    ),
+    ("process_threads", "Threads of the process.", |usage| {
+        usage.threads
+    }),
+];
+
+impl ProcessMetrics {
+    /// Enters them into a registry.
+    pub(crate) fn register(registry: &Registry) {
+        register(registry, Self::new());
+    }
+
+    fn new() -> prometheus::Result<Self> {
+        let help = "CPU time in user and system mode, in seconds.";
+        let gauges = GAUGES
+            .into_iter()
+            .map(|(name, help, value)| Ok((Gauge::new(name, help)?, value)));
+        Ok(Self {
+            cpu_seconds: Counter::new("process_cpu_seconds_total", help)?,
+            gauges: gauges.collect::<prometheus::Result<_>>()?,
+        })
+    }
+
+    /// The families of what could be read.
+    fn families(&self, usage: &Usage) -> Vec<MetricFamily> {
+        let mut families = Vec::new();
+        if let Some(seconds) = usage.cpu_seconds {
+            self.cpu_seconds.reset();
+            self.cpu_seconds.inc_by(seconds);
+            families.extend(self.cpu_seconds.collect());
+        }
+        for (gauge, value) in &self.gauges {
+            if let Some(value) = value(usage) {
+                gauge.set(value);
+                families.extend(gauge.collect());
+            }
+        }
+        families
+    }
+}
+
+impl Collector for ProcessMetrics {
+    fn desc(&self) -> Vec<&Desc> {
+        let gauges = self.gauges.iter().flat_map(|(gauge, _)| gauge.desc());
+        self.cpu_seconds.desc().into_iter().chain(gauges).collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.families(&Usage::read())
+    }
+}
+
+/// When the machine was booted, in seconds since 1970, read once.
+fn boot_seconds() -> Option<f64> {
+    static BOOT: OnceLock<Option<f64>> = OnceLock::new();
+    *BOOT.get_or_init(|| value(&read("/proc/stat"), "btime"))
+}
+
+impl Usage {
+    fn read() -> Self {
+        let mut usage = parse(
+            &read("/proc/self/stat"),
+            &read("/proc/self/status"),
+            &read("/proc/self/limits"),
+            boot_seconds(),
+        );
+        // Reading the directory takes one more.
+        let files = fs::read_dir("/proc/self/fd").map(|files| files.count().saturating_sub(1));
+        usage.open_files = files.ok().map(|count| count as f64);
+        usage
+    }
+}
+
+fn read(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default()
+}
+
+/// The number after `name` at the beginning of a line.
+fn value(text: &str, name: &str) -> Option<f64> {
+    let values = text.lines().find_map(|line| line.strip_prefix(name))?;
+    values.split_whitespace().next()?.parse().ok()
+}
+
+/// Takes values from the files of the same names, and the time of the boot.
+fn parse(stat: &str, status: &str, limits: &str, boot: Option<f64>) -> Usage {
     // The name of the program may hold spaces and brackets, and ends with the last one.
     let fields: Vec<&str> = stat
         .rsplit_once(')')
@@ -44,12 +154,8 @@ fn parse(stat: &str, status: &str, limits: &str, system: &str) -> Usage {
         .unwrap_or_default();
     // Counted as in proc_pid_stat(5), where the state after the name is field 3.
     let field = |number: usize| -> Option<f64> { fields.get(number - 3)?.parse().ok() };
-    let value = |text: &str, name: &str| -> Option<f64> {
-        let values = text.lines().find_map(|line| line.strip_prefix(name))?;
-        values.split_whitespace().next()?.parse().ok()
-    };
     let cpu = field(14).zip(field(15));
-    let start = value(system, "btime").zip(field(22));
+    let start = boot.zip(field(22));
     Usage {
         cpu_seconds: cpu.map(|(user, system)| (user + system) / TICKS),
         threads: field(20),
@@ -61,66 +167,12 @@ fn parse(stat: &str, status: &str, limits: &str, system: &str) -> Usage {
     }
 }
 
-fn text(usage: &Usage) -> String {
-    let families = [
-        (
-            "process_cpu_seconds_total",
-            "counter",
-            "CPU time in user and system mode, in seconds.",
-            usage.cpu_seconds,
-        ),
-        (
-            "process_open_fds",
-            "gauge",
-            "Open file descriptors.",
-            usage.open_files,
-        ),
-        (
-            "process_max_fds",
-            "gauge",
-            "Most file descriptors that may be open.",
-            usage.most_open_files,
-        ),
-        (
-            "process_virtual_memory_bytes",
-            "gauge",
-            "Virtual memory, in bytes.",
-            usage.virtual_bytes,
-        ),
-        (
-            "process_resident_memory_bytes",
-            "gauge",
-            "Resident memory, in bytes.",
-            usage.resident_bytes,
-        ),
-        (
-            "process_start_time_seconds",
-            "gauge",
-            "When the process started, in seconds since 1970.",
-            usage.start_seconds,
-        ),
-        (
-            "process_threads",
-            "gauge",
-            "Threads of the process.",
-            usage.threads,
-        ),
-    ];
-    let mut text = String::new();
-    for (name, kind, help, value) in families {
-        if let Some(value) = value {
-            writeln!(
-                text,
-                "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}"
-            )
-            .expect("memory takes all text");
-        }
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use prometheus::TextEncoder;
+
     use super::*;
 
     const STAT: &str = "42 (a) b (c)) S 1 42 42 0 -1 4194560 300 0 0 0 150 50 0 0 20 0 7 0 1000 \
@@ -131,7 +183,8 @@ mod tests {
 
     #[test]
     fn values_are_taken_from_the_kernels_files() {
-        let usage = parse(STAT, STATUS, LIMITS, "cpu 1 2 3\nbtime 1700000000\n");
+        let boot = value("cpu 1 2 3\nbtime 1700000000\n", "btime");
+        let usage = parse(STAT, STATUS, LIMITS, boot);
         let wanted = Usage {
             cpu_seconds: Some(2.0),
             threads: Some(7.0),
@@ -142,14 +195,27 @@ mod tests {
             most_open_files: Some(1024.0),
         };
         assert_eq!(usage, wanted);
-        assert_eq!(parse("", "", "", ""), Usage::default());
+        assert_eq!(parse("", "", "", None), Usage::default());
         let endless = LIMITS.replace("1024 ", "unlimited ");
-        assert_eq!(parse(STAT, STATUS, &endless, "").most_open_files, None);
+        let usage = parse(STAT, STATUS, &endless, None);
+        assert_eq!(usage.most_open_files, None);
+        assert_eq!(usage.start_seconds, None);
+        let metrics = ProcessMetrics::new().unwrap();
+        let families = metrics.families(&usage);
+        assert_eq!(families.len(), 4, "what cannot be read is left out");
     }
 
     #[test]
     fn this_process_has_all_of_them() {
-        let text = render();
+        let registry = Registry::new();
+        ProcessMetrics::register(&registry);
+        let text = || {
+            let families = registry.gather();
+            TextEncoder::new().encode_to_string(&families).unwrap()
+        };
+        // What a counter has counted is not counted again.
+        text();
+        let text = text();
         for name in [
             "process_cpu_seconds_total",
             "process_open_fds",

@@ -6,6 +6,7 @@ mod data_path;
 pub mod grant;
 pub mod kernel;
 pub mod metrics;
+mod metrics_server;
 #[cfg(test)]
 mod namespace;
 mod netlink;

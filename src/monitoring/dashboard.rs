@@ -70,6 +70,7 @@ pub fn dashboard(shown: Shown<'_>) -> Value {
         "uid": uid,
         "title": title,
         "tags": ["peerrelay"],
+        "annotations": {"list": []},
         "schemaVersion": 39,
         "time": {"from": "now-6h", "to": "now"},
         "refresh": "30s",

@@ -17,7 +17,7 @@ use prometheus::{
 use super::{apply::Changes, queue::Queue, requests::Count, stores::guard::UnreadableObjects};
 use crate::{
     crd::PeerRelay,
-    process_metrics,
+    process_metrics::ProcessMetrics,
     registry::{counter, register},
 };
 
@@ -55,6 +55,7 @@ pub struct Metrics {
 impl Default for Metrics {
     fn default() -> Self {
         let registry = Registry::new();
+        ProcessMetrics::register(&registry);
         let total = counter(
             &registry,
             "peerrelay_operator_reconcile_total",
@@ -187,7 +188,7 @@ impl Metrics {
         let encoded = TextEncoder::new().encode(&self.registry.gather(), &mut text);
         encoded.expect("metrics are complete and memory takes all bytes");
         let text = String::from_utf8(text).expect("the text format is UTF-8");
-        text + &self.queued() + &self.conditions() + &process_metrics::render()
+        text + &self.queued() + &self.conditions()
     }
 
     /// Measured when it is asked for, as waiting goes on meanwhile.

@@ -10,7 +10,7 @@ use relay_proto::{DropReason, Family};
 
 use super::{shard::Snapshot, state::RelayState};
 use crate::{
-    process_metrics,
+    process_metrics::ProcessMetrics,
     registry::{counter, register},
 };
 
@@ -28,11 +28,11 @@ pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
     }
     health(&registry, state);
     data_path::render(&registry, &state.path, snapshot);
+    ProcessMetrics::register(&registry);
     let mut text = Vec::new();
     let encoded = TextEncoder::new().encode(&registry.gather(), &mut text);
     encoded.expect("metrics are complete and memory takes all bytes");
-    let text = String::from_utf8(text).expect("the text format is UTF-8");
-    text + &process_metrics::render()
+    String::from_utf8(text).expect("the text format is UTF-8")
 }
 
 const fn transport(family: Family) -> &'static str {

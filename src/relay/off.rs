@@ -3,13 +3,13 @@
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Context;
-use tokio::time::sleep;
+use tokio::{sync::watch, time::sleep};
 
 use super::{
-    metrics, options::RelayOptions, reload, shard::Snapshot, start::when_let_go, state::RelayState,
+    metrics, metrics_server, options::RelayOptions, reload, shard::Snapshot, state::RelayState,
 };
 use crate::{
-    admin::{self, Probes},
+    admin::{Ready, Render},
     supervisor::Supervisor,
 };
 
@@ -29,10 +29,9 @@ pub(super) async fn wait(
     load: impl Fn() -> anyhow::Result<RelayOptions>,
 ) -> anyhow::Result<Option<RelayOptions>> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
-    // A relay that was turned off may have the address for a moment longer.
-    let bind = async || admin::bind(options.metrics_addr, probes(options)).await;
-    let server = when_let_go(bind, admin::AdminError::is_taken).await?;
-    supervisor.spawn("metrics server", server);
+    let (state, _) = watch::channel(RelayState::default());
+    let answers = answers(options, &state);
+    metrics_server::serve(&mut supervisor, options, answers, state).await?;
     match options.reload.switch() {
         Some(file) => tracing::info!(
             file = %file.display(),
@@ -66,16 +65,44 @@ async fn turned_on(load: impl Fn() -> anyhow::Result<RelayOptions>) -> RelayOpti
     }
 }
 
-fn probes(options: &RelayOptions) -> Probes {
-    let region: Arc<str> = options.region.clone().into();
-    Probes {
-        metrics: Arc::new(move || {
-            let region = region.clone();
-            Box::pin(async move {
-                metrics::render(&region, &RelayState::default(), &Snapshot::default())
-            })
-        }),
-        ready: Arc::new(|| Err(OFF.to_owned())),
-        identity: None,
+/// What a relay that is off answers to `/metrics` and `/readyz`.
+fn answers(options: &RelayOptions, state: &watch::Sender<RelayState>) -> (Render, Ready) {
+    let (region, state) = (options.region.clone(), state.subscribe());
+    let metrics: Render = Arc::new(move || {
+        let (region, state) = (region.clone(), state.borrow().clone());
+        Box::pin(async move { metrics::render(&region, &state, &Snapshot::default()) })
+    });
+    (metrics, Arc::new(|| Err(OFF.to_owned())))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use tokio::net::TcpStream;
+
+    use super::{super::metrics_server::tests, *};
+
+    #[tokio::test]
+    async fn a_relay_that_is_off_answers_no_probe_for_another_one() {
+        let options = RelayOptions {
+            off: true,
+            ..tests::options(true).await
+        };
+        let address = options.metrics_addr;
+        let probes = async {
+            while TcpStream::connect(address).await.is_err() {
+                sleep(Duration::from_millis(10)).await;
+            }
+            for (path, own) in [("/healthz", "200"), ("/readyz", "503")] {
+                assert_eq!(tests::ask(address, path, "relays/edge/office").await, own);
+                let other = tests::ask(address, path, "relays/other/office").await;
+                assert_eq!(other, "421", "{path}");
+            }
+        };
+        tokio::select! {
+            ended = wait(&options, || Ok(options.clone())) => panic!("it ended: {}", ended.is_ok()),
+            () = probes => {}
+        }
     }
 }

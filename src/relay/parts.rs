@@ -1,25 +1,18 @@
 //! The parts of a relay, each put to work under the supervisor.
 
+use std::sync::Arc;
+
 use anyhow::anyhow;
 use tokio::sync::watch;
 
 use super::{
-    addresses::Keeper,
-    data_path, metrics,
-    options::RelayOptions,
-    probe::Probing,
-    reload::Live,
-    report::Reporter,
-    sessions,
-    shard::ShardHandle,
-    start::{Start, when_let_go},
-    state::RelayState,
-    tailnet::Tailnet,
-    withdrawal,
+    addresses::Keeper, data_path, metrics, metrics_server, options::RelayOptions, probe::Probing,
+    reload::Live, report::Reporter, sessions, shard::ShardHandle, start::Start, state::RelayState,
+    tailnet::Tailnet, withdrawal,
 };
 use crate::{
-    admin::{self, Probes},
-    footprint, names,
+    admin::{Ready, Render},
+    footprint,
     supervisor::Supervisor,
 };
 
@@ -48,7 +41,8 @@ pub(super) async fn run(
     supervisor.spawn("data path", async {
         ended.await.map_err(|_| anyhow!("thread died"))
     });
-    serve_metrics(supervisor, &options, &shard, state).await?;
+    let answers = answers(&options, &shard, state);
+    metrics_server::serve(supervisor, &options, answers, state.clone()).await?;
     let (live, changes) = watch::channel(Live {
         endpoints: options.endpoints.clone(),
         log_level: options.log_level,
@@ -107,54 +101,30 @@ pub(super) async fn run(
     Ok(changes)
 }
 
-/// Metrics and probes; a relay that hands over may have the address for a moment longer.
-async fn serve_metrics(
-    supervisor: &mut Supervisor,
+/// What the relay answers to `/metrics` and `/readyz`.
+fn answers(
     options: &RelayOptions,
     shard: &ShardHandle,
     state: &watch::Sender<RelayState>,
-) -> anyhow::Result<()> {
-    let bind = async || admin::bind(options.metrics_addr, probes(options, shard, state)).await;
-    let server = when_let_go(bind, admin::AdminError::is_taken).await?;
-    supervisor.spawn("metrics server", server);
-    if let Some(address) = options.node_metrics_addr {
-        let metrics = probes(options, shard, state).metrics;
-        supervisor.spawn(
-            "metrics server of the node",
-            admin::metrics_only(address, metrics),
-        );
-    }
-    Ok(())
-}
-
-fn probes(
-    options: &RelayOptions,
-    shard: &ShardHandle,
-    state: &watch::Sender<RelayState>,
-) -> Probes {
+) -> (Render, Ready) {
     let (region, shard) = (options.region.clone(), shard.clone());
     let (metrics_state, ready_state) = (state.subscribe(), state.subscribe());
-    Probes {
-        metrics: std::sync::Arc::new(move || {
-            let (region, shard) = (region.clone(), shard.clone());
-            let state = metrics_state.borrow().clone();
-            Box::pin(async move { metrics::render(&region, &state, &shard.snapshot().await) })
-        }),
-        ready: std::sync::Arc::new(move || {
-            let state = ready_state.borrow();
-            if state.ready() {
-                return Ok(());
-            }
-            let missing = state.missing().join(", ");
-            let problem = state
-                .problem()
-                .map(|p| format!("; {p}"))
-                .unwrap_or_default();
-            Err(format!("not ready, missing: {missing}{problem}"))
-        }),
-        identity: options
-            .report
-            .as_ref()
-            .map(|report| names::identity(&report.namespace, &report.peer_relay, &report.region)),
-    }
+    let metrics: Render = Arc::new(move || {
+        let (region, shard) = (region.clone(), shard.clone());
+        let state = metrics_state.borrow().clone();
+        Box::pin(async move { metrics::render(&region, &state, &shard.snapshot().await) })
+    });
+    let ready: Ready = Arc::new(move || {
+        let state = ready_state.borrow();
+        if state.ready() {
+            return Ok(());
+        }
+        let missing = state.missing().join(", ");
+        let problem = state
+            .problem()
+            .map(|p| format!("; {p}"))
+            .unwrap_or_default();
+        Err(format!("not ready, missing: {missing}{problem}"))
+    });
+    (metrics, ready)
 }

@@ -28,7 +28,9 @@ pub enum Reason {
     ControlCertificateInvalid,
     /// No DERP server can be reached.
     DerpUnreachable,
-    /// Another process has the UDP port, or it cannot be bound for another reason.
+    /// Another process has the UDP port, or the TCP port for metrics and probes.
+    HostPortConflict,
+    /// The UDP port cannot be bound for another reason.
     PortUnavailable,
     /// There is no address to advertise.
     NoEndpoints,
@@ -51,6 +53,7 @@ impl Reason {
         Self::ControlUnreachable,
         Self::ControlCertificateInvalid,
         Self::DerpUnreachable,
+        Self::HostPortConflict,
         Self::PortUnavailable,
         Self::NoEndpoints,
         Self::RelayDisabledByPolicy,
@@ -68,6 +71,7 @@ impl Reason {
             Self::ControlUnreachable => "ControlUnreachable",
             Self::ControlCertificateInvalid => "ControlCertificateInvalid",
             Self::DerpUnreachable => "DerpUnreachable",
+            Self::HostPortConflict => "HostPortConflict",
             Self::PortUnavailable => "PortUnavailable",
             Self::NoEndpoints => "NoEndpoints",
             Self::RelayDisabledByPolicy => "RelayDisabledByPolicy",
@@ -84,6 +88,7 @@ impl Reason {
             | Self::AuthKeyInvalid
             | Self::RegistrationNeedsApproval
             | Self::ControlCertificateInvalid
+            | Self::HostPortConflict
             | Self::RelayDisabledByPolicy
             | Self::KeyExpired
             | Self::TagMissing
@@ -157,6 +162,8 @@ pub struct RelayState {
     pub derp_problem: Option<Problem>,
     /// What the UDP port suffers from.
     pub port_problem: Option<Problem>,
+    /// What the TCP port for metrics and probes suffers from.
+    pub metrics_problem: Option<Problem>,
     /// Why nothing is advertised.
     pub endpoint_problem: Option<Problem>,
     /// That the kernel path is asked for and not to be had.
@@ -185,6 +192,7 @@ impl RelayState {
     pub fn missing(&self) -> Vec<&'static str> {
         [
             (self.port.is_none(), "UDP port"),
+            (self.metrics_problem.is_some(), "metrics port"),
             (!self.map_received, "network map"),
             (
                 self.map_received && self.control_problem.is_some(),
@@ -210,6 +218,7 @@ impl RelayState {
     pub fn problem(&self) -> Option<&Problem> {
         let problems = [
             &self.port_problem,
+            &self.metrics_problem,
             &self.control_problem,
             &self.derp_problem,
             &self.endpoint_problem,

@@ -154,6 +154,7 @@ impl Tailnet {
         live: watch::Receiver<Live>,
     ) -> Self {
         let (derp_map, _) = watch::channel(Arc::default());
+        let registration = Mutex::new(Registration::resumed(&identity));
         Self {
             config,
             identity,
@@ -162,7 +163,7 @@ impl Tailnet {
             state,
             netmap: Arc::default(),
             derp_map,
-            registration: Mutex::default(),
+            registration,
             learned: Notify::new(),
             clients: Clients::default(),
             live,

@@ -193,9 +193,16 @@ fn conflict(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
 
 /// What `HostPortConflict` says where another PeerRelay has the port.
 pub(super) fn port_conflict(node: &str, port: &HostPort, holder: &Holder) -> String {
+    // Objects of earlier versions keep the default that was stored with them.
+    let fix = match &*port.protocol {
+        "TCP" => {
+            "remove spec.monitoring.port of both, so that it follows spec.port (earlier versions \
+             stored 9440 in it), or let it differ"
+        }
+        _ => "let the two have different spec.port",
+    };
     format!(
-        "{port} of node {node} has PeerRelay {} (pod {}): let the two have different spec.port and \
-         spec.monitoring.port, or place one of them elsewhere",
+        "{port} of node {node} has PeerRelay {} (pod {}): {fix}, or place one of them elsewhere",
         holder.relay, holder.pod
     )
 }
@@ -263,9 +270,12 @@ fn quote(text: &str) -> String {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use std::sync::Arc;
+
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::operator::host_ports;
 
     #[test]
     fn a_refusal_counts_while_pods_are_missing_and_names_the_label() {
@@ -358,6 +368,34 @@ mod tests {
         for (status, wanted) in cases {
             let found = troubles(&set(1, 1), &[&pod(&status)], &[], &Taken::default());
             assert_eq!(found.keys().next().copied(), wanted, "{status}");
+        }
+    }
+
+    #[test]
+    fn a_metrics_port_that_an_earlier_version_stored_is_named_with_the_field_to_remove() {
+        let with_ports = |relay: &str, scheduled, port| {
+            let mut pod = host_ports::tests::pod(relay, "n1", scheduled, port);
+            let container = &mut pod.spec.as_mut().unwrap().containers[0];
+            let metrics = json!({"containerPort": 9440, "hostPort": 9440, "protocol": "TCP"});
+            let ports = container.ports.as_mut().unwrap();
+            ports.push(serde_json::from_value(metrics).unwrap());
+            pod
+        };
+        let holder = with_ports("edge", true, 40_000);
+        let mut waiting = with_ports("other", false, 40_300);
+        waiting.status = serde_json::from_value(json!({"conditions": [{
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable",
+            "message": "1 node(s) didn't have free ports for the requested pod ports",
+        }]}))
+        .unwrap();
+        let taken = Taken::new(&[Arc::new(holder)]);
+        let found = troubles(&set(1, 1), &[&waiting], &[], &taken);
+        let (message, _) = &found[&Trouble::HostPortConflict];
+        for words in [
+            "TCP port 9440 of node n1 has PeerRelay relays/edge",
+            "remove spec.monitoring.port",
+        ] {
+            assert!(message.contains(words), "{message}");
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::{sync::watch, time::sleep};
 use super::{Found, advertised, cloud, interfaces, names, stun};
 use crate::relay::{
     reload::Live,
-    shard::{PortState, ShardHandle},
+    shard::{PortProblem, PortState, ShardHandle},
     state::{Problem, Reason, RelayState},
 };
 
@@ -60,7 +60,7 @@ impl Keeper {
             let (bound, problem) = match &*port.borrow_and_update() {
                 PortState::Binding => (None, None),
                 PortState::Bound(port) => (Some(*port), None),
-                PortState::Failed(problem) => (None, Some(problem.to_string())),
+                PortState::Failed(problem) => (None, Some(port_problem(problem))),
             };
             let endpoints = {
                 let (live, found) = (self.live.borrow_and_update(), changes.borrow_and_update());
@@ -76,7 +76,6 @@ impl Keeper {
                     tracing::info!(?addresses, "advertised addresses");
                     self.shard.set_addresses(addresses);
                 }
-                let problem = problem.map(|p| Problem::new(Reason::PortUnavailable, p));
                 if problem != before.port_problem
                     && let Some(problem) = &problem
                 {
@@ -98,6 +97,14 @@ impl Keeper {
             }
         }
     }
+}
+
+fn port_problem(problem: &PortProblem) -> Problem {
+    let reason = match problem {
+        PortProblem::Taken(_) => Reason::HostPortConflict,
+        PortProblem::Other { .. } => Reason::PortUnavailable,
+    };
+    Problem::new(reason, problem.to_string())
 }
 
 fn no_endpoints() -> Problem {

@@ -19,8 +19,11 @@ use ts_keys::{
 const FILE: &str = "identity.json";
 /// Empty file beside it, locked while a relay uses the identity.
 const LOCK: &str = "lock";
-/// Empty file beside it, made when control has let the device in.
+/// File beside it, made when control has let the device in: empty, or with [`WITHOUT_TAGS`]. The
+/// file with the keys is never written again.
 const REGISTERED: &str = "registered";
+/// Says that control has let the device in without the tags that it asked for.
+const WITHOUT_TAGS: &str = "without-tags";
 const VERSION: u32 = 1;
 
 /// Keys of the tailnet device, and the disco keys of this run.
@@ -141,10 +144,16 @@ impl Identity {
         self.marker.exists()
     }
 
-    /// Remembers that control has let this device in. Failing to is harmless: the auth key is
-    /// used once more.
-    pub fn mark_registered(&self) {
-        if let Err(error) = fs::write(&self.marker, []) {
+    /// Whether control has let this device in without the tags that it asked for.
+    pub fn is_without_tags(&self) -> bool {
+        fs::read_to_string(&self.marker).is_ok_and(|text| text.trim() == WITHOUT_TAGS)
+    }
+
+    /// Remembers that control has let this device in, and whether without the tags that it asked
+    /// for. Failing to is harmless: the auth key is used once more.
+    pub fn mark_registered(&self, without_tags: bool) {
+        let text = if without_tags { WITHOUT_TAGS } else { "" };
+        if let Err(error) = fs::write(&self.marker, text) {
             tracing::warn!(%error, "the state directory is not writable any more");
         }
     }
@@ -221,6 +230,25 @@ mod tests {
             fs::metadata(file).unwrap().permissions().mode() & 0o777,
             0o600
         );
+    }
+
+    #[test]
+    fn a_restart_knows_that_control_let_the_device_in_without_tags() {
+        let dir = tempfile::tempdir().unwrap();
+        let seen = || {
+            let identity = Identity::load(dir.path()).unwrap();
+            (identity.is_registered(), identity.is_without_tags())
+        };
+        assert_eq!(seen(), (false, false));
+        for without_tags in [true, false, true] {
+            let identity = Identity::load(dir.path()).unwrap();
+            identity.mark_registered(without_tags);
+            drop(identity);
+            assert_eq!(seen(), (true, without_tags));
+        }
+        // As earlier versions left it.
+        fs::write(dir.path().join(REGISTERED), []).unwrap();
+        assert_eq!(seen(), (true, false));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::{MutexGuard, PoisonError};
 use tokio::time::sleep;
 
 use super::{
-    AuthKey, Failure, KEY_POLL, Tailnet,
+    AuthKey, Failure, Identity, KEY_POLL, Tailnet,
     control::{Control, ControlError},
     problem::{refusal, refuses_tags},
     wire::RegisterResponse,
@@ -13,7 +13,6 @@ use super::{
 use crate::relay::state::{Problem, Reason, RelayState};
 
 /// What has been tried.
-#[derive(Default)]
 pub(super) struct Registration {
     /// The auth key that was used last.
     used: Option<String>,
@@ -24,14 +23,37 @@ pub(super) struct Registration {
     without_tags: bool,
 }
 
+impl Registration {
+    /// What an earlier run has tried.
+    pub(super) fn resumed(identity: &Identity) -> Self {
+        Self {
+            used: None,
+            renew: false,
+            without_tags: identity.is_without_tags(),
+        }
+    }
+
+    /// The tags that a device which is known to control may ask for, of those that it wants.
+    fn tags<'a>(&self, wanted: &'a [String]) -> &'a [String] {
+        match self.without_tags {
+            true => &[],
+            false => wanted,
+        }
+    }
+}
+
 impl Tailnet {
     /// Gets a place in the tailnet. A known device needs no key, and a key that may be used once is
     /// gone by then.
     pub(super) async fn register(&self, control: &Control<'_>) -> Result<(), Failure> {
         let known = self.identity.is_registered();
         let renew = std::mem::take(&mut self.registration().renew);
-        if known && !renew && refusal(&self.ask(control, None, true).await?).is_none() {
-            return Ok(());
+        let tags = &*self.config.tags;
+        if known && !renew {
+            let response = self.ask(control, None, &self.requested_tags()).await?;
+            if refusal(&response).is_none() {
+                return Ok(());
+            }
         }
         let key = self.config.auth_key.read();
         if key.is_none() && !matches!(self.config.auth_key, AuthKey::None) {
@@ -39,18 +61,17 @@ impl Tailnet {
             return self.without_key(control, known, key, problem).await;
         }
         self.registration().used.clone_from(&key);
-        let mut response = self.ask(control, key.as_deref(), true).await?;
-        if refuses_tags(&response) && !self.config.tags.is_empty() {
+        let mut response = self.ask(control, key.as_deref(), tags).await?;
+        let without_tags = refuses_tags(&response) && !tags.is_empty();
+        if without_tags {
             // Headscale gives the tags of the key, and refuses a node with a key that asks for any.
             tracing::info!(
                 error = response.error,
                 "control refuses the tags; registering without"
             );
-            response = self.ask(control, key.as_deref(), false).await?;
-            self.registration().without_tags = true;
-        } else {
-            self.registration().without_tags = false;
+            response = self.ask(control, key.as_deref(), &[]).await?;
         }
+        self.registration().without_tags = without_tags;
         match refusal(&response) {
             Some(problem) if key.is_none() && problem.reason == Reason::AuthKeyInvalid => {
                 Err(Failure::Refused {
@@ -60,7 +81,7 @@ impl Tailnet {
             }
             Some(problem) => self.without_key(control, known, key, problem).await,
             None => {
-                self.identity.mark_registered();
+                self.identity.mark_registered(without_tags);
                 tracing::info!(control = %self.config.control_url, "registered with control");
                 Ok(())
             }
@@ -100,7 +121,7 @@ impl Tailnet {
         key: Option<String>,
         problem: Problem,
     ) -> Result<(), Failure> {
-        if known && refusal(&self.ask(control, None, false).await?).is_none() {
+        if known && refusal(&self.ask(control, None, &[]).await?).is_none() {
             return Ok(());
         }
         Err(Failure::Refused { key, problem })
@@ -110,27 +131,41 @@ impl Tailnet {
         &self,
         control: &Control<'_>,
         key: Option<&str>,
-        tags: bool,
+        tags: &[String],
     ) -> Result<RegisterResponse, ControlError> {
         let mut hostinfo = self.hostinfo(0);
-        hostinfo.request_tags = match tags {
-            true => self.config.tags.clone(),
-            false => Vec::new(),
-        };
+        hostinfo.request_tags = tags.to_vec();
         let ephemeral = self.config.ephemeral;
         control.register(key, &hostinfo, ephemeral).await
     }
 
     /// Tags that the device asks for in map requests.
     pub(super) fn requested_tags(&self) -> Vec<String> {
-        match self.registration().without_tags {
-            true => Vec::new(),
-            false => self.config.tags.clone(),
-        }
+        self.registration().tags(&self.config.tags).to_vec()
     }
 
     fn registration(&self) -> MutexGuard<'_, Registration> {
         let registration = self.registration.lock();
         registration.unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn a_device_that_was_let_in_without_its_tags_does_not_ask_for_them_after_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let wanted = ["tag:relay-office".to_owned()];
+        for (without_tags, asked) in [(true, &[][..]), (false, &wanted[..])] {
+            let identity = Identity::load(dir.path()).unwrap();
+            identity.mark_registered(without_tags);
+            drop(identity);
+            let identity = Identity::load(dir.path()).unwrap();
+            assert_eq!(Registration::resumed(&identity).tags(&wanted), asked);
+        }
     }
 }

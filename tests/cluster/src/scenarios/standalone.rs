@@ -102,7 +102,7 @@ fn port_taken(world: &World<'_>) -> Result<()> {
         .wait_until(Duration::from_secs(20), || {
             let said = ready()?;
             ensure!(
-                said.contains("PortUnavailable") && said.contains("--port"),
+                said.contains("HostPortConflict") && said.contains("--port"),
                 "it says: {said}"
             );
             Ok(())

@@ -1,0 +1,195 @@
+//! The relay's own HTTP server for probes and metrics, also while the relay is off.
+
+use std::{net::SocketAddr, time::Duration};
+
+use anyhow::Context;
+use tokio::{sync::watch, time::sleep};
+
+use super::{
+    options::RelayOptions,
+    start::when_let_go,
+    state::{Problem, Reason, RelayState},
+};
+use crate::{
+    admin::{self, AdminError, Probes, Ready, Render},
+    names,
+    supervisor::Supervisor,
+};
+
+/// Wait before an address that another process has is tried again.
+const RETRY: Duration = Duration::from_secs(2);
+
+/// Puts the server to work. While another process has its address, that is the metrics problem of
+/// `state`, and binding is retried: the relay forwards packets without it.
+///
+/// # Errors
+/// The address cannot be bound for another reason.
+pub(super) async fn serve(
+    supervisor: &mut Supervisor,
+    options: &RelayOptions,
+    (metrics, ready): (Render, Ready),
+    state: watch::Sender<RelayState>,
+) -> anyhow::Result<()> {
+    let address = options.metrics_addr;
+    let probes = Probes {
+        metrics: metrics.clone(),
+        ready,
+        identity: identity(options),
+    };
+    // A relay that hands over, or was turned off, may have the address for a moment longer.
+    let bind = async || admin::bind(address, probes.clone()).await;
+    match when_let_go(bind, AdminError::is_taken).await {
+        Ok(server) => supervisor.spawn("metrics server", server),
+        Err(error) if error.is_taken() => {
+            let problem = taken(address, options.node_name.as_deref());
+            tracing::warn!(error = problem.message, "metrics and probes are not served");
+            state.send_modify(|state| state.metrics_problem = Some(problem));
+            supervisor.spawn("metrics server", when_free(address, probes, state));
+        }
+        Err(error) => return Err(error.into()),
+    }
+    if let Some(address) = options.node_metrics_addr {
+        let server = admin::metrics_only(address, metrics);
+        supervisor.spawn("metrics server of the node", server);
+    }
+    Ok(())
+}
+
+/// What the relay is called in requests, in Kubernetes.
+fn identity(options: &RelayOptions) -> Option<String> {
+    let report = options.report.as_ref()?;
+    Some(names::identity(
+        &report.namespace,
+        &report.peer_relay,
+        &report.region,
+    ))
+}
+
+/// Serves as soon as the address is free.
+async fn when_free(
+    address: SocketAddr,
+    probes: Probes,
+    state: watch::Sender<RelayState>,
+) -> anyhow::Result<()> {
+    loop {
+        sleep(RETRY).await;
+        match admin::bind(address, probes.clone()).await {
+            Ok(server) => {
+                tracing::info!(%address, "metrics and probes are served");
+                state.send_modify(|state| state.metrics_problem = None);
+                return server.await.context("failed to serve metrics");
+            }
+            Err(error) if error.is_taken() => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn taken(address: SocketAddr, node: Option<&str>) -> Problem {
+    let host = node.map_or_else(|| "this host".to_owned(), |node| format!("node {node}"));
+    let message = format!(
+        "TCP port {} of {host}, for metrics and probes, is taken by another process: stop that \
+         process or choose another port (--metrics-addr, spec.monitoring.port in a PeerRelay); \
+         binding is retried",
+        address.port()
+    );
+    Problem::new(Reason::HostPortConflict, message)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::sync::Arc;
+
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::{TcpListener, TcpStream},
+        time::timeout,
+    };
+
+    use super::*;
+    use crate::{
+        config::{RelayConfig, ReportConfig},
+        relay::options::Environment,
+    };
+
+    const SOON: Duration = Duration::from_secs(30);
+
+    /// Options of a relay on node n1, in Kubernetes or not, with a metrics port that was free a
+    /// moment ago.
+    pub(in crate::relay) async fn options(report: bool) -> RelayOptions {
+        let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let mut config = RelayConfig {
+            metrics_addr: Some(free.local_addr().unwrap()),
+            ..RelayConfig::default()
+        };
+        if report {
+            config.report = Some(ReportConfig {
+                peer_relay: "edge".into(),
+                region: "office".into(),
+                namespace: "relays".into(),
+            });
+        }
+        let environment = Environment {
+            node_name: Some("n1".into()),
+            ..Environment::default()
+        };
+        RelayOptions::new(config, environment).unwrap()
+    }
+
+    fn answers() -> (Render, Ready) {
+        let metrics: Render = Arc::new(|| Box::pin(async { String::new() }));
+        (metrics, Arc::new(|| Err("the relay is off".to_owned())))
+    }
+
+    /// The status of the answer to a probe for the relay with this identity.
+    pub(in crate::relay) async fn ask(address: SocketAddr, path: &str, identity: &str) -> String {
+        let mut stream = TcpStream::connect(address).await.unwrap();
+        let request = format!(
+            "GET {path} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{}: {identity}\r\n\r\n",
+            names::IDENTITY_HEADER
+        );
+        stream.write_all(request.as_bytes()).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        answer.split(' ').nth(1).unwrap_or_default().to_owned()
+    }
+
+    #[tokio::test]
+    async fn a_relay_of_kubernetes_answers_no_probe_for_another_one() {
+        let options = options(true).await;
+        let (state, _) = watch::channel(RelayState::default());
+        let mut supervisor = Supervisor::new().unwrap();
+        serve(&mut supervisor, &options, answers(), state)
+            .await
+            .unwrap();
+        let address = options.metrics_addr;
+        for (path, own, other) in [("/healthz", "200", "421"), ("/readyz", "503", "421")] {
+            assert_eq!(ask(address, path, "relays/edge/office").await, own);
+            assert_eq!(ask(address, path, "relays/other/office").await, other);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_port_that_another_process_has_is_told_until_it_is_free() {
+        let options = options(false).await;
+        let address = options.metrics_addr;
+        let holder = TcpListener::bind(address).await.unwrap();
+        let (state, mut seen) = watch::channel(RelayState::default());
+        let mut supervisor = Supervisor::new().unwrap();
+        serve(&mut supervisor, &options, answers(), state)
+            .await
+            .unwrap();
+        let told = seen.wait_for(|state| state.metrics_problem.is_some());
+        let state = timeout(SOON, told).await.unwrap().unwrap().clone();
+        let problem = state.problem().unwrap();
+        assert_eq!(problem.reason, Reason::HostPortConflict);
+        let port = format!("TCP port {} of node n1", address.port());
+        assert!(problem.message.contains(&port), "{}", problem.message);
+        drop(holder);
+        let free = seen.wait_for(|state| state.metrics_problem.is_none());
+        timeout(SOON, free).await.unwrap().unwrap();
+        assert_eq!(ask(address, "/healthz", "anybody").await, "200");
+    }
+}
