@@ -210,7 +210,7 @@ fn operator_may_give_relays_what_it_gives_them() {
 }
 
 /// `None` without helm, which only CI must have.
-fn render(arguments: &[&str]) -> Option<Result<String, String>> {
+pub(crate) fn render(arguments: &[&str]) -> Option<Result<String, String>> {
     let Some(helm) = std::env::var_os("PEERRELAY_HELM").map(PathBuf::from) else {
         assert!(
             std::env::var_os("CI").is_none(),
@@ -239,7 +239,7 @@ fn render(arguments: &[&str]) -> Option<Result<String, String>> {
     })
 }
 
-fn objects(yaml: &str) -> Vec<Value> {
+pub(crate) fn objects(yaml: &str) -> Vec<Value> {
     let documents = serde_yaml::Deserializer::from_str(yaml);
     documents
         .map(|document| Value::deserialize(document).expect("helm writes YAML"))

@@ -2,10 +2,12 @@
 //! writes them again.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+mod argocd;
 mod chart;
 mod corpus;
 #[path = "../common/fed.rs"]
 mod fed;
+mod kustomize;
 mod metrics;
 mod monitoring;
 mod values;

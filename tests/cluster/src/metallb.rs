@@ -1,18 +1,14 @@
 //! MetalLB, outside of the cluster: its controller beside the control plane, a speaker on each node.
 
-use std::path::PathBuf;
-
-use anyhow::{Context, Result};
+use anyhow::Result;
 use serde_json::{Value, json};
 
 use crate::Rig;
 use crate::cluster::image::PAUSE;
-use crate::command::{program, run};
 use crate::net::ROUTER;
 use crate::process::Spec;
 use crate::progress::Progress;
-use crate::state::repository;
-use crate::tools::Tools;
+use crate::tools::{Tools, module};
 
 const NAMESPACE: &str = "metallb-system";
 const SPEAKER: &str = "speaker";
@@ -34,7 +30,10 @@ impl<'a> MetalLb<'a> {
         Tools::build_only("metallb", &Progress::stderr())?;
         let mut this = Self {
             rig,
-            crds: module()?.join("config/crd/bases").display().to_string(),
+            crds: module("metallb", "go.universe.tf/metallb")?
+                .join("config/crd/bases")
+                .display()
+                .to_string(),
             parts: Vec::new(),
         };
         this.gone("--timeout=60s")?;
@@ -146,15 +145,4 @@ fn placeholders() -> Value {
             },
         }},
     })
-}
-
-/// Where Go keeps MetalLB's source.
-fn module() -> Result<PathBuf> {
-    let mut go = program("go");
-    go.current_dir(repository().join("tests/cluster/tools/metallb"))
-        .env("GOFLAGS", "-mod=readonly")
-        .args(["mod", "download", "-json", "go.universe.tf/metallb"]);
-    let told: Value = serde_json::from_str(&run(&mut go)?)?;
-    let dir = told["Dir"].as_str().context("Go has no module of MetalLB");
-    dir.map(PathBuf::from)
 }

@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -17,8 +17,8 @@ use crate::command::{program, program_in, run};
 use crate::net::ROUTER;
 use crate::process::{Spec, wait_until};
 use crate::progress::Progress;
-use crate::state::{repository, write_private};
-use crate::tools::Tools;
+use crate::state::write_private;
+use crate::tools::{Tools, module};
 use crate::world::{NAMESPACE, OPERATOR_NAMESPACE};
 
 /// Where they listen, in the router's namespace, which reaches API server, nodes and pods.
@@ -54,14 +54,9 @@ impl<'a> Prometheus<'a> {
         let progress = Progress::stderr();
         Tools::build_only("prometheus-operator", &progress)?;
         Tools::build_only("prometheus", &progress)?;
-        let dir = module()?.join("example/prometheus-operator-crd");
-        let file = |kind: &str| {
-            let path = dir.join(format!("monitoring.coreos.com_{kind}.yaml"));
-            ["-f".to_owned(), path.display().to_string()]
-        };
         let this = Self {
             rig,
-            crds: KINDS.into_iter().flat_map(file).collect(),
+            crds: definitions()?,
         };
         let apply = ["apply", "--server-side"].map(str::to_owned);
         rig.kubectl(apply.iter().chain(&this.crds))?;
@@ -292,15 +287,13 @@ fn unpacked(encoded: &str) -> Result<String> {
     String::from_utf8(output.stdout).context("a configuration is text")
 }
 
-/// Where Go keeps the source of prometheus-operator, with its definitions.
-fn module() -> Result<PathBuf> {
-    let mut go = program("go");
+/// Arguments of kubectl for the definitions of prometheus-operator's kinds.
+pub fn definitions() -> Result<Vec<String>> {
     let name = "github.com/prometheus-operator/prometheus-operator";
-    go.current_dir(repository().join("tests/cluster/tools/prometheus-operator"))
-        .env("GOFLAGS", "-mod=readonly")
-        .args(["mod", "download", "-json", name]);
-    let told: Value = serde_json::from_str(&run(&mut go)?)?;
-    let dir = told["Dir"].as_str();
-    let dir = dir.context("Go has no module of prometheus-operator");
-    dir.map(PathBuf::from)
+    let dir = module("prometheus-operator", name)?.join("example/prometheus-operator-crd");
+    let file = |kind: &str| {
+        let path = dir.join(format!("monitoring.coreos.com_{kind}.yaml"));
+        ["-f".to_owned(), path.display().to_string()]
+    };
+    Ok(KINDS.into_iter().flat_map(file).collect())
 }

@@ -114,12 +114,15 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
     packages::ensure(progress)?;
     let tools = Tools::build(progress)?;
     Tools::build_only("mapmodel", progress)?;
+    Tools::build_only("argocd", progress)?;
     progress.line("cargo test, the whole workspace");
     let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let status = cargo
         .current_dir(repository())
         .args(["test", "--quiet", "--locked", "--workspace"])
         .env("PEERRELAY_HELM", tools.program("helm"))
+        .env("PEERRELAY_KUBECTL", tools.program("kubectl"))
+        .env("PEERRELAY_ARGOCD", tools.program("argocd"))
         .env(maps::PROGRAM, tools.program("mapmodel"))
         .status()
         .context("failed to start cargo")?;

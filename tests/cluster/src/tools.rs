@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
 use crate::command::{program, run};
@@ -20,7 +21,7 @@ struct ToolSet {
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 11] = [
+const TOOL_SETS: [ToolSet; 13] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -71,6 +72,22 @@ const TOOL_SETS: [ToolSet; 11] = [
         ldflags: "-s -w",
         programs: &["kstatus"],
         duration: "under 1 min",
+    },
+    ToolSet {
+        name: "flux",
+        module: "flux",
+        packages: &[".", "tool"],
+        ldflags: "-s -w",
+        programs: &["flux", "controller-gen"],
+        duration: "about 2 min",
+    },
+    ToolSet {
+        name: "argocd",
+        module: "argocd",
+        packages: &["."],
+        ldflags: "-s -w",
+        programs: &["argocd"],
+        duration: "about 4 min",
     },
     ToolSet {
         name: "prometheus-operator",
@@ -140,6 +157,8 @@ impl Tools {
     /// Builds what each rig needs and is missing, or was built from other sources.
     pub fn build(progress: &Progress) -> Result<Self> {
         let of_few = [
+            "argocd",
+            "flux",
             "headscale",
             "kstatus",
             "mapmodel",
@@ -178,9 +197,7 @@ impl Tools {
     }
 
     fn build_set(&self, set: &ToolSet, progress: &Progress) -> Result<()> {
-        let source = state::repository()
-            .join("tests/cluster/tools")
-            .join(set.module);
+        let source = source(set.module);
         let key = key(set, &source)?;
         let key_file = self.dir.join(format!("{}.key", set.name));
         let built = set.programs.iter().all(|name| self.program(name).is_file());
@@ -218,6 +235,23 @@ impl Tools {
         progress.line(format_args!("{} tools built", set.name));
         Ok(())
     }
+}
+
+/// Where Go keeps the source of a module that a set of tools is made of.
+pub fn module(set: &str, name: &str) -> Result<PathBuf> {
+    let mut go = program("go");
+    go.current_dir(source(set))
+        .env("GOFLAGS", "-mod=readonly")
+        .args(["mod", "download", "-json", name]);
+    let told: Value = serde_json::from_str(&run(&mut go)?)?;
+    let dir = told["Dir"].as_str();
+    dir.map(PathBuf::from)
+        .with_context(|| format!("Go has no module {name}"))
+}
+
+/// The Go module of a set of tools.
+pub fn source(module: &str) -> PathBuf {
+    state::repository().join("tests/cluster/tools").join(module)
 }
 
 /// A hash over everything that decides what a build makes.

@@ -1,0 +1,45 @@
+-- The health of a PeerRelay, from its conditions (docs/conditions.md). It agrees with kstatus, except
+-- that a PeerRelay that is paused or turned off is Suspended.
+local hs = { status = "Progressing", message = "waiting for the operator" }
+
+local status = obj.status
+if status == nil or status.conditions == nil then
+  return hs
+end
+-- Conditions of an earlier generation say nothing about this one.
+if status.observedGeneration ~= obj.metadata.generation then
+  return hs
+end
+
+local conditions = {}
+for _, condition in ipairs(status.conditions) do
+  conditions[condition.type] = condition
+end
+local ready = conditions["Ready"]
+if ready == nil then
+  return hs
+end
+hs.message = ready.reason .. ": " .. ready.message
+
+local function is_true(type)
+  return conditions[type] ~= nil and conditions[type].status == "True"
+end
+
+if is_true("Stalled") then
+  hs.status = "Degraded"
+elseif ready.reason == "Paused" then
+  hs.status = "Suspended"
+elseif ready.status == "True" and ready.reason == "Disabled" then
+  hs.status = "Suspended"
+elseif ready.status == "True" then
+  hs.status = "Healthy"
+  -- What is not as it should be although relays are ready.
+  local others = { "TailnetConnected", "GrantsInForce", "EndpointsPublished", "EndpointsVerified", "WithinQuota" }
+  for _, type in ipairs(others) do
+    local condition = conditions[type]
+    if condition ~= nil and condition.status == "False" then
+      hs.message = hs.message .. "; " .. condition.reason .. ": " .. condition.message
+    end
+  end
+end
+return hs

@@ -1,0 +1,441 @@
+//! The health checks for Argo CD: objects in every class of health, made by the operator's own code,
+//! and how each is to be judged. `PEERRELAY_ARGOCD` names the program that runs the checks in Argo's
+//! interpreter, as `cargo dev test` does.
+
+use std::{fmt::Write as _, fs, path::PathBuf, process::Command, sync::Arc};
+
+use k8s_openapi::{api::apps::v1::DaemonSet, jiff::Timestamp};
+use peerrelay::{
+    crd::{PeerRelay, PeerRelayStatus, RelayNode, relay_node::RelayNodeStatus},
+    operator::{
+        refusal::{Cause, Summary},
+        status::{Outcome, Seen, status},
+        validate::{RelayImage, validate},
+    },
+    relay::state::Reason,
+};
+use serde_json::{Value, json};
+
+use crate::{hold, root};
+
+const CHECKS: &str = "deploy/argocd/resource_customizations";
+const CONFIG_MAP: &str = "deploy/argocd/argocd-cm.yaml";
+const KINDS: [&str; 2] = ["PeerRelay", "RelayNode"];
+
+/// An object, and the health that Argo CD is to show.
+struct Case {
+    /// Names the file, and begins with the health.
+    name: &'static str,
+    health: &'static str,
+    message: String,
+    object: Value,
+}
+
+#[test]
+fn objects_of_every_health_are_what_the_operator_writes() {
+    for (kind, cases) in [("PeerRelay", peer_relays()), ("RelayNode", relay_nodes())] {
+        let dir = format!("{CHECKS}/peerrelay.dev/{kind}");
+        let mut tests = "tests:\n".to_owned();
+        for case in &cases {
+            assert!(
+                case.name.starts_with(&case.health.to_lowercase()),
+                "{}",
+                case.name
+            );
+            let input = format!("testdata/{}.yaml", case.name);
+            hold(
+                &format!("{dir}/{input}"),
+                &serde_yaml::to_string(&case.object).unwrap(),
+            );
+            writeln!(tests, "- healthStatus:\n    status: {}", case.health).unwrap();
+            let message = serde_json::to_string(&case.message).unwrap();
+            writeln!(tests, "    message: {message}\n  inputPath: {input}").unwrap();
+        }
+        hold(&format!("{dir}/health_test.yaml"), &tests);
+        let files = fs::read_dir(root().join(&dir).join("testdata")).unwrap();
+        assert_eq!(files.count(), cases.len(), "{dir} has files of no case");
+    }
+}
+
+#[test]
+fn argo_cd_judges_each_as_written() {
+    let Some(argocd) = std::env::var_os("PEERRELAY_ARGOCD").map(PathBuf::from) else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI judges as Argo CD does: run `cargo dev test`"
+        );
+        println!("not run: PEERRELAY_ARGOCD names no program; `cargo dev test` builds one");
+        return;
+    };
+    let output = Command::new(argocd)
+        .args(["check", CHECKS])
+        .current_dir(root())
+        .output()
+        .expect("it starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{said}");
+    let judged: usize = String::from_utf8_lossy(&output.stdout)
+        .trim()
+        .parse()
+        .unwrap();
+    assert_eq!(judged, peer_relays().len() + relay_nodes().len());
+}
+
+#[test]
+fn a_relay_is_degraded_for_the_reasons_that_stall() {
+    let script = fs::read_to_string(
+        root()
+            .join(CHECKS)
+            .join("peerrelay.dev/RelayNode/health.lua"),
+    );
+    let script = script.unwrap();
+    for reason in Reason::ALL {
+        let entry = format!("  {} = true,\n", reason.as_str());
+        assert_eq!(
+            script.contains(&entry),
+            reason.needs_user(),
+            "{}",
+            reason.as_str()
+        );
+    }
+}
+
+#[test]
+fn the_patch_of_argocd_cm_has_the_checks() {
+    let mut text = "\
+# The health checks of resource_customizations, for an Argo CD that does not have them built in:
+# kubectl patch configmap argocd-cm -n argocd --patch-file deploy/argocd/argocd-cm.yaml
+apiVersion: v1
+kind: ConfigMap
+metadata:
+  name: argocd-cm
+  namespace: argocd
+  labels:
+    app.kubernetes.io/name: argocd-cm
+    app.kubernetes.io/part-of: argocd
+data:
+"
+    .to_owned();
+    for kind in KINDS {
+        let file = root()
+            .join(CHECKS)
+            .join("peerrelay.dev")
+            .join(kind)
+            .join("health.lua");
+        writeln!(
+            text,
+            "  resource.customizations.health.peerrelay.dev_{kind}: |"
+        )
+        .unwrap();
+        for line in fs::read_to_string(file).unwrap().lines() {
+            text += format!("    {line}").trim_end();
+            text.push('\n');
+        }
+    }
+    hold(CONFIG_MAP, &text);
+}
+
+/// PeerRelays in the states that their conditions tell apart.
+fn peer_relays() -> Vec<Case> {
+    let ready = || {
+        computed(
+            &json!({}),
+            &seen(2, 2, &[json!({"ready": true})]),
+            Outcome::Applied,
+        )
+    };
+    let ungranted = json!({"ready": true,
+        "grant": {"rules": 0, "knownPeers": 1, "everyone": false}});
+    let no_key = json!({"ready": false, "reason": "AuthKeyInvalid",
+        "message": "the control server refuses the auth key: put a new one into the Secret"});
+    let no_control = json!({"ready": false, "reason": "ControlUnreachable",
+        "message": "failed to connect to the control server"});
+    let refused = |cause, words: &str| Summary {
+        cause,
+        message: format!("failed to apply Service edge-office: {words}"),
+    };
+    let invalid = Outcome::Blocked {
+        reason: "InvalidSpec",
+        message: "rename the region",
+    };
+    let off = json!({"enabled": false});
+    let paused = json!({"paused": true});
+    let rejected = refused(Cause::Rejected, "exceeded quota: services");
+    let failed = refused(Cause::Failed, "the API server is overloaded");
+    let taken = refused(Cause::NameTaken, "it belongs to someone else");
+    let waiting = "waiting for the operator".to_owned();
+    vec![
+        case(
+            "progressing_notSeen",
+            &waiting,
+            peer_relay(&json!({}), &json!({"observedGeneration": -1})),
+        ),
+        case("progressing_noStatus", &waiting, {
+            let mut object = peer_relay(&json!({}), &Value::Null);
+            object.as_object_mut().unwrap().remove("status");
+            object
+        }),
+        case("progressing_newGeneration", &waiting, {
+            let mut object = peer_relay(&json!({}), &ready());
+            object["metadata"]["generation"] = json!(4);
+            object
+        }),
+        told(
+            "progressing_starting",
+            &json!({}),
+            &seen(2, 1, &[]),
+            Outcome::Applied,
+        ),
+        told(
+            "progressing_noNodes",
+            &json!({}),
+            &seen(0, 0, &[]),
+            Outcome::Applied,
+        ),
+        told(
+            "progressing_controlUnreachable",
+            &json!({}),
+            &seen(2, 0, &[no_control]),
+            Outcome::Applied,
+        ),
+        told(
+            "progressing_applyFailed",
+            &json!({}),
+            &seen(2, 2, &[]),
+            Outcome::Refused(&failed),
+        ),
+        told(
+            "progressing_withdrawing",
+            &off,
+            &seen(2, 2, &[]),
+            Outcome::Applied,
+        ),
+        told(
+            "degraded_authKeyInvalid",
+            &json!({}),
+            &seen(2, 0, &[no_key]),
+            Outcome::Applied,
+        ),
+        told(
+            "degraded_imagePullFailed",
+            &json!({}),
+            &image_pull_fails(),
+            Outcome::Applied,
+        ),
+        told(
+            "degraded_invalidSpec",
+            &json!({}),
+            &seen(2, 2, &[]),
+            invalid,
+        ),
+        told(
+            "degraded_applyRejected",
+            &json!({}),
+            &seen(2, 2, &[]),
+            Outcome::Refused(&rejected),
+        ),
+        told(
+            "degraded_nameTaken",
+            &json!({}),
+            &seen(2, 2, &[]),
+            Outcome::Refused(&taken),
+        ),
+        told(
+            "healthy_ready",
+            &json!({}),
+            &seen(2, 2, &[json!({"ready": true})]),
+            Outcome::Applied,
+        ),
+        told(
+            "healthy_grantsMissing",
+            &json!({}),
+            &seen(1, 1, &[ungranted]),
+            Outcome::Applied,
+        ),
+        told(
+            "suspended_paused",
+            &paused,
+            &seen(2, 2, &[]),
+            Outcome::Paused,
+        ),
+        told(
+            "suspended_disabled",
+            &off,
+            &seen(0, 0, &[]),
+            Outcome::Applied,
+        ),
+    ]
+}
+
+/// Relays' reports.
+fn relay_nodes() -> Vec<Case> {
+    let problem = |reason: Reason, message: &str| json!({"ready": false, "reason": reason.as_str(), "message": message});
+    let mut silent = relay_node(&json!({}));
+    silent.as_object_mut().unwrap().remove("status");
+    let withdrawn = json!({"ready": true,
+        "withdrawal": {"since": "2027-01-15T08:00:00Z", "complete": false}});
+    let cases = [
+        (
+            "progressing_noReport",
+            "waiting for the relay's report",
+            silent,
+        ),
+        (
+            "progressing_starting",
+            "the relay is starting",
+            relay_node(&json!({"ready": false})),
+        ),
+        (
+            "progressing_portUnavailable",
+            "PortUnavailable: UDP port 40000 is taken",
+            relay_node(&problem(Reason::PortUnavailable, "UDP port 40000 is taken")),
+        ),
+        (
+            "degraded_keyExpired",
+            "KeyExpired: disable key expiry for the device",
+            relay_node(&problem(
+                Reason::KeyExpired,
+                "disable key expiry for the device",
+            )),
+        ),
+        (
+            "healthy_ready",
+            "the relay is ready",
+            relay_node(&json!({"ready": true})),
+        ),
+        (
+            "suspended_withdrawn",
+            "the relay gives out no more sessions: it is going to be removed, or its node is cordoned",
+            relay_node(&withdrawn),
+        ),
+    ];
+    cases
+        .into_iter()
+        .map(|(name, message, object)| case(name, message, object))
+        .collect()
+}
+
+/// The case whose status the operator computes, and whose message is that of `Ready`.
+fn told(name: &'static str, spec: &Value, seen: &Seen, outcome: Outcome<'_>) -> Case {
+    let status = computed(spec, seen, outcome);
+    let conditions = status["conditions"].as_array().unwrap();
+    let said = |condition: &Value| {
+        let text = |field: &str| condition[field].as_str().unwrap().to_owned();
+        format!("{}: {}", text("reason"), text("message"))
+    };
+    let ready = conditions.iter().find(|c| c["type"] == "Ready").unwrap();
+    let mut message = said(ready);
+    if name.starts_with("healthy") {
+        // What is not as it should be although relays are ready.
+        for condition in conditions.iter().filter(|c| c["status"] == "False") {
+            message += &format!("; {}", said(condition));
+        }
+    }
+    case(name, &message, peer_relay(spec, &status))
+}
+
+fn case(name: &'static str, message: &str, object: Value) -> Case {
+    let health = ["Progressing", "Degraded", "Healthy", "Suspended"];
+    let is_of = |health: &&&str| name.starts_with(&health.to_lowercase());
+    Case {
+        name,
+        health: health.iter().find(is_of).unwrap(),
+        message: message.to_owned(),
+        object,
+    }
+}
+
+/// What the operator writes into the status.
+fn computed(spec: &Value, seen: &Seen, outcome: Outcome<'_>) -> Value {
+    let relay: PeerRelay = serde_json::from_value(peer_relay(spec, &json!({}))).unwrap();
+    let image = RelayImage {
+        reference: "registry.example.com/peerrelay:1".into(),
+        pull_policy: "IfNotPresent".into(),
+    };
+    let validated = validate(&relay, &image).unwrap();
+    let looked = matches!(outcome, Outcome::Applied | Outcome::Refused(_));
+    let now = Timestamp::from_second(1_800_000_000).unwrap();
+    let status = status(&relay, looked.then_some(&validated), seen, outcome, now);
+    serde_json::to_value(status).unwrap()
+}
+
+fn peer_relay(spec: &Value, status: &Value) -> Value {
+    let mut whole = json!({
+        "tailnet": {"authKey": {"secretName": "tailnet-auth"}},
+        "regions": [{"name": "office", "clients": ["tag:office"]}],
+    });
+    for (field, value) in spec.as_object().unwrap() {
+        whole[field] = value.clone();
+    }
+    let mut object = json!({
+        "apiVersion": "peerrelay.dev/v1alpha1",
+        "kind": "PeerRelay",
+        "metadata": {
+            "name": "edge", "namespace": "relays", "generation": 3,
+            "uid": "5d0f2a6e-3c1c-4f0b-9d3e-0c1f6d6f7a01",
+        },
+        "spec": whole,
+        "status": status,
+    });
+    if status == &json!({}) {
+        object.as_object_mut().unwrap().remove("status");
+    } else if status.get("conditions").is_some() {
+        // It is one that the type can hold.
+        serde_json::from_value::<PeerRelayStatus>(status.clone()).unwrap();
+    }
+    object
+}
+
+fn relay_node(status: &Value) -> Value {
+    let mut whole = json!({"ready": true, "version": "0.1.0", "dataPath": "Kernel"});
+    for (field, value) in status.as_object().unwrap() {
+        whole[field] = value.clone();
+    }
+    let status: RelayNodeStatus = serde_json::from_value(whole).unwrap();
+    json!({
+        "apiVersion": "peerrelay.dev/v1alpha1",
+        "kind": "RelayNode",
+        "metadata": {"name": "edge-office-7xk2p", "namespace": "relays"},
+        "spec": {"peerRelay": "edge", "region": "office", "nodeName": "n1"},
+        "status": status,
+    })
+}
+
+/// A region with so many relays, and what they report.
+fn seen(desired: i32, ready: i32, reports: &[Value]) -> Seen {
+    let set = json!({
+        "metadata": {"name": "edge-office", "namespace": "relays", "generation": 1},
+        "status": {
+            "observedGeneration": 1, "currentNumberScheduled": desired, "numberMisscheduled": 0,
+            "desiredNumberScheduled": desired, "updatedNumberScheduled": desired,
+            "numberReady": ready,
+        },
+    });
+    let set: DaemonSet = serde_json::from_value(set).unwrap();
+    let node = |status: &Value| -> Arc<RelayNode> {
+        Arc::new(serde_json::from_value(relay_node(status)).unwrap())
+    };
+    Seen {
+        daemon_sets: vec![Arc::new(set)],
+        nodes: reports.iter().map(node).collect(),
+        ..Seen::default()
+    }
+}
+
+fn image_pull_fails() -> Seen {
+    let pod = json!({
+        "metadata": {
+            "name": "edge-office-7xk2p", "namespace": "relays",
+            "labels": {"peerrelay.dev/peer-relay": "edge", "peerrelay.dev/region": "office"},
+        },
+        "status": {"containerStatuses": [{
+            "name": "relay", "image": "registry.example.com/peerrelay:1", "imageID": "",
+            "ready": false, "restartCount": 0,
+            "state": {"waiting": {"reason": "ImagePullBackOff"}},
+        }]},
+    });
+    Seen {
+        pods: vec![Arc::new(serde_json::from_value(pod).unwrap())],
+        ..seen(2, 0, &[])
+    }
+}

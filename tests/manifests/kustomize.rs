@@ -1,0 +1,143 @@
+//! The kustomization and its components, built by kubectl and held to the chart: `PEERRELAY_KUBECTL`
+//! and `PEERRELAY_HELM` name the programs, as `cargo dev test` does.
+
+use std::{collections::BTreeMap, path::PathBuf, process::Command};
+
+use serde_json::Value;
+
+use crate::{
+    chart::{objects, render},
+    hold, root,
+};
+
+const KUSTOMIZE: &str = "deploy/kustomize";
+/// What the component adds, and the values that make the chart add it.
+const ADDED: [(&str, &str); 2] = [
+    (
+        "monitoring/monitoring.yaml",
+        "metrics.serviceMonitor.enabled=true,metrics.prometheusRule.enabled=true",
+    ),
+    (
+        "network-policy/network-policy.yaml",
+        "networkPolicy.enabled=true",
+    ),
+];
+
+#[test]
+fn components_add_what_the_chart_adds() {
+    let Some(plain) = render(&[]) else { return };
+    let plain = by_name(objects(&plain.unwrap()));
+    for (file, values) in ADDED {
+        let more = objects(&render(&["--set", values]).unwrap().unwrap());
+        let added: Vec<_> = (by_name(more).into_iter())
+            .filter(|(name, object)| plain.get(name) != Some(object))
+            .map(|(_, object)| serde_yaml::to_string(&object).unwrap())
+            .collect();
+        assert!(!added.is_empty(), "{values} adds nothing");
+        hold(
+            &format!("{KUSTOMIZE}/components/{file}"),
+            &added.join("---\n"),
+        );
+    }
+}
+
+#[test]
+fn the_base_has_the_objects_of_the_chart_and_of_install_yaml() {
+    let Some(base) = build("base") else { return };
+    let install = std::fs::read_to_string(root().join("deploy/install.yaml")).unwrap();
+    assert_eq!(by_name(base.clone()), by_name(objects(&install)));
+    let Some(chart) = render(&[]) else { return };
+    let mut chart = by_name(objects(&chart.unwrap()));
+    let namespace = base.into_iter().find(|o| o["kind"] == "Namespace").unwrap();
+    chart.insert(name(&namespace), namespace.clone());
+    let base = by_name(build("base").unwrap());
+    assert_eq!(base, chart);
+}
+
+#[test]
+fn namespace_and_image_of_the_overlay_reach_every_object() {
+    let Some(all) = build("overlays/operator") else {
+        return;
+    };
+    let plain = build("base").unwrap();
+    for object in &all {
+        let namespace = &object["metadata"]["namespace"];
+        assert!(
+            namespace.is_null() || namespace == "relay-operator",
+            "{}",
+            name(object)
+        );
+    }
+    let deployment = all.iter().find(|o| o["kind"] == "Deployment").unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    assert_eq!(
+        pod["containers"][0]["image"],
+        "registry.example.com/peerrelay:0.1.0"
+    );
+    assert_eq!(deployment["spec"]["replicas"], 3);
+    assert_eq!(pod["priorityClassName"], "system-cluster-critical");
+    let spread = &pod["topologySpreadConstraints"][0]["labelSelector"]["matchLabels"];
+    let selector = &deployment["spec"]["selector"]["matchLabels"];
+    for (label, value) in spread.as_object().unwrap() {
+        assert_eq!(&selector[label], value);
+    }
+    assert_eq!(all.len(), plain.len() + 3, "three objects of components");
+}
+
+#[test]
+fn definitions_operator_and_peer_relays_come_in_waves() {
+    let Some(all) = build("overlays/production") else {
+        return;
+    };
+    for object in &all {
+        let wave = &object["metadata"]["annotations"]["argocd.argoproj.io/sync-wave"];
+        let wanted = match object["kind"].as_str().unwrap() {
+            "Namespace" | "CustomResourceDefinition" => Value::from("-1"),
+            "PeerRelay" => Value::from("1"),
+            _ => Value::Null,
+        };
+        assert_eq!(wave, &wanted, "{}", name(object));
+    }
+    assert!(all.iter().any(|object| object["kind"] == "PeerRelay"));
+}
+
+/// The objects of a kustomization; `None` without kubectl, which only CI must have.
+fn build(dir: &str) -> Option<Vec<Value>> {
+    let Some(kubectl) = std::env::var_os("PEERRELAY_KUBECTL").map(PathBuf::from) else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "CI builds kustomizations: run `cargo dev test`"
+        );
+        println!("not run: PEERRELAY_KUBECTL names no kubectl; `cargo dev test` builds one");
+        return None;
+    };
+    crate::update_sources();
+    let output = Command::new(kubectl)
+        .arg("kustomize")
+        .arg(root().join(KUSTOMIZE).join(dir))
+        .output()
+        .expect("kubectl starts");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{dir}: {said}");
+    Some(objects(std::str::from_utf8(&output.stdout).unwrap()))
+}
+
+fn by_name(mut objects: Vec<Value>) -> BTreeMap<String, Value> {
+    // helm writes documents that have only a comment.
+    objects.retain(|object| !object.is_null());
+    let count = objects.len();
+    let all: BTreeMap<_, _> = objects.into_iter().map(|o| (name(&o), o)).collect();
+    assert_eq!(all.len(), count, "two objects have a name");
+    all
+}
+
+fn name(object: &Value) -> String {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let metadata = &object["metadata"];
+    let kind = text(&object["kind"]);
+    format!(
+        "{kind} {} {}",
+        text(&metadata["namespace"]),
+        text(&metadata["name"])
+    )
+}
