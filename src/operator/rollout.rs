@@ -1,7 +1,9 @@
-//! Replaces the relays of a region in turns, where each has a DaemonSet of its own. Pure. Where one
-//! DaemonSet has them all, Kubernetes does so.
+//! Replaces the relays of a region in turns. Pure. Where each relay has a DaemonSet of its own, the
+//! operator chooses which one is applied next; where one DaemonSet has them all, Kubernetes replaces
+//! its pods, and the operator pauses it.
 
 mod reach;
+mod shared;
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -27,10 +29,22 @@ struct Turns {
     now: Vec<DaemonSet>,
     /// Names of those that stay as they are for the time being.
     later: Vec<String>,
-    /// Who waits for whom.
-    message: Option<String>,
+    /// Who waits for whom, by region.
+    messages: Vec<String>,
     /// When to look again.
     look_again: Option<Duration>,
+}
+
+impl Turns {
+    /// Notes that relays of a region wait for `absent`. Nobody has to wait when `waiting` is 0; then
+    /// there is only something to look at again.
+    fn wait(&mut self, region: &str, waiting: usize, absent: &[Absent]) {
+        let remaining = absent.iter().filter_map(|absent| absent.remaining);
+        self.look_again = remaining.chain(self.look_again).min();
+        if waiting > 0 {
+            self.messages.push(message(region, waiting, absent));
+        }
+    }
 }
 
 /// What a roll-out leaves to be done.
@@ -58,16 +72,31 @@ pub fn hold_back(
     resources.daemon_sets = turns.now;
     resources.held.extend(turns.later);
     Pending {
-        message: turns.message,
+        message: (!turns.messages.is_empty()).then(|| turns.messages.join("; ")),
         look_again: turns.look_again,
     }
 }
 
 /// A relay that others wait for.
 struct Absent {
+    /// Name of its DaemonSet.
     name: String,
     node: String,
     why: &'static str,
+    /// Longest time that others wait for it; `None` without a limit.
+    remaining: Option<Duration>,
+}
+
+impl Absent {
+    /// A ready relay that no other relay has reached since it was replaced.
+    const fn unreached(name: String, node: String, remaining: Duration) -> Self {
+        Self {
+            name,
+            node,
+            why: "reached by another relay",
+            remaining: Some(remaining),
+        }
+    }
 }
 
 /// Splits `wanted` into what may be applied now and what has to wait.
@@ -90,13 +119,22 @@ fn take_turns(
             .or_default()
             .push(set);
     }
-    let (mut turns, mut messages) = (Turns::default(), Vec::new());
-    for (region, sets) in regions {
-        let found: Vec<_> = sets.iter().map(|set| live(&set.name_any())).collect();
-        let mut absent: Vec<Absent> = Vec::new();
-        for set in found.iter().flatten() {
-            absent.extend(self::absent(&region, set, reach, &mut turns.look_again));
+    let mut turns = Turns::default();
+    for (region, mut sets) in regions {
+        for set in sets.iter_mut().filter(|set| shared::is_shared(set)) {
+            let Some(live) = live(&set.name_any()) else {
+                continue;
+            };
+            if let Some(pause) = shared::pause(&region, set, &live, reach) {
+                turns.wait(&region, pause.waiting, &pause.absent);
+            }
         }
+        let found: Vec<_> = sets.iter().map(|set| live(&set.name_any())).collect();
+        let absent: Vec<_> = found
+            .iter()
+            .flatten()
+            .filter_map(|set| absent(&region, set, reach))
+            .collect();
         let before = turns.later.len();
         let mut replaced = 0;
         for (set, found) in sets.into_iter().zip(found) {
@@ -118,36 +156,29 @@ fn take_turns(
         }
         let waiting = turns.later.len() - before;
         if waiting > 0 {
-            messages.push(message(&region, waiting, &absent));
+            turns.wait(&region, waiting, &absent);
         }
     }
-    turns.look_again = turns.look_again.filter(|_| !turns.later.is_empty());
-    turns.message = (!messages.is_empty()).then(|| messages.join("; "));
     turns
 }
 
-/// The reason for which the relay of a live DaemonSet is missing. `None` if it is there.
-fn absent(
-    region: &str,
-    set: &DaemonSet,
-    reach: &Reach<'_>,
-    look_again: &mut Option<Duration>,
-) -> Option<Absent> {
-    let node = set.annotations().get(names::NODE_ANNOTATION)?;
-    let absent = |why| Absent {
-        name: set.name_any(),
-        node: node.clone(),
-        why,
-    };
-    if reach.is_dead(node) {
+/// The relay of a live DaemonSet, if it is missing.
+fn absent(region: &str, set: &DaemonSet, reach: &Reach<'_>) -> Option<Absent> {
+    let node = set.annotations().get(names::NODE_ANNOTATION)?.clone();
+    let name = set.name_any();
+    if reach.is_dead(&node) {
         return None;
     }
     if !is_ready(set) {
-        return Some(absent("ready"));
+        return Some(Absent {
+            name,
+            node,
+            why: "ready",
+            remaining: None,
+        });
     }
-    let remaining = reach.awaited(region, node)?;
-    *look_again = Some(look_again.map_or(remaining, |other| other.min(remaining)));
-    Some(absent("reached by another relay"))
+    let remaining = reach.awaited(region, &node)?;
+    Some(Absent::unreached(name, node, remaining))
 }
 
 fn message(region: &str, waiting: usize, absent: &[Absent]) -> String {

@@ -34,6 +34,9 @@ use crate::{
 
 /// Longer than a relay drains.
 const GRACE_SECONDS: i64 = 30;
+/// Time in which the operator sees that a replaced relay is ready, and pauses the roll-out until another
+/// relay reaches it.
+const MIN_READY_SECONDS: i32 = 10;
 
 /// One DaemonSet for all nodes that fit, or one for each node that was chosen.
 pub(super) fn build(
@@ -46,6 +49,7 @@ pub(super) fn build(
         pod_of(&mut set).node_selector =
             some(region.placement.node_selector.clone(), BTreeMap::is_empty);
         pod_of(&mut set).affinity = Some(affinity(&region.placement));
+        set.spec.get_or_insert_default().min_ready_seconds = Some(MIN_READY_SECONDS);
         template::apply(&relay.template, &mut set);
         set
     };

@@ -1,6 +1,10 @@
 //! Whether relays have come back, as far as it can be seen.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeSet, HashSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use k8s_openapi::{
     api::core::v1::Node,
@@ -50,6 +54,17 @@ impl<'a> Reach<'a> {
     /// Whether the node is gone or does not answer.
     pub(super) fn is_dead(&self, node: &str) -> bool {
         !self.alive.contains(node)
+    }
+
+    /// Nodes with a relay of `region` that is awaited, and for how long.
+    pub(super) fn unreached(&self, region: &str) -> impl Iterator<Item = (String, Duration)> {
+        let nodes = self
+            .relays
+            .iter()
+            .filter(|relay| relay.spec.region == region);
+        let nodes: BTreeSet<_> = nodes.map(|relay| &relay.spec.node_name).collect();
+        let alive = nodes.into_iter().filter(|node| !self.is_dead(node));
+        alive.filter_map(|node| Some((node.clone(), self.awaited(region, node)?)))
     }
 
     /// How much longer it is worth waiting until another relay reaches that of `region` on `node`.

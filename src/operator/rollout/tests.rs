@@ -39,6 +39,59 @@ fn a_region_with_one_daemon_set_leaves_turns_to_it() {
 }
 
 #[test]
+fn a_region_with_one_daemon_set_is_paused_until_replaced_relays_are_reached_again() {
+    let nodes = ["a", "b", "c"].map(|name| node(name, &[]));
+    let wanted = |most: i32| {
+        let mut set = set("edge-office", 2);
+        set.annotations_mut().remove(names::NODE_ANNOTATION);
+        set.spec = serde_json::from_value(json!({
+            "selector": {}, "template": {},
+            "updateStrategy": {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}},
+        }))
+        .unwrap();
+        set
+    };
+    let strategy = |relays: &[Arc<RelayNode>], updated: i32, most: i32| {
+        let mut live = live("edge-office", 2, true);
+        live.annotations_mut().remove(names::NODE_ANNOTATION);
+        let status = live.status.get_or_insert_default();
+        status.desired_number_scheduled = 3;
+        status.updated_number_scheduled = Some(updated);
+        let reach = Reach::new(&nodes, relays, now());
+        let live = Arc::new(live);
+        let mut turns = take_turns(vec![wanted(most)], |_| Some(live.clone()), &reach);
+        let spec = turns.now.remove(0).spec.unwrap();
+        let strategy = serde_json::to_value(spec.update_strategy.unwrap()).unwrap();
+        (strategy, turns)
+    };
+    let rolling =
+        |most: i32| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}});
+    let silent = ["b", "c"].map(|node| report(node, 9_000, &[]));
+    let unreached = [&[report("a", 60, &[])], &silent[..]].concat();
+
+    let (paused, turns) = strategy(&unreached, 1, 1);
+    assert_eq!(paused, json!({"type": "OnDelete"}));
+    assert_eq!(turns.look_again, Some(Duration::from_secs(240)));
+    assert_eq!(
+        turns.messages,
+        [
+            "region office: 2 relay(s) wait to be replaced until the one on a is reached by another \
+          relay"
+        ]
+    );
+    // Two may be absent: one more is replaced meanwhile.
+    let (slower, turns) = strategy(&unreached, 1, 2);
+    assert_eq!((slower, turns.messages.len()), (rolling(1), 0));
+    assert_eq!(turns.look_again, Some(Duration::from_secs(240)));
+
+    let probe = probe("pod-a", "192.0.2.1:40000", Some(5));
+    let reached = [report("a", 60, &[]), report("b", 9_000, &[probe])];
+    assert_eq!(strategy(&reached, 1, 1).0, rolling(1));
+    // A relay that is new, without a roll-out.
+    assert_eq!(strategy(&unreached, 3, 1).0, rolling(1));
+}
+
+#[test]
 fn a_dead_node_holds_up_nobody() {
     let live = [live("a", 1, false), live("b", 1, true), live("c", 1, true)];
     for dead in [
@@ -56,7 +109,7 @@ fn a_dead_node_holds_up_nobody() {
     let nodes = ["a", "b", "c"].map(|name| node(name, &[]));
     let turns = turns(&live, &["a", "b", "c"], 2, &nodes, &[], 1);
     assert_eq!(names(&turns), ["a"]);
-    let message = turns.message.unwrap();
+    let message = &turns.messages[0];
     assert_eq!(
         message,
         "region office: 2 relay(s) wait to be replaced until the one on a is ready"
@@ -105,12 +158,7 @@ fn the_next_relay_waits_until_the_one_before_is_reached_again() {
     let waiting = turns(&[report("a", 60, &[]), silent.clone()]);
     assert_eq!(waiting.later, ["b"]);
     assert_eq!(waiting.look_again, Some(Duration::from_secs(240)));
-    assert!(
-        waiting
-            .message
-            .unwrap()
-            .ends_with("until the one on a is reached by another relay")
-    );
+    assert!(waiting.messages[0].ends_with("until the one on a is reached by another relay"));
     let failed = report("b", 9_000, &[probe("pod-a", address, None)]);
     assert_eq!(turns(&[report("a", 60, &[]), failed]).later, ["b"]);
     let reached = report("b", 9_000, &[probe("pod-a", address, Some(5))]);

@@ -1,17 +1,21 @@
 //! Relays that end while clients talk: the next one on the node goes on with their sessions.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use serde_json::Value;
+use serde_json::{Value, json};
 
+use super::endpoints::with_endpoints;
 use super::{EDGE, Scenario, relayed, reset};
 use crate::world::{NAMESPACE, World};
 
 const PORT: u16 = 7_002;
 const BULK_PORT: u16 = 7_003;
+/// A UDP port of the nodes that nothing listens on.
+const CLOSED_PORT: u16 = 41_998;
 /// Bytes through the tunnel.
 const BULK: u64 = 1_000_000_000;
 /// A relay is away for a second or two, in which a session between IPv4 and IPv6 is not forwarded; after
@@ -23,6 +27,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "TCP goes on when its relay is killed, and when its pod is deleted",
             run: replaced,
+        },
+        Scenario {
+            name: "a roll-out pauses while replaced relays are ready but not reached, and goes on after",
+            run: paused,
         },
         Scenario {
             name: "1 GB arrives unchanged while the relay's pod is deleted and a roll-out replaces all",
@@ -110,6 +118,7 @@ fn under_load(world: &World<'_>) -> Result<String> {
         let disturbed = (|| {
             let pod = pod_of(world, &session)?;
             let rig = world.rig;
+            let before = uids(world)?;
             rig.kubectl([
                 "delete",
                 "pod",
@@ -123,7 +132,7 @@ fn under_load(world: &World<'_>) -> Result<String> {
                 !sent.is_finished(),
                 "all was sent before the roll-out began"
             );
-            rig.kubectl(["rollout", "status", &set, "-n", NAMESPACE, "--timeout=60s"])
+            all_replaced(world, &before)
         })();
         let sent = sent.join().map_err(|_| anyhow!("the sender panicked"))?;
         disturbed.and(sent)
@@ -131,6 +140,82 @@ fn under_load(world: &World<'_>) -> Result<String> {
     drop(server);
     let now = relayed(world)?;
     Ok(format!("{sent}, by {session} and then {now}"))
+}
+
+/// Relays advertise a port that nothing listens on, so that no other relay reaches them.
+fn paused(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let per_node: Value = world
+        .rig
+        .nodes
+        .iter()
+        .map(|node| {
+            let address = format!("{}:{CLOSED_PORT}", node.machine.v4);
+            (node.machine.name.to_owned(), json!([address]))
+        })
+        .collect();
+    let unreached = json!({"advertise": "StaticOnly", "perNode": per_node});
+    let template = json!({"annotations": {"example.com/roll-out": "begun"}});
+    let spec = |endpoints: &Value| {
+        let mut spec = with_endpoints(endpoints);
+        spec["template"] = template.clone();
+        spec
+    };
+    let before = uids(world)?;
+    world.apply(EDGE, &with_endpoints(&unreached))?;
+    world.eventually("no relay is reached", || {
+        let verified = world.condition(EDGE, "EndpointsVerified")?;
+        ensure!(verified.starts_with("False/"), "it is '{verified}'");
+        Ok(())
+    })?;
+    world.apply(EDGE, &spec(&unreached))?;
+    let strategy = |wanted: &str| {
+        world.eventually(wanted, || {
+            let set = world.object("daemonset", &format!("{EDGE}-office"))?;
+            let now = &set["spec"]["updateStrategy"]["type"];
+            ensure!(now == wanted, "updateStrategy is {now}");
+            Ok(())
+        })
+    };
+    strategy("OnDelete")?;
+    let relay = world.object("peerrelay", EDGE)?;
+    let message = relay["status"]["conditions"].to_string();
+    ensure!(
+        message.contains("reached by another relay"),
+        "nobody says who waits: {message}"
+    );
+    let paused = uids(world)?;
+    ensure!(!paused.is_disjoint(&before), "no relay waits");
+
+    let start = Instant::now();
+    world.apply(EDGE, &spec(&json!({})))?;
+    all_replaced(world, &before)?;
+    strategy("RollingUpdate")?;
+    let finished = start.elapsed().as_secs();
+    Ok(format!("finished {finished} s after relays were reached"))
+}
+
+/// Waits until none of these pods is left. `kubectl rollout status` refuses a DaemonSet whose roll-out
+/// the operator has paused.
+fn all_replaced(world: &World<'_>, before: &BTreeSet<String>) -> Result<()> {
+    world.eventually("every relay is replaced", || {
+        let now = uids(world)?;
+        ensure!(
+            now.len() == before.len() && now.is_disjoint(before),
+            "{before:?} have become {now:?}"
+        );
+        Ok(())
+    })?;
+    world.wait_ready(EDGE)
+}
+
+/// Identifiers of the relays' pods.
+fn uids(world: &World<'_>) -> Result<BTreeSet<String>> {
+    let pods = world.list("pods", EDGE)?;
+    Ok(pods
+        .iter()
+        .map(|p| p["metadata"]["uid"].to_string())
+        .collect())
 }
 
 /// The relay of the pod's node forwards for a session that it has not given out itself.
