@@ -37,7 +37,7 @@ enum Command {
     /// List the sessions of the relay on this host: who talks to whom, and how much
     Sessions(SessionsArgs),
     /// Run the operator: turn every PeerRelay of the cluster into relays
-    Operator(OperatorArgs),
+    Operator(Box<OperatorArgs>),
     /// Print the custom resource definitions, for kubectl apply --server-side -f -
     Crd,
     /// Check the PeerRelays of some files as the API server and the operator do

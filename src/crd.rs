@@ -28,7 +28,8 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
     CustomResourceDefinition, JSON,
 };
 use kube::CustomResourceExt;
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 
 pub use self::{
     data_path::DataPath,
@@ -39,9 +40,14 @@ pub use self::{
 /// API group.
 pub const GROUP: &str = "peerrelay.dev";
 
+/// Annotation with a checksum of a definition's spec. The chart compares it with that of a definition
+/// that is in the cluster.
+pub const CHECKSUM_ANNOTATION: &str = "peerrelay.dev/spec-checksum";
+
 /// Every custom resource definition, as it is installed.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    vec![unseen_until_reconciled(PeerRelay::crd()), RelayNode::crd()]
+    let definitions = [unseen_until_reconciled(PeerRelay::crd()), RelayNode::crd()];
+    definitions.map(with_known_formats).map(summed).into()
 }
 
 /// The definitions as one YAML stream.
@@ -68,4 +74,74 @@ fn unseen_until_reconciled(mut crd: CustomResourceDefinition) -> CustomResourceD
         status.default = Some(JSON(json!({"observedGeneration": -1})));
     }
     crd
+}
+
+/// Removes the formats `uint8` to `uint64` of schemars: Kubernetes does not know them, and kubectl
+/// prints a warning for each. Bounds of the numbers say the same.
+fn with_known_formats(crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    fn visit(value: &mut Value) {
+        match value {
+            Value::Object(fields) => {
+                // A property may be called format; its value is a schema then.
+                if fields
+                    .get("format")
+                    .and_then(Value::as_str)
+                    .is_some_and(|f| f.starts_with("uint"))
+                {
+                    fields.remove("format");
+                }
+                fields.values_mut().for_each(visit);
+            }
+            Value::Array(items) => items.iter_mut().for_each(visit),
+            _ => {}
+        }
+    }
+    let mut value = serde_json::to_value(crd).expect("definitions are plain data");
+    visit(&mut value);
+    serde_json::from_value(value).expect("a definition without formats is a definition")
+}
+
+/// Adds [`CHECKSUM_ANNOTATION`].
+fn summed(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
+    let spec = serde_json::to_vec(&crd.spec).expect("definitions are plain data");
+    let sum = Sha256::digest(spec);
+    let text = sum
+        .iter()
+        .take(16)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    let annotations = crd.metadata.annotations.get_or_insert_default();
+    annotations.insert(CHECKSUM_ANNOTATION.to_owned(), text);
+    crd
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn definitions_name_only_formats_that_kubernetes_knows() {
+        // Of numbers, those of apiextensions-apiserver's supportedFormats.
+        let known = ["int32", "int64", "float", "double", "date-time"];
+        let text = to_yaml();
+        let formats = text
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("format: "));
+        for format in formats {
+            assert!(known.contains(&format), "{format}");
+        }
+    }
+
+    #[test]
+    fn checksum_differs_when_the_spec_does() {
+        let [relay, node] = all().try_into().expect("there are two kinds");
+        let sum = |crd: &CustomResourceDefinition| {
+            crd.metadata
+                .annotations
+                .as_ref()
+                .map(|all| all[CHECKSUM_ANNOTATION].clone())
+        };
+        assert_ne!(sum(&relay), sum(&node));
+        assert_eq!(sum(&relay), sum(&summed(relay.clone())));
+    }
 }

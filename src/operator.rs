@@ -11,9 +11,11 @@ pub mod host_ports;
 pub mod lease;
 pub mod metrics;
 pub mod overrides;
+pub mod own_pod;
 pub mod plan;
 pub mod probes;
 pub mod queue;
+pub mod readiness;
 pub mod reconcile;
 pub mod refusal;
 pub mod requests;
@@ -28,10 +30,7 @@ pub mod withdrawal;
 
 use std::{
     net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
@@ -45,12 +44,14 @@ use kube_runtime::{
 
 use self::{
     apply::Attempts,
-    defaults::MonitoringDefaults,
+    defaults::{MonitoringDefaults, TemplateDefaults},
     fence::Fence,
-    lease::Leadership,
+    lease::{Claim, Leadership, Times},
     metrics::Metrics,
+    own_pod::OwnPod,
+    readiness::Readiness,
     reconcile::{Context, ReconcileError, error_policy, reconcile},
-    stores::Stores,
+    stores::{Scope, Stores},
     validate::RelayImage,
 };
 use crate::{
@@ -60,22 +61,34 @@ use crate::{
     supervisor::Supervisor,
 };
 
-/// PeerRelays that are reconciled at the same time.
-const CONCURRENCY: u16 = 4;
 /// Longest time between a stop signal and the end.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// What an operator runs with.
 #[derive(Debug, Clone)]
 pub struct OperatorOptions {
-    /// What relays run.
-    pub image: RelayImage,
+    /// Image of relays; that of the operator's own pod when empty.
+    pub image: Option<String>,
+    /// When nodes pull it; as for the operator's own pod when empty.
+    pub pull_policy: Option<String>,
     /// Monitoring of PeerRelays that say nothing else.
     pub monitoring: MonitoringDefaults,
+    /// Template of PeerRelays that say nothing else.
+    pub template: TemplateDefaults,
     /// Where metrics and probes are served.
     pub metrics_addr: SocketAddr,
-    /// Namespace of the lease; no election without one.
+    /// Namespaces whose PeerRelays are reconciled; those of all namespaces when empty.
+    pub namespaces: Vec<String>,
+    /// PeerRelays that are reconciled at the same time.
+    pub concurrency: u16,
+    /// Namespace of the lease and of the own pod; no election without one.
     pub lease_namespace: Option<String>,
+    /// Name of the lease.
+    pub lease_name: String,
+    /// Times of the election.
+    pub lease_times: Times,
+    /// Name of the pod in which the operator runs, if it does.
+    pub pod: Option<String>,
     /// Name of this replica.
     pub identity: String,
 }
@@ -96,42 +109,40 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
         None => Fence::default(),
     };
     let metrics = Metrics::default();
+    let readiness = Readiness::default();
     let election = Client::try_from(config.clone())?;
     let counted = ClientBuilder::try_from(config)?.with_layer(&metrics.requests());
     let client = counted.with_layer(&fence).build();
-    let serving = Arc::new(AtomicBool::new(false));
-    let server = admin::bind(options.metrics_addr, probes(&metrics, &serving)).await?;
+    let server = admin::bind(options.metrics_addr, probes(&metrics, &readiness)).await?;
     supervisor.spawn("metrics server", server);
-
-    let leadership = options.lease_namespace.as_ref().map(|namespace| {
-        Arc::new(Leadership::new(
-            election.clone(),
-            namespace,
-            names::OPERATOR,
-            &options.identity,
-            fence.clone(),
-        ))
-    });
-    let acting = leadership.clone();
     tracing::info!(
         version = env!("CARGO_PKG_VERSION"),
         identity = options.identity,
         "operator starts"
     );
+    // Set once the own pod was read, which may take until the rights to do so are there.
+    let leadership = Arc::new(OnceLock::new());
+    let acting = leadership.clone();
     supervisor.spawn("controller", async move {
-        serving.store(true, Ordering::Relaxed);
-        if let Some(leadership) = &acting {
+        let own = own_pod(&election, &options, &readiness).await;
+        let image = relay_image(&options, own.as_ref())?;
+        if let Some(namespace) = &options.lease_namespace {
+            let claim = Claim {
+                name: options.lease_name.clone(),
+                identity: options.identity.clone(),
+                times: options.lease_times,
+                owner: own.and_then(|own| own.owner),
+            };
+            readiness.waits_for("the lease was not read yet".into());
+            let leadership = Leadership::new(election, namespace, claim, fence, readiness.clone());
+            let leadership = acting.get_or_init(|| leadership);
             leadership.acquire().await;
             tracing::info!("leading");
         }
+        readiness.begins();
         metrics.lead();
-        let work = control(
-            client,
-            (options.image, options.monitoring),
-            metrics,
-            options.identity,
-        );
-        match &acting {
+        let work = control(client, image, options, metrics, readiness);
+        match acting.get() {
             Some(leadership) => tokio::select! {
                 lost = leadership.hold() => lost.map(|never| match never {}).map_err(Into::into),
                 ended = work => ended,
@@ -140,26 +151,59 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
         }
     });
     let release = async {
-        if let Some(leadership) = &leadership {
+        if let Some(leadership) = leadership.get() {
             leadership.release().await;
         }
     };
     supervisor.run(release, DRAIN).await
 }
 
+async fn own_pod(
+    client: &Client,
+    options: &OperatorOptions,
+    readiness: &Readiness,
+) -> Option<OwnPod> {
+    let (Some(namespace), Some(pod)) = (&options.lease_namespace, &options.pod) else {
+        return None;
+    };
+    Some(own_pod::read(client, namespace, pod, readiness).await)
+}
+
+/// The image of relays: as the operator was told, or its own.
+fn relay_image(options: &OperatorOptions, own: Option<&OwnPod>) -> anyhow::Result<RelayImage> {
+    let reference = options.image.clone().or(own.map(|own| own.image.clone()));
+    let policy = options.pull_policy.clone();
+    let policy = policy.or(own.map(|own| own.pull_policy.clone()));
+    let image = RelayImage {
+        reference: reference.context(
+            "there is no image for relays: set --relay-image, or POD_NAME and POD_NAMESPACE to \
+             the operator's own pod",
+        )?,
+        pull_policy: policy.unwrap_or_else(|| "IfNotPresent".to_owned()),
+    };
+    tracing::info!(image = image.reference, "relays run this image");
+    Ok(image)
+}
+
 /// Reconciles until the watches end.
 async fn control(
     client: Client,
-    (image, monitoring): (RelayImage, MonitoringDefaults),
+    image: RelayImage,
+    options: OperatorOptions,
     metrics: Metrics,
-    identity: String,
+    readiness: Readiness,
 ) -> anyhow::Result<()> {
-    let (stores, controller) = Stores::watch(&client, metrics.queue());
+    let scope = Scope {
+        client: client.clone(),
+        namespaces: options.namespaces.into(),
+        readiness: readiness.clone(),
+    };
+    let (stores, controller) = Stores::watch(&scope, metrics.queue());
     metrics.watch(controller.store(), stores.unreadable_relays.clone());
-    let controller = controller.with_config(Config::default().concurrency(CONCURRENCY));
+    let controller = controller.with_config(Config::default().concurrency(options.concurrency));
     let reporter = Reporter {
         controller: names::OPERATOR.into(),
-        instance: Some(identity),
+        instance: Some(options.identity),
     };
     let recorder = Recorder::new(client.clone(), reporter);
     let (unreadable_relays, unreadable_nodes) = (
@@ -172,7 +216,8 @@ async fn control(
         stores,
         recorder,
         image,
-        monitoring,
+        monitoring: options.monitoring,
+        template: options.template,
         metrics: metrics.clone(),
         attempts: Attempts::default(),
     });
@@ -180,6 +225,13 @@ async fn control(
     let ready = move || {
         let seen = seen.clone();
         async move { seen.stores.wait_until_ready().await.is_ok() }
+    };
+    let begun = context.clone();
+    let begun = async move {
+        if begun.stores.wait_until_ready().await.is_ok() {
+            readiness.acts();
+        }
+        std::future::pending::<()>().await;
     };
     let attempts = context.clone();
     let mut results = Box::pin(controller.run(measured, error_policy, context));
@@ -203,6 +255,7 @@ async fn control(
         () = work => anyhow::bail!("watches ended"),
         never = unreadable::tell_relays(client, recorder, &unreadable_relays) => match never {},
         never = unreadable::tell_nodes(recorder, &unreadable_nodes) => match never {},
+        () = begun => anyhow::bail!("nothing is left to do"),
         Ok(never) | Err(never) = footprint::let_go(ready) => match never {},
     }
 }
@@ -216,18 +269,14 @@ async fn measured(relay: Arc<PeerRelay>, context: Arc<Context>) -> Result<Action
     reconcile(relay, context).await
 }
 
-fn probes(metrics: &Metrics, serving: &Arc<AtomicBool>) -> Probes {
-    let (metrics, serving) = (metrics.clone(), serving.clone());
+fn probes(metrics: &Metrics, readiness: &Readiness) -> Probes {
+    let (metrics, readiness) = (metrics.clone(), readiness.clone());
     Probes {
         metrics: Arc::new(move || {
             let text = metrics.render();
             Box::pin(async { text })
         }),
-        // A replica that waits for the lease is ready too: it would act if it had to.
-        ready: Arc::new(move || match serving.load(Ordering::Relaxed) {
-            true => Ok(()),
-            false => Err("not ready: starting".into()),
-        }),
+        ready: Arc::new(move || readiness.check()),
         identity: None,
     }
 }

@@ -1,16 +1,20 @@
 //! `peerrelay operator`.
 
-use std::{fs, net::SocketAddr};
+use std::{fs, net::SocketAddr, time::Duration};
 
 use clap::{Args, ValueEnum};
 
 use super::endpoint;
 use crate::{
     crd::monitoring::Relabeling,
+    names,
     operator::{
         OperatorOptions,
-        defaults::{InvalidDefault, MonitoringDefaults, duration, label, relabelings},
-        validate::RelayImage,
+        defaults::{
+            InvalidDefault, MonitoringDefaults, TemplateDefaults, duration, label, milliseconds,
+            relabelings, template, variable,
+        },
+        lease::Times,
     },
 };
 
@@ -21,28 +25,84 @@ use crate::{
     chart. The operator reads no Secrets: auth keys are mounted into relays by their nodes."
 )]
 pub(super) struct OperatorArgs {
-    /// Image that relays run
-    #[arg(long, value_name = "IMAGE", env = "PEERRELAY_RELAY_IMAGE", default_value = concat!("ghcr.io/peerrelay/peerrelay:", env!("CARGO_PKG_VERSION")))]
-    relay_image: String,
-    /// When nodes pull it
-    #[arg(
-        long,
-        value_enum,
-        env = "PEERRELAY_RELAY_IMAGE_PULL_POLICY",
-        default_value = "IfNotPresent"
-    )]
-    relay_image_pull_policy: PullPolicy,
     /// Where to serve /metrics, /healthz and /readyz
     #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", default_value = "[::]:8080", value_parser = endpoint)]
     metrics_addr: SocketAddr,
+    /// Namespaces whose PeerRelays are looked after [default: all]
+    #[arg(
+        long,
+        value_name = "NAMESPACE,...",
+        env = "PEERRELAY_WATCH_NAMESPACES",
+        value_delimiter = ',',
+        value_parser = namespace
+    )]
+    watch_namespaces: Vec<String>,
+    /// PeerRelays that are reconciled at the same time
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
+    concurrency: u16,
+    /// Name of the pod in which this runs, in the namespace of the lease: relays run its image, and
+    /// the lease goes with what owns it
+    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    pod_name: Option<String>,
+    #[command(flatten)]
+    election: ElectionArgs,
+    #[command(flatten)]
+    relays: RelayArgs,
+    #[command(flatten)]
+    monitoring: MonitoringArgs,
+}
+
+/// Which of several replicas acts.
+#[derive(Args)]
+#[command(next_help_heading = "Leader election")]
+struct ElectionArgs {
     /// Namespace of the lease by which one of several replicas is elected; all act without
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     lease_namespace: Option<String>,
-    /// Name of this replica [default: the host's name]
-    #[arg(long, value_name = "NAME", env = "POD_NAME")]
+    /// Name of the lease
+    #[arg(long, value_name = "NAME", env = "PEERRELAY_LEASE_NAME", default_value = names::OPERATOR)]
+    lease_name: String,
+    /// Time after which a leader that has not renewed the lease is taken to be gone
+    #[arg(long, value_name = "DURATION", env = "PEERRELAY_LEASE_DURATION", default_value = "15s", value_parser = length)]
+    lease_duration: Duration,
+    /// Time after which a leader that could not renew the lease stops acting
+    #[arg(long, value_name = "DURATION", env = "PEERRELAY_RENEW_DEADLINE", default_value = "10s", value_parser = length)]
+    renew_deadline: Duration,
+    /// Time between two attempts to get or to renew the lease
+    #[arg(long, value_name = "DURATION", env = "PEERRELAY_RETRY_PERIOD", default_value = "2s", value_parser = length)]
+    retry_period: Duration,
+    /// Name of this replica [default: the pod's, or the host's]
+    #[arg(long, value_name = "NAME")]
     identity: Option<String>,
-    #[command(flatten)]
-    monitoring: MonitoringArgs,
+}
+
+/// What relays of all PeerRelays have unless their `spec.template` says otherwise.
+#[derive(Args)]
+#[command(next_help_heading = "Defaults for the relays of all PeerRelays")]
+struct RelayArgs {
+    /// Image that relays run [default: that of the operator's own pod]
+    #[arg(long, value_name = "IMAGE", env = "PEERRELAY_RELAY_IMAGE")]
+    relay_image: Option<String>,
+    /// When nodes pull it [default: as for the operator's own pod]
+    #[arg(long, value_enum, env = "PEERRELAY_RELAY_IMAGE_PULL_POLICY")]
+    relay_image_pull_policy: Option<PullPolicy>,
+    /// Resources, labels, annotations, imagePullSecrets, priorityClassName and updateStrategy, as in
+    /// spec.template, JSON or YAML
+    #[arg(long, value_name = "TEMPLATE", env = "PEERRELAY_RELAY_TEMPLATE")]
+    relay_template: Option<String>,
+    /// Variables of relays, one a line, such as HTTPS_PROXY=http://proxy.example.net:3128
+    #[arg(long, value_name = "NAME=VALUE", env = "PEERRELAY_RELAY_ENV", value_delimiter = '\n', value_parser = variable)]
+    relay_env: Vec<(String, String)>,
+}
+
+impl RelayArgs {
+    fn template(&self) -> Result<TemplateDefaults, InvalidDefault> {
+        let text = self.relay_template.as_deref();
+        Ok(TemplateDefaults {
+            template: text.map(template).transpose()?.unwrap_or_default(),
+            environment: self.relay_env.iter().cloned().collect(),
+        })
+    }
 }
 
 /// Defaults for `spec.monitoring` of all PeerRelays.
@@ -98,30 +158,58 @@ enum PullPolicy {
     Never,
 }
 
+impl PullPolicy {
+    fn name(self) -> String {
+        let name = match self {
+            Self::Always => "Always",
+            Self::IfNotPresent => "IfNotPresent",
+            Self::Never => "Never",
+        };
+        name.to_owned()
+    }
+}
+
 impl OperatorArgs {
     /// Options as the operator takes them.
     ///
     /// # Errors
-    /// Defaults for PeerRelays contradict each other or cannot be read.
-    pub(super) fn options(self) -> Result<OperatorOptions, InvalidDefault> {
-        let pull_policy = match self.relay_image_pull_policy {
-            PullPolicy::Always => "Always",
-            PullPolicy::IfNotPresent => "IfNotPresent",
-            PullPolicy::Never => "Never",
-        };
+    /// Defaults for PeerRelays contradict each other or cannot be read, or times do not fit together.
+    pub(super) fn options(self) -> anyhow::Result<OperatorOptions> {
         let host = || fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-        let identity = self
-            .identity
-            .unwrap_or_else(|| format!("{}-{:08x}", host().trim(), rand::random::<u32>()));
+        let unique = || format!("{}-{:08x}", host().trim(), rand::random::<u32>());
+        let identity = self.election.identity.or_else(|| self.pod_name.clone());
+        let times = Times {
+            duration: self.election.lease_duration,
+            deadline: self.election.renew_deadline,
+            retry: self.election.retry_period,
+        };
         Ok(OperatorOptions {
-            image: RelayImage {
-                reference: self.relay_image,
-                pull_policy: pull_policy.to_owned(),
-            },
+            template: self.relays.template()?,
+            image: self.relays.relay_image,
+            pull_policy: self.relays.relay_image_pull_policy.map(PullPolicy::name),
             monitoring: self.monitoring.defaults()?,
             metrics_addr: self.metrics_addr,
-            lease_namespace: self.lease_namespace,
-            identity,
+            namespaces: self.watch_namespaces,
+            concurrency: self.concurrency,
+            lease_namespace: self.election.lease_namespace,
+            lease_name: self.election.lease_name,
+            lease_times: times.checked()?,
+            pod: self.pod_name,
+            identity: identity.unwrap_or_else(unique),
         })
     }
+}
+
+/// Parses the name of a namespace.
+fn namespace(text: &str) -> Result<String, String> {
+    match !text.is_empty() && text.len() <= 63 && names::is_dns_part(text) {
+        true => Ok(text.to_owned()),
+        false => Err("not the name of a namespace: write them as relays,relays-eu".to_owned()),
+    }
+}
+
+/// Parses a duration.
+fn length(text: &str) -> Result<Duration, InvalidDefault> {
+    let parsed = milliseconds(text).map(Duration::from_millis);
+    parsed.ok_or_else(|| InvalidDefault::Duration(text.to_owned()))
 }

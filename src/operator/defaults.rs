@@ -2,8 +2,14 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use serde::de::DeserializeOwned;
+
+use super::{overrides, validate::ValidatedRelay};
 use crate::{
-    crd::monitoring::{ACTIONS, Monitoring, Relabeling},
+    crd::{
+        monitoring::{ACTIONS, Monitoring, Relabeling},
+        template::Template,
+    },
     names,
 };
 
@@ -47,6 +53,103 @@ pub enum InvalidDefault {
         "relabelings are not a list of rules as in a ServiceMonitor, such as [{{\"targetLabel\": \"team\", \"replacement\": \"net\"}}]: {0}"
     )]
     Relabelings(String),
+    /// Not a template.
+    #[error(
+        "the template is not one as in spec.template of a PeerRelay, such as {{\"priorityClassName\": \"relays\"}}: {0}"
+    )]
+    Template(String),
+    /// A field that only a PeerRelay may have.
+    #[error("a template for all PeerRelays cannot have {0}: set it in spec.template of each")]
+    TemplateField(&'static str),
+    /// Not the name of a variable.
+    #[error("{0:?} is not a variable: write it as HTTPS_PROXY=http://proxy.example.net:3128")]
+    Variable(String),
+}
+
+/// Defaults for `spec.template` of all PeerRelays, and variables of their relays.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct TemplateDefaults {
+    /// Template, without image and `podOverrides`.
+    pub template: Template,
+    /// Environment of the relays' containers.
+    pub environment: BTreeMap<String, String>,
+}
+
+impl TemplateDefaults {
+    /// Puts the defaults where the PeerRelay's template says nothing: labels and annotations by
+    /// name, everything else by field.
+    pub fn fill(&self, relay: &mut ValidatedRelay) {
+        let (defaults, own) = (&self.template, &mut relay.template);
+        for (defaults, own) in [
+            (&defaults.labels, &mut own.labels),
+            (&defaults.annotations, &mut own.annotations),
+        ] {
+            for (key, value) in defaults {
+                own.entry(key.clone()).or_insert_with(|| value.clone());
+            }
+        }
+        if own.image_pull_secrets.is_empty() {
+            own.image_pull_secrets
+                .clone_from(&defaults.image_pull_secrets);
+        }
+        fill_field(&mut own.resources, &defaults.resources);
+        fill_field(&mut own.priority_class_name, &defaults.priority_class_name);
+        fill_field(&mut own.update_strategy, &defaults.update_strategy);
+        relay.environment.clone_from(&self.environment);
+    }
+}
+
+fn fill_field<T: Clone>(own: &mut Option<T>, default: &Option<T>) {
+    if own.is_none() {
+        own.clone_from(default);
+    }
+}
+
+/// Parses a template for all PeerRelays, JSON or YAML.
+///
+/// # Errors
+/// It is no template, has an unknown field, or one that only a PeerRelay may have.
+pub fn template(text: &str) -> Result<Template, InvalidDefault> {
+    let template: Template = strict(text).map_err(InvalidDefault::Template)?;
+    if template.image.is_some() {
+        return Err(InvalidDefault::TemplateField(
+            "image, which is --relay-image here",
+        ));
+    }
+    if template.pod_overrides.is_some() {
+        return Err(InvalidDefault::TemplateField("podOverrides"));
+    }
+    let labels = template.labels.iter();
+    let mut labels = labels.map(|(key, value)| label(&format!("{key}={value}")));
+    labels.try_for_each(|label| label.map(drop))?;
+    Ok(template)
+}
+
+/// Parses `NAME=VALUE`.
+///
+/// # Errors
+/// It has no name, or one that the operator sets itself.
+pub fn variable(text: &str) -> Result<(String, String), InvalidDefault> {
+    let invalid = || InvalidDefault::Variable(text.to_owned());
+    let (name, value) = text.split_once('=').ok_or_else(invalid)?;
+    let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
+    let own = overrides::VARIABLES.contains(&name);
+    if name.is_empty() || own || !name.chars().all(letter) {
+        return Err(invalid());
+    }
+    Ok((name.to_owned(), value.to_owned()))
+}
+
+/// Reads JSON or YAML, in which no field may be unknown.
+fn strict<T: DeserializeOwned>(text: &str) -> Result<T, String> {
+    let mut unknown = Vec::new();
+    let note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
+    let document = serde_yaml::Deserializer::from_str(text);
+    let value = serde_ignored::deserialize(document, note).map_err(|error| error.to_string())?;
+    match unknown.first() {
+        Some(field) => Err(format!("{field} is not a field")),
+        None => Ok(value),
+    }
 }
 
 impl MonitoringDefaults {
@@ -127,15 +230,7 @@ pub fn duration(text: &str) -> Result<String, InvalidDefault> {
 /// # Errors
 /// It is no such list, or a rule has an unknown field or action.
 pub fn relabelings(text: &str) -> Result<Vec<Relabeling>, InvalidDefault> {
-    let mut unknown = Vec::new();
-    let note = |path: serde_ignored::Path<'_>| unknown.push(path.to_string());
-    let document = serde_yaml::Deserializer::from_str(text);
-    let rules: Vec<Relabeling> = serde_ignored::deserialize(document, note)
-        .map_err(|error| InvalidDefault::Relabelings(error.to_string()))?;
-    if let Some(field) = unknown.first() {
-        let said = format!("{field} is not a field");
-        return Err(InvalidDefault::Relabelings(said));
-    }
+    let rules: Vec<Relabeling> = strict(text).map_err(InvalidDefault::Relabelings)?;
     let actions = rules.iter().filter_map(|rule| rule.action.as_deref());
     match actions.into_iter().find(|action| !ACTIONS.contains(action)) {
         Some(action) => {
@@ -147,7 +242,7 @@ pub fn relabelings(text: &str) -> Result<Vec<Relabeling>, InvalidDefault> {
 }
 
 /// Length of a duration; `None` if it is not one.
-fn milliseconds(text: &str) -> Option<u64> {
+pub fn milliseconds(text: &str) -> Option<u64> {
     let mut rest = text;
     let mut total = Duration::ZERO;
     let mut units = UNITS.iter();
@@ -239,11 +334,46 @@ mod tests {
         for wrong in ["{}", "[{target: x}]", "[{action: explode}]", "[1]"] {
             assert!(relabelings(wrong).is_err(), "{wrong}");
         }
+        for wrong in [
+            "[]",
+            "{prot: 1}",
+            "{image: a}",
+            "{podOverrides: {}}",
+            "{labels: {a: b c}}",
+            "{resources: {limit: {}}}",
+        ] {
+            assert!(template(wrong).is_err(), "{wrong}");
+        }
+        for wrong in ["HTTPS_PROXY", "=x", "A B=c", "NODE_NAME=x"] {
+            assert!(variable(wrong).is_err(), "{wrong}");
+        }
         let late = MonitoringDefaults {
             interval: Some("10s".to_owned()),
             scrape_timeout: Some("1m".to_owned()),
             ..MonitoringDefaults::default()
         };
         assert!(late.checked().is_err());
+    }
+
+    #[test]
+    fn a_template_of_a_peer_relay_wins_over_that_for_all_field_by_field() {
+        let text = r#"{"labels": {"team": "net", "tier": "edge"}, "priorityClassName": "relays",
+            "imagePullSecrets": ["pull"], "resources": {"limits": {"memory": "1Gi"}}}"#;
+        let defaults = TemplateDefaults {
+            template: template(text).unwrap(),
+            environment: [variable("HTTPS_PROXY=http://p:1").unwrap()].into(),
+        };
+        let mut plain = fixtures::validated(json!({}));
+        defaults.fill(&mut plain);
+        assert_eq!(plain.template, defaults.template);
+        assert_eq!(plain.environment["HTTPS_PROXY"], "http://p:1");
+        let own = json!({"labels": {"team": "vpn"}, "imagePullSecrets": ["own"], "priorityClassName": "p"});
+        let mut own = fixtures::validated(json!({"template": own}));
+        defaults.fill(&mut own);
+        assert_eq!(own.template.labels["team"], "vpn");
+        assert_eq!(own.template.labels["tier"], "edge");
+        assert_eq!(own.template.image_pull_secrets, ["own"]);
+        assert_eq!(own.template.priority_class_name.as_deref(), Some("p"));
+        assert_eq!(own.template.resources, defaults.template.resources);
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use futures::{StreamExt, stream::FuturesUnordered};
 use k8s_openapi::{
     api::coordination::v1::{Lease, LeaseSpec},
-    apimachinery::pkg::apis::meta::v1::MicroTime,
+    apimachinery::pkg::apis::meta::v1::{MicroTime, OwnerReference},
     jiff::Timestamp,
 };
 use kube::{
@@ -14,23 +14,84 @@ use kube::{
 };
 use tokio::time::{Instant, interval, sleep, sleep_until, timeout, timeout_at};
 
-use super::fence::Fence;
+use super::{fence::Fence, readiness::Readiness};
 
-/// A leader that has not renewed for this long is taken to be gone.
-const DURATION: Duration = Duration::from_secs(15);
-/// How often the leader renews.
-const RENEW: Duration = Duration::from_secs(5);
-/// A leader that could not renew for this long stops acting.
-const DEADLINE: Duration = Duration::from_secs(10);
-/// How often others look, and how long a leader waits for an answer before it asks again.
-const RETRY: Duration = Duration::from_secs(2);
+/// Times of an election, with the names that Kubernetes' own components use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Times {
+    /// A leader that has not renewed for this long is taken to be gone.
+    pub duration: Duration,
+    /// A leader that could not renew for this long stops acting. It renews at half of it.
+    pub deadline: Duration,
+    /// How often others look, and how long a leader waits for an answer before it asks again.
+    pub retry: Duration,
+}
+
+impl Default for Times {
+    fn default() -> Self {
+        Self {
+            duration: Duration::from_secs(15),
+            deadline: Duration::from_secs(10),
+            retry: Duration::from_secs(2),
+        }
+    }
+}
+
+/// Times that cannot elect one leader.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum InvalidTimes {
+    /// Another would lead before the leader stops.
+    #[error(
+        "the lease's duration must be longer than the deadline to renew it: raise --lease-duration, or lower --renew-deadline"
+    )]
+    Deadline,
+    /// A leader would have a single attempt.
+    #[error(
+        "the deadline to renew the lease must be at least twice the time between two attempts: raise --renew-deadline, or lower --retry-period"
+    )]
+    Retry,
+    /// Leases count in seconds.
+    #[error("the lease's duration must be whole seconds")]
+    Fraction,
+}
+
+impl Times {
+    /// Checks that one replica at most acts, and that a slow answer does not cost the lease.
+    ///
+    /// # Errors
+    /// They do not fit together.
+    pub fn checked(self) -> Result<Self, InvalidTimes> {
+        if self.duration <= self.deadline {
+            Err(InvalidTimes::Deadline)
+        } else if self.deadline < self.retry * 2 || self.retry.is_zero() {
+            Err(InvalidTimes::Retry)
+        } else if self.duration.subsec_nanos() != 0 {
+            Err(InvalidTimes::Fraction)
+        } else {
+            Ok(self)
+        }
+    }
+}
+
+/// Who claims a lease, and how.
+#[derive(Debug, Clone)]
+pub struct Claim {
+    /// Name of the lease.
+    pub name: String,
+    /// Name of the replica.
+    pub identity: String,
+    /// Times of the election.
+    pub times: Times,
+    /// What takes the lease with it when it is deleted.
+    pub owner: Option<OwnerReference>,
+}
 
 /// A claim to leadership.
 pub struct Leadership {
     api: Api<Lease>,
-    name: String,
-    identity: String,
+    claim: Claim,
     fence: Fence,
+    readiness: Readiness,
 }
 
 /// The lease was lost; this process must stop acting at once.
@@ -63,14 +124,20 @@ enum Step {
 }
 
 impl Leadership {
-    /// A claim as `identity` to the lease `name`, which keeps `fence` open while it leads.
-    pub fn new(client: Client, namespace: &str, name: &str, identity: &str, fence: Fence) -> Self {
-        let api = Api::namespaced(client, namespace);
+    /// A claim to a lease of `namespace`, which keeps `fence` open while it leads, and tells
+    /// `readiness` while it waits.
+    pub fn new(
+        client: Client,
+        namespace: &str,
+        claim: Claim,
+        fence: Fence,
+        readiness: Readiness,
+    ) -> Self {
         Self {
-            api,
-            name: name.to_owned(),
-            identity: identity.to_owned(),
+            api: Api::namespaced(client, namespace),
+            claim,
             fence,
+            readiness,
         }
     }
 
@@ -79,13 +146,15 @@ impl Leadership {
         let mut seen = Seen::nothing();
         loop {
             // A connection may hang for ever.
-            match timeout(DEADLINE, self.attempt(&mut seen)).await {
+            match timeout(self.claim.times.deadline, self.attempt(&mut seen)).await {
                 Ok(Ok(Some(_))) => return,
-                Ok(Ok(None)) => {}
-                Ok(Err(error)) => tracing::warn!(%error, lease = self.name, "lease not acquired"),
-                Err(_) => tracing::warn!(lease = self.name, "lease not acquired: no answer"),
+                Ok(Ok(None)) => self.readiness.stands_by(self.claim.times.duration),
+                Ok(Err(error)) => {
+                    tracing::warn!(%error, lease = self.claim.name, "lease not acquired");
+                }
+                Err(_) => tracing::warn!(lease = self.claim.name, "lease not acquired: no answer"),
             }
-            sleep(RETRY).await;
+            sleep(self.claim.times.retry).await;
         }
     }
 
@@ -93,10 +162,11 @@ impl Leadership {
     pub async fn hold(&self) -> Result<std::convert::Infallible, Lost> {
         let mut renewed = Instant::now();
         loop {
-            sleep_until(renewed + RENEW).await;
-            renewed = timeout_at(renewed + DEADLINE, self.renew())
+            let Times { deadline, .. } = self.claim.times;
+            sleep_until(renewed + deadline / 2).await;
+            renewed = timeout_at(renewed + deadline, self.renew())
                 .await
-                .map_err(|_| Lost(self.name.clone()))?;
+                .map_err(|_| Lost(self.claim.name.clone()))?;
         }
     }
 
@@ -109,14 +179,14 @@ impl Leadership {
     async fn renew(&self) -> Instant {
         let attempt = async || self.attempt(&mut Seen::nothing()).await;
         let mut attempts = FuturesUnordered::new();
-        let mut next = interval(RETRY);
+        let mut next = interval(self.claim.times.retry);
         loop {
             tokio::select! {
                 _ = next.tick() => attempts.push(attempt()),
                 Some(ended) = attempts.next() => match ended {
                     Ok(Some(asked)) => return asked,
                     Ok(None) => {}
-                    Err(error) => tracing::warn!(%error, lease = self.name, "lease not renewed yet"),
+                    Err(error) => tracing::warn!(%error, lease = self.claim.name, "lease not renewed yet"),
                 },
             }
         }
@@ -124,16 +194,16 @@ impl Leadership {
 
     /// Gives the lease up, so that another replica need not wait for it to run out.
     pub async fn release(&self) {
-        let Ok(Some(mut lease)) = self.api.get_opt(&self.name).await else {
+        let Ok(Some(mut lease)) = self.api.get_opt(&self.claim.name).await else {
             return;
         };
         let spec = lease.spec.get_or_insert_default();
-        if spec.holder_identity.as_ref() == Some(&self.identity) {
+        if spec.holder_identity.as_ref() == Some(&self.claim.identity) {
             spec.holder_identity = None;
             spec.renew_time = Some(MicroTime(Timestamp::now()));
             if let Err(error) = self
                 .api
-                .replace(&self.name, &PostParams::default(), &lease)
+                .replace(&self.claim.name, &PostParams::default(), &lease)
                 .await
             {
                 tracing::warn!(%error, "lease not released; it runs out by itself");
@@ -145,20 +215,20 @@ impl Leadership {
     async fn attempt(&self, seen: &mut Seen) -> Result<Option<Instant>, kube::Error> {
         // Others count from when they see it, which is later.
         let asked = Instant::now();
-        let lease = self.api.get_opt(&self.name).await?;
+        let lease = self.api.get_opt(&self.claim.name).await?;
         let params = PostParams::default();
-        let written = match step(lease.as_ref(), &self.identity, seen) {
+        let written = match step(lease.as_ref(), &self.claim, seen) {
             Step::Wait => return Ok(None),
             Step::Create => self.api.create(&params, &self.lease(None)).await,
             Step::Take | Step::Renew => {
                 self.api
-                    .replace(&self.name, &params, &self.lease(lease.as_ref()))
+                    .replace(&self.claim.name, &params, &self.lease(lease.as_ref()))
                     .await
             }
         };
         match written {
             Ok(_) => {
-                self.fence.extend(asked + DEADLINE);
+                self.fence.extend(asked + self.claim.times.deadline);
                 Ok(Some(asked))
             }
             Err(kube::Error::Api(status)) if status.code == 409 => Ok(None),
@@ -169,17 +239,19 @@ impl Leadership {
     fn lease(&self, old: Option<&Lease>) -> Lease {
         let now = Some(MicroTime(Timestamp::now()));
         let old_spec = old.and_then(|lease| lease.spec.clone()).unwrap_or_default();
-        let mine = old_spec.holder_identity.as_ref() == Some(&self.identity);
+        let mine = old_spec.holder_identity.as_ref() == Some(&self.claim.identity);
         let transitions = old_spec.lease_transitions.unwrap_or(0) + i32::from(!mine);
         Lease {
             metadata: ObjectMeta {
-                name: Some(self.name.clone()),
+                name: Some(self.claim.name.clone()),
                 resource_version: old.and_then(ResourceExt::resource_version),
+                // A lease without owner would stay when the operator is uninstalled.
+                owner_references: self.claim.owner.clone().map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
             spec: Some(LeaseSpec {
-                holder_identity: Some(self.identity.clone()),
-                lease_duration_seconds: Some(DURATION.as_secs() as i32),
+                holder_identity: Some(self.claim.identity.clone()),
+                lease_duration_seconds: Some(self.claim.times.duration.as_secs() as i32),
                 acquire_time: if mine {
                     old_spec.acquire_time
                 } else {
@@ -194,7 +266,7 @@ impl Leadership {
 }
 
 /// Decides by how long we have seen the lease unchanged: clocks of other hosts are not trusted.
-fn step(lease: Option<&Lease>, identity: &str, seen: &mut Seen) -> Step {
+fn step(lease: Option<&Lease>, claim: &Claim, seen: &mut Seen) -> Step {
     let Some(lease) = lease else {
         return Step::Create;
     };
@@ -209,10 +281,10 @@ fn step(lease: Option<&Lease>, identity: &str, seen: &mut Seen) -> Step {
     let duration = spec
         .lease_duration_seconds
         .and_then(|s| u64::try_from(s).ok());
-    let duration = duration.map_or(DURATION, Duration::from_secs);
+    let duration = duration.map_or(claim.times.duration, Duration::from_secs);
     match spec.holder_identity.as_deref() {
         None | Some("") => Step::Take,
-        Some(holder) if holder == identity => Step::Renew,
+        Some(holder) if holder == claim.identity => Step::Renew,
         Some(_) if seen.since.elapsed() > duration => Step::Take,
         Some(_) => Step::Wait,
     }

@@ -57,7 +57,7 @@ const RELAY: (&str, &str) = ("containers", "relay");
 const PREPARE_STATE: (&str, &str) = ("initContainers", "prepare-state");
 /// The operator's own volumes, variables and mounts.
 const VOLUMES: &[&str] = &["auth", "bpf", "config", "sessions", "state"];
-const VARIABLES: &[&str] = &["HOST_IP", "NODE_NAME", "POD_NAME", "POD_UID"];
+pub(super) const VARIABLES: &[&str] = &["HOST_IP", "NODE_NAME", "POD_NAME", "POD_UID"];
 const MOUNTS: &[&str] = &[
     "/etc/peerrelay",
     "/sys/fs/bpf",

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{
     apply::{Attempts, apply},
     build::build,
-    defaults::MonitoringDefaults,
+    defaults::{MonitoringDefaults, TemplateDefaults},
     events::{self, transitions},
     metrics::Metrics,
     plan::plan,
@@ -52,6 +52,8 @@ pub struct Context {
     pub image: RelayImage,
     /// Monitoring of PeerRelays that say nothing else.
     pub monitoring: MonitoringDefaults,
+    /// Template of PeerRelays that say nothing else.
+    pub template: TemplateDefaults,
     /// Counts.
     pub metrics: Metrics,
     /// What came of earlier attempts to apply.
@@ -110,6 +112,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         }
     };
     ctx.monitoring.fill(&mut validated.monitoring);
+    ctx.template.fill(&mut validated);
     let now = Timestamp::now();
     let seen = ctx.stores.surroundings(&validated.namespace);
     plan(&mut validated, &seen);

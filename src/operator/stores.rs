@@ -6,9 +6,11 @@ pub mod monitoring;
 mod neighbours;
 mod nodes;
 mod pods;
+mod scope;
 mod stream;
 
 use futures::{Stream, StreamExt, TryStreamExt};
+use k8s_openapi::NamespaceResourceScope;
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
@@ -16,7 +18,7 @@ use k8s_openapi::api::{
     policy::v1::PodDisruptionBudget,
     rbac::v1::{Role, RoleBinding},
 };
-use kube::{Client, Resource, ResourceExt};
+use kube::{Resource, ResourceExt};
 use kube_runtime::{
     Controller, WatchStreamExt,
     reflector::{self, Store},
@@ -33,6 +35,7 @@ use std::{
 use tokio::sync::OnceCell;
 
 use self::guard::UnreadableObjects;
+pub use self::scope::Scope;
 use super::{
     plan::Surroundings,
     queue::Queue,
@@ -71,17 +74,20 @@ pub struct Stores {
     pub(super) pods: Store<Pod>,
     /// Why pods could not be made, for all DaemonSets of the cluster.
     pub(super) refusals: Store<Event>,
-    /// Whether all of them have seen the whole cluster.
+    /// Whether all of them have seen everything.
     ready: OnceCell<()>,
 }
 
 impl Stores {
     /// Starts the watches as triggers of a controller: a change of any child reconciles its owner.
     /// Each trigger is noted in `queue`.
-    pub fn watch(client: &Client, queue: &Queue) -> (Self, Controller<PeerRelay>) {
-        let client = &stream::newest(client);
+    pub fn watch(scope: &Scope, queue: &Queue) -> (Self, Controller<PeerRelay>) {
+        let scope = &Scope {
+            client: stream::newest(&scope.client),
+            ..scope.clone()
+        };
         let unreadable_relays = UnreadableObjects::default();
-        let (peer_relays, stream, changed) = neighbours::watch(client, &unreadable_relays);
+        let (peer_relays, stream, changed) = neighbours::watch(scope, &unreadable_relays);
         let noted = queue.clone();
         let stream = stream.inspect_ok(move |relay: &PeerRelay| {
             noted.add(&reflector::ObjectRef::from_obj(relay), Instant::now());
@@ -90,36 +96,36 @@ impl Stores {
         let (noted, all) = (queue.clone(), peer_relays.clone());
         let changed = changed.inspect(move |()| noted.add_all(&all.state(), Instant::now()));
         let controller = controller.reconcile_all_on(changed);
-        let (service_accounts, stream) = children(client, queue);
+        let (service_accounts, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
-        let (roles, stream) = children(client, queue);
+        let (roles, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
-        let (role_bindings, stream) = children(client, queue);
+        let (role_bindings, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
-        let (config_maps, stream) = children(client, queue);
+        let (config_maps, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
-        let (services, stream) = children(client, queue);
+        let (services, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
-        let (network_policies, stream) = children(client, queue);
+        let (network_policies, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
-        let (disruption_budgets, stream) = children(client, queue);
+        let (disruption_budgets, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
-        let (daemon_sets, stream) = children(client, queue);
+        let (daemon_sets, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
         let relays = controller.store();
-        let (nodes, stream) = nodes::watch(client);
+        let (nodes, stream) = nodes::watch(scope);
         // One of them is as good as all: each brings the turn of every PeerRelay.
         let stream = bundle::bundled(stream, |_: &Node| ());
         let controller =
             controller.watches_stream(stream, queue.noting(move |_: Node| everyone(&relays)));
         let relays = controller.store();
-        let (monitoring, stream) = monitoring::Monitoring::watch(client);
+        let (monitoring, stream) = monitoring::Monitoring::watch(scope);
         let controller = controller.watches_stream(
             stream,
             queue.noting(move |_: monitoring::Definition| everyone(&relays)),
         );
         let unreadable_nodes = UnreadableObjects::default();
-        let (relay_nodes, stream) = guarded(client, &unreadable_nodes);
+        let (relay_nodes, stream) = guarded(scope, &unreadable_nodes);
         let stream = bundle::bundled(stream, |node: &RelayNode| {
             (node.namespace(), node.spec.peer_relay.clone())
         });
@@ -130,13 +136,13 @@ impl Stores {
                 Some(reflector::ObjectRef::new(&node.spec.peer_relay).within(&namespace))
             }),
         );
-        let (pods, stream) = pods::pods(client);
+        let (pods, stream) = pods::pods(scope);
         let relays = controller.store();
         let controller = controller.watches_stream(
             stream,
             queue.noting(move |pod| pods::concerned(&pod, &relays)),
         );
-        let (refusals, stream) = pods::refusals(client);
+        let (refusals, stream) = pods::refusals(scope);
         let sets = daemon_sets.clone();
         let controller = controller.watches_stream(
             stream,
@@ -272,17 +278,40 @@ fn everyone(relays: &Store<PeerRelay>) -> Vec<reflector::ObjectRef<PeerRelay>> {
     relays.map(reflector::ObjectRef::from_obj).collect()
 }
 
+/// A kind of objects in namespaces.
+trait Watched:
+    Resource<DynamicType = (), Scope = NamespaceResourceScope>
+    + Clone
+    + Debug
+    + DeserializeOwned
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<K> Watched for K where
+    K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
+        + Clone
+        + Debug
+        + DeserializeOwned
+        + Send
+        + Sync
+        + 'static
+{
+}
+
 type Touched<K> = watcher::Result<K>;
 
 fn children<K>(
-    client: &Client,
+    scope: &Scope,
     queue: &Queue,
 ) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Watched,
 {
     let managed = watcher::Config::default().labels(&names::managed());
-    let (store, stream) = reflect(client, managed, |_| {});
+    let (store, stream) = reflect(scope, managed, |_| {});
     let queue = queue.clone();
     let noted = stream.inspect_ok(move |child: &K| queue.add_owner(child, Instant::now()));
     (store, noted)
@@ -290,28 +319,28 @@ where
 
 /// `prune` drops what nobody reads before it is kept.
 fn reflect<K>(
-    client: &Client,
+    scope: &Scope,
     config: watcher::Config,
     prune: fn(&mut K),
 ) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Watched,
     K::DynamicType: Eq + Hash,
 {
-    keep(stream::events(client, config), reflector::store(), prune)
+    keep(scope.events(config), reflector::store(), prune)
 }
 
 /// Watches all objects of a kind of which some may not be readable.
 fn guarded<K>(
-    client: &Client,
+    scope: &Scope,
     unreadable: &UnreadableObjects,
 ) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Watched,
     K::DynamicType: Eq + Hash,
 {
     let store = reflector::store();
-    let events = stream::events(client, watcher::Config::default());
+    let events = scope.events(watcher::Config::default());
     let events = guard::readable(events, store.0.clone(), unreadable.clone());
     keep(events, store, |_| {})
 }
@@ -322,7 +351,7 @@ fn keep<K, S>(
     prune: fn(&mut K),
 ) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K, S>)
 where
-    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
+    K: Watched,
     K::DynamicType: Eq + Hash,
     S: Stream<Item = watcher::Event<K>> + Send,
 {

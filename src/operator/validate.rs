@@ -2,7 +2,7 @@
 
 mod endpoints;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
@@ -78,6 +78,8 @@ pub struct ValidatedRelay {
     pub template: Template,
     /// Image of the relays.
     pub image: RelayImage,
+    /// Further variables of the relays; none until the operator's defaults are filled in.
+    pub environment: BTreeMap<String, String>,
     /// Relays that are about to be removed; none until the cluster is asked.
     pub leaving: Option<Leaving>,
     /// Relays that wait to be replaced, and for whom; none until the cluster is asked.
@@ -262,6 +264,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
         monitoring_kinds: BTreeSet::new(),
         grants_output: relay.spec.grants.output,
         image: image.clone(),
+        environment: BTreeMap::new(),
         leaving: None,
         held_back: None,
         namespace,

@@ -1,6 +1,9 @@
 //! The chart, rendered by helm: `PEERRELAY_HELM` names the program, as `cargo dev test` does.
 
-use std::{path::PathBuf, process::Command};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use k8s_openapi::{
     api::networking::v1::NetworkPolicySpec,
@@ -19,7 +22,9 @@ use serde_json::{Value, json};
 
 use crate::{hold, root, update_sources, values};
 
+pub(crate) const RELEASE: &str = "peerrelay-operator";
 const NAMESPACE: &str = "peerrelay-system";
+const CHART: &str = "charts/peerrelay-operator";
 const NAMESPACE_YAML: &str = "deploy/kustomize/base/namespace.yaml";
 const OPERATOR_YAML: &str = "deploy/kustomize/base/operator.yaml";
 const INSTALL_YAML: &str = "deploy/install.yaml";
@@ -32,10 +37,17 @@ fn values_schema_is_what_the_type_says() {
 #[test]
 fn manifests_are_the_rendered_chart() {
     let Some(rendered) = render(&[]) else { return };
-    let rendered = rendered.expect("the chart renders with its own values");
-    hold(OPERATOR_YAML, &rendered);
+    hold(OPERATOR_YAML, &rendered.unwrap());
+    // As Helm would mark them: it takes over what was applied before, if it is marked so.
+    let mark =
+        |what: &str, value: &str| format!("commonAnnotations.meta\\.helm\\.sh/{what}={value}");
+    let marks = [
+        mark("release-name", RELEASE),
+        mark("release-namespace", NAMESPACE),
+    ];
+    let rendered = render(&["--set", &marks[0], "--set", &marks[1]]).unwrap();
     let namespace = std::fs::read_to_string(root().join(NAMESPACE_YAML)).unwrap();
-    hold(INSTALL_YAML, &format!("{namespace}{rendered}"));
+    hold(INSTALL_YAML, &format!("{namespace}{}", rendered.unwrap()));
 }
 
 #[test]
@@ -57,7 +69,7 @@ fn wrong_values_are_refused_by_name() {
     for (value, word) in [
         ("replicas=2", "replicas"),
         ("image.pullPolicy=Sometimes", "pullPolicy"),
-        ("replicaCount=0", "replicaCount"),
+        ("replicaCount=-1", "replicaCount"),
         ("log.format=xml", "format"),
         ("networkPolicy.apiServerPorts={0}", "apiServerPorts"),
         ("metrics.labels.release=a b", "release"),
@@ -209,8 +221,23 @@ fn operator_may_give_relays_what_it_gives_them() {
     assert!(!secrets, "the operator may read Secrets");
 }
 
+/// The image under which the manifests name what `cargo dev image` makes.
+const IMAGE: &str = "image.repository=localhost/peerrelay";
+
 /// `None` without helm, which only CI must have.
 pub(crate) fn render(arguments: &[&str]) -> Option<Result<String, String>> {
+    let with_image = [&["--set", IMAGE], arguments].concat();
+    render_as(RELEASE, &with_image)
+}
+
+/// The same under the name of a release, without the image.
+pub(crate) fn render_as(release: &str, arguments: &[&str]) -> Option<Result<String, String>> {
+    let template = ["template", release, CHART, "--namespace", NAMESPACE];
+    helm(&[&template, arguments].concat())
+}
+
+/// Runs helm; `None` without it.
+pub(crate) fn helm(arguments: &[&str]) -> Option<Result<String, String>> {
     let Some(helm) = std::env::var_os("PEERRELAY_HELM").map(PathBuf::from) else {
         assert!(
             std::env::var_os("CI").is_none(),
@@ -220,28 +247,25 @@ pub(crate) fn render(arguments: &[&str]) -> Option<Result<String, String>> {
         return None;
     };
     update_sources();
+    Some(run(&helm, arguments))
+}
+
+/// Runs a helm in the repository.
+pub(crate) fn run(helm: &Path, arguments: &[&str]) -> Result<String, String> {
     let output = Command::new(helm)
-        .args([
-            "template",
-            "peerrelay-operator",
-            "charts/peerrelay-operator",
-        ])
-        .args(["--namespace", NAMESPACE])
         .args(arguments)
         .current_dir(root())
         .output()
         .expect("helm starts");
     let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("helm writes UTF-8");
-    Some(if output.status.success() {
-        Ok(text(output.stdout))
-    } else {
-        Err(text(output.stderr))
-    })
+    match output.status.success() {
+        true => Ok(text(output.stdout)),
+        false => Err(text(output.stderr)),
+    }
 }
 
 pub(crate) fn objects(yaml: &str) -> Vec<Value> {
     let documents = serde_yaml::Deserializer::from_str(yaml);
-    documents
-        .map(|document| Value::deserialize(document).expect("helm writes YAML"))
-        .collect()
+    let objects = documents.map(|document| Value::deserialize(document).expect("helm writes YAML"));
+    objects.filter(|object| !object.is_null()).collect()
 }

@@ -4,6 +4,8 @@
 
 mod argocd;
 mod chart;
+mod chart_readme;
+mod chart_values;
 mod corpus;
 #[path = "../common/fed.rs"]
 mod fed;

@@ -271,12 +271,7 @@ fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
     Container {
         name: "relay".to_owned(),
         args: Some(vec!["relay".to_owned(), "--config".to_owned(), config]),
-        env: Some(vec![
-            field("NODE_NAME", "spec.nodeName"),
-            field("POD_NAME", "metadata.name"),
-            field("POD_UID", "metadata.uid"),
-            field("HOST_IP", "status.hostIP"),
-        ]),
+        env: Some(environment(relay)),
         ports: Some(vec![
             port("relay", "UDP", relay.port, on_host),
             port("metrics", "TCP", relay.metrics_port, on_host),
@@ -294,6 +289,21 @@ fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
         security_context: Some(security),
         ..image(relay)
     }
+}
+
+fn environment(relay: &ValidatedRelay) -> Vec<EnvVar> {
+    let fields = [
+        field("NODE_NAME", "spec.nodeName"),
+        field("POD_NAME", "metadata.name"),
+        field("POD_UID", "metadata.uid"),
+        field("HOST_IP", "status.hostIP"),
+    ];
+    let given = relay.environment.iter().map(|(name, value)| EnvVar {
+        name: name.clone(),
+        value: Some(value.clone()),
+        value_from: None,
+    });
+    fields.into_iter().chain(given).collect()
 }
 
 fn volume_mounts(on_host: bool) -> Vec<VolumeMount> {

@@ -22,32 +22,86 @@ fn lease(holder: Option<&str>, version: &str) -> Lease {
     }
 }
 
+fn claim() -> Claim {
+    Claim {
+        name: "lease".into(),
+        identity: "a".into(),
+        times: Times::default(),
+        owner: None,
+    }
+}
+
+fn leadership(client: Client) -> Leadership {
+    Leadership::new(
+        client,
+        "default",
+        claim(),
+        Fence::closed(),
+        Readiness::default(),
+    )
+}
+
+#[test]
+fn times_that_cannot_elect_one_leader_are_refused() {
+    let times = |duration: u64, deadline: u64, retry: u64| {
+        let seconds = Duration::from_millis;
+        let times = Times {
+            duration: seconds(duration),
+            deadline: seconds(deadline),
+            retry: seconds(retry),
+        };
+        times.checked().map(drop)
+    };
+    assert_eq!(times(15_000, 10_000, 2_000), Ok(()));
+    assert_eq!(times(137_000, 107_000, 26_000), Ok(()));
+    assert_eq!(times(10_000, 10_000, 2_000), Err(InvalidTimes::Deadline));
+    assert_eq!(times(15_000, 10_000, 6_000), Err(InvalidTimes::Retry));
+    assert_eq!(times(15_000, 10_000, 0), Err(InvalidTimes::Retry));
+    assert_eq!(times(15_500, 10_000, 2_000), Err(InvalidTimes::Fraction));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_goes_with_what_the_leader_belongs_to() {
+    let mut leadership = leadership(Server::new(|_| Some(Duration::ZERO)).client());
+    assert_eq!(leadership.lease(None).metadata.owner_references, None);
+    let owner = OwnerReference {
+        kind: "ReplicaSet".into(),
+        ..OwnerReference::default()
+    };
+    leadership.claim.owner = Some(owner.clone());
+    let taken = leadership.lease(Some(&lease(Some("b"), "1")));
+    assert_eq!(taken.metadata.owner_references, Some(vec![owner]));
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_taken_only_when_nobody_renews_it() {
     let mut seen = Seen::nothing();
-    assert_eq!(step(None, "a", &mut seen), Step::Create);
-    assert_eq!(step(Some(&lease(None, "1")), "a", &mut seen), Step::Take);
+    assert_eq!(step(None, &claim(), &mut seen), Step::Create);
     assert_eq!(
-        step(Some(&lease(Some("a"), "2")), "a", &mut seen),
+        step(Some(&lease(None, "1")), &claim(), &mut seen),
+        Step::Take
+    );
+    assert_eq!(
+        step(Some(&lease(Some("a"), "2")), &claim(), &mut seen),
         Step::Renew
     );
     assert_eq!(
-        step(Some(&lease(Some("b"), "3")), "a", &mut seen),
+        step(Some(&lease(Some("b"), "3")), &claim(), &mut seen),
         Step::Wait
     );
     tokio::time::advance(Duration::from_secs(14)).await;
     assert_eq!(
-        step(Some(&lease(Some("b"), "3")), "a", &mut seen),
+        step(Some(&lease(Some("b"), "3")), &claim(), &mut seen),
         Step::Wait
     );
     assert_eq!(
-        step(Some(&lease(Some("b"), "4")), "a", &mut seen),
+        step(Some(&lease(Some("b"), "4")), &claim(), &mut seen),
         Step::Wait,
         "renewed"
     );
     tokio::time::advance(Duration::from_secs(16)).await;
     assert_eq!(
-        step(Some(&lease(Some("b"), "4")), "a", &mut seen),
+        step(Some(&lease(Some("b"), "4")), &claim(), &mut seen),
         Step::Take
     );
 }
@@ -89,7 +143,7 @@ async fn a_lease_of_another_is_left_alone() {
 #[tokio::test(start_paused = true)]
 async fn a_request_that_hangs_keeps_nobody_from_a_lease() {
     let server = Server::new(|now| (now > 3).then_some(Duration::ZERO));
-    let leader = Leadership::new(server.client(), "default", "lease", "a", Fence::closed());
+    let leader = leadership(server.client());
     let minute = Duration::from_secs(60);
     timeout(minute, leader.acquire()).await.unwrap();
 }
@@ -137,7 +191,7 @@ impl Server {
 
     /// Whether `a` holds it for ten minutes.
     async fn is_held(&self) -> bool {
-        let leader = Leadership::new(self.client(), "default", "lease", "a", Fence::closed());
+        let leader = leadership(self.client());
         let minutes = Duration::from_secs(600);
         timeout(minutes, leader.hold()).await.is_err()
     }

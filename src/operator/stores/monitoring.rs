@@ -7,13 +7,14 @@ use std::{
 
 use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
-use kube::{Client, core::PartialObjectMeta};
+use kube::core::PartialObjectMeta;
 use kube_runtime::{
     WatchStreamExt,
     reflector::{self, Store},
     watcher,
 };
 
+use super::Scope;
 use crate::operator::build::monitoring::MonitoringKind;
 
 /// A definition, without its body.
@@ -34,7 +35,7 @@ type Done = HashMap<(MonitoringKind, String, String), String>;
 impl Monitoring {
     /// Starts the watches, one for each definition by its name.
     pub(super) fn watch(
-        client: &Client,
+        scope: &Scope,
     ) -> (
         Self,
         impl Stream<Item = watcher::Result<Definition>> + Send + use<>,
@@ -45,7 +46,8 @@ impl Monitoring {
             let (store, writer) = reflector::store();
             let by_name = format!("metadata.name={}", kind.definition());
             let config = watcher::Config::default().fields(&by_name);
-            let stream = super::stream::events(client, config)
+            let stream = scope
+                .cluster_events(config)
                 .map(Ok)
                 .modify(|definition: &mut Definition| definition.metadata.managed_fields = None)
                 .reflect(writer)

@@ -6,7 +6,6 @@ use std::{
 };
 
 use futures::{Stream, StreamExt, channel::mpsc};
-use kube::Client;
 use kube_runtime::{
     WatchStreamExt,
     reflector::{self, ObjectRef, Store},
@@ -14,16 +13,15 @@ use kube_runtime::{
 };
 
 use super::{
-    Touched,
+    Scope, Touched,
     guard::{UnreadableObjects, readable},
-    stream,
 };
 use crate::{crd::PeerRelay, operator::tailnet::seen_by_neighbours};
 
 /// All PeerRelays that can be read, a stream with each that has come, gone or changed, and one with a word whenever
 /// that matters to others.
 pub(super) fn watch(
-    client: &Client,
+    scope: &Scope,
     unreadable: &UnreadableObjects,
 ) -> (
     Store<PeerRelay>,
@@ -34,7 +32,7 @@ pub(super) fn watch(
     let mut seen = Seen::new(seen_by_neighbours);
     // One word that waits is enough, however much has changed by then; each sender has one more.
     let (mut sender, receiver) = mpsc::channel(0);
-    let events = stream::events(client, watcher::Config::default());
+    let events = scope.events(watcher::Config::default());
     let stream = readable(events, store.clone(), unreadable.clone())
         .map(Ok)
         .modify(|relay: &mut PeerRelay| relay.metadata.managed_fields = None)

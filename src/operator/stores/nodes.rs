@@ -7,26 +7,27 @@ use std::{
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
-use kube::{Client, ResourceExt};
+use kube::ResourceExt;
 use kube_runtime::{
     WatchStreamExt,
     reflector::{self, Store},
     watcher::{self, Event},
 };
 
-use super::stream;
+use super::Scope;
 use crate::names;
 
 /// All nodes, and a stream with one of them whenever any has come, gone or changed.
 pub(super) fn watch(
-    client: &Client,
+    scope: &Scope,
 ) -> (
     Store<Node>,
     impl Stream<Item = watcher::Result<Node>> + Send + use<>,
 ) {
     let (store, writer) = reflector::store();
     let mut seen = Seen::default();
-    let stream = stream::events(client, watcher::Config::default())
+    let stream = scope
+        .cluster_events(watcher::Config::default())
         .map(Ok)
         .modify(prune)
         .reflect(writer)

@@ -5,13 +5,12 @@ use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Container, Event, Pod, PodSpec},
 };
-use kube::Client;
 use kube_runtime::{
     reflector::{ObjectRef, Store},
     watcher,
 };
 
-use super::{Touched, reflect};
+use super::{Scope, Touched, reflect};
 use crate::{
     crd::PeerRelay,
     names,
@@ -19,24 +18,22 @@ use crate::{
 };
 
 /// Watches the pods that the operator's DaemonSets make, and only those.
-pub(super) fn pods(
-    client: &Client,
-) -> (Store<Pod>, impl Stream<Item = Touched<Pod>> + Send + use<>) {
+pub(super) fn pods(scope: &Scope) -> (Store<Pod>, impl Stream<Item = Touched<Pod>> + Send + use<>) {
     let config = watcher::Config::default().labels(&names::managed());
-    reflect(client, config, prune_pod)
+    reflect(scope, config, prune_pod)
 }
 
 /// Watches what Kubernetes says when it cannot make a DaemonSet's pods. These events carry no label
 /// of ours; there are few of them in a cluster, and other DaemonSets' are dropped at once.
 pub(super) fn refusals(
-    client: &Client,
+    scope: &Scope,
 ) -> (
     Store<Event>,
     impl Stream<Item = Touched<Event>> + Send + use<>,
 ) {
     let config =
         watcher::Config::default().fields("involvedObject.kind=DaemonSet,reason=FailedCreate");
-    reflect(client, config, prune_event)
+    reflect(scope, config, prune_event)
 }
 
 /// The PeerRelay whose pod it is, and those that would take one of its ports of a node.

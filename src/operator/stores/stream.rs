@@ -1,6 +1,6 @@
 //! Watches that each mend themselves, and begin with a streamed list where the API server has them.
 
-mod pace;
+pub(in crate::operator::stores) mod pace;
 
 use std::{fmt::Debug, future::ready, time::Duration};
 
@@ -14,12 +14,14 @@ use kube_runtime::{
 };
 use serde::de::DeserializeOwned;
 
+use crate::operator::readiness::Readiness;
+
 /// Shortest wait before a watch that failed is tried again.
 const SHORTEST: Duration = Duration::from_millis(500);
 /// Longest one: what happens in the meantime is seen late.
 const LONGEST: Duration = Duration::from_secs(10);
 
-/// What a watch of the whole cluster says, without its errors: they are logged, and it begins anew
+/// What a watch says, without its errors: they are logged and told to `readiness`, and it begins anew
 /// after a pause.
 ///
 /// A controller would pause all of its watches for each error of one, so that ten watches whose API
@@ -27,13 +29,13 @@ const LONGEST: Duration = Duration::from_secs(10);
 ///
 /// Lists are streamed until the API server refuses to, and come in pages from then on.
 pub(super) fn events<K>(
-    client: &Client,
+    api: Api<K>,
     config: watcher::Config,
+    readiness: Readiness,
 ) -> impl Stream<Item = Event<K>> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let api: Api<K> = Api::all(pace::paced(client));
     let streamed = watcher(api.clone(), config.clone().streaming_lists()).take_while(|event| {
         let refusal = event.as_ref().err().and_then(refusal);
         if let Some(Status { message, .. }) = refusal {
@@ -44,11 +46,12 @@ where
     streamed
         .chain(watcher(api, config))
         .backoff(Pauses::default())
-        .filter_map(|event| {
+        .filter_map(move |event| {
             ready(match event {
                 Ok(event) => Some(event),
                 Err(error) => {
                     tracing::warn!(kind = %K::kind(&()), %error, "watch failed; trying again");
+                    readiness.failed(&K::kind(&()), &error.to_string());
                     None
                 }
             })

@@ -144,9 +144,22 @@ impl Rig {
         run_with_input(kubectl.args(["apply", "-f", "-"]), yaml.as_bytes())
     }
 
-    /// Runs helm as administrator.
+    /// Runs Helm 4 as administrator.
     pub fn helm<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
-        let mut helm = program_in(ROUTER, self.tools.program("helm"));
+        self.run_helm("helm", args)
+    }
+
+    /// Runs Helm 3 as administrator.
+    pub fn helm3<S: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = S>) -> Result<String> {
+        self.run_helm("helm3", args)
+    }
+
+    fn run_helm<S: AsRef<OsStr>>(
+        &self,
+        name: &str,
+        args: impl IntoIterator<Item = S>,
+    ) -> Result<String> {
+        let mut helm = program_in(ROUTER, self.tools.program(name));
         // Its cache and settings are not those of who runs the rig.
         helm.env("KUBECONFIG", self.kubeconfig())
             .env("KUBECACHEDIR", self.kubectl_cache())

@@ -1,6 +1,7 @@
 //! What the tests show: each scenario is a sentence that holds on a real cluster and tailnet.
 
 mod admission;
+mod chart;
 mod clients;
 mod data_path;
 mod endpoints;
@@ -72,6 +73,7 @@ pub fn all() -> Vec<Scenario> {
         manifests::scenarios(),
         rights::scenarios(),
         operator::scenarios(),
+        chart::scenarios(),
         exposure::scenarios(),
         transitions::scenarios(),
         network_policies::scenarios(),
@@ -86,6 +88,7 @@ pub fn all() -> Vec<Scenario> {
         headscale::scenarios(),
         // Leaves another port behind, which a known fault (docs/decisions/0010) may follow.
         status::scenarios(),
+        chart::closing(),
     ];
     groups.into_iter().flatten().collect()
 }

@@ -115,6 +115,7 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
     let tools = Tools::build(progress)?;
     Tools::build_only("mapmodel", progress)?;
     Tools::build_only("argocd", progress)?;
+    Tools::build_only("helm3", progress)?;
     progress.line("cargo test, the whole workspace");
     let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let status = cargo
@@ -123,6 +124,7 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
         .env("PEERRELAY_HELM", tools.program("helm"))
         .env("PEERRELAY_KUBECTL", tools.program("kubectl"))
         .env("PEERRELAY_ARGOCD", tools.program("argocd"))
+        .env("PEERRELAY_HELM3", tools.program("helm3"))
         .env(maps::PROGRAM, tools.program("mapmodel"))
         .status()
         .context("failed to start cargo")?;

@@ -21,7 +21,7 @@ struct ToolSet {
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 13] = [
+const TOOL_SETS: [ToolSet; 14] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -47,6 +47,14 @@ const TOOL_SETS: [ToolSet; 13] = [
         packages: &["tool"],
         ldflags: "-s -w",
         programs: &["helm"],
+        duration: "about 1 min",
+    },
+    ToolSet {
+        name: "helm3",
+        module: "helm3",
+        packages: &["tool"],
+        ldflags: "-s -w",
+        programs: &["helm3"],
         duration: "about 1 min",
     },
     ToolSet {
@@ -160,6 +168,7 @@ impl Tools {
             "argocd",
             "flux",
             "headscale",
+            "helm3",
             "kstatus",
             "mapmodel",
             "metallb",
@@ -225,6 +234,7 @@ impl Tools {
             let output = match *name {
                 "etcd" => "server",
                 "prometheus-operator" => "operator",
+                "helm3" => "helm",
                 name => name,
             };
             fs::rename(staging.join(output), self.program(name))

@@ -18,7 +18,7 @@ use super::{LONGEST, Pauses};
 const LONG: Duration = LONGEST;
 
 /// A client for one watch, which it begins seldom while it does not last.
-pub(super) fn paced(client: &Client) -> Client {
+pub(in crate::operator::stores) fn paced(client: &Client) -> Client {
     let inner = client.clone();
     let pace = Arc::new(Mutex::new(Pace::default()));
     let send = move |request: Request<Body>| {

@@ -86,7 +86,7 @@ async fn metadata_is_asked_for_without_bodies() {
         })),
     });
     let client = newest(&server.client());
-    let events = events::<PartialObjectMeta<ConfigMap>>(&client, watcher::Config::default());
+    let events = whole::<PartialObjectMeta<ConfigMap>>(&client);
     assert_eq!(soon(events.take(3).count()).await, 3);
     let accepted = server.accepted.lock().unwrap();
     assert_eq!(accepted.len(), 2);
@@ -104,7 +104,7 @@ async fn watches_that_end_at_once_are_begun_seldom_and_those_that_last_at_once()
         });
         let server = server.lasting(lasts);
         let client = newest(&server.client());
-        let events = events::<ConfigMap>(&client, watcher::Config::default());
+        let events = whole::<ConfigMap>(&client);
         let all = tokio::time::timeout(Duration::from_secs(60 * number), events.count());
         all.await.unwrap_err();
         server.asked().len()
@@ -120,7 +120,7 @@ async fn watches_that_end_at_once_are_begun_seldom_and_those_that_last_at_once()
 async fn streamed_lists_that_break_off_are_begun_seldom() {
     let server = Server::new(|_| Answer::lines([added("a")])).lasting(Duration::from_millis(1));
     let client = newest(&server.client());
-    let events = events::<ConfigMap>(&client, watcher::Config::default());
+    let events = whole::<ConfigMap>(&client);
     let minute = tokio::time::timeout(Duration::from_secs(60), events.count());
     minute.await.unwrap_err();
     let asked = server.asked().len();
@@ -143,7 +143,7 @@ fn only_streamed_lists_lose_their_version() {
 /// The first events, in words.
 async fn told(server: &Server, number: usize) -> Vec<String> {
     let client = newest(&server.client());
-    let events = events::<ConfigMap>(&client, watcher::Config::default()).take(number);
+    let events = whole::<ConfigMap>(&client).take(number);
     let words = events.map(|event| match event {
         Event::Init => "init".into(),
         Event::InitApply(object) => format!("listed {}", object.name_any()),
@@ -271,4 +271,13 @@ fn status(code: u16) -> Value {
     json!({
         "apiVersion": "v1", "kind": "Status", "status": "Failure", "message": "no", "code": code,
     })
+}
+
+/// A watch of the whole cluster.
+fn whole<K>(client: &Client) -> impl Stream<Item = Event<K>> + Send + use<K>
+where
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
+{
+    let api = Api::all(pace::paced(client));
+    events(api, watcher::Config::default(), Readiness::default())
 }

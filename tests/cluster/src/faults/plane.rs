@@ -261,7 +261,8 @@ impl Plane {
         let chart = repository().join("charts").join(CHART);
         let mut helm = program(tools.program("helm"));
         helm.args(["template", CHART, &chart.display().to_string()])
-            .args(["--namespace", OPERATOR_NAMESPACE]);
+            .args(["--namespace", OPERATOR_NAMESPACE])
+            .args(["--set", "image.repository=example.test/peerrelay"]);
         let rendered = run(&mut helm)?;
         let mut definitions = Vec::new();
         for document in serde_yaml::Deserializer::from_str(&rendered) {

@@ -109,6 +109,7 @@ fn charts_own(world: &World<'_>) -> Result<String> {
     helm.args(["template", "peerrelay-operator"])
         .arg(chart)
         .args(["--namespace", OPERATOR_NAMESPACE])
+        .args(["--set", "image.repository=peerrelay.dev/peerrelay"])
         .args(["--show-only", "templates/monitoring.yaml"])
         .args(["--set", &format!("metrics.labels.release={RELEASE}")])
         .args(["--set", "metrics.serviceMonitor.enabled=true"])

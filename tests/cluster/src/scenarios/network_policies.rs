@@ -172,6 +172,7 @@ fn charts_own(world: &World<'_>) -> Result<String> {
     helm.args(["template", "peerrelay-operator"])
         .arg(repository().join("charts/peerrelay-operator"))
         .args(["--namespace", OPERATOR_NAMESPACE])
+        .args(["--set", "image.repository=peerrelay.dev/peerrelay"])
         .args(["--show-only", "templates/networkpolicy.yaml"])
         .args(["--set", "networkPolicy.enabled=true"])
         .arg("--set-json")
