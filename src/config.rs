@@ -3,6 +3,7 @@
 pub mod endpoints;
 pub mod peers;
 pub mod port;
+pub mod unknown;
 pub mod withdrawals;
 
 use std::{
@@ -14,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use self::{endpoints::EndpointsConfig, port::RelayPort};
+use self::{endpoints::EndpointsConfig, port::RelayPort, unknown::UnknownField};
 use crate::crd::{DataPath, log_level::LogLevel};
 
 /// Port that relays listen on when nothing else is said; the one the setup guides use.
@@ -34,7 +35,7 @@ pub const POD_SESSION_DIR: &str = "/run/peerrelay";
 /// Everything a relay can be told, all of it optional: what is missing here may come from a flag or
 /// from the environment, and has a default otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct RelayConfig {
     /// Control server; HTTPS, or HTTP on a network that is trusted.
     #[serde(rename = "controlURL", skip_serializing_if = "Option::is_none")]
@@ -114,7 +115,7 @@ pub struct RelayConfig {
 
 /// Which `RelayNode` a relay writes. The node's and the pod's name come from the environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ReportConfig {
     /// Name of the PeerRelay.
     pub peer_relay: String,
@@ -148,16 +149,16 @@ pub enum ConfigError {
 }
 
 impl RelayConfig {
-    /// Reads a YAML file.
+    /// Reads a YAML file, and lists its fields that were ignored.
     ///
     /// # Errors
-    /// The file cannot be read, or has a field that is unknown or of the wrong type.
-    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+    /// The file cannot be read, or has a field of the wrong type.
+    pub fn read(path: &Path) -> Result<(Self, Vec<UnknownField>), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
-        serde_yaml::from_str(&text).map_err(|source| ConfigError::Parse {
+        unknown::parse(&text).map_err(|source| ConfigError::Parse {
             path: path.to_owned(),
             source,
         })
@@ -228,12 +229,6 @@ mod tests {
         };
         let yaml = serde_yaml::to_string(&config).unwrap();
         assert_eq!(serde_yaml::from_str::<RelayConfig>(&yaml).unwrap(), config);
-    }
-
-    #[test]
-    fn misspelled_field_is_refused_by_name() {
-        let error = serde_yaml::from_str::<RelayConfig>("prot: 40000").unwrap_err();
-        assert!(error.to_string().contains("prot"), "{error}");
     }
 
     #[test]

@@ -38,7 +38,7 @@ use self::{
     state::RelayState,
     survival::{Handover, SessionFile},
 };
-use crate::supervisor::Supervisor;
+use crate::{config::unknown, supervisor::Supervisor};
 
 /// Longest time between a stop signal and the end.
 const LEAVE: Duration = Duration::from_secs(10);
@@ -59,11 +59,13 @@ enum End {
 pub async fn run(load: impl Fn() -> anyhow::Result<RelayOptions>) -> anyhow::Result<()> {
     let mut options = load()?;
     loop {
+        unknown::warn(&options.reload.unknown);
         if options.off {
-            match off::wait(&options, &load).await? {
-                Some(on) => options = on,
-                None => return Ok(()),
-            }
+            let Some(on) = off::wait(&options, &load).await? else {
+                return Ok(());
+            };
+            options = on;
+            continue;
         }
         match serve(options).await? {
             End::Stopped => return Ok(()),

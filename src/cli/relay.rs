@@ -107,9 +107,9 @@ pub(super) struct RelayArgs {
 impl RelayArgs {
     pub(super) fn options(&self) -> anyhow::Result<RelayOptions> {
         let given = self.clone();
-        let file = match &self.config {
+        let (file, unknown) = match &self.config {
             Some(path) => RelayConfig::read(path)?,
-            None => RelayConfig::default(),
+            None => (RelayConfig::default(), Vec::new()),
         };
         let flags = RelayConfig {
             control_url: given.control_url,
@@ -151,6 +151,7 @@ impl RelayArgs {
             over: flags_alone,
             over_port: self.port.is_some(),
             node: options.node_name.clone(),
+            unknown,
         };
         Ok(options)
     }

@@ -21,7 +21,7 @@ const LONGEST_NAME: usize = 253;
 
 /// Which addresses to advertise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct EndpointsConfig {
     /// Advertised before all others.
     #[serde(rename = "static", skip_serializing_if = "Vec::is_empty")]
@@ -48,7 +48,7 @@ pub struct EndpointsConfig {
 
 /// What holds for one Kubernetes node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields, default)]
+#[serde(rename_all = "camelCase", default)]
 pub struct NodeEndpoints {
     /// Advertised before all others.
     #[serde(rename = "static", skip_serializing_if = "Vec::is_empty")]

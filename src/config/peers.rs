@@ -13,7 +13,7 @@ pub const MOST_TRIED: usize = 16;
 
 /// A relay whose probes are answered, and whose addresses are tried.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase", deny_unknown_fields)]
+#[serde(rename_all = "camelCase")]
 pub struct ProbePeer {
     /// Name of its RelayNode, which is that of its pod.
     pub relay: String,

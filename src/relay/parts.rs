@@ -47,6 +47,7 @@ pub(super) async fn run(
         endpoints: options.endpoints.clone(),
         log_level: options.log_level,
         clients: options.clients.clone(),
+        unknown: options.reload.unknown.clone(),
         ..Live::default()
     });
     crate::logging::set_level(options.log_level);

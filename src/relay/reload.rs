@@ -23,6 +23,7 @@ use crate::{
         endpoints::EndpointsConfig,
         peers::{PEERS_KEY, ProbePeer},
         port::RelayPort,
+        unknown::{self, UnknownField},
         withdrawals::{WITHDRAWALS_KEY, Withdrawals},
     },
     crd::log_level::LogLevel,
@@ -43,6 +44,8 @@ pub struct Reload {
     pub over_port: bool,
     /// Name of the Kubernetes node.
     pub node: Option<String>,
+    /// Fields of the file that were ignored, which has been told.
+    pub unknown: Vec<UnknownField>,
 }
 
 /// What changes without a restart.
@@ -60,6 +63,8 @@ pub struct Live {
     pub off: bool,
     /// Who may use the relay.
     pub clients: Vec<String>,
+    /// Fields of the configuration that were ignored.
+    pub unknown: Vec<UnknownField>,
 }
 
 impl Reload {
@@ -116,12 +121,12 @@ impl Reload {
     /// Takes over the configuration in `text`, with the lists that `data` has besides.
     fn take(&self, text: &str, data: &BTreeMap<String, String>, live: &watch::Sender<Live>) {
         let parsed = (|| {
-            let config: RelayConfig = serde_yaml::from_str(text)?;
+            let (config, unknown): (RelayConfig, _) = unknown::parse(text)?;
             let peers: Vec<ProbePeer> = list(data, PEERS_KEY)?;
             let withdrawals: Withdrawals = list(data, WITHDRAWALS_KEY)?;
-            Ok::<_, serde_yaml::Error>((config, peers, withdrawals))
+            Ok::<_, serde_yaml::Error>((config, unknown, peers, withdrawals))
         })();
-        let (config, peers, withdrawals) = match parsed {
+        let (config, unknown, peers, withdrawals) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => {
                 tracing::warn!(%error, "changed configuration is not used: fix the named field");
@@ -136,6 +141,7 @@ impl Reload {
             log_level: config.log_level.unwrap_or_default(),
             withdrawn_since: withdrawals.since(self.node.as_deref().unwrap_or_default()),
             clients: config.clients,
+            unknown,
         };
         live.send_if_modified(|known| {
             if off {
@@ -145,6 +151,9 @@ impl Reload {
             *known != new && {
                 if known.endpoints != new.endpoints {
                     tracing::info!("configuration changed");
+                }
+                if known.unknown != new.unknown {
+                    unknown::warn(&new.unknown);
                 }
                 if known.log_level != new.log_level {
                     logging::set_level(new.log_level);
@@ -226,5 +235,17 @@ mod tests {
         assert!(withdrawn(Some("n1: soon")), "nonsense changed something");
         assert!(!withdrawn(None));
         assert!(withdrawn(Some("'*': '2026-01-01T00:00:00Z'")));
+    }
+
+    #[test]
+    fn configuration_of_a_newer_operator_is_followed() {
+        let (live, _) = watch::channel(Live::default());
+        let text = "{port: 40000, logLevel: Debug, quantum: 7}";
+        let peers = "[{relay: a, key: k, endpoints: [], colour: red}]";
+        let data = BTreeMap::from([(PEERS_KEY.to_owned(), peers.to_owned())]);
+        Reload::default().take(text, &data, &live);
+        let live = live.borrow();
+        assert_eq!((live.log_level, live.peers.len()), (LogLevel::Debug, 1));
+        assert_eq!(live.unknown[0].path, "quantum");
     }
 }

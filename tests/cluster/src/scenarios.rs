@@ -21,10 +21,11 @@ mod placement;
 mod reasons;
 mod refusals;
 mod regions;
-mod restarts;
+pub(crate) mod restarts;
 mod revoked;
 mod rights;
 mod secrets;
+mod skew;
 mod standalone;
 mod status;
 mod transitions;
@@ -40,7 +41,7 @@ use crate::tailnet::DEFAULT_POLICY;
 use crate::world::{Route, World};
 
 /// Name of the PeerRelay that scenarios share.
-const EDGE: &str = "edge";
+pub(crate) const EDGE: &str = "edge";
 /// In which a path must be found.
 const THIRTY: Duration = Duration::from_secs(30);
 /// In which clients notice that a path is gone, and find another.
@@ -84,6 +85,7 @@ pub fn all() -> Vec<Scenario> {
         monitoring::scenarios(),
         faults::scenarios(),
         restarts::scenarios(),
+        skew::scenarios(),
         standalone::scenarios(),
         headscale::scenarios(),
         // Leaves another port behind, which a known fault (docs/decisions/0010) may follow.
@@ -124,7 +126,7 @@ fn is_relay(route: &Route) -> bool {
 }
 
 /// Waits until c1 reaches c2 through a relay, and gives its address.
-fn relayed(world: &World<'_>) -> Result<String> {
+pub(crate) fn relayed(world: &World<'_>) -> Result<String> {
     let (c1, c2) = (world.client("c1")?, world.client("c2")?);
     let (route, _) = world.wait_route(c1, c2, is_relay, MINUTE)?;
     match route {
