@@ -1,5 +1,7 @@
-//! Compiles the kernel program with clang. Without clang the relay is built without it, says so
-//! when it starts, and forwards through sockets (docs/decisions/0008).
+//! Compiles the kernel program with clang, and finds out what `--version` says of the build.
+//!
+//! Without clang the relay is built without the kernel program, says so when it starts, and forwards
+//! through sockets (docs/decisions/0008).
 
 use std::{env, ffi::OsString, fs, io, path::PathBuf, process::Command};
 
@@ -10,12 +12,87 @@ const HEADERS: [&str; 3] = [
     "src/relay/kernel/packet.bpf.h",
 ];
 
+/// What `git archive` writes the commit into.
+const ARCHIVED: &str = ".git_archival.txt";
+/// Digits of a commit that are shown.
+const DIGITS: usize = 12;
+
 fn main() {
+    println!("cargo::rustc-env=PEERRELAY_BUILD={}", build());
+    compile_kernel_program();
+}
+
+/// The commit, the profile and the target.
+fn build() -> String {
+    println!("cargo::rerun-if-env-changed=PEERRELAY_COMMIT");
+    let variable = |name| env::var(name).unwrap_or_default();
+    let client = match env::var_os("CARGO_FEATURE_RELAY") {
+        Some(_) => "",
+        None => ", client commands only",
+    };
+    let (profile, target) = (variable("PROFILE"), variable("TARGET"));
+    let kind = format!("{profile} build for {target}{client}");
+    // A new commit alone recompiles no debug build.
+    let found = match variable("PROFILE").as_str() {
+        "release" => repository_commit().or_else(archived_commit),
+        _ => None,
+    };
+    let given = Some(variable("PEERRELAY_COMMIT")).filter(|commit| !commit.is_empty());
+    match given.or(found) {
+        Some(commit) => format!("commit {commit}, {kind}"),
+        None => kind,
+    }
+}
+
+/// The commit that is checked out, marked when files differ from it.
+fn repository_commit() -> Option<String> {
+    let git = |args: &[&str]| {
+        let output = Command::new("git").args(args).output().ok()?;
+        let text = String::from_utf8(output.stdout).ok()?;
+        output.status.success().then(|| text.trim().to_owned())
+    };
+    // A source tree inside of another repository is not that repository's.
+    let root = PathBuf::from(git(&["rev-parse", "--show-toplevel"])?);
+    let here = env::current_dir().ok()?.canonicalize().ok()?;
+    if root.canonicalize().ok()? != here {
+        return None;
+    }
+    for path in ["src", "crates", "Cargo.toml", "Cargo.lock"] {
+        println!("cargo::rerun-if-changed={path}");
+    }
+    println!(
+        "cargo::rerun-if-changed={}",
+        git(&["rev-parse", "--git-path", "logs/HEAD"])?
+    );
+    let commit = git(&["rev-parse", &format!("--short={DIGITS}"), "HEAD"])?;
+    let changed = !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    Some(if changed {
+        format!("{commit}-dirty")
+    } else {
+        commit
+    })
+}
+
+/// The commit of a source archive.
+fn archived_commit() -> Option<String> {
+    println!("cargo::rerun-if-changed={ARCHIVED}");
+    let text = fs::read_to_string(ARCHIVED).ok()?;
+    let commit = text
+        .lines()
+        .find_map(|line| line.strip_prefix("commit: "))?;
+    let is_commit = commit.len() >= DIGITS && commit.bytes().all(|b| b.is_ascii_hexdigit());
+    is_commit.then(|| commit[..DIGITS].to_owned())
+}
+
+fn compile_kernel_program() {
+    println!("cargo::rustc-check-cfg=cfg(kernel_program)");
+    if env::var_os("CARGO_FEATURE_RELAY").is_none() {
+        return;
+    }
     for path in [SOURCE].into_iter().chain(HEADERS) {
         println!("cargo::rerun-if-changed={path}");
     }
     println!("cargo::rerun-if-env-changed=CLANG");
-    println!("cargo::rustc-check-cfg=cfg(kernel_program)");
     let out = env::var_os("OUT_DIR").expect("cargo sets OUT_DIR");
     let object = PathBuf::from(out).join("relay.bpf.o");
     let clang = env::var_os("CLANG");

@@ -4,23 +4,35 @@ mod firewall;
 mod grants;
 mod manifests;
 mod operator;
+#[cfg(feature = "relay")]
 mod relay;
+#[cfg(feature = "relay")]
 mod sessions;
+#[cfg(feature = "relay")]
 mod state;
 mod validate;
 
-use std::net::SocketAddr;
+use std::{env, net::SocketAddr, path::Path};
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{
-    firewall::FirewallArgs, grants::GrantsArgs, operator::OperatorArgs, relay::RelayArgs,
-    sessions::SessionsArgs, state::PrepareStateArgs, validate::ValidateArgs,
+    firewall::FirewallArgs, grants::GrantsArgs, operator::OperatorArgs, validate::ValidateArgs,
 };
+#[cfg(feature = "relay")]
+use self::{relay::RelayArgs, sessions::SessionsArgs, state::PrepareStateArgs};
+
+/// The version, and what was built how.
+const VERSION: &str = concat!(
+    env!("CARGO_PKG_VERSION"),
+    " (",
+    env!("PEERRELAY_BUILD"),
+    ")"
+);
 
 /// Tailscale peer relays on your own Kubernetes nodes.
 #[derive(Parser)]
-#[command(version, propagate_version = true, arg_required_else_help = true)]
+#[command(version = VERSION, propagate_version = true, arg_required_else_help = true)]
 #[command(
     after_help = "Logs go to standard error. PEERRELAY_LOG sets what is logged, such as \
     'debug' or 'peerrelay=debug,warn'; PEERRELAY_LOG_FORMAT=json prints JSON lines."
@@ -33,8 +45,10 @@ struct Cli {
 #[derive(Subcommand)]
 enum Command {
     /// Run a relay: join a tailnet and forward between clients that the policy allows
+    #[cfg(feature = "relay")]
     Relay(Box<RelayArgs>),
     /// List the sessions of the relay on this host: who talks to whom, and how much
+    #[cfg(feature = "relay")]
     Sessions(SessionsArgs),
     /// Run the operator: turn every PeerRelay of the cluster into relays
     Operator(Box<OperatorArgs>),
@@ -50,6 +64,7 @@ enum Command {
     #[command(hide = true)]
     Pause,
     /// Make the state directory usable by the relay's user, then exit
+    #[cfg(feature = "relay")]
     #[command(hide = true)]
     PrepareState(PrepareStateArgs),
 }
@@ -59,14 +74,16 @@ enum Command {
 /// # Errors
 /// What went wrong and what to do about it, for a person.
 pub fn run() -> anyhow::Result<()> {
-    let cli = Cli::parse();
+    let cli = parse();
     crate::logging::start();
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .expect("nothing has installed another provider before");
     match cli.command {
+        #[cfg(feature = "relay")]
         Command::Relay(args) => block_on(crate::relay::run(move || args.options())),
         Command::Operator(args) => block_on(crate::operator::run(args.options()?)),
+        #[cfg(feature = "relay")]
         Command::Sessions(args) => args.run(),
         Command::Crd => {
             print!("{}", crate::crd::to_yaml());
@@ -76,8 +93,28 @@ pub fn run() -> anyhow::Result<()> {
         Command::Grants(args) => args.run(),
         Command::Firewall(args) => args.run(),
         Command::Pause => block_on(pause()),
+        #[cfg(feature = "relay")]
         Command::PrepareState(args) => args.run(),
     }
+}
+
+/// Parses the command line. As a plugin of kubectl, help and errors say what users typed.
+fn parse() -> Cli {
+    let mut command = Cli::command();
+    let own = env::args_os().next().unwrap_or_default();
+    if is_plugin(Path::new(&own)) {
+        command = command
+            .name("kubectl peer-relay")
+            .bin_name("kubectl peer-relay");
+    }
+    let matches = command.get_matches();
+    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
+}
+
+/// Says whether kubectl started this program, by the name it looks for.
+fn is_plugin(own: &Path) -> bool {
+    let name = own.file_name().unwrap_or_default().to_string_lossy();
+    name.starts_with("kubectl-")
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
@@ -102,4 +139,24 @@ fn endpoint(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         "expected IP:PORT, such as 203.0.113.10:40000 or [2001:db8::1]:40000".to_owned()
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn kubectl_names_plugins() {
+        assert!(is_plugin(Path::new("/usr/local/bin/kubectl-peer_relay")));
+        assert!(!is_plugin(Path::new("/usr/bin/peerrelay")));
+        assert!(!is_plugin(Path::new("/usr/bin/kubectl")));
+    }
+
+    #[test]
+    fn version_names_what_was_built_and_how() {
+        let target = format!("build for {}-", std::env::consts::ARCH);
+        assert!(VERSION.starts_with(env!("CARGO_PKG_VERSION")), "{VERSION}");
+        assert!(VERSION.contains(&target), "{VERSION}");
+        assert!(VERSION.ends_with(')'), "{VERSION}");
+    }
 }

@@ -22,6 +22,7 @@ pub mod peer_relay;
 pub mod placement;
 pub mod probe;
 pub mod relay_node;
+pub mod relay_reason;
 pub mod template;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{

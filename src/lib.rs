@@ -16,5 +16,6 @@ pub mod names;
 pub mod operator;
 mod process_metrics;
 mod registry;
+#[cfg(feature = "relay")]
 pub mod relay;
 pub mod supervisor;

@@ -17,10 +17,9 @@ use super::{
     review,
 };
 use crate::{
-    crd::{PeerRelay, RelayNode, peer_relay::RegionStatus},
+    crd::{PeerRelay, RelayNode, peer_relay::RegionStatus, relay_reason::Reason as RelayReason},
     firewall, names,
     operator::{host_ports::Taken, plan::Waiting, validate::ValidatedRelay, withdrawal::Leaving},
-    relay::state::Reason as RelayReason,
 };
 
 /// Endpoints in the column for people.
