@@ -13,13 +13,16 @@ use crate::command::{program, program_in};
 use crate::compare::{self, CompareArgs};
 use crate::demo::{self, DemoArgs};
 use crate::faults::{self, FaultsArgs};
+use crate::image::{self, ImageArgs};
 use crate::maps::{self, MapsArgs};
 use crate::net;
 use crate::probe::Probe;
 use crate::progress::Progress;
+use crate::release::{self, ReleaseArgs};
 use crate::rig::Rig;
 use crate::signals;
 use crate::suite::{self, TestArgs};
+use crate::upgrade::{self, UpgradeArgs};
 
 /// A real Kubernetes cluster and a real tailnet on one machine.
 #[derive(Debug, Parser)]
@@ -44,6 +47,12 @@ enum Action {
     Compare(CompareArgs),
     /// Give generated network maps to Tailscale's code and to ours, and compare who may relay
     Maps(MapsArgs),
+    /// Build the container image that is published: OCI layout, archive for docker load, SBOM
+    Image(ImageArgs),
+    /// Make and check everything that a release publishes
+    Release(ReleaseArgs),
+    /// Upgrade from an older commit to these sources and back, with a session open
+    Upgrade(UpgradeArgs),
     /// Bring cluster and tailnet up; import the program again if they are
     Up,
     /// Stop everything and remove it
@@ -84,6 +93,9 @@ impl Cli {
             Action::Faults(args) => faults::run(&args)?,
             Action::Compare(args) => compare::run(&args, &Progress::stderr())?,
             Action::Maps(args) => maps::run(&args, &Progress::stderr())?,
+            Action::Image(args) => image::run(&args, &Progress::stderr())?,
+            Action::Release(args) => release::run(&args, &Progress::stderr())?,
+            Action::Upgrade(args) => upgrade::run(&args, &Progress::stderr())?,
             Action::Probe(probe) => probe.run()?,
             Action::Up => up()?,
             Action::Down => Rig::take_down(&Progress::stderr())?,

@@ -10,7 +10,7 @@ use crate::command::{find, program, run};
 use crate::progress::Progress;
 
 /// Program, its package, what it is for.
-const PROGRAMS: [(&str, &str, &str); 14] = [
+const PROGRAMS: [(&str, &str, &str); 15] = [
     ("containerd", "containerd", "runs the pods of each node"),
     ("ctr", "containerd", "imports images"),
     ("runc", "runc", "starts containers"),
@@ -28,6 +28,7 @@ const PROGRAMS: [(&str, &str, &str); 14] = [
         "builds the program that forwards in the kernel",
     ),
     ("promtool", "prometheus", "scrapes relays, checks alerts"),
+    ("shellcheck", "shellcheck", "lints scripts of workflows"),
     ("curl", "curl", "reads metrics in a node's namespace"),
 ];
 

@@ -55,7 +55,12 @@ impl Rig {
     /// Takes everything down again when it fails or is interrupted.
     pub fn up(profile: Profile, progress: &Progress) -> Result<Self> {
         packages::ensure(progress)?;
-        let tools = Tools::build(progress)?;
+        Self::up_with(Tools::build(progress)?, profile, progress)
+    }
+
+    /// The same with these tools, for a rig that does not run yet.
+    pub fn up_with(tools: Tools, profile: Profile, progress: &Progress) -> Result<Self> {
+        packages::ensure(progress)?;
         let state = State::open()?;
         let lock = state.lock()?;
         let rig = Self::open(state.clone(), tools.clone())?;

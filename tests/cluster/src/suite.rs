@@ -13,7 +13,7 @@ use crate::scenarios::{self, Scenario};
 use crate::state::repository;
 use crate::tools::Tools;
 use crate::world::World;
-use crate::{Rig, audit, evidence, maps, packages, signals, traces};
+use crate::{Rig, audit, deny, evidence, maps, packages, release, signals, traces, workflows};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -21,6 +21,9 @@ pub struct TestArgs {
     /// Only scenarios whose sentence contains this, or one of several parts that '|' separates; no
     /// cargo tests then
     filter: Option<String>,
+    /// Use the API server of the oldest Kubernetes that is supported
+    #[arg(long)]
+    oldest: bool,
     /// Leave cluster and tailnet up afterwards
     #[arg(long)]
     keep: bool,
@@ -44,7 +47,16 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
         !scenarios.is_empty() || !closing_checks(args).is_empty(),
         "no scenario's sentence contains that; see `--help`"
     );
-    let rig = Rig::up(Profile::Dev, &progress)?;
+    let rig = if args.oldest {
+        ensure!(
+            Rig::parts()?.is_empty(),
+            "a rig is up: run `cargo dev down` first"
+        );
+        let tools = Tools::build(&progress)?.with_oldest_api_server(&progress)?;
+        Rig::up_with(tools, Profile::Dev, &progress)?
+    } else {
+        Rig::up(Profile::Dev, &progress)?
+    };
     let result = run_scenarios(&rig, &scenarios, &progress);
     let result = result.and_then(|failed| Ok(failed + closing(&rig, args, &progress)?));
     if !args.keep {
@@ -130,6 +142,9 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
         .context("failed to start cargo")?;
     ensure!(status.success(), "cargo test failed");
     golden_vectors(progress)?;
+    workflows::check(progress)?;
+    deny::check(progress)?;
+    release::check(progress)?;
     compare::run(&CompareArgs::default(), progress).context("Go's relay and ours differ")
 }
 

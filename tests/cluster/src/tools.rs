@@ -21,7 +21,10 @@ struct ToolSet {
     duration: &'static str,
 }
 
-const TOOL_SETS: [ToolSet; 14] = [
+/// Name of the oldest supported API server among the tools.
+const OLDEST_API_SERVER: &str = "kube-apiserver-oldest";
+
+const TOOL_SETS: [ToolSet; 16] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -40,6 +43,24 @@ const TOOL_SETS: [ToolSet; 14] = [
             "kubelet",
         ],
         duration: "about 7 min",
+    },
+    ToolSet {
+        name: "kubernetes-oldest",
+        module: "kubernetes-oldest",
+        packages: &["tool"],
+        ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.33.13 \
+                  -X k8s.io/component-base/version.gitMajor=1 \
+                  -X k8s.io/component-base/version.gitMinor=33",
+        programs: &[OLDEST_API_SERVER],
+        duration: "about 3 min",
+    },
+    ToolSet {
+        name: "actionlint",
+        module: "actionlint",
+        packages: &["tool"],
+        ldflags: "-s -w",
+        programs: &["actionlint"],
+        duration: "under 1 min",
     },
     ToolSet {
         name: "helm",
@@ -152,6 +173,8 @@ const TOOL_SETS: [ToolSet; 14] = [
 #[derive(Clone, Debug)]
 pub struct Tools {
     dir: PathBuf,
+    /// The API server is the oldest that is supported.
+    oldest: bool,
 }
 
 impl Tools {
@@ -159,17 +182,20 @@ impl Tools {
     pub fn open() -> Result<Self> {
         Ok(Self {
             dir: state::tool_cache()?,
+            oldest: false,
         })
     }
 
     /// Builds what each rig needs and is missing, or was built from other sources.
     pub fn build(progress: &Progress) -> Result<Self> {
         let of_few = [
+            "actionlint",
             "argocd",
             "flux",
             "headscale",
             "helm3",
             "kstatus",
+            "kubernetes-oldest",
             "mapmodel",
             "metallb",
             "network-policies",
@@ -195,9 +221,21 @@ impl Tools {
         Ok(tools)
     }
 
+    /// The same tools with the API server of the oldest Kubernetes that is supported.
+    pub fn with_oldest_api_server(self, progress: &Progress) -> Result<Self> {
+        Self::build_only("kubernetes-oldest", progress)?;
+        Ok(Self {
+            oldest: true,
+            ..self
+        })
+    }
+
     /// The path of a program.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.dir.join(name)
+        self.dir.join(match name {
+            "kube-apiserver" if self.oldest => OLDEST_API_SERVER,
+            name => name,
+        })
     }
 
     /// The directory, for PATH.
@@ -234,6 +272,7 @@ impl Tools {
             let output = match *name {
                 "etcd" => "server",
                 "prometheus-operator" => "operator",
+                OLDEST_API_SERVER => "kube-apiserver",
                 "helm3" => "helm",
                 name => name,
             };

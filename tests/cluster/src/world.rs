@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -73,15 +73,16 @@ pub fn condition(object: &Value, kind: &str) -> String {
 impl<'a> World<'a> {
     /// Installs the chart, and what a user prepares: a namespace and the auth key.
     pub fn install(rig: &'a Rig) -> Result<Self> {
+        Self::install_version(rig, &repository(), PEERRELAY)
+    }
+
+    /// The same with the chart of the sources in `root`, and another image.
+    pub fn install_version(rig: &'a Rig, root: &Path, image: &str) -> Result<Self> {
         let world = Self { rig };
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         world.namespace(OPERATOR_NAMESPACE, &labels)?;
-        let chart = repository()
-            .join("charts")
-            .join(CHART)
-            .display()
-            .to_string();
-        let (repository, tag) = PEERRELAY.rsplit_once(':').expect("the image has a tag");
+        let chart = root.join("charts").join(CHART).display().to_string();
+        let (repository, tag) = image.rsplit_once(':').expect("the image has a tag");
         let (repository, tag) = (
             format!("image.repository={repository}"),
             format!("image.tag={tag}"),

@@ -20,7 +20,7 @@ const CLOSED_PORT: u16 = 41_998;
 const BULK: u64 = 1_000_000_000;
 /// A relay is away for a second or two, in which a session between IPv4 and IPv6 is not forwarded; after
 /// 6.5 seconds of silence clients leave it.
-const STALL: Duration = Duration::from_secs(5);
+pub(crate) const STALL: Duration = Duration::from_secs(5);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -87,7 +87,7 @@ fn replaced(world: &World<'_>) -> Result<String> {
 }
 
 /// Clients may find the other relay quicker, and change to it; one that they stay with has the session.
-fn stays(world: &World<'_>, session: &str, now: &str) -> Result<()> {
+pub(crate) fn stays(world: &World<'_>, session: &str, now: &str) -> Result<()> {
     let node =
         |session| Ok::<_, anyhow::Error>(pod_of(world, session)?["spec"]["nodeName"].clone());
     ensure!(
@@ -97,7 +97,7 @@ fn stays(world: &World<'_>, session: &str, now: &str) -> Result<()> {
     Ok(())
 }
 
-fn longest(trips: &str) -> Result<Duration> {
+pub(crate) fn longest(trips: &str) -> Result<Duration> {
     let millis = trips
         .strip_suffix(" ms")
         .and_then(|text| text.rsplit(' ').next());

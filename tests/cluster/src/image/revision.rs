@@ -1,0 +1,94 @@
+//! What sources an image is built from.
+
+use std::env;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+
+use crate::command::{program, query};
+
+/// What `git archive` writes the commit and its time into.
+const ARCHIVED: &str = ".git_archival.txt";
+/// Digits of a commit that are shown.
+const DIGITS: usize = 12;
+/// Time of what is in no commit.
+const NO_TIME: u64 = 0;
+
+/// A state of the sources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revision {
+    /// The commit, `-dirty` if files differ from it, or `unknown`.
+    pub commit: String,
+    /// Its time in seconds since 1970, unless `SOURCE_DATE_EPOCH` says another.
+    pub epoch: u64,
+}
+
+impl Revision {
+    /// Looks at a repository, or at a source archive of one.
+    ///
+    /// # Errors
+    /// git fails in a repository, or `SOURCE_DATE_EPOCH` is no number.
+    pub fn of(root: &Path) -> Result<Self> {
+        let found = if root.join(".git").exists() {
+            Self::of_repository(root)?
+        } else {
+            let text = fs::read_to_string(root.join(ARCHIVED)).unwrap_or_default();
+            Self::of_archive(&text)
+        };
+        let epoch = match env::var("SOURCE_DATE_EPOCH") {
+            Ok(text) => text
+                .parse()
+                .context("SOURCE_DATE_EPOCH must be seconds since 1970")?,
+            Err(_) => found.epoch,
+        };
+        let commit = match env::var("PEERRELAY_COMMIT") {
+            Ok(given) if !given.is_empty() => given,
+            _ => found.commit,
+        };
+        Ok(Self { commit, epoch })
+    }
+
+    fn of_repository(root: &Path) -> Result<Self> {
+        let git = |args: &[&str]| query(program("git").current_dir(root).args(args));
+        let commit = git(&["rev-parse", &format!("--short={DIGITS}"), "HEAD"])?;
+        let changed = !git(&["status", "--porcelain", "--untracked-files=no"])?
+            .trim()
+            .is_empty();
+        let time = git(&["log", "-1", "--format=%ct"])?;
+        Ok(Self {
+            commit: commit.trim().to_owned() + if changed { "-dirty" } else { "" },
+            epoch: time.trim().parse().context("git told no time")?,
+        })
+    }
+
+    fn of_archive(text: &str) -> Self {
+        let field = |name: &str| text.lines().find_map(|line| line.strip_prefix(name));
+        let commit = field("commit: ")
+            .filter(|commit| commit.len() >= DIGITS)
+            .filter(|commit| commit.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        Self {
+            commit: commit.map_or("unknown", |commit| &commit[..DIGITS]).into(),
+            epoch: field("time: ")
+                .and_then(|time| time.parse().ok())
+                .unwrap_or(NO_TIME),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn source_archive_names_its_commit() {
+        let text = "commit: 0123456789abcdef0123456789abcdef01234567\ntime: 1764000000\n";
+        let archived = Revision::of_archive(text);
+        assert_eq!(
+            (&*archived.commit, archived.epoch),
+            ("0123456789ab", 1_764_000_000)
+        );
+        let unfilled = Revision::of_archive("commit: $Format:%H$\ntime: $Format:%ct$\n");
+        assert_eq!((&*unfilled.commit, unfilled.epoch), ("unknown", 0));
+    }
+}
