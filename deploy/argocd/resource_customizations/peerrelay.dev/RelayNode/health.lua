@@ -24,6 +24,7 @@ local stalls = {
   RelayDisabledByPolicy = true,
   KeyExpired = true,
   TagMissing = true,
+  HostPortConflict = true,
   KernelPathUnavailable = true,
 }
 local reason = status.reason
