@@ -128,6 +128,7 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
     Tools::build_only("mapmodel", progress)?;
     Tools::build_only("argocd", progress)?;
     Tools::build_only("helm3", progress)?;
+    Tools::build_only("kube-score", progress)?;
     progress.line("cargo test, the whole workspace");
     let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let status = cargo
@@ -137,6 +138,7 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
         .env("PEERRELAY_KUBECTL", tools.program("kubectl"))
         .env("PEERRELAY_ARGOCD", tools.program("argocd"))
         .env("PEERRELAY_HELM3", tools.program("helm3"))
+        .env("PEERRELAY_KUBE_SCORE", tools.program("kube-score"))
         .env(maps::PROGRAM, tools.program("mapmodel"))
         .status()
         .context("failed to start cargo")?;

@@ -24,7 +24,7 @@ struct ToolSet {
 /// Name of the oldest supported API server among the tools.
 const OLDEST_API_SERVER: &str = "kube-apiserver-oldest";
 
-const TOOL_SETS: [ToolSet; 16] = [
+const TOOL_SETS: [ToolSet; 17] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -78,6 +78,14 @@ const TOOL_SETS: [ToolSet; 16] = [
         ldflags: "-s -w -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMajor=1 \
                   -X helm.sh/helm/v3/pkg/chartutil.k8sVersionMinor=37",
         programs: &["helm3"],
+        duration: "about 1 min",
+    },
+    ToolSet {
+        name: "kube-score",
+        module: "kube-score",
+        packages: &["tool"],
+        ldflags: "-s -w",
+        programs: &["kube-score"],
         duration: "about 1 min",
     },
     ToolSet {
@@ -197,6 +205,7 @@ impl Tools {
             "headscale",
             "helm3",
             "kstatus",
+            "kube-score",
             "kubernetes-oldest",
             "mapmodel",
             "metallb",
