@@ -8,6 +8,7 @@ mod nodes;
 mod pods;
 mod scope;
 mod stream;
+mod told;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
@@ -351,7 +352,7 @@ fn keep<K, S>(
     prune: fn(&mut K),
 ) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K, S>)
 where
-    K: Watched,
+    K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + Sync + 'static,
     K::DynamicType: Eq + Hash,
     S: Stream<Item = watcher::Event<K>> + Send,
 {

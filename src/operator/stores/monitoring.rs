@@ -9,7 +9,6 @@ use futures::{Stream, StreamExt, stream};
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
 use kube::core::PartialObjectMeta;
 use kube_runtime::{
-    WatchStreamExt,
     reflector::{self, Store},
     watcher,
 };
@@ -43,15 +42,10 @@ impl Monitoring {
         let mut definitions = Vec::new();
         let mut streams = Vec::new();
         for kind in MonitoringKind::ALL {
-            let (store, writer) = reflector::store();
             let by_name = format!("metadata.name={}", kind.definition());
             let config = watcher::Config::default().fields(&by_name);
-            let stream = scope
-                .cluster_events(config)
-                .map(Ok)
-                .modify(|definition: &mut Definition| definition.metadata.managed_fields = None)
-                .reflect(writer)
-                .touched_objects();
+            let events = scope.cluster_events(config);
+            let (store, stream) = super::keep(events, reflector::store(), |_: &mut Definition| {});
             definitions.push((kind, store));
             streams.push(stream.boxed());
         }

@@ -1,20 +1,16 @@
 //! All PeerRelays, and when one of them changes in a way that matters to others in its tailnet.
 
-use std::{
-    collections::{HashMap, HashSet},
-    hash::Hash,
-};
-
 use futures::{Stream, StreamExt, channel::mpsc};
 use kube_runtime::{
     WatchStreamExt,
-    reflector::{self, ObjectRef, Store},
+    reflector::{self, Store},
     watcher::{self, Event},
 };
 
 use super::{
     Scope, Touched,
     guard::{UnreadableObjects, readable},
+    told::Told,
 };
 use crate::{crd::PeerRelay, operator::tailnet::seen_by_neighbours};
 
@@ -29,7 +25,7 @@ pub(super) fn watch(
     impl Stream<Item = ()> + Send + use<>,
 ) {
     let (store, writer) = reflector::store();
-    let mut seen = Seen::new(seen_by_neighbours);
+    let mut told = Told::new(seen_by_neighbours);
     // One word that waits is enough, however much has changed by then; each sender has one more.
     let (mut sender, receiver) = mpsc::channel(0);
     let events = scope.events(watcher::Config::default());
@@ -39,7 +35,7 @@ pub(super) fn watch(
         .reflect(writer)
         .inspect(move |event| {
             if let Ok(event) = event
-                && seen.note(event)
+                && matters(&mut told, event)
             {
                 // Full: the word that waits is about this, too.
                 let _ = sender.try_send(());
@@ -49,57 +45,13 @@ pub(super) fn watch(
     (store, stream, receiver)
 }
 
-/// What was told of each PeerRelay, as far as others are concerned.
-struct Seen<F, T> {
-    facts: F,
-    told: HashMap<ObjectRef<PeerRelay>, T>,
-    listed: HashSet<ObjectRef<PeerRelay>>,
-}
-
-impl<F: Fn(&PeerRelay) -> T, T: PartialEq> Seen<F, T>
-where
-    ObjectRef<PeerRelay>: Eq + Hash,
-{
-    fn new(facts: F) -> Self {
-        Self {
-            facts,
-            told: HashMap::new(),
-            listed: HashSet::new(),
-        }
-    }
-
-    /// Whether `event` matters to others than the PeerRelay that it is about.
-    fn note(&mut self, event: &Event<PeerRelay>) -> bool {
-        match event {
-            Event::Apply(relay) => self.changed(relay),
-            Event::InitApply(relay) => {
-                self.listed.insert(ObjectRef::from_obj(relay));
-                self.changed(relay)
-            }
-            Event::Delete(relay) => {
-                self.told.remove(&ObjectRef::from_obj(relay));
-                !self.told.is_empty()
-            }
-            Event::Init => {
-                self.listed.clear();
-                false
-            }
-            // Who went while nobody watched is not told by name.
-            Event::InitDone => {
-                let before = self.told.len();
-                self.told.retain(|key, _| self.listed.contains(key));
-                self.told.len() < before
-            }
-        }
-    }
-
-    fn changed(&mut self, relay: &PeerRelay) -> bool {
-        let now = (self.facts)(relay);
-        let key = ObjectRef::from_obj(relay);
-        let same = self.told.get(&key) == Some(&now);
-        self.told.insert(key, now);
-        !same && self.told.len() > 1
-    }
+/// Whether `event` matters to others than the PeerRelay that it is about.
+fn matters<T: PartialEq>(told: &mut Told<PeerRelay, T>, event: &Event<PeerRelay>) -> bool {
+    let others = match event {
+        Event::Apply(_) | Event::InitApply(_) => 1,
+        Event::Delete(_) | Event::Init | Event::InitDone => 0,
+    };
+    told.note(event) && told.len() > others
 }
 
 #[cfg(test)]
@@ -111,34 +63,33 @@ mod tests {
 
     #[test]
     fn others_are_told_of_what_matters_to_them_and_of_nothing_else() {
-        let mut seen = Seen::new(seen_by_neighbours);
+        let mut told = Told::new(seen_by_neighbours);
+        let mut note = |event: Event<PeerRelay>| matters(&mut told, &event);
         let first = named("first");
-        assert!(
-            !seen.note(&Event::Apply(first.clone())),
-            "there is no other"
-        );
-        assert!(seen.note(&Event::Apply(named("second"))));
-        let mut told = first.clone();
-        told.status = Some(PeerRelayStatus::default());
-        seen.note(&Event::Apply(told.clone()));
-        let mut sessions = told.clone();
+        assert!(!note(Event::Apply(first.clone())), "there is no other");
+        assert!(note(Event::Apply(named("second"))));
+        let mut first_told = first.clone();
+        first_told.status = Some(PeerRelayStatus::default());
+        note(Event::Apply(first_told.clone()));
+        let mut sessions = first_told.clone();
         sessions.status.get_or_insert_default().sessions = 7;
-        assert!(!seen.note(&Event::Apply(sessions)));
-        let mut raised = told;
+        assert!(!note(Event::Apply(sessions)));
+        let mut raised = first_told;
         raised.spec.max_relays = Some(9);
-        assert!(seen.note(&Event::Apply(raised)));
-        assert!(seen.note(&Event::Delete(first)));
+        assert!(note(Event::Apply(raised)));
+        assert!(note(Event::Delete(first)));
     }
 
     #[test]
     fn one_that_went_unseen_is_noticed() {
-        let mut seen = Seen::new(seen_by_neighbours);
+        let mut told = Told::new(seen_by_neighbours);
+        let mut note = |event: Event<PeerRelay>| matters(&mut told, &event);
         for name in ["first", "second"] {
-            seen.note(&Event::Apply(named(name)));
+            note(Event::Apply(named(name)));
         }
-        seen.note(&Event::Init);
-        seen.note(&Event::InitApply(named("first")));
-        assert!(seen.note(&Event::InitDone));
+        note(Event::Init);
+        note(Event::InitApply(named("first")));
+        assert!(note(Event::InitDone));
     }
 
     fn named(name: &str) -> PeerRelay {

@@ -1,23 +1,19 @@
 //! The nodes of the cluster, and when they change in a way that matters.
 
-use std::{
-    collections::{HashMap, HashSet},
-    hash::{DefaultHasher, Hash, Hasher},
-};
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 use futures::{Stream, StreamExt};
 use k8s_openapi::api::core::v1::Node;
-use kube::ResourceExt;
 use kube_runtime::{
     WatchStreamExt,
     reflector::{self, Store},
     watcher::{self, Event},
 };
 
-use super::Scope;
+use super::{Scope, told::Told};
 use crate::names;
 
-/// All nodes, and a stream with one of them whenever any has come, gone or changed.
+/// All nodes, and a stream with a node, as good as any other, whenever one has come, gone or changed.
 pub(super) fn watch(
     scope: &Scope,
 ) -> (
@@ -25,7 +21,7 @@ pub(super) fn watch(
     impl Stream<Item = watcher::Result<Node>> + Send + use<>,
 ) {
     let (store, writer) = reflector::store();
-    let mut seen = Seen::default();
+    let mut told = Told::new(facts);
     let stream = scope
         .cluster_events(watcher::Config::default())
         .map(Ok)
@@ -33,7 +29,7 @@ pub(super) fn watch(
         .reflect(writer)
         .filter_map(move |event| {
             let touched = match event {
-                Ok(event) => seen.note(event).map(Ok),
+                Ok(event) => touched(&mut told, &event).map(Ok),
                 Err(error) => Some(Err(error)),
             };
             std::future::ready(touched)
@@ -54,58 +50,34 @@ fn prune(node: &mut Node) {
     }
 }
 
-/// What was told of each node.
-#[derive(Default)]
-struct Seen {
-    told: HashMap<String, u64>,
-    listed: HashSet<String>,
+/// A node, as good as any other, if `event` matters. A controller refers to it by its name, so it has
+/// one.
+fn touched(told: &mut Told<Node, u64>, event: &Event<Node>) -> Option<Node> {
+    told.note(event).then(|| {
+        let mut any = Node::default();
+        any.metadata.name = Some("any".into());
+        any
+    })
 }
 
-impl Seen {
-    /// The node of `event`, unless it is as it was.
-    fn note(&mut self, event: Event<Node>) -> Option<Node> {
-        match event {
-            Event::Apply(node) => self.changed(node),
-            Event::InitApply(node) => {
-                self.listed.insert(node.name_any());
-                self.changed(node)
-            }
-            Event::Delete(node) => {
-                self.told.remove(&node.name_any());
-                Some(node)
-            }
-            Event::Init => {
-                self.listed.clear();
-                None
-            }
-            // Who went while nobody watched is not told by name.
-            Event::InitDone => {
-                let before = self.told.len();
-                self.told.retain(|name, _| self.listed.contains(name));
-                (self.told.len() < before).then(Node::default)
-            }
-        }
-    }
-
-    fn changed(&mut self, node: Node) -> Option<Node> {
-        let mut hasher = DefaultHasher::new();
-        let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
-        let facts = (
-            &node.metadata.uid,
-            &node.metadata.labels,
-            &node.metadata.annotations,
-            node.metadata.deletion_timestamp.is_some(),
-        );
-        facts.hash(&mut hasher);
-        let scheduling = serde_json::json!([
-            spec.and_then(|spec| spec.unschedulable),
-            spec.and_then(|spec| spec.taints.as_ref()),
-            status.and_then(|status| status.addresses.as_ref()),
-        ]);
-        scheduling.to_string().hash(&mut hasher);
-        let now = hasher.finish();
-        (self.told.insert(node.name_any(), now) != Some(now)).then_some(node)
-    }
+/// Checksum of what matters of a node.
+fn facts(node: &Node) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    let (spec, status) = (node.spec.as_ref(), node.status.as_ref());
+    let facts = (
+        &node.metadata.uid,
+        &node.metadata.labels,
+        &node.metadata.annotations,
+        node.metadata.deletion_timestamp.is_some(),
+    );
+    facts.hash(&mut hasher);
+    let scheduling = serde_json::json!([
+        spec.and_then(|spec| spec.unschedulable),
+        spec.and_then(|spec| spec.taints.as_ref()),
+        status.and_then(|status| status.addresses.as_ref()),
+    ]);
+    scheduling.to_string().hash(&mut hasher);
+    hasher.finish()
 }
 
 #[cfg(test)]
@@ -114,29 +86,43 @@ mod tests {
 
     use serde_json::{Value, json};
 
+    use kube_runtime::reflector::ObjectRef;
+
     use super::*;
 
     #[test]
     fn heartbeats_are_no_changes_and_cordons_are() {
-        let mut seen = Seen::default();
-        assert!(seen.note(Event::Apply(node("n1", json!({})))).is_some());
+        let mut told = Told::new(facts);
+        let mut note = |event: Event<Node>| told.note(&event);
+        assert!(note(Event::Apply(node("n1", json!({})))));
         let mut beat = node("n1", json!({}));
         beat.metadata.resource_version = Some("2".into());
-        assert!(seen.note(Event::Apply(beat)).is_none());
+        assert!(!note(Event::Apply(beat)));
         let cordoned = node("n1", json!({"unschedulable": true}));
-        assert!(seen.note(Event::Apply(cordoned)).is_some());
+        assert!(note(Event::Apply(cordoned)));
     }
 
     #[test]
     fn nodes_that_went_unseen_are_noticed() {
-        let mut seen = Seen::default();
+        let mut told = Told::new(facts);
+        let mut note = |event: Event<Node>| told.note(&event);
         for name in ["n1", "n2"] {
-            seen.note(Event::Apply(node(name, json!({}))));
+            note(Event::Apply(node(name, json!({}))));
         }
-        seen.note(Event::Init);
-        assert!(seen.note(Event::InitApply(node("n1", json!({})))).is_none());
-        assert!(seen.note(Event::InitDone).is_some());
-        assert!(seen.note(Event::Delete(node("n1", json!({})))).is_some());
+        note(Event::Init);
+        assert!(!note(Event::InitApply(node("n1", json!({})))));
+        assert!(note(Event::InitDone));
+        assert!(note(Event::Delete(node("n1", json!({})))));
+    }
+
+    #[test]
+    fn a_controller_can_refer_to_what_it_is_told() {
+        let mut told = Told::new(facts);
+        let mut touched = |event: Event<Node>| touched(&mut told, &event);
+        let named = |node: Option<Node>| ObjectRef::from_obj(&node.unwrap()).name;
+        assert_eq!(named(touched(Event::Apply(node("n1", json!({}))))), "any");
+        assert_eq!(touched(Event::Init), None);
+        assert_eq!(named(touched(Event::InitDone)), "any", "it went unseen");
     }
 
     #[test]

@@ -1,0 +1,63 @@
+//! What watches have told of the objects of a kind, so that events without a change that matters are
+//! left out.
+
+use std::collections::{HashMap, HashSet};
+
+use kube::Resource;
+use kube_runtime::{reflector::ObjectRef, watcher::Event};
+
+/// The facts that were told of each object.
+pub(super) struct Told<K: Resource<DynamicType = ()>, T> {
+    facts: fn(&K) -> T,
+    told: HashMap<ObjectRef<K>, T>,
+    listed: HashSet<ObjectRef<K>>,
+}
+
+impl<K: Resource<DynamicType = ()>, T: PartialEq> Told<K, T> {
+    /// Nothing has been told yet. Only `facts` matter of an object.
+    pub(super) fn new(facts: fn(&K) -> T) -> Self {
+        Self {
+            facts,
+            told: HashMap::new(),
+            listed: HashSet::new(),
+        }
+    }
+
+    /// Notes `event`; says whether an object has come, gone or changed.
+    pub(super) fn note(&mut self, event: &Event<K>) -> bool {
+        match event {
+            Event::Apply(object) => self.changed(object),
+            Event::InitApply(object) => {
+                self.listed.insert(ObjectRef::from_obj(object));
+                self.changed(object)
+            }
+            Event::Delete(object) => {
+                self.told.remove(&ObjectRef::from_obj(object));
+                true
+            }
+            Event::Init => {
+                self.listed.clear();
+                false
+            }
+            // Who went while nobody watched is not told by name.
+            Event::InitDone => {
+                let before = self.told.len();
+                self.told.retain(|key, _| self.listed.contains(key));
+                self.told.len() < before
+            }
+        }
+    }
+
+    /// The number of objects.
+    pub(super) fn len(&self) -> usize {
+        self.told.len()
+    }
+
+    fn changed(&mut self, object: &K) -> bool {
+        let now = (self.facts)(object);
+        let key = ObjectRef::from_obj(object);
+        let same = self.told.get(&key) == Some(&now);
+        self.told.insert(key, now);
+        !same
+    }
+}
