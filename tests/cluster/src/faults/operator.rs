@@ -67,6 +67,22 @@ impl Operator {
         self.process.as_mut().is_some_and(Ended::alive)
     }
 
+    /// Starts it again when it has ended because it could not renew its lease, as the node of a real
+    /// one does: a machine with too much to do, or an API server that is away, leads to that.
+    pub fn revive(&mut self) -> Result<()> {
+        if self.process.is_some() && !self.alive() {
+            let log = fs::read_to_string(&self.log).unwrap_or_default();
+            if log
+                .lines()
+                .last()
+                .is_some_and(|line| line.contains("lost the lease"))
+            {
+                return self.start();
+            }
+        }
+        Ok(())
+    }
+
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(Ended::pid)
@@ -81,6 +97,13 @@ impl Operator {
             line.trim().strip_suffix("kB")?.trim().parse().ok()
         };
         Some((field("VmRSS:")?, field("VmHWM:")?))
+    }
+
+    /// The line of its log about a broken invariant, if there is one.
+    pub fn panicked(&self) -> Option<String> {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let line = log.lines().find(|line| line.contains("panicked at"));
+        line.map(str::to_owned)
     }
 
     /// The last lines that it logged.

@@ -168,6 +168,7 @@ impl Stage {
                     self.operator.start()?;
                 }
             }
+            self.operator.revive()?;
             if let Some((now, differs)) = self.looked_at(&name, &differs).await?
                 && differs.is_empty()
             {
@@ -205,10 +206,11 @@ impl Stage {
     }
 
     /// Waits until the operator has seen the PeerRelay and has nothing more to do.
-    pub async fn settle(&self, name: &str) -> Result<()> {
+    pub async fn settle(&mut self, name: &str) -> Result<()> {
         let start = Instant::now();
         loop {
             signals::check()?;
+            self.operator.revive()?;
             let relay = self.plane.api.find(&relay_path(name)).await?;
             let other = self.plane.api.find(&relay_path(&other_name(name))).await?;
             let seen = [&relay, &other].into_iter().flatten().all(|relay| {
@@ -269,15 +271,16 @@ impl Stage {
             .is_some_and(|sets| sets.iter().all(done)))
     }
 
-    async fn reach(&self, name: &str, wanted: &Shape) -> Result<()> {
+    async fn reach(&mut self, name: &str, wanted: &Shape) -> Result<()> {
         self.reach_by(name, |now| now.differences(wanted)).await
     }
 
     /// Waits until nothing differs and the operator has nothing more to do.
-    pub async fn reach_by(&self, name: &str, differs: impl Fn(&Shape) -> String) -> Result<()> {
+    pub async fn reach_by(&mut self, name: &str, differs: impl Fn(&Shape) -> String) -> Result<()> {
         let start = Instant::now();
         loop {
             signals::check()?;
+            self.operator.revive()?;
             if let Some((_, differs)) = self.looked_at(name, &differs).await?
                 && differs.is_empty()
             {
