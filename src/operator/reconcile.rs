@@ -5,15 +5,11 @@
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
-use kube::{
-    Api, Client, Resource, ResourceExt,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client, Resource, ResourceExt};
 use kube_runtime::{
     controller::Action,
     events::{Event, Recorder},
 };
-use serde_json::json;
 
 use super::{
     apply::{Attempts, apply},
@@ -25,15 +21,12 @@ use super::{
     probes::assign_peers,
     refusal::{Summary, chain, retry_after},
     rollout::hold_back,
-    status::{Outcome, Seen, status},
+    status::{Outcome, Seen, patch, status},
     stores::Stores,
     validate::{RelayImage, ValidatedRelay, validate},
     verification, withdrawal,
 };
-use crate::{
-    crd::{PeerRelay, PeerRelayStatus},
-    names,
-};
+use crate::crd::{PeerRelay, PeerRelayStatus};
 
 /// Wait after a request failed, for the first time; it doubles with each further failure.
 const RETRY: Duration = Duration::from_secs(1);
@@ -116,7 +109,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let now = Timestamp::now();
     let seen = ctx.stores.surroundings(&validated.namespace);
     plan(&mut validated, &seen);
-    let view = ctx.stores.view(&relay);
+    let view = ctx.stores.view(&relay, &seen);
     let reports = &view.seen.nodes;
     withdrawal::plan(&mut validated, &view, now);
     assign_peers(&mut validated, reports);
@@ -206,17 +199,8 @@ async fn publish(
         return Ok(());
     }
     let api: Api<PeerRelay> = Api::namespaced(ctx.client.clone(), &namespace);
-    let patch = json!({
-        "apiVersion": PeerRelay::api_version(&()),
-        "kind": PeerRelay::kind(&()),
-        "metadata": {"name": relay.name_any(), "uid": relay.uid()},
-        "status": new,
-    });
-    let params = PatchParams::apply(names::STATUS_MANAGER).force();
-    match api
-        .patch_status(&relay.name_any(), &params, &Patch::Apply(&patch))
-        .await
-    {
+    let (params, patch) = patch(&relay.metadata, &new);
+    match api.patch_status(&relay.name_any(), &params, &patch).await {
         Ok(_) => {}
         // Deleted in the meantime. A conflict is tried again: the status was not written.
         Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),

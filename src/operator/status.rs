@@ -21,10 +21,15 @@ use k8s_openapi::{
         apps::v1::DaemonSet,
         core::v1::{Event, Pod},
     },
-    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta, Time},
     jiff::Timestamp,
 };
-use kube::ResourceExt;
+use kube::{
+    Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use self::observed::Observed;
 use super::{
@@ -34,8 +39,11 @@ use super::{
     tailnet::{self, Neighbour},
     validate::ValidatedRelay,
 };
-use crate::crd::{
-    PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
+use crate::{
+    crd::{
+        PeerRelay, PeerRelayStatus, RelayNode, exposure::ExposureType, peer_relay::RegionStatus,
+    },
+    names,
 };
 
 /// Longest message of a condition that is made of other messages, in characters.
@@ -218,6 +226,18 @@ pub fn status(
             None => relay.status.as_ref().and_then(|last| last.grants.clone()),
         },
     }
+}
+
+/// The request that gives this very PeerRelay the status `new`, and no other one of its name.
+pub(super) fn patch(relay: &ObjectMeta, new: &impl Serialize) -> (PatchParams, Patch<Value>) {
+    let patch = json!({
+        "apiVersion": PeerRelay::api_version(&()),
+        "kind": PeerRelay::kind(&()),
+        "metadata": {"name": relay.name, "uid": relay.uid},
+        "status": new,
+    });
+    let params = PatchParams::apply(names::STATUS_MANAGER).force();
+    (params, Patch::Apply(patch))
 }
 
 /// Keeps what was found for an earlier spec, where nothing is found for this one. Why relays were

@@ -213,11 +213,11 @@ impl Stores {
         })
     }
 
-    /// What runs of `relay`, and where.
-    pub(super) fn view(&self, relay: &PeerRelay) -> View {
+    /// What runs of `relay`, and where: on the nodes around it.
+    pub(super) fn view(&self, relay: &PeerRelay, around: &Surroundings) -> View {
         View {
             seen: self.seen(relay),
-            nodes: self.nodes.state(),
+            nodes: around.nodes.clone(),
             config_maps: of(&self.config_maps, relay.metadata.namespace.as_deref()),
         }
     }

@@ -3,10 +3,7 @@
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Condition, jiff::Timestamp};
-use kube::{
-    Api, Client, Resource,
-    api::{Patch, PatchParams},
-};
+use kube::{Api, Client, Resource};
 use kube_runtime::{
     events::{Event, EventType, Recorder},
     reflector::ObjectRef,
@@ -18,10 +15,7 @@ use super::{
     status::{self, Verdict},
     stores::guard::{Guarded, Unreadable, UnreadableObjects},
 };
-use crate::{
-    crd::{PeerRelay, RelayNode},
-    names,
-};
+use crate::crd::{PeerRelay, RelayNode};
 
 /// Wait after something could not be told.
 const RETRY: Duration = Duration::from_secs(5);
@@ -63,14 +57,8 @@ async fn tell_relay(
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
     // The answer is the same object, and cannot be read either.
     let api: Api<Guarded<PeerRelay>> = Api::namespaced(client.clone(), namespace);
-    let patch = json!({
-        "apiVersion": PeerRelay::api_version(&()),
-        "kind": PeerRelay::kind(&()),
-        "metadata": {"name": name, "uid": object.metadata.uid},
-        "status": status,
-    });
-    let params = PatchParams::apply(names::STATUS_MANAGER).force();
-    match api.patch_status(name, &params, &Patch::Apply(&patch)).await {
+    let (params, patch) = status::patch(&object.metadata, &status);
+    match api.patch_status(name, &params, &patch).await {
         Ok(_) => {}
         // Gone, or another one by now.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
