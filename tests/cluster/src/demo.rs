@@ -52,7 +52,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
 fn show(rig: &Rig, progress: &Progress) -> Result<String> {
     progress.line("helm install peerrelay-operator charts/peerrelay-operator");
     let world = World::install(rig)?;
-    world.write_secret(rig.tailnet.auth_key())?;
+    world.write_secret(&rig.tailnet.auth_key())?;
     let (c1, c2) = (world.client("c1")?, world.client("c2")?);
     world.delete(PEER_RELAY)?;
     let is_derp = |route: &Route| *route == Route::Derp;

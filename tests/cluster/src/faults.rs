@@ -7,6 +7,7 @@
 //! ```
 
 pub mod api;
+pub mod families;
 pub mod operator;
 pub mod plane;
 pub mod play;
@@ -94,14 +95,15 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
 }
 
 /// What is shown besides the stories.
-const SHOWS: [&str; 3] = ["thrift", "replicas", "weather"];
+const SHOWS: [&str; 4] = ["thrift", "families", "replicas", "weather"];
 
-/// Shows one of `thrift`, `replicas`, `weather` on a control plane of its own.
+/// Shows one of `thrift`, `families`, `replicas`, `weather` on a control plane of its own.
 pub fn show(tools: &Tools, program: &Path, which: &str) -> Result<String> {
     runtime()?.block_on(async {
         let mut stage = Stage::open(tools, program).await?;
         match which {
             "thrift" => thrift::show(&mut stage).await,
+            "families" => families::show(&mut stage).await,
             "replicas" => replicas::show(&mut stage, program).await,
             "weather" => weather::show(&mut stage).await,
             other => bail!("there is no {other} to show"),

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
 use crate::Rig;
+use crate::auth_key::AuthKey;
 use crate::command::{program_in, run};
 use crate::net::CONTROL;
 use crate::process::Spec;
@@ -88,10 +89,10 @@ impl<'a> Headscale<'a> {
     }
 
     /// A reusable auth key that brings a tag.
-    pub fn key(&self, tag: &str) -> Result<String> {
+    pub fn key(&self, tag: &str) -> Result<AuthKey> {
         let words = ["preauthkeys", "create", "--reusable", "--tags", tag];
         let key = self.ask(&words)?["key"].clone();
-        key.as_str().map(str::to_owned).context("it made no key")
+        key.as_str().map(AuthKey::new).context("it made no key")
     }
 
     /// Replaces the policy.

@@ -13,6 +13,7 @@
 //! ```
 
 pub mod audit;
+pub mod auth_key;
 pub mod bare;
 pub mod bench;
 pub mod build;

@@ -18,6 +18,7 @@ mod nodes;
 mod operator;
 mod paths;
 mod placement;
+mod quota;
 mod reasons;
 mod refusals;
 mod regions;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Scenario> {
         withdrawal::scenarios(),
         nodes::scenarios(),
         placement::scenarios(),
+        quota::scenarios(),
         monitoring::scenarios(),
         faults::scenarios(),
         restarts::scenarios(),
@@ -118,7 +120,7 @@ fn surroundings(world: &World<'_>) -> Result<()> {
         world.rig.network.restore_numbers(client)?;
     }
     world.rig.network.restore_links()?;
-    world.write_secret(world.rig.tailnet.auth_key())
+    world.write_secret(&world.rig.tailnet.auth_key())
 }
 
 fn is_relay(route: &Route) -> bool {

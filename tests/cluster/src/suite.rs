@@ -37,10 +37,10 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     }
     let scenarios: Vec<_> = scenarios::all()
         .into_iter()
-        .filter(|s| {
+        .filter(|scenario| {
             args.filter
                 .as_ref()
-                .is_none_or(|filter| filter.split('|').any(|part| s.name.contains(part)))
+                .is_none_or(|filter| is_asked(filter, scenario.name))
         })
         .collect();
     ensure!(
@@ -73,6 +73,11 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     })
 }
 
+/// Whether a sentence contains a part of the filter.
+fn is_asked(filter: &str, sentence: &str) -> bool {
+    filter.split('|').any(|part| sentence.contains(part))
+}
+
 type Check = fn(&World<'_>) -> Result<String>;
 
 /// What can only be said of a whole run.
@@ -94,7 +99,7 @@ fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
         // Some scenarios alone do not use every right.
         Some(filter) => [secrets, rights]
             .into_iter()
-            .filter(|(name, _)| name.contains(filter))
+            .filter(|(name, _)| is_asked(filter, name))
             .collect(),
     }
 }
@@ -144,6 +149,7 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
         .context("failed to start cargo")?;
     ensure!(status.success(), "cargo test failed");
     golden_vectors(progress)?;
+    dashboard(progress)?;
     workflows::check(progress)?;
     deny::check(progress)?;
     release::check(progress)?;
@@ -175,10 +181,23 @@ fn golden_vectors(progress: &Progress) -> Result<()> {
     Ok(())
 }
 
+/// Grafana's own types know every field of the dashboard, and miss none.
+fn dashboard(progress: &Progress) -> Result<()> {
+    let tools = Tools::build_only("dashboard", progress)?;
+    let mut reader = program(tools.program("dashboard"));
+    let file = repository().join("deploy/monitoring/dashboard.json");
+    let seen = run_program(reader.arg(file)).context("Grafana's types refuse the dashboard")?;
+    progress.line(format_args!(
+        "Grafana's types know the dashboard: {}",
+        seen.trim()
+    ));
+    Ok(())
+}
+
 fn run_scenarios(rig: &Rig, scenarios: &[Scenario], progress: &Progress) -> Result<usize> {
     progress.line("installing the chart");
     let world = World::install(rig)?;
-    world.write_secret(rig.tailnet.auth_key())?;
+    world.write_secret(&rig.tailnet.auth_key())?;
     let mut failed = 0;
     for (index, scenario) in scenarios.iter().enumerate() {
         let start = Instant::now();

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
+use crate::auth_key::AuthKey;
 use crate::command::{program_in, run_with_input};
 use crate::net::{CLIENTS, CONTROL};
 use crate::pki::Pki;
@@ -77,7 +78,7 @@ impl Tailnet {
     /// Starts control server and clients, and waits until the clients have joined.
     pub fn start(&self, progress: &Progress) -> Result<()> {
         self.write_policy(DEFAULT_POLICY)?;
-        write_private(&self.auth_key_file(), AUTH_KEY)?;
+        write_private(&self.auth_key_file(), self.auth_key().as_str())?;
         self.start_control()?;
         progress.line("tailnet control ready");
         thread::scope(|scope| {
@@ -150,8 +151,8 @@ impl Tailnet {
     }
 
     /// The auth key that lets nodes join.
-    pub fn auth_key(&self) -> &'static str {
-        AUTH_KEY
+    pub fn auth_key(&self) -> AuthKey {
+        AuthKey::new(AUTH_KEY)
     }
 
     /// The file with the auth key.
@@ -203,9 +204,9 @@ impl Tailnet {
 
     /// Makes an auth key whose devices have these tags or, without tags, may have those that a
     /// member of the tailnet owns.
-    pub fn add_key(&self, key: &str, tags: &[&str]) -> Result<()> {
+    pub fn add_key(&self, key: &AuthKey, tags: &[&str]) -> Result<()> {
         let tags = tags.join(",");
-        let path = format!("/keys?key={key}&tags={tags}&owner=member");
+        let path = format!("/keys?key={}&tags={tags}&owner=member", key.as_str());
         admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 

@@ -24,7 +24,7 @@ struct ToolSet {
 /// Name of the oldest supported API server among the tools.
 const OLDEST_API_SERVER: &str = "kube-apiserver-oldest";
 
-const TOOL_SETS: [ToolSet; 17] = [
+const TOOL_SETS: [ToolSet; 18] = [
     ToolSet {
         name: "kubernetes",
         module: "kubernetes",
@@ -146,6 +146,14 @@ const TOOL_SETS: [ToolSet; 17] = [
         duration: "about 2 min",
     },
     ToolSet {
+        name: "dashboard",
+        module: "dashboard",
+        packages: &["."],
+        ldflags: "-s -w",
+        programs: &["dashboard"],
+        duration: "under 1 min",
+    },
+    ToolSet {
         name: "tailnet",
         module: "tailnet",
         packages: &["tool", "./control"],
@@ -201,6 +209,7 @@ impl Tools {
         let of_few = [
             "actionlint",
             "argocd",
+            "dashboard",
             "flux",
             "headscale",
             "helm3",

@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
+use crate::auth_key;
 use crate::process;
 use crate::world::World;
 
@@ -16,13 +17,15 @@ const OBJECTS: &str = "events,peerrelays,relaynodes,configmaps,daemonsets,pods,s
     serviceaccounts,roles,rolebindings";
 /// Where pods have their token.
 const TOKEN_FILE: &str = "var/run/secrets/kubernetes.io/serviceaccount/token";
-/// Shorter text is no key, and is found by chance.
+/// What an auth key is called.
+const AUTH_KEY: &str = "an auth key";
+/// Shorter text is no key of another kind, and is found by chance.
 const SHORTEST: usize = 20;
 
 /// Fails if a secret is in a log, an object, or an argument list.
 pub fn check(world: &World<'_>) -> Result<String> {
     let secrets = secrets(world)?;
-    for wanted in ["a private key", "a token"] {
+    for wanted in [AUTH_KEY, "a private key", "a token"] {
         ensure!(
             secrets.values().any(|kind| *kind == wanted),
             "{wanted} to look for was not found"
@@ -65,8 +68,8 @@ pub fn check(world: &World<'_>) -> Result<String> {
 /// Each secret, and what it is.
 fn secrets(world: &World<'_>) -> Result<BTreeMap<String, &'static str>> {
     let mut secrets = BTreeMap::new();
-    for key in [world.rig.tailnet.auth_key(), "tskey-auth-wrong"] {
-        secrets.insert(key.to_owned(), "an auth key");
+    for key in auth_key::used() {
+        secrets.insert(key.as_str().to_owned(), AUTH_KEY);
     }
     for node in &world.rig.nodes {
         let mut files = Vec::new();
@@ -80,7 +83,7 @@ fn secrets(world: &World<'_>) -> Result<BTreeMap<String, &'static str>> {
     for token in tokens()? {
         secrets.insert(token, "a token");
     }
-    secrets.retain(|secret, kind| *kind == "an auth key" || secret.len() >= SHORTEST);
+    secrets.retain(|secret, kind| *kind == AUTH_KEY || secret.len() >= SHORTEST);
     Ok(secrets)
 }
 

@@ -61,7 +61,7 @@ fn story(rig: &Rig, from: &Version, to: &Version, progress: &Progress) -> Result
         version.import(rig)?;
     }
     let world = World::install_version(rig, &from.root, &from.image)?;
-    world.write_secret(rig.tailnet.auth_key())?;
+    world.write_secret(&rig.tailnet.auth_key())?;
     scenarios::reset(&world)?;
     world.apply(STORED, &json!({"port": 41_000}))?;
     world.wait_ready(STORED)?;

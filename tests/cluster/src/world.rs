@@ -3,7 +3,7 @@
 use std::fmt;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
 use crate::Rig;
+use crate::auth_key::AuthKey;
 use crate::cluster::{Node, PEERRELAY};
 use crate::command::{program_in, run};
 use crate::prometheus::RELEASE;
@@ -70,6 +71,15 @@ pub fn condition(object: &Value, kind: &str) -> String {
     })
 }
 
+/// The message of a condition of an object; empty if it has none.
+pub fn message(object: &Value, kind: &str) -> String {
+    let conditions = object["status"]["conditions"].as_array();
+    let mut conditions = conditions.into_iter().flatten();
+    let found = conditions.find(|condition| condition["type"] == kind);
+    let message = found.and_then(|condition| condition["message"].as_str());
+    message.unwrap_or_default().to_owned()
+}
+
 impl<'a> World<'a> {
     /// Installs the chart, and what a user prepares: a namespace and the auth key.
     pub fn install(rig: &'a Rig) -> Result<Self> {
@@ -123,11 +133,11 @@ impl<'a> World<'a> {
     }
 
     /// Puts an auth key into the Secret that PeerRelays name.
-    pub fn write_secret(&self, auth_key: &str) -> Result<()> {
+    pub fn write_secret(&self, auth_key: &AuthKey) -> Result<()> {
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret",
             "metadata": {"name": SECRET, "namespace": NAMESPACE},
-            "stringData": {"authkey": auth_key},
+            "stringData": {"authkey": auth_key.as_str()},
         });
         self.rig.apply(&secret.to_string()).map(drop)
     }
@@ -317,7 +327,15 @@ impl<'a> World<'a> {
 
     /// Starts this program's probe in a client's namespace.
     pub fn probe(&self, client: &Client, words: &[&str]) -> Result<Held> {
-        let mut command = client.command(this_program()?);
+        self.hold(client.command(this_program()?), words)
+    }
+
+    /// The same on a node, outside of Kubernetes.
+    pub fn probe_on(&self, node: &Node, words: &[&str]) -> Result<Held> {
+        self.hold(program_in(node.machine.namespace, this_program()?), words)
+    }
+
+    fn hold(&self, mut command: Command, words: &[&str]) -> Result<Held> {
         let mut child = command
             .arg("probe")
             .args(words)

@@ -35,7 +35,7 @@ pub fn run(args: &MemoryArgs) -> Result<()> {
 
 fn show(rig: &Rig, args: &MemoryArgs, progress: &Progress) -> Result<()> {
     let world = World::install(rig)?;
-    world.write_secret(rig.tailnet.auth_key())?;
+    world.write_secret(&rig.tailnet.auth_key())?;
     world.apply("edge", &json!({}))?;
     world.wait_ready("edge")?;
     progress.line(format_args!(

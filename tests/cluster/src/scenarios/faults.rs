@@ -23,6 +23,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: sparing,
         },
         Scenario {
+            name: "a Service that needs two IP families is refused where there is one, which is told \
+                   within 5 s and holds up nothing else",
+            run: one_family,
+        },
+        Scenario {
             name: "of two operators one acts, and one that was replaced writes nothing any more",
             run: two,
         },
@@ -57,6 +62,10 @@ fn sample(world: &World<'_>) -> Result<String> {
 
 fn sparing(world: &World<'_>) -> Result<String> {
     faults::show(world.rig.tools(), &world.rig.program()?, "thrift")
+}
+
+fn one_family(world: &World<'_>) -> Result<String> {
+    faults::show(world.rig.tools(), &world.rig.program()?, "families")
 }
 
 fn two(world: &World<'_>) -> Result<String> {

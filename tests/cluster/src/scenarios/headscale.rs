@@ -8,10 +8,11 @@ use serde_json::{Value, json};
 
 use super::revoked::none_left;
 use super::{EDGE, MINUTE, Scenario, is_relay, vacant};
+use crate::auth_key::AuthKey;
 use crate::evidence;
 use crate::headscale::{Device, Headscale, LOGIN_SERVER};
 use crate::process::wait_until;
-use crate::world::{NAMESPACE, Route, World};
+use crate::world::{NAMESPACE, Route, World, message};
 
 /// In which sessions end that nobody may have any more.
 const SOON: Duration = Duration::from_secs(10);
@@ -19,12 +20,15 @@ const SOON: Duration = Duration::from_secs(10);
 const REJOINED: Duration = Duration::from_secs(100);
 const RELAY_TAG: &str = "tag:relay-office";
 const SECRET: &str = "headscale-auth";
+/// A second PeerRelay.
+const OTHER: &str = "other";
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "relays join Headscale with the tag of their auth key, name the remedy when it is \
-                   another one, serve stock clients, and outlast a restart of Headscale",
+                   another one, serve stock clients, outlast a restart of Headscale, and say whose \
+                   device name is taken",
             run: joined,
         },
         Scenario {
@@ -88,6 +92,7 @@ fn joined(world: &World<'_>) -> Result<String> {
             ensure!(now >= before, "{now} of {before} sessions are open");
             Ok(())
         })?;
+        names_taken(world)?;
         Ok(format!(
             "{} relays, ready {mended} s after the right key, relayed after {:.1} s",
             relays.len(),
@@ -150,6 +155,31 @@ fn revoked(world: &World<'_>) -> Result<String> {
     ended(world, &headscale, result)
 }
 
+/// Devices of a second PeerRelay that want the names of the first one's get others, which is told.
+fn names_taken(world: &World<'_>) -> Result<()> {
+    let mut tailnet = tailnet(world)?;
+    tailnet["hostnamePrefix"] = json!(EDGE);
+    world.apply(OTHER, &json!({"tailnet": tailnet, "port": 40_300}))?;
+    let told = world.eventually("the names of its devices are told", || {
+        let is = world.condition(OTHER, "TailnetConnected")?;
+        let said = message(&world.object("peerrelay", OTHER)?, "TailnetConnected");
+        let words = [
+            "the names of 2",
+            "instead of edge-n1",
+            "tailnet.hostnamePrefix",
+        ];
+        let named = words.iter().all(|word| said.contains(word));
+        ensure!(
+            is == "True/DeviceNameTaken" && named,
+            "TailnetConnected is '{is}': {said}"
+        );
+        Ok(())
+    });
+    let ready = told.and_then(|()| world.wait_ready(OTHER));
+    world.delete(OTHER)?;
+    ready
+}
+
 /// Leaves nothing behind, and says what Headscale said when something failed.
 fn ended(world: &World<'_>, headscale: &Headscale<'_>, result: Result<String>) -> Result<String> {
     // The relays are deleted before the suite looks at them.
@@ -157,7 +187,7 @@ fn ended(world: &World<'_>, headscale: &Headscale<'_>, result: Result<String>) -
         let seen = evidence::of(world);
         format!("{seen}\nHeadscale said:\n{}", headscale.log())
     });
-    let gone = world.delete(EDGE);
+    let gone = world.delete(EDGE).and(world.delete(OTHER));
     let secret = ["delete", "secret", SECRET, "-n", NAMESPACE];
     let secret = world.rig.kubectl(secret);
     result.and_then(|seen| gone.and(secret).map(|_| seen))
@@ -176,19 +206,22 @@ fn policy(granted: bool) -> Value {
 }
 
 fn apply(world: &World<'_>) -> Result<()> {
-    let tailnet = json!({
+    world.apply(EDGE, &json!({"tailnet": tailnet(world)?}))
+}
+
+fn tailnet(world: &World<'_>) -> Result<Value> {
+    Ok(json!({
         "authKey": {"secretName": SECRET},
         "controlURL": LOGIN_SERVER,
         "caBundle": std::fs::read_to_string(world.rig.ca())?,
-    });
-    world.apply(EDGE, &json!({"tailnet": tailnet}))
+    }))
 }
 
-fn write_secret(world: &World<'_>, auth_key: &str) -> Result<()> {
+fn write_secret(world: &World<'_>, auth_key: &AuthKey) -> Result<()> {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": SECRET, "namespace": NAMESPACE},
-        "stringData": {"authkey": auth_key},
+        "stringData": {"authkey": auth_key.as_str()},
     });
     world.rig.apply(&secret.to_string()).map(drop)
 }

@@ -39,7 +39,7 @@ fn first(world: &World<'_>) -> Result<String> {
     let (c1, c2) = (world.client("c1")?, world.client("c2")?);
     world.delete(EDGE)?;
     world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
-    world.write_secret(world.rig.tailnet.auth_key())?;
+    world.write_secret(&world.rig.tailnet.auth_key())?;
     let start = Instant::now();
     world.apply(EDGE, &json!({}))?;
     let applied = Instant::now();

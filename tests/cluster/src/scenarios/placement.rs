@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::regions::running;
 use super::{EDGE, MINUTE, Scenario, vacant};
 use crate::command::{program_in, run};
-use crate::world::{NAMESPACE, World};
+use crate::world::{NAMESPACE, World, message};
 
 /// A second PeerRelay.
 const OTHER: &str = "other";
@@ -16,7 +16,8 @@ const MADE: [&str; 4] = ["windows-1", "mainframe-1", "virtual-1", "dead-1"];
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "two PeerRelays share nodes with different ports, and avoid each other with one",
+            name: "two PeerRelays share nodes with different ports, avoid each other with one, and name \
+                   a metrics port that is stored in both",
             run: beside,
         },
         Scenario {
@@ -46,7 +47,9 @@ fn beside(world: &World<'_>) -> Result<String> {
             })?;
             world.wait_ready(name)?;
         }
-        answered(world)
+        let seen = answered(world)?;
+        stored_port(world)?;
+        Ok(seen)
     });
     world.delete(OTHER)?;
     world.delete(EDGE)?;
@@ -95,6 +98,40 @@ fn apart(world: &World<'_>, one: &dyn Fn(u16) -> Value) -> Result<()> {
     world.delete(EDGE)?;
     world.wait_ready(OTHER)?;
     world.delete(OTHER)
+}
+
+/// Earlier versions stored 9440 in every PeerRelay: the message says what to remove.
+fn stored_port(world: &World<'_>) -> Result<()> {
+    let stored = |port: u16| json!({"port": port, "monitoring": {"port": 9_440}});
+    world.apply(EDGE, &stored(40_000))?;
+    world.apply(OTHER, &stored(40_300))?;
+    world.eventually("the port and the field are told", || {
+        let is = world.condition(OTHER, "Stalled")?;
+        let said = message(&world.object("peerrelay", OTHER)?, "Stalled");
+        let words = [
+            "TCP port 9440 of node",
+            "PeerRelay relays/edge",
+            "remove spec.monitoring.port",
+        ];
+        let named = words.iter().all(|word| said.contains(word));
+        ensure!(
+            is == "True/HostPortConflict" && named,
+            "Stalled is '{is}': {said}"
+        );
+        Ok(())
+    })?;
+    let patch = r#"[{"op": "remove", "path": "/spec/monitoring/port"}]"#;
+    world.rig.kubectl([
+        "patch",
+        "peerrelay",
+        OTHER,
+        "-n",
+        NAMESPACE,
+        "--type=json",
+        "-p",
+        patch,
+    ])?;
+    world.wait_ready(OTHER)
 }
 
 /// A probe that reaches the other relay is not taken for an answer.

@@ -1,5 +1,6 @@
 //! Pods that cannot run, relays that may not, and the reason that the status gives.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::time::{Duration, Instant};
 
@@ -7,9 +8,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
+use crate::auth_key::AuthKey;
 use crate::process;
 use crate::signals;
-use crate::world::{NAMESPACE, World};
+use crate::world::{NAMESPACE, World, message};
 
 /// In which a relay and the operator tell what control says.
 const SOON: Duration = Duration::from_secs(10);
@@ -27,8 +29,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: pods,
         },
         Scenario {
-            name: "relays whose auth key may not use their tag say which tag is missing, and the right key \
-                   mends it",
+            name: "a metrics port that a process outside of Kubernetes has is named, and the relay \
+                   serves there once it is free",
+            run: metrics_port,
+        },
+        Scenario {
+            name: "relays whose auth key may not use their tag say which tag is missing, also after a \
+                   restart, and the right key mends it",
             run: tag_missing,
         },
         Scenario {
@@ -117,13 +124,40 @@ fn pods(world: &World<'_>) -> Result<String> {
     Ok(found.join(", "))
 }
 
+fn metrics_port(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let node = world.rig.nodes.first().context("no node")?;
+    let holder = world.probe_on(node, &["serve", "40201"])?;
+    let start = Instant::now();
+    world.apply(OTHER, &elsewhere())?;
+    let said = stalled(world, OTHER, "HostPortConflict")?;
+    let took = start.elapsed().as_secs();
+    let port = format!("TCP port 40201 of node {}", node.machine.name);
+    ensure!(
+        said.contains(&port) && said.contains("spec.monitoring.port"),
+        "{said}"
+    );
+    drop(holder);
+    world.wait_ready(OTHER)?;
+    for pod in world.list("pods", OTHER)? {
+        let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+        ensure!(*restarts == 0, "a relay was restarted {restarts} times");
+    }
+    world.delete(OTHER)?;
+    Ok(format!("told after {took} s"))
+}
+
 /// The key belongs to a user who does not own the relays' tag: control refuses the tag, and lets the
 /// device in without.
 fn tag_missing(world: &World<'_>) -> Result<String> {
     reset(world)?;
     world.delete(EDGE)?;
-    world.rig.tailnet.add_key("tskey-auth-member", &[])?;
-    world.write_secret("tskey-auth-member")?;
+    let (member, tagged) = (
+        AuthKey::new("tskey-auth-member"),
+        AuthKey::new("tskey-auth-tagged"),
+    );
+    world.rig.tailnet.add_key(&member, &[])?;
+    world.write_secret(&member)?;
     let name = &format!("untagged-{}", std::process::id());
     world.apply(name, &json!({}))?;
     let said = stalled(world, name, "TagMissing")?;
@@ -131,19 +165,45 @@ fn tag_missing(world: &World<'_>) -> Result<String> {
         said.contains("tag:relay-office") && said.contains("auth key"),
         "the message does not name the remedy: {said}"
     );
-    world
-        .rig
-        .tailnet
-        .add_key("tskey-auth-tagged", &["tag:relay-office"])?;
-    world.write_secret("tskey-auth-tagged")?;
+    restarted_without_tag(world, name)?;
+    world.rig.tailnet.add_key(&tagged, &["tag:relay-office"])?;
+    world.write_secret(&tagged)?;
     let start = Instant::now();
     world.wait_ready(name)?;
     world.delete(name)?;
-    world.write_secret(world.rig.tailnet.auth_key())?;
+    world.write_secret(&world.rig.tailnet.auth_key())?;
     Ok(format!(
         "ready {} s after the right key",
         start.elapsed().as_secs()
     ))
+}
+
+/// A relay that asked for its tag again when it starts anew would lose its node key.
+fn restarted_without_tag(world: &World<'_>, name: &str) -> Result<()> {
+    let names = || -> Result<BTreeSet<String>> {
+        let pods = world.list("pods", name)?;
+        let names = pods
+            .iter()
+            .filter_map(|pod| pod["metadata"]["name"].as_str());
+        Ok(names.map(str::to_owned).collect())
+    };
+    let before = names()?;
+    let label = format!("peerrelay.dev/peer-relay={name}");
+    world
+        .rig
+        .kubectl(["delete", "pods", "-n", NAMESPACE, "-l", &label])?;
+    world.eventually("relays that were restarted lack their tag", || {
+        let mut reports = world.reports(name)?;
+        let of = |report: &Value| report["metadata"]["name"].as_str().map(str::to_owned);
+        reports.retain(|report| of(report).is_none_or(|pod| !before.contains(&pod)));
+        let reasons: Vec<_> = reports.iter().map(|r| &r["status"]["reason"]).collect();
+        ensure!(
+            reasons == [&json!("TagMissing"), &json!("TagMissing")],
+            "they report {reasons:?}"
+        );
+        Ok(())
+    })?;
+    stalled(world, name, "TagMissing").map(drop)
 }
 
 fn told_by_control(world: &World<'_>) -> Result<String> {
@@ -206,11 +266,7 @@ fn stalled(world: &World<'_>, name: &str, reason: &str) -> Result<String> {
         }
         Ok(())
     })?;
-    let relay = world.object("peerrelay", name)?;
-    let conditions = relay["status"]["conditions"].as_array();
-    let ready = conditions.and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
-    let message = ready.and_then(|c| c["message"].as_str());
-    message.map(str::to_owned).context("no message")
+    Ok(message(&world.object("peerrelay", name)?, "Ready"))
 }
 
 fn label(world: &World<'_>, level: &str) -> Result<()> {

@@ -9,7 +9,8 @@ use super::operator::kill_operators;
 use super::status::waits;
 use super::{EDGE, Scenario, reset};
 use crate::process;
-use crate::world::{NAMESPACE, World};
+use crate::spec::region;
+use crate::world::{NAMESPACE, World, message};
 
 /// In which a refusal is in the status.
 const SOON: Duration = Duration::from_secs(5);
@@ -36,6 +37,8 @@ fn refused(world: &World<'_>) -> Result<String> {
     reset(world)?;
     let found = [
         bad_resources(world).context("bad resources")?,
+        bad_labels(world).context("bad labels")?,
+        bad_overrides(world).context("overrides of what is not there")?,
         unknown_kind(world).context("unknown kind")?,
         port_taken(world).context("node port taken")?,
         policy_and_quota(world).context("policy and quota")?,
@@ -98,6 +101,51 @@ fn bad_resources(world: &World<'_>) -> Result<String> {
     world.apply(EDGE, &json!({}))?;
     world.wait_ready(EDGE)?;
     Ok(format!("resources after {took:.1} s"))
+}
+
+/// Values of labels that admission does not look at.
+fn bad_labels(world: &World<'_>) -> Result<String> {
+    let value = "no value of a label!";
+    let specs = [
+        json!({"template": {"labels": {"team": value}}}),
+        region("placement", json!({"nodeSelector": {"team": value}})),
+    ];
+    let mut slowest = 0.0_f64;
+    for spec in &specs {
+        let start = Instant::now();
+        world.apply(EDGE, spec)?;
+        let took = rejected(world, EDGE, &["DaemonSet edge-office", value], start)
+            .with_context(|| spec.to_string())?;
+        slowest = slowest.max(took);
+    }
+    world.apply(EDGE, &json!({}))?;
+    world.wait_ready(EDGE)?;
+    Ok(format!("labels after {slowest:.1} s"))
+}
+
+/// Only relays on the network of their nodes have the container that prepares a directory there.
+fn bad_overrides(world: &World<'_>) -> Result<String> {
+    let exposure = json!({"type": "NodePort", "hostNetwork": false});
+    let mut spec = region("exposure", exposure);
+    spec["template"] = json!({"podOverrides": {"initContainers": [
+        {"name": "prepare-state", "resources": {"limits": {"cpu": "1"}}},
+    ]}});
+    let start = Instant::now();
+    world.apply(EDGE, &spec)?;
+    let words = [
+        "initContainers[prepare-state]",
+        "region office",
+        "remove it",
+    ];
+    let took = refused_for(world, EDGE, "InvalidSpec", &words, start)?;
+    let available = world.condition(EDGE, "RelaysAvailable")?;
+    ensure!(
+        available == "True/RelaysReady",
+        "RelaysAvailable is '{available}'"
+    );
+    world.apply(EDGE, &json!({}))?;
+    world.wait_ready(EDGE)?;
+    Ok(format!("overrides after {took:.1} s"))
 }
 
 fn unknown_kind(world: &World<'_>) -> Result<String> {
@@ -321,26 +369,32 @@ fn mended(world: &World<'_>) -> Result<()> {
     })
 }
 
-/// Waits until the refusal is told, and says after how many seconds it was.
+/// Waits until a refusal of the API server is told, and says after how many seconds it was.
 fn rejected(world: &World<'_>, name: &str, words: &[&str], start: Instant) -> Result<f64> {
+    refused_for(world, name, "ApplyRejected", words, start)
+}
+
+/// The same of a refusal with this reason.
+fn refused_for(
+    world: &World<'_>,
+    name: &str,
+    reason: &str,
+    words: &[&str],
+    start: Instant,
+) -> Result<f64> {
     process::wait_until(
         SOON,
         || true,
         || {
             for (kind, wanted) in [("Ready", "False"), ("Stalled", "True")] {
                 let is = world.condition(name, kind)?;
-                ensure!(is == format!("{wanted}/ApplyRejected"), "{kind} is '{is}'");
+                ensure!(is == format!("{wanted}/{reason}"), "{kind} is '{is}'");
             }
             Ok(())
         },
     )?;
     let took = start.elapsed().as_secs_f64();
-    let relay = world.object("peerrelay", name)?;
-    let conditions = relay["status"]["conditions"].as_array();
-    let ready = conditions.and_then(|all| all.iter().find(|c| c["type"] == "Ready"));
-    let message = ready
-        .and_then(|c| c["message"].as_str())
-        .unwrap_or_default();
+    let message = message(&world.object("peerrelay", name)?, "Ready");
     for word in words {
         ensure!(message.contains(word), "'{word}' is not in '{message}'");
     }

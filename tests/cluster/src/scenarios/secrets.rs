@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use serde_json::json;
 
 use super::{EDGE, Scenario};
+use crate::auth_key::AuthKey;
 use crate::world::World;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -22,10 +23,11 @@ fn keys(world: &World<'_>) -> Result<String> {
     world.remove_secret()?;
     world.apply(name, &json!({}))?;
     stalled(world, name, "AuthKeyMissing")?;
-    world.write_secret("tskey-auth-wrong")?;
+    let wrong = AuthKey::new("tskey-auth-wrong");
+    world.write_secret(&wrong)?;
     stalled(world, name, "AuthKeyInvalid")?;
     let pods = pods(world, name)?;
-    world.write_secret(world.rig.tailnet.auth_key())?;
+    world.write_secret(&world.rig.tailnet.auth_key())?;
     let start = Instant::now();
     world.wait_ready(name)?;
     ensure!(self::pods(world, name)? == pods, "relays were restarted");
@@ -39,8 +41,9 @@ fn keys(world: &World<'_>) -> Result<String> {
     for reason in ["AuthKeyMissing", "AuthKeyInvalid", "RelaysReady"] {
         ensure!(events.contains(reason), "no event says {reason}");
     }
-    for secret in ["tskey-auth-wrong", world.rig.tailnet.auth_key()] {
+    for secret in [wrong, world.rig.tailnet.auth_key()] {
         let relay = world.object("peerrelay", name)?.to_string();
+        let secret = secret.as_str();
         ensure!(
             !relay.contains(secret) && !events.contains(secret),
             "a key is in plain sight"

@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::LOGIN_SERVER;
+use crate::auth_key::AuthKey;
 use crate::command::{program_in, run};
 use crate::net::Machine;
 use crate::pki::Pki;
@@ -70,10 +71,10 @@ impl Client {
 
     /// The same machine as a device of another tailnet, with its state in `dir`. Only one of the two
     /// may run.
-    pub fn elsewhere(&self, dir: &Path, login_server: &str, auth_key: &str) -> Result<Self> {
+    pub fn elsewhere(&self, dir: &Path, login_server: &str, auth_key: &AuthKey) -> Result<Self> {
         fs::create_dir_all(dir)?;
         let auth_key_file = dir.join("auth-key");
-        write_private(&auth_key_file, auth_key)?;
+        write_private(&auth_key_file, auth_key.as_str())?;
         Ok(Self {
             login_server: login_server.into(),
             tag: None,

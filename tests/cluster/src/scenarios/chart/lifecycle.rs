@@ -34,7 +34,7 @@ pub(super) fn run(world: &World<'_>) -> Result<String> {
     reset(world)?;
     let seen = by_each_way(world);
     World::install(world.rig).context("failed to install the operator again")?;
-    world.write_secret(world.rig.tailnet.auth_key())?;
+    world.write_secret(&world.rig.tailnet.auth_key())?;
     seen
 }
 
