@@ -3,6 +3,7 @@
 //! The operator makes the configuration, as in any cluster; the Prometheus it describes is started
 //! here, with that configuration, as its image cannot be had.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write;
 use std::path::Path;
@@ -101,6 +102,7 @@ impl<'a> Prometheus<'a> {
             "metadata": {"name": NAME, "namespace": NAMESPACE},
             "spec": {
                 "version": "v3.5.0", "replicas": 0, "scrapeInterval": "2s",
+                "evaluationInterval": "2s",
                 "serviceMonitorSelector": selected, "serviceMonitorNamespaceSelector": {},
                 "ruleSelector": selected, "ruleNamespaceSelector": {},
                 "apiserverConfig": {
@@ -166,6 +168,15 @@ impl<'a> Prometheus<'a> {
         Ok(rules
             .filter_map(|rule| text(rule, "name").zip(text(rule, "query")))
             .collect())
+    }
+
+    /// Names of the alerts whose condition holds, be it long enough or not yet.
+    pub fn alarmed(&self) -> Result<BTreeSet<String>> {
+        let series = self.query("ALERTS")?;
+        let names = series
+            .iter()
+            .filter_map(|alert| alert["metric"]["alertname"].as_str());
+        Ok(names.map(str::to_owned).collect())
     }
 
     /// What became of each target.

@@ -10,12 +10,14 @@ use crate::prometheus::{Prometheus, RELEASE};
 use crate::state::repository;
 use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
 
+mod outages;
 mod picture;
 mod queries;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
-        name: "prometheus-operator comes, its Prometheus scrapes relays and operator, and it goes again",
+        name: "prometheus-operator comes, its Prometheus scrapes relays and operator and alarms when \
+               they fail, and it goes again",
         run: scraped,
     }]
 }
@@ -64,6 +66,7 @@ fn scraped(world: &World<'_>) -> Result<String> {
     if std::env::var_os("UPDATE").is_some() {
         picture::draw(&prometheus, 120, &repository().join("docs/dashboard.svg"))?;
     }
+    let alerts = outages::alarm(world, &prometheus)?;
     // What is not wanted any more goes, while its kind stays.
     let off = json!({"monitoring": {"serviceMonitor": "Disabled", "prometheusRule": "Disabled"}});
     world.apply(EDGE, &off)?;
@@ -79,7 +82,7 @@ fn scraped(world: &World<'_>) -> Result<String> {
     prometheus.remove()?;
     world.eventually("annotations stand in again", || annotated(world))?;
     world.wait_ready(EDGE)?;
-    Ok(format!("{seen}; {queries}"))
+    Ok(format!("{seen}; {queries}; {alerts}"))
 }
 
 /// Checks that the metrics Service says by annotations where to scrape.

@@ -1,5 +1,5 @@
-//! The dashboard as a drawing, from what a Prometheus has: for the documentation, as no Grafana can be
-//! had here.
+//! The dashboard as a drawing, from what a Prometheus has: for the documentation, as no Grafana runs
+//! here.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,8 +14,8 @@ use crate::state::repository;
 
 /// Pixels of a column and of a row of Grafana's grid.
 const CELL: (f64, f64) = (44.0, 24.0);
-/// Series that a legend names.
-const NAMED: usize = 4;
+/// Pixels that a character of a legend takes at most, and those between two names.
+const CHARACTER: (f64, f64) = (5.6, 8.0);
 const COLORS: [&str; 6] = [
     "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b",
 ];
@@ -54,18 +54,42 @@ fn place(panel: &Value, side: &str) -> f64 {
 }
 
 fn line(series: &Value, legend: &str) -> Line {
-    let labels = series["metric"].as_object().into_iter().flatten();
-    let name = labels.fold(legend.to_owned(), |name, (label, value)| {
-        name.replace(
-            &format!("{{{{{label}}}}}"),
-            value.as_str().unwrap_or_default(),
-        )
-    });
+    let name = name(legend, &series["metric"]);
     let values = list(&series["values"]).filter_map(|point| {
         let value: f64 = point[1].as_str()?.parse().ok()?;
         value.is_finite().then_some((point[0].as_f64()?, value))
     });
     (name, values.collect())
+}
+
+/// A legend with the values of labels; a label that the series lacks is empty, as in Grafana.
+fn name(legend: &str, labels: &Value) -> String {
+    let mut parts = legend.split("{{");
+    let mut name = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let (label, rest) = part.split_once("}}").unwrap_or((part, ""));
+        name += labels[label.trim()].as_str().unwrap_or_default();
+        name += rest;
+    }
+    name.trim().to_owned()
+}
+
+/// How many of these names fit into so many pixels, with a word about the others.
+fn fitting(names: &[&str], width: f64) -> usize {
+    let wide = |characters: usize| characters as f64 * CHARACTER.0 + CHARACTER.1;
+    let mut left = width;
+    let mut all = names.iter().enumerate();
+    let cut = all.find_map(|(at, name)| {
+        left -= wide(name.chars().count());
+        let is_last = at + 1 == names.len();
+        let more = if is_last {
+            0.0
+        } else {
+            wide("and 99 more".len())
+        };
+        (left < more).then_some(at)
+    });
+    cut.unwrap_or(names.len()).max(1)
 }
 
 fn shown(svg: &mut String, panel: &Value, lines: &[Line]) {
@@ -100,7 +124,7 @@ fn shown(svg: &mut String, panel: &Value, lines: &[Line]) {
     }
     graph(
         svg,
-        (x + 60.0, y + 26.0, w - 72.0, h - 26.0 - 16.0 * 2.0),
+        (x + 64.0, y + 26.0, w - 76.0, h - 26.0 - 16.0 * 2.0),
         lines,
         unit,
     );
@@ -153,13 +177,15 @@ fn graph(svg: &mut String, (x, y, w, h): (f64, f64, f64, f64), lines: &[Line], u
         )
         .ok();
     }
-    let names = lines.iter().take(NAMED).enumerate().map(|(at, (name, _))| {
+    let names: Vec<&str> = lines.iter().map(|(name, _)| &**name).collect();
+    let named = fitting(&names, w + 60.0);
+    let names = names.iter().take(named).enumerate().map(|(at, name)| {
         let color = COLORS[at % COLORS.len()];
         let name = name.replace('&', "&amp;").replace('<', "&lt;");
         format!("<tspan fill=\"{color}\">{name}</tspan>")
     });
     let names: Vec<_> = names.collect();
-    let more = lines.len().saturating_sub(NAMED);
+    let more = lines.len().saturating_sub(named);
     let more = if more > 0 {
         format!(" and {more} more")
     } else {
@@ -168,38 +194,78 @@ fn graph(svg: &mut String, (x, y, w, h): (f64, f64, f64, f64), lines: &[Line], u
     writeln!(
         svg,
         "<text x=\"{:.0}\" y=\"{:.0}\">{}{more}</text>",
-        x - 52.0,
+        x - 56.0,
         y + h + 22.0,
         names.join("  ")
     )
     .ok();
 }
 
-/// A value in its unit, with at most three digits.
+/// A value in its unit, with three digits at most. Only bytes and seconds have prefixes, as a rate
+/// with one would be read as another unit.
 fn number(value: f64, unit: &str) -> String {
-    let suffix = match unit {
-        "Bps" => "B/s",
-        "bytes" => "B",
-        "s" => "s",
-        "none" => "",
-        _ => "/s",
+    const LARGE: [(f64, &str); 4] = [(1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, "")];
+    const SMALL: [(f64, &str); 3] = [(1.0, ""), (1e-3, "m"), (1e-6, "µ")];
+    let (suffix, scales) = match unit {
+        "Bps" => (" B/s", &LARGE[..]),
+        "bytes" => (" B", &LARGE[..]),
+        "s" => (" s", &SMALL[..]),
+        "none" => ("", &[][..]),
+        _ => ("/s", &[][..]),
     };
-    let scales = [
-        (1e9, "G"),
-        (1e6, "M"),
-        (1e3, "k"),
-        (1.0, ""),
-        (1e-3, "m"),
-        (1e-6, "µ"),
-    ];
     let size = value.abs();
     let (scale, prefix) = scales
-        .into_iter()
+        .iter()
         .find(|(scale, _)| size >= *scale)
+        .copied()
         .unwrap_or((1.0, ""));
     let scaled = value / scale;
-    let digits = if scaled.fract().abs() < 1e-9 { 0 } else { 2 };
-    format!("{scaled:.digits$} {prefix}{suffix}")
-        .trim_end()
-        .to_owned()
+    // Digits before the first that counts are none of the three.
+    let whole = scaled.abs().max(1e-6).log10().floor();
+    let digits = (2.0 - whole).clamp(0.0, 6.0) as usize;
+    let number = format!("{scaled:.digits$}");
+    let number = match number.contains('.') {
+        true => number.trim_end_matches('0').trim_end_matches('.'),
+        false => &*number,
+    };
+    let (space, word) = match suffix.strip_prefix(' ') {
+        Some(word) => (" ", word),
+        None => ("", suffix),
+    };
+    format!("{number}{space}{prefix}{word}")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn numbers_are_short_and_have_prefixes_where_nobody_mistakes_them() {
+        for (value, unit, text) in [
+            (0.257_16, "ops", "0.257/s"),
+            (257.16, "ops", "257/s"),
+            (0.0, "ops", "0/s"),
+            (36.74, "Bps", "36.7 B/s"),
+            (46_330_000.0, "bytes", "46.3 MB"),
+            (0.000_494_2, "s", "494 µs"),
+            (1.0, "none", "1"),
+            (0.001_14, "none", "0.00114"),
+            (1_200.0, "none", "1200"),
+        ] {
+            assert_eq!(number(value, unit), text);
+        }
+    }
+
+    #[test]
+    fn a_legend_names_what_the_series_has_and_what_fits() {
+        let labels = json!({"node": "n1", "path": "kernel"});
+        assert_eq!(name("{{node}} {{ path }} {{reason}}", &labels), "n1 kernel");
+        assert_eq!(name("waiting p99", &labels), "waiting p99");
+        let names = ["n1 receive_buffer_full"; 4];
+        assert_eq!(fitting(&names, 352.0), 2);
+        assert_eq!(fitting(&["n1", "n2"], 352.0), 2);
+        assert_eq!(fitting(&[&*"x".repeat(90)], 352.0), 1);
+    }
 }
