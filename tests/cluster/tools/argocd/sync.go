@@ -1,18 +1,18 @@
 package main
 
 import (
-	"context"
 	"fmt"
 	"time"
 
 	"github.com/argoproj/gitops-engine/pkg/cache"
 	"github.com/argoproj/gitops-engine/pkg/diff"
-	"github.com/argoproj/gitops-engine/pkg/engine"
+	"github.com/argoproj/gitops-engine/pkg/health"
 	"github.com/argoproj/gitops-engine/pkg/sync"
 	"github.com/argoproj/gitops-engine/pkg/sync/common"
 	"github.com/argoproj/gitops-engine/pkg/utils/kube"
 	"github.com/argoproj/gitops-engine/pkg/utils/tracing"
 	"github.com/go-logr/logr"
+	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/apis/meta/v1/unstructured"
 	"k8s.io/client-go/rest"
 	"k8s.io/client-go/tools/clientcmd"
@@ -33,8 +33,14 @@ type tracked struct {
 }
 
 func config() (*rest.Config, error) {
-	return clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
+	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		clientcmd.NewDefaultClientConfigLoadingRules(), &clientcmd.ConfigOverrides{}).ClientConfig()
+	if err != nil {
+		return nil, err
+	}
+	config.QPS, config.Burst = 1000, 2000
+	config.WarningHandler = rest.NoWarnings{}
+	return config, nil
 }
 
 func trackingID(object *unstructured.Unstructured) string {
@@ -98,18 +104,12 @@ func synchronise(dir string) error {
 		return err
 	}
 	kubectl := newKubectl()
-	argo := engine.NewEngine(config, newCache(config, kubectl), engine.WithLogr(logr.Discard()), engine.WithKubectl(kubectl))
-	stop, err := argo.Run()
-	if err != nil {
+	live := newCache(config, kubectl)
+	if err := live.EnsureSynced(); err != nil {
 		return err
 	}
-	defer stop()
-	ctx, cancel := context.WithTimeout(context.Background(), patience)
-	defer cancel()
-	results, err := argo.Sync(ctx, target, isManaged, "1", "default",
-		sync.WithPrune(true), sync.WithServerSideApply(true), sync.WithServerSideApplyManager(manager),
-		sync.WithHealthOverride(overrides), sync.WithLogr(logr.Discard()),
-		sync.WithOperationSettings(false, true, false, false))
+	defer live.Invalidate()
+	results, err := waves(config, kubectl, live, target, overrides)
 	for _, result := range results {
 		said := map[string]string{
 			"object": result.ResourceKey.String(), "status": string(result.Status),
@@ -123,11 +123,46 @@ func synchronise(dir string) error {
 		return err
 	}
 	for _, result := range results {
-		if result.Status == common.ResultCodeSyncFailed || result.HookPhase != common.OperationSucceeded && result.Status != common.ResultCodePruned {
+		// Without waves a sync does not wait until its objects are healthy.
+		failed := result.HookPhase == common.OperationFailed || result.HookPhase == common.OperationError
+		if failed || result.Status == common.ResultCodeSyncFailed {
 			return fmt.Errorf("%s: %s %s: %s", result.ResourceKey.String(), result.Status, result.HookPhase, result.Message)
 		}
 	}
 	return nil
+}
+
+// Goes on with the operation, as Argo CD's controller does at each look, until it has ended.
+func waves(config *rest.Config, kubectl kube.Kubectl, live cache.ClusterCache, target []*unstructured.Unstructured,
+	overrides health.HealthOverride) ([]common.ResourceSyncResult, error) {
+	started := metav1.Now()
+	phase, message := common.OperationRunning, ""
+	var results []common.ResourceSyncResult
+	for time.Since(started.Time) < patience {
+		managed, err := live.GetManagedLiveObjs(target, isManaged)
+		if err != nil {
+			return results, err
+		}
+		reconciled := sync.Reconcile(target, managed, "default", live)
+		step, cleanup, err := sync.NewSyncContext("1", reconciled, config, config, kubectl, "default", live.GetOpenAPISchema(),
+			sync.WithInitialState(phase, message, results, started), sync.WithOperationSettings(false, true, false, false),
+			sync.WithServerSideApply(true), sync.WithServerSideApplyManager(manager),
+			sync.WithHealthOverride(overrides), sync.WithLogr(logr.Discard()))
+		if err != nil {
+			return results, err
+		}
+		step.Sync()
+		phase, message, results = step.GetState()
+		cleanup()
+		if phase == common.OperationError || phase == common.OperationFailed {
+			return results, fmt.Errorf("the sync failed: %s", message)
+		}
+		if phase.Completed() {
+			return results, nil
+		}
+		time.Sleep(500 * time.Millisecond)
+	}
+	return results, fmt.Errorf("the sync has not ended: %s", message)
 }
 
 // Prints one line for each object and each way of comparing it.
@@ -154,7 +189,7 @@ func compare() error {
 	if err != nil {
 		return err
 	}
-	resources, cleanup, err := kubectl.ManageResources(config, schema)
+	resources, cleanup, err := kube.ManageServerSideDiffDryRuns(config, schema, tracing.NopTracer{}, logr.Discard(), nil)
 	if err != nil {
 		return err
 	}

@@ -21,6 +21,7 @@ local stalls = {
   AuthKeyInvalid = true,
   RegistrationNeedsApproval = true,
   ControlCertificateInvalid = true,
+  HostPortConflict = true,
   RelayDisabledByPolicy = true,
   KeyExpired = true,
   TagMissing = true,
