@@ -48,16 +48,16 @@
 {{- end -}}
 
 {{- define "peerrelay-operator.noImage" -}}
-image.repository is empty, and no registry has this image yet. Build it in a clone of the repository, load it, and say what it is called:
+image.repository is empty, and no registry has this image yet. Build it in a clone of the repository (docs/install.md), load it, and say what it is called:
 
-  cargo dev image --output peerrelay.tar                     # localhost/peerrelay:{{ .Chart.AppVersion }}
+  cargo dev image --output out                               # localhost/peerrelay:{{ .Chart.AppVersion }}
 
-  kind load image-archive peerrelay.tar                      # kind
-  k3s ctr images import peerrelay.tar                        # k3s, on each node
-  ctr --namespace k8s.io images import peerrelay.tar         # containerd, on each node
+  kind load image-archive out/image.tar                      # kind
+  k3s ctr images import out/image.tar                        # k3s, on each node
+  ctr --namespace k8s.io images import out/image.tar         # containerd, on each node
   helm ... --set image.repository=localhost/peerrelay
 
-  docker load --input peerrelay.tar                          # a registry of your own
+  docker load --input out/image.tar                          # a registry of your own
   docker tag localhost/peerrelay:{{ .Chart.AppVersion }} REGISTRY/peerrelay:{{ .Chart.AppVersion }}
   docker push REGISTRY/peerrelay:{{ .Chart.AppVersion }}
   helm ... --set image.repository=REGISTRY/peerrelay
