@@ -6,6 +6,7 @@ mod dial;
 mod identity;
 mod netmap;
 mod problem;
+mod proxy;
 mod registration;
 mod wire;
 

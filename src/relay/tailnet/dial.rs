@@ -20,6 +20,8 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
+use super::proxy::{InvalidProxy, Proxy};
+
 /// Longest time for a TCP connection and a TLS handshake together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -50,6 +52,9 @@ pub enum DialError {
         #[source]
         source: rustls::pki_types::pem::Error,
     },
+    /// The proxy of the environment cannot be used.
+    #[error(transparent)]
+    Proxy(#[from] InvalidProxy),
     /// Name resolution or TCP.
     #[error("failed to connect to {host}:{port}")]
     Tcp {
@@ -84,17 +89,18 @@ pub enum DialError {
     },
 }
 
-/// Opens connections.
+/// Opens connections, those with TLS through the proxy that the environment names.
 #[derive(Clone)]
 pub struct Dialer {
     tls: Arc<ClientConfig>,
+    proxy: Option<Arc<Proxy>>,
 }
 
 impl Dialer {
     /// A dialer that trusts the public roots, the system's, and those in `ca_file`.
     ///
     /// # Errors
-    /// `ca_file` cannot be read or is no PEM file.
+    /// `ca_file` cannot be read or is no PEM file, or `HTTPS_PROXY` is no proxy.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, DialError> {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
@@ -115,7 +121,10 @@ impl Dialer {
             .with_root_certificates(roots)
             .with_no_client_auth();
         tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-        Ok(Self { tls: Arc::new(tls) })
+        Ok(Self {
+            tls: Arc::new(tls),
+            proxy: Proxy::from_environment()?.map(Arc::new),
+        })
     }
 
     /// TCP to `host`.
@@ -145,16 +154,7 @@ impl Dialer {
                 host: host.into(),
                 source,
             })?;
-        let stream = match addresses {
-            [] => self.tcp(host, port).await?,
-            _ => timed(connect(addresses))
-                .await
-                .map_err(|source| DialError::Tcp {
-                    host: host.into(),
-                    port,
-                    source,
-                })?,
-        };
+        let stream = self.direct_or_proxied(host, addresses, port).await?;
         let stream = timed(TlsConnector::from(self.tls.clone()).connect(name, stream)).await;
         match stream {
             Ok(stream) => Ok(Box::new(stream)),
@@ -168,6 +168,36 @@ impl Dialer {
                 source,
             }),
         }
+    }
+}
+
+impl Dialer {
+    /// TCP to one of `addresses`, or to the name `host`, or through the proxy to that name: the
+    /// proxy may be the only one that can resolve it.
+    pub(crate) async fn direct_or_proxied(
+        &self,
+        host: &str,
+        addresses: &[SocketAddr],
+        port: u16,
+    ) -> Result<TcpStream, DialError> {
+        let proxy = self.proxy.as_ref().filter(|proxy| proxy.is_for(host));
+        let stream = match (proxy, addresses) {
+            (Some(proxy), _) => {
+                timed(async {
+                    let stream = proxy.open(host, port).await?;
+                    configure(&stream)?;
+                    Ok(stream)
+                })
+                .await
+            }
+            (None, []) => return self.tcp(host, port).await,
+            (None, known) => timed(connect(known)).await,
+        };
+        stream.map_err(|source| DialError::Tcp {
+            host: host.into(),
+            port,
+            source,
+        })
     }
 }
 

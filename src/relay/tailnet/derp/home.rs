@@ -3,10 +3,7 @@
 use std::time::Duration;
 
 use futures::{StreamExt, stream::FuturesUnordered};
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout},
-};
+use tokio::time::{Instant, timeout};
 
 use super::connection::{addresses, port, servers};
 use crate::relay::tailnet::{
@@ -56,10 +53,8 @@ fn candidates(map: &DerpMap) -> Vec<(u32, &DerpNode)> {
 async fn probe(dialer: &Dialer, server: &DerpNode) -> bool {
     let addresses = addresses(server);
     let connect = async {
-        match addresses.as_slice() {
-            [] => dialer.tcp(&server.host_name, port(server)).await.is_ok(),
-            known => TcpStream::connect(known).await.is_ok(),
-        }
+        let stream = dialer.direct_or_proxied(&server.host_name, &addresses, port(server));
+        stream.await.is_ok()
     };
     timeout(PATIENCE, connect).await.unwrap_or(false)
 }

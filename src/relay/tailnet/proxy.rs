@@ -1,0 +1,317 @@
+//! The HTTP proxy through which control and DERP are reached, as the environment names it.
+
+use std::{env, io, net::IpAddr};
+
+use ipnet::IpNet;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+use url::Url;
+
+/// Longest answer of a proxy, in bytes.
+const LONGEST_ANSWER: usize = 8 * 1024;
+
+/// A proxy that opens TCP connections for others (`CONNECT`), and for which hosts it is not used.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct Proxy {
+    host: String,
+    port: u16,
+    /// The credentials of the URL, encoded for `Proxy-Authorization`.
+    authorization: Option<String>,
+    except: Vec<Exception>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Exception {
+    Everything,
+    Network(IpNet),
+    /// A name and all names below it.
+    Domain(String),
+}
+
+/// The reason for which a proxy cannot be used. The URL is not repeated, as it may have a password.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("HTTPS_PROXY is not the URL of an HTTP proxy: write it as http://proxy.example.net:3128")]
+pub struct InvalidProxy;
+
+impl Proxy {
+    /// The proxy of `HTTPS_PROXY` with the exceptions of `NO_PROXY`, or of the same in lower case.
+    ///
+    /// # Errors
+    /// `HTTPS_PROXY` is no such URL.
+    pub(crate) fn from_environment() -> Result<Option<Self>, InvalidProxy> {
+        let variable = |name: &str| {
+            let found = env::var(name).or_else(|_| env::var(name.to_lowercase()));
+            found.unwrap_or_default()
+        };
+        match variable("HTTPS_PROXY").trim() {
+            "" => Ok(None),
+            url => Self::parse(url, &variable("NO_PROXY")).map(Some),
+        }
+    }
+
+    fn parse(url: &str, except: &str) -> Result<Self, InvalidProxy> {
+        let whole = match url.contains("://") {
+            true => url.to_owned(),
+            false => format!("http://{url}"),
+        };
+        let url = Url::parse(&whole).map_err(|_| InvalidProxy)?;
+        if url.scheme() != "http" || url.path() != "/" || url.query().is_some() {
+            return Err(InvalidProxy);
+        }
+        let credentials = format!(
+            "{}:{}",
+            decoded(url.username()),
+            decoded(url.password().unwrap_or_default())
+        );
+        Ok(Self {
+            host: url
+                .host_str()
+                .ok_or(InvalidProxy)?
+                .trim_matches(['[', ']'])
+                .to_owned(),
+            port: url.port_or_known_default().ok_or(InvalidProxy)?,
+            authorization: (credentials != ":").then(|| base64(credentials.as_bytes())),
+            except: except.split(',').filter_map(Exception::parse).collect(),
+        })
+    }
+
+    /// Whether connections to `host` go through the proxy. Those to the own host never do.
+    pub(crate) fn is_for(&self, host: &str) -> bool {
+        let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
+        let address: Option<IpAddr> = host.parse().ok();
+        let own = host == "localhost" || address.is_some_and(|address| address.is_loopback());
+        !own && !self
+            .except
+            .iter()
+            .any(|except| except.covers(&host, address))
+    }
+
+    /// Opens a connection to `host` through the proxy.
+    ///
+    /// # Errors
+    /// The proxy cannot be reached or refuses.
+    pub(crate) async fn open(&self, host: &str, port: u16) -> io::Result<TcpStream> {
+        let mut stream = TcpStream::connect((&*self.host, self.port)).await?;
+        let target = match host.parse::<IpAddr>() {
+            Ok(IpAddr::V6(address)) => format!("[{address}]:{port}"),
+            _ => format!("{host}:{port}"),
+        };
+        let mut request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n");
+        if let Some(credentials) = &self.authorization {
+            request += &format!("Proxy-Authorization: Basic {credentials}\r\n");
+        }
+        request += "\r\n";
+        stream.write_all(request.as_bytes()).await?;
+        let answer = answer(&mut stream).await?;
+        let status = answer.lines().next().unwrap_or_default();
+        match status.split(' ').nth(1) {
+            Some(code) if code.len() == 3 && code.starts_with('2') => Ok(stream),
+            _ => {
+                let said: String = status
+                    .chars()
+                    .filter(|c| !c.is_control())
+                    .take(100)
+                    .collect();
+                Err(io::Error::other(format!("the proxy refused: {said}")))
+            }
+        }
+    }
+}
+
+/// The head of the answer. What follows it belongs to the connection, so that single bytes are read.
+async fn answer(stream: &mut TcpStream) -> io::Result<String> {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        if head.len() == LONGEST_ANSWER {
+            return Err(io::Error::other("the proxy's answer does not end"));
+        }
+        head.push(stream.read_u8().await?);
+    }
+    Ok(String::from_utf8_lossy(&head).into_owned())
+}
+
+impl Exception {
+    fn parse(text: &str) -> Option<Self> {
+        let text = text.trim().to_ascii_lowercase();
+        if text == "*" {
+            return Some(Self::Everything);
+        }
+        if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+            return Some(Self::Network(address.into()));
+        }
+        if let Ok(network) = text.parse() {
+            return Some(Self::Network(network));
+        }
+        let name = text.split(':').next().unwrap_or_default();
+        let name = name.trim_start_matches('*').trim_start_matches('.');
+        (!name.is_empty()).then(|| Self::Domain(name.to_owned()))
+    }
+
+    fn covers(&self, host: &str, address: Option<IpAddr>) -> bool {
+        match self {
+            Self::Everything => true,
+            Self::Network(network) => address.is_some_and(|address| network.contains(&address)),
+            Self::Domain(name) => host
+                .strip_suffix(name.as_str())
+                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+        }
+    }
+}
+
+/// Percent-encoded text of a URL.
+fn decoded(text: &str) -> String {
+    let pairs = url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes())
+        .map(|(key, _)| key.into_owned())
+        .next();
+    pairs.unwrap_or_default()
+}
+
+/// Base64 with padding (RFC 4648).
+fn base64(bytes: &[u8]) -> String {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let mut text = String::new();
+    for chunk in bytes.chunks(3) {
+        let whole = chunk
+            .iter()
+            .fold(0_u32, |sum, byte| sum << 8 | u32::from(*byte));
+        let whole = whole << (8 * (3 - chunk.len()));
+        for place in 0..4 {
+            match place <= chunk.len() {
+                true => {
+                    let index = whole >> (18 - 6 * place) & 63;
+                    text.push(char::from(ALPHABET[index as usize]));
+                }
+                false => text.push('='),
+            }
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[test]
+    fn hosts_of_no_proxy_are_reached_directly() {
+        let except = "example.com, .internal,10.0.0.0/8,2001:db8::1,relay.test:8443";
+        let proxy = Proxy::parse("http://proxy.test:3128", except).unwrap();
+        for host in [
+            "controlplane.tailscale.com",
+            "notexample.com",
+            "192.0.2.1",
+            "[2001:db8::2]",
+        ] {
+            assert!(proxy.is_for(host), "{host}");
+        }
+        for host in [
+            "example.com",
+            "a.Example.com",
+            "b.internal",
+            "10.9.9.9",
+            "[2001:db8::1]",
+            "relay.test",
+            "localhost",
+            "127.0.0.1",
+            "::1",
+        ] {
+            assert!(!proxy.is_for(host), "{host}");
+        }
+        let none = Proxy::parse("proxy.test:3128", "*").unwrap();
+        assert!(!none.is_for("controlplane.tailscale.com"));
+    }
+
+    #[test]
+    fn what_is_no_http_proxy_is_refused_without_its_password() {
+        for wrong in [
+            "socks5://u:secret@p:1",
+            "http://p/path",
+            "http://",
+            "http://p:0x",
+            "https://p",
+        ] {
+            let error = Proxy::parse(wrong, "").err().unwrap().to_string();
+            assert!(!error.contains("secret"), "{error}");
+        }
+        let open = Proxy::parse("http://p:8080", "").unwrap();
+        assert_eq!(
+            (&*open.host, open.port, open.authorization),
+            ("p", 8080, None)
+        );
+        let closed = Proxy::parse("http://Aladdin:open%20sesame@p", "").unwrap();
+        // The example of RFC 7617.
+        assert_eq!(
+            closed.authorization.unwrap(),
+            "QWxhZGRpbjpvcGVuIHNlc2FtZQ=="
+        );
+        assert_eq!(closed.port, 80);
+    }
+
+    #[test]
+    fn base64_is_that_of_rfc_4648() {
+        for (plain, encoded) in [
+            ("", ""),
+            ("f", "Zg=="),
+            ("fo", "Zm8="),
+            ("foo", "Zm9v"),
+            ("foob", "Zm9vYg=="),
+        ] {
+            assert_eq!(base64(plain.as_bytes()), encoded);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_proxy_is_asked_to_connect_and_its_refusal_is_told() {
+        for (answer, wanted) in [
+            ("HTTP/1.1 200 Connection established\r\n\r\nhello", None),
+            (
+                "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+                Some("407 Proxy"),
+            ),
+            ("nonsense\r\n\r\n", Some("refused: nonsense")),
+        ] {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let url = format!("http://user:pass@{}", listener.local_addr().unwrap());
+            let proxy = Proxy::parse(&url, "").unwrap();
+            let served = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                stream.write_all(answer.as_bytes()).await.unwrap();
+                String::from_utf8(head).unwrap()
+            });
+            let opened = proxy.open("control.test", 443).await;
+            let asked = served.await.unwrap();
+            assert!(
+                asked.starts_with("CONNECT control.test:443 HTTP/1.1\r\n"),
+                "{asked}"
+            );
+            assert!(
+                asked.contains("Proxy-Authorization: Basic dXNlcjpwYXNz\r\n"),
+                "{asked}"
+            );
+            match wanted {
+                None => {
+                    let mut hello = [0; 5];
+                    opened.unwrap().read_exact(&mut hello).await.unwrap();
+                    assert_eq!(
+                        &hello, b"hello",
+                        "what follows the answer is the connection's"
+                    );
+                }
+                Some(words) => {
+                    let error = opened.err().unwrap().to_string();
+                    assert!(error.contains(words), "{error}");
+                }
+            }
+        }
+    }
+}
