@@ -68,9 +68,11 @@ impl Readiness {
         self.shared().part = Part::Begins;
     }
 
-    /// Notes that every watch has seen the whole cluster.
+    /// Notes that every watch has seen the whole cluster, also those that had failed before.
     pub fn acts(&self) {
-        self.shared().part = Part::Acts;
+        let mut shared = self.shared();
+        shared.failures.clear();
+        shared.part = Part::Acts;
     }
 
     /// Notes that the watch of `what` has failed; it tries again.
@@ -128,7 +130,9 @@ mod tests {
         readiness.failed("DaemonSet", "daemonsets is\nforbidden");
         assert!(missing().contains("DaemonSet fails: daemonsets is forbidden"));
         readiness.acts();
-        assert!(missing().contains("DaemonSet"), "{}", missing());
+        assert_eq!(missing(), "");
+        readiness.failed("Node", "lost");
+        assert!(missing().contains("Node fails: lost"), "{}", missing());
         tokio::time::advance(FAILING).await;
         assert_eq!(missing(), "");
     }

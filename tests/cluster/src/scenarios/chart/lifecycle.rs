@@ -22,6 +22,10 @@ const MOVED: &str = "moved-system";
 const KINDS: &str = "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,services,\
     deployments,replicasets,pods,configmaps,secrets,poddisruptionbudgets,networkpolicies,leases,\
     validatingadmissionpolicies,validatingadmissionpolicybindings,endpointslices";
+/// Those of them that would be in the way of another install.
+const LABELLED: &str = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,\
+    clusterroles,clusterrolebindings,poddisruptionbudgets,validatingadmissionpolicies,\
+    validatingadmissionpolicybindings";
 /// Those of them that may be in the namespace without a label.
 const HERE: &str = "configmaps,leases,pods,replicasets,secrets,serviceaccounts";
 /// What Kubernetes itself puts into each namespace.
@@ -33,9 +37,27 @@ pub(super) fn run(world: &World<'_>) -> Result<String> {
     Tools::build_only("helm3", &Progress::stderr())?;
     reset(world)?;
     let seen = by_each_way(world);
-    World::install(world.rig).context("failed to install the operator again")?;
-    world.write_secret(&world.rig.tailnet.auth_key())?;
-    seen
+    if seen.is_err() {
+        clear(world);
+    }
+    let again = World::install(world.rig)
+        .context("failed to install the operator again")
+        .and_then(|world| world.write_secret(&world.rig.tailnet.auth_key()));
+    let seen = seen?;
+    again.map(|()| seen)
+}
+
+/// Takes away what a failure has left, as far as it can.
+fn clear(world: &World<'_>) {
+    let rig = world.rig;
+    rig.helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])
+        .ok();
+    rig.helm3(["uninstall", VIEW, "-n", SPARE, "--wait"]).ok();
+    rig.kubectl(["delete", "namespace", MOVED, SPARE, "--ignore-not-found"])
+        .ok();
+    let label = format!("app.kubernetes.io/instance={RELEASE}");
+    rig.kubectl(["delete", LABELLED, "-A", "-l", &label, "--ignore-not-found"])
+        .ok();
 }
 
 fn by_each_way(world: &World<'_>) -> Result<String> {
