@@ -38,6 +38,9 @@ use crate::tools::Tools;
 pub struct FaultsArgs {
     /// Only stories whose name contains this, or one of several parts: `two:|exposure`
     filter: Option<String>,
+    /// Control planes at a time; each takes about 0.6 GiB
+    #[arg(long, default_value_t = 3)]
+    planes: usize,
 }
 
 /// What was tried.
@@ -65,8 +68,8 @@ impl Counts {
 /// Which faults to try.
 #[derive(Clone, Copy, Debug)]
 pub enum Extent {
-    /// All of them.
-    Whole,
+    /// All of them, on so many control planes at a time: a fault is mostly waited for.
+    Whole(usize),
     /// Typical stories, and as many faults as fit into this time, spread over all.
     Sample(Duration),
 }
@@ -82,7 +85,13 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
         stories,
         faults,
         alarms,
-    } = play(&tools, &program, filter, Extent::Whole, &progress)?;
+    } = play(
+        &tools,
+        &program,
+        filter,
+        Extent::Whole(args.planes),
+        &progress,
+    )?;
     for show in SHOWS.iter().filter(|show| matches(show, filter)) {
         let seen = self::show(&tools, &program, show)?;
         progress.line(format_args!("{show}: {seen}"));

@@ -24,7 +24,8 @@ use crate::tools::Tools;
 /// Namespace of the operator, and name of its chart.
 pub const OPERATOR_NAMESPACE: &str = "peerrelay-system";
 const CHART: &str = "peerrelay-operator";
-const READY: Duration = Duration::from_secs(90);
+/// A machine with other things to do takes minutes.
+const READY: Duration = Duration::from_secs(300);
 /// Controllers that act on what the operator makes.
 const CONTROLLERS: &str = "daemonset-controller,garbage-collector-controller,\
     endpointslice-controller,endpoints-controller,disruption-controller,namespace-controller";

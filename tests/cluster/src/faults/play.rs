@@ -16,8 +16,6 @@ use crate::tools::Tools;
 
 /// Refusals of a sample, for each story that has some.
 const SAMPLED_REFUSALS: usize = 2;
-/// Control planes of a whole run: a fault is mostly waited for, and each takes about 0.6 GiB.
-const STAGES: usize = 3;
 
 /// Stories that are to be played, and what they are played with.
 pub struct Play<'a> {
@@ -41,7 +39,7 @@ impl<'a> Play<'a> {
         progress: &'a Progress,
     ) -> Self {
         let chosen = |story: &Story| match extent {
-            Extent::Whole => super::matches(&story.name, filter),
+            Extent::Whole(_) => super::matches(&story.name, filter),
             Extent::Sample(_) => story::TYPICAL.contains(&&*story.name),
         };
         Self {
@@ -57,11 +55,11 @@ impl<'a> Play<'a> {
 
     /// Plays all of them; says what came of it.
     pub async fn run(&self) -> Result<Counts> {
-        let stages = match self.extent {
-            Extent::Whole => STAGES,
+        let most = match self.extent {
+            Extent::Whole(planes) => planes.max(1),
             Extent::Sample(_) => 1,
         };
-        let stages = (0..stages.min(self.stories.len())).map(|_| self.on_one_stage());
+        let stages = (0..most.min(self.stories.len())).map(|_| self.on_one_stage());
         let counts = try_join_all(stages).await?;
         Ok(counts.into_iter().fold(Counts::default(), Counts::plus))
     }
@@ -167,7 +165,7 @@ impl<'a> Play<'a> {
             CODES.map(|code| (resource.clone(), region.clone(), code))
         });
         match self.extent {
-            Extent::Whole => all.collect(),
+            Extent::Whole(_) => all.collect(),
             Extent::Sample(_) => all.skip(index).take(SAMPLED_REFUSALS).collect(),
         }
     }

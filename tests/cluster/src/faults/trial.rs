@@ -25,7 +25,7 @@ const QUIET: Duration = Duration::from_millis(250);
 /// The same where the outcome is not known beforehand.
 const SETTLED: Duration = Duration::from_millis(800);
 /// Longest time to an end state.
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A control plane with an operator whose requests can go wrong.
 #[derive(Debug)]
