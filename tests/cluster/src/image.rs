@@ -11,6 +11,7 @@ mod revision;
 mod sbom;
 mod twice;
 
+use std::env;
 use std::fs;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
@@ -38,9 +39,14 @@ pub const SBOM: &str = "sbom.cdx.json";
 /// What to build, and where to put it.
 #[derive(Debug, clap::Args)]
 pub struct ImageArgs {
-    /// Directory for the archive, the OCI layout and the bill of materials; with '-' the archive
-    /// goes to standard output
-    #[arg(short, long, value_name = "DIR|-", default_value = "target/image-out")]
+    /// Directory for the archive, the OCI layout and the bill of materials; or a file that ends in
+    /// .tar, or '-' for standard output, for the archive alone
+    #[arg(
+        short,
+        long,
+        value_name = "DIR|FILE.tar|-",
+        default_value = "target/image-out"
+    )]
     output: PathBuf,
     /// Name of the image, with or without a tag; the tag is the version otherwise
     #[arg(long, default_value = DEFAULT_NAME)]
@@ -85,7 +91,18 @@ pub fn run(args: &ImageArgs, progress: &Progress) -> Result<()> {
         io::stdout().lock().write_all(&built.archive.to_tar()?)?;
         return Ok(());
     }
-    let archive = write(&built, &args.output)?;
+    let archive = if args
+        .output
+        .extension()
+        .is_some_and(|extension| extension == "tar")
+    {
+        let archive = env::current_dir()?.join(&args.output);
+        fs::write(&archive, built.archive.to_tar()?)
+            .with_context(|| format!("failed to write {}", archive.display()))?;
+        archive
+    } else {
+        write(&built, &env::current_dir()?.join(&args.output))?
+    };
     progress.line(format_args!("{name}: {}", built.summary()?));
     progress.line(format_args!(
         "{} for docker load, kind load image-archive, ctr -n k8s.io images import, k3s ctr images \
@@ -133,7 +150,6 @@ fn of(program: &Path, name: &str, revision: &Revision, profile: Profile) -> Resu
 
 /// Writes archive, layout and bill of materials; the path of the archive.
 pub fn write(built: &Built, output: &Path) -> Result<PathBuf> {
-    let output = &repository().join(output);
     fs::create_dir_all(output).with_context(|| format!("failed to make {}", output.display()))?;
     let layout = output.join(LAYOUT);
     if layout.exists() {
