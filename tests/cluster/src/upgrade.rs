@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::build::{self, Profile};
 use crate::command::{program, query, run as run_program};
+use crate::evidence;
 use crate::image::{self, Image, PROGRAM};
 use crate::progress::Progress;
 use crate::rig::Rig;
@@ -67,8 +68,10 @@ fn story(rig: &Rig, from: &Version, to: &Version, progress: &Progress) -> Result
     world.wait_ready(STORED)?;
     progress.line(format_args!("{} is installed", from.name));
     for version in [to, from, to] {
-        let seen =
-            change(&world, version).with_context(|| format!("on the way to {}", version.name))?;
+        let seen = change(&world, version).with_context(|| {
+            let state = evidence::of(&world);
+            format!("on the way to {}\n{state}", version.name)
+        })?;
         progress.line(format_args!("ok {}: {seen}", version.name));
     }
     for name in [STORED, EDGE] {
