@@ -25,6 +25,7 @@ pub mod demo;
 pub mod deny;
 pub mod evidence;
 pub mod faults;
+pub mod gitops;
 pub mod headscale;
 pub mod image;
 pub mod maps;

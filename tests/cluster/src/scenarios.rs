@@ -7,6 +7,7 @@ mod data_path;
 mod endpoints;
 mod exposure;
 mod faults;
+mod gitops;
 mod grants;
 mod headscale;
 mod hostile;
@@ -90,6 +91,7 @@ pub fn all() -> Vec<Scenario> {
         skew::scenarios(),
         standalone::scenarios(),
         headscale::scenarios(),
+        gitops::scenarios(),
         // Leaves another port behind, which a known fault (docs/decisions/0010) may follow.
         status::scenarios(),
         chart::closing(),

@@ -95,6 +95,38 @@ pub fn bound(path: &Path) -> Command {
 impl Plane {
     /// Starts it, and gives the operator what its chart gives.
     pub async fn start(tools: &Tools) -> Result<Self> {
+        let (mut plane, token) = Self::without_controllers(tools).await?;
+        plane.install(tools).await?;
+        // Started last: the garbage collector must find the custom resources at its first look.
+        plane.start_controllers(tools, &token)?;
+        Ok(plane)
+    }
+
+    /// Starts it without the operator's objects; the administrator's kubeconfig, too.
+    pub async fn empty(tools: &Tools) -> Result<(Self, PathBuf)> {
+        let (mut plane, token) = Self::without_controllers(tools).await?;
+        let kubeconfig = plane.start_controllers(tools, &token)?;
+        Ok((plane, kubeconfig))
+    }
+
+    fn start_controllers(&mut self, tools: &Tools, token: &str) -> Result<PathBuf> {
+        let kubeconfig = self.kubeconfig("admin", &self.server, token)?;
+        let mut command = bound(&tools.program("kube-controller-manager"));
+        command.args([
+            "--leader-elect=false".into(),
+            "--secure-port=0".into(),
+            format!("--controllers={CONTROLLERS}"),
+            "--kube-api-qps=1000".into(),
+            "--kube-api-burst=2000".into(),
+            format!("--kubeconfig={}", kubeconfig.display()),
+        ]);
+        let log = self.dir.path().join("controllers.log");
+        self._others.push(Ended::start(&mut command, &log)?);
+        Ok(kubeconfig)
+    }
+
+    /// etcd and API server; the administrator's token, too.
+    async fn without_controllers(tools: &Tools) -> Result<(Self, String)> {
         let dir = TempDir::with_prefix("peerrelay-plane-")?;
         let file = |name: &str| dir.path().join(name);
         let token = format!("{:x}", Sha256::digest(KeyPair::generate()?.serialize_der()));
@@ -154,21 +186,7 @@ impl Plane {
             dir,
         };
         plane.wait_ready().await?;
-        plane.install(tools).await?;
-        // Started last: the garbage collector must find the custom resources at its first look.
-        let kubeconfig = plane.kubeconfig("admin", &plane.server.clone(), &token)?;
-        let mut command = bound(&tools.program("kube-controller-manager"));
-        command.args([
-            "--leader-elect=false".into(),
-            "--secure-port=0".into(),
-            format!("--controllers={CONTROLLERS}"),
-            "--kube-api-qps=1000".into(),
-            "--kube-api-burst=2000".into(),
-            format!("--kubeconfig={}", kubeconfig.display()),
-        ]);
-        let log = plane.dir.path().join("controllers.log");
-        plane._others.push(Ended::start(&mut command, &log)?);
-        Ok(plane)
+        Ok((plane, token))
     }
 
     /// Ends the API server as a crash would, and starts it again.

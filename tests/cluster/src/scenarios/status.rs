@@ -66,21 +66,17 @@ pub(super) fn waits(world: &World<'_>) -> bool {
 
 /// A PeerRelay as it was, and its line in `kubectl get`.
 #[derive(Debug)]
-struct Moment {
-    object: Value,
+pub(super) struct Moment {
+    pub(super) object: Value,
     columns: Value,
 }
 
 /// Compares what all say of each moment.
 fn judge(world: &World<'_>, moments: &[Moment]) -> Result<String> {
-    let lines: Vec<_> = moments.iter().map(|m| m.object.to_string()).collect();
-    let mut kstatus = program(world.rig.tools().program("kstatus"));
-    let said = run_with_input(&mut kstatus, (lines.join("\n") + "\n").as_bytes())?;
-    let said: Vec<_> = said.lines().collect();
-    ensure!(said.len() == moments.len(), "kstatus judged {}", said.len());
+    let said = kstatus(world, moments)?;
     let mut seen = Vec::new();
-    for (moment, kstatus) in moments.iter().zip(said) {
-        let object = &moment.object;
+    for (moment, kstatus) in moments.iter().zip(&said) {
+        let (object, kstatus) = (&moment.object, kstatus.as_str());
         let looked = object["status"]["observedGeneration"] == object["metadata"]["generation"];
         let ready = is_true(object, "Ready");
         let stalled = is_true(object, "Stalled");
@@ -110,6 +106,16 @@ fn judge(world: &World<'_>, moments: &[Moment]) -> Result<String> {
     Ok(format!("{} moments: {}", moments.len(), seen.join(", ")))
 }
 
+/// What kstatus says of each moment.
+pub(super) fn kstatus(world: &World<'_>, moments: &[Moment]) -> Result<Vec<String>> {
+    let lines: Vec<_> = moments.iter().map(|m| m.object.to_string()).collect();
+    let mut kstatus = program(world.rig.tools().program("kstatus"));
+    let said = run_with_input(&mut kstatus, (lines.join("\n") + "\n").as_bytes())?;
+    let said: Vec<_> = said.lines().map(str::to_owned).collect();
+    ensure!(said.len() == moments.len(), "kstatus judged {}", said.len());
+    Ok(said)
+}
+
 /// As `kubectl wait` judges: a condition of an earlier generation does not count.
 fn is_true(object: &Value, kind: &str) -> bool {
     let conditions = object["status"]["conditions"].as_array();
@@ -122,13 +128,13 @@ fn is_true(object: &Value, kind: &str) -> bool {
 }
 
 /// Follows a PeerRelay as `kubectl get --watch` does, and keeps the objects, too.
-struct Watch {
+pub(super) struct Watch {
     child: Child,
     file: PathBuf,
 }
 
 impl Watch {
-    fn start(world: &World<'_>) -> Result<Self> {
+    pub(super) fn start(world: &World<'_>) -> Result<Self> {
         let config: Value = serde_yaml::from_str(&fs::read_to_string(world.rig.kubeconfig())?)?;
         let server = config["clusters"][0]["cluster"]["server"].as_str();
         let server = server.context("the kubeconfig names no server")?;
@@ -152,7 +158,7 @@ impl Watch {
     }
 
     /// Every moment until now, the deletion left out.
-    fn finish(mut self) -> Result<Vec<Moment>> {
+    pub(super) fn finish(mut self) -> Result<Vec<Moment>> {
         ensure!(self.child.try_wait()?.is_none(), "the watch has ended");
         let text = fs::read_to_string(&self.file)?;
         let mut names = Vec::new();
