@@ -28,13 +28,15 @@ impl Revision {
     /// Looks at a repository, or at a source archive of one.
     ///
     /// # Errors
-    /// git fails in a repository, or `SOURCE_DATE_EPOCH` is no number.
+    /// `SOURCE_DATE_EPOCH` is no number.
     pub fn of(root: &Path) -> Result<Self> {
-        let found = if root.join(".git").exists() {
-            Self::of_repository(root)?
-        } else {
-            let text = fs::read_to_string(root.join(ARCHIVED)).unwrap_or_default();
-            Self::of_archive(&text)
+        // Without git, or in a repository of another user, the commit is as unknown as in an archive.
+        let found = match Self::of_repository(root) {
+            Ok(found) if root.join(".git").exists() => found,
+            _ => {
+                let text = fs::read_to_string(root.join(ARCHIVED)).unwrap_or_default();
+                Self::of_archive(&text)
+            }
         };
         let epoch = match env::var("SOURCE_DATE_EPOCH") {
             Ok(text) => text
