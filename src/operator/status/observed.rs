@@ -58,6 +58,12 @@ pub(super) struct Observed {
     pub(super) troubles: pods::Troubles,
 }
 
+/// Whether the controller of DaemonSets has acted on the last change of `set`.
+fn is_followed(set: &DaemonSet) -> bool {
+    let observed = set.status.as_ref().and_then(|s| s.observed_generation);
+    set.metadata.generation.is_none() || observed == set.metadata.generation
+}
+
 impl Observed {
     pub(super) fn new(relay: &ValidatedRelay, seen: &Seen) -> Self {
         let mut observed = Self {
@@ -87,8 +93,11 @@ impl Observed {
                 let mut sets = seen.daemon_sets.iter().map(AsRef::as_ref);
                 let set = sets.find(|set: &&DaemonSet| set.name_any() == name);
                 observed.note_daemon_set(set, &mut summary);
-                observed.rolling_out |= seen.changed_sets.contains(&name);
-                if let Some(set) = set {
+                let changed = seen.changed_sets.contains(&name);
+                observed.rolling_out |= changed;
+                // Until its controller has seen a change, pods are those of the spec before, and what
+                // keeps them from running may just have been mended.
+                if let Some(set) = set.filter(|set| !changed && is_followed(set)) {
                     observed.note_pods(set, &region.name, &seen.pods, &refusals, &taken);
                 }
             }

@@ -313,6 +313,33 @@ fn a_pod_that_cannot_run_stalls_but_says_nothing_about_the_tailnet() {
 }
 
 #[test]
+fn pods_of_a_spec_that_was_just_mended_stall_nothing() {
+    let relay = fixtures::relay(json!({}));
+    let validated = fixtures::validated(json!({}));
+    let mut set = daemon_set(2, 1);
+    set.metadata.generation = Some(2);
+    let mut seen = Seen {
+        daemon_sets: vec![Arc::new(set)],
+        pods: vec![Arc::new(pod("office", "ImagePullBackOff"))],
+        ..Seen::default()
+    };
+    let moving = [
+        "Ready=False/RelaysStarting",
+        "Reconciling=True/RelaysStarting",
+    ];
+    let compute = |seen: &Seen| status(&relay, Some(&validated), seen, Outcome::Applied, now());
+    assert_eq!(conditions(&compute(&seen))[..2], moving);
+    seen.daemon_sets = vec![Arc::new(daemon_set(2, 1))];
+    seen.changed_sets = ["edge-office".to_owned()].into();
+    assert_eq!(conditions(&compute(&seen))[..2], moving);
+    seen.changed_sets.clear();
+    assert_eq!(
+        conditions(&compute(&seen))[1],
+        "Stalled=True/ImagePullFailed"
+    );
+}
+
+#[test]
 fn ten_thousand_relays_that_write_what_they_like_make_a_small_status() {
     let long = "x".repeat(10_000);
     let seen = Seen {

@@ -164,7 +164,8 @@ fn flux(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Result<(
     ensure!(said.contains("Failed"), "it did not fail: '{said}'");
     repository.commit(&[edge(&json!({"port": 40_100}))?])?;
     gitops.apply(dir, inventory)?;
-    gitops.await_current(dir)?;
+    // Flux, too, looks again: pods that fail are there until the DaemonSet's controller has removed them.
+    world.eventually("it is mended", || gitops.await_current(dir))?;
     settled(world, gitops, repository)?;
 
     all(&gitops.delete(inventory)?, "deleted")?;
