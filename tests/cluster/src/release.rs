@@ -91,20 +91,6 @@ pub fn run(args: &ReleaseArgs, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-/// Makes and checks everything that this machine can make, in a directory that is removed again.
-pub fn check(progress: &Progress) -> Result<()> {
-    let output = tempfile::tempdir()?;
-    let args = ReleaseArgs {
-        dry_run: true,
-        assemble: false,
-        tag: None,
-        url: "https://peerrelay.dev/releases".into(),
-        image: image::DEFAULT_NAME.into(),
-        output: output.path().join("release"),
-    };
-    run(&args, progress).context("what a release publishes cannot be made")
-}
-
 /// Adds what is about all files together.
 fn assemble(
     args: &ReleaseArgs,

@@ -13,7 +13,7 @@ use crate::scenarios::{self, Scenario};
 use crate::state::repository;
 use crate::tools::Tools;
 use crate::world::World;
-use crate::{Rig, audit, deny, evidence, maps, packages, release, signals, traces, workflows};
+use crate::{Rig, audit, deny, evidence, maps, packages, signals, traces, workflows};
 
 /// What to run.
 #[derive(Debug, clap::Args)]
@@ -152,7 +152,6 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
     dashboard(progress)?;
     workflows::check(progress)?;
     deny::check(progress)?;
-    release::check(progress)?;
     compare::run(&CompareArgs::default(), progress).context("Go's relay and ours differ")
 }
 
