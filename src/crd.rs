@@ -30,13 +30,14 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
 };
 use kube::CustomResourceExt;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 
 pub use self::{
     data_path::DataPath,
     peer_relay::{PeerRelay, PeerRelaySpec, PeerRelayStatus},
     relay_node::{RelayNode, RelayNodeSpec, RelayNodeStatus},
 };
+
+use crate::names;
 
 /// API group.
 pub const GROUP: &str = "peerrelay.dev";
@@ -105,14 +106,8 @@ fn with_known_formats(crd: CustomResourceDefinition) -> CustomResourceDefinition
 /// Adds [`CHECKSUM_ANNOTATION`].
 fn summed(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let spec = serde_json::to_vec(&crd.spec).expect("definitions are plain data");
-    let sum = Sha256::digest(spec);
-    let text = sum
-        .iter()
-        .take(16)
-        .map(|byte| format!("{byte:02x}"))
-        .collect();
     let annotations = crd.metadata.annotations.get_or_insert_default();
-    annotations.insert(CHECKSUM_ANNOTATION.to_owned(), text);
+    annotations.insert(CHECKSUM_ANNOTATION.to_owned(), names::digest(spec, 16));
     crd
 }
 

@@ -143,6 +143,11 @@ pub fn is_label_value(text: &str) -> bool {
     text.len() <= LONGEST_LABEL && text.chars().all(plain) && has_ends(text)
 }
 
+/// Whether `text` is a lower-case DNS label (RFC 1123), as names of namespaces are.
+pub fn is_dns_label(text: &str) -> bool {
+    text.len() <= LONGEST_LABEL && is_dns_part(text)
+}
+
 /// Whether `text` is one part of a lower-case DNS name, of any length.
 pub fn is_dns_part(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';

@@ -202,7 +202,7 @@ impl OperatorArgs {
 
 /// Parses the name of a namespace.
 fn namespace(text: &str) -> Result<String, String> {
-    match !text.is_empty() && text.len() <= 63 && names::is_dns_part(text) {
+    match names::is_dns_label(text) {
         true => Ok(text.to_owned()),
         false => Err("not the name of a namespace: write them as relays,relays-eu".to_owned()),
     }

@@ -42,7 +42,7 @@ pub(super) fn check(object: &mut Value) -> Vec<Problem> {
     name(&metadata, object, &mut problems);
     if let Some(namespace) = &metadata.namespace
         && !namespace.is_empty()
-        && !(namespace.len() <= names::LONGEST_LABEL && names::is_dns_part(namespace))
+        && !names::is_dns_label(namespace)
     {
         let message = "must be the name of a namespace: at most 63 lower-case letters, digits and \
                        dashes";
