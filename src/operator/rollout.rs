@@ -121,15 +121,13 @@ fn take_turns(
     }
     let mut turns = Turns::default();
     for (region, mut sets) in regions {
-        for set in sets.iter_mut().filter(|set| shared::is_shared(set)) {
-            let Some(live) = live(&set.name_any()) else {
-                continue;
-            };
-            if let Some(pause) = shared::pause(&region, set, &live, reach) {
+        let found: Vec<_> = sets.iter().map(|set| live(&set.name_any())).collect();
+        for (set, found) in sets.iter_mut().zip(&found) {
+            let live = found.as_deref().filter(|_| shared::is_shared(set));
+            if let Some(pause) = live.and_then(|live| shared::pause(&region, set, live, reach)) {
                 turns.wait(&region, pause.waiting, &pause.absent);
             }
         }
-        let found: Vec<_> = sets.iter().map(|set| live(&set.name_any())).collect();
         let absent: Vec<_> = found
             .iter()
             .flatten()

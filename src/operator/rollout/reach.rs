@@ -1,7 +1,7 @@
 //! Whether relays have come back, as far as it can be seen.
 
 use std::{
-    collections::{BTreeSet, HashSet},
+    collections::{BTreeMap, HashSet},
     sync::Arc,
     time::Duration,
 };
@@ -58,13 +58,15 @@ impl<'a> Reach<'a> {
 
     /// Nodes with a relay of `region` that is awaited, and for how long.
     pub(super) fn unreached(&self, region: &str) -> impl Iterator<Item = (String, Duration)> {
-        let nodes = self
-            .relays
-            .iter()
-            .filter(|relay| relay.spec.region == region);
-        let nodes: BTreeSet<_> = nodes.map(|relay| &relay.spec.node_name).collect();
-        let alive = nodes.into_iter().filter(|node| !self.is_dead(node));
-        alive.filter_map(|node| Some((node.clone(), self.awaited(region, node)?)))
+        let mut newest: BTreeMap<&str, &RelayNode> = BTreeMap::new();
+        for relay in self.relays.iter().filter(|r| r.spec.region == region) {
+            let known = newest.entry(&relay.spec.node_name).or_insert(relay);
+            if created(relay) >= created(known) {
+                *known = relay;
+            }
+        }
+        let alive = newest.into_iter().filter(|(node, _)| !self.is_dead(node));
+        alive.filter_map(|(node, relay)| Some((node.to_owned(), self.remaining(relay)?)))
     }
 
     /// How much longer it is worth waiting until another relay reaches that of `region` on `node`.
@@ -73,13 +75,18 @@ impl<'a> Reach<'a> {
         let here =
             |relay: &&Arc<RelayNode>| relay.spec.region == region && relay.spec.node_name == node;
         let of_pod = self.relays.iter().filter(here);
-        let relay = of_pod.max_by_key(|relay| relay.creation_timestamp().map(|time| time.0))?;
+        self.remaining(of_pod.max_by_key(|relay| created(relay))?)
+    }
+
+    /// The same for the report of the newest relay on a node.
+    fn remaining(&self, relay: &RelayNode) -> Option<Duration> {
+        let node = &relay.spec.node_name;
         let probed = |relay: &RelayNode| {
             let status = relay.status.as_ref();
             status.is_some_and(|status| status.probe_key.is_some())
         };
         let tries = |other: &&Arc<RelayNode>| {
-            probed(other) && other.spec.node_name != node && !self.is_dead(&other.spec.node_name)
+            probed(other) && other.spec.node_name != *node && !self.is_dead(&other.spec.node_name)
         };
         if !probed(relay) || !self.relays.iter().any(|other| tries(&other)) {
             return None;
@@ -89,9 +96,13 @@ impl<'a> Reach<'a> {
             let verdict = self.joined.verdict(relay, &endpoint.address);
             verdict.verified == Verified::True
         });
-        let age = self.now.duration_since(relay.creation_timestamp()?.0);
+        let age = self.now.duration_since(created(relay)?);
         let remaining = LIMIT.checked_sub(age)?;
         (!reached && remaining.is_positive())
             .then(|| remaining.unsigned_abs().min(LIMIT.unsigned_abs()))
     }
+}
+
+fn created(relay: &RelayNode) -> Option<Timestamp> {
+    relay.creation_timestamp().map(|time| time.0)
 }
