@@ -80,6 +80,15 @@ pub fn message(object: &Value, kind: &str) -> String {
     message.unwrap_or_default().to_owned()
 }
 
+/// An image as values of the chart, for `--set`.
+pub fn image_values(image: &str) -> [String; 2] {
+    let (repository, tag) = image.rsplit_once(':').expect("the image has a tag");
+    [
+        format!("image.repository={repository}"),
+        format!("image.tag={tag}"),
+    ]
+}
+
 impl<'a> World<'a> {
     /// Installs the chart, and what a user prepares: a namespace and the auth key.
     pub fn install(rig: &'a Rig) -> Result<Self> {
@@ -92,11 +101,7 @@ impl<'a> World<'a> {
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         world.namespace(OPERATOR_NAMESPACE, &labels)?;
         let chart = root.join("charts").join(CHART).display().to_string();
-        let (repository, tag) = image.rsplit_once(':').expect("the image has a tag");
-        let (repository, tag) = (
-            format!("image.repository={repository}"),
-            format!("image.tag={tag}"),
-        );
+        let [repository, tag] = image_values(image);
         // The name of the image stays, so this is what makes pods start with a new one.
         let image = format!("podAnnotations.rig/image={}", rig.image_digest()?);
         let selected = format!("metrics.labels.release={RELEASE}");
@@ -125,6 +130,26 @@ impl<'a> World<'a> {
         let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
         world.namespace(NAMESPACE, &labels)?;
         Ok(world)
+    }
+
+    /// Makes a Node without a machine: Linux on amd64, unless `labels` say otherwise.
+    pub fn add_node(&self, name: &str, labels: &Value) -> Result<()> {
+        let mut node = json!({
+            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {
+                "kubernetes.io/hostname": name, "kubernetes.io/os": "linux",
+                "kubernetes.io/arch": "amd64",
+            }},
+        });
+        for (key, value) in labels.as_object().into_iter().flatten() {
+            node["metadata"]["labels"][key] = value.clone();
+        }
+        self.rig.apply(&node.to_string()).map(drop)
+    }
+
+    /// Deletes a Node, if it is there.
+    pub fn remove_node(&self, name: &str) -> Result<()> {
+        let words = ["delete", "node", name, "--ignore-not-found"];
+        self.rig.kubectl(words).map(drop)
     }
 
     /// Takes a rig on which the operator is installed already.

@@ -162,31 +162,15 @@ fn kinds(world: &World<'_>) -> Result<String> {
         .and_then(|()| rolled_out(world));
     world.delete(EDGE)?;
     for name in MADE {
-        world
-            .rig
-            .kubectl(["delete", "node", name, "--ignore-not-found"])?;
+        world.remove_node(name)?;
     }
     seen
 }
 
 fn made(world: &World<'_>) -> Result<()> {
-    for (name, os, architecture, kind) in [
-        (MADE[0], "windows", "amd64", ""),
-        (MADE[1], "linux", "s390x", ""),
-        (MADE[2], "linux", "amd64", "virtual-kubelet"),
-    ] {
-        let mut node = json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {
-                "kubernetes.io/hostname": name, "kubernetes.io/os": os,
-                "kubernetes.io/arch": architecture,
-            }},
-        });
-        if !kind.is_empty() {
-            node["metadata"]["labels"]["type"] = json!(kind);
-        }
-        world.rig.apply(&node.to_string())?;
-    }
-    Ok(())
+    world.add_node(MADE[0], &json!({"kubernetes.io/os": "windows"}))?;
+    world.add_node(MADE[1], &json!({"kubernetes.io/arch": "s390x"}))?;
+    world.add_node(MADE[2], &json!({"type": "virtual-kubelet"}))
 }
 
 /// With and without a number, and although everything is tolerated.
@@ -224,13 +208,7 @@ fn none_there(world: &World<'_>) -> Result<()> {
 
 /// A node that never answers has a relay that never starts; the others are replaced all the same.
 fn rolled_out(world: &World<'_>) -> Result<String> {
-    let dead = json!({
-        "apiVersion": "v1", "kind": "Node", "metadata": {"name": MADE[3], "labels": {
-            "kubernetes.io/hostname": MADE[3], "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": "amd64",
-        }},
-    });
-    world.rig.apply(&dead.to_string())?;
+    world.add_node(MADE[3], &json!({}))?;
     let three = |round: &str| {
         json!({
             "regions": [{

@@ -28,23 +28,14 @@ fn shared(world: &World<'_>) -> Result<String> {
         world.delete(name)?;
     }
     for node in NODES {
-        world
-            .rig
-            .kubectl(["delete", "node", node, "--ignore-not-found"])?;
+        world.remove_node(node)?;
     }
     seen
 }
 
 fn counted(world: &World<'_>) -> Result<String> {
     for node in NODES {
-        let labels = json!({
-            "kubernetes.io/hostname": node, "kubernetes.io/os": "linux",
-            "kubernetes.io/arch": "amd64", "rig/quota": "yes",
-        });
-        let node = json!({
-            "apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": labels},
-        });
-        world.rig.apply(&node.to_string())?;
+        world.add_node(node, &json!({"rig/quota": "yes"}))?;
     }
     let [first, second, third, own] = RELAYS;
     world.apply(first, &one(40_400, None))?;

@@ -23,7 +23,7 @@ const (
 	manager = "argocd-controller"
 	// How Argo CD 3 knows what belongs to an Application.
 	tracking = "argocd.argoproj.io/tracking-id"
-	app      = "rig"
+	appName  = "rig"
 	patience = 2 * time.Minute
 )
 
@@ -45,7 +45,7 @@ func config() (*rest.Config, error) {
 
 func trackingID(object *unstructured.Unstructured) string {
 	kind := object.GroupVersionKind()
-	return fmt.Sprintf("%s:%s/%s:%s/%s", app, kind.Group, kind.Kind, object.GetNamespace(), object.GetName())
+	return fmt.Sprintf("%s:%s/%s:%s/%s", appName, kind.Group, kind.Kind, object.GetNamespace(), object.GetName())
 }
 
 // Reads the objects of the input, marked as those of the application.
@@ -85,8 +85,36 @@ func isManaged(resource *cache.Resource) bool {
 	return info.id == trackingID(object)
 }
 
-func newKubectl() *kube.KubectlCmd {
-	return &kube.KubectlCmd{Log: logr.Discard(), Tracer: tracing.NopTracer{}}
+// The objects of the application, as they should be and as the cluster has them.
+type application struct {
+	config  *rest.Config
+	kubectl *kube.KubectlCmd
+	target  []*unstructured.Unstructured
+	live    cache.ClusterCache
+}
+
+// Reads the input and fills the cache, which the caller invalidates.
+func open() (*application, error) {
+	config, err := config()
+	if err != nil {
+		return nil, err
+	}
+	target, err := targets()
+	if err != nil {
+		return nil, err
+	}
+	kubectl := &kube.KubectlCmd{Log: logr.Discard(), Tracer: tracing.NopTracer{}}
+	live := newCache(config, kubectl)
+	return &application{config, kubectl, target, live}, live.EnsureSynced()
+}
+
+// Pairs each object with what the cluster has of it.
+func (app *application) reconcile() (sync.ReconciliationResult, error) {
+	managed, err := app.live.GetManagedLiveObjs(app.target, isManaged)
+	if err != nil {
+		return sync.ReconciliationResult{}, err
+	}
+	return sync.Reconcile(app.target, managed, "default", app.live), nil
 }
 
 // Prints one line for each object, with what was done, and fails unless all is well.
@@ -95,21 +123,12 @@ func synchronise(dir string) error {
 	if err != nil {
 		return err
 	}
-	config, err := config()
+	app, err := open()
 	if err != nil {
 		return err
 	}
-	target, err := targets()
-	if err != nil {
-		return err
-	}
-	kubectl := newKubectl()
-	live := newCache(config, kubectl)
-	if err := live.EnsureSynced(); err != nil {
-		return err
-	}
-	defer live.Invalidate()
-	results, err := waves(config, kubectl, live, target, overrides)
+	defer app.live.Invalidate()
+	results, err := waves(app, overrides)
 	for _, result := range results {
 		said := map[string]string{
 			"object": result.ResourceKey.String(), "status": string(result.Status),
@@ -133,18 +152,17 @@ func synchronise(dir string) error {
 }
 
 // Goes on with the operation, as Argo CD's controller does at each look, until it has ended.
-func waves(config *rest.Config, kubectl kube.Kubectl, live cache.ClusterCache, target []*unstructured.Unstructured,
-	overrides health.HealthOverride) ([]common.ResourceSyncResult, error) {
+func waves(app *application, overrides health.HealthOverride) ([]common.ResourceSyncResult, error) {
 	started := metav1.Now()
 	phase, message := common.OperationRunning, ""
 	var results []common.ResourceSyncResult
 	for time.Since(started.Time) < patience {
-		managed, err := live.GetManagedLiveObjs(target, isManaged)
+		reconciled, err := app.reconcile()
 		if err != nil {
 			return results, err
 		}
-		reconciled := sync.Reconcile(target, managed, "default", live)
-		step, cleanup, err := sync.NewSyncContext("1", reconciled, config, config, kubectl, "default", live.GetOpenAPISchema(),
+		step, cleanup, err := sync.NewSyncContext("1", reconciled, app.config, app.config, app.kubectl, "default",
+			app.live.GetOpenAPISchema(),
 			sync.WithInitialState(phase, message, results, started), sync.WithOperationSettings(false, true, false, false),
 			sync.WithServerSideApply(true), sync.WithServerSideApplyManager(manager),
 			sync.WithHealthOverride(overrides), sync.WithLogr(logr.Discard()))
@@ -167,29 +185,16 @@ func waves(config *rest.Config, kubectl kube.Kubectl, live cache.ClusterCache, t
 
 // Prints one line for each object and each way of comparing it.
 func compare() error {
-	config, err := config()
+	app, err := open()
 	if err != nil {
 		return err
 	}
-	target, err := targets()
+	defer app.live.Invalidate()
+	schema, parser, err := app.kubectl.LoadOpenAPISchema(app.config)
 	if err != nil {
 		return err
 	}
-	kubectl := newKubectl()
-	live := newCache(config, kubectl)
-	if err := live.EnsureSynced(); err != nil {
-		return err
-	}
-	defer live.Invalidate()
-	managed, err := live.GetManagedLiveObjs(target, isManaged)
-	if err != nil {
-		return err
-	}
-	schema, parser, err := kubectl.LoadOpenAPISchema(config)
-	if err != nil {
-		return err
-	}
-	resources, cleanup, err := kube.ManageServerSideDiffDryRuns(config, schema, tracing.NopTracer{}, logr.Discard(), nil)
+	resources, cleanup, err := kube.ManageServerSideDiffDryRuns(app.config, schema, tracing.NopTracer{}, logr.Discard(), nil)
 	if err != nil {
 		return err
 	}
@@ -204,7 +209,10 @@ func compare() error {
 		{"server", []diff.Option{diff.WithServerSideDiff(true),
 			diff.WithServerSideDryRunner(diff.NewK8sServerSideDryRunner(resources))}},
 	}
-	reconciled := sync.Reconcile(target, managed, "default", live)
+	reconciled, err := app.reconcile()
+	if err != nil {
+		return err
+	}
 	for i := range reconciled.Target {
 		wanted, found := reconciled.Target[i], reconciled.Live[i]
 		for _, way := range ways {

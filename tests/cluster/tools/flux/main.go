@@ -43,17 +43,22 @@ func main() {
 }
 
 func run(ctx context.Context, words []string) error {
-	switch {
-	case len(words) == 2 && words[0] == "build":
+	if len(words) == 2 && words[0] == "build" {
 		return printAll(words[1])
+	}
+	manager, err := newManager()
+	if err != nil {
+		return err
+	}
+	switch {
 	case len(words) == 3 && words[0] == "apply":
-		return apply(ctx, words[1], words[2])
+		return apply(ctx, manager, words[1], words[2])
 	case len(words) == 2 && words[0] == "diff":
-		return compare(ctx, words[1])
+		return compare(ctx, manager, words[1])
 	case len(words) == 2 && words[0] == "delete":
-		return remove(ctx, words[1])
+		return remove(ctx, manager, words[1])
 	case len(words) == 2 && words[0] == "await":
-		return await(ctx, words[1])
+		return await(ctx, manager, words[1])
 	}
 	return errors.New("usage: flux build DIR | apply DIR INVENTORY | await DIR | diff DIR | delete INVENTORY")
 }
@@ -64,7 +69,7 @@ type entry struct {
 	Version string `json:"version"`
 }
 
-func manager() (*ssa.ResourceManager, error) {
+func newManager() (*ssa.ResourceManager, error) {
 	config, err := clientcmd.NewNonInteractiveDeferredLoadingClientConfig(
 		clientcmd.NewDefaultClientConfigLoadingRules(), &clientcmd.ConfigOverrides{}).ClientConfig()
 	if err != nil {
@@ -92,11 +97,7 @@ func prepared(manager *ssa.ResourceManager, dir string) ([]*unstructured.Unstruc
 	return all, nil
 }
 
-func apply(ctx context.Context, dir, inventory string) error {
-	manager, err := manager()
-	if err != nil {
-		return err
-	}
+func apply(ctx context.Context, manager *ssa.ResourceManager, dir, inventory string) error {
 	all, err := prepared(manager, dir)
 	if err != nil {
 		return err
@@ -126,11 +127,7 @@ func apply(ctx context.Context, dir, inventory string) error {
 	return write(inventory, changes)
 }
 
-func await(ctx context.Context, dir string) error {
-	manager, err := manager()
-	if err != nil {
-		return err
-	}
+func await(ctx context.Context, manager *ssa.ResourceManager, dir string) error {
 	all, err := prepared(manager, dir)
 	if err != nil {
 		return err
@@ -139,11 +136,7 @@ func await(ctx context.Context, dir string) error {
 	return manager.WaitForSetWithContext(ctx, object.UnstructuredSetToObjMetadataSet(all), wait)
 }
 
-func compare(ctx context.Context, dir string) error {
-	manager, err := manager()
-	if err != nil {
-		return err
-	}
+func compare(ctx context.Context, manager *ssa.ResourceManager, dir string) error {
 	all, err := prepared(manager, dir)
 	if err != nil {
 		return err
@@ -164,11 +157,7 @@ func compare(ctx context.Context, dir string) error {
 	return nil
 }
 
-func remove(ctx context.Context, inventory string) error {
-	manager, err := manager()
-	if err != nil {
-		return err
-	}
+func remove(ctx context.Context, manager *ssa.ResourceManager, inventory string) error {
 	before, err := read(inventory)
 	if err != nil {
 		return err

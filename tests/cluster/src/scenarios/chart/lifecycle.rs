@@ -11,7 +11,7 @@ use crate::progress::Progress;
 use crate::scenarios::{EDGE, reset};
 use crate::state::repository;
 use crate::tools::Tools;
-use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World, condition};
+use crate::world::{NAMESPACE, OPERATOR_NAMESPACE, World, condition, image_values};
 
 /// Name and namespace of another release.
 const VIEW: &str = "view";
@@ -94,7 +94,7 @@ fn view(world: &World<'_>) -> Result<()> {
     let built_in = role(world)?["metadata"]["uid"].clone();
     let chart = repository().join("charts/peerrelay-operator");
     let chart = chart.display().to_string();
-    let (repository, tag) = image()?;
+    let [repository, tag] = image_values(PEERRELAY);
     let watched = format!("watchNamespaces={{{NAMESPACE}}}");
     let words = |command: &'static str| {
         vec![
@@ -216,7 +216,7 @@ fn adopted(world: &World<'_>) -> Result<()> {
     ensure!(text.contains(named), "install.yaml does not name {named}");
     apply_server_side(world, &text.replace(named, PEERRELAY))?;
     let chart = repository().join("charts/peerrelay-operator");
-    let (repository, tag) = image()?;
+    let [repository, tag] = image_values(PEERRELAY);
     let chart = chart.display().to_string();
     world.rig.helm([
         "install",
@@ -236,15 +236,6 @@ fn adopted(world: &World<'_>) -> Result<()> {
         .rig
         .helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])?;
     gone(world, OPERATOR_NAMESPACE, RELEASE)
-}
-
-/// The image as values of the chart.
-fn image() -> Result<(String, String)> {
-    let (repository, tag) = PEERRELAY.rsplit_once(':').context("no tag")?;
-    Ok((
-        format!("image.repository={repository}"),
-        format!("image.tag={tag}"),
-    ))
 }
 
 /// Fails unless nothing of a release is left in its namespace and in the cluster.
