@@ -22,8 +22,8 @@ use clap::{Parser, ValueEnum};
 use futures::{StreamExt, stream};
 use peerrelay::relay::{
     kernel::{self, Attachment, KernelOptions, KernelPath, PathState, Reason},
-    shard::{self, PortState, ShardHandle, ShardOptions, SocketSets},
-    survival::{Handover, Heir, Inheritance, SealKey, SessionFile},
+    persistence::{HandoverListener, RestoredState, SealKey, SessionFile, Successor},
+    socket_path::{self, PortState, SocketPathHandle, SocketPathOptions, SocketSets},
 };
 use rand::Rng;
 use relay_proto::{Config, DiscoSecret, Keys, NodeKey, Peer, disco::Frame};
@@ -46,7 +46,7 @@ struct Args {
     #[arg(long, value_enum, default_value = "socket")]
     data_path: DataPath,
     /// Threads of the data path
-    #[arg(long, default_value_t = shard::default_threads())]
+    #[arg(long, default_value_t = socket_path::default_threads())]
     threads: usize,
     /// Sessions in total
     #[arg(long, default_value_t = 1 << 20)]
@@ -117,19 +117,19 @@ async fn run(args: Args) -> anyhow::Result<()> {
     };
     // Whoever has the directory is the same relay.
     let seal = SealKey::new(&[0; 32], args.port);
-    let (inheritance, sockets) = match &args.sessions {
+    let (restored_state, sockets) = match &args.sessions {
         Some(dir) => inherit(dir, &seal).await?,
         None => (None, SocketSets::default()),
     };
-    let keys = match &inheritance {
-        Some(inheritance) => inheritance.state.keys.clone(),
+    let keys = match &restored_state {
+        Some(restored_state) => restored_state.state.keys.clone(),
         None => Keys {
             node: DiscoSecret::from_bytes(rand::rng().random()),
             server: DiscoSecret::from_bytes(rand::rng().random()),
         },
     };
     let key = keys.node.public();
-    let options = ShardOptions {
+    let options = SocketPathOptions {
         port: args.port,
         threads: args.threads,
         config,
@@ -137,10 +137,10 @@ async fn run(args: Args) -> anyhow::Result<()> {
         seed: rand::rng().random(),
         first_lamport: 1,
         kernel: kernel.clone(),
-        inheritance,
+        restored_state,
         sockets,
     };
-    let (handle, ended) = shard::spawn(options)?;
+    let (handle, ended) = socket_path::spawn(options)?;
     handle.set_addresses(args.addresses);
     let port = bound(&handle).await?;
     if let Some(kernel) = &kernel {
@@ -165,13 +165,16 @@ async fn run(args: Args) -> anyhow::Result<()> {
 }
 
 /// What the relay that runs with this directory hands over, or one before has left.
-async fn inherit(dir: &Path, seal: &SealKey) -> anyhow::Result<(Option<Inheritance>, SocketSets)> {
-    let Some(heir) = Heir::ask(dir).await else {
+async fn inherit(
+    dir: &Path,
+    seal: &SealKey,
+) -> anyhow::Result<(Option<RestoredState>, SocketSets)> {
+    let Some(successor) = Successor::request(dir).await else {
         let file = SessionFile::new(dir, seal.clone())?;
         return Ok((file.read(), SocketSets::default()));
     };
-    let estate = heir.take(seal).await?;
-    Ok((Some(estate.inheritance?), estate.sockets))
+    let handed_over = successor.take_over(seal).await?;
+    Ok((Some(handed_over.restored_state?), handed_over.sockets))
 }
 
 /// Saves sessions while the process lives, and ends it when another takes over: on a thread of its
@@ -179,22 +182,22 @@ async fn inherit(dir: &Path, seal: &SealKey) -> anyhow::Result<(Option<Inheritan
 fn survive(
     dir: PathBuf,
     seal: SealKey,
-    shard: &ShardHandle,
+    socket_path: &SocketPathHandle,
     kernel: Option<&KernelPath>,
 ) -> anyhow::Result<()> {
-    let (shard, kernel) = (shard.clone(), kernel.cloned());
+    let (socket_path, kernel) = (socket_path.clone(), kernel.cloned());
     let (listening, listens) = mpsc::channel();
     let work = async move {
-        let handover = Handover::listen(&dir)?;
-        tokio::spawn(SessionFile::new(&dir, seal.clone())?.keep(shard.clone()));
+        let handover = HandoverListener::listen(&dir)?;
+        tokio::spawn(SessionFile::new(&dir, seal.clone())?.keep(socket_path.clone()));
         listening.send(()).ok();
-        let taken = handover.taken().await;
-        // The heir listens at the same place.
+        let taken = handover.accept().await;
+        // The successor listens at the same place.
         drop(handover);
         if let Some(kernel) = kernel {
             kernel.stop(Some(LEFT));
         }
-        taken.give(&shard, &seal).await
+        taken.hand_over(&socket_path, &seal).await
     };
     thread::spawn(move || {
         let handed_over = runtime().and_then(|runtime| runtime.block_on(work));
@@ -207,7 +210,7 @@ fn survive(
     listens.recv().context("failed to listen for another relay")
 }
 
-async fn bound(handle: &ShardHandle) -> anyhow::Result<u16> {
+async fn bound(handle: &SocketPathHandle) -> anyhow::Result<u16> {
     let mut port = handle.port();
     let state = port
         .wait_for(|state| !matches!(state, PortState::Binding))
@@ -219,7 +222,7 @@ async fn bound(handle: &ShardHandle) -> anyhow::Result<u16> {
 }
 
 /// Answers what has been read so far together: requests that wait are in flight at once.
-async fn serve(handle: &ShardHandle) -> anyhow::Result<()> {
+async fn serve(handle: &SocketPathHandle) -> anyhow::Result<()> {
     let mut input = BufReader::new(io::stdin());
     let mut output = io::stdout().lock();
     loop {
@@ -239,7 +242,7 @@ async fn serve(handle: &ShardHandle) -> anyhow::Result<()> {
     }
 }
 
-async fn answer(handle: &ShardHandle, line: String) -> String {
+async fn answer(handle: &SocketPathHandle, line: String) -> String {
     if line.trim() == "count" {
         let counted = handle.snapshot().await;
         let counters = counted.counters;

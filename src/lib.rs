@@ -8,9 +8,9 @@ pub mod crd;
 #[path = "../crates/relay-proto/tests/it/edit.rs"]
 mod edit;
 pub mod firewall;
-mod footprint;
 pub mod grants;
 pub mod logging;
+mod memory;
 pub mod monitoring;
 pub mod names;
 pub mod operator;

@@ -57,7 +57,7 @@ use self::{
 use crate::{
     admin::{self, Probes},
     crd::PeerRelay,
-    footprint, names,
+    memory, names,
     supervisor::Supervisor,
 };
 
@@ -256,7 +256,7 @@ async fn control(
         never = unreadable::tell_relays(client, recorder, &unreadable_relays) => match never {},
         never = unreadable::tell_nodes(recorder, &unreadable_nodes) => match never {},
         () = begun => anyhow::bail!("nothing is left to do"),
-        Ok(never) | Err(never) = footprint::let_go(ready) => match never {},
+        Ok(never) | Err(never) = memory::release_when_ready(ready) => match never {},
     }
 }
 

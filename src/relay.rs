@@ -1,6 +1,7 @@
 //! The relay: a tailnet node that forwards datagrams between clients.
 
 pub mod addresses;
+mod bootstrap;
 pub mod clients;
 mod data_path;
 pub mod grant;
@@ -12,18 +13,17 @@ mod namespace;
 mod netlink;
 mod off;
 pub mod options;
-mod parts;
+pub mod persistence;
 mod private;
 pub mod probe;
 pub mod reload;
 pub mod report;
 pub mod sessions;
-pub mod shard;
 pub mod socket;
-mod start;
+pub mod socket_path;
 pub mod state;
-pub mod survival;
 pub mod tailnet;
+mod tasks;
 pub mod withdrawal;
 
 use std::time::Duration;
@@ -32,11 +32,11 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use self::{
+    bootstrap::Bootstrap,
     options::RelayOptions,
-    shard::ShardHandle,
-    start::Start,
+    persistence::{HandoverListener, SessionFile},
+    socket_path::SocketPathHandle,
     state::RelayState,
-    survival::{Handover, SessionFile},
 };
 use crate::{config::unknown, supervisor::Supervisor};
 
@@ -76,24 +76,24 @@ pub async fn run(load: impl Fn() -> anyhow::Result<RelayOptions>) -> anyhow::Res
 
 async fn serve(options: RelayOptions) -> anyhow::Result<End> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
-    let start = Start::new(&options).await?;
-    let (shard, kernel) = (start.shard.clone(), start.kernel.clone());
-    let (file, key) = (start.file.clone(), start.key.clone());
+    let bootstrap = Bootstrap::new(&options).await?;
+    let (socket_path, kernel) = (bootstrap.socket_path.clone(), bootstrap.kernel.clone());
+    let (file, key) = (bootstrap.file.clone(), bootstrap.key.clone());
     let (state, _) = watch::channel(RelayState::default());
-    let handover = Handover::listen(&options.session_dir)
+    let handover = HandoverListener::listen(&options.session_dir)
         .inspect_err(|error| tracing::warn!(%error, "no other relay can take over from this one"));
-    let live = parts::run(&mut supervisor, options, start, &state).await?;
+    let dynamic_config = tasks::run(&mut supervisor, options, bootstrap, &state).await?;
 
     let taken = async {
         match handover {
-            Ok(handover) => handover.taken().await,
+            Ok(handover) => handover.accept().await,
             Err(_) => std::future::pending().await,
         }
     };
     let taken = tokio::select! {
-        ended = supervisor.run(leave(&shard, &state, &file), LEAVE) => Err(ended),
+        ended = supervisor.run(leave(&socket_path, &state, &file), LEAVE) => Err(ended),
         taken = taken => Ok(Some(taken)),
-        () = withdrawal::turned_off(live, state.subscribe()) => Ok(None),
+        () = withdrawal::turned_off(dynamic_config, state.subscribe()) => Ok(None),
     };
     if let Ok(kernel) = kernel {
         let is_off = matches!(taken, Ok(None));
@@ -104,17 +104,21 @@ async fn serve(options: RelayOptions) -> anyhow::Result<End> {
         Ok(None) => return Ok(End::Off),
         Err(ended) => return ended.map(|()| End::Stopped),
     };
-    // With the supervisor, everything has gone that the heir needs: lock, control, metrics.
+    // With the supervisor, everything has gone that the successor needs: lock, control, metrics.
     tracing::info!("another relay takes over");
-    let given = taken.give(&shard, &key).await;
+    let given = taken.hand_over(&socket_path, &key).await;
     given.context("failed to hand over; sessions go on from the file when a relay starts again")?;
     Ok(End::Stopped)
 }
 
 /// Gives out no further session, and leaves the open ones to the next relay: the sooner it starts,
 /// the shorter their pause, so nothing waits for them to end.
-async fn leave(shard: &ShardHandle, state: &watch::Sender<RelayState>, file: &SessionFile) {
-    shard.drain();
+async fn leave(
+    socket_path: &SocketPathHandle,
+    state: &watch::Sender<RelayState>,
+    file: &SessionFile,
+) {
+    socket_path.drain();
     state.send_modify(|state| state.draining = true);
-    file.save(shard).await;
+    file.save(socket_path).await;
 }

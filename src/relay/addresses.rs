@@ -2,8 +2,8 @@
 
 mod cloud;
 mod interfaces;
-mod keeper;
 mod names;
+mod publisher;
 mod stun;
 
 use std::{
@@ -11,7 +11,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-pub use self::{interfaces::InterfaceAddress, keeper::Keeper, stun::StunServer};
+pub use self::{interfaces::InterfaceAddress, publisher::EndpointPublisher, stun::StunServer};
 use crate::{
     config::endpoints::{Discover, EndpointsConfig, StaticEndpoint},
     crd::relay_node::EndpointSource,

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 use super::{
     kernel::{self, Attachment, KernelOptions, KernelPath, PathState, Reason, Unavailable},
     options::RelayOptions,
-    shard::PortState,
+    socket_path::PortState,
     state::{self, Problem, RelayState},
 };
 use crate::crd::DataPath;

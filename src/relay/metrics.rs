@@ -8,7 +8,7 @@ mod latency;
 use prometheus::{Encoder, GaugeVec, IntGauge, Opts, Registry, TextEncoder};
 use relay_proto::{DropReason, Family};
 
-use super::{shard::Snapshot, state::RelayState};
+use super::{socket_path::Snapshot, state::RelayState};
 use crate::{
     process_metrics::ProcessMetrics,
     registry::{counter, register},

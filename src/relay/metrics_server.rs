@@ -6,8 +6,8 @@ use anyhow::Context;
 use tokio::{sync::watch, time::sleep};
 
 use super::{
+    bootstrap::retry_while_in_use,
     options::RelayOptions,
-    start::when_let_go,
     state::{Problem, Reason, RelayState},
 };
 use crate::{
@@ -38,7 +38,7 @@ pub(super) async fn serve(
     };
     // A relay that hands over, or was turned off, may have the address for a moment longer.
     let bind = async || admin::bind(address, probes.clone()).await;
-    match when_let_go(bind, AdminError::is_taken).await {
+    match retry_while_in_use(bind, AdminError::is_taken).await {
         Ok(server) => supervisor.spawn("metrics server", server),
         Err(error) if error.is_taken() => {
             let problem = taken(address, options.node_name.as_deref());

@@ -6,7 +6,8 @@ use anyhow::Context;
 use tokio::{sync::watch, time::sleep};
 
 use super::{
-    metrics, metrics_server, options::RelayOptions, reload, shard::Snapshot, state::RelayState,
+    metrics, metrics_server, options::RelayOptions, reload, socket_path::Snapshot,
+    state::RelayState,
 };
 use crate::{
     admin::{Ready, Render},

@@ -11,7 +11,7 @@ use url::Url;
 
 use super::{
     reload::Reload,
-    shard::default_threads,
+    socket_path::default_threads,
     tailnet::{AuthKey, TailnetConfig},
 };
 use crate::{

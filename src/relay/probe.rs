@@ -26,8 +26,8 @@ use self::{
     schedule::{Schedule, Target},
 };
 use super::{
-    reload::Live,
-    shard::{ShardHandle, Stranger},
+    reload::DynamicConfig,
+    socket_path::{SocketPathHandle, UnmatchedDatagram},
     state::RelayState,
 };
 use crate::config::peers::{ProbePeer, decode_key};
@@ -61,8 +61,8 @@ impl Probe {
 pub struct Probing {
     secret: DiscoSecret,
     own: String,
-    shard: ShardHandle,
-    live: watch::Receiver<Live>,
+    socket_path: SocketPathHandle,
+    dynamic_config: watch::Receiver<DynamicConfig>,
     state: watch::Sender<RelayState>,
 }
 
@@ -71,8 +71,8 @@ impl Probing {
     /// gets its public half.
     pub fn new(
         own: String,
-        shard: ShardHandle,
-        live: watch::Receiver<Live>,
+        socket_path: SocketPathHandle,
+        dynamic_config: watch::Receiver<DynamicConfig>,
         state: watch::Sender<RelayState>,
     ) -> Self {
         let secret = DiscoSecret::from_bytes(rand::random());
@@ -81,8 +81,8 @@ impl Probing {
         Self {
             secret,
             own,
-            shard,
-            live,
+            socket_path,
+            dynamic_config,
             state,
         }
     }
@@ -92,22 +92,31 @@ impl Probing {
     /// # Errors
     /// The configuration has ended.
     pub async fn run(self) -> anyhow::Result<Infallible> {
-        let strangers = self.shard.aside().probes();
+        let unmatched = self.socket_path.demux().probes();
         let responder = Responder::new(self.secret.clone());
         tokio::try_join!(
-            answer(responder, strangers, self.live.clone(), self.shard.clone()),
+            answer(
+                responder,
+                unmatched,
+                self.dynamic_config.clone(),
+                self.socket_path.clone()
+            ),
             self.make(),
         )
         .map(|(never, _)| never)
     }
 
     async fn make(&self) -> anyhow::Result<Infallible> {
-        let mut live = self.live.clone();
+        let mut dynamic_config = self.dynamic_config.clone();
         let mut schedule = Schedule::new(&self.own);
         let mut running: JoinSet<(Target, Outcome)> = JoinSet::new();
         let attempts = Arc::new(Attempt::new(self.secret.clone()));
         loop {
-            schedule.update(&live.borrow_and_update().peers, Instant::now(), jitter);
+            schedule.update(
+                &dynamic_config.borrow_and_update().peers,
+                Instant::now(),
+                jitter,
+            );
             self.tell(&schedule);
             while running.len() < CONCURRENCY
                 && let Some(target) = schedule.take_due(Instant::now())
@@ -124,7 +133,7 @@ impl Probing {
             };
             tokio::select! {
                 () = sleep_until(next) => {}
-                changed = live.changed() => changed.context("the configuration has ended")?,
+                changed = dynamic_config.changed() => changed.context("the configuration has ended")?,
                 Some(ended) = running.join_next() => {
                     let (target, outcome) = ended.context("a probe failed")?;
                     schedule.record(&target, outcome, Instant::now(), Timestamp::now(), jitter);
@@ -146,23 +155,23 @@ impl Probing {
 
 async fn answer(
     mut responder: Responder,
-    mut strangers: mpsc::Receiver<Stranger>,
-    mut live: watch::Receiver<Live>,
-    shard: ShardHandle,
+    mut unmatched: mpsc::Receiver<UnmatchedDatagram>,
+    mut dynamic_config: watch::Receiver<DynamicConfig>,
+    socket_path: SocketPathHandle,
 ) -> anyhow::Result<Infallible> {
     loop {
-        responder.set_peers(keys(&live.borrow_and_update().peers));
+        responder.set_peers(keys(&dynamic_config.borrow_and_update().peers));
         loop {
             tokio::select! {
-                changed = live.changed() => {
+                changed = dynamic_config.changed() => {
                     changed.context("the configuration has ended")?;
                     break;
                 }
-                Some(stranger) = strangers.recv() => {
+                Some(datagram) = unmatched.recv() => {
                     let random = (rand::random(), rand::random());
-                    let reply = responder.handle(stranger.source, &stranger.datagram, random);
+                    let reply = responder.handle(datagram.source, &datagram.datagram, random);
                     if let Some(reply) = reply {
-                        shard.send(stranger.source, stranger.local, reply);
+                        socket_path.send(datagram.source, datagram.local, reply);
                     }
                 }
             }

@@ -50,7 +50,7 @@ pub struct Reload {
 
 /// What changes without a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Live {
+pub struct DynamicConfig {
     /// Addresses to advertise.
     pub endpoints: EndpointsConfig,
     /// Other relays, to try and to be tried by.
@@ -73,21 +73,21 @@ impl Reload {
         self.file.as_deref().filter(|_| !self.over_port)
     }
 
-    /// Keeps `live` at what the configuration says. One that cannot be read changes nothing.
+    /// Keeps `dynamic_config` at what the configuration says. One that cannot be read changes nothing.
     ///
     /// # Errors
     /// There is no API server to ask.
     pub async fn follow(
         self,
         report: Option<ReportConfig>,
-        live: watch::Sender<Live>,
+        dynamic_config: watch::Sender<DynamicConfig>,
     ) -> anyhow::Result<Infallible> {
         match (report, self.file.clone()) {
-            (Some(report), _) => self.follow_config_map(&report, &live).await,
+            (Some(report), _) => self.follow_config_map(&report, &dynamic_config).await,
             (None, Some(path)) => loop {
                 sleep(POLL).await;
                 match tokio::fs::read_to_string(&path).await {
-                    Ok(text) => self.take(&text, &BTreeMap::new(), &live),
+                    Ok(text) => self.take(&text, &BTreeMap::new(), &dynamic_config),
                     Err(error) => tracing::debug!(%error, "configuration file not read"),
                 }
             },
@@ -98,7 +98,7 @@ impl Reload {
     async fn follow_config_map(
         &self,
         report: &ReportConfig,
-        live: &watch::Sender<Live>,
+        dynamic_config: &watch::Sender<DynamicConfig>,
     ) -> anyhow::Result<Infallible> {
         let client = Client::try_default().await.context(
             "report is configured but there is no cluster: run as a pod with a service account",
@@ -112,14 +112,19 @@ impl Reload {
         while let Some(version) = versions.next().await {
             let data = version.ok().flatten().and_then(|map| map.data);
             if let Some(data) = data.filter(|data| data.contains_key(CONFIG_KEY)) {
-                self.take(&data[CONFIG_KEY], &data, live);
+                self.take(&data[CONFIG_KEY], &data, dynamic_config);
             }
         }
         anyhow::bail!("the watch of the configuration ended")
     }
 
     /// Takes over the configuration in `text`, with the lists that `data` has besides.
-    fn take(&self, text: &str, data: &BTreeMap<String, String>, live: &watch::Sender<Live>) {
+    fn take(
+        &self,
+        text: &str,
+        data: &BTreeMap<String, String>,
+        dynamic_config: &watch::Sender<DynamicConfig>,
+    ) {
         let parsed = (|| {
             let (config, unknown): (RelayConfig, _) = unknown::parse(text)?;
             let peers: Vec<ProbePeer> = list(data, PEERS_KEY)?;
@@ -134,7 +139,7 @@ impl Reload {
             }
         };
         let off = self.switch().is_some() && config.port == Some(RelayPort::Off);
-        let mut new = Live {
+        let mut new = DynamicConfig {
             off,
             endpoints: self.over.clone().over(config.endpoints),
             peers,
@@ -143,7 +148,7 @@ impl Reload {
             clients: config.clients,
             unknown,
         };
-        live.send_if_modified(|known| {
+        dynamic_config.send_if_modified(|known| {
             if off {
                 let since = known.withdrawn_since.unwrap_or_else(Timestamp::now);
                 new.withdrawn_since = Some(since);
@@ -185,7 +190,7 @@ mod tests {
         let file = dir.path().join("relay.yaml");
         let write = |text: &str| std::fs::write(&file, text).unwrap();
         write("endpoints: {static: ['203.0.113.1:1'], max: 2}");
-        let (live, mut changes) = watch::channel(Live::default());
+        let (dynamic_config, mut changes) = watch::channel(DynamicConfig::default());
         let reload = Reload {
             file: Some(file.clone()),
             over: EndpointsConfig {
@@ -194,7 +199,7 @@ mod tests {
             },
             ..Reload::default()
         };
-        let task = tokio::spawn(reload.follow(None, live));
+        let task = tokio::spawn(reload.follow(None, dynamic_config));
         changes.changed().await.unwrap();
         let first = changes.borrow_and_update().endpoints.clone();
         assert_eq!(first.fixed, ["203.0.113.1:1".parse().unwrap()]);
@@ -220,15 +225,15 @@ mod tests {
 
     #[test]
     fn a_withdrawal_names_the_node_and_is_taken_back() {
-        let (live, _) = watch::channel(Live::default());
+        let (dynamic_config, _) = watch::channel(DynamicConfig::default());
         let reload = Reload {
             node: Some("n1".into()),
             ..Reload::default()
         };
         let withdrawn = |text: Option<&str>| {
             let entry = text.map(|text| (WITHDRAWALS_KEY.to_owned(), text.to_owned()));
-            reload.take("port: 40000", &entry.into_iter().collect(), &live);
-            live.borrow().withdrawn_since.is_some()
+            reload.take("port: 40000", &entry.into_iter().collect(), &dynamic_config);
+            dynamic_config.borrow().withdrawn_since.is_some()
         };
         assert!(!withdrawn(Some("n2: '2026-01-01T00:00:00Z'")));
         assert!(withdrawn(Some("n1: '2026-01-01T00:00:00Z'")));
@@ -239,13 +244,16 @@ mod tests {
 
     #[test]
     fn configuration_of_a_newer_operator_is_followed() {
-        let (live, _) = watch::channel(Live::default());
+        let (dynamic_config, _) = watch::channel(DynamicConfig::default());
         let text = "{port: 40000, logLevel: Debug, quantum: 7}";
         let peers = "[{relay: a, key: k, endpoints: [], colour: red}]";
         let data = BTreeMap::from([(PEERS_KEY.to_owned(), peers.to_owned())]);
-        Reload::default().take(text, &data, &live);
-        let live = live.borrow();
-        assert_eq!((live.log_level, live.peers.len()), (LogLevel::Debug, 1));
-        assert_eq!(live.unknown[0].path, "quantum");
+        Reload::default().take(text, &data, &dynamic_config);
+        let dynamic_config = dynamic_config.borrow();
+        assert_eq!(
+            (dynamic_config.log_level, dynamic_config.peers.len()),
+            (LogLevel::Debug, 1)
+        );
+        assert_eq!(dynamic_config.unknown[0].path, "quantum");
     }
 }

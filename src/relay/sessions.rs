@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     private,
-    shard::{PortState, ShardHandle},
+    socket_path::{PortState, SocketPathHandle},
 };
 
 /// Name of the socket in the session directory.
@@ -112,7 +112,7 @@ type Json = ([(&'static str, &'static str); 1], String);
 /// What the socket's server asks.
 #[derive(Clone)]
 struct Source {
-    shard: ShardHandle,
+    socket_path: SocketPathHandle,
     directory: Directory,
 }
 
@@ -122,14 +122,17 @@ struct Source {
 /// The directory is not writable, or its path is too long for a socket (107 bytes).
 pub fn serve(
     dir: &Path,
-    shard: ShardHandle,
+    socket_path: SocketPathHandle,
     directory: Directory,
 ) -> io::Result<impl Future<Output = io::Result<()>> + Send + use<>> {
     let listener = private::listen(&dir.join(SOCKET))?;
     let routes = Router::new()
         .route(REPORT, get(report))
         .route(LOCAL_API, get(local_api))
-        .with_state(Source { shard, directory });
+        .with_state(Source {
+            socket_path,
+            directory,
+        });
     Ok(async move { axum::serve(listener, routes).await })
 }
 
@@ -145,7 +148,7 @@ pub fn usual_sockets() -> Vec<PathBuf> {
 async fn report(State(source): State<Source>) -> Json {
     let (port, sessions) = source.sessions().await;
     let names = (source.directory)();
-    let now = source.shard.now();
+    let now = source.socket_path.now();
     let client = |leg: relay_proto::LegInfo| Client {
         disco: leg.client.to_string(),
         name: names.get(&leg.client).cloned(),
@@ -156,7 +159,7 @@ async fn report(State(source): State<Source>) -> Json {
     let session = |info: SessionInfo| Session {
         vni: info.vni.number(),
         state: if is_open(&info) { "open" } else { "connecting" }.to_owned(),
-        path: source.shard.path(info.vni).to_owned(),
+        path: source.socket_path.path(info.vni).to_owned(),
         age_seconds: now.since(info.allocated).as_secs(),
         clients: info.legs.map(client),
     };
@@ -190,11 +193,11 @@ async fn local_api(State(source): State<Source>) -> Json {
 
 impl Source {
     async fn sessions(&self) -> (Option<u16>, Vec<SessionInfo>) {
-        let port = match *self.shard.port().borrow() {
+        let port = match *self.socket_path.port().borrow() {
             PortState::Bound(port) => Some(port),
             _ => None,
         };
-        let mut sessions = self.shard.sessions().await;
+        let mut sessions = self.socket_path.sessions().await;
         sessions.sort_by_key(|session| session.lamport);
         (port, sessions)
     }

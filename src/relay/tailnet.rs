@@ -42,9 +42,9 @@ use self::{
 use super::{
     clients::Clients,
     grant::GrantView,
-    reload::Live,
+    reload::DynamicConfig,
     sessions::Directory,
-    shard::ShardHandle,
+    socket_path::SocketPathHandle,
     state::{Problem, Reason, RelayState, TailnetIdentity},
 };
 use crate::names;
@@ -114,7 +114,7 @@ pub struct Tailnet {
     config: TailnetConfig,
     identity: Identity,
     dialer: Dialer,
-    shard: ShardHandle,
+    socket_path: SocketPathHandle,
     state: watch::Sender<RelayState>,
     netmap: Arc<RwLock<Netmap>>,
     derp_map: watch::Sender<Arc<DerpMap>>,
@@ -122,7 +122,7 @@ pub struct Tailnet {
     /// A network map has come.
     learned: Notify,
     clients: Clients,
-    live: watch::Receiver<Live>,
+    dynamic_config: watch::Receiver<DynamicConfig>,
 }
 
 /// Why an attempt ended.
@@ -150,9 +150,9 @@ impl Tailnet {
         config: TailnetConfig,
         identity: Identity,
         dialer: Dialer,
-        shard: ShardHandle,
+        socket_path: SocketPathHandle,
         state: watch::Sender<RelayState>,
-        live: watch::Receiver<Live>,
+        dynamic_config: watch::Receiver<DynamicConfig>,
     ) -> Self {
         let (derp_map, _) = watch::channel(Arc::default());
         let registration = Mutex::new(Registration::resumed(&identity));
@@ -160,14 +160,14 @@ impl Tailnet {
             config,
             identity,
             dialer,
-            shard,
+            socket_path,
             state,
             netmap: Arc::default(),
             derp_map,
             registration,
             learned: Notify::new(),
             clients: Clients::default(),
-            live,
+            dynamic_config,
         }
     }
 
@@ -191,7 +191,7 @@ impl Tailnet {
             node: self.identity.node.clone(),
             netmap: self.netmap.clone(),
             map: self.derp_map.subscribe(),
-            shard: self.shard.clone(),
+            socket_path: self.socket_path.clone(),
             clients: self.clients.clone(),
             state: self.state.clone(),
             home,
@@ -299,10 +299,10 @@ impl Tailnet {
 
     /// Keeps the entries of `clients` at what the configuration says.
     async fn follow_clients(&self) -> Infallible {
-        let mut live = self.live.clone();
+        let mut dynamic_config = self.dynamic_config.clone();
         let mut known = Vec::new();
         loop {
-            let clients = live.borrow_and_update().clients.clone();
+            let clients = dynamic_config.borrow_and_update().clients.clone();
             if clients != known {
                 let now = Timestamp::now();
                 self.clients.set(&clients, now);
@@ -310,7 +310,7 @@ impl Tailnet {
                 self.judge(&netmap, now, false);
                 known = clients;
             }
-            if live.changed().await.is_err() {
+            if dynamic_config.changed().await.is_err() {
                 return std::future::pending().await;
             }
         }
@@ -342,12 +342,12 @@ impl Tailnet {
             }
         });
         let disabled = netmap.relay_disabled();
-        self.shard.set_accepting(!disabled);
-        if self.shard.limits_tags() {
-            self.shard.set_tags(netmap.tags());
+        self.socket_path.set_accepting(!disabled);
+        if self.socket_path.limits_tags() {
+            self.socket_path.set_tags(netmap.tags());
         }
         if let Some(allowed) = netmap.allowed(now) {
-            self.shard.revoke(allowed);
+            self.socket_path.revoke(allowed);
         }
         let grant = GrantView {
             clients: netmap.clients(&self.clients, now),

@@ -11,8 +11,8 @@ use tokio::{
 };
 
 use super::{
-    reload::Live,
-    shard::{ShardHandle, Snapshot},
+    reload::DynamicConfig,
+    socket_path::{Snapshot, SocketPathHandle},
     state::RelayState,
 };
 use crate::config::withdrawals::LIMIT;
@@ -39,8 +39,8 @@ pub struct Withdrawal {
 /// # Errors
 /// The configuration is no longer followed.
 pub async fn follow(
-    mut live: watch::Receiver<Live>,
-    shard: ShardHandle,
+    mut dynamic_config: watch::Receiver<DynamicConfig>,
+    socket_path: SocketPathHandle,
     state: watch::Sender<RelayState>,
 ) -> anyhow::Result<Infallible> {
     let mut asked = None;
@@ -49,7 +49,7 @@ pub async fn follow(
             let Some(since) = asked else {
                 return std::future::pending().await;
             };
-            unused(|| shard.snapshot()).await;
+            unused(|| socket_path.snapshot()).await;
             tracing::info!("withdrawal complete: no client uses a session of this relay");
             show(&state, Some((since, true)));
             std::future::pending::<()>().await;
@@ -57,11 +57,11 @@ pub async fn follow(
         let before = asked;
         asked = tokio::select! {
             () = complete => unreachable!("it waits for the next change"),
-            changed = live.wait_for(|live| live.withdrawn_since != before) => {
+            changed = dynamic_config.wait_for(|config| config.withdrawn_since != before) => {
                 changed.context("the configuration has ended")?.withdrawn_since
             }
         };
-        shard.set_withdrawn(asked.is_some());
+        socket_path.set_withdrawn(asked.is_some());
         show(&state, asked.map(|since| (since, false)));
         match (before, asked) {
             (None, Some(_)) => tracing::info!("withdrawn: no further session is given out"),
@@ -79,11 +79,11 @@ fn show(state: &watch::Sender<RelayState>, withdrawal: Option<(Timestamp, bool)>
 /// Waits until the configuration has turned the relay off, and clients have left it or the limit has
 /// passed.
 pub(super) async fn turned_off(
-    mut live: watch::Receiver<Live>,
+    mut dynamic_config: watch::Receiver<DynamicConfig>,
     mut state: watch::Receiver<RelayState>,
 ) {
     loop {
-        if live.wait_for(|live| live.off).await.is_err() {
+        if dynamic_config.wait_for(|config| config.off).await.is_err() {
             // The supervisor tells why.
             std::future::pending::<()>().await;
         }
@@ -92,7 +92,7 @@ pub(super) async fn turned_off(
         tokio::select! {
             _ = state.wait_for(is_complete) => return,
             () = sleep(LIMIT) => return,
-            _ = live.wait_for(|live| !live.off) => {}
+            _ = dynamic_config.wait_for(|config| !config.off) => {}
         }
     }
 }

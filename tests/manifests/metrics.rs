@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use peerrelay::{
     operator::metrics::Metrics,
-    relay::{metrics::render, shard::Snapshot, state::RelayState},
+    relay::{metrics::render, socket_path::Snapshot, state::RelayState},
 };
 
 use crate::hold;

@@ -9,7 +9,7 @@ use std::{
 use peerrelay::{
     monitoring::{ALERTS, Scope, Shown, alerts, dashboard, records},
     operator::metrics::Metrics,
-    relay::{metrics::render, shard::Snapshot, state::RelayState},
+    relay::{metrics::render, socket_path::Snapshot, state::RelayState},
 };
 use serde_json::{Value, json};
 

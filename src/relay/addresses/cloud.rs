@@ -23,7 +23,7 @@ use self::{
     service::Failure,
 };
 use super::Found;
-use crate::{config::endpoints::Discover, relay::reload::Live};
+use crate::{config::endpoints::Discover, relay::reload::DynamicConfig};
 
 /// Time between two inquiries, in seconds.
 const AGAIN: std::ops::Range<f64> = 270.0..330.0;
@@ -47,13 +47,13 @@ enum Error {
 /// `found`. `firmware` is [`FIRMWARE`], except in tests.
 pub(super) async fn follow(
     firmware: PathBuf,
-    mut live: watch::Receiver<Live>,
+    mut dynamic_config: watch::Receiver<DynamicConfig>,
     found: watch::Sender<Found>,
 ) {
     let cloud = cloud(&firmware);
     let mut failures = 0;
     loop {
-        let wanted = wants(&live.borrow_and_update());
+        let wanted = wants(&dynamic_config.borrow_and_update());
         let again = match cloud.filter(|_| wanted) {
             Some(cloud) => {
                 let answer = inquire(cloud).await;
@@ -71,13 +71,16 @@ pub(super) async fn follow(
         };
         tokio::select! {
             () = again => {}
-            changed = live.wait_for(|live| wants(live) != wanted) => if changed.is_err() { return },
+            changed = dynamic_config.wait_for(|config| wants(config) != wanted) => if changed.is_err() { return },
         }
     }
 }
 
-fn wants(live: &Live) -> bool {
-    live.endpoints.sources().contains(&Discover::CloudMetadata)
+fn wants(dynamic_config: &DynamicConfig) -> bool {
+    dynamic_config
+        .endpoints
+        .sources()
+        .contains(&Discover::CloudMetadata)
 }
 
 fn cloud(firmware: &Path) -> Option<Cloud> {

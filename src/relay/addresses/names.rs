@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::Found;
-use crate::{config::endpoints::StaticEndpoint, relay::reload::Live};
+use crate::{config::endpoints::StaticEndpoint, relay::reload::DynamicConfig};
 
 /// Time between two lookups of a name.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -22,14 +22,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Most addresses of one name.
 const MOST: usize = 4;
 
-/// Keeps the addresses of all names that `live` has for `node`.
+/// Keeps the addresses of all names that `dynamic_config` has for `node`.
 pub(super) async fn follow(
-    mut live: watch::Receiver<Live>,
+    mut dynamic_config: watch::Receiver<DynamicConfig>,
     node: Option<String>,
     found: watch::Sender<Found>,
 ) {
     loop {
-        let wanted = hosts(&live.borrow_and_update(), node.as_deref());
+        let wanted = hosts(&dynamic_config.borrow_and_update(), node.as_deref());
         let mut known = found.borrow().names.clone();
         known.retain(|host, _| wanted.contains(host));
         let lookups = wanted
@@ -52,13 +52,13 @@ pub(super) async fn follow(
         };
         tokio::select! {
             () = again => {}
-            changed = live.changed() => if changed.is_err() { return },
+            changed = dynamic_config.changed() => if changed.is_err() { return },
         }
     }
 }
 
-fn hosts(live: &Live, node: Option<&str>) -> BTreeSet<String> {
-    let endpoints = live.endpoints.fixed_on(node).into_iter();
+fn hosts(dynamic_config: &DynamicConfig, node: Option<&str>) -> BTreeSet<String> {
+    let endpoints = dynamic_config.endpoints.fixed_on(node).into_iter();
     endpoints
         .filter_map(|endpoint| match endpoint {
             StaticEndpoint::Name { host, .. } => Some(host),

@@ -19,8 +19,8 @@ use super::Found;
 use crate::{
     config::endpoints::Discover,
     relay::{
-        reload::Live,
-        shard::{PortState, ShardHandle, Stranger, TransactionId},
+        reload::DynamicConfig,
+        socket_path::{PortState, SocketPathHandle, TransactionId, UnmatchedDatagram},
         state::RelayState,
     },
 };
@@ -47,26 +47,26 @@ pub struct StunServer {
 
 /// Asks again and again, and keeps the last good answer of each IP version in `found`.
 pub(super) async fn follow(
-    shard: ShardHandle,
-    mut live: watch::Receiver<Live>,
+    socket_path: SocketPathHandle,
+    mut dynamic_config: watch::Receiver<DynamicConfig>,
     mut state: watch::Receiver<RelayState>,
     found: watch::Sender<Found>,
 ) {
-    let mut answers = shard.aside().stun();
+    let mut answers = socket_path.demux().stun();
     loop {
-        let wanted = live
+        let wanted = dynamic_config
             .borrow_and_update()
             .endpoints
             .sources()
             .contains(&Discover::Stun);
         let servers = state.borrow_and_update().stun_servers.clone();
-        let port = match *shard.port().borrow() {
+        let port = match *socket_path.port().borrow() {
             PortState::Bound(port) => Some(port),
             _ => None,
         };
         let wait = match port.filter(|_| wanted && !servers.is_empty()) {
             Some(port) => {
-                let seen = round(&shard, &mut answers, &servers).await;
+                let seen = round(&socket_path, &mut answers, &servers).await;
                 let silent = seen.is_empty();
                 found.send_if_modified(|found| note(&mut found.stun, &seen, port));
                 match silent {
@@ -79,7 +79,7 @@ pub(super) async fn follow(
         let changed = async {
             let servers_changed = state.wait_for(|state| state.stun_servers != servers);
             tokio::select! {
-                changed = live.changed() => changed.is_ok(),
+                changed = dynamic_config.changed() => changed.is_ok(),
                 changed = servers_changed => changed.is_ok(),
             }
         };
@@ -92,8 +92,8 @@ pub(super) async fn follow(
 
 /// One question to each address of each server; what they see.
 async fn round(
-    shard: &ShardHandle,
-    answers: &mut mpsc::Receiver<Stranger>,
+    socket_path: &SocketPathHandle,
+    answers: &mut mpsc::Receiver<UnmatchedDatagram>,
     servers: &[StunServer],
 ) -> Vec<SocketAddr> {
     let mut asked: Vec<(TransactionId, SocketAddr)> = Vec::new();
@@ -101,31 +101,31 @@ async fn round(
         let addresses = addresses(server).await;
         asked.extend(addresses.into_iter().map(|to| (rand::random(), to)));
     }
-    shard
-        .aside()
+    socket_path
+        .demux()
         .expect(asked.iter().map(|(id, _)| *id).collect());
     for (id, to) in &asked {
-        shard.send(*to, None, message::request(*id));
+        socket_path.send(*to, None, message::request(*id));
     }
     let deadline = Instant::now() + PATIENCE;
     let mut seen = Vec::new();
     while !asked.is_empty() {
-        let Ok(Some(stranger)) = timeout_at(deadline, answers.recv()).await else {
+        let Ok(Some(datagram)) = timeout_at(deadline, answers.recv()).await else {
             break;
         };
-        let Some((id, address)) = message::answer(&stranger.datagram) else {
+        let Some((id, address)) = message::answer(&datagram.datagram) else {
             continue;
         };
         // From whom it was asked, or it is made up.
         let from =
-            |(known, to): &(TransactionId, SocketAddr)| *known == id && *to == stranger.source;
+            |(known, to): &(TransactionId, SocketAddr)| *known == id && *to == datagram.source;
         let before = asked.len();
         asked.retain(|question| !from(question));
         if asked.len() < before {
             seen.push(address);
         }
     }
-    shard.aside().expect(Vec::new());
+    socket_path.demux().expect(Vec::new());
     seen
 }
 
@@ -175,7 +175,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-    use crate::relay::shard::{self, fixture};
+    use crate::relay::socket_path::{self, fixture};
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -209,7 +209,7 @@ mod tests {
     /// Over the relay's own socket: a server that answers, and a stranger that guesses.
     #[tokio::test]
     async fn server_tells_the_port_and_nobody_else_does() {
-        let (handle, _) = shard::spawn(fixture::options(0, 1)).unwrap();
+        let (handle, _) = socket_path::spawn(fixture::options(0, 1)).unwrap();
         fixture::bound(&handle).await;
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let liar = UdpSocket::bind("127.0.0.1:0").unwrap();
@@ -230,7 +230,7 @@ mod tests {
             socket.send_to(&message::response(id, from), from).unwrap();
             from
         });
-        let mut answers = handle.aside().stun();
+        let mut answers = handle.demux().stun();
         let seen = round(&handle, &mut answers, &[server]).await;
         assert_eq!(seen, [thread.join().unwrap()]);
         let drops = handle.snapshot().await.counters;

@@ -6,7 +6,7 @@ use relay_proto::{Family, Traffic};
 use crate::registry::{counter, register};
 use crate::relay::{
     kernel::{DROPPED, KernelCounters, PassReason, PathState, Reason},
-    shard::Snapshot,
+    socket_path::Snapshot,
 };
 
 /// Label values of `data_path`.

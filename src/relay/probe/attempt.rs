@@ -15,7 +15,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout_at},
 };
 
-use crate::relay::shard::PROBE_HEADER;
+use crate::relay::socket_path::PROBE_HEADER;
 
 /// How long each bind waits for its challenge.
 const WAITS: [Duration; 3] = [

@@ -10,7 +10,7 @@ use relay_proto::{
     disco::{BindCommon, Frame, Generation, Message, seal},
 };
 
-use crate::relay::shard::PROBE_HEADER;
+use crate::relay::socket_path::PROBE_HEADER;
 
 /// Handshakes of one relay that wait for their answer.
 const PENDING: usize = 16;

@@ -9,20 +9,20 @@ use relay_proto::{
 use super::*;
 use crate::{
     config::peers::encode_key,
-    relay::shard::{self, PROBE_HEADER, fixture},
+    relay::socket_path::{self, PROBE_HEADER, fixture},
 };
 
 struct Fixture {
-    handle: ShardHandle,
+    handle: SocketPathHandle,
     address: SocketAddr,
     key: DiscoPublic,
-    _live: watch::Sender<Live>,
+    _dynamic_config: watch::Sender<DynamicConfig>,
     _task: JoinSet<()>,
 }
 
 /// A data path with a responder that knows `known`.
 async fn relay(known: &DiscoSecret) -> Fixture {
-    let (handle, _) = shard::spawn(fixture::options(0, 2)).unwrap();
+    let (handle, _) = socket_path::spawn(fixture::options(0, 2)).unwrap();
     let port = fixture::bound(&handle).await;
     let secret = DiscoSecret::from_bytes([4; 32]);
     let key = secret.public();
@@ -31,22 +31,22 @@ async fn relay(known: &DiscoSecret) -> Fixture {
         key: encode_key(known.public().0),
         endpoints: Vec::new(),
     };
-    let (live, changes) = watch::channel(Live {
+    let (dynamic_config, changes) = watch::channel(DynamicConfig {
         peers: vec![peer],
-        ..Live::default()
+        ..DynamicConfig::default()
     });
-    let strangers = handle.aside().probes();
-    let shard = handle.clone();
+    let unmatched = handle.demux().probes();
+    let socket_path = handle.clone();
     let mut task = JoinSet::new();
     task.spawn(async move {
-        let ended = answer(Responder::new(secret), strangers, changes, shard).await;
+        let ended = answer(Responder::new(secret), unmatched, changes, socket_path).await;
         ended.map(drop).ok();
     });
     Fixture {
         handle,
         address: ([127, 0, 0, 1], port).into(),
         key,
-        _live: live,
+        _dynamic_config: dynamic_config,
         _task: task,
     }
 }

@@ -25,7 +25,7 @@ use self::connection::{Connection, DerpError, Sender};
 use super::{Backoff, dial::Dialer, netmap::Netmap, wire::DerpMap};
 use crate::relay::{
     clients::Clients,
-    shard::ShardHandle,
+    socket_path::SocketPathHandle,
     state::{Problem, Reason, RelayState},
 };
 
@@ -44,7 +44,7 @@ pub(crate) struct Derp {
     pub(crate) node: NodeKeyPair,
     pub(crate) netmap: Arc<RwLock<Netmap>>,
     pub(crate) map: watch::Receiver<Arc<DerpMap>>,
-    pub(crate) shard: ShardHandle,
+    pub(crate) socket_path: SocketPathHandle,
     pub(crate) clients: Clients,
     pub(crate) state: watch::Sender<RelayState>,
     /// Home region, as control should know it; 0 until there is one.
@@ -204,7 +204,7 @@ impl Regions {
         packet: Vec<u8>,
     ) -> Result<(), DerpError> {
         let (peer, region) = self.derp.peer(from).unzip();
-        let packet = match self.derp.shard.handle_derp(peer, packet).await {
+        let packet = match self.derp.socket_path.handle_derp(peer, packet).await {
             Ok(packet) => packet,
             Err(reason) => {
                 tracing::debug!(reason = reason.as_str(), "no answer to a DERP packet");

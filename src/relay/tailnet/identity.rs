@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::relay::{private, survival::SealKey};
+use crate::relay::{persistence::SealKey, private};
 use relay_proto::{DiscoSecret, Keys};
 use serde::{Deserialize, Serialize};
 use ts_keys::{

@@ -140,22 +140,22 @@ fn firmware(vendor: &str) -> tempfile::TempDir {
     directory
 }
 
-fn advertise(advertise: Advertise) -> Live {
+fn advertise(advertise: Advertise) -> DynamicConfig {
     let endpoints = EndpointsConfig {
         advertise: Some(advertise),
         ..EndpointsConfig::default()
     };
-    Live {
+    DynamicConfig {
         endpoints,
-        ..Live::default()
+        ..DynamicConfig::default()
     }
 }
 
 /// Makes the source ask at once.
-async fn want_again(live: &watch::Sender<Live>) {
-    live.send_replace(advertise(Advertise::StaticOnly));
+async fn want_again(dynamic_config: &watch::Sender<DynamicConfig>) {
+    dynamic_config.send_replace(advertise(Advertise::StaticOnly));
     sleep(Duration::from_millis(100)).await;
-    live.send_replace(advertise(Advertise::All));
+    dynamic_config.send_replace(advertise(Advertise::All));
 }
 
 /// Everything that is logged on this thread.
@@ -194,9 +194,9 @@ fn address_that_changes_is_taken_and_the_last_one_outlives_a_service_that_hangs(
         let [first, second, third] = [1, 2, 3].map(|host| Ipv4Addr::new(203, 0, 113, host));
         let service = Service::start(V4, Mode::Answers(first)).await;
         let aws = firmware("Amazon EC2");
-        let (live, seen_live) = watch::channel(advertise(Advertise::All));
+        let (dynamic_config, seen_config) = watch::channel(advertise(Advertise::All));
         let (found, mut seen) = watch::channel(Found::default());
-        let follow = tokio::spawn(follow(aws.path().to_owned(), seen_live, found));
+        let follow = tokio::spawn(follow(aws.path().to_owned(), seen_config, found));
         let is = |ip: Ipv4Addr| move |found: &Found| found.cloud == [IpAddr::from(ip)];
         timeout(PATIENCE, seen.wait_for(is(first)))
             .await
@@ -205,14 +205,14 @@ fn address_that_changes_is_taken_and_the_last_one_outlives_a_service_that_hangs(
         assert_eq!(service.requests()[0], "PUT /latest/api/token");
 
         service.turn(Mode::Answers(second));
-        want_again(&live).await;
+        want_again(&dynamic_config).await;
         timeout(PATIENCE, seen.wait_for(is(second)))
             .await
             .unwrap()
             .unwrap();
 
         service.turn(Mode::Hangs);
-        want_again(&live).await;
+        want_again(&dynamic_config).await;
         let asked = async {
             while service.requests().is_empty() {
                 sleep(Duration::from_millis(10)).await;
@@ -302,9 +302,9 @@ fn nobody_is_asked_outside_of_clouds_nor_without_being_wanted() {
             ("Amazon EC2", Advertise::StaticOnly),
         ] {
             let machine = firmware(vendor);
-            let (_live, seen_live) = watch::channel(advertise(wanted));
+            let (_dynamic_config, seen_config) = watch::channel(advertise(wanted));
             let (found, seen) = watch::channel(Found::default());
-            let follow = follow(machine.path().to_owned(), seen_live, found);
+            let follow = follow(machine.path().to_owned(), seen_config, found);
             timeout(Duration::from_millis(500), follow)
                 .await
                 .unwrap_err();

@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::relay::shard::TransactionId;
+use crate::relay::socket_path::TransactionId;
 
 /// Length of a message without attributes.
 const HEADER_LEN: usize = 20;

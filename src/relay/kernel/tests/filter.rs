@@ -57,7 +57,7 @@ fn a_filter_forwards_and_goes_with_the_relay() {
     for device in DEVICES {
         assert_eq!(filters(&scene.net, device).len(), 1);
     }
-    scene.relay.shard.stop();
+    scene.relay.socket_path.stop();
     scene.relay.kernel.stop(None);
     for device in DEVICES {
         assert!(filters(&scene.net, device).is_empty(), "{device}");

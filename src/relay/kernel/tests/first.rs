@@ -10,7 +10,7 @@ use super::{
     permitted,
     wire::{Relay, block_on, clients4, exchange, two_cables},
 };
-use crate::relay::shard::PROBE_HEADER;
+use crate::relay::socket_path::PROBE_HEADER;
 
 /// Sessions that open one after another.
 const SESSIONS: u8 = 40;
@@ -31,7 +31,7 @@ fn first_data_arrive_while_unknown_numbers_flood() {
     let almost_open = |n: u8| {
         let [alice, bob] = [Client::new(2 * n + 1), Client::new(2 * n + 2)];
         let request = alice.request(&bob);
-        let response = block_on(relay.shard.handle_derp(Some(alice.peer()), request));
+        let response = block_on(relay.socket_path.handle_derp(Some(alice.peer()), request));
         let vni = alice.vni(&response.unwrap());
         b.send(&bob.bind(vni, 1, &alice));
         b.send(&bob.answer(vni, &b.receive()));
@@ -79,7 +79,7 @@ fn handshakes_of_unknown_numbers_end_in_the_program_and_those_of_sessions_and_pr
     let flood = unknown(&BTreeSet::new());
     let handshake = |datagram: &Vec<u8>| [&[0, 0x80, 0x7a, 0x11], &datagram[4..]].concat();
     let flood: Vec<_> = flood.iter().map(handshake).collect();
-    let probes = RefCell::new(relay.shard.aside().probes());
+    let probes = RefCell::new(relay.socket_path.demux().probes());
     let probed = |_: &Relay| probes.borrow_mut().try_recv().is_ok();
     for round in 0..10 {
         for datagram in flood.iter().cycle().take(FLOOD as usize) {

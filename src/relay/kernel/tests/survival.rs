@@ -14,7 +14,7 @@ use crate::relay::{
     data_path::LEFT,
     kernel::{Attachment, discard, program::Program, start},
     namespace::Net,
-    survival::Inheritance,
+    persistence::RestoredState,
 };
 
 /// Datagrams that are on their way while relays come and go.
@@ -113,7 +113,7 @@ fn replace_relay(attachment: Attachment) {
         };
         let sender = scope.spawn(pace);
         // Everything that the process held is closed, and nothing is taken back.
-        relay.shard.stop();
+        relay.socket_path.stop();
         relay.kernel.stop(Some(LEFT));
         let options = options(attachment, Some(pins.path()));
         let next = net.run("relay", || start(options)).unwrap();
@@ -151,7 +151,7 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
         a: _a,
         b: _b,
     } = Scene::open(Attachment::of(PORT));
-    relay.shard.stop();
+    relay.socket_path.stop();
     relay.kernel.stop(Some(LEFT));
     let options = options(Attachment::of(PORT), Some(pins.path()));
     let next = net.run("relay", || start(options)).unwrap();
@@ -181,7 +181,7 @@ fn a_relay_whose_sockets_forward_leaves_nothing_to_what_was_left() {
             a,
             b,
         } = Scene::open(attachment);
-        relay.shard.stop();
+        relay.socket_path.stop();
         relay.kernel.stop(Some(LEFT));
         exchange(vni, [&a, &b], 1);
         let options = options(attachment, Some(pins.path()));
@@ -210,8 +210,8 @@ fn what_the_kernel_has_heard_counts_when_sessions_are_saved() {
     let scene = Scene::open(Attachment::of(PORT));
     thread::sleep(STEADY + Duration::from_millis(100));
     exchange(scene.vni, [&scene.a, &scene.b], 1);
-    let mut state = block_on(scene.relay.shard.export()).unwrap();
-    scene.relay.shard.complete(&mut state);
+    let mut state = block_on(scene.relay.socket_path.export()).unwrap();
+    scene.relay.socket_path.complete(&mut state);
     // In the next relay, sessions that were silent for that long are over.
     let config = Config {
         steady_lifetime: STEADY,
@@ -262,14 +262,14 @@ fn sessions_that_only_the_kernel_heard_of_for_minutes_go_on_in_the_next_relay() 
         relay,
         vni,
     } = Scene::open(Attachment::of(PORT));
-    let state = block_on(relay.shard.export()).unwrap();
-    relay.shard.stop();
+    let state = block_on(relay.socket_path.export()).unwrap();
+    relay.socket_path.stop();
     relay.kernel.stop(Some(LEFT));
     exchange(vni, [&a, &b], 1);
     // Longer than a session lives when its clients are silent.
     let away = 2 * few().steady_lifetime;
     let options = options(Attachment::of(PORT), Some(pins.path()));
-    let left = Some(Inheritance { state, away });
+    let left = Some(RestoredState { state, away });
     let next = Relay::after(&net, "relay", &["10.1.0.1:40000"], few(), options, left);
     assert_eq!(next.sessions().len(), 1, "the kernel heard of it just now");
     exchange(vni, [&a, &b], 2);

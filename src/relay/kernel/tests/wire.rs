@@ -15,9 +15,9 @@ use super::{
 use crate::relay::{
     kernel::{Attachment, KernelOptions, KernelPath, Open, start},
     namespace::Net,
-    shard::{PortState, ShardHandle, ShardOptions, Snapshot, fixture, spawn},
+    persistence::RestoredState,
     socket::{self, Outgoing, Payload, SendBatch},
-    survival::Inheritance,
+    socket_path::{PortState, Snapshot, SocketPathHandle, SocketPathOptions, fixture, spawn},
 };
 
 pub(super) const PORT: u16 = 40_000;
@@ -34,7 +34,7 @@ pub(super) fn few() -> Config {
 
 /// A relay in a namespace, on both paths.
 pub(super) struct Relay {
-    pub(super) shard: ShardHandle,
+    pub(super) socket_path: SocketPathHandle,
     pub(super) kernel: KernelPath,
 }
 
@@ -74,23 +74,26 @@ impl Relay {
         addresses: &[&str],
         config: Config,
         options: KernelOptions,
-        inheritance: Option<Inheritance>,
+        restored_state: Option<RestoredState>,
     ) -> Self {
         net.run(namespace, || {
             let kernel = start(options).unwrap();
-            let options = ShardOptions {
+            let options = SocketPathOptions {
                 config,
                 keys: keys(),
                 seed: [7; 32],
                 kernel: Some(kernel.clone()),
-                inheritance,
+                restored_state,
                 ..fixture::options(PORT, 2)
             };
-            let (shard, _) = spawn(options).unwrap();
-            let relay = Self { shard, kernel };
-            relay.wait(|relay| *relay.shard.port().borrow() == PortState::Bound(PORT));
+            let (socket_path, _) = spawn(options).unwrap();
+            let relay = Self {
+                socket_path,
+                kernel,
+            };
+            relay.wait(|relay| *relay.socket_path.port().borrow() == PortState::Bound(PORT));
             relay
-                .shard
+                .socket_path
                 .set_addresses(addresses.iter().map(|a| at(a)).collect());
             relay.kernel.set_port(Some(PORT));
             relay.wait(|relay| relay.kernel.state().borrow().is_kernel());
@@ -103,7 +106,7 @@ impl Relay {
         let clients = [Client::new(number), Client::new(number + 1)];
         let [alice, bob] = &clients;
         let response = block_on(
-            self.shard
+            self.socket_path
                 .handle_derp(Some(alice.peer()), alice.request(bob)),
         );
         let vni = alice.vni(&response.unwrap());
@@ -141,12 +144,12 @@ impl Relay {
 
     /// Open sessions, as the core has them.
     pub(super) fn sessions(&self) -> Vec<Open> {
-        let sessions = block_on(self.shard.sessions());
+        let sessions = block_on(self.socket_path.sessions());
         sessions.iter().filter_map(Open::of).collect()
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {
-        block_on(self.shard.snapshot())
+        block_on(self.socket_path.snapshot())
     }
 
     /// Datagrams forwarded by sockets, and by the kernel.
@@ -170,7 +173,7 @@ impl Relay {
 
 impl Drop for Relay {
     fn drop(&mut self) {
-        self.shard.stop();
+        self.socket_path.stop();
         self.kernel.stop(None);
     }
 }

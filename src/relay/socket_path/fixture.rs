@@ -3,11 +3,11 @@
 
 use relay_proto::{Config, DiscoSecret, Keys};
 
-use super::{PortState, ShardHandle, ShardOptions, SocketSets};
+use super::{PortState, SocketPathHandle, SocketPathOptions, SocketSets};
 
 /// Without kernel path, and with nothing inherited; port 0 lets the kernel choose.
-pub(crate) fn options(port: u16, threads: usize) -> ShardOptions {
-    ShardOptions {
+pub(crate) fn options(port: u16, threads: usize) -> SocketPathOptions {
+    SocketPathOptions {
         port,
         threads,
         config: Config::default(),
@@ -18,13 +18,13 @@ pub(crate) fn options(port: u16, threads: usize) -> ShardOptions {
         seed: [3; 32],
         first_lamport: 1,
         kernel: None,
-        inheritance: None,
+        restored_state: None,
         sockets: SocketSets::default(),
     }
 }
 
 /// Its port, once it has one.
-pub(crate) async fn bound(handle: &ShardHandle) -> u16 {
+pub(crate) async fn bound(handle: &SocketPathHandle) -> u16 {
     let mut port = handle.port();
     let bound = port.wait_for(|state| matches!(state, PortState::Bound(_)));
     match *bound.await.unwrap() {

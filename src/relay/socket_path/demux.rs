@@ -22,7 +22,7 @@ const LARGEST: usize = 512;
 
 /// A datagram that was set aside.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stranger {
+pub struct UnmatchedDatagram {
     /// Where it came from.
     pub source: SocketAddr,
     /// The local address that was addressed.
@@ -33,14 +33,14 @@ pub struct Stranger {
 
 /// What to set aside, and for whom. Clones share it.
 #[derive(Debug, Clone, Default)]
-pub struct Aside {
+pub struct Demux {
     wanted: Arc<Mutex<Wanted>>,
 }
 
 #[derive(Debug, Default)]
 struct Wanted {
-    probes: Option<mpsc::Sender<Stranger>>,
-    stun: Option<mpsc::Sender<Stranger>>,
+    probes: Option<mpsc::Sender<UnmatchedDatagram>>,
+    stun: Option<mpsc::Sender<UnmatchedDatagram>>,
     /// Transactions of ours that are not over.
     transactions: Vec<TransactionId>,
 }
@@ -48,16 +48,16 @@ struct Wanted {
 /// Names a question to a STUN server.
 pub type TransactionId = [u8; 12];
 
-impl Aside {
+impl Demux {
     /// Takes over all probes, from whoever had them.
-    pub fn probes(&self) -> mpsc::Receiver<Stranger> {
+    pub fn probes(&self) -> mpsc::Receiver<UnmatchedDatagram> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         self.wanted().probes = Some(sender);
         receiver
     }
 
     /// Takes over all answers of STUN servers, from whoever had them.
-    pub fn stun(&self) -> mpsc::Receiver<Stranger> {
+    pub fn stun(&self) -> mpsc::Receiver<UnmatchedDatagram> {
         let (sender, receiver) = mpsc::channel(QUEUE);
         self.wanted().stun = Some(sender);
         receiver
@@ -88,12 +88,12 @@ impl Aside {
         };
         let Some(taker) = taker else { return false };
         let datagram = datagram.to_vec();
-        let stranger = Stranger {
+        let datagram = UnmatchedDatagram {
             source,
             local,
             datagram,
         };
-        taker.try_send(stranger).ok();
+        taker.try_send(datagram).ok();
         true
     }
 

@@ -6,13 +6,13 @@ use anyhow::anyhow;
 use tokio::sync::watch;
 
 use super::{
-    addresses::Keeper, data_path, metrics, metrics_server, options::RelayOptions, probe::Probing,
-    reload::Live, report::Reporter, sessions, shard::ShardHandle, start::Start, state::RelayState,
-    tailnet::Tailnet, withdrawal,
+    addresses::EndpointPublisher, bootstrap::Bootstrap, data_path, metrics, metrics_server,
+    options::RelayOptions, probe::Probing, reload::DynamicConfig, report::Reporter, sessions,
+    socket_path::SocketPathHandle, state::RelayState, tailnet::Tailnet, withdrawal,
 };
 use crate::{
     admin::{Ready, Render},
-    footprint,
+    memory,
     supervisor::Supervisor,
 };
 
@@ -21,19 +21,19 @@ use crate::{
 pub(super) async fn run(
     supervisor: &mut Supervisor,
     options: RelayOptions,
-    start: Start,
+    bootstrap: Bootstrap,
     state: &watch::Sender<RelayState>,
-) -> anyhow::Result<watch::Receiver<Live>> {
-    let Start {
+) -> anyhow::Result<watch::Receiver<DynamicConfig>> {
+    let Bootstrap {
         dialer,
         kernel,
         identity,
         file,
-        shard,
+        socket_path,
         ended,
         ..
-    } = start;
-    let saved = shard.clone();
+    } = bootstrap;
+    let saved = socket_path.clone();
     supervisor.spawn("sessions", async move {
         file.keep(saved).await;
         Ok::<_, anyhow::Error>(())
@@ -41,34 +41,37 @@ pub(super) async fn run(
     supervisor.spawn("data path", async {
         ended.await.map_err(|_| anyhow!("thread died"))
     });
-    let answers = answers(&options, &shard, state);
+    let answers = answers(&options, &socket_path, state);
     metrics_server::serve(supervisor, &options, answers, state.clone()).await?;
-    let (live, changes) = watch::channel(Live {
+    let (dynamic_config, changes) = watch::channel(DynamicConfig {
         endpoints: options.endpoints.clone(),
         log_level: options.log_level,
         clients: options.clients.clone(),
         unknown: options.reload.unknown.clone(),
-        ..Live::default()
+        ..DynamicConfig::default()
     });
     crate::logging::set_level(options.log_level);
-    let reload = options.reload.clone().follow(options.report.clone(), live);
+    let reload = options
+        .reload
+        .clone()
+        .follow(options.report.clone(), dynamic_config);
     supervisor.spawn("configuration", reload);
-    let keeper = Keeper {
-        live: changes.clone(),
+    let publisher = EndpointPublisher {
+        dynamic_config: changes.clone(),
         node: options.node_name.clone(),
-        shard: shard.clone(),
+        socket_path: socket_path.clone(),
         state: state.clone(),
     };
-    supervisor.spawn("endpoints", keeper.run());
-    let withdrawal = withdrawal::follow(changes.clone(), shard.clone(), state.clone());
+    supervisor.spawn("endpoints", publisher.run());
+    let withdrawal = withdrawal::follow(changes.clone(), socket_path.clone(), state.clone());
     supervisor.spawn("withdrawal", withdrawal);
     let joined = state.subscribe();
     let ready = move || {
         let mut state = joined.clone();
         async move { state.wait_for(RelayState::ready).await.is_ok() }
     };
-    supervisor.spawn("footprint", footprint::let_go(ready));
-    let path = data_path::watch(options.data_path, kernel, shard.port(), state.clone());
+    supervisor.spawn("memory", memory::release_when_ready(ready));
+    let path = data_path::watch(options.data_path, kernel, socket_path.port(), state.clone());
     supervisor.spawn("kernel path", path);
     if options.tailnet.control_url.scheme() == "http" {
         tracing::warn!("control is reached without TLS: only for a network that you trust");
@@ -78,8 +81,13 @@ pub(super) async fn run(
     tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");
     if let Some(report) = options.report {
         let reporter = Reporter::new(report).await?;
-        let live = changes.clone();
-        let probing = Probing::new(reporter.name(), shard.clone(), live, state.clone());
+        let dynamic_config = changes.clone();
+        let probing = Probing::new(
+            reporter.name(),
+            socket_path.clone(),
+            dynamic_config,
+            state.clone(),
+        );
         supervisor.spawn("probes", probing.run());
         supervisor.spawn("report", reporter.run(state.subscribe()));
     }
@@ -87,11 +95,15 @@ pub(super) async fn run(
         options.tailnet,
         identity,
         dialer,
-        shard.clone(),
+        socket_path.clone(),
         state.clone(),
         changes.clone(),
     );
-    match sessions::serve(&options.session_dir, shard.clone(), tailnet.directory()) {
+    match sessions::serve(
+        &options.session_dir,
+        socket_path.clone(),
+        tailnet.directory(),
+    ) {
         Ok(server) => supervisor.spawn("sessions server", server),
         Err(error) => tracing::warn!(%error, "'peerrelay sessions' cannot ask this relay"),
     }
@@ -105,15 +117,15 @@ pub(super) async fn run(
 /// What the relay answers to `/metrics` and `/readyz`.
 fn answers(
     options: &RelayOptions,
-    shard: &ShardHandle,
+    socket_path: &SocketPathHandle,
     state: &watch::Sender<RelayState>,
 ) -> (Render, Ready) {
-    let (region, shard) = (options.region.clone(), shard.clone());
+    let (region, socket_path) = (options.region.clone(), socket_path.clone());
     let (metrics_state, ready_state) = (state.subscribe(), state.subscribe());
     let metrics: Render = Arc::new(move || {
-        let (region, shard) = (region.clone(), shard.clone());
+        let (region, socket_path) = (region.clone(), socket_path.clone());
         let state = metrics_state.borrow().clone();
-        Box::pin(async move { metrics::render(&region, &state, &shard.snapshot().await) })
+        Box::pin(async move { metrics::render(&region, &state, &socket_path.snapshot().await) })
     });
     let ready: Ready = Arc::new(move || {
         let state = ready_state.borrow();

@@ -9,7 +9,7 @@ use std::{fs, io, time::Duration};
 use relay_proto::{State, StateError};
 use sha2::{Digest, Sha256};
 
-use super::Inheritance;
+use super::RestoredState;
 
 /// Seals for the relay with one identity and port.
 #[derive(Clone)]
@@ -46,7 +46,7 @@ impl SealKey {
         Ok(bytes)
     }
 
-    pub(super) fn open(&self, bytes: &[u8]) -> Result<Inheritance, Refusal> {
+    pub(super) fn open(&self, bytes: &[u8]) -> Result<RestoredState, Refusal> {
         let (time, sealed) = bytes.split_first_chunk().ok_or(Refusal::CutOff)?;
         let now = Moment::now()?;
         let then = Moment {
@@ -55,7 +55,7 @@ impl SealKey {
         };
         let state = State::decode(sealed, &self.at(&then))?;
         let away = Duration::from_nanos(now.since_boot.saturating_sub(then.since_boot));
-        Ok(Inheritance { state, away })
+        Ok(RestoredState { state, away })
     }
 
     fn at(&self, moment: &Moment) -> [u8; 32] {

@@ -2,7 +2,7 @@
 //! this user reaches. Datagrams wait in the sockets meanwhile.
 //!
 //! ```text
-//! heir                      incumbent
+//! successor                      incumbent
 //!   "PRTAKE1\n"  ---------->            gives up control, DERP, metrics and the identity's lock
 //!                <----------  'R'       ready; still forwards
 //!   'N'          ---------->            now: its threads end
@@ -32,11 +32,11 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Inheritance, Refusal, SealKey};
+use super::{Refusal, RestoredState, SealKey};
 use crate::relay::{
     private,
-    shard::{ShardHandle, SocketSets},
     socket::UdpSocket,
+    socket_path::{SocketPathHandle, SocketSets},
 };
 
 const SOCKET: &str = "handover.sock";
@@ -48,27 +48,27 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Descriptors that one message carries at most (Linux: 253).
 const MOST_SOCKETS: usize = 128;
 
-/// Waits for an heir.
-pub struct Handover {
+/// Waits for an successor.
+pub struct HandoverListener {
     listener: UnixListener,
     path: PathBuf,
 }
 
-/// An heir has asked.
-pub struct Taken(UnixStream);
+/// An successor has asked.
+pub struct TakeoverRequest(UnixStream);
 
 /// A relay that takes over from a running one.
-pub struct Heir(UnixStream);
+pub struct Successor(UnixStream);
 
-/// What an heir gets.
-pub struct Estate {
+/// What an successor gets.
+pub struct HandoverState {
     /// Keys and sessions; the reason where they cannot be used.
-    pub inheritance: Result<Inheritance, Refusal>,
+    pub restored_state: Result<RestoredState, Refusal>,
     /// By IP version, in the order in which the kernel steers.
     pub sockets: SocketSets,
 }
 
-impl Handover {
+impl HandoverListener {
     /// Listens in `dir`, a private directory; the caller holds the identity's lock.
     ///
     /// # Errors
@@ -79,8 +79,8 @@ impl Handover {
         Ok(Self { listener, path })
     }
 
-    /// Until an heir asks. Anyone else is not answered.
-    pub async fn taken(&self) -> Taken {
+    /// Until an successor asks. Anyone else is not answered.
+    pub async fn accept(&self) -> TakeoverRequest {
         loop {
             let Ok((mut stream, _)) = self.listener.accept().await else {
                 tokio::time::sleep(Duration::from_secs(1)).await;
@@ -89,31 +89,38 @@ impl Handover {
             let mut word = [0; TAKE.len()];
             let asked = timeout(PATIENCE, stream.read_exact(&mut word)).await;
             if matches!(asked, Ok(Ok(_))) && word == *TAKE {
-                return Taken(stream);
+                return TakeoverRequest(stream);
             }
         }
     }
 }
 
-impl Drop for Handover {
+impl Drop for HandoverListener {
     fn drop(&mut self) {
         std::fs::remove_file(&self.path).ok();
     }
 }
 
-impl Taken {
-    /// Gives away sessions and sockets. Everything else that the heir needs is free by now.
+impl TakeoverRequest {
+    /// Gives away sessions and sockets. Everything else that the successor needs is free by now.
     ///
     /// # Errors
-    /// The heir has gone, or the threads have ended.
-    pub async fn give(mut self, shard: &ShardHandle, key: &SealKey) -> io::Result<()> {
+    /// The successor has gone, or the threads have ended.
+    pub async fn hand_over(
+        mut self,
+        socket_path: &SocketPathHandle,
+        key: &SealKey,
+    ) -> io::Result<()> {
         self.0.write_u8(READY).await?;
         match timeout(PATIENCE, self.0.read_u8()).await?? {
             NOW => {}
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
-        let (mut state, sockets) = shard.hand_over().await.ok_or(io::ErrorKind::BrokenPipe)?;
-        shard.complete(&mut state);
+        let (mut state, sockets) = socket_path
+            .hand_over()
+            .await
+            .ok_or(io::ErrorKind::BrokenPipe)?;
+        socket_path.complete(&mut state);
         let sealed = key.seal(&state)?;
         let counts = sockets.each_ref().map(|sockets| sockets.len() as u8);
         let fds: Vec<_> = sockets.iter().flatten().map(AsFd::as_fd).collect();
@@ -134,9 +141,9 @@ impl Taken {
     }
 }
 
-impl Heir {
+impl Successor {
     /// Asks the relay that runs with `dir`, if there is one, and waits until it is ready.
-    pub async fn ask(dir: &Path) -> Option<Self> {
+    pub async fn request(dir: &Path) -> Option<Self> {
         let mut stream = UnixStream::connect(dir.join(SOCKET)).await.ok()?;
         stream.write_all(TAKE).await.ok()?;
         match timeout(PATIENCE, stream.read_u8()).await {
@@ -149,7 +156,7 @@ impl Heir {
     ///
     /// # Errors
     /// The other relay has gone meanwhile.
-    pub async fn take(mut self, key: &SealKey) -> io::Result<Estate> {
+    pub async fn take_over(mut self, key: &SealKey) -> io::Result<HandoverState> {
         self.0.write_u8(NOW).await?;
         let stream = self.0.into_std()?;
         stream.set_nonblocking(false)?;
@@ -161,8 +168,8 @@ impl Heir {
             sockets.collect()
         };
         let sockets = [take(counts[0])?, take(counts[1])?];
-        Ok(Estate {
-            inheritance: key.open(&sealed),
+        Ok(HandoverState {
+            restored_state: key.open(&sealed),
             sockets,
         })
     }
@@ -206,15 +213,16 @@ mod tests {
         check.for_each(|said| {
             let mut runtime = tokio::runtime::Builder::new_current_thread();
             let runtime = runtime.enable_all().build().unwrap();
-            let (mut incumbent, heir) = StdStream::pair().unwrap();
-            heir.set_nonblocking(true).unwrap();
+            let (mut incumbent, successor) = StdStream::pair().unwrap();
+            successor.set_nonblocking(true).unwrap();
             incumbent.write_all(said).unwrap();
             incumbent.shutdown(std::net::Shutdown::Write).unwrap();
             runtime.block_on(async {
-                let heir = Heir(UnixStream::from_std(heir).unwrap());
-                if let Ok(estate) = heir.take(&SealKey::new(&[7; 32], 40_000)).await {
-                    assert!(estate.inheritance.is_err());
-                    assert!(estate.sockets.iter().all(Vec::is_empty));
+                let successor = Successor(UnixStream::from_std(successor).unwrap());
+                if let Ok(handed_over) = successor.take_over(&SealKey::new(&[7; 32], 40_000)).await
+                {
+                    assert!(handed_over.restored_state.is_err());
+                    assert!(handed_over.sockets.iter().all(Vec::is_empty));
                 }
             });
         });

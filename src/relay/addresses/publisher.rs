@@ -7,8 +7,8 @@ use tokio::{sync::watch, time::sleep};
 
 use super::{Found, advertised, cloud, interfaces, names, stun};
 use crate::relay::{
-    reload::Live,
-    shard::{PortProblem, PortState, ShardHandle},
+    reload::DynamicConfig,
+    socket_path::{PortProblem, PortState, SocketPathHandle},
     state::{Problem, Reason, RelayState},
 };
 
@@ -16,32 +16,40 @@ use crate::relay::{
 const TICK: Duration = Duration::from_secs(10);
 
 /// Runs the sources, and tells the data path and the state what comes of them.
-pub struct Keeper {
+pub struct EndpointPublisher {
     /// What is asked for.
-    pub live: watch::Receiver<Live>,
+    pub dynamic_config: watch::Receiver<DynamicConfig>,
     /// Name of the Kubernetes node.
     pub node: Option<String>,
     /// The data path.
-    pub shard: ShardHandle,
+    pub socket_path: SocketPathHandle,
     /// What is shown.
     pub state: watch::Sender<RelayState>,
 }
 
-impl Keeper {
+impl EndpointPublisher {
     /// Runs for as long as the relay.
     ///
     /// # Errors
     /// The data path or the configuration has ended.
     pub async fn run(self) -> anyhow::Result<Infallible> {
         let (found, changes) = watch::channel(Found::default());
-        let names = names::follow(self.live.clone(), self.node.clone(), found.clone());
+        let names = names::follow(
+            self.dynamic_config.clone(),
+            self.node.clone(),
+            found.clone(),
+        );
         let stun = stun::follow(
-            self.shard.clone(),
-            self.live.clone(),
+            self.socket_path.clone(),
+            self.dynamic_config.clone(),
             self.state.subscribe(),
             found.clone(),
         );
-        let cloud = cloud::follow(cloud::FIRMWARE.into(), self.live.clone(), found.clone());
+        let cloud = cloud::follow(
+            cloud::FIRMWARE.into(),
+            self.dynamic_config.clone(),
+            found.clone(),
+        );
         interfaces::look(&found).await;
         let interfaces = interfaces::follow(found);
         tokio::select! {
@@ -54,19 +62,22 @@ impl Keeper {
     }
 
     async fn keep(mut self, mut changes: watch::Receiver<Found>) -> anyhow::Result<Infallible> {
-        let mut port = self.shard.port();
+        let mut port = self.socket_path.port();
         loop {
-            let sessions = self.shard.snapshot().await.sessions;
+            let sessions = self.socket_path.snapshot().await.sessions;
             let (bound, problem) = match &*port.borrow_and_update() {
                 PortState::Binding => (None, None),
                 PortState::Bound(port) => (Some(*port), None),
                 PortState::Failed(problem) => (None, Some(port_problem(problem))),
             };
             let endpoints = {
-                let (live, found) = (self.live.borrow_and_update(), changes.borrow_and_update());
+                let (dynamic_config, found) = (
+                    self.dynamic_config.borrow_and_update(),
+                    changes.borrow_and_update(),
+                );
                 let node = self.node.as_deref();
                 bound.map_or_else(Vec::new, |port| {
-                    advertised(&live.endpoints, node, &found, port)
+                    advertised(&dynamic_config.endpoints, node, &found, port)
                 })
             };
             self.state.send_if_modified(|state| {
@@ -74,7 +85,7 @@ impl Keeper {
                 if endpoints != before.endpoints {
                     let addresses: Vec<SocketAddr> = endpoints.iter().map(|e| e.address).collect();
                     tracing::info!(?addresses, "advertised addresses");
-                    self.shard.set_addresses(addresses);
+                    self.socket_path.set_addresses(addresses);
                 }
                 if problem != before.port_problem
                     && let Some(problem) = &problem
@@ -92,7 +103,7 @@ impl Keeper {
             tokio::select! {
                 () = sleep(TICK) => {}
                 changed = port.changed() => changed.context("the data path has ended")?,
-                changed = self.live.changed() => changed.context("the configuration has ended")?,
+                changed = self.dynamic_config.changed() => changed.context("the configuration has ended")?,
                 changed = changes.changed() => changed.context("no source is left")?,
             }
         }

@@ -14,11 +14,11 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// Joining again and reports run through the same text; a list of everything fills the same heap.
 const AGAIN: Duration = Duration::from_secs(3600);
 
-/// Lets go of it once `ready` says so, and from time to time; with `false` it is over.
+/// Releases memory once `ready` resolves to true, and every hour from then on. `false` ends that.
 ///
 /// # Errors
 /// Never: where the kernel refuses, the text stays mapped.
-pub(crate) async fn let_go<F: Future<Output = bool>>(
+pub(crate) async fn release_when_ready<F: Future<Output = bool>>(
     mut ready: impl FnMut() -> F,
 ) -> Result<Infallible, Infallible> {
     loop {

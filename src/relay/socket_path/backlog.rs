@@ -29,7 +29,7 @@ pub(super) struct Backlog {
 
 impl Backlog {
     /// A batch was read, a full one when more may wait.
-    pub(super) const fn note(&mut self, full: bool) {
+    pub(super) const fn record_batch(&mut self, full: bool) {
         self.full = if full { self.full.saturating_add(1) } else { 0 };
         self.left = TURNS;
     }
@@ -61,7 +61,7 @@ mod tests {
     fn turns(backlog: &mut Backlog, full: bool, batches: u32, now: Timestamp) -> usize {
         let mut admitted = 0;
         for _ in 0..batches {
-            backlog.note(full);
+            backlog.record_batch(full);
             admitted += (0..SLOTS).filter(|_| backlog.admits(now)).count();
         }
         admitted

@@ -1,4 +1,4 @@
-//! Sessions as they are told on the node, and the time that datagrams take.
+//! Sessions as they are forget_scheduled on the node, and the time that datagrams take.
 
 use std::{collections::HashMap, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 

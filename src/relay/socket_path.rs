@@ -1,19 +1,19 @@
 //! The data path: threads that each own a socket and a protocol core for some of the sessions.
 //!
-//! Everyone else talks to them through a [`ShardHandle`]; they never wait for anyone, nor for each
+//! Everyone else talks to them through a [`SocketPathHandle`]; they never wait for anyone, nor for each
 //! other. A session and all of its datagrams belong to one thread, which its VNI names.
 
-mod aside;
 mod backlog;
+mod coalescer;
+mod demux;
+mod dispatcher;
 #[cfg(test)]
 pub(crate) mod fixture;
 mod forward;
-mod front;
-mod lanes;
 pub mod latency;
-mod pace;
 mod port;
 mod worker;
+mod workers;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,29 +31,29 @@ use relay_proto::{
 use tokio::sync::{Notify, oneshot, watch};
 
 pub use self::{
-    aside::{Aside, PROBE_HEADER, Stranger, TransactionId},
+    demux::{Demux, PROBE_HEADER, TransactionId, UnmatchedDatagram},
     latency::Latency,
     port::{PortProblem, PortState},
 };
 use self::{
+    dispatcher::Dispatcher,
     forward::Sockets,
-    front::Front,
-    lanes::{Lanes, Link, Parcel},
     port::Port,
-    worker::{Keeper, Worker, distribute, moment},
+    worker::{PortBinder, Worker, distribute, moment},
+    workers::{HandoffBatch, WorkerHandle, Workers},
 };
 use super::{
     kernel::{KernelCounters, KernelPath, Open},
+    persistence::RestoredState,
     socket::{UdpSocket, Waker},
-    survival::Inheritance,
 };
 
 /// Most threads that the data path takes by itself; more cores are left to others.
 const MOST_THREADS: usize = 8;
 
-/// What a shard is made of.
+/// What the socket path is made of.
 #[derive(Debug)]
-pub struct ShardOptions {
+pub struct SocketPathOptions {
     /// UDP port, on IPv4 and IPv6; 0 lets the kernel choose.
     pub port: u16,
     /// Threads, at least one.
@@ -69,7 +69,7 @@ pub struct ShardOptions {
     /// Forwards open sessions before the sockets see them, where there is one.
     pub kernel: Option<KernelPath>,
     /// Sessions of a relay before this one, with `keys`.
-    pub inheritance: Option<Inheritance>,
+    pub restored_state: Option<RestoredState>,
     /// Its sockets; then there are as many threads.
     pub sockets: SocketSets,
 }
@@ -135,7 +135,7 @@ impl Snapshot {
     }
 }
 
-/// What is asked of a thread, by a [`ShardHandle`] or by another thread.
+/// What is asked of a thread, by a [`SocketPathHandle`] or by another thread.
 enum Command {
     Allocate {
         request: Request,
@@ -157,7 +157,7 @@ enum Command {
     HandOver(oneshot::Sender<(State, Sockets)>),
     Stop,
     /// Datagrams of the thread's sessions that came to another.
-    Parcel(Parcel),
+    Handoff(HandoffBatch),
     /// A socket of the port; the one before is gone.
     Use {
         family: Family,
@@ -180,14 +180,14 @@ enum Command {
 
 /// Talks to the data path; it ends with the last of these.
 #[derive(Debug, Clone)]
-pub struct ShardHandle {
-    front: Arc<Front>,
+pub struct SocketPathHandle {
+    dispatcher: Arc<Dispatcher>,
     ledger: Arc<Ledger>,
     kernel: Option<KernelPath>,
     changes: Arc<Notify>,
     start: Instant,
     port: watch::Receiver<PortState>,
-    aside: Aside,
+    demux: Demux,
 }
 
 /// Threads for a data path on this machine, if nobody says otherwise.
@@ -195,13 +195,15 @@ pub fn default_threads() -> usize {
     thread::available_parallelism().map_or(1, |cores| cores.get().min(MOST_THREADS))
 }
 
-/// Starts the threads. The second value resolves when one ends, which they do only when told to,
+/// Starts the threads. The second value resolves when one ends, which they do only when forget_scheduled to,
 /// or by a bug.
 ///
 /// # Errors
 /// The process can have no further thread or file descriptor.
-pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Receiver<()>)> {
-    let ShardOptions {
+pub fn spawn(
+    options: SocketPathOptions,
+) -> std::io::Result<(SocketPathHandle, oneshot::Receiver<()>)> {
+    let SocketPathOptions {
         port,
         threads,
         config,
@@ -209,7 +211,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         seed,
         mut first_lamport,
         kernel,
-        inheritance,
+        restored_state,
         sockets,
     } = options;
     let given = sockets.iter().map(Vec::len).max().filter(|n| *n > 0);
@@ -223,27 +225,27 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     let port_state = port.port().map_or(PortState::Binding, PortState::Bound);
     let (port_state, port_changes) = watch::channel(port_state);
     let mut inboxes = Vec::with_capacity(threads);
-    let mut links = Vec::with_capacity(threads);
+    let mut handles = Vec::with_capacity(threads);
     for _ in 0..threads {
         let (commands, inbox) = mpsc::channel();
         let waker = Waker::new()?;
-        links.push(Link::new(commands, waker.clone()));
+        handles.push(WorkerHandle::new(commands, waker.clone()));
         inboxes.push((inbox, waker));
     }
-    let links: Arc<[Link]> = links.into();
+    let handles: Arc<[WorkerHandle]> = handles.into();
     for bound in bound {
-        distribute(&links, bound);
+        distribute(&handles, bound);
     }
     let start = Instant::now();
-    let front = Arc::new(Front::new(&config, &keys, links.clone(), start));
-    let mut keeper = Some(Keeper {
+    let dispatcher = Arc::new(Dispatcher::new(&config, &keys, handles.clone(), start));
+    let mut port_binder = Some(PortBinder {
         bound_before: port.port().is_some(),
         port,
         state: port_state,
-        desk: front.desk(),
+        desk: dispatcher.desk(),
         forget: None,
     });
-    if let Some(Inheritance { state, .. }) = &inheritance {
+    if let Some(RestoredState { state, .. }) = &restored_state {
         first_lamport = first_lamport.max(state.next_lamport);
     }
     let mut ledger = Ledger::new(&config, first_lamport);
@@ -254,7 +256,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         }
     }
     let ledger = Arc::new(ledger);
-    let aside = Aside::default();
+    let demux = Demux::default();
     let changes = Arc::new(Notify::new());
     let core = |own: usize| {
         // Another seed for each, and none of them used twice.
@@ -264,8 +266,8 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
         Relay::with_ledger(config, keys, seed, ledger, moment(start))
     };
     let mut cores: Vec<_> = (0..threads).map(core).collect();
-    if let Some(inheritance) = inheritance {
-        restore(&mut cores, inheritance, kernel.as_ref(), moment(start));
+    if let Some(restored_state) = restored_state {
+        restore(&mut cores, restored_state, kernel.as_ref(), moment(start));
     }
     if let Some(kernel) = &kernel {
         let open = cores.iter().flat_map(Relay::sessions);
@@ -274,36 +276,36 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
     let (end, ended) = oneshot::channel();
     let end = Arc::new(Mutex::new(Some(end)));
     for (own, (relay, inbox)) in cores.into_iter().zip(inboxes).enumerate() {
-        let lanes = Lanes {
+        let workers = Workers {
             own,
-            links: links.clone(),
-            aside: aside.clone(),
+            handles: handles.clone(),
+            demux: demux.clone(),
         };
         let mut worker = Worker::new(
             relay,
             start,
-            lanes,
-            keeper.take(),
+            workers,
+            port_binder.take(),
             kernel.clone(),
             inbox,
             changes.clone(),
         );
         let end = End(end.clone());
-        let name = format!("shard-{own}");
+        let name = format!("socket-path-{own}");
         thread::Builder::new().name(name).spawn(move || {
             worker.run();
             drop(worker);
             drop(end);
         })?;
     }
-    let handle = ShardHandle {
-        front,
+    let handle = SocketPathHandle {
+        dispatcher,
         ledger,
         kernel,
         changes,
         start,
         port: port_changes,
-        aside,
+        demux,
     };
     Ok((handle, ended))
 }
@@ -312,7 +314,7 @@ pub fn spawn(options: ShardOptions) -> std::io::Result<(ShardHandle, oneshot::Re
 /// served meanwhile is not over.
 fn restore(
     cores: &mut [Relay],
-    Inheritance { mut state, away }: Inheritance,
+    RestoredState { mut state, away }: RestoredState,
     kernel: Option<&KernelPath>,
     now: Timestamp,
 ) {
@@ -329,7 +331,7 @@ fn restore(
         } else {
             usize::MAX
         };
-        let mine = |lane| Lanes::thread(lane, threads) == own;
+        let mine = |lane| Workers::thread(lane, threads) == own;
         restored += relay.import(&state, core, mine, now);
     }
     let sessions = state.len();
@@ -353,7 +355,7 @@ impl Drop for End {
     }
 }
 
-impl ShardHandle {
+impl SocketPathHandle {
     /// Handles a packet that came over DERP.
     ///
     /// # Errors
@@ -363,32 +365,32 @@ impl ShardHandle {
         from: Option<Peer>,
         packet: Vec<u8>,
     ) -> Result<Vec<u8>, DropReason> {
-        self.front.handle_derp(from, packet).await
+        self.dispatcher.handle_derp(from, packet).await
     }
 
     /// Replaces the addresses that allocations advertise.
     pub fn set_addresses(&self, addresses: Vec<SocketAddr>) {
-        self.front.set_addresses(&addresses);
+        self.dispatcher.set_addresses(&addresses);
     }
 
     /// Sends a datagram of at most [`relay_proto::REPLY_LEN`] bytes from the relay's port, and from
     /// the local address `from` where that matters; one that cannot be sent is counted.
     pub fn send(&self, to: SocketAddr, from: Option<IpAddr>, datagram: Vec<u8>) {
-        self.front.links()[0].tell(Command::Send { to, from, datagram });
+        self.dispatcher.workers()[0].send(Command::Send { to, from, datagram });
     }
 
     /// Datagrams that belong to no session.
-    pub const fn aside(&self) -> &Aside {
-        &self.aside
+    pub const fn demux(&self) -> &Demux {
+        &self.demux
     }
 
     /// Ends the sessions that other nodes than `allowed` have asked for, and refuses what such nodes
     /// ask for from now on.
     pub fn revoke(&self, allowed: BTreeSet<NodeKey>) {
-        self.front.revoke(allowed);
+        self.dispatcher.revoke(allowed);
     }
 
-    /// Whether tags have a limit, and [`ShardHandle::set_tags`] a use.
+    /// Whether tags have a limit, and [`SocketPathHandle::set_tags`] a use.
     pub fn limits_tags(&self) -> bool {
         self.ledger.limits_tags()
     }
@@ -400,17 +402,17 @@ impl ShardHandle {
 
     /// Whether the policy lets this relay give out sessions.
     pub fn set_accepting(&self, accepting: bool) {
-        self.front.set_accepting(accepting);
+        self.dispatcher.set_accepting(accepting);
     }
 
     /// Whether the relay is withdrawn: it gives out no session until it is not any more.
     pub fn set_withdrawn(&self, withdrawn: bool) {
-        self.front.set_withdrawn(withdrawn);
+        self.dispatcher.set_withdrawn(withdrawn);
     }
 
     /// Gives out no further session, for good.
     pub fn drain(&self) {
-        self.front.drain();
+        self.dispatcher.drain();
     }
 
     /// All sessions, those of one thread after those of another.
@@ -428,7 +430,7 @@ impl ShardHandle {
 
     /// Counters.
     pub async fn snapshot(&self) -> Snapshot {
-        let mut sum = self.front.snapshot();
+        let mut sum = self.dispatcher.snapshot();
         for part in self.ask(Command::Snapshot).await {
             sum.add(&part);
         }
@@ -444,11 +446,11 @@ impl ShardHandle {
         }
     }
 
-    /// What a later relay needs to go on, once [`ShardHandle::complete`]; `None` when a thread has
+    /// What a later relay needs to go on, once [`SocketPathHandle::complete`]; `None` when a thread has
     /// ended.
     pub async fn export(&self) -> Option<State> {
         let parts = self.ask(Command::Export).await;
-        (parts.len() == self.front.links().len()).then_some(())?;
+        (parts.len() == self.dispatcher.workers().len()).then_some(())?;
         parts.into_iter().reduce(|mut sum, part| {
             sum.append(part);
             sum
@@ -459,7 +461,7 @@ impl ShardHandle {
     /// thread has ended already.
     pub async fn hand_over(&self) -> Option<(State, SocketSets)> {
         let parts = self.ask(Command::HandOver).await;
-        (parts.len() == self.front.links().len()).then_some(())?;
+        (parts.len() == self.dispatcher.workers().len()).then_some(())?;
         let mut sets = SocketSets::default();
         let mut all: Option<State> = None;
         for (state, sockets) in parts {
@@ -472,7 +474,7 @@ impl ShardHandle {
             }
         }
         // The kernel steers by position: a set with a gap is of no use.
-        let threads = self.front.links().len();
+        let threads = self.dispatcher.workers().len();
         for set in sets.iter_mut().filter(|set| set.len() != threads) {
             set.clear();
         }
@@ -505,14 +507,14 @@ impl ShardHandle {
 
     /// Ends the threads; sockets close and sessions are forgotten.
     pub fn stop(&self) {
-        self.front.stop();
+        self.dispatcher.stop();
     }
 
     /// Asks every thread; those that have ended do not answer.
     async fn ask<T>(&self, command: impl Fn(oneshot::Sender<T>) -> Command) -> Vec<T> {
-        let answers = self.front.links().iter().map(|link| {
+        let answers = self.dispatcher.workers().iter().map(|handle| {
             let (answer, result) = oneshot::channel();
-            link.tell(command(answer));
+            handle.send(command(answer));
             result
         });
         let answers = join_all(answers.collect::<Vec<_>>()).await;

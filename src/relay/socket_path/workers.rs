@@ -8,7 +8,7 @@ use std::sync::{
 
 use relay_proto::{Lane, geneve::Header};
 
-use super::{Command, aside::Aside};
+use super::{Command, demux::Demux};
 use crate::relay::socket::{Arrival, Waker};
 
 /// Bytes of datagrams that may wait for a thread, handed over by others.
@@ -19,13 +19,13 @@ const MOST_WAITING: usize = 4 << 20;
 /// The kernel steers a super-datagram by its first segment. Merged from datagrams of several
 /// sessions of one client, it holds segments for other threads too.
 #[derive(Debug, Default)]
-pub(super) struct Parcel {
+pub(super) struct HandoffBatch {
     /// Where in `bytes` each lies.
     pub(super) arrivals: Vec<Arrival>,
     pub(super) bytes: Vec<u8>,
 }
 
-impl Parcel {
+impl HandoffBatch {
     pub(super) fn push(&mut self, arrival: &Arrival, bytes: &[u8], segment_len: usize) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(bytes);
@@ -44,13 +44,13 @@ impl Parcel {
 
 /// The way to one thread.
 #[derive(Debug, Clone)]
-pub(super) struct Link {
+pub(super) struct WorkerHandle {
     commands: mpsc::Sender<Command>,
     waker: Waker,
     waiting: Arc<AtomicUsize>,
 }
 
-impl Link {
+impl WorkerHandle {
     pub(super) fn new(commands: mpsc::Sender<Command>, waker: Waker) -> Self {
         Self {
             commands,
@@ -59,39 +59,38 @@ impl Link {
         }
     }
 
-    pub(super) fn tell(&self, command: Command) {
+    pub(super) fn send(&self, command: Command) {
         // An error means that the thread has ended; who owns it notices.
         self.commands.send(command).ok();
         self.waker.wake();
     }
 
-    /// Hands over a parcel, unless too much waits already; then it is lost.
-    pub(super) fn hand(&self, parcel: Parcel) -> Result<(), Parcel> {
-        let len = parcel.bytes.len();
+    /// Hands over a batch, unless too much waits already; then it is lost.
+    pub(super) fn hand(&self, batch: HandoffBatch) -> Result<(), HandoffBatch> {
+        let len = batch.bytes.len();
         if self.waiting.fetch_add(len, Ordering::Relaxed) > MOST_WAITING {
-            self.taken(&parcel);
-            return Err(parcel);
+            self.taken(&batch);
+            return Err(batch);
         }
-        self.tell(Command::Parcel(parcel));
+        self.send(Command::Handoff(batch));
         Ok(())
     }
 
-    /// A parcel was taken out of the thread's queue.
-    pub(super) fn taken(&self, parcel: &Parcel) {
-        self.waiting
-            .fetch_sub(parcel.bytes.len(), Ordering::Relaxed);
+    /// A batch was taken out of the thread's queue.
+    pub(super) fn taken(&self, batch: &HandoffBatch) {
+        self.waiting.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
     }
 }
 
 /// One thread's share of the lanes, and the ways to the others.
 #[derive(Debug, Clone)]
-pub(super) struct Lanes {
+pub(super) struct Workers {
     pub(super) own: usize,
-    pub(super) links: Arc<[Link]>,
-    pub(super) aside: Aside,
+    pub(super) handles: Arc<[WorkerHandle]>,
+    pub(super) demux: Demux,
 }
 
-impl Lanes {
+impl Workers {
     /// The thread that has `lane`, of `threads`. The same rule steers datagrams to sockets.
     pub(super) const fn thread(lane: Lane, threads: usize) -> usize {
         lane.number() % threads
@@ -99,11 +98,11 @@ impl Lanes {
 
     /// The other thread that a datagram belongs to; `None` when it is this one's, or nobody's.
     pub(super) fn other(&self, datagram: &[u8]) -> Option<usize> {
-        if self.links.len() == 1 {
+        if self.handles.len() == 1 {
             return None;
         }
         let lane = Lane::of(Header::decode(datagram)?.vni);
-        let thread = Self::thread(lane, self.links.len());
+        let thread = Self::thread(lane, self.handles.len());
         (thread != self.own).then_some(thread)
     }
 }

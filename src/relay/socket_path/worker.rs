@@ -13,15 +13,15 @@ use tokio::sync::{Notify, watch};
 use super::{
     Command, Snapshot, SocketCounters,
     backlog::Backlog,
-    forward::{Forwarder, Outcome, Sockets, Turn},
-    front::SharedDesk,
-    lanes::{Lanes, Link},
+    coalescer::{Coalescer, Intake},
+    dispatcher::SharedDesk,
+    forward::{BatchContext, Forwarder, Outcome, Sockets},
     latency::Latency,
-    pace::{Pace, Turn as Taken},
     port::{Bound, Port, PortState},
+    workers::{WorkerHandle, Workers},
 };
 use crate::{
-    footprint,
+    memory,
     relay::{
         kernel::KernelPath,
         socket::{Interest, ReceiveBatch, SLOTS, Waker, wait},
@@ -47,7 +47,7 @@ struct Ready {
 }
 
 /// The first thread keeps the port for all.
-pub(super) struct Keeper {
+pub(super) struct PortBinder {
     pub(super) port: Port,
     pub(super) state: watch::Sender<PortState>,
     pub(super) bound_before: bool,
@@ -60,8 +60,8 @@ pub(super) struct Keeper {
 pub(super) struct Worker {
     relay: Relay,
     start: Instant,
-    lanes: Lanes,
-    keeper: Option<Keeper>,
+    workers: Workers,
+    port_binder: Option<PortBinder>,
     sockets: Sockets,
     generations: [u64; 2],
     inbox: mpsc::Receiver<Command>,
@@ -75,18 +75,18 @@ pub(super) struct Worker {
     counters: SocketCounters,
     kernel: Option<KernelPath>,
     latency: Latency,
-    taken: Taken,
-    pace: Pace,
+    intake: Intake,
+    coalescer: Coalescer,
     backlogs: [Backlog; 2],
 }
 
 impl Worker {
-    /// `start` is the moment that the core's time counts from; `changes` is told of events.
+    /// `start` is the moment that the core's time counts from; `changes` is forget_scheduled of events.
     pub(super) fn new(
         relay: Relay,
         start: Instant,
-        lanes: Lanes,
-        keeper: Option<Keeper>,
+        workers: Workers,
+        port_binder: Option<PortBinder>,
         kernel: Option<KernelPath>,
         (inbox, waker): (mpsc::Receiver<Command>, Waker),
         changes: Arc<Notify>,
@@ -94,9 +94,9 @@ impl Worker {
         Self {
             relay,
             start,
-            forwarder: Forwarder::new(lanes.clone()),
-            lanes,
-            keeper,
+            forwarder: Forwarder::new(workers.clone()),
+            workers,
+            port_binder,
             sockets: [None, None],
             generations: [0; 2],
             inbox,
@@ -108,13 +108,13 @@ impl Worker {
             counters: SocketCounters::default(),
             kernel,
             latency: Latency::default(),
-            taken: Taken::default(),
-            pace: Pace::default(),
+            intake: Intake::default(),
+            coalescer: Coalescer::default(),
             backlogs: Default::default(),
         }
     }
 
-    /// Runs until it is told to stop. Each turn: commands, timers, the sockets that have something,
+    /// Runs until it is forget_scheduled to stop. Each turn: commands, timers, the sockets that have something,
     /// and a wait, which is none while more is to be done.
     pub(super) fn run(&mut self) {
         let mut ready = Ready {
@@ -134,7 +134,7 @@ impl Worker {
                     busy |= self.serve(family);
                 }
             }
-            self.note_events();
+            self.handle_events();
             ready = match self.next(ready, busy) {
                 Ok(ready) => ready,
                 Err(error) => {
@@ -174,17 +174,17 @@ impl Worker {
                 let outcome = self.forwarder.send(&self.sockets, to, from, &datagram);
                 self.count(outcome);
             }
-            Command::Parcel(parcel) => {
-                self.lanes.links[self.lanes.own].taken(&parcel);
-                let turn = Turn {
+            Command::Handoff(batch) => {
+                self.workers.handles[self.workers.own].taken(&batch);
+                let context = BatchContext {
                     now: self.now(),
                     relay: &mut self.relay,
                     sockets: &self.sockets,
-                    data: &parcel.bytes,
+                    data: &batch.bytes,
                     // Whoever handed it over has seen to that.
                     backlog: &mut Backlog::default(),
                 };
-                let outcome = self.forwarder.run(turn, parcel.arrivals.iter());
+                let outcome = self.forwarder.run(context, batch.arrivals.iter());
                 self.count(outcome);
             }
             Command::Use {
@@ -203,8 +203,8 @@ impl Worker {
             }
             Command::Broken { family, generation } => self.lose(family, generation),
             Command::Forget(due) => {
-                if let Some(keeper) = &mut self.keeper {
-                    keeper.forget = Some(due);
+                if let Some(port_binder) = &mut self.port_binder {
+                    port_binder.forget = Some(due);
                 }
             }
             Command::Sessions(answer) => {
@@ -237,19 +237,23 @@ impl Worker {
             self.relay.handle_due(now);
         }
         self.forget(now);
-        let Some(keeper) = &mut self.keeper else {
+        let Some(port_binder) = &mut self.port_binder else {
             return;
         };
-        if keeper.port.due().is_some_and(|due| due <= Instant::now()) {
-            let (state, bound) = keeper.port.bind();
-            if keeper.bound_before {
+        if port_binder
+            .port
+            .due()
+            .is_some_and(|due| due <= Instant::now())
+        {
+            let (state, bound) = port_binder.port.bind();
+            if port_binder.bound_before {
                 self.counters.rebinds += bound.len() as u64;
             }
-            keeper.bound_before |= matches!(state, PortState::Bound(_));
+            port_binder.bound_before |= matches!(state, PortState::Bound(_));
             for bound in bound {
-                distribute(&self.lanes.links, bound);
+                distribute(&self.workers.handles, bound);
             }
-            keeper.state.send_if_modified(|known| {
+            port_binder.state.send_if_modified(|known| {
                 *known != state && {
                     *known = state;
                     true
@@ -262,15 +266,15 @@ impl Worker {
     fn forget(&mut self, now: Timestamp) {
         let is_due = |due: Option<Timestamp>| due.is_some_and(|due| due <= now);
         let mut freed = is_due(self.relay.poll_forget()) && self.relay.forget(now);
-        if let Some(keeper) = &mut self.keeper
-            && is_due(keeper.forget)
+        if let Some(port_binder) = &mut self.port_binder
+            && is_due(port_binder.forget)
         {
             let more;
-            (more, keeper.forget) = keeper.desk.forget(now);
+            (more, port_binder.forget) = port_binder.desk.forget(now);
             freed |= more;
         }
         if freed {
-            footprint::trim();
+            memory::trim();
         }
         if is_due(self.quiet()) {
             self.batch.release();
@@ -283,13 +287,13 @@ impl Worker {
         self.heard.map(|heard| heard + QUIET)
     }
 
-    /// Closes the sockets of one IP version in every thread; the keeper binds them again.
+    /// Closes the sockets of one IP version in every thread; the port_binder binds them again.
     fn lose(&mut self, family: Family, generation: u64) {
-        if let Some(keeper) = &mut self.keeper
-            && keeper.port.lose(family, generation)
+        if let Some(port_binder) = &mut self.port_binder
+            && port_binder.port.lose(family, generation)
         {
-            for link in &*self.lanes.links {
-                link.tell(Command::Close { family, generation });
+            for handle in &*self.workers.handles {
+                handle.send(Command::Close { family, generation });
             }
         }
     }
@@ -304,20 +308,20 @@ impl Worker {
                 Ok(taken) => {
                     let (count, now) = (taken.count, self.now());
                     self.heard = Some(now);
-                    self.backlogs[family as usize].note(count == SLOTS);
+                    self.backlogs[family as usize].record_batch(count == SLOTS);
                     self.count_overflow(family);
-                    let turn = Turn {
+                    let context = BatchContext {
                         now,
                         relay: &mut self.relay,
                         sockets: &self.sockets,
                         data: self.batch.all(),
                         backlog: &mut self.backlogs[family as usize],
                     };
-                    let outcome = self.forwarder.run(turn, self.batch.arrivals(taken));
-                    self.taken.add(count, outcome.handshakes);
+                    let outcome = self.forwarder.run(context, self.batch.arrivals(taken));
+                    self.intake.add(count, outcome.handshakes);
                     self.count(outcome);
                     self.sample(outcome);
-                    // What came meanwhile is told by the wait.
+                    // What came meanwhile is forget_scheduled by the wait.
                     if !taken.full {
                         return false;
                     }
@@ -327,7 +331,7 @@ impl Worker {
                 Err(error) => {
                     tracing::warn!(%error, ?family, "UDP socket broke; binding it again");
                     self.sockets[family as usize] = None;
-                    self.lanes.links[0].tell(Command::Broken {
+                    self.workers.handles[0].send(Command::Broken {
                         family,
                         generation: self.generations[family as usize],
                     });
@@ -373,7 +377,7 @@ impl Worker {
     }
 
     /// What the socket path itself has no use for.
-    fn note_events(&mut self) {
+    fn handle_events(&mut self) {
         while let Some(event) = self.relay.poll_event() {
             if let Some(kernel) = &self.kernel {
                 kernel.note(&event);
@@ -389,8 +393,8 @@ impl Worker {
 
     /// Waits: for more datagrams to gather at the sockets that had some, or for anything.
     fn next(&mut self, ready: Ready, busy: bool) -> io::Result<Ready> {
-        let taken = std::mem::take(&mut self.taken);
-        match self.pace.gather(taken, self.now()).filter(|_| !busy) {
+        let intake = std::mem::take(&mut self.intake);
+        match self.coalescer.delay(intake, self.now()).filter(|_| !busy) {
             Some(time) => {
                 let [waker, ..] = wait(&[(self.waker.as_fd(), Interest::Read)], Some(time))?;
                 Ok(Ready { waker, ..ready })
@@ -406,13 +410,13 @@ impl Worker {
             socket.map_or(waker, |socket| (socket.as_fd(), Interest::Read))
         });
         let now = self.now();
-        let keeper = self.keeper.as_ref();
-        let bind = keeper.and_then(|keeper| keeper.port.due());
+        let port_binder = self.port_binder.as_ref();
+        let bind = port_binder.and_then(|port_binder| port_binder.port.due());
         let bind = bind.map(|due| due.saturating_duration_since(Instant::now()));
         let due = [
             self.relay.poll_timeout(),
             self.relay.poll_forget(),
-            keeper.and_then(|keeper| keeper.forget),
+            port_binder.and_then(|port_binder| port_binder.forget),
             self.quiet(),
         ];
         let due = due.into_iter().flatten().min();
@@ -440,14 +444,14 @@ pub(super) fn moment(start: Instant) -> Timestamp {
 }
 
 /// Gives each thread its socket.
-pub(super) fn distribute(links: &[Link], bound: Bound) {
+pub(super) fn distribute(handles: &[WorkerHandle], bound: Bound) {
     let Bound {
         family,
         generation,
         sockets,
     } = bound;
-    for (link, socket) in links.iter().zip(sockets) {
-        link.tell(Command::Use {
+    for (handle, socket) in handles.iter().zip(sockets) {
+        handle.send(Command::Use {
             family,
             generation,
             socket,

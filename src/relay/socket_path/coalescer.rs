@@ -18,14 +18,14 @@ const SOONER: u32 = 12;
 /// Then it is looked whether another socket has something.
 const IN_A_ROW: u8 = 15;
 
-/// What a thread took in a turn.
+/// Datagrams that a thread took in a turn.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Turn {
+pub(super) struct Intake {
     datagrams: usize,
     handshakes: usize,
 }
 
-impl Turn {
+impl Intake {
     /// Adds a batch with so many datagrams and super-datagrams, and so many handshake messages in
     /// them.
     pub(super) const fn add(&mut self, datagrams: usize, handshakes: usize) {
@@ -45,14 +45,14 @@ impl Turn {
 
 /// The rate at which datagrams come, turn by turn.
 #[derive(Debug, Default)]
-pub(super) struct Pace {
+pub(super) struct Coalescer {
     last: Timestamp,
     in_a_row: u8,
 }
 
-impl Pace {
+impl Coalescer {
     /// After a turn that took this and left nothing: how long to let more gather, if at all.
-    pub(super) fn gather(&mut self, taken: Turn, now: Timestamp) -> Option<Duration> {
+    pub(super) fn delay(&mut self, taken: Intake, now: Timestamp) -> Option<Duration> {
         let passed = now.since(self.last).max(Duration::from_micros(1));
         self.last = now;
         let many = GATHER.saturating_mul(taken.weight()) >= passed.saturating_mul(MANY);
@@ -74,11 +74,11 @@ mod tests {
 
     /// How often of `turns` a thread gathers that takes these every `micros`.
     fn gathers_of(datagrams: usize, handshakes: usize, micros: u64, turns: u64) -> usize {
-        let mut taken = Turn::default();
+        let mut taken = Intake::default();
         taken.add(datagrams, handshakes);
-        let mut pace = Pace::default();
-        pace.gather(Turn::default(), at(0));
-        let each = (1..=turns).map(|turn| pace.gather(taken, at(turn * micros)));
+        let mut coalescer = Coalescer::default();
+        coalescer.delay(Intake::default(), at(0));
+        let each = (1..=turns).map(|turn| coalescer.delay(taken, at(turn * micros)));
         each.flatten().count()
     }
 

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use super::*;
-use crate::relay::survival::{Handover, Heir, SealKey, SessionFile};
+use crate::relay::persistence::{HandoverListener, SealKey, SessionFile, Successor};
 
 #[tokio::test]
 async fn sessions_of_a_killed_relay_go_on_in_the_next() {
@@ -19,7 +19,7 @@ async fn sessions_of_a_killed_relay_go_on_in_the_next() {
 
     let mut options = options(port);
     options.threads = 2;
-    options.inheritance = file.read();
+    options.restored_state = file.read();
     let relay = Fixture::with(options).await;
     let datagram = a.data(vni, b"as if nothing had happened");
     a.send(relay.v4(), &datagram);
@@ -65,18 +65,22 @@ async fn file_is_for_nobody_else_and_is_refused_when_damaged() {
 #[tokio::test]
 async fn heir_goes_on_with_sessions_and_sockets() {
     let dir = tempfile::tempdir().unwrap();
-    assert!(Heir::ask(dir.path()).await.is_none(), "no relay runs");
+    assert!(
+        Successor::request(dir.path()).await.is_none(),
+        "no relay runs"
+    );
     let relay = Fixture::start().await;
     let sessions = [2, 3, 4, 5].map(|n| (Client::new(n, V4), Client::new(n + 10, V6)));
     let mut vnis = Vec::new();
     for (a, b) in &sessions {
         vnis.push(relay.open(a, b).await);
     }
-    let handover = Handover::listen(dir.path()).unwrap();
+    let handover = HandoverListener::listen(dir.path()).unwrap();
     let incumbent = relay.handle.clone();
-    let gives = tokio::spawn(async move { handover.taken().await.give(&incumbent, &key()).await });
-    let heir = Heir::ask(dir.path()).await.unwrap();
-    let estate = heir.take(&key()).await.unwrap();
+    let gives =
+        tokio::spawn(async move { handover.accept().await.hand_over(&incumbent, &key()).await });
+    let successor = Successor::request(dir.path()).await.unwrap();
+    let handed_over = successor.take_over(&key()).await.unwrap();
     gives.await.unwrap().unwrap();
     assert!(
         relay.handle.export().await.is_none(),
@@ -88,8 +92,8 @@ async fn heir_goes_on_with_sessions_and_sockets() {
     }
     let mut options = options(relay.port);
     options.threads = 1;
-    options.inheritance = Some(estate.inheritance.unwrap());
-    options.sockets = estate.sockets;
+    options.restored_state = Some(handed_over.restored_state.unwrap());
+    options.sockets = handed_over.sockets;
     let relay = Fixture::with(options).await;
     for ((a, b), vni) in sessions.iter().zip(&vnis) {
         assert_eq!(b.receive(), a.data(*vni, b"in between"));

@@ -22,10 +22,10 @@ use relay_proto::State;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::{
-    handover::{Estate, Handover, Heir, Taken},
+    handover::{HandoverListener, HandoverState, Successor, TakeoverRequest},
     sealed::{Refusal, SealKey},
 };
-use super::{private, shard::ShardHandle};
+use super::{private, socket_path::SocketPathHandle};
 
 const FILE: &str = "sessions";
 /// The file is at most this old, for sessions to be restored with what they last heard.
@@ -37,7 +37,7 @@ const SHARE: u32 = 20;
 
 /// Sessions of a relay before this one.
 #[derive(Debug)]
-pub struct Inheritance {
+pub struct RestoredState {
     /// Keys and sessions.
     pub state: State,
     /// How long nobody has served them.
@@ -69,7 +69,7 @@ impl SessionFile {
 
     /// What the last relay left. What cannot be used is said in the log and left out: then every
     /// session starts anew.
-    pub fn read(&self) -> Option<Inheritance> {
+    pub fn read(&self) -> Option<RestoredState> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -79,7 +79,7 @@ impl SessionFile {
             }
         };
         match self.key.open(&bytes) {
-            Ok(inheritance) => Some(inheritance),
+            Ok(restored_state) => Some(restored_state),
             Err(refusal) => {
                 tracing::warn!(reason = %refusal, path = %self.path.display(), "sessions of the last relay are refused; starting without");
                 None
@@ -100,13 +100,13 @@ impl SessionFile {
     }
 
     /// Writes what the relay has now.
-    pub async fn save(&self, shard: &ShardHandle) {
-        let Some(mut state) = shard.export().await else {
+    pub async fn save(&self, socket_path: &SocketPathHandle) {
+        let Some(mut state) = socket_path.export().await else {
             return;
         };
-        let (file, shard) = (self.clone(), shard.clone());
+        let (file, socket_path) = (self.clone(), socket_path.clone());
         let write = move || {
-            shard.complete(&mut state);
+            socket_path.complete(&mut state);
             file.write(&state)
         };
         let written = tokio::task::spawn_blocking(write).await;
@@ -117,12 +117,12 @@ impl SessionFile {
 
     /// Keeps the file current: soon after sessions have changed, and often enough that it tells
     /// which sessions are alive.
-    pub async fn keep(self, shard: ShardHandle) {
+    pub async fn keep(self, socket_path: SocketPathHandle) {
         loop {
             let start = Instant::now();
-            self.save(&shard).await;
+            self.save(&socket_path).await;
             sleep((start.elapsed() * SHARE).max(PACE)).await;
-            timeout(RENEW, shard.changed()).await.ok();
+            timeout(RENEW, socket_path.changed()).await.ok();
         }
     }
 }

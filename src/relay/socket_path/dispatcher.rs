@@ -16,16 +16,16 @@ use tokio::sync::oneshot;
 
 use super::{
     Command, Snapshot,
-    lanes::{Lanes, Link},
     worker::moment,
+    workers::{WorkerHandle, Workers},
 };
 
 /// When to come again to a desk that is busy.
 const LATER: Duration = Duration::from_millis(50);
 
-pub(super) struct Front {
+pub(super) struct Dispatcher {
     desk: SharedDesk,
-    links: Arc<[Link]>,
+    handles: Arc<[WorkerHandle]>,
     start: Instant,
 }
 
@@ -42,11 +42,11 @@ struct State {
     allowed: Option<Arc<BTreeSet<NodeKey>>>,
     withdrawn: bool,
     /// The first thread knows that there is something to forget.
-    told: bool,
+    forget_scheduled: bool,
 }
 
 impl State {
-    fn tell_desk(&mut self) {
+    fn update_accepting(&mut self) {
         let accepting = self.accepting && !self.draining && !self.withdrawn;
         self.desk.set_accepting(accepting);
     }
@@ -63,7 +63,7 @@ impl SharedDesk {
         };
         let freed = state.desk.forget(now);
         let next = state.desk.poll_forget();
-        state.told = next.is_some();
+        state.forget_scheduled = next.is_some();
         (freed, next)
     }
 
@@ -77,9 +77,14 @@ impl SharedDesk {
     }
 }
 
-impl Front {
+impl Dispatcher {
     /// `start` is the moment that the cores' time counts from.
-    pub(super) fn new(config: &Config, keys: &Keys, links: Arc<[Link]>, start: Instant) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        keys: &Keys,
+        handles: Arc<[WorkerHandle]>,
+        start: Instant,
+    ) -> Self {
         let state = State {
             desk: Desk::new(config, keys),
             counters: Counters::default(),
@@ -87,11 +92,11 @@ impl Front {
             draining: false,
             allowed: None,
             withdrawn: false,
-            told: false,
+            forget_scheduled: false,
         };
         Self {
             desk: SharedDesk(Arc::new(Mutex::new(state))),
-            links,
+            handles,
             start,
         }
     }
@@ -100,8 +105,8 @@ impl Front {
         self.desk.clone()
     }
 
-    pub(super) fn links(&self) -> &[Link] {
-        &self.links
+    pub(super) fn workers(&self) -> &[WorkerHandle] {
+        &self.handles
     }
 
     pub(super) async fn handle_derp(
@@ -114,7 +119,7 @@ impl Front {
         let nonce = rand::random();
         let state = &mut *self.desk.state();
         let answer = state.desk.answer(&request, allocation, nonce);
-        self.tell(state);
+        self.schedule_forget(state);
         Ok(answer)
     }
 
@@ -128,7 +133,7 @@ impl Front {
         let now = moment(self.start);
         let state = &mut *self.desk.state();
         let opened = state.desk.open(from, packet, now);
-        self.tell(state);
+        self.schedule_forget(state);
         let opened = opened.and_then(|request| {
             let allowed = |peer: &Peer| match &state.allowed {
                 Some(allowed) => allowed.contains(&peer.node_key),
@@ -139,16 +144,16 @@ impl Front {
         });
         let request = opened.inspect_err(|reason| state.counters.count_drop(*reason))?;
         let (answer, allocation) = oneshot::channel();
-        let thread = Lanes::thread(request.lane(), self.links.len());
-        self.links[thread].tell(Command::Allocate { request, answer });
+        let thread = Workers::thread(request.lane(), self.handles.len());
+        self.handles[thread].send(Command::Allocate { request, answer });
         Ok((request, allocation))
     }
 
     /// Has the first thread come once there is something to forget.
-    fn tell(&self, state: &mut State) {
-        if let Some(due) = state.desk.poll_forget().filter(|_| !state.told) {
-            state.told = true;
-            self.links[0].tell(Command::Forget(due));
+    fn schedule_forget(&self, state: &mut State) {
+        if let Some(due) = state.desk.poll_forget().filter(|_| !state.forget_scheduled) {
+            state.forget_scheduled = true;
+            self.handles[0].send(Command::Forget(due));
         }
     }
 
@@ -157,34 +162,34 @@ impl Front {
         let allowed = Arc::new(allowed);
         let state = &mut *self.desk.state();
         state.allowed = Some(allowed.clone());
-        for link in &*self.links {
-            link.tell(Command::Revoke(allowed.clone()));
+        for handle in &*self.handles {
+            handle.send(Command::Revoke(allowed.clone()));
         }
     }
 
     pub(super) fn set_addresses(&self, addresses: &[SocketAddr]) {
         self.desk.state().desk.set_addresses(addresses.to_vec());
-        for link in &*self.links {
-            link.tell(Command::SetAddresses(addresses.to_vec()));
+        for handle in &*self.handles {
+            handle.send(Command::SetAddresses(addresses.to_vec()));
         }
     }
 
     pub(super) fn set_accepting(&self, accepting: bool) {
         let state = &mut *self.desk.state();
         state.accepting = accepting;
-        state.tell_desk();
+        state.update_accepting();
     }
 
     pub(super) fn set_withdrawn(&self, withdrawn: bool) {
         let state = &mut *self.desk.state();
         state.withdrawn = withdrawn;
-        state.tell_desk();
+        state.update_accepting();
     }
 
     pub(super) fn drain(&self) {
         let state = &mut *self.desk.state();
         state.draining = true;
-        state.tell_desk();
+        state.update_accepting();
     }
 
     /// What never reached a thread.
@@ -196,21 +201,21 @@ impl Front {
     }
 
     pub(super) fn stop(&self) {
-        for link in &*self.links {
-            link.tell(Command::Stop);
+        for handle in &*self.handles {
+            handle.send(Command::Stop);
         }
     }
 }
 
-impl Drop for Front {
+impl Drop for Dispatcher {
     /// The threads hold ways to each other, so nobody else would end them.
     fn drop(&mut self) {
         self.stop();
     }
 }
 
-impl fmt::Debug for Front {
+impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Front").finish_non_exhaustive()
+        f.debug_struct("Dispatcher").finish_non_exhaustive()
     }
 }

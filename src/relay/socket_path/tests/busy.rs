@@ -1,7 +1,7 @@
 //! A thread for which more comes than it can do.
 
 use super::*;
-use crate::relay::{namespace, survival::Inheritance};
+use crate::relay::{namespace, persistence::RestoredState};
 
 /// As many as one socket has room for, with some data among them.
 const BINDS: u64 = 8_000;
@@ -28,8 +28,8 @@ async fn handshakes_give_way_when_a_thread_is_behind_and_data_is_not_lost() {
     }
 
     let away = Duration::ZERO;
-    let next = Fixture::with(ShardOptions {
-        inheritance: Some(Inheritance { state, away }),
+    let next = Fixture::with(SocketPathOptions {
+        restored_state: Some(RestoredState { state, away }),
         sockets,
         ..options(relay.port)
     })

@@ -3,8 +3,8 @@
 
 mod busy;
 mod client;
+mod observed;
 mod restart;
-mod told;
 
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
@@ -104,7 +104,7 @@ async fn super_datagram_of_sessions_of_all_threads_reaches_each() {
     }
     let threads: std::collections::BTreeSet<_> = sessions
         .iter()
-        .map(|(vni, _)| Lanes::thread(relay_proto::Lane::of(*vni), 3))
+        .map(|(vni, _)| Workers::thread(relay_proto::Lane::of(*vni), 3))
         .collect();
     assert_eq!(threads.len(), 3, "24 sessions are on every thread");
     let datagrams: Vec<_> = sessions
@@ -227,7 +227,7 @@ async fn desk_is_tidied_once_nobody_asks() {
         let answer = relay.handle.handle_derp(Some(a.peer()), request).await;
         answer.unwrap();
         let tidy = async {
-            while !relay.handle.front.desk().is_tidy() {
+            while !relay.handle.dispatcher.desk().is_tidy() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -259,7 +259,7 @@ async fn socket_that_broke_is_bound_again_and_sessions_go_on() {
     let vni = relay.open(&a, &b).await;
     for generation in [1, 1, 0] {
         let family = Family::V4;
-        relay.handle.front.links()[0].tell(Command::Broken { family, generation });
+        relay.handle.dispatcher.workers()[0].send(Command::Broken { family, generation });
     }
     while relay.handle.snapshot().await.sockets.rebinds == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -276,7 +276,7 @@ const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
 /// A relay on a port of its own; it ends with this.
 struct Fixture {
-    handle: ShardHandle,
+    handle: SocketPathHandle,
     port: u16,
 }
 
@@ -285,7 +285,7 @@ impl Fixture {
         Self::with(options(0)).await
     }
 
-    async fn with(options: ShardOptions) -> Self {
+    async fn with(options: SocketPathOptions) -> Self {
         let (handle, _) = spawn(options).unwrap();
         let port = fixture::bound(&handle).await;
         // Not the ones that it is reached by: what it advertises never binds.
@@ -337,8 +337,8 @@ impl Drop for Fixture {
     }
 }
 
-fn options(port: u16) -> ShardOptions {
-    ShardOptions {
+fn options(port: u16) -> SocketPathOptions {
+    SocketPathOptions {
         config: Config {
             allow_loopback_bind: true,
             ..Config::default()

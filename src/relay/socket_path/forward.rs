@@ -9,7 +9,7 @@ use relay_proto::{Family, Relay, Timestamp, Verdict, geneve};
 
 use super::{
     backlog::Backlog,
-    lanes::{Lanes, Parcel},
+    workers::{HandoffBatch, Workers},
 };
 use crate::relay::socket::{Arrival, Outgoing, Payload, SendBatch, Sent, UdpSocket};
 
@@ -19,8 +19,8 @@ pub(super) type Sockets = [Option<UdpSocket>; 2];
 /// What goes out, by IP version, and what goes to other threads.
 pub(super) struct Forwarder {
     batches: [SendBatch; 2],
-    lanes: Lanes,
-    parcels: Vec<Parcel>,
+    workers: Workers,
+    handoffs: Vec<HandoffBatch>,
     outcome: Outcome,
 }
 
@@ -37,7 +37,7 @@ pub(super) struct Outcome {
 }
 
 /// What a batch is worked on with.
-pub(super) struct Turn<'a> {
+pub(super) struct BatchContext<'a> {
     pub(super) relay: &'a mut Relay,
     pub(super) sockets: &'a Sockets,
     /// The bytes in which arrivals have their ranges.
@@ -48,12 +48,16 @@ pub(super) struct Turn<'a> {
 }
 
 impl Forwarder {
-    pub(super) fn new(lanes: Lanes) -> Self {
-        let parcels = lanes.links.iter().map(|_| Parcel::default()).collect();
+    pub(super) fn new(workers: Workers) -> Self {
+        let handoffs = workers
+            .handles
+            .iter()
+            .map(|_| HandoffBatch::default())
+            .collect();
         Self {
             batches: Default::default(),
-            lanes,
-            parcels,
+            workers,
+            handoffs,
             outcome: Outcome::default(),
         }
     }
@@ -61,19 +65,19 @@ impl Forwarder {
     /// Handles `arrivals` and sends everything that results.
     pub(super) fn run<'a>(
         &mut self,
-        mut turn: Turn<'_>,
+        mut context: BatchContext<'_>,
         arrivals: impl Iterator<Item = &'a Arrival>,
     ) -> Outcome {
         self.outcome = Outcome::default();
         for arrival in arrivals {
-            self.handle(&mut turn, arrival);
+            self.handle(&mut context, arrival);
         }
         for family in Family::ALL {
-            self.flush(&turn, family);
+            self.flush(&context, family);
         }
-        for (thread, parcel) in self.parcels.iter_mut().enumerate() {
-            if !parcel.arrivals.is_empty()
-                && let Err(lost) = self.lanes.links[thread].hand(std::mem::take(parcel))
+        for (thread, batch) in self.handoffs.iter_mut().enumerate() {
+            if !batch.arrivals.is_empty()
+                && let Err(lost) = self.workers.handles[thread].hand(std::mem::take(batch))
             {
                 self.outcome.not_handed += lost.datagrams();
             }
@@ -112,99 +116,105 @@ impl Forwarder {
     }
 
     /// A super-datagram that holds data of one session goes on whole; any other is taken apart.
-    fn handle(&mut self, turn: &mut Turn<'_>, arrival: &Arrival) {
+    fn handle(&mut self, context: &mut BatchContext<'_>, arrival: &Arrival) {
         let Arrival {
             range, segment_len, ..
         } = arrival;
         if range.len() > *segment_len
-            && let Some(vni) = geneve::uniform_data(&turn.data[range.clone()], *segment_len)
+            && let Some(vni) = geneve::uniform_data(&context.data[range.clone()], *segment_len)
         {
-            let data = &turn.data[range.clone()];
-            if let Some(other) = self.lanes.other(data) {
-                self.parcels[other].push(arrival, data, *segment_len);
+            let data = &context.data[range.clone()];
+            if let Some(other) = self.workers.other(data) {
+                self.handoffs[other].push(arrival, data, *segment_len);
                 return;
             }
             let packets = range.len().div_ceil(*segment_len) as u32;
             let bytes = range.len() as u64;
-            let (source, now) = (arrival.source, turn.now);
+            let (source, now) = (arrival.source, context.now);
             if let Verdict::Forward { to, from } =
-                turn.relay.handle_data(vni, source, packets, bytes, now)
+                context.relay.handle_data(vni, source, packets, bytes, now)
             {
                 let payload = Payload::Received {
                     range: range.clone(),
                     segment_len: *segment_len,
                 };
-                self.push(turn, Outgoing { to, from, payload });
+                self.push(context, Outgoing { to, from, payload });
             }
             return;
         }
         for start in range.clone().step_by((*segment_len).max(1)) {
             let segment = start..range.end.min(start + segment_len);
-            self.handle_one(turn, arrival, segment);
+            self.handle_one(context, arrival, segment);
         }
         if range.is_empty() {
-            self.handle_one(turn, arrival, range.clone());
+            self.handle_one(context, arrival, range.clone());
         }
     }
 
-    fn handle_one(&mut self, turn: &mut Turn<'_>, arrival: &Arrival, range: Range<usize>) {
-        let datagram = &turn.data[range.clone()];
+    fn handle_one(
+        &mut self,
+        context: &mut BatchContext<'_>,
+        arrival: &Arrival,
+        range: Range<usize>,
+    ) {
+        let datagram = &context.data[range.clone()];
         let Arrival { source, local, .. } = *arrival;
-        if self.lanes.aside.takes(source, local, datagram) {
+        if self.workers.demux.takes(source, local, datagram) {
             return;
         }
         if geneve::is_control(datagram) {
             self.outcome.handshakes += 1;
-            if !turn.backlog.admits(turn.now) {
-                turn.relay.note_busy();
+            if !context.backlog.admits(context.now) {
+                context.relay.note_busy();
                 return;
             }
         }
-        if let Some(other) = self.lanes.other(datagram) {
-            self.parcels[other].push(arrival, datagram, range.len());
+        if let Some(other) = self.workers.other(datagram) {
+            self.handoffs[other].push(arrival, datagram, range.len());
             return;
         }
         let family = Family::of(&arrival.source);
         if self.batches[family as usize].is_full() {
-            self.flush(turn, family);
+            self.flush(context, family);
         }
         let reply = self.batches[family as usize].reply();
-        let (source, now) = (arrival.source, turn.now);
-        let outgoing = match turn
-            .relay
-            .handle_datagram(source, arrival.local, datagram, now, reply)
-        {
-            Verdict::Forward { to, from } => {
-                let segment_len = range.len();
-                let payload = Payload::Received { range, segment_len };
-                Outgoing { to, from, payload }
-            }
-            Verdict::Reply { len } => {
-                let payload = Payload::Reply(len);
-                Outgoing {
-                    to: arrival.source,
-                    from: arrival.local,
-                    payload,
+        let (source, now) = (arrival.source, context.now);
+        let outgoing =
+            match context
+                .relay
+                .handle_datagram(source, arrival.local, datagram, now, reply)
+            {
+                Verdict::Forward { to, from } => {
+                    let segment_len = range.len();
+                    let payload = Payload::Received { range, segment_len };
+                    Outgoing { to, from, payload }
                 }
-            }
-            Verdict::Consumed | Verdict::Drop(_) => return,
-        };
-        self.push(turn, outgoing);
+                Verdict::Reply { len } => {
+                    let payload = Payload::Reply(len);
+                    Outgoing {
+                        to: arrival.source,
+                        from: arrival.local,
+                        payload,
+                    }
+                }
+                Verdict::Consumed | Verdict::Drop(_) => return,
+            };
+        self.push(context, outgoing);
     }
 
-    fn push(&mut self, turn: &Turn<'_>, outgoing: Outgoing) {
+    fn push(&mut self, context: &BatchContext<'_>, outgoing: Outgoing) {
         let family = Family::of(&outgoing.to);
         if self.batches[family as usize].is_full() {
-            self.flush(turn, family);
+            self.flush(context, family);
         }
         self.outcome.handled = true;
         self.batches[family as usize].push(outgoing);
     }
 
-    fn flush(&mut self, turn: &Turn<'_>, family: Family) {
+    fn flush(&mut self, context: &BatchContext<'_>, family: Family) {
         let batch = &mut self.batches[family as usize];
-        let sent = match &turn.sockets[family as usize] {
-            Some(socket) => batch.flush(socket, turn.data),
+        let sent = match &context.sockets[family as usize] {
+            Some(socket) => batch.flush(socket, context.data),
             None => batch.discard(),
         };
         self.outcome.sent.failed += sent.failed;
