@@ -1,6 +1,8 @@
 //! The relay's configuration: rendered by the operator, parsed by the relay, and the same by hand.
 
+pub mod data_path;
 pub mod endpoints;
+pub mod log_level;
 pub mod peers;
 pub mod port;
 pub mod unknown;
@@ -15,8 +17,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 use url::Url;
 
-use self::{endpoints::EndpointsConfig, port::RelayPort, unknown::UnknownField};
-use crate::crd::{DataPath, log_level::LogLevel};
+use self::{
+    data_path::DataPath, endpoints::EndpointsConfig, log_level::LogLevel, port::RelayPort,
+    unknown::UnknownField,
+};
 
 /// Port that relays listen on when nothing else is said; the one the setup guides use.
 pub const DEFAULT_PORT: u16 = 40_000;

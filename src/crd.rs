@@ -11,12 +11,10 @@
 )]
 
 pub mod admission;
-pub mod data_path;
 pub mod endpoints;
 pub mod exposure;
 pub mod grants;
 pub mod limits;
-pub mod log_level;
 pub mod monitoring;
 pub mod peer_relay;
 pub mod placement;
@@ -32,7 +30,6 @@ use kube::CustomResourceExt;
 use serde_json::{Value, json};
 
 pub use self::{
-    data_path::DataPath,
     peer_relay::{PeerRelay, PeerRelaySpec, PeerRelayStatus},
     relay_node::{RelayNode, RelayNodeSpec, RelayNodeStatus},
 };

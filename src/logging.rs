@@ -4,7 +4,7 @@ use std::{io::IsTerminal, sync::OnceLock};
 
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use crate::crd::log_level::LogLevel;
+use crate::config::log_level::LogLevel;
 
 /// Says what is logged, and wins over the configuration.
 const VARIABLE: &str = "PEERRELAY_LOG";

@@ -9,10 +9,10 @@ use super::endpoint;
 use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
+        data_path::DataPath,
         endpoints::{EndpointsConfig, StaticEndpoint},
         port::RelayPort,
     },
-    crd::DataPath,
     relay::{
         options::{Environment, RelayOptions},
         reload::Reload,

@@ -6,17 +6,15 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    data_path::DataPath,
     endpoints::Endpoints,
     exposure::Exposure,
     grants::{ClientStatus, GrantState, Grants, GrantsStatus},
     limits::Limits,
-    log_level::LogLevel,
     monitoring::Monitoring,
     placement::Placement,
     template::Template,
 };
-use crate::config::DEFAULT_PORT;
+use crate::config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel};
 
 /// Tailscale peer relays on the nodes of this cluster.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]

@@ -17,13 +17,12 @@ use super::{
     withdrawal::Leaving,
 };
 use crate::{
-    config::endpoints::EndpointsConfig,
+    config::{data_path::DataPath, endpoints::EndpointsConfig, log_level::LogLevel},
     crd::{
-        DataPath, PeerRelay,
+        PeerRelay,
         exposure::Exposure,
         grants::{GrantsOutput, GrantsTests},
         limits::Limits,
-        log_level::LogLevel,
         monitoring::Monitoring,
         peer_relay::Region,
         placement::Placement,

@@ -11,7 +11,7 @@ use super::{
     socket_path::PortState,
     state::{self, Problem, RelayState},
 };
-use crate::crd::DataPath;
+use crate::config::data_path::DataPath;
 
 /// How long the kernel goes on forwarding for a relay that was told to stop: a pod is replaced in
 /// less; a relay that was removed, or forwards by sockets from now on, shall not wait for long.

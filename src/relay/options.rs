@@ -17,9 +17,9 @@ use super::{
 use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
-        ReportConfig, endpoints::EndpointsConfig, port::RelayPort,
+        ReportConfig, data_path::DataPath, endpoints::EndpointsConfig, log_level::LogLevel,
+        port::RelayPort,
     },
-    crd::{DataPath, log_level::LogLevel},
     names,
 };
 

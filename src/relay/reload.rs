@@ -21,12 +21,12 @@ use crate::{
     config::{
         CONFIG_KEY, RelayConfig, ReportConfig,
         endpoints::EndpointsConfig,
+        log_level::LogLevel,
         peers::{PEERS_KEY, ProbePeer},
         port::RelayPort,
         unknown::{self, UnknownField},
         withdrawals::{WITHDRAWALS_KEY, Withdrawals},
     },
-    crd::log_level::LogLevel,
     logging, names,
 };
 

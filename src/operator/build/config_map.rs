@@ -12,9 +12,9 @@ use super::{data_path, metadata, monitoring::is_scraped};
 use crate::{
     config::{
         CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig,
-        peers::PEERS_KEY, port::RelayPort, withdrawals::WITHDRAWALS_KEY,
+        data_path::DataPath, log_level::LogLevel, peers::PEERS_KEY, port::RelayPort,
+        withdrawals::WITHDRAWALS_KEY,
     },
-    crd::{DataPath, log_level::LogLevel},
     names,
     operator::{
         validate::{ValidatedRegion, ValidatedRelay},

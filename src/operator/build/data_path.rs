@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::{
-    crd::DataPath,
+    config::data_path::DataPath,
     names,
     operator::validate::{ValidatedRegion, ValidatedRelay},
 };

@@ -4,8 +4,7 @@ use serde_json::{Value, json};
 
 use super::{monitoring::MonitoringKind, *};
 use crate::{
-    config::{RelayConfig, endpoints::NodeEndpoints, port::RelayPort},
-    crd::log_level::LogLevel,
+    config::{RelayConfig, endpoints::NodeEndpoints, log_level::LogLevel, port::RelayPort},
     operator::fixtures::validated,
 };
 
