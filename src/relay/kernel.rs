@@ -34,8 +34,8 @@ use std::{
 
 use aya::maps::MapData;
 use relay_proto::{
-    Activity, Config, DropReason, Event, Family, KnownVnis, Pace, SessionInfo, SharedDebt, State,
-    Timestamp, Traffic, Vni,
+    Activity, Config, DropReason, Event, Family, RateLimit, SessionInfo, SharedTat, State,
+    Timestamp, Traffic, Vni, VniFilter,
 };
 use tokio::sync::watch;
 
@@ -59,9 +59,9 @@ pub struct KernelOptions {
     /// Most sessions that are open at once.
     pub max_sessions: usize,
     /// Bandwidth of each session.
-    pub session_pace: Option<Pace>,
+    pub session_limit: Option<RateLimit>,
     /// Bandwidth of all sessions together.
-    pub relay_pace: Option<Pace>,
+    pub relay_limit: Option<RateLimit>,
     /// Directory of a BPF file system in which the program outlives the process; `None` when it
     /// shall not.
     pub pins: Option<PathBuf>,
@@ -74,8 +74,8 @@ impl KernelOptions {
     pub fn new(config: &Config) -> Self {
         Self {
             max_sessions: config.max_sessions,
-            session_pace: config.max_bytes_per_second_per_session.map(Pace::new),
-            relay_pace: config.max_bytes_per_second.map(Pace::new),
+            session_limit: config.max_bytes_per_second_per_session.map(RateLimit::new),
+            relay_limit: config.max_bytes_per_second.map(RateLimit::new),
             pins: None,
             attachment: Attachment::of(0),
         }
@@ -236,8 +236,8 @@ struct Shared {
     state: watch::Receiver<PathState>,
     entries: Entries,
     counters: CounterMaps,
-    debt: Option<&'static AtomicU64>,
-    known: KnownVnis,
+    relay_tat: Option<&'static AtomicU64>,
+    known: VniFilter,
     detached: Arc<AtomicU64>,
 }
 
@@ -263,12 +263,12 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     let (program, maps, counters) = Program::load(options.pins, sessions, options.attachment)?;
     let share =
         |map: &MapData, count| sys::share(map.fd().as_fd(), count).map_err(Unavailable::failed);
-    let debt = match options.relay_pace {
+    let relay_tat = match options.relay_limit {
         Some(_) => share(&maps.debt, 1)?.first(),
         None => None,
     };
     let known_words = maps.known_words()?;
-    let known = KnownVnis::new(share(&maps.known, known_words)?);
+    let known = VniFilter::new(share(&maps.known, known_words)?);
     let (requests, inbox) = mpsc::channel();
     let waker = Waker::new().map_err(Unavailable::failed)?;
     let (state_sender, state) = watch::channel(PathState::default());
@@ -277,8 +277,8 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     let theirs = Arc::clone(&detached);
     let config = abi::Config {
         known_mask: known_words - 1,
-        session_pace: options.session_pace,
-        relay_pace: options.relay_pace,
+        session_limit: options.session_limit,
+        relay_limit: options.relay_limit,
         ..abi::Config::default()
     };
     let worker = Worker::new(
@@ -301,7 +301,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         state,
         entries,
         counters,
-        debt,
+        relay_tat,
         known,
         detached,
     })))
@@ -353,7 +353,7 @@ impl KernelPath {
     /// Enters into saved sessions what came by this path since: a system call for each, so not for a
     /// thread that others wait for.
     pub fn complete(&self, state: &mut State) {
-        state.note_silence(|vni| Some(self.heard(vni)?.map(|(_, silence)| silence)));
+        state.record_silence(|vni| Some(self.heard(vni)?.map(|(_, silence)| silence)));
     }
 
     /// What came from leg A and leg B, and how long ago the last.
@@ -366,14 +366,14 @@ impl KernelPath {
 
     /// What the program keeps of the relay's bandwidth limit, for a core whose time is `now`; `None`
     /// without such a limit.
-    pub fn debt(&self, now: Timestamp) -> Option<SharedDebt> {
+    pub fn relay_tat(&self, now: Timestamp) -> Option<SharedTat> {
         let now = u64::try_from(now.since_start().as_nanos()).unwrap_or(u64::MAX);
         let ahead = sys::monotonic_ns().wrapping_sub(now);
-        self.0.debt.map(|owes| SharedDebt { owes, ahead })
+        self.0.relay_tat.map(|tat| SharedTat { tat, ahead })
     }
 
     /// Where the program learns which VNIs have a session before it has an entry for it.
-    pub fn known(&self) -> KnownVnis {
+    pub fn vni_filter(&self) -> VniFilter {
         self.0.known
     }
 

@@ -44,7 +44,7 @@ pub struct UdpSocket {
 
 impl UdpSocket {
     /// Binds `address` with `count` sockets, one for each thread; port 0 lets the kernel choose. The
-    /// kernel gives each datagram to the socket that its VNI's lane names (see `steer`). An IPv6
+    /// kernel gives each datagram to the socket that its VNI's shard names (see `steer`). An IPv6
     /// socket takes IPv6 only.
     ///
     /// # Errors

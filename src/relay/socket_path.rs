@@ -25,8 +25,8 @@ use std::{
 
 use futures::future::join_all;
 use relay_proto::{
-    Allocation, Config, Counters, DropReason, Family, Keys, Ledger, NodeKey, Peer, Relay, Request,
-    SessionCounts, SessionInfo, State, Timestamp, Vni,
+    Allocation, Config, Counters, DropReason, Family, Keys, NodeKey, Peer, Relay, Request,
+    SessionCounts, SessionInfo, SharedLimits, State, Timestamp, Vni,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -174,7 +174,7 @@ enum Command {
         family: Family,
         generation: u64,
     },
-    /// To the first thread: the desk has something to forget, first then.
+    /// To the first thread: the allocator has something to forget, first then.
     Forget(Timestamp),
 }
 
@@ -182,7 +182,7 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct SocketPathHandle {
     dispatcher: Arc<Dispatcher>,
-    ledger: Arc<Ledger>,
+    limits: Arc<SharedLimits>,
     kernel: Option<KernelPath>,
     changes: Arc<Notify>,
     start: Instant,
@@ -216,7 +216,7 @@ pub fn spawn(
     } = options;
     let given = sockets.iter().map(Vec::len).max().filter(|n| *n > 0);
     let threads = given.unwrap_or(threads);
-    let threads = threads.clamp(1, relay_proto::Lane::COUNT as usize);
+    let threads = threads.clamp(1, relay_proto::Shard::COUNT as usize);
     let mut port = Port::new(port, threads);
     let bound: Vec<_> = (Family::ALL.into_iter().zip(sockets))
         .filter(|(_, sockets)| sockets.len() == threads)
@@ -242,28 +242,28 @@ pub fn spawn(
         bound_before: port.port().is_some(),
         port,
         state: port_state,
-        desk: dispatcher.desk(),
+        allocator: dispatcher.allocator(),
         forget: None,
     });
     if let Some(RestoredState { state, .. }) = &restored_state {
         first_lamport = first_lamport.max(state.next_lamport);
     }
-    let mut ledger = Ledger::new(&config, first_lamport);
+    let mut limits = SharedLimits::new(&config, first_lamport);
     if let Some(kernel) = &kernel {
-        ledger = ledger.sharing_vnis(kernel.known());
-        if let Some(debt) = kernel.debt(moment(start)) {
-            ledger = ledger.sharing_debt(debt);
+        limits = limits.with_vni_filter(kernel.vni_filter());
+        if let Some(tat) = kernel.relay_tat(moment(start)) {
+            limits = limits.sharing_tat(tat);
         }
     }
-    let ledger = Arc::new(ledger);
+    let limits = Arc::new(limits);
     let demux = Demux::default();
     let changes = Arc::new(Notify::new());
     let core = |own: usize| {
         // Another seed for each, and none of them used twice.
         let mut seed = seed;
         seed[0] ^= own as u8;
-        let (config, keys, ledger) = (config.clone(), keys.clone(), ledger.clone());
-        Relay::with_ledger(config, keys, seed, ledger, moment(start))
+        let (config, keys, limits) = (config.clone(), keys.clone(), limits.clone());
+        Relay::with_limits(config, keys, seed, limits, moment(start))
     };
     let mut cores: Vec<_> = (0..threads).map(core).collect();
     if let Some(restored_state) = restored_state {
@@ -300,7 +300,7 @@ pub fn spawn(
     }
     let handle = SocketPathHandle {
         dispatcher,
-        ledger,
+        limits,
         kernel,
         changes,
         start,
@@ -325,13 +325,13 @@ fn restore(
     let threads = cores.len();
     let mut restored = 0;
     for (own, relay) in cores.iter_mut().enumerate() {
-        // A handshake goes on where the same lanes make a core as before.
+        // A handshake goes on where the same shards make a core as before.
         let core = if state.cores() == threads {
             own
         } else {
             usize::MAX
         };
-        let mine = |lane| Workers::thread(lane, threads) == own;
+        let mine = |shard| Workers::thread(shard, threads) == own;
         restored += relay.import(&state, core, mine, now);
     }
     let sessions = state.len();
@@ -392,12 +392,12 @@ impl SocketPathHandle {
 
     /// Whether tags have a limit, and [`SocketPathHandle::set_tags`] a use.
     pub fn limits_tags(&self) -> bool {
-        self.ledger.limits_tags()
+        self.limits.limits_tags()
     }
 
     /// Replaces the tags of all nodes, each by a number.
     pub fn set_tags(&self, tags: BTreeMap<NodeKey, Vec<u32>>) {
-        self.ledger.set_tags(tags);
+        self.limits.set_tags(tags);
     }
 
     /// Whether the policy lets this relay give out sessions.

@@ -2,7 +2,7 @@
 
 use std::{num::NonZero, time::Duration};
 
-use crate::key::{DiscoPublic, DiscoSecret, NodeKey};
+use crate::crypto::key::{DiscoPublic, DiscoSecret, NodeKey};
 
 /// Lifetimes and limits.
 #[derive(Debug, Clone)]

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::{counters::Traffic, geneve::Vni, key::DiscoPublic, time::Timestamp};
+use crate::{counters::Traffic, crypto::key::DiscoPublic, time::Timestamp, wire::geneve::Vni};
 
 /// What changed; read with [`crate::Relay::poll_event`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

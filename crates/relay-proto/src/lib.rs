@@ -17,14 +17,14 @@
 //!   [`Event`]) says when that last heard from legs, with [`Relay::handle_activity`], of each
 //!   session that is [`Relay::due`] before [`Relay::handle_due`]. What that path has counted is its
 //!   own to tell: [`SessionInfo::add`]. One that turns away datagrams without a session knows from
-//!   [`KnownVnis`] which those are, however late events reach it.
+//!   [`VniFilter`] which those are, however late events reach it.
 //! - [`Relay::poll_event`] is emptied after each of these.
 //!
 //! A relay outlives its process: [`Relay::export`] gives a [`State`], and a relay made with the
 //! state's keys goes on with [`Relay::import`].
 //!
-//! Several threads share a relay by one [`Relay`] each, made with one [`Ledger`]: a [`Desk`] opens
-//! the requests, [`Request::lane`] and [`Lane::of`] say whose each request and datagram is.
+//! Several threads share a relay by one [`Relay`] each, made with one [`SharedLimits`]: a [`Allocator`] opens
+//! the requests, [`Request::shard`] and [`Shard::of`] say whose each request and datagram is.
 //!
 //! ```
 //! use relay_proto::{Config, DiscoSecret, Keys, REPLY_LEN, Relay, Timestamp, Verdict};
@@ -59,48 +59,38 @@
 //! ```
 #![forbid(unsafe_code)]
 
-mod address;
-mod agreement;
-mod boxes;
-mod challenge;
+mod allocator;
 mod config;
+mod core;
 mod counters;
-mod deadline;
-mod desk;
-pub mod disco;
+mod crypto;
 mod event;
-pub mod geneve;
-mod index;
-mod key;
-mod known;
-mod lane;
-mod ledger;
-mod locals;
-mod rate;
-mod relay;
-mod requests;
-mod sealer;
+mod limits;
 mod session;
 mod slab;
 mod state;
-mod stun;
-mod table;
-mod tags;
 mod time;
 mod verdict;
+mod wire;
 
-pub use agreement::SharedBox;
+pub use self::core::{REPLY_LEN, Relay};
+pub use allocator::{Allocation, Allocator, Request};
 pub use config::{Config, Keys, Peer};
 pub use counters::{Counters, Family, Traffic};
-pub use desk::{Allocation, Desk, Request};
+pub use crypto::{
+    agreement::SharedBox,
+    key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side},
+};
 pub use event::{Activity, CloseReason, Event, LegInfo, SessionCounts, SessionInfo};
-pub use geneve::Vni;
-pub use key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side};
-pub use known::KnownVnis;
-pub use lane::Lane;
-pub use ledger::Ledger;
-pub use rate::{Pace, SharedDebt};
-pub use relay::{REPLY_LEN, Relay};
+pub use limits::{
+    SharedLimits,
+    rate::{RateLimit, SharedTat},
+};
+pub use session::{shard::Shard, vni_filter::VniFilter};
 pub use state::{State, StateError};
 pub use time::Timestamp;
 pub use verdict::{DropReason, Verdict};
+pub use wire::{
+    disco,
+    geneve::{self, Vni},
+};

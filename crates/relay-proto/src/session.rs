@@ -1,19 +1,26 @@
 //! One session: two clients, their handshakes, and which address is whose.
 
+pub(crate) mod address;
+pub(crate) mod deadline;
+pub(crate) mod local_addr;
+pub(crate) mod shard;
+pub(crate) mod table;
+pub(crate) mod vni_filter;
+
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    address::Address,
-    challenge::Challenges,
     counters::Traffic,
-    disco::{BindCommon, Generation, Message},
-    geneve::Vni,
-    key::{NodeKey, Pair, Side},
-    ledger::Owner,
-    locals::{Local, Locals},
+    crypto::challenge::Challenges,
+    crypto::key::{NodeKey, Pair, Side},
+    limits::Owner,
+    session::address::Address,
+    session::local_addr::{LocalAddrId, LocalAddrTable},
     state::{SavedLeg, SavedSession},
     time::Timestamp,
     verdict::DropReason,
+    wire::disco::{BindCommon, Generation, Message},
+    wire::geneve::Vni,
 };
 
 /// One client's half of a session.
@@ -26,7 +33,7 @@ struct Leg {
     /// Where the client receives, once proven.
     address: Option<Address>,
     /// Which of the relay's addresses the client knows it by.
-    local: Local,
+    local: LocalAddrId,
 }
 
 /// What came from one leg.
@@ -79,7 +86,12 @@ impl Session {
     }
 
     /// The session as of `now`; it belongs to `node`.
-    pub(crate) fn save(&self, node: NodeKey, locals: &Locals, now: Timestamp) -> SavedSession {
+    pub(crate) fn save(
+        &self,
+        node: NodeKey,
+        locals: &LocalAddrTable,
+        now: Timestamp,
+    ) -> SavedSession {
         SavedSession {
             vni: self.vni,
             lamport: self.lamport,
@@ -105,7 +117,7 @@ impl Session {
     pub(crate) fn restore(
         saved: &SavedSession,
         owner: Owner,
-        locals: &mut Locals,
+        locals: &mut LocalAddrTable,
         now: Timestamp,
     ) -> Self {
         Self {
@@ -136,13 +148,13 @@ impl Session {
     }
 
     /// Where both are bound, and through which local addresses, once the session is open.
-    pub(crate) fn open(&self) -> Option<([SocketAddr; 2], [Local; 2])> {
+    pub(crate) fn open(&self) -> Option<([SocketAddr; 2], [LocalAddrId; 2])> {
         let [a, b] = [self.address(Side::A), self.address(Side::B)];
         Some(([a?, b?], self.legs.map(|leg| leg.local)))
     }
 
     /// Local address that the client on `side` was bound through.
-    pub(crate) const fn local(&self, side: Side) -> Local {
+    pub(crate) const fn local(&self, side: Side) -> LocalAddrId {
         self.legs[side.index()].local
     }
 
@@ -170,7 +182,7 @@ impl Session {
         &mut self,
         side: Side,
         message: &Message,
-        (source, local): (SocketAddr, Local),
+        (source, local): (SocketAddr, LocalAddrId),
         challenges: &Challenges,
         now: Timestamp,
     ) -> Result<Handshake, DropReason> {
@@ -211,7 +223,7 @@ impl Session {
     }
 
     /// Another path heard from the leg on `side`, last then.
-    pub(crate) fn note_heard(&mut self, side: Side, last: Timestamp) {
+    pub(crate) fn record_heard(&mut self, side: Side, last: Timestamp) {
         let heard = &mut self.heard[side.index()];
         heard.last = heard.last.max(last);
     }
@@ -224,7 +236,7 @@ impl Session {
         packets: u32,
         bytes: u64,
         now: Timestamp,
-    ) -> Result<(SocketAddr, Local), DropReason> {
+    ) -> Result<(SocketAddr, LocalAddrId), DropReason> {
         let (side, to) = self.route(source)?;
         let heard = &mut self.heard[side.index()];
         heard.last = now;

@@ -1,6 +1,8 @@
 //! Values in numbered slots. It grows by a piece at a time, so that growing moves nothing and
 //! costs no memory for what is not there.
 
+pub(crate) mod index;
+
 /// Slots of one piece.
 const PIECE: usize = 256;
 

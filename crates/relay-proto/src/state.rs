@@ -25,13 +25,13 @@ use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
 use crate::{
-    challenge::SavedChallenges,
     config::Keys,
-    disco::Generation,
-    geneve::Vni,
-    key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair},
-    lane::Lane,
+    crypto::challenge::SavedChallenges,
+    crypto::key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair},
+    session::shard::Shard,
     time::nanoseconds,
+    wire::disco::Generation,
+    wire::geneve::Vni,
 };
 
 const MAGIC: &[u8; 4] = b"PRST";
@@ -129,7 +129,7 @@ impl State {
 
     /// Takes into account how long another path has not heard from leg A and leg B of a session;
     /// `None` where it knows nothing of it.
-    pub fn note_silence(&mut self, of: impl Fn(Vni) -> Option<[Duration; 2]>) {
+    pub fn record_silence(&mut self, of: impl Fn(Vni) -> Option<[Duration; 2]>) {
         for session in &mut self.sessions {
             let silences = of(session.vni).unwrap_or([Duration::MAX; 2]);
             for (leg, silence) in session.legs.iter_mut().zip(silences) {
@@ -218,13 +218,13 @@ impl State {
 
     /// Every number is given out once, and where it belongs.
     fn is_consistent(&self) -> bool {
-        let lanes = self.keys.server.lane_key();
+        let shards = self.keys.server.shard_key();
         let (mut vnis, mut pairs) = (BTreeSet::new(), BTreeSet::new());
         self.sessions.iter().all(|session| {
             let [a, b] = session.pair.keys();
             a != b
                 && session.lamport < self.next_lamport
-                && Lane::of(session.vni) == lanes.lane(&session.pair)
+                && Shard::of(session.vni) == shards.shard(&session.pair)
                 && vnis.insert(session.vni)
                 && pairs.insert(session.pair)
         })

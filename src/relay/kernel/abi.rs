@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use relay_proto::{DropReason, Pace};
+use relay_proto::{DropReason, RateLimit};
 
 /// Key of the map of local addresses; value of the same by key.
 pub(super) type AddressKey = [u8; 16];
@@ -92,8 +92,8 @@ pub(super) struct Config {
     /// Number of words of known VNIs, less one.
     pub(super) known_mask: u32,
     /// Bandwidth of each session, and of all of them.
-    pub(super) session_pace: Option<Pace>,
-    pub(super) relay_pace: Option<Pace>,
+    pub(super) session_limit: Option<RateLimit>,
+    pub(super) relay_limit: Option<RateLimit>,
 }
 
 impl Config {
@@ -102,13 +102,13 @@ impl Config {
         value[..8].copy_from_slice(&self.valid_until.to_ne_bytes());
         value[8..10].copy_from_slice(&self.port.to_be_bytes());
         value[12..16].copy_from_slice(&self.known_mask.to_ne_bytes());
-        for (pace, bytes) in [self.session_pace, self.relay_pace]
+        for (limit, bytes) in [self.session_limit, self.relay_limit]
             .into_iter()
             .zip(value[16..].chunks_exact_mut(16))
         {
-            let Some(pace) = pace else { continue };
-            bytes[..8].copy_from_slice(&pace.bytes_per_second().to_ne_bytes());
-            let burst = u64::try_from(pace.burst().as_nanos()).unwrap_or(u64::MAX);
+            let Some(limit) = limit else { continue };
+            bytes[..8].copy_from_slice(&limit.bytes_per_second().to_ne_bytes());
+            let burst = u64::try_from(limit.burst().as_nanos()).unwrap_or(u64::MAX);
             bytes[8..].copy_from_slice(&burst.to_ne_bytes());
         }
         value

@@ -36,7 +36,7 @@ enum {
 	COUNTER_COUNT = LATENCY_BUCKETS + BUCKETS,
 };
 
-// A limit on bandwidth, as the core's `Pace`.
+// A limit on bandwidth, as the core's `RateLimit`.
 struct pace {
 	// 0 for none.
 	u64 bytes_per_second;

@@ -19,7 +19,7 @@ use aya::{
     },
 };
 
-use relay_proto::KnownVnis;
+use relay_proto::VniFilter;
 
 use super::{
     Reason, Unavailable,
@@ -346,7 +346,7 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
 
 /// Words of known VNIs for this many sessions.
 fn known_words(sessions: u32) -> u32 {
-    let words = KnownVnis::words(sessions as usize);
+    let words = VniFilter::words(sessions as usize);
     u32::try_from(words).expect("VNIs have 24 bits")
 }
 

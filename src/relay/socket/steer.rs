@@ -2,7 +2,7 @@
 
 use std::{io, os::fd::AsRawFd};
 
-use relay_proto::Lane;
+use relay_proto::Shard;
 use socket2::Socket;
 
 use super::checked;
@@ -11,8 +11,8 @@ use super::checked;
 const WORD: u32 = 4;
 const STUN_COOKIE: u32 = 0x2112_a442;
 
-/// Makes the kernel give each datagram to the socket of its VNI's lane: of `sockets` sockets that
-/// share the port, number `lane mod sockets`, in the order in which they were bound. STUN, and what
+/// Makes the kernel give each datagram to the socket of its VNI's shard: of `sockets` sockets that
+/// share the port, number `shard mod sockets`, in the order in which they were bound. STUN, and what
 /// is too short to have a VNI, goes to the first.
 ///
 /// Classic BPF, so it needs no privilege. It sees a super-datagram as its first segment: what else
@@ -32,7 +32,7 @@ pub(super) fn steer(socket: &Socket, sockets: u32) -> io::Result<()> {
         op(
             libc::BPF_ALU | libc::BPF_AND | libc::BPF_K,
             0,
-            Lane::COUNT - 1,
+            Shard::COUNT - 1,
         ),
         op(libc::BPF_ALU | libc::BPF_MOD | libc::BPF_K, 0, sockets),
         op(libc::BPF_RET | libc::BPF_A, 0, 0),

@@ -10,7 +10,7 @@ use std::{
 };
 
 use relay_proto::{
-    Allocation, Config, Counters, Desk, DropReason, Keys, NodeKey, Peer, Request, Timestamp,
+    Allocation, Allocator, Config, Counters, DropReason, Keys, NodeKey, Peer, Request, Timestamp,
 };
 use tokio::sync::oneshot;
 
@@ -20,21 +20,21 @@ use super::{
     workers::{WorkerHandle, Workers},
 };
 
-/// When to come again to a desk that is busy.
+/// When to come again to an allocator that is busy.
 const LATER: Duration = Duration::from_millis(50);
 
 pub(super) struct Dispatcher {
-    desk: SharedDesk,
+    allocator: SharedAllocator,
     handles: Arc<[WorkerHandle]>,
     start: Instant,
 }
 
-/// The desk, which the first thread tidies up: whoever asks may not come again.
+/// The allocator, which the first thread tidies up: whoever asks may not come again.
 #[derive(Clone)]
-pub(super) struct SharedDesk(Arc<Mutex<State>>);
+pub(super) struct SharedAllocator(Arc<Mutex<State>>);
 
 struct State {
-    desk: Desk,
+    allocator: Allocator,
     counters: Counters,
     accepting: bool,
     draining: bool,
@@ -48,12 +48,12 @@ struct State {
 impl State {
     fn update_accepting(&mut self) {
         let accepting = self.accepting && !self.draining && !self.withdrawn;
-        self.desk.set_accepting(accepting);
+        self.allocator.set_accepting(accepting);
     }
 }
 
-impl SharedDesk {
-    /// As [`Desk::forget`], and when to come again. Waits for nobody: a desk that is busy has time
+impl SharedAllocator {
+    /// As [`Allocator::forget`], and when to come again. Waits for nobody: an allocator that is busy has time
     /// later.
     pub(super) fn forget(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
         let mut state = match self.0.try_lock() {
@@ -61,15 +61,15 @@ impl SharedDesk {
             Err(TryLockError::Poisoned(state)) => state.into_inner(),
             Err(TryLockError::WouldBlock) => return (false, Some(now + LATER)),
         };
-        let freed = state.desk.forget(now);
-        let next = state.desk.poll_forget();
+        let freed = state.allocator.forget(now);
+        let next = state.allocator.poll_forget();
         state.forget_scheduled = next.is_some();
         (freed, next)
     }
 
     #[cfg(test)]
     pub(super) fn is_tidy(&self) -> bool {
-        self.state().desk.poll_forget().is_none()
+        self.state().allocator.poll_forget().is_none()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
@@ -86,7 +86,7 @@ impl Dispatcher {
         start: Instant,
     ) -> Self {
         let state = State {
-            desk: Desk::new(config, keys),
+            allocator: Allocator::new(config, keys),
             counters: Counters::default(),
             accepting: true,
             draining: false,
@@ -95,14 +95,14 @@ impl Dispatcher {
             forget_scheduled: false,
         };
         Self {
-            desk: SharedDesk(Arc::new(Mutex::new(state))),
+            allocator: SharedAllocator(Arc::new(Mutex::new(state))),
             handles,
             start,
         }
     }
 
-    pub(super) fn desk(&self) -> SharedDesk {
-        self.desk.clone()
+    pub(super) fn allocator(&self) -> SharedAllocator {
+        self.allocator.clone()
     }
 
     pub(super) fn workers(&self) -> &[WorkerHandle] {
@@ -117,13 +117,13 @@ impl Dispatcher {
         let (request, allocation) = self.open(from.as_ref(), &packet)?;
         let allocation = allocation.await.unwrap_or(Err(DropReason::NotAccepting))?;
         let nonce = rand::random();
-        let state = &mut *self.desk.state();
-        let answer = state.desk.answer(&request, allocation, nonce);
+        let state = &mut *self.allocator.state();
+        let answer = state.allocator.answer(&request, allocation, nonce);
         self.schedule_forget(state);
         Ok(answer)
     }
 
-    /// Opens a request and passes it to its thread. The desk stays locked until the thread has the
+    /// Opens a request and passes it to its thread. The allocator stays locked until the thread has the
     /// request: a revocation comes either after it, or before it and refuses it.
     fn open(
         &self,
@@ -131,8 +131,8 @@ impl Dispatcher {
         packet: &[u8],
     ) -> Result<(Request, oneshot::Receiver<Result<Allocation, DropReason>>), DropReason> {
         let now = moment(self.start);
-        let state = &mut *self.desk.state();
-        let opened = state.desk.open(from, packet, now);
+        let state = &mut *self.allocator.state();
+        let opened = state.allocator.open(from, packet, now);
         self.schedule_forget(state);
         let opened = opened.and_then(|request| {
             let allowed = |peer: &Peer| match &state.allowed {
@@ -144,14 +144,18 @@ impl Dispatcher {
         });
         let request = opened.inspect_err(|reason| state.counters.count_drop(*reason))?;
         let (answer, allocation) = oneshot::channel();
-        let thread = Workers::thread(request.lane(), self.handles.len());
+        let thread = Workers::thread(request.shard(), self.handles.len());
         self.handles[thread].send(Command::Allocate { request, answer });
         Ok((request, allocation))
     }
 
     /// Has the first thread come once there is something to forget.
     fn schedule_forget(&self, state: &mut State) {
-        if let Some(due) = state.desk.poll_forget().filter(|_| !state.forget_scheduled) {
+        if let Some(due) = state
+            .allocator
+            .poll_forget()
+            .filter(|_| !state.forget_scheduled)
+        {
             state.forget_scheduled = true;
             self.handles[0].send(Command::Forget(due));
         }
@@ -160,7 +164,7 @@ impl Dispatcher {
     /// Ends the sessions of all other nodes, and refuses what they ask for from now on.
     pub(super) fn revoke(&self, allowed: BTreeSet<NodeKey>) {
         let allowed = Arc::new(allowed);
-        let state = &mut *self.desk.state();
+        let state = &mut *self.allocator.state();
         state.allowed = Some(allowed.clone());
         for handle in &*self.handles {
             handle.send(Command::Revoke(allowed.clone()));
@@ -168,26 +172,29 @@ impl Dispatcher {
     }
 
     pub(super) fn set_addresses(&self, addresses: &[SocketAddr]) {
-        self.desk.state().desk.set_addresses(addresses.to_vec());
+        self.allocator
+            .state()
+            .allocator
+            .set_addresses(addresses.to_vec());
         for handle in &*self.handles {
             handle.send(Command::SetAddresses(addresses.to_vec()));
         }
     }
 
     pub(super) fn set_accepting(&self, accepting: bool) {
-        let state = &mut *self.desk.state();
+        let state = &mut *self.allocator.state();
         state.accepting = accepting;
         state.update_accepting();
     }
 
     pub(super) fn set_withdrawn(&self, withdrawn: bool) {
-        let state = &mut *self.desk.state();
+        let state = &mut *self.allocator.state();
         state.withdrawn = withdrawn;
         state.update_accepting();
     }
 
     pub(super) fn drain(&self) {
-        let state = &mut *self.desk.state();
+        let state = &mut *self.allocator.state();
         state.draining = true;
         state.update_accepting();
     }
@@ -195,7 +202,7 @@ impl Dispatcher {
     /// What never reached a thread.
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
-            counters: self.desk.state().counters.clone(),
+            counters: self.allocator.state().counters.clone(),
             ..Snapshot::default()
         }
     }

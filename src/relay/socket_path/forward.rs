@@ -165,7 +165,7 @@ impl Forwarder {
         if geneve::is_control(datagram) {
             self.outcome.handshakes += 1;
             if !context.backlog.admits(context.now) {
-                context.relay.note_busy();
+                context.relay.record_busy();
                 return;
             }
         }

@@ -104,7 +104,7 @@ async fn super_datagram_of_sessions_of_all_threads_reaches_each() {
     }
     let threads: std::collections::BTreeSet<_> = sessions
         .iter()
-        .map(|(vni, _)| Workers::thread(relay_proto::Lane::of(*vni), 3))
+        .map(|(vni, _)| Workers::thread(relay_proto::Shard::of(*vni), 3))
         .collect();
     assert_eq!(threads.len(), 3, "24 sessions are on every thread");
     let datagrams: Vec<_> = sessions
@@ -227,7 +227,7 @@ async fn desk_is_tidied_once_nobody_asks() {
         let answer = relay.handle.handle_derp(Some(a.peer()), request).await;
         answer.unwrap();
         let tidy = async {
-            while !relay.handle.dispatcher.desk().is_tidy() {
+            while !relay.handle.dispatcher.allocator().is_tidy() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };

@@ -14,7 +14,7 @@ use super::{
     Command, Snapshot, SocketCounters,
     backlog::Backlog,
     coalescer::{Coalescer, Intake},
-    dispatcher::SharedDesk,
+    dispatcher::SharedAllocator,
     forward::{BatchContext, Forwarder, Outcome, Sockets},
     latency::Latency,
     port::{Bound, Port, PortState},
@@ -52,7 +52,7 @@ pub(super) struct PortBinder {
     pub(super) state: watch::Sender<PortState>,
     pub(super) bound_before: bool,
     /// Which nobody else tidies up, and when to.
-    pub(super) desk: SharedDesk,
+    pub(super) allocator: SharedAllocator,
     pub(super) forget: Option<Timestamp>,
 }
 
@@ -270,7 +270,7 @@ impl Worker {
             && is_due(port_binder.forget)
         {
             let more;
-            (more, port_binder.forget) = port_binder.desk.forget(now);
+            (more, port_binder.forget) = port_binder.allocator.forget(now);
             freed |= more;
         }
         if freed {

@@ -6,7 +6,7 @@ use std::sync::{
     mpsc,
 };
 
-use relay_proto::{Lane, geneve::Header};
+use relay_proto::{Shard, geneve::Header};
 
 use super::{Command, demux::Demux};
 use crate::relay::socket::{Arrival, Waker};
@@ -82,7 +82,7 @@ impl WorkerHandle {
     }
 }
 
-/// One thread's share of the lanes, and the ways to the others.
+/// One thread's share of the shards, and the ways to the others.
 #[derive(Debug, Clone)]
 pub(super) struct Workers {
     pub(super) own: usize,
@@ -91,9 +91,9 @@ pub(super) struct Workers {
 }
 
 impl Workers {
-    /// The thread that has `lane`, of `threads`. The same rule steers datagrams to sockets.
-    pub(super) const fn thread(lane: Lane, threads: usize) -> usize {
-        lane.number() % threads
+    /// The thread that has `shard`, of `threads`. The same rule steers datagrams to sockets.
+    pub(super) const fn thread(shard: Shard, threads: usize) -> usize {
+        shard.number() % threads
     }
 
     /// The other thread that a datagram belongs to; `None` when it is this one's, or nobody's.
@@ -101,8 +101,8 @@ impl Workers {
         if self.handles.len() == 1 {
             return None;
         }
-        let lane = Lane::of(Header::decode(datagram)?.vni);
-        let thread = Self::thread(lane, self.handles.len());
+        let shard = Shard::of(Header::decode(datagram)?.vni);
+        let thread = Self::thread(shard, self.handles.len());
         (thread != self.own).then_some(thread)
     }
 }

@@ -201,7 +201,7 @@ fn nodes_of_a_tag_share_its_limit_and_the_oldest_unbound_session_of_theirs_gives
     let tags = tagged.map(|(client, tags)| (client.node_key, tags));
     // One is there before its tags are known.
     let first = sim.open(&alice, &dave);
-    sim.ledger.set_tags(tags.into());
+    sim.limits.set_tags(tags.into());
     let pending = sim.vni(&alice, &Client::new(9));
     let second = sim.open(&bob, &dave);
     assert!(sim.session(pending).is_none(), "it was not open yet");
@@ -220,7 +220,7 @@ fn nodes_of_a_tag_share_its_limit_and_the_oldest_unbound_session_of_theirs_gives
     assert!(sim.session(first).is_some() && sim.session(second).is_some());
 
     // A node that loses its tag frees the place; so does a session that ends.
-    sim.ledger.set_tags([(bob.node_key, vec![7])].into());
+    sim.limits.set_tags([(bob.node_key, vec![7])].into());
     assert!(sim.allocate(&bob, &Client::new(11)).is_ok());
     sim.pass(seconds(300));
     sim.open(&bob, &dave);
@@ -286,7 +286,7 @@ fn data_above_a_bandwidth_is_dropped_for_its_own_reason_and_flows_again_later() 
     let passed = (0..200).take_while(|_| matches!(send(&mut sim, 0), Outcome::Forward(_)));
     assert_eq!(passed.count(), 128);
     assert_eq!(send(&mut sim, 0), Outcome::Drop(DropReason::SessionRate));
-    // As much of the relay, which goes on at twice the pace.
+    // As much of the relay, which goes on at twice the rate.
     let spoofed = sim.receive(at("192.0.2.9:9"), &packet(sessions[1].1));
     assert_eq!(
         spoofed,

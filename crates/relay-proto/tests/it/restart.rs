@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use relay_proto::{Config, DropReason, Event, Lane, Ledger, Relay, State, StateError};
+use relay_proto::{Config, DropReason, Event, Relay, Shard, SharedLimits, State, StateError};
 
 use crate::sim::{Client, Outcome, STATE_KEY, Sim, data, seconds};
 
@@ -82,15 +82,15 @@ fn cores_divide_the_sessions_whatever_their_number_was() {
     }
     let state = sim.relay.export(sim.now);
     let config = Config::default();
-    let ledger = Arc::new(Ledger::new(&config, state.next_lamport));
+    let limits = Arc::new(SharedLimits::new(&config, state.next_lamport));
     let mut sum = 0;
     for core in 0..3 {
         let (config, keys) = (config.clone(), state.keys.clone());
-        let mut relay = Relay::with_ledger(config, keys, [core; 32], ledger.clone(), sim.now);
-        let mine = |lane: Lane| lane.number() % 3 == usize::from(core);
+        let mut relay = Relay::with_limits(config, keys, [core; 32], limits.clone(), sim.now);
+        let mine = |shard: Shard| shard.number() % 3 == usize::from(core);
         let count = relay.import(&state, core.into(), mine, sim.now);
         assert_eq!(relay.session_counts().open, count);
-        assert!(relay.sessions().all(|session| mine(Lane::of(session.vni))));
+        assert!(relay.sessions().all(|session| mine(Shard::of(session.vni))));
         assert!(count > 0);
         sum += count;
     }

@@ -3,8 +3,8 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
-    Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, KnownVnis, Ledger, NodeKey, Peer,
-    REPLY_LEN, Relay, SessionInfo, State, Timestamp, Verdict, Vni,
+    Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, NodeKey, Peer, REPLY_LEN, Relay,
+    SessionInfo, SharedLimits, State, Timestamp, Verdict, Vni, VniFilter,
     disco::{BindCommon, Endpoint, Frame, Generation, Message, seal},
     geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
 };
@@ -163,11 +163,11 @@ pub(crate) const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn ledger(config: &Config, first_lamport: u64, known: Option<KnownVnis>) -> Arc<Ledger> {
-    let ledger = Ledger::new(config, first_lamport);
+fn limits(config: &Config, first_lamport: u64, known: Option<VniFilter>) -> Arc<SharedLimits> {
+    let limits = SharedLimits::new(config, first_lamport);
     Arc::new(match known {
-        Some(known) => ledger.sharing_vnis(known),
-        None => ledger,
+        Some(known) => limits.with_vni_filter(known),
+        None => limits,
     })
 }
 
@@ -176,10 +176,10 @@ pub(crate) struct Sim {
     pub(crate) relay: Relay,
     pub(crate) now: Timestamp,
     /// What the first relay counts with.
-    pub(crate) ledger: Arc<Ledger>,
+    pub(crate) limits: Arc<SharedLimits>,
     /// Of the next relay, after a restart.
     pub(crate) config: Config,
-    known: Option<KnownVnis>,
+    known: Option<VniFilter>,
     /// Each relay's is another: a seed is never used twice.
     seed: u8,
 }
@@ -199,23 +199,23 @@ impl Sim {
     }
 
     /// A relay that tells in `known` which VNIs have a session, and relays after it.
-    pub(crate) fn telling(known: KnownVnis) -> Self {
+    pub(crate) fn telling(known: VniFilter) -> Self {
         let now = Timestamp::from_start(seconds(1_000));
         Self::make(Config::default(), 100, now, Some(known))
     }
 
-    fn make(config: Config, lamport: u64, now: Timestamp, known: Option<KnownVnis>) -> Self {
+    fn make(config: Config, lamport: u64, now: Timestamp, known: Option<VniFilter>) -> Self {
         let keys = Keys {
             node: DiscoSecret::from_bytes(NODE_SECRET),
             server: DiscoSecret::from_bytes(SERVER_SECRET),
         };
         let seed = 0x33;
-        let ledger = ledger(&config, lamport, known);
-        let mut relay = Relay::with_ledger(config.clone(), keys, [seed; 32], ledger.clone(), now);
+        let limits = limits(&config, lamport, known);
+        let mut relay = Relay::with_limits(config.clone(), keys, [seed; 32], limits.clone(), now);
         relay.set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
         Self {
             relay,
-            ledger,
+            limits,
             now,
             config,
             known,
@@ -231,8 +231,8 @@ impl Sim {
         self.now = self.now + away;
         let (config, keys) = (self.config.clone(), state.keys.clone());
         self.seed = self.seed.wrapping_add(1);
-        let ledger = ledger(&config, state.next_lamport, self.known);
-        self.relay = Relay::with_ledger(config, keys, [self.seed; 32], ledger, self.now);
+        let limits = limits(&config, state.next_lamport, self.known);
+        self.relay = Relay::with_limits(config, keys, [self.seed; 32], limits, self.now);
         self.relay
             .set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
         self.relay.import(&state, 0, |_| true, self.now);

@@ -6,7 +6,7 @@ use relay_proto::{Activity, DropReason, Timestamp, Traffic};
 
 use crate::sim::{Client, Outcome, Sim, data, seconds};
 
-/// Sessions of one pair, which all share a lane: a 64th of all numbers.
+/// Sessions of one pair, which all share a shard: a 64th of all numbers.
 const LIVES: u32 = 12_000;
 
 #[test]

@@ -6,8 +6,8 @@ use aws_lc_rs::agreement::{PrivateKey, X25519};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
 use crate::{
-    agreement::{Agreement, SharedBox},
-    lane::LaneKey,
+    crypto::agreement::{Agreement, SharedBox},
+    session::shard::ShardKey,
 };
 
 /// Length of every key on the wire, in bytes.
@@ -55,8 +55,8 @@ impl DiscoSecret {
         &self.0
     }
 
-    pub(crate) fn lane_key(&self) -> LaneKey {
-        LaneKey::new(&self.0)
+    pub(crate) fn shard_key(&self) -> ShardKey {
+        ShardKey::new(&self.0)
     }
 
     /// The box of both keys, which seals and opens between them.

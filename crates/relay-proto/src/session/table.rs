@@ -9,15 +9,15 @@ use std::{
 use rand_chacha::{ChaCha20Rng, rand_core::RngCore};
 
 use crate::{
-    geneve::Vni,
-    index::Index,
-    key::Pair,
-    known::KnownVnis,
-    lane::Lane,
-    ledger::Owner,
+    crypto::key::Pair,
+    limits::Owner,
     session::Session,
+    session::shard::Shard,
+    session::vni_filter::VniFilter,
+    slab::index::Index,
     slab::{Slab, Slot},
     time::Timestamp,
+    wire::geneve::Vni,
 };
 
 /// A freed VNI is not drawn again for this long, so that late packets of the old session cannot
@@ -45,11 +45,11 @@ pub(crate) struct Table {
     resting: BTreeSet<Vni>,
     resting_until: VecDeque<(Timestamp, Vni)>,
     /// Who else learns of VNIs that have a session.
-    known: Option<KnownVnis>,
+    known: Option<VniFilter>,
 }
 
 impl Table {
-    pub(crate) fn new(known: Option<KnownVnis>) -> Self {
+    pub(crate) fn new(known: Option<VniFilter>) -> Self {
         Self {
             known,
             ..Self::default()
@@ -99,14 +99,14 @@ impl Table {
         theirs.next().map(|(_, allocated)| *allocated)
     }
 
-    /// A random VNI of `lane` that is neither in use nor resting. The caller keeps the number of
+    /// A random VNI of `shard` that is neither in use nor resting. The caller keeps the number of
     /// sessions far below the number of VNIs.
-    pub(crate) fn draw_vni(&mut self, lane: Lane, rng: &mut ChaCha20Rng, now: Timestamp) -> Vni {
+    pub(crate) fn draw_vni(&mut self, shard: Shard, rng: &mut ChaCha20Rng, now: Timestamp) -> Vni {
         while let Some((_, vni)) = self.resting_until.pop_front_if(|(until, _)| *until <= now) {
             self.resting.remove(&vni);
         }
         loop {
-            if let Some(vni) = lane.vni(rng.next_u32())
+            if let Some(vni) = shard.vni(rng.next_u32())
                 && !self.has(vni)
                 && !self.resting.contains(&vni)
             {
@@ -180,7 +180,7 @@ impl Table {
     }
 }
 
-/// VNIs are drawn by us at random, but for the bits of their lanes: multiplying spreads them well
+/// VNIs are drawn by us at random, but for the bits of their shards: multiplying spreads them well
 /// enough, once its high bits are among the low ones too.
 fn hash(vni: Vni) -> u64 {
     let product = u64::from(vni.number()).wrapping_mul(0x9e37_79b9_7f4a_7c15);

@@ -12,37 +12,41 @@ use rand_chacha::{
 };
 
 use crate::{
-    address::{AddressPolicy, canonical},
-    challenge::Challenges,
+    allocator::{Allocation, Allocator, Request},
     config::{Config, Keys, Peer},
     counters::{Counters, Traffic},
-    deadline::{Deadlines, Due},
-    desk::{Allocation, Desk, Request},
-    disco::{BIND_FRAME_LEN, BindCommon, Frame, Message, NONCE_LEN, seal},
+    crypto::challenge::Challenges,
+    crypto::key::{DiscoPublic, NodeKey, Side},
+    crypto::key_cache::SharedKeyCache,
     event::{CloseReason, Event, LegInfo, SessionCounts, SessionInfo},
-    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, Vni},
-    key::{DiscoPublic, NodeKey, Side},
-    lane::Lane,
-    ledger::{Ledger, Owner},
-    locals::Locals,
-    rate::Rates,
-    sealer::Sealer,
+    limits::rate::SessionBandwidth,
+    limits::{Owner, SharedLimits},
+    session::address::{AddressPolicy, canonical},
+    session::deadline::{Deadlines, Due},
+    session::local_addr::LocalAddrTable,
+    session::shard::Shard,
+    session::table::Table,
     session::{Handshake, Session},
     state::State,
-    stun::is_stun,
-    table::Table,
     time::Timestamp,
     verdict::{DropReason, Verdict},
+    wire::disco::{BIND_FRAME_LEN, BindCommon, Frame, Message, NONCE_LEN, seal},
+    wire::geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, Vni},
+    wire::is_stun,
 };
 
 /// Size of the reply buffer, in bytes; equal to the smallest bind that is answered.
 pub const REPLY_LEN: usize = HEADER_LEN + BIND_FRAME_LEN;
 
+/// Clients, in each of two generations, whose handshakes cost one X25519 only: those of one second at
+/// a thousand handshakes a second. Only clients of sessions get here, so a stranger costs none.
+const CACHED_HANDSHAKES: usize = (1 << 10) / 8 * 7;
+
 /// The relay. The crate's documentation has the driver's contract.
 pub struct Relay {
     config: Config,
-    desk: Desk,
-    server: Sealer,
+    allocator: Allocator,
+    server: SharedKeyCache,
     rng: ChaCha20Rng,
     challenges: Challenges,
     table: Table,
@@ -50,9 +54,9 @@ pub struct Relay {
     events: VecDeque<Event>,
     counters: Counters,
     policy: AddressPolicy,
-    locals: Locals,
-    ledger: Arc<Ledger>,
-    rates: Option<Rates>,
+    locals: LocalAddrTable,
+    limits: Arc<SharedLimits>,
+    rates: Option<SessionBandwidth>,
 }
 
 impl Relay {
@@ -65,34 +69,34 @@ impl Relay {
         first_lamport: u64,
         now: Timestamp,
     ) -> Self {
-        let ledger = Arc::new(Ledger::new(&config, first_lamport));
-        Self::with_ledger(config, keys, seed, ledger, now)
+        let limits = Arc::new(SharedLimits::new(&config, first_lamport));
+        Self::with_limits(config, keys, seed, limits, now)
     }
 
-    /// One of several cores of a relay, which share `ledger`. Each has lanes of its own: it must be
+    /// One of several cores of a relay, which share `limits`. Each has shards of its own: it must be
     /// given the requests and the datagrams of these and no others.
-    pub fn with_ledger(
+    pub fn with_limits(
         config: Config,
         keys: Keys,
         seed: [u8; 32],
-        ledger: Arc<Ledger>,
+        limits: Arc<SharedLimits>,
         now: Timestamp,
     ) -> Self {
         let mut rng = ChaCha20Rng::from_seed(seed);
         Self {
             challenges: Challenges::new(&mut rng, config.secret_rotation, now),
             policy: AddressPolicy::new(config.allow_loopback_bind),
-            desk: Desk::new(&config, &keys),
-            server: Sealer::new(keys.server),
-            rates: Rates::new(&config),
+            allocator: Allocator::new(&config, &keys),
+            server: SharedKeyCache::new(keys.server, CACHED_HANDSHAKES),
+            rates: SessionBandwidth::new(&config),
             config,
             rng,
-            table: Table::new(ledger.known()),
+            table: Table::new(limits.known()),
             deadlines: Deadlines::default(),
             events: VecDeque::new(),
             counters: Counters::default(),
-            locals: Locals::default(),
-            ledger,
+            locals: LocalAddrTable::default(),
+            limits,
         }
     }
 
@@ -103,12 +107,12 @@ impl Relay {
             *address = canonical(*address);
         }
         self.policy.set_own(&advertised);
-        self.desk.set_addresses(advertised);
+        self.allocator.set_addresses(advertised);
     }
 
     /// Whether allocation requests are answered. Sessions that exist go on either way.
     pub const fn set_accepting(&mut self, accepting: bool) {
-        self.desk.set_accepting(accepting);
+        self.allocator.set_accepting(accepting);
     }
 
     /// Handles a packet that DERP delivered; `from` is what the network map knows of its sender.
@@ -121,15 +125,18 @@ impl Relay {
         packet: &[u8],
         now: Timestamp,
     ) -> Result<Vec<u8>, DropReason> {
-        let request = self.desk.open(from, packet, now).inspect_err(|reason| {
-            self.counters.count_drop(*reason);
-        })?;
+        let request = self
+            .allocator
+            .open(from, packet, now)
+            .inspect_err(|reason| {
+                self.counters.count_drop(*reason);
+            })?;
         let allocation = self.allocate(&request)?;
         let nonce = self.nonce();
-        Ok(self.desk.answer(&request, allocation, nonce))
+        Ok(self.allocator.answer(&request, allocation, nonce))
     }
 
-    /// Gives out a session for a request that a [`Desk`] has opened, or the pair's present one.
+    /// Gives out a session for a request that a [`Allocator`] has opened, or the pair's present one.
     ///
     /// # Errors
     /// A limit is reached.
@@ -176,7 +183,7 @@ impl Relay {
     }
 
     /// Handles `packets` data datagrams of one session with `bytes` of UDP payload in all, that
-    /// came from one source: a super-datagram that [`crate::geneve::uniform_data`] has vouched for.
+    /// came from one source: a super-datagram that [`crate::wire::geneve::uniform_data`] has vouched for.
     pub fn handle_data(
         &mut self,
         vni: Vni,
@@ -200,7 +207,7 @@ impl Relay {
     pub fn handle_activity(&mut self, vni: Vni, last_seen: [Timestamp; 2]) {
         if let Some(session) = self.table.get_mut(vni).filter(|s| s.is_open()) {
             for (side, last_seen) in [Side::A, Side::B].into_iter().zip(last_seen) {
-                session.note_heard(side, last_seen);
+                session.record_heard(side, last_seen);
             }
         }
     }
@@ -246,7 +253,7 @@ impl Relay {
     /// data.
     #[must_use]
     pub fn poll_forget(&self) -> Option<Timestamp> {
-        let own = [self.server.poll_forget(), self.desk.poll_forget()];
+        let own = [self.server.poll_forget(), self.allocator.poll_forget()];
         own.into_iter().flatten().min()
     }
 
@@ -255,7 +262,7 @@ impl Relay {
     /// verdict.
     pub fn forget(&mut self, now: Timestamp) -> bool {
         // Both have their turn.
-        self.server.forget(now) | self.desk.forget(now)
+        self.server.forget(now) | self.allocator.forget(now)
     }
 
     /// The next thing that changed. The driver empties this after each call that handles a control
@@ -289,20 +296,20 @@ impl Relay {
     pub fn export(&self, now: Timestamp) -> State {
         State {
             keys: Keys {
-                node: self.desk.secret().clone(),
+                node: self.allocator.secret().clone(),
                 server: self.server.secret().clone(),
             },
-            next_lamport: self.ledger.next_lamport(),
+            next_lamport: self.limits.next_lamport(),
             challenges: vec![self.challenges.save(now)],
             sessions: self
                 .table
                 .iter()
-                .map(|session| session.save(self.ledger.node(session.owner), &self.locals, now))
+                .map(|session| session.save(self.limits.node(session.owner), &self.locals, now))
                 .collect(),
         }
     }
 
-    /// Goes on with the sessions of `state` that are in `lanes`; returns how many of them there are.
+    /// Goes on with the sessions of `state` that are in `shards`; returns how many of them there are.
     /// What has ended (see [`State::age`]), or has no room in the limits, is left out. Each open
     /// session is told as [`Event::Opened`].
     ///
@@ -313,7 +320,7 @@ impl Relay {
         &mut self,
         state: &State,
         core: usize,
-        lanes: impl Fn(Lane) -> bool,
+        shards: impl Fn(Shard) -> bool,
         now: Timestamp,
     ) -> usize {
         if let Some(saved) = state.challenges.get(core) {
@@ -327,20 +334,20 @@ impl Relay {
         let mut count = 0;
         for saved in &state.sessions {
             let mut legs = saved.legs.iter().filter_map(|leg| leg.address);
-            if !lanes(Lane::of(saved.vni))
+            if !shards(Shard::of(saved.vni))
                 || self.table.has(saved.vni)
                 || !legs.all(|leg| self.policy.may_bind(&leg))
             {
                 continue;
             }
-            let Ok(owner) = self.ledger.enter(saved.owner) else {
+            let Ok(owner) = self.limits.enter(saved.owner) else {
                 continue;
             };
             let session = Session::restore(saved, owner, &mut self.locals, now);
             let (vni, lamport) = (session.vni, session.lamport);
             let deadline = session.deadline(bind_lifetime, steady_lifetime);
             if deadline <= now {
-                self.ledger.leave(owner);
+                self.limits.leave(owner);
                 continue;
             }
             let opened = self.opened(&session);
@@ -356,7 +363,7 @@ impl Relay {
     }
 
     /// Counts a control packet that the driver has left out: there was no time for it.
-    pub const fn note_busy(&mut self) {
+    pub const fn record_busy(&mut self) {
         self.counters.count_drop(DropReason::Busy);
     }
 
@@ -376,7 +383,7 @@ impl Relay {
 
     /// The LamportID that the next allocation gets.
     pub fn next_lamport(&self) -> u64 {
-        self.ledger.next_lamport()
+        self.limits.next_lamport()
     }
 
     /// Public half of the server's key.
@@ -409,7 +416,7 @@ impl Relay {
         let session = self.table.get_mut(vni).ok_or(DropReason::UnknownVni)?;
         if let Some(rates) = &mut self.rates {
             session.route(source)?;
-            rates.take(vni, bytes, now, self.ledger.rate())?;
+            rates.take(vni, bytes, now, self.limits.rate())?;
         }
         let (to, local) = session.forward(source, packets, bytes, now)?;
         self.counters.count_forward(&source, &to, packets, bytes);
@@ -423,11 +430,11 @@ impl Relay {
         now: Timestamp,
     ) -> Result<Allocation, DropReason> {
         let Request {
-            pair, lane, owner, ..
+            pair, shard, owner, ..
         } = *request;
         let owner = self.make_room(owner, now)?;
-        let vni = self.table.draw_vni(lane, &mut self.rng, now);
-        let lamport = self.ledger.take_lamport();
+        let vni = self.table.draw_vni(shard, &mut self.rng, now);
+        let lamport = self.limits.take_lamport();
         self.deadlines
             .insert(Due::new(now + self.config.bind_lifetime, vni, lamport));
         self.table
@@ -436,22 +443,22 @@ impl Relay {
         Ok(Allocation { vni, lamport })
     }
 
-    /// Enters one more session of `node` in the ledger. At a limit, the oldest unbound session
+    /// Enters one more session of `node` in the limits. At a limit, the oldest unbound session
     /// gives way: of those of this core, which are all that it knows.
     fn make_room(&mut self, node: NodeKey, now: Timestamp) -> Result<Owner, DropReason> {
         loop {
-            let full = match self.ledger.enter(node) {
+            let full = match self.limits.enter(node) {
                 Ok(owner) => return Ok(owner),
                 Err(full) => full,
             };
             let oldest = match full {
                 DropReason::NodeLimit => {
-                    let owner = self.ledger.owner(node);
+                    let owner = self.limits.owner(node);
                     let oldest = owner.and_then(|owner| self.table.oldest_unbound_of(owner));
                     oldest.map(|(_, vni)| vni)
                 }
                 DropReason::TagLimit => {
-                    let sharing = self.ledger.sharing(node).into_iter();
+                    let sharing = self.limits.sharing(node).into_iter();
                     let oldest = sharing.filter_map(|owner| self.table.oldest_unbound_of(owner));
                     oldest.min().map(|(_, vni)| vni)
                 }
@@ -467,7 +474,7 @@ impl Relay {
     /// Ends the sessions of every node that `allowed` does not hold: the policy has changed, or the
     /// node is gone. Their clients ask again where they still may.
     pub fn revoke(&mut self, allowed: &BTreeSet<NodeKey>, now: Timestamp) {
-        let refused = self.ledger.others(allowed);
+        let refused = self.limits.others(allowed);
         // Mostly there are none, and then no session is looked at.
         if refused.is_empty() {
             return;
@@ -493,7 +500,7 @@ impl Relay {
         let Some(session) = self.table.remove(vni, now) else {
             return;
         };
-        self.ledger.leave(session.owner);
+        self.limits.leave(session.owner);
         if let Some(rates) = &mut self.rates {
             rates.forget(vni);
         }
@@ -523,7 +530,7 @@ impl Relay {
         if !self.policy.may_bind(&source) {
             return Err(DropReason::SourceNotBindable);
         }
-        let shared = self.server.of(frame.sender, now);
+        let shared = self.server.shared_with(frame.sender, now);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         self.challenges.rotate(&mut self.rng, now);
         let was_open = session.is_open();
@@ -576,7 +583,7 @@ impl Relay {
         reply: &mut [u8; REPLY_LEN],
     ) -> usize {
         let (nonce, server) = (self.nonce(), self.server.public());
-        let shared = self.server.of(client, now);
+        let shared = self.server.shared_with(client, now);
         let plaintext = Message::Challenge(challenge).marshal();
         let frame = seal(shared, server, nonce, &plaintext);
         let header = Header {

@@ -2,6 +2,10 @@
 //!
 //! It is asked when a session is made or ends, never for a packet.
 
+pub(crate) mod rate;
+pub(crate) mod requests;
+mod tags;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     hash::{BuildHasher, RandomState},
@@ -13,12 +17,12 @@ use std::{
 
 use crate::{
     config::Config,
-    index::Index,
-    key::NodeKey,
-    known::KnownVnis,
-    rate::{RelayRate, SharedDebt},
+    crypto::key::NodeKey,
+    limits::rate::{RelayBandwidth, SharedTat},
+    limits::tags::Tags,
+    session::vni_filter::VniFilter,
+    slab::index::Index,
     slab::{Slab, Slot},
-    tags::Tags,
     verdict::DropReason,
 };
 
@@ -28,18 +32,18 @@ pub(crate) struct Owner(Slot);
 
 /// Shared by every core of a relay; limits hold over all of them.
 #[derive(Debug)]
-pub struct Ledger {
+pub struct SharedLimits {
     next_lamport: AtomicU64,
     max_sessions: usize,
     max_sessions_per_node: usize,
     max_sessions_per_tag: Option<usize>,
-    rate: RelayRate,
-    known: Option<KnownVnis>,
-    uses: Mutex<Uses>,
+    rate: RelayBandwidth,
+    known: Option<VniFilter>,
+    usage: Mutex<Usage>,
 }
 
 #[derive(Debug, Default)]
-struct Uses {
+struct Usage {
     total: usize,
     nodes: Slab<Node>,
     by_key: Index,
@@ -53,8 +57,8 @@ struct Node {
     sessions: u32,
 }
 
-impl Ledger {
-    /// An empty ledger with the limits of `config`. `first_lamport` must be greater than any
+impl SharedLimits {
+    /// An empty limits with the limits of `config`. `first_lamport` must be greater than any
     /// LamportID that the relay's server key has given out before.
     pub fn new(config: &Config, first_lamport: u64) -> Self {
         Self {
@@ -62,23 +66,23 @@ impl Ledger {
             max_sessions: config.max_sessions.min(Config::MOST_SESSIONS),
             max_sessions_per_node: config.max_sessions_per_node,
             max_sessions_per_tag: config.max_sessions_per_tag,
-            rate: RelayRate::new(config),
+            rate: RelayBandwidth::new(config),
             known: None,
-            uses: Mutex::default(),
+            usage: Mutex::default(),
         }
     }
 
     /// The same, which another data path helps to keep to the limit on the relay's bandwidth.
     #[must_use]
-    pub const fn sharing_debt(mut self, debt: SharedDebt) -> Self {
-        self.rate.share(debt);
+    pub const fn sharing_tat(mut self, tat: SharedTat) -> Self {
+        self.rate.share(tat);
         self
     }
 
     /// The same, which tells another data path in `known` which VNIs have a session. What is in
     /// there is forgotten.
     #[must_use]
-    pub fn sharing_vnis(mut self, known: KnownVnis) -> Self {
+    pub fn with_vni_filter(mut self, known: VniFilter) -> Self {
         known.clear();
         self.known = Some(known);
         self
@@ -95,52 +99,52 @@ impl Ledger {
 
     /// Counts one more session of `node`, if the limits allow it.
     pub(crate) fn enter(&self, node: NodeKey) -> Result<Owner, DropReason> {
-        let mut uses = self.uses();
-        let known = uses.find(node);
-        let of_node = known.and_then(|slot| uses.nodes.get(slot));
+        let mut usage = self.usage();
+        let known = usage.find(node);
+        let of_node = known.and_then(|slot| usage.nodes.get(slot));
         if of_node.map_or(0, |node| node.sessions as usize) >= self.max_sessions_per_node {
             return Err(DropReason::NodeLimit);
         }
         if let Some(most) = self.max_sessions_per_tag
-            && uses.tags.full(node, most).next().is_some()
+            && usage.tags.full(node, most).next().is_some()
         {
             return Err(DropReason::TagLimit);
         }
-        if uses.total >= self.max_sessions {
+        if usage.total >= self.max_sessions {
             return Err(DropReason::SessionLimit);
         }
-        uses.total += 1;
-        let slot = known.unwrap_or_else(|| uses.insert(node));
-        uses.tags.enter(node, slot);
-        let node = uses.nodes.get_mut(slot).expect("it is there");
+        usage.total += 1;
+        let slot = known.unwrap_or_else(|| usage.insert(node));
+        usage.tags.enter(node, slot);
+        let node = usage.nodes.get_mut(slot).expect("it is there");
         node.sessions += 1;
         Ok(Owner(slot))
     }
 
-    /// Takes back what [`Ledger::enter`] counted.
+    /// Takes back what [`SharedLimits::enter`] counted.
     pub(crate) fn leave(&self, owner: Owner) {
-        let mut uses = self.uses();
-        uses.total -= 1;
-        let Some(node) = uses.nodes.get_mut(owner.0) else {
+        let mut usage = self.usage();
+        usage.total -= 1;
+        let Some(node) = usage.nodes.get_mut(owner.0) else {
             return;
         };
         node.sessions -= 1;
         let (key, last) = (node.key, node.sessions == 0);
-        uses.tags.leave(key, owner.0, last);
+        usage.tags.leave(key, owner.0, last);
         if last {
-            uses.remove(owner.0);
+            usage.remove(owner.0);
         }
     }
 
-    pub(crate) const fn known(&self) -> Option<KnownVnis> {
+    pub(crate) const fn known(&self) -> Option<VniFilter> {
         self.known
     }
 
-    pub(crate) const fn rate(&self) -> &RelayRate {
+    pub(crate) const fn rate(&self) -> &RelayBandwidth {
         &self.rate
     }
 
-    /// Whether tags have a limit; without one there is no use in [`Ledger::set_tags`].
+    /// Whether tags have a limit; without one there is no use in [`SharedLimits::set_tags`].
     pub const fn limits_tags(&self) -> bool {
         self.max_sessions_per_tag.is_some()
     }
@@ -148,47 +152,51 @@ impl Ledger {
     /// Takes in the tags of all nodes, each by a number of the caller's, and counts their sessions
     /// anew. None ends for it: those above the limit only keep new ones out.
     pub fn set_tags(&self, tags: BTreeMap<NodeKey, Vec<u32>>) {
-        let uses = &mut *self.uses();
-        let open = uses.nodes.iter();
+        let usage = &mut *self.usage();
+        let open = usage.nodes.iter();
         let open = open.map(|(slot, node)| (node.key, slot, node.sessions as usize));
-        uses.tags.set(tags, open);
+        usage.tags.set(tags, open);
     }
 
     /// Those with sessions that share with `node` a tag that is at its limit; once for each such tag.
     pub(crate) fn sharing(&self, node: NodeKey) -> Vec<Owner> {
-        let uses = self.uses();
+        let usage = self.usage();
         let most = self.max_sessions_per_tag.unwrap_or(usize::MAX);
-        let full = uses.tags.full(node, most);
-        full.flat_map(|tag| uses.tags.nodes(tag))
+        let full = usage.tags.full(node, most);
+        full.flat_map(|tag| usage.tags.nodes(tag))
             .map(Owner)
             .collect()
     }
 
     /// Who a node is here, if it has sessions.
     pub(crate) fn owner(&self, node: NodeKey) -> Option<Owner> {
-        self.uses().find(node).map(Owner)
+        self.usage().find(node).map(Owner)
     }
 
     /// The node of a session that exists.
     pub(crate) fn node(&self, owner: Owner) -> NodeKey {
-        let uses = self.uses();
-        uses.nodes.get(owner.0).expect("its session is counted").key
+        let usage = self.usage();
+        usage
+            .nodes
+            .get(owner.0)
+            .expect("its session is counted")
+            .key
     }
 
     /// Those that `allowed` does not hold.
     pub(crate) fn others(&self, allowed: &BTreeSet<NodeKey>) -> BTreeSet<Owner> {
-        let uses = self.uses();
-        let others = uses.nodes.iter();
+        let usage = self.usage();
+        let others = usage.nodes.iter();
         let others = others.filter(|(_, node)| !allowed.contains(&node.key));
         others.map(|(slot, _)| Owner(slot)).collect()
     }
 
-    fn uses(&self) -> MutexGuard<'_, Uses> {
-        self.uses.lock().unwrap_or_else(PoisonError::into_inner)
+    fn usage(&self) -> MutexGuard<'_, Usage> {
+        self.usage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Uses {
+impl Usage {
     fn find(&self, key: NodeKey) -> Option<Slot> {
         let is = |slot| self.nodes.get(slot).is_some_and(|node| node.key == key);
         self.by_key.find(self.hasher.hash_one(key), is)
@@ -223,11 +231,15 @@ mod tests {
     }
 
     /// What a look through all nodes finds.
-    fn scan(ledger: &Ledger, tags: &BTreeMap<NodeKey, Vec<u32>>, of: NodeKey) -> BTreeSet<Owner> {
-        let uses = ledger.uses();
+    fn scan(
+        limits: &SharedLimits,
+        tags: &BTreeMap<NodeKey, Vec<u32>>,
+        of: NodeKey,
+    ) -> BTreeSet<Owner> {
+        let usage = limits.usage();
         let tags_of = |key| tags.get(&key).map_or(&[][..], Vec::as_slice);
         let sessions_of = |tag: &u32| -> usize {
-            let theirs = uses
+            let theirs = usage
                 .nodes
                 .iter()
                 .filter(|(_, n)| tags_of(n.key).contains(tag));
@@ -238,7 +250,7 @@ mod tests {
             .filter(|tag| sessions_of(tag) >= MOST)
             .collect();
         let share = |key| tags_of(key).iter().any(|tag| full.contains(&tag));
-        let found = uses.nodes.iter().filter(|(_, node)| share(node.key));
+        let found = usage.nodes.iter().filter(|(_, node)| share(node.key));
         found.map(|(slot, _)| Owner(slot)).collect()
     }
 
@@ -250,24 +262,24 @@ mod tests {
         };
         let steps = produce::<Vec<(u8, u8, u8)>>().with().len(0..100_usize);
         check!().with_generator(steps).for_each(|steps| {
-            let ledger = Ledger::new(&config, 1);
+            let limits = SharedLimits::new(&config, 1);
             let (mut tags, mut sessions) = (BTreeMap::new(), Vec::new());
             for (what, number, more) in steps {
                 let of = node(number % NODES);
                 match what % 8 {
                     0 => {
                         tags.insert(of, (0..4).filter(|tag| more >> tag & 1 == 1).collect());
-                        ledger.set_tags(tags.clone());
+                        limits.set_tags(tags.clone());
                     }
                     1..=2 if !sessions.is_empty() => {
                         let at = usize::from(*more) % sessions.len();
-                        ledger.leave(sessions.swap_remove(at));
+                        limits.leave(sessions.swap_remove(at));
                     }
-                    _ => sessions.extend(ledger.enter(of)),
+                    _ => sessions.extend(limits.enter(of)),
                 }
                 for number in 0..NODES {
-                    let found: BTreeSet<_> = ledger.sharing(node(number)).into_iter().collect();
-                    assert_eq!(found, scan(&ledger, &tags, node(number)), "{steps:?}");
+                    let found: BTreeSet<_> = limits.sharing(node(number)).into_iter().collect();
+                    assert_eq!(found, scan(&limits, &tags, node(number)), "{steps:?}");
                 }
             }
         });

@@ -11,7 +11,7 @@ use salsa20::{
 };
 use zeroize::Zeroizing;
 
-use crate::key::{DiscoPublic, DiscoSecret, KEY_LEN};
+use crate::crypto::key::{DiscoPublic, DiscoSecret, KEY_LEN};
 
 /// Seals and opens between the holders of two keys; wiped when dropped.
 pub type SharedBox = XSalsa20Poly1305;
@@ -47,7 +47,7 @@ mod tests {
     use crypto_box::{PublicKey, SalsaBox, SecretKey};
 
     use super::*;
-    use crate::disco::{Frame, Generation, Message, seal};
+    use crate::wire::disco::{Frame, Generation, Message, seal};
 
     #[test]
     fn boxes_are_those_of_nacl() {

@@ -6,7 +6,7 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
-use crate::{geneve::Vni, time::Timestamp};
+use crate::{time::Timestamp, wire::geneve::Vni};
 
 /// Entries of sessions that ended which are not worth a look at all others.
 const FEW: usize = 64;

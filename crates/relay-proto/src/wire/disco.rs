@@ -12,7 +12,7 @@ use crypto_secretbox::aead::{
     generic_array::{GenericArray, typenum::U24},
 };
 
-use crate::key::{DiscoPublic, KEY_LEN, Pair};
+use crate::crypto::key::{DiscoPublic, KEY_LEN, Pair};
 
 /// First bytes of every disco frame: "TS" and U+1F4AC (`disco.Magic`).
 pub const MAGIC: [u8; 6] = [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];

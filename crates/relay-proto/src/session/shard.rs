@@ -1,8 +1,8 @@
 //! Lanes: which part of a relay a session belongs to, so that several cores can share the work.
 //!
-//! A pair of clients always has the same lane, and its VNI says which: the low bits. So one core
-//! per thread suffices, each for some of the lanes, and whoever steers datagrams needs the VNI and
-//! nothing else. The number of lanes never changes, whatever the number of threads.
+//! A pair of clients always has the same shard, and its VNI says which: the low bits. So one core
+//! per thread suffices, each for some of the shards, and whoever steers datagrams needs the VNI and
+//! nothing else. The number of shards never changes, whatever the number of threads.
 
 use blake2::{
     Blake2sMac256,
@@ -10,46 +10,46 @@ use blake2::{
 };
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{geneve::Vni, key::Pair};
+use crate::{crypto::key::Pair, wire::geneve::Vni};
 
-/// One of [`Lane::COUNT`] lanes.
+/// One of [`Shard::COUNT`] shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Lane(u8);
+pub struct Shard(u8);
 
-impl Lane {
-    /// Number of lanes; a power of two.
+impl Shard {
+    /// Number of shards; a power of two.
     pub const COUNT: u32 = 64;
 
-    /// The lane of a session.
+    /// The shard of a session.
     pub const fn of(vni: Vni) -> Self {
         Self((vni.number() % Self::COUNT) as u8)
     }
 
-    /// Its number, less than [`Lane::COUNT`].
+    /// Its number, less than [`Shard::COUNT`].
     pub const fn number(self) -> usize {
         self.0 as usize
     }
 
-    /// The VNI in this lane whose other bits are those of `random`.
+    /// The VNI in this shard whose other bits are those of `random`.
     pub(crate) const fn vni(self, random: u32) -> Option<Vni> {
         let high = random & Vni::MAX.number() & !(Self::COUNT - 1);
         Vni::new(high | self.0 as u32)
     }
 }
 
-/// Chooses lanes of pairs. Keyed, so that nobody learns bits of a VNI from the clients' keys.
+/// Chooses shards of pairs. Keyed, so that nobody learns bits of a VNI from the clients' keys.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
-pub(crate) struct LaneKey([u8; 32]);
+pub(crate) struct ShardKey([u8; 32]);
 
-impl LaneKey {
+impl ShardKey {
     pub(crate) fn new(secret: &[u8; 32]) -> Self {
         Self(mac(secret, b"peerrelay lane").into())
     }
 
-    pub(crate) fn lane(&self, pair: &Pair) -> Lane {
+    pub(crate) fn shard(&self, pair: &Pair) -> Shard {
         let [a, b] = pair.keys();
         let hash: [u8; 32] = mac(&self.0, &[a.0, b.0].concat()).into();
-        Lane(hash[0] % Lane::COUNT as u8)
+        Shard(hash[0] % Shard::COUNT as u8)
     }
 }
 
@@ -62,29 +62,30 @@ fn mac(key: &[u8; 32], message: &[u8]) -> blake2::digest::Output<Blake2sMac256> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::key::DiscoPublic;
+    use crate::crypto::key::DiscoPublic;
 
     #[test]
     fn vni_of_a_lane_names_the_lane() {
-        for number in 0..Lane::COUNT as u8 {
-            let lane = Lane(number);
+        for number in 0..Shard::COUNT as u8 {
+            let shard = Shard(number);
             for random in [1 << 6, 0x00ab_cdef, u32::MAX] {
-                assert_eq!(lane.vni(random).map(Lane::of), Some(lane));
+                assert_eq!(shard.vni(random).map(Shard::of), Some(shard));
             }
         }
-        assert_eq!(Lane(0).vni(63), None, "zero is no VNI");
+        assert_eq!(Shard(0).vni(63), None, "zero is no VNI");
     }
 
     #[test]
     fn pair_keeps_its_lane_and_pairs_spread_over_all() {
-        let key = LaneKey::new(&[7; 32]);
+        let key = ShardKey::new(&[7; 32]);
         let pair = |n: u16| {
             let mut b = [0; 32];
             b[..2].copy_from_slice(&n.to_be_bytes());
             Pair::new(DiscoPublic([1; 32]), DiscoPublic(b))
         };
-        let lanes: std::collections::BTreeSet<_> = (0..1000).map(|n| key.lane(&pair(n))).collect();
-        assert_eq!(lanes.len(), Lane::COUNT as usize);
-        assert_eq!(key.lane(&pair(9)), LaneKey::new(&[7; 32]).lane(&pair(9)));
+        let shards: std::collections::BTreeSet<_> =
+            (0..1000).map(|n| key.shard(&pair(n))).collect();
+        assert_eq!(shards.len(), Shard::COUNT as usize);
+        assert_eq!(key.shard(&pair(9)), ShardKey::new(&[7; 32]).shard(&pair(9)));
     }
 }

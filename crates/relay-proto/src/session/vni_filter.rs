@@ -3,7 +3,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::geneve::Vni;
+use crate::wire::geneve::Vni;
 
 /// Bits for each session that a relay may have: at the limit, one in so many VNIs without a session
 /// looks as if it had one.
@@ -16,11 +16,11 @@ const MOST_BITS: usize = Vni::MAX.number() as usize + 1;
 /// A bit for each VNI, shared by all that have the same low bits. It is set before anyone learns of
 /// a session with such a VNI, and until the last of these has ended.
 ///
-/// The low bits of a VNI are its lane's, so each bit is one core's to change.
+/// The low bits of a VNI are its shard's, so each bit is one core's to change.
 #[derive(Debug, Clone, Copy)]
-pub struct KnownVnis(&'static [AtomicU64]);
+pub struct VniFilter(&'static [AtomicU64]);
 
-impl KnownVnis {
+impl VniFilter {
     /// How many words are needed for this many sessions; a power of two.
     pub fn words(max_sessions: usize) -> usize {
         let bits = max_sessions.saturating_mul(SPARSE);
@@ -80,9 +80,9 @@ mod tests {
 
     #[test]
     fn there_is_room_for_every_limit() {
-        assert_eq!(KnownVnis::words(1), 1 << 12);
-        assert_eq!(KnownVnis::words(1 << 16), 1 << 14);
-        assert_eq!(KnownVnis::words((1 << 16) + 1), 1 << 15);
-        assert_eq!(KnownVnis::words(usize::MAX), 1 << 18);
+        assert_eq!(VniFilter::words(1), 1 << 12);
+        assert_eq!(VniFilter::words(1 << 16), 1 << 14);
+        assert_eq!(VniFilter::words((1 << 16) + 1), 1 << 15);
+        assert_eq!(VniFilter::words(usize::MAX), 1 << 18);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::{key::NodeKey, slab::Slot};
+use crate::{crypto::key::NodeKey, slab::Slot};
 
 /// Sessions by tag. A node that has several counts for each of them.
 #[derive(Debug, Default)]

@@ -1,29 +1,29 @@
-//! The front desk: opens allocation requests, checks who asks, and seals the answers. It knows no
-//! session, so one desk serves any number of cores.
+//! The allocator: opens allocation requests, checks who asks, and seals the answers. It knows no
+//! session, so one allocator serves any number of cores.
 
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
-    boxes::Boxes,
     config::{Config, Keys, Peer},
-    disco::{Endpoint, Frame, Generation, Message, NONCE_LEN, seal},
-    geneve::Vni,
-    key::{DiscoPublic, DiscoSecret, NodeKey, Pair},
-    lane::{Lane, LaneKey},
-    requests::Requests,
+    crypto::key::{DiscoPublic, DiscoSecret, NodeKey, Pair},
+    crypto::key_cache::SharedKeyCache,
+    limits::requests::Requests,
+    session::shard::{Shard, ShardKey},
     time::{Timestamp, nanoseconds},
     verdict::DropReason,
+    wire::disco::{Endpoint, Frame, Generation, Message, NONCE_LEN, seal},
+    wire::geneve::Vni,
 };
 
 /// Clients, in each of two generations, whose requests need no other X25519. A client asks for all
 /// of its pairs within a short time, once a minute.
-const MOST_BOXES: usize = (1 << 11) / 8 * 7;
+const MOST_SHARED_KEYS: usize = (1 << 11) / 8 * 7;
 
 /// A request that passed every check that needs no session.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
     pub(crate) pair: Pair,
-    pub(crate) lane: Lane,
+    pub(crate) shard: Shard,
     pub(crate) owner: NodeKey,
     sender: DiscoPublic,
     generation: Generation,
@@ -36,9 +36,9 @@ impl Request {
         self.at
     }
 
-    /// Where the pair's session belongs: to the core that has this lane.
-    pub const fn lane(&self) -> Lane {
-        self.lane
+    /// Where the pair's session belongs: to the core that has this shard.
+    pub const fn shard(&self) -> Shard {
+        self.shard
     }
 }
 
@@ -52,28 +52,24 @@ pub struct Allocation {
 }
 
 /// Opens requests and seals answers.
-pub struct Desk {
-    secret: DiscoSecret,
-    public: DiscoPublic,
+pub struct Allocator {
     server: DiscoPublic,
-    lanes: LaneKey,
+    shards: ShardKey,
     requests: Requests,
-    boxes: Boxes,
+    shared_keys: SharedKeyCache,
     lifetimes: [Duration; 2],
     addresses: Vec<SocketAddr>,
     accepting: bool,
 }
 
-impl Desk {
-    /// A desk that gives out nothing until it has an address.
+impl Allocator {
+    /// An allocator that gives out nothing until it has an address.
     pub fn new(config: &Config, keys: &Keys) -> Self {
         Self {
-            public: keys.node.public(),
-            secret: keys.node.clone(),
             server: keys.server.public(),
-            lanes: keys.server.lane_key(),
+            shards: keys.server.shard_key(),
             requests: Requests::new(config),
-            boxes: Boxes::new(&keys.node, MOST_BOXES),
+            shared_keys: SharedKeyCache::new(keys.node.clone(), MOST_SHARED_KEYS),
             lifetimes: [config.bind_lifetime, config.steady_lifetime],
             addresses: Vec::new(),
             accepting: true,
@@ -81,7 +77,7 @@ impl Desk {
     }
 
     pub(crate) const fn secret(&self) -> &DiscoSecret {
-        &self.secret
+        self.shared_keys.secret()
     }
 
     /// Replaces the addresses that answers advertise, in order of preference.
@@ -111,7 +107,7 @@ impl Desk {
             return Err(DropReason::DiscoMismatch);
         }
         self.requests.take(peer.node_key, now)?;
-        let shared = self.boxes.with(frame.sender, now);
+        let shared = self.shared_keys.shared_with(frame.sender, now);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         let Message::AllocateRequest {
             clients: [a, b],
@@ -127,7 +123,7 @@ impl Desk {
         if !peer.may_relay || peer.unsigned_peer_api_only {
             return Err(DropReason::NoGrant);
         }
-        if [self.server, self.public]
+        if [self.server, self.shared_keys.public()]
             .iter()
             .any(|own| pair.side_of(*own).is_some())
         {
@@ -140,7 +136,7 @@ impl Desk {
             return Err(DropReason::NotAccepting);
         }
         Ok(Request {
-            lane: self.lanes.lane(&pair),
+            shard: self.shards.shard(&pair),
             pair,
             owner: peer.node_key,
             sender: frame.sender,
@@ -170,26 +166,27 @@ impl Desk {
             generation: request.generation,
             endpoint,
         };
-        let shared = self.boxes.with(request.sender, request.at);
-        seal(shared, self.public, nonce, &response.marshal())
+        let public = self.shared_keys.public();
+        let shared = self.shared_keys.shared_with(request.sender, request.at);
+        seal(shared, public, nonce, &response.marshal())
     }
 
     /// As [`Relay::poll_forget`](crate::Relay::poll_forget).
     #[must_use]
     pub fn poll_forget(&self) -> Option<Timestamp> {
-        let own = [self.boxes.poll_forget(), self.requests.poll_forget()];
+        let own = [self.shared_keys.poll_forget(), self.requests.poll_forget()];
         own.into_iter().flatten().min()
     }
 
     /// As [`Relay::forget`](crate::Relay::forget).
     pub fn forget(&mut self, now: Timestamp) -> bool {
         // Both have their turn.
-        self.boxes.forget(now) | self.requests.forget(now)
+        self.shared_keys.forget(now) | self.requests.forget(now)
     }
 }
 
-impl std::fmt::Debug for Desk {
+impl std::fmt::Debug for Allocator {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Desk").finish_non_exhaustive()
+        f.debug_struct("Allocator").finish_non_exhaustive()
     }
 }

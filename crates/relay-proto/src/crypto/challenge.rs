@@ -14,7 +14,7 @@ use rand_chacha::{ChaCha20Rng, rand_core::RngCore};
 use subtle::ConstantTimeEq;
 use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
-use crate::{disco::BindCommon, time::Timestamp};
+use crate::{time::Timestamp, wire::disco::BindCommon};
 
 /// A keyed BLAKE2s-256 MAC.
 pub(crate) type Mac = [u8; 32];
@@ -120,7 +120,7 @@ mod tests {
     use rand_chacha::rand_core::SeedableRng;
 
     use super::*;
-    use crate::{disco::Generation, key::DiscoPublic};
+    use crate::{crypto::key::DiscoPublic, wire::disco::Generation};
 
     const PERIOD: Duration = Duration::from_secs(120);
 

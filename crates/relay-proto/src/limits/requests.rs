@@ -1,13 +1,13 @@
 //! How often each node may ask for sessions: opening a request costs more than all that refuses one.
 //!
-//! As with bandwidth, a bucket is one number, the time until which its node owes. A node that owes
+//! As with bandwidth, a bucket is one number, the time until which its node tat. A node that tat
 //! nothing needs none.
 
 use std::{collections::HashMap, mem, time::Duration};
 
 use crate::{
     config::Config,
-    key::NodeKey,
+    crypto::key::NodeKey,
     time::{Timestamp, nanoseconds},
     verdict::DropReason,
 };
@@ -24,11 +24,11 @@ const MANY: usize = 64;
 
 /// What nodes owe for their requests.
 pub(crate) struct Requests {
-    /// Nanoseconds that a node owes for each.
+    /// Nanoseconds that a node tat for each.
     each: u64,
     /// The most that it may owe.
     most: u64,
-    owes: HashMap<NodeKey, u64>,
+    tat: HashMap<NodeKey, u64>,
     look: Option<Timestamp>,
     /// There have been many since there was none.
     many: bool,
@@ -43,7 +43,7 @@ impl Requests {
         Self {
             each: most / count as u64,
             most,
-            owes: HashMap::new(),
+            tat: HashMap::new(),
             look: None,
             many: false,
         }
@@ -52,23 +52,23 @@ impl Requests {
     /// Whether `node` may ask now, and takes that into account if so.
     pub(crate) fn take(&mut self, node: NodeKey, now: Timestamp) -> Result<(), DropReason> {
         let at = nanoseconds(now.since_start());
-        if let Some(owes) = self.owes.get_mut(&node) {
-            let after = (*owes).max(at).saturating_add(self.each);
+        if let Some(tat) = self.tat.get_mut(&node) {
+            let after = (*tat).max(at).saturating_add(self.each);
             if after - at > self.most {
                 return Err(DropReason::RequestRate);
             }
-            *owes = after;
+            *tat = after;
             return Ok(());
         }
-        if self.owes.len() == MOST {
-            self.owes.retain(|_, owes| *owes > at);
+        if self.tat.len() == MOST {
+            self.tat.retain(|_, tat| *tat > at);
             // Or there would soon be another look at all of them.
-            if self.owes.len() > MOST / 2 {
-                self.owes.clear();
+            if self.tat.len() > MOST / 2 {
+                self.tat.clear();
             }
         }
-        self.owes.insert(node, at.saturating_add(self.each));
-        self.many |= self.owes.len() >= MANY;
+        self.tat.insert(node, at.saturating_add(self.each));
+        self.many |= self.tat.len() >= MANY;
         self.look.get_or_insert(now + LOOK);
         Ok(())
     }
@@ -85,11 +85,11 @@ impl Requests {
             return false;
         }
         let at = nanoseconds(now.since_start());
-        self.owes.retain(|_, owes| *owes > at);
-        if self.owes.len() <= self.owes.capacity() / 4 {
-            self.owes.shrink_to_fit();
+        self.tat.retain(|_, tat| *tat > at);
+        if self.tat.len() <= self.tat.capacity() / 4 {
+            self.tat.shrink_to_fit();
         }
-        let empty = self.owes.is_empty();
+        let empty = self.tat.is_empty();
         self.look = (!empty).then(|| now + LOOK);
         empty && mem::take(&mut self.many)
     }
@@ -167,11 +167,11 @@ mod tests {
     fn nodes_that_owe_are_bounded_and_a_full_table_is_seldom_looked_through() {
         let mut requests = Requests::new(&Config::default());
         for n in 0..20_000 {
-            // Each owes for seconds.
+            // Each tat for seconds.
             assert_eq!(granted(&mut requests, node(n), 500, START), 500);
-            assert!(requests.owes.len() <= MOST);
+            assert!(requests.tat.len() <= MOST);
         }
-        // One that owes keeps its debt beside many that ask once in a while.
+        // One that tat keeps its tat beside many that ask once in a while.
         let mut requests = Requests::new(&Config::default());
         granted(&mut requests, node(0), 5_000, START);
         for n in 1..20_000 {
@@ -198,18 +198,18 @@ mod tests {
             now = due;
             assert_eq!(requests.forget(now), many);
             assert_eq!(requests.poll_forget(), None);
-            assert_eq!(requests.owes.capacity(), 0);
+            assert_eq!(requests.tat.capacity(), 0);
         }
-        // One that owes stays, with little room.
+        // One that tat stays, with little room.
         granted(&mut requests, node(1), 4_096, now);
         for n in 2..2_000 {
             requests.take(node(n), now).unwrap();
         }
         now = requests.poll_forget().unwrap();
         assert!(!requests.forget(now) && requests.poll_forget().is_some());
-        assert!(requests.owes.len() == 1 && requests.owes.capacity() < 10);
+        assert!(requests.tat.len() == 1 && requests.tat.capacity() < 10);
         now = now + Duration::from_secs(30);
         assert!(requests.forget(now));
-        assert_eq!(requests.owes.capacity(), 0);
+        assert_eq!(requests.tat.capacity(), 0);
     }
 }

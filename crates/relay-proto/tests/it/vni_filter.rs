@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicU64;
 
-use relay_proto::{KnownVnis, Vni};
+use relay_proto::{Vni, VniFilter};
 
 use crate::sim::{Client, Sim, seconds};
 
@@ -22,7 +22,7 @@ fn bits(words: &[AtomicU64]) -> usize {
 
 /// Every session is known, and nothing that no session explains.
 fn check(sim: &Sim, words: &'static [AtomicU64]) {
-    let known = KnownVnis::new(words);
+    let known = VniFilter::new(words);
     let sessions: Vec<Vni> = sim.relay.sessions().map(|session| session.vni).collect();
     for vni in &sessions {
         assert!(known.contains(*vni), "{vni:?}");
@@ -39,7 +39,7 @@ fn check(sim: &Sim, words: &'static [AtomicU64]) {
 #[test]
 fn sessions_are_known_from_their_allocation_to_their_end_and_nothing_else_is() {
     let words = words();
-    let mut sim = Sim::telling(KnownVnis::new(words));
+    let mut sim = Sim::telling(VniFilter::new(words));
     check(&sim, words);
     for round in 0..40_u8 {
         for other in 0..50 {
