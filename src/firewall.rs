@@ -11,7 +11,7 @@ use crate::{
     crd::exposure::ExposureType,
     operator::{
         plan,
-        validate::{ValidatedRegion, ValidatedRelay},
+        validate::{ValidRegion, ValidSpec},
     },
 };
 
@@ -103,7 +103,7 @@ impl fmt::Display for Source {
 ///
 /// # Errors
 /// The first region whose port is not known.
-pub fn openings(relay: &ValidatedRelay) -> Result<Vec<Opening>, PortUnknown> {
+pub fn openings(relay: &ValidSpec) -> Result<Vec<Opening>, PortUnknown> {
     let mut openings = Vec::new();
     for region in &relay.regions {
         let ports = ports(relay.port, relay.max_relays, region);
@@ -123,7 +123,7 @@ pub fn openings(relay: &ValidatedRelay) -> Result<Vec<Opening>, PortUnknown> {
     Ok(openings)
 }
 
-fn way(port: u16, region: &ValidatedRegion) -> Way {
+fn way(port: u16, region: &ValidRegion) -> Way {
     let forwarded = |balanced| Way::Forwarded {
         balanced,
         to: port,
@@ -145,7 +145,7 @@ fn range(first: u16, last: u16, separator: &str) -> String {
 }
 
 /// What the status says about a region; nothing while its port is not known.
-pub fn line(port: u16, region: &ValidatedRegion) -> String {
+pub fn line(port: u16, region: &ValidRegion) -> String {
     let ports = ports(port, None, region);
     let shown = ports.iter().map(|(first, last)| range(*first, *last, "-"));
     let shown: Vec<_> = shown.collect();
@@ -180,7 +180,7 @@ pub fn warnings(sources: &[Source]) -> Vec<String> {
 }
 
 /// Ranges of ports, first and last of each. Empty if only the cluster will know.
-fn ports(port: u16, total: Option<u16>, region: &ValidatedRegion) -> Vec<(u16, u16)> {
+fn ports(port: u16, total: Option<u16>, region: &ValidRegion) -> Vec<(u16, u16)> {
     let planned = || region.plan.endpoints.values().flatten().map(|to| to.port());
     let mut ports: Vec<u16> = match region.exposure.kind {
         ExposureType::HostNetwork => vec![port],
@@ -203,7 +203,7 @@ fn ports(port: u16, total: Option<u16>, region: &ValidatedRegion) -> Vec<(u16, u
 }
 
 /// Ports of load balancers: one for each relay if they share an address.
-fn balanced(port: u16, total: Option<u16>, region: &ValidatedRegion) -> RangeInclusive<u16> {
+fn balanced(port: u16, total: Option<u16>, region: &ValidRegion) -> RangeInclusive<u16> {
     let balancer = region.exposure.load_balancer.clone().unwrap_or_default();
     if !balancer.share_address {
         return port..=port;

@@ -253,8 +253,8 @@ async fn control(
     let (client, recorder) = &telling;
     tokio::select! {
         () = work => anyhow::bail!("watches ended"),
-        never = unreadable::tell_relays(client, recorder, &unreadable_relays) => match never {},
-        never = unreadable::tell_nodes(recorder, &unreadable_nodes) => match never {},
+        never = unreadable::report_relays(client, recorder, &unreadable_relays) => match never {},
+        never = unreadable::report_nodes(recorder, &unreadable_nodes) => match never {},
         () = begun => anyhow::bail!("nothing is left to do"),
         Ok(never) | Err(never) = memory::release_when_ready(ready) => match never {},
     }

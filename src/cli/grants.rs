@@ -5,7 +5,7 @@ use clap::{Args, ValueEnum};
 use super::manifests::{EXIT_CODES, Files};
 use crate::{
     grants::{self, Policy},
-    operator::validate::ValidatedRegion,
+    operator::validate::ValidRegion,
 };
 
 #[derive(Args)]
@@ -43,7 +43,7 @@ impl GrantsArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let relays = self.files.relays()?;
         let regions = relays.iter().flat_map(|relay| &relay.regions);
-        let grant = |region: &ValidatedRegion| {
+        let grant = |region: &ValidRegion| {
             let mut grant = region.grant.clone();
             if let Some(tests) = self.tests {
                 grant.deny_tests = tests == Tests::Deny;

@@ -13,7 +13,7 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 pub(super) use self::judge::{Finding, Judged};
-use crate::operator::validate::ValidatedRelay;
+use crate::operator::validate::ValidSpec;
 
 /// Read from standard input.
 const STDIN: &str = "-";
@@ -35,7 +35,7 @@ impl Files {
     ///
     /// # Errors
     /// A file cannot be read, something in it is wrong, or there is no PeerRelay at all.
-    pub(super) fn relays(&self) -> anyhow::Result<Vec<ValidatedRelay>> {
+    pub(super) fn relays(&self) -> anyhow::Result<Vec<ValidSpec>> {
         let judged = self.judge()?;
         report(&judged);
         let problems: usize = judged.iter().map(|judged| judged.findings.len()).sum();

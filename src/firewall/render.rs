@@ -104,7 +104,7 @@ impl Tool {
 /// without harm.
 pub fn render(openings: &[Opening], sources: &[Source], tool: Tool) -> String {
     let mut lines = vec![format!("# {}", tool.heading())];
-    lines.extend(openings.iter().filter_map(|opening| note(opening, tool)));
+    lines.extend(openings.iter().filter_map(|opening| comment(opening, tool)));
     // The controller of the cluster opens a balancer's ports in the cloud.
     let own: Vec<&Opening> = openings
         .iter()
@@ -131,7 +131,7 @@ pub fn render(openings: &[Opening], sources: &[Source], tool: Tool) -> String {
 }
 
 /// Says what is forwarded rather than local.
-fn note(opening: &Opening, tool: Tool) -> Option<String> {
+fn comment(opening: &Opening, tool: Tool) -> Option<String> {
     let Way::Forwarded {
         balanced,
         to,

@@ -35,17 +35,17 @@ pub use self::{
     attempts::Attempts,
     services::{CLASS, FAMILIES},
 };
-use self::{attempts::OfRelay, drift::drift};
+use self::{attempts::RelayAttempts, drift::drift};
 use super::{
     build::{Resources, checksum},
     refusal::{Refusal, Subject},
     stores::Stores,
-    validate::ValidatedRelay,
+    validate::ValidSpec,
 };
 use crate::names;
 
 /// Failures in a row of a kind that passes, before the status tells them: most pass at once.
-const TOLD_FAILURES: u32 = 2;
+const REPORTED_FAILURES: u32 = 2;
 
 /// What was done, for the log and for tests that count.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -64,7 +64,7 @@ pub struct Applied {
     /// What was refused, now or a moment ago.
     pub refusals: Vec<Refusal>,
     /// Whether the status should tell the refusals. One that passes is first tried again.
-    pub tell: bool,
+    pub report: bool,
     /// The time until the next attempt.
     pub pause: Option<Duration>,
     /// Services that were removed, to be made anew.
@@ -91,7 +91,7 @@ pub async fn apply(
     client: &Client,
     stores: &Stores,
     attempts: &Attempts,
-    relay: &ValidatedRelay,
+    relay: &ValidSpec,
     resources: Resources,
 ) -> Applied {
     let Resources {
@@ -103,12 +103,12 @@ pub async fn apply(
         network_policies,
         disruption_budgets,
         daemon_sets,
-        mut held,
+        mut deferred,
     } = resources;
     let key = ObjectRef::new(&relay.name).within(&relay.namespace);
-    let known = attempts.take(&key, &relay.owner.uid);
-    let mut applier = Applier::new(client, relay, known);
-    let kept = held.clone();
+    let relay_attempts = attempts.take(&key, &relay.owner.uid);
+    let mut applier = Applier::new(client, relay, relay_attempts);
+    let kept = deferred.clone();
     applier
         .kind_except(&kept, &stores.service_accounts, service_accounts)
         .await;
@@ -139,11 +139,11 @@ pub async fn apply(
         kind::<ConfigMap>(),
     ];
     let (daemon_sets, waiting) = applier.possible(daemon_sets, &needed);
-    held.extend(waiting);
-    applier.kind_except(&held, sets, daemon_sets).await;
+    deferred.extend(waiting);
+    applier.kind_except(&deferred, sets, daemon_sets).await;
     monitoring::apply(&mut applier, &stores.monitoring).await;
-    let (applied, known) = applier.finish();
-    attempts.keep(key, known);
+    let (applied, relay_attempts) = applier.finish();
+    attempts.keep(key, relay_attempts);
     applied
 }
 
@@ -165,9 +165,9 @@ impl Fault {
 
 struct Applier<'a> {
     client: &'a Client,
-    relay: &'a ValidatedRelay,
-    known: OfRelay,
-    looked_at: HashSet<Subject>,
+    relay: &'a ValidSpec,
+    attempts: RelayAttempts,
+    visited: HashSet<Subject>,
     changes: Changes,
     refusals: Vec<Refusal>,
     replaced: Vec<Replaced>,
@@ -175,12 +175,12 @@ struct Applier<'a> {
 }
 
 impl<'a> Applier<'a> {
-    fn new(client: &'a Client, relay: &'a ValidatedRelay, known: OfRelay) -> Self {
+    fn new(client: &'a Client, relay: &'a ValidSpec, attempts: RelayAttempts) -> Self {
         Self {
             client,
             relay,
-            known,
-            looked_at: HashSet::new(),
+            attempts,
+            visited: HashSet::new(),
             changes: Changes::default(),
             refusals: Vec::new(),
             replaced: Vec::new(),
@@ -193,23 +193,24 @@ impl<'a> Applier<'a> {
         self.refusals.iter().any(|refusal| refusal.concerns_all)
     }
 
-    fn finish(mut self) -> (Applied, OfRelay) {
+    fn finish(mut self) -> (Applied, RelayAttempts) {
         if !self.is_over() {
-            let looked_at = &self.looked_at;
-            self.known.retain(|subject| looked_at.contains(subject));
+            let visited = &self.visited;
+            self.attempts.retain(|subject| visited.contains(subject));
         }
-        let tell = self.refusals.iter().any(|refusal| {
-            refusal.cause.needs_user() || self.known.failures(&refusal.subject) >= TOLD_FAILURES
+        let report = self.refusals.iter().any(|refusal| {
+            refusal.cause.needs_user()
+                || self.attempts.failures(&refusal.subject) >= REPORTED_FAILURES
         });
         let applied = Applied {
             changes: self.changes,
-            pause: self.known.pause(),
+            pause: self.attempts.pause(),
             refusals: self.refusals,
             replaced: self.replaced,
             changed_sets: self.changed_sets,
-            tell,
+            report,
         };
-        (applied, self.known)
+        (applied, self.attempts)
     }
 
     /// Splits objects into those that can be applied and the names of those that cannot, as an
@@ -231,7 +232,7 @@ impl<'a> Applier<'a> {
     }
 
     /// Applies those that are wanted, and removes the others except for those that are `held`.
-    async fn kind_except<K>(&mut self, held: &[String], store: &Store<K>, wanted: Vec<K>)
+    async fn kind_except<K>(&mut self, deferred: &[String], store: &Store<K>, wanted: Vec<K>)
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
             + Clone
@@ -242,7 +243,7 @@ impl<'a> Applier<'a> {
         let namespace = &self.relay.namespace;
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
         let mut keep: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
-        keep.extend_from_slice(held);
+        keep.extend_from_slice(deferred);
         for object in wanted {
             let subject = subject(&object);
             let wanted = stamp(object);
@@ -251,7 +252,7 @@ impl<'a> Applier<'a> {
                 return;
             }
             let done = self.one(&api, store, &subject, wanted, &sum).await;
-            self.note(subject, &sum, done);
+            self.record(subject, &sum, done);
         }
         let ours = |object: &K| {
             object.namespace().as_deref() == Some(namespace)
@@ -264,20 +265,20 @@ impl<'a> Applier<'a> {
             }
             let subject = subject(&*object);
             let done = self.prune(&api, &subject, &*object).await;
-            self.note(subject, "", done);
+            self.record(subject, "", done);
         }
     }
 
     /// Notes what came of an object.
-    fn note(&mut self, subject: Subject, sum: &str, done: Result<(), Fault>) {
-        self.looked_at.insert(subject.clone());
+    fn record(&mut self, subject: Subject, sum: &str, done: Result<(), Fault>) {
+        self.visited.insert(subject.clone());
         let refusal = match done {
-            Ok(()) => return self.known.settled(&subject),
+            Ok(()) => return self.attempts.settled(&subject),
             Err(Fault::Waiting(refusal)) => return self.refusals.push(refusal),
             Err(Fault::NameTaken) => Refusal::name_taken(subject),
             Err(Fault::Api(verb, error)) => Refusal::new(subject, verb, &error),
         };
-        self.known.refused(sum, &refusal);
+        self.attempts.refused(sum, &refusal);
         self.refusals.push(refusal);
     }
 
@@ -294,7 +295,7 @@ impl<'a> Applier<'a> {
     {
         let name = &subject.name;
         let namespace = &self.relay.namespace;
-        let waiting = self.known.waiting(subject, sum);
+        let waiting = self.attempts.waiting(subject, sum);
         let live: Option<Arc<K>> = match store.get(&ObjectRef::new(name).within(namespace)) {
             Some(live) => Some(live),
             None if waiting.is_some() => None,
@@ -318,7 +319,9 @@ impl<'a> Applier<'a> {
             services::keep_families(&is, &mut wanted);
             match drift(&is, &wanted) {
                 None => return Ok(()),
-                Some(difference) if self.known.is_kept(subject, sum, difference) => return Ok(()),
+                Some(difference) if self.attempts.is_kept(subject, sum, difference) => {
+                    return Ok(());
+                }
                 Some(_) => replaced_for = services::replaced_for(&is, &wanted),
             }
         }
@@ -337,20 +340,25 @@ impl<'a> Applier<'a> {
             self.changed_sets.insert(name.clone());
         }
         let difference = drift(&plain(&patched), &wanted);
-        self.known.applied(subject, sum, difference);
+        self.attempts.applied(subject, sum, difference);
         Ok(())
     }
 
     /// Removes the Services that have a port of the nodes which another one is to have. Those that
     /// are `held` go in their own time; the other one is refused until then.
-    async fn clear_ports(&mut self, held: &[String], store: &Store<Service>, wanted: &[Service]) {
+    async fn clear_ports(
+        &mut self,
+        deferred: &[String],
+        store: &Store<Service>,
+        wanted: &[Service],
+    ) {
         let namespace = &self.relay.namespace;
         let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
         let ours = store.state_filter(|service| {
             service.namespace().as_ref() == Some(namespace)
                 && belongs_to(service.owner_references(), &self.relay.owner)
                 && service.metadata.deletion_timestamp.is_none()
-                && !held.contains(&service.name_any())
+                && !deferred.contains(&service.name_any())
         });
         let found = services::in_the_way(ours.iter().map(AsRef::as_ref), wanted);
         for service in ours.iter().filter(|s| found.contains(&s.name_any())) {
@@ -388,7 +396,7 @@ impl<'a> Applier<'a> {
         if object.meta().deletion_timestamp.is_some() {
             return Ok(());
         }
-        if let Some(refusal) = self.known.waiting(subject, "") {
+        if let Some(refusal) = self.attempts.waiting(subject, "") {
             return Err(Fault::Waiting(refusal));
         }
         if delete(api, object).await.map_err(Fault::api("remove"))? {

@@ -25,7 +25,7 @@ use k8s_openapi::{
 
 use kube::ResourceExt;
 
-use super::validate::{ValidatedRegion, ValidatedRelay};
+use super::validate::{ValidRegion, ValidSpec};
 use crate::names;
 
 /// Every object that should exist.
@@ -48,11 +48,11 @@ pub struct Resources {
     /// The relays.
     pub daemon_sets: Vec<DaemonSet>,
     /// Names of DaemonSets that are left as they are, whether they exist or not.
-    pub held: Vec<String>,
+    pub deferred: Vec<String>,
 }
 
 /// Builds everything, region by region.
-pub fn build(relay: &ValidatedRelay) -> Resources {
+pub fn build(relay: &ValidSpec) -> Resources {
     let mut resources = Resources::default();
     for region in &relay.regions {
         let config = config_map::build(relay, region);
@@ -75,7 +75,7 @@ pub fn build(relay: &ValidatedRelay) -> Resources {
                 .plan
                 .waits(set.annotations().get(names::NODE_ANNOTATION))
             {
-                true => resources.held.push(set.name_any()),
+                true => resources.deferred.push(set.name_any()),
                 false => resources.daemon_sets.push(set),
             }
         }
@@ -94,7 +94,7 @@ pub fn checksum(value: &impl serde::Serialize) -> String {
 
 pub use self::{daemon_set::is_off, grants::status as grants_status};
 
-fn metadata(relay: &ValidatedRelay, region: &ValidatedRegion) -> ObjectMeta {
+fn metadata(relay: &ValidSpec, region: &ValidRegion) -> ObjectMeta {
     ObjectMeta {
         name: Some(region.child.clone()),
         namespace: Some(relay.namespace.clone()),

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::de::DeserializeOwned;
 
-use super::{overrides, validate::ValidatedRelay};
+use super::{overrides, validate::ValidSpec};
 use crate::{
     crd::{
         monitoring::{ACTIONS, Monitoring, Relabeling},
@@ -78,7 +78,7 @@ pub struct TemplateDefaults {
 impl TemplateDefaults {
     /// Puts the defaults where the PeerRelay's template says nothing: labels and annotations by
     /// name, everything else by field.
-    pub fn fill(&self, relay: &mut ValidatedRelay) {
+    pub fn fill(&self, relay: &mut ValidSpec) {
         let (defaults, own) = (&self.template, &mut relay.template);
         for (defaults, own) in [
             (&defaults.labels, &mut own.labels),

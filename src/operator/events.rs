@@ -24,11 +24,11 @@ pub fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
     let find = |type_: &str| before.iter().find(|c| c.type_ == type_);
     let stalled = |all: &[Condition]| all.iter().any(|c| c.type_ == "Stalled" && is_true(c));
     let stalls = stalled(now) && !stalled(before);
-    let told = now.iter().filter(|condition| {
+    let new = now.iter().filter(|condition| {
         let is_detail = matches!(&*condition.type_, "Stalled" | "Reconciling");
         !is_detail && is_new(condition, find(&condition.type_), stalls)
     });
-    told.map(|condition| {
+    new.map(|condition| {
         let is_ready = condition.type_ == "Ready";
         let problem = match is_ready && stalled(now) {
             true => true,
@@ -124,7 +124,7 @@ mod tests {
             "GrantsInForce=False/GrantsMissing",
         ]);
         assert_eq!(
-            told(&[], &now),
+            published(&[], &now),
             ["Normal RelaysStarting", "Warning GrantsMissing"]
         );
     }
@@ -146,8 +146,8 @@ mod tests {
             "Normal RelaysReady",
             "Normal Connected",
         ];
-        assert_eq!(told(&starting, &ready), good);
-        assert!(told(&ready, &ready).is_empty());
+        assert_eq!(published(&starting, &ready), good);
+        assert!(published(&ready, &ready).is_empty());
         let lost = conditions(&[
             "Ready=False/RelaysStarting",
             "RelaysAvailable=False/NoRelayReady",
@@ -158,21 +158,21 @@ mod tests {
             "Warning NoRelayReady",
             "Warning DerpUnreachable",
         ];
-        assert_eq!(told(&ready, &lost), bad);
+        assert_eq!(published(&ready, &lost), bad);
     }
 
     #[test]
     fn what_stalls_is_one_warning() {
         let ready = conditions(&["Ready=True/RelaysReady"]);
         let refused = conditions(&["Ready=False/ApplyRejected", "Stalled=True/ApplyRejected"]);
-        assert_eq!(told(&ready, &refused), ["Warning ApplyRejected"]);
-        assert_eq!(told(&refused, &ready), ["Normal RelaysReady"]);
+        assert_eq!(published(&ready, &refused), ["Warning ApplyRejected"]);
+        assert_eq!(published(&refused, &ready), ["Normal RelaysReady"]);
         let passing = conditions(&["Ready=False/ApplyFailed", "Reconciling=True/ApplyFailed"]);
-        assert_eq!(told(&ready, &passing), ["Warning ApplyFailed"]);
+        assert_eq!(published(&ready, &passing), ["Warning ApplyFailed"]);
         let crashing = conditions(&["Ready=False/CrashLooping"]);
-        assert_eq!(told(&ready, &crashing), ["Warning CrashLooping"]);
+        assert_eq!(published(&ready, &crashing), ["Warning CrashLooping"]);
         let paused = conditions(&["Ready=Unknown/Paused"]);
-        assert_eq!(told(&ready, &paused), ["Normal Paused"]);
+        assert_eq!(published(&ready, &paused), ["Normal Paused"]);
     }
 
     #[test]
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(cut("short".into()), "short");
     }
 
-    fn told(before: &[Condition], now: &[Condition]) -> Vec<String> {
+    fn published(before: &[Condition], now: &[Condition]) -> Vec<String> {
         let events = transitions(before, now);
         let text = |event: Event| format!("{:?} {}", event.type_, event.reason);
         events.into_iter().map(text).collect()

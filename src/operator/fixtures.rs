@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::validate::{RelayImage, ValidatedRelay, validate};
+use super::validate::{RelayImage, ValidSpec, validate};
 use crate::crd::PeerRelay;
 
 /// The smallest PeerRelay, as read from the API; `spec` replaces fields.
@@ -24,7 +24,7 @@ pub(crate) fn relay(spec: Value) -> PeerRelay {
 }
 
 /// The same, validated.
-pub(crate) fn validated(spec: Value) -> ValidatedRelay {
+pub(crate) fn validated(spec: Value) -> ValidSpec {
     validate(&relay(spec), &image()).expect("the fixture is valid")
 }
 

@@ -241,7 +241,7 @@ impl Metrics {
         let help = "Conditions of a PeerRelay by type: 1 is True, 0 is False, -1 is Unknown. Labels: \
                     peer_relay, peer_relay_namespace, type.";
         let mut text = format!("# HELP {CONDITION} {help}\n# TYPE {CONDITION} gauge\n");
-        let mut tell = |metadata: &ObjectMeta, kind: &str, status: &str| {
+        let mut write_condition = |metadata: &ObjectMeta, kind: &str, status: &str| {
             let value = match status {
                 "True" => 1,
                 "False" => 0,
@@ -261,12 +261,12 @@ impl Metrics {
         };
         for relay in relays.state() {
             for condition in relay.status.iter().flat_map(|status| &status.conditions) {
-                tell(&relay.metadata, &condition.type_, &condition.status);
+                write_condition(&relay.metadata, &condition.type_, &condition.status);
             }
         }
         for object in unreadable.all() {
-            tell(&object.metadata, "Ready", "False");
-            tell(&object.metadata, "Stalled", "True");
+            write_condition(&object.metadata, "Ready", "False");
+            write_condition(&object.metadata, "Stalled", "True");
         }
         text
     }

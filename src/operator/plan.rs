@@ -29,7 +29,7 @@ pub use self::{
 use super::{
     build::monitoring::MonitoringKind,
     host_ports::{Holder, HostPort},
-    validate::{ValidatedRegion, ValidatedRelay},
+    validate::{ValidRegion, ValidSpec},
 };
 use crate::{
     config::peers::ProbePeer,
@@ -39,7 +39,7 @@ use crate::{
 
 /// What the cluster has, as far as it matters to a PeerRelay.
 #[derive(Debug, Clone, Default)]
-pub struct Surroundings {
+pub struct ClusterView {
     /// All nodes.
     pub nodes: Vec<Arc<Node>>,
     /// Services of the operator in the PeerRelay's namespace.
@@ -87,7 +87,7 @@ pub struct Plan {
     pub bad_annotations: BTreeSet<String>,
 }
 
-impl ValidatedRegion {
+impl ValidRegion {
     /// Whether the plan has a relay of this region on `node`.
     pub fn wants(&self, node: &Node) -> bool {
         match &self.plan.chosen {
@@ -115,7 +115,7 @@ pub struct Waiting {
 }
 
 /// Plans every region of `relay`.
-pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
+pub fn plan(relay: &mut ValidSpec, seen: &ClusterView) {
     relay.monitoring_kinds.clone_from(&seen.monitoring_kinds);
     placement::place(relay, seen);
     for region in &mut relay.regions {
@@ -139,11 +139,11 @@ pub fn plan(relay: &mut ValidatedRelay, seen: &Surroundings) {
 }
 
 /// Notes what load balancers give the relays of `region`.
-fn balance(region: &mut ValidatedRegion, seen: &Surroundings) {
-    let mut given = load_balancers::given(region, seen);
-    given.waiting.extend(elastic_ips::missing(region, seen));
-    region.plan.endpoints = given.addresses;
-    for (node, names) in given.names {
+fn balance(region: &mut ValidRegion, seen: &ClusterView) {
+    let mut assigned = load_balancers::assigned(region, seen);
+    assigned.waiting.extend(elastic_ips::missing(region, seen));
+    region.plan.endpoints = assigned.addresses;
+    for (node, names) in assigned.names {
         region
             .endpoints
             .nodes
@@ -152,9 +152,9 @@ fn balance(region: &mut ValidatedRegion, seen: &Surroundings) {
             .fixed
             .extend(names);
     }
-    region.plan.pending = given.waiting.keys().cloned().collect();
+    region.plan.pending = assigned.waiting.keys().cloned().collect();
     // What only a person can mend is told first.
-    let mut waiting: Vec<_> = given.waiting.into_values().collect();
+    let mut waiting: Vec<_> = assigned.waiting.into_values().collect();
     waiting.sort_by_key(|waiting| waiting.reason != elastic_ips::MISSING);
     region.plan.waiting = waiting.into_iter().next();
 }

@@ -8,7 +8,7 @@ use std::{
 
 use kube::ResourceExt;
 
-use super::validate::ValidatedRelay;
+use super::validate::ValidSpec;
 use crate::{
     config::peers::{MOST_TRIED, ProbePeer},
     crd::{
@@ -23,7 +23,7 @@ const MOST_PEERS: usize = 1_000;
 
 /// Gives each region the relays that its own try, and those that try them: no others need to be
 /// known. A list that has all relays would change for every relay with every other.
-pub fn assign_peers(relay: &mut ValidatedRelay, nodes: &[Arc<RelayNode>]) {
+pub fn assign_peers(relay: &mut ValidSpec, nodes: &[Arc<RelayNode>]) {
     let all = peers(nodes.iter().map(AsRef::as_ref));
     let regions: BTreeMap<String, &str> = nodes
         .iter()

@@ -69,7 +69,7 @@ impl Queue {
     }
 
     /// Wraps a mapper from what was seen to the PeerRelays that it concerns, so that they are noted.
-    pub fn noting<T, I>(
+    pub fn recording<T, I>(
         &self,
         mapper: impl Fn(T) -> I + Send + Sync + 'static,
     ) -> impl Fn(T) -> Vec<ObjectRef<PeerRelay>> + Send + Sync + 'static

@@ -23,7 +23,7 @@ use super::{
     rollout::hold_back,
     status::{Outcome, Seen, patch, status},
     stores::Stores,
-    validate::{RelayImage, ValidatedRelay, validate},
+    validate::{RelayImage, ValidSpec, validate},
     verification, withdrawal,
 };
 use crate::crd::{PeerRelay, PeerRelayStatus};
@@ -107,7 +107,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     ctx.monitoring.fill(&mut validated.monitoring);
     ctx.template.fill(&mut validated);
     let now = Timestamp::now();
-    let seen = ctx.stores.surroundings(&validated.namespace);
+    let seen = ctx.stores.cluster_view(&validated.namespace);
     plan(&mut validated, &seen);
     let view = ctx.stores.view(&relay, &seen);
     let reports = &view.seen.nodes;
@@ -129,13 +129,13 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     .await;
     ctx.metrics.count_changes(applied.changes);
     for replaced in &applied.replaced {
-        tell(&relay, &ctx, &events::replaced(replaced)).await;
+        send_event(&relay, &ctx, &events::replaced(replaced)).await;
     }
     let refused = Summary::new(&applied.refusals);
     let outcome = match &refused {
         None => Some(Outcome::Applied),
         // Most of what passes does so at once.
-        Some(summary) => applied.tell.then_some(Outcome::Refused(summary)),
+        Some(summary) => applied.report.then_some(Outcome::Refused(summary)),
     };
     if let Some(outcome) = outcome {
         let changed = applied.changed_sets;
@@ -147,18 +147,18 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let pause = applied.pause.unwrap_or(RETRY);
     match refused {
         Some(summary) => Err(ReconcileError::Refused { summary, pause }),
-        None => Ok(next(&validated, pending.look_again)),
+        None => Ok(next(&validated, pending.recheck_after)),
     }
 }
 
 /// When to come again without a change: relays that are withdrawn are removed after a limit, and
 /// those that nobody reaches hold up a roll-out no longer.
-fn next(relay: &ValidatedRelay, look_again: Option<Duration>) -> Action {
+fn next(relay: &ValidSpec, recheck_after: Option<Duration>) -> Action {
     let removal = relay.leaving.as_ref().map(|leaving| {
         let left = leaving.next.duration_since(Timestamp::now());
         Duration::try_from(left).unwrap_or_default() + SECOND
     });
-    let first = removal.into_iter().chain(look_again).min();
+    let first = removal.into_iter().chain(recheck_after).min();
     first.map_or_else(Action::await_change, Action::requeue)
 }
 
@@ -185,7 +185,7 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
 async fn publish(
     relay: &PeerRelay,
     ctx: &Context,
-    validated: Option<&ValidatedRelay>,
+    validated: Option<&ValidSpec>,
     outcome: Outcome<'_>,
     changed_sets: BTreeSet<String>,
 ) -> Result<(), ReconcileError> {
@@ -216,12 +216,12 @@ async fn announce(relay: &PeerRelay, ctx: &Context, new: &PeerRelayStatus) {
     let old = relay.status.as_ref();
     let old = old.map_or(&[][..], |status| &status.conditions);
     for event in transitions(old, &new.conditions) {
-        tell(relay, ctx, &event).await;
+        send_event(relay, ctx, &event).await;
     }
 }
 
 /// Writes an event. One that cannot be written is only logged.
-async fn tell(relay: &PeerRelay, ctx: &Context, event: &Event) {
+async fn send_event(relay: &PeerRelay, ctx: &Context, event: &Event) {
     if let Err(error) = ctx.recorder.publish(event, &relay.object_ref(&())).await {
         tracing::warn!(%error, "event not written");
     }

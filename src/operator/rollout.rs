@@ -15,7 +15,7 @@ use kube::ResourceExt;
 use self::reach::Reach;
 use super::{
     build::{Resources, checksum, is_off},
-    plan::Surroundings,
+    plan::ClusterView,
 };
 use crate::{crd::RelayNode, names};
 
@@ -24,23 +24,23 @@ const NAMED: usize = 3;
 
 /// What becomes of changed relays.
 #[derive(Debug, Default)]
-struct Turns {
+struct Admission {
     /// DaemonSets that may be applied now.
     now: Vec<DaemonSet>,
     /// Names of those that stay as they are for the time being.
-    later: Vec<String>,
+    deferred: Vec<String>,
     /// Who waits for whom, by region.
     messages: Vec<String>,
     /// When to look again.
-    look_again: Option<Duration>,
+    recheck_after: Option<Duration>,
 }
 
-impl Turns {
+impl Admission {
     /// Notes that relays of a region wait for `absent`. Nobody has to wait when `waiting` is 0; then
     /// there is only something to look at again.
     fn wait(&mut self, region: &str, waiting: usize, absent: &[Absent]) {
         let remaining = absent.iter().filter_map(|absent| absent.remaining);
-        self.look_again = remaining.chain(self.look_again).min();
+        self.recheck_after = remaining.chain(self.recheck_after).min();
         if waiting > 0 {
             self.messages.push(message(region, waiting, absent));
         }
@@ -53,13 +53,13 @@ pub struct Pending {
     /// Who waits for whom, for people. `None` when nobody waits.
     pub message: Option<String>,
     /// When to look again although nothing has changed.
-    pub look_again: Option<Duration>,
+    pub recheck_after: Option<Duration>,
 }
 
 /// Leaves in `resources` what may be applied now. `relays` are the reports of the PeerRelay's relays.
 pub fn hold_back(
     resources: &mut Resources,
-    seen: &Surroundings,
+    seen: &ClusterView,
     relays: &[Arc<RelayNode>],
     now: Timestamp,
 ) -> Pending {
@@ -68,12 +68,12 @@ pub fn hold_back(
         sets.find(|set| set.name_any() == name).cloned()
     };
     let wanted = std::mem::take(&mut resources.daemon_sets);
-    let turns = take_turns(wanted, live, &Reach::new(&seen.nodes, relays, now));
-    resources.daemon_sets = turns.now;
-    resources.held.extend(turns.later);
+    let admission = admit(wanted, live, &Reach::new(&seen.nodes, relays, now));
+    resources.daemon_sets = admission.now;
+    resources.deferred.extend(admission.deferred);
     Pending {
-        message: (!turns.messages.is_empty()).then(|| turns.messages.join("; ")),
-        look_again: turns.look_again,
+        message: (!admission.messages.is_empty()).then(|| admission.messages.join("; ")),
+        recheck_after: admission.recheck_after,
     }
 }
 
@@ -106,11 +106,11 @@ impl Absent {
 /// ready itself loses nothing and may at any time. Relays on dead nodes count for nothing: nobody
 /// knows when they come back. One that is turned off or on waits for nobody. With `OnDelete` the user
 /// takes the turns.
-fn take_turns(
+fn admit(
     wanted: Vec<DaemonSet>,
     live: impl Fn(&str) -> Option<Arc<DaemonSet>>,
     reach: &Reach<'_>,
-) -> Turns {
+) -> Admission {
     let mut regions: BTreeMap<String, Vec<DaemonSet>> = BTreeMap::new();
     for set in wanted {
         let region = set.labels().get(names::REGION_LABEL).cloned();
@@ -119,13 +119,13 @@ fn take_turns(
             .or_default()
             .push(set);
     }
-    let mut turns = Turns::default();
+    let mut admission = Admission::default();
     for (region, mut sets) in regions {
         let found: Vec<_> = sets.iter().map(|set| live(&set.name_any())).collect();
         for (set, found) in sets.iter_mut().zip(&found) {
             let live = found.as_deref().filter(|_| shared::is_shared(set));
             if let Some(pause) = live.and_then(|live| shared::pause(&region, set, live, reach)) {
-                turns.wait(&region, pause.waiting, &pause.absent);
+                admission.wait(&region, pause.waiting, &pause.absent);
             }
         }
         let absent: Vec<_> = found
@@ -133,7 +133,7 @@ fn take_turns(
             .flatten()
             .filter_map(|set| absent(&region, set, reach))
             .collect();
-        let before = turns.later.len();
+        let before = admission.deferred.len();
         let mut replaced = 0;
         for (set, found) in sets.into_iter().zip(found) {
             let name = set.name_any();
@@ -145,19 +145,19 @@ fn take_turns(
             let others = absent.iter().filter(|absent| absent.name != name).count();
             let most = most_unavailable(&set);
             match replaces && most.is_some_and(|most| others + replaced >= most) {
-                true => turns.later.push(name),
+                true => admission.deferred.push(name),
                 false => {
                     replaced += usize::from(replaces);
-                    turns.now.push(set);
+                    admission.now.push(set);
                 }
             }
         }
-        let waiting = turns.later.len() - before;
+        let waiting = admission.deferred.len() - before;
         if waiting > 0 {
-            turns.wait(&region, waiting, &absent);
+            admission.wait(&region, waiting, &absent);
         }
     }
-    turns
+    admission
 }
 
 /// The relay of a live DaemonSet, if it is missing.

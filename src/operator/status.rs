@@ -1,11 +1,11 @@
 //! The status of a PeerRelay, from what the relays and their DaemonSets say. Pure.
 
+mod allowance;
 mod disabled;
 mod endpoints;
 mod grants;
 mod observed;
 pub mod pods;
-mod quota;
 mod refused;
 mod regions;
 mod review;
@@ -37,7 +37,7 @@ use super::{
     plan::Waiting,
     refusal::{Cause, Summary},
     tailnet::{self, Neighbour},
-    validate::ValidatedRelay,
+    validate::ValidSpec,
 };
 use crate::{
     crd::{
@@ -114,14 +114,14 @@ pub enum Outcome<'a> {
 }
 
 /// Type, status, reason and message of a condition.
-pub(super) struct Verdict {
+pub(super) struct ConditionUpdate {
     kind: &'static str,
     status: &'static str,
     reason: String,
     message: String,
 }
 
-impl Verdict {
+impl ConditionUpdate {
     pub(super) fn new(
         kind: &'static str,
         status: &'static str,
@@ -159,7 +159,7 @@ pub struct Seen {
 /// Computes the status that `relay` should have.
 pub fn status(
     relay: &PeerRelay,
-    validated: Option<&ValidatedRelay>,
+    validated: Option<&ValidSpec>,
     seen: &Seen,
     outcome: Outcome<'_>,
     now: Timestamp,
@@ -179,26 +179,26 @@ pub fn status(
         .map_or(&[][..], |status| &status.conditions);
     let applied = matches!(outcome, Outcome::Applied | Outcome::Refused(_));
     let off = applied && observed.off;
-    let mut verdicts = match off {
-        true => disabled::verdicts(&observed),
+    let mut updates = match off {
+        true => disabled::updates(&observed),
         false => progress(&observed, outcome),
     };
     if !off {
-        verdicts.extend(serving(&observed));
+        updates.extend(serving(&observed));
     }
     if applied && !off {
-        verdicts.push(grants::condition(&observed.grants));
-        verdicts.push(verified::verified(&seen.nodes));
-        verdicts.push(endpoints::published(
+        updates.push(grants::condition(&observed.grants));
+        updates.push(verified::verified(&seen.nodes));
+        updates.push(endpoints::published(
             seen.nodes.iter().map(AsRef::as_ref),
             validated,
         ));
-        verdicts.extend(validated.and_then(|relay| quota::verdict(relay, &seen.neighbours)));
+        updates.extend(validated.and_then(|relay| allowance::update(relay, &seen.neighbours)));
     }
     if let Outcome::Refused(summary) = outcome {
-        refused::tell(&mut verdicts, summary);
+        refused::apply(&mut updates, summary);
     }
-    let mut conditions: Vec<_> = verdicts
+    let mut conditions: Vec<_> = updates
         .into_iter()
         .map(|v| condition(v, old, generation, now))
         .collect();
@@ -264,23 +264,23 @@ fn exposure(relay: &PeerRelay) -> String {
 }
 
 /// Whether relays are ready, and why not.
-fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
+fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<ConditionUpdate> {
     let desired = observed.desired;
     let count = observed.count();
-    let mut verdicts = Vec::new();
+    let mut updates = Vec::new();
     let mut push = |kind, status, reason: &str, message: &str| {
-        verdicts.push(Verdict::new(kind, status, reason, message));
+        updates.push(ConditionUpdate::new(kind, status, reason, message));
     };
     match outcome {
         Outcome::Paused => {
             let message = "spec.paused is set: nothing is changed until it is false";
             push("Ready", "Unknown", "Paused", message);
-            return verdicts;
+            return updates;
         }
         Outcome::Blocked { reason, message } => {
             push("Ready", "False", reason, message);
             push("Stalled", "True", reason, message);
-            return verdicts;
+            return updates;
         }
         Outcome::Applied | Outcome::Refused(_) => {}
     }
@@ -327,15 +327,15 @@ fn progress(observed: &Observed, outcome: Outcome<'_>) -> Vec<Verdict> {
             }
         }
     }
-    verdicts
+    updates
 }
 
 /// What serves, whatever is wanted.
-fn serving(observed: &Observed) -> Vec<Verdict> {
+fn serving(observed: &Observed) -> Vec<ConditionUpdate> {
     let count = observed.count();
-    let mut verdicts = Vec::new();
+    let mut updates = Vec::new();
     let mut push = |kind, status, reason: &str, message: &str| {
-        verdicts.push(Verdict::new(kind, status, reason, message));
+        updates.push(ConditionUpdate::new(kind, status, reason, message));
     };
     match &observed.relay_problem() {
         Some(problem) => push(
@@ -367,7 +367,7 @@ fn serving(observed: &Observed) -> Vec<Verdict> {
         0 => push("RelaysAvailable", "False", "NoRelayReady", &count),
         _ => push("RelaysAvailable", "True", "RelaysReady", &count),
     }
-    verdicts
+    updates
 }
 
 /// One sentence about relays that are in the tailnet under other names than they asked for.
@@ -397,17 +397,17 @@ fn cut(text: &str, characters: usize) -> String {
 }
 
 pub(super) fn condition(
-    verdict: Verdict,
+    update: ConditionUpdate,
     old: &[Condition],
     generation: i64,
     now: Timestamp,
 ) -> Condition {
-    let Verdict {
+    let ConditionUpdate {
         kind,
         status,
         reason,
         message,
-    } = verdict;
+    } = update;
     let same = old.iter().find(|c| c.type_ == kind && c.status == status);
     Condition {
         type_: kind.to_owned(),

@@ -1,6 +1,7 @@
 //! What the operator knows of the cluster: one watch per kind, nothing is polled.
 
-mod bundle;
+mod change_filter;
+mod debounce;
 pub mod guard;
 pub mod monitoring;
 mod neighbours;
@@ -8,7 +9,6 @@ mod nodes;
 mod pods;
 mod scope;
 mod stream;
-mod told;
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::NamespaceResourceScope;
@@ -38,7 +38,7 @@ use tokio::sync::OnceCell;
 use self::guard::UnreadableObjects;
 pub use self::scope::Scope;
 use super::{
-    plan::Surroundings,
+    plan::ClusterView,
     queue::Queue,
     status::{Seen, has_lost_its_pod, is_report_of},
     tailnet,
@@ -89,13 +89,14 @@ impl Stores {
         };
         let unreadable_relays = UnreadableObjects::default();
         let (peer_relays, stream, changed) = neighbours::watch(scope, &unreadable_relays);
-        let noted = queue.clone();
+        let trigger_queue = queue.clone();
         let stream = stream.inspect_ok(move |relay: &PeerRelay| {
-            noted.add(&reflector::ObjectRef::from_obj(relay), Instant::now());
+            trigger_queue.add(&reflector::ObjectRef::from_obj(relay), Instant::now());
         });
         let controller = Controller::for_stream(stream, peer_relays.clone());
-        let (noted, all) = (queue.clone(), peer_relays.clone());
-        let changed = changed.inspect(move |()| noted.add_all(&all.state(), Instant::now()));
+        let (trigger_queue, all) = (queue.clone(), peer_relays.clone());
+        let changed =
+            changed.inspect(move |()| trigger_queue.add_all(&all.state(), Instant::now()));
         let controller = controller.reconcile_all_on(changed);
         let (service_accounts, stream) = children(scope, queue);
         let controller = controller.owns_stream(stream);
@@ -116,23 +117,23 @@ impl Stores {
         let relays = controller.store();
         let (nodes, stream) = nodes::watch(scope);
         // One of them is as good as all: each brings the turn of every PeerRelay.
-        let stream = bundle::bundled(stream, |_: &Node| ());
+        let stream = debounce::debounced(stream, |_: &Node| ());
         let controller =
-            controller.watches_stream(stream, queue.noting(move |_: Node| everyone(&relays)));
+            controller.watches_stream(stream, queue.recording(move |_: Node| everyone(&relays)));
         let relays = controller.store();
         let (monitoring, stream) = monitoring::Monitoring::watch(scope);
         let controller = controller.watches_stream(
             stream,
-            queue.noting(move |_: monitoring::Definition| everyone(&relays)),
+            queue.recording(move |_: monitoring::Definition| everyone(&relays)),
         );
         let unreadable_nodes = UnreadableObjects::default();
         let (relay_nodes, stream) = guarded(scope, &unreadable_nodes);
-        let stream = bundle::bundled(stream, |node: &RelayNode| {
+        let stream = debounce::debounced(stream, |node: &RelayNode| {
             (node.namespace(), node.spec.peer_relay.clone())
         });
         let controller = controller.watches_stream(
             stream,
-            queue.noting(|node: RelayNode| {
+            queue.recording(|node: RelayNode| {
                 let namespace = node.metadata.namespace.unwrap_or_default();
                 Some(reflector::ObjectRef::new(&node.spec.peer_relay).within(&namespace))
             }),
@@ -141,13 +142,13 @@ impl Stores {
         let relays = controller.store();
         let controller = controller.watches_stream(
             stream,
-            queue.noting(move |pod| pods::concerned(&pod, &relays)),
+            queue.recording(move |pod| pods::concerned(&pod, &relays)),
         );
         let (refusals, stream) = pods::refusals(scope);
         let sets = daemon_sets.clone();
         let controller = controller.watches_stream(
             stream,
-            queue.noting(move |event| pods::owner_of_refusal(&event, &sets)),
+            queue.recording(move |event| pods::owner_of_refusal(&event, &sets)),
         );
         let stores = Self {
             peer_relays,
@@ -214,7 +215,7 @@ impl Stores {
     }
 
     /// What runs of `relay`, and where: on the nodes around it.
-    pub(super) fn view(&self, relay: &PeerRelay, around: &Surroundings) -> View {
+    pub(super) fn view(&self, relay: &PeerRelay, around: &ClusterView) -> View {
         View {
             seen: self.seen(relay),
             nodes: around.nodes.clone(),
@@ -223,9 +224,9 @@ impl Stores {
     }
 
     /// What the cluster has around a PeerRelay of `namespace`.
-    pub fn surroundings(&self, namespace: &str) -> Surroundings {
+    pub fn cluster_view(&self, namespace: &str) -> ClusterView {
         let namespace = Some(namespace);
-        Surroundings {
+        ClusterView {
             monitoring_kinds: self.monitoring.kinds(),
             nodes: self.nodes.state(),
             services: of(&self.services, namespace),
@@ -314,8 +315,8 @@ where
     let managed = watcher::Config::default().labels(&names::managed());
     let (store, stream) = reflect(scope, managed, |_| {});
     let queue = queue.clone();
-    let noted = stream.inspect_ok(move |child: &K| queue.add_owner(child, Instant::now()));
-    (store, noted)
+    let recorded = stream.inspect_ok(move |child: &K| queue.add_owner(child, Instant::now()));
+    (store, recorded)
 }
 
 /// `prune` drops what nobody reads before it is kept.

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{
     events::transitions,
-    status::{self, Verdict},
+    status::{self, ConditionUpdate},
     stores::guard::{Guarded, Unreadable, UnreadableObjects},
 };
 use crate::crd::{PeerRelay, RelayNode};
@@ -20,29 +20,29 @@ use crate::crd::{PeerRelay, RelayNode};
 /// Wait after something could not be told.
 const RETRY: Duration = Duration::from_secs(5);
 /// Least time between two events about RelayNodes, which others may write as they like.
-const PACE: Duration = Duration::from_secs(1);
+const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// Conditions of a status that are read at most.
 const MOST_CONDITIONS: usize = 16;
 /// Reason of the event about a RelayNode.
 pub const INVALID_REPORT: &str = "InvalidReport";
 
 /// Tells of PeerRelays: they are `InvalidSpec`, and what was made of them stays as it is.
-pub async fn tell_relays(
+pub async fn report_relays(
     client: &Client,
     recorder: &Recorder,
     objects: &UnreadableObjects,
 ) -> Infallible {
     loop {
         let object = objects.next().await;
-        if let Err(error) = tell_relay(client, recorder, &object).await {
-            tracing::warn!(%error, "failed to tell of a PeerRelay that cannot be read");
-            objects.again(&object);
+        if let Err(error) = report_relay(client, recorder, &object).await {
+            tracing::warn!(%error, "failed to report a PeerRelay that cannot be read");
+            objects.report_again(&object);
             tokio::time::sleep(RETRY).await;
         }
     }
 }
 
-async fn tell_relay(
+async fn report_relay(
     client: &Client,
     recorder: &Recorder,
     object: &Arc<Unreadable>,
@@ -85,8 +85,8 @@ fn invalid(object: &Unreadable, now: Timestamp) -> Option<(Value, Vec<Condition>
         object.error
     );
     let condition = |kind, status| {
-        let verdict = Verdict::new(kind, status, "InvalidSpec", &message);
-        status::condition(verdict, &before, generation, now)
+        let update = ConditionUpdate::new(kind, status, "InvalidSpec", &message);
+        status::condition(update, &before, generation, now)
     };
     let mut after = vec![condition("Ready", "False"), condition("Stalled", "True")];
     let is_other = |c: &&Condition| !matches!(&*c.type_, "Ready" | "Stalled" | "Reconciling");
@@ -98,14 +98,14 @@ fn invalid(object: &Unreadable, now: Timestamp) -> Option<(Value, Vec<Condition>
 }
 
 /// Tells of RelayNodes: they are left out, as if the relay had not reported.
-pub async fn tell_nodes(recorder: &Recorder, objects: &UnreadableObjects) -> Infallible {
-    let mut told = std::collections::BTreeMap::new();
+pub async fn report_nodes(recorder: &Recorder, objects: &UnreadableObjects) -> Infallible {
+    let mut reported = std::collections::BTreeMap::new();
     loop {
         let object = objects.next().await;
-        let known: std::collections::BTreeSet<_> = objects.all().iter().map(uid).collect();
-        told.retain(|uid, _| known.contains(uid));
+        let existing: std::collections::BTreeSet<_> = objects.all().iter().map(uid).collect();
+        reported.retain(|uid, _| existing.contains(uid));
         // A relay writes its report again and again; the same trouble is told once.
-        if told.insert(uid(&object), object.error.clone()) == Some(object.error.clone()) {
+        if reported.insert(uid(&object), object.error.clone()) == Some(object.error.clone()) {
             continue;
         }
         let event = Event {
@@ -119,7 +119,7 @@ pub async fn tell_nodes(recorder: &Recorder, objects: &UnreadableObjects) -> Inf
             secondary: None,
         };
         publish::<RelayNode>(recorder, &object, &event).await;
-        tokio::time::sleep(PACE).await;
+        tokio::time::sleep(EVENT_INTERVAL).await;
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
 
 /// A `PeerRelay` that can be built; the only input of builders.
 #[derive(Debug, Clone)]
-pub struct ValidatedRelay {
+pub struct ValidSpec {
     /// Name.
     pub name: String,
     /// Namespace.
@@ -66,7 +66,7 @@ pub struct ValidatedRelay {
     /// How much they log.
     pub log_level: LogLevel,
     /// Regions, in their order.
-    pub regions: Vec<ValidatedRegion>,
+    pub regions: Vec<ValidRegion>,
     /// What scrapes and judges the relays.
     pub monitoring: Monitoring,
     /// Kinds of prometheus-operator that the cluster knows; none until it is asked.
@@ -87,7 +87,7 @@ pub struct ValidatedRelay {
 
 /// A region that can be built.
 #[derive(Debug, Clone)]
-pub struct ValidatedRegion {
+pub struct ValidRegion {
     /// Name.
     pub name: String,
     /// Tag of its relays.
@@ -106,7 +106,7 @@ pub struct ValidatedRegion {
     pub endpoints: EndpointsConfig,
 }
 
-impl ValidatedRegion {
+impl ValidRegion {
     /// Names of the DaemonSets that run its relays.
     pub fn daemon_sets(&self) -> Vec<String> {
         match &self.plan.chosen {
@@ -184,7 +184,7 @@ pub enum InvalidRelay {
     },
 }
 
-impl ValidatedRelay {
+impl ValidSpec {
     /// What the tailnet policy must say.
     pub fn policy(&self) -> Policy {
         Policy::new(self.regions.iter().map(|r| r.grant.clone()).collect())
@@ -195,7 +195,7 @@ impl ValidatedRelay {
 ///
 /// # Errors
 /// What the user must correct.
-pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay, InvalidRelay> {
+pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidSpec, InvalidRelay> {
     let name = relay.name_any();
     let joined = &relay.spec.tailnet;
     let control_url = joined.control_url.as_deref().map(Url::parse).transpose();
@@ -214,7 +214,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             let region = region.name.clone();
             InvalidRelay::Endpoints { region, source }
         })?;
-        Ok(ValidatedRegion {
+        Ok(ValidRegion {
             name: region.name.clone(),
             tag: region.tag(),
             child: names::child(&name, &region.name),
@@ -238,7 +238,7 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidatedRelay,
             overrides::check_shape(patch, shape)?;
         }
     }
-    Ok(ValidatedRelay {
+    Ok(ValidSpec {
         owner: relay
             .controller_owner_ref(&())
             .ok_or(InvalidRelay::Incomplete("uid"))?,

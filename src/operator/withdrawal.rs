@@ -21,7 +21,7 @@ use super::{
     build::Resources,
     plan::is_cordoned,
     status::{Seen, pods::is_pod_of},
-    validate::{ValidatedRegion, ValidatedRelay},
+    validate::{ValidRegion, ValidSpec},
 };
 use crate::{
     config::withdrawals::{EVERY_NODE, LIMIT, WITHDRAWALS_KEY, Withdrawals},
@@ -53,7 +53,7 @@ pub struct Leaving {
     /// When the first of them is.
     pub next: Timestamp,
     /// Names of the DaemonSets and of other objects that stay until then.
-    held: BTreeSet<String>,
+    deferred: BTreeSet<String>,
     /// Nodes of these DaemonSets, by region.
     occupied: BTreeSet<(String, String)>,
     /// ConfigMaps of regions that the PeerRelay no longer has.
@@ -64,13 +64,13 @@ impl Leaving {
     /// So many relays that are removed at the same time.
     #[cfg(test)]
     pub(crate) fn for_tests(relays: usize, until: Timestamp) -> Self {
-        let sum = Sum {
+        let tally = Tally {
             relays,
             until: Some(until),
             next: Some(until),
-            ..Sum::default()
+            ..Tally::default()
         };
-        sum.leaving().expect("it has a time")
+        tally.leaving().expect("it has a time")
     }
 
     /// Leaves in the cluster what the relays need until they are removed.
@@ -82,13 +82,15 @@ impl Leaving {
                 .get(names::REGION_LABEL)
                 .zip(set.annotations().get(names::NODE_ANNOTATION));
             let place = place.map(|(region, node)| (region.clone(), node.clone()));
-            self.held.contains(&name) || place.is_some_and(|p| self.occupied.contains(&p))
+            self.deferred.contains(&name) || place.is_some_and(|p| self.occupied.contains(&p))
         };
         let sets = std::mem::take(&mut resources.daemon_sets);
         let (waiting, now): (Vec<_>, _) = sets.into_iter().partition(waits);
         resources.daemon_sets = now;
         let waiting = waiting.iter().map(ResourceExt::name_any);
-        resources.held.extend(waiting.chain(self.held.clone()));
+        resources
+            .deferred
+            .extend(waiting.chain(self.deferred.clone()));
         resources.config_maps.extend(self.config_maps.clone());
     }
 }
@@ -102,37 +104,37 @@ struct Relay<'a> {
 }
 
 /// Decides which relays of `relay` are withdrawn, from its plan and what runs.
-pub fn plan(relay: &mut ValidatedRelay, view: &View, now: Timestamp) {
+pub fn plan(relay: &mut ValidSpec, view: &View, now: Timestamp) {
     let now = now.round(Unit::Second).unwrap_or(now);
     let running = running(relay, view);
     let mut leaving = BTreeMap::<&str, Vec<&Relay<'_>>>::new();
     for one in running.iter().filter(|one| !is_wanted(relay, one)) {
         leaving.entry(one.region).or_default().push(one);
     }
-    let mut sum = Sum::default();
+    let mut tally = Tally::default();
     for region in &mut relay.regions {
-        let known = asked(view, &region.child);
+        let previous = asked(view, &region.child);
         let mut withdrawals = Withdrawals::default();
         if let Some(relays) = leaving.remove(&*region.name) {
-            withdrawals = ask(&relays, &known, now, !relay.enabled);
-            sum.add(&relays, &withdrawals, now, &running);
+            withdrawals = ask(&relays, &previous, now, !relay.enabled);
+            tally.add(&relays, &withdrawals, now, &running);
         }
         if relay.enabled {
-            cordoned(region, &running, &known, now, &mut withdrawals);
+            cordoned(region, &running, &previous, now, &mut withdrawals);
         }
         region.plan.withdrawals = withdrawals;
     }
     for (region, relays) in leaving {
         let child = names::child(&relay.name, region);
         let withdrawals = ask(&relays, &asked(view, &child), now, true);
-        if sum.add(&relays, &withdrawals, now, &running) {
+        if tally.add(&relays, &withdrawals, now, &running) {
             let live = view.config_maps.iter().find(|map| map.name_any() == child);
             let live = live.map(|live| with_withdrawals(live, &withdrawals));
-            sum.config_maps.extend(live);
-            sum.held.insert(child);
+            tally.config_maps.extend(live);
+            tally.deferred.insert(child);
         }
     }
-    relay.leaving = sum.leaving();
+    relay.leaving = tally.leaving();
 }
 
 /// The text of `withdrawals` as relays read it, if there are any.
@@ -142,7 +144,7 @@ pub fn text(withdrawals: &Withdrawals) -> Option<String> {
 }
 
 /// The pods of the PeerRelay's DaemonSets, where their node is known.
-fn running<'a>(relay: &ValidatedRelay, view: &'a View) -> Vec<Relay<'a>> {
+fn running<'a>(relay: &ValidSpec, view: &'a View) -> Vec<Relay<'a>> {
     let nodes: HashMap<_, &Node> = (view.nodes.iter())
         .filter_map(|node| Some((node.metadata.name.as_deref()?, &**node)))
         .collect();
@@ -177,8 +179,8 @@ fn running<'a>(relay: &ValidatedRelay, view: &'a View) -> Vec<Relay<'a>> {
 }
 
 /// Whether a relay goes on, or another one takes its place on the node.
-fn is_wanted(relay: &ValidatedRelay, one: &Relay<'_>) -> bool {
-    let own = |region: &&ValidatedRegion| region.name == one.region;
+fn is_wanted(relay: &ValidSpec, one: &Relay<'_>) -> bool {
+    let own = |region: &&ValidRegion| region.name == one.region;
     let here = relay.regions.iter().find(own);
     // The relay of a region that is gone may have been on either network.
     let on_host = here.is_none_or(|region| Exposure::on_host_network(&region.exposure));
@@ -201,12 +203,12 @@ fn asked(view: &View, child: &str) -> Withdrawals {
 
 /// Asks relays that are going to be removed; those that have been asked keep their time. `whole`
 /// means that all relays of the region are among them.
-fn ask(relays: &[&Relay<'_>], known: &Withdrawals, now: Timestamp, whole: bool) -> Withdrawals {
+fn ask(relays: &[&Relay<'_>], previous: &Withdrawals, now: Timestamp, whole: bool) -> Withdrawals {
     let mut asked = Withdrawals::default();
     for relay in relays {
         let node = relay.node.name_any();
-        let since = known.since(&node);
-        let key = match whole && !known.0.contains_key(&node) {
+        let since = previous.since(&node);
+        let key = match whole && !previous.0.contains_key(&node) {
             true => EVERY_NODE.to_owned(),
             false => node,
         };
@@ -219,9 +221,9 @@ fn ask(relays: &[&Relay<'_>], known: &Withdrawals, now: Timestamp, whole: bool) 
 
 /// Withdraws relays of `region` on cordoned nodes, while one on another node can be used.
 fn cordoned(
-    region: &ValidatedRegion,
+    region: &ValidRegion,
     running: &[Relay<'_>],
-    known: &Withdrawals,
+    previous: &Withdrawals,
     now: Timestamp,
     withdrawals: &mut Withdrawals,
 ) {
@@ -242,23 +244,23 @@ fn cordoned(
     for one in of_region().filter(is_cordoned) {
         let node = one.node.name_any();
         if withdrawals.0.len() < MOST_NAMED {
-            let since = known.since(&node).unwrap_or(now);
+            let since = previous.since(&node).unwrap_or(now);
             withdrawals.0.entry(node).or_insert(since);
         }
     }
 }
 
 #[derive(Default)]
-struct Sum {
+struct Tally {
     relays: usize,
     until: Option<Timestamp>,
     next: Option<Timestamp>,
-    held: BTreeSet<String>,
+    deferred: BTreeSet<String>,
     occupied: BTreeSet<(String, String)>,
     config_maps: Vec<ConfigMap>,
 }
 
-impl Sum {
+impl Tally {
     /// Adds those of `relays` that are not to be removed yet; whether there are any.
     fn add(
         &mut self,
@@ -276,7 +278,7 @@ impl Sum {
             self.relays += 1;
             self.until = self.until.max(Some(until));
             self.next = Some(self.next.map_or(until, |next| next.min(until)));
-            if self.held.insert(one.set.name_any()) {
+            if self.deferred.insert(one.set.name_any()) {
                 let same_set = |other: &&Relay<'_>| std::ptr::eq(other.set, one.set);
                 let place = |other: &Relay<'_>| (other.region.to_owned(), other.node.name_any());
                 let places = running.iter().filter(same_set).map(place);
@@ -291,7 +293,7 @@ impl Sum {
             relays: self.relays,
             until: self.until?,
             next: self.next?,
-            held: self.held,
+            deferred: self.deferred,
             occupied: self.occupied,
             config_maps: self.config_maps,
         })

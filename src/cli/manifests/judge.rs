@@ -9,7 +9,7 @@ use crate::{
         GROUP, PeerRelay,
         admission::{Admission, Problem},
     },
-    operator::validate::{InvalidRelay, RelayImage, ValidatedRelay, validate},
+    operator::validate::{InvalidRelay, RelayImage, ValidSpec, validate},
 };
 
 /// The kind and its only version.
@@ -33,7 +33,7 @@ pub(in crate::cli) struct Judged {
     /// What is wrong with it, in the order of the file.
     pub(in crate::cli) findings: Vec<Finding>,
     /// What the operator makes of it; none if something is wrong.
-    pub(in crate::cli) relay: Option<ValidatedRelay>,
+    pub(in crate::cli) relay: Option<ValidSpec>,
 }
 
 /// Something that is wrong.
@@ -187,7 +187,7 @@ impl Judge {
         file: &str,
         node: Option<&Node>,
         findings: Vec<Finding>,
-        relay: Option<ValidatedRelay>,
+        relay: Option<ValidSpec>,
     ) {
         let metadata = node.and_then(|node| node.field("metadata"));
         let text = |name| metadata.and_then(|metadata| metadata.text(name));
@@ -247,7 +247,7 @@ fn by(refused_by: RefusedBy, node: &Node, problems: Vec<Problem>) -> Vec<Finding
 }
 
 /// What the operator makes of an object that the API server has accepted.
-fn operator(object: Value) -> Result<Box<ValidatedRelay>, Vec<Problem>> {
+fn operator(object: Value) -> Result<Box<ValidSpec>, Vec<Problem>> {
     let mut relay: PeerRelay = serde_json::from_value(object).map_err(|error| {
         vec![Problem::new(
             "",

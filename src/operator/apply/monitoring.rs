@@ -40,7 +40,7 @@ pub(super) async fn apply(applier: &mut Applier<'_>, seen: &Monitoring) {
         let done = applier
             .monitor(seen, kind, &subject, wanted, sum, &tried)
             .await;
-        applier.note(subject, &tried, done);
+        applier.record(subject, &tried, done);
     }
 }
 
@@ -58,7 +58,7 @@ impl Applier<'_> {
         if seen.is_done(kind, namespace, name, &sum) {
             return Ok(());
         }
-        if let Some(refusal) = self.known.waiting(subject, tried) {
+        if let Some(refusal) = self.attempts.waiting(subject, tried) {
             return Err(Fault::Waiting(refusal));
         }
         let resource = kind.resource();
@@ -88,7 +88,7 @@ impl Applier<'_> {
             }
             (None, None) => {}
         }
-        seen.note(kind, namespace, name, sum);
+        seen.record(kind, namespace, name, sum);
         Ok(())
     }
 }

@@ -102,7 +102,7 @@ fn judge(peer_relay: &str, region: &str, nodes: &[String]) {
     }
 }
 
-fn built(relay: &ValidatedRelay) -> Vec<(&'static str, Vec<Value>)> {
+fn built(relay: &ValidSpec) -> Vec<(&'static str, Vec<Value>)> {
     fn values(list: &[impl serde::Serialize]) -> Vec<Value> {
         list.iter()
             .map(|object| serde_json::to_value(object).unwrap())

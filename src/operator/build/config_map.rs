@@ -17,7 +17,7 @@ use crate::{
     },
     names,
     operator::{
-        validate::{ValidatedRegion, ValidatedRelay},
+        validate::{ValidRegion, ValidSpec},
         withdrawal,
     },
 };
@@ -29,7 +29,7 @@ const CA: &str = "ca.pem";
 /// Directory of the auth key in the relay's container.
 pub(super) const AUTH_DIR: &str = "/var/run/secrets/peerrelay.dev/auth";
 
-pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigMap {
+pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> ConfigMap {
     let live = RelayConfig {
         endpoints: region.endpoints.clone(),
         log_level: (relay.log_level != LogLevel::default()).then_some(relay.log_level),
@@ -58,18 +58,11 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> ConfigM
 }
 
 /// The part that relays must be started again for: not what they take over while they run.
-pub(super) fn started_with(
-    relay: &ValidatedRelay,
-    region: &ValidatedRegion,
-) -> BTreeMap<String, String> {
+pub(super) fn started_with(relay: &ValidSpec, region: &ValidRegion) -> BTreeMap<String, String> {
     data(relay, region, RelayConfig::default())
 }
 
-fn data(
-    relay: &ValidatedRelay,
-    region: &ValidatedRegion,
-    live: RelayConfig,
-) -> BTreeMap<String, String> {
+fn data(relay: &ValidSpec, region: &ValidRegion, live: RelayConfig) -> BTreeMap<String, String> {
     let on_host = region.exposure.on_host_network();
     let config = RelayConfig {
         control_url: relay.control_url.clone(),
@@ -130,7 +123,7 @@ fn limit(most: Option<u32>) -> Option<usize> {
 
 /// Directory of the identity in the relay's container. A volume of the pod's own belongs to root,
 /// so there it is a directory in it.
-pub(super) fn state_dir(region: &ValidatedRegion) -> String {
+pub(super) fn state_dir(region: &ValidRegion) -> String {
     match region.exposure.on_host_network() {
         true => DEFAULT_STATE_DIR.to_owned(),
         false => format!("{DEFAULT_STATE_DIR}/identity"),

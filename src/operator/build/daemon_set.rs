@@ -28,7 +28,7 @@ use crate::{
     names,
     operator::{
         plan::{ZONE_LABEL, requirements},
-        validate::{ValidatedRegion, ValidatedRelay},
+        validate::{ValidRegion, ValidSpec},
     },
 };
 
@@ -40,8 +40,8 @@ const MIN_READY_SECONDS: i32 = 10;
 
 /// One DaemonSet for all nodes that fit, or one for each node that was chosen.
 pub(super) fn build(
-    relay: &ValidatedRelay,
-    region: &ValidatedRegion,
+    relay: &ValidSpec,
+    region: &ValidRegion,
     config_checksum: &str,
 ) -> Vec<DaemonSet> {
     let everywhere = || {
@@ -84,11 +84,7 @@ pub fn is_off(set: &DaemonSet) -> bool {
     selector.is_some_and(|selector| selector.contains_key(names::OFF_LABEL))
 }
 
-fn daemon_set(
-    relay: &ValidatedRelay,
-    region: &ValidatedRegion,
-    config_checksum: &str,
-) -> DaemonSet {
+fn daemon_set(relay: &ValidSpec, region: &ValidRegion, config_checksum: &str) -> DaemonSet {
     let annotations = [(
         names::CONFIG_ANNOTATION.to_owned(),
         config_checksum.to_owned(),
@@ -197,7 +193,7 @@ fn required(node_selector_terms: Vec<NodeSelectorTerm>) -> Affinity {
     }
 }
 
-fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
+fn pod(relay: &ValidSpec, region: &ValidRegion) -> PodSpec {
     let placement = &region.placement;
     let on_host = region.exposure.on_host_network();
     let mut pod = PodSpec {
@@ -227,7 +223,7 @@ fn pod(relay: &ValidatedRelay, region: &ValidatedRegion) -> PodSpec {
 }
 
 /// The node makes the state directory for root; this gives it to the relay's user and closes it.
-fn prepare_state(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
+fn prepare_state(relay: &ValidSpec, region: &ValidRegion) -> Container {
     let owner = data_path::user(relay, region).to_string();
     let arguments = [
         "prepare-state",
@@ -257,7 +253,7 @@ fn prepare_state(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container 
     }
 }
 
-fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
+fn container(relay: &ValidSpec, region: &ValidRegion) -> Container {
     let on_host = region.exposure.on_host_network();
     let config = format!("{}/{CONFIG_KEY}", config_map::DIR);
     let mut security = locked_down();
@@ -291,19 +287,19 @@ fn container(relay: &ValidatedRelay, region: &ValidatedRegion) -> Container {
     }
 }
 
-fn environment(relay: &ValidatedRelay) -> Vec<EnvVar> {
+fn environment(relay: &ValidSpec) -> Vec<EnvVar> {
     let fields = [
         field("NODE_NAME", "spec.nodeName"),
         field("POD_NAME", "metadata.name"),
         field("POD_UID", "metadata.uid"),
         field("HOST_IP", "status.hostIP"),
     ];
-    let given = relay.environment.iter().map(|(name, value)| EnvVar {
+    let extra = relay.environment.iter().map(|(name, value)| EnvVar {
         name: name.clone(),
         value: Some(value.clone()),
         value_from: None,
     });
-    fields.into_iter().chain(given).collect()
+    fields.into_iter().chain(extra).collect()
 }
 
 fn volume_mounts(on_host: bool) -> Vec<VolumeMount> {
@@ -318,7 +314,7 @@ fn volume_mounts(on_host: bool) -> Vec<VolumeMount> {
     mounts
 }
 
-fn image(relay: &ValidatedRelay) -> Container {
+fn image(relay: &ValidSpec) -> Container {
     let quantity = |text: &str| Quantity(text.to_owned());
     Container {
         image: Some(relay.image.reference.clone()),
@@ -336,7 +332,7 @@ fn image(relay: &ValidatedRelay) -> Container {
     }
 }
 
-fn volumes(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Volume> {
+fn volumes(relay: &ValidSpec, region: &ValidRegion) -> Vec<Volume> {
     let named = |name: &str| Volume {
         name: name.to_owned(),
         ..Volume::default()
@@ -414,7 +410,7 @@ fn port(name: &str, protocol: &str, number: u16, on_host: bool) -> ContainerPort
     }
 }
 
-fn probe(relay: &ValidatedRelay, region: &ValidatedRegion, path: &str) -> Probe {
+fn probe(relay: &ValidSpec, region: &ValidRegion, path: &str) -> Probe {
     let on_host = region.exposure.on_host_network();
     // On the network of the node, another relay may have the port.
     let identity = HTTPHeader {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use crate::{
     config::data_path::DataPath,
     names,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::validate::{ValidRegion, ValidSpec},
 };
 
 /// Where nodes have the BPF file system.
@@ -16,7 +16,7 @@ const BPF: &str = "/sys/fs/bpf";
 
 /// Whether relays of this region may load the program. On the pod network only if it is asked for:
 /// there `Auto` means pods that pass Pod Security `restricted`.
-pub(super) fn in_kernel(relay: &ValidatedRelay, region: &ValidatedRegion) -> bool {
+pub(super) fn in_kernel(relay: &ValidSpec, region: &ValidRegion) -> bool {
     match relay.data_path {
         DataPath::Auto => region.exposure.on_host_network(),
         DataPath::Kernel => true,
@@ -25,7 +25,7 @@ pub(super) fn in_kernel(relay: &ValidatedRelay, region: &ValidatedRegion) -> boo
 }
 
 /// User of the relay's container, and owner of its state.
-pub(super) fn user(relay: &ValidatedRelay, region: &ValidatedRegion) -> u32 {
+pub(super) fn user(relay: &ValidSpec, region: &ValidRegion) -> u32 {
     match in_kernel(relay, region) {
         true => 0,
         false => names::RELAY_USER,
@@ -34,7 +34,7 @@ pub(super) fn user(relay: &ValidatedRelay, region: &ValidatedRegion) -> u32 {
 
 /// Gives the relay's container what the program takes. Only root gets capabilities that work
 /// without ambient ones, which Kubernetes cannot give (docs/decisions/0008).
-pub(super) fn permit(relay: &ValidatedRelay, region: &ValidatedRegion, pod: &mut PodSpec) {
+pub(super) fn permit(relay: &ValidSpec, region: &ValidRegion, pod: &mut PodSpec) {
     if !in_kernel(relay, region) {
         return;
     }

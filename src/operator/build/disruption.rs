@@ -8,14 +8,11 @@ use k8s_openapi::{
 use super::metadata;
 use crate::{
     names,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::validate::{ValidRegion, ValidSpec},
 };
 
 /// A budget, for a region of several relays: with one, it would only keep nodes from being drained.
-pub(super) fn build(
-    relay: &ValidatedRelay,
-    region: &ValidatedRegion,
-) -> Option<PodDisruptionBudget> {
+pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Option<PodDisruptionBudget> {
     let chosen = region.plan.chosen.as_ref().map(Vec::len);
     let relays = i32::try_from(chosen.unwrap_or(region.plan.fitting)).unwrap_or(i32::MAX);
     (relays > 1).then(|| PodDisruptionBudget {

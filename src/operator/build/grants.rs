@@ -8,7 +8,7 @@ use super::checksum;
 use crate::{
     crd::grants::{GrantsOutput, GrantsStatus},
     grants, names,
-    operator::validate::ValidatedRelay,
+    operator::validate::ValidSpec,
 };
 
 /// The policy for people.
@@ -19,7 +19,7 @@ const JSON: &str = "grants.json";
 const CHECKSUM: &str = "checksum";
 
 /// `None` when the user wants none.
-pub(super) fn build(relay: &ValidatedRelay) -> Option<ConfigMap> {
+pub(super) fn build(relay: &ValidSpec) -> Option<ConfigMap> {
     let status = status(relay)?;
     let policy = relay.policy();
     let data = [
@@ -43,7 +43,7 @@ pub(super) fn build(relay: &ValidatedRelay) -> Option<ConfigMap> {
 }
 
 /// What the status says of it.
-pub fn status(relay: &ValidatedRelay) -> Option<GrantsStatus> {
+pub fn status(relay: &ValidSpec) -> Option<GrantsStatus> {
     (relay.grants_output == GrantsOutput::ConfigMap).then(|| GrantsStatus {
         config_map: names::grants(&relay.name),
         checksum: checksum(&grants::json(&relay.policy())),

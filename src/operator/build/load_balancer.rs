@@ -11,20 +11,20 @@ use super::metadata;
 use crate::{
     crd::exposure::{IpFamily, IpFamilyPolicy, LoadBalancer},
     names,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::validate::{ValidRegion, ValidSpec},
 };
 
 /// By which MetalLB and Cilium know Services that may have one address.
 const SHARING_KEYS: [&str; 2] = ["metallb.io/allow-shared-ip", "lbipam.cilium.io/sharing-key"];
 
 /// One for each chosen node; it selects the pod there.
-pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Service> {
+pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Vec<Service> {
     let nodes = region.plan.chosen.iter().flatten();
     let nodes = nodes.filter(|node| !region.plan.unserved.contains(*node));
     nodes.map(|node| service(relay, region, node)).collect()
 }
 
-fn service(relay: &ValidatedRelay, region: &ValidatedRegion, node: &str) -> Service {
+fn service(relay: &ValidSpec, region: &ValidRegion, node: &str) -> Service {
     let wanted = region.exposure.load_balancer.clone().unwrap_or_default();
     let name = names::on_node(&region.child, node);
     let label = (names::RELAY_LABEL.to_owned(), name.clone());
@@ -85,8 +85,8 @@ fn service(relay: &ValidatedRelay, region: &ValidatedRegion, node: &str) -> Serv
 /// What clouds must be asked for, then what the user says, then what the operator finds the Service
 /// by.
 fn annotations(
-    relay: &ValidatedRelay,
-    region: &ValidatedRegion,
+    relay: &ValidSpec,
+    region: &ValidRegion,
     wanted: &LoadBalancer,
     node: &str,
 ) -> BTreeMap<String, String> {

@@ -16,7 +16,7 @@ use crate::{
     crd::monitoring::Switch,
     monitoring::{Scope, Shown, alerts, dashboard},
     names,
-    operator::validate::ValidatedRelay,
+    operator::validate::ValidSpec,
 };
 
 /// Group of prometheus-operator's kinds.
@@ -59,7 +59,7 @@ impl MonitoringKind {
     }
 
     /// Whether there should be an object.
-    fn is_wanted(self, relay: &ValidatedRelay) -> bool {
+    fn is_wanted(self, relay: &ValidSpec) -> bool {
         let switch = match self {
             Self::ServiceMonitor => relay.monitoring.service_monitor,
             Self::PrometheusRule => relay.monitoring.prometheus_rule,
@@ -68,7 +68,7 @@ impl MonitoringKind {
     }
 
     /// The object, if there should be one.
-    pub fn object(self, relay: &ValidatedRelay) -> Option<DynamicObject> {
+    pub fn object(self, relay: &ValidSpec) -> Option<DynamicObject> {
         self.is_wanted(relay).then(|| {
             let spec = match self {
                 Self::ServiceMonitor => service_monitor(relay),
@@ -88,7 +88,7 @@ impl MonitoringKind {
 }
 
 /// Whether metrics can be read from elsewhere than the node itself.
-pub(super) fn is_scraped(relay: &ValidatedRelay) -> bool {
+pub(super) fn is_scraped(relay: &ValidSpec) -> bool {
     relay.monitoring.service_monitor != Switch::Disabled
 }
 
@@ -97,7 +97,7 @@ pub(super) fn is_scraped(relay: &ValidatedRelay) -> bool {
 /// Annotations stand beside a ServiceMonitor that nothing says anyone selects: most Prometheus
 /// servers select monitors by a label. A server that uses both has the targets twice, of which only
 /// those of the monitor have the labels that alerts and dashboard select by.
-pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
+pub(super) fn service(relay: &ValidSpec) -> Option<Service> {
     let monitored = MonitoringKind::ServiceMonitor.is_wanted(relay)
         && (relay.monitoring.service_monitor == Switch::Enabled
             || !relay.monitoring.labels.is_empty());
@@ -137,7 +137,7 @@ pub(super) fn service(relay: &ValidatedRelay) -> Option<Service> {
 }
 
 /// The dashboard of this PeerRelay alone, for Grafana's sidecar. The chart has one that shows all.
-pub(super) fn dashboards(relay: &ValidatedRelay) -> Option<ConfigMap> {
+pub(super) fn dashboards(relay: &ValidSpec) -> Option<ConfigMap> {
     relay.monitoring.dashboards.is_on(false).then(|| {
         let shown = Shown::One {
             namespace: &relay.namespace,
@@ -163,7 +163,7 @@ pub(super) fn dashboards(relay: &ValidatedRelay) -> Option<ConfigMap> {
     })
 }
 
-fn service_monitor(relay: &ValidatedRelay) -> Value {
+fn service_monitor(relay: &ValidSpec) -> Value {
     let monitoring = &relay.monitoring;
     let label =
         |source: &str, target: &str| json!({"sourceLabels": [source], "targetLabel": target});
@@ -204,7 +204,7 @@ fn service_monitor(relay: &ValidatedRelay) -> Value {
     })
 }
 
-fn prometheus_rule(relay: &ValidatedRelay) -> Value {
+fn prometheus_rule(relay: &ValidSpec) -> Value {
     let selector = format!(
         "namespace=\"{}\",peer_relay=\"{}\"",
         relay.namespace, relay.name
@@ -219,7 +219,7 @@ fn prometheus_rule(relay: &ValidatedRelay) -> Value {
 }
 
 /// Metadata of what a Prometheus selects by labels.
-fn selected(relay: &ValidatedRelay) -> ObjectMeta {
+fn selected(relay: &ValidSpec) -> ObjectMeta {
     let own = metadata(relay);
     let mut labels = relay.monitoring.labels.clone();
     labels.extend(own.labels.unwrap_or_default());
@@ -229,7 +229,7 @@ fn selected(relay: &ValidatedRelay) -> ObjectMeta {
     }
 }
 
-fn metadata(relay: &ValidatedRelay) -> ObjectMeta {
+fn metadata(relay: &ValidSpec) -> ObjectMeta {
     ObjectMeta {
         name: Some(names::metrics(&relay.name)),
         namespace: Some(relay.namespace.clone()),

@@ -12,12 +12,12 @@ use super::{metadata, monitoring};
 use crate::{
     crd::exposure::ExposureType,
     names,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::validate::{ValidRegion, ValidSpec},
 };
 
 /// A policy, unless the user wants none, or it would mean nothing: pods on the network of their
 /// node are reached as the node is.
-pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Option<NetworkPolicy> {
+pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Option<NetworkPolicy> {
     let wanted = region.exposure.network_policy.unwrap_or(true);
     (wanted && !region.exposure.on_host_network()).then(|| NetworkPolicy {
         metadata: metadata(relay, region),
@@ -35,7 +35,7 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Option<
     })
 }
 
-fn ingress(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<NetworkPolicyIngressRule> {
+fn ingress(relay: &ValidSpec, region: &ValidRegion) -> Vec<NetworkPolicyIngressRule> {
     let rule = |protocol: &str, port: u16, from: Option<Vec<NetworkPolicyPeer>>| {
         let port = NetworkPolicyPort {
             protocol: Some(protocol.to_owned()),

@@ -8,10 +8,10 @@ use k8s_openapi::api::{
 use super::metadata;
 use crate::{
     crd::GROUP,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::validate::{ValidRegion, ValidSpec},
 };
 
-pub(super) fn service_account(relay: &ValidatedRelay, region: &ValidatedRegion) -> ServiceAccount {
+pub(super) fn service_account(relay: &ValidSpec, region: &ValidRegion) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(relay, region),
         ..ServiceAccount::default()
@@ -20,7 +20,7 @@ pub(super) fn service_account(relay: &ValidatedRelay, region: &ValidatedRegion) 
 
 /// Server-side apply needs create and patch. That a relay writes only its own object is the
 /// admission policy's part: names are not known before pods are.
-pub(super) fn role(relay: &ValidatedRelay, region: &ValidatedRegion) -> Role {
+pub(super) fn role(relay: &ValidSpec, region: &ValidRegion) -> Role {
     let rule = |resource: &str, verbs: &[&str]| PolicyRule {
         api_groups: Some(vec![GROUP.to_owned()]),
         resources: Some(vec![resource.to_owned()]),
@@ -44,7 +44,7 @@ pub(super) fn role(relay: &ValidatedRelay, region: &ValidatedRegion) -> Role {
     }
 }
 
-pub(super) fn role_binding(relay: &ValidatedRelay, region: &ValidatedRegion) -> RoleBinding {
+pub(super) fn role_binding(relay: &ValidSpec, region: &ValidRegion) -> RoleBinding {
     RoleBinding {
         metadata: metadata(relay, region),
         role_ref: RoleRef {

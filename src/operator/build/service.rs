@@ -9,11 +9,11 @@ use super::{load_balancer, metadata};
 use crate::{
     crd::exposure::ExposureType,
     names,
-    operator::validate::{ValidatedRegion, ValidatedRelay},
+    operator::validate::{ValidRegion, ValidSpec},
 };
 
 /// Services of a region.
-pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Service> {
+pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Vec<Service> {
     match region.exposure.kind {
         ExposureType::HostNetwork => Vec::new(),
         ExposureType::NodePort => vec![node_port(relay, region)],
@@ -23,7 +23,7 @@ pub(super) fn build(relay: &ValidatedRelay, region: &ValidatedRegion) -> Vec<Ser
     }
 }
 
-fn node_port(relay: &ValidatedRelay, region: &ValidatedRegion) -> Service {
+fn node_port(relay: &ValidSpec, region: &ValidRegion) -> Service {
     let port = ServicePort {
         name: Some("relay".to_owned()),
         protocol: Some("UDP".to_owned()),

@@ -208,7 +208,7 @@ fn relays_that_wait_are_left_as_they_are() {
     });
     let resources = build(&relay);
     assert!(resources.daemon_sets.is_empty());
-    assert_eq!(resources.held, ["edge-office"]);
+    assert_eq!(resources.deferred, ["edge-office"]);
 }
 
 #[test]
@@ -360,7 +360,7 @@ fn daemon_set(spec: Value) -> Value {
 #[test]
 fn metrics_are_annotated_until_there_is_a_service_monitor() {
     let mut relay = validated(json!({}));
-    let service = |relay: &ValidatedRelay| {
+    let service = |relay: &ValidSpec| {
         let services = build(relay).services;
         services
             .into_iter()
@@ -385,7 +385,7 @@ fn metrics_are_annotated_until_there_is_a_service_monitor() {
     assert!(
         rule.contains(r#"namespace=\"relays\",peer_relay=\"edge\""#) && !rule.contains("SELECTOR")
     );
-    let boards = |relay: &ValidatedRelay| {
+    let boards = |relay: &ValidSpec| {
         let maps = build(relay).config_maps;
         let is_board = |map: &&ConfigMap| map.labels().contains_key("grafana_dashboard");
         maps.iter().filter(is_board).count()
@@ -468,9 +468,8 @@ fn nothing_is_scraped_when_the_user_wants_nothing() {
             .iter()
             .all(|kind| kind.object(&relay).is_none())
     );
-    let config = |relay: &ValidatedRelay| {
-        build(relay).config_maps[0].data.clone().unwrap()["relay.yaml"].clone()
-    };
+    let config =
+        |relay: &ValidSpec| build(relay).config_maps[0].data.clone().unwrap()["relay.yaml"].clone();
     assert!(!config(&relay).contains("metricsOnNode"));
     assert!(config(&validated(json!({}))).contains("metricsOnNode: true"));
 }

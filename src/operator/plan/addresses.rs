@@ -5,11 +5,11 @@ use std::{collections::BTreeSet, net::IpAddr};
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
-use super::{Surroundings, fit::fits};
+use super::{ClusterView, fit::fits};
 use crate::{
     config::endpoints::{Discover, StaticEndpoint},
     names::STATIC_ENDPOINTS_ANNOTATION,
-    operator::validate::ValidatedRegion,
+    operator::validate::ValidRegion,
 };
 
 /// Most endpoints that an annotation may name.
@@ -18,8 +18,8 @@ const MOST: usize = 16;
 /// Completes what the relays of `region` advertise: what its plan assigns to nodes, annotations and
 /// addresses of the nodes that fit. Nodes whose annotation is no list of endpoints are named in the
 /// plan.
-pub(super) fn complete(region: &mut ValidatedRegion, seen: &Surroundings) {
-    let ValidatedRegion {
+pub(super) fn complete(region: &mut ValidRegion, seen: &ClusterView) {
+    let ValidRegion {
         endpoints, plan, ..
     } = region;
     for (name, assigned) in &plan.endpoints {
@@ -90,13 +90,13 @@ mod tests {
     use super::*;
     use crate::operator::{fixtures, plan::plan};
 
-    fn planned(endpoints: Value, nodes: &[Value]) -> ValidatedRegion {
+    fn planned(endpoints: Value, nodes: &[Value]) -> ValidRegion {
         let region = json!({"name": "office", "clients": ["tag:office"], "endpoints": endpoints});
         let mut relay = fixtures::validated(json!({"regions": [region]}));
         let node = |node: &Value| Arc::new(serde_json::from_value(node.clone()).unwrap());
-        let seen = Surroundings {
+        let seen = ClusterView {
             nodes: nodes.iter().map(node).collect(),
-            ..Surroundings::default()
+            ..ClusterView::default()
         };
         plan(&mut relay, &seen);
         relay.regions.remove(0)

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
-use super::{Surroundings, Waiting, fit, load_balancers::service_of};
+use super::{ClusterView, Waiting, fit, load_balancers::service_of};
 use crate::{
     crd::{exposure::ElasticIps, placement::MOST_CHOSEN},
     names::ELASTIC_IP_ANNOTATION,
-    operator::validate::ValidatedRegion,
+    operator::validate::ValidRegion,
 };
 
 /// Reason of who has none.
@@ -25,20 +25,20 @@ pub struct ElasticIp {
 
 /// An Elastic IP for each chosen relay whose zone has one left. Who has one keeps it; others get
 /// the first that is free.
-pub(super) fn assign(region: &ValidatedRegion, seen: &Surroundings) -> BTreeMap<String, ElasticIp> {
+pub(super) fn assign(region: &ValidRegion, seen: &ClusterView) -> BTreeMap<String, ElasticIp> {
     let pools = pools(region);
     let nodes = region.plan.chosen.as_deref().unwrap_or_default();
     let pool = |node: &str| {
         let zone = zone(node, seen);
         pools.iter().find(|pool| Some(&*pool.zone) == zone)
     };
-    let mut given = BTreeMap::new();
+    let mut assigned = BTreeMap::new();
     let mut taken = BTreeSet::new();
     let mut give = |node: &String, pool: &ElasticIps, allocation: &String| {
-        let is_free = !given.contains_key(node) && taken.insert(allocation.clone());
+        let is_free = !assigned.contains_key(node) && taken.insert(allocation.clone());
         if is_free {
             let (allocation, subnet) = (allocation.clone(), pool.subnet.clone());
-            given.insert(node.clone(), ElasticIp { allocation, subnet });
+            assigned.insert(node.clone(), ElasticIp { allocation, subnet });
         }
         is_free
     };
@@ -57,11 +57,11 @@ pub(super) fn assign(region: &ValidatedRegion, seen: &Surroundings) -> BTreeMap<
             pool.allocations.iter().any(|a| give(node, pool, a));
         }
     }
-    given
+    assigned
 }
 
 /// What chosen relays without an Elastic IP wait for, where relays have one.
-pub(super) fn missing(region: &ValidatedRegion, seen: &Surroundings) -> BTreeMap<String, Waiting> {
+pub(super) fn missing(region: &ValidRegion, seen: &ClusterView) -> BTreeMap<String, Waiting> {
     if pools(region).is_empty() {
         return BTreeMap::new();
     }
@@ -81,7 +81,7 @@ pub(super) fn missing(region: &ValidatedRegion, seen: &Surroundings) -> BTreeMap
 
 /// Chosen nodes that get no Service: without an Elastic IP it would have an address that firewalls
 /// elsewhere do not know. What a relay has had before stays.
-pub(super) fn unserved(region: &ValidatedRegion, seen: &Surroundings) -> BTreeSet<String> {
+pub(super) fn unserved(region: &ValidRegion, seen: &ClusterView) -> BTreeSet<String> {
     let missing = missing(region, seen).into_keys();
     missing
         .filter(|node| service_of(region, node, seen).is_none())
@@ -89,18 +89,18 @@ pub(super) fn unserved(region: &ValidatedRegion, seen: &Surroundings) -> BTreeSe
 }
 
 /// How many there are, where relays have one.
-pub(super) fn count(region: &ValidatedRegion) -> Option<u16> {
+pub(super) fn count(region: &ValidRegion) -> Option<u16> {
     let all = pools(region).iter().flat_map(|pool| &pool.allocations);
     let count = u16::try_from(all.count()).unwrap_or(MOST_CHOSEN);
     (count > 0).then_some(count.min(MOST_CHOSEN))
 }
 
-fn pools(region: &ValidatedRegion) -> &[ElasticIps] {
+fn pools(region: &ValidRegion) -> &[ElasticIps] {
     let balancer = region.exposure.load_balancer.as_ref();
     balancer.map_or(&[], |balancer| &balancer.elastic_ips)
 }
 
-fn zone<'a>(node: &str, seen: &'a Surroundings) -> Option<&'a str> {
+fn zone<'a>(node: &str, seen: &'a ClusterView) -> Option<&'a str> {
     let node = seen.nodes.iter().find(|n| n.name_any() == node)?;
     Some(fit::zone(node))
 }
@@ -116,7 +116,7 @@ mod tests {
     use super::*;
     use crate::{
         names,
-        operator::{build::build, fixtures, plan::plan, validate::ValidatedRelay},
+        operator::{build::build, fixtures, plan::plan, validate::ValidSpec},
     };
 
     #[test]
@@ -125,7 +125,7 @@ mod tests {
         let plan = &relay.regions[0].plan;
         assert_eq!(plan.chosen.as_ref().unwrap(), &["a1", "a2", "b1"]);
         assert_eq!(
-            given(&relay),
+            assigned(&relay),
             [
                 ("a1", "eipalloc-1"),
                 ("a2", "eipalloc-2"),
@@ -145,7 +145,7 @@ mod tests {
             &cluster(&[("a1", "eipalloc-2"), ("b1", "eipalloc-gone")]),
         );
         assert_eq!(
-            given(&relay),
+            assigned(&relay),
             [
                 ("a1", "eipalloc-2"),
                 ("a2", "eipalloc-1"),
@@ -159,7 +159,7 @@ mod tests {
         let few = json!([{"zone": "a", "subnet": "subnet-a", "allocations": ["eipalloc-1"]}]);
         let relay = planned(json!({"elasticIPs": few, "max": 2}), &cluster(&[]));
         let plan = &relay.regions[0].plan;
-        assert_eq!(given(&relay), [("a1", "eipalloc-1")]);
+        assert_eq!(assigned(&relay), [("a1", "eipalloc-1")]);
         assert!(plan.pending.contains("a2"));
         assert!(services(&relay).keys().eq(["a1"]));
         // The other one waits for its address, which solves itself.
@@ -179,10 +179,10 @@ mod tests {
     #[test]
     fn zones_of_the_user_win() {
         let relay = planned(json!({"zones": ["b"]}), &cluster(&[]));
-        assert_eq!(given(&relay), [("b1", "eipalloc-3")]);
+        assert_eq!(assigned(&relay), [("b1", "eipalloc-3")]);
     }
 
-    fn planned(wanted: Value, seen: &Surroundings) -> ValidatedRelay {
+    fn planned(wanted: Value, seen: &ClusterView) -> ValidSpec {
         let all = json!([
             {"zone": "a", "subnet": "subnet-a", "allocations": ["eipalloc-1", "eipalloc-2"]},
             {"zone": "b", "subnet": "subnet-b", "allocations": ["eipalloc-3"]},
@@ -204,13 +204,13 @@ mod tests {
         relay
     }
 
-    fn given(relay: &ValidatedRelay) -> Vec<(&str, &str)> {
+    fn assigned(relay: &ValidSpec) -> Vec<(&str, &str)> {
         let all = relay.regions[0].plan.elastic_ips.iter();
         all.map(|(node, ip)| (&**node, &*ip.allocation)).collect()
     }
 
     /// Annotations of Services by node.
-    fn services(relay: &ValidatedRelay) -> BTreeMap<String, Value> {
+    fn services(relay: &ValidSpec) -> BTreeMap<String, Value> {
         let services = build(relay).services;
         let of_relays = services.iter().filter_map(|service| {
             let node = service.annotations().get(names::NODE_ANNOTATION)?;
@@ -219,7 +219,7 @@ mod tests {
         of_relays.collect()
     }
 
-    fn cluster(services: &[(&str, &str)]) -> Surroundings {
+    fn cluster(services: &[(&str, &str)]) -> ClusterView {
         let node = |(name, zone): &(&str, &str)| {
             let labels = json!({fit::ZONE_LABEL: zone});
             let node = json!({"metadata": {"name": name, "labels": labels}});
@@ -235,10 +235,10 @@ mod tests {
             Arc::new(serde_json::from_value(service).unwrap())
         };
         let nodes = [("a1", "a"), ("a2", "a"), ("b1", "b"), ("c1", "c")];
-        Surroundings {
+        ClusterView {
             nodes: nodes.iter().map(node).collect(),
             services: services.iter().map(service).collect(),
-            ..Surroundings::default()
+            ..ClusterView::default()
         }
     }
 }

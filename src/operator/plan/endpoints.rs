@@ -8,13 +8,13 @@ use std::{
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::ResourceExt;
 
-use super::{Surroundings, Waiting, fit::fits};
-use crate::{crd::exposure::ExposureType, operator::validate::ValidatedRegion};
+use super::{ClusterView, Waiting, fit::fits};
+use crate::{crd::exposure::ExposureType, operator::validate::ValidRegion};
 
 /// Addresses by node; an error while the cluster has not given them yet.
 pub(super) fn endpoints(
-    region: &ValidatedRegion,
-    seen: &Surroundings,
+    region: &ValidRegion,
+    seen: &ClusterView,
 ) -> Result<BTreeMap<String, Vec<SocketAddr>>, Waiting> {
     match region.exposure.kind {
         ExposureType::HostNetwork | ExposureType::LoadBalancer => Ok(BTreeMap::new()),
@@ -23,8 +23,8 @@ pub(super) fn endpoints(
 }
 
 fn node_ports(
-    region: &ValidatedRegion,
-    seen: &Surroundings,
+    region: &ValidRegion,
+    seen: &ClusterView,
 ) -> Result<BTreeMap<String, Vec<SocketAddr>>, Waiting> {
     let waiting = || Waiting {
         reason: "NodePortPending",
@@ -147,15 +147,15 @@ mod tests {
         }
     }
 
-    fn planned(nodes: &[Node], services: &[Service]) -> ValidatedRegion {
+    fn planned(nodes: &[Node], services: &[Service]) -> ValidRegion {
         let region = json!({
             "name": "office", "clients": ["tag:office"], "exposure": {"type": "NodePort"},
         });
         let mut relay = fixtures::validated(json!({"regions": [region]}));
-        let seen = Surroundings {
+        let seen = ClusterView {
             nodes: nodes.iter().cloned().map(Arc::new).collect(),
             services: services.iter().cloned().map(Arc::new).collect(),
-            ..Surroundings::default()
+            ..ClusterView::default()
         };
         plan(&mut relay, &seen);
         relay.regions.remove(0)

@@ -8,17 +8,17 @@ use std::{
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 
-use super::{Surroundings, Waiting};
+use super::{ClusterView, Waiting};
 use crate::{
     config::endpoints::StaticEndpoint,
     crd::{exposure::ExposureType, placement::MOST_CHOSEN},
     names,
-    operator::validate::ValidatedRegion,
+    operator::validate::ValidRegion,
 };
 
 /// What the load balancers of a region give its relays, by node.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Given {
+pub(super) struct Assigned {
     /// Addresses.
     pub(super) addresses: BTreeMap<String, Vec<SocketAddr>>,
     /// Names that relays resolve.
@@ -29,11 +29,7 @@ pub(super) struct Given {
 
 /// The port of each chosen relay: `port`, or one of its own if they share an address. Who has one
 /// keeps it; others get the lowest that is free.
-pub(super) fn ports(
-    region: &ValidatedRegion,
-    port: u16,
-    seen: &Surroundings,
-) -> BTreeMap<String, u16> {
+pub(super) fn ports(region: &ValidRegion, port: u16, seen: &ClusterView) -> BTreeMap<String, u16> {
     let wanted = region.exposure.load_balancer.clone().unwrap_or_default();
     let nodes = region.plan.chosen.as_deref().unwrap_or_default();
     if region.exposure.kind != ExposureType::LoadBalancer {
@@ -63,8 +59,8 @@ pub(super) fn ports(
 }
 
 /// What the Services of the chosen relays say by now.
-pub(super) fn given(region: &ValidatedRegion, seen: &Surroundings) -> Given {
-    let mut given = Given::default();
+pub(super) fn assigned(region: &ValidRegion, seen: &ClusterView) -> Assigned {
+    let mut assigned = Assigned::default();
     for node in region.plan.chosen.iter().flatten() {
         let service = service_of(region, node, seen);
         let wanted = region.plan.ports.get(node).copied();
@@ -85,13 +81,13 @@ pub(super) fn given(region: &ValidatedRegion, seen: &Surroundings) -> Given {
                 reason: "LoadBalancerPending",
                 message,
             };
-            given.waiting.insert(node.clone(), waiting);
+            assigned.waiting.insert(node.clone(), waiting);
             continue;
         }
-        given.addresses.insert(node.clone(), addresses);
-        given.names.insert(node.clone(), names);
+        assigned.addresses.insert(node.clone(), addresses);
+        assigned.names.insert(node.clone(), names);
     }
-    given
+    assigned
 }
 
 fn ingress(service: &Service, port: u16) -> (Vec<SocketAddr>, Vec<StaticEndpoint>) {
@@ -117,9 +113,9 @@ fn ingress(service: &Service, port: u16) -> (Vec<SocketAddr>, Vec<StaticEndpoint
 
 /// The Service of the relay on a node, unless it is being removed, as before it is replaced.
 pub(super) fn service_of<'a>(
-    region: &ValidatedRegion,
+    region: &ValidRegion,
     node: &str,
-    seen: &'a Surroundings,
+    seen: &'a ClusterView,
 ) -> Option<&'a Service> {
     let name = names::on_node(&region.child, node);
     seen.services
@@ -151,14 +147,14 @@ mod tests {
             json!([{"ip": "192.0.2.7"}, {"ip": "2001:db8::7"}, {"hostname": "lb.example.net"}]);
         let seen = seen(&[("n1", 40_000, ingress)]);
         let region = region(&["n1"], json!({}), &seen);
-        let given = given(&region, &seen);
-        let texts: Vec<_> = given.addresses["n1"]
+        let assigned = assigned(&region, &seen);
+        let texts: Vec<_> = assigned.addresses["n1"]
             .iter()
             .map(ToString::to_string)
             .collect();
         assert_eq!(texts, ["192.0.2.7:40000", "[2001:db8::7]:40000"]);
-        assert_eq!(given.names["n1"][0].to_string(), "lb.example.net:40000");
-        assert!(given.waiting.is_empty());
+        assert_eq!(assigned.names["n1"][0].to_string(), "lb.example.net:40000");
+        assert!(assigned.waiting.is_empty());
     }
 
     #[test]
@@ -168,10 +164,10 @@ mod tests {
             ("n2", 40_000, json!([])),
         ]);
         let region = region(&["n1", "n2", "n3"], json!({}), &seen);
-        let given = given(&region, &seen);
-        assert!(given.addresses.contains_key("n1"));
-        assert!(given.waiting.keys().eq(["n2", "n3"]));
-        assert_eq!(given.waiting["n2"].reason, "LoadBalancerPending");
+        let assigned = assigned(&region, &seen);
+        assert!(assigned.addresses.contains_key("n1"));
+        assert!(assigned.waiting.keys().eq(["n2", "n3"]));
+        assert_eq!(assigned.waiting["n2"].reason, "LoadBalancerPending");
     }
 
     #[test]
@@ -190,21 +186,21 @@ mod tests {
     fn a_service_that_is_being_removed_gives_no_address() {
         let mut seen = seen(&[("n1", 40_000, json!([{"ip": "192.0.2.7"}]))]);
         let region = region(&["n1"], json!({}), &seen);
-        assert!(given(&region, &seen).waiting.is_empty());
+        assert!(assigned(&region, &seen).waiting.is_empty());
         let mut service = (*seen.services[0]).clone();
         service.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         seen.services = vec![Arc::new(service)];
-        assert_eq!(given(&region, &seen).waiting.len(), 1);
+        assert_eq!(assigned(&region, &seen).waiting.len(), 1);
     }
 
     #[test]
     fn an_address_with_another_port_than_wanted_is_not_given() {
         let seen = seen(&[("n1", 40_001, json!([{"ip": "192.0.2.7"}]))]);
         let region = region(&["n1"], json!({}), &seen);
-        assert_eq!(given(&region, &seen).waiting.len(), 1);
+        assert_eq!(assigned(&region, &seen).waiting.len(), 1);
     }
 
-    fn region(nodes: &[&str], load_balancer: Value, seen: &Surroundings) -> ValidatedRegion {
+    fn region(nodes: &[&str], load_balancer: Value, seen: &ClusterView) -> ValidRegion {
         let region = json!({
             "name": "office", "clients": ["tag:office"],
             "exposure": {"type": "LoadBalancer", "loadBalancer": load_balancer},
@@ -217,7 +213,7 @@ mod tests {
         region
     }
 
-    fn seen(services: &[(&str, u16, Value)]) -> Surroundings {
+    fn seen(services: &[(&str, u16, Value)]) -> ClusterView {
         let service = |(node, port, ingress): &(&str, u16, Value)| {
             let service = json!({
                 "metadata": {"name": names::on_node("edge-office", node)},
@@ -226,9 +222,9 @@ mod tests {
             });
             Arc::new(serde_json::from_value(service).unwrap())
         };
-        Surroundings {
+        ClusterView {
             services: services.iter().map(service).collect(),
-            ..Surroundings::default()
+            ..ClusterView::default()
         }
     }
 }

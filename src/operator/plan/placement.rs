@@ -12,7 +12,7 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{
-    Surroundings,
+    ClusterView,
     choose::{Candidate, Request, choose},
     elastic_ips, fit,
 };
@@ -21,7 +21,7 @@ use crate::{
     names,
     operator::{
         host_ports::{Holder, HostPort, Taken, relay_of},
-        validate::{ValidatedRegion, ValidatedRelay},
+        validate::{ValidRegion, ValidSpec},
     },
 };
 
@@ -29,7 +29,7 @@ use crate::{
 const BALANCED_RELAYS: u16 = 2;
 
 /// Decides which nodes get a relay of each region of `relay`.
-pub(super) fn place(relay: &mut ValidatedRelay, seen: &Surroundings) {
+pub(super) fn place(relay: &mut ValidSpec, seen: &ClusterView) {
     let mut requests: Vec<_> = relay
         .regions
         .iter()
@@ -62,7 +62,7 @@ pub(super) fn place(relay: &mut ValidatedRelay, seen: &Surroundings) {
     }
 }
 
-fn request(relay: &ValidatedRelay, region: &ValidatedRegion, seen: &Surroundings) -> Request {
+fn request(relay: &ValidSpec, region: &ValidRegion, seen: &ClusterView) -> Request {
     let candidate = |node: &Arc<Node>| {
         fit::may_stay(node, &region.placement).then(|| Candidate {
             name: node.name_any(),
@@ -83,10 +83,10 @@ fn request(relay: &ValidatedRelay, region: &ValidatedRegion, seen: &Surroundings
 /// Leaves out nodes where another PeerRelay has a port of `relay`, and names the first of them. A
 /// relay that has the ports itself stays.
 fn avoid(
-    relay: &ValidatedRelay,
+    relay: &ValidSpec,
     request: &mut Request,
     taken: &Taken,
-    seen: &Surroundings,
+    seen: &ClusterView,
 ) -> Option<(String, HostPort, Holder)> {
     let own = format!("{}/{}", relay.namespace, relay.name);
     let ports = [HostPort::udp(relay.port), HostPort::tcp(relay.metrics_port)];
@@ -120,7 +120,7 @@ fn fitting(request: &Request) -> impl Iterator<Item = &str> {
 ///
 /// A number up to [`MOST_CHOSEN`] always counts as one that applies. Otherwise the node that makes
 /// one too many would have all relays replaced, as their DaemonSets become others.
-fn individually(relay: &ValidatedRelay, requests: &[Request]) -> Vec<bool> {
+fn individually(relay: &ValidSpec, requests: &[Request]) -> Vec<bool> {
     let all: usize = requests
         .iter()
         .map(|r| fitting(r).count().min(r.most))
@@ -141,7 +141,7 @@ fn individually(relay: &ValidatedRelay, requests: &[Request]) -> Vec<bool> {
 }
 
 /// Relays that the region may have, if there is a number.
-pub fn most(region: &ValidatedRegion) -> Option<u16> {
+pub fn most(region: &ValidRegion) -> Option<u16> {
     let balanced = region.exposure.kind == ExposureType::LoadBalancer;
     let by_addresses = || elastic_ips::count(region).unwrap_or(BALANCED_RELAYS);
     region
@@ -152,7 +152,7 @@ pub fn most(region: &ValidatedRegion) -> Option<u16> {
 
 /// Nodes on which the region has a relay: those with a DaemonSet or a Service of their own; before
 /// the first of these, those that report.
-fn running(relay: &str, region: &ValidatedRegion, seen: &Surroundings) -> BTreeSet<String> {
+fn running(relay: &str, region: &ValidRegion, seen: &ClusterView) -> BTreeSet<String> {
     let labels = names::selector(relay, &region.name);
     let is_ours = |metadata: &ObjectMeta| {
         let found = metadata.labels.as_ref();

@@ -80,7 +80,7 @@ fn regions_that_do_not_meet_have_one_daemon_set_each() {
 #[test]
 fn a_total_that_covers_all_nodes_of_a_large_cluster_needs_no_choice() {
     let mut seen = cluster();
-    let chosen = |seen: &Surroundings, total: u16| {
+    let chosen = |seen: &ClusterView, total: u16| {
         let relay = planned(&json!({"maxRelays": total, "tailnet": own()}), seen);
         relay.regions[0].plan.chosen.as_ref().map(Vec::len)
     };
@@ -170,8 +170,8 @@ fn a_node_where_another_peer_relay_has_the_port_is_not_chosen() {
     let plan = planned(&limited, &seen).regions.remove(0).plan;
     assert!(plan.chosen.unwrap().is_empty());
     let (node, port, holder) = plan.conflict.unwrap();
-    let told = (&*node, port.to_string(), &*holder.relay);
-    assert_eq!(told, ("n1", "UDP port 40000".into(), "relays/rival"));
+    let conflict = (&*node, port.to_string(), &*holder.relay);
+    assert_eq!(conflict, ("n1", "UDP port 40000".into(), "relays/rival"));
 }
 
 #[test]
@@ -232,7 +232,7 @@ fn names_of_relays_fit_a_label_and_differ() {
     );
 }
 
-fn planned(spec: &Value, seen: &Surroundings) -> ValidatedRelay {
+fn planned(spec: &Value, seen: &ClusterView) -> ValidSpec {
     let mut relay = fixtures::validated(spec.clone());
     plan(&mut relay, seen);
     relay
@@ -242,18 +242,18 @@ fn own() -> Value {
     json!({"authKey": {"secretName": "tailnet-auth"}, "controlURL": OWN})
 }
 
-fn cluster() -> Surroundings {
+fn cluster() -> ClusterView {
     let node = |(name, zone): (&str, &str)| {
         let labels = json!({fit::ZONE_LABEL: zone});
         Arc::new(
             serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap(),
         )
     };
-    Surroundings {
+    ClusterView {
         nodes: [("n1", "a"), ("n2", "a"), ("n3", "b"), ("n4", "b")]
             .map(node)
             .into(),
-        ..Surroundings::default()
+        ..ClusterView::default()
     }
 }
 

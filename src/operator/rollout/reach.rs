@@ -60,9 +60,9 @@ impl<'a> Reach<'a> {
     pub(super) fn unreached(&self, region: &str) -> impl Iterator<Item = (String, Duration)> {
         let mut newest: BTreeMap<&str, &RelayNode> = BTreeMap::new();
         for relay in self.relays.iter().filter(|r| r.spec.region == region) {
-            let known = newest.entry(&relay.spec.node_name).or_insert(relay);
-            if created(relay) >= created(known) {
-                *known = relay;
+            let latest = newest.entry(&relay.spec.node_name).or_insert(relay);
+            if created(relay) >= created(latest) {
+                *latest = relay;
             }
         }
         let alive = newest.into_iter().filter(|(node, _)| !self.is_dead(node));

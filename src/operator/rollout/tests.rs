@@ -7,26 +7,26 @@ use super::*;
 use crate::operator::probes::tests::probe;
 
 #[test]
-fn changed_relays_take_turns() {
+fn changed_relays_admit() {
     let live = [live("a", 1, true), live("b", 1, true)];
-    assert_eq!(turn(&live, 2), (vec!["a".into()], vec!["b".into()]));
+    assert_eq!(admitted(&live, 2), (vec!["a".into()], vec!["b".into()]));
     let live = [self::live("a", 2, false), self::live("b", 1, true)];
-    assert_eq!(turn(&live, 2), (vec!["a".into()], vec!["b".into()]));
+    assert_eq!(admitted(&live, 2), (vec!["a".into()], vec!["b".into()]));
     let live = [self::live("a", 2, true), self::live("b", 1, true)];
-    assert_eq!(turn(&live, 2), (vec!["a".into(), "b".into()], vec![]));
+    assert_eq!(admitted(&live, 2), (vec!["a".into(), "b".into()], vec![]));
 }
 
 #[test]
 fn who_is_not_ready_waits_for_nobody() {
     let live = [live("a", 1, true), live("b", 1, false)];
-    assert_eq!(turn(&live, 2), (vec!["b".into()], vec!["a".into()]));
+    assert_eq!(admitted(&live, 2), (vec!["b".into()], vec!["a".into()]));
 }
 
 #[test]
 fn new_and_unchanged_ones_wait_for_nobody() {
-    assert_eq!(turn(&[], 1).0.len(), 2);
+    assert_eq!(admitted(&[], 1).0.len(), 2);
     let live = [live("a", 1, true), live("b", 1, false)];
-    assert_eq!(turn(&live, 1).0.len(), 2);
+    assert_eq!(admitted(&live, 1).0.len(), 2);
 }
 
 #[test]
@@ -34,8 +34,8 @@ fn a_region_with_one_daemon_set_leaves_turns_to_it() {
     let live = Arc::new(live("a", 1, true));
     let nodes = [node("a", &[])];
     let reach = Reach::new(&nodes, &[], now());
-    let turns = take_turns(vec![set("a", 2)], |_| Some(live.clone()), &reach);
-    assert_eq!((turns.now.len(), turns.later.len()), (1, 0));
+    let admission = admit(vec![set("a", 2)], |_| Some(live.clone()), &reach);
+    assert_eq!((admission.now.len(), admission.deferred.len()), (1, 0));
 }
 
 #[test]
@@ -59,30 +59,30 @@ fn a_region_with_one_daemon_set_is_paused_until_replaced_relays_are_reached_agai
         status.updated_number_scheduled = Some(updated);
         let reach = Reach::new(&nodes, relays, now());
         let live = Arc::new(live);
-        let mut turns = take_turns(vec![wanted(most)], |_| Some(live.clone()), &reach);
-        let spec = turns.now.remove(0).spec.unwrap();
+        let mut admission = admit(vec![wanted(most)], |_| Some(live.clone()), &reach);
+        let spec = admission.now.remove(0).spec.unwrap();
         let strategy = serde_json::to_value(spec.update_strategy.unwrap()).unwrap();
-        (strategy, turns)
+        (strategy, admission)
     };
     let rolling =
         |most: i32| json!({"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": most}});
     let silent = ["b", "c"].map(|node| report(node, 9_000, &[]));
     let unreached = [&[report("a", 60, &[])], &silent[..]].concat();
 
-    let (paused, turns) = strategy(&unreached, 1, 1);
+    let (paused, admission) = strategy(&unreached, 1, 1);
     assert_eq!(paused, json!({"type": "OnDelete"}));
-    assert_eq!(turns.look_again, Some(Duration::from_secs(240)));
+    assert_eq!(admission.recheck_after, Some(Duration::from_secs(240)));
     assert_eq!(
-        turns.messages,
+        admission.messages,
         [
             "region office: 2 relay(s) wait to be replaced until the one on a is reached by another \
           relay"
         ]
     );
     // Two may be absent: one more is replaced meanwhile.
-    let (slower, turns) = strategy(&unreached, 1, 2);
-    assert_eq!((slower, turns.messages.len()), (rolling(1), 0));
-    assert_eq!(turns.look_again, Some(Duration::from_secs(240)));
+    let (slower, admission) = strategy(&unreached, 1, 2);
+    assert_eq!((slower, admission.messages.len()), (rolling(1), 0));
+    assert_eq!(admission.recheck_after, Some(Duration::from_secs(240)));
 
     let probe = probe("pod-a", "192.0.2.1:40000", Some(5));
     let reached = [report("a", 60, &[]), report("b", 9_000, &[probe])];
@@ -102,14 +102,14 @@ fn a_dead_node_holds_up_nobody() {
         if let Some(taint) = dead.get(0) {
             nodes.push(node("a", std::slice::from_ref(taint)));
         }
-        let turns = turns(&live, &["a", "b", "c"], 2, &nodes, &[], 1);
-        assert_eq!(names(&turns), ["a", "b"]);
-        assert_eq!(turns.later, ["c"]);
+        let admission = admission(&live, &["a", "b", "c"], 2, &nodes, &[], 1);
+        assert_eq!(names(&admission), ["a", "b"]);
+        assert_eq!(admission.deferred, ["c"]);
     }
     let nodes = ["a", "b", "c"].map(|name| node(name, &[]));
-    let turns = turns(&live, &["a", "b", "c"], 2, &nodes, &[], 1);
-    assert_eq!(names(&turns), ["a"]);
-    let message = &turns.messages[0];
+    let admission = admission(&live, &["a", "b", "c"], 2, &nodes, &[], 1);
+    assert_eq!(names(&admission), ["a"]);
+    let message = &admission.messages[0];
     assert_eq!(
         message,
         "region office: 2 relay(s) wait to be replaced until the one on a is ready"
@@ -121,7 +121,7 @@ fn as_many_may_be_missing_as_the_user_says() {
     let all = ["a", "b", "c", "d"];
     let nodes = all.map(|name| node(name, &[]));
     let ready = all.map(|name| live(name, 1, true));
-    let may = |live: &[DaemonSet], most| names(&turns(live, &all, 2, &nodes, &[], most)).len();
+    let may = |live: &[DaemonSet], most| names(&admission(live, &all, 2, &nodes, &[], most)).len();
     assert_eq!((may(&ready, 1), may(&ready, 2), may(&ready, 9)), (1, 2, 4));
     let mut one_missing = ready.clone();
     one_missing[3] = live("d", 1, false);
@@ -144,45 +144,53 @@ fn relays_that_the_user_deletes_are_applied_at_once() {
     let live = all.map(|name| Arc::new(live(name, 1, true)));
     let find = |name: &str| live.iter().find(|set| set.name_any() == name).cloned();
     let nodes = all.map(|name| node(name, &[]));
-    let turns = take_turns(on_delete.into(), find, &Reach::new(&nodes, &[], now()));
-    assert_eq!((turns.now.len(), turns.later.len()), (2, 0));
+    let admission = admit(on_delete.into(), find, &Reach::new(&nodes, &[], now()));
+    assert_eq!((admission.now.len(), admission.deferred.len()), (2, 0));
 }
 
 #[test]
 fn the_next_relay_waits_until_the_one_before_is_reached_again() {
     let live = [live("a", 2, true), live("b", 1, true)];
     let nodes = ["a", "b"].map(|name| node(name, &[]));
-    let turns = |relays: &[Arc<RelayNode>]| turns(&live, &["a", "b"], 2, &nodes, relays, 1);
+    let admission = |relays: &[Arc<RelayNode>]| admission(&live, &["a", "b"], 2, &nodes, relays, 1);
     let address = "192.0.2.1:40000";
     let silent = report("b", 9_000, &[]);
-    let waiting = turns(&[report("a", 60, &[]), silent.clone()]);
-    assert_eq!(waiting.later, ["b"]);
-    assert_eq!(waiting.look_again, Some(Duration::from_secs(240)));
+    let waiting = admission(&[report("a", 60, &[]), silent.clone()]);
+    assert_eq!(waiting.deferred, ["b"]);
+    assert_eq!(waiting.recheck_after, Some(Duration::from_secs(240)));
     assert!(waiting.messages[0].ends_with("until the one on a is reached by another relay"));
     let failed = report("b", 9_000, &[probe("pod-a", address, None)]);
-    assert_eq!(turns(&[report("a", 60, &[]), failed]).later, ["b"]);
+    assert_eq!(admission(&[report("a", 60, &[]), failed]).deferred, ["b"]);
     let reached = report("b", 9_000, &[probe("pod-a", address, Some(5))]);
-    assert!(turns(&[report("a", 60, &[]), reached]).later.is_empty());
+    assert!(
+        admission(&[report("a", 60, &[]), reached])
+            .deferred
+            .is_empty()
+    );
     // Nobody has reached it for too long, or nobody can try.
-    assert!(turns(&[report("a", 301, &[]), silent]).later.is_empty());
-    assert!(turns(&[report("a", 60, &[])]).later.is_empty());
+    assert!(
+        admission(&[report("a", 301, &[]), silent])
+            .deferred
+            .is_empty()
+    );
+    assert!(admission(&[report("a", 60, &[])]).deferred.is_empty());
 }
 
 /// What may be applied, and what waits, when `a` and `b` are wanted in `version`.
-fn turn(live: &[DaemonSet], version: u8) -> (Vec<String>, Vec<String>) {
+fn admitted(live: &[DaemonSet], version: u8) -> (Vec<String>, Vec<String>) {
     let nodes = ["a", "b"].map(|name| node(name, &[]));
-    let turns = turns(live, &["a", "b"], version, &nodes, &[], 1);
-    (names(&turns), turns.later)
+    let admission = admission(live, &["a", "b"], version, &nodes, &[], 1);
+    (names(&admission), admission.deferred)
 }
 
-fn turns(
+fn admission(
     live: &[DaemonSet],
     wanted: &[&str],
     version: u8,
     nodes: &[Arc<Node>],
     relays: &[Arc<RelayNode>],
     most: i32,
-) -> Turns {
+) -> Admission {
     let limited = |name: &&str| {
         let mut set = set(name, version);
         if most > 1 {
@@ -200,11 +208,11 @@ fn turns(
         found.cloned().map(Arc::new)
     };
     let wanted = wanted.iter().map(limited).collect();
-    take_turns(wanted, find, &Reach::new(nodes, relays, now()))
+    admit(wanted, find, &Reach::new(nodes, relays, now()))
 }
 
-fn names(turns: &Turns) -> Vec<String> {
-    turns.now.iter().map(ResourceExt::name_any).collect()
+fn names(admission: &Admission) -> Vec<String> {
+    admission.now.iter().map(ResourceExt::name_any).collect()
 }
 
 fn now() -> Timestamp {

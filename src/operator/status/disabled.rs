@@ -1,7 +1,7 @@
 //! The status of a PeerRelay whose `spec.enabled` is false, and of relays that are about to be
 //! removed.
 
-use super::{Observed, Verdict};
+use super::{ConditionUpdate, Observed};
 use crate::operator::withdrawal::Leaving;
 
 /// Reason of a PeerRelay that is as it should be: without relays.
@@ -20,12 +20,12 @@ pub(super) fn message(leaving: &Leaving) -> String {
 
 /// The conditions of a PeerRelay that is not enabled. It is ready once no relay runs: that is what
 /// it asks for.
-pub(super) fn verdicts(observed: &Observed) -> Vec<Verdict> {
+pub(super) fn updates(observed: &Observed) -> Vec<ConditionUpdate> {
     let off = "spec.enabled is false: no relay runs, everything else stays as it is";
     if observed.desired == 0 && observed.leaving.is_none() {
         return vec![
-            Verdict::new("Ready", "True", DISABLED, off),
-            Verdict::new("RelaysAvailable", "False", DISABLED, off),
+            ConditionUpdate::new("Ready", "True", DISABLED, off),
+            ConditionUpdate::new("RelaysAvailable", "False", DISABLED, off),
         ];
     }
     let leaving = observed.leaving.as_ref().map_or_else(
@@ -33,9 +33,9 @@ pub(super) fn verdicts(observed: &Observed) -> Vec<Verdict> {
         message,
     );
     vec![
-        Verdict::new("Ready", "False", WITHDRAWING, &leaving),
-        Verdict::new("Reconciling", "True", WITHDRAWING, &leaving),
-        Verdict::new("RelaysAvailable", "False", DISABLED, &leaving),
+        ConditionUpdate::new("Ready", "False", WITHDRAWING, &leaving),
+        ConditionUpdate::new("Reconciling", "True", WITHDRAWING, &leaving),
+        ConditionUpdate::new("RelaysAvailable", "False", DISABLED, &leaving),
     ]
 }
 

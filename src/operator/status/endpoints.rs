@@ -2,18 +2,16 @@
 
 use std::collections::BTreeSet;
 
-use super::Verdict;
-use crate::{
-    crd::RelayNode, names::STATIC_ENDPOINTS_ANNOTATION, operator::validate::ValidatedRelay,
-};
+use super::ConditionUpdate;
+use crate::{crd::RelayNode, names::STATIC_ENDPOINTS_ANNOTATION, operator::validate::ValidSpec};
 
 /// What the relays say of the addresses that they advertise.
 pub(super) fn published<'a>(
     nodes: impl Iterator<Item = &'a RelayNode>,
-    relay: Option<&ValidatedRelay>,
-) -> Verdict {
-    if let Some(verdict) = bad_annotations(relay).or_else(|| pending(relay)) {
-        return verdict;
+    relay: Option<&ValidSpec>,
+) -> ConditionUpdate {
+    if let Some(update) = bad_annotations(relay).or_else(|| pending(relay)) {
+        return update;
     }
     let (mut relays, mut silent, mut addresses) = (0, 0, 0);
     for status in nodes.filter_map(|node| node.status.as_ref()) {
@@ -48,7 +46,7 @@ pub(super) fn published<'a>(
             ),
         ),
     };
-    Verdict {
+    ConditionUpdate {
         kind: "EndpointsPublished",
         status,
         reason: reason.to_owned(),
@@ -57,10 +55,10 @@ pub(super) fn published<'a>(
 }
 
 /// A Service without its port or address: nothing of it is advertised.
-fn pending(relay: Option<&ValidatedRelay>) -> Option<Verdict> {
+fn pending(relay: Option<&ValidSpec>) -> Option<ConditionUpdate> {
     let mut regions = relay.into_iter().flat_map(|relay| &relay.regions);
     let waiting = regions.find_map(|region| region.plan.waiting.as_ref())?;
-    Some(Verdict {
+    Some(ConditionUpdate {
         kind: "EndpointsPublished",
         status: "False",
         reason: waiting.reason.to_owned(),
@@ -69,7 +67,7 @@ fn pending(relay: Option<&ValidatedRelay>) -> Option<Verdict> {
 }
 
 /// A node whose annotation nobody can use: its relay advertises less than it should.
-fn bad_annotations(relay: Option<&ValidatedRelay>) -> Option<Verdict> {
+fn bad_annotations(relay: Option<&ValidSpec>) -> Option<ConditionUpdate> {
     let regions = relay.map_or(&[][..], |relay| &relay.regions);
     let bad: BTreeSet<&str> = regions
         .iter()
@@ -83,7 +81,7 @@ fn bad_annotations(relay: Option<&ValidatedRelay>) -> Option<Verdict> {
          commas",
         bad.len()
     );
-    Some(Verdict {
+    Some(ConditionUpdate {
         kind: "EndpointsPublished",
         status: "False",
         reason: "InvalidAnnotation".to_owned(),
@@ -113,9 +111,9 @@ mod tests {
         .unwrap()
     }
 
-    fn verdict(nodes: &[RelayNode]) -> (&'static str, String) {
-        let verdict = published(nodes.iter(), None);
-        (verdict.status, verdict.reason)
+    fn update(nodes: &[RelayNode]) -> (&'static str, String) {
+        let update = published(nodes.iter(), None);
+        (update.status, update.reason)
     }
 
     #[test]
@@ -124,17 +122,17 @@ mod tests {
             json!({"port": 1, "endpoints": [{"address": "192.0.2.1:1", "source": "Static"}]});
         let silent = json!({"port": 1});
         let unbound = json!({});
-        let verdict = |statuses: &[&Value]| {
-            verdict(
+        let update = |statuses: &[&Value]| {
+            update(
                 &statuses
                     .iter()
                     .map(|s| node((*s).clone()))
                     .collect::<Vec<_>>(),
             )
         };
-        assert_eq!(verdict(&[]), ("Unknown", "NoReport".into()));
-        assert_eq!(verdict(&[&unbound]), ("Unknown", "NoReport".into()));
-        assert_eq!(verdict(&[&some, &unbound]), ("True", "Published".into()));
-        assert_eq!(verdict(&[&some, &silent]), ("False", "NoEndpoints".into()));
+        assert_eq!(update(&[]), ("Unknown", "NoReport".into()));
+        assert_eq!(update(&[&unbound]), ("Unknown", "NoReport".into()));
+        assert_eq!(update(&[&some, &unbound]), ("True", "Published".into()));
+        assert_eq!(update(&[&some, &silent]), ("False", "NoEndpoints".into()));
     }
 }

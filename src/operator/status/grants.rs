@@ -1,6 +1,6 @@
 //! Whether the tailnet policy says what the PeerRelay needs, from what its relays read of it. Pure.
 
-use super::{Verdict, some};
+use super::{ConditionUpdate, some};
 use crate::{
     crd::{
         RelayNode,
@@ -103,10 +103,10 @@ fn judge_one(grant: &RegionGrant, report: &GrantReport) -> RegionVerdict {
         );
         return verdict(GrantState::TagShared, sentence);
     }
-    if !clients.untold.is_empty() {
+    if !clients.unreported.is_empty() {
         let sentence = format!(
             "a relay has not reported yet whether {} may use it",
-            some(&clients.untold, NAMED, "")
+            some(&clients.unreported, NAMED, "")
         );
         return verdict(GrantState::Unknown, sentence);
     }
@@ -152,7 +152,7 @@ struct Judged<'a> {
     /// The relay sees no device.
     unseen: Vec<&'a str>,
     /// The relay says nothing, as while it takes over a changed configuration.
-    untold: Vec<&'a str>,
+    unreported: Vec<&'a str>,
     /// Nobody can tell who they are.
     opaque: Vec<&'a str>,
 }
@@ -161,12 +161,12 @@ impl<'a> Judged<'a> {
     fn new(grant: &'a RegionGrant, report: &GrantReport) -> Self {
         let mut judged = Self::default();
         for client in &grant.clients {
-            judged.note(client, report);
+            judged.record(client, report);
         }
         judged
     }
 
-    fn note(&mut self, client: &'a Selector, report: &GrantReport) {
+    fn record(&mut self, client: &'a Selector, report: &GrantReport) {
         let text = client.text();
         if !client.is_resolvable() {
             return self.opaque.push(text);
@@ -174,7 +174,7 @@ impl<'a> Judged<'a> {
         let mut reports = report.clients.iter();
         let reported = reports.find(|reported| reported.client == text);
         match reported.and_then(|reported| reported.devices) {
-            None => self.untold.push(text),
+            None => self.unreported.push(text),
             Some(devices) if devices.known == 0 => self.unseen.push(text),
             Some(devices) if devices.granted == 0 => self.refused.push(text),
             Some(_) => self.resolved += 1,
@@ -215,14 +215,14 @@ fn too_many(grant: &RegionGrant, report: &GrantReport) -> Option<String> {
 }
 
 /// The condition over all regions.
-pub(super) fn condition(regions: &[RegionVerdict]) -> Verdict {
+pub(super) fn condition(regions: &[RegionVerdict]) -> ConditionUpdate {
     let of = |state| regions.iter().filter(move |region| region.state == state);
     let found = STATES
         .into_iter()
         .find(|(state, ..)| of(*state).next().is_some());
     let (state, status, reason) = found.unwrap_or((GrantState::Unknown, "Unknown", NOT_REPORTED));
     let sentences: Vec<_> = of(state).map(|region| &*region.sentence).collect();
-    Verdict {
+    ConditionUpdate {
         kind: "GrantsInForce",
         status,
         reason: reason.to_owned(),

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     crd::{PeerRelay, RelayNode, peer_relay::RegionStatus, relay_reason::Reason as RelayReason},
     firewall, names,
-    operator::{host_ports::Taken, plan::Waiting, validate::ValidatedRelay, withdrawal::Leaving},
+    operator::{host_ports::Taken, plan::Waiting, validate::ValidSpec, withdrawal::Leaving},
 };
 
 /// Endpoints in the column for people.
@@ -65,7 +65,7 @@ fn is_followed(set: &DaemonSet) -> bool {
 }
 
 impl Observed {
-    pub(super) fn new(relay: &ValidatedRelay, seen: &Seen) -> Self {
+    pub(super) fn new(relay: &ValidSpec, seen: &Seen) -> Self {
         let mut observed = Self {
             off: !relay.enabled,
             leaving: relay.leaving.clone(),
@@ -92,21 +92,21 @@ impl Observed {
             for name in region.daemon_sets() {
                 let mut sets = seen.daemon_sets.iter().map(AsRef::as_ref);
                 let set = sets.find(|set: &&DaemonSet| set.name_any() == name);
-                observed.note_daemon_set(set, &mut summary);
+                observed.record_daemon_set(set, &mut summary);
                 let changed = seen.changed_sets.contains(&name);
                 observed.rolling_out |= changed;
                 // Until its controller has seen a change, pods are those of the spec before, and what
                 // keeps them from running may just have been mended.
                 if let Some(set) = set.filter(|set| !changed && is_followed(set)) {
-                    observed.note_pods(set, &region.name, &seen.pods, &refusals, &taken);
+                    observed.record_pods(set, &region.name, &seen.pods, &refusals, &taken);
                 }
             }
             let grant = grants::judge(&region.grant, nodes.clone().copied());
             summary.grant = grant.state;
             observed.grants.push(grant);
-            nodes.for_each(|node| observed.note_node(node, &mut summary));
+            nodes.for_each(|node| observed.record_node(node, &mut summary));
             if let Some(vacancy) = Vacancy::of(region, summary.desired) {
-                observed.vacancies.note(vacancy, region);
+                observed.vacancies.record(vacancy, region);
             }
             observed.regions.push(summary);
         }
@@ -140,9 +140,9 @@ impl Observed {
                 let mut labels = labels.iter();
                 labels.all(|(label, value)| set.labels().get(*label) == Some(value))
             });
-            sets.for_each(|set| observed.note_daemon_set(Some(set), &mut summary));
+            sets.for_each(|set| observed.record_daemon_set(Some(set), &mut summary));
             let nodes = nodes.iter().filter(|n| n.spec.region == last.name);
-            nodes.for_each(|node| observed.note_node(node, &mut summary));
+            nodes.for_each(|node| observed.record_node(node, &mut summary));
             observed.regions.push(summary);
         }
         observed
@@ -152,7 +152,7 @@ impl Observed {
     pub(super) fn review(
         &mut self,
         relay: &PeerRelay,
-        validated: &ValidatedRelay,
+        validated: &ValidSpec,
         seen: &Seen,
         now: Timestamp,
     ) {
@@ -168,7 +168,7 @@ impl Observed {
         }
     }
 
-    fn note_daemon_set(&mut self, set: Option<&DaemonSet>, summary: &mut RegionStatus) {
+    fn record_daemon_set(&mut self, set: Option<&DaemonSet>, summary: &mut RegionStatus) {
         let status = set.and_then(|set| set.status.as_ref());
         let Some((set, status)) = set.zip(status) else {
             self.rolling_out = true;
@@ -184,7 +184,7 @@ impl Observed {
         self.rolling_out |= !current || !updated || ready < desired;
     }
 
-    fn note_pods(
+    fn record_pods(
         &mut self,
         set: &DaemonSet,
         region: &str,
@@ -202,7 +202,7 @@ impl Observed {
         }
     }
 
-    fn note_node(&mut self, node: &RelayNode, summary: &mut RegionStatus) {
+    fn record_node(&mut self, node: &RelayNode, summary: &mut RegionStatus) {
         let Some(status) = &node.status else { return };
         self.reports += 1;
         self.sessions += status.sessions.open;

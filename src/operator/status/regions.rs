@@ -7,7 +7,7 @@ use super::{
     pods::{Trouble, port_conflict},
     some,
 };
-use crate::operator::validate::{ValidatedRegion, ValidatedRelay};
+use crate::operator::validate::{ValidRegion, ValidSpec};
 
 /// Most names in a message.
 const NAMED: usize = 5;
@@ -68,7 +68,7 @@ impl Vacancy {
     }
 
     /// The reason for which `region` has no relay. `None` where it is to have some.
-    pub(super) fn of(region: &ValidatedRegion, desired: i32) -> Option<Self> {
+    pub(super) fn of(region: &ValidRegion, desired: i32) -> Option<Self> {
         if desired > 0 {
             return None;
         }
@@ -97,7 +97,7 @@ pub(super) struct Vacancies {
 
 impl Vacancies {
     /// Notes that `region` has no relay.
-    pub(super) fn note(&mut self, vacancy: Vacancy, region: &ValidatedRegion) {
+    pub(super) fn record(&mut self, vacancy: Vacancy, region: &ValidRegion) {
         let names = self.regions.entry(vacancy).or_default();
         names.push(region.name.clone());
         if let Some((node, port, holder)) = &region.plan.conflict {
@@ -126,7 +126,7 @@ impl Vacancies {
 
 /// Relays of regions that are not complete, as in "office 0/2". Empty with one region: the counts of
 /// the whole say it.
-pub(super) fn incomplete(relay: &ValidatedRelay, counts: &[(i32, i32)]) -> String {
+pub(super) fn incomplete(relay: &ValidSpec, counts: &[(i32, i32)]) -> String {
     if relay.regions.len() < 2 {
         return String::new();
     }

@@ -93,13 +93,13 @@ mod tests {
         ]));
         let now = "2026-01-03T00:00:00Z".parse().unwrap();
         let before = review(&selectors, [&first, &second].into_iter(), &[], 9, now);
-        let told = json!([
+        let reported = json!([
             {"client": "tag:a", "devices": 3, "countedSince": "2026-01-01T00:00:00Z",
              "lastAsked": "2026-01-02T11:00:00Z"},
             {"client": "tag:b", "devices": 0, "countedSince": "2026-01-01T00:00:00Z"},
             {"client": "group:eng"},
         ]);
-        assert_eq!(json!(before), told);
+        assert_eq!(json!(before), reported);
 
         let again = node(&json!([
             {"client": "tag:a", "devices": {"known": 3, "granted": 3},
@@ -108,7 +108,7 @@ mod tests {
              "countedSince": "2026-01-02T20:00:00Z"},
         ]));
         let after = review(&selectors, [&again].into_iter(), &before, 9, now);
-        assert_eq!(json!(after), told);
+        assert_eq!(json!(after), reported);
         let gone = review(&selectors[1..2], [].into_iter(), &before, 9, now);
         assert_eq!((gone.len(), gone[0].devices), (1, None));
     }
@@ -118,9 +118,9 @@ mod tests {
         let selectors = selectors(&["tag:a", "tag:b"]);
         let ahead = node(&json!([{"client": "tag:a", "lastAsked": "2030-01-01T00:00:00Z"}]));
         let now = "2026-01-03T00:30:00Z".parse().unwrap();
-        let told = review(&selectors, [&ahead].into_iter(), &[], 1, now);
+        let reported = review(&selectors, [&ahead].into_iter(), &[], 1, now);
         let hour = json!([{"client": "tag:a", "lastAsked": "2026-01-03T00:00:00Z"}]);
-        assert_eq!(json!(told), hour);
+        assert_eq!(json!(reported), hour);
         assert_eq!((share(1), share(64), share(0)), (256, 4, 256));
     }
 

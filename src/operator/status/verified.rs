@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{LONGEST_MESSAGE, Verdict};
+use super::{ConditionUpdate, LONGEST_MESSAGE};
 use crate::{
     crd::{
         RelayNode,
@@ -19,7 +19,7 @@ use crate::{
 /// An address that was given and is not reached is wrong, whatever else works. One that was
 /// discovered, such as a private one, may be out of reach for others; then it counts only when its
 /// relay has none that works.
-pub(super) fn verified(nodes: &[Arc<RelayNode>]) -> Verdict {
+pub(super) fn verified(nodes: &[Arc<RelayNode>]) -> ConditionUpdate {
     let mut nodes = nodes.to_vec();
     nodes.sort_by_key(|node| node.name_any());
     let reporting = nodes.iter().filter(|node| node.status.is_some()).count();
@@ -97,8 +97,8 @@ pub(super) fn verified(nodes: &[Arc<RelayNode>]) -> Verdict {
     }
 }
 
-fn condition(status: &'static str, reason: &str, message: String) -> Verdict {
-    Verdict {
+fn condition(status: &'static str, reason: &str, message: String) -> ConditionUpdate {
+    ConditionUpdate {
         kind: "EndpointsVerified",
         status,
         reason: reason.to_owned(),

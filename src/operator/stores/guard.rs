@@ -144,15 +144,15 @@ pub struct UnreadableObjects(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    known: Mutex<Known>,
+    state: Mutex<State>,
     changed: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct State {
     objects: BTreeMap<Key, Arc<Unreadable>>,
     /// Those that are to be told.
-    untold: BTreeSet<Key>,
+    unreported: BTreeSet<Key>,
     /// Those that a list has named so far, while one is read.
     listed: Option<BTreeSet<Key>>,
 }
@@ -168,9 +168,9 @@ impl UnreadableObjects {
         loop {
             // Whoever changes something after this look leaves a permit.
             {
-                let mut known = self.lock();
-                while let Some(key) = known.untold.pop_first() {
-                    if let Some(unreadable) = known.objects.get(&key) {
+                let mut state = self.lock();
+                while let Some(key) = state.unreported.pop_first() {
+                    if let Some(unreadable) = state.objects.get(&key) {
                         return unreadable.clone();
                     }
                 }
@@ -180,30 +180,30 @@ impl UnreadableObjects {
     }
 
     /// Takes one for told another time, if it still is as it was.
-    pub fn again(&self, unreadable: &Unreadable) {
-        let mut known = self.lock();
+    pub fn report_again(&self, unreadable: &Unreadable) {
+        let mut state = self.lock();
         let key = key(&unreadable.metadata);
-        if known
+        if state
             .objects
             .get(&key)
             .is_some_and(|now| **now == *unreadable)
         {
-            known.untold.insert(key);
+            state.unreported.insert(key);
         }
     }
 
-    fn note(&self, unreadable: Unreadable) {
-        let mut known = self.lock();
+    fn record(&self, unreadable: Unreadable) {
+        let mut state = self.lock();
         let key = key(&unreadable.metadata);
-        if known.objects.len() >= MOST && !known.objects.contains_key(&key) {
+        if state.objects.len() >= MOST && !state.objects.contains_key(&key) {
             return;
         }
-        if let Some(listed) = &mut known.listed {
+        if let Some(listed) = &mut state.listed {
             listed.insert(key.clone());
         }
-        known.objects.insert(key.clone(), Arc::new(unreadable));
-        known.untold.insert(key);
-        drop(known);
+        state.objects.insert(key.clone(), Arc::new(unreadable));
+        state.unreported.insert(key);
+        drop(state);
         self.0.changed.notify_one();
     }
 
@@ -216,14 +216,14 @@ impl UnreadableObjects {
     }
 
     fn end_list(&self) {
-        let mut known = self.lock();
-        if let Some(listed) = known.listed.take() {
-            known.objects.retain(|key, _| listed.contains(key));
+        let mut state = self.lock();
+        if let Some(listed) = state.listed.take() {
+            state.objects.retain(|key, _| listed.contains(key));
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Known> {
-        self.0.known.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -244,9 +244,9 @@ where
 {
     let gone = move |metadata: &ObjectMeta| {
         let name = metadata.name.as_deref().unwrap_or_default();
-        let mut known = ObjectRef::new(name);
-        known.namespace.clone_from(&metadata.namespace);
-        store.get(&known).map(|old| Event::Delete((*old).clone()))
+        let mut key = ObjectRef::new(name);
+        key.namespace.clone_from(&metadata.namespace);
+        store.get(&key).map(|old| Event::Delete((*old).clone()))
     };
     let part = move |event: Event<Guarded<K>>| match event {
         Event::Init => {
@@ -271,13 +271,13 @@ where
         }
         Event::InitApply(Guarded::Unreadable(object)) => {
             warn::<K>(&object);
-            unreadable.note(*object);
+            unreadable.record(*object);
             None
         }
         Event::Apply(Guarded::Unreadable(object)) => {
             warn::<K>(&object);
             let gone = gone(&object.metadata);
-            unreadable.note(*object);
+            unreadable.record(*object);
             gone
         }
         Event::Delete(Guarded::Unreadable(object)) => {
@@ -382,13 +382,13 @@ mod tests {
             .collect()
             .await;
         assert_eq!(touched, ["a", "c", "a", "b"]);
-        let mut held: Vec<_> = store
+        let mut stored: Vec<_> = store
             .state()
             .iter()
             .map(|object| object.name_any())
             .collect();
-        held.sort();
-        assert_eq!(held, ["b", "c"]);
+        stored.sort();
+        assert_eq!(stored, ["b", "c"]);
         let names: Vec<_> = unreadable
             .all()
             .iter()
@@ -403,33 +403,33 @@ mod tests {
         let Guarded::Unreadable(first) = strange("a", 1) else {
             unreachable!()
         };
-        unreadable.note(*first.clone());
-        let told = unreadable.next().await;
-        assert_eq!(*told, *first);
+        unreadable.record(*first.clone());
+        let next = unreadable.next().await;
+        assert_eq!(*next, *first);
         assert!(unreadable.next().now_or_never().is_none());
-        unreadable.again(&told);
-        assert_eq!(unreadable.next().await, told);
+        unreadable.report_again(&next);
+        assert_eq!(unreadable.next().await, next);
         // It is another one by now, or gone.
-        unreadable.forget(&told.metadata);
-        unreadable.again(&told);
+        unreadable.forget(&next.metadata);
+        unreadable.report_again(&next);
         assert!(unreadable.next().now_or_never().is_none());
     }
 
     #[test]
     fn a_list_forgets_who_is_not_in_it_and_the_number_is_bounded() {
         let unreadable = UnreadableObjects::default();
-        let note = |name: &str| {
+        let record = |name: &str| {
             let Guarded::Unreadable(object) = strange(name, 1) else {
                 unreachable!()
             };
-            unreadable.note(*object);
+            unreadable.record(*object);
         };
         for index in 0..2 * MOST {
-            note(&format!("o{index}"));
+            record(&format!("o{index}"));
         }
         assert_eq!(unreadable.all().len(), MOST);
         unreadable.begin_list();
-        note("o1");
+        record("o1");
         unreadable.end_list();
         assert_eq!(unreadable.all().len(), 1);
     }

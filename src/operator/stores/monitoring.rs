@@ -55,11 +55,11 @@ impl Monitoring {
 
     /// The kinds that the cluster knows.
     pub fn kinds(&self) -> BTreeSet<MonitoringKind> {
-        let known = self
+        let defined = self
             .definitions
             .iter()
             .filter(|(_, store)| !store.is_empty());
-        known.map(|(kind, _)| *kind).collect()
+        defined.map(|(kind, _)| *kind).collect()
     }
 
     /// Whether an object is known to be as `checksum` says.
@@ -70,7 +70,7 @@ impl Monitoring {
     }
 
     /// Notes that it is.
-    pub fn note(&self, kind: MonitoringKind, namespace: &str, name: &str, sum: String) {
+    pub fn record(&self, kind: MonitoringKind, namespace: &str, name: &str, sum: String) {
         self.done().insert(key(kind, namespace, name), sum);
     }
 

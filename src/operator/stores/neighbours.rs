@@ -9,8 +9,8 @@ use kube_runtime::{
 
 use super::{
     Scope, Touched,
+    change_filter::ChangeFilter,
     guard::{UnreadableObjects, readable},
-    told::Told,
 };
 use crate::{crd::PeerRelay, operator::tailnet::seen_by_neighbours};
 
@@ -25,7 +25,7 @@ pub(super) fn watch(
     impl Stream<Item = ()> + Send + use<>,
 ) {
     let (store, writer) = reflector::store();
-    let mut told = Told::new(seen_by_neighbours);
+    let mut filter = ChangeFilter::new(seen_by_neighbours);
     // One word that waits is enough, however much has changed by then; each sender has one more.
     let (mut sender, receiver) = mpsc::channel(0);
     let events = scope.events(watcher::Config::default());
@@ -35,7 +35,7 @@ pub(super) fn watch(
         .reflect(writer)
         .inspect(move |event| {
             if let Ok(event) = event
-                && matters(&mut told, event)
+                && matters(&mut filter, event)
             {
                 // Full: the word that waits is about this, too.
                 let _ = sender.try_send(());
@@ -46,12 +46,15 @@ pub(super) fn watch(
 }
 
 /// Whether `event` matters to others than the PeerRelay that it is about.
-fn matters<T: PartialEq>(told: &mut Told<PeerRelay, T>, event: &Event<PeerRelay>) -> bool {
+fn matters<T: PartialEq>(
+    filter: &mut ChangeFilter<PeerRelay, T>,
+    event: &Event<PeerRelay>,
+) -> bool {
     let others = match event {
         Event::Apply(_) | Event::InitApply(_) => 1,
         Event::Delete(_) | Event::Init | Event::InitDone => 0,
     };
-    told.note(event) && told.len() > others
+    filter.record(event) && filter.len() > others
 }
 
 #[cfg(test)]
@@ -63,33 +66,33 @@ mod tests {
 
     #[test]
     fn others_are_told_of_what_matters_to_them_and_of_nothing_else() {
-        let mut told = Told::new(seen_by_neighbours);
-        let mut note = |event: Event<PeerRelay>| matters(&mut told, &event);
+        let mut filter = ChangeFilter::new(seen_by_neighbours);
+        let mut is_change = |event: Event<PeerRelay>| matters(&mut filter, &event);
         let first = named("first");
-        assert!(!note(Event::Apply(first.clone())), "there is no other");
-        assert!(note(Event::Apply(named("second"))));
-        let mut first_told = first.clone();
-        first_told.status = Some(PeerRelayStatus::default());
-        note(Event::Apply(first_told.clone()));
-        let mut sessions = first_told.clone();
+        assert!(!is_change(Event::Apply(first.clone())), "there is no other");
+        assert!(is_change(Event::Apply(named("second"))));
+        let mut with_status = first.clone();
+        with_status.status = Some(PeerRelayStatus::default());
+        is_change(Event::Apply(with_status.clone()));
+        let mut sessions = with_status.clone();
         sessions.status.get_or_insert_default().sessions = 7;
-        assert!(!note(Event::Apply(sessions)));
-        let mut raised = first_told;
+        assert!(!is_change(Event::Apply(sessions)));
+        let mut raised = with_status;
         raised.spec.max_relays = Some(9);
-        assert!(note(Event::Apply(raised)));
-        assert!(note(Event::Delete(first)));
+        assert!(is_change(Event::Apply(raised)));
+        assert!(is_change(Event::Delete(first)));
     }
 
     #[test]
     fn one_that_went_unseen_is_noticed() {
-        let mut told = Told::new(seen_by_neighbours);
-        let mut note = |event: Event<PeerRelay>| matters(&mut told, &event);
+        let mut filter = ChangeFilter::new(seen_by_neighbours);
+        let mut is_change = |event: Event<PeerRelay>| matters(&mut filter, &event);
         for name in ["first", "second"] {
-            note(Event::Apply(named(name)));
+            is_change(Event::Apply(named(name)));
         }
-        note(Event::Init);
-        note(Event::InitApply(named("first")));
-        assert!(note(Event::InitDone));
+        is_change(Event::Init);
+        is_change(Event::InitApply(named("first")));
+        assert!(is_change(Event::InitDone));
     }
 
     fn named(name: &str) -> PeerRelay {

@@ -10,7 +10,7 @@ use kube_runtime::{
     watcher::{self, Event},
 };
 
-use super::{Scope, told::Told};
+use super::{Scope, change_filter::ChangeFilter};
 use crate::names;
 
 /// All nodes, and a stream with a node, as good as any other, whenever one has come, gone or changed.
@@ -21,7 +21,7 @@ pub(super) fn watch(
     impl Stream<Item = watcher::Result<Node>> + Send + use<>,
 ) {
     let (store, writer) = reflector::store();
-    let mut told = Told::new(facts);
+    let mut filter = ChangeFilter::new(facts);
     let stream = scope
         .cluster_events(watcher::Config::default())
         .map(Ok)
@@ -29,7 +29,7 @@ pub(super) fn watch(
         .reflect(writer)
         .filter_map(move |event| {
             let touched = match event {
-                Ok(event) => touched(&mut told, &event).map(Ok),
+                Ok(event) => touched(&mut filter, &event).map(Ok),
                 Err(error) => Some(Err(error)),
             };
             std::future::ready(touched)
@@ -52,8 +52,8 @@ fn prune(node: &mut Node) {
 
 /// A node, as good as any other, if `event` matters. A controller refers to it by its name, so it has
 /// one.
-fn touched(told: &mut Told<Node, u64>, event: &Event<Node>) -> Option<Node> {
-    told.note(event).then(|| {
+fn touched(filter: &mut ChangeFilter<Node, u64>, event: &Event<Node>) -> Option<Node> {
+    filter.record(event).then(|| {
         let mut any = Node::default();
         any.metadata.name = Some("any".into());
         any
@@ -92,33 +92,33 @@ mod tests {
 
     #[test]
     fn heartbeats_are_no_changes_and_cordons_are() {
-        let mut told = Told::new(facts);
-        let mut note = |event: Event<Node>| told.note(&event);
-        assert!(note(Event::Apply(node("n1", json!({})))));
+        let mut filter = ChangeFilter::new(facts);
+        let mut is_change = |event: Event<Node>| filter.record(&event);
+        assert!(is_change(Event::Apply(node("n1", json!({})))));
         let mut beat = node("n1", json!({}));
         beat.metadata.resource_version = Some("2".into());
-        assert!(!note(Event::Apply(beat)));
+        assert!(!is_change(Event::Apply(beat)));
         let cordoned = node("n1", json!({"unschedulable": true}));
-        assert!(note(Event::Apply(cordoned)));
+        assert!(is_change(Event::Apply(cordoned)));
     }
 
     #[test]
     fn nodes_that_went_unseen_are_noticed() {
-        let mut told = Told::new(facts);
-        let mut note = |event: Event<Node>| told.note(&event);
+        let mut filter = ChangeFilter::new(facts);
+        let mut is_change = |event: Event<Node>| filter.record(&event);
         for name in ["n1", "n2"] {
-            note(Event::Apply(node(name, json!({}))));
+            is_change(Event::Apply(node(name, json!({}))));
         }
-        note(Event::Init);
-        assert!(!note(Event::InitApply(node("n1", json!({})))));
-        assert!(note(Event::InitDone));
-        assert!(note(Event::Delete(node("n1", json!({})))));
+        is_change(Event::Init);
+        assert!(!is_change(Event::InitApply(node("n1", json!({})))));
+        assert!(is_change(Event::InitDone));
+        assert!(is_change(Event::Delete(node("n1", json!({})))));
     }
 
     #[test]
     fn a_controller_can_refer_to_what_it_is_told() {
-        let mut told = Told::new(facts);
-        let mut touched = |event: Event<Node>| touched(&mut told, &event);
+        let mut filter = ChangeFilter::new(facts);
+        let mut touched = |event: Event<Node>| touched(&mut filter, &event);
         let named = |node: Option<Node>| ObjectRef::from_obj(&node.unwrap()).name;
         assert_eq!(named(touched(Event::Apply(node("n1", json!({}))))), "any");
         assert_eq!(touched(Event::Init), None);

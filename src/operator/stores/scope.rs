@@ -11,7 +11,7 @@ use kube::{Api, Client, Resource};
 use kube_runtime::watcher::{self, Event};
 use serde::de::DeserializeOwned;
 
-use super::stream::{events, pace::paced};
+use super::stream::{events, throttle::throttled};
 use crate::operator::readiness::Readiness;
 
 /// What is watched, and who is told of watches that fail.
@@ -40,7 +40,7 @@ impl Scope {
             return self.cluster_events(config);
         }
         let watch = |namespace: &String| {
-            let client = paced(&self.client);
+            let client = throttled(&self.client);
             let api: Api<K> = Api::namespaced(client, namespace);
             let (config, readiness) = (config.clone(), self.readiness.clone());
             let open = move || events(api.clone(), config.clone(), readiness.clone()).boxed();
@@ -54,7 +54,7 @@ impl Scope {
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
     {
-        let api = Api::all(paced(&self.client));
+        let api = Api::all(throttled(&self.client));
         events(api, config, self.readiness.clone()).boxed()
     }
 }

@@ -1,6 +1,6 @@
 //! Watches that each mend themselves, and begin with a streamed list where the API server has them.
 
-pub(in crate::operator::stores) mod pace;
+pub(in crate::operator::stores) mod throttle;
 
 use std::{fmt::Debug, future::ready, time::Duration};
 

@@ -7,7 +7,7 @@ use super::*;
 use crate::operator::{
     build::build,
     fixtures,
-    plan::{self, Surroundings},
+    plan::{self, ClusterView},
 };
 
 const START: &str = "2026-01-01T00:00:00Z";
@@ -32,13 +32,13 @@ impl Cluster {
     }
 
     /// What the operator wants so many seconds after the start.
-    fn turn(&mut self, spec: &Value, seconds: i64) -> (ValidatedRelay, Resources) {
+    fn turn(&mut self, spec: &Value, seconds: i64) -> (ValidSpec, Resources) {
         let mut relay = fixtures::validated(spec.clone());
-        let seen = Surroundings {
+        let seen = ClusterView {
             nodes: self.nodes.clone(),
             daemon_sets: self.view.seen.daemon_sets.clone(),
             relay_nodes: self.view.seen.nodes.clone(),
-            ..Surroundings::default()
+            ..ClusterView::default()
         };
         plan::plan(&mut relay, &seen);
         self.view.nodes.clone_from(&self.nodes);
@@ -52,9 +52,9 @@ impl Cluster {
 
     /// Makes the cluster hold what is wanted, with a pod that reports for each place of a relay.
     fn carry_out(&mut self, resources: &Resources) {
-        let held = |name: &String| resources.held.contains(name);
+        let deferred = |name: &String| resources.deferred.contains(name);
         let seen = &mut self.view.seen;
-        seen.daemon_sets.retain(|set| held(&set.name_any()));
+        seen.daemon_sets.retain(|set| deferred(&set.name_any()));
         let wanted = resources.daemon_sets.iter().cloned().map(Arc::new);
         seen.daemon_sets.extend(wanted);
         self.view.config_maps = resources
@@ -233,13 +233,17 @@ fn one_relay_less_is_one_that_is_asked() {
     let asked = asked_of(&resources, "edge-office").unwrap();
     assert_eq!(asked, format!("{goes}: 2026-01-01T00:00:01Z\n"));
     let name = names::on_node("edge-office", goes);
-    assert!(resources.held.contains(&name), "{:?}", resources.held);
+    assert!(
+        resources.deferred.contains(&name),
+        "{:?}",
+        resources.deferred
+    );
     cluster.carry_out(&resources);
     // An operator that starts now goes by the same time.
     let (relay, _) = cluster.turn(&at_most(Some(1)), 100);
     assert_eq!(relay.leaving.unwrap().until, at(121));
     let (_, resources) = cluster.turn(&at_most(Some(1)), 121);
-    assert!(!resources.held.contains(&name));
+    assert!(!resources.deferred.contains(&name));
     let asked = asked_of(&resources, "edge-office");
     assert!(asked.is_some(), "the request ends before the relay");
     cluster.carry_out(&resources);
@@ -263,7 +267,7 @@ fn a_limit_that_keeps_some_nodes_of_a_shared_daemon_set_waits_with_all() {
             cluster.carry_out(&resources);
             let (_, resources) = cluster.turn(&wanted, 251);
             assert_eq!(resources.daemon_sets.len(), 2);
-            assert!(!resources.held.contains(&"edge-office".to_owned()));
+            assert!(!resources.deferred.contains(&"edge-office".to_owned()));
         }
         other => panic!("{other:?} nodes were chosen"),
     }
@@ -278,7 +282,7 @@ fn a_relay_that_another_replaces_on_its_node_is_not_asked() {
     for spec in [at_most(Some(2)), renamed] {
         let (relay, resources) = cluster.turn(&spec, 1);
         assert_eq!(relay.leaving, None, "{spec}");
-        assert!(!resources.held.contains(&"edge-office".to_owned()));
+        assert!(!resources.deferred.contains(&"edge-office".to_owned()));
     }
 }
 
@@ -309,7 +313,7 @@ fn a_region_that_is_gone_keeps_its_objects_until_its_relays_have_ended() {
     });
     let (relay, resources) = cluster.turn(&one, 1);
     assert_eq!(relay.leaving.unwrap().relays, 1);
-    assert!(resources.held.contains(&"edge-lab".to_owned()));
+    assert!(resources.deferred.contains(&"edge-lab".to_owned()));
     let asked = asked_of(&resources, "edge-lab").unwrap();
     assert_eq!(asked, "'*': 2026-01-01T00:00:01Z\n");
     assert_eq!(asked_of(&resources, "edge-office"), None);
@@ -338,7 +342,7 @@ fn a_region_that_is_gone_keeps_its_objects_until_its_relays_have_ended() {
     assert_eq!(again, Some(&*after));
     let (relay, resources) = cluster.turn(&one, 121);
     assert_eq!(relay.leaving, None);
-    assert!(!resources.held.contains(&"edge-lab".to_owned()));
+    assert!(!resources.deferred.contains(&"edge-lab".to_owned()));
 }
 
 #[test]

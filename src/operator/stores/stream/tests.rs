@@ -24,8 +24,8 @@ fn pauses_grow_to_their_limit_and_begin_anew() {
 #[tokio::test(start_paused = true)]
 async fn a_list_is_streamed_from_the_newest_state_and_goes_on_as_a_watch() {
     let server = Server::new(|_| Answer::lines([added("a"), end_of_list(), added("b")]));
-    let told = told(&server, 4).await;
-    assert_eq!(told, ["init", "listed a", "whole", "applied b"]);
+    let received = received(&server, 4).await;
+    assert_eq!(received, ["init", "listed a", "whole", "applied b"]);
     assert_eq!(server.asked(), ["streamed list"]);
     let queries = server.queries();
     assert!(!queries[0].contains("resourceVersion="), "{queries:?}");
@@ -50,9 +50,9 @@ async fn an_api_server_that_does_not_stream_lists_is_asked_for_pages_from_then_o
             // Too old by now: the list begins anew.
             _ => Answer::lines([added("b"), error(410)]),
         });
-        let told = told(&server, begun + 7).await;
+        let received = received(&server, begun + 7).await;
         let whole = ["init", "listed a", "whole"];
-        assert_eq!(told[told.len() - 3..], whole, "{told:?}");
+        assert_eq!(received[received.len() - 3..], whole, "{received:?}");
         let once = ["streamed list", "list", "watch", "list"];
         assert_eq!(server.asked(), once);
     }
@@ -71,8 +71,8 @@ async fn an_api_server_in_trouble_is_asked_for_a_stream_again() {
                 _ => Answer::lines([added("a"), end_of_list()]),
             }
         });
-        let told = told(&server, 4).await;
-        assert_eq!(told, ["init", "init", "listed a", "whole"], "{code}");
+        let received = received(&server, 4).await;
+        assert_eq!(received, ["init", "init", "listed a", "whole"], "{code}");
         assert_eq!(server.asked(), ["streamed list"; 3], "{code}");
     }
 }
@@ -141,7 +141,7 @@ fn only_streamed_lists_lose_their_version() {
 }
 
 /// The first events, in words.
-async fn told(server: &Server, number: usize) -> Vec<String> {
+async fn received(server: &Server, number: usize) -> Vec<String> {
     let client = newest(&server.client());
     let events = whole::<ConfigMap>(&client).take(number);
     let words = events.map(|event| match event {
@@ -278,6 +278,6 @@ fn whole<K>(client: &Client) -> impl Stream<Item = Event<K>> + Send + use<K>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
 {
-    let api = Api::all(pace::paced(client));
+    let api = Api::all(throttle::throttled(client));
     events(api, watcher::Config::default(), Readiness::default())
 }

@@ -18,22 +18,22 @@ use super::{LONGEST, Pauses};
 const LONG: Duration = LONGEST;
 
 /// A client for one watch, which it begins seldom while it does not last.
-pub(in crate::operator::stores) fn paced(client: &Client) -> Client {
+pub(in crate::operator::stores) fn throttled(client: &Client) -> Client {
     let inner = client.clone();
-    let pace = Arc::new(Mutex::new(Pace::default()));
+    let throttle = Arc::new(Mutex::new(RestartThrottle::default()));
     let send = move |request: Request<Body>| {
-        let (inner, pace) = (inner.clone(), pace.clone());
+        let (inner, throttle) = (inner.clone(), throttle.clone());
         async move {
             if !begins_watch(&request) {
                 return inner.send(request).await;
             }
-            let pace = || pace.lock().unwrap_or_else(PoisonError::into_inner);
-            let begin = pace().next(Instant::now());
+            let lock = || throttle.lock().unwrap_or_else(PoisonError::into_inner);
+            let begin = lock().next(Instant::now());
             sleep_until(begin).await;
             let answer = inner.send(request).await;
             // What is refused is an error, after which there is a pause anyway.
             if answer.as_ref().is_ok_and(|a| a.status().is_success()) {
-                pace().last = Some(begin);
+                lock().last = Some(begin);
             }
             answer
         }
@@ -48,12 +48,12 @@ fn begins_watch(request: &Request<Body>) -> bool {
 
 /// When a watch may be begun again.
 #[derive(Default)]
-struct Pace {
+struct RestartThrottle {
     last: Option<Instant>,
     pauses: Pauses,
 }
 
-impl Pace {
+impl RestartThrottle {
     /// At once, unless the last one was begun a moment ago.
     fn next(&mut self, now: Instant) -> Instant {
         match self.last {

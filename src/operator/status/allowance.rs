@@ -1,14 +1,14 @@
 //! Whether the number of relays is what the tailnet's plan allows.
 
-use super::{LONGEST_MESSAGE, Verdict, cut, some};
-use crate::operator::{tailnet::Neighbour, validate::ValidatedRelay};
+use super::{ConditionUpdate, LONGEST_MESSAGE, cut, some};
+use crate::operator::{tailnet::Neighbour, validate::ValidSpec};
 
 /// Nodes or PeerRelays that are named in a message.
 const NAMED: usize = 10;
 
 /// `WithinQuota`, where a total applies. The relays of `neighbours` are in the same tailnet, and the
 /// greatest total of all is what the tailnet may have.
-pub(super) fn verdict(relay: &ValidatedRelay, neighbours: &[Neighbour]) -> Option<Verdict> {
+pub(super) fn update(relay: &ValidSpec, neighbours: &[Neighbour]) -> Option<ConditionUpdate> {
     let own_most = usize::from(relay.max_relays?);
     let chosen = relay.regions.iter().map(|r| r.plan.chosen.as_ref());
     // Nothing is known before nodes have been looked at.
@@ -46,7 +46,7 @@ pub(super) fn verdict(relay: &ValidatedRelay, neighbours: &[Neighbour]) -> Optio
         message += "; raise maxRelays if your plan allows more";
     }
     message += "; relays outside of this cluster, or with other credentials, are not known here";
-    Some(Verdict {
+    Some(ConditionUpdate {
         kind: "WithinQuota",
         status: if within { "True" } else { "False" },
         reason: if within {
@@ -72,23 +72,23 @@ mod tests {
     fn excess_is_named_and_bounded() {
         let mut relay = validated(json!({}));
         relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
-        let verdict = verdict(&relay, &[]).unwrap();
+        let update = update(&relay, &[]).unwrap();
         assert_eq!(
-            (verdict.status, &*verdict.reason),
+            (update.status, &*update.reason),
             ("True", "WithinAllowance")
         );
         relay.regions[0].plan.excess = (3..5_000).map(|n| format!("n{n}")).collect();
-        let verdict = super::verdict(&relay, &[]).unwrap();
+        let update = super::update(&relay, &[]).unwrap();
         assert_eq!(
-            (verdict.status, &*verdict.reason),
+            (update.status, &*update.reason),
             ("False", "AllowanceExceeded")
         );
         let wanted = "2 relays, at most 2 in total; not scheduled: office on n3, office on n4,";
-        assert!(verdict.message.starts_with(wanted), "{}", verdict.message);
+        assert!(update.message.starts_with(wanted), "{}", update.message);
         assert!(
-            verdict.message.contains("and 4987 more"),
+            update.message.contains("and 4987 more"),
             "{}",
-            verdict.message
+            update.message
         );
     }
 
@@ -96,13 +96,9 @@ mod tests {
     fn more_running_relays_than_allowed_are_said() {
         let mut relay = validated(json!({"maxRelays": 1}));
         relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
-        let verdict = verdict(&relay, &[]).unwrap();
-        assert_eq!(verdict.status, "False");
-        assert!(
-            verdict.message.contains("not stopped"),
-            "{}",
-            verdict.message
-        );
+        let update = update(&relay, &[]).unwrap();
+        assert_eq!(update.status, "False");
+        assert!(update.message.contains("not stopped"), "{}", update.message);
     }
 
     #[test]
@@ -110,7 +106,7 @@ mod tests {
         let tailnet = json!({
             "authKey": {"secretName": "a"}, "controlURL": "https://control.example.net",
         });
-        assert!(verdict(&validated(json!({"tailnet": tailnet})), &[]).is_none());
+        assert!(update(&validated(json!({"tailnet": tailnet})), &[]).is_none());
     }
 
     #[test]
@@ -122,9 +118,9 @@ mod tests {
             relays,
             limit,
         };
-        let alone = verdict(&relay, &[other(0, Some(2))]).unwrap();
+        let alone = update(&relay, &[other(0, Some(2))]).unwrap();
         assert_eq!(alone.status, "True", "{}", alone.message);
-        let both = verdict(&relay, &[other(2, Some(2))]).unwrap();
+        let both = update(&relay, &[other(2, Some(2))]).unwrap();
         assert_eq!(both.status, "False");
         for part in [
             "4 relays, at most 2 in total in the tailnet: 2 of this PeerRelay, 2 of lab/other",
@@ -134,10 +130,10 @@ mod tests {
         ] {
             assert!(both.message.contains(part), "{}", both.message);
         }
-        let raised = verdict(&relay, &[other(2, Some(4))]).unwrap();
+        let raised = update(&relay, &[other(2, Some(4))]).unwrap();
         assert_eq!(raised.status, "True", "{}", raised.message);
         let many: Vec<_> = (0..5_000).map(|_| other(1, None)).collect();
-        let many = verdict(&relay, &many).unwrap().message;
+        let many = update(&relay, &many).unwrap().message;
         assert!(many.contains("and 4991 more of other PeerRelays"), "{many}");
     }
 }

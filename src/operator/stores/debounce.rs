@@ -15,7 +15,7 @@ use tokio::time::sleep;
 const WINDOW: Duration = Duration::from_millis(300);
 
 /// Passes one item of each `key` for all that come within [`WINDOW`], and every error.
-pub(super) fn bundled<K, S, Key>(
+pub(super) fn debounced<K, S, Key>(
     items: S,
     key: fn(&K) -> Key,
 ) -> impl Stream<Item = watcher::Result<K>> + Send + use<K, S, Key>
@@ -24,20 +24,20 @@ where
     S: Stream<Item = watcher::Result<K>> + Send,
     Key: Hash + Eq + Send + 'static,
 {
-    let bundles = stream::unfold(Box::pin(items), move |mut items| async move {
+    let batches = stream::unfold(Box::pin(items), move |mut items| async move {
         let mut keys = HashSet::new();
-        let mut bundle = vec![items.next().await?];
-        keys.extend(bundle.iter().flatten().map(key));
+        let mut batch = vec![items.next().await?];
+        keys.extend(batch.iter().flatten().map(key));
         let mut end = pin!(sleep(WINDOW));
         while let Either::Left((Some(item), _)) = select(items.next(), end.as_mut()).await {
             let is_new = item.as_ref().map_or(true, |item| keys.insert(key(item)));
             if is_new {
-                bundle.push(item);
+                batch.push(item);
             }
         }
-        Some((stream::iter(bundle), items))
+        Some((stream::iter(batch), items))
     });
-    bundles.flatten()
+    batches.flatten()
 }
 
 #[cfg(test)]
@@ -51,19 +51,19 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn changes_of_one_key_within_the_window_are_one() {
         let (sender, receiver) = mpsc::unbounded();
-        let mut bundled = pin!(bundled(receiver, |item: &(u8, u8)| item.0));
+        let mut debounced = pin!(debounced(receiver, |item: &(u8, u8)| item.0));
         for item in [(1, 1), (1, 2), (2, 1), (1, 3)] {
             sender.unbounded_send(Ok(item)).unwrap();
         }
-        assert_eq!(bundled.next().await.unwrap().unwrap(), (1, 1));
-        assert_eq!(bundled.next().await.unwrap().unwrap(), (2, 1));
+        assert_eq!(debounced.next().await.unwrap().unwrap(), (1, 1));
+        assert_eq!(debounced.next().await.unwrap().unwrap(), (2, 1));
         sender.unbounded_send(Ok((1, 4))).unwrap();
         sender
             .unbounded_send(Err(watcher::Error::NoResourceVersion))
             .unwrap();
         drop(sender);
-        assert_eq!(bundled.next().await.unwrap().unwrap(), (1, 4));
-        assert!(bundled.next().await.unwrap().is_err());
-        assert!(bundled.next().await.is_none());
+        assert_eq!(debounced.next().await.unwrap().unwrap(), (1, 4));
+        assert!(debounced.next().await.unwrap().is_err());
+        assert!(debounced.next().await.is_none());
     }
 }

@@ -7,24 +7,24 @@ use kube::Resource;
 use kube_runtime::{reflector::ObjectRef, watcher::Event};
 
 /// The facts that were told of each object.
-pub(super) struct Told<K: Resource<DynamicType = ()>, T> {
+pub(super) struct ChangeFilter<K: Resource<DynamicType = ()>, T> {
     facts: fn(&K) -> T,
-    told: HashMap<ObjectRef<K>, T>,
+    facts_of: HashMap<ObjectRef<K>, T>,
     listed: HashSet<ObjectRef<K>>,
 }
 
-impl<K: Resource<DynamicType = ()>, T: PartialEq> Told<K, T> {
+impl<K: Resource<DynamicType = ()>, T: PartialEq> ChangeFilter<K, T> {
     /// Nothing has been told yet. Only `facts` matter of an object.
     pub(super) fn new(facts: fn(&K) -> T) -> Self {
         Self {
             facts,
-            told: HashMap::new(),
+            facts_of: HashMap::new(),
             listed: HashSet::new(),
         }
     }
 
     /// Notes `event`; says whether an object has come, gone or changed.
-    pub(super) fn note(&mut self, event: &Event<K>) -> bool {
+    pub(super) fn record(&mut self, event: &Event<K>) -> bool {
         match event {
             Event::Apply(object) => self.changed(object),
             Event::InitApply(object) => {
@@ -32,7 +32,7 @@ impl<K: Resource<DynamicType = ()>, T: PartialEq> Told<K, T> {
                 self.changed(object)
             }
             Event::Delete(object) => {
-                self.told.remove(&ObjectRef::from_obj(object));
+                self.facts_of.remove(&ObjectRef::from_obj(object));
                 true
             }
             Event::Init => {
@@ -41,23 +41,23 @@ impl<K: Resource<DynamicType = ()>, T: PartialEq> Told<K, T> {
             }
             // Who went while nobody watched is not told by name.
             Event::InitDone => {
-                let before = self.told.len();
-                self.told.retain(|key, _| self.listed.contains(key));
-                self.told.len() < before
+                let before = self.facts_of.len();
+                self.facts_of.retain(|key, _| self.listed.contains(key));
+                self.facts_of.len() < before
             }
         }
     }
 
     /// The number of objects.
     pub(super) fn len(&self) -> usize {
-        self.told.len()
+        self.facts_of.len()
     }
 
     fn changed(&mut self, object: &K) -> bool {
         let now = (self.facts)(object);
         let key = ObjectRef::from_obj(object);
-        let same = self.told.get(&key) == Some(&now);
-        self.told.insert(key, now);
+        let same = self.facts_of.get(&key) == Some(&now);
+        self.facts_of.insert(key, now);
         !same
     }
 }
