@@ -21,7 +21,7 @@ use anyhow::{Context, bail};
 use clap::{Parser, ValueEnum};
 use futures::{StreamExt, stream};
 use peerrelay::relay::{
-    kernel::{self, Attachment, KernelOptions, KernelPath, PathState, Reason},
+    kernel::{self, Attachment, KernelOptions, KernelPath, PathState, UnavailableReason},
     persistence::{HandoverListener, RestoredState, SealKey, SessionFile, Successor},
     socket_path::{self, PortState, SocketPathHandle, SocketPathOptions, SocketSets},
 };
@@ -147,7 +147,7 @@ async fn run(args: Args) -> anyhow::Result<()> {
         kernel.set_port(Some(port));
         let mut state = kernel.state();
         let ready = |state: &PathState| match &state.0 {
-            Err(error) => error.reason != Reason::Starting,
+            Err(error) => error.reason != UnavailableReason::Starting,
             Ok(_) => true,
         };
         state.wait_for(ready).await?.0.clone()?;

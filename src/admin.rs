@@ -96,13 +96,13 @@ fn routes(probes: Probes, kept: Duration) -> Router {
 /// Serves `/metrics` and nothing else, as long as the process runs; an address that cannot be bound
 /// is tried again, as relays work without.
 pub async fn metrics_only(address: SocketAddr, render: Render) -> std::io::Result<()> {
-    let mut told = false;
+    let mut reported = false;
     let listener = loop {
         match TcpListener::bind(address).await {
             Ok(listener) => break listener,
-            Err(error) if !told => {
+            Err(error) if !reported => {
                 tracing::warn!(%address, %error, "metrics not served on the node's address yet");
-                told = true;
+                reported = true;
             }
             Err(_) => {}
         }

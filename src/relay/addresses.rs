@@ -50,7 +50,7 @@ pub fn advertised(
 ) -> Vec<Advertised> {
     let mut all: Vec<Advertised> = Vec::new();
     let mut add = |address: SocketAddr, source| {
-        if all.iter().all(|known| known.address != address) {
+        if all.iter().all(|other| other.address != address) {
             all.push(Advertised { address, source });
         }
     };

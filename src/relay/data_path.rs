@@ -6,7 +6,9 @@ use anyhow::Context;
 use tokio::sync::watch;
 
 use super::{
-    kernel::{self, Attachment, KernelOptions, KernelPath, PathState, Reason, Unavailable},
+    kernel::{
+        self, Attachment, KernelOptions, KernelPath, PathState, Unavailable, UnavailableReason,
+    },
     options::RelayOptions,
     socket_path::PortState,
     state::{self, Problem, RelayState},
@@ -21,7 +23,7 @@ pub(super) const LEFT: Duration = Duration::from_secs(15);
 pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
     if options.data_path == DataPath::Socket {
         return Err(Unavailable::new(
-            Reason::Chosen,
+            UnavailableReason::Chosen,
             "sockets forward because dataPath is Socket",
         ));
     }
@@ -79,7 +81,12 @@ fn show(wanted: DataPath, path: PathState, state: &watch::Sender<RelayState>) {
         }
         match &path.0 {
             Ok(devices) => tracing::info!(devices, "the kernel forwards"),
-            Err(error) if matches!(error.reason, Reason::Chosen | Reason::Starting) => {
+            Err(error)
+                if matches!(
+                    error.reason,
+                    UnavailableReason::Chosen | UnavailableReason::Starting
+                ) =>
+            {
                 tracing::info!(reason = error.reason.as_str(), "sockets forward");
             }
             Err(error) => {

@@ -7,16 +7,16 @@
 
 mod abi;
 mod attachment;
+mod egress;
 mod entries;
 mod entry;
-mod exits;
 mod frame;
-mod guard;
+mod manager;
 mod program;
+mod reattach;
+mod route_cache;
 mod self_test;
 mod sys;
-mod ways;
-mod worker;
 
 use std::{
     fmt,
@@ -45,8 +45,8 @@ pub use self::{
 };
 use self::{
     entries::Entries,
+    manager::Manager,
     program::{CounterMaps, Program},
-    worker::Worker,
 };
 use super::socket::Waker;
 
@@ -91,13 +91,13 @@ impl KernelOptions {
 
 macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// Why the sockets forward. [`Reason::as_str`] is what status and metrics show.
+        /// Why the sockets forward. [`UnavailableReason::as_str`] is what status and metrics show.
         #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum Reason {
+        pub enum UnavailableReason {
             $($(#[$doc])* $name,)*
         }
 
-        impl Reason {
+        impl UnavailableReason {
             /// Every reason.
             pub const ALL: &[Self] = &[$(Self::$name,)*];
 
@@ -137,14 +137,14 @@ reasons! {
 #[error("{}: {message}", reason.as_str())]
 pub struct Unavailable {
     /// Stable name.
-    pub reason: Reason,
+    pub reason: UnavailableReason,
     /// One sentence.
     pub message: String,
 }
 
 impl Unavailable {
     /// A reason with its message.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+    pub fn new(reason: UnavailableReason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),
@@ -152,7 +152,7 @@ impl Unavailable {
     }
 
     fn failed(error: impl fmt::Display) -> Self {
-        Self::new(Reason::Failed, error.to_string())
+        Self::new(UnavailableReason::Failed, error.to_string())
     }
 }
 
@@ -171,7 +171,7 @@ impl PathState {
 impl Default for PathState {
     fn default() -> Self {
         Self(Err(Unavailable::new(
-            Reason::Starting,
+            UnavailableReason::Starting,
             "the UDP port is not bound yet",
         )))
     }
@@ -205,7 +205,7 @@ pub struct KernelCounters {
 
 /// A session that both clients have bound.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenSession {
     /// Its number.
     pub vni: Vni,
     /// Leg A and leg B.
@@ -214,7 +214,7 @@ pub struct Open {
     pub locals: [Option<IpAddr>; 2],
 }
 
-impl Open {
+impl OpenSession {
     /// The session, if both clients have bound it.
     pub fn of(session: &SessionInfo) -> Option<Self> {
         let [a, b] = session.legs;
@@ -243,9 +243,9 @@ struct Shared {
 
 /// What a [`KernelPath`] asks of the thread.
 enum Request {
-    Place(Open),
+    Place(OpenSession),
     Remove(Vni),
-    Retain(Vec<Open>),
+    Retain(Vec<OpenSession>),
     Port(Option<u16>),
     Stop {
         leave: Option<Duration>,
@@ -281,7 +281,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         relay_limit: options.relay_limit,
         ..abi::Config::default()
     };
-    let worker = Worker::new(
+    let manager = Manager::new(
         program,
         maps,
         inbox,
@@ -293,7 +293,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
     .map_err(Unavailable::failed)?;
     let thread = thread::Builder::new().name("kernel path".into());
     thread
-        .spawn(move || worker.run())
+        .spawn(move || manager.run())
         .map_err(Unavailable::failed)?;
     Ok(KernelPath(Arc::new(Shared {
         requests,
@@ -321,23 +321,23 @@ pub fn discard(options: &KernelOptions) {
 
 impl KernelPath {
     /// Tells it what the core has decided.
-    pub fn note(&self, event: &Event) {
-        self.tell(match *event {
+    pub fn record(&self, event: &Event) {
+        self.send(match *event {
             Event::Opened { vni, legs, locals } | Event::Moved { vni, legs, locals } => {
-                Request::Place(Open { vni, legs, locals })
+                Request::Place(OpenSession { vni, legs, locals })
             }
             Event::Closed { vni, .. } => Request::Remove(vni),
         });
     }
 
     /// Makes these the only sessions: what an earlier process left besides them ends.
-    pub fn retain(&self, open: Vec<Open>) {
-        self.tell(Request::Retain(open));
+    pub fn retain(&self, open: Vec<OpenSession>) {
+        self.send(Request::Retain(open));
     }
 
     /// The relay's UDP port; `None` while there is none.
     pub fn set_port(&self, port: Option<u16>) {
-        self.tell(Request::Port(port));
+        self.send(Request::Port(port));
     }
 
     /// What came from leg A and leg B, at `now`, to a tenth of a second;
@@ -360,7 +360,7 @@ impl KernelPath {
     fn heard(&self, vni: Vni) -> Option<[(Traffic, Duration); 2]> {
         let session = self.0.entries.get(vni.number())?;
         let clock = sys::monotonic_ns();
-        let heard = session.used.from;
+        let heard = session.usage.from;
         Some(heard.map(|leg| (leg.traffic, leg.silence(clock))))
     }
 
@@ -420,12 +420,12 @@ impl KernelPath {
     /// says, for the next process; without, nothing stays in the kernel.
     pub fn stop(&self, leave: Option<Duration>) {
         let (done, ended) = mpsc::channel();
-        self.tell(Request::Stop { leave, done });
+        self.send(Request::Stop { leave, done });
         // An error means that the thread has ended already.
         ended.recv().ok();
     }
 
-    fn tell(&self, request: Request) {
+    fn send(&self, request: Request) {
         self.0.requests.send(request).ok();
         self.0.waker.wake();
     }

@@ -21,7 +21,7 @@ use tokio::{
 };
 
 use self::{
-    attempt::{Attempt, Outcome},
+    attempt::{Attempt, AttemptResult},
     responder::Responder,
     schedule::{Schedule, Target},
 };
@@ -109,7 +109,7 @@ impl Probing {
     async fn make(&self) -> anyhow::Result<Infallible> {
         let mut dynamic_config = self.dynamic_config.clone();
         let mut schedule = Schedule::new(&self.own);
-        let mut running: JoinSet<(Target, Outcome)> = JoinSet::new();
+        let mut running: JoinSet<(Target, AttemptResult)> = JoinSet::new();
         let attempts = Arc::new(Attempt::new(self.secret.clone()));
         loop {
             schedule.update(
@@ -117,7 +117,7 @@ impl Probing {
                 Instant::now(),
                 jitter,
             );
-            self.tell(&schedule);
+            self.publish(&schedule);
             while running.len() < CONCURRENCY
                 && let Some(target) = schedule.take_due(Instant::now())
             {
@@ -142,7 +142,7 @@ impl Probing {
         }
     }
 
-    fn tell(&self, schedule: &Schedule) {
+    fn publish(&self, schedule: &Schedule) {
         let probes = schedule.results();
         self.state.send_if_modified(|state| {
             state.probes != probes && {

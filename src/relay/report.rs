@@ -274,7 +274,7 @@ fn client(view: &ClientView) -> ClientReport {
 /// Why sockets forward, where somebody may want to know.
 fn path_reason(state: &RelayState) -> Option<&Unavailable> {
     let unavailable = state.path.0.as_ref().err();
-    unavailable.filter(|error| error.reason != kernel::Reason::Chosen)
+    unavailable.filter(|error| error.reason != kernel::UnavailableReason::Chosen)
 }
 
 #[cfg(test)]

@@ -43,7 +43,7 @@ use self::{
     workers::{HandoffBatch, WorkerHandle, Workers},
 };
 use super::{
-    kernel::{KernelCounters, KernelPath, Open},
+    kernel::{KernelCounters, KernelPath, OpenSession},
     persistence::RestoredState,
     socket::{UdpSocket, Waker},
 };
@@ -271,7 +271,10 @@ pub fn spawn(
     }
     if let Some(kernel) = &kernel {
         let open = cores.iter().flat_map(Relay::sessions);
-        kernel.retain(open.filter_map(|session| Open::of(&session)).collect());
+        kernel.retain(
+            open.filter_map(|session| OpenSession::of(&session))
+                .collect(),
+        );
     }
     let (end, ended) = oneshot::channel();
     let end = Arc::new(Mutex::new(Some(end)));

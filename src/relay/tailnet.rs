@@ -237,7 +237,7 @@ impl Tailnet {
         let maps = control.maps(&self.hostinfo(region)).await?;
         let failed = tokio::select! {
             failed = self.follow(maps) => failed,
-            failed = self.tell(&control, home) => failed,
+            failed = self.send_updates(&control, home) => failed,
             () = self.key_that_may_bring_tags() => Failure::OtherKey,
         };
         Err(failed)
@@ -265,7 +265,11 @@ impl Tailnet {
 
     /// Tells control whenever the home region changes, and in any case now and then: Headscale keeps
     /// the stream of a device open that it has deleted, but refuses what the device tells.
-    async fn tell(&self, control: &Control<'_>, home: &mut watch::Receiver<u32>) -> Failure {
+    async fn send_updates(
+        &self,
+        control: &Control<'_>,
+        home: &mut watch::Receiver<u32>,
+    ) -> Failure {
         loop {
             if let Ok(Err(_)) = timeout(PRESENCE, home.changed()).await {
                 return std::future::pending().await;
@@ -300,15 +304,15 @@ impl Tailnet {
     /// Keeps the entries of `clients` at what the configuration says.
     async fn follow_clients(&self) -> Infallible {
         let mut dynamic_config = self.dynamic_config.clone();
-        let mut known = Vec::new();
+        let mut previous = Vec::new();
         loop {
             let clients = dynamic_config.borrow_and_update().clients.clone();
-            if clients != known {
+            if clients != previous {
                 let now = Timestamp::now();
                 self.clients.set(&clients, now);
                 let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
                 self.judge(&netmap, now, false);
-                known = clients;
+                previous = clients;
             }
             if dynamic_config.changed().await.is_err() {
                 return std::future::pending().await;
@@ -335,9 +339,9 @@ impl Tailnet {
         };
         let derp = netmap.derp().clone();
         let stun_servers = derp.stun_servers();
-        self.derp_map.send_if_modified(|known| {
-            *known != derp && {
-                *known = derp;
+        self.derp_map.send_if_modified(|current| {
+            *current != derp && {
+                *current = derp;
                 true
             }
         });

@@ -68,7 +68,7 @@ pub(super) async fn follow(found: watch::Sender<Found>) -> Infallible {
         .inspect_err(|error| tracing::warn!(%error, "changes of interfaces are seen late"))
         .ok();
     loop {
-        look(&found).await;
+        refresh(&found).await;
         tokio::select! {
             () = changed(changes.as_ref()) => {}
             () = sleep(AGAIN) => {}
@@ -78,7 +78,7 @@ pub(super) async fn follow(found: watch::Sender<Found>) -> Infallible {
 
 /// Puts the addresses as they are now into `found`; keeps them, with a warning, when the system
 /// does not say.
-pub(super) async fn look(found: &watch::Sender<Found>) {
+pub(super) async fn refresh(found: &watch::Sender<Found>) {
     let listed = tokio::task::spawn_blocking(list).await;
     match listed.map_err(io::Error::other).flatten() {
         Ok(list) => {

@@ -30,17 +30,17 @@ pub(super) async fn follow(
 ) {
     loop {
         let wanted = hosts(&dynamic_config.borrow_and_update(), node.as_deref());
-        let mut known = found.borrow().names.clone();
-        known.retain(|host, _| wanted.contains(host));
+        let mut resolved = found.borrow().names.clone();
+        resolved.retain(|host, _| wanted.contains(host));
         let lookups = wanted
             .iter()
             .map(|host| async move { (host, lookup(host).await) });
         for (host, answer) in futures::future::join_all(lookups).await {
-            keep(&mut known, host, answer);
+            keep(&mut resolved, host, answer);
         }
         found.send_if_modified(|found| {
-            found.names != known && {
-                found.names = known;
+            found.names != resolved && {
+                found.names = resolved;
                 true
             }
         });
@@ -68,14 +68,14 @@ fn hosts(dynamic_config: &DynamicConfig, node: Option<&str>) -> BTreeSet<String>
 }
 
 /// A name that cannot be looked up keeps what it had.
-fn keep(known: &mut BTreeMap<String, Vec<IpAddr>>, host: &str, answer: Option<Vec<IpAddr>>) {
+fn keep(resolved: &mut BTreeMap<String, Vec<IpAddr>>, host: &str, answer: Option<Vec<IpAddr>>) {
     match answer {
         Some(addresses) if !addresses.is_empty() => {
-            known.insert(host.to_owned(), addresses);
+            resolved.insert(host.to_owned(), addresses);
         }
         _ => tracing::warn!(
             host,
-            kept = known.contains_key(host),
+            kept = resolved.contains_key(host),
             "name of a static endpoint is not resolved: check the name and the node's DNS"
         ),
     }
@@ -100,13 +100,13 @@ mod tests {
     fn failed_lookup_keeps_the_last_answer() {
         let (old, new): (IpAddr, IpAddr) =
             ("192.0.2.1".parse().unwrap(), "192.0.2.2".parse().unwrap());
-        let mut known = BTreeMap::new();
-        keep(&mut known, "relay", Some(vec![old]));
-        keep(&mut known, "relay", None);
-        keep(&mut known, "relay", Some(Vec::new()));
-        assert_eq!(known["relay"], [old]);
-        keep(&mut known, "relay", Some(vec![new]));
-        assert_eq!(known["relay"], [new]);
+        let mut resolved = BTreeMap::new();
+        keep(&mut resolved, "relay", Some(vec![old]));
+        keep(&mut resolved, "relay", None);
+        keep(&mut resolved, "relay", Some(Vec::new()));
+        assert_eq!(resolved["relay"], [old]);
+        keep(&mut resolved, "relay", Some(vec![new]));
+        assert_eq!(resolved["relay"], [new]);
     }
 
     #[tokio::test]

@@ -50,18 +50,18 @@ impl EndpointPublisher {
             self.dynamic_config.clone(),
             found.clone(),
         );
-        interfaces::look(&found).await;
+        interfaces::refresh(&found).await;
         let interfaces = interfaces::follow(found);
         tokio::select! {
             never = interfaces => match never {},
             () = stun => anyhow::bail!("the configuration has ended"),
             () = cloud => anyhow::bail!("the configuration has ended"),
             () = names => anyhow::bail!("the configuration has ended"),
-            ended = self.keep(changes) => ended,
+            ended = self.publish(changes) => ended,
         }
     }
 
-    async fn keep(mut self, mut changes: watch::Receiver<Found>) -> anyhow::Result<Infallible> {
+    async fn publish(mut self, mut changes: watch::Receiver<Found>) -> anyhow::Result<Infallible> {
         let mut port = self.socket_path.port();
         loop {
             let sessions = self.socket_path.snapshot().await.sessions;

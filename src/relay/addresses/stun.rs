@@ -68,7 +68,7 @@ pub(super) async fn follow(
             Some(port) => {
                 let seen = round(&socket_path, &mut answers, &servers).await;
                 let silent = seen.is_empty();
-                found.send_if_modified(|found| note(&mut found.stun, &seen, port));
+                found.send_if_modified(|found| record(&mut found.stun, &seen, port));
                 match silent {
                     true => AGAIN_SILENT,
                     false => Duration::from_secs_f64(rand::rng().random_range(AGAIN)),
@@ -117,8 +117,9 @@ async fn round(
             continue;
         };
         // From whom it was asked, or it is made up.
-        let from =
-            |(known, to): &(TransactionId, SocketAddr)| *known == id && *to == datagram.source;
+        let from = |(question, to): &(TransactionId, SocketAddr)| {
+            *question == id && *to == datagram.source
+        };
         let before = asked.len();
         asked.retain(|question| !from(question));
         if asked.len() < before {
@@ -130,8 +131,8 @@ async fn round(
 }
 
 /// Replaces what is known of each IP version that `seen` has; whether that changes anything.
-fn note(known: &mut [Vec<SocketAddr>; 2], seen: &[SocketAddr], port: u16) -> bool {
-    let before = known.clone();
+fn record(current: &mut [Vec<SocketAddr>; 2], seen: &[SocketAddr], port: u16) -> bool {
+    let before = current.clone();
     for family in Family::ALL {
         let mut of_family: Vec<_> = seen
             .iter()
@@ -149,10 +150,10 @@ fn note(known: &mut [Vec<SocketAddr>; 2], seen: &[SocketAddr], port: u16) -> boo
             of_family.dedup();
         }
         if !of_family.is_empty() {
-            known[family as usize] = of_family;
+            current[family as usize] = of_family;
         }
     }
-    *known != before
+    *current != before
 }
 
 /// One address of each IP version.
@@ -183,27 +184,27 @@ mod tests {
 
     #[test]
     fn answers_that_agree_are_taken_and_kept_while_nobody_answers() {
-        let mut known = [vec![], vec![]];
-        assert!(note(
-            &mut known,
+        let mut current = [vec![], vec![]];
+        assert!(record(
+            &mut current,
             &[at("203.0.113.1:7"), at("203.0.113.1:7")],
             40_000
         ));
-        assert_eq!(known[0], [at("203.0.113.1:7")]);
-        assert!(!note(&mut known, &[], 40_000));
-        assert!(note(&mut known, &[at("[2001:db8::1]:8")], 40_000));
+        assert_eq!(current[0], [at("203.0.113.1:7")]);
+        assert!(!record(&mut current, &[], 40_000));
+        assert!(record(&mut current, &[at("[2001:db8::1]:8")], 40_000));
         assert_eq!(
-            known,
+            current,
             [vec![at("203.0.113.1:7")], vec![at("[2001:db8::1]:8")]]
         );
     }
 
     #[test]
     fn nat_with_a_port_for_each_destination_leaves_its_address_with_our_port() {
-        let mut known = [vec![], vec![]];
+        let mut current = [vec![], vec![]];
         let seen = [at("203.0.113.1:7"), at("203.0.113.1:8")];
-        assert!(note(&mut known, &seen, 40_000));
-        assert_eq!(known[0], [at("203.0.113.1:40000")]);
+        assert!(record(&mut current, &seen, 40_000));
+        assert_eq!(current[0], [at("203.0.113.1:40000")]);
     }
 
     /// Over the relay's own socket: a server that answers, and a stranger that guesses.

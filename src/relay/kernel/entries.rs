@@ -6,7 +6,7 @@ use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
 
 use super::{
     Unavailable,
-    entry::{Entry4, Entry6, Session},
+    entry::{Entry4, Entry6, SessionEntry},
     sys,
 };
 
@@ -49,14 +49,21 @@ impl Entries {
             && fits(self.six.map(), size_of::<Entry6>())?)
     }
 
-    pub(super) fn get(&self, vni: u32) -> Option<Session> {
-        let four = self.four.get(&vni, 0).map(|entry| Session::decode4(&entry));
-        let six = || self.six.get(&vni, 0).map(|entry| Session::decode6(&entry));
+    pub(super) fn get(&self, vni: u32) -> Option<SessionEntry> {
+        let four = self
+            .four
+            .get(&vni, 0)
+            .map(|entry| SessionEntry::decode4(&entry));
+        let six = || {
+            self.six
+                .get(&vni, 0)
+                .map(|entry| SessionEntry::decode6(&entry))
+        };
         four.or_else(|_| six()).ok()
     }
 
     /// Enters a session that has no entry.
-    pub(super) fn insert(&mut self, vni: u32, session: &Session) -> Result<(), MapError> {
+    pub(super) fn insert(&mut self, vni: u32, session: &SessionEntry) -> Result<(), MapError> {
         match session.encode4() {
             Some(entry) => self.four.insert(vni, entry, 0),
             None => self.six.insert(vni, session.encode6(), 0),
@@ -68,8 +75,8 @@ impl Entries {
     pub(super) fn insert_anyway(
         &mut self,
         vni: u32,
-        session: &Session,
-    ) -> Result<Option<(u32, Session)>, MapError> {
+        session: &SessionEntry,
+    ) -> Result<Option<(u32, SessionEntry)>, MapError> {
         let Err(full) = self.insert(vni, session) else {
             return Ok(None);
         };
@@ -87,9 +94,9 @@ impl Entries {
 
     /// Takes an entry out: datagrams that come before it is back go through the sockets, and are
     /// counted there.
-    pub(super) fn take(&mut self, vni: u32) -> Option<Session> {
-        let four = take(&mut self.four, vni).map(|entry| Session::decode4(&entry));
-        four.or_else(|| take(&mut self.six, vni).map(|entry| Session::decode6(&entry)))
+    pub(super) fn take(&mut self, vni: u32) -> Option<SessionEntry> {
+        let four = take(&mut self.four, vni).map(|entry| SessionEntry::decode4(&entry));
+        four.or_else(|| take(&mut self.six, vni).map(|entry| SessionEntry::decode6(&entry)))
     }
 
     pub(super) fn remove(&mut self, vni: u32) {

@@ -24,9 +24,9 @@ const TICK: u32 = 26;
 
 /// One entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Session {
+pub(super) struct SessionEntry {
     pub(super) legs: [Leg; 2],
-    pub(super) used: Used,
+    pub(super) usage: Usage,
 }
 
 /// Where a leg's datagrams go.
@@ -35,13 +35,13 @@ pub(super) struct Leg {
     pub(super) address: SocketAddr,
     /// Longest IP packet on the way; 0 where the sockets forward.
     pub(super) mtu: u16,
-    /// Key of [`Exits`](super::exits::Exits).
-    pub(super) exit: u16,
+    /// Key of [`EgressTable`](super::egress::EgressTable).
+    pub(super) egress: u16,
 }
 
 /// What the program has noted of a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Used {
+pub(super) struct Usage {
     pub(super) from: [LegActivity; 2],
     /// Nanoseconds of CLOCK_MONOTONIC at which it owes nothing to its bandwidth limit.
     pub(super) owes: u64,
@@ -68,7 +68,7 @@ impl LegActivity {
     }
 }
 
-impl Session {
+impl SessionEntry {
     /// The entry, if both legs have IPv4 addresses.
     pub(super) fn encode4(&self) -> Option<Entry4> {
         let mut entry = [0; size_of::<Entry4>()];
@@ -106,16 +106,16 @@ impl Session {
     }
 
     fn encode_common(&self, entry: &mut [u8]) {
-        let of = self.legs.iter().zip(&self.used.from);
+        let of = self.legs.iter().zip(&self.usage.from);
         for ((leg, heard), bytes) in of.zip(entry.chunks_exact_mut(LEG)) {
             bytes[..2].copy_from_slice(&leg.address.port().to_be_bytes());
             bytes[2..4].copy_from_slice(&leg.mtu.to_ne_bytes());
-            bytes[4..6].copy_from_slice(&leg.exit.to_ne_bytes());
+            bytes[4..6].copy_from_slice(&leg.egress.to_ne_bytes());
             bytes[6..8].copy_from_slice(&heard.last_seen.to_ne_bytes());
             bytes[8..16].copy_from_slice(&heard.traffic.packets.to_ne_bytes());
             bytes[16..].copy_from_slice(&heard.traffic.bytes.to_ne_bytes());
         }
-        entry[OWES..COMMON].copy_from_slice(&self.used.owes.to_ne_bytes());
+        entry[OWES..COMMON].copy_from_slice(&self.usage.owes.to_ne_bytes());
     }
 
     fn decode(entry: &[u8], ip: impl Fn(usize) -> IpAddr) -> Self {
@@ -127,7 +127,7 @@ impl Session {
             Leg {
                 address: SocketAddr::new(ip(side), port),
                 mtu: short(at + 2),
-                exit: short(at + 4),
+                egress: short(at + 4),
             }
         };
         let heard = |side: usize| LegActivity {
@@ -139,7 +139,7 @@ impl Session {
         };
         Self {
             legs: [0, 1].map(leg),
-            used: Used {
+            usage: Usage {
                 from: [0, 1].map(heard),
                 owes: long(OWES),
             },
@@ -157,11 +157,11 @@ mod tests {
 
     use super::*;
 
-    fn session(legs: [&str; 2]) -> Session {
+    fn session(legs: [&str; 2]) -> SessionEntry {
         let leg = |at: usize| Leg {
             address: legs[at].parse().unwrap(),
             mtu: 1_400 + at as u16,
-            exit: 0x0102 * (at as u16 + 1),
+            egress: 0x0102 * (at as u16 + 1),
         };
         let heard = |packets| LegActivity {
             traffic: Traffic {
@@ -170,9 +170,9 @@ mod tests {
             },
             last_seen: 0x0304 + packets as u16,
         };
-        Session {
+        SessionEntry {
             legs: [leg(0), leg(1)],
-            used: Used {
+            usage: Usage {
                 from: [heard(1), heard(u64::MAX / 2000)],
                 owes: u64::MAX / 3,
             },
@@ -182,14 +182,17 @@ mod tests {
     #[test]
     fn entry_round_trips() {
         let session4 = session(["192.0.2.1:7", "192.0.2.2:40000"]);
-        assert_eq!(Session::decode4(&session4.encode4().unwrap()), session4);
+        assert_eq!(
+            SessionEntry::decode4(&session4.encode4().unwrap()),
+            session4
+        );
         for legs in [
             ["[2001:db8::1]:7", "[2001:db8::2]:9"],
             ["192.0.2.1:7", "[2001:db8::2]:9"],
         ] {
             let session6 = session(legs);
             assert_eq!(session6.encode4(), None);
-            assert_eq!(Session::decode6(&session6.encode6()), session6);
+            assert_eq!(SessionEntry::decode6(&session6.encode6()), session6);
         }
     }
 

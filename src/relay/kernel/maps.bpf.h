@@ -1,4 +1,4 @@
-// Keys, values and maps of the program, byte for byte as `abi.rs`, `entry.rs` and `exits.rs` have
+// Keys, values and maps of the program, byte for byte as `abi.rs`, `entry.rs` and `egress.rs` have
 // them.
 #pragma once
 #include "packet.bpf.h"
@@ -68,7 +68,7 @@ struct leg {
 	// Longest IP packet on the way to it; 0 where the socket must forward.
 	u16 mtu;
 	// How datagrams get to it (a key of EXITS).
-	u16 exit;
+	u16 egress;
 	// Tick of CLOCK_MONOTONIC (2^26 ns, which u16 counts for 73 minutes) at which data came from it.
 	u16 last_seen;
 	// What came from it.
@@ -93,7 +93,7 @@ struct session6 {
 };
 
 // Where datagrams leave.
-struct exit {
+struct egress {
 	// Device.
 	u32 ifindex;
 	// Which local address the leg was bound through (a key of ADDRESSES; 0 when that is not known):
@@ -149,7 +149,7 @@ struct {
 	UINT(type, MAP_ARRAY);
 	UINT(max_entries, EXIT_COUNT);
 	TYPE(key, u32);
-	TYPE(value, struct exit);
+	TYPE(value, struct egress);
 } EXITS SEC(".maps");
 
 // Addresses of this host, with their keys of ADDRESSES: a datagram for another host is not ours,

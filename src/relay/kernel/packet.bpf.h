@@ -91,7 +91,7 @@ struct packet {
 	// Which address of this host it was sent to (a key of ADDRESSES).
 	u32 local;
 	// By its session: the client that it goes to, and where from.
-	u32 exit;
+	u32 egress;
 	be16 client_port;
 	u16 mtu;
 	u32 ifindex;

@@ -22,11 +22,11 @@ use aya::{
 use relay_proto::VniFilter;
 
 use super::{
-    Reason, Unavailable,
+    Unavailable, UnavailableReason,
     abi::{self, AddressKey, ConfigValue, TrafficValue},
     attachment::{self, Attachment, attach_filter},
+    egress::EgressTable,
     entries::Entries,
-    exits::Exits,
     sys,
 };
 use crate::relay::netlink::Netlink;
@@ -69,7 +69,7 @@ pub(super) struct Program {
 /// The maps that steer it.
 pub(super) struct Maps {
     pub(super) entries: Entries,
-    pub(super) exits: Exits,
+    pub(super) egresses: EgressTable,
     pub(super) locals: HashMap<MapData, AddressKey, u32>,
     pub(super) addresses: Array<MapData, AddressKey>,
     pub(super) config: Array<MapData, ConfigValue>,
@@ -116,7 +116,7 @@ impl Program {
     ) -> Result<(Self, Maps, CounterMaps), Unavailable> {
         if OBJECT.is_empty() {
             return Err(Unavailable::new(
-                Reason::NotBuilt,
+                UnavailableReason::NotBuilt,
                 "this binary was built without clang: install clang and build again",
             ));
         }
@@ -330,7 +330,7 @@ fn take_maps(ebpf: &mut Ebpf) -> Result<(Maps, CounterMaps), Unavailable> {
     };
     let maps = Maps {
         entries: Entries::new(take("SESSIONS4")?, take("SESSIONS6")?)?,
-        exits: Exits::new(take("EXITS")?.try_into().map_err(Unavailable::failed)?),
+        egresses: EgressTable::new(take("EXITS")?.try_into().map_err(Unavailable::failed)?),
         locals: take("LOCALS")?.try_into().map_err(Unavailable::failed)?,
         addresses: take("ADDRESSES")?.try_into().map_err(Unavailable::failed)?,
         config: take("CONFIG")?.try_into().map_err(Unavailable::failed)?,
@@ -400,7 +400,7 @@ fn refused(error: ProgramError) -> Unavailable {
         && let Some(reason) = verdict(&verifier_log.to_string())
     {
         let message = format!("the kernel refuses the program: {reason}");
-        return Unavailable::new(Reason::Refused, message);
+        return Unavailable::new(UnavailableReason::Refused, message);
     }
     unavailable(&error.into())
 }
@@ -427,14 +427,16 @@ fn unavailable(error: &aya::EbpfError) -> Unavailable {
     let text = text.lines().last().unwrap_or_default().to_owned();
     match code {
         Some(libc::EPERM | libc::EACCES) => Unavailable::new(
-            Reason::NotPermitted,
+            UnavailableReason::NotPermitted,
             format!(
                 "the kernel does not permit it ({text}): give the relay CAP_BPF and CAP_NET_ADMIN"
             ),
         ),
-        Some(libc::ENOSYS) => Unavailable::new(Reason::KernelTooOld, "this kernel has no bpf(2)"),
+        Some(libc::ENOSYS) => {
+            Unavailable::new(UnavailableReason::KernelTooOld, "this kernel has no bpf(2)")
+        }
         _ => Unavailable::new(
-            Reason::Refused,
+            UnavailableReason::Refused,
             format!("the kernel refuses the program: {text}"),
         ),
     }

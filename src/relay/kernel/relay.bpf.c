@@ -239,10 +239,10 @@ INLINE int rewrite(struct __sk_buff *skb, u32 family, struct scratch *scratch)
 
 // Out of the leg's device, to its neighbour there. Which one that is the routes have told when the
 // entry was made: a lookup for each packet costs as much as everything else here.
-INLINE void set_hop(struct scratch *scratch, const struct exit *exit)
+INLINE void set_hop(struct scratch *scratch, const struct egress *egress)
 {
 	struct next_hop *hop = &scratch->hop;
-	const struct address *client = &scratch->packet.client, *router = &exit->gateway;
+	const struct address *client = &scratch->packet.client, *router = &egress->gateway;
 	be32 first = router->word[0], second = router->word[1], third = router->word[2],
 	     last = router->word[3];
 	if (!(first | second | third | last)) {
@@ -252,7 +252,7 @@ INLINE void set_hop(struct scratch *scratch, const struct exit *exit)
 		last = client->word[3];
 	}
 	int four = !first && !second && third == BE32(0xffff);
-	scratch->packet.ifindex = exit->ifindex;
+	scratch->packet.ifindex = egress->ifindex;
 	hop->family = four ? INTERNET : INTERNET6;
 	hop->address[0] = four ? last : first;
 	hop->address[1] = second;
@@ -275,10 +275,10 @@ INLINE void time_sample(u64 start)
 // through; then the others need not be looked through.
 INLINE int find_local(struct packet *packet, const struct leg *from)
 {
-	packet->exit = from->exit;
-	const struct exit *exit = map_lookup(&EXITS, &packet->exit);
-	if (exit) {
-		packet->local = exit->local;
+	packet->egress = from->egress;
+	const struct egress *egress = map_lookup(&EXITS, &packet->egress);
+	if (egress) {
+		packet->local = egress->local;
 		const struct address *bound = map_lookup(&ADDRESSES, &packet->local);
 		if (bound && same(bound, &packet->destination))
 			return 1;
@@ -291,11 +291,11 @@ INLINE int find_local(struct packet *packet, const struct leg *from)
 }
 
 // The address that the client hears from: the one it has bound through, if this host has it.
-INLINE void find_source(struct packet *packet, const struct exit *exit)
+INLINE void find_source(struct packet *packet, const struct egress *egress)
 {
 	packet->hears_from = packet->destination;
-	if (exit->local && exit->local != packet->local) {
-		const struct address *other = map_lookup(&ADDRESSES, &exit->local);
+	if (egress->local && egress->local != packet->local) {
+		const struct address *other = map_lookup(&ADDRESSES, &egress->local);
 		if (other && other->word[3])
 			packet->hears_from = *other;
 	}
@@ -307,7 +307,7 @@ INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
 	struct packet *packet = &scratch->packet;
 	packet->client_port = to->port;
 	packet->mtu = to->mtu;
-	u32 exit_key = to->exit;
+	u32 egress_key = to->egress;
 	if (!find_local(packet, from))
 		return pass(PASS_NOT_LOCAL);
 	if (!packet->mtu)
@@ -319,17 +319,17 @@ INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
 		return pass(PASS_TTL);
 	if (packet->udp_at - ETHERNET + UDP_LEN + packet->segment > packet->mtu)
 		return pass(PASS_MTU);
-	packet->exit = exit_key;
-	const struct exit *exit = map_lookup(&EXITS, &packet->exit);
-	if (!exit)
+	packet->egress = egress_key;
+	const struct egress *egress = map_lookup(&EXITS, &packet->egress);
+	if (!egress)
 		return pass(PASS_ERROR);
 	u32 limit = above_limit(scratch, session);
 	if (limit) {
 		count(limit, segments(packet));
 		return DROP;
 	}
-	find_source(packet, exit);
-	set_hop(scratch, exit);
+	find_source(packet, egress);
+	set_hop(scratch, egress);
 	if (rewrite(skb, family, scratch))
 		return pass(PASS_ERROR);
 

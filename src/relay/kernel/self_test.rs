@@ -6,9 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use relay_proto::geneve::{HEADER_LEN, PROTOCOL_WIREGUARD};
 
 use super::{
-    abi,
-    entry::{Leg, Session, Used},
-    exits, frame,
+    abi, egress,
+    entry::{Leg, SessionEntry, Usage},
+    frame,
     program::Maps,
     sys,
 };
@@ -50,14 +50,14 @@ pub(super) fn run(
     Ok(())
 }
 
-fn between(clients: [SocketAddr; 2]) -> Session {
-    Session {
+fn between(clients: [SocketAddr; 2]) -> SessionEntry {
+    SessionEntry {
         legs: clients.map(|address| Leg {
             address,
             mtu: 1500,
-            exit: exits::NONE,
+            egress: egress::NONE,
         }),
-        used: Used::default(),
+        usage: Usage::default(),
     }
 }
 

@@ -5,7 +5,7 @@ use relay_proto::{Family, Traffic};
 
 use crate::registry::{counter, register};
 use crate::relay::{
-    kernel::{DROPPED, KernelCounters, PassReason, PathState, Reason},
+    kernel::{DROPPED, KernelCounters, PassReason, PathState, UnavailableReason},
     socket_path::Snapshot,
 };
 
@@ -28,7 +28,7 @@ pub(super) fn render(registry: &Registry, path: &PathState, snapshot: &Snapshot)
     let value = |is: bool| f64::from(u8::from(is));
     info.with_label_values(&["kernel", ""])
         .set(value(reason.is_none()));
-    for possible in Reason::ALL {
+    for possible in UnavailableReason::ALL {
         info.with_label_values(&["socket", possible.as_str()])
             .set(value(reason == Some(*possible)));
     }

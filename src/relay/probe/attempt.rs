@@ -26,7 +26,7 @@ const WAITS: [Duration; 3] = [
 
 /// What came of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
+pub(super) enum AttemptResult {
     /// The relay answered in this time.
     Reached(Duration),
     /// Nothing came back.
@@ -52,17 +52,17 @@ impl Attempt {
     }
 
     /// Tries to reach the relay with this key at `address`.
-    pub(super) async fn run(&self, key: DiscoPublic, address: SocketAddr) -> Outcome {
+    pub(super) async fn run(&self, key: DiscoPublic, address: SocketAddr) -> AttemptResult {
         let any: SocketAddr = match address.is_ipv4() {
             true => (Ipv4Addr::UNSPECIFIED, 0).into(),
             false => (Ipv6Addr::UNSPECIFIED, 0).into(),
         };
         let Ok(socket) = UdpSocket::bind(any).await else {
-            return Outcome::NoRoute;
+            return AttemptResult::NoRoute;
         };
         // Looks up a route, sends nothing.
         if socket.connect(address).await.is_err() {
-            return Outcome::NoRoute;
+            return AttemptResult::NoRoute;
         }
         let shared = self.secret.shared_with(key);
         for wait in WAITS {
@@ -75,10 +75,10 @@ impl Attempt {
                 let round_trip = start.elapsed();
                 self.send(&socket, &shared, &Message::Answer(challenge))
                     .await;
-                return Outcome::Reached(round_trip);
+                return AttemptResult::Reached(round_trip);
             }
         }
-        Outcome::Silent
+        AttemptResult::Silent
     }
 
     /// What cannot be sent gets no answer either.

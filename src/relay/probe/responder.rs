@@ -1,4 +1,4 @@
-//! The synthetic endpoint: completes bind handshakes of known relays, and does nothing else.
+//! The synthetic endpoint: completes bind handshakes of peer relays, and does nothing else.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -22,10 +22,10 @@ pub(super) type Random = ([u8; 32], [u8; 24]);
 pub(super) struct Responder {
     secret: DiscoSecret,
     public: DiscoPublic,
-    peers: BTreeMap<DiscoPublic, Known>,
+    peers: BTreeMap<DiscoPublic, PeerState>,
 }
 
-struct Known {
+struct PeerState {
     shared: SharedBox,
     seen: Window,
     pending: VecDeque<(SocketAddr, BindCommon)>,
@@ -45,13 +45,13 @@ impl Responder {
     pub(super) fn set_peers(&mut self, keys: impl Iterator<Item = DiscoPublic>) {
         let mut before = std::mem::take(&mut self.peers);
         for key in keys.filter(|key| *key != self.public) {
-            let known = before.remove(&key).unwrap_or_else(|| Known {
+            let peer = before.remove(&key).unwrap_or_else(|| PeerState {
                 shared: self.secret.shared_with(key),
                 seen: Window::default(),
                 pending: VecDeque::new(),
                 completed: 0,
             });
-            self.peers.insert(key, known);
+            self.peers.insert(key, peer);
         }
     }
 
@@ -64,26 +64,26 @@ impl Responder {
         (challenge, nonce): Random,
     ) -> Option<Vec<u8>> {
         let frame = Frame::parse(datagram.strip_prefix(&PROBE_HEADER)?)?;
-        let known = self.peers.get_mut(&frame.sender)?;
-        match frame.open(&known.shared)? {
+        let peer = self.peers.get_mut(&frame.sender)?;
+        match frame.open(&peer.shared)? {
             Message::Bind(bind) if bind.vni == 0 && bind.remote == self.public => {
-                if !known.seen.admit(bind.generation) {
+                if !peer.seen.admit(bind.generation) {
                     return None;
                 }
                 let issued = BindCommon { challenge, ..bind };
-                if known.pending.len() == PENDING {
-                    known.pending.pop_front();
+                if peer.pending.len() == PENDING {
+                    peer.pending.pop_front();
                 }
-                known.pending.push_back((source, issued));
+                peer.pending.push_back((source, issued));
                 let plaintext = Message::Challenge(issued).marshal();
-                let sealed = seal(&known.shared, self.public, nonce, &plaintext);
+                let sealed = seal(&peer.shared, self.public, nonce, &plaintext);
                 Some([&PROBE_HEADER[..], &sealed].concat())
             }
             Message::Answer(answer) => {
-                let at = known.pending.iter().position(|p| *p == (source, answer))?;
-                known.pending.remove(at);
-                known.completed += 1;
-                tracing::debug!(completed = known.completed, "probe completed");
+                let at = peer.pending.iter().position(|p| *p == (source, answer))?;
+                peer.pending.remove(at);
+                peer.completed += 1;
+                tracing::debug!(completed = peer.completed, "probe completed");
                 None
             }
             _ => None,
@@ -93,7 +93,7 @@ impl Responder {
     /// Handshakes that a relay has completed.
     #[cfg(test)]
     pub(super) fn completed(&self, key: DiscoPublic) -> u64 {
-        self.peers.get(&key).map_or(0, |known| known.completed)
+        self.peers.get(&key).map_or(0, |peer| peer.completed)
     }
 }
 

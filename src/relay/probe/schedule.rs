@@ -6,7 +6,7 @@ use k8s_openapi::jiff::Timestamp;
 use relay_proto::DiscoPublic;
 use tokio::time::Instant;
 
-use super::{Outcome, Probe};
+use super::{AttemptResult, Probe};
 use crate::config::peers::{MOST_TRIED, ProbePeer, decode_key};
 
 /// Time between two attempts at an address that works.
@@ -59,8 +59,8 @@ impl Schedule {
             };
             for address in peer.endpoints.iter().take(MOST_ADDRESSES) {
                 let name = (peer.relay.clone(), *address);
-                let known = before.remove(&name).filter(|entry| entry.key == key);
-                let entry = known.unwrap_or_else(|| Entry {
+                let previous = before.remove(&name).filter(|entry| entry.key == key);
+                let entry = previous.unwrap_or_else(|| Entry {
                     key,
                     due: Some(now + Duration::from_millis(500).mul_f64(jitter())),
                     failures: 0,
@@ -96,7 +96,7 @@ impl Schedule {
     pub(super) fn record(
         &mut self,
         target: &Target,
-        outcome: Outcome,
+        outcome: AttemptResult,
         now: Instant,
         time: Timestamp,
         jitter: fn() -> f64,
@@ -107,17 +107,17 @@ impl Schedule {
             return;
         };
         let wait = match outcome {
-            Outcome::Reached(round_trip) => {
+            AttemptResult::Reached(round_trip) => {
                 entry.failures = 0;
                 entry.result = Some((time, Some(round_trip)));
                 AGAIN
             }
-            Outcome::NoRoute => {
+            AttemptResult::NoRoute => {
                 entry.failures = 0;
                 entry.result = None;
                 AGAIN
             }
-            Outcome::Silent => {
+            AttemptResult::Silent => {
                 entry.failures += 1;
                 match entry.failures {
                     ..FAILURES => DOUBT,
@@ -186,7 +186,7 @@ mod tests {
         let first = schedule.take_due(now + LATER).unwrap();
         assert_eq!(first.address.to_string(), "192.0.2.1:1");
         assert!(schedule.take_due(now + LATER).is_none(), "own is not tried");
-        let reached = Outcome::Reached(Duration::from_millis(3));
+        let reached = AttemptResult::Reached(Duration::from_millis(3));
         schedule.record(&first, reached, now, Timestamp::UNIX_EPOCH, evenly);
         assert_eq!(schedule.next_due(), Some(now + AGAIN));
 
@@ -208,15 +208,18 @@ mod tests {
         let record = |schedule: &mut Schedule, outcome| {
             schedule.record(&target, outcome, now, Timestamp::UNIX_EPOCH, evenly);
         };
-        record(&mut schedule, Outcome::Silent);
+        record(&mut schedule, AttemptResult::Silent);
         assert!(schedule.results().is_empty());
         assert_eq!(schedule.next_due(), Some(now + DOUBT));
-        record(&mut schedule, Outcome::Silent);
+        record(&mut schedule, AttemptResult::Silent);
         assert!(!schedule.results()[0].reachable);
         assert_eq!(schedule.next_due(), Some(now + AGAIN_FAILED));
-        record(&mut schedule, Outcome::Reached(Duration::from_millis(1)));
+        record(
+            &mut schedule,
+            AttemptResult::Reached(Duration::from_millis(1)),
+        );
         assert!(schedule.results()[0].reachable);
-        record(&mut schedule, Outcome::NoRoute);
+        record(&mut schedule, AttemptResult::NoRoute);
         assert!(schedule.results().is_empty(), "nothing is known");
     }
 

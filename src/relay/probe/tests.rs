@@ -56,7 +56,7 @@ async fn known_relay_reaches_an_address_and_no_session_comes_of_it() {
     let prober = DiscoSecret::from_bytes([5; 32]);
     let relay = relay(&prober).await;
     let outcome = Attempt::new(prober).run(relay.key, relay.address).await;
-    assert!(matches!(outcome, Outcome::Reached(_)), "{outcome:?}");
+    assert!(matches!(outcome, AttemptResult::Reached(_)), "{outcome:?}");
     let snapshot = relay.handle.snapshot().await;
     assert_eq!(snapshot.sessions.connecting + snapshot.sessions.open, 0);
     assert_eq!(snapshot.counters.challenges, 0);
@@ -67,7 +67,7 @@ async fn stranger_gets_silence() {
     let relay = relay(&DiscoSecret::from_bytes([5; 32])).await;
     let stranger = Attempt::new(DiscoSecret::from_bytes([6; 32]));
     let outcome = stranger.run(relay.key, relay.address).await;
-    assert_eq!(outcome, Outcome::Silent);
+    assert_eq!(outcome, AttemptResult::Silent);
 }
 
 #[tokio::test]
@@ -77,7 +77,7 @@ async fn closed_port_is_silence() {
     drop(socket);
     let prober = Attempt::new(DiscoSecret::from_bytes([5; 32]));
     let outcome = prober.run(DiscoPublic([9; 32]), address).await;
-    assert_eq!(outcome, Outcome::Silent);
+    assert_eq!(outcome, AttemptResult::Silent);
 }
 
 #[test]

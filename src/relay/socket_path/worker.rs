@@ -380,7 +380,7 @@ impl Worker {
     fn handle_events(&mut self) {
         while let Some(event) = self.relay.poll_event() {
             if let Some(kernel) = &self.kernel {
-                kernel.note(&event);
+                kernel.record(&event);
             }
             self.changes.notify_one();
             match event {

@@ -95,7 +95,7 @@ impl Derp {
             Ok(connection) => connection,
             Err(error) => return (false, error),
         };
-        if let Err(error) = connection.note_home().await {
+        if let Err(error) = connection.send_home().await {
             return (false, error);
         }
         self.home
@@ -126,9 +126,9 @@ impl Derp {
     }
 
     /// Notes that a peer got a session.
-    fn note_request(&self, key: NodeKey) {
+    fn record_request(&self, key: NodeKey) {
         let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
-        let news = netmap.note_request(key, &self.clients, Timestamp::now());
+        let news = netmap.record_request(key, &self.clients, Timestamp::now());
         drop(netmap);
         if news {
             self.state.send_modify(|state| {
@@ -211,7 +211,7 @@ impl Regions {
                 return Ok(());
             }
         };
-        self.derp.note_request(from);
+        self.derp.record_request(from);
         match region.flatten() {
             Some(region) if region != self.home => {
                 self.answer_through(region, Answer { to: from, packet });

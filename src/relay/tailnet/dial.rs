@@ -191,7 +191,7 @@ impl Dialer {
                 .await
             }
             (None, []) => return self.tcp(host, port).await,
-            (None, known) => timed(connect(known)).await,
+            (None, addresses) => timed(connect(addresses)).await,
         };
         stream.map_err(|source| DialError::Tcp {
             host: host.into(),

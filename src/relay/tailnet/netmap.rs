@@ -60,7 +60,7 @@ impl Netmap {
         now: Timestamp,
     ) -> Result<bool, DeviceMissing> {
         if let Some(control) = message.control_time {
-            self.clock.hear(control, now);
+            self.clock.record(control, now);
         }
         if message.keep_alive {
             return Ok(false);

@@ -46,10 +46,10 @@ impl Tailnet {
     /// Gets a place in the tailnet. A known device needs no key, and a key that may be used once is
     /// gone by then.
     pub(super) async fn register(&self, control: &Control<'_>) -> Result<(), Failure> {
-        let known = self.identity.is_registered();
+        let registered = self.identity.is_registered();
         let renew = std::mem::take(&mut self.registration().renew);
         let tags = &*self.config.tags;
-        if known && !renew {
+        if registered && !renew {
             let response = self.ask(control, None, &self.requested_tags()).await?;
             if refusal(&response).is_none() {
                 return Ok(());
@@ -58,7 +58,7 @@ impl Tailnet {
         let key = self.config.auth_key.read();
         if key.is_none() && !matches!(self.config.auth_key, AuthKey::None) {
             let problem = self.config.auth_key.missing();
-            return self.without_key(control, known, key, problem).await;
+            return self.without_key(control, registered, key, problem).await;
         }
         self.registration().used.clone_from(&key);
         let mut response = self.ask(control, key.as_deref(), tags).await?;
@@ -79,7 +79,7 @@ impl Tailnet {
                     problem: self.config.auth_key.missing(),
                 })
             }
-            Some(problem) => self.without_key(control, known, key, problem).await,
+            Some(problem) => self.without_key(control, registered, key, problem).await,
             None => {
                 self.identity.mark_registered(without_tags);
                 tracing::info!(control = %self.config.control_url, "registered with control");
@@ -117,11 +117,11 @@ impl Tailnet {
     async fn without_key(
         &self,
         control: &Control<'_>,
-        known: bool,
+        registered: bool,
         key: Option<String>,
         problem: Problem,
     ) -> Result<(), Failure> {
-        if known && refusal(&self.ask(control, None, &[]).await?).is_none() {
+        if registered && refusal(&self.ask(control, None, &[]).await?).is_none() {
             return Ok(());
         }
         Err(Failure::Refused { key, problem })

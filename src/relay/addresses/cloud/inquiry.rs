@@ -159,7 +159,7 @@ impl Inquiry {
             (StatusCode::OK, Question::Interfaces) => self.left.extend(interfaces(body)?),
             (StatusCode::OK, Question::Addresses { read, .. }) => {
                 for text in read(body).ok_or(Unusable::Form)? {
-                    self.note(&text)?;
+                    self.record(&text)?;
                 }
             }
             (StatusCode::NOT_FOUND, Question::Addresses { .. }) => {}
@@ -173,7 +173,7 @@ impl Inquiry {
         self.found
     }
 
-    fn note(&mut self, text: &str) -> Result<(), Unusable> {
+    fn record(&mut self, text: &str) -> Result<(), Unusable> {
         // Services say that there is none by an empty text.
         if text.is_empty() {
             return Ok(());

@@ -11,7 +11,7 @@ use super::{
     wire::{Relay, exchange},
 };
 use crate::relay::kernel::{
-    Attachment, Reason,
+    Attachment, UnavailableReason,
     program::{Program, take_over},
 };
 
@@ -67,7 +67,7 @@ fn program_that_another_process_detaches_is_attached_again_and_nothing_is_lost_m
         Ok(_) => None,
         Err(error) => Some(error.reason),
     };
-    relay.wait(|relay| said(relay) == Some(Reason::Detached));
+    relay.wait(|relay| said(relay) == Some(UnavailableReason::Detached));
     exchange(3);
     relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(2));
     let before = relay.forwarded(Family::V4);

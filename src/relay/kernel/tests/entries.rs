@@ -10,8 +10,8 @@ use super::{
     wire::{PORT, Relay, Wire, clients4, clients6, exchange, send_until_received, two_cables},
 };
 use crate::relay::kernel::{
-    entry::{Leg, Session, Used},
-    exits::{self, Exit},
+    egress::{self, Egress},
+    entry::{Leg, SessionEntry, Usage},
     self_test,
 };
 
@@ -77,14 +77,14 @@ fn self_test_passes_where_there_is_no_room_and_every_session_is_there_afterwards
         let leg = Leg {
             address: at(address),
             mtu: 1_500,
-            exit: exits::NONE,
+            egress: egress::NONE,
         };
-        let used = Used::default();
+        let usage = Usage::default();
         (
             vni,
-            Session {
+            SessionEntry {
                 legs: [leg; 2],
-                used,
+                usage,
             },
         )
     });
@@ -105,24 +105,24 @@ fn ways_out_that_no_session_uses_make_room_for_others() {
         return;
     }
     let (_program, mut maps) = loaded(7);
-    let exit = |ifindex| Exit {
+    let egress = |ifindex| Egress {
         ifindex,
-        ..Exit::default()
+        ..Egress::default()
     };
-    assert_eq!(maps.exits.key(exit(0)), Some(exits::NONE));
+    assert_eq!(maps.egresses.key(egress(0)), Some(egress::NONE));
     let keys: Vec<u16> = (1..)
-        .map_while(|ifindex| maps.exits.key(exit(ifindex)))
+        .map_while(|ifindex| maps.egresses.key(egress(ifindex)))
         .collect();
     let all: BTreeSet<_> = keys.iter().copied().collect();
     assert_eq!((keys.len(), all.len()), (1023, 1023));
-    assert_eq!(maps.exits.key(exit(7)), Some(keys[6]));
+    assert_eq!(maps.egresses.key(egress(7)), Some(keys[6]));
 
-    maps.exits.keep(&keys[..1000].iter().copied().collect());
-    assert_eq!(maps.exits.get(keys[6]), Some(exit(7)));
-    assert_eq!(maps.exits.get(keys[1000]), None);
-    assert_eq!(maps.exits.get(exits::NONE), Some(exit(0)));
+    maps.egresses.keep(&keys[..1000].iter().copied().collect());
+    assert_eq!(maps.egresses.get(keys[6]), Some(egress(7)));
+    assert_eq!(maps.egresses.get(keys[1000]), None);
+    assert_eq!(maps.egresses.get(egress::NONE), Some(egress(0)));
     let again: Vec<_> = (5000..)
-        .map_while(|ifindex| maps.exits.key(exit(ifindex)))
+        .map_while(|ifindex| maps.egresses.key(egress(ifindex)))
         .collect();
     assert_eq!(again, keys[1000..]);
 }

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::relay::kernel::{
     abi,
-    entry::{Leg, Session, Used},
-    exits::Exit,
+    egress::Egress,
+    entry::{Leg, SessionEntry, Usage},
     frame,
     program::{Maps, Program},
     self_test::REDIRECTED,
@@ -81,7 +81,7 @@ impl Twins {
                 _ => 0,
             };
             let mut leg = |at: usize| {
-                let exit = Exit {
+                let egress = Egress {
                     ifindex: 1,
                     local: key(&bound[at]),
                     gateway: None,
@@ -89,12 +89,12 @@ impl Twins {
                 Leg {
                     address: legs[at],
                     mtu,
-                    exit: maps.exits.key(exit).unwrap(),
+                    egress: maps.egresses.key(egress).unwrap(),
                 }
             };
-            let session = Session {
+            let session = SessionEntry {
                 legs: [leg(0), leg(1)],
-                used: Used::default(),
+                usage: Usage::default(),
             };
             maps.entries.insert(vni.number(), &session).unwrap();
             sessions.push((vni, legs, bound));

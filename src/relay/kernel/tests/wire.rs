@@ -13,7 +13,7 @@ use super::{
     permitted,
 };
 use crate::relay::{
-    kernel::{Attachment, KernelOptions, KernelPath, Open, start},
+    kernel::{Attachment, KernelOptions, KernelPath, OpenSession, start},
     namespace::Net,
     persistence::RestoredState,
     socket::{self, Outgoing, Payload, SendBatch},
@@ -142,10 +142,10 @@ impl Relay {
         });
     }
 
-    /// Open sessions, as the core has them.
-    pub(super) fn sessions(&self) -> Vec<Open> {
+    /// OpenSession sessions, as the core has them.
+    pub(super) fn sessions(&self) -> Vec<OpenSession> {
         let sessions = block_on(self.socket_path.sessions());
-        sessions.iter().filter_map(Open::of).collect()
+        sessions.iter().filter_map(OpenSession::of).collect()
     }
 
     pub(super) fn snapshot(&self) -> Snapshot {

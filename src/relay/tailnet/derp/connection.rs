@@ -75,7 +75,7 @@ impl Connection {
     }
 
     /// Tells the server that this is the home region.
-    pub(super) async fn note_home(&self) -> Result<(), DerpError> {
+    pub(super) async fn send_home(&self) -> Result<(), DerpError> {
         let note = NotePreferred { is_home: 1 };
         let sent = timeout(PATIENCE, self.client.send_frame(&note)).await;
         sent.ok().and_then(Result::ok).ok_or(DerpError::Lost)

@@ -16,7 +16,7 @@ pub(super) struct ControlClock {
 
 impl ControlClock {
     /// Compares the two clocks (`tailcfg.MapResponse.ControlTime`).
-    pub(super) fn hear(&mut self, control: Timestamp, local: Timestamp) {
+    pub(super) fn record(&mut self, control: Timestamp, local: Timestamp) {
         let ahead = control.duration_since(local);
         let differs = ahead.unsigned_abs() > TOLERANCE.unsigned_abs();
         self.ahead = if differs { ahead } else { SignedDuration::ZERO };
@@ -47,10 +47,10 @@ mod tests {
             ("2025-12-31T23:00:00Z", "2025-12-31T23:00:00Z"),
             ("2025-12-31T23:59:30Z", "2026-01-01T00:00:00Z"),
         ] {
-            clock.hear(control.parse().unwrap(), local);
+            clock.record(control.parse().unwrap(), local);
             assert_eq!(clock.now(local), Some(now.parse().unwrap()), "{control}");
         }
-        clock.hear("2020-01-01T00:00:00Z".parse().unwrap(), local);
+        clock.record("2020-01-01T00:00:00Z".parse().unwrap(), local);
         assert_eq!(clock.now(local), None);
     }
 }

@@ -311,8 +311,8 @@ fn clients_are_counted_by_tag_and_user_and_requests_noted() {
     let clients = Clients::default();
     let texts = ["tag:office", "alice@example.com", "tag:lab"].map(str::to_owned);
     clients.set(&texts, NOW);
-    assert!(map.note_request(NodeKey([OTHER; 32]), &clients, NOW));
-    assert!(!map.note_request(NodeKey([9; 32]), &clients, NOW));
+    assert!(map.record_request(NodeKey([OTHER; 32]), &clients, NOW));
+    assert!(!map.record_request(NodeKey([9; 32]), &clients, NOW));
     let counted = map.clients(&clients, NOW).into_iter().map(|view| {
         let devices = view.devices.unwrap();
         (devices.known, devices.granted, view.asked.is_some())

@@ -10,16 +10,16 @@ use aya::maps::{Array, MapData};
 use super::abi::address_key;
 
 /// One of them, as `maps.bpf.h` has it.
-pub(super) type ExitValue = [u8; 24];
+pub(super) type EgressValue = [u8; 24];
 
 /// Keys that there are. The first stands for none.
 const COUNT: u32 = 1024;
-/// Key of the exit without device and local address.
+/// Key of the egress without device and local address.
 pub(super) const NONE: u16 = 0;
 
 /// Device, local address and router.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) struct Exit {
+pub(super) struct Egress {
     /// Device; 0 for none.
     pub(super) ifindex: u32,
     /// Key of the local address that the client knows the relay by; 0 when that is not known.
@@ -29,54 +29,54 @@ pub(super) struct Exit {
 }
 
 /// Those that the program knows, by key.
-pub(super) struct Exits {
-    map: Array<MapData, ExitValue>,
-    known: Vec<Option<Exit>>,
+pub(super) struct EgressTable {
+    map: Array<MapData, EgressValue>,
+    entries: Vec<Option<Egress>>,
 }
 
-impl Exits {
+impl EgressTable {
     /// With what an earlier process has entered.
-    pub(super) fn new(map: Array<MapData, ExitValue>) -> Self {
+    pub(super) fn new(map: Array<MapData, EgressValue>) -> Self {
         let read = |key| {
             let value = map.get(&key, 0).ok()?;
-            (value != [0; size_of::<ExitValue>()]).then(|| Exit::decode(&value))
+            (value != [0; size_of::<EgressValue>()]).then(|| Egress::decode(&value))
         };
-        let known = (1..COUNT).map(read);
-        let known = std::iter::once(Some(Exit::default()))
-            .chain(known)
+        let previous = (1..COUNT).map(read);
+        let entries = std::iter::once(Some(Egress::default()))
+            .chain(previous)
             .collect();
-        Self { map, known }
+        Self { map, entries }
     }
 
-    /// The exit with this key.
-    pub(super) fn get(&self, key: u16) -> Option<Exit> {
-        *self.known.get(usize::from(key))?
+    /// The egress with this key.
+    pub(super) fn get(&self, key: u16) -> Option<Egress> {
+        *self.entries.get(usize::from(key))?
     }
 
-    /// Key of an exit, which is entered if it is new; `None` when there is no room.
-    pub(super) fn key(&mut self, exit: Exit) -> Option<u16> {
-        if let Some(key) = self.known.iter().position(|known| *known == Some(exit)) {
+    /// Key of an egress, which is entered if it is new; `None` when there is no room.
+    pub(super) fn key(&mut self, egress: Egress) -> Option<u16> {
+        if let Some(key) = self.entries.iter().position(|entry| *entry == Some(egress)) {
             return u16::try_from(key).ok();
         }
-        let key = self.known.iter().position(Option::is_none)?;
-        self.map.set(key as u32, exit.encode(), 0).ok()?;
-        self.known[key] = Some(exit);
+        let key = self.entries.iter().position(Option::is_none)?;
+        self.map.set(key as u32, egress.encode(), 0).ok()?;
+        self.entries[key] = Some(egress);
         u16::try_from(key).ok()
     }
 
     /// Forgets those that no entry names.
     pub(super) fn keep(&mut self, used: &BTreeSet<u16>) {
-        for (key, known) in (0..).zip(&mut self.known) {
+        for (key, entry) in (0..).zip(&mut self.entries) {
             if key != NONE && !used.contains(&key) {
-                *known = None;
+                *entry = None;
             }
         }
     }
 }
 
-impl Exit {
-    fn encode(self) -> ExitValue {
-        let mut value = [0; size_of::<ExitValue>()];
+impl Egress {
+    fn encode(self) -> EgressValue {
+        let mut value = [0; size_of::<EgressValue>()];
         value[..4].copy_from_slice(&self.ifindex.to_ne_bytes());
         value[4..8].copy_from_slice(&u32::from(self.local).to_ne_bytes());
         if let Some(gateway) = self.gateway {
@@ -85,7 +85,7 @@ impl Exit {
         value
     }
 
-    fn decode(value: &ExitValue) -> Self {
+    fn decode(value: &EgressValue) -> Self {
         let number = |at: usize| {
             let bytes = value[at..].first_chunk().expect("the value is that long");
             u32::from_ne_bytes(*bytes)
@@ -109,12 +109,12 @@ mod tests {
     #[test]
     fn exit_round_trips() {
         for gateway in [None, Some("192.0.2.9"), Some("fe80::9")] {
-            let exit = Exit {
+            let egress = Egress {
                 ifindex: 0x0102_0304,
                 local: 0x0506,
                 gateway: gateway.map(|ip| ip.parse().unwrap()),
             };
-            assert_eq!(Exit::decode(&exit.encode()), exit);
+            assert_eq!(Egress::decode(&egress.encode()), egress);
         }
     }
 }

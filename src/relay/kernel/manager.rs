@@ -17,14 +17,14 @@ use relay_proto::Vni;
 use tokio::sync::watch;
 
 use super::{
-    Open, PathState, Reason, Request, Unavailable,
+    OpenSession, PathState, Request, Unavailable, UnavailableReason,
     abi::{self, AddressKey, Config},
-    entry::{Leg, Session, Used},
-    exits::{self, Exit},
-    guard::Guard,
+    egress::{self, Egress},
+    entry::{Leg, SessionEntry, Usage},
     program::{Maps, Program},
+    reattach::ReattachBackoff,
+    route_cache::RouteCache,
     self_test, sys,
-    ways::Ways,
 };
 use crate::relay::{
     netlink::{self, Changes, Device, Netlink},
@@ -47,14 +47,14 @@ const KEYLESS: u32 = u16::MAX as u32;
 
 /// How datagrams get to a client.
 #[derive(Debug, Clone, Copy, Default)]
-struct Way {
+struct NextHop {
     ifindex: u32,
     mtu: u16,
     gateway: Option<IpAddr>,
 }
 
 /// State of the thread.
-pub(super) struct Worker {
+pub(super) struct Manager {
     program: Program,
     maps: Maps,
     inbox: mpsc::Receiver<Request>,
@@ -63,22 +63,22 @@ pub(super) struct Worker {
     netlink: Netlink,
     changes: Changes,
     devices: BTreeMap<u32, Device>,
-    ways: Ways,
+    routes: RouteCache,
     locals: BTreeMap<AddressKey, u32>,
     /// Open sessions through local addresses that have no key, or not yet: news of an address may
     /// come after those of a session.
-    keyless: BTreeMap<Vni, Open>,
+    keyless: BTreeMap<Vni, OpenSession>,
     config: Config,
     tested: Option<Result<(), Unavailable>>,
     keys_given: BTreeMap<AddressKey, u32>,
-    guard: Guard,
+    reattach: ReattachBackoff,
     /// When a device may be attached again that has been lost.
     again: Option<Instant>,
     /// Attachments that somebody else has taken away, for metrics.
     detached: Arc<AtomicU64>,
 }
 
-impl Worker {
+impl Manager {
     pub(super) fn new(
         program: Program,
         maps: Maps,
@@ -98,7 +98,7 @@ impl Worker {
             port: left.port,
             ..config
         };
-        let mut worker = Self {
+        let mut manager = Self {
             program,
             maps,
             inbox,
@@ -107,24 +107,24 @@ impl Worker {
             netlink: Netlink::new()?,
             changes: Changes::of(netlink::EVERYTHING)?,
             devices: BTreeMap::new(),
-            ways: Ways::default(),
+            routes: RouteCache::default(),
             locals,
             keyless: BTreeMap::new(),
             config,
             tested: None,
             keys_given,
-            guard: Guard::default(),
+            reattach: ReattachBackoff::default(),
             again: None,
             detached,
         };
-        worker.look()?;
-        Ok(worker)
+        manager.refresh_addresses()?;
+        Ok(manager)
     }
 
     /// Runs until it is told to stop, or nobody is left to tell it.
     pub(super) fn run(mut self) {
         let mut renew = Instant::now();
-        let mut look = renew + WATCH;
+        let mut watch_at = renew + WATCH;
         let mut settled = None;
         loop {
             self.waker.clear();
@@ -157,11 +157,11 @@ impl Worker {
                 renew = now + RENEW;
                 self.renew(WATCHDOG);
             }
-            if look <= now {
-                look = now + WATCH;
+            if watch_at <= now {
+                watch_at = now + WATCH;
                 self.watch(now);
             }
-            let next = renew.min(look);
+            let next = renew.min(watch_at);
             let next = settled.map_or(next, |at: Instant| at.min(next));
             let fds = [
                 (self.waker.as_fd(), Interest::Read),
@@ -205,7 +205,7 @@ impl Worker {
 
     /// Enters a session, or what has changed of it; what is counted already stays counted, and an
     /// entry that is right stays untouched.
-    fn place(&mut self, open: &Open) {
+    fn place(&mut self, open: &OpenSession) {
         let key = |ip: IpAddr| self.locals.get(&abi::address_key(ip)).copied();
         let keys = open
             .locals
@@ -216,24 +216,27 @@ impl Worker {
             self.keyless.remove(&open.vni);
         }
         let session = self.session(open.legs, keys.map(|key| key as u16));
-        let known = self.maps.entries.get(open.vni.number());
-        if known.is_none_or(|known| known.legs != session.legs) {
+        let present = self.maps.entries.get(open.vni.number());
+        if present.is_none_or(|present| present.legs != session.legs) {
             self.replace(open.vni.number(), session);
         }
     }
 
-    fn replace(&mut self, vni: u32, session: Session) {
-        let used = self.maps.entries.take(vni).map(|old| old.used);
-        let used = used.unwrap_or_default();
-        let entered = self.maps.entries.insert(vni, &Session { used, ..session });
+    fn replace(&mut self, vni: u32, session: SessionEntry) {
+        let usage = self.maps.entries.take(vni).map(|old| old.usage);
+        let usage = usage.unwrap_or_default();
+        let entered = self
+            .maps
+            .entries
+            .insert(vni, &SessionEntry { usage, ..session });
         if let Err(error) = entered {
             tracing::debug!(%error, vni, "no room in the kernel; the sockets forward");
         }
     }
 
     /// Makes `open` the only sessions.
-    fn retain(&mut self, open: Vec<Open>) {
-        let open: BTreeMap<u32, Open> = open
+    fn retain(&mut self, open: Vec<OpenSession>) {
+        let open: BTreeMap<u32, OpenSession> = open
             .into_iter()
             .map(|open| (open.vni.number(), open))
             .collect();
@@ -249,44 +252,49 @@ impl Worker {
     }
 
     /// An entry: forwarded by the program when both legs are of one family and a way leads to each.
-    fn session(&mut self, legs: [SocketAddr; 2], locals: [u16; 2]) -> Session {
-        let ways = [0, 1].map(|at| self.way(locals[at], legs[at].ip()));
-        let forwards = legs[0].is_ipv4() == legs[1].is_ipv4() && ways.iter().all(Option::is_some);
+    fn session(&mut self, legs: [SocketAddr; 2], locals: [u16; 2]) -> SessionEntry {
+        let next_hops = [0, 1].map(|at| self.next_hop(locals[at], legs[at].ip()));
+        let forwards =
+            legs[0].is_ipv4() == legs[1].is_ipv4() && next_hops.iter().all(Option::is_some);
         let legs = [0, 1].map(|at| {
-            let way = ways[at].filter(|_| forwards);
-            self.leg(legs[at], locals[at], way.unwrap_or_default())
+            let next_hop = next_hops[at].filter(|_| forwards);
+            self.leg(legs[at], locals[at], next_hop.unwrap_or_default())
         });
-        let used = Used::default();
-        Session { legs, used }
+        let usage = Usage::default();
+        SessionEntry { legs, usage }
     }
 
-    fn leg(&mut self, address: SocketAddr, local: u16, way: Way) -> Leg {
-        let exit = Exit {
-            ifindex: way.ifindex,
+    fn leg(&mut self, address: SocketAddr, local: u16, next_hop: NextHop) -> Leg {
+        let egress = Egress {
+            ifindex: next_hop.ifindex,
             local,
-            gateway: way.gateway,
+            gateway: next_hop.gateway,
         };
-        let (mtu, exit) = match self.maps.exits.key(exit) {
-            Some(key) => (way.mtu, key),
-            None => (0, exits::NONE),
+        let (mtu, egress) = match self.maps.egresses.key(egress) {
+            Some(key) => (next_hop.mtu, key),
+            None => (0, egress::NONE),
         };
-        Leg { address, mtu, exit }
+        Leg {
+            address,
+            mtu,
+            egress,
+        }
     }
 
     /// The way to an address, from the local one with this key; `None` when it is this host's own,
     /// nothing leads there, or this host does not have the local one.
-    fn way(&mut self, local: u16, to: IpAddr) -> Option<Way> {
+    fn next_hop(&mut self, local: u16, to: IpAddr) -> Option<NextHop> {
         let from = match local {
             0 => None,
             key => Some(self.local(key)?),
         };
-        let route = self.ways.find(&mut self.netlink, from, to)?;
+        let route = self.routes.find(&mut self.netlink, from, to)?;
         let device = self
             .devices
             .get(&route.ifindex)
             .filter(|device| !device.loopback)?;
         let mtu = route.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
-        Some(Way {
+        Some(NextHop {
             ifindex: route.ifindex,
             mtu: u16::try_from(mtu).unwrap_or(u16::MAX),
             gateway: route.gateway,
@@ -301,11 +309,11 @@ impl Worker {
 
     /// Follows a change of the network.
     fn follow(&mut self) {
-        if let Err(error) = self.look() {
+        if let Err(error) = self.refresh_addresses() {
             tracing::warn!(%error, "failed to look at the network again");
             return;
         }
-        self.ways.clear();
+        self.routes.clear();
         self.attach();
         self.reroute();
         for open in std::mem::take(&mut self.keyless).into_values() {
@@ -320,19 +328,19 @@ impl Worker {
             let Some(old) = self.maps.entries.get(vni) else {
                 continue;
             };
-            let exits = old.legs.map(|leg| self.maps.exits.get(leg.exit));
-            let locals = exits.map(|exit| exit.unwrap_or_default().local);
+            let egresses = old.legs.map(|leg| self.maps.egresses.get(leg.egress));
+            let locals = egresses.map(|egress| egress.unwrap_or_default().local);
             let new = self.session(old.legs.map(|leg| leg.address), locals);
-            used.extend(new.legs.map(|leg| leg.exit));
+            used.extend(new.legs.map(|leg| leg.egress));
             if old.legs != new.legs {
                 self.replace(vni, new);
             }
         }
-        self.maps.exits.keep(&used);
+        self.maps.egresses.keep(&used);
     }
 
     /// Learns devices and addresses.
-    fn look(&mut self) -> io::Result<()> {
+    fn refresh_addresses(&mut self) -> io::Result<()> {
         self.devices = self.netlink.devices()?;
         let addresses = self.devices.values().flat_map(|device| &device.addresses);
         let wanted: BTreeSet<AddressKey> = addresses
@@ -341,7 +349,7 @@ impl Worker {
             .collect();
         for (gone, key) in self
             .locals
-            .extract_if(.., |known, _| !wanted.contains(known))
+            .extract_if(.., |address, _| !wanted.contains(address))
         {
             self.maps.locals.remove(&gone).ok();
             self.maps.addresses.set(key, [0; 16], 0).ok();
@@ -361,8 +369,8 @@ impl Worker {
                 .retain(|address, _| self.locals.contains_key(address));
         }
         let given: BTreeSet<u32> = self.keys_given.values().copied().collect();
-        let known = self.keys_given.get(&address).copied();
-        let Some(key) = known.or_else(|| LOCALS.into_iter().find(|key| !given.contains(key)))
+        let previous = self.keys_given.get(&address).copied();
+        let Some(key) = previous.or_else(|| LOCALS.into_iter().find(|key| !given.contains(key)))
         else {
             return tracing::debug!("no room for a local address; the sockets serve it");
         };
@@ -380,7 +388,7 @@ impl Worker {
     fn attach(&mut self) {
         if self.config.port == 0 {
             self.renew(WATCHDOG);
-            return self.tell(PathState::default());
+            return self.publish(PathState::default());
         }
         self.renew(WATCHDOG);
         if self.tested.is_none() {
@@ -397,22 +405,23 @@ impl Worker {
                 && device.addresses.iter().any(is_served)
         };
         let now = Instant::now();
-        self.guard.retain(|index| self.devices.contains_key(&index));
-        self.again = self.guard.due(now);
+        self.reattach
+            .retain(|index| self.devices.contains_key(&index));
+        self.again = self.reattach.due(now);
         let devices = self.devices.iter().filter(|(_, device)| carries(device));
         let (devices, waiting): (Vec<_>, Vec<_>) =
-            devices.partition(|(index, _)| self.guard.allows(**index, now));
+            devices.partition(|(index, _)| self.reattach.allows(**index, now));
         let waiting = waiting.first().map(|(_, device)| device.name.clone());
         let devices = devices
             .into_iter()
             .map(|(index, device)| (*index, device.name.clone()));
         let problems = self.program.attach(&devices.collect());
         let attached = self.program.attached();
-        self.tell(PathState(match problems.first() {
+        self.publish(PathState(match problems.first() {
             _ if attached > 0 => Ok(attached),
             Some(problem) => Err(Unavailable::failed(problem)),
             None if waiting.is_some() => Err(Unavailable::new(
-                Reason::Detached,
+                UnavailableReason::Detached,
                 format!(
                     "another process has detached the relay's program from {} again and again: find \
                      it with `bpftool net`; attaching is retried",
@@ -420,7 +429,7 @@ impl Worker {
                 ),
             )),
             None => Err(Unavailable::new(
-                Reason::NoDevice,
+                UnavailableReason::NoDevice,
                 "no Ethernet device of this host has an address",
             )),
         }));
@@ -437,7 +446,7 @@ impl Worker {
         let lost = self.program.lost(&mut self.netlink);
         for index in &lost {
             self.program.forget(*index);
-            let wait = self.guard.lose(*index, now);
+            let wait = self.reattach.lose(*index, now);
             let device = self.devices.get(index).map(|device| &device.name);
             tracing::warn!(
                 ?device,
@@ -451,10 +460,10 @@ impl Worker {
         }
         let count = lost.len() as u64;
         self.detached.fetch_add(count, Ordering::Relaxed);
-        if self.ways.check(&mut self.netlink, now) {
+        if self.routes.check(&mut self.netlink, now) {
             let begin = Instant::now();
             self.reroute();
-            self.ways.followed(begin.elapsed(), Instant::now());
+            self.routes.record_reroute(begin.elapsed(), Instant::now());
         }
     }
 
@@ -462,7 +471,7 @@ impl Worker {
         let program = self.program.fd().map_err(Unavailable::failed)?;
         self_test::run(&program, &mut self.maps, self.config.port).map_err(|error| {
             Unavailable::new(
-                Reason::SelfTestFailed,
+                UnavailableReason::SelfTestFailed,
                 format!("the program forwards wrongly on this kernel: {error}"),
             )
         })
@@ -482,13 +491,13 @@ impl Worker {
         self.config.port = 0;
         self.renew(WATCHDOG);
         self.program.remove();
-        self.tell(PathState(Err(error)));
+        self.publish(PathState(Err(error)));
     }
 
-    fn tell(&self, state: PathState) {
-        self.state.send_if_modified(|known| {
-            *known != state && {
-                *known = state;
+    fn publish(&self, state: PathState) {
+        self.state.send_if_modified(|current| {
+            *current != state && {
+                *current = state;
                 true
             }
         });

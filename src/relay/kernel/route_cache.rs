@@ -20,18 +20,18 @@ const SHARE: u32 = 10;
 type Ends = (Option<IpAddr>, IpAddr);
 
 #[derive(Debug, Default)]
-pub(super) struct Ways {
-    known: HashMap<Ends, Option<Route>>,
+pub(super) struct RouteCache {
+    cached: HashMap<Ends, Option<Route>>,
     /// What is asked for again next.
     due: Vec<Ends>,
     /// Nothing is asked for again before.
     rest: Option<Instant>,
 }
 
-impl Ways {
+impl RouteCache {
     /// Forgets all of them.
     pub(super) fn clear(&mut self) {
-        self.known.clear();
+        self.cached.clear();
         self.due.clear();
     }
 
@@ -42,12 +42,12 @@ impl Ways {
         from: Option<IpAddr>,
         to: IpAddr,
     ) -> Option<Route> {
-        if let Some(route) = self.known.get(&(from, to)) {
+        if let Some(route) = self.cached.get(&(from, to)) {
             return *route;
         }
         let route = ask(netlink, (from, to));
-        if self.known.len() < MOST {
-            self.known.insert((from, to), route);
+        if self.cached.len() < MOST {
+            self.cached.insert((from, to), route);
         }
         route
     }
@@ -59,19 +59,19 @@ impl Ways {
             return false;
         }
         if self.due.is_empty() {
-            self.due.extend(self.known.keys());
+            self.due.extend(self.cached.keys());
         }
         let rest = self.due.len().saturating_sub(AGAIN);
         let mut changed = false;
         for ends in self.due.split_off(rest) {
             let route = ask(netlink, ends);
-            changed |= self.known.insert(ends, route) != Some(route);
+            changed |= self.cached.insert(ends, route) != Some(route);
         }
         changed
     }
 
     /// What follows from a changed way took so long, until `now`.
-    pub(super) fn followed(&mut self, took: Duration, now: Instant) {
+    pub(super) fn record_reroute(&mut self, took: Duration, now: Instant) {
         self.rest = Some(now + took * SHARE);
     }
 }

@@ -13,7 +13,7 @@ const PEACE: Duration = Duration::from_secs(5 * 60);
 /// Losses by device index. Two programs that each put themselves in the other's place must not
 /// keep each other busy.
 #[derive(Debug, Default)]
-pub(super) struct Guard {
+pub(super) struct ReattachBackoff {
     lost: BTreeMap<u32, Lost>,
 }
 
@@ -23,7 +23,7 @@ struct Lost {
     wait: Duration,
 }
 
-impl Guard {
+impl ReattachBackoff {
     /// A device was lost; returns how long it is left alone.
     pub(super) fn lose(&mut self, index: u32, now: Instant) -> Duration {
         let before = self.lost.get(&index);
@@ -62,22 +62,22 @@ mod tests {
 
     #[test]
     fn first_loss_is_mended_at_once_and_a_fight_is_not_fought() {
-        let (mut guard, start) = (Guard::default(), Instant::now());
+        let (mut backoff, start) = (ReattachBackoff::default(), Instant::now());
         let mut now = start;
         let mut waits = Vec::new();
         for _ in 0..10 {
-            let wait = guard.lose(7, now);
+            let wait = backoff.lose(7, now);
             waits.push(wait.as_secs());
-            assert_eq!(guard.allows(7, now), wait.is_zero());
-            assert_eq!(guard.due(now), (!wait.is_zero()).then_some(now + wait));
+            assert_eq!(backoff.allows(7, now), wait.is_zero());
+            assert_eq!(backoff.due(now), (!wait.is_zero()).then_some(now + wait));
             now += wait;
-            assert!(guard.allows(7, now));
+            assert!(backoff.allows(7, now));
         }
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert!(guard.allows(8, start), "other devices are not concerned");
+        assert!(backoff.allows(8, start), "other devices are not concerned");
         now += PEACE + BACKOFF.1;
-        assert_eq!(guard.lose(7, now), Duration::ZERO);
-        guard.retain(|index| index != 7);
-        assert_eq!(guard.lose(7, now), Duration::ZERO, "another device");
+        assert_eq!(backoff.lose(7, now), Duration::ZERO);
+        backoff.retain(|index| index != 7);
+        assert_eq!(backoff.lose(7, now), Duration::ZERO, "another device");
     }
 }
