@@ -1,6 +1,6 @@
 # syntax=docker/dockerfile:1
 # One image for operator and relays, with the same content as that of `cargo dev image`; a test of
-# tests/cluster compares this file with it. `docs/install.md` has the commands.
+# A test of tests/rig compares this file with it. `docs/install.md` has the commands.
 
 # Digest of the index for all architectures, so that arm64 builds natively from the same line.
 ARG RUST=docker.io/library/rust:1.95-bookworm@sha256:6258907abe69656e41cd992e0b705cdcfabcbbe3db374f92ed2d47121282d4a1

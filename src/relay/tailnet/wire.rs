@@ -367,7 +367,7 @@ mod tests {
 
     use super::*;
 
-    /// The message is made with Tailscale's own types (tests/cluster/tools/tailnet/vectors), which set
+    /// The message is made with Tailscale's own types (tests/rig/tools/tailnet/vectors), which set
     /// all that is read here: what has no value has another name there.
     #[test]
     fn every_field_has_the_name_that_tailscale_gives_it() {

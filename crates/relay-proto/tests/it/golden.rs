@@ -1,6 +1,6 @@
 //! The bytes of Tailscale's own packages, read and written again.
 //!
-//! `tests/golden/vectors.json` is the output of `tests/cluster/tools/tailnet/vectors`, a program on
+//! `tests/golden/vectors.json` is the output of `tests/rig/tools/tailnet/vectors`, a program on
 //! Go packages `disco`, `net/packet` and `types/key`; no byte in it comes from this crate.
 
 use crypto_box::{PublicKey, SalsaBox, SecretKey};

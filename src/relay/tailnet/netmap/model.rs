@@ -1,7 +1,7 @@
 //! Generated map streams, read by [`Netmap`] and by Tailscale's own code: who may relay is the same
 //! after every message.
 //!
-//! Tailscale's side is a program (tests/cluster/tools/tailnet/mapmodel). `PEERRELAY_MAPMODEL` names
+//! Tailscale's side is a program (tests/rig/tools/tailnet/mapmodel). `PEERRELAY_MAPMODEL` names
 //! it, as `cargo dev test` and `cargo dev maps` do.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 

@@ -1,0 +1,82 @@
+//! `cargo dev bench operator`: what the operator asks the API server for, how soon, and its memory.
+//!
+//! On the control plane without nodes of `cargo dev faults`: what is measured is the operator, and
+//! not how fast images are pulled.
+
+pub mod crowd;
+pub mod report;
+pub mod scenarios;
+
+use anyhow::Result;
+use faults::runtime;
+use rig::build::{self, Profile};
+use rig::packages;
+use rig::progress::Progress;
+use rig::state::State;
+use rig::tools::Tools;
+use serde::{Deserialize, Serialize};
+
+use self::crowd::Crowd;
+use self::scenarios::Scenario;
+use super::output::Output;
+use super::row::Conditions;
+use super::{conditions, docs};
+
+/// What to measure.
+#[derive(Debug, clap::Args)]
+pub struct OperatorArgs {
+    /// How often each scenario is played
+    #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
+    rounds: u8,
+    /// Only scenarios whose name contains this
+    #[arg(long, value_name = "FILTER")]
+    scenarios: Option<String>,
+    /// Numbers of PeerRelays at which memory is measured
+    #[arg(
+        long,
+        value_name = "NUMBER",
+        value_delimiter = ',',
+        default_value = "1,100,1000"
+    )]
+    peer_relays: Vec<usize>,
+    #[command(flatten)]
+    output: Output,
+}
+
+/// Everything that was measured in one run.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+pub struct Results {
+    /// What it was measured on.
+    pub conditions: Conditions,
+    /// How often each scenario was played.
+    pub rounds: u8,
+    /// One for each scenario.
+    pub scenarios: Vec<Scenario>,
+    /// One for each number of PeerRelays.
+    pub crowds: Vec<Crowd>,
+}
+
+/// Measures and prints.
+pub fn run(args: &OperatorArgs) -> Result<()> {
+    let progress = Progress::stderr();
+    packages::ensure(&progress)?;
+    let lock = State::open_named("peerrelay-bench")?.lock()?;
+    let tools = Tools::build(&progress)?;
+    let program = build::peerrelay(Profile::Release, &progress)?;
+    let filter = args.scenarios.as_deref().unwrap_or_default();
+    let mut results = Results {
+        conditions: conditions::read()?,
+        rounds: args.rounds,
+        ..Results::default()
+    };
+    runtime()?.block_on(async {
+        results.scenarios =
+            scenarios::measure(&tools, &program, filter, args.rounds, &progress).await?;
+        results.crowds = crowd::measure(&tools, &program, &args.peer_relays, &progress).await?;
+        anyhow::Ok(())
+    })?;
+    drop(lock);
+    args.output.write(&results, &report::table(&results), || {
+        docs::put(docs::OPERATOR, &report::markdown(&results))
+    })
+}

@@ -1,0 +1,163 @@
+//! A relay under measurement.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use rig::bare::BareRelay;
+use rig::command::program_in;
+
+use super::implementation::{Implementation, Programs};
+use super::system;
+use super::topology::{Family, Link, Side};
+
+/// How long memory settles.
+const SETTLE: Duration = Duration::from_millis(1500);
+
+/// A running relay; it ends with this.
+#[derive(Debug)]
+pub struct Server {
+    /// Which one.
+    pub implementation: Implementation,
+    /// Its UDP port.
+    pub port: u16,
+    /// The process.
+    pub relay: BareRelay,
+}
+
+/// What a relay has counted since it was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Count {
+    /// Sessions that are open.
+    pub sessions: u64,
+    /// Messages of handshakes that it has answered or acted on.
+    pub handshakes: u64,
+}
+
+/// Memory of a process, in bytes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Resident.
+    pub rss: u64,
+    /// Resident and neither shared nor backed by a file.
+    pub anonymous: u64,
+    /// In BPF maps, which no process is charged for.
+    pub bpf: u64,
+}
+
+impl Server {
+    /// Starts a relay in its namespace and waits until its port is bound.
+    ///
+    /// # Errors
+    /// It does not start; the text has what it said.
+    pub fn start(implementation: Implementation, programs: &Programs, port: u16) -> Result<Self> {
+        Self::start_with(implementation, programs, port, &[])
+    }
+
+    /// The same, with more arguments.
+    ///
+    /// # Errors
+    /// As [`Server::start`].
+    pub fn start_with(
+        implementation: Implementation,
+        programs: &Programs,
+        port: u16,
+        arguments: &[String],
+    ) -> Result<Self> {
+        let link = Link::of(implementation);
+        let addresses = [
+            (Side::A, Family::V4),
+            (Side::B, Family::V4),
+            (Side::A, Family::V6),
+            (Side::B, Family::V6),
+        ]
+        .map(|(side, family)| SocketAddr::new(link.relay(side, family), port).to_string());
+        let mut command = program_in(&link.namespace(), programs.of(implementation));
+        command.arg(format!("--port={port}"));
+        match implementation {
+            Implementation::Go => {
+                command.arg(format!("--addresses={}", addresses.join(",")));
+            }
+            other => {
+                command.arg(format!("--data-path={other}"));
+                command.args(addresses.map(|address| format!("--address={address}")));
+            }
+        }
+        let relay = BareRelay::start(command.args(arguments))
+            .with_context(|| format!("the {implementation} relay"))?;
+        Ok(Self {
+            implementation,
+            port,
+            relay,
+        })
+    }
+
+    /// Its memory once it has given back what it does not need: Go's by two collections, ours when
+    /// it has heard nothing for a second.
+    pub fn settled_memory(&mut self) -> Result<Memory> {
+        thread::sleep(SETTLE);
+        self.relay.say("settle")?;
+        memory(self.pid()?)
+    }
+
+    /// What it has counted; `None` of a relay that does not tell.
+    pub fn count(&mut self) -> Result<Option<Count>> {
+        let line = self.relay.say("count")?;
+        let numbers: Vec<_> = line
+            .split(' ')
+            .map_while(|word| word.parse().ok())
+            .collect();
+        Ok(match numbers[..] {
+            [sessions, handshakes] => Some(Count {
+                sessions,
+                handshakes,
+            }),
+            _ => None,
+        })
+    }
+
+    /// CPU time it has used.
+    pub fn cpu_time(&self) -> Result<Duration> {
+        system::cpu_time(self.pid()?)
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> Result<i32> {
+        self.relay.pid()
+    }
+}
+
+/// What /proc says of a process.
+pub fn memory(pid: i32) -> Result<Memory> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
+        .context("failed to read the memory of a process")?;
+    let field = |name: &str| {
+        let line = text.lines().find(|line| line.starts_with(name))?;
+        let kib: u64 = line.split_whitespace().nth(1)?.parse().ok()?;
+        Some(kib * 1024)
+    };
+    Ok(Memory {
+        rss: field("Rss:").context("it has a resident size")?,
+        anonymous: field("Anonymous:").unwrap_or_default(),
+        bpf: bpf_memory(pid)?,
+    })
+}
+
+/// What the kernel says of the BPF maps that a process has open, each once.
+fn bpf_memory(pid: i32) -> Result<u64> {
+    let mut maps = BTreeMap::new();
+    for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {
+        // A descriptor may be closed before it is read.
+        let text = std::fs::read_to_string(entry?.path()).unwrap_or_default();
+        let field = |name: &str| -> Option<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+            line.trim().parse().ok()
+        };
+        if let (Some(map), Some(bytes)) = (field("map_id:"), field("memlock:")) {
+            maps.insert(map, bytes);
+        }
+    }
+    Ok(maps.values().sum())
+}

@@ -1,0 +1,52 @@
+//! `cargo dev maps`: generated streams of network maps go to Tailscale's code and to ours, and who
+//! may relay is the same after every message. The test is src/relay/tailnet/netmap/model.rs, which
+//! `cargo dev test` runs with fewer streams.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use rig::command::program;
+use rig::progress::Progress;
+use rig::state::repository;
+use rig::tools::Tools;
+
+/// Variable that names the program with Tailscale's code.
+pub const PROGRAM: &str = "PEERRELAY_MAPMODEL";
+const TEST: &str = "relay::tailnet::netmap::model";
+
+/// What to compare.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct MapsArgs {
+    /// What the streams are generated from; another number with each run unless given
+    #[arg(long)]
+    seed: Option<u64>,
+    /// How many
+    #[arg(long, default_value_t = 2_000)]
+    streams: u64,
+}
+
+/// Compares; the test says what was seen.
+///
+/// # Errors
+/// A difference; the test has shown the seed and the messages that it needs.
+pub fn run(args: &MapsArgs, progress: &Progress) -> Result<()> {
+    let tools = Tools::build_only("mapmodel", progress)?;
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
+    let seed = args.seed.unwrap_or(clock.map_or(0, |now| now.as_secs()));
+    progress.line(format_args!("{} streams of seed {seed}", args.streams));
+    let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let status = cargo
+        .current_dir(repository())
+        .args(["test", "--quiet", "--locked", "--package", "peerrelay"])
+        .args(["--lib", TEST, "--", "--nocapture"])
+        .env(PROGRAM, tools.program("mapmodel"))
+        .env("PEERRELAY_MAP_SEED", seed.to_string())
+        .env("PEERRELAY_MAP_STREAMS", args.streams.to_string())
+        .status()
+        .context("failed to start cargo")?;
+    ensure!(
+        status.success(),
+        "ours and Tailscale's differ (seed {seed})"
+    );
+    Ok(())
+}

@@ -1,0 +1,89 @@
+//! `cargo dev test`: everything that is tested, from the protocol to the whole.
+
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, ensure};
+use conformance::compare::{self, CompareArgs};
+use conformance::maps;
+use e2e::suite::{self, TestArgs};
+use release::{deny, workflows};
+use rig::command::{program, run as run_program};
+use rig::packages;
+use rig::progress::Progress;
+use rig::state::repository;
+use rig::tools::Tools;
+
+/// Runs cargo's tests and what else needs no cluster, then the scenarios.
+pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
+    if args.is_whole() {
+        cargo_tests(&Progress::stderr())?;
+    }
+    suite::run(args)
+}
+
+/// Everything that needs cargo alone, and helm for what renders the chart.
+fn cargo_tests(progress: &Progress) -> Result<()> {
+    packages::ensure(progress)?;
+    let tools = Tools::build(progress)?;
+    Tools::build_only("mapmodel", progress)?;
+    Tools::build_only("argocd", progress)?;
+    Tools::build_only("helm3", progress)?;
+    Tools::build_only("kube-score", progress)?;
+    progress.line("cargo test, the whole workspace");
+    let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let status = cargo
+        .current_dir(repository())
+        .args(["test", "--quiet", "--locked", "--workspace"])
+        .env("PEERRELAY_HELM", tools.program("helm"))
+        .env("PEERRELAY_KUBECTL", tools.program("kubectl"))
+        .env("PEERRELAY_ARGOCD", tools.program("argocd"))
+        .env("PEERRELAY_HELM3", tools.program("helm3"))
+        .env("PEERRELAY_KUBE_SCORE", tools.program("kube-score"))
+        .env(maps::PROGRAM, tools.program("mapmodel"))
+        .status()
+        .context("failed to start cargo")?;
+    ensure!(status.success(), "cargo test failed");
+    golden_vectors(progress)?;
+    dashboard(progress)?;
+    workflows::check(progress)?;
+    deny::check(progress)?;
+    compare::run(&CompareArgs::default(), progress).context("Go's relay and ours differ")
+}
+
+/// The byte vectors that the protocol is held to, and the message that names are held to, are what
+/// Tailscale's packages say today.
+fn golden_vectors(progress: &Progress) -> Result<()> {
+    let files: [(&str, &[&str]); 2] = [
+        ("crates/relay-proto/tests/golden/vectors.json", &[]),
+        ("src/relay/tailnet/wire/map.json", &["map"]),
+    ];
+    for (file, what) in files {
+        let mut go = program("go");
+        go.current_dir(repository().join("tests/rig/tools/tailnet"))
+            .env("GOFLAGS", "-mod=readonly")
+            .args(["run", "./vectors"])
+            .args(what);
+        let fresh = run_program(&mut go).with_context(|| format!("failed to make {file}"))?;
+        let stored = std::fs::read_to_string(repository().join(file))?;
+        let words = what.join(" ");
+        ensure!(
+            fresh == stored,
+            "{file} is stale: write what `go run ./vectors {words}` prints into it"
+        );
+    }
+    progress.line("golden vectors are what Tailscale's own packages make");
+    Ok(())
+}
+
+/// Grafana's own types know every field of the dashboard, and miss none.
+fn dashboard(progress: &Progress) -> Result<()> {
+    let tools = Tools::build_only("dashboard", progress)?;
+    let mut reader = program(tools.program("dashboard"));
+    let file = repository().join("deploy/monitoring/dashboard.json");
+    let seen = run_program(reader.arg(file)).context("Grafana's types refuse the dashboard")?;
+    progress.line(format_args!(
+        "Grafana's types know the dashboard: {}",
+        seen.trim()
+    ));
+    Ok(())
+}

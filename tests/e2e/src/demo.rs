@@ -1,0 +1,114 @@
+//! `cargo dev demo`: from nothing to a relayed packet, for people to watch.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, bail};
+use rig::build::Profile;
+use rig::progress::Progress;
+use rig::world::{Route, World};
+use rig::{Rig, signals};
+use serde_json::json;
+
+/// How to show it.
+#[derive(Debug, clap::Args)]
+pub struct DemoArgs {
+    /// Take everything down at the end; for scripts
+    #[arg(long)]
+    once: bool,
+}
+
+const PEER_RELAY: &str = "edge";
+const PATIENCE: Duration = Duration::from_secs(60);
+const PORT: u16 = 7_000;
+const BYTES: u64 = 50_000_000;
+
+/// Shows it.
+pub fn run(args: &DemoArgs) -> Result<()> {
+    let progress = Progress::stderr();
+    progress.line("native: a real Kubernetes cluster and a real tailnet on this machine");
+    let rig = Rig::up(Profile::Dev, &progress)?;
+    let shown = show(&rig, &progress);
+    if args.once || shown.is_err() {
+        signals::acknowledge();
+        rig.down(&progress)?;
+    }
+    let path = shown?;
+    if args.once {
+        println!("demo: ok {path}");
+        return Ok(());
+    }
+    println!(
+        "\nIt stays up. Look around:\n  \
+         cargo dev shell                      # kubectl get peerrelays,relaynodes,pods -A\n  \
+         cargo dev shell c1 -- tailscale status\n  \
+         cargo dev shell c1 -- tailscale ping c2\n  \
+         cargo dev down                       # removes everything"
+    );
+    Ok(())
+}
+
+fn show(rig: &Rig, progress: &Progress) -> Result<String> {
+    progress.line("helm install peerrelay-operator charts/peerrelay-operator");
+    let world = World::install(rig)?;
+    world.write_secret(&rig.tailnet.auth_key())?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    world.delete(PEER_RELAY)?;
+    let is_derp = |route: &Route| *route == Route::Derp;
+    let (before, _) = world.wait_route(c1, c2, is_derp, PATIENCE)?;
+    progress.line(format_args!(
+        "c1 and c2 cannot reach each other directly: they talk by {before}"
+    ));
+
+    say("kubectl apply -f peerrelay.yaml");
+    let start = Instant::now();
+    world.apply(PEER_RELAY, &json!({}))?;
+    let is_relay = |route: &Route| matches!(route, Route::Relay(_));
+    let (route, _) = world.wait_route(c1, c2, is_relay, PATIENCE)?;
+    let seconds = start.elapsed().as_secs_f64();
+    progress.line(format_args!(
+        "c1 and c2 talk by {route}, {seconds:.1} s after kubectl apply"
+    ));
+    world.wait_ready(PEER_RELAY)?;
+    let list = ["get", "peerrelays,relaynodes", "-n", "relays"];
+    say("kubectl get peerrelays,relaynodes -n relays");
+    print!("{}", rig.kubectl(list)?);
+    say("tailscale ping c2                    # on c1");
+    print!(
+        "{}",
+        c1.tailscale(["ping", "--until-direct=false", "--c=3", "c2"])?
+    );
+
+    say("50 MB over TCP from c1 to c2, through the tunnel");
+    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    let start = Instant::now();
+    println!(
+        "{}",
+        world
+            .probe(c1, &["send", &to, &BYTES.to_string()])?
+            .finish()?
+    );
+    let seconds = start.elapsed().as_secs_f64();
+    drop(server);
+    let forwarded = world.metric("peerrelay_forwarded_bytes_total")?;
+    progress.line(format_args!(
+        "it took {seconds:.1} s; the relays forwarded {forwarded} bytes"
+    ));
+
+    say("tailscale status                     # on c1");
+    let status = c1.tailscale(["status"])?;
+    print!("{status}");
+    let path = status.lines().find_map(|line| {
+        let path = line.split_once("active; peer-relay ")?.1;
+        Some(path.split([' ', ',']).next().unwrap_or(path).to_owned())
+    });
+    match path {
+        Some(path) => Ok(format!("c1 -> c2 active; peer-relay {path}")),
+        None => bail!("tailscale status shows no peer-relay path"),
+    }
+}
+
+fn say(command: &str) {
+    println!("\n$ {command}");
+}

@@ -1,0 +1,265 @@
+//! Install and uninstall, by each way that there is.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use rig::cluster::PEERRELAY;
+use rig::progress::Progress;
+use rig::state::repository;
+use rig::tools::Tools;
+use rig::world::{NAMESPACE, OPERATOR_NAMESPACE, World, condition, image_values};
+use serde_json::{Value, json};
+
+use super::apply_server_side;
+use crate::scenarios::{EDGE, reset};
+
+/// Name and namespace of another release.
+const VIEW: &str = "view";
+const SPARE: &str = "spare-system";
+/// Namespace into which kustomize moves the operator.
+const MOVED: &str = "moved-system";
+/// Kinds of everything that the chart makes, and the operator for itself.
+const KINDS: &str = "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,services,\
+    deployments,replicasets,pods,configmaps,secrets,poddisruptionbudgets,networkpolicies,leases,\
+    validatingadmissionpolicies,validatingadmissionpolicybindings,endpointslices";
+/// Those of them that would be in the way of another install.
+const LABELLED: &str = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,\
+    clusterroles,clusterrolebindings,poddisruptionbudgets,validatingadmissionpolicies,\
+    validatingadmissionpolicybindings";
+/// Those of them that may be in the namespace without a label.
+const HERE: &str = "configmaps,leases,pods,replicasets,secrets,serviceaccounts";
+/// What Kubernetes itself puts into each namespace.
+const OF_KUBERNETES: [&str; 2] = ["serviceaccount/default", "configmap/kube-root-ca.crt"];
+const RELEASE: &str = "peerrelay-operator";
+
+/// Ends with the operator installed as all scenarios find it, whatever happens.
+pub(super) fn run(world: &World<'_>) -> Result<String> {
+    Tools::build_only("helm3", &Progress::stderr())?;
+    reset(world)?;
+    let seen = by_each_way(world);
+    if seen.is_err() {
+        clear(world);
+    }
+    let again = World::install(world.rig)
+        .context("failed to install the operator again")
+        .and_then(|world| world.write_secret(&world.rig.tailnet.auth_key()));
+    let seen = seen?;
+    again.map(|()| seen)
+}
+
+/// Takes away what a failure has left, as far as it can.
+fn clear(world: &World<'_>) {
+    let rig = world.rig;
+    rig.helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])
+        .ok();
+    rig.helm3(["uninstall", VIEW, "-n", SPARE, "--wait"]).ok();
+    rig.kubectl(["delete", "namespace", MOVED, SPARE, "--ignore-not-found"])
+        .ok();
+    let label = format!("app.kubernetes.io/instance={RELEASE}");
+    rig.kubectl(["delete", LABELLED, "-A", "-l", &label, "--ignore-not-found"])
+        .ok();
+}
+
+fn by_each_way(world: &World<'_>) -> Result<String> {
+    uninstalled(world)?;
+    view(world)?;
+    kustomized(world)?;
+    adopted(world)?;
+    Ok(
+        "Helm 4, Helm 3 as `view` in other namespaces, kustomize, install.yaml and then Helm"
+            .into(),
+    )
+}
+
+/// Helm 4 takes everything away but the definitions, PeerRelays and relays.
+fn uninstalled(world: &World<'_>) -> Result<()> {
+    let before = relays(world)?;
+    world
+        .rig
+        .helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])?;
+    gone(world, OPERATOR_NAMESPACE, RELEASE)?;
+    ensure!(relays(world)? == before, "relays did not stay as they were");
+    Ok(())
+}
+
+/// Helm 3 installs a release with the name of a built-in role, for one namespace, beside the
+/// definitions that the other release has left.
+fn view(world: &World<'_>) -> Result<()> {
+    let role = |world: &World<'_>| -> Result<Value> {
+        let text = world
+            .rig
+            .kubectl(["get", "clusterrole", VIEW, "-o", "json"])?;
+        Ok(serde_json::from_str(&text)?)
+    };
+    let built_in = role(world)?["metadata"]["uid"].clone();
+    let chart = repository().join("charts/peerrelay-operator");
+    let chart = chart.display().to_string();
+    let [repository, tag] = image_values(PEERRELAY);
+    let watched = format!("watchNamespaces={{{NAMESPACE}}}");
+    let words = |command: &'static str| {
+        vec![
+            command,
+            VIEW,
+            &chart,
+            "-n",
+            SPARE,
+            "--set",
+            &repository,
+            "--set",
+            &tag,
+            "--set",
+            "image.pullPolicy=Never",
+            "--set",
+            &watched,
+            "--wait",
+            "--timeout",
+            "120s",
+        ]
+    };
+    let install = [words("install"), vec!["--create-namespace"]].concat();
+    world.rig.helm3(install)?;
+    ensure!(
+        role(world)?["metadata"]["uid"] == built_in
+            && role(world)?["metadata"]["labels"]["helm.sh/chart"].is_null(),
+        "the built-in ClusterRole is another"
+    );
+    elsewhere(world, &json!({"template": {"labels": {"rig": "view"}}}))?;
+    world.rig.helm3(words("upgrade"))?;
+    world
+        .rig
+        .helm3(["uninstall", VIEW, "-n", SPARE, "--wait"])?;
+    gone(world, SPARE, VIEW)
+}
+
+/// The operator acts in its namespace, and leaves a PeerRelay of another alone.
+fn elsewhere(world: &World<'_>, spec: &Value) -> Result<()> {
+    let mut other = world.peer_relay("other", &json!({}))?;
+    other["metadata"]["namespace"] = json!("default");
+    world.rig.apply(&other.to_string())?;
+    world.apply(EDGE, spec)?;
+    world.wait_ready(EDGE)?;
+    let text = world
+        .rig
+        .kubectl(["get", "peerrelay", "other", "-n", "default", "-o", "json"])?;
+    let other: Value = serde_json::from_str(&text)?;
+    ensure!(
+        condition(&other, "Ready").is_empty(),
+        "a PeerRelay of another namespace was reconciled"
+    );
+    world
+        .rig
+        .kubectl(["delete", "peerrelay", "other", "-n", "default"])
+        .map(drop)
+}
+
+/// An overlay moves the operator to another namespace and gives it another image. Relays run that
+/// image, and the operator may write into their reports. `kubectl delete` leaves nothing.
+fn kustomized(world: &World<'_>) -> Result<()> {
+    let base = repository().join("deploy/kustomize/base");
+    let overlay = world.rig.scratch("overlay/top")?;
+    let copy = world.rig.scratch("overlay/base")?;
+    for file in fs::read_dir(base)? {
+        let file = file?;
+        fs::copy(file.path(), copy.join(file.file_name()))?;
+    }
+    let (name, tag) = PEERRELAY.rsplit_once(':').context("no tag")?;
+    let kustomization = json!({
+        "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization",
+        "resources": ["../base"], "namespace": MOVED,
+        "images": [{"name": "localhost/peerrelay", "newName": name, "newTag": tag}],
+    });
+    fs::write(
+        overlay.join("kustomization.yaml"),
+        kustomization.to_string(),
+    )?;
+    let overlay = overlay.display().to_string();
+    let rendered = world.rig.kubectl(["kustomize", &overlay])?;
+    apply_server_side(world, &rendered)?;
+    world.apply(EDGE, &json!({"template": {"labels": {"rig": "kustomize"}}}))?;
+    world.wait_ready(EDGE)?;
+    let set = world.object("daemonset", &format!("{EDGE}-office"))?;
+    let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
+    ensure!(*image == PEERRELAY, "relays run {image}");
+    world.eventually("the operator writes into the reports of relays", || {
+        let verified = world.condition(EDGE, "EndpointsVerified")?;
+        ensure!(
+            verified == "True/Verified",
+            "EndpointsVerified is '{verified}'"
+        );
+        Ok(())
+    })?;
+    world
+        .rig
+        .kubectl(["delete", "-k", &overlay, "--wait", "--timeout=90s"])?;
+    gone(world, MOVED, RELEASE)?;
+    world.eventually("relays are gone with the definitions", || {
+        let label = "app.kubernetes.io/managed-by=peerrelay-operator";
+        let left = world.rig.kubectl([
+            "get",
+            "daemonsets,pods,configmaps,services,roles,rolebindings,serviceaccounts",
+            "-n",
+            NAMESPACE,
+            "-l",
+            label,
+            "-o",
+            "name",
+        ])?;
+        ensure!(left.is_empty(), "left: {left}");
+        Ok(())
+    })
+}
+
+/// Helm takes over what `kubectl apply` of `install.yaml` has made.
+fn adopted(world: &World<'_>) -> Result<()> {
+    let text = fs::read_to_string(repository().join("deploy/install.yaml"))?;
+    let named = concat!("localhost/peerrelay:", env!("CARGO_PKG_VERSION"));
+    ensure!(text.contains(named), "install.yaml does not name {named}");
+    apply_server_side(world, &text.replace(named, PEERRELAY))?;
+    let chart = repository().join("charts/peerrelay-operator");
+    let [repository, tag] = image_values(PEERRELAY);
+    let chart = chart.display().to_string();
+    world.rig.helm([
+        "install",
+        RELEASE,
+        &chart,
+        "-n",
+        OPERATOR_NAMESPACE,
+        "--set",
+        &repository,
+        "--set",
+        &tag,
+        "--wait",
+        "--timeout",
+        "120s",
+    ])?;
+    world
+        .rig
+        .helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])?;
+    gone(world, OPERATOR_NAMESPACE, RELEASE)
+}
+
+/// Fails unless nothing of a release is left in its namespace and in the cluster.
+fn gone(world: &World<'_>, namespace: &str, release: &str) -> Result<()> {
+    let label = format!("app.kubernetes.io/instance={release}");
+    world.eventually("nothing is left of the operator", || {
+        let labelled = ["get", KINDS, "-A", "-l", &label, "-o", "name"];
+        let mut left = world.rig.kubectl(labelled)?;
+        // The lease, for one, has no label.
+        left += &world
+            .rig
+            .kubectl(["get", HERE, "-n", namespace, "-o", "name"])?;
+        let ours = |line: &&str| !OF_KUBERNETES.contains(line);
+        let left: Vec<_> = left.lines().filter(ours).collect();
+        ensure!(left.is_empty(), "left: {}", left.join(", "));
+        Ok(())
+    })
+}
+
+/// Names of what the operator has made for the relays, and of their pods.
+fn relays(world: &World<'_>) -> Result<Vec<String>> {
+    let all = world.list("peerrelays,daemonsets,configmaps,pods", EDGE)?;
+    let name = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["uid"]);
+    let names: Vec<_> = all.iter().map(name).collect();
+    ensure!(names.len() > 3, "{names:?}");
+    Ok(names)
+}

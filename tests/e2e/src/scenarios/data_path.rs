@@ -1,0 +1,272 @@
+//! Packets go through the kernel where it can be had, and status says which way they go.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rig::cluster::image::PAUSE;
+use rig::command::run_with_input;
+use rig::net::Family;
+use rig::process;
+use rig::world::{NAMESPACE, World};
+use serde_json::{Value, json};
+
+use super::{EDGE, MINUTE, Scenario, relayed, reset, underlay::through_ipv4};
+
+/// Bytes through the tunnel.
+const BULK: u64 = 100_000_000;
+const PORT: u16 = 7_001;
+/// The policy that takes capabilities away.
+const STRIPPING: &str = "no-capabilities";
+const REMEDY: &str = "give the relay CAP_BPF and CAP_NET_ADMIN";
+/// In which a relay that runs tells its path.
+const SOON: Duration = Duration::from_secs(10);
+const KERNEL: &str = "peerrelay_forwarded_bytes_total{data_path=\"kernel\"";
+const SOCKET: &str = "peerrelay_forwarded_bytes_total{data_path=\"socket\"";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "100 MB between stock clients pass through the kernel path, and status says so",
+            run: kernel,
+        },
+        Scenario {
+            name: "with dataPath Socket relays hold no capability and forward all the same",
+            run: socket,
+        },
+        Scenario {
+            name: "relays whose capabilities a policy of the cluster takes away forward by sockets, say so \
+                   within 10 s, and are back in the kernel without it",
+            run: stripped,
+        },
+    ]
+}
+
+fn kernel(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    paths_are(world, "Kernel")?;
+    // Clients choose a family each, and between the families the sockets forward.
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    for (client, other) in [(c1, c2), (c2, c1)] {
+        world.rig.network.cut(client.machine.name, Family::V6)?;
+        world.wait_route(client, other, through_ipv4, MINUTE)?;
+    }
+    let said = transfer(world, KERNEL)?;
+    reset(world)?;
+    Ok(said)
+}
+
+fn socket(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    world.apply(EDGE, &json!({"dataPath": "Socket"}))?;
+    paths_are(world, "Socket")?;
+    world.wait_ready(EDGE)?;
+    let set = world.object("daemonset", &format!("{EDGE}-office"))?;
+    let security = &set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
+    ensure!(
+        security["capabilities"] == json!({"drop": ["ALL"]}),
+        "the relay's container has {security}"
+    );
+    // For some seconds the kernel still forwards what the relays before left to it, and what it
+    // forwards then is not counted: until all of a transfer is.
+    let mut said = String::new();
+    world.eventually("sockets forward", || {
+        said = transfer(world, SOCKET)?;
+        Ok(())
+    })?;
+    reset(world)?;
+    paths_are(world, "Kernel")?;
+    Ok(said)
+}
+
+fn stripped(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    paths_are(world, "Kernel")?;
+    world.rig.apply(&stripping().to_string())?;
+    let said = without_capabilities(world);
+    let kinds = "mutatingadmissionpolicies,mutatingadmissionpolicybindings";
+    world.rig.kubectl(["delete", kinds, STRIPPING])?;
+    let said = said?;
+    wait_until_pods_get(world, &json!(["BPF"]))?;
+    replace_pods(world)?;
+    world.wait_ready(EDGE)?;
+    paths_are(world, "Kernel")?;
+    // Restored sessions reach the kernel a moment after the relay is ready.
+    let mut through = String::new();
+    world.eventually("the kernel forwards", || {
+        through = transfer(world, KERNEL)?;
+        Ok(())
+    })?;
+    reset(world)?;
+    Ok(format!("{said}; then {through}"))
+}
+
+fn without_capabilities(world: &World<'_>) -> Result<String> {
+    wait_until_pods_get(world, &Value::Null)?;
+    let start = replace_pods(world)?;
+    let soon = |probe: &dyn Fn() -> Result<()>| process::wait_until(SOON, || true, probe);
+    soon(&|| all_report(world, not_permitted))?;
+    let took = start.elapsed().as_secs_f64();
+    world.wait_ready(EDGE)?;
+    let mut through = String::new();
+    world.eventually("sockets forward", || {
+        through = transfer(world, SOCKET)?;
+        Ok(())
+    })?;
+    // Who asks for the kernel path is told in the PeerRelay itself.
+    world.apply(EDGE, &json!({"dataPath": "Kernel"}))?;
+    world.eventually("the PeerRelay says so", || {
+        for (kind, wanted) in [("Ready", "False"), ("Stalled", "True")] {
+            let is = world.condition(EDGE, kind)?;
+            let wanted = format!("{wanted}/KernelPathUnavailable");
+            ensure!(is == wanted, "{kind} is '{is}'");
+        }
+        Ok(())
+    })?;
+    let relay = world.object("peerrelay", EDGE)?;
+    let told = relay["status"]["conditions"].to_string();
+    ensure!(
+        told.contains(REMEDY) && told.contains("or set dataPath to Auto"),
+        "no remedy: {told}"
+    );
+    relayed(world)?;
+    Ok(format!("told after {took:.1} s, {through}"))
+}
+
+/// Checks that a relay forwards by sockets for want of capabilities, and names them.
+fn not_permitted(status: &Value) -> Result<()> {
+    let message = status["dataPathMessage"].as_str().unwrap_or_default();
+    ensure!(
+        status["dataPath"] == "Socket"
+            && status["dataPathReason"] == "NotPermitted"
+            && message.contains(REMEDY),
+        "a relay says {}, {}: {message}",
+        status["dataPath"],
+        status["dataPathReason"],
+    );
+    Ok(())
+}
+
+/// Takes added capabilities from pods of the relays' namespace, as policies of clusters do.
+fn stripping() -> Value {
+    let object = |kind: &str, spec: Value| {
+        json!({
+            "apiVersion": "admissionregistration.k8s.io/v1", "kind": kind,
+            "metadata": {"name": STRIPPING}, "spec": spec,
+        })
+    };
+    let added = "/spec/containers/0/securityContext/capabilities/add";
+    let policy = json!({
+        "failurePolicy": "Fail",
+        "reinvocationPolicy": "Never",
+        "matchConstraints": {
+            "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": NAMESPACE}},
+            "resourceRules": [{
+                "apiGroups": [""], "apiVersions": ["v1"], "operations": ["CREATE"],
+                "resources": ["pods"],
+            }],
+        },
+        "matchConditions": [{
+            "name": "adds-capabilities",
+            "expression": "has(object.spec.containers[0].securityContext.capabilities.add)",
+        }],
+        "mutations": [{
+            "patchType": "JSONPatch",
+            "jsonPatch": {
+                "expression": format!("[JSONPatch{{op: \"remove\", path: \"{added}\"}}]"),
+            },
+        }],
+    });
+    json!({"apiVersion": "v1", "kind": "List", "items": [
+        object("MutatingAdmissionPolicy", policy),
+        object("MutatingAdmissionPolicyBinding", json!({"policyName": STRIPPING})),
+    ]})
+}
+
+/// Waits until a new pod that asks for a capability would have these. The API server takes a moment
+/// to know of a policy.
+fn wait_until_pods_get(world: &World<'_>, wanted: &Value) -> Result<()> {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": "asks", "namespace": NAMESPACE},
+        "spec": {"containers": [{
+            "name": "asks", "image": PAUSE,
+            "securityContext": {"capabilities": {"add": ["BPF"]}},
+        }]},
+    });
+    world.eventually("the policy is known, or gone", || {
+        let mut create = world.rig.kubectl_command();
+        create.args(["create", "--dry-run=server", "-o", "json", "-f", "-"]);
+        let made = run_with_input(&mut create, pod.to_string().as_bytes())?;
+        let made: Value = serde_json::from_str(&made)?;
+        let capabilities = &made["spec"]["containers"][0]["securityContext"]["capabilities"];
+        let added = &capabilities["add"];
+        ensure!(added == wanted, "it gets {added}");
+        Ok(())
+    })
+}
+
+/// Deletes the relays' pods and says when the last of the new ones was seen running.
+fn replace_pods(world: &World<'_>) -> Result<Instant> {
+    let before = world.list("pods", EDGE)?;
+    let label = format!("peerrelay.dev/peer-relay={EDGE}");
+    world
+        .rig
+        .kubectl(["delete", "pods", "-n", NAMESPACE, "-l", &label])?;
+    world.eventually("pods are replaced and run", || {
+        let pods = world.list("pods", EDGE)?;
+        let runs = |pod: &&Value| pod["status"]["phase"] == "Running";
+        let run = pods.iter().filter(runs).count();
+        ensure!(
+            pods.len() == before.len() && run == pods.len(),
+            "of {} pods {run} run",
+            pods.len()
+        );
+        Ok(())
+    })?;
+    Ok(Instant::now())
+}
+
+/// Waits until every relay reports this path.
+fn paths_are(world: &World<'_>, wanted: &str) -> Result<()> {
+    world.eventually("relays report their path", || {
+        all_report(world, |status| {
+            ensure!(
+                status["dataPath"] == wanted,
+                "a relay says {}, {}: {}",
+                status["dataPath"],
+                status["dataPathReason"],
+                status["dataPathMessage"]
+            );
+            Ok(())
+        })
+    })
+}
+
+/// Checks what each relay that runs reports of itself; a report may outlive its pod for a while.
+fn all_report(world: &World<'_>, check: impl Fn(&Value) -> Result<()>) -> Result<()> {
+    let pods = world.list("pods", EDGE)?;
+    ensure!(!pods.is_empty(), "no relay runs");
+    for pod in pods {
+        let name = pod["metadata"]["name"].as_str().context("no name")?;
+        let relay = world.object("relaynode", name)?;
+        check(&relay["status"])?;
+    }
+    Ok(())
+}
+
+/// Sends through the tunnel; the relays' metric with this prefix counts it.
+fn transfer(world: &World<'_>, metric: &str) -> Result<String> {
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    relayed(world)?;
+    let before = world.metric(metric)?;
+    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    let sent = world
+        .probe(c1, &["send", &to, &BULK.to_string()])?
+        .finish()?;
+    drop(server);
+    let counted = world.metric(metric)? - before;
+    ensure!(counted > BULK as f64, "{metric}: {counted} bytes only");
+    Ok(format!("{sent}, {counted} bytes counted"))
+}

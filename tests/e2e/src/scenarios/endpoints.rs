@@ -1,0 +1,368 @@
+//! Which addresses relays advertise, and how that changes.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddrV4;
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use rig::cluster::Node;
+use rig::command::{program_in, run, run_with_input};
+use rig::net::{Family, ROUTER, ROUTER_V4};
+use rig::world::{Route, World};
+use serde_json::{Value, json};
+
+use super::{EDGE, MINUTE, Scenario, reset};
+
+/// Port that a forward on the nodes listens on.
+const FORWARDED: u16 = 41_999;
+/// First of the ports that the router shows relays with.
+const TRANSLATED: u16 = 45_001;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "a changed endpoint, behind a port forward, is used without a restart of any relay",
+            run: changed,
+        },
+        Scenario {
+            name: "a PeerRelay without any endpoint says so, and recovers",
+            run: nothing,
+        },
+        Scenario {
+            name: "a wrong static endpoint is found out, and the firewall line is named",
+            run: wrong,
+        },
+        Scenario {
+            name: "a node's annotation gives its relay an endpoint, and a wrong one is named",
+            run: annotated,
+        },
+        Scenario {
+            name: "relays behind an address translation advertise what STUN saw, and are used there",
+            run: translated,
+        },
+    ]
+}
+
+fn changed(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let pods = lives(world)?;
+    forward(world, true)?;
+    let shown = through_forward(world, &pods);
+    forward(world, false)?;
+    shown
+}
+
+fn through_forward(world: &World<'_>, pods: &BTreeMap<String, String>) -> Result<String> {
+    let nodes = &world.rig.nodes;
+    let per_node: BTreeMap<_, _> = nodes
+        .iter()
+        .map(|node| (node.machine.name, [forwarded(node.machine.v4)]))
+        .collect();
+    let start = Instant::now();
+    world.apply(
+        EDGE,
+        &with_endpoints(&json!({"advertise": "StaticOnly", "perNode": per_node})),
+    )?;
+    world.eventually("each relay advertises its own address alone", || {
+        for (node, endpoints) in endpoints(world)? {
+            let wanted = per_node.get(&*node).map(|list| list.join(","));
+            ensure!(Some(&endpoints) == wanted.as_ref(), "{node}: {endpoints}");
+        }
+        Ok(())
+    })?;
+    let known = start.elapsed();
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    c1.stop()?;
+    c1.start()?;
+    let port = format!(":{FORWARDED}:vni:");
+    let through = |route: &Route| matches!(route, Route::Relay(address) if address.contains(&port));
+    let (route, _) = world.wait_route(c1, c2, through, MINUTE)?;
+    let now = lives(world)?;
+    ensure!(now == *pods, "pods were replaced: {pods:?}, then {now:?}");
+    Ok(format!("{route}; reported after {} ms", known.as_millis()))
+}
+
+fn nothing(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let condition = |wanted: &str| {
+        world.eventually(wanted, || {
+            let published = world.condition(EDGE, "EndpointsPublished")?;
+            ensure!(published == wanted, "EndpointsPublished is '{published}'");
+            Ok(())
+        })
+    };
+    condition("True/Published")?;
+    world.apply(
+        EDGE,
+        &with_endpoints(&json!({"exclude": ["0.0.0.0/0", "::/0"]})),
+    )?;
+    condition("False/NoEndpoints")?;
+    world.apply(EDGE, &json!({}))?;
+    condition("True/Published")?;
+    Ok("NoEndpoints, then Published".into())
+}
+
+fn wrong(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let condition = |wanted: &str| {
+        world.eventually(wanted, || {
+            let verified = world.condition(EDGE, "EndpointsVerified")?;
+            ensure!(verified == wanted, "EndpointsVerified is '{verified}'");
+            Ok(())
+        })
+    };
+    condition("True/Verified")?;
+    let pods = lives(world)?;
+    // A port that nothing listens on, on the first node.
+    let address = format!("{}:{FORWARDED}", world.rig.nodes[0].machine.v4);
+    let spec = json!({"perNode": {"n1": [address]}});
+    world.apply(EDGE, &with_endpoints(&spec))?;
+    condition("False/StaticEndpointUnreachable")?;
+    let relay = world.object("peerrelay", EDGE)?;
+    let conditions = relay["status"]["conditions"].as_array().cloned();
+    let message = conditions
+        .into_iter()
+        .flatten()
+        .find(|c| c["type"] == "EndpointsVerified")
+        .map(|c| c["message"].to_string())
+        .unwrap_or_default();
+    let line = format!("allow UDP port {FORWARDED} over IPv4");
+    ensure!(message.contains(&line), "no firewall line in: {message}");
+    world.eventually("the RelayNode says which address is not reached", || {
+        let verdicts = verdicts(world, "n1")?;
+        let (bad, good): (Vec<_>, Vec<_>) = verdicts.iter().partition(|(a, _)| *a == address);
+        ensure!(
+            bad == [&(address.clone(), "False".to_owned())],
+            "{verdicts:?}"
+        );
+        let proven = good.iter().all(|(_, verified)| verified == "True");
+        ensure!(!good.is_empty() && proven, "{verdicts:?}");
+        Ok(())
+    })?;
+    // Once the port leads to the relay, the address is proven, and nothing was restarted.
+    forward(world, true)?;
+    let mended = condition("True/Verified");
+    forward(world, false)?;
+    mended?;
+    ensure!(lives(world)? == pods, "pods were replaced");
+    Ok(message)
+}
+
+fn annotated(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let key = "peerrelay.dev/static-endpoints";
+    let annotate = |value: &str| {
+        let note = format!("{key}{value}");
+        let words = ["annotate", "node", "n1", "--overwrite", &note];
+        world.rig.kubectl(words).map(drop)
+    };
+    let pods = lives(world)?;
+    let address = forwarded(world.rig.nodes[0].machine.v4);
+    forward(world, true)?;
+    let shown = annotate(&format!("={address}")).and_then(|()| {
+        world.eventually("other relays reach the address of the annotation", || {
+            let verdicts = verdicts(world, "n1")?;
+            ensure!(
+                verdicts.contains(&(address.clone(), "True".into())),
+                "{verdicts:?}"
+            );
+            let all = endpoints(world)?;
+            let has = |node: &str| all.get(node).is_some_and(|list| list.contains(&address));
+            ensure!(has("n1") && !has("n2"), "{all:?}");
+            Ok(())
+        })?;
+        annotate("=nonsense")?;
+        world.eventually("the annotation is named", || {
+            let published = world.condition(EDGE, "EndpointsPublished")?;
+            ensure!(
+                published == "False/InvalidAnnotation",
+                "EndpointsPublished is '{published}'"
+            );
+            Ok(())
+        })
+    });
+    forward(world, false)?;
+    annotate("-")?;
+    shown?;
+    world.eventually("without an annotation all is as before", || {
+        let all = endpoints(world)?;
+        let gone = all.values().all(|list| !list.contains(&address));
+        let published = world.condition(EDGE, "EndpointsPublished")?;
+        ensure!(
+            gone && published == "True/Published",
+            "{published}, {all:?}"
+        );
+        Ok(())
+    })?;
+    ensure!(lives(world)? == pods, "pods were replaced");
+    Ok(address)
+}
+
+fn translated(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    translate(world, true)?;
+    let shown = by_stun(world);
+    translate(world, false)?;
+    let said = shown?;
+    reset(world)?;
+    Ok(said)
+}
+
+fn by_stun(world: &World<'_>) -> Result<String> {
+    let start = Instant::now();
+    world.apply(EDGE, &with_endpoints(&json!({"discover": ["Stun"]})))?;
+    let mut seen = Duration::ZERO;
+    for (node, outside) in translations(world) {
+        let outside = outside.to_string();
+        world.eventually("STUN has seen the translated address", || {
+            let relay = relay_node(world, node.machine.name)?;
+            let endpoints = relay["status"]["endpoints"].as_array().cloned();
+            let of_v4 = |e: &Value| !e["address"].as_str().unwrap_or("[").starts_with('[');
+            let of_v4: Vec<_> = endpoints.into_iter().flatten().filter(of_v4).collect();
+            ensure!(
+                of_v4 == [json!({"address": outside, "source": "Stun"})],
+                "{of_v4:?}"
+            );
+            Ok(())
+        })?;
+        seen = seen.max(start.elapsed());
+        world.eventually("the other relay reaches it there", || {
+            let verdicts = verdicts(world, node.machine.name)?;
+            let verdict = (outside.clone(), "True".to_owned());
+            ensure!(verdicts.contains(&verdict), "{verdicts:?}");
+            Ok(())
+        })?;
+    }
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    for client in [c1, c2] {
+        world.rig.network.cut(client.machine.name, Family::V6)?;
+        client.stop()?;
+        client.start()?;
+    }
+    let outside: Vec<_> = (translations(world).map(|(_, at)| format!("{at}:vni:"))).collect();
+    let through = |route: &Route| match route {
+        Route::Relay(to) => outside.iter().any(|at| to.starts_with(at)),
+        _ => false,
+    };
+    let (route, _) = world.wait_route(c1, c2, through, MINUTE)?;
+    Ok(format!(
+        "{route}; reported after {:.1} s",
+        seen.as_secs_f64()
+    ))
+}
+
+/// What the router makes of each node's relay, towards STUN servers and back.
+fn translations<'a>(world: &World<'a>) -> impl Iterator<Item = (&'a Node, SocketAddrV4)> {
+    let ports = TRANSLATED..;
+    let outside = ports.map(|port| SocketAddrV4::new(ROUTER_V4, port));
+    world.rig.nodes.iter().zip(outside)
+}
+
+fn translate(world: &World<'_>, on: bool) -> Result<()> {
+    let mut rules = "table ip translate {}\ndelete table ip translate\n".to_owned();
+    if on {
+        let (mut enter, mut leave) = (String::new(), String::new());
+        for (node, outside) in translations(world) {
+            let (ip, port) = (outside.ip(), outside.port());
+            let inside = node.machine.v4;
+            enter += &format!("ip daddr {ip} udp dport {port} dnat to {inside}:40000\n");
+            leave +=
+                &format!("ip saddr {inside} udp sport 40000 udp dport 3478 snat to {outside}\n");
+        }
+        rules += &format!(
+            "table ip translate {{\n chain in {{\n type nat hook prerouting priority dstnat;\n \
+             {enter} }}\n chain out {{\n type nat hook postrouting priority srcnat - 1;\n {leave} \
+             iifname \"br0\" oifname \"br0\" ct status dnat masquerade\n }}\n}}\n"
+        );
+    }
+    let mut nft = program_in(ROUTER, "nft");
+    run_with_input(nft.args(["-f", "-"]), rules.as_bytes())?;
+    // Rules are for new flows, and those to the STUN server go on and on.
+    for (node, _) in translations(world) {
+        let mut delete = program_in(ROUTER, "conntrack");
+        let from = node.machine.v4.to_string();
+        // It fails when there was none.
+        run(delete.args(["-D", "-p", "udp", "-s", &from, "--dport", "3478"])).ok();
+    }
+    Ok(())
+}
+
+/// Addresses of a node's relay, and whether others reached them.
+fn verdicts(world: &World<'_>, node: &str) -> Result<Vec<(String, String)>> {
+    let relay = relay_node(world, node)?;
+    let verdicts = relay["status"]["verification"].as_array().cloned();
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    Ok(verdicts
+        .into_iter()
+        .flatten()
+        .map(|v| (text(&v["address"]), text(&v["verified"])))
+        .collect())
+}
+
+/// The RelayNode of a node, null while there is none.
+fn relay_node(world: &World<'_>, node: &str) -> Result<Value> {
+    let text = world
+        .rig
+        .kubectl(["get", "relaynodes", "-n", "relays", "-o", "json"])?;
+    let list: Value = serde_json::from_str(&text)?;
+    let relays = list["items"].as_array().cloned().unwrap_or_default();
+    let own = |r: &&Value| r["spec"]["peerRelay"] == EDGE && r["spec"]["nodeName"] == node;
+    Ok(relays.iter().find(own).cloned().unwrap_or_default())
+}
+
+/// The region of the tests, with endpoints.
+pub(super) fn with_endpoints(endpoints: &Value) -> Value {
+    json!({"regions": [{"name": "office", "clients": ["tag:office"], "endpoints": endpoints}]})
+}
+
+/// What each node's relay advertises, joined by commas.
+fn endpoints(world: &World<'_>) -> Result<BTreeMap<String, String>> {
+    let text = world
+        .rig
+        .kubectl(["get", "relaynodes", "-n", "relays", "-o", "json"])?;
+    let list: Value = serde_json::from_str(&text)?;
+    let relays = list["items"].as_array().cloned().unwrap_or_default();
+    let of_edge = relays.iter().filter(|r| r["spec"]["peerRelay"] == EDGE);
+    Ok(of_edge
+        .map(|relay| {
+            let node = relay["spec"]["nodeName"].as_str().unwrap_or_default();
+            let endpoints = relay["status"]["endpoints"].as_array();
+            let addresses = endpoints.into_iter().flatten();
+            let addresses: Vec<_> = addresses.filter_map(|e| e["address"].as_str()).collect();
+            (node.to_owned(), addresses.join(","))
+        })
+        .collect())
+}
+
+/// Pods, and how often their container started.
+fn lives(world: &World<'_>) -> Result<BTreeMap<String, String>> {
+    let pods = world.list("pods", EDGE)?;
+    Ok(pods
+        .iter()
+        .map(|pod| {
+            let uid = pod["metadata"]["uid"].to_string();
+            let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+            (uid, restarts.to_string())
+        })
+        .collect())
+}
+
+fn forwarded(ip: std::net::Ipv4Addr) -> String {
+    format!("{ip}:{FORWARDED}")
+}
+
+/// A port forward on each node, from another port to the relay's.
+fn forward(world: &World<'_>, on: bool) -> Result<()> {
+    let mut rules = "table ip rig_forward {}\ndelete table ip rig_forward\n".to_owned();
+    if on {
+        rules += &format!(
+            "table ip rig_forward {{\n chain in {{\n type nat hook prerouting priority dstnat;\n \
+             udp dport {FORWARDED} redirect to :40000\n }}\n}}\n"
+        );
+    }
+    for node in &world.rig.nodes {
+        let mut nft = program_in(node.machine.namespace, "nft");
+        run_with_input(nft.args(["-f", "-"]), rules.as_bytes())?;
+    }
+    Ok(())
+}

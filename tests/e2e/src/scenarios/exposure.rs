@@ -1,0 +1,203 @@
+//! Ways to relays other than their nodes' own network.
+
+use anyhow::{Context, Result, ensure};
+use rig::metallb::MetalLb;
+use rig::world::{NAMESPACE, Route, World};
+use serde_json::{Value, json};
+
+use super::network_policies::where_enforced;
+use super::{EDGE, MINUTE, Scenario, is_relay, vacant};
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "a NodePort leads clients to relays that pass Pod Security restricted",
+            run: node_port,
+        },
+        Scenario {
+            name: "each relay has a LoadBalancer address, and is not started before it has",
+            run: load_balancer,
+        },
+        Scenario {
+            name: "relays share one LoadBalancer address, each with a port of its own, also where \
+                   NetworkPolicies are enforced",
+            run: shared_address,
+        },
+    ]
+}
+
+fn node_port(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let behind = json!({"regions": [{
+        "name": "office", "clients": ["tag:office"],
+        "exposure": {"type": "NodePort", "networkPolicy": true},
+    }]});
+    let seen = restricted(world, || {
+        world.apply(EDGE, &behind)?;
+        world.wait_ready(EDGE)?;
+        let service = world.object("service", &format!("{EDGE}-office"))?;
+        let port = &service["spec"]["ports"][0]["nodePort"];
+        let policies = world.list("networkpolicies", EDGE)?;
+        let rules = policies
+            .iter()
+            .map(|p| &p["spec"]["ingress"][0]["ports"][0]["port"]);
+        let ports: Vec<_> = rules.collect();
+        ensure!(ports == [&json!(40_000)], "policies let in {ports:?}");
+        world.eventually("each relay advertises its own node", || {
+            let reports = world.reports(EDGE)?;
+            ensure!(reports.len() == 2, "{} relays report", reports.len());
+            for node in reports {
+                let on = node["spec"]["nodeName"].as_str().unwrap_or_default();
+                let own = world.rig.nodes.iter().find(|n| n.machine.name == on);
+                let own = own.context("a relay is on no node of the rig")?.machine;
+                let wanted = [format!("{}:{port}", own.v4), format!("[{}]:{port}", own.v6)];
+                let told = endpoints(&node);
+                ensure!(told == wanted, "{on} advertises {told:?}, not {wanted:?}");
+            }
+            Ok(())
+        })?;
+        let seen = through(world, &[format!(":{port}:vni:")])?;
+        let mut open = behind.clone();
+        open["regions"][0]["exposure"]["networkPolicy"] = json!(false);
+        world.apply(EDGE, &open)?;
+        world.eventually("the policy is removed", || {
+            let left = world.list("networkpolicies", EDGE)?.len();
+            ensure!(left == 0, "{left} policies are left");
+            Ok(())
+        })?;
+        Ok(seen)
+    });
+    world.delete(EDGE)?;
+    seen
+}
+
+fn load_balancer(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let seen = restricted(world, || {
+        world.apply(
+            EDGE,
+            &behind_balancers(json!({"ipFamilyPolicy": "PreferDualStack"})),
+        )?;
+        world.eventually("addresses are waited for", || {
+            let told = world.condition(EDGE, "EndpointsPublished")?;
+            ensure!(
+                told == "False/LoadBalancerPending",
+                "EndpointsPublished is '{told}'"
+            );
+            Ok(())
+        })?;
+        let pods = world.list("pods", EDGE)?.len();
+        ensure!(pods == 0, "{pods} relays were started without an address");
+        let metallb = MetalLb::start(world.rig)?;
+        world.wait_ready(EDGE)?;
+        let services = balancers(world)?;
+        ensure!(services.len() == 2, "{} Services", services.len());
+        let mut all = Vec::new();
+        for service in services {
+            let node = &service["metadata"]["annotations"]["peerrelay.dev/node"];
+            let nodes = world.reports(EDGE)?;
+            let node = nodes.iter().find(|n| n["spec"]["nodeName"] == *node);
+            let told = endpoints(node.context("a relay does not report")?);
+            let given = addresses(&service);
+            ensure!(
+                told == given && given.len() == 2,
+                "the relay advertises {told:?}, its Service has {given:?}"
+            );
+            all.extend(given);
+        }
+        through(world, &all).with_context(|| metallb.log())
+    });
+    world.delete(EDGE)?;
+    seen
+}
+
+fn shared_address(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let behind = || {
+        let metallb = MetalLb::start(world.rig)?;
+        let share = json!({"shareAddress": true, "basePort": 50_000});
+        world.apply(EDGE, &behind_balancers(share))?;
+        world.wait_ready(EDGE)?;
+        let all: Vec<_> = balancers(world)?.iter().flat_map(addresses).collect();
+        let ports: Vec<_> = all.iter().filter_map(|a| a.rsplit(':').next()).collect();
+        let hosts: Vec<_> = all.iter().filter_map(|a| a.rsplit_once(':')).collect();
+        ensure!(
+            hosts.len() == 2 && hosts[0].0 == hosts[1].0,
+            "no address is shared: {all:?}"
+        );
+        ensure!(
+            ports.contains(&"50000") && ports.contains(&"50001"),
+            "ports are {ports:?}"
+        );
+        through(world, &all).with_context(|| metallb.log())
+    };
+    let seen = where_enforced(world, || restricted(world, behind));
+    world.delete(EDGE)?;
+    seen
+}
+
+fn behind_balancers(load_balancer: Value) -> Value {
+    let exposure = json!({"type": "LoadBalancer", "loadBalancer": load_balancer});
+    json!({"regions": [{"name": "office", "clients": ["tag:office"], "exposure": exposure}]})
+}
+
+/// The relays' Services.
+fn balancers(world: &World<'_>) -> Result<Vec<Value>> {
+    let mut services = world.list("services", EDGE)?;
+    services.retain(|service| service["spec"]["type"] == "LoadBalancer");
+    Ok(services)
+}
+
+/// What a relay advertises, IPv4 first.
+pub(super) fn endpoints(node: &Value) -> Vec<String> {
+    let all = node["status"]["endpoints"].as_array().into_iter().flatten();
+    let mut all: Vec<_> = all
+        .map(|e| e["address"].as_str().unwrap_or_default().to_owned())
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// What a Service has been given, with its port.
+fn addresses(service: &Value) -> Vec<String> {
+    let port = &service["spec"]["ports"][0]["port"];
+    let ingress = service["status"]["loadBalancer"]["ingress"].as_array();
+    let mut all: Vec<_> = ingress
+        .into_iter()
+        .flatten()
+        .filter_map(|ingress| match ingress["ip"].as_str()? {
+            v6 if v6.contains(':') => Some(format!("[{v6}]:{port}")),
+            v4 => Some(format!("{v4}:{port}")),
+        })
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// Runs `inside` while the relays' namespace enforces Pod Security `restricted`.
+pub(super) fn restricted<T>(world: &World<'_>, inside: impl FnOnce() -> Result<T>) -> Result<T> {
+    let enforce = |level: &str| {
+        let label = format!("pod-security.kubernetes.io/enforce={level}");
+        let words = ["label", "namespace", NAMESPACE, "--overwrite", &label];
+        world.rig.kubectl(words).map(drop)
+    };
+    enforce("restricted")?;
+    let result = inside();
+    enforce("privileged")?;
+    result
+}
+
+/// Both clients talk through a relay whose address contains one of `parts`, as `tailscale status`
+/// says.
+pub(super) fn through(world: &World<'_>, parts: &[String]) -> Result<String> {
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let has = |text: &str| parts.iter().any(|part| text.contains(part));
+    let wanted = |route: &Route| is_relay(route) && has(&route.to_string());
+    let (route, took) = world.wait_route(c1, c2, wanted, MINUTE)?;
+    let status = c1.tailscale(["status"])?;
+    ensure!(
+        status.contains("active; peer-relay") && has(&status),
+        "tailscale status shows no such path:\n{status}"
+    );
+    Ok(format!("{route} after {} s", took.as_secs()))
+}

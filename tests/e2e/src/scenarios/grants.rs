@@ -1,0 +1,278 @@
+//! The policy that the operator writes, given to the real control server.
+
+use anyhow::{Context, Result, ensure};
+use rig::command::{program_in, run_with_input};
+use rig::process::wait_until;
+use rig::world::{Route, World};
+use serde_json::{Value, json};
+
+use super::{EDGE, MINUTE, Scenario, THIRTY, is_relay, relayed, reset};
+
+const IN_FORCE: &str = "GrantsInForce";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "without its grant a PeerRelay says so within 30 s, and the policy that the \
+                   operator wrote brings the path back within 30 s",
+            run: removed,
+        },
+        Scenario {
+            name: "the policy that the operator writes merges into an allow-all policy and into a \
+                   least-privilege one, and deny tests only into the latter",
+            run: merged,
+        },
+        Scenario {
+            name: "a client without a device, one that may not use the relays, and the relays' tag on \
+                   another device are told by name",
+            run: clients,
+        },
+        Scenario {
+            name: "the status says who of the clients has asked for a session and who never has, also \
+                   after relays were replaced",
+            run: review,
+        },
+        Scenario {
+            name: "a grant for everyone, or for others too, is said to be too broad",
+            run: broad,
+        },
+    ]
+}
+
+fn removed(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    relayed(world)?;
+    in_force(world, "True/GrantsEffective")?;
+    let written = written(world)?;
+    ensure!(
+        offline(world)? == written,
+        "the program without a cluster says something else"
+    );
+
+    world
+        .rig
+        .tailnet
+        .write_policy(&policy(&clients_only(), &json!({})))?;
+    in_force(world, "False/GrantsMissing")?;
+    let relay = world.object("peerrelay", EDGE)?;
+    ensure!(
+        relay["status"]["regions"][0]["grant"] == "Missing",
+        "region: {}",
+        relay["status"]["regions"][0]
+    );
+    let conditions = relay["status"]["conditions"].to_string();
+    let fix = r#"{\"src\":[\"tag:office\"],\"dst\":[\"tag:relay-office\"]"#;
+    ensure!(
+        conditions.contains(fix),
+        "the message does not give the line: {conditions}"
+    );
+
+    // Also a bound session ends with its grant.
+    world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+
+    world
+        .rig
+        .tailnet
+        .write_policy(&policy(&clients_only(), &written))?;
+    let (_, back) = world.wait_route(c1, c2, is_relay, THIRTY)?;
+    in_force(world, "True/GrantsEffective")?;
+    reset(world)?;
+    Ok(format!(
+        "relayed {:.1} s after the grant was written",
+        back.as_secs_f64()
+    ))
+}
+
+fn merged(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let tailnet = &world.rig.tailnet;
+    let allow_all = json!({"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]});
+    let written = offline(world)?;
+    ensure!(written["tests"].is_null(), "tests without being asked for");
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    for base in [&allow_all, &clients_only()] {
+        tailnet.write_policy(&policy(base, &json!({})))?;
+        in_force(world, "False/GrantsMissing")?;
+        tailnet.write_policy(&policy(base, &written))?;
+        in_force(world, "True/GrantsEffective")?;
+        world.wait_route(c1, c2, is_relay, MINUTE)?;
+    }
+    world.apply(EDGE, &json!({"grants": {"tests": "Deny"}}))?;
+    world.eventually("the operator writes tests", || {
+        let tests = &self::written(world)?["tests"];
+        ensure!(tests.is_array(), "tests: {tests}");
+        Ok(())
+    })?;
+    let tested = self::written(world)?;
+    tailnet.write_policy(&policy(&clients_only(), &tested))?;
+    let refused = tailnet.write_policy(&policy(&allow_all, &tested));
+    let words = refused.err().context("allow-all took the tests")?;
+    let words = format!("{words:#}");
+    ensure!(
+        words.contains("test(s) failed") && words.contains("tag:office:22"),
+        "control says {words}"
+    );
+    in_force(world, "True/GrantsEffective")?;
+    reset(world)?;
+    Ok("merged into both; with tests into one".into())
+}
+
+fn clients(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let tailnet = &world.rig.tailnet;
+    in_force(world, "True/GrantsEffective")?;
+    let region = json!([{"name": "office", "clients": ["tag:office", "tag:other"]}]);
+    world.apply(EDGE, &json!({"regions": region}))?;
+    // Devices see nobody without a rule, so relays do not see c3, which has the tag.
+    in_force(world, "Unknown/ClientsNotSeen")?;
+    said(world, "no device of tag:other;")?;
+    let allow_all = json!({"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]});
+    let grant = |sources: &[&str]| {
+        let cap = json!({"tailscale.com/cap/relay": []});
+        json!({"grants": [{"src": sources, "dst": ["tag:relay-office"], "app": cap}]})
+    };
+    let partly = policy(&allow_all, &grant(&["tag:office"]));
+    tailnet.write_policy(&partly)?;
+    in_force(world, "False/GrantsIncomplete")?;
+    said(world, "devices of tag:other are in the tailnet")?;
+    tailnet.write_policy(&policy(&allow_all, &grant(&["tag:office", "tag:other"])))?;
+    in_force(world, "True/GrantsEffective")?;
+
+    world.apply(EDGE, &json!({}))?;
+    tailnet.write_policy(&partly)?;
+    in_force(world, "True/GrantsEffective")?;
+    tailnet.set_tags("c3", &["tag:other", "tag:relay-office"])?;
+    let told = in_force(world, "False/TagOnOtherDevices");
+    tailnet.set_tags("c3", &["tag:other"])?;
+    told?;
+    in_force(world, "True/GrantsEffective")?;
+    reset(world)?;
+    Ok("not seen, not granted, not alone with the tag".into())
+}
+
+/// Waits until the message of the condition has these words.
+fn said(world: &World<'_>, words: &str) -> Result<()> {
+    world.eventually(words, || {
+        let relay = world.object("peerrelay", EDGE)?;
+        let all = relay["status"]["conditions"].as_array();
+        let mut all = all.into_iter().flatten();
+        let condition = all.find(|c| c["type"] == IN_FORCE);
+        let message = condition.and_then(|c| c["message"].as_str()).unwrap_or("");
+        ensure!(message.contains(words), "it says {message}");
+        Ok(())
+    })
+}
+
+fn review(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let region = json!([{"name": "office", "clients": ["tag:office", "tag:other"]}]);
+    world.apply(EDGE, &json!({"regions": region}))?;
+    relayed(world)?;
+    let office_alone = |what: &str| {
+        world.eventually(what, || {
+            let relay = world.object("peerrelay", EDGE)?;
+            let clients = &relay["status"]["regions"][0]["clients"];
+            let (office, other) = (&clients[0], &clients[1]);
+            ensure!(
+                office["lastAsked"].is_string() && other["lastAsked"].is_null(),
+                "clients: {clients}"
+            );
+            ensure!(
+                office["devices"] == 2 && other["countedSince"].is_string(),
+                "clients: {clients}"
+            );
+            Ok(())
+        })
+    };
+    office_alone("c1 or c2 has asked, and c3 has not")?;
+    world.rig.kubectl([
+        "delete",
+        "pods",
+        "-n",
+        "relays",
+        "-l",
+        "peerrelay.dev/peer-relay=edge",
+    ])?;
+    world.wait_ready(EDGE)?;
+    office_alone("the same after relays were replaced")?;
+    reset(world)?;
+    Ok("tag:office has, tag:other has not".into())
+}
+
+fn broad(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    in_force(world, "True/GrantsEffective")?;
+    for sources in [json!(["*"]), json!(["tag:office", "tag:other"])] {
+        let grant = json!({
+            "src": sources, "dst": ["tag:relay-office"], "app": {"tailscale.com/cap/relay": []},
+        });
+        let owners = json!({"tag:relay-office": ["autogroup:admin"]});
+        let part = json!({"tagOwners": owners, "grants": [grant]});
+        let wide = policy(&clients_only(), &part);
+        world.rig.tailnet.write_policy(&wide)?;
+        in_force(world, "False/GrantsTooBroad")?;
+    }
+    reset(world)?;
+    in_force(world, "True/GrantsEffective")?;
+    Ok("told, and taken back".into())
+}
+
+/// Waits until the condition is as wanted.
+fn in_force(world: &World<'_>, wanted: &str) -> Result<()> {
+    let probe = || {
+        let found = world.condition(EDGE, IN_FORCE)?;
+        ensure!(found == wanted, "it is '{found}'");
+        Ok(())
+    };
+    wait_until(THIRTY, || true, probe).with_context(|| format!("{IN_FORCE} never was {wanted}"))
+}
+
+/// What the operator wrote.
+fn written(world: &World<'_>) -> Result<Value> {
+    let map = world.object("configmap", &format!("{EDGE}-grants"))?;
+    let relay = world.object("peerrelay", EDGE)?;
+    let checksum = &map["data"]["checksum"];
+    ensure!(
+        relay["status"]["grants"]["checksum"] == *checksum && checksum.is_string(),
+        "the status does not know checksum {checksum}"
+    );
+    Ok(serde_json::from_str(
+        map["data"]["grants.json"]
+            .as_str()
+            .context("no grants.json")?,
+    )?)
+}
+
+/// What the program says of the same object from a file.
+fn offline(world: &World<'_>) -> Result<Value> {
+    let object = world.peer_relay(EDGE, &json!({}))?.to_string();
+    let mut program = program_in("prr-c3", world.rig.program()?);
+    program.args(["grants", "-f", "-", "-o", "json"]);
+    Ok(serde_json::from_str(&run_with_input(
+        &mut program,
+        object.as_bytes(),
+    )?)?)
+}
+
+/// A policy under which clients talk to each other, and nobody else does.
+fn clients_only() -> Value {
+    let clients = ["tag:office", "tag:other"];
+    json!({"grants": [{"src": clients, "dst": clients, "ip": ["*"]}]})
+}
+
+/// A tailnet's policy with `part` merged in, as a person would.
+fn policy(base: &Value, part: &Value) -> String {
+    let mut whole = base.clone();
+    whole["tagOwners"] = json!({"tag:office": [], "tag:other": [], "tag:relay-office": []});
+    for (tag, owner) in part["tagOwners"].as_object().into_iter().flatten() {
+        whole["tagOwners"][tag] = owner.clone();
+    }
+    if let Some(added) = part["grants"].as_array() {
+        let mut grants = base["grants"].as_array().cloned().unwrap_or_default();
+        grants.extend(added.iter().cloned());
+        whole["grants"] = json!(grants);
+    }
+    whole["tests"] = part["tests"].clone();
+    whole.to_string()
+}

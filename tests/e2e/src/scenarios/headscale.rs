@@ -1,0 +1,244 @@
+//! Headscale as the control server: auth keys bring the tags, and peers see each other only where the
+//! policy lets them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rig::auth_key::AuthKey;
+use rig::headscale::{Device, Headscale, LOGIN_SERVER};
+use rig::process::wait_until;
+use rig::world::{NAMESPACE, Route, World, message};
+use serde_json::{Value, json};
+
+use super::revoked::none_left;
+use super::{EDGE, MINUTE, Scenario, is_relay, vacant};
+use crate::evidence;
+
+/// In which sessions end that nobody may have any more.
+const SOON: Duration = Duration::from_secs(10);
+/// In which a relay finds out that Headscale has deleted it, and registers again.
+const REJOINED: Duration = Duration::from_secs(100);
+const RELAY_TAG: &str = "tag:relay-office";
+const SECRET: &str = "headscale-auth";
+/// A second PeerRelay.
+const OTHER: &str = "other";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "relays join Headscale with the tag of their auth key, name the remedy when it is \
+                   another one, serve stock clients, outlast a restart of Headscale, and say whose \
+                   device name is taken",
+            run: joined,
+        },
+        Scenario {
+            name: "on Headscale, sessions end within 10 s of the only grant's or their devices' end, \
+                   and a relay that was deleted joins again",
+            run: revoked,
+        },
+    ]
+}
+
+fn joined(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let headscale = Headscale::start(world.rig, &policy(true))?;
+    let result = (|| {
+        write_secret(world, &headscale.key("tag:other")?)?;
+        apply(world)?;
+        let said = stalled(world, "TagMissing")?;
+        ensure!(
+            said.contains(&format!("not {RELAY_TAG}")) && said.contains("headscale nodes tag"),
+            "the message does not name the remedy: {said}"
+        );
+        let start = Instant::now();
+        write_secret(world, &headscale.key(RELAY_TAG)?)?;
+        world.wait_ready(EDGE)?;
+        let mended = start.elapsed().as_secs();
+        let relays = relays(&headscale)?;
+        ensure!(
+            relays.iter().all(|relay| relay.tags == [RELAY_TAG]),
+            "devices: {relays:?}"
+        );
+        ensure!(
+            world.condition(EDGE, "Stalled")?.is_empty(),
+            "Stalled stays"
+        );
+        let (c1, c2) = headscale.clients();
+        let (_, found) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+
+        // Sessions that nobody has bound yet end by themselves.
+        let bound = || world.metric("peerrelay_sessions{state=\"open\"}");
+        let revoked = || world.metric("peerrelay_sessions_closed_total{reason=\"revoked\"}");
+        let before = bound()?;
+        ensure!(before > 0.0, "no session is open");
+        let revoked_before = revoked()?;
+        headscale.stop()?;
+        world.eventually("relays say that control is gone", || {
+            let connected = world.condition(EDGE, "TailnetConnected")?;
+            ensure!(connected.starts_with("False/"), "it is '{connected}'");
+            Ok(())
+        })?;
+        world.wait_route(c1, c2, is_relay, SOON)?;
+        headscale.serve()?;
+        world.wait_ready(EDGE)?;
+        world.wait_route(c1, c2, is_relay, SOON)?;
+        let revoked_now = revoked()?;
+        ensure!(
+            revoked_now == revoked_before,
+            "{revoked_before} sessions were revoked before the restart, {revoked_now} after it"
+        );
+        world.eventually("sessions went on", || {
+            let now = bound()?;
+            ensure!(now >= before, "{now} of {before} sessions are open");
+            Ok(())
+        })?;
+        names_taken(world)?;
+        Ok(format!(
+            "{} relays, ready {mended} s after the right key, relayed after {:.1} s",
+            relays.len(),
+            found.as_secs_f64()
+        ))
+    })();
+    ended(world, &headscale, result)
+}
+
+fn revoked(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let headscale = Headscale::start(world.rig, &policy(true))?;
+    let result = (|| {
+        write_secret(world, &headscale.key(RELAY_TAG)?)?;
+        apply(world)?;
+        world.wait_ready(EDGE)?;
+        let (c1, c2) = headscale.clients();
+        world.wait_route(c1, c2, is_relay, MINUTE)?;
+
+        headscale.write_policy(&policy(false))?;
+        let grant = none_left(world)?;
+        world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+        headscale.write_policy(&policy(true))?;
+        world.wait_route(c1, c2, is_relay, MINUTE)?;
+
+        let all = headscale.devices()?;
+        let clients: Vec<_> = all
+            .iter()
+            .filter(|d| ["c1", "c2"].contains(&&*d.name))
+            .collect();
+        ensure!(clients.len() == 2, "devices: {all:?}");
+        for client in clients {
+            headscale.delete(client)?;
+        }
+        let deleted = none_left(world)?;
+        for client in [c1, c2] {
+            client.join_anew()?;
+        }
+        world.wait_route(c1, c2, is_relay, MINUTE)?;
+
+        let before = relays(&headscale)?;
+        for relay in &before {
+            headscale.delete(relay)?;
+        }
+        let again = || {
+            let now = relays(&headscale)?;
+            let new = now.iter().all(|relay| !before.contains(relay));
+            ensure!(new && now.len() == before.len(), "devices: {now:?}");
+            Ok(())
+        };
+        wait_until(REJOINED, || true, again).context("deleted relays do not join again")?;
+        world.wait_ready(EDGE)?;
+        world.wait_route(c1, c2, is_relay, MINUTE)?;
+        Ok(format!(
+            "ended {:.1} s after the grant, {:.1} s after the devices",
+            grant.as_secs_f64(),
+            deleted.as_secs_f64()
+        ))
+    })();
+    ended(world, &headscale, result)
+}
+
+/// Devices of a second PeerRelay that want the names of the first one's get others, which is told.
+fn names_taken(world: &World<'_>) -> Result<()> {
+    let mut tailnet = tailnet(world)?;
+    tailnet["hostnamePrefix"] = json!(EDGE);
+    world.apply(OTHER, &json!({"tailnet": tailnet, "port": 40_300}))?;
+    let told = world.eventually("the names of its devices are told", || {
+        let is = world.condition(OTHER, "TailnetConnected")?;
+        let said = message(&world.object("peerrelay", OTHER)?, "TailnetConnected");
+        let words = [
+            "the names of 2",
+            "instead of edge-n1",
+            "tailnet.hostnamePrefix",
+        ];
+        let named = words.iter().all(|word| said.contains(word));
+        ensure!(
+            is == "True/DeviceNameTaken" && named,
+            "TailnetConnected is '{is}': {said}"
+        );
+        Ok(())
+    });
+    let ready = told.and_then(|()| world.wait_ready(OTHER));
+    world.delete(OTHER)?;
+    ready
+}
+
+/// Leaves nothing behind, and says what Headscale said when something failed.
+fn ended(world: &World<'_>, headscale: &Headscale<'_>, result: Result<String>) -> Result<String> {
+    // The relays are deleted before the suite looks at them.
+    let result = result.with_context(|| {
+        let seen = evidence::of(world);
+        format!("{seen}\nHeadscale said:\n{}", headscale.log())
+    });
+    let gone = world.delete(EDGE).and(world.delete(OTHER));
+    let secret = ["delete", "secret", SECRET, "-n", NAMESPACE];
+    let secret = world.rig.kubectl(secret);
+    result.and_then(|seen| gone.and(secret).map(|_| seen))
+}
+
+/// Clients see each other; the relay sees them only by its grant.
+fn policy(granted: bool) -> Value {
+    let mut grants = vec![json!({"src": ["tag:office"], "dst": ["tag:office"], "ip": ["*"]})];
+    if granted {
+        let app = json!({"tailscale.com/cap/relay": [{}]});
+        grants.push(json!({"src": ["tag:office"], "dst": [RELAY_TAG], "app": app}));
+    }
+    let owner = json!(["rig@"]);
+    let owners = json!({"tag:office": owner, "tag:other": owner, RELAY_TAG: owner});
+    json!({"tagOwners": owners, "grants": grants})
+}
+
+fn apply(world: &World<'_>) -> Result<()> {
+    world.apply(EDGE, &json!({"tailnet": tailnet(world)?}))
+}
+
+fn tailnet(world: &World<'_>) -> Result<Value> {
+    Ok(json!({
+        "authKey": {"secretName": SECRET},
+        "controlURL": LOGIN_SERVER,
+        "caBundle": std::fs::read_to_string(world.rig.ca())?,
+    }))
+}
+
+fn write_secret(world: &World<'_>, auth_key: &AuthKey) -> Result<()> {
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": SECRET, "namespace": NAMESPACE},
+        "stringData": {"authkey": auth_key.as_str()},
+    });
+    world.rig.apply(&secret.to_string()).map(drop)
+}
+
+/// Waits until the PeerRelay stalls for this reason, and gives the message.
+fn stalled(world: &World<'_>, reason: &str) -> Result<String> {
+    world.eventually(reason, || {
+        let stalled = world.condition(EDGE, "Stalled")?;
+        ensure!(stalled == format!("True/{reason}"), "it is '{stalled}'");
+        Ok(())
+    })?;
+    let relay = world.object("peerrelay", EDGE)?;
+    Ok(relay["status"]["conditions"].to_string())
+}
+
+fn relays(headscale: &Headscale<'_>) -> Result<Vec<Device>> {
+    let mut devices = headscale.devices()?;
+    devices.retain(|device| !["c1", "c2"].contains(&&*device.name));
+    Ok(devices)
+}

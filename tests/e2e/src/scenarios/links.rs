@@ -1,0 +1,176 @@
+//! Links that are narrow, that come twice, or that come and go.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::Duration;
+
+use anyhow::{Context, Result, anyhow, ensure};
+use rig::net::{Family, UPLINK_V4};
+use rig::world::{Route, World};
+use serde_json::{Value, json};
+
+use super::endpoints::with_endpoints;
+use super::underlay::{through_ipv4, through_ipv6};
+use super::{EDGE, MINUTE, Scenario, reset};
+
+/// Bytes through the tunnel.
+const BULK: u64 = 100_000_000;
+const PORT: u16 = 7_004;
+/// What some providers' links take: enough for WireGuard's longest packets over IPv4, and too little
+/// for those over IPv6.
+const NARROW: u16 = 1_360;
+/// How long an uplink is away: longer than clients trust a path.
+const AWAY: Duration = Duration::from_secs(8);
+const FORWARDED: &str = "peerrelay_forwarded_bytes_total";
+const BY_KERNEL: &str = "peerrelay_forwarded_bytes_total{data_path=\"kernel\"";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "100 MB arrive unchanged over a link with MTU 1360: by the kernel over IPv4, and \
+                   in fragments over IPv6",
+            run: narrow,
+        },
+        Scenario {
+            name: "a relay on a node's second uplink sends by that one alone, and a transfer outlives \
+                   a flap of the link",
+            run: uplinks,
+        },
+    ]
+}
+
+fn narrow(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let shown = over_narrow_link(world);
+    world.rig.network.restore_links()?;
+    let said = shown?;
+    reset(world)?;
+    Ok(said)
+}
+
+fn over_narrow_link(world: &World<'_>) -> Result<String> {
+    let network = &world.rig.network;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    network.narrow(&c2.machine, NARROW)?;
+    let mut said = Vec::new();
+    for (cut, wanted, metric) in [
+        (Family::V6, through_ipv4 as fn(&Route) -> bool, BY_KERNEL),
+        (Family::V4, through_ipv6, FORWARDED),
+    ] {
+        for client in ["c1", "c2"] {
+            network.mend(client)?;
+            network.cut(client, cut)?;
+        }
+        for (from, to) in [(c1, c2), (c2, c1)] {
+            world.wait_route(from, to, wanted, MINUTE)?;
+        }
+        let before = world.metric(metric)?;
+        let sent = transfer(world)?;
+        let counted = world.metric(metric)? - before;
+        ensure!(counted > BULK as f64, "{metric}: {counted} bytes only");
+        let route = world.route(c1, c2)?;
+        ensure!(wanted(&route), "the path has become {route}");
+        said.push(format!("{sent} by {route}"));
+    }
+    Ok(said.join(", "))
+}
+
+fn uplinks(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let shown = world
+        .rig
+        .network
+        .add_uplink()
+        .and_then(|()| second_uplink(world));
+    world.rig.network.restore_links()?;
+    let said = shown?;
+    reset(world)?;
+    Ok(said)
+}
+
+fn second_uplink(world: &World<'_>) -> Result<String> {
+    let network = &world.rig.network;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let endpoint = format!("{UPLINK_V4}:40000");
+    let mut spec = with_endpoints(&json!({"advertise": "StaticOnly", "static": [endpoint]}));
+    spec["regions"][0]["placement"] =
+        json!({"nodeSelector": {"kubernetes.io/hostname": world.rig.nodes[0].machine.name}});
+    world.apply(EDGE, &spec)?;
+    world.wait_ready(EDGE)?;
+    for client in [c1, c2] {
+        // What they know of other addresses is forgotten.
+        network.cut(client.machine.name, Family::V6)?;
+        client.stop()?;
+        client.start()?;
+    }
+    let through = |route: &Route| matches!(route, Route::Relay(to) if to.starts_with(&endpoint));
+    for (from, to) in [(c1, c2), (c2, c1)] {
+        world.wait_route(from, to, through, MINUTE)?;
+    }
+    let pods = containers(world)?;
+    let sent = by_kernel(world)?;
+
+    let start = counted(world, FORWARDED)?;
+    let resumed = thread::scope(|scope| {
+        let sent = scope.spawn(|| transfer(world));
+        let flapped = (|| {
+            world.eventually("the transfer has begun", || {
+                let so_far = counted(world, FORWARDED)? - start;
+                ensure!(so_far > 1e6, "{so_far} bytes were forwarded");
+                Ok(())
+            })?;
+            network.set_uplink(false)?;
+            ensure!(
+                !sent.is_finished(),
+                "all was sent before the link went down"
+            );
+            thread::sleep(AWAY);
+            network.set_uplink(true)
+        })();
+        let sent = sent.join().map_err(|_| anyhow!("the sender panicked"))?;
+        flapped.and(sent)
+    })?;
+    let (_, back) = world.wait_route(c1, c2, through, MINUTE)?;
+    by_kernel(world).context("after the flap")?;
+    ensure!(containers(world)? == pods, "the relay was replaced");
+    let strays = network.strays()?;
+    ensure!(strays == 0, "{strays} packets left by the wrong uplink");
+    Ok(format!(
+        "{sent} by {endpoint}, {resumed} while it was away for {} s, back {:.1} s after the transfer",
+        AWAY.as_secs(),
+        back.as_secs_f64()
+    ))
+}
+
+/// Sends through the tunnel, and the only relay's kernel forwards it.
+fn by_kernel(world: &World<'_>) -> Result<String> {
+    let before = counted(world, BY_KERNEL)?;
+    let sent = transfer(world)?;
+    let bytes = counted(world, BY_KERNEL)? - before;
+    ensure!(bytes > BULK as f64, "{BY_KERNEL}: {bytes} bytes only");
+    Ok(sent)
+}
+
+/// Sum of the metrics of the first node's relay that begin with `prefix`.
+fn counted(world: &World<'_>, prefix: &str) -> Result<f64> {
+    let samples = world.metrics(&world.rig.nodes[0])?;
+    let matching = samples.iter().filter(|(name, _)| name.starts_with(prefix));
+    Ok(matching.map(|(_, value)| value).sum())
+}
+
+/// Which containers run.
+fn containers(world: &World<'_>) -> Result<Vec<Value>> {
+    let pods = world.list("pods", EDGE)?;
+    let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
+    Ok(pods.iter().map(id).collect())
+}
+
+/// Sends [`BULK`] bytes from c1 to c2, and says that they arrived unchanged.
+fn transfer(world: &World<'_>) -> Result<String> {
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    let sent = world.probe(c1, &["send", &to, &BULK.to_string()])?.finish();
+    drop(server);
+    sent
+}

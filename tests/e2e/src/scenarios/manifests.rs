@@ -1,0 +1,63 @@
+//! Manifests that `peerrelay validate` judges, in front of the API server.
+
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use rig::command::{program, run};
+use rig::world::{NAMESPACE, World};
+
+use super::{Scenario, vacant};
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "the API server and peerrelay validate agree on every manifest of the corpus",
+        run: corpus,
+    }]
+}
+
+/// Sends each manifest to the API server and to the program. The verdict that its name begins with
+/// is also held by a test without a cluster.
+fn corpus(world: &World<'_>) -> Result<String> {
+    // A manifest with the name of an object that is there would be refused for that.
+    vacant(world)?;
+    let directory = rig::state::repository().join("tests/manifests/corpus");
+    let binary = world.rig.program()?;
+    let mut files: Vec<_> = fs::read_dir(&directory)?.collect::<Result<_, _>>()?;
+    files.sort_by_key(fs::DirEntry::file_name);
+    let mut wrong = Vec::new();
+    for file in &files {
+        let name = file.file_name().to_string_lossy().into_owned();
+        let (verdict, _) = name.split_once('-').context("a manifest has no verdict")?;
+        let by_server = create(world, &file.path());
+        let by_program = run(program(&binary).arg("validate").arg("-f").arg(file.path()));
+        let expected = (verdict != "refused", verdict == "accepted");
+        if (by_server.is_ok(), by_program.is_ok()) != expected {
+            let said = |result: Result<String>| match result {
+                Ok(_) => "accepted".to_owned(),
+                Err(error) => format!("{error:#}"),
+            };
+            wrong.push(format!(
+                "{name}\n  API server: {}\n  validate: {}",
+                said(by_server),
+                said(by_program)
+            ));
+        }
+    }
+    ensure!(wrong.is_empty(), "{}", wrong.join("\n"));
+    Ok(format!("{} manifests", files.len()))
+}
+
+/// Creates what is in a file, without leaving it there.
+fn create(world: &World<'_>, file: &Path) -> Result<String> {
+    let mut kubectl = world.rig.kubectl_command();
+    kubectl.args([
+        "create",
+        "--dry-run=server",
+        "--validate=strict",
+        "-n",
+        NAMESPACE,
+        "-f",
+    ]);
+    run(kubectl.arg(file))
+}

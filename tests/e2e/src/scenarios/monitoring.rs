@@ -1,0 +1,163 @@
+//! A real Prometheus, configured by the real prometheus-operator, scrapes relays and operator
+//! through the objects that our operator and our chart make.
+
+use anyhow::{Context, Result, ensure};
+use rig::command::{program, run};
+use rig::prometheus::{Prometheus, RELEASE};
+use rig::state::repository;
+use rig::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
+use serde_json::{Value, json};
+
+use super::{EDGE, Scenario, relayed, reset};
+
+mod outages;
+mod picture;
+mod queries;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "prometheus-operator comes, its Prometheus scrapes relays and operator and alarms when \
+               they fail, and it goes again",
+        run: scraped,
+    }]
+}
+
+fn scraped(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    relayed(world)?;
+    let own = json!({"monitoring": {
+        "interval": "2s", "scrapeTimeout": "2s",
+        "relabelings": [{"targetLabel": "cluster", "replacement": "rig"}],
+        "metricRelabelings": [{"sourceLabels": ["__name__"], "regex": "tailscaled_.*", "action": "drop"}],
+    }});
+    world.apply(EDGE, &own)?;
+    world.eventually("annotations stand in for a ServiceMonitor", || {
+        annotated(world)
+    })?;
+    let prometheus = Prometheus::start(world.rig)?;
+    world.eventually("everything is made once its kind is there", || made(world))?;
+    world.rig.apply(&charts_own(world)?)?;
+    prometheus.scrape(&[
+        format!("serviceMonitor/{NAMESPACE}/{EDGE}-metrics/0"),
+        format!("serviceMonitor/{OPERATOR_NAMESPACE}/peerrelay-operator/0"),
+    ])?;
+    let mut seen = String::new();
+    world
+        .eventually("relays and operator are scraped", || {
+            seen = complete(&prometheus)?;
+            Ok(())
+        })
+        .with_context(|| {
+            prometheus
+                .targets()
+                .unwrap_or_else(|error| error.to_string())
+        })?;
+    let (mut queries, mut touched) = (String::new(), 0);
+    world.eventually("panels and alerts ask for what is there", || {
+        // Rates need traffic, and a reconciliation, between two scrapes.
+        relayed(world)?;
+        touched += 1;
+        let note = format!("rig/touched={touched}");
+        world.annotate(EDGE, &note)?;
+        queries = queries::hold(&prometheus)?;
+        Ok(())
+    })?;
+    // As generated files are: only when asked to.
+    if std::env::var_os("UPDATE").is_some() {
+        picture::draw(&prometheus, 120, &repository().join("docs/dashboard.svg"))?;
+    }
+    let alerts = outages::alarm(world, &prometheus)?;
+    // What is not wanted any more goes, while its kind stays.
+    let off = json!({"monitoring": {"serviceMonitor": "Disabled", "prometheusRule": "Disabled"}});
+    world.apply(EDGE, &off)?;
+    world.eventually("what is disabled is removed", || {
+        for kind in ["servicemonitors", "prometheusrules", "services"] {
+            let left = world.list(kind, EDGE)?;
+            ensure!(left.is_empty(), "there are {} {kind}", left.len());
+        }
+        Ok(())
+    })?;
+    world.apply(EDGE, &json!({}))?;
+    world.eventually("everything is made again", || made(world))?;
+    prometheus.remove()?;
+    world.eventually("annotations stand in again", || annotated(world))?;
+    world.wait_ready(EDGE)?;
+    Ok(format!("{seen}; {queries}; {alerts}"))
+}
+
+/// Checks that the metrics Service says by annotations where to scrape.
+fn annotated(world: &World<'_>) -> Result<()> {
+    let service = world.object("service", &format!("{EDGE}-metrics"))?;
+    let note = &service["metadata"]["annotations"]["prometheus.io/scrape"];
+    ensure!(*note == "true", "the annotation is {note}");
+    Ok(())
+}
+
+/// Checks that monitor and alerts are there, with the label of the operator's defaults,
+/// and that annotations are not.
+fn made(world: &World<'_>) -> Result<()> {
+    for kind in ["servicemonitor", "prometheusrule"] {
+        let object = world.object(kind, &format!("{EDGE}-metrics"))?;
+        let label = &object["metadata"]["labels"]["release"];
+        ensure!(*label == RELEASE, "the label of the {kind} is {label}");
+    }
+    ensure!(annotated(world).is_err(), "the annotations stay");
+    Ok(())
+}
+
+/// What the chart has for its operator, where prometheus-operator is known.
+fn charts_own(world: &World<'_>) -> Result<String> {
+    let chart = repository().join("charts/peerrelay-operator");
+    let mut helm = program(world.rig.tools().program("helm"));
+    helm.args(["template", "peerrelay-operator"])
+        .arg(chart)
+        .args(["--namespace", OPERATOR_NAMESPACE])
+        .args(["--set", "image.repository=peerrelay.dev/peerrelay"])
+        .args(["--show-only", "templates/monitoring.yaml"])
+        .args(["--set", &format!("metrics.labels.release={RELEASE}")])
+        .args(["--set", "metrics.serviceMonitor.enabled=true"])
+        .args(["--set", "metrics.prometheusRule.enabled=true"]);
+    run(&mut helm)
+}
+
+/// Checks series, labels and alerts; says what was seen.
+fn complete(prometheus: &Prometheus<'_>) -> Result<String> {
+    // As the alerts of a PeerRelay select its series.
+    let ours = format!("namespace=\"{NAMESPACE}\",peer_relay=\"{EDGE}\"");
+    let relays = prometheus.query(&format!("peerrelay_ready{{{ours}}}"))?;
+    ensure!(
+        relays.len() == 2,
+        "of two relays {} are there",
+        relays.len()
+    );
+    for relay in &relays {
+        let labels = &relay["metric"];
+        let named = labels["node"].is_string() && labels["relay_region"] == "office";
+        ensure!(named, "labels of a relay: {labels}");
+        ensure!(value(relay) == Some(1.0), "a relay is not ready");
+        ensure!(labels["cluster"] == "rig", "not relabelled: {labels}");
+    }
+    let dropped = prometheus.query(&format!("{{__name__=~\"tailscaled_.*\",{ours}}}"))?;
+    ensure!(dropped.is_empty(), "metrics are not relabelled");
+    let forwarded = prometheus.query(&format!("sum(peerrelay_forwarded_bytes_total{{{ours}}})"))?;
+    let forwarded = forwarded.first().and_then(value).unwrap_or_default();
+    ensure!(forwarded > 0.0, "no relay has forwarded anything");
+    let leaders = prometheus.query("sum(peerrelay_operator_leader)")?;
+    let leaders = leaders.first().and_then(value);
+    ensure!(leaders == Some(1.0), "{leaders:?} operators lead");
+    let down = prometheus.query("up == 0")?;
+    ensure!(down.is_empty(), "not scraped: {}", Value::from(down));
+    let alerts = prometheus.alert_rules()?;
+    for alert in ["PeerRelayNotScraped", "PeerRelayOperatorAbsent"] {
+        let loaded = alerts.iter().any(|(name, _)| name == alert);
+        ensure!(loaded, "{alert} is not loaded");
+    }
+    Ok(format!(
+        "2 relays with {forwarded} forwarded bytes, 1 leader, {} alerts",
+        alerts.len()
+    ))
+}
+
+fn value(series: &Value) -> Option<f64> {
+    series["value"][1].as_str()?.parse().ok()
+}

@@ -1,0 +1,281 @@
+//! NetworkPolicies where something enforces them: what must pass does, and nothing else.
+
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use rig::cluster::image::PAUSE;
+use rig::command::{program, run};
+use rig::net::ROUTER_V4;
+use rig::network_policies::NetworkPolicies;
+use rig::state::repository;
+use rig::tailnet::LOGIN_SERVER;
+use rig::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
+use serde_json::{Value, json};
+
+use super::exposure::{restricted, through};
+use super::reasons::process_of;
+use super::{EDGE, Scenario, vacant};
+
+/// A pod of nobody, from which things are asked.
+const STRANGER: &str = "stranger";
+const CLOSED: &str = "closed";
+/// How curl ends when its time is over.
+const TIMED_OUT: &str = "exit status: 28";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "where NetworkPolicies are enforced, relays on the pod network relay and are scraped, \
+                   and closed to everything else",
+            run: relays,
+        },
+        Scenario {
+            name: "an operator that its NetworkPolicy closes off leads and is scraped, and reaches \
+                   nothing but the API server",
+            run: operator,
+        },
+    ]
+}
+
+fn relays(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let seen = where_enforced(world, || restricted(world, || relays_among(world)));
+    world
+        .rig
+        .kubectl(["delete", "pod", STRANGER, "--ignore-not-found"])?;
+    world.delete(EDGE)?;
+    seen
+}
+
+/// Runs `inside` while policies are enforced, in a namespace that is closed: without the relays' own
+/// policy nothing would reach them, nor they anything.
+pub(super) fn where_enforced<T>(
+    world: &World<'_>,
+    inside: impl FnOnce() -> Result<T>,
+) -> Result<T> {
+    let enforced = NetworkPolicies::enforce(world.rig)?;
+    world.rig.apply(&everything_closed().to_string())?;
+    let seen = inside().with_context(|| enforced.log());
+    let policy = ["delete", "networkpolicy", CLOSED, "-n", NAMESPACE];
+    world
+        .rig
+        .kubectl(policy.into_iter().chain(["--ignore-not-found"]))?;
+    seen
+}
+
+/// Goes from all that is let in to nothing, and to everything.
+fn relays_among(world: &World<'_>) -> Result<String> {
+    let region = |policy: bool| {
+        json!([{
+            "name": "office", "clients": ["tag:office"],
+            "exposure": {"type": "NodePort", "networkPolicy": policy},
+        }])
+    };
+    world.apply(EDGE, &json!({"regions": region(true)}))?;
+    world.wait_ready(EDGE)?;
+    let route = through(world, &[":vni:".to_owned()])?;
+    verified(world)?;
+    let metrics = metrics(world)?;
+    let inside = stranger(world)?;
+    let outside = || Ok(world.client("c1")?.command("curl"));
+    opened(&metrics, || Ok(inside_of(inside)))?;
+    closed(&metrics, outside).context("from outside of the cluster")?;
+
+    let unscraped = json!({"serviceMonitor": "Disabled"});
+    world.apply(
+        EDGE,
+        &json!({"regions": region(true), "monitoring": unscraped}),
+    )?;
+    world.eventually("metrics that nobody scrapes are closed to pods", || {
+        closed(&metrics, || Ok(inside_of(inside)))
+    })?;
+    through(world, &[":vni:".to_owned()])?;
+
+    // The same requests pass once no policy is there.
+    world.apply(EDGE, &json!({"regions": region(false)}))?;
+    world
+        .rig
+        .kubectl(["delete", "networkpolicy", CLOSED, "-n", NAMESPACE])?;
+    world.eventually("everything is open without a policy", || {
+        opened(&metrics, outside)?;
+        opened(&metrics, || Ok(inside_of(inside)))
+    })?;
+    Ok(format!("{route}; {} addresses were asked", metrics.len()))
+}
+
+fn operator(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let enforced = NetworkPolicies::enforce(world.rig)?;
+    let seen = operator_among(world).with_context(|| enforced.log());
+    world
+        .rig
+        .kubectl(["delete", "pod", STRANGER, "--ignore-not-found"])?;
+    let words = ["delete", "networkpolicy", "peerrelay-operator"];
+    let place = ["-n", OPERATOR_NAMESPACE, "--ignore-not-found"];
+    world.rig.kubectl(words.into_iter().chain(place))?;
+    seen
+}
+
+fn operator_among(world: &World<'_>) -> Result<String> {
+    let inside = stranger(world)?;
+    let outside = || Ok(world.client("c1")?.command("curl"));
+    let elsewhere = [LOGIN_SERVER.to_owned()];
+    let api = ["https://10.96.0.1:443/version".to_owned()];
+
+    let (pod, metrics) = operator_pod(world)?;
+    let own = process_of(&pod).context("the operator does not run")?;
+    opened(&elsewhere, || Ok(inside_of(own)))?;
+    opened(&metrics, outside)?;
+
+    world.rig.apply(&charts_own(world)?)?;
+    // What is open stays open: new pods connect anew.
+    let deployment = "deployment/peerrelay-operator";
+    for words in [
+        ["rollout", "restart", deployment].as_slice(),
+        &["rollout", "status", deployment, "--timeout=90s"],
+    ] {
+        let place = ["-n", OPERATOR_NAMESPACE];
+        world.rig.kubectl(words.iter().copied().chain(place))?;
+    }
+    world.apply(EDGE, &json!({}))?;
+    world.wait_ready(EDGE)?;
+    let mut found = None;
+    world.eventually("the former operators are gone", || {
+        found = Some(operator_pod(world)?);
+        Ok(())
+    })?;
+    let (pod, metrics) = found.context("no operator")?;
+    let own = process_of(&pod).context("the operator does not run")?;
+    opened(&metrics, || Ok(inside_of(inside)))?;
+    opened(&api, || Ok(inside_of(own)))?;
+    closed(&metrics, outside).context("from outside of the cluster")?;
+    closed(&elsewhere, || Ok(inside_of(own))).context("from the operator")?;
+    Ok(format!("{pod} reconciles"))
+}
+
+/// Refuses everything to every pod of the relays' namespace.
+fn everything_closed() -> Value {
+    json!({
+        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
+        "metadata": {"name": CLOSED, "namespace": NAMESPACE},
+        "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
+    })
+}
+
+/// The chart's policy for the operator, which is off by default, with the API server's addresses of
+/// its Service and of itself.
+fn charts_own(world: &World<'_>) -> Result<String> {
+    let addresses = ["10.96.0.1".to_owned(), ROUTER_V4.to_string()];
+    let to = addresses.map(|address| json!({"ipBlock": {"cidr": format!("{address}/32")}}));
+    let to = json!(to);
+    let mut helm = program(world.rig.tools().program("helm"));
+    helm.args(["template", "peerrelay-operator"])
+        .arg(repository().join("charts/peerrelay-operator"))
+        .args(["--namespace", OPERATOR_NAMESPACE])
+        .args(["--set", "image.repository=peerrelay.dev/peerrelay"])
+        .args(["--show-only", "templates/networkpolicy.yaml"])
+        .args(["--set", "networkPolicy.enabled=true"])
+        .arg("--set-json")
+        .arg(format!("networkPolicy.apiServerTo={to}"));
+    run(&mut helm)
+}
+
+/// Waits until relays have bound through each other's addresses.
+fn verified(world: &World<'_>) -> Result<()> {
+    world.eventually("relays reach each other", || {
+        let is = world.condition(EDGE, "EndpointsVerified")?;
+        ensure!(is == "True/Verified", "EndpointsVerified is '{is}'");
+        Ok(())
+    })
+}
+
+/// Where each relay has its metrics, on IPv4 and IPv6.
+fn metrics(world: &World<'_>) -> Result<Vec<String>> {
+    let pods = world.list("pods", EDGE)?;
+    let all: Vec<_> = pods.iter().flat_map(|pod| urls(pod, 9440)).collect();
+    ensure!(all.len() == 4, "two relays have the addresses {all:?}");
+    Ok(all)
+}
+
+/// One operator, and where it has its metrics.
+fn operator_pod(world: &World<'_>) -> Result<(String, Vec<String>)> {
+    let text = world
+        .rig
+        .kubectl(["get", "pods", "-n", OPERATOR_NAMESPACE, "-o", "json"])?;
+    let list: Value = serde_json::from_str(&text)?;
+    let pods = list["items"].as_array().context("no list")?;
+    let leaving = |pod: &&Value| pod["metadata"]["deletionTimestamp"].is_string();
+    let left = pods.iter().filter(leaving).count();
+    ensure!(left == 0, "{left} operators are ending");
+    let pod = pods.first().context("no operator")?;
+    let name = pod["metadata"]["name"].as_str().context("no name")?;
+    Ok((name.to_owned(), urls(pod, 8080)))
+}
+
+fn urls(pod: &Value, port: u16) -> Vec<String> {
+    let addresses = pod["status"]["podIPs"].as_array().into_iter().flatten();
+    let addresses = addresses.filter_map(|address| address["ip"].as_str());
+    addresses
+        .map(|address| match address.contains(':') {
+            true => format!("http://[{address}]:{port}/metrics"),
+            false => format!("http://{address}:{port}/metrics"),
+        })
+        .collect()
+}
+
+/// Starts the stranger and gives its process.
+fn stranger(world: &World<'_>) -> Result<i32> {
+    let pod = json!({
+        "apiVersion": "v1", "kind": "Pod",
+        "metadata": {"name": STRANGER, "namespace": "default"},
+        "spec": {
+            "automountServiceAccountToken": false,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [{
+                "name": "pause", "image": PAUSE, "imagePullPolicy": "Never",
+                "env": [{"name": "POD_NAME", "value": STRANGER}],
+            }],
+        },
+    });
+    world.rig.apply(&pod.to_string())?;
+    let pod = format!("pod/{STRANGER}");
+    world
+        .rig
+        .kubectl(["wait", "--for=condition=Ready", &pod, "--timeout=60s"])?;
+    process_of(STRANGER).context("the stranger does not run")
+}
+
+/// curl in the network of a pod, by one of its processes.
+fn inside_of(pid: i32) -> Command {
+    let mut curl = program("nsenter");
+    curl.arg(format!("--net=/proc/{pid}/ns/net"))
+        .args(["--", "curl"]);
+    curl
+}
+
+/// Whether all of these answer.
+fn opened(urls: &[String], curl: impl Fn() -> Result<Command>) -> Result<()> {
+    for url in urls {
+        ask(curl()?, url)?;
+    }
+    Ok(())
+}
+
+/// Whether none of these does: what no policy allows gets no answer, not a refusal.
+fn closed(urls: &[String], curl: impl Fn() -> Result<Command>) -> Result<()> {
+    for url in urls {
+        let Err(error) = ask(curl()?, url) else {
+            bail!("{url} answers");
+        };
+        let said = format!("{error:#}");
+        ensure!(said.contains(TIMED_OUT), "{said}");
+    }
+    Ok(())
+}
+
+/// Fails without an answer; what it says does not matter.
+fn ask(mut curl: Command, url: &str) -> Result<()> {
+    curl.args(["-sS", "-k", "--noproxy", "*", "--max-time", "2", "-o"])
+        .args(["/dev/null", url]);
+    run(&mut curl).map(drop)
+}

@@ -1,0 +1,298 @@
+//! The operator under trouble.
+
+use std::collections::BTreeMap;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use anyhow::{Context, Result, ensure};
+use rig::world::{OPERATOR_NAMESPACE, World};
+use serde_json::{Value, json};
+
+use super::{EDGE, Scenario, reset};
+
+/// Kinds of which each region has one; there is one ConfigMap more, with the policy.
+const CHILDREN: &str = "daemonsets,configmaps,serviceaccounts,roles,rolebindings";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "an unchanged PeerRelay causes no write, not even by a new operator",
+            run: thrift,
+        },
+        Scenario {
+            name: "what is changed by hand is put back, what a region had goes with it",
+            run: drift,
+        },
+        Scenario {
+            name: "the operator is killed at random moments and ends in the same state",
+            run: killed,
+        },
+        Scenario {
+            name: "an object of someone else is left alone, and the PeerRelay says so",
+            run: taken,
+        },
+    ]
+}
+
+fn thrift(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    // Relays try each other's addresses after they have become ready: the status follows.
+    let mut last = Value::Null;
+    world.eventually("the status stays as it is", || {
+        thread::sleep(Duration::from_secs(3));
+        let verified = world.condition(EDGE, "EndpointsVerified")?;
+        let now = settled(world)?;
+        let same = std::mem::replace(&mut last, now.clone()) == now;
+        ensure!(
+            same && verified == "True/Verified",
+            "EndpointsVerified is '{verified}'"
+        );
+        Ok(())
+    })?;
+    let before = versions(world, EDGE)?;
+    let status = settled(world)?;
+    // Metadata only: the operator looks again and finds nothing to do.
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)?
+        .as_nanos()
+        .to_string();
+    let note = format!("rig/looked={now}");
+    world.annotate(EDGE, &note)?;
+    thread::sleep(Duration::from_secs(3));
+    ensure!(versions(world, EDGE)? == before, "a second look wrote");
+    kill_operators(world)?;
+    wait_for_operator(world)?;
+    thread::sleep(Duration::from_secs(3));
+    ensure!(versions(world, EDGE)? == before, "a new operator wrote");
+    let now = settled(world)?;
+    ensure!(now == status, "the status changed: {now} was {status}");
+    Ok(format!("{} objects untouched", before.len()))
+}
+
+/// The status without the number of sessions, which relays tell as it changes.
+fn settled(world: &World<'_>) -> Result<Value> {
+    let mut status = world.object("peerrelay", EDGE)?["status"].clone();
+    status["sessions"] = Value::Null;
+    Ok(status)
+}
+
+fn drift(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let name = format!("{EDGE}-office");
+    world
+        .rig
+        .kubectl(["delete", "configmap", &name, "-n", "relays"])?;
+    let patch = r#"{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":7}}}}"#;
+    world.rig.kubectl([
+        "patch",
+        "daemonset",
+        &name,
+        "-n",
+        "relays",
+        "--type=merge",
+        "-p",
+        patch,
+    ])?;
+    world.eventually("drift is repaired", || {
+        world.object("configmap", &name)?;
+        let set = world.object("daemonset", &name)?;
+        let grace = &set["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
+        ensure!(*grace == 30, "grace period is {grace}");
+        Ok(())
+    })?;
+    let two = json!({"regions": [
+        {"name": "office", "clients": ["tag:office"]},
+        {"name": "spare", "clients": ["tag:office"],
+         "placement": {"nodeSelector": {"peerrelay.dev/no-such-node": "true"}}},
+    ]});
+    world.apply(EDGE, &two)?;
+    world.eventually("both regions have their objects", || {
+        let children = versions(world, EDGE)?.len();
+        ensure!(children == 11, "{children} objects");
+        Ok(())
+    })?;
+    world.apply(EDGE, &json!({}))?;
+    world.eventually("the second region's objects are gone", || {
+        let children = versions(world, EDGE)?;
+        ensure!(
+            children.len() == 6 && children.keys().all(|k| !k.ends_with("spare")),
+            "{children:?}"
+        );
+        Ok(())
+    })?;
+    Ok("repaired and pruned".into())
+}
+
+fn killed(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let wanted = shape(world, EDGE)?;
+    let mut kills = 0;
+    let mut pauses = Pauses::new()?;
+    for _ in 0..3 {
+        world
+            .rig
+            .kubectl(["delete", "peerrelay", EDGE, "-n", "relays", "--wait=false"])?;
+        pauses.sleep();
+        kill_operators(world)?;
+        world.eventually("deletion ends", || {
+            let left = world.rig.kubectl([
+                "get",
+                "peerrelays,pods",
+                "-n",
+                "relays",
+                "-o",
+                "name",
+                "-l",
+                "!rig",
+            ])?;
+            let left = left.lines().filter(|line| line.contains(EDGE)).count();
+            ensure!(
+                left == 0 && versions(world, EDGE)?.is_empty(),
+                "{left} objects are left"
+            );
+            Ok(())
+        })?;
+        world.apply(EDGE, &json!({"port": 40_001}))?;
+        pauses.sleep();
+        kill_operators(world)?;
+        world.apply(EDGE, &json!({}))?;
+        pauses.sleep();
+        kill_operators(world)?;
+        kills += 3;
+        world.wait_ready(EDGE)?;
+        let now = shape(world, EDGE)?;
+        ensure!(
+            now == wanted,
+            "another state: {now:?} instead of {wanted:?}"
+        );
+    }
+    Ok(format!("{kills} times"))
+}
+
+fn taken(world: &World<'_>) -> Result<String> {
+    let foreign = json!({
+        "apiVersion": "v1", "kind": "ConfigMap",
+        "metadata": {"name": "taken-office", "namespace": "relays"}, "data": {"mine": "yes"},
+    });
+    world.rig.apply(&foreign.to_string())?;
+    world.apply(
+        "taken",
+        &json!({"port": 40_100, "monitoring": {"port": 9_540}}),
+    )?;
+    world.eventually("the name is said to be taken", || {
+        let stalled = world.condition("taken", "Stalled")?;
+        ensure!(stalled == "True/NameTaken", "Stalled is '{stalled}'");
+        Ok(())
+    })?;
+    let data = world.object("configmap", "taken-office")?["data"].clone();
+    ensure!(data == json!({"mine": "yes"}), "it was changed: {data}");
+    world.delete("taken")?;
+    world
+        .rig
+        .kubectl(["delete", "configmap", "taken-office", "-n", "relays"])?;
+    Ok("NameTaken".into())
+}
+
+/// Resource version of each child.
+fn versions(world: &World<'_>, name: &str) -> Result<BTreeMap<String, String>> {
+    let children = world.list(CHILDREN, name)?;
+    Ok(children
+        .iter()
+        .map(|child| {
+            let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+            let (kind, metadata) = (text(&child["kind"]), &child["metadata"]);
+            // The DaemonSet's status changes with its pods; its generation with its spec.
+            let version = match &*kind {
+                "DaemonSet" => metadata["generation"].to_string(),
+                _ => text(&metadata["resourceVersion"]),
+            };
+            (format!("{kind}/{}", text(&metadata["name"])), version)
+        })
+        .collect())
+}
+
+/// What each child says, without what differs between two lives of the same object.
+fn shape(world: &World<'_>, name: &str) -> Result<BTreeMap<String, String>> {
+    let children = world.list(CHILDREN, name)?;
+    Ok(children
+        .iter()
+        .map(|child| {
+            let name = child["metadata"]["name"].as_str().unwrap_or_default();
+            let key = format!("{}/{name}", child["kind"].as_str().unwrap_or_default());
+            // Keys of probes are new with each start of a relay.
+            let mut data = child["data"].clone();
+            if let Some(data) = data.as_object_mut() {
+                data.remove("peers.yaml");
+            }
+            let body = [
+                &child["spec"],
+                &data,
+                &child["rules"],
+                &child["metadata"]["labels"],
+            ];
+            (key, format!("{body:?}"))
+        })
+        .collect())
+}
+
+/// Ends all operators at once.
+pub(super) fn kill_operators(world: &World<'_>) -> Result<()> {
+    world.rig.kubectl([
+        "delete",
+        "pods",
+        "-n",
+        OPERATOR_NAMESPACE,
+        "--all",
+        "--force",
+        "--grace-period=0",
+        "--wait=false",
+    ])?;
+    Ok(())
+}
+
+fn wait_for_operator(world: &World<'_>) -> Result<()> {
+    world.eventually("an operator leads", || {
+        let lease = world.rig.kubectl([
+            "get",
+            "lease",
+            "peerrelay-operator",
+            "-n",
+            OPERATOR_NAMESPACE,
+            "-o",
+            "json",
+        ])?;
+        let lease: Value = serde_json::from_str(&lease)?;
+        let holder = lease["spec"]["holderIdentity"]
+            .as_str()
+            .context("nobody leads")?;
+        let pods = world
+            .rig
+            .kubectl(["get", "pods", "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
+        ensure!(pods.contains(holder), "{holder} is gone");
+        Ok(())
+    })
+}
+
+/// Moments that differ with each run.
+struct Pauses {
+    state: u64,
+    start: Instant,
+}
+
+impl Pauses {
+    fn new() -> Result<Self> {
+        let state = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64 | 1;
+        Ok(Self {
+            state,
+            start: Instant::now(),
+        })
+    }
+
+    fn sleep(&mut self) {
+        self.state ^= self.start.elapsed().as_nanos() as u64;
+        self.state ^= self.state << 13;
+        self.state ^= self.state >> 7;
+        self.state ^= self.state << 17;
+        thread::sleep(Duration::from_millis(self.state % 1_500));
+    }
+}

@@ -1,0 +1,188 @@
+//! Order of paths: direct, then relay, then DERP.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rig::world::{NAMESPACE, Route, World};
+use serde_json::json;
+
+use super::{EDGE, MINUTE, Scenario, THIRTY, is_relay, relayed, reset};
+
+/// Bytes through the tunnel.
+const BULK: u64 = 100_000_000;
+const PORT: u16 = 7_000;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "an applied PeerRelay takes a path from DERP to a relay within 30 s",
+            run: first,
+        },
+        Scenario {
+            name: "100 MB over TCP arrive unchanged through the relay",
+            run: bulk,
+        },
+        Scenario {
+            name: "with the block lifted clients go direct, and back",
+            run: direct,
+        },
+        Scenario {
+            name: "without relays TCP survives on DERP, and the same relays come back",
+            run: gone,
+        },
+    ]
+}
+
+fn first(world: &World<'_>) -> Result<String> {
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    world.delete(EDGE)?;
+    world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+    world.write_secret(&world.rig.tailnet.auth_key())?;
+    let start = Instant::now();
+    world.apply(EDGE, &json!({}))?;
+    let applied = Instant::now();
+    world.eventually("the DaemonSet exists", || {
+        world
+            .object("daemonset", &format!("{EDGE}-office"))
+            .map(drop)
+    })?;
+    let created = applied.elapsed();
+    let (route, _) = world.wait_route(c1, c2, is_relay, THIRTY)?;
+    let took = start.elapsed();
+    ensure!(took < THIRTY, "it took {} s", took.as_secs());
+    world.wait_ready(EDGE)?;
+
+    let status = c1.tailscale(["status"])?;
+    let line = status
+        .lines()
+        .find(|line| line.contains(" c2 "))
+        .context("c2 is not in status")?;
+    ensure!(
+        line.contains("active; peer-relay ") && line.contains(":40000:vni:"),
+        "status says: {line}"
+    );
+    let nodes = world.rig.tailnet.nodes()?;
+    let relays: Vec<_> = nodes.iter().filter(|node| node.peer_relay).collect();
+    ensure!(
+        relays.len() == 2,
+        "{} relays are in the tailnet",
+        relays.len()
+    );
+    for client in [c1, c2] {
+        let servers = client.debug_peer_relay_servers()?;
+        for relay in &relays {
+            ensure!(
+                servers.contains(&relay.addresses[0]),
+                "{} is not in {servers}",
+                relay.name
+            );
+        }
+    }
+    let servers = world.client("c3")?.debug_peer_relay_servers()?;
+    ensure!(
+        servers.trim() == "[]",
+        "c3 without the grant knows {servers}"
+    );
+    Ok(format!(
+        "DaemonSet seen {:.2} s, {route} {:.1} s after kubectl apply",
+        created.as_secs_f64(),
+        took.as_secs_f64()
+    ))
+}
+
+fn bulk(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    relayed(world)?;
+    let before = world.metric("peerrelay_forwarded_bytes_total")?;
+    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    let start = Instant::now();
+    let sent = world
+        .probe(c1, &["send", &to, &BULK.to_string()])?
+        .finish()?;
+    let seconds = start.elapsed().as_secs_f64();
+    drop(server);
+    let relayed_bytes = world.metric("peerrelay_forwarded_bytes_total")? - before;
+    ensure!(
+        relayed_bytes > BULK as f64,
+        "the relays forwarded {relayed_bytes} bytes only"
+    );
+    let upstream = world.metric("tailscaled_peer_relay_forwarded_bytes_total")?;
+    ensure!(
+        upstream >= relayed_bytes,
+        "upstream's metric says {upstream}"
+    );
+    ensure!(is_relay(&world.route(c1, c2)?), "the path changed");
+    Ok(format!("{sent} in {seconds:.1} s"))
+}
+
+fn direct(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    relayed(world)?;
+    world.rig.network.block_clients(false)?;
+    let (_, there) = world.wait_route(c1, c2, |route| *route == Route::Direct, MINUTE)?;
+    world.rig.network.block_clients(true)?;
+    let (_, back) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+    Ok(format!(
+        "direct after {} s, relayed again after {} s",
+        there.as_secs(),
+        back.as_secs()
+    ))
+}
+
+fn gone(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    relayed(world)?;
+    let devices = relays(world)?;
+    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    let held = world.probe(c1, &["hold", &to])?;
+
+    // Relays that the operator removes are withdrawn first. These end without notice.
+    world.apply(EDGE, &json!({"paused": true}))?;
+    world.eventually("the operator leaves everything as it is", || {
+        let ready = world.condition(EDGE, "Ready")?;
+        ensure!(ready == "Unknown/Paused", "Ready is '{ready}'");
+        Ok(())
+    })?;
+    let label = format!("peerrelay.dev/peer-relay={EDGE}");
+    world
+        .rig
+        .kubectl(["delete", "daemonsets", "-n", NAMESPACE, "-l", &label])?;
+    world.eventually("no relay runs", || {
+        let pods = world.list("pods", EDGE)?;
+        ensure!(pods.is_empty(), "{} relays run", pods.len());
+        Ok(())
+    })?;
+    let (_, away) = world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+    // Longer than a path is trusted, so that data really went over DERP.
+    thread::sleep(Duration::from_secs(5));
+
+    world.apply(EDGE, &json!({}))?;
+    let (_, back) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+    let trips = held.finish().context("TCP did not survive")?;
+    drop(server);
+    ensure!(
+        relays(world)? == devices,
+        "the relays came back as other devices"
+    );
+    Ok(format!(
+        "DERP after {} s, relayed again after {} s, on one connection {trips}",
+        away.as_secs(),
+        back.as_secs()
+    ))
+}
+
+/// Name and key of each relay in the tailnet.
+fn relays(world: &World<'_>) -> Result<Vec<(String, String)>> {
+    let nodes = world.rig.tailnet.nodes()?;
+    let relays = nodes.into_iter().filter(|node| node.peer_relay);
+    let mut devices: Vec<_> = relays.map(|node| (node.name, node.key)).collect();
+    devices.sort();
+    Ok(devices)
+}

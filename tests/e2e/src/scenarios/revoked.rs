@@ -1,0 +1,76 @@
+//! Rights that end: sessions end with them.
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rig::process::wait_until;
+use rig::world::World;
+
+use super::{Scenario, relayed, reset};
+
+/// In which sessions end that nobody may have any more. By themselves they last for minutes.
+const SOON: Duration = Duration::from_secs(10);
+
+/// Seconds until node keys expire.
+const IN: u32 = 3;
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "sessions end within 10 s when the policy turns relays off, and when their clients' \
+               node keys expire",
+        run: rights_end,
+    }]
+}
+
+fn rights_end(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let tailnet = &world.rig.tailnet;
+    let nodes = tailnet.nodes()?;
+    let relays = nodes.iter().filter(|node| node.peer_relay);
+    let relays: Vec<_> = relays.map(|node| node.name.clone()).collect();
+    ensure!(!relays.is_empty(), "no relay is in the tailnet");
+    let clients = ["c1".to_owned(), "c2".to_owned()];
+    let disable = |name: &str, set| tailnet.set_attribute(name, "disable-relay-server", set);
+    // No map comes at the moment of the end.
+    let expire = |name: &str, set: bool| {
+        if set {
+            tailnet.expire_in(name, IN)
+        } else {
+            tailnet.expire(name, false)
+        }
+    };
+    let mut seen = Vec::new();
+    type Change<'a> = &'a dyn Fn(&str, bool) -> Result<()>;
+    for (what, names, change) in [
+        ("turned off", &relays[..], &disable as Change<'_>),
+        ("expired", &clients, &expire),
+    ] {
+        relayed(world)?;
+        ensure!(sessions(world)? > 0.0, "a path without a session");
+        let all = |set| names.iter().try_for_each(|name| change(name, set));
+        let ended = all(true).and_then(|()| none_left(world));
+        all(false)?;
+        let ended = ended.context(what)?;
+        world.wait_ready(super::EDGE)?;
+        relayed(world).with_context(|| format!("no longer {what}"))?;
+        seen.push(format!("{what}: {:.1} s", ended.as_secs_f64()));
+    }
+    Ok(seen.join(", "))
+}
+
+/// Sessions of all relays, open or not.
+fn sessions(world: &World<'_>) -> Result<f64> {
+    world.metric("peerrelay_sessions{")
+}
+
+/// Waits until the relays have no session, and gives how long that took.
+pub(super) fn none_left(world: &World<'_>) -> Result<Duration> {
+    let start = Instant::now();
+    let none = || {
+        let left = sessions(world)?;
+        ensure!(left == 0.0, "{left} sessions are left");
+        Ok(())
+    };
+    wait_until(SOON, || true, none)?;
+    Ok(start.elapsed())
+}

@@ -1,0 +1,81 @@
+//! Operator and relays of different versions.
+
+use anyhow::{Context, Result, ensure};
+use rig::world::{NAMESPACE, World};
+use serde_json::{Value, json};
+
+use super::{EDGE, Scenario, reset};
+
+/// A field that no version has.
+const FIELD: &str = "quantumDepth";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![Scenario {
+        name: "a relay that restarts with the configuration of a newer operator warns and works",
+        run: newer_configuration,
+    }]
+}
+
+fn newer_configuration(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    // The operator would put the ConfigMap back.
+    world.apply(EDGE, &json!({"paused": true}))?;
+    world.eventually("the operator has seen the pause", || {
+        let object = world.object("peerrelay", EDGE)?;
+        let seen = &object["status"]["observedGeneration"];
+        ensure!(*seen == object["metadata"]["generation"], "seen is {seen}");
+        Ok(())
+    })?;
+    let name = format!("{EDGE}-office");
+    let map = world.object("configmap", &name)?;
+    let text = map["data"]["relay.yaml"]
+        .as_str()
+        .context("no relay.yaml")?;
+    let data = json!({"data": {"relay.yaml": format!("{}\n{FIELD}: 7\n", text.trim_end())}});
+    world.rig.kubectl([
+        "patch",
+        "configmap",
+        &name,
+        "-n",
+        NAMESPACE,
+        "--type=merge",
+        "-p",
+        &data.to_string(),
+    ])?;
+    let before = world.list("pods", EDGE)?;
+    let pod = name_of(before.first().context("no relay runs")?)?.to_owned();
+    world
+        .rig
+        .kubectl(["delete", "pod", &pod, "-n", NAMESPACE, "--wait=false"])?;
+    let mut told = String::new();
+    world.eventually("the next relay is ready and has warned", || {
+        let now = world.list("pods", EDGE)?;
+        let is_new = |pod: &&Value| {
+            name_of(pod).is_ok_and(|name| before.iter().all(|b| name_of(b).ok() != Some(name)))
+        };
+        let next = now.iter().find(is_new).context("there is no other pod")?;
+        let ready = &next["status"]["containerStatuses"][0]["ready"];
+        ensure!(*ready == true, "it is not ready");
+        let log = world
+            .rig
+            .kubectl(["logs", "-n", NAMESPACE, name_of(next)?])?;
+        let line = log
+            .lines()
+            .find(|line| line.contains("unknown field") && line.contains(FIELD));
+        told = line.context("the log has no warning")?.to_owned();
+        Ok(())
+    })?;
+    world.apply(EDGE, &json!({}))?;
+    world.eventually("the operator's configuration is back", || {
+        let map = world.object("configmap", &name)?;
+        let text = map["data"]["relay.yaml"].as_str().unwrap_or_default();
+        ensure!(!text.contains(FIELD), "it still has {FIELD}");
+        Ok(())
+    })?;
+    world.wait_ready(EDGE)?;
+    Ok(told)
+}
+
+fn name_of(pod: &Value) -> Result<&str> {
+    pod["metadata"]["name"].as_str().context("a pod has a name")
+}

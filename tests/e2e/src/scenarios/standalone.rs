@@ -1,0 +1,152 @@
+//! The relay by itself: control that goes away, and what a user may get wrong.
+
+use std::net::SocketAddr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rig::command::program_in;
+use rig::world::World;
+
+use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset};
+
+const PORT: u16 = 7_001;
+/// Program in the image, as the rig built it.
+const PROGRAM: &str = "peerrelay";
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "what cannot work is said with the fix",
+            run: mistakes,
+        },
+        Scenario {
+            name: "bound sessions flow while control and DERP are gone, and relays recover",
+            run: control_lost,
+        },
+    ]
+}
+
+fn mistakes(world: &World<'_>) -> Result<String> {
+    let program = world.rig.program()?;
+    let cases: [(&[&str], &str); 5] = [
+        (
+            &["relay", "--static-endpoint", "203.0.113.10"],
+            "write 203.0.113.10:40000",
+        ),
+        (&["relay", "--tag", "office"], "must begin with 'tag:'"),
+        (
+            &["relay", "--config", "/nonexistent/relay.yaml"],
+            "check the path and its permissions",
+        ),
+        (
+            &[
+                "relay",
+                "--ca-file",
+                "/dev/null",
+                "--state-dir",
+                "/proc/nowhere",
+            ],
+            "must be writable",
+        ),
+        (
+            &["relay", "--control-url", "ftp://control.example.net"],
+            "must begin with https://",
+        ),
+    ];
+    for (words, message) in cases {
+        let output = program_in("prr-c3", &program).args(words).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(!output.status.success(), "{PROGRAM} {words:?} went well");
+        ensure!(said.contains(message), "{PROGRAM} {words:?} said: {said}");
+    }
+    port_taken(world)?;
+    Ok(format!("{} mistakes", cases.len() + 1))
+}
+
+/// A port that is taken is tried again, and taken over once it is free.
+fn port_taken(world: &World<'_>) -> Result<()> {
+    let scratch = world.rig.scratch("standalone")?;
+    let c3 = world.client("c3")?;
+    let holder = world.probe(c3, &["occupy", "40000"])?;
+    let state = scratch.join("state").display().to_string();
+    let spec = rig::process::Spec::new("standalone", c3.machine.namespace, &world.rig.program()?)
+        .args([
+            "relay",
+            "--state-dir",
+            &state,
+            "--control-url",
+            "https://10.90.0.1",
+        ])
+        .args(["--ca-file", &world.rig.ca().display().to_string()])
+        .args([
+            "--auth-key-file",
+            &world.rig.tailnet.auth_key_file().display().to_string(),
+        ])
+        .args([
+            "--hostname",
+            "standalone",
+            "--metrics-addr",
+            "127.0.0.1:9441",
+        ]);
+    let processes = world.rig.processes()?;
+    let relay = processes.start(&spec)?;
+    let ready = || {
+        let mut curl = program_in(c3.machine.namespace, "curl");
+        let output = curl
+            .args(["-sS", "http://127.0.0.1:9441/readyz"])
+            .output()?;
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let result = relay
+        .wait_until(Duration::from_secs(20), || {
+            let said = ready()?;
+            ensure!(
+                said.contains("HostPortConflict") && said.contains("--port"),
+                "it says: {said}"
+            );
+            Ok(())
+        })
+        .and_then(|()| {
+            holder.finish()?;
+            relay.wait_until(Duration::from_secs(30), || {
+                let said = ready()?;
+                ensure!(said == "ok\n", "it says: {said}");
+                Ok(())
+            })
+        });
+    processes.stop("standalone")?;
+    result.context("a relay whose port is taken")
+}
+
+fn control_lost(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    relayed(world)?;
+    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    let held = world.probe(c1, &["hold", &to])?;
+    world.rig.tailnet.cut_off(true)?;
+    let lost = world.eventually("relays say that control is gone", || {
+        let ready = world.condition(EDGE, "TailnetConnected")?;
+        ensure!(
+            ready == "False/ControlUnreachable" || ready == "False/DerpUnreachable",
+            "TailnetConnected is '{ready}'"
+        );
+        Ok(())
+    });
+    let forwarded = || world.metric("peerrelay_forwarded_bytes_total");
+    let before = forwarded()?;
+    thread::sleep(Duration::from_secs(3));
+    let flowed = forwarded()? - before;
+    world.rig.tailnet.cut_off(false)?;
+    let back = Instant::now();
+    lost?;
+    ensure!(flowed > 0.0, "nothing flowed through the relays");
+    world.wait_ready(EDGE)?;
+    let ready = back.elapsed().as_secs();
+    let trips = held.finish().context("the connection did not survive")?;
+    drop(server);
+    world.wait_route(c1, c2, is_relay, MINUTE)?;
+    Ok(format!("{trips}, ready {ready} s after control was back"))
+}

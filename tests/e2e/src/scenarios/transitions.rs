@@ -1,0 +1,216 @@
+//! Changes of exposure, also of what Kubernetes does not change of a Service.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use rig::metallb::MetalLb;
+use rig::world::{NAMESPACE, World};
+use serde_json::{Value, json};
+
+use super::exposure::{endpoints, through};
+use super::{EDGE, Scenario, vacant};
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "a change of exposure from every type to every other one ends ready",
+            run: every_pair,
+        },
+        Scenario {
+            name: "a change of exposure that Kubernetes does not make to a Service replaces it, and \
+                   is told",
+            run: replaced,
+        },
+        Scenario {
+            name: "a change of exposure may exchange node ports between regions, and a renamed \
+                   region keeps its own",
+            run: exchanged,
+        },
+    ]
+}
+
+/// Types in an order in which each follows each other one.
+const WALK: [&str; 7] = [
+    "HostNetwork",
+    "NodePort",
+    "LoadBalancer",
+    "HostNetwork",
+    "LoadBalancer",
+    "NodePort",
+    "HostNetwork",
+];
+
+fn every_pair(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let metallb = MetalLb::start(world.rig)?;
+    let mut pairs = BTreeSet::new();
+    for (at, kind) in WALK.into_iter().enumerate() {
+        world.apply(EDGE, &region(json!({"type": kind})))?;
+        world.wait_ready(EDGE).with_context(|| {
+            let before = at.checked_sub(1).map_or("nothing", |before| WALK[before]);
+            format!("from {before} to {kind}")
+        })?;
+        let wanted = match kind {
+            "HostNetwork" => vec![],
+            "NodePort" => vec!["NodePort"],
+            _ => vec!["LoadBalancer"; 2],
+        };
+        world.eventually("the Services are those of the type", || {
+            let services = world.list("services", EDGE)?;
+            let types = services.iter().filter_map(|s| s["spec"]["type"].as_str());
+            let types: Vec<_> = types.filter(|kind| *kind != "ClusterIP").collect();
+            ensure!(types == wanted, "Services are {types:?}, not {wanted:?}");
+            Ok(())
+        })?;
+        world.eventually("each relay advertises where clients reach it", || {
+            let reports = world.reports(EDGE)?;
+            ensure!(reports.len() == 2, "{} relays report", reports.len());
+            for report in &reports {
+                let told = endpoints(report);
+                let own = told.iter().any(|address| address.ends_with(":40000"));
+                ensure!(own != (kind == "NodePort"), "{kind}: {told:?}");
+                let pool = told.iter().any(|address| address.starts_with("10.89.0.2"));
+                ensure!(pool == (kind == "LoadBalancer"), "{kind}: {told:?}");
+            }
+            Ok(())
+        })?;
+        if at > 0 {
+            pairs.insert((WALK[at - 1], kind));
+        }
+    }
+    ensure!(pairs.len() == 6, "only {pairs:?} were tried");
+    let seen = through(world, &[":40000".to_owned()]).with_context(|| metallb.log())?;
+    world.delete(EDGE)?;
+    Ok(format!("{} pairs, then {seen}", pairs.len()))
+}
+
+fn replaced(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let metallb = MetalLb::start(world.rig)?;
+    let balanced = |load_balancer: Value| {
+        region(json!({"type": "LoadBalancer", "loadBalancer": load_balancer}))
+    };
+    let steps = [
+        (json!({"ipFamilies": ["IPv4"]}), true),
+        (json!({"ipFamilies": ["IPv6"]}), true),
+        // The cluster adds the other family, and a further change must not take it away.
+        (
+            json!({"ipFamilies": ["IPv6"], "ipFamilyPolicy": "PreferDualStack"}),
+            true,
+        ),
+        (
+            json!({
+                "ipFamilies": ["IPv6"], "ipFamilyPolicy": "PreferDualStack",
+                "annotations": {"example.net/changed": "yes"},
+            }),
+            true,
+        ),
+        (
+            json!({"class": "example.net/nobody", "ipFamilies": ["IPv6"]}),
+            false,
+        ),
+        (json!({"ipFamilies": ["IPv4"]}), true),
+    ];
+    let mut before = BTreeSet::new();
+    let mut replacements = 0;
+    for (load_balancer, served) in steps {
+        world.apply(EDGE, &balanced(load_balancer.clone()))?;
+        let class = load_balancer["class"].clone();
+        let family = load_balancer["ipFamilies"][0].clone();
+        world
+            .eventually("the Services are as they should be", || {
+                let services = services(world)?;
+                ensure!(services.len() == 2, "{} Services", services.len());
+                for service in &services {
+                    let spec = &service["spec"];
+                    ensure!(spec["loadBalancerClass"] == class, "{spec}");
+                    ensure!(spec["ipFamilies"][0] == family, "{spec}");
+                }
+                Ok(())
+            })
+            .with_context(|| load_balancer.to_string())?;
+        match served {
+            true => world
+                .wait_ready(EDGE)
+                .with_context(|| format!("{load_balancer} {}", metallb.log()))?,
+            false => world.eventually("addresses are waited for", || {
+                let told = world.condition(EDGE, "EndpointsPublished")?;
+                ensure!(told.starts_with("False/"), "EndpointsPublished is '{told}'");
+                Ok(())
+            })?,
+        }
+        let now: BTreeSet<String> = services(world)?.iter().map(uid).collect();
+        replacements += usize::from(!before.is_empty() && now.is_disjoint(&before));
+        before = now;
+    }
+    ensure!(
+        replacements == 3,
+        "Services were replaced {replacements} times"
+    );
+    let words = ["get", "events", "-n", NAMESPACE, "-o", "json"];
+    let events: Value = serde_json::from_str(&world.rig.kubectl(words)?)?;
+    let events = events["items"].as_array().into_iter().flatten();
+    let told: BTreeSet<_> = events
+        .filter(|event| event["reason"] == "ServiceReplaced")
+        .filter_map(|event| event["message"].as_str())
+        .map(|note| note.contains("spec.loadBalancerClass"))
+        .collect();
+    ensure!(told.len() == 2, "events tell of {} fields", told.len());
+    world.delete(EDGE)?;
+    Ok(format!("{replacements} replacements, each told"))
+}
+
+fn exchanged(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let regions = |first: (&str, u16), second: (&str, u16)| {
+        let region = |(name, port): (&str, u16), node: usize| {
+            json!({
+                "name": name, "clients": ["tag:office"],
+                "exposure": {"type": "NodePort", "nodePort": port},
+                "placement": {"nodeSelector": {
+                    "kubernetes.io/hostname": world.rig.nodes[node].machine.name,
+                }},
+            })
+        };
+        json!({"regions": [region(first, 0), region(second, 1)]})
+    };
+    let steps = [
+        (("office", 31_000), ("lab", 31_001)),
+        (("office", 31_001), ("lab", 31_000)),
+        (("annex", 31_001), ("lab", 31_000)),
+    ];
+    for (first, second) in steps {
+        world.apply(EDGE, &regions(first, second))?;
+        world
+            .wait_ready(EDGE)
+            .with_context(|| format!("{first:?} {second:?}"))?;
+        for (name, port) in [first, second] {
+            let service = world.object("service", &format!("{EDGE}-{name}"))?;
+            let has = &service["spec"]["ports"][0]["nodePort"];
+            ensure!(*has == port, "{name} has {has}, not {port}");
+        }
+    }
+    world.delete(EDGE)?;
+    Ok(format!("{} steps", steps.len()))
+}
+
+fn region(exposure: Value) -> Value {
+    json!({"regions": [{"name": "office", "clients": ["tag:office"], "exposure": exposure}]})
+}
+
+/// The relays' Services, except those that are being removed.
+fn services(world: &World<'_>) -> Result<Vec<Value>> {
+    let mut all = world.list("services", EDGE)?;
+    all.retain(|service| {
+        service["spec"]["type"] == "LoadBalancer"
+            && service["metadata"]["deletionTimestamp"].is_null()
+    });
+    Ok(all)
+}
+
+fn uid(object: &Value) -> String {
+    object["metadata"]["uid"]
+        .as_str()
+        .unwrap_or_default()
+        .to_owned()
+}

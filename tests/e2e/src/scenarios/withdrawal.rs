@@ -1,0 +1,308 @@
+//! Relays that are turned off or removed: clients get time to find others.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use rig::command::program_in;
+use rig::process::{Spec, wait_until};
+use rig::tailnet::LOGIN_SERVER;
+use rig::world::{NAMESPACE, Route, World};
+use serde_json::{Value, json};
+
+use super::regions::running;
+use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset, vacant};
+
+const PORT: u16 = 7_004;
+/// Name of a relay outside of Kubernetes.
+const SWITCHED: &str = "switched";
+/// What such a relay answers while it is off.
+const OFF: &str = "the relay is off";
+/// Longest time that a relay stays after its withdrawal.
+const LIMIT: Duration = Duration::from_secs(120);
+/// The same with what the cluster needs to remove its pod.
+const REMOVED: Duration = Duration::from_secs(150);
+
+pub(super) fn scenarios() -> Vec<Scenario> {
+    vec![
+        Scenario {
+            name: "a relay fewer: a transfer leaves the relay that goes before its end, or at the limit",
+            run: fewer,
+        },
+        Scenario {
+            name: "a disabled PeerRelay is ready without relays, and its devices come back",
+            run: disabled,
+        },
+        Scenario {
+            name: "the relay of a cordoned node gives out no sessions, and does again afterwards",
+            run: cordoned,
+        },
+        Scenario {
+            name: "an empty port turns a relay off, and its configuration file turns it on and off",
+            run: switched,
+        },
+    ]
+}
+
+fn placed(placement: &Value) -> Value {
+    json!({"regions": [{
+        "name": "office", "clients": ["tag:office"], "placement": placement,
+    }]})
+}
+
+fn fewer(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    // With one relay, the preferred node has it: the one that keeps it when there are two.
+    world.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
+    world.wait_ready(EDGE)?;
+    let stays = running(world)?
+        .into_keys()
+        .next()
+        .context("no relay runs")?;
+    let goes = world.rig.nodes.iter().map(|node| node.machine.name);
+    let goes = goes
+        .clone()
+        .find(|name| *name != stays)
+        .context("one node")?;
+    world.delete(EDGE)?;
+    let only = json!({"maxRelays": 1, "nodeSelector": {"kubernetes.io/hostname": goes}});
+    world.apply(EDGE, &placed(&only))?;
+    world.wait_ready(EDGE)?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    let first = relayed(world)?;
+    ensure!(is_on(world, &first, goes)?, "{first} is not on {goes}");
+    let held = world.probe(c1, &["hold", &to])?;
+    world.apply(EDGE, &placed(&json!({"maxRelays": 2})))?;
+    world.eventually("both relays are ready", || {
+        let relays = world.object("peerrelay", EDGE)?["status"]["relays"].clone();
+        ensure!(relays == "2/2", "relays: {relays}");
+        world.wait_ready(EDGE)
+    })?;
+
+    world.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
+    let start = Instant::now();
+    world.eventually("the relay is withdrawn", || {
+        let told = world.condition(EDGE, "Ready")?;
+        ensure!(told == "False/RelaysWithdrawing", "Ready is '{told}'");
+        let report = report(world, goes)?;
+        ensure!(!report["status"]["withdrawal"].is_null(), "it goes on");
+        Ok(())
+    })?;
+    let withdrawn = start.elapsed();
+    let mut complete = false;
+    wait_until(
+        REMOVED,
+        || true,
+        || {
+            if let Ok(report) = report(world, goes) {
+                complete |= report["status"]["withdrawal"]["complete"] == true;
+            }
+            let running = running(world)?;
+            ensure!(!running.contains_key(goes), "it runs: {running:?}");
+            Ok(())
+        },
+    )
+    .context("the relay was not removed")?;
+    let removed = start.elapsed();
+    ensure!(
+        complete || removed >= LIMIT,
+        "clients used the relay when it was removed after {} s",
+        removed.as_secs()
+    );
+    let on_other = |route: &Route| {
+        is_relay(route) && is_on(world, &route.to_string(), &stays).unwrap_or(false)
+    };
+    let (route, found) = world.wait_route(c1, c2, on_other, MINUTE)?;
+    let trips = held.finish().context("the connection did not survive")?;
+    drop(server);
+    world.wait_ready(EDGE)?;
+    world.delete(EDGE)?;
+    Ok(format!(
+        "withdrawn after {:.1} s, {} after {} s; {route} {} s later; on one connection {trips}",
+        withdrawn.as_secs_f64(),
+        if complete {
+            "left and removed"
+        } else {
+            "removed at the limit"
+        },
+        removed.as_secs(),
+        found.as_secs(),
+    ))
+}
+
+fn disabled(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    world.apply(EDGE, &json!({"enabled": true}))?;
+    relayed(world)?;
+    let before = devices(world)?;
+    ensure!(!before.is_empty(), "no relay reports");
+    world.apply(EDGE, &json!({"enabled": false}))?;
+    let start = Instant::now();
+    wait_until(
+        REMOVED,
+        || true,
+        || {
+            let told = world.condition(EDGE, "Ready")?;
+            ensure!(told == "True/Disabled", "Ready is '{told}'");
+            let running = running(world)?;
+            ensure!(running.is_empty(), "relays run: {running:?}");
+            Ok(())
+        },
+    )
+    .context("relays go on")?;
+    let off = start.elapsed().as_secs();
+    let available = world.condition(EDGE, "RelaysAvailable")?;
+    ensure!(
+        available == "False/Disabled",
+        "RelaysAvailable is '{available}'"
+    );
+    let relay = format!("peerrelay/{EDGE}");
+    for kind in ["Ready", "RelaysAvailable=False"] {
+        let condition = format!("--for=condition={kind}");
+        let wait = ["wait", &condition, &relay, "-n", NAMESPACE, "--timeout=1s"];
+        world.rig.kubectl(wait)?;
+    }
+    world.object("configmap", &format!("{EDGE}-grants"))?;
+    world.object("daemonset", &format!("{EDGE}-office"))?;
+    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+
+    world.apply(EDGE, &json!({"enabled": true}))?;
+    let start = Instant::now();
+    world.wait_ready(EDGE)?;
+    let ready = start.elapsed();
+    world.eventually("the same devices are back", || {
+        let now = devices(world)?;
+        ensure!(now == before, "{before:?} became {now:?}");
+        Ok(())
+    })?;
+    let route = relayed(world)?;
+    Ok(format!(
+        "off after {off} s, on {:.1} s after it was asked, {} devices as before, {route}",
+        ready.as_secs_f64(),
+        before.len(),
+    ))
+}
+
+fn cordoned(world: &World<'_>) -> Result<String> {
+    reset(world)?;
+    let first = world.rig.nodes.first().context("no node")?.machine.name;
+    let withdrawn = |wanted: bool| {
+        world.eventually("the cordon reaches the relay", || {
+            let report = report(world, first)?;
+            let is = !report["status"]["withdrawal"].is_null();
+            ensure!(is == wanted, "withdrawn: {is}");
+            Ok(())
+        })
+    };
+    let before = running(world)?;
+    let start = Instant::now();
+    world.rig.kubectl(["cordon", first])?;
+    let told = withdrawn(true);
+    let took = start.elapsed();
+    let after = running(world)?;
+    let ready = world.condition(EDGE, "Ready")?;
+    world.rig.kubectl(["uncordon", first])?;
+    told?;
+    withdrawn(false)?;
+    ensure!(after == before, "a cordon removed a relay");
+    ensure!(ready == "True/RelaysReady", "Ready is '{ready}'");
+    Ok(format!(
+        "withdrawn {:.1} s after the cordon",
+        took.as_secs_f64()
+    ))
+}
+
+fn switched(world: &World<'_>) -> Result<String> {
+    vacant(world)?;
+    let dir = world.rig.scratch("switched")?;
+    let file = dir.join("relay.yaml");
+    let write = |port: &str| {
+        let tailnet = &world.rig.tailnet;
+        let config = json!({
+            "controlURL": LOGIN_SERVER, "caFile": world.rig.ca(), "hostname": SWITCHED,
+            "authKeyFile": tailnet.auth_key_file(), "stateDir": dir.join("state"),
+            "metricsAddr": "127.0.0.1:9442",
+            "port": port.parse::<u16>().map_or_else(|_| json!(port), |port| json!(port)),
+        });
+        std::fs::write(&file, config.to_string()).context("failed to write a configuration")
+    };
+    let namespace = world.client("c3")?.machine.namespace;
+    let ready = || {
+        let mut curl = program_in(namespace, "curl");
+        let output = curl.args(["-sS", "http://127.0.0.1:9442/readyz"]);
+        let output = output.output()?;
+        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let says = |wanted: &str| {
+        world.eventually("the relay is as it should be", || {
+            let said = ready()?;
+            ensure!(said.starts_with(wanted), "it says: {said}");
+            Ok(())
+        })
+    };
+    let device = || -> Result<Option<String>> {
+        let nodes = world.rig.tailnet.nodes()?;
+        let mut own = nodes.into_iter().filter(|node| node.name == SWITCHED);
+        Ok(own.next().map(|node| node.key))
+    };
+    let processes = world.rig.processes()?;
+    let spec = || {
+        let path = file.display().to_string();
+        let spec = Spec::new(SWITCHED, namespace, &world.rig.program()?);
+        Ok::<_, anyhow::Error>(spec.args(["relay", "--config", &path]))
+    };
+    let shown = (|| {
+        write("")?;
+        processes.start(&spec()?)?;
+        says(OFF)?;
+        ensure!(device()?.is_none(), "a relay that is off has joined");
+        write("40000")?;
+        says("ok")?;
+        let first = device()?.context("a relay that is on has not joined")?;
+        write("")?;
+        says(OFF)?;
+        write("40000")?;
+        says("ok")?;
+        let again = device()?;
+        ensure!(again == Some(first), "it came back as another device");
+        // The environment wins over the file.
+        processes.stop(SWITCHED)?;
+        processes.start(&spec()?.env("PEERRELAY_PORT", ""))?;
+        says(OFF)
+    })();
+    processes.stop(SWITCHED)?;
+    shown.map(|()| "off, on, off, on; off by the environment".to_owned())
+}
+
+/// Name and node id of each relay's device, by Kubernetes node.
+fn devices(world: &World<'_>) -> Result<BTreeMap<String, (String, String)>> {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let device = |report: &Value| {
+        let device = &report["status"]["tailnet"];
+        let identity = (text(&device["name"]), text(&device["nodeID"]));
+        (text(&report["spec"]["nodeName"]), identity)
+    };
+    Ok(world.reports(EDGE)?.iter().map(device).collect())
+}
+
+/// What the relay on a node reports.
+fn report(world: &World<'_>, node: &str) -> Result<Value> {
+    let reports = world.reports(EDGE)?;
+    let mut here = reports
+        .into_iter()
+        .filter(|r| r["spec"]["nodeName"] == node);
+    here.next().context("the relay does not report")
+}
+
+/// Whether an address of a relay is one of a node.
+fn is_on(world: &World<'_>, address: &str, node: &str) -> Result<bool> {
+    let node = world.rig.nodes.iter().find(|n| n.machine.name == node);
+    let node = node.context("no such node")?.machine;
+    Ok([node.v4.to_string(), node.v6.to_string()]
+        .iter()
+        .any(|ip| address.contains(ip)))
+}

@@ -1,0 +1,158 @@
+//! A run of the scenarios, on a rig that it brings up and takes down.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use anyhow::{Result, ensure};
+use rig::build::Profile;
+use rig::progress::Progress;
+use rig::tools::Tools;
+use rig::world::World;
+use rig::{Rig, signals};
+
+use crate::scenarios::{self, Scenario};
+use crate::{audit, evidence, traces};
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub struct TestArgs {
+    /// Only scenarios whose sentence contains this, or one of several parts that '|' separates; no
+    /// cargo tests then
+    filter: Option<String>,
+    /// Use the API server of the oldest Kubernetes that is supported
+    #[arg(long)]
+    oldest: bool,
+    /// Leave cluster and tailnet up afterwards
+    #[arg(long)]
+    keep: bool,
+}
+
+impl TestArgs {
+    /// Whether everything is to be run, not only some scenarios.
+    pub fn is_whole(&self) -> bool {
+        self.filter.is_none()
+    }
+}
+
+/// Runs them; the last line counts.
+pub fn run(args: &TestArgs) -> Result<ExitCode> {
+    let progress = Progress::stderr();
+    let scenarios: Vec<_> = scenarios::all()
+        .into_iter()
+        .filter(|scenario| {
+            args.filter
+                .as_ref()
+                .is_none_or(|filter| is_asked(filter, scenario.name))
+        })
+        .collect();
+    ensure!(
+        !scenarios.is_empty() || !closing_checks(args).is_empty(),
+        "no scenario's sentence contains that; see `--help`"
+    );
+    let rig = if args.oldest {
+        ensure!(
+            Rig::parts()?.is_empty(),
+            "a rig is up: run `cargo dev down` first"
+        );
+        let tools = Tools::build(&progress)?.with_oldest_api_server(&progress)?;
+        Rig::up_with(tools, Profile::Dev, &progress)?
+    } else {
+        Rig::up(Profile::Dev, &progress)?
+    };
+    let result = run_scenarios(&rig, &scenarios, &progress);
+    let result = result.and_then(|failed| Ok(failed + closing(&rig, args, &progress)?));
+    if !args.keep {
+        signals::acknowledge();
+        rig.down(&progress)?;
+    }
+    let failed = result?;
+    let passed = scenarios.len() + closing_checks(args).len() - failed;
+    println!("test result: {passed} passed, {failed} failed, 0 skipped (scenarios)");
+    Ok(if failed == 0 {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
+    })
+}
+
+/// Whether a sentence contains a part of the filter.
+fn is_asked(filter: &str, sentence: &str) -> bool {
+    filter.split('|').any(|part| sentence.contains(part))
+}
+
+type Check = fn(&World<'_>) -> Result<String>;
+
+/// What can only be said of a whole run.
+fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
+    let secrets: (&str, Check) = (
+        "no log, object or argument list has a secret that was used",
+        traces::check,
+    );
+    let rights: (&str, Check) = (
+        "no request of ours was refused, in the whole run",
+        audit::check,
+    );
+    let needed: (&str, Check) = (
+        "every right of ours was used, in the whole run",
+        audit::check_needed,
+    );
+    match &args.filter {
+        None => vec![secrets, rights, needed],
+        // Some scenarios alone do not use every right.
+        Some(filter) => [secrets, rights]
+            .into_iter()
+            .filter(|(name, _)| is_asked(filter, name))
+            .collect(),
+    }
+}
+
+/// Looks back at the run.
+fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<usize> {
+    let checks = closing_checks(args);
+    if checks.is_empty() {
+        return Ok(0);
+    }
+    let world = World::of(rig);
+    // With relays that run, there are keys to look for and relays' roles to look at.
+    scenarios::reset(&world)?;
+    let mut failed = 0;
+    for (name, check) in checks {
+        match check(&world) {
+            Ok(seen) => progress.line(format_args!("ok {name}: {seen}")),
+            Err(error) => {
+                failed += 1;
+                progress.line(format_args!("FAILED {name}: {error:#}"));
+            }
+        }
+    }
+    Ok(failed)
+}
+
+fn run_scenarios(rig: &Rig, scenarios: &[Scenario], progress: &Progress) -> Result<usize> {
+    progress.line("installing the chart");
+    let world = World::install(rig)?;
+    world.write_secret(&rig.tailnet.auth_key())?;
+    let mut failed = 0;
+    for (index, scenario) in scenarios.iter().enumerate() {
+        let start = Instant::now();
+        let outcome = (scenario.run)(&world);
+        signals::check()?;
+        let seconds = start.elapsed().as_secs();
+        let (number, of) = (index + 1, scenarios.len());
+        match outcome {
+            Ok(seen) => progress.line(format_args!(
+                "ok {number}/{of} {} ({seconds} s): {seen}",
+                scenario.name
+            )),
+            Err(error) => {
+                failed += 1;
+                let state = evidence::of(&world);
+                progress.line(format_args!(
+                    "FAILED {number}/{of} {} ({seconds} s): {error:#}\n{state}",
+                    scenario.name
+                ));
+            }
+        }
+    }
+    Ok(failed)
+}

@@ -1,0 +1,170 @@
+//! Secrets that the run used, looked for in everything that it left behind.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use rig::auth_key;
+use rig::process;
+use rig::world::World;
+use serde_json::Value;
+
+/// Objects that say what people see; Secrets are where secrets belong.
+const OBJECTS: &str = "events,peerrelays,relaynodes,configmaps,daemonsets,pods,services,leases,\
+    serviceaccounts,roles,rolebindings";
+/// Where pods have their token.
+const TOKEN_FILE: &str = "var/run/secrets/kubernetes.io/serviceaccount/token";
+/// What an auth key is called.
+const AUTH_KEY: &str = "an auth key";
+/// Shorter text is no key of another kind, and is found by chance.
+const SHORTEST: usize = 20;
+
+/// Fails if a secret is in a log, an object, or an argument list.
+pub(crate) fn check(world: &World<'_>) -> Result<String> {
+    let secrets = secrets(world)?;
+    for wanted in [AUTH_KEY, "a private key", "a token"] {
+        ensure!(
+            secrets.values().any(|kind| *kind == wanted),
+            "{wanted} to look for was not found"
+        );
+    }
+    let mut found = Vec::new();
+    let mut places = 0;
+    let mut look = |place: &str, text: &[u8]| {
+        places += 1;
+        for (secret, kind) in &secrets {
+            if contains(text, secret.as_bytes()) {
+                found.push(format!("{kind} in {place}"));
+            }
+        }
+    };
+    let mut files = Vec::new();
+    collect(&world.rig.logs(), &mut files);
+    for node in &world.rig.nodes {
+        collect(&node.pod_logs(), &mut files);
+    }
+    for file in files {
+        if let Ok(text) = fs::read(&file) {
+            look(&file.display().to_string(), &text);
+        }
+    }
+    let objects = world.rig.kubectl(["get", OBJECTS, "-A", "-o", "json"])?;
+    look("objects", objects.as_bytes());
+    for (id, process) in process::running()? {
+        if let Ok(arguments) = fs::read(process.join("cmdline")) {
+            look(&format!("the arguments of process {id}"), &arguments);
+        }
+    }
+    ensure!(found.is_empty(), "{}", found.join("; "));
+    Ok(format!(
+        "{} secrets in none of {places} places",
+        secrets.len()
+    ))
+}
+
+/// Each secret, and what it is.
+fn secrets(world: &World<'_>) -> Result<BTreeMap<String, &'static str>> {
+    let mut secrets = BTreeMap::new();
+    for key in auth_key::used() {
+        secrets.insert(key.as_str().to_owned(), AUTH_KEY);
+    }
+    for node in &world.rig.nodes {
+        let mut files = Vec::new();
+        collect(&node.relay_state(), &mut files);
+        for file in files.iter().filter(|file| file.ends_with("identity.json")) {
+            let text =
+                fs::read(file).with_context(|| format!("failed to read {}", file.display()))?;
+            private_keys(&serde_json::from_slice(&text)?, &mut secrets);
+        }
+    }
+    for token in tokens()? {
+        secrets.insert(token, "a token");
+    }
+    secrets.retain(|secret, kind| *kind == AUTH_KEY || secret.len() >= SHORTEST);
+    Ok(secrets)
+}
+
+/// Tokens of the pods that run, as these see them: what the kubelet mounts is hidden from others.
+fn tokens() -> Result<Vec<String>> {
+    let mut tokens = Vec::new();
+    let own = fs::metadata("/")?;
+    for (_, process) in process::running()? {
+        let root = process.join("root");
+        let Ok(of) = fs::metadata(&root) else {
+            continue;
+        };
+        // This machine may be a pod itself; its token is none of the rig's.
+        if (of.dev(), of.ino()) != (own.dev(), own.ino())
+            && let Ok(token) = fs::read_to_string(root.join(TOKEN_FILE))
+        {
+            tokens.push(token.trim().to_owned());
+        }
+    }
+    Ok(tokens)
+}
+
+/// Every long text in the identity is a key, with its kind before a colon.
+fn private_keys(value: &Value, secrets: &mut BTreeMap<String, &'static str>) {
+    match value {
+        Value::Object(fields) => fields
+            .values()
+            .for_each(|field| private_keys(field, secrets)),
+        Value::Array(items) if items.iter().all(Value::is_number) => {}
+        Value::Array(items) => items.iter().for_each(|item| private_keys(item, secrets)),
+        Value::String(text) => {
+            let key = text.rsplit(':').next().unwrap_or(text);
+            secrets.insert(key.to_owned(), "a private key");
+        }
+        _ => {}
+    }
+}
+
+fn contains(text: &[u8], secret: &[u8]) -> bool {
+    let first = secret[0];
+    let mut rest = text;
+    while let Some(at) = rest.iter().position(|byte| *byte == first) {
+        rest = &rest[at..];
+        if rest.starts_with(secret) {
+            return true;
+        }
+        rest = &rest[1..];
+    }
+    false
+}
+
+/// Files below a directory, without following links.
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        match entry.file_type() {
+            Ok(kind) if kind.is_dir() => collect(&entry.path(), files),
+            Ok(kind) if kind.is_file() => files.push(entry.path()),
+            _ => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn secrets_are_found_wherever_they_stand() {
+        for text in ["key", "a key", "kkey", "keykey", "kekey."] {
+            assert!(contains(text.as_bytes(), b"key"), "{text}");
+        }
+        assert!(!contains(b"ke y", b"key") && !contains(b"", b"key"));
+    }
+
+    #[test]
+    fn keys_are_taken_out_of_an_identity_without_their_kind() {
+        let mut secrets = BTreeMap::new();
+        let identity =
+            json!({"version": 1, "keys": {"node": "privkey:abc", "lock": ["nlpriv:def"]}});
+        private_keys(&identity, &mut secrets);
+        assert_eq!(secrets.into_keys().collect::<Vec<_>>(), ["abc", "def"]);
+    }
+}

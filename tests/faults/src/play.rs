@@ -1,0 +1,172 @@
+//! Plays stories, each with every fault, on one control plane or on several at a time.
+
+use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Error, Result};
+use futures::future::try_join_all;
+use rig::progress::Progress;
+use rig::tools::Tools;
+
+use super::proxy::Fault;
+use super::story::{self, Story};
+use super::trial::{Golden, Stage, refusals::CODES};
+use super::{Counts, Extent};
+
+/// Refusals of a sample, for each story that has some.
+const SAMPLED_REFUSALS: usize = 2;
+
+/// Stories that are to be played, and what they are played with.
+pub struct Play<'a> {
+    tools: &'a Tools,
+    program: &'a Path,
+    extent: Extent,
+    progress: &'a Progress,
+    stories: Vec<Story>,
+    start: Instant,
+    /// Position of the next story that nobody plays yet.
+    next: AtomicUsize,
+}
+
+impl<'a> Play<'a> {
+    /// Chooses the stories whose name contains one of the parts of `filter`, or those of a sample.
+    pub fn new(
+        tools: &'a Tools,
+        program: &'a Path,
+        filter: &str,
+        extent: Extent,
+        progress: &'a Progress,
+    ) -> Self {
+        let chosen = |story: &Story| match extent {
+            Extent::Whole(_) => super::matches(&story.name, filter),
+            Extent::Sample(_) => story::TYPICAL.contains(&&*story.name),
+        };
+        Self {
+            tools,
+            program,
+            extent,
+            progress,
+            stories: story::all().into_iter().filter(chosen).collect(),
+            start: Instant::now(),
+            next: AtomicUsize::new(0),
+        }
+    }
+
+    /// Plays all of them; says what came of it.
+    pub async fn run(&self) -> Result<Counts> {
+        let most = match self.extent {
+            Extent::Whole(planes) => planes.max(1),
+            Extent::Sample(_) => 1,
+        };
+        let stages = (0..most.min(self.stories.len())).map(|_| self.on_one_stage());
+        let counts = try_join_all(stages).await?;
+        Ok(counts.into_iter().fold(Counts::default(), Counts::plus))
+    }
+
+    async fn on_one_stage(&self) -> Result<Counts> {
+        let mut stage = self.stage().await?;
+        self.progress.line("control plane without nodes is up");
+        let mut counts = Counts::default();
+        loop {
+            let index = self.next.fetch_add(1, Ordering::Relaxed);
+            let Some(story) = self.stories.get(index) else {
+                return Ok(counts);
+            };
+            counts = counts.plus(self.story(&mut stage, index, story).await?);
+        }
+    }
+
+    async fn stage(&self) -> Result<Stage> {
+        Stage::open(self.tools, self.program).await
+    }
+
+    /// Plays one story without a fault, then with each.
+    async fn story(&self, stage: &mut Stage, index: usize, story: &Story) -> Result<Counts> {
+        let name = &story.name;
+        let golden = stage.golden(story).await;
+        let golden = golden.with_context(|| format!("{name} without a fault"))?;
+        let writes = golden.writes().count();
+        self.progress.line(format_args!(
+            "{name}: {} requests, {writes} of them writes, in {} ms",
+            golden.requests.len(),
+            golden.took.as_millis(),
+        ));
+        let mut counts = Counts {
+            stories: 1,
+            ..Counts::default()
+        };
+        for (nth, fault) in self.points(writes, index) {
+            match stage.trial(story, &golden, nth, fault).await {
+                Ok(hit) => counts.faults += usize::from(hit),
+                Err(error) => {
+                    let what = format!("{fault:?} at write {nth}");
+                    self.alarm(stage, &mut counts, name, &what, error).await?;
+                }
+            }
+        }
+        for (resource, region, code) in self.refusals(story, &golden, index) {
+            let what = (&*resource, &*region);
+            match stage.refusal(story, &golden, what, code).await {
+                Ok(()) => counts.faults += 1,
+                Err(error) => {
+                    let what = format!("{code} for {resource} of {region}");
+                    self.alarm(stage, &mut counts, name, &what, error).await?;
+                }
+            }
+        }
+        let Counts { faults, alarms, .. } = counts;
+        self.progress
+            .line(format_args!("{name}: {faults} faults, {alarms} alarms"));
+        Ok(counts)
+    }
+
+    async fn alarm(
+        &self,
+        stage: &mut Stage,
+        counts: &mut Counts,
+        story: &str,
+        what: &str,
+        error: Error,
+    ) -> Result<()> {
+        rig::signals::check()?;
+        counts.alarms += 1;
+        self.progress
+            .line(format_args!("ALARM {story}: {what}: {error:#}"));
+        // What an alarm leaves behind is not to disturb the next.
+        *stage = self.stage().await?;
+        Ok(())
+    }
+
+    /// Every fault at every write, and one write more than there was: a fault may make one. Of a
+    /// sample, as many as fit into its time; others for each story.
+    fn points(&self, writes: usize, index: usize) -> Vec<(usize, Fault)> {
+        /// About what one takes.
+        const ONE: Duration = Duration::from_millis(1_500);
+        let at = |nth| Fault::ALL.map(|fault| (nth, fault));
+        let all: Vec<_> = (0..=writes).flat_map(at).collect();
+        let Extent::Sample(time) = self.extent else {
+            return all;
+        };
+        let left = time.saturating_sub(self.start.elapsed());
+        let share = left / (self.stories.len() - index) as u32;
+        let fit = (share.as_millis() / ONE.as_millis()).max(1) as usize;
+        let step = all.len().div_ceil(fit).max(1);
+        all.into_iter().skip(index % step).step_by(step).collect()
+    }
+
+    /// Every kind and region to refuse, and the code.
+    fn refusals(&self, story: &Story, golden: &Golden, index: usize) -> Vec<(String, String, u16)> {
+        if !story::REFUSED.contains(&&*story.name) {
+            return Vec::new();
+        }
+        let written = golden.written(&story::REGIONS).into_iter();
+        let all = written.flat_map(|(resource, region)| {
+            CODES.map(|code| (resource.clone(), region.clone(), code))
+        });
+        match self.extent {
+            Extent::Whole(_) => all.collect(),
+            Extent::Sample(_) => all.skip(index).take(SAMPLED_REFUSALS).collect(),
+        }
+    }
+}

@@ -1,0 +1,383 @@
+//! One story, played with or without a fault, and what came of it.
+
+pub mod refusals;
+
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use rig::signals;
+use rig::tools::Tools;
+use rig::world::NAMESPACE;
+use serde_json::{Value, json};
+use tokio::time::{Instant, sleep};
+
+use super::api::Resource;
+use super::operator::Operator;
+use super::plane::Plane;
+use super::proxy::{Fault, Plan, Record};
+use super::record::Exchange;
+use super::shape::{Shape, kinds, shape};
+use super::story::{Step, Story, other_name, peer_relay};
+
+/// The operator is done when it has asked nothing for this long.
+const QUIET: Duration = Duration::from_millis(250);
+/// The same where the outcome is not known beforehand.
+const SETTLED: Duration = Duration::from_millis(800);
+/// Longest time to an end state.
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A control plane with an operator whose requests can go wrong.
+#[derive(Debug)]
+pub struct Stage {
+    /// The control plane.
+    pub plane: Plane,
+    /// What went through.
+    pub record: Record,
+    /// The operator.
+    pub operator: Operator,
+    kinds: Vec<Resource>,
+    trials: usize,
+}
+
+/// How a story ends when nothing goes wrong.
+#[derive(Debug)]
+pub struct Golden {
+    before: Shape,
+    after: Shape,
+    /// When the change was made.
+    pub start: std::time::Instant,
+    /// Requests from the change to the end.
+    pub requests: Vec<Exchange>,
+    /// Time from the change to the last request.
+    pub took: Duration,
+}
+
+impl Golden {
+    /// Requests that changed something.
+    pub fn writes(&self) -> impl Iterator<Item = &Exchange> {
+        self.requests.iter().filter(|e| e.request.writes())
+    }
+
+    fn deletes(&self) -> usize {
+        deletes(&self.requests)
+    }
+}
+
+/// Objects that were deleted; asking again for one that is gone deletes nothing.
+fn deletes(requests: &[Exchange]) -> usize {
+    let done =
+        |e: &&Exchange| e.request.verb == "delete" && e.status.is_some_and(|status| status < 300);
+    requests.iter().filter(done).count()
+}
+
+impl Stage {
+    /// Starts a control plane with two nodes and the operator.
+    pub async fn open(tools: &Tools, program: &Path) -> Result<Self> {
+        let plane = Plane::start(tools).await?;
+        plane.namespace(NAMESPACE).await?;
+        for node in ["n1", "n2"] {
+            plane.node(node).await?;
+        }
+        let record = Record::default();
+        let mut operator = Operator::new(&plane, &record, program, "first").await?;
+        operator.start()?;
+        let kinds = kinds(&plane.api, &plane.rules);
+        ensure!(
+            !kinds.is_empty(),
+            "the operator's role lets it make nothing"
+        );
+        Ok(Self {
+            plane,
+            record,
+            operator,
+            kinds,
+            trials: 0,
+        })
+    }
+
+    /// Plays a story without a fault.
+    pub async fn golden(&mut self, story: &Story) -> Result<Golden> {
+        let name = self.next_name();
+        for step in &story.before {
+            self.step(&name, step).await?;
+        }
+        self.settle(&name).await?;
+        let before = self.shape(&name).await?;
+        let mark = self.record.len();
+        let start = std::time::Instant::now();
+        for step in &story.change {
+            let told = self.record.told();
+            self.step(&name, step).await?;
+            self.until_told(told, &name, step).await?;
+        }
+        self.settle(&name).await?;
+        let after = self.shape(&name).await?;
+        let mut requests = self.record.since(mark);
+        requests.retain(|e| e.request.verb != "watch" && !e.request.is_lease());
+        let took = requests
+            .last()
+            .map_or(Duration::ZERO, |last| last.at.duration_since(start));
+        self.restore(&name).await?;
+        Ok(Golden {
+            before,
+            after,
+            start,
+            requests,
+            took,
+        })
+    }
+
+    /// Plays a story in which one write goes wrong; says whether there was such a write.
+    pub async fn trial(
+        &mut self,
+        story: &Story,
+        golden: &Golden,
+        nth: usize,
+        fault: Fault,
+    ) -> Result<bool> {
+        let name = self.next_name();
+        for step in &story.before {
+            self.step(&name, step).await?;
+        }
+        self.reach(&name, &golden.before)
+            .await
+            .context("before the fault")?;
+        let before = self.shape(&name).await?;
+        let mark = self.record.len();
+        let plan = Plan {
+            about: name.clone(),
+            nth,
+            fault,
+            times: 1,
+        };
+        let mut struck = self.record.arm(plan);
+        for step in &story.change {
+            self.step(&name, step).await?;
+        }
+        let start = Instant::now();
+        let mut hit = false;
+        let differs = |now: &Shape| now.differences(&golden.after);
+        loop {
+            signals::check()?;
+            if !hit && struck.has_changed()? {
+                struck.mark_unchanged();
+                hit = true;
+                if fault.kills() {
+                    self.operator.kill();
+                    self.operator.start()?;
+                }
+            }
+            self.operator.revive()?;
+            if let Some((now, differs)) = self.looked_at(&name, &differs).await?
+                && differs.is_empty()
+            {
+                // A fault may spare an object: of two Services that exchange their ports, the one
+                // that could not be removed at first gets the port that the other one gave back.
+                let kept = now.kept(&before);
+                let should = golden.after.kept(&golden.before);
+                let lost: Vec<_> = should.difference(&kept).collect();
+                ensure!(
+                    lost.is_empty(),
+                    "objects were replaced that should have been changed: {lost:?}"
+                );
+                break;
+            }
+            if start.elapsed() > PATIENCE {
+                let differs = differs(&self.shape(&name).await?);
+                let log = self.operator.log_tail();
+                bail!("another end state\n{differs}\nthe operator says\n{log}");
+            }
+        }
+        self.record.disarm();
+        let removed = deletes(&self.record.since(mark));
+        ensure!(
+            removed <= golden.deletes(),
+            "{removed} objects were deleted instead of {}",
+            golden.deletes()
+        );
+        ensure!(
+            self.operator.alive(),
+            "the operator ended by itself; its last words are\n{}",
+            self.operator.log_tail()
+        );
+        self.restore(&name).await?;
+        Ok(hit)
+    }
+
+    /// Waits until the operator has seen the PeerRelay and has nothing more to do.
+    pub async fn settle(&mut self, name: &str) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            signals::check()?;
+            self.operator.revive()?;
+            let relay = self.plane.api.find(&relay_path(name)).await?;
+            let other = self.plane.api.find(&relay_path(&other_name(name))).await?;
+            let seen = [&relay, &other].into_iter().flatten().all(|relay| {
+                relay["status"]["observedGeneration"] == relay["metadata"]["generation"]
+            });
+            let of_other = |key: &String| key.contains(&other_name("NAME"));
+            let gone = relay.is_some() || self.shape(name).await?.objects.keys().all(of_other);
+            if seen && gone && self.rolled_out().await? && self.record.quiet() > SETTLED {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "{name} does not settle; the operator says\n{}",
+                self.operator.log_tail()
+            );
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until a watch has told the operator of a step that the PeerRelay `name` does not show,
+    /// or a new operator of the PeerRelay: its status would say nothing of whether it was seen.
+    async fn until_told(&self, mark: usize, name: &str, step: &Step) -> Result<()> {
+        let (kind, name) = match step {
+            Step::NodeUp(node) | Step::NodeDown(node) | Step::NodeLabel(node, _) => {
+                ("nodes", *node)
+            }
+            Step::Upgrade(_) => ("peerrelays", name),
+            Step::Apply(_)
+            | Step::Delete
+            | Step::ApplyOther(_)
+            | Step::DeleteOther
+            | Step::AuthKey(_) => return Ok(()),
+        };
+        let start = Instant::now();
+        while !self.record.told_of(mark, kind, name) {
+            signals::check()?;
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "the operator is not told of {kind} {name}"
+            );
+            sleep(Duration::from_millis(10)).await;
+        }
+        Ok(())
+    }
+
+    /// Whether Kubernetes has made of all DaemonSets what they say.
+    async fn rolled_out(&self) -> Result<bool> {
+        let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets");
+        let list = self.plane.api.read(&path).await?;
+        let done = |set: &Value| {
+            let status = &set["status"];
+            let count = |field: &str| status[field].as_i64().unwrap_or_default();
+            status["observedGeneration"] == set["metadata"]["generation"]
+                && count("updatedNumberScheduled") == count("desiredNumberScheduled")
+        };
+        Ok(list["items"]
+            .as_array()
+            .is_some_and(|sets| sets.iter().all(done)))
+    }
+
+    async fn reach(&mut self, name: &str, wanted: &Shape) -> Result<()> {
+        self.reach_by(name, |now| now.differences(wanted)).await
+    }
+
+    /// Waits until nothing differs and the operator has nothing more to do.
+    pub async fn reach_by(&mut self, name: &str, differs: impl Fn(&Shape) -> String) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            signals::check()?;
+            self.operator.revive()?;
+            if let Some((_, differs)) = self.looked_at(name, &differs).await?
+                && differs.is_empty()
+            {
+                return Ok(());
+            }
+            if start.elapsed() > PATIENCE {
+                let differs = differs(&self.shape(name).await?);
+                let log = self.operator.log_tail();
+                bail!("never reached\n{differs}\nthe operator says\n{log}");
+            }
+        }
+    }
+
+    /// What is there and how it differs, once the operator has nothing more to do; otherwise nothing,
+    /// a moment later. Looking costs the API server a list of each kind.
+    async fn looked_at(
+        &self,
+        name: &str,
+        differs: impl Fn(&Shape) -> String,
+    ) -> Result<Option<(Shape, String)>> {
+        if self.record.quiet() <= QUIET {
+            sleep(Duration::from_millis(20)).await;
+            return Ok(None);
+        }
+        let now = self.shape(name).await?;
+        let differs = differs(&now);
+        if !differs.is_empty() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        // What came meanwhile may be the end of it, or its beginning.
+        let quiet = self.record.quiet() > QUIET;
+        Ok(quiet.then_some((now, differs)))
+    }
+
+    /// Looks at a PeerRelay and everything made of it.
+    pub async fn shape(&self, name: &str) -> Result<Shape> {
+        shape(&self.plane.api, &self.kinds, name).await
+    }
+
+    /// Does one thing.
+    pub async fn step(&mut self, name: &str, step: &Step) -> Result<()> {
+        let api = &self.plane.api;
+        match step {
+            Step::Apply(spec) => drop(api.apply(&peer_relay(name, spec)).await?),
+            Step::Delete => api.delete(&relay_path(name)).await?,
+            Step::ApplyOther(spec) => {
+                drop(api.apply(&peer_relay(&other_name(name), spec)).await?);
+            }
+            Step::DeleteOther => api.delete(&relay_path(&other_name(name))).await?,
+            Step::NodeUp(node) => self.plane.node(node).await?,
+            Step::NodeDown(node) => api.delete(&format!("/api/v1/nodes/{node}")).await?,
+            Step::NodeLabel(node, zone) => {
+                let patch = json!({"metadata": {"labels": {"zone": zone}}});
+                api.merge(&format!("/api/v1/nodes/{node}"), &patch).await?;
+            }
+            Step::AuthKey(key) => {
+                let secret = json!({
+                    "apiVersion": "v1", "kind": "Secret",
+                    "metadata": {"name": "tailnet-auth", "namespace": NAMESPACE},
+                    "stringData": {"authkey": key},
+                });
+                api.apply(&secret).await?;
+            }
+            Step::Upgrade(image) => {
+                self.operator.kill();
+                self.operator.image = (*image).into();
+                self.operator.start()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Brings back what a story may have changed, and removes its PeerRelay with all it had.
+    async fn restore(&mut self, name: &str) -> Result<()> {
+        let upgraded = self.operator.image != super::operator::IMAGE;
+        self.step(name, &Step::Delete).await?;
+        self.step(name, &Step::DeleteOther).await?;
+        self.step(name, &Step::NodeDown("late")).await?;
+        self.step(name, &Step::NodeLabel("n1", None)).await?;
+        self.reach(name, &Shape::default())
+            .await
+            .context("orphans are left")?;
+        if upgraded {
+            self.step(name, &Step::Upgrade(super::operator::IMAGE))
+                .await?;
+        }
+        Ok(())
+    }
+
+    /// A name that occurs nowhere else.
+    pub fn next_name(&mut self) -> String {
+        self.trials += 1;
+        format!("t{:05}x", self.trials)
+    }
+}
+
+/// Path of a PeerRelay.
+pub fn relay_path(name: &str) -> String {
+    format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/peerrelays/{name}")
+}

@@ -1,0 +1,135 @@
+//! Objects that the API server refuses for good: the others are applied, and the status says so.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context, Result, ensure};
+use rig::signals;
+use rig::world::condition;
+use tokio::time::{Instant, sleep};
+
+use super::super::proxy::Refused;
+use super::super::shape::Shape;
+use super::super::story::Story;
+use super::{Duration, Golden, PATIENCE, Stage, relay_path};
+
+/// Codes by which an API server refuses for good.
+pub const CODES: [u16; 2] = [403, 422];
+/// What a region's relays do not start without.
+const NEEDED: [&str; 4] = ["ServiceAccount", "Role", "RoleBinding", "ConfigMap"];
+
+impl Golden {
+    /// Kinds, by their plural, and regions of which the story writes objects.
+    pub fn written(&self, regions: &[&str]) -> BTreeSet<(String, String)> {
+        let mut written = BTreeSet::new();
+        for exchange in self.writes() {
+            let asked = &exchange.request;
+            if matches!(&*asked.group, "peerrelay.dev" | "events.k8s.io") {
+                continue;
+            }
+            let mut parts = asked.name.split('-').skip(1);
+            let of = parts.next().unwrap_or_default();
+            if regions.contains(&of) {
+                written.insert((asked.resource.clone(), of.to_owned()));
+            }
+        }
+        written
+    }
+}
+
+impl Stage {
+    /// Plays a story in which every write to a region's objects of a kind is refused, until the
+    /// status says so and all else is as it should be; then lets them pass.
+    pub async fn refusal(
+        &mut self,
+        story: &Story,
+        golden: &Golden,
+        (resource, region): (&str, &str),
+        code: u16,
+    ) -> Result<()> {
+        let kind = self.kinds.iter().find(|kind| kind.plural == resource);
+        let kind = kind.map(|kind| kind.kind.clone());
+        let kind = kind.with_context(|| format!("{resource} are not looked at"))?;
+        let name = self.next_name();
+        for step in &story.before {
+            self.step(&name, step).await?;
+        }
+        self.reach(&name, &golden.before).await?;
+        self.record.refuse(Some(Refused {
+            resource: resource.to_owned(),
+            name: format!("{name}-{region}"),
+            code,
+        }));
+        for step in &story.change {
+            self.step(&name, step).await?;
+        }
+        let told = self.until_refused(&name, golden, &kind, region).await;
+        self.record.refuse(None);
+        told.context("while it was refused")?;
+        self.reach(&name, &golden.after)
+            .await
+            .context("after it was refused")?;
+        ensure!(self.operator.alive(), "the operator ended by itself");
+        self.restore(&name).await
+    }
+
+    async fn until_refused(
+        &self,
+        name: &str,
+        golden: &Golden,
+        kind: &str,
+        region: &str,
+    ) -> Result<()> {
+        let start = Instant::now();
+        loop {
+            signals::check()?;
+            let relay = self.plane.api.read(&relay_path(name)).await?;
+            let current = relay["status"]["observedGeneration"] == relay["metadata"]["generation"];
+            let said = ["Ready", "Stalled"].map(|type_| condition(&relay, type_));
+            let told = said == ["False/ApplyRejected", "True/ApplyRejected"] && current;
+            let differs = differences(&self.shape(name).await?, golden, kind, region);
+            if told && differs.is_empty() {
+                return Ok(());
+            }
+            ensure!(
+                start.elapsed() < PATIENCE,
+                "Ready and Stalled are {said:?}\n{differs}\nthe operator says\n{}",
+                self.operator.log_tail()
+            );
+            sleep(Duration::from_millis(30)).await;
+        }
+    }
+}
+
+/// What is neither as it should be nor explained by the refusal of a region's objects of `kind`.
+fn differences(now: &Shape, golden: &Golden, kind: &str, region: &str) -> String {
+    let mut now = now.clone();
+    let mut wanted = golden.after.clone();
+    let keys: BTreeSet<_> = [&now, &golden.before, &golden.after]
+        .iter()
+        .flat_map(|shape| shape.objects.keys().cloned())
+        .collect();
+    for key in keys {
+        let (of, name) = key.split_once('/').unwrap_or_default();
+        // Its status is looked at by itself.
+        if of == "PeerRelay" {
+            now.objects.remove(&key);
+            wanted.objects.remove(&key);
+            continue;
+        }
+        let child = format!("NAME-{region}");
+        if name != child && !name.starts_with(&format!("{child}-")) {
+            continue;
+        }
+        let before = golden.before.objects.get(&key);
+        let needs =
+            NEEDED.contains(&kind) && of == "DaemonSet" || kind == "Role" && of == "RoleBinding";
+        let waits = needs && now.objects.get(&key) == before;
+        if of == kind || waits {
+            match before {
+                Some(before) => wanted.objects.insert(key, before.clone()),
+                None => wanted.objects.remove(&key),
+            };
+        }
+    }
+    now.differences(&wanted)
+}
