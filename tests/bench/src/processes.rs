@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rig::build::Profile;
+use rig::deployment::Deployment;
 use rig::process;
 use rig::progress::Progress;
-use rig::world::World;
 use rig::{Rig, signals};
 use serde_json::json;
 
@@ -34,10 +34,10 @@ pub fn run(args: &MemoryArgs) -> Result<()> {
 }
 
 fn show(rig: &Rig, args: &MemoryArgs, progress: &Progress) -> Result<()> {
-    let world = World::install(rig)?;
-    world.write_secret(&rig.tailnet.auth_key())?;
-    world.apply("edge", &json!({}))?;
-    world.wait_ready("edge")?;
+    let deployment = Deployment::install(rig)?;
+    deployment.write_secret(&rig.tailnet.auth_key())?;
+    deployment.apply("edge", &json!({}))?;
+    deployment.wait_ready("edge")?;
     progress.line(format_args!(
         "one PeerRelay is ready; {} s for all to settle",
         args.after

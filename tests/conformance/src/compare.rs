@@ -6,11 +6,11 @@
 //! for). Each has its own keys, VNIs and challenges, so a step is described once and made twice.
 
 pub mod client;
-pub mod dice;
 pub mod difference;
 pub mod ours;
 pub mod place;
 pub mod reference;
+pub mod rng;
 pub mod sequence;
 pub mod step;
 pub mod subject;
@@ -25,9 +25,9 @@ use rig::progress::Progress;
 use rig::signals;
 use rig::tools::Tools;
 
-use self::dice::Dice;
 use self::place::Places;
 use self::reference::Reference;
+use self::rng::Rng;
 use self::sequence::Sequence;
 use self::tally::Tally;
 use crate::cpu::stay_on_one_cpu;
@@ -97,7 +97,7 @@ fn compare(args: &CompareArgs, go: &Path) -> Result<Tally> {
         None => (0..args.sequences).collect(),
     };
     for round in numbers.chunks(ROUND as usize) {
-        let mut go = Reference::start(go, places.clone(), &mut Dice::new(args.seed))?;
+        let mut go = Reference::start(go, places.clone(), &mut Rng::new(args.seed))?;
         let mut newest = go.first_session();
         for number in round {
             signals::check()?;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use rig::world::{OPERATOR_NAMESPACE, World};
+use rig::deployment::{Deployment, OPERATOR_NAMESPACE};
 use serde_json::Value;
 
 /// Requests of these programs are tests that something is refused.
@@ -23,9 +23,9 @@ const NO_REQUEST: [(&str, &str); 3] = [
 type Right = (String, String);
 
 /// Fails if a request of ours was refused.
-pub(crate) fn check(world: &World<'_>) -> Result<String> {
-    let asked = Asked::read(&log(world)?);
-    let accounts = accounts(world)?;
+pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
+    let asked = Asked::read(&log(deployment)?);
+    let accounts = accounts(deployment)?;
     // An operator that is being uninstalled loses its rights before its pods have ended.
     let there = asked
         .refused
@@ -37,9 +37,9 @@ pub(crate) fn check(world: &World<'_>) -> Result<String> {
 }
 
 /// Fails if something is allowed that no request has needed. Means something for a whole run only.
-pub(crate) fn check_needed(world: &World<'_>) -> Result<String> {
-    let asked = Asked::read(&log(world)?);
-    let granted = granted(world)?;
+pub(crate) fn check_needed(deployment: &Deployment<'_>) -> Result<String> {
+    let asked = Asked::read(&log(deployment)?);
+    let granted = granted(deployment)?;
     ensure!(!granted.is_empty(), "no rights were found");
     let unused = unused(&granted, &asked.used);
     ensure!(unused.is_empty(), "never used: {}", unused.join(", "));
@@ -47,16 +47,16 @@ pub(crate) fn check_needed(world: &World<'_>) -> Result<String> {
 }
 
 /// Identities of the ServiceAccounts that exist.
-fn accounts(world: &World<'_>) -> Result<BTreeSet<String>> {
+fn accounts(deployment: &Deployment<'_>) -> Result<BTreeSet<String>> {
     let words = ["get", "serviceaccounts", "-A", "-o", "json"];
-    let list: Value = serde_json::from_str(&world.rig.kubectl(words)?)?;
+    let list: Value = serde_json::from_str(&deployment.rig.kubectl(words)?)?;
     let items = list["items"].as_array().into_iter().flatten();
     let uids = items.filter_map(|account| account["metadata"]["uid"].as_str());
     Ok(uids.map(str::to_owned).collect())
 }
 
-fn log(world: &World<'_>) -> Result<String> {
-    fs::read_to_string(world.rig.audit_log()).context("there is no audit log")
+fn log(deployment: &Deployment<'_>) -> Result<String> {
+    fs::read_to_string(deployment.rig.audit_log()).context("there is no audit log")
 }
 
 fn unused(granted: &BTreeSet<Right>, used: &BTreeSet<Right>) -> Vec<String> {
@@ -151,9 +151,9 @@ impl Asked {
 }
 
 /// Rights of the operator and of the relays; the operator gives nothing that it does not have.
-fn granted(world: &World<'_>) -> Result<BTreeSet<Right>> {
+fn granted(deployment: &Deployment<'_>) -> Result<BTreeSet<Right>> {
     let read = |words: &[&str]| -> Result<Vec<Value>> {
-        let list: Value = serde_json::from_str(&world.rig.kubectl(words)?)?;
+        let list: Value = serde_json::from_str(&deployment.rig.kubectl(words)?)?;
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     };
     let bindings = read(&[

@@ -5,8 +5,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 use rig::build::Profile;
+use rig::deployment::{Deployment, Route};
 use rig::progress::Progress;
-use rig::world::{Route, World};
 use rig::{Rig, signals};
 use serde_json::json;
 
@@ -50,26 +50,26 @@ pub fn run(args: &DemoArgs) -> Result<()> {
 
 fn show(rig: &Rig, progress: &Progress) -> Result<String> {
     progress.line("helm install peerrelay-operator charts/peerrelay-operator");
-    let world = World::install(rig)?;
-    world.write_secret(&rig.tailnet.auth_key())?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    world.delete(PEER_RELAY)?;
+    let deployment = Deployment::install(rig)?;
+    deployment.write_secret(&rig.tailnet.auth_key())?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    deployment.delete(PEER_RELAY)?;
     let is_derp = |route: &Route| *route == Route::Derp;
-    let (before, _) = world.wait_route(c1, c2, is_derp, PATIENCE)?;
+    let (before, _) = deployment.wait_route(c1, c2, is_derp, PATIENCE)?;
     progress.line(format_args!(
         "c1 and c2 cannot reach each other directly: they talk by {before}"
     ));
 
     say("kubectl apply -f peerrelay.yaml");
     let start = Instant::now();
-    world.apply(PEER_RELAY, &json!({}))?;
+    deployment.apply(PEER_RELAY, &json!({}))?;
     let is_relay = |route: &Route| matches!(route, Route::Relay(_));
-    let (route, _) = world.wait_route(c1, c2, is_relay, PATIENCE)?;
+    let (route, _) = deployment.wait_route(c1, c2, is_relay, PATIENCE)?;
     let seconds = start.elapsed().as_secs_f64();
     progress.line(format_args!(
         "c1 and c2 talk by {route}, {seconds:.1} s after kubectl apply"
     ));
-    world.wait_ready(PEER_RELAY)?;
+    deployment.wait_ready(PEER_RELAY)?;
     let list = ["get", "peerrelays,relaynodes", "-n", "relays"];
     say("kubectl get peerrelays,relaynodes -n relays");
     print!("{}", rig.kubectl(list)?);
@@ -80,18 +80,18 @@ fn show(rig: &Rig, progress: &Progress) -> Result<String> {
     );
 
     say("50 MB over TCP from c1 to c2, through the tunnel");
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     let start = Instant::now();
     println!(
         "{}",
-        world
+        deployment
             .probe(c1, &["send", &to, &BYTES.to_string()])?
             .finish()?
     );
     let seconds = start.elapsed().as_secs_f64();
     drop(server);
-    let forwarded = world.metric("peerrelay_forwarded_bytes_total")?;
+    let forwarded = deployment.metric("peerrelay_forwarded_bytes_total")?;
     progress.line(format_args!(
         "it took {seconds:.1} s; the relays forwarded {forwarded} bytes"
     ));

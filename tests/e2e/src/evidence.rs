@@ -4,13 +4,13 @@ use std::fmt::Write as _;
 
 use anyhow::Result;
 use rig::cluster::Node;
-use rig::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
+use rig::deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE};
 
 /// Last lines of each look.
 const LINES: usize = 25;
 
 /// What kubectl, the relays' metrics and the clients say now.
-pub(crate) fn of(world: &World<'_>) -> String {
+pub(crate) fn of(deployment: &Deployment<'_>) -> String {
     let mut text = String::new();
     let mut look = |what: &str, said: Result<String>| {
         let said = said.unwrap_or_else(|error| format!("{error:#}"));
@@ -21,17 +21,17 @@ pub(crate) fn of(world: &World<'_>) -> String {
     for words in KUBECTL {
         look(
             &format!("kubectl {}", words.join(" ")),
-            world.rig.kubectl(words),
+            deployment.rig.kubectl(words),
         );
     }
-    for node in &world.rig.nodes {
+    for node in &deployment.rig.nodes {
         let name = node.machine.name;
         look(
             &format!("metrics of the relay on {name}"),
-            counted(world, node),
+            counted(deployment, node),
         );
     }
-    for client in world.rig.tailnet.clients() {
+    for client in deployment.rig.tailnet.clients() {
         let name = client.machine.name;
         look(
             &format!("{name}: tailscale status"),
@@ -75,8 +75,8 @@ const KUBECTL: [&[&str]; 5] = [
 ];
 
 /// What is not zero, in a few lines.
-fn counted(world: &World<'_>, node: &Node) -> Result<String> {
-    let metrics = world.metrics(node)?;
+fn counted(deployment: &Deployment<'_>, node: &Node) -> Result<String> {
+    let metrics = deployment.metrics(node)?;
     let counted = metrics.iter().filter(|(name, value)| {
         *value != 0.0 && name.starts_with("peerrelay_") && !name.contains("_bucket{")
     });

@@ -37,8 +37,8 @@ mod withdrawal;
 use std::time::Duration;
 
 use anyhow::Result;
+use rig::deployment::{Deployment, Route};
 use rig::tailnet::DEFAULT_POLICY;
-use rig::world::{Route, World};
 use serde_json::json;
 
 /// Name of the PeerRelay that scenarios share.
@@ -53,7 +53,7 @@ pub struct Scenario {
     /// The sentence.
     pub name: &'static str,
     /// Shows it; what it prints goes to the report.
-    pub run: fn(&World<'_>) -> Result<String>,
+    pub run: fn(&Deployment<'_>) -> Result<String>,
 }
 
 /// All of them, in an order in which each finds what it needs.
@@ -100,28 +100,28 @@ pub fn all() -> Vec<Scenario> {
 
 /// The state in which a scenario begins: the smallest PeerRelay is ready, the policy grants c1 and
 /// c2, clients cannot reach each other, and nothing is cut or renumbered.
-pub fn reset(world: &World<'_>) -> Result<()> {
-    surroundings(world)?;
-    world.apply(EDGE, &json!({}))?;
-    world.wait_ready(EDGE)
+pub fn reset(deployment: &Deployment<'_>) -> Result<()> {
+    surroundings(deployment)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.wait_ready(EDGE)
 }
 
 /// The same without any PeerRelay.
-fn vacant(world: &World<'_>) -> Result<()> {
-    surroundings(world)?;
-    world.delete(EDGE)
+fn vacant(deployment: &Deployment<'_>) -> Result<()> {
+    surroundings(deployment)?;
+    deployment.delete(EDGE)
 }
 
-fn surroundings(world: &World<'_>) -> Result<()> {
-    world.rig.tailnet.write_policy(DEFAULT_POLICY)?;
-    world.rig.tailnet.cut_off(false)?;
-    world.rig.network.block_clients(true)?;
+fn surroundings(deployment: &Deployment<'_>) -> Result<()> {
+    deployment.rig.tailnet.write_policy(DEFAULT_POLICY)?;
+    deployment.rig.tailnet.cut_off(false)?;
+    deployment.rig.network.block_clients(true)?;
     for client in ["c1", "c2"] {
-        world.rig.network.mend(client)?;
-        world.rig.network.restore_numbers(client)?;
+        deployment.rig.network.mend(client)?;
+        deployment.rig.network.restore_numbers(client)?;
     }
-    world.rig.network.restore_links()?;
-    world.write_secret(&world.rig.tailnet.auth_key())
+    deployment.rig.network.restore_links()?;
+    deployment.write_secret(&deployment.rig.tailnet.auth_key())
 }
 
 fn is_relay(route: &Route) -> bool {
@@ -129,9 +129,9 @@ fn is_relay(route: &Route) -> bool {
 }
 
 /// Waits until c1 reaches c2 through a relay, and gives its address.
-pub(crate) fn relayed(world: &World<'_>) -> Result<String> {
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    let (route, _) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+pub(crate) fn relayed(deployment: &Deployment<'_>) -> Result<String> {
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let (route, _) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
     match route {
         Route::Relay(address) => Ok(address),
         other => unreachable!("waited for a relay, not for {other}"),

@@ -5,9 +5,9 @@ use std::time::Instant;
 
 use anyhow::{Result, ensure};
 use rig::build::Profile;
+use rig::deployment::Deployment;
 use rig::progress::Progress;
 use rig::tools::Tools;
-use rig::world::World;
 use rig::{Rig, signals};
 
 use crate::scenarios::{self, Scenario};
@@ -80,7 +80,7 @@ fn is_asked(filter: &str, sentence: &str) -> bool {
     filter.split('|').any(|part| sentence.contains(part))
 }
 
-type Check = fn(&World<'_>) -> Result<String>;
+type Check = fn(&Deployment<'_>) -> Result<String>;
 
 /// What can only be said of a whole run.
 fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
@@ -112,12 +112,12 @@ fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<usize> {
     if checks.is_empty() {
         return Ok(0);
     }
-    let world = World::of(rig);
+    let deployment = Deployment::of(rig);
     // With relays that run, there are keys to look for and relays' roles to look at.
-    scenarios::reset(&world)?;
+    scenarios::reset(&deployment)?;
     let mut failed = 0;
     for (name, check) in checks {
-        match check(&world) {
+        match check(&deployment) {
             Ok(seen) => progress.line(format_args!("ok {name}: {seen}")),
             Err(error) => {
                 failed += 1;
@@ -130,12 +130,12 @@ fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<usize> {
 
 fn run_scenarios(rig: &Rig, scenarios: &[Scenario], progress: &Progress) -> Result<usize> {
     progress.line("installing the chart");
-    let world = World::install(rig)?;
-    world.write_secret(&rig.tailnet.auth_key())?;
+    let deployment = Deployment::install(rig)?;
+    deployment.write_secret(&rig.tailnet.auth_key())?;
     let mut failed = 0;
     for (index, scenario) in scenarios.iter().enumerate() {
         let start = Instant::now();
-        let outcome = (scenario.run)(&world);
+        let outcome = (scenario.run)(&deployment);
         signals::check()?;
         let seconds = start.elapsed().as_secs();
         let (number, of) = (index + 1, scenarios.len());
@@ -146,7 +146,7 @@ fn run_scenarios(rig: &Rig, scenarios: &[Scenario], progress: &Progress) -> Resu
             )),
             Err(error) => {
                 failed += 1;
-                let state = evidence::of(&world);
+                let state = evidence::of(&deployment);
                 progress.line(format_args!(
                     "FAILED {number}/{of} {} ({seconds} s): {error:#}\n{state}",
                     scenario.name

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use rig::auth_key;
+use rig::deployment::Deployment;
 use rig::process;
-use rig::world::World;
 use serde_json::Value;
 
 /// Objects that say what people see; Secrets are where secrets belong.
@@ -22,8 +22,8 @@ const AUTH_KEY: &str = "an auth key";
 const SHORTEST: usize = 20;
 
 /// Fails if a secret is in a log, an object, or an argument list.
-pub(crate) fn check(world: &World<'_>) -> Result<String> {
-    let secrets = secrets(world)?;
+pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
+    let secrets = secrets(deployment)?;
     for wanted in [AUTH_KEY, "a private key", "a token"] {
         ensure!(
             secrets.values().any(|kind| *kind == wanted),
@@ -41,8 +41,8 @@ pub(crate) fn check(world: &World<'_>) -> Result<String> {
         }
     };
     let mut files = Vec::new();
-    collect(&world.rig.logs(), &mut files);
-    for node in &world.rig.nodes {
+    collect(&deployment.rig.logs(), &mut files);
+    for node in &deployment.rig.nodes {
         collect(&node.pod_logs(), &mut files);
     }
     for file in files {
@@ -50,7 +50,9 @@ pub(crate) fn check(world: &World<'_>) -> Result<String> {
             look(&file.display().to_string(), &text);
         }
     }
-    let objects = world.rig.kubectl(["get", OBJECTS, "-A", "-o", "json"])?;
+    let objects = deployment
+        .rig
+        .kubectl(["get", OBJECTS, "-A", "-o", "json"])?;
     look("objects", objects.as_bytes());
     for (id, process) in process::running()? {
         if let Ok(arguments) = fs::read(process.join("cmdline")) {
@@ -65,12 +67,12 @@ pub(crate) fn check(world: &World<'_>) -> Result<String> {
 }
 
 /// Each secret, and what it is.
-fn secrets(world: &World<'_>) -> Result<BTreeMap<String, &'static str>> {
+fn secrets(deployment: &Deployment<'_>) -> Result<BTreeMap<String, &'static str>> {
     let mut secrets = BTreeMap::new();
     for key in auth_key::used() {
         secrets.insert(key.as_str().to_owned(), AUTH_KEY);
     }
-    for node in &world.rig.nodes {
+    for node in &deployment.rig.nodes {
         let mut files = Vec::new();
         collect(&node.relay_state(), &mut files);
         for file in files.iter().filter(|file| file.ends_with("identity.json")) {

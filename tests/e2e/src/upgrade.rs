@@ -10,11 +10,11 @@ use anyhow::{Context, Result, ensure};
 use rig::Rig;
 use rig::build::{self, Profile};
 use rig::command::{program, query, run as run_program};
+use rig::deployment::{Deployment, NAMESPACE};
 use rig::image::{self, Image, PROGRAM};
 use rig::progress::Progress;
 use rig::signals;
 use rig::state::{repository, tool_cache};
-use rig::world::{NAMESPACE, World};
 use serde_json::{Value, json};
 
 use crate::evidence;
@@ -49,7 +49,7 @@ pub fn run(args: &UpgradeArgs, progress: &Progress) -> Result<()> {
     let from = Version::of_commit(&args.from, progress)?;
     let to = Version::of_tree(progress)?;
     let rig = Rig::up(Profile::Dev, progress)?;
-    let result = story(&rig, &from, &to, progress);
+    let result = upgrade_and_back(&rig, &from, &to, progress);
     if !args.keep {
         signals::acknowledge();
         rig.down(progress)?;
@@ -57,49 +57,49 @@ pub fn run(args: &UpgradeArgs, progress: &Progress) -> Result<()> {
     result
 }
 
-fn story(rig: &Rig, from: &Version, to: &Version, progress: &Progress) -> Result<()> {
+fn upgrade_and_back(rig: &Rig, from: &Version, to: &Version, progress: &Progress) -> Result<()> {
     for version in [from, to] {
         version.import(rig)?;
     }
-    let world = World::install_version(rig, &from.root, &from.image)?;
-    world.write_secret(&rig.tailnet.auth_key())?;
-    scenarios::reset(&world)?;
-    world.apply(STORED, &json!({"port": 41_000}))?;
-    world.wait_ready(STORED)?;
+    let deployment = Deployment::install_version(rig, &from.root, &from.image)?;
+    deployment.write_secret(&rig.tailnet.auth_key())?;
+    scenarios::reset(&deployment)?;
+    deployment.apply(STORED, &json!({"port": 41_000}))?;
+    deployment.wait_ready(STORED)?;
     progress.line(format_args!("{} is installed", from.name));
     for version in [to, from, to] {
-        let seen = change(&world, version).with_context(|| {
-            let state = evidence::of(&world);
+        let seen = change(&deployment, version).with_context(|| {
+            let state = evidence::of(&deployment);
             format!("on the way to {}\n{state}", version.name)
         })?;
         progress.line(format_args!("ok {}: {seen}", version.name));
     }
     for name in [STORED, EDGE] {
-        world.delete(name)?;
+        deployment.delete(name)?;
     }
     progress.line("ok stored objects are deleted by the last version");
     Ok(())
 }
 
 /// Changes to a version while a connection is open through a relay.
-fn change(world: &World<'_>, version: &Version) -> Result<String> {
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+fn change(deployment: &Deployment<'_>, version: &Version) -> Result<String> {
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    scenarios::relayed(world)?;
-    let held = world.probe(c1, &["hold", &to])?;
-    let before = scenarios::relayed(world)?;
+    scenarios::relayed(deployment)?;
+    let held = deployment.probe(c1, &["hold", &to])?;
+    let before = scenarios::relayed(deployment)?;
     let start = Instant::now();
-    World::install_version(world.rig, &version.root, &version.image)?;
+    Deployment::install_version(deployment.rig, &version.root, &version.image)?;
     for name in [EDGE, STORED] {
-        world.eventually("all relays have the image", || {
-            has_image(world, name, version)
+        deployment.eventually("all relays have the image", || {
+            has_image(deployment, name, version)
         })?;
-        world.wait_ready(name)?;
+        deployment.wait_ready(name)?;
     }
     let took = start.elapsed();
-    let after = scenarios::relayed(world)?;
-    stays(world, &before, &after)?;
+    let after = scenarios::relayed(deployment)?;
+    stays(deployment, &before, &after)?;
     let trips = held.finish().context("a TCP connection over the relay")?;
     drop(server);
     ensure!(
@@ -107,7 +107,7 @@ fn change(world: &World<'_>, version: &Version) -> Result<String> {
         "{before} has become {after}; {trips}"
     );
     for name in [EDGE, STORED] {
-        is_not_stuck(world, name)?;
+        is_not_stuck(deployment, name)?;
     }
     Ok(format!(
         "{before}, then {after}; everything ready after {:.1} s; {trips}",
@@ -116,8 +116,8 @@ fn change(world: &World<'_>, version: &Version) -> Result<String> {
 }
 
 /// Every pod of a PeerRelay runs the image of the version.
-fn has_image(world: &World<'_>, name: &str, version: &Version) -> Result<()> {
-    let pods = world.list("pods", name)?;
+fn has_image(deployment: &Deployment<'_>, name: &str, version: &Version) -> Result<()> {
+    let pods = deployment.list("pods", name)?;
     ensure!(!pods.is_empty(), "{name} has no pods");
     for pod in &pods {
         let image = &pod["spec"]["containers"][0]["image"];
@@ -131,10 +131,10 @@ fn has_image(world: &World<'_>, name: &str, version: &Version) -> Result<()> {
 }
 
 /// The operator has seen the newest state of an object, and can still change it.
-fn is_not_stuck(world: &World<'_>, name: &str) -> Result<()> {
+fn is_not_stuck(deployment: &Deployment<'_>, name: &str) -> Result<()> {
     let patch = |value: Value| {
         let patch = json!({"spec": {"maxSessions": value}}).to_string();
-        world.rig.kubectl([
+        deployment.rig.kubectl([
             "patch",
             "peerrelay",
             name,
@@ -146,8 +146,8 @@ fn is_not_stuck(world: &World<'_>, name: &str) -> Result<()> {
         ])
     };
     patch(json!(1_000))?;
-    world.eventually("the operator follows a change", || {
-        let object = world.object("peerrelay", name)?;
+    deployment.eventually("the operator follows a change", || {
+        let object = deployment.object("peerrelay", name)?;
         let (generation, seen) = (
             &object["metadata"]["generation"],
             &object["status"]["observedGeneration"],
@@ -156,7 +156,7 @@ fn is_not_stuck(world: &World<'_>, name: &str) -> Result<()> {
         Ok(())
     })?;
     patch(Value::Null)?;
-    world.wait_ready(name)
+    deployment.wait_ready(name)
 }
 
 impl Version {

@@ -3,35 +3,35 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
+use rig::deployment::{condition, message};
 use rig::signals;
-use rig::world::{condition, message};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::story::{REGIONS, Step, two_regions};
-use super::trial::{Stage, relay_path};
+use super::case::{REGIONS, Step, two_regions};
+use super::trial::{Harness, relay_path};
 
 /// In which a refusal is told.
 const SOON: Duration = Duration::from_secs(5);
 
 /// Shows that such a refusal is told in the API server's words, holds up nothing else, and ends with
 /// its cause.
-pub async fn show(stage: &mut Stage) -> Result<String> {
-    let name = stage.next_name();
+pub async fn show(harness: &mut Harness) -> Result<String> {
+    let name = harness.next_name();
     let mut spec = two_regions();
     let exposure =
         |policy: &str| json!({"type": "LoadBalancer", "loadBalancer": {"ipFamilyPolicy": policy}});
     spec["regions"][0]["exposure"] = exposure("RequireDualStack");
     let start = Instant::now();
-    stage.step(&name, &Step::Apply(spec.clone())).await?;
+    harness.step(&name, &Step::Apply(spec.clone())).await?;
     let service = format!("Service {name}-{}", REGIONS[0]);
     let words = [&*service, "not configured for dual-stack"];
     loop {
         signals::check()?;
-        let relay = stage.plane.api.read(&relay_path(&name)).await?;
+        let relay = harness.plane.api.read(&relay_path(&name)).await?;
         let is = ["Ready", "Stalled"].map(|kind| condition(&relay, kind));
         let said = message(&relay, "Ready");
-        let objects = stage.shape(&name).await?.objects;
+        let objects = harness.snapshot(&name).await?.objects;
         let other = format!("DaemonSet/NAME-{}", REGIONS[1]);
         let made = objects.keys().any(|key| key.starts_with(&other));
         let told = is == ["False/ApplyRejected", "True/ApplyRejected"]
@@ -47,18 +47,18 @@ pub async fn show(stage: &mut Stage) -> Result<String> {
     }
     let took = start.elapsed().as_secs_f64();
     spec["regions"][0]["exposure"] = exposure("PreferDualStack");
-    stage.step(&name, &Step::Apply(spec)).await?;
-    stage.settle(&name).await?;
-    let relay = stage.plane.api.read(&relay_path(&name)).await?;
+    harness.step(&name, &Step::Apply(spec)).await?;
+    harness.settle(&name).await?;
+    let relay = harness.plane.api.read(&relay_path(&name)).await?;
     let stalled = condition(&relay, "Stalled");
     ensure!(stalled != "True/ApplyRejected", "Stalled is '{stalled}'");
-    let objects = stage.shape(&name).await?.objects;
+    let objects = harness.snapshot(&name).await?.objects;
     let service = format!("Service/NAME-{}", REGIONS[0]);
     ensure!(
         objects.keys().any(|key| key.starts_with(&service)),
         "there is no Service: {:?}",
         objects.keys()
     );
-    stage.step(&name, &Step::Delete).await?;
+    harness.step(&name, &Step::Delete).await?;
     Ok(format!("told after {took:.1} s"))
 }

@@ -7,18 +7,18 @@
 //! ```
 
 pub mod api;
+pub mod case;
+pub mod control_plane;
 pub mod families;
 pub mod operator;
-pub mod plane;
 pub mod play;
 pub mod proxy;
 pub mod record;
 pub mod replicas;
-pub mod shape;
-pub mod story;
-pub mod thrift;
+pub mod request_budget;
+pub mod snapshot;
 pub mod trial;
-pub mod weather;
+pub mod watch_faults;
 
 use std::path::Path;
 use std::time::Duration;
@@ -31,12 +31,12 @@ use rig::tools::Tools;
 use tokio::runtime::Runtime;
 
 use self::play::Play;
-use self::trial::Stage;
+use self::trial::Harness;
 
 /// What to try.
 #[derive(Debug, clap::Args)]
 pub struct FaultsArgs {
-    /// Only stories whose name contains this, or one of several parts: `two:|exposure`
+    /// Only cases whose name contains this, or one of several parts: `two:|exposure`
     filter: Option<String>,
     /// Control planes at a time; each takes about 0.6 GiB
     #[arg(long, default_value_t = 3)]
@@ -46,21 +46,21 @@ pub struct FaultsArgs {
 /// What was tried.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Stories.
-    pub stories: usize,
+    /// Cases.
+    pub cases: usize,
     /// Faults that struck.
     pub faults: usize,
-    /// Ended otherwise than without a fault.
-    pub alarms: usize,
+    /// ChildGuard otherwise than without a fault.
+    pub failures: usize,
 }
 
 impl Counts {
     /// The sum of both.
     fn plus(self, other: Self) -> Self {
         Self {
-            stories: self.stories + other.stories,
+            cases: self.cases + other.cases,
             faults: self.faults + other.faults,
-            alarms: self.alarms + other.alarms,
+            failures: self.failures + other.failures,
         }
     }
 }
@@ -70,11 +70,11 @@ impl Counts {
 pub enum Extent {
     /// All of them, on so many control planes at a time: a fault is mostly waited for.
     Whole(usize),
-    /// Typical stories, and as many faults as fit into this time, spread over all.
+    /// Typical cases, and as many faults as fit into this time, spread over all.
     Sample(Duration),
 }
 
-/// Tries every fault at every write of every story, and what befalls watches and replicas.
+/// Tries every fault at every write of every case, and what befalls watches and replicas.
 pub fn run(args: &FaultsArgs) -> Result<()> {
     let progress = Progress::stderr();
     packages::ensure(&progress)?;
@@ -82,9 +82,9 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
     let program = build::peerrelay(Profile::Dev, &progress)?;
     let filter = args.filter.as_deref().unwrap_or_default();
     let Counts {
-        stories,
+        cases,
         faults,
-        alarms,
+        failures,
     } = play(
         &tools,
         &program,
@@ -96,31 +96,31 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
         let seen = self::show(&tools, &program, show)?;
         progress.line(format_args!("{show}: {seen}"));
     }
-    println!("faults: {faults} in {stories} stories, {alarms} alarms");
-    if alarms > 0 {
-        bail!("{alarms} faults led to another end");
+    println!("faults: {faults} in {cases} cases, {failures} failures");
+    if failures > 0 {
+        bail!("{failures} faults led to another end");
     }
     Ok(())
 }
 
-/// What is shown besides the stories.
-const SHOWS: [&str; 4] = ["thrift", "families", "replicas", "weather"];
+/// What is shown besides the cases.
+const SHOWS: [&str; 4] = ["request budget", "families", "replicas", "watch faults"];
 
-/// Shows one of `thrift`, `families`, `replicas`, `weather` on a control plane of its own.
+/// Shows one of `request budget`, `families`, `replicas`, `watch faults` on a control plane of its own.
 pub fn show(tools: &Tools, program: &Path, which: &str) -> Result<String> {
     runtime()?.block_on(async {
-        let mut stage = Stage::open(tools, program).await?;
+        let mut harness = Harness::open(tools, program).await?;
         match which {
-            "thrift" => thrift::show(&mut stage).await,
-            "families" => families::show(&mut stage).await,
-            "replicas" => replicas::show(&mut stage, program).await,
-            "weather" => weather::show(&mut stage).await,
+            "request budget" => request_budget::show(&mut harness).await,
+            "families" => families::show(&mut harness).await,
+            "replicas" => replicas::show(&mut harness, program).await,
+            "watch faults" => watch_faults::show(&mut harness).await,
             other => bail!("there is no {other} to show"),
         }
     })
 }
 
-/// Plays the stories that match `filter`, or a sample of all.
+/// Plays the cases that match `filter`, or a sample of all.
 pub fn play(
     tools: &Tools,
     program: &Path,

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::plane::{Ended, OPERATOR_NAMESPACE, Plane, bound};
+use super::control_plane::{ChildGuard, ControlPlane, OPERATOR_NAMESPACE, bound};
 use super::proxy::{Proxy, Record};
 
 /// An image that relays would run.
@@ -20,13 +20,18 @@ pub struct Operator {
     program: PathBuf,
     kubeconfig: PathBuf,
     log: PathBuf,
-    process: Option<Ended>,
+    process: Option<ChildGuard>,
     _proxy: Proxy,
 }
 
 impl Operator {
     /// Prepares the operator called `name`, with the permissions of the chart and no others.
-    pub async fn new(plane: &Plane, record: &Record, program: &Path, name: &str) -> Result<Self> {
+    pub async fn new(
+        plane: &ControlPlane,
+        record: &Record,
+        program: &Path,
+        name: &str,
+    ) -> Result<Self> {
         let proxy = Proxy::start(record, &plane.upstream, &plane.server, name).await?;
         let token = plane.operator_token().await?;
         let kubeconfig = plane.kubeconfig(name, &format!("http://{}", proxy.address), &token)?;
@@ -53,7 +58,7 @@ impl Operator {
             .env("PEERRELAY_LOG", "info")
             // The reason is what its last lines are to say.
             .env("RUST_BACKTRACE", "0");
-        self.process = Some(Ended::start(&mut command, &self.log)?);
+        self.process = Some(ChildGuard::start(&mut command, &self.log)?);
         Ok(())
     }
 
@@ -64,7 +69,7 @@ impl Operator {
 
     /// Says whether it runs.
     pub fn alive(&mut self) -> bool {
-        self.process.as_mut().is_some_and(Ended::alive)
+        self.process.as_mut().is_some_and(ChildGuard::alive)
     }
 
     /// Starts it again when it has ended because it could not renew its lease, as the node of a real
@@ -85,7 +90,7 @@ impl Operator {
 
     /// Its process id, while it runs.
     pub fn pid(&self) -> Option<u32> {
-        self.process.as_ref().map(Ended::pid)
+        self.process.as_ref().map(ChildGuard::pid)
     }
 
     /// Resident memory in KiB, and the most that it ever was.

@@ -1,4 +1,4 @@
-//! Plays stories, each with every fault, on one control plane or on several at a time.
+//! Plays cases, each with every fault, on one control plane or on several at a time.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -9,28 +9,28 @@ use futures::future::try_join_all;
 use rig::progress::Progress;
 use rig::tools::Tools;
 
+use super::case::{self, Case};
 use super::proxy::Fault;
-use super::story::{self, Story};
-use super::trial::{Golden, Stage, refusals::CODES};
+use super::trial::{Golden, Harness, refusals::CODES};
 use super::{Counts, Extent};
 
-/// Refusals of a sample, for each story that has some.
+/// Refusals of a sample, for each case that has some.
 const SAMPLED_REFUSALS: usize = 2;
 
-/// Stories that are to be played, and what they are played with.
+/// Cases that are to be played, and what they are played with.
 pub struct Play<'a> {
     tools: &'a Tools,
     program: &'a Path,
     extent: Extent,
     progress: &'a Progress,
-    stories: Vec<Story>,
+    cases: Vec<Case>,
     start: Instant,
-    /// Position of the next story that nobody plays yet.
+    /// Position of the next case that nobody plays yet.
     next: AtomicUsize,
 }
 
 impl<'a> Play<'a> {
-    /// Chooses the stories whose name contains one of the parts of `filter`, or those of a sample.
+    /// Chooses the cases whose name contains one of the parts of `filter`, or those of a sample.
     pub fn new(
         tools: &'a Tools,
         program: &'a Path,
@@ -38,16 +38,16 @@ impl<'a> Play<'a> {
         extent: Extent,
         progress: &'a Progress,
     ) -> Self {
-        let chosen = |story: &Story| match extent {
-            Extent::Whole(_) => super::matches(&story.name, filter),
-            Extent::Sample(_) => story::TYPICAL.contains(&&*story.name),
+        let chosen = |case: &Case| match extent {
+            Extent::Whole(_) => super::matches(&case.name, filter),
+            Extent::Sample(_) => case::TYPICAL.contains(&&*case.name),
         };
         Self {
             tools,
             program,
             extent,
             progress,
-            stories: story::all().into_iter().filter(chosen).collect(),
+            cases: case::all().into_iter().filter(chosen).collect(),
             start: Instant::now(),
             next: AtomicUsize::new(0),
         }
@@ -59,32 +59,32 @@ impl<'a> Play<'a> {
             Extent::Whole(planes) => planes.max(1),
             Extent::Sample(_) => 1,
         };
-        let stages = (0..most.min(self.stories.len())).map(|_| self.on_one_stage());
-        let counts = try_join_all(stages).await?;
+        let harnesses = (0..most.min(self.cases.len())).map(|_| self.on_one_stage());
+        let counts = try_join_all(harnesses).await?;
         Ok(counts.into_iter().fold(Counts::default(), Counts::plus))
     }
 
     async fn on_one_stage(&self) -> Result<Counts> {
-        let mut stage = self.stage().await?;
+        let mut harness = self.harness().await?;
         self.progress.line("control plane without nodes is up");
         let mut counts = Counts::default();
         loop {
             let index = self.next.fetch_add(1, Ordering::Relaxed);
-            let Some(story) = self.stories.get(index) else {
+            let Some(case) = self.cases.get(index) else {
                 return Ok(counts);
             };
-            counts = counts.plus(self.story(&mut stage, index, story).await?);
+            counts = counts.plus(self.case(&mut harness, index, case).await?);
         }
     }
 
-    async fn stage(&self) -> Result<Stage> {
-        Stage::open(self.tools, self.program).await
+    async fn harness(&self) -> Result<Harness> {
+        Harness::open(self.tools, self.program).await
     }
 
-    /// Plays one story without a fault, then with each.
-    async fn story(&self, stage: &mut Stage, index: usize, story: &Story) -> Result<Counts> {
-        let name = &story.name;
-        let golden = stage.golden(story).await;
+    /// Plays one case without a fault, then with each.
+    async fn case(&self, harness: &mut Harness, index: usize, case: &Case) -> Result<Counts> {
+        let name = &case.name;
+        let golden = harness.golden(case).await;
         let golden = golden.with_context(|| format!("{name} without a fault"))?;
         let writes = golden.writes().count();
         self.progress.line(format_args!(
@@ -93,53 +93,57 @@ impl<'a> Play<'a> {
             golden.took.as_millis(),
         ));
         let mut counts = Counts {
-            stories: 1,
+            cases: 1,
             ..Counts::default()
         };
         for (nth, fault) in self.points(writes, index) {
-            match stage.trial(story, &golden, nth, fault).await {
+            match harness.trial(case, &golden, nth, fault).await {
                 Ok(hit) => counts.faults += usize::from(hit),
                 Err(error) => {
                     let what = format!("{fault:?} at write {nth}");
-                    self.alarm(stage, &mut counts, name, &what, error).await?;
+                    self.failure(harness, &mut counts, name, &what, error)
+                        .await?;
                 }
             }
         }
-        for (resource, region, code) in self.refusals(story, &golden, index) {
+        for (resource, region, code) in self.refusals(case, &golden, index) {
             let what = (&*resource, &*region);
-            match stage.refusal(story, &golden, what, code).await {
+            match harness.refusal(case, &golden, what, code).await {
                 Ok(()) => counts.faults += 1,
                 Err(error) => {
                     let what = format!("{code} for {resource} of {region}");
-                    self.alarm(stage, &mut counts, name, &what, error).await?;
+                    self.failure(harness, &mut counts, name, &what, error)
+                        .await?;
                 }
             }
         }
-        let Counts { faults, alarms, .. } = counts;
+        let Counts {
+            faults, failures, ..
+        } = counts;
         self.progress
-            .line(format_args!("{name}: {faults} faults, {alarms} alarms"));
+            .line(format_args!("{name}: {faults} faults, {failures} failures"));
         Ok(counts)
     }
 
-    async fn alarm(
+    async fn failure(
         &self,
-        stage: &mut Stage,
+        harness: &mut Harness,
         counts: &mut Counts,
-        story: &str,
+        case: &str,
         what: &str,
         error: Error,
     ) -> Result<()> {
         rig::signals::check()?;
-        counts.alarms += 1;
+        counts.failures += 1;
         self.progress
-            .line(format_args!("ALARM {story}: {what}: {error:#}"));
-        // What an alarm leaves behind is not to disturb the next.
-        *stage = self.stage().await?;
+            .line(format_args!("FAILED {case}: {what}: {error:#}"));
+        // What a failure leaves behind is not to disturb the next.
+        *harness = self.harness().await?;
         Ok(())
     }
 
     /// Every fault at every write, and one write more than there was: a fault may make one. Of a
-    /// sample, as many as fit into its time; others for each story.
+    /// sample, as many as fit into its time; others for each case.
     fn points(&self, writes: usize, index: usize) -> Vec<(usize, Fault)> {
         /// About what one takes.
         const ONE: Duration = Duration::from_millis(1_500);
@@ -149,18 +153,18 @@ impl<'a> Play<'a> {
             return all;
         };
         let left = time.saturating_sub(self.start.elapsed());
-        let share = left / (self.stories.len() - index) as u32;
+        let share = left / (self.cases.len() - index) as u32;
         let fit = (share.as_millis() / ONE.as_millis()).max(1) as usize;
         let step = all.len().div_ceil(fit).max(1);
         all.into_iter().skip(index % step).step_by(step).collect()
     }
 
     /// Every kind and region to refuse, and the code.
-    fn refusals(&self, story: &Story, golden: &Golden, index: usize) -> Vec<(String, String, u16)> {
-        if !story::REFUSED.contains(&&*story.name) {
+    fn refusals(&self, case: &Case, golden: &Golden, index: usize) -> Vec<(String, String, u16)> {
+        if !case::REFUSED.contains(&&*case.name) {
             return Vec::new();
         }
-        let written = golden.written(&story::REGIONS).into_iter();
+        let written = golden.written(&case::REGIONS).into_iter();
         let all = written.flat_map(|(resource, region)| {
             CODES.map(|code| (resource.clone(), region.clone(), code))
         });

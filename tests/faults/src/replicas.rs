@@ -9,59 +9,59 @@ use rig::signals;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
+use super::case::Step;
 use super::operator::Operator;
 use super::proxy::{Fault, Plan};
 use super::record::Exchange;
-use super::story::Step;
-use super::trial::Stage;
+use super::trial::Harness;
 
 /// A lease runs out after 15 s; the machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Shows it, and says what it saw.
-pub async fn show(stage: &mut Stage, program: &Path) -> Result<String> {
-    let mut second = Operator::new(&stage.plane, &stage.record, program, "second").await?;
-    let name = stage.next_name();
-    stage.step(&name, &Step::Apply(json!({}))).await?;
-    stage.settle(&name).await?;
+pub async fn show(harness: &mut Harness, program: &Path) -> Result<String> {
+    let mut second = Operator::new(&harness.plane, &harness.record, program, "second").await?;
+    let name = harness.next_name();
+    harness.step(&name, &Step::Apply(json!({}))).await?;
+    harness.settle(&name).await?;
     second.start()?;
-    let mark = stage.record.len();
-    wait(stage, mark, "the second asks for the lease", |e| {
+    let mark = harness.record.len();
+    wait(harness, mark, "the second asks for the lease", |e| {
         e.actor == "second" && e.request.is_lease()
     })
     .await?;
 
     // As on a node that hangs in the middle of a change: it believes to lead, and goes on with what
     // it was about to write when it wakes up.
-    let mut held = stage.record.arm(Plan {
+    let mut held = harness.record.arm(Plan {
         about: name.clone(),
         nth: 0,
         fault: Fault::HoldAfter,
         times: 1,
     });
-    stage
+    harness
         .step(&name, &Step::Apply(json!({"port": 41_000})))
         .await?;
     held.changed().await?;
-    let pid = stage
+    let pid = harness
         .operator
         .pid()
         .context("the first does not run")?
         .to_string();
     run(find("kill").args(["-STOP", &pid]))?;
-    let mark = stage.record.len();
-    stage
+    let mark = harness.record.len();
+    harness
         .step(&name, &Step::Apply(json!({"port": 41_001})))
         .await?;
-    wait(stage, mark, "the second acts", |e| {
+    wait(harness, mark, "the second acts", |e| {
         e.actor == "second" && e.request.resource == "daemonsets" && e.request.writes()
     })
     .await?;
-    let mark = stage.record.len();
-    stage.record.release();
+    let mark = harness.record.len();
+    harness.record.release();
     run(find("kill").args(["-CONT", &pid]))?;
     let start = Instant::now();
-    while stage.operator.alive() {
+    while harness.operator.alive() {
         signals::check()?;
         ensure!(
             start.elapsed() < PATIENCE,
@@ -69,8 +69,8 @@ pub async fn show(stage: &mut Stage, program: &Path) -> Result<String> {
         );
         sleep(Duration::from_millis(100)).await;
     }
-    stage.settle(&name).await?;
-    let late: Vec<_> = stage
+    harness.settle(&name).await?;
+    let late: Vec<_> = harness
         .record
         .since(mark)
         .into_iter()
@@ -84,22 +84,22 @@ pub async fn show(stage: &mut Stage, program: &Path) -> Result<String> {
     );
 
     // A replica that is told to stop gives the lease back.
-    stage.operator.start()?;
-    let mark = stage.record.len();
-    wait(stage, mark, "the first asks for the lease", |e| {
+    harness.operator.start()?;
+    let mark = harness.record.len();
+    wait(harness, mark, "the first asks for the lease", |e| {
         e.actor == "first" && e.request.is_lease()
     })
     .await?;
     let told = Instant::now();
     let pid = second.pid().context("the second does not run")?;
     signals::terminate(i32::try_from(pid)?);
-    stage.step(&name, &Step::Apply(json!({}))).await?;
-    wait(stage, mark, "the first acts", |e| {
+    harness.step(&name, &Step::Apply(json!({}))).await?;
+    wait(harness, mark, "the first acts", |e| {
         e.actor == "first" && e.request.resource == "daemonsets" && e.request.writes()
     })
     .await?;
     let took = told.elapsed();
-    stage.step(&name, &Step::Delete).await?;
+    harness.step(&name, &Step::Delete).await?;
     Ok(format!(
         "no write by the replaced one; handed over in {:.1} s",
         took.as_secs_f64()
@@ -107,7 +107,7 @@ pub async fn show(stage: &mut Stage, program: &Path) -> Result<String> {
 }
 
 async fn wait(
-    stage: &Stage,
+    harness: &Harness,
     mark: usize,
     what: &str,
     wanted: impl Fn(&Exchange) -> bool,
@@ -115,7 +115,7 @@ async fn wait(
     let start = Instant::now();
     loop {
         signals::check()?;
-        if stage.record.since(mark).iter().any(&wanted) {
+        if harness.record.since(mark).iter().any(&wanted) {
             return Ok(());
         }
         if start.elapsed() > PATIENCE {

@@ -1,4 +1,4 @@
-//! One story, played with or without a fault, and what came of it.
+//! One case, played with or without a fault, and what came of it.
 
 pub mod refusals;
 
@@ -6,19 +6,19 @@ use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rig::deployment::NAMESPACE;
 use rig::signals;
 use rig::tools::Tools;
-use rig::world::NAMESPACE;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::api::Resource;
+use super::case::{Case, Step, other_name, peer_relay};
+use super::control_plane::ControlPlane;
 use super::operator::Operator;
-use super::plane::Plane;
 use super::proxy::{Fault, Plan, Record};
 use super::record::Exchange;
-use super::shape::{Shape, kinds, shape};
-use super::story::{Step, Story, other_name, peer_relay};
+use super::snapshot::{Snapshot, kinds, snapshot};
 
 /// The operator is done when it has asked nothing for this long.
 const QUIET: Duration = Duration::from_millis(250);
@@ -29,9 +29,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A control plane with an operator whose requests can go wrong.
 #[derive(Debug)]
-pub struct Stage {
+pub struct Harness {
     /// The control plane.
-    pub plane: Plane,
+    pub plane: ControlPlane,
     /// What went through.
     pub record: Record,
     /// The operator.
@@ -40,11 +40,11 @@ pub struct Stage {
     trials: usize,
 }
 
-/// How a story ends when nothing goes wrong.
+/// How a case ends when nothing goes wrong.
 #[derive(Debug)]
 pub struct Golden {
-    before: Shape,
-    after: Shape,
+    before: Snapshot,
+    after: Snapshot,
     /// When the change was made.
     pub start: std::time::Instant,
     /// Requests from the change to the end.
@@ -71,10 +71,10 @@ fn deletes(requests: &[Exchange]) -> usize {
     requests.iter().filter(done).count()
 }
 
-impl Stage {
+impl Harness {
     /// Starts a control plane with two nodes and the operator.
     pub async fn open(tools: &Tools, program: &Path) -> Result<Self> {
-        let plane = Plane::start(tools).await?;
+        let plane = ControlPlane::start(tools).await?;
         plane.namespace(NAMESPACE).await?;
         for node in ["n1", "n2"] {
             plane.node(node).await?;
@@ -96,23 +96,23 @@ impl Stage {
         })
     }
 
-    /// Plays a story without a fault.
-    pub async fn golden(&mut self, story: &Story) -> Result<Golden> {
+    /// Plays a case without a fault.
+    pub async fn golden(&mut self, case: &Case) -> Result<Golden> {
         let name = self.next_name();
-        for step in &story.before {
+        for step in &case.before {
             self.step(&name, step).await?;
         }
         self.settle(&name).await?;
-        let before = self.shape(&name).await?;
+        let before = self.snapshot(&name).await?;
         let mark = self.record.len();
         let start = std::time::Instant::now();
-        for step in &story.change {
+        for step in &case.change {
             let told = self.record.told();
             self.step(&name, step).await?;
             self.until_told(told, &name, step).await?;
         }
         self.settle(&name).await?;
-        let after = self.shape(&name).await?;
+        let after = self.snapshot(&name).await?;
         let mut requests = self.record.since(mark);
         requests.retain(|e| e.request.verb != "watch" && !e.request.is_lease());
         let took = requests
@@ -128,22 +128,22 @@ impl Stage {
         })
     }
 
-    /// Plays a story in which one write goes wrong; says whether there was such a write.
+    /// Plays a case in which one write goes wrong; says whether there was such a write.
     pub async fn trial(
         &mut self,
-        story: &Story,
+        case: &Case,
         golden: &Golden,
         nth: usize,
         fault: Fault,
     ) -> Result<bool> {
         let name = self.next_name();
-        for step in &story.before {
+        for step in &case.before {
             self.step(&name, step).await?;
         }
         self.reach(&name, &golden.before)
             .await
             .context("before the fault")?;
-        let before = self.shape(&name).await?;
+        let before = self.snapshot(&name).await?;
         let mark = self.record.len();
         let plan = Plan {
             about: name.clone(),
@@ -152,12 +152,12 @@ impl Stage {
             times: 1,
         };
         let mut struck = self.record.arm(plan);
-        for step in &story.change {
+        for step in &case.change {
             self.step(&name, step).await?;
         }
         let start = Instant::now();
         let mut hit = false;
-        let differs = |now: &Shape| now.differences(&golden.after);
+        let differs = |now: &Snapshot| now.differences(&golden.after);
         loop {
             signals::check()?;
             if !hit && struck.has_changed()? {
@@ -184,7 +184,7 @@ impl Stage {
                 break;
             }
             if start.elapsed() > PATIENCE {
-                let differs = differs(&self.shape(&name).await?);
+                let differs = differs(&self.snapshot(&name).await?);
                 let log = self.operator.log_tail();
                 bail!("another end state\n{differs}\nthe operator says\n{log}");
             }
@@ -217,7 +217,7 @@ impl Stage {
                 relay["status"]["observedGeneration"] == relay["metadata"]["generation"]
             });
             let of_other = |key: &String| key.contains(&other_name("NAME"));
-            let gone = relay.is_some() || self.shape(name).await?.objects.keys().all(of_other);
+            let gone = relay.is_some() || self.snapshot(name).await?.objects.keys().all(of_other);
             if seen && gone && self.rolled_out().await? && self.record.quiet() > SETTLED {
                 return Ok(());
             }
@@ -271,12 +271,16 @@ impl Stage {
             .is_some_and(|sets| sets.iter().all(done)))
     }
 
-    async fn reach(&mut self, name: &str, wanted: &Shape) -> Result<()> {
+    async fn reach(&mut self, name: &str, wanted: &Snapshot) -> Result<()> {
         self.reach_by(name, |now| now.differences(wanted)).await
     }
 
     /// Waits until nothing differs and the operator has nothing more to do.
-    pub async fn reach_by(&mut self, name: &str, differs: impl Fn(&Shape) -> String) -> Result<()> {
+    pub async fn reach_by(
+        &mut self,
+        name: &str,
+        differs: impl Fn(&Snapshot) -> String,
+    ) -> Result<()> {
         let start = Instant::now();
         loop {
             signals::check()?;
@@ -287,7 +291,7 @@ impl Stage {
                 return Ok(());
             }
             if start.elapsed() > PATIENCE {
-                let differs = differs(&self.shape(name).await?);
+                let differs = differs(&self.snapshot(name).await?);
                 let log = self.operator.log_tail();
                 bail!("never reached\n{differs}\nthe operator says\n{log}");
             }
@@ -299,13 +303,13 @@ impl Stage {
     async fn looked_at(
         &self,
         name: &str,
-        differs: impl Fn(&Shape) -> String,
-    ) -> Result<Option<(Shape, String)>> {
+        differs: impl Fn(&Snapshot) -> String,
+    ) -> Result<Option<(Snapshot, String)>> {
         if self.record.quiet() <= QUIET {
             sleep(Duration::from_millis(20)).await;
             return Ok(None);
         }
-        let now = self.shape(name).await?;
+        let now = self.snapshot(name).await?;
         let differs = differs(&now);
         if !differs.is_empty() {
             sleep(Duration::from_millis(50)).await;
@@ -316,8 +320,8 @@ impl Stage {
     }
 
     /// Looks at a PeerRelay and everything made of it.
-    pub async fn shape(&self, name: &str) -> Result<Shape> {
-        shape(&self.plane.api, &self.kinds, name).await
+    pub async fn snapshot(&self, name: &str) -> Result<Snapshot> {
+        snapshot(&self.plane.api, &self.kinds, name).await
     }
 
     /// Does one thing.
@@ -353,14 +357,14 @@ impl Stage {
         Ok(())
     }
 
-    /// Brings back what a story may have changed, and removes its PeerRelay with all it had.
+    /// Brings back what a case may have changed, and removes its PeerRelay with all it had.
     async fn restore(&mut self, name: &str) -> Result<()> {
         let upgraded = self.operator.image != super::operator::IMAGE;
         self.step(name, &Step::Delete).await?;
         self.step(name, &Step::DeleteOther).await?;
         self.step(name, &Step::NodeDown("late")).await?;
         self.step(name, &Step::NodeLabel("n1", None)).await?;
-        self.reach(name, &Shape::default())
+        self.reach(name, &Snapshot::default())
             .await
             .context("orphans are left")?;
         if upgraded {

@@ -8,12 +8,12 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use crate::command::{program, program_in, run, run_with_input};
+use crate::deployment::Deployment;
 use crate::net::ROUTER;
 use crate::process::wait_until;
 use crate::progress::Progress;
 use crate::state::repository;
 use crate::tools::{Tools, module, source};
-use crate::world::World;
 
 /// Packages with the kinds of Flux that `deploy/flux` uses.
 const FLUX_KINDS: [&str; 3] = [
@@ -56,10 +56,10 @@ impl GitOps {
     }
 
     /// For the rig's cluster.
-    pub fn of(world: &World<'_>) -> Self {
+    pub fn of(deployment: &Deployment<'_>) -> Self {
         Self {
-            tools: world.rig.tools().clone(),
-            kubeconfig: world.rig.kubeconfig(),
+            tools: deployment.rig.tools().clone(),
+            kubeconfig: deployment.rig.kubeconfig(),
             namespace: Some(ROUTER),
         }
     }

@@ -18,6 +18,7 @@ pub mod bare;
 pub mod build;
 pub mod cluster;
 pub mod command;
+pub mod deployment;
 pub mod gitops;
 pub mod headscale;
 pub mod image;
@@ -36,6 +37,5 @@ pub mod spec;
 pub mod state;
 pub mod tailnet;
 pub mod tools;
-pub mod world;
 
 pub use self::rig::{Part, Rig};

@@ -15,12 +15,12 @@ use serde_json::{Value, json};
 
 use crate::Rig;
 use crate::command::{program, program_in, run};
+use crate::deployment::{NAMESPACE, OPERATOR_NAMESPACE};
 use crate::net::ROUTER;
 use crate::process::{Spec, wait_until};
 use crate::progress::Progress;
 use crate::state::write_private;
 use crate::tools::{Tools, module};
-use crate::world::{NAMESPACE, OPERATOR_NAMESPACE};
 
 /// Where they listen, in the router's namespace, which reaches API server, nodes and pods.
 const LISTEN: &str = "127.0.0.1:9090";

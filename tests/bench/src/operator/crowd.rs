@@ -5,13 +5,13 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use faults::case::peer_relay;
 use faults::record::Exchange;
-use faults::story::peer_relay;
-use faults::trial::Stage;
+use faults::trial::Harness;
+use rig::deployment::NAMESPACE;
 use rig::progress::Progress;
 use rig::signals;
 use rig::tools::Tools;
-use rig::world::NAMESPACE;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::sleep;
@@ -63,30 +63,30 @@ pub async fn measure(
     if numbers.is_empty() {
         return Ok(crowds);
     }
-    let mut stage = Stage::open(tools, program).await?;
+    let mut harness = Harness::open(tools, program).await?;
     let mut there = 0;
     for &number in numbers {
         ensure!(number > there, "numbers of PeerRelays must grow");
         progress.line(format_args!("{number} PeerRelays"));
-        let crowd = grow(&mut stage, there, number).await;
+        let crowd = grow(&mut harness, there, number).await;
         crowds.push(crowd.with_context(|| format!("with {number} PeerRelays"))?);
         there = number;
     }
     Ok(crowds)
 }
 
-async fn grow(stage: &mut Stage, from: usize, to: usize) -> Result<Crowd> {
+async fn grow(harness: &mut Harness, from: usize, to: usize) -> Result<Crowd> {
     let added = to - from;
-    let pid = process(stage)?;
+    let pid = process(harness)?;
     let cpu = cpu_time(pid)?;
-    let mark = stage.record.len();
+    let mark = harness.record.len();
     let start = Instant::now();
     for index in from..to {
         let relay = peer_relay(&format!("crowd-{index:05}"), &json!({}));
-        stage.plane.api.apply(&relay).await?;
+        harness.plane.api.apply(&relay).await?;
     }
-    quiet(stage, to).await?;
-    let requests = asked(stage.record.since(mark));
+    quiet(harness, to).await?;
+    let requests = asked(harness.record.since(mark));
     let last = requests.iter().filter_map(|e| e.answered).max();
     let last = last.context("the operator asked for nothing")?;
     let mut crowd = Crowd {
@@ -98,22 +98,22 @@ async fn grow(stage: &mut Stage, from: usize, to: usize) -> Result<Crowd> {
         rss_made: memory(pid)?.rss,
         ..Crowd::default()
     };
-    let mark = stage.record.len();
-    stage.operator.kill();
-    stage.operator.start()?;
+    let mark = harness.record.len();
+    harness.operator.kill();
+    harness.operator.start()?;
     sleep(SETTLED).await;
-    quiet(stage, to).await?;
-    let memory = memory(process(stage)?)?;
-    let (_, peak) = stage.operator.memory().context("the operator ended")?;
+    quiet(harness, to).await?;
+    let memory = memory(process(harness)?)?;
+    let (_, peak) = harness.operator.memory().context("the operator ended")?;
     crowd.rss_started = memory.rss;
     crowd.anonymous_started = memory.anonymous;
     crowd.peak_started = peak * 1024;
-    crowd.requests_started = by_verb(&asked(stage.record.since(mark)));
+    crowd.requests_started = by_verb(&asked(harness.record.since(mark)));
     Ok(crowd)
 }
 
-fn process(stage: &Stage) -> Result<i32> {
-    let pid = stage.operator.pid().context("the operator ended")?;
+fn process(harness: &Harness) -> Result<i32> {
+    let pid = harness.operator.pid().context("the operator ended")?;
     Ok(i32::try_from(pid)?)
 }
 
@@ -128,14 +128,14 @@ fn told(exchanges: &[Exchange]) -> String {
 }
 
 /// Waits until the operator has answered every PeerRelay and has nothing more to do.
-async fn quiet(stage: &Stage, number: usize) -> Result<()> {
+async fn quiet(harness: &Harness, number: usize) -> Result<()> {
     let path = format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/peerrelays");
     let start = Instant::now();
     let patience = Duration::from_secs(60) + PATIENCE * u32::try_from(number)?;
     loop {
         signals::check()?;
-        if stage.record.quiet() > QUIET {
-            let list = stage.plane.api.read(&path).await?;
+        if harness.record.quiet() > QUIET {
+            let list = harness.plane.api.read(&path).await?;
             let seen = |relay: &&Value| {
                 relay["status"]["observedGeneration"] == relay["metadata"]["generation"]
             };
@@ -147,8 +147,8 @@ async fn quiet(stage: &Stage, number: usize) -> Result<()> {
         ensure!(
             start.elapsed() < patience,
             "it is not done after {}; the operator says\n{}",
-            told(&stage.record.exchanges()),
-            stage.operator.log_tail()
+            told(&harness.record.exchanges()),
+            harness.operator.log_tail()
         );
         sleep(Duration::from_millis(200)).await;
     }

@@ -5,9 +5,9 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use faults::case::{self, Step};
 use faults::record::Exchange;
-use faults::story::{self, Step};
-use faults::trial::Stage;
+use faults::trial::Harness;
 use rig::progress::Progress;
 use rig::tools::Tools;
 use serde::{Deserialize, Serialize};
@@ -55,55 +55,55 @@ pub async fn measure(
     rounds: u8,
     progress: &Progress,
 ) -> Result<Vec<Scenario>> {
-    let stories: Vec<_> = story::all()
+    let cases: Vec<_> = case::all()
         .into_iter()
-        .filter(|story| story.name.contains(filter))
+        .filter(|case| case.name.contains(filter))
         .collect();
     let mut scenarios = Vec::new();
-    if stories.is_empty() && !RESTART.contains(filter) {
+    if cases.is_empty() && !RESTART.contains(filter) {
         return Ok(scenarios);
     }
-    let mut stage = Stage::open(tools, program).await?;
-    for story in &stories {
-        progress.line(&story.name);
+    let mut harness = Harness::open(tools, program).await?;
+    for case in &cases {
+        progress.line(&case.name);
         let mut played = Vec::new();
         for _ in 0..rounds {
-            let golden = stage
-                .golden(story)
+            let golden = harness
+                .golden(case)
                 .await
-                .with_context(|| story.name.clone())?;
+                .with_context(|| case.name.clone())?;
             played.push(Round {
                 requests: golden.requests,
                 start: golden.start,
             });
         }
-        scenarios.push(summary(&story.name, &played));
+        scenarios.push(summary(&case.name, &played));
     }
     if RESTART.contains(filter) {
         progress.line(RESTART);
         let mut played = Vec::new();
         for _ in 0..rounds {
-            played.push(restart(&mut stage).await?);
+            played.push(restart(&mut harness).await?);
         }
         scenarios.push(summary(RESTART, &played));
     }
     Ok(scenarios)
 }
 
-async fn restart(stage: &mut Stage) -> Result<Round> {
-    let name = stage.next_name();
-    stage
+async fn restart(harness: &mut Harness) -> Result<Round> {
+    let name = harness.next_name();
+    harness
         .step(&name, &Step::Apply(serde_json::json!({})))
         .await?;
-    stage.settle(&name).await?;
-    let mark = stage.record.len();
-    stage.operator.kill();
+    harness.settle(&name).await?;
+    let mark = harness.record.len();
+    harness.operator.kill();
     let start = Instant::now();
-    stage.operator.start()?;
+    harness.operator.start()?;
     sleep(START).await;
-    let requests = asked(stage.record.since(mark));
-    stage.step(&name, &Step::Delete).await?;
-    stage.settle(&name).await?;
+    let requests = asked(harness.record.since(mark));
+    harness.step(&name, &Step::Delete).await?;
+    harness.settle(&name).await?;
     Ok(Round { requests, start })
 }
 

@@ -4,7 +4,7 @@ use relay_proto::disco::{BindCommon, Frame, Generation, Message, seal};
 use relay_proto::geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD};
 use relay_proto::{DiscoPublic, DiscoSecret, SharedBox, Vni};
 
-use super::dice::Dice;
+use super::rng::Rng;
 
 /// A client of relays.
 #[derive(Debug)]
@@ -16,8 +16,8 @@ pub struct Client {
 
 impl Client {
     /// A client with a new key.
-    pub fn new(dice: &mut Dice) -> Self {
-        let secret = DiscoSecret::from_bytes(dice.bytes());
+    pub fn new(rng: &mut Rng) -> Self {
+        let secret = DiscoSecret::from_bytes(rng.bytes());
         let key = secret.public();
         Self { secret, key }
     }
@@ -28,15 +28,15 @@ impl Client {
     }
 
     /// A disco frame of this client.
-    pub fn seal(&self, shared: &SharedBox, dice: &mut Dice, plaintext: &[u8]) -> Vec<u8> {
-        seal(shared, self.key, dice.bytes(), plaintext)
+    pub fn seal(&self, shared: &SharedBox, rng: &mut Rng, plaintext: &[u8]) -> Vec<u8> {
+        seal(shared, self.key, rng.bytes(), plaintext)
     }
 
     /// A request for a session of `clients`.
     pub fn request(
         &self,
         shared: &SharedBox,
-        dice: &mut Dice,
+        rng: &mut Rng,
         clients: [DiscoPublic; 2],
         generation: u32,
     ) -> Vec<u8> {
@@ -44,7 +44,7 @@ impl Client {
             clients,
             generation: Generation(generation),
         };
-        self.seal(shared, dice, &request.marshal())
+        self.seal(shared, rng, &request.marshal())
     }
 }
 

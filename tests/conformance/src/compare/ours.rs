@@ -12,8 +12,8 @@ use relay_proto::{
     Timestamp, Verdict, Vni,
 };
 
-use super::dice::Dice;
 use super::place::{Kind, Places};
+use super::rng::Rng;
 use super::subject::{Arrival, LegState, Reaction, Subject};
 
 /// Sessions of one node where there are limits.
@@ -30,18 +30,18 @@ pub struct Ours {
 impl Ours {
     /// A relay without sessions. With `limits`, a node has one session, and each little
     /// bandwidth.
-    pub fn new(places: Rc<Places>, limits: bool, dice: &mut Dice) -> Self {
+    pub fn new(places: Rc<Places>, limits: bool, rng: &mut Rng) -> Self {
         let mut config = Config::default();
         if limits {
             config.max_sessions_per_node = MOST_SESSIONS_PER_NODE;
             config.max_bytes_per_second_per_session = NonZero::new(1);
         }
         let keys = Keys {
-            node: DiscoSecret::from_bytes(dice.bytes()),
-            server: DiscoSecret::from_bytes(dice.bytes()),
+            node: DiscoSecret::from_bytes(rng.bytes()),
+            server: DiscoSecret::from_bytes(rng.bytes()),
         };
         let node = keys.node.public();
-        let mut relay = Relay::new(config, keys, dice.bytes(), 1, now());
+        let mut relay = Relay::new(config, keys, rng.bytes(), 1, now());
         let own = places.of(Kind::Own);
         relay.set_addresses(own.iter().map(|at| places.get(*at).seen).collect());
         Self {

@@ -24,8 +24,8 @@ use rig::command::program;
 use rig::process::wait_until;
 
 use super::client::{self, Client};
-use super::dice::Dice;
 use super::place::{Kind, Places, has_ipv6};
+use super::rng::Rng;
 use super::subject::{Arrival, LegState, Reaction, Subject};
 
 /// Longest wait for a mark. One is lost only when the relay hangs or has ended.
@@ -56,10 +56,9 @@ impl Reference {
     }
 
     /// Starts it.
-    pub fn start(go: &Path, places: Rc<Places>, dice: &mut Dice) -> Result<Self> {
+    pub fn start(go: &Path, places: Rc<Places>, rng: &mut Rng) -> Result<Self> {
         let (mut relay, port) = start(go, &places)?;
-        let marks =
-            Marks::open(&mut relay, port, dice).context("failed to bind with Go's relay")?;
+        let marks = Marks::open(&mut relay, port, rng).context("failed to bind with Go's relay")?;
         Ok(Self {
             relay,
             port,
@@ -127,15 +126,15 @@ impl Subject for Reference {
 }
 
 impl Marks {
-    fn open(relay: &mut BareRelay, port: u16, dice: &mut Dice) -> Result<Self> {
+    fn open(relay: &mut BareRelay, port: u16, rng: &mut Rng) -> Result<Self> {
         let second = if has_ipv6() { "[::1]:0" } else { "127.0.0.1:0" };
         let sockets = [UdpSocket::bind("127.0.0.1:0")?, UdpSocket::bind(second)?];
         for socket in &sockets {
             socket.set_read_timeout(Some(PATIENCE))?;
         }
-        let clients = [Client::new(dice), Client::new(dice)];
+        let clients = [Client::new(rng), Client::new(rng)];
         let node = clients[0].shared_with(DiscoPublic(relay.node));
-        let request = clients[0].request(&node, dice, [clients[0].key, clients[1].key], 1);
+        let request = clients[0].request(&node, rng, [clients[0].key, clients[1].key], 1);
         let answer = relay.ask(&[request])?.remove(0);
         let opened = client::open(&answer, DiscoPublic(relay.node), &node);
         let Some(Message::AllocateResponse { endpoint, .. }) = opened else {
@@ -147,13 +146,13 @@ impl Marks {
             let to = relay_address(socket.local_addr()?.is_ipv6(), port);
             let shared = own.shared_with(endpoint.server);
             let bind = BindCommon::first(vni.number(), 1, clients[other].key);
-            let frame = own.seal(&shared, dice, &Message::Bind(bind).marshal());
+            let frame = own.seal(&shared, rng, &Message::Bind(bind).marshal());
             socket.send_to(&client::control(vni, &frame), to)?;
             let mut buffer = [0; 512];
             let len = socket.recv(&mut buffer)?;
             let (_, challenge) = client::challenge(&buffer[..len], endpoint.server, &shared)
                 .context("it sent no challenge")?;
-            let frame = own.seal(&shared, dice, &Message::Answer(challenge).marshal());
+            let frame = own.seal(&shared, rng, &Message::Answer(challenge).marshal());
             socket.send_to(&client::control(vni, &frame), to)?;
         }
         // Each answer went to another thread of Go's.

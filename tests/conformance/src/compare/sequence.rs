@@ -11,11 +11,11 @@ use anyhow::{Context, Result, ensure};
 use relay_proto::{DiscoPublic, DropReason, SharedBox, Vni};
 
 use super::client::{self, Client};
-use super::dice::Dice;
 use super::difference::Difference;
 use super::ours::Ours;
 use super::place::{Kind, Places};
 use super::reference::Reference;
+use super::rng::Rng;
 use super::step::{Challenge, Oddity, Step};
 use super::subject::{Arrival, Both, LegState, Reaction, Subject, Which};
 use super::tally::Tally;
@@ -25,7 +25,7 @@ const CLIENTS: usize = 4;
 
 /// The two relays, what clients know of them, and what was seen so far.
 pub struct Sequence<'a> {
-    dice: Dice,
+    rng: Rng,
     places: Rc<Places>,
     clients: Vec<Client>,
     sessions: Vec<Session>,
@@ -120,15 +120,15 @@ impl<'a> Sequence<'a> {
         places: Rc<Places>,
         tally: &'a mut Tally,
     ) -> Self {
-        let mut dice = Dice::new(seed);
-        let limits = dice.percent(30);
-        let ours = Ours::new(places.clone(), limits, &mut dice);
-        let clients: Vec<_> = (0..CLIENTS).map(|_| Client::new(&mut dice)).collect();
+        let mut rng = Rng::new(seed);
+        let limits = rng.percent(30);
+        let ours = Ours::new(places.clone(), limits, &mut rng);
+        let clients: Vec<_> = (0..CLIENTS).map(|_| Client::new(&mut rng)).collect();
         let node = Both::from([go.node(), ours.node()]);
         let boxes = clients.iter().map(|client| boxes(client, node)).collect();
         Self {
-            stranger: Client::new(&mut dice),
-            dice,
+            stranger: Client::new(&mut rng),
+            rng,
             places,
             clients,
             sessions: Vec::new(),

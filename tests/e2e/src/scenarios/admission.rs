@@ -2,8 +2,8 @@
 
 use anyhow::{Result, bail, ensure};
 use rig::command::run_with_input;
+use rig::deployment::{Deployment, NAMESPACE};
 use rig::spec::{region, tailnet};
-use rig::world::{NAMESPACE, World};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
@@ -34,7 +34,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn refused(world: &World<'_>) -> Result<String> {
+fn refused(deployment: &Deployment<'_>) -> Result<String> {
     let balanced = |load_balancer: Value| {
         let exposure = json!({"type": "LoadBalancer", "loadBalancer": load_balancer});
         region("exposure", exposure)
@@ -284,8 +284,8 @@ fn refused(world: &World<'_>) -> Result<String> {
         ),
     ];
     for (name, spec, message) in &cases {
-        let object = world.peer_relay(name, spec)?.to_string();
-        let mut kubectl = world.rig.kubectl_command();
+        let object = deployment.peer_relay(name, spec)?.to_string();
+        let mut kubectl = deployment.rig.kubectl_command();
         kubectl.args(["create", "--dry-run=server", "--validate=strict", "-f", "-"]);
         match run_with_input(&mut kubectl, object.as_bytes()) {
             Ok(_) => bail!("{name} {spec} was accepted"),
@@ -301,7 +301,7 @@ fn refused(world: &World<'_>) -> Result<String> {
     Ok(format!("{} ways to be wrong", cases.len()))
 }
 
-fn smallest(world: &World<'_>) -> Result<String> {
+fn smallest(deployment: &Deployment<'_>) -> Result<String> {
     let object = r#"
 apiVersion: peerrelay.dev/v1alpha1
 kind: PeerRelay
@@ -310,7 +310,7 @@ spec:
   tailnet: {authKey: {secretName: tailnet-auth}}
   regions: [{name: office, clients: ["tag:office"]}]
 "#;
-    let mut kubectl = world.rig.kubectl_command();
+    let mut kubectl = deployment.rig.kubectl_command();
     kubectl.args([
         "create",
         "--dry-run=server",
@@ -335,10 +335,10 @@ spec:
     Ok("defaults filled in, observedGeneration -1".into())
 }
 
-fn older_name(world: &World<'_>) -> Result<String> {
+fn older_name(deployment: &Deployment<'_>) -> Result<String> {
     const NAME: &str = "edge.eu";
     let definition = "peerrelays.peerrelay.dev";
-    let crd: Value = serde_json::from_str(&world.rig.kubectl([
+    let crd: Value = serde_json::from_str(&deployment.rig.kubectl([
         "get",
         "customresourcedefinition",
         definition,
@@ -358,20 +358,20 @@ fn older_name(world: &World<'_>) -> Result<String> {
             "-p",
             &patch,
         ];
-        world.rig.kubectl(words).map(drop)
+        deployment.rig.kubectl(words).map(drop)
     };
     let all = rules.as_array().cloned().unwrap_or_default();
     let older = |rule: &Value| rule["optionalOldSelf"] != true;
     set(&all.iter().filter(|rule| older(rule)).cloned().collect())?;
-    let created = world.eventually("the older definition admits the name", || {
-        world.apply(NAME, &json!({}))
+    let created = deployment.eventually("the older definition admits the name", || {
+        deployment.apply(NAME, &json!({}))
     });
     set(rules)?;
     created?;
-    world.eventually("the name is told, with one that can work", || {
-        let said = world.condition(NAME, "Stalled")?;
+    deployment.eventually("the name is told, with one that can work", || {
+        let said = deployment.condition(NAME, "Stalled")?;
         ensure!(said == "True/InvalidSpec", "Stalled is '{said}'");
-        let relay = world.object("peerrelay", NAME)?;
+        let relay = deployment.object("peerrelay", NAME)?;
         let told = relay["status"]["conditions"].to_string();
         ensure!(told.contains("such as edge-eu"), "{told}");
         let generations = (
@@ -381,13 +381,13 @@ fn older_name(world: &World<'_>) -> Result<String> {
         ensure!(generations.0 == generations.1, "{generations:?}");
         Ok(())
     })?;
-    let services = world.list("services", NAME)?.len();
-    world.delete(NAME)?;
+    let services = deployment.list("services", NAME)?.len();
+    deployment.delete(NAME)?;
     ensure!(services == 0, "{services} Services were made");
     Ok("Stalled/InvalidSpec names edge-eu".into())
 }
 
-fn manifests(world: &World<'_>) -> Result<String> {
+fn manifests(deployment: &Deployment<'_>) -> Result<String> {
     let deploy = rig::state::repository().join("deploy");
     let sources = [
         ("-f", "install.yaml"),
@@ -396,7 +396,7 @@ fn manifests(world: &World<'_>) -> Result<String> {
     ];
     for (flag, source) in sources {
         let path = deploy.join(source).display().to_string();
-        world.rig.kubectl([
+        deployment.rig.kubectl([
             "apply",
             "--server-side",
             "--force-conflicts",
@@ -409,9 +409,9 @@ fn manifests(world: &World<'_>) -> Result<String> {
     Ok(format!("{} sources", sources.len()))
 }
 
-fn own_report(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let nodes = world.list("pods", EDGE)?;
+fn own_report(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let nodes = deployment.list("pods", EDGE)?;
     let name = |at: usize| {
         nodes[at]["metadata"]["name"]
             .as_str()
@@ -421,7 +421,7 @@ fn own_report(world: &World<'_>) -> Result<String> {
     ensure!(nodes.len() == 2, "{} relays run", nodes.len());
     let account = format!("{EDGE}-office");
     let uid = nodes[0]["metadata"]["uid"].as_str().unwrap_or_default();
-    let token = world.rig.kubectl([
+    let token = deployment.rig.kubectl([
         "create",
         "token",
         &account,
@@ -431,7 +431,7 @@ fn own_report(world: &World<'_>) -> Result<String> {
         &format!("--bound-object-name={}", name(0)),
         &format!("--bound-object-uid={uid}"),
     ])?;
-    let patch = |pod: &str| world.patch_as(token.trim(), &format!("relaynodes/{pod}/status"));
+    let patch = |pod: &str| deployment.patch_as(token.trim(), &format!("relaynodes/{pod}/status"));
     let said = patch(&name(0))?;
     ensure!(
         said.contains(r#""kind": "RelayNode""#),
@@ -444,7 +444,7 @@ fn own_report(world: &World<'_>) -> Result<String> {
     );
     for (verb, resource) in [("get", "secrets"), ("list", "relaynodes"), ("get", "pods")] {
         let user = format!("--as=system:serviceaccount:{NAMESPACE}:{account}");
-        let mut kubectl = world.rig.kubectl_command();
+        let mut kubectl = deployment.rig.kubectl_command();
         kubectl.args(["auth", "can-i", verb, resource, "-n", NAMESPACE, &user]);
         let said = kubectl.output()?.stdout;
         ensure!(said.starts_with(b"no"), "a relay may {verb} {resource}");

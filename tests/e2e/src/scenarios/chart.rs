@@ -7,8 +7,8 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use rig::command::{program, run, run_with_input};
+use rig::deployment::{Deployment, OPERATOR_NAMESPACE};
 use rig::state::repository;
-use rig::world::{OPERATOR_NAMESPACE, World};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -71,13 +71,13 @@ const VALUES: [&str; 25] = [
      extraVolumeMounts[0].name=more,extraVolumeMounts[0].mountPath=/more,extraEnv[0].name=A",
 ];
 
-fn renderings(world: &World<'_>) -> Result<String> {
+fn renderings(deployment: &Deployment<'_>) -> Result<String> {
     let chart = repository().join("charts/peerrelay-operator");
     let mut seen = BTreeSet::new();
     let mut count = 0;
     for values in VALUES {
         for with in [&[][..], &["--values", "values-ha.yaml"]] {
-            let mut helm = program(world.rig.tools().program("helm"));
+            let mut helm = program(deployment.rig.tools().program("helm"));
             helm.current_dir(&chart)
                 // A release of its own: of an object that is there, others own what is left out here.
                 .args(["template", "fifty", "."])
@@ -101,7 +101,7 @@ fn renderings(world: &World<'_>) -> Result<String> {
         .collect::<Result<_, _>>()?;
     let objects = items.len();
     let list = json!({"apiVersion": "v1", "kind": "List", "items": items}).to_string();
-    let said = accept(world, &list)?;
+    let said = accept(deployment, &list)?;
     // Without security contexts, and on the host network.
     let warnings = said.lines().filter(|line| line.starts_with("Warning:"));
     let (expected, other): (Vec<_>, Vec<_>) =
@@ -114,10 +114,10 @@ fn renderings(world: &World<'_>) -> Result<String> {
 }
 
 /// What kubectl says besides its result when the API server accepts objects without keeping them.
-fn accept(world: &World<'_>, list: &str) -> Result<String> {
-    let file = world.rig.scratch("renderings")?.join("list.json");
+fn accept(deployment: &Deployment<'_>, list: &str) -> Result<String> {
+    let file = deployment.rig.scratch("renderings")?.join("list.json");
     fs::write(&file, list)?;
-    let mut kubectl = world.rig.kubectl_command();
+    let mut kubectl = deployment.rig.kubectl_command();
     kubectl
         .args(["apply", "--server-side", "--force-conflicts"])
         .args(["--dry-run=server", "--validate=strict", "-o", "name", "-f"])
@@ -129,8 +129,8 @@ fn accept(world: &World<'_>, list: &str) -> Result<String> {
 }
 
 /// Applies manifests as users do.
-fn apply_server_side(world: &World<'_>, yaml: &str) -> Result<()> {
-    let mut kubectl = world.rig.kubectl_command();
+fn apply_server_side(deployment: &Deployment<'_>, yaml: &str) -> Result<()> {
+    let mut kubectl = deployment.rig.kubectl_command();
     kubectl.args(["apply", "--server-side", "--force-conflicts", "-f", "-"]);
     run_with_input(&mut kubectl, yaml.as_bytes()).map(drop)
 }

@@ -1,7 +1,7 @@
 //! What clients do while they use a relay.
 
 use anyhow::{Context, Result, bail, ensure};
-use rig::world::{Route, World};
+use rig::deployment::{Deployment, Route};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset};
@@ -27,15 +27,15 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn restart(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    relayed(world)?;
-    let sessions = world.metric("peerrelay_allocations_total{session=\"new\"}")?;
+fn restart(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    relayed(deployment)?;
+    let sessions = deployment.metric("peerrelay_allocations_total{session=\"new\"}")?;
     c2.stop()?;
     c2.start()?;
-    let (_, took) = world.wait_route(c1, c2, is_relay, MINUTE)?;
-    let now = world.metric("peerrelay_allocations_total{session=\"new\"}")?;
+    let (_, took) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+    let now = deployment.metric("peerrelay_allocations_total{session=\"new\"}")?;
     ensure!(
         now > sessions,
         "the new disco key has no session of its own"
@@ -43,51 +43,57 @@ fn restart(world: &World<'_>) -> Result<String> {
     Ok(format!("after {} s", took.as_secs()))
 }
 
-fn renumber(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    relayed(world)?;
-    world.rig.network.renumber("c1")?;
-    let (_, took) = world.wait_route(c2, c1, is_relay, MINUTE)?;
+fn renumber(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    relayed(deployment)?;
+    deployment.rig.network.renumber("c1")?;
+    let (_, took) = deployment.wait_route(c2, c1, is_relay, MINUTE)?;
     Ok(format!("after {} s", took.as_secs()))
 }
 
 /// Control tells c3 of relays that know nothing of c3: what a client sees while a policy spreads.
-fn no_grant(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c3) = (world.client("c1")?, world.client("c3")?);
+fn no_grant(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c3) = (deployment.client("c1")?, deployment.client("c3")?);
     let policy = r#"{
       "tagOwners": {"tag:office": [], "tag:other": [], "tag:relay-office": []},
       "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}],
     }"#;
-    world.rig.tailnet.write_policy(policy)?;
-    world.eventually("relays know that nobody is granted", || {
-        let granted = world.metric("peerrelay_granted_peers")?;
+    deployment.rig.tailnet.write_policy(policy)?;
+    deployment.eventually("relays know that nobody is granted", || {
+        let granted = deployment.metric("peerrelay_granted_peers")?;
         ensure!(granted == 0.0, "{granted} are");
         Ok(())
     })?;
-    let refused = world.metric("peerrelay_drops_total{reason=\"no_grant\"}")?;
-    let allocated = world.metric("peerrelay_allocations_total")?;
-    world.rig.tailnet.set_attribute("c3", "rig-misled", true)?;
-    let counted = world.eventually("a refusal is counted", || {
+    let refused = deployment.metric("peerrelay_drops_total{reason=\"no_grant\"}")?;
+    let allocated = deployment.metric("peerrelay_allocations_total")?;
+    deployment
+        .rig
+        .tailnet
+        .set_attribute("c3", "rig-misled", true)?;
+    let counted = deployment.eventually("a refusal is counted", || {
         // A ping makes the client look for paths.
-        world.route(c3, c1)?;
-        let now = world.metric("peerrelay_drops_total{reason=\"no_grant\"}")?;
+        deployment.route(c3, c1)?;
+        let now = deployment.metric("peerrelay_drops_total{reason=\"no_grant\"}")?;
         ensure!(now > refused, "no_grant stays at {now}");
         Ok(())
     });
-    world.rig.tailnet.set_attribute("c3", "rig-misled", false)?;
+    deployment
+        .rig
+        .tailnet
+        .set_attribute("c3", "rig-misled", false)?;
     counted?;
-    let now = world.metric("peerrelay_allocations_total")?;
+    let now = deployment.metric("peerrelay_allocations_total")?;
     ensure!(now == allocated, "a session was given out");
-    ensure!(!is_relay(&world.route(c3, c1)?), "c3 is relayed");
+    ensure!(!is_relay(&deployment.route(c3, c1)?), "c3 is relayed");
     Ok("no_grant counted, nothing allocated".into())
 }
 
 /// One relay; both clients move to the region that it does not call home, and start over.
-fn other_region(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+fn other_region(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     let one = json!({"regions": [{
         "name": "office", "clients": ["tag:office"],
         "placement": {"nodeSelector": {"kubernetes.io/hostname": "n1"}},
@@ -98,11 +104,11 @@ fn other_region(world: &World<'_>) -> Result<String> {
         for client in [c1, c2] {
             client.tailscale(["debug", "force-prefer-derp", &theirs.to_string()])?;
         }
-        world.delete(EDGE)?;
-        world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
-        world.apply(EDGE, &one)?;
-        world.wait_ready(EDGE)?;
-        let nodes = world.rig.tailnet.nodes()?;
+        deployment.delete(EDGE)?;
+        deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+        deployment.apply(EDGE, &one)?;
+        deployment.wait_ready(EDGE)?;
+        let nodes = deployment.rig.tailnet.nodes()?;
         let relay = nodes.iter().find(|node| node.peer_relay && node.streaming);
         let ours = relay.context("no relay is in the tailnet")?.home_derp;
         if ours == theirs {
@@ -110,7 +116,7 @@ fn other_region(world: &World<'_>) -> Result<String> {
             for client in [c1, c2] {
                 client.tailscale(["debug", "force-prefer-derp", &other.to_string()])?;
             }
-            world.eventually("clients have moved", || {
+            deployment.eventually("clients have moved", || {
                 for client in [c1, c2] {
                     let home = home(client.status()?)?;
                     ensure!(home == other, "home is region {home}");
@@ -119,7 +125,7 @@ fn other_region(world: &World<'_>) -> Result<String> {
             })?;
             continue;
         }
-        let (route, _) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+        let (route, _) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
         for client in [c1, c2] {
             client.tailscale(["debug", "force-prefer-derp", "0"])?;
         }

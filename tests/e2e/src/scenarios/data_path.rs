@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rig::cluster::image::PAUSE;
 use rig::command::run_with_input;
+use rig::deployment::{Deployment, NAMESPACE};
 use rig::net::Family;
 use rig::process;
-use rig::world::{NAMESPACE, World};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, relayed, reset, underlay::through_ipv4};
@@ -42,26 +42,29 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn kernel(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    paths_are(world, "Kernel")?;
+fn kernel(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    paths_are(deployment, "Kernel")?;
     // Clients choose a family each, and between the families the sockets forward.
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     for (client, other) in [(c1, c2), (c2, c1)] {
-        world.rig.network.cut(client.machine.name, Family::V6)?;
-        world.wait_route(client, other, through_ipv4, MINUTE)?;
+        deployment
+            .rig
+            .network
+            .cut(client.machine.name, Family::V6)?;
+        deployment.wait_route(client, other, through_ipv4, MINUTE)?;
     }
-    let said = transfer(world, KERNEL)?;
-    reset(world)?;
+    let said = transfer(deployment, KERNEL)?;
+    reset(deployment)?;
     Ok(said)
 }
 
-fn socket(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    world.apply(EDGE, &json!({"dataPath": "Socket"}))?;
-    paths_are(world, "Socket")?;
-    world.wait_ready(EDGE)?;
-    let set = world.object("daemonset", &format!("{EDGE}-office"))?;
+fn socket(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    deployment.apply(EDGE, &json!({"dataPath": "Socket"}))?;
+    paths_are(deployment, "Socket")?;
+    deployment.wait_ready(EDGE)?;
+    let set = deployment.object("daemonset", &format!("{EDGE}-office"))?;
     let security = &set["spec"]["template"]["spec"]["containers"][0]["securityContext"];
     ensure!(
         security["capabilities"] == json!({"drop": ["ALL"]}),
@@ -70,66 +73,66 @@ fn socket(world: &World<'_>) -> Result<String> {
     // For some seconds the kernel still forwards what the relays before left to it, and what it
     // forwards then is not counted: until all of a transfer is.
     let mut said = String::new();
-    world.eventually("sockets forward", || {
-        said = transfer(world, SOCKET)?;
+    deployment.eventually("sockets forward", || {
+        said = transfer(deployment, SOCKET)?;
         Ok(())
     })?;
-    reset(world)?;
-    paths_are(world, "Kernel")?;
+    reset(deployment)?;
+    paths_are(deployment, "Kernel")?;
     Ok(said)
 }
 
-fn stripped(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    paths_are(world, "Kernel")?;
-    world.rig.apply(&stripping().to_string())?;
-    let said = without_capabilities(world);
+fn stripped(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    paths_are(deployment, "Kernel")?;
+    deployment.rig.apply(&stripping().to_string())?;
+    let said = without_capabilities(deployment);
     let kinds = "mutatingadmissionpolicies,mutatingadmissionpolicybindings";
-    world.rig.kubectl(["delete", kinds, STRIPPING])?;
+    deployment.rig.kubectl(["delete", kinds, STRIPPING])?;
     let said = said?;
-    wait_until_pods_get(world, &json!(["BPF"]))?;
-    replace_pods(world)?;
-    world.wait_ready(EDGE)?;
-    paths_are(world, "Kernel")?;
+    wait_until_pods_get(deployment, &json!(["BPF"]))?;
+    replace_pods(deployment)?;
+    deployment.wait_ready(EDGE)?;
+    paths_are(deployment, "Kernel")?;
     // Restored sessions reach the kernel a moment after the relay is ready.
     let mut through = String::new();
-    world.eventually("the kernel forwards", || {
-        through = transfer(world, KERNEL)?;
+    deployment.eventually("the kernel forwards", || {
+        through = transfer(deployment, KERNEL)?;
         Ok(())
     })?;
-    reset(world)?;
+    reset(deployment)?;
     Ok(format!("{said}; then {through}"))
 }
 
-fn without_capabilities(world: &World<'_>) -> Result<String> {
-    wait_until_pods_get(world, &Value::Null)?;
-    let start = replace_pods(world)?;
+fn without_capabilities(deployment: &Deployment<'_>) -> Result<String> {
+    wait_until_pods_get(deployment, &Value::Null)?;
+    let start = replace_pods(deployment)?;
     let soon = |probe: &dyn Fn() -> Result<()>| process::wait_until(SOON, || true, probe);
-    soon(&|| all_report(world, not_permitted))?;
+    soon(&|| all_report(deployment, not_permitted))?;
     let took = start.elapsed().as_secs_f64();
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
     let mut through = String::new();
-    world.eventually("sockets forward", || {
-        through = transfer(world, SOCKET)?;
+    deployment.eventually("sockets forward", || {
+        through = transfer(deployment, SOCKET)?;
         Ok(())
     })?;
     // Who asks for the kernel path is told in the PeerRelay itself.
-    world.apply(EDGE, &json!({"dataPath": "Kernel"}))?;
-    world.eventually("the PeerRelay says so", || {
+    deployment.apply(EDGE, &json!({"dataPath": "Kernel"}))?;
+    deployment.eventually("the PeerRelay says so", || {
         for (kind, wanted) in [("Ready", "False"), ("Stalled", "True")] {
-            let is = world.condition(EDGE, kind)?;
+            let is = deployment.condition(EDGE, kind)?;
             let wanted = format!("{wanted}/KernelPathUnavailable");
             ensure!(is == wanted, "{kind} is '{is}'");
         }
         Ok(())
     })?;
-    let relay = world.object("peerrelay", EDGE)?;
+    let relay = deployment.object("peerrelay", EDGE)?;
     let told = relay["status"]["conditions"].to_string();
     ensure!(
         told.contains(REMEDY) && told.contains("or set dataPath to Auto"),
         "no remedy: {told}"
     );
-    relayed(world)?;
+    relayed(deployment)?;
     Ok(format!("told after {took:.1} s, {through}"))
 }
 
@@ -185,7 +188,7 @@ fn stripping() -> Value {
 
 /// Waits until a new pod that asks for a capability would have these. The API server takes a moment
 /// to know of a policy.
-fn wait_until_pods_get(world: &World<'_>, wanted: &Value) -> Result<()> {
+fn wait_until_pods_get(deployment: &Deployment<'_>, wanted: &Value) -> Result<()> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": "asks", "namespace": NAMESPACE},
@@ -194,8 +197,8 @@ fn wait_until_pods_get(world: &World<'_>, wanted: &Value) -> Result<()> {
             "securityContext": {"capabilities": {"add": ["BPF"]}},
         }]},
     });
-    world.eventually("the policy is known, or gone", || {
-        let mut create = world.rig.kubectl_command();
+    deployment.eventually("the policy is known, or gone", || {
+        let mut create = deployment.rig.kubectl_command();
         create.args(["create", "--dry-run=server", "-o", "json", "-f", "-"]);
         let made = run_with_input(&mut create, pod.to_string().as_bytes())?;
         let made: Value = serde_json::from_str(&made)?;
@@ -207,14 +210,14 @@ fn wait_until_pods_get(world: &World<'_>, wanted: &Value) -> Result<()> {
 }
 
 /// Deletes the relays' pods and says when the last of the new ones was seen running.
-fn replace_pods(world: &World<'_>) -> Result<Instant> {
-    let before = world.list("pods", EDGE)?;
+fn replace_pods(deployment: &Deployment<'_>) -> Result<Instant> {
+    let before = deployment.list("pods", EDGE)?;
     let label = format!("peerrelay.dev/peer-relay={EDGE}");
-    world
+    deployment
         .rig
         .kubectl(["delete", "pods", "-n", NAMESPACE, "-l", &label])?;
-    world.eventually("pods are replaced and run", || {
-        let pods = world.list("pods", EDGE)?;
+    deployment.eventually("pods are replaced and run", || {
+        let pods = deployment.list("pods", EDGE)?;
         let runs = |pod: &&Value| pod["status"]["phase"] == "Running";
         let run = pods.iter().filter(runs).count();
         ensure!(
@@ -228,9 +231,9 @@ fn replace_pods(world: &World<'_>) -> Result<Instant> {
 }
 
 /// Waits until every relay reports this path.
-fn paths_are(world: &World<'_>, wanted: &str) -> Result<()> {
-    world.eventually("relays report their path", || {
-        all_report(world, |status| {
+fn paths_are(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
+    deployment.eventually("relays report their path", || {
+        all_report(deployment, |status| {
             ensure!(
                 status["dataPath"] == wanted,
                 "a relay says {}, {}: {}",
@@ -244,29 +247,29 @@ fn paths_are(world: &World<'_>, wanted: &str) -> Result<()> {
 }
 
 /// Checks what each relay that runs reports of itself; a report may outlive its pod for a while.
-fn all_report(world: &World<'_>, check: impl Fn(&Value) -> Result<()>) -> Result<()> {
-    let pods = world.list("pods", EDGE)?;
+fn all_report(deployment: &Deployment<'_>, check: impl Fn(&Value) -> Result<()>) -> Result<()> {
+    let pods = deployment.list("pods", EDGE)?;
     ensure!(!pods.is_empty(), "no relay runs");
     for pod in pods {
         let name = pod["metadata"]["name"].as_str().context("no name")?;
-        let relay = world.object("relaynode", name)?;
+        let relay = deployment.object("relaynode", name)?;
         check(&relay["status"])?;
     }
     Ok(())
 }
 
 /// Sends through the tunnel; the relays' metric with this prefix counts it.
-fn transfer(world: &World<'_>, metric: &str) -> Result<String> {
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    relayed(world)?;
-    let before = world.metric(metric)?;
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+fn transfer(deployment: &Deployment<'_>, metric: &str) -> Result<String> {
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    relayed(deployment)?;
+    let before = deployment.metric(metric)?;
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let sent = world
+    let sent = deployment
         .probe(c1, &["send", &to, &BULK.to_string()])?
         .finish()?;
     drop(server);
-    let counted = world.metric(metric)? - before;
+    let counted = deployment.metric(metric)? - before;
     ensure!(counted > BULK as f64, "{metric}: {counted} bytes only");
     Ok(format!("{sent}, {counted} bytes counted"))
 }

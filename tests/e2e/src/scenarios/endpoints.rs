@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use rig::cluster::Node;
 use rig::command::{program_in, run, run_with_input};
+use rig::deployment::{Deployment, Route};
 use rig::net::{Family, ROUTER, ROUTER_V4};
-use rig::world::{Route, World};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, reset};
@@ -43,82 +43,82 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn changed(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let pods = lives(world)?;
-    forward(world, true)?;
-    let shown = through_forward(world, &pods);
-    forward(world, false)?;
+fn changed(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let pods = lives(deployment)?;
+    forward(deployment, true)?;
+    let shown = through_forward(deployment, &pods);
+    forward(deployment, false)?;
     shown
 }
 
-fn through_forward(world: &World<'_>, pods: &BTreeMap<String, String>) -> Result<String> {
-    let nodes = &world.rig.nodes;
+fn through_forward(deployment: &Deployment<'_>, pods: &BTreeMap<String, String>) -> Result<String> {
+    let nodes = &deployment.rig.nodes;
     let per_node: BTreeMap<_, _> = nodes
         .iter()
         .map(|node| (node.machine.name, [forwarded(node.machine.v4)]))
         .collect();
     let start = Instant::now();
-    world.apply(
+    deployment.apply(
         EDGE,
         &with_endpoints(&json!({"advertise": "StaticOnly", "perNode": per_node})),
     )?;
-    world.eventually("each relay advertises its own address alone", || {
-        for (node, endpoints) in endpoints(world)? {
+    deployment.eventually("each relay advertises its own address alone", || {
+        for (node, endpoints) in endpoints(deployment)? {
             let wanted = per_node.get(&*node).map(|list| list.join(","));
             ensure!(Some(&endpoints) == wanted.as_ref(), "{node}: {endpoints}");
         }
         Ok(())
     })?;
     let known = start.elapsed();
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     c1.stop()?;
     c1.start()?;
     let port = format!(":{FORWARDED}:vni:");
     let through = |route: &Route| matches!(route, Route::Relay(address) if address.contains(&port));
-    let (route, _) = world.wait_route(c1, c2, through, MINUTE)?;
-    let now = lives(world)?;
+    let (route, _) = deployment.wait_route(c1, c2, through, MINUTE)?;
+    let now = lives(deployment)?;
     ensure!(now == *pods, "pods were replaced: {pods:?}, then {now:?}");
     Ok(format!("{route}; reported after {} ms", known.as_millis()))
 }
 
-fn nothing(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn nothing(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let condition = |wanted: &str| {
-        world.eventually(wanted, || {
-            let published = world.condition(EDGE, "EndpointsPublished")?;
+        deployment.eventually(wanted, || {
+            let published = deployment.condition(EDGE, "EndpointsPublished")?;
             ensure!(published == wanted, "EndpointsPublished is '{published}'");
             Ok(())
         })
     };
     condition("True/Published")?;
-    world.apply(
+    deployment.apply(
         EDGE,
         &with_endpoints(&json!({"exclude": ["0.0.0.0/0", "::/0"]})),
     )?;
     condition("False/NoEndpoints")?;
-    world.apply(EDGE, &json!({}))?;
+    deployment.apply(EDGE, &json!({}))?;
     condition("True/Published")?;
     Ok("NoEndpoints, then Published".into())
 }
 
-fn wrong(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn wrong(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let condition = |wanted: &str| {
-        world.eventually(wanted, || {
-            let verified = world.condition(EDGE, "EndpointsVerified")?;
+        deployment.eventually(wanted, || {
+            let verified = deployment.condition(EDGE, "EndpointsVerified")?;
             ensure!(verified == wanted, "EndpointsVerified is '{verified}'");
             Ok(())
         })
     };
     condition("True/Verified")?;
-    let pods = lives(world)?;
+    let pods = lives(deployment)?;
     // A port that nothing listens on, on the first node.
-    let address = format!("{}:{FORWARDED}", world.rig.nodes[0].machine.v4);
+    let address = format!("{}:{FORWARDED}", deployment.rig.nodes[0].machine.v4);
     let spec = json!({"perNode": {"n1": [address]}});
-    world.apply(EDGE, &with_endpoints(&spec))?;
+    deployment.apply(EDGE, &with_endpoints(&spec))?;
     condition("False/StaticEndpointUnreachable")?;
-    let relay = world.object("peerrelay", EDGE)?;
+    let relay = deployment.object("peerrelay", EDGE)?;
     let conditions = relay["status"]["conditions"].as_array().cloned();
     let message = conditions
         .into_iter()
@@ -128,8 +128,8 @@ fn wrong(world: &World<'_>) -> Result<String> {
         .unwrap_or_default();
     let line = format!("allow UDP port {FORWARDED} over IPv4");
     ensure!(message.contains(&line), "no firewall line in: {message}");
-    world.eventually("the RelayNode says which address is not reached", || {
-        let verdicts = verdicts(world, "n1")?;
+    deployment.eventually("the RelayNode says which address is not reached", || {
+        let verdicts = verdicts(deployment, "n1")?;
         let (bad, good): (Vec<_>, Vec<_>) = verdicts.iter().partition(|(a, _)| *a == address);
         ensure!(
             bad == [&(address.clone(), "False".to_owned())],
@@ -140,40 +140,40 @@ fn wrong(world: &World<'_>) -> Result<String> {
         Ok(())
     })?;
     // Once the port leads to the relay, the address is proven, and nothing was restarted.
-    forward(world, true)?;
+    forward(deployment, true)?;
     let mended = condition("True/Verified");
-    forward(world, false)?;
+    forward(deployment, false)?;
     mended?;
-    ensure!(lives(world)? == pods, "pods were replaced");
+    ensure!(lives(deployment)? == pods, "pods were replaced");
     Ok(message)
 }
 
-fn annotated(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn annotated(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let key = "peerrelay.dev/static-endpoints";
     let annotate = |value: &str| {
         let note = format!("{key}{value}");
         let words = ["annotate", "node", "n1", "--overwrite", &note];
-        world.rig.kubectl(words).map(drop)
+        deployment.rig.kubectl(words).map(drop)
     };
-    let pods = lives(world)?;
-    let address = forwarded(world.rig.nodes[0].machine.v4);
-    forward(world, true)?;
+    let pods = lives(deployment)?;
+    let address = forwarded(deployment.rig.nodes[0].machine.v4);
+    forward(deployment, true)?;
     let shown = annotate(&format!("={address}")).and_then(|()| {
-        world.eventually("other relays reach the address of the annotation", || {
-            let verdicts = verdicts(world, "n1")?;
+        deployment.eventually("other relays reach the address of the annotation", || {
+            let verdicts = verdicts(deployment, "n1")?;
             ensure!(
                 verdicts.contains(&(address.clone(), "True".into())),
                 "{verdicts:?}"
             );
-            let all = endpoints(world)?;
+            let all = endpoints(deployment)?;
             let has = |node: &str| all.get(node).is_some_and(|list| list.contains(&address));
             ensure!(has("n1") && !has("n2"), "{all:?}");
             Ok(())
         })?;
         annotate("=nonsense")?;
-        world.eventually("the annotation is named", || {
-            let published = world.condition(EDGE, "EndpointsPublished")?;
+        deployment.eventually("the annotation is named", || {
+            let published = deployment.condition(EDGE, "EndpointsPublished")?;
             ensure!(
                 published == "False/InvalidAnnotation",
                 "EndpointsPublished is '{published}'"
@@ -181,41 +181,41 @@ fn annotated(world: &World<'_>) -> Result<String> {
             Ok(())
         })
     });
-    forward(world, false)?;
+    forward(deployment, false)?;
     annotate("-")?;
     shown?;
-    world.eventually("without an annotation all is as before", || {
-        let all = endpoints(world)?;
+    deployment.eventually("without an annotation all is as before", || {
+        let all = endpoints(deployment)?;
         let gone = all.values().all(|list| !list.contains(&address));
-        let published = world.condition(EDGE, "EndpointsPublished")?;
+        let published = deployment.condition(EDGE, "EndpointsPublished")?;
         ensure!(
             gone && published == "True/Published",
             "{published}, {all:?}"
         );
         Ok(())
     })?;
-    ensure!(lives(world)? == pods, "pods were replaced");
+    ensure!(lives(deployment)? == pods, "pods were replaced");
     Ok(address)
 }
 
-fn translated(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    translate(world, true)?;
-    let shown = by_stun(world);
-    translate(world, false)?;
+fn translated(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    translate(deployment, true)?;
+    let shown = by_stun(deployment);
+    translate(deployment, false)?;
     let said = shown?;
-    reset(world)?;
+    reset(deployment)?;
     Ok(said)
 }
 
-fn by_stun(world: &World<'_>) -> Result<String> {
+fn by_stun(deployment: &Deployment<'_>) -> Result<String> {
     let start = Instant::now();
-    world.apply(EDGE, &with_endpoints(&json!({"discover": ["Stun"]})))?;
+    deployment.apply(EDGE, &with_endpoints(&json!({"discover": ["Stun"]})))?;
     let mut seen = Duration::ZERO;
-    for (node, outside) in translations(world) {
+    for (node, outside) in translations(deployment) {
         let outside = outside.to_string();
-        world.eventually("STUN has seen the translated address", || {
-            let relay = relay_node(world, node.machine.name)?;
+        deployment.eventually("STUN has seen the translated address", || {
+            let relay = relay_node(deployment, node.machine.name)?;
             let endpoints = relay["status"]["endpoints"].as_array().cloned();
             let of_v4 = |e: &Value| !e["address"].as_str().unwrap_or("[").starts_with('[');
             let of_v4: Vec<_> = endpoints.into_iter().flatten().filter(of_v4).collect();
@@ -226,25 +226,28 @@ fn by_stun(world: &World<'_>) -> Result<String> {
             Ok(())
         })?;
         seen = seen.max(start.elapsed());
-        world.eventually("the other relay reaches it there", || {
-            let verdicts = verdicts(world, node.machine.name)?;
+        deployment.eventually("the other relay reaches it there", || {
+            let verdicts = verdicts(deployment, node.machine.name)?;
             let verdict = (outside.clone(), "True".to_owned());
             ensure!(verdicts.contains(&verdict), "{verdicts:?}");
             Ok(())
         })?;
     }
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     for client in [c1, c2] {
-        world.rig.network.cut(client.machine.name, Family::V6)?;
+        deployment
+            .rig
+            .network
+            .cut(client.machine.name, Family::V6)?;
         client.stop()?;
         client.start()?;
     }
-    let outside: Vec<_> = (translations(world).map(|(_, at)| format!("{at}:vni:"))).collect();
+    let outside: Vec<_> = (translations(deployment).map(|(_, at)| format!("{at}:vni:"))).collect();
     let through = |route: &Route| match route {
         Route::Relay(to) => outside.iter().any(|at| to.starts_with(at)),
         _ => false,
     };
-    let (route, _) = world.wait_route(c1, c2, through, MINUTE)?;
+    let (route, _) = deployment.wait_route(c1, c2, through, MINUTE)?;
     Ok(format!(
         "{route}; reported after {:.1} s",
         seen.as_secs_f64()
@@ -252,17 +255,17 @@ fn by_stun(world: &World<'_>) -> Result<String> {
 }
 
 /// What the router makes of each node's relay, towards STUN servers and back.
-fn translations<'a>(world: &World<'a>) -> impl Iterator<Item = (&'a Node, SocketAddrV4)> {
+fn translations<'a>(deployment: &Deployment<'a>) -> impl Iterator<Item = (&'a Node, SocketAddrV4)> {
     let ports = TRANSLATED..;
     let outside = ports.map(|port| SocketAddrV4::new(ROUTER_V4, port));
-    world.rig.nodes.iter().zip(outside)
+    deployment.rig.nodes.iter().zip(outside)
 }
 
-fn translate(world: &World<'_>, on: bool) -> Result<()> {
+fn translate(deployment: &Deployment<'_>, on: bool) -> Result<()> {
     let mut rules = "table ip translate {}\ndelete table ip translate\n".to_owned();
     if on {
         let (mut enter, mut leave) = (String::new(), String::new());
-        for (node, outside) in translations(world) {
+        for (node, outside) in translations(deployment) {
             let (ip, port) = (outside.ip(), outside.port());
             let inside = node.machine.v4;
             enter += &format!("ip daddr {ip} udp dport {port} dnat to {inside}:40000\n");
@@ -278,7 +281,7 @@ fn translate(world: &World<'_>, on: bool) -> Result<()> {
     let mut nft = program_in(ROUTER, "nft");
     run_with_input(nft.args(["-f", "-"]), rules.as_bytes())?;
     // Rules are for new flows, and those to the STUN server go on and on.
-    for (node, _) in translations(world) {
+    for (node, _) in translations(deployment) {
         let mut delete = program_in(ROUTER, "conntrack");
         let from = node.machine.v4.to_string();
         // It fails when there was none.
@@ -288,8 +291,8 @@ fn translate(world: &World<'_>, on: bool) -> Result<()> {
 }
 
 /// Addresses of a node's relay, and whether others reached them.
-fn verdicts(world: &World<'_>, node: &str) -> Result<Vec<(String, String)>> {
-    let relay = relay_node(world, node)?;
+fn verdicts(deployment: &Deployment<'_>, node: &str) -> Result<Vec<(String, String)>> {
+    let relay = relay_node(deployment, node)?;
     let verdicts = relay["status"]["verification"].as_array().cloned();
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     Ok(verdicts
@@ -300,8 +303,8 @@ fn verdicts(world: &World<'_>, node: &str) -> Result<Vec<(String, String)>> {
 }
 
 /// The RelayNode of a node, null while there is none.
-fn relay_node(world: &World<'_>, node: &str) -> Result<Value> {
-    let text = world
+fn relay_node(deployment: &Deployment<'_>, node: &str) -> Result<Value> {
+    let text = deployment
         .rig
         .kubectl(["get", "relaynodes", "-n", "relays", "-o", "json"])?;
     let list: Value = serde_json::from_str(&text)?;
@@ -316,8 +319,8 @@ pub(super) fn with_endpoints(endpoints: &Value) -> Value {
 }
 
 /// What each node's relay advertises, joined by commas.
-fn endpoints(world: &World<'_>) -> Result<BTreeMap<String, String>> {
-    let text = world
+fn endpoints(deployment: &Deployment<'_>) -> Result<BTreeMap<String, String>> {
+    let text = deployment
         .rig
         .kubectl(["get", "relaynodes", "-n", "relays", "-o", "json"])?;
     let list: Value = serde_json::from_str(&text)?;
@@ -335,8 +338,8 @@ fn endpoints(world: &World<'_>) -> Result<BTreeMap<String, String>> {
 }
 
 /// Pods, and how often their container started.
-fn lives(world: &World<'_>) -> Result<BTreeMap<String, String>> {
-    let pods = world.list("pods", EDGE)?;
+fn lives(deployment: &Deployment<'_>) -> Result<BTreeMap<String, String>> {
+    let pods = deployment.list("pods", EDGE)?;
     Ok(pods
         .iter()
         .map(|pod| {
@@ -352,7 +355,7 @@ fn forwarded(ip: std::net::Ipv4Addr) -> String {
 }
 
 /// A port forward on each node, from another port to the relay's.
-fn forward(world: &World<'_>, on: bool) -> Result<()> {
+fn forward(deployment: &Deployment<'_>, on: bool) -> Result<()> {
     let mut rules = "table ip rig_forward {}\ndelete table ip rig_forward\n".to_owned();
     if on {
         rules += &format!(
@@ -360,7 +363,7 @@ fn forward(world: &World<'_>, on: bool) -> Result<()> {
              udp dport {FORWARDED} redirect to :40000\n }}\n}}\n"
         );
     }
-    for node in &world.rig.nodes {
+    for node in &deployment.rig.nodes {
         let mut nft = program_in(node.machine.namespace, "nft");
         run_with_input(nft.args(["-f", "-"]), rules.as_bytes())?;
     }

@@ -1,8 +1,8 @@
 //! Ways to relays other than their nodes' own network.
 
 use anyhow::{Context, Result, ensure};
+use rig::deployment::{Deployment, NAMESPACE, Route};
 use rig::metallb::MetalLb;
-use rig::world::{NAMESPACE, Route, World};
 use serde_json::{Value, json};
 
 use super::network_policies::where_enforced;
@@ -26,29 +26,29 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn node_port(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn node_port(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     let behind = json!({"regions": [{
         "name": "office", "clients": ["tag:office"],
         "exposure": {"type": "NodePort", "networkPolicy": true},
     }]});
-    let seen = restricted(world, || {
-        world.apply(EDGE, &behind)?;
-        world.wait_ready(EDGE)?;
-        let service = world.object("service", &format!("{EDGE}-office"))?;
+    let seen = restricted(deployment, || {
+        deployment.apply(EDGE, &behind)?;
+        deployment.wait_ready(EDGE)?;
+        let service = deployment.object("service", &format!("{EDGE}-office"))?;
         let port = &service["spec"]["ports"][0]["nodePort"];
-        let policies = world.list("networkpolicies", EDGE)?;
+        let policies = deployment.list("networkpolicies", EDGE)?;
         let rules = policies
             .iter()
             .map(|p| &p["spec"]["ingress"][0]["ports"][0]["port"]);
         let ports: Vec<_> = rules.collect();
         ensure!(ports == [&json!(40_000)], "policies let in {ports:?}");
-        world.eventually("each relay advertises its own node", || {
-            let reports = world.reports(EDGE)?;
+        deployment.eventually("each relay advertises its own node", || {
+            let reports = deployment.reports(EDGE)?;
             ensure!(reports.len() == 2, "{} relays report", reports.len());
             for node in reports {
                 let on = node["spec"]["nodeName"].as_str().unwrap_or_default();
-                let own = world.rig.nodes.iter().find(|n| n.machine.name == on);
+                let own = deployment.rig.nodes.iter().find(|n| n.machine.name == on);
                 let own = own.context("a relay is on no node of the rig")?.machine;
                 let wanted = [format!("{}:{port}", own.v4), format!("[{}]:{port}", own.v6)];
                 let told = endpoints(&node);
@@ -56,46 +56,46 @@ fn node_port(world: &World<'_>) -> Result<String> {
             }
             Ok(())
         })?;
-        let seen = through(world, &[format!(":{port}:vni:")])?;
+        let seen = through(deployment, &[format!(":{port}:vni:")])?;
         let mut open = behind.clone();
         open["regions"][0]["exposure"]["networkPolicy"] = json!(false);
-        world.apply(EDGE, &open)?;
-        world.eventually("the policy is removed", || {
-            let left = world.list("networkpolicies", EDGE)?.len();
+        deployment.apply(EDGE, &open)?;
+        deployment.eventually("the policy is removed", || {
+            let left = deployment.list("networkpolicies", EDGE)?.len();
             ensure!(left == 0, "{left} policies are left");
             Ok(())
         })?;
         Ok(seen)
     });
-    world.delete(EDGE)?;
+    deployment.delete(EDGE)?;
     seen
 }
 
-fn load_balancer(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let seen = restricted(world, || {
-        world.apply(
+fn load_balancer(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let seen = restricted(deployment, || {
+        deployment.apply(
             EDGE,
             &behind_balancers(json!({"ipFamilyPolicy": "PreferDualStack"})),
         )?;
-        world.eventually("addresses are waited for", || {
-            let told = world.condition(EDGE, "EndpointsPublished")?;
+        deployment.eventually("addresses are waited for", || {
+            let told = deployment.condition(EDGE, "EndpointsPublished")?;
             ensure!(
                 told == "False/LoadBalancerPending",
                 "EndpointsPublished is '{told}'"
             );
             Ok(())
         })?;
-        let pods = world.list("pods", EDGE)?.len();
+        let pods = deployment.list("pods", EDGE)?.len();
         ensure!(pods == 0, "{pods} relays were started without an address");
-        let metallb = MetalLb::start(world.rig)?;
-        world.wait_ready(EDGE)?;
-        let services = balancers(world)?;
+        let metallb = MetalLb::start(deployment.rig)?;
+        deployment.wait_ready(EDGE)?;
+        let services = balancers(deployment)?;
         ensure!(services.len() == 2, "{} Services", services.len());
         let mut all = Vec::new();
         for service in services {
             let node = &service["metadata"]["annotations"]["peerrelay.dev/node"];
-            let nodes = world.reports(EDGE)?;
+            let nodes = deployment.reports(EDGE)?;
             let node = nodes.iter().find(|n| n["spec"]["nodeName"] == *node);
             let told = endpoints(node.context("a relay does not report")?);
             let given = addresses(&service);
@@ -105,20 +105,20 @@ fn load_balancer(world: &World<'_>) -> Result<String> {
             );
             all.extend(given);
         }
-        through(world, &all).with_context(|| metallb.log())
+        through(deployment, &all).with_context(|| metallb.log())
     });
-    world.delete(EDGE)?;
+    deployment.delete(EDGE)?;
     seen
 }
 
-fn shared_address(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn shared_address(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     let behind = || {
-        let metallb = MetalLb::start(world.rig)?;
+        let metallb = MetalLb::start(deployment.rig)?;
         let share = json!({"shareAddress": true, "basePort": 50_000});
-        world.apply(EDGE, &behind_balancers(share))?;
-        world.wait_ready(EDGE)?;
-        let all: Vec<_> = balancers(world)?.iter().flat_map(addresses).collect();
+        deployment.apply(EDGE, &behind_balancers(share))?;
+        deployment.wait_ready(EDGE)?;
+        let all: Vec<_> = balancers(deployment)?.iter().flat_map(addresses).collect();
         let ports: Vec<_> = all.iter().filter_map(|a| a.rsplit(':').next()).collect();
         let hosts: Vec<_> = all.iter().filter_map(|a| a.rsplit_once(':')).collect();
         ensure!(
@@ -129,10 +129,10 @@ fn shared_address(world: &World<'_>) -> Result<String> {
             ports.contains(&"50000") && ports.contains(&"50001"),
             "ports are {ports:?}"
         );
-        through(world, &all).with_context(|| metallb.log())
+        through(deployment, &all).with_context(|| metallb.log())
     };
-    let seen = where_enforced(world, || restricted(world, behind));
-    world.delete(EDGE)?;
+    let seen = where_enforced(deployment, || restricted(deployment, behind));
+    deployment.delete(EDGE)?;
     seen
 }
 
@@ -142,8 +142,8 @@ fn behind_balancers(load_balancer: Value) -> Value {
 }
 
 /// The relays' Services.
-fn balancers(world: &World<'_>) -> Result<Vec<Value>> {
-    let mut services = world.list("services", EDGE)?;
+fn balancers(deployment: &Deployment<'_>) -> Result<Vec<Value>> {
+    let mut services = deployment.list("services", EDGE)?;
     services.retain(|service| service["spec"]["type"] == "LoadBalancer");
     Ok(services)
 }
@@ -175,11 +175,14 @@ fn addresses(service: &Value) -> Vec<String> {
 }
 
 /// Runs `inside` while the relays' namespace enforces Pod Security `restricted`.
-pub(super) fn restricted<T>(world: &World<'_>, inside: impl FnOnce() -> Result<T>) -> Result<T> {
+pub(super) fn restricted<T>(
+    deployment: &Deployment<'_>,
+    inside: impl FnOnce() -> Result<T>,
+) -> Result<T> {
     let enforce = |level: &str| {
         let label = format!("pod-security.kubernetes.io/enforce={level}");
         let words = ["label", "namespace", NAMESPACE, "--overwrite", &label];
-        world.rig.kubectl(words).map(drop)
+        deployment.rig.kubectl(words).map(drop)
     };
     enforce("restricted")?;
     let result = inside();
@@ -189,11 +192,11 @@ pub(super) fn restricted<T>(world: &World<'_>, inside: impl FnOnce() -> Result<T
 
 /// Both clients talk through a relay whose address contains one of `parts`, as `tailscale status`
 /// says.
-pub(super) fn through(world: &World<'_>, parts: &[String]) -> Result<String> {
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+pub(super) fn through(deployment: &Deployment<'_>, parts: &[String]) -> Result<String> {
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     let has = |text: &str| parts.iter().any(|part| text.contains(part));
     let wanted = |route: &Route| is_relay(route) && has(&route.to_string());
-    let (route, took) = world.wait_route(c1, c2, wanted, MINUTE)?;
+    let (route, took) = deployment.wait_route(c1, c2, wanted, MINUTE)?;
     let status = c1.tailscale(["status"])?;
     ensure!(
         status.contains("active; peer-relay") && has(&status),

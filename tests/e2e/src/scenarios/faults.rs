@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use faults::{Counts, Extent};
+use rig::deployment::Deployment;
 use rig::progress::Progress;
-use rig::world::World;
 
 use super::Scenario;
 
@@ -38,40 +38,56 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn sample(world: &World<'_>) -> Result<String> {
+fn sample(deployment: &Deployment<'_>) -> Result<String> {
     let quiet = Progress::new(|line| {
-        if line.contains("ALARM") {
+        if line.contains("FAILED") {
             eprintln!("{line}");
         }
     });
-    let program = world.rig.program()?;
+    let program = deployment.rig.program()?;
     let extent = Extent::Sample(TIME);
-    let counts = faults::play(world.rig.tools(), &program, "", extent, &quiet)?;
+    let counts = faults::play(deployment.rig.tools(), &program, "", extent, &quiet)?;
     let Counts {
-        stories,
+        cases,
         faults,
-        alarms,
+        failures,
     } = counts;
     ensure!(
-        alarms == 0,
-        "{alarms} of {faults} faults led to another end"
+        failures == 0,
+        "{failures} of {faults} faults led to another end"
     );
     ensure!(faults > 0, "no fault struck");
-    Ok(format!("{faults} faults in {stories} stories"))
+    Ok(format!("{faults} faults in {cases} cases"))
 }
 
-fn sparing(world: &World<'_>) -> Result<String> {
-    faults::show(world.rig.tools(), &world.rig.program()?, "thrift")
+fn sparing(deployment: &Deployment<'_>) -> Result<String> {
+    faults::show(
+        deployment.rig.tools(),
+        &deployment.rig.program()?,
+        "request budget",
+    )
 }
 
-fn one_family(world: &World<'_>) -> Result<String> {
-    faults::show(world.rig.tools(), &world.rig.program()?, "families")
+fn one_family(deployment: &Deployment<'_>) -> Result<String> {
+    faults::show(
+        deployment.rig.tools(),
+        &deployment.rig.program()?,
+        "families",
+    )
 }
 
-fn two(world: &World<'_>) -> Result<String> {
-    faults::show(world.rig.tools(), &world.rig.program()?, "replicas")
+fn two(deployment: &Deployment<'_>) -> Result<String> {
+    faults::show(
+        deployment.rig.tools(),
+        &deployment.rig.program()?,
+        "replicas",
+    )
 }
 
-fn stormy(world: &World<'_>) -> Result<String> {
-    faults::show(world.rig.tools(), &world.rig.program()?, "weather")
+fn stormy(deployment: &Deployment<'_>) -> Result<String> {
+    faults::show(
+        deployment.rig.tools(),
+        &deployment.rig.program()?,
+        "watch faults",
+    )
 }

@@ -4,13 +4,13 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use faults::plane::Plane;
+use faults::control_plane::ControlPlane;
+use rig::deployment::{Deployment, NAMESPACE};
 use rig::gitops::{Change, GitOps};
 use rig::progress::Progress;
 use rig::prometheus;
 use rig::state::repository;
 use rig::tools::Tools;
-use rig::world::{NAMESPACE, World};
 use serde_json::{Value, json};
 
 use super::status::{Watch, kstatus};
@@ -62,23 +62,23 @@ impl Repository {
     }
 }
 
-fn loops(world: &World<'_>) -> Result<String> {
-    surroundings(world)?;
-    world.delete(EDGE)?;
-    world.delete(SPARE)?;
-    GitOps::build(world.rig.tools())?;
+fn loops(deployment: &Deployment<'_>) -> Result<String> {
+    surroundings(deployment)?;
+    deployment.delete(EDGE)?;
+    deployment.delete(SPARE)?;
+    GitOps::build(deployment.rig.tools())?;
     Tools::build_only("kstatus", &Progress::stderr())?;
-    let gitops = GitOps::of(world);
-    let watch = Watch::start(world)?;
-    let repository = Repository::new(world.rig.scratch("gitops")?);
-    flux(world, &gitops, &repository).context("Flux")?;
-    argo_cd(world, &gitops, &repository).context("Argo CD")?;
+    let gitops = GitOps::of(deployment);
+    let watch = Watch::start(deployment)?;
+    let repository = Repository::new(deployment.rig.scratch("gitops")?);
+    flux(deployment, &gitops, &repository).context("Flux")?;
+    argo_cd(deployment, &gitops, &repository).context("Argo CD")?;
     let moments = watch.finish()?;
     let health = gitops.health(moments.iter().map(|moment| &moment.object))?;
     let mut seen: Vec<&str> = Vec::new();
     for ((moment, kstatus), health) in moments
         .iter()
-        .zip(kstatus(world, &moments)?)
+        .zip(kstatus(deployment, &moments)?)
         .zip(health.iter())
     {
         let wanted = match kstatus.as_str() {
@@ -106,17 +106,17 @@ fn loops(world: &World<'_>) -> Result<String> {
     Ok(format!("{} moments: {}", moments.len(), seen.join(", ")))
 }
 
-fn flux(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Result<()> {
-    let edge = |spec: &Value| world.peer_relay(EDGE, spec);
-    let spare = world.peer_relay(SPARE, &json!({"enabled": false, "port": 40_500}))?;
+fn flux(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -> Result<()> {
+    let edge = |spec: &Value| deployment.peer_relay(EDGE, spec);
+    let spare = deployment.peer_relay(SPARE, &json!({"enabled": false, "port": 40_500}))?;
     let (dir, inventory) = (&repository.dir, &repository.inventory);
 
     // Create: all current, and nothing to do afterwards.
     repository.commit(&[edge(&json!({}))?, spare])?;
     all(&gitops.apply(dir, inventory)?, "created")?;
     gitops.await_current(dir)?;
-    settled(world, gitops, repository)?;
-    let children = world.list("daemonsets,configmaps,services,serviceaccounts", EDGE)?;
+    settled(deployment, gitops, repository)?;
+    let children = deployment.list("daemonsets,configmaps,services,serviceaccounts", EDGE)?;
     ensure!(!children.is_empty(), "the PeerRelay has no children");
     for child in &children {
         let text = child["metadata"]["labels"].to_string();
@@ -126,15 +126,15 @@ fn flux(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Result<(
         );
     }
 
-    patch(world, &drift())?;
+    patch(deployment, &drift())?;
     let found = gitops.diff(dir)?;
     ensure!(
         actions(&found, "configured") == 1,
         "the drift is not seen: {found:?}"
     );
     gitops.apply(dir, inventory)?;
-    settled(world, gitops, repository)?;
-    let clients = &world.object("peerrelay", EDGE)?["spec"]["regions"][0]["clients"];
+    settled(deployment, gitops, repository)?;
+    let clients = &deployment.object("peerrelay", EDGE)?["spec"]["regions"][0]["clients"];
     ensure!(
         clients == &json!(["tag:office"]),
         "the drift stays: {clients}"
@@ -148,9 +148,9 @@ fn flux(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Result<(
         "{changes:?}"
     );
     gitops.await_current(dir)?;
-    settled(world, gitops, repository)?;
-    world.eventually("the pruned PeerRelay is gone", || {
-        let left = world.list("all,configmaps,serviceaccounts", SPARE)?;
+    settled(deployment, gitops, repository)?;
+    deployment.eventually("the pruned PeerRelay is gone", || {
+        let left = deployment.list("all,configmaps,serviceaccounts", SPARE)?;
         ensure!(left.is_empty(), "{} of its objects are there", left.len());
         Ok(())
     })?;
@@ -165,17 +165,17 @@ fn flux(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Result<(
     repository.commit(&[edge(&json!({"port": 40_100}))?])?;
     gitops.apply(dir, inventory)?;
     // Flux, too, looks again: pods that fail are there until the DaemonSet's controller has removed them.
-    world.eventually("it is mended", || gitops.await_current(dir))?;
-    settled(world, gitops, repository)?;
+    deployment.eventually("it is mended", || gitops.await_current(dir))?;
+    settled(deployment, gitops, repository)?;
 
     all(&gitops.delete(inventory)?, "deleted")?;
-    world.delete(EDGE)
+    deployment.delete(EDGE)
 }
 
 /// Fails unless a second apply changes nothing, and says so before.
-fn settled(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Result<()> {
+fn settled(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -> Result<()> {
     let generation = || -> Result<Value> {
-        Ok(world.object("peerrelay", EDGE)?["metadata"]["generation"].clone())
+        Ok(deployment.object("peerrelay", EDGE)?["metadata"]["generation"].clone())
     };
     let before = generation()?;
     all(&gitops.diff(&repository.dir)?, "unchanged")?;
@@ -185,8 +185,8 @@ fn settled(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Resul
     Ok(())
 }
 
-fn argo_cd(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Result<()> {
-    let edge = world.peer_relay(EDGE, &json!({}))?;
+fn argo_cd(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -> Result<()> {
+    let edge = deployment.peer_relay(EDGE, &json!({}))?;
     // In a wave of its own, so that the sync waits for the one before.
     let wave = json!({"argocd.argoproj.io/sync-wave": "1"});
     let note = json!({"apiVersion": "v1", "kind": "ConfigMap",
@@ -194,12 +194,12 @@ fn argo_cd(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Resul
     repository.commit(&[edge.clone(), note])?;
     gitops.sync(&gitops.objects(&repository.dir)?)?;
     ensure!(
-        super::status::waits(world),
+        super::status::waits(deployment),
         "the sync ended before it was ready"
     );
     let objects = gitops.objects(&repository.dir)?;
     in_sync(gitops, &objects)?;
-    let children = world.list("daemonsets,configmaps,services,serviceaccounts", EDGE)?;
+    let children = deployment.list("daemonsets,configmaps,services,serviceaccounts", EDGE)?;
     for child in &children {
         let text = child["metadata"]["annotations"].to_string();
         ensure!(
@@ -208,12 +208,12 @@ fn argo_cd(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Resul
         );
     }
 
-    patch(world, &drift())?;
+    patch(deployment, &drift())?;
     let drifted = gitops.out_of_sync(&objects)?;
     ensure!(!drifted.is_empty(), "Argo CD sees no drift");
     gitops.sync(&objects)?;
     in_sync(gitops, &objects)?;
-    let clients = &world.object("peerrelay", EDGE)?["spec"]["regions"][0]["clients"];
+    let clients = &deployment.object("peerrelay", EDGE)?["spec"]["regions"][0]["clients"];
     ensure!(
         clients == &json!(["tag:office"]),
         "the drift stays: {clients}"
@@ -223,17 +223,20 @@ fn argo_cd(world: &World<'_>, gitops: &GitOps, repository: &Repository) -> Resul
     repository.commit(&[edge])?;
     gitops.sync(&gitops.objects(&repository.dir)?)?;
     let note = ["get", "configmap", "gitops-note", "-n", NAMESPACE];
-    ensure!(world.rig.kubectl(note).is_err(), "the note is not pruned");
     ensure!(
-        !world.list("daemonsets", EDGE)?.is_empty(),
+        deployment.rig.kubectl(note).is_err(),
+        "the note is not pruned"
+    );
+    ensure!(
+        !deployment.list("daemonsets", EDGE)?.is_empty(),
         "children were pruned"
     );
     gitops.sync("")?;
-    world.eventually("the pruned PeerRelay is gone", || {
-        ensure!(world.object("peerrelay", EDGE).is_err(), "it is there");
+    deployment.eventually("the pruned PeerRelay is gone", || {
+        ensure!(deployment.object("peerrelay", EDGE).is_err(), "it is there");
         Ok(())
     })?;
-    world.delete(EDGE)
+    deployment.delete(EDGE)
 }
 
 fn in_sync(gitops: &GitOps, objects: &str) -> Result<()> {
@@ -249,11 +252,14 @@ fn drift() -> Value {
 }
 
 /// Changes the PeerRelay as somebody with kubectl does.
-fn patch(world: &World<'_>, patch: &Value) -> Result<()> {
+fn patch(deployment: &Deployment<'_>, patch: &Value) -> Result<()> {
     let patch = patch.to_string();
     let words = ["patch", "peerrelay", EDGE, "-n", NAMESPACE];
     let how = ["--type=merge", "--field-manager=somebody", "-p", &patch];
-    world.rig.kubectl(words.into_iter().chain(how)).map(drop)
+    deployment
+        .rig
+        .kubectl(words.into_iter().chain(how))
+        .map(drop)
 }
 
 fn all(changes: &[Change], action: &str) -> Result<()> {
@@ -268,11 +274,11 @@ fn actions(changes: &[Change], action: &str) -> usize {
     changes.iter().filter(|c| c.action == action).count()
 }
 
-fn manifests(world: &World<'_>) -> Result<String> {
-    let tools = world.rig.tools();
+fn manifests(deployment: &Deployment<'_>) -> Result<String> {
+    let tools = deployment.rig.tools();
     GitOps::build(tools)?;
     let runtime = faults::runtime()?;
-    let (plane, kubeconfig) = runtime.block_on(Plane::empty(tools))?;
+    let (plane, kubeconfig) = runtime.block_on(ControlPlane::empty(tools))?;
     let gitops = GitOps::local(tools, kubeconfig);
     let deploy = repository().join("deploy");
     let dir = plane.dir().join("kinds");

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use rig::command::{program_in, run_with_input};
+use rig::deployment::{Deployment, Route};
 use rig::process::wait_until;
-use rig::world::{Route, World};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, THIRTY, is_relay, relayed, reset};
@@ -39,23 +39,23 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn removed(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    relayed(world)?;
-    in_force(world, "True/GrantsEffective")?;
-    let written = written(world)?;
+fn removed(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    relayed(deployment)?;
+    in_force(deployment, "True/GrantsEffective")?;
+    let written = written(deployment)?;
     ensure!(
-        offline(world)? == written,
+        offline(deployment)? == written,
         "the program without a cluster says something else"
     );
 
-    world
+    deployment
         .rig
         .tailnet
         .write_policy(&policy(&clients_only(), &json!({})))?;
-    in_force(world, "False/GrantsMissing")?;
-    let relay = world.object("peerrelay", EDGE)?;
+    in_force(deployment, "False/GrantsMissing")?;
+    let relay = deployment.object("peerrelay", EDGE)?;
     ensure!(
         relay["status"]["regions"][0]["grant"] == "Missing",
         "region: {}",
@@ -69,42 +69,42 @@ fn removed(world: &World<'_>) -> Result<String> {
     );
 
     // Also a bound session ends with its grant.
-    world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+    deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
 
-    world
+    deployment
         .rig
         .tailnet
         .write_policy(&policy(&clients_only(), &written))?;
-    let (_, back) = world.wait_route(c1, c2, is_relay, THIRTY)?;
-    in_force(world, "True/GrantsEffective")?;
-    reset(world)?;
+    let (_, back) = deployment.wait_route(c1, c2, is_relay, THIRTY)?;
+    in_force(deployment, "True/GrantsEffective")?;
+    reset(deployment)?;
     Ok(format!(
         "relayed {:.1} s after the grant was written",
         back.as_secs_f64()
     ))
 }
 
-fn merged(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let tailnet = &world.rig.tailnet;
+fn merged(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let tailnet = &deployment.rig.tailnet;
     let allow_all = json!({"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]});
-    let written = offline(world)?;
+    let written = offline(deployment)?;
     ensure!(written["tests"].is_null(), "tests without being asked for");
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     for base in [&allow_all, &clients_only()] {
         tailnet.write_policy(&policy(base, &json!({})))?;
-        in_force(world, "False/GrantsMissing")?;
+        in_force(deployment, "False/GrantsMissing")?;
         tailnet.write_policy(&policy(base, &written))?;
-        in_force(world, "True/GrantsEffective")?;
-        world.wait_route(c1, c2, is_relay, MINUTE)?;
+        in_force(deployment, "True/GrantsEffective")?;
+        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
     }
-    world.apply(EDGE, &json!({"grants": {"tests": "Deny"}}))?;
-    world.eventually("the operator writes tests", || {
-        let tests = &self::written(world)?["tests"];
+    deployment.apply(EDGE, &json!({"grants": {"tests": "Deny"}}))?;
+    deployment.eventually("the operator writes tests", || {
+        let tests = &self::written(deployment)?["tests"];
         ensure!(tests.is_array(), "tests: {tests}");
         Ok(())
     })?;
-    let tested = self::written(world)?;
+    let tested = self::written(deployment)?;
     tailnet.write_policy(&policy(&clients_only(), &tested))?;
     let refused = tailnet.write_policy(&policy(&allow_all, &tested));
     let words = refused.err().context("allow-all took the tests")?;
@@ -113,20 +113,20 @@ fn merged(world: &World<'_>) -> Result<String> {
         words.contains("test(s) failed") && words.contains("tag:office:22"),
         "control says {words}"
     );
-    in_force(world, "True/GrantsEffective")?;
-    reset(world)?;
+    in_force(deployment, "True/GrantsEffective")?;
+    reset(deployment)?;
     Ok("merged into both; with tests into one".into())
 }
 
-fn clients(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let tailnet = &world.rig.tailnet;
-    in_force(world, "True/GrantsEffective")?;
+fn clients(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let tailnet = &deployment.rig.tailnet;
+    in_force(deployment, "True/GrantsEffective")?;
     let region = json!([{"name": "office", "clients": ["tag:office", "tag:other"]}]);
-    world.apply(EDGE, &json!({"regions": region}))?;
+    deployment.apply(EDGE, &json!({"regions": region}))?;
     // Devices see nobody without a rule, so relays do not see c3, which has the tag.
-    in_force(world, "Unknown/ClientsNotSeen")?;
-    said(world, "no device of tag:other;")?;
+    in_force(deployment, "Unknown/ClientsNotSeen")?;
+    said(deployment, "no device of tag:other;")?;
     let allow_all = json!({"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]});
     let grant = |sources: &[&str]| {
         let cap = json!({"tailscale.com/cap/relay": []});
@@ -134,27 +134,27 @@ fn clients(world: &World<'_>) -> Result<String> {
     };
     let partly = policy(&allow_all, &grant(&["tag:office"]));
     tailnet.write_policy(&partly)?;
-    in_force(world, "False/GrantsIncomplete")?;
-    said(world, "devices of tag:other are in the tailnet")?;
+    in_force(deployment, "False/GrantsIncomplete")?;
+    said(deployment, "devices of tag:other are in the tailnet")?;
     tailnet.write_policy(&policy(&allow_all, &grant(&["tag:office", "tag:other"])))?;
-    in_force(world, "True/GrantsEffective")?;
+    in_force(deployment, "True/GrantsEffective")?;
 
-    world.apply(EDGE, &json!({}))?;
+    deployment.apply(EDGE, &json!({}))?;
     tailnet.write_policy(&partly)?;
-    in_force(world, "True/GrantsEffective")?;
+    in_force(deployment, "True/GrantsEffective")?;
     tailnet.set_tags("c3", &["tag:other", "tag:relay-office"])?;
-    let told = in_force(world, "False/TagOnOtherDevices");
+    let told = in_force(deployment, "False/TagOnOtherDevices");
     tailnet.set_tags("c3", &["tag:other"])?;
     told?;
-    in_force(world, "True/GrantsEffective")?;
-    reset(world)?;
+    in_force(deployment, "True/GrantsEffective")?;
+    reset(deployment)?;
     Ok("not seen, not granted, not alone with the tag".into())
 }
 
 /// Waits until the message of the condition has these words.
-fn said(world: &World<'_>, words: &str) -> Result<()> {
-    world.eventually(words, || {
-        let relay = world.object("peerrelay", EDGE)?;
+fn said(deployment: &Deployment<'_>, words: &str) -> Result<()> {
+    deployment.eventually(words, || {
+        let relay = deployment.object("peerrelay", EDGE)?;
         let all = relay["status"]["conditions"].as_array();
         let mut all = all.into_iter().flatten();
         let condition = all.find(|c| c["type"] == IN_FORCE);
@@ -164,14 +164,14 @@ fn said(world: &World<'_>, words: &str) -> Result<()> {
     })
 }
 
-fn review(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn review(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let region = json!([{"name": "office", "clients": ["tag:office", "tag:other"]}]);
-    world.apply(EDGE, &json!({"regions": region}))?;
-    relayed(world)?;
+    deployment.apply(EDGE, &json!({"regions": region}))?;
+    relayed(deployment)?;
     let office_alone = |what: &str| {
-        world.eventually(what, || {
-            let relay = world.object("peerrelay", EDGE)?;
+        deployment.eventually(what, || {
+            let relay = deployment.object("peerrelay", EDGE)?;
             let clients = &relay["status"]["regions"][0]["clients"];
             let (office, other) = (&clients[0], &clients[1]);
             ensure!(
@@ -186,7 +186,7 @@ fn review(world: &World<'_>) -> Result<String> {
         })
     };
     office_alone("c1 or c2 has asked, and c3 has not")?;
-    world.rig.kubectl([
+    deployment.rig.kubectl([
         "delete",
         "pods",
         "-n",
@@ -194,15 +194,15 @@ fn review(world: &World<'_>) -> Result<String> {
         "-l",
         "peerrelay.dev/peer-relay=edge",
     ])?;
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
     office_alone("the same after relays were replaced")?;
-    reset(world)?;
+    reset(deployment)?;
     Ok("tag:office has, tag:other has not".into())
 }
 
-fn broad(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    in_force(world, "True/GrantsEffective")?;
+fn broad(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    in_force(deployment, "True/GrantsEffective")?;
     for sources in [json!(["*"]), json!(["tag:office", "tag:other"])] {
         let grant = json!({
             "src": sources, "dst": ["tag:relay-office"], "app": {"tailscale.com/cap/relay": []},
@@ -210,18 +210,18 @@ fn broad(world: &World<'_>) -> Result<String> {
         let owners = json!({"tag:relay-office": ["autogroup:admin"]});
         let part = json!({"tagOwners": owners, "grants": [grant]});
         let wide = policy(&clients_only(), &part);
-        world.rig.tailnet.write_policy(&wide)?;
-        in_force(world, "False/GrantsTooBroad")?;
+        deployment.rig.tailnet.write_policy(&wide)?;
+        in_force(deployment, "False/GrantsTooBroad")?;
     }
-    reset(world)?;
-    in_force(world, "True/GrantsEffective")?;
+    reset(deployment)?;
+    in_force(deployment, "True/GrantsEffective")?;
     Ok("told, and taken back".into())
 }
 
 /// Waits until the condition is as wanted.
-fn in_force(world: &World<'_>, wanted: &str) -> Result<()> {
+fn in_force(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
     let probe = || {
-        let found = world.condition(EDGE, IN_FORCE)?;
+        let found = deployment.condition(EDGE, IN_FORCE)?;
         ensure!(found == wanted, "it is '{found}'");
         Ok(())
     };
@@ -229,9 +229,9 @@ fn in_force(world: &World<'_>, wanted: &str) -> Result<()> {
 }
 
 /// What the operator wrote.
-fn written(world: &World<'_>) -> Result<Value> {
-    let map = world.object("configmap", &format!("{EDGE}-grants"))?;
-    let relay = world.object("peerrelay", EDGE)?;
+fn written(deployment: &Deployment<'_>) -> Result<Value> {
+    let map = deployment.object("configmap", &format!("{EDGE}-grants"))?;
+    let relay = deployment.object("peerrelay", EDGE)?;
     let checksum = &map["data"]["checksum"];
     ensure!(
         relay["status"]["grants"]["checksum"] == *checksum && checksum.is_string(),
@@ -245,9 +245,9 @@ fn written(world: &World<'_>) -> Result<Value> {
 }
 
 /// What the program says of the same object from a file.
-fn offline(world: &World<'_>) -> Result<Value> {
-    let object = world.peer_relay(EDGE, &json!({}))?.to_string();
-    let mut program = program_in("prr-c3", world.rig.program()?);
+fn offline(deployment: &Deployment<'_>) -> Result<Value> {
+    let object = deployment.peer_relay(EDGE, &json!({}))?.to_string();
+    let mut program = program_in("prr-c3", deployment.rig.program()?);
     program.args(["grants", "-f", "-", "-o", "json"]);
     Ok(serde_json::from_str(&run_with_input(
         &mut program,

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::auth_key::AuthKey;
+use rig::deployment::{Deployment, NAMESPACE, Route, message};
 use rig::headscale::{Device, Headscale, LOGIN_SERVER};
 use rig::process::wait_until;
-use rig::world::{NAMESPACE, Route, World, message};
 use serde_json::{Value, json};
 
 use super::revoked::none_left;
@@ -39,20 +39,20 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn joined(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let headscale = Headscale::start(world.rig, &policy(true))?;
+fn joined(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let headscale = Headscale::start(deployment.rig, &policy(true))?;
     let result = (|| {
-        write_secret(world, &headscale.key("tag:other")?)?;
-        apply(world)?;
-        let said = stalled(world, "TagMissing")?;
+        write_secret(deployment, &headscale.key("tag:other")?)?;
+        apply(deployment)?;
+        let said = stalled(deployment, "TagMissing")?;
         ensure!(
             said.contains(&format!("not {RELAY_TAG}")) && said.contains("headscale nodes tag"),
             "the message does not name the remedy: {said}"
         );
         let start = Instant::now();
-        write_secret(world, &headscale.key(RELAY_TAG)?)?;
-        world.wait_ready(EDGE)?;
+        write_secret(deployment, &headscale.key(RELAY_TAG)?)?;
+        deployment.wait_ready(EDGE)?;
         let mended = start.elapsed().as_secs();
         let relays = relays(&headscale)?;
         ensure!(
@@ -60,63 +60,63 @@ fn joined(world: &World<'_>) -> Result<String> {
             "devices: {relays:?}"
         );
         ensure!(
-            world.condition(EDGE, "Stalled")?.is_empty(),
+            deployment.condition(EDGE, "Stalled")?.is_empty(),
             "Stalled stays"
         );
         let (c1, c2) = headscale.clients();
-        let (_, found) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+        let (_, found) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
 
         // Sessions that nobody has bound yet end by themselves.
-        let bound = || world.metric("peerrelay_sessions{state=\"open\"}");
-        let revoked = || world.metric("peerrelay_sessions_closed_total{reason=\"revoked\"}");
+        let bound = || deployment.metric("peerrelay_sessions{state=\"open\"}");
+        let revoked = || deployment.metric("peerrelay_sessions_closed_total{reason=\"revoked\"}");
         let before = bound()?;
         ensure!(before > 0.0, "no session is open");
         let revoked_before = revoked()?;
         headscale.stop()?;
-        world.eventually("relays say that control is gone", || {
-            let connected = world.condition(EDGE, "TailnetConnected")?;
+        deployment.eventually("relays say that control is gone", || {
+            let connected = deployment.condition(EDGE, "TailnetConnected")?;
             ensure!(connected.starts_with("False/"), "it is '{connected}'");
             Ok(())
         })?;
-        world.wait_route(c1, c2, is_relay, SOON)?;
+        deployment.wait_route(c1, c2, is_relay, SOON)?;
         headscale.serve()?;
-        world.wait_ready(EDGE)?;
-        world.wait_route(c1, c2, is_relay, SOON)?;
+        deployment.wait_ready(EDGE)?;
+        deployment.wait_route(c1, c2, is_relay, SOON)?;
         let revoked_now = revoked()?;
         ensure!(
             revoked_now == revoked_before,
             "{revoked_before} sessions were revoked before the restart, {revoked_now} after it"
         );
-        world.eventually("sessions went on", || {
+        deployment.eventually("sessions went on", || {
             let now = bound()?;
             ensure!(now >= before, "{now} of {before} sessions are open");
             Ok(())
         })?;
-        names_taken(world)?;
+        names_taken(deployment)?;
         Ok(format!(
             "{} relays, ready {mended} s after the right key, relayed after {:.1} s",
             relays.len(),
             found.as_secs_f64()
         ))
     })();
-    ended(world, &headscale, result)
+    ended(deployment, &headscale, result)
 }
 
-fn revoked(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let headscale = Headscale::start(world.rig, &policy(true))?;
+fn revoked(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let headscale = Headscale::start(deployment.rig, &policy(true))?;
     let result = (|| {
-        write_secret(world, &headscale.key(RELAY_TAG)?)?;
-        apply(world)?;
-        world.wait_ready(EDGE)?;
+        write_secret(deployment, &headscale.key(RELAY_TAG)?)?;
+        apply(deployment)?;
+        deployment.wait_ready(EDGE)?;
         let (c1, c2) = headscale.clients();
-        world.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
 
         headscale.write_policy(&policy(false))?;
-        let grant = none_left(world)?;
-        world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+        let grant = none_left(deployment)?;
+        deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
         headscale.write_policy(&policy(true))?;
-        world.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
 
         let all = headscale.devices()?;
         let clients: Vec<_> = all
@@ -127,11 +127,11 @@ fn revoked(world: &World<'_>) -> Result<String> {
         for client in clients {
             headscale.delete(client)?;
         }
-        let deleted = none_left(world)?;
+        let deleted = none_left(deployment)?;
         for client in [c1, c2] {
             client.join_anew()?;
         }
-        world.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
 
         let before = relays(&headscale)?;
         for relay in &before {
@@ -144,25 +144,25 @@ fn revoked(world: &World<'_>) -> Result<String> {
             Ok(())
         };
         wait_until(REJOINED, || true, again).context("deleted relays do not join again")?;
-        world.wait_ready(EDGE)?;
-        world.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_ready(EDGE)?;
+        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
         Ok(format!(
             "ended {:.1} s after the grant, {:.1} s after the devices",
             grant.as_secs_f64(),
             deleted.as_secs_f64()
         ))
     })();
-    ended(world, &headscale, result)
+    ended(deployment, &headscale, result)
 }
 
 /// Devices of a second PeerRelay that want the names of the first one's get others, which is told.
-fn names_taken(world: &World<'_>) -> Result<()> {
-    let mut tailnet = tailnet(world)?;
+fn names_taken(deployment: &Deployment<'_>) -> Result<()> {
+    let mut tailnet = tailnet(deployment)?;
     tailnet["hostnamePrefix"] = json!(EDGE);
-    world.apply(OTHER, &json!({"tailnet": tailnet, "port": 40_300}))?;
-    let told = world.eventually("the names of its devices are told", || {
-        let is = world.condition(OTHER, "TailnetConnected")?;
-        let said = message(&world.object("peerrelay", OTHER)?, "TailnetConnected");
+    deployment.apply(OTHER, &json!({"tailnet": tailnet, "port": 40_300}))?;
+    let told = deployment.eventually("the names of its devices are told", || {
+        let is = deployment.condition(OTHER, "TailnetConnected")?;
+        let said = message(&deployment.object("peerrelay", OTHER)?, "TailnetConnected");
         let words = [
             "the names of 2",
             "instead of edge-n1",
@@ -175,21 +175,25 @@ fn names_taken(world: &World<'_>) -> Result<()> {
         );
         Ok(())
     });
-    let ready = told.and_then(|()| world.wait_ready(OTHER));
-    world.delete(OTHER)?;
+    let ready = told.and_then(|()| deployment.wait_ready(OTHER));
+    deployment.delete(OTHER)?;
     ready
 }
 
 /// Leaves nothing behind, and says what Headscale said when something failed.
-fn ended(world: &World<'_>, headscale: &Headscale<'_>, result: Result<String>) -> Result<String> {
+fn ended(
+    deployment: &Deployment<'_>,
+    headscale: &Headscale<'_>,
+    result: Result<String>,
+) -> Result<String> {
     // The relays are deleted before the suite looks at them.
     let result = result.with_context(|| {
-        let seen = evidence::of(world);
+        let seen = evidence::of(deployment);
         format!("{seen}\nHeadscale said:\n{}", headscale.log())
     });
-    let gone = world.delete(EDGE).and(world.delete(OTHER));
+    let gone = deployment.delete(EDGE).and(deployment.delete(OTHER));
     let secret = ["delete", "secret", SECRET, "-n", NAMESPACE];
-    let secret = world.rig.kubectl(secret);
+    let secret = deployment.rig.kubectl(secret);
     result.and_then(|seen| gone.and(secret).map(|_| seen))
 }
 
@@ -205,35 +209,35 @@ fn policy(granted: bool) -> Value {
     json!({"tagOwners": owners, "grants": grants})
 }
 
-fn apply(world: &World<'_>) -> Result<()> {
-    world.apply(EDGE, &json!({"tailnet": tailnet(world)?}))
+fn apply(deployment: &Deployment<'_>) -> Result<()> {
+    deployment.apply(EDGE, &json!({"tailnet": tailnet(deployment)?}))
 }
 
-fn tailnet(world: &World<'_>) -> Result<Value> {
+fn tailnet(deployment: &Deployment<'_>) -> Result<Value> {
     Ok(json!({
         "authKey": {"secretName": SECRET},
         "controlURL": LOGIN_SERVER,
-        "caBundle": std::fs::read_to_string(world.rig.ca())?,
+        "caBundle": std::fs::read_to_string(deployment.rig.ca())?,
     }))
 }
 
-fn write_secret(world: &World<'_>, auth_key: &AuthKey) -> Result<()> {
+fn write_secret(deployment: &Deployment<'_>, auth_key: &AuthKey) -> Result<()> {
     let secret = json!({
         "apiVersion": "v1", "kind": "Secret",
         "metadata": {"name": SECRET, "namespace": NAMESPACE},
         "stringData": {"authkey": auth_key.as_str()},
     });
-    world.rig.apply(&secret.to_string()).map(drop)
+    deployment.rig.apply(&secret.to_string()).map(drop)
 }
 
 /// Waits until the PeerRelay stalls for this reason, and gives the message.
-fn stalled(world: &World<'_>, reason: &str) -> Result<String> {
-    world.eventually(reason, || {
-        let stalled = world.condition(EDGE, "Stalled")?;
+fn stalled(deployment: &Deployment<'_>, reason: &str) -> Result<String> {
+    deployment.eventually(reason, || {
+        let stalled = deployment.condition(EDGE, "Stalled")?;
         ensure!(stalled == format!("True/{reason}"), "it is '{stalled}'");
         Ok(())
     })?;
-    let relay = world.object("peerrelay", EDGE)?;
+    let relay = deployment.object("peerrelay", EDGE)?;
     Ok(relay["status"]["conditions"].to_string())
 }
 

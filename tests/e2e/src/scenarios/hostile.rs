@@ -1,7 +1,7 @@
 //! What strangers may try.
 
 use anyhow::{Context, Result, ensure};
-use rig::world::World;
+use rig::deployment::Deployment;
 use serde_json::Value;
 
 use super::{EDGE, Scenario, relayed, reset};
@@ -13,22 +13,22 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-fn strangers(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    relayed(world)?;
-    let c3 = world.client("c3")?;
+fn strangers(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    relayed(deployment)?;
+    let c3 = deployment.client("c3")?;
     let reasons = ["malformed", "unknown_vni", "unsolicited_stun"];
     let drops =
-        |reason: &str| world.metric(&format!("peerrelay_drops_total{{reason=\"{reason}\"}}"));
+        |reason: &str| deployment.metric(&format!("peerrelay_drops_total{{reason=\"{reason}\"}}"));
     let before = reasons.map(drops);
-    let restarts = restarts(world)?;
+    let restarts = restarts(deployment)?;
     let mut report = String::new();
-    for node in &world.rig.nodes {
+    for node in &deployment.rig.nodes {
         for ip in [
             node.machine.v4.to_string(),
             format!("[{}]", node.machine.v6),
         ] {
-            let said = world
+            let said = deployment
                 .probe(c3, &["hostile", &format!("{ip}:40000")])?
                 .finish()?;
             ensure!(said.ends_with(" 0 answered"), "{ip}: {said}");
@@ -39,13 +39,13 @@ fn strangers(world: &World<'_>) -> Result<String> {
         let more = drops(reason)? - before?;
         ensure!(more > 0.0, "{reason} was not counted");
     }
-    ensure!(restarts == self::restarts(world)?, "a relay restarted");
-    relayed(world)?;
+    ensure!(restarts == self::restarts(deployment)?, "a relay restarted");
+    relayed(deployment)?;
     Ok(report)
 }
 
-fn restarts(world: &World<'_>) -> Result<Vec<(String, Value)>> {
-    let pods = world.list("pods", EDGE)?;
+fn restarts(deployment: &Deployment<'_>) -> Result<Vec<(String, Value)>> {
+    let pods = deployment.list("pods", EDGE)?;
     let restarts = pods.iter().map(|pod| {
         let name = pod["metadata"]["name"]
             .as_str()

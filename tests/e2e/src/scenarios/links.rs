@@ -5,8 +5,8 @@ use std::thread;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use rig::deployment::{Deployment, Route};
 use rig::net::{Family, UPLINK_V4};
-use rig::world::{Route, World};
 use serde_json::{Value, json};
 
 use super::endpoints::with_endpoints;
@@ -39,18 +39,18 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn narrow(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let shown = over_narrow_link(world);
-    world.rig.network.restore_links()?;
+fn narrow(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let shown = over_narrow_link(deployment);
+    deployment.rig.network.restore_links()?;
     let said = shown?;
-    reset(world)?;
+    reset(deployment)?;
     Ok(said)
 }
 
-fn over_narrow_link(world: &World<'_>) -> Result<String> {
-    let network = &world.rig.network;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+fn over_narrow_link(deployment: &Deployment<'_>) -> Result<String> {
+    let network = &deployment.rig.network;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     network.narrow(&c2.machine, NARROW)?;
     let mut said = Vec::new();
     for (cut, wanted, metric) in [
@@ -62,41 +62,41 @@ fn over_narrow_link(world: &World<'_>) -> Result<String> {
             network.cut(client, cut)?;
         }
         for (from, to) in [(c1, c2), (c2, c1)] {
-            world.wait_route(from, to, wanted, MINUTE)?;
+            deployment.wait_route(from, to, wanted, MINUTE)?;
         }
-        let before = world.metric(metric)?;
-        let sent = transfer(world)?;
-        let counted = world.metric(metric)? - before;
+        let before = deployment.metric(metric)?;
+        let sent = transfer(deployment)?;
+        let counted = deployment.metric(metric)? - before;
         ensure!(counted > BULK as f64, "{metric}: {counted} bytes only");
-        let route = world.route(c1, c2)?;
+        let route = deployment.route(c1, c2)?;
         ensure!(wanted(&route), "the path has become {route}");
         said.push(format!("{sent} by {route}"));
     }
     Ok(said.join(", "))
 }
 
-fn uplinks(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let shown = world
+fn uplinks(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let shown = deployment
         .rig
         .network
         .add_uplink()
-        .and_then(|()| second_uplink(world));
-    world.rig.network.restore_links()?;
+        .and_then(|()| second_uplink(deployment));
+    deployment.rig.network.restore_links()?;
     let said = shown?;
-    reset(world)?;
+    reset(deployment)?;
     Ok(said)
 }
 
-fn second_uplink(world: &World<'_>) -> Result<String> {
-    let network = &world.rig.network;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
+fn second_uplink(deployment: &Deployment<'_>) -> Result<String> {
+    let network = &deployment.rig.network;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     let endpoint = format!("{UPLINK_V4}:40000");
     let mut spec = with_endpoints(&json!({"advertise": "StaticOnly", "static": [endpoint]}));
     spec["regions"][0]["placement"] =
-        json!({"nodeSelector": {"kubernetes.io/hostname": world.rig.nodes[0].machine.name}});
-    world.apply(EDGE, &spec)?;
-    world.wait_ready(EDGE)?;
+        json!({"nodeSelector": {"kubernetes.io/hostname": deployment.rig.nodes[0].machine.name}});
+    deployment.apply(EDGE, &spec)?;
+    deployment.wait_ready(EDGE)?;
     for client in [c1, c2] {
         // What they know of other addresses is forgotten.
         network.cut(client.machine.name, Family::V6)?;
@@ -105,17 +105,17 @@ fn second_uplink(world: &World<'_>) -> Result<String> {
     }
     let through = |route: &Route| matches!(route, Route::Relay(to) if to.starts_with(&endpoint));
     for (from, to) in [(c1, c2), (c2, c1)] {
-        world.wait_route(from, to, through, MINUTE)?;
+        deployment.wait_route(from, to, through, MINUTE)?;
     }
-    let pods = containers(world)?;
-    let sent = by_kernel(world)?;
+    let pods = containers(deployment)?;
+    let sent = by_kernel(deployment)?;
 
-    let start = counted(world, FORWARDED)?;
+    let start = counted(deployment, FORWARDED)?;
     let resumed = thread::scope(|scope| {
-        let sent = scope.spawn(|| transfer(world));
+        let sent = scope.spawn(|| transfer(deployment));
         let flapped = (|| {
-            world.eventually("the transfer has begun", || {
-                let so_far = counted(world, FORWARDED)? - start;
+            deployment.eventually("the transfer has begun", || {
+                let so_far = counted(deployment, FORWARDED)? - start;
                 ensure!(so_far > 1e6, "{so_far} bytes were forwarded");
                 Ok(())
             })?;
@@ -130,9 +130,9 @@ fn second_uplink(world: &World<'_>) -> Result<String> {
         let sent = sent.join().map_err(|_| anyhow!("the sender panicked"))?;
         flapped.and(sent)
     })?;
-    let (_, back) = world.wait_route(c1, c2, through, MINUTE)?;
-    by_kernel(world).context("after the flap")?;
-    ensure!(containers(world)? == pods, "the relay was replaced");
+    let (_, back) = deployment.wait_route(c1, c2, through, MINUTE)?;
+    by_kernel(deployment).context("after the flap")?;
+    ensure!(containers(deployment)? == pods, "the relay was replaced");
     let strays = network.strays()?;
     ensure!(strays == 0, "{strays} packets left by the wrong uplink");
     Ok(format!(
@@ -143,34 +143,36 @@ fn second_uplink(world: &World<'_>) -> Result<String> {
 }
 
 /// Sends through the tunnel, and the only relay's kernel forwards it.
-fn by_kernel(world: &World<'_>) -> Result<String> {
-    let before = counted(world, BY_KERNEL)?;
-    let sent = transfer(world)?;
-    let bytes = counted(world, BY_KERNEL)? - before;
+fn by_kernel(deployment: &Deployment<'_>) -> Result<String> {
+    let before = counted(deployment, BY_KERNEL)?;
+    let sent = transfer(deployment)?;
+    let bytes = counted(deployment, BY_KERNEL)? - before;
     ensure!(bytes > BULK as f64, "{BY_KERNEL}: {bytes} bytes only");
     Ok(sent)
 }
 
 /// Sum of the metrics of the first node's relay that begin with `prefix`.
-fn counted(world: &World<'_>, prefix: &str) -> Result<f64> {
-    let samples = world.metrics(&world.rig.nodes[0])?;
+fn counted(deployment: &Deployment<'_>, prefix: &str) -> Result<f64> {
+    let samples = deployment.metrics(&deployment.rig.nodes[0])?;
     let matching = samples.iter().filter(|(name, _)| name.starts_with(prefix));
     Ok(matching.map(|(_, value)| value).sum())
 }
 
 /// Which containers run.
-fn containers(world: &World<'_>) -> Result<Vec<Value>> {
-    let pods = world.list("pods", EDGE)?;
+fn containers(deployment: &Deployment<'_>) -> Result<Vec<Value>> {
+    let pods = deployment.list("pods", EDGE)?;
     let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
     Ok(pods.iter().map(id).collect())
 }
 
 /// Sends [`BULK`] bytes from c1 to c2, and says that they arrived unchanged.
-fn transfer(world: &World<'_>) -> Result<String> {
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+fn transfer(deployment: &Deployment<'_>) -> Result<String> {
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let sent = world.probe(c1, &["send", &to, &BULK.to_string()])?.finish();
+    let sent = deployment
+        .probe(c1, &["send", &to, &BULK.to_string()])?
+        .finish();
     drop(server);
     sent
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use rig::command::{program, run};
-use rig::world::{NAMESPACE, World};
+use rig::deployment::{Deployment, NAMESPACE};
 
 use super::{Scenario, vacant};
 
@@ -18,18 +18,18 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 /// Sends each manifest to the API server and to the program. The verdict that its name begins with
 /// is also held by a test without a cluster.
-fn corpus(world: &World<'_>) -> Result<String> {
+fn corpus(deployment: &Deployment<'_>) -> Result<String> {
     // A manifest with the name of an object that is there would be refused for that.
-    vacant(world)?;
+    vacant(deployment)?;
     let directory = rig::state::repository().join("tests/manifests/corpus");
-    let binary = world.rig.program()?;
+    let binary = deployment.rig.program()?;
     let mut files: Vec<_> = fs::read_dir(&directory)?.collect::<Result<_, _>>()?;
     files.sort_by_key(fs::DirEntry::file_name);
     let mut wrong = Vec::new();
     for file in &files {
         let name = file.file_name().to_string_lossy().into_owned();
         let (verdict, _) = name.split_once('-').context("a manifest has no verdict")?;
-        let by_server = create(world, &file.path());
+        let by_server = create(deployment, &file.path());
         let by_program = run(program(&binary).arg("validate").arg("-f").arg(file.path()));
         let expected = (verdict != "refused", verdict == "accepted");
         if (by_server.is_ok(), by_program.is_ok()) != expected {
@@ -49,8 +49,8 @@ fn corpus(world: &World<'_>) -> Result<String> {
 }
 
 /// Creates what is in a file, without leaving it there.
-fn create(world: &World<'_>, file: &Path) -> Result<String> {
-    let mut kubectl = world.rig.kubectl_command();
+fn create(deployment: &Deployment<'_>, file: &Path) -> Result<String> {
+    let mut kubectl = deployment.rig.kubectl_command();
     kubectl.args([
         "create",
         "--dry-run=server",

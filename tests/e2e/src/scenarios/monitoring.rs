@@ -3,9 +3,9 @@
 
 use anyhow::{Context, Result, ensure};
 use rig::command::{program, run};
+use rig::deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE};
 use rig::prometheus::{Prometheus, RELEASE};
 use rig::state::repository;
-use rig::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, relayed, reset};
@@ -22,27 +22,29 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-fn scraped(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    relayed(world)?;
+fn scraped(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    relayed(deployment)?;
     let own = json!({"monitoring": {
         "interval": "2s", "scrapeTimeout": "2s",
         "relabelings": [{"targetLabel": "cluster", "replacement": "rig"}],
         "metricRelabelings": [{"sourceLabels": ["__name__"], "regex": "tailscaled_.*", "action": "drop"}],
     }});
-    world.apply(EDGE, &own)?;
-    world.eventually("annotations stand in for a ServiceMonitor", || {
-        annotated(world)
+    deployment.apply(EDGE, &own)?;
+    deployment.eventually("annotations stand in for a ServiceMonitor", || {
+        annotated(deployment)
     })?;
-    let prometheus = Prometheus::start(world.rig)?;
-    world.eventually("everything is made once its kind is there", || made(world))?;
-    world.rig.apply(&charts_own(world)?)?;
+    let prometheus = Prometheus::start(deployment.rig)?;
+    deployment.eventually("everything is made once its kind is there", || {
+        made(deployment)
+    })?;
+    deployment.rig.apply(&charts_own(deployment)?)?;
     prometheus.scrape(&[
         format!("serviceMonitor/{NAMESPACE}/{EDGE}-metrics/0"),
         format!("serviceMonitor/{OPERATOR_NAMESPACE}/peerrelay-operator/0"),
     ])?;
     let mut seen = String::new();
-    world
+    deployment
         .eventually("relays and operator are scraped", || {
             seen = complete(&prometheus)?;
             Ok(())
@@ -53,12 +55,12 @@ fn scraped(world: &World<'_>) -> Result<String> {
                 .unwrap_or_else(|error| error.to_string())
         })?;
     let (mut queries, mut touched) = (String::new(), 0);
-    world.eventually("panels and alerts ask for what is there", || {
+    deployment.eventually("panels and alerts ask for what is there", || {
         // Rates need traffic, and a reconciliation, between two scrapes.
-        relayed(world)?;
+        relayed(deployment)?;
         touched += 1;
         let note = format!("rig/touched={touched}");
-        world.annotate(EDGE, &note)?;
+        deployment.annotate(EDGE, &note)?;
         queries = queries::hold(&prometheus)?;
         Ok(())
     })?;
@@ -66,28 +68,28 @@ fn scraped(world: &World<'_>) -> Result<String> {
     if std::env::var_os("UPDATE").is_some() {
         picture::draw(&prometheus, 120, &repository().join("docs/dashboard.svg"))?;
     }
-    let alerts = outages::alarm(world, &prometheus)?;
+    let alerts = outages::alarm(deployment, &prometheus)?;
     // What is not wanted any more goes, while its kind stays.
     let off = json!({"monitoring": {"serviceMonitor": "Disabled", "prometheusRule": "Disabled"}});
-    world.apply(EDGE, &off)?;
-    world.eventually("what is disabled is removed", || {
+    deployment.apply(EDGE, &off)?;
+    deployment.eventually("what is disabled is removed", || {
         for kind in ["servicemonitors", "prometheusrules", "services"] {
-            let left = world.list(kind, EDGE)?;
+            let left = deployment.list(kind, EDGE)?;
             ensure!(left.is_empty(), "there are {} {kind}", left.len());
         }
         Ok(())
     })?;
-    world.apply(EDGE, &json!({}))?;
-    world.eventually("everything is made again", || made(world))?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.eventually("everything is made again", || made(deployment))?;
     prometheus.remove()?;
-    world.eventually("annotations stand in again", || annotated(world))?;
-    world.wait_ready(EDGE)?;
+    deployment.eventually("annotations stand in again", || annotated(deployment))?;
+    deployment.wait_ready(EDGE)?;
     Ok(format!("{seen}; {queries}; {alerts}"))
 }
 
 /// Checks that the metrics Service says by annotations where to scrape.
-fn annotated(world: &World<'_>) -> Result<()> {
-    let service = world.object("service", &format!("{EDGE}-metrics"))?;
+fn annotated(deployment: &Deployment<'_>) -> Result<()> {
+    let service = deployment.object("service", &format!("{EDGE}-metrics"))?;
     let note = &service["metadata"]["annotations"]["prometheus.io/scrape"];
     ensure!(*note == "true", "the annotation is {note}");
     Ok(())
@@ -95,20 +97,20 @@ fn annotated(world: &World<'_>) -> Result<()> {
 
 /// Checks that monitor and alerts are there, with the label of the operator's defaults,
 /// and that annotations are not.
-fn made(world: &World<'_>) -> Result<()> {
+fn made(deployment: &Deployment<'_>) -> Result<()> {
     for kind in ["servicemonitor", "prometheusrule"] {
-        let object = world.object(kind, &format!("{EDGE}-metrics"))?;
+        let object = deployment.object(kind, &format!("{EDGE}-metrics"))?;
         let label = &object["metadata"]["labels"]["release"];
         ensure!(*label == RELEASE, "the label of the {kind} is {label}");
     }
-    ensure!(annotated(world).is_err(), "the annotations stay");
+    ensure!(annotated(deployment).is_err(), "the annotations stay");
     Ok(())
 }
 
 /// What the chart has for its operator, where prometheus-operator is known.
-fn charts_own(world: &World<'_>) -> Result<String> {
+fn charts_own(deployment: &Deployment<'_>) -> Result<String> {
     let chart = repository().join("charts/peerrelay-operator");
-    let mut helm = program(world.rig.tools().program("helm"));
+    let mut helm = program(deployment.rig.tools().program("helm"));
     helm.args(["template", "peerrelay-operator"])
         .arg(chart)
         .args(["--namespace", OPERATOR_NAMESPACE])

@@ -5,11 +5,11 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use rig::cluster::image::PAUSE;
 use rig::command::{program, run};
+use rig::deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE};
 use rig::net::ROUTER_V4;
 use rig::network_policies::NetworkPolicies;
 use rig::state::repository;
 use rig::tailnet::LOGIN_SERVER;
-use rig::world::{NAMESPACE, OPERATOR_NAMESPACE, World};
 use serde_json::{Value, json};
 
 use super::exposure::{restricted, through};
@@ -37,111 +37,113 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn relays(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let seen = where_enforced(world, || restricted(world, || relays_among(world)));
-    world
+fn relays(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let seen = where_enforced(deployment, || {
+        restricted(deployment, || relays_among(deployment))
+    });
+    deployment
         .rig
         .kubectl(["delete", "pod", STRANGER, "--ignore-not-found"])?;
-    world.delete(EDGE)?;
+    deployment.delete(EDGE)?;
     seen
 }
 
 /// Runs `inside` while policies are enforced, in a namespace that is closed: without the relays' own
 /// policy nothing would reach them, nor they anything.
 pub(super) fn where_enforced<T>(
-    world: &World<'_>,
+    deployment: &Deployment<'_>,
     inside: impl FnOnce() -> Result<T>,
 ) -> Result<T> {
-    let enforced = NetworkPolicies::enforce(world.rig)?;
-    world.rig.apply(&everything_closed().to_string())?;
+    let enforced = NetworkPolicies::enforce(deployment.rig)?;
+    deployment.rig.apply(&everything_closed().to_string())?;
     let seen = inside().with_context(|| enforced.log());
     let policy = ["delete", "networkpolicy", CLOSED, "-n", NAMESPACE];
-    world
+    deployment
         .rig
         .kubectl(policy.into_iter().chain(["--ignore-not-found"]))?;
     seen
 }
 
 /// Goes from all that is let in to nothing, and to everything.
-fn relays_among(world: &World<'_>) -> Result<String> {
+fn relays_among(deployment: &Deployment<'_>) -> Result<String> {
     let region = |policy: bool| {
         json!([{
             "name": "office", "clients": ["tag:office"],
             "exposure": {"type": "NodePort", "networkPolicy": policy},
         }])
     };
-    world.apply(EDGE, &json!({"regions": region(true)}))?;
-    world.wait_ready(EDGE)?;
-    let route = through(world, &[":vni:".to_owned()])?;
-    verified(world)?;
-    let metrics = metrics(world)?;
-    let inside = stranger(world)?;
-    let outside = || Ok(world.client("c1")?.command("curl"));
+    deployment.apply(EDGE, &json!({"regions": region(true)}))?;
+    deployment.wait_ready(EDGE)?;
+    let route = through(deployment, &[":vni:".to_owned()])?;
+    verified(deployment)?;
+    let metrics = metrics(deployment)?;
+    let inside = stranger(deployment)?;
+    let outside = || Ok(deployment.client("c1")?.command("curl"));
     opened(&metrics, || Ok(inside_of(inside)))?;
     closed(&metrics, outside).context("from outside of the cluster")?;
 
     let unscraped = json!({"serviceMonitor": "Disabled"});
-    world.apply(
+    deployment.apply(
         EDGE,
         &json!({"regions": region(true), "monitoring": unscraped}),
     )?;
-    world.eventually("metrics that nobody scrapes are closed to pods", || {
+    deployment.eventually("metrics that nobody scrapes are closed to pods", || {
         closed(&metrics, || Ok(inside_of(inside)))
     })?;
-    through(world, &[":vni:".to_owned()])?;
+    through(deployment, &[":vni:".to_owned()])?;
 
     // The same requests pass once no policy is there.
-    world.apply(EDGE, &json!({"regions": region(false)}))?;
-    world
+    deployment.apply(EDGE, &json!({"regions": region(false)}))?;
+    deployment
         .rig
         .kubectl(["delete", "networkpolicy", CLOSED, "-n", NAMESPACE])?;
-    world.eventually("everything is open without a policy", || {
+    deployment.eventually("everything is open without a policy", || {
         opened(&metrics, outside)?;
         opened(&metrics, || Ok(inside_of(inside)))
     })?;
     Ok(format!("{route}; {} addresses were asked", metrics.len()))
 }
 
-fn operator(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let enforced = NetworkPolicies::enforce(world.rig)?;
-    let seen = operator_among(world).with_context(|| enforced.log());
-    world
+fn operator(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let enforced = NetworkPolicies::enforce(deployment.rig)?;
+    let seen = operator_among(deployment).with_context(|| enforced.log());
+    deployment
         .rig
         .kubectl(["delete", "pod", STRANGER, "--ignore-not-found"])?;
     let words = ["delete", "networkpolicy", "peerrelay-operator"];
     let place = ["-n", OPERATOR_NAMESPACE, "--ignore-not-found"];
-    world.rig.kubectl(words.into_iter().chain(place))?;
+    deployment.rig.kubectl(words.into_iter().chain(place))?;
     seen
 }
 
-fn operator_among(world: &World<'_>) -> Result<String> {
-    let inside = stranger(world)?;
-    let outside = || Ok(world.client("c1")?.command("curl"));
+fn operator_among(deployment: &Deployment<'_>) -> Result<String> {
+    let inside = stranger(deployment)?;
+    let outside = || Ok(deployment.client("c1")?.command("curl"));
     let elsewhere = [LOGIN_SERVER.to_owned()];
     let api = ["https://10.96.0.1:443/version".to_owned()];
 
-    let (pod, metrics) = operator_pod(world)?;
+    let (pod, metrics) = operator_pod(deployment)?;
     let own = process_of(&pod).context("the operator does not run")?;
     opened(&elsewhere, || Ok(inside_of(own)))?;
     opened(&metrics, outside)?;
 
-    world.rig.apply(&charts_own(world)?)?;
+    deployment.rig.apply(&charts_own(deployment)?)?;
     // What is open stays open: new pods connect anew.
-    let deployment = "deployment/peerrelay-operator";
+    let workload = "deployment/peerrelay-operator";
     for words in [
-        ["rollout", "restart", deployment].as_slice(),
-        &["rollout", "status", deployment, "--timeout=90s"],
+        ["rollout", "restart", workload].as_slice(),
+        &["rollout", "status", workload, "--timeout=90s"],
     ] {
         let place = ["-n", OPERATOR_NAMESPACE];
-        world.rig.kubectl(words.iter().copied().chain(place))?;
+        deployment.rig.kubectl(words.iter().copied().chain(place))?;
     }
-    world.apply(EDGE, &json!({}))?;
-    world.wait_ready(EDGE)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.wait_ready(EDGE)?;
     let mut found = None;
-    world.eventually("the former operators are gone", || {
-        found = Some(operator_pod(world)?);
+    deployment.eventually("the former operators are gone", || {
+        found = Some(operator_pod(deployment)?);
         Ok(())
     })?;
     let (pod, metrics) = found.context("no operator")?;
@@ -164,11 +166,11 @@ fn everything_closed() -> Value {
 
 /// The chart's policy for the operator, which is off by default, with the API server's addresses of
 /// its Service and of itself.
-fn charts_own(world: &World<'_>) -> Result<String> {
+fn charts_own(deployment: &Deployment<'_>) -> Result<String> {
     let addresses = ["10.96.0.1".to_owned(), ROUTER_V4.to_string()];
     let to = addresses.map(|address| json!({"ipBlock": {"cidr": format!("{address}/32")}}));
     let to = json!(to);
-    let mut helm = program(world.rig.tools().program("helm"));
+    let mut helm = program(deployment.rig.tools().program("helm"));
     helm.args(["template", "peerrelay-operator"])
         .arg(repository().join("charts/peerrelay-operator"))
         .args(["--namespace", OPERATOR_NAMESPACE])
@@ -181,25 +183,25 @@ fn charts_own(world: &World<'_>) -> Result<String> {
 }
 
 /// Waits until relays have bound through each other's addresses.
-fn verified(world: &World<'_>) -> Result<()> {
-    world.eventually("relays reach each other", || {
-        let is = world.condition(EDGE, "EndpointsVerified")?;
+fn verified(deployment: &Deployment<'_>) -> Result<()> {
+    deployment.eventually("relays reach each other", || {
+        let is = deployment.condition(EDGE, "EndpointsVerified")?;
         ensure!(is == "True/Verified", "EndpointsVerified is '{is}'");
         Ok(())
     })
 }
 
 /// Where each relay has its metrics, on IPv4 and IPv6.
-fn metrics(world: &World<'_>) -> Result<Vec<String>> {
-    let pods = world.list("pods", EDGE)?;
+fn metrics(deployment: &Deployment<'_>) -> Result<Vec<String>> {
+    let pods = deployment.list("pods", EDGE)?;
     let all: Vec<_> = pods.iter().flat_map(|pod| urls(pod, 9440)).collect();
     ensure!(all.len() == 4, "two relays have the addresses {all:?}");
     Ok(all)
 }
 
 /// One operator, and where it has its metrics.
-fn operator_pod(world: &World<'_>) -> Result<(String, Vec<String>)> {
-    let text = world
+fn operator_pod(deployment: &Deployment<'_>) -> Result<(String, Vec<String>)> {
+    let text = deployment
         .rig
         .kubectl(["get", "pods", "-n", OPERATOR_NAMESPACE, "-o", "json"])?;
     let list: Value = serde_json::from_str(&text)?;
@@ -224,7 +226,7 @@ fn urls(pod: &Value, port: u16) -> Vec<String> {
 }
 
 /// Starts the stranger and gives its process.
-fn stranger(world: &World<'_>) -> Result<i32> {
+fn stranger(deployment: &Deployment<'_>) -> Result<i32> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
         "metadata": {"name": STRANGER, "namespace": "default"},
@@ -237,9 +239,9 @@ fn stranger(world: &World<'_>) -> Result<i32> {
             }],
         },
     });
-    world.rig.apply(&pod.to_string())?;
+    deployment.rig.apply(&pod.to_string())?;
     let pod = format!("pod/{STRANGER}");
-    world
+    deployment
         .rig
         .kubectl(["wait", "--for=condition=Ready", &pod, "--timeout=60s"])?;
     process_of(STRANGER).context("the stranger does not run")

@@ -3,7 +3,7 @@
 
 use anyhow::{Context, Result, bail, ensure};
 use rig::cluster::image::PAUSE;
-use rig::world::{NAMESPACE, Route, World};
+use rig::deployment::{Deployment, NAMESPACE, Route};
 use serde_json::{Value, json};
 
 use super::regions::running;
@@ -30,25 +30,25 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn template(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn template(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     let class = json!({
         "apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass",
         "metadata": {"name": "rig-relays"}, "value": 1000,
     });
-    world.rig.apply(&class.to_string())?;
+    deployment.rig.apply(&class.to_string())?;
     let taint = format!("{TAINT}=yes:NoSchedule");
-    world.rig.kubectl(["taint", "node", "n1", &taint])?;
-    let seen = templated(world);
-    world.delete(EDGE)?;
-    untaint(world, "n1")?;
-    world
+    deployment.rig.kubectl(["taint", "node", "n1", &taint])?;
+    let seen = templated(deployment);
+    deployment.delete(EDGE)?;
+    untaint(deployment, "n1")?;
+    deployment
         .rig
         .kubectl(["delete", "priorityclass", "rig-relays"])?;
     seen
 }
 
-fn templated(world: &World<'_>) -> Result<String> {
+fn templated(deployment: &Deployment<'_>) -> Result<String> {
     let resources = json!({
         "requests": {"cpu": "20m", "memory": "24Mi"}, "limits": {"memory": "200Mi"},
     });
@@ -65,9 +65,9 @@ fn templated(world: &World<'_>) -> Result<String> {
         "priorityClassName": "rig-relays",
         "podOverrides": {"containers": [relay, beside], "terminationGracePeriodSeconds": 20},
     });
-    world.apply(EDGE, &json!({"regions": [region], "template": template}))?;
-    world.wait_ready(EDGE)?;
-    let pods = world.list("pods", EDGE)?;
+    deployment.apply(EDGE, &json!({"regions": [region], "template": template}))?;
+    deployment.wait_ready(EDGE)?;
+    let pods = deployment.list("pods", EDGE)?;
     ensure!(pods.len() == 2, "{} pods", pods.len());
     for pod in &pods {
         let (metadata, spec) = (&pod["metadata"], &pod["spec"]);
@@ -98,15 +98,16 @@ fn templated(world: &World<'_>) -> Result<String> {
             ensure!(is, "{what} is not what the template says: {pod}");
         }
     }
-    evicted(world, &pods)
+    evicted(deployment, &pods)
 }
 
 /// Evicts both relays at once: the budget lets one go.
-fn evicted(world: &World<'_>, pods: &[Value]) -> Result<String> {
+fn evicted(deployment: &Deployment<'_>, pods: &[Value]) -> Result<String> {
     let budget = format!("{EDGE}-office");
-    world.eventually("the budget lets one relay go", || {
+    deployment.eventually("the budget lets one relay go", || {
         let allowed =
-            world.object("poddisruptionbudget", &budget)?["status"]["disruptionsAllowed"].clone();
+            deployment.object("poddisruptionbudget", &budget)?["status"]["disruptionsAllowed"]
+                .clone();
         ensure!(allowed == 1, "{allowed} may go");
         Ok(())
     })?;
@@ -117,7 +118,7 @@ fn evicted(world: &World<'_>, pods: &[Value]) -> Result<String> {
             "metadata": {"name": name, "namespace": NAMESPACE},
         });
         let path = format!("/api/v1/namespaces/{NAMESPACE}/pods/{name}/eviction");
-        let mut kubectl = world.rig.kubectl_command();
+        let mut kubectl = deployment.rig.kubectl_command();
         kubectl.args(["create", "--raw", &path, "-f", "-"]);
         rig::command::run_with_input(&mut kubectl, eviction.to_string().as_bytes())
     };
@@ -127,17 +128,17 @@ fn evicted(world: &World<'_>, pods: &[Value]) -> Result<String> {
     };
     let refused = format!("{refused:#}");
     ensure!(refused.contains("disruption budget"), "{refused}");
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
     Ok("two pods; the second eviction was refused".into())
 }
 
-fn drained(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    world.eventually("two relays are ready", || relays(world, "2/2"))?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    let (route, _) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+fn drained(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    deployment.eventually("two relays are ready", || relays(deployment, "2/2"))?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let (route, _) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
     let on = |node: &str| {
-        let machine = world.rig.nodes.iter().find(|n| n.machine.name == node);
+        let machine = deployment.rig.nodes.iter().find(|n| n.machine.name == node);
         let own = machine.map(|n| [n.machine.v4.to_string(), n.machine.v6.to_string()]);
         move |route: &Route| {
             let text = route.to_string();
@@ -148,103 +149,103 @@ fn drained(world: &World<'_>) -> Result<String> {
         true => ("n1", "n2"),
         false => ("n2", "n1"),
     };
-    let pods = running(world)?;
+    let pods = running(deployment)?;
     let words = [
         "--ignore-daemonsets",
         "--delete-emptydir-data",
         "--timeout=60s",
     ];
     let drain = ["drain", first].into_iter().chain(words);
-    let moved = world.rig.kubectl(drain).map(drop).and_then(|()| {
+    let moved = deployment.rig.kubectl(drain).map(drop).and_then(|()| {
         ensure!(
-            running(world)? == pods,
+            running(deployment)? == pods,
             "a drain that ignores DaemonSets took a relay"
         );
         // What is not ignored, as when the node is to be switched off.
         let taint = format!("{TAINT}=yes:NoExecute");
-        world.rig.kubectl(["taint", "node", first, &taint])?;
-        world.eventually("the status counts one relay", || relays(world, "1/1"))?;
-        world.wait_route(c1, c2, on(second), MINUTE)
+        deployment.rig.kubectl(["taint", "node", first, &taint])?;
+        deployment.eventually("the status counts one relay", || relays(deployment, "1/1"))?;
+        deployment.wait_route(c1, c2, on(second), MINUTE)
     });
-    world.rig.kubectl(["uncordon", first])?;
-    untaint(world, first)?;
+    deployment.rig.kubectl(["uncordon", first])?;
+    untaint(deployment, first)?;
     let (route, took) = moved?;
-    world.eventually("both relays are ready again", || relays(world, "2/2"))?;
-    world.wait_ready(EDGE)?;
+    deployment.eventually("both relays are ready again", || relays(deployment, "2/2"))?;
+    deployment.wait_ready(EDGE)?;
     Ok(format!(
         "{first} drained: {route} after {} s",
         took.as_secs()
     ))
 }
 
-fn zones(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn zones(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     for (node, zone) in [("n1", "a"), ("n2", "b")] {
         let label = format!("{ZONE}={zone}");
-        world
+        deployment
             .rig
             .kubectl(["label", "node", node, &label, "--overwrite"])?;
     }
-    let seen = placed(world);
-    world.rig.kubectl(["uncordon", "n1"])?;
-    untaint(world, "n1")?;
+    let seen = placed(deployment);
+    deployment.rig.kubectl(["uncordon", "n1"])?;
+    untaint(deployment, "n1")?;
     let unlabel = format!("{ZONE}-");
-    world
+    deployment
         .rig
         .kubectl(["label", "nodes", "n1", "n2", &unlabel])?;
-    world.delete(EDGE)?;
+    deployment.delete(EDGE)?;
     seen
 }
 
-fn placed(world: &World<'_>) -> Result<String> {
+fn placed(deployment: &Deployment<'_>) -> Result<String> {
     let apply = |placement: Value| {
         let region = json!({
             "name": "office", "clients": ["tag:office"], "placement": placement,
         });
-        world.apply(EDGE, &json!({"regions": [region]}))
+        deployment.apply(EDGE, &json!({"regions": [region]}))
     };
     let only = |what: &str, wanted: &[&str]| {
-        world.eventually(what, || {
-            let on = running(world)?;
+        deployment.eventually(what, || {
+            let on = running(deployment)?;
             ensure!(on.keys().eq(wanted), "relays are on {:?}", on.keys());
             Ok(())
         })
     };
     let one = |zones: Value| json!({"zones": zones, "maxRelays": 1});
-    world.rig.kubectl(["cordon", "n1"])?;
+    deployment.rig.kubectl(["cordon", "n1"])?;
     apply(one(json!(["a", "b"])))?;
     only("nothing is put onto a cordoned node", &["n2"])?;
     apply(one(json!(["a"])))?;
     only("the relay leaves the zone, and waits for the cordon", &[])?;
-    let ready = || world.condition(EDGE, "Ready");
-    world.eventually("the status says that no node fits", || {
+    let ready = || deployment.condition(EDGE, "Ready");
+    deployment.eventually("the status says that no node fits", || {
         let ready = ready()?;
         ensure!(ready == "False/NoNodes", "Ready is '{ready}'");
         Ok(())
     })?;
-    world.rig.kubectl(["uncordon", "n1"])?;
+    deployment.rig.kubectl(["uncordon", "n1"])?;
     only("the relay is in its zone", &["n1"])?;
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
     let taint = format!("{TAINT}=yes:NoExecute");
-    world.rig.kubectl(["taint", "node", "n1", &taint])?;
+    deployment.rig.kubectl(["taint", "node", "n1", &taint])?;
     only("a taint sends the relay away", &[])?;
     let mut tolerant = one(json!(["a"]));
     tolerant["tolerations"] = json!([{"key": TAINT, "operator": "Exists"}]);
     apply(tolerant)?;
     only("a relay that tolerates the taint is back", &["n1"])?;
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
     Ok("n2, none, n1, none, n1".into())
 }
 
-fn relays(world: &World<'_>, wanted: &str) -> Result<()> {
-    let relays = world.object("peerrelay", EDGE)?["status"]["relays"].clone();
+fn relays(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
+    let relays = deployment.object("peerrelay", EDGE)?["status"]["relays"].clone();
     ensure!(relays == wanted, "relays: {relays}");
     Ok(())
 }
 
-fn untaint(world: &World<'_>, node: &str) -> Result<()> {
+fn untaint(deployment: &Deployment<'_>, node: &str) -> Result<()> {
     let taint = format!("{TAINT}-");
     // It fails when there is none.
-    world.rig.kubectl(["taint", "node", node, &taint]).ok();
+    deployment.rig.kubectl(["taint", "node", node, &taint]).ok();
     Ok(())
 }

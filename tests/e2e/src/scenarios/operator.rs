@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use rig::world::{OPERATOR_NAMESPACE, World};
+use rig::deployment::{Deployment, OPERATOR_NAMESPACE};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
@@ -34,14 +34,14 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn thrift(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn thrift(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     // Relays try each other's addresses after they have become ready: the status follows.
     let mut last = Value::Null;
-    world.eventually("the status stays as it is", || {
+    deployment.eventually("the status stays as it is", || {
         thread::sleep(Duration::from_secs(3));
-        let verified = world.condition(EDGE, "EndpointsVerified")?;
-        let now = settled(world)?;
+        let verified = deployment.condition(EDGE, "EndpointsVerified")?;
+        let now = settled(deployment)?;
         let same = std::mem::replace(&mut last, now.clone()) == now;
         ensure!(
             same && verified == "True/Verified",
@@ -49,41 +49,44 @@ fn thrift(world: &World<'_>) -> Result<String> {
         );
         Ok(())
     })?;
-    let before = versions(world, EDGE)?;
-    let status = settled(world)?;
+    let before = versions(deployment, EDGE)?;
+    let status = settled(deployment)?;
     // Metadata only: the operator looks again and finds nothing to do.
     let now = SystemTime::now()
         .duration_since(UNIX_EPOCH)?
         .as_nanos()
         .to_string();
     let note = format!("rig/looked={now}");
-    world.annotate(EDGE, &note)?;
+    deployment.annotate(EDGE, &note)?;
     thread::sleep(Duration::from_secs(3));
-    ensure!(versions(world, EDGE)? == before, "a second look wrote");
-    kill_operators(world)?;
-    wait_for_operator(world)?;
+    ensure!(versions(deployment, EDGE)? == before, "a second look wrote");
+    kill_operators(deployment)?;
+    wait_for_operator(deployment)?;
     thread::sleep(Duration::from_secs(3));
-    ensure!(versions(world, EDGE)? == before, "a new operator wrote");
-    let now = settled(world)?;
+    ensure!(
+        versions(deployment, EDGE)? == before,
+        "a new operator wrote"
+    );
+    let now = settled(deployment)?;
     ensure!(now == status, "the status changed: {now} was {status}");
     Ok(format!("{} objects untouched", before.len()))
 }
 
 /// The status without the number of sessions, which relays tell as it changes.
-fn settled(world: &World<'_>) -> Result<Value> {
-    let mut status = world.object("peerrelay", EDGE)?["status"].clone();
+fn settled(deployment: &Deployment<'_>) -> Result<Value> {
+    let mut status = deployment.object("peerrelay", EDGE)?["status"].clone();
     status["sessions"] = Value::Null;
     Ok(status)
 }
 
-fn drift(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn drift(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let name = format!("{EDGE}-office");
-    world
+    deployment
         .rig
         .kubectl(["delete", "configmap", &name, "-n", "relays"])?;
     let patch = r#"{"spec":{"template":{"spec":{"terminationGracePeriodSeconds":7}}}}"#;
-    world.rig.kubectl([
+    deployment.rig.kubectl([
         "patch",
         "daemonset",
         &name,
@@ -93,9 +96,9 @@ fn drift(world: &World<'_>) -> Result<String> {
         "-p",
         patch,
     ])?;
-    world.eventually("drift is repaired", || {
-        world.object("configmap", &name)?;
-        let set = world.object("daemonset", &name)?;
+    deployment.eventually("drift is repaired", || {
+        deployment.object("configmap", &name)?;
+        let set = deployment.object("daemonset", &name)?;
         let grace = &set["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
         ensure!(*grace == 30, "grace period is {grace}");
         Ok(())
@@ -105,15 +108,15 @@ fn drift(world: &World<'_>) -> Result<String> {
         {"name": "spare", "clients": ["tag:office"],
          "placement": {"nodeSelector": {"peerrelay.dev/no-such-node": "true"}}},
     ]});
-    world.apply(EDGE, &two)?;
-    world.eventually("both regions have their objects", || {
-        let children = versions(world, EDGE)?.len();
+    deployment.apply(EDGE, &two)?;
+    deployment.eventually("both regions have their objects", || {
+        let children = versions(deployment, EDGE)?.len();
         ensure!(children == 11, "{children} objects");
         Ok(())
     })?;
-    world.apply(EDGE, &json!({}))?;
-    world.eventually("the second region's objects are gone", || {
-        let children = versions(world, EDGE)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.eventually("the second region's objects are gone", || {
+        let children = versions(deployment, EDGE)?;
         ensure!(
             children.len() == 6 && children.keys().all(|k| !k.ends_with("spare")),
             "{children:?}"
@@ -123,19 +126,19 @@ fn drift(world: &World<'_>) -> Result<String> {
     Ok("repaired and pruned".into())
 }
 
-fn killed(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let wanted = shape(world, EDGE)?;
+fn killed(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let wanted = shape(deployment, EDGE)?;
     let mut kills = 0;
     let mut pauses = Pauses::new()?;
     for _ in 0..3 {
-        world
+        deployment
             .rig
             .kubectl(["delete", "peerrelay", EDGE, "-n", "relays", "--wait=false"])?;
         pauses.sleep();
-        kill_operators(world)?;
-        world.eventually("deletion ends", || {
-            let left = world.rig.kubectl([
+        kill_operators(deployment)?;
+        deployment.eventually("deletion ends", || {
+            let left = deployment.rig.kubectl([
                 "get",
                 "peerrelays,pods",
                 "-n",
@@ -147,20 +150,20 @@ fn killed(world: &World<'_>) -> Result<String> {
             ])?;
             let left = left.lines().filter(|line| line.contains(EDGE)).count();
             ensure!(
-                left == 0 && versions(world, EDGE)?.is_empty(),
+                left == 0 && versions(deployment, EDGE)?.is_empty(),
                 "{left} objects are left"
             );
             Ok(())
         })?;
-        world.apply(EDGE, &json!({"port": 40_001}))?;
+        deployment.apply(EDGE, &json!({"port": 40_001}))?;
         pauses.sleep();
-        kill_operators(world)?;
-        world.apply(EDGE, &json!({}))?;
+        kill_operators(deployment)?;
+        deployment.apply(EDGE, &json!({}))?;
         pauses.sleep();
-        kill_operators(world)?;
+        kill_operators(deployment)?;
         kills += 3;
-        world.wait_ready(EDGE)?;
-        let now = shape(world, EDGE)?;
+        deployment.wait_ready(EDGE)?;
+        let now = shape(deployment, EDGE)?;
         ensure!(
             now == wanted,
             "another state: {now:?} instead of {wanted:?}"
@@ -169,33 +172,33 @@ fn killed(world: &World<'_>) -> Result<String> {
     Ok(format!("{kills} times"))
 }
 
-fn taken(world: &World<'_>) -> Result<String> {
+fn taken(deployment: &Deployment<'_>) -> Result<String> {
     let foreign = json!({
         "apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "taken-office", "namespace": "relays"}, "data": {"mine": "yes"},
     });
-    world.rig.apply(&foreign.to_string())?;
-    world.apply(
+    deployment.rig.apply(&foreign.to_string())?;
+    deployment.apply(
         "taken",
         &json!({"port": 40_100, "monitoring": {"port": 9_540}}),
     )?;
-    world.eventually("the name is said to be taken", || {
-        let stalled = world.condition("taken", "Stalled")?;
+    deployment.eventually("the name is said to be taken", || {
+        let stalled = deployment.condition("taken", "Stalled")?;
         ensure!(stalled == "True/NameTaken", "Stalled is '{stalled}'");
         Ok(())
     })?;
-    let data = world.object("configmap", "taken-office")?["data"].clone();
+    let data = deployment.object("configmap", "taken-office")?["data"].clone();
     ensure!(data == json!({"mine": "yes"}), "it was changed: {data}");
-    world.delete("taken")?;
-    world
+    deployment.delete("taken")?;
+    deployment
         .rig
         .kubectl(["delete", "configmap", "taken-office", "-n", "relays"])?;
     Ok("NameTaken".into())
 }
 
 /// Resource version of each child.
-fn versions(world: &World<'_>, name: &str) -> Result<BTreeMap<String, String>> {
-    let children = world.list(CHILDREN, name)?;
+fn versions(deployment: &Deployment<'_>, name: &str) -> Result<BTreeMap<String, String>> {
+    let children = deployment.list(CHILDREN, name)?;
     Ok(children
         .iter()
         .map(|child| {
@@ -212,8 +215,8 @@ fn versions(world: &World<'_>, name: &str) -> Result<BTreeMap<String, String>> {
 }
 
 /// What each child says, without what differs between two lives of the same object.
-fn shape(world: &World<'_>, name: &str) -> Result<BTreeMap<String, String>> {
-    let children = world.list(CHILDREN, name)?;
+fn shape(deployment: &Deployment<'_>, name: &str) -> Result<BTreeMap<String, String>> {
+    let children = deployment.list(CHILDREN, name)?;
     Ok(children
         .iter()
         .map(|child| {
@@ -236,8 +239,8 @@ fn shape(world: &World<'_>, name: &str) -> Result<BTreeMap<String, String>> {
 }
 
 /// Ends all operators at once.
-pub(super) fn kill_operators(world: &World<'_>) -> Result<()> {
-    world.rig.kubectl([
+pub(super) fn kill_operators(deployment: &Deployment<'_>) -> Result<()> {
+    deployment.rig.kubectl([
         "delete",
         "pods",
         "-n",
@@ -250,9 +253,9 @@ pub(super) fn kill_operators(world: &World<'_>) -> Result<()> {
     Ok(())
 }
 
-fn wait_for_operator(world: &World<'_>) -> Result<()> {
-    world.eventually("an operator leads", || {
-        let lease = world.rig.kubectl([
+fn wait_for_operator(deployment: &Deployment<'_>) -> Result<()> {
+    deployment.eventually("an operator leads", || {
+        let lease = deployment.rig.kubectl([
             "get",
             "lease",
             "peerrelay-operator",
@@ -265,9 +268,10 @@ fn wait_for_operator(world: &World<'_>) -> Result<()> {
         let holder = lease["spec"]["holderIdentity"]
             .as_str()
             .context("nobody leads")?;
-        let pods = world
-            .rig
-            .kubectl(["get", "pods", "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
+        let pods =
+            deployment
+                .rig
+                .kubectl(["get", "pods", "-n", OPERATOR_NAMESPACE, "-o", "name"])?;
         ensure!(pods.contains(holder), "{holder} is gone");
         Ok(())
     })

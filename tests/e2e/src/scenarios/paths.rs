@@ -5,7 +5,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rig::world::{NAMESPACE, Route, World};
+use rig::deployment::{Deployment, NAMESPACE, Route};
 use serde_json::json;
 
 use super::{EDGE, MINUTE, Scenario, THIRTY, is_relay, relayed, reset};
@@ -35,24 +35,24 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn first(world: &World<'_>) -> Result<String> {
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    world.delete(EDGE)?;
-    world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
-    world.write_secret(&world.rig.tailnet.auth_key())?;
+fn first(deployment: &Deployment<'_>) -> Result<String> {
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    deployment.delete(EDGE)?;
+    deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+    deployment.write_secret(&deployment.rig.tailnet.auth_key())?;
     let start = Instant::now();
-    world.apply(EDGE, &json!({}))?;
+    deployment.apply(EDGE, &json!({}))?;
     let applied = Instant::now();
-    world.eventually("the DaemonSet exists", || {
-        world
+    deployment.eventually("the DaemonSet exists", || {
+        deployment
             .object("daemonset", &format!("{EDGE}-office"))
             .map(drop)
     })?;
     let created = applied.elapsed();
-    let (route, _) = world.wait_route(c1, c2, is_relay, THIRTY)?;
+    let (route, _) = deployment.wait_route(c1, c2, is_relay, THIRTY)?;
     let took = start.elapsed();
     ensure!(took < THIRTY, "it took {} s", took.as_secs());
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
 
     let status = c1.tailscale(["status"])?;
     let line = status
@@ -63,7 +63,7 @@ fn first(world: &World<'_>) -> Result<String> {
         line.contains("active; peer-relay ") && line.contains(":40000:vni:"),
         "status says: {line}"
     );
-    let nodes = world.rig.tailnet.nodes()?;
+    let nodes = deployment.rig.tailnet.nodes()?;
     let relays: Vec<_> = nodes.iter().filter(|node| node.peer_relay).collect();
     ensure!(
         relays.len() == 2,
@@ -80,7 +80,7 @@ fn first(world: &World<'_>) -> Result<String> {
             );
         }
     }
-    let servers = world.client("c3")?.debug_peer_relay_servers()?;
+    let servers = deployment.client("c3")?.debug_peer_relay_servers()?;
     ensure!(
         servers.trim() == "[]",
         "c3 without the grant knows {servers}"
@@ -92,41 +92,41 @@ fn first(world: &World<'_>) -> Result<String> {
     ))
 }
 
-fn bulk(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    relayed(world)?;
-    let before = world.metric("peerrelay_forwarded_bytes_total")?;
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+fn bulk(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    relayed(deployment)?;
+    let before = deployment.metric("peerrelay_forwarded_bytes_total")?;
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     let start = Instant::now();
-    let sent = world
+    let sent = deployment
         .probe(c1, &["send", &to, &BULK.to_string()])?
         .finish()?;
     let seconds = start.elapsed().as_secs_f64();
     drop(server);
-    let relayed_bytes = world.metric("peerrelay_forwarded_bytes_total")? - before;
+    let relayed_bytes = deployment.metric("peerrelay_forwarded_bytes_total")? - before;
     ensure!(
         relayed_bytes > BULK as f64,
         "the relays forwarded {relayed_bytes} bytes only"
     );
-    let upstream = world.metric("tailscaled_peer_relay_forwarded_bytes_total")?;
+    let upstream = deployment.metric("tailscaled_peer_relay_forwarded_bytes_total")?;
     ensure!(
         upstream >= relayed_bytes,
         "upstream's metric says {upstream}"
     );
-    ensure!(is_relay(&world.route(c1, c2)?), "the path changed");
+    ensure!(is_relay(&deployment.route(c1, c2)?), "the path changed");
     Ok(format!("{sent} in {seconds:.1} s"))
 }
 
-fn direct(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    relayed(world)?;
-    world.rig.network.block_clients(false)?;
-    let (_, there) = world.wait_route(c1, c2, |route| *route == Route::Direct, MINUTE)?;
-    world.rig.network.block_clients(true)?;
-    let (_, back) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+fn direct(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    relayed(deployment)?;
+    deployment.rig.network.block_clients(false)?;
+    let (_, there) = deployment.wait_route(c1, c2, |route| *route == Route::Direct, MINUTE)?;
+    deployment.rig.network.block_clients(true)?;
+    let (_, back) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
     Ok(format!(
         "direct after {} s, relayed again after {} s",
         there.as_secs(),
@@ -134,41 +134,41 @@ fn direct(world: &World<'_>) -> Result<String> {
     ))
 }
 
-fn gone(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    relayed(world)?;
-    let devices = relays(world)?;
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+fn gone(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    relayed(deployment)?;
+    let devices = relays(deployment)?;
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let held = world.probe(c1, &["hold", &to])?;
+    let held = deployment.probe(c1, &["hold", &to])?;
 
     // Relays that the operator removes are withdrawn first. These end without notice.
-    world.apply(EDGE, &json!({"paused": true}))?;
-    world.eventually("the operator leaves everything as it is", || {
-        let ready = world.condition(EDGE, "Ready")?;
+    deployment.apply(EDGE, &json!({"paused": true}))?;
+    deployment.eventually("the operator leaves everything as it is", || {
+        let ready = deployment.condition(EDGE, "Ready")?;
         ensure!(ready == "Unknown/Paused", "Ready is '{ready}'");
         Ok(())
     })?;
     let label = format!("peerrelay.dev/peer-relay={EDGE}");
-    world
+    deployment
         .rig
         .kubectl(["delete", "daemonsets", "-n", NAMESPACE, "-l", &label])?;
-    world.eventually("no relay runs", || {
-        let pods = world.list("pods", EDGE)?;
+    deployment.eventually("no relay runs", || {
+        let pods = deployment.list("pods", EDGE)?;
         ensure!(pods.is_empty(), "{} relays run", pods.len());
         Ok(())
     })?;
-    let (_, away) = world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+    let (_, away) = deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
     // Longer than a path is trusted, so that data really went over DERP.
     thread::sleep(Duration::from_secs(5));
 
-    world.apply(EDGE, &json!({}))?;
-    let (_, back) = world.wait_route(c1, c2, is_relay, MINUTE)?;
+    deployment.apply(EDGE, &json!({}))?;
+    let (_, back) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
     let trips = held.finish().context("TCP did not survive")?;
     drop(server);
     ensure!(
-        relays(world)? == devices,
+        relays(deployment)? == devices,
         "the relays came back as other devices"
     );
     Ok(format!(
@@ -179,8 +179,8 @@ fn gone(world: &World<'_>) -> Result<String> {
 }
 
 /// Name and key of each relay in the tailnet.
-fn relays(world: &World<'_>) -> Result<Vec<(String, String)>> {
-    let nodes = world.rig.tailnet.nodes()?;
+fn relays(deployment: &Deployment<'_>) -> Result<Vec<(String, String)>> {
+    let nodes = deployment.rig.tailnet.nodes()?;
     let relays = nodes.into_iter().filter(|node| node.peer_relay);
     let mut devices: Vec<_> = relays.map(|node| (node.name, node.key)).collect();
     devices.sort();

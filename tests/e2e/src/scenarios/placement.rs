@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use rig::command::{program_in, run};
-use rig::world::{NAMESPACE, World, message};
+use rig::deployment::{Deployment, NAMESPACE, message};
 use serde_json::{Value, json};
 
 use super::regions::running;
@@ -27,43 +27,43 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn beside(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn beside(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     let one = |port: u16| {
         let region = json!({
             "name": "office", "clients": ["tag:office"], "placement": {"maxRelays": 1},
         });
         json!({"port": port, "regions": [region]})
     };
-    let seen = apart(world, &one).and_then(|()| {
+    let seen = apart(deployment, &one).and_then(|()| {
         // Nothing but the port is another.
-        world.apply(EDGE, &json!({}))?;
-        world.apply(OTHER, &json!({"port": 40_300}))?;
+        deployment.apply(EDGE, &json!({}))?;
+        deployment.apply(OTHER, &json!({"port": 40_300}))?;
         for name in [EDGE, OTHER] {
-            world.eventually("both are on both nodes", || {
-                let relays = world.object("peerrelay", name)?["status"]["relays"].clone();
+            deployment.eventually("both are on both nodes", || {
+                let relays = deployment.object("peerrelay", name)?["status"]["relays"].clone();
                 ensure!(relays == "2/2", "relays of {name}: {relays}");
                 Ok(())
             })?;
-            world.wait_ready(name)?;
+            deployment.wait_ready(name)?;
         }
-        let seen = answered(world)?;
-        stored_port(world)?;
+        let seen = answered(deployment)?;
+        stored_port(deployment)?;
         Ok(seen)
     });
-    world.delete(OTHER)?;
-    world.delete(EDGE)?;
+    deployment.delete(OTHER)?;
+    deployment.delete(EDGE)?;
     seen
 }
 
 /// With one port and one relay each, the two are on different nodes; a third finds none.
-fn apart(world: &World<'_>, one: &dyn Fn(u16) -> Value) -> Result<()> {
-    world.apply(EDGE, &one(40_000))?;
-    world.wait_ready(EDGE)?;
-    world.apply(OTHER, &one(40_000))?;
-    world.wait_ready(OTHER)?;
+fn apart(deployment: &Deployment<'_>, one: &dyn Fn(u16) -> Value) -> Result<()> {
+    deployment.apply(EDGE, &one(40_000))?;
+    deployment.wait_ready(EDGE)?;
+    deployment.apply(OTHER, &one(40_000))?;
+    deployment.wait_ready(OTHER)?;
     let nodes = |name: &str| -> Result<Vec<String>> {
-        let pods = world.list("pods", name)?;
+        let pods = deployment.list("pods", name)?;
         let node = |pod: &Value| pod["spec"]["nodeName"].as_str().map(str::to_owned);
         Ok(pods.iter().filter_map(node).collect())
     };
@@ -72,16 +72,16 @@ fn apart(world: &World<'_>, one: &dyn Fn(u16) -> Value) -> Result<()> {
         ours.len() == 1 && theirs.len() == 1 && ours != theirs,
         "relays on {ours:?} and {theirs:?}"
     );
-    world.delete(OTHER)?;
-    world.apply(EDGE, &json!({}))?;
-    world.eventually("the first has both nodes", || {
-        let relays = world.object("peerrelay", EDGE)?["status"]["relays"].clone();
+    deployment.delete(OTHER)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.eventually("the first has both nodes", || {
+        let relays = deployment.object("peerrelay", EDGE)?["status"]["relays"].clone();
         ensure!(relays == "2/2", "relays: {relays}");
         Ok(())
     })?;
-    world.apply(OTHER, &one(40_000))?;
-    world.eventually("who has the port is told", || {
-        let status = world.object("peerrelay", OTHER)?["status"].clone();
+    deployment.apply(OTHER, &one(40_000))?;
+    deployment.eventually("who has the port is told", || {
+        let status = deployment.object("peerrelay", OTHER)?["status"].clone();
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         let stalled = conditions.iter().find(|c| c["type"] == "Stalled");
         let stalled = stalled.context("it does not stall")?;
@@ -95,19 +95,19 @@ fn apart(world: &World<'_>, one: &dyn Fn(u16) -> Value) -> Result<()> {
         Ok(())
     })?;
     // It recovers by itself when the port is free.
-    world.delete(EDGE)?;
-    world.wait_ready(OTHER)?;
-    world.delete(OTHER)
+    deployment.delete(EDGE)?;
+    deployment.wait_ready(OTHER)?;
+    deployment.delete(OTHER)
 }
 
 /// Earlier versions stored 9440 in every PeerRelay: the message says what to remove.
-fn stored_port(world: &World<'_>) -> Result<()> {
+fn stored_port(deployment: &Deployment<'_>) -> Result<()> {
     let stored = |port: u16| json!({"port": port, "monitoring": {"port": 9_440}});
-    world.apply(EDGE, &stored(40_000))?;
-    world.apply(OTHER, &stored(40_300))?;
-    world.eventually("the port and the field are told", || {
-        let is = world.condition(OTHER, "Stalled")?;
-        let said = message(&world.object("peerrelay", OTHER)?, "Stalled");
+    deployment.apply(EDGE, &stored(40_000))?;
+    deployment.apply(OTHER, &stored(40_300))?;
+    deployment.eventually("the port and the field are told", || {
+        let is = deployment.condition(OTHER, "Stalled")?;
+        let said = message(&deployment.object("peerrelay", OTHER)?, "Stalled");
         let words = [
             "TCP port 9440 of node",
             "PeerRelay relays/edge",
@@ -121,7 +121,7 @@ fn stored_port(world: &World<'_>) -> Result<()> {
         Ok(())
     })?;
     let patch = r#"[{"op": "remove", "path": "/spec/monitoring/port"}]"#;
-    world.rig.kubectl([
+    deployment.rig.kubectl([
         "patch",
         "peerrelay",
         OTHER,
@@ -131,12 +131,12 @@ fn stored_port(world: &World<'_>) -> Result<()> {
         "-p",
         patch,
     ])?;
-    world.wait_ready(OTHER)
+    deployment.wait_ready(OTHER)
 }
 
 /// A probe that reaches the other relay is not taken for an answer.
-fn answered(world: &World<'_>) -> Result<String> {
-    let node = world.rig.nodes.first().context("no node")?;
+fn answered(deployment: &Deployment<'_>) -> Result<String> {
+    let node = deployment.rig.nodes.first().context("no node")?;
     let ask = |identity: &str| {
         let mut curl = program_in(node.machine.namespace, "curl");
         let header = format!("peerrelay-identity: {identity}");
@@ -155,26 +155,26 @@ fn answered(world: &World<'_>) -> Result<String> {
     Ok("apart with one port, both on both nodes with two; a probe for the other gets 421".into())
 }
 
-fn kinds(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let seen = made(world)
-        .and_then(|()| none_there(world))
-        .and_then(|()| rolled_out(world));
-    world.delete(EDGE)?;
+fn kinds(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let seen = made(deployment)
+        .and_then(|()| none_there(deployment))
+        .and_then(|()| rolled_out(deployment));
+    deployment.delete(EDGE)?;
     for name in MADE {
-        world.remove_node(name)?;
+        deployment.remove_node(name)?;
     }
     seen
 }
 
-fn made(world: &World<'_>) -> Result<()> {
-    world.add_node(MADE[0], &json!({"kubernetes.io/os": "windows"}))?;
-    world.add_node(MADE[1], &json!({"kubernetes.io/arch": "s390x"}))?;
-    world.add_node(MADE[2], &json!({"type": "virtual-kubelet"}))
+fn made(deployment: &Deployment<'_>) -> Result<()> {
+    deployment.add_node(MADE[0], &json!({"kubernetes.io/os": "windows"}))?;
+    deployment.add_node(MADE[1], &json!({"kubernetes.io/arch": "s390x"}))?;
+    deployment.add_node(MADE[2], &json!({"type": "virtual-kubelet"}))
 }
 
 /// With and without a number, and although everything is tolerated.
-fn none_there(world: &World<'_>) -> Result<()> {
+fn none_there(deployment: &Deployment<'_>) -> Result<()> {
     let tolerant = |most: Option<u16>| {
         let mut placement = json!({"tolerations": [{"operator": "Exists"}]});
         if let Some(most) = most {
@@ -185,10 +185,11 @@ fn none_there(world: &World<'_>) -> Result<()> {
         }]})
     };
     for most in [None, Some(5)] {
-        world.apply(EDGE, &tolerant(most))?;
-        world.eventually("two relays on two nodes", || {
-            let status = world.object("peerrelay", EDGE)?["status"].clone();
-            let generation = world.object("peerrelay", EDGE)?["metadata"]["generation"].clone();
+        deployment.apply(EDGE, &tolerant(most))?;
+        deployment.eventually("two relays on two nodes", || {
+            let status = deployment.object("peerrelay", EDGE)?["status"].clone();
+            let generation =
+                deployment.object("peerrelay", EDGE)?["metadata"]["generation"].clone();
             let told = (
                 status["relays"].clone(),
                 status["regions"][0]["nodes"].clone(),
@@ -199,16 +200,16 @@ fn none_there(world: &World<'_>) -> Result<()> {
             );
             Ok(())
         })?;
-        world.wait_ready(EDGE)?;
-        let pods = world.list("pods", EDGE)?;
+        deployment.wait_ready(EDGE)?;
+        let pods = deployment.list("pods", EDGE)?;
         ensure!(pods.len() == 2, "{} pods", pods.len());
     }
-    world.delete(EDGE)
+    deployment.delete(EDGE)
 }
 
 /// A node that never answers has a relay that never starts; the others are replaced all the same.
-fn rolled_out(world: &World<'_>) -> Result<String> {
-    world.add_node(MADE[3], &json!({}))?;
+fn rolled_out(deployment: &Deployment<'_>) -> Result<String> {
+    deployment.add_node(MADE[3], &json!({}))?;
     let three = |round: &str| {
         json!({
             "regions": [{
@@ -224,10 +225,10 @@ fn rolled_out(world: &World<'_>) -> Result<String> {
             "template": {"annotations": {"example.net/round": round}},
         })
     };
-    world.apply(EDGE, &three("1"))?;
+    deployment.apply(EDGE, &three("1"))?;
     let in_round = |round: &'static str| {
         move || {
-            let pods = world.list("pods", EDGE)?;
+            let pods = deployment.list("pods", EDGE)?;
             let alive = pods
                 .iter()
                 .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
@@ -237,19 +238,19 @@ fn rolled_out(world: &World<'_>) -> Result<String> {
                     && ready(pod)
             });
             ensure!(there.count() == 2, "not both relays are in round {round}");
-            let relays = world.object("peerrelay", EDGE)?["status"]["relays"].clone();
+            let relays = deployment.object("peerrelay", EDGE)?["status"]["relays"].clone();
             ensure!(relays == "2/3", "relays: {relays}");
             Ok(())
         }
     };
-    world.eventually("two of three relays are ready", in_round("1"))?;
-    let before = running(world)?;
+    deployment.eventually("two of three relays are ready", in_round("1"))?;
+    let before = running(deployment)?;
     let start = std::time::Instant::now();
-    world.apply(EDGE, &three("2"))?;
+    deployment.apply(EDGE, &three("2"))?;
     // Between the two, one reads of the other in its ConfigMap and reaches it.
     rig::process::wait_until(MINUTE * 3, || true, in_round("2"))?;
     let took = start.elapsed().as_secs();
-    let after = running(world)?;
+    let after = running(deployment)?;
     ensure!(
         before.keys().eq(after.keys()),
         "{before:?} became {after:?}"

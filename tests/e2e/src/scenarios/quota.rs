@@ -1,8 +1,8 @@
 //! The total of relays in a tailnet, over PeerRelays.
 
 use anyhow::{Context, Result, ensure};
+use rig::deployment::{Deployment, NAMESPACE, message};
 use rig::tailnet::LOGIN_SERVER;
-use rig::world::{NAMESPACE, World, message};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, vacant};
@@ -21,63 +21,63 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-fn shared(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let seen = counted(world);
+fn shared(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let seen = counted(deployment);
     for name in RELAYS {
-        world.delete(name)?;
+        deployment.delete(name)?;
     }
     for node in NODES {
-        world.remove_node(node)?;
+        deployment.remove_node(node)?;
     }
     seen
 }
 
-fn counted(world: &World<'_>) -> Result<String> {
+fn counted(deployment: &Deployment<'_>) -> Result<String> {
     for node in NODES {
-        world.add_node(node, &json!({"rig/quota": "yes"}))?;
+        deployment.add_node(node, &json!({"rig/quota": "yes"}))?;
     }
     let [first, second, third, own] = RELAYS;
-    world.apply(first, &one(40_400, None))?;
-    world.apply(second, &one(40_500, None))?;
+    deployment.apply(first, &one(40_400, None))?;
+    deployment.apply(second, &one(40_500, None))?;
     let within = "2 relays, at most 2 in total in the tailnet: 1 of this PeerRelay, 1 of ";
     told(
-        world,
+        deployment,
         first,
         "True/WithinAllowance",
         &format!("{within}{NAMESPACE}/{second}"),
     )?;
     told(
-        world,
+        deployment,
         second,
         "True/WithinAllowance",
         &format!("{within}{NAMESPACE}/{first}"),
     )?;
 
     let written_otherwise = "https://login.tailscale.com:443/";
-    world.apply(third, &one(40_600, Some(written_otherwise)))?;
-    world.apply(own, &one(40_700, Some(LOGIN_SERVER)))?;
+    deployment.apply(third, &one(40_600, Some(written_otherwise)))?;
+    deployment.apply(own, &one(40_700, Some(LOGIN_SERVER)))?;
     for name in [first, second, third] {
         let exceeded = "3 relays, at most 2 in total in the tailnet: 1 of this PeerRelay";
-        told(world, name, "False/AllowanceExceeded", exceeded)?;
+        told(deployment, name, "False/AllowanceExceeded", exceeded)?;
     }
-    world.eventually(
+    deployment.eventually(
         "the PeerRelay of another control server is looked at",
         || {
-            let ready = world.condition(own, "Ready")?;
+            let ready = deployment.condition(own, "Ready")?;
             ensure!(!ready.is_empty(), "it has no condition");
             Ok(())
         },
     )?;
-    let quota = world.condition(own, "WithinQuota")?;
+    let quota = deployment.condition(own, "WithinQuota")?;
     ensure!(quota.is_empty(), "WithinQuota of {own} is '{quota}'");
 
     let mut plan = one(40_400, None);
     plan["maxRelays"] = json!(3);
-    world.apply(first, &plan)?;
+    deployment.apply(first, &plan)?;
     for name in [first, second, third] {
         told(
-            world,
+            deployment,
             name,
             "True/WithinAllowance",
             "3 relays, at most 3 in total",
@@ -104,11 +104,11 @@ fn one(port: u16, control_url: Option<&str>) -> Value {
     }]})
 }
 
-fn told(world: &World<'_>, name: &str, wanted: &str, words: &str) -> Result<()> {
-    world
+fn told(deployment: &Deployment<'_>, name: &str, wanted: &str, words: &str) -> Result<()> {
+    deployment
         .eventually("the total is told", || {
-            let is = world.condition(name, "WithinQuota")?;
-            let said = message(&world.object("peerrelay", name)?, "WithinQuota");
+            let is = deployment.condition(name, "WithinQuota")?;
+            let said = message(&deployment.object("peerrelay", name)?, "WithinQuota");
             ensure!(
                 is == wanted && said.contains(words),
                 "WithinQuota is '{is}': {said}"

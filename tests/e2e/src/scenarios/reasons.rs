@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::auth_key::AuthKey;
+use rig::deployment::{Deployment, NAMESPACE, message};
 use rig::process;
 use rig::signals;
-use rig::world::{NAMESPACE, World, message};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
@@ -46,34 +46,34 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn forbidden(world: &World<'_>) -> Result<String> {
-    world.delete(EDGE)?;
-    label(world, "baseline")?;
+fn forbidden(deployment: &Deployment<'_>) -> Result<String> {
+    deployment.delete(EDGE)?;
+    label(deployment, "baseline")?;
     let start = Instant::now();
-    world.apply(OTHER, &elsewhere())?;
-    let said = stalled(world, OTHER, "PodSecurityForbidden")?;
+    deployment.apply(OTHER, &elsewhere())?;
+    let said = stalled(deployment, OTHER, "PodSecurityForbidden")?;
     let found = start.elapsed().as_secs();
     let fix = "kubectl label namespace relays pod-security.kubernetes.io/enforce=privileged";
     ensure!(
         said.contains(fix),
         "the message does not name the label: {said}"
     );
-    label(world, "privileged")?;
+    label(deployment, "privileged")?;
     let set = format!("daemonset/{OTHER}-office");
-    world
+    deployment
         .rig
         .kubectl(["rollout", "restart", &set, "-n", NAMESPACE])?;
-    world.wait_ready(OTHER)?;
+    deployment.wait_ready(OTHER)?;
     ensure!(
-        world.condition(OTHER, "Stalled")?.is_empty(),
+        deployment.condition(OTHER, "Stalled")?.is_empty(),
         "Stalled stays"
     );
-    world.delete(OTHER)?;
+    deployment.delete(OTHER)?;
     Ok(format!("told after {found} s"))
 }
 
-fn pods(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn pods(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let mut spec = elsewhere();
     spec["port"] = json!(40_000);
     let mut found = Vec::new();
@@ -82,40 +82,40 @@ fn pods(world: &World<'_>) -> Result<String> {
     };
 
     let start = Instant::now();
-    world.apply(OTHER, &spec)?;
-    let said = stalled(world, OTHER, "HostPortConflict")?;
+    deployment.apply(OTHER, &spec)?;
+    let said = stalled(deployment, OTHER, "HostPortConflict")?;
     let names = ["UDP port 40000 of node", "PeerRelay relays/edge"];
     ensure!(names.iter().all(|name| said.contains(name)), "{said}");
     timed("HostPortConflict", start);
-    world.delete(OTHER)?;
+    deployment.delete(OTHER)?;
 
-    let pod = first_pod(world)?;
+    let pod = first_pod(deployment)?;
     let patch = r#"{"spec":{"containers":[{"name":"relay","image":"example.test/none:1"}]}}"#;
     let start = Instant::now();
-    world
+    deployment
         .rig
         .kubectl(["patch", "pod", &pod, "-n", NAMESPACE, "-p", patch])?;
-    stalled(world, EDGE, "ImagePullFailed")?;
+    stalled(deployment, EDGE, "ImagePullFailed")?;
     timed("ImagePullFailed", start);
-    world
+    deployment
         .rig
         .kubectl(["delete", "pod", &pod, "-n", NAMESPACE])?;
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
 
-    let pod = first_pod(world)?;
+    let pod = first_pod(deployment)?;
     let start = Instant::now();
-    world.eventually("a crash loop is told", || {
+    deployment.eventually("a crash loop is told", || {
         // Each restart is a new process, until the kubelet waits.
         if let Some(pid) = process_of(&pod) {
             signals::kill(pid);
         }
-        let ready = world.condition(EDGE, "Ready")?;
+        let ready = deployment.condition(EDGE, "Ready")?;
         ensure!(ready == "False/CrashLooping", "Ready is '{ready}'");
         Ok(())
     })?;
     timed("CrashLooping", start);
-    world.wait_ready(EDGE)?;
-    let events = world
+    deployment.wait_ready(EDGE)?;
+    let events = deployment
         .rig
         .kubectl(["get", "events", "-n", NAMESPACE, "-o", "json"])?;
     for reason in ["HostPortConflict", "ImagePullFailed", "CrashLooping"] {
@@ -124,13 +124,13 @@ fn pods(world: &World<'_>) -> Result<String> {
     Ok(found.join(", "))
 }
 
-fn metrics_port(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let node = world.rig.nodes.first().context("no node")?;
-    let holder = world.probe_on(node, &["serve", "40201"])?;
+fn metrics_port(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let node = deployment.rig.nodes.first().context("no node")?;
+    let holder = deployment.probe_on(node, &["serve", "40201"])?;
     let start = Instant::now();
-    world.apply(OTHER, &elsewhere())?;
-    let said = stalled(world, OTHER, "HostPortConflict")?;
+    deployment.apply(OTHER, &elsewhere())?;
+    let said = stalled(deployment, OTHER, "HostPortConflict")?;
     let took = start.elapsed().as_secs();
     let port = format!("TCP port 40201 of node {}", node.machine.name);
     ensure!(
@@ -138,40 +138,43 @@ fn metrics_port(world: &World<'_>) -> Result<String> {
         "{said}"
     );
     drop(holder);
-    world.wait_ready(OTHER)?;
-    for pod in world.list("pods", OTHER)? {
+    deployment.wait_ready(OTHER)?;
+    for pod in deployment.list("pods", OTHER)? {
         let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
         ensure!(*restarts == 0, "a relay was restarted {restarts} times");
     }
-    world.delete(OTHER)?;
+    deployment.delete(OTHER)?;
     Ok(format!("told after {took} s"))
 }
 
 /// The key belongs to a user who does not own the relays' tag: control refuses the tag, and lets the
 /// device in without.
-fn tag_missing(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    world.delete(EDGE)?;
+fn tag_missing(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    deployment.delete(EDGE)?;
     let (member, tagged) = (
         AuthKey::new("tskey-auth-member"),
         AuthKey::new("tskey-auth-tagged"),
     );
-    world.rig.tailnet.add_key(&member, &[])?;
-    world.write_secret(&member)?;
+    deployment.rig.tailnet.add_key(&member, &[])?;
+    deployment.write_secret(&member)?;
     let name = &format!("untagged-{}", std::process::id());
-    world.apply(name, &json!({}))?;
-    let said = stalled(world, name, "TagMissing")?;
+    deployment.apply(name, &json!({}))?;
+    let said = stalled(deployment, name, "TagMissing")?;
     ensure!(
         said.contains("tag:relay-office") && said.contains("auth key"),
         "the message does not name the remedy: {said}"
     );
-    restarted_without_tag(world, name)?;
-    world.rig.tailnet.add_key(&tagged, &["tag:relay-office"])?;
-    world.write_secret(&tagged)?;
+    restarted_without_tag(deployment, name)?;
+    deployment
+        .rig
+        .tailnet
+        .add_key(&tagged, &["tag:relay-office"])?;
+    deployment.write_secret(&tagged)?;
     let start = Instant::now();
-    world.wait_ready(name)?;
-    world.delete(name)?;
-    world.write_secret(&world.rig.tailnet.auth_key())?;
+    deployment.wait_ready(name)?;
+    deployment.delete(name)?;
+    deployment.write_secret(&deployment.rig.tailnet.auth_key())?;
     Ok(format!(
         "ready {} s after the right key",
         start.elapsed().as_secs()
@@ -179,9 +182,9 @@ fn tag_missing(world: &World<'_>) -> Result<String> {
 }
 
 /// A relay that asked for its tag again when it starts anew would lose its node key.
-fn restarted_without_tag(world: &World<'_>, name: &str) -> Result<()> {
+fn restarted_without_tag(deployment: &Deployment<'_>, name: &str) -> Result<()> {
     let names = || -> Result<BTreeSet<String>> {
-        let pods = world.list("pods", name)?;
+        let pods = deployment.list("pods", name)?;
         let names = pods
             .iter()
             .filter_map(|pod| pod["metadata"]["name"].as_str());
@@ -189,11 +192,11 @@ fn restarted_without_tag(world: &World<'_>, name: &str) -> Result<()> {
     };
     let before = names()?;
     let label = format!("peerrelay.dev/peer-relay={name}");
-    world
+    deployment
         .rig
         .kubectl(["delete", "pods", "-n", NAMESPACE, "-l", &label])?;
-    world.eventually("relays that were restarted lack their tag", || {
-        let mut reports = world.reports(name)?;
+    deployment.eventually("relays that were restarted lack their tag", || {
+        let mut reports = deployment.reports(name)?;
         let of = |report: &Value| report["metadata"]["name"].as_str().map(str::to_owned);
         reports.retain(|report| of(report).is_none_or(|pod| !before.contains(&pod)));
         let reasons: Vec<_> = reports.iter().map(|r| &r["status"]["reason"]).collect();
@@ -203,12 +206,12 @@ fn restarted_without_tag(world: &World<'_>, name: &str) -> Result<()> {
         );
         Ok(())
     })?;
-    stalled(world, name, "TagMissing").map(drop)
+    stalled(deployment, name, "TagMissing").map(drop)
 }
 
-fn told_by_control(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let tailnet = &world.rig.tailnet;
+fn told_by_control(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let tailnet = &deployment.rig.tailnet;
     let nodes = tailnet.nodes()?;
     let relays = nodes
         .iter()
@@ -228,7 +231,7 @@ fn told_by_control(world: &World<'_>) -> Result<String> {
         let mut took = Duration::ZERO;
         let told = all(true).and_then(|()| {
             let soon = || {
-                let is = world.condition(EDGE, "TailnetConnected")?;
+                let is = deployment.condition(EDGE, "TailnetConnected")?;
                 ensure!(
                     is == format!("False/{reason}"),
                     "TailnetConnected is '{is}'"
@@ -237,12 +240,12 @@ fn told_by_control(world: &World<'_>) -> Result<String> {
             };
             process::wait_until(SOON, || true, soon)?;
             took = start.elapsed();
-            stalled(world, EDGE, reason).map(drop)
+            stalled(deployment, EDGE, reason).map(drop)
         });
         all(false)?;
         told.context(reason)?;
         let start = Instant::now();
-        world.wait_ready(EDGE)?;
+        deployment.wait_ready(EDGE)?;
         found.push(format!(
             "{reason} after {:.1} s, ready {:.1} s after its end",
             took.as_secs_f64(),
@@ -258,27 +261,27 @@ fn elsewhere() -> Value {
 }
 
 /// Waits until a PeerRelay stalls for this reason, and gives the message.
-fn stalled(world: &World<'_>, name: &str, reason: &str) -> Result<String> {
-    world.eventually(reason, || {
+fn stalled(deployment: &Deployment<'_>, name: &str, reason: &str) -> Result<String> {
+    deployment.eventually(reason, || {
         for (kind, wanted) in [("Stalled", "True"), ("Ready", "False")] {
-            let is = world.condition(name, kind)?;
+            let is = deployment.condition(name, kind)?;
             ensure!(is == format!("{wanted}/{reason}"), "{kind} is '{is}'");
         }
         Ok(())
     })?;
-    Ok(message(&world.object("peerrelay", name)?, "Ready"))
+    Ok(message(&deployment.object("peerrelay", name)?, "Ready"))
 }
 
-fn label(world: &World<'_>, level: &str) -> Result<()> {
+fn label(deployment: &Deployment<'_>, level: &str) -> Result<()> {
     let label = format!("pod-security.kubernetes.io/enforce={level}");
-    world
+    deployment
         .rig
         .kubectl(["label", "namespace", NAMESPACE, &label, "--overwrite"])
         .map(drop)
 }
 
-fn first_pod(world: &World<'_>) -> Result<String> {
-    let pods = world.list("pods", EDGE)?;
+fn first_pod(deployment: &Deployment<'_>) -> Result<String> {
+    let pods = deployment.list("pods", EDGE)?;
     let name = pods
         .first()
         .and_then(|pod| pod["metadata"]["name"].as_str());

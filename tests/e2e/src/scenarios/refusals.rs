@@ -3,9 +3,9 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rig::deployment::{Deployment, NAMESPACE, message};
 use rig::process;
 use rig::spec::region;
-use rig::world::{NAMESPACE, World, message};
 use serde_json::{Value, json};
 
 use super::operator::kill_operators;
@@ -33,78 +33,78 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn refused(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn refused(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let found = [
-        bad_resources(world).context("bad resources")?,
-        bad_labels(world).context("bad labels")?,
-        bad_overrides(world).context("overrides of what is not there")?,
-        unknown_kind(world).context("unknown kind")?,
-        port_taken(world).context("node port taken")?,
-        policy_and_quota(world).context("policy and quota")?,
+        bad_resources(deployment).context("bad resources")?,
+        bad_labels(deployment).context("bad labels")?,
+        bad_overrides(deployment).context("overrides of what is not there")?,
+        unknown_kind(deployment).context("unknown kind")?,
+        port_taken(deployment).context("node port taken")?,
+        policy_and_quota(deployment).context("policy and quota")?,
     ];
-    namespace_goes(world).context("namespace that is deleted")?;
-    world.wait_ready(EDGE)?;
+    namespace_goes(deployment).context("namespace that is deleted")?;
+    deployment.wait_ready(EDGE)?;
     Ok(found.join(", "))
 }
 
 /// Relays that run go on, and what does not depend on the refused object is changed.
-fn bad_resources(world: &World<'_>) -> Result<String> {
+fn bad_resources(deployment: &Deployment<'_>) -> Result<String> {
     let small = json!({"requests": {"memory": "1Gi"}, "limits": {"memory": "64Mi"}});
     let spec = json!({
         "template": {"resources": small},
         "regions": [{"name": "office", "clients": ["tag:office", "tag:annex"]}],
     });
     let start = Instant::now();
-    world.apply(EDGE, &spec)?;
+    deployment.apply(EDGE, &spec)?;
     let took = rejected(
-        world,
+        deployment,
         EDGE,
         &["DaemonSet edge-office", "memory limit"],
         start,
     )?;
-    let available = world.condition(EDGE, "RelaysAvailable")?;
+    let available = deployment.condition(EDGE, "RelaysAvailable")?;
     ensure!(
         available == "True/RelaysReady",
         "RelaysAvailable is '{available}'"
     );
-    world.eventually("the policy has the new client", || {
-        let policy = world.object("configmap", &format!("{EDGE}-grants"))?;
+    deployment.eventually("the policy has the new client", || {
+        let policy = deployment.object("configmap", &format!("{EDGE}-grants"))?;
         let text = policy["data"].to_string();
         ensure!(text.contains("tag:annex"), "it is {text}");
         Ok(())
     })?;
-    ensure!(!waits(world), "kubectl wait takes it for ready");
-    let told = warnings(world, EDGE, "ApplyRejected")?;
+    ensure!(!waits(deployment), "kubectl wait takes it for ready");
+    let told = warnings(deployment, EDGE, "ApplyRejected")?;
     ensure!(told == 1, "{told} events");
     // What the API server writes in another way is no change.
     let fine =
         json!({"requests": {"cpu": "0.05", "memory": "32.0Mi"}, "limits": {"memory": "0.25Gi"}});
     let overrides =
         json!({"containers": [{"name": "relay", "env": [{"name": "EMPTY", "value": ""}]}]});
-    world.apply(
+    deployment.apply(
         EDGE,
         &json!({"template": {"resources": fine, "podOverrides": overrides}}),
     )?;
-    world.wait_ready(EDGE)?;
-    let before = applied(world)?;
+    deployment.wait_ready(EDGE)?;
+    let before = applied(deployment)?;
     for round in 0..3 {
         let note = format!("rig/looked={round}");
-        world.annotate(EDGE, &note)?;
+        deployment.annotate(EDGE, &note)?;
         std::thread::sleep(Duration::from_secs(1));
     }
-    let after = applied(world)?;
+    let after = applied(deployment)?;
     ensure!(
         before == after,
         "applied {before} times, then {after} times"
     );
-    world.apply(EDGE, &json!({}))?;
-    world.wait_ready(EDGE)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.wait_ready(EDGE)?;
     Ok(format!("resources after {took:.1} s"))
 }
 
 /// Values of labels that admission does not look at.
-fn bad_labels(world: &World<'_>) -> Result<String> {
+fn bad_labels(deployment: &Deployment<'_>) -> Result<String> {
     let value = "no value of a label!";
     let specs = [
         json!({"template": {"labels": {"team": value}}}),
@@ -113,59 +113,59 @@ fn bad_labels(world: &World<'_>) -> Result<String> {
     let mut slowest = 0.0_f64;
     for spec in &specs {
         let start = Instant::now();
-        world.apply(EDGE, spec)?;
-        let took = rejected(world, EDGE, &["DaemonSet edge-office", value], start)
+        deployment.apply(EDGE, spec)?;
+        let took = rejected(deployment, EDGE, &["DaemonSet edge-office", value], start)
             .with_context(|| spec.to_string())?;
         slowest = slowest.max(took);
     }
-    world.apply(EDGE, &json!({}))?;
-    world.wait_ready(EDGE)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.wait_ready(EDGE)?;
     Ok(format!("labels after {slowest:.1} s"))
 }
 
 /// Only relays on the network of their nodes have the container that prepares a directory there.
-fn bad_overrides(world: &World<'_>) -> Result<String> {
+fn bad_overrides(deployment: &Deployment<'_>) -> Result<String> {
     let exposure = json!({"type": "NodePort", "hostNetwork": false});
     let mut spec = region("exposure", exposure);
     spec["template"] = json!({"podOverrides": {"initContainers": [
         {"name": "prepare-state", "resources": {"limits": {"cpu": "1"}}},
     ]}});
     let start = Instant::now();
-    world.apply(EDGE, &spec)?;
+    deployment.apply(EDGE, &spec)?;
     let words = [
         "initContainers[prepare-state]",
         "region office",
         "remove it",
     ];
-    let took = refused_for(world, EDGE, "InvalidSpec", &words, start)?;
-    let available = world.condition(EDGE, "RelaysAvailable")?;
+    let took = refused_for(deployment, EDGE, "InvalidSpec", &words, start)?;
+    let available = deployment.condition(EDGE, "RelaysAvailable")?;
     ensure!(
         available == "True/RelaysReady",
         "RelaysAvailable is '{available}'"
     );
-    world.apply(EDGE, &json!({}))?;
-    world.wait_ready(EDGE)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.wait_ready(EDGE)?;
     Ok(format!("overrides after {took:.1} s"))
 }
 
-fn unknown_kind(world: &World<'_>) -> Result<String> {
+fn unknown_kind(deployment: &Deployment<'_>) -> Result<String> {
     let start = Instant::now();
-    world.apply(EDGE, &json!({"monitoring": {"serviceMonitor": "Enabled"}}))?;
-    let took = rejected(world, EDGE, &["ServiceMonitor edge-metrics"], start)?;
-    world.apply(EDGE, &json!({}))?;
-    world.wait_ready(EDGE)?;
+    deployment.apply(EDGE, &json!({"monitoring": {"serviceMonitor": "Enabled"}}))?;
+    let took = rejected(deployment, EDGE, &["ServiceMonitor edge-metrics"], start)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.wait_ready(EDGE)?;
     Ok(format!("kind after {took:.1} s"))
 }
 
 /// A later region is made although the first one's Service is refused.
-fn port_taken(world: &World<'_>) -> Result<String> {
+fn port_taken(deployment: &Deployment<'_>) -> Result<String> {
     let foreign = json!({
         "apiVersion": "v1", "kind": "Service",
         "metadata": {"name": "foreign", "namespace": NAMESPACE},
         "spec": {"type": "NodePort", "selector": {"app": "foreign"},
                  "ports": [{"port": 1, "protocol": "UDP", "nodePort": TAKEN}]},
     });
-    world.rig.apply(&foreign.to_string())?;
+    deployment.rig.apply(&foreign.to_string())?;
     let nowhere = json!({"nodeSelector": {"peerrelay.dev/no-such-node": "true"}});
     let spec = json!({"port": 40_300, "monitoring": {"port": 9_741}, "regions": [
         {"name": "first", "clients": ["tag:office"], "placement": nowhere,
@@ -173,20 +173,20 @@ fn port_taken(world: &World<'_>) -> Result<String> {
         {"name": "second", "clients": ["tag:office"], "placement": nowhere},
     ]});
     let start = Instant::now();
-    world.apply(OTHER, &spec)?;
+    deployment.apply(OTHER, &spec)?;
     let words = ["Service other-first", "provided port is already allocated"];
-    let took = rejected(world, OTHER, &words, start)?;
-    world.object("daemonset", "other-second")?;
-    world
+    let took = rejected(deployment, OTHER, &words, start)?;
+    deployment.object("daemonset", "other-second")?;
+    deployment
         .rig
         .kubectl(["delete", "service", "foreign", "-n", NAMESPACE])?;
-    not_rejected(world, OTHER)?;
-    world.object("service", "other-first")?;
-    world.delete(OTHER)?;
+    not_rejected(deployment, OTHER)?;
+    deployment.object("service", "other-first")?;
+    deployment.delete(OTHER)?;
     Ok(format!("node port after {took:.1} s"))
 }
 
-fn policy_and_quota(world: &World<'_>) -> Result<String> {
+fn policy_and_quota(deployment: &Deployment<'_>) -> Result<String> {
     let policy = json!({
         "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
         "metadata": {"name": "rig-no-host-network"},
@@ -213,23 +213,23 @@ fn policy_and_quota(world: &World<'_>) -> Result<String> {
         "spec": {"hard": {"count/services": "0"}},
     });
     for object in [&policy, &binding, &quota] {
-        world.rig.apply(&object.to_string())?;
+        deployment.rig.apply(&object.to_string())?;
     }
-    world.eventually("policy and quota are in force", || in_force(world))?;
+    deployment.eventually("policy and quota are in force", || in_force(deployment))?;
     let spec = json!({"port": 40_200, "monitoring": {"port": 9_641}});
     let start = Instant::now();
-    world.apply(OTHER, &spec)?;
+    deployment.apply(OTHER, &spec)?;
     let words = [
         "DaemonSet other-office",
         "the rig forbids the network of nodes",
         "Service other-metrics",
         "exceeded quota: rig-no-services",
     ];
-    let took = rejected(world, OTHER, &words, start)?;
+    let took = rejected(deployment, OTHER, &words, start)?;
     for kind in ["serviceaccount", "role", "rolebinding", "configmap"] {
-        world.object(kind, "other-office")?;
+        deployment.object(kind, "other-office")?;
     }
-    world.rig.kubectl([
+    deployment.rig.kubectl([
         "delete",
         "resourcequota",
         "rig-no-services",
@@ -240,18 +240,20 @@ fn policy_and_quota(world: &World<'_>) -> Result<String> {
         "validatingadmissionpolicybinding",
         "validatingadmissionpolicy",
     ] {
-        world.rig.kubectl(["delete", kind, "rig-no-host-network"])?;
+        deployment
+            .rig
+            .kubectl(["delete", kind, "rig-no-host-network"])?;
     }
-    world.wait_ready(OTHER)?;
-    world.object("service", "other-metrics")?;
-    let told = warnings(world, OTHER, "ApplyRejected")?;
+    deployment.wait_ready(OTHER)?;
+    deployment.object("service", "other-metrics")?;
+    let told = warnings(deployment, OTHER, "ApplyRejected")?;
     ensure!(told == 1, "{told} events");
-    world.delete(OTHER)?;
+    deployment.delete(OTHER)?;
     Ok(format!("policy and quota after {took:.1} s"))
 }
 
 /// Whether others are refused by the policy and the quota.
-fn in_force(world: &World<'_>) -> Result<()> {
+fn in_force(deployment: &Deployment<'_>) -> Result<()> {
     let template = json!({
         "metadata": {"labels": {"app": "rig"}},
         "spec": {"hostNetwork": true, "containers": [{"name": "a", "image": "example.test/a:1"}]},
@@ -267,7 +269,7 @@ fn in_force(world: &World<'_>) -> Result<()> {
         "spec": {"clusterIP": "None", "selector": {"app": "rig"}},
     });
     for object in [set, service] {
-        let mut kubectl = world.rig.kubectl_command();
+        let mut kubectl = deployment.rig.kubectl_command();
         kubectl.args(["create", "--dry-run=server", "-f", "-"]);
         let made = rig::command::run_with_input(&mut kubectl, object.to_string().as_bytes());
         ensure!(made.is_err(), "{} is not refused", object["kind"]);
@@ -276,38 +278,38 @@ fn in_force(world: &World<'_>) -> Result<()> {
 }
 
 /// Nothing is made anew in a namespace that goes, and it can go.
-fn namespace_goes(world: &World<'_>) -> Result<()> {
+fn namespace_goes(deployment: &Deployment<'_>) -> Result<()> {
     let leaving = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "leaving"}});
-    world.rig.apply(&leaving.to_string())?;
-    let mut relay = world.peer_relay(
+    deployment.rig.apply(&leaving.to_string())?;
+    let mut relay = deployment.peer_relay(
         OTHER,
         &json!({"port": 40_200, "monitoring": {"port": 9_641}}),
     )?;
     relay["metadata"]["namespace"] = json!("leaving");
-    world.rig.apply(&relay.to_string())?;
-    world.eventually("its objects are made", || {
+    deployment.rig.apply(&relay.to_string())?;
+    deployment.eventually("its objects are made", || {
         let words = ["get", "daemonset", "other-office", "-n", "leaving"];
-        world.rig.kubectl(words).map(drop)
+        deployment.rig.kubectl(words).map(drop)
     })?;
-    world
+    deployment
         .rig
         .kubectl(["delete", "namespace", "leaving", "--timeout=60s"])
         .map(drop)
 }
 
-fn unreadable(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn unreadable(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let deep = (0..150).fold(json!({}), |inner, _| json!({"a": inner}));
     let spec =
         json!({"port": 40_200, "monitoring": {"port": 9_641}, "template": {"podOverrides": deep}});
     let start = Instant::now();
-    world.apply(OTHER, &spec)?;
+    deployment.apply(OTHER, &spec)?;
     let report = json!({
         "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
         "metadata": {"name": "strange", "namespace": NAMESPACE},
         "spec": {"peerRelay": EDGE, "region": "office", "nodeName": "strange"},
     });
-    world.rig.apply(&report.to_string())?;
+    deployment.rig.apply(&report.to_string())?;
     // The format of the schema lets through as many digits as one likes; ours has nine.
     let status = r#"{"status":{"ready":true,"version":"9","dataPath":"Socket","lastUpdateTime":"2026-01-01T00:00:00.1234567890123Z"}}"#;
     let words = [
@@ -318,12 +320,12 @@ fn unreadable(world: &World<'_>) -> Result<String> {
         NAMESPACE,
         "--subresource=status",
     ];
-    world
+    deployment
         .rig
         .kubectl(words.into_iter().chain(["--type=merge", "-p", status]))?;
     let invalid = || {
         let stalled = field(
-            world,
+            deployment,
             OTHER,
             ".status.conditions[?(@.type==\"Stalled\")].reason",
         )?;
@@ -332,51 +334,56 @@ fn unreadable(world: &World<'_>) -> Result<String> {
     };
     process::wait_until(SOON, || true, invalid)?;
     let took = start.elapsed().as_secs_f64();
-    mended(world).context("while they were streamed")?;
+    mended(deployment).context("while they were streamed")?;
     // A new operator lists them.
-    kill_operators(world)?;
-    mended(world).context("after they were listed")?;
+    kill_operators(deployment)?;
+    mended(deployment).context("after they were listed")?;
     ensure!(invalid().is_ok(), "it is not InvalidSpec any more");
-    world.eventually("an event tells of the RelayNode", || {
-        let told = events(world, "strange")?;
+    deployment.eventually("an event tells of the RelayNode", || {
+        let told = events(deployment, "strange")?;
         let told = told.iter().any(|event| event["reason"] == "InvalidReport");
         ensure!(told, "no event");
         Ok(())
     })?;
-    let told = warnings(world, OTHER, "InvalidSpec")?;
+    let told = warnings(deployment, OTHER, "InvalidSpec")?;
     ensure!(told == 1, "{told} events");
-    world.wait_ready(EDGE)?;
-    world
+    deployment.wait_ready(EDGE)?;
+    deployment
         .rig
         .kubectl(["delete", "relaynode", "strange", "-n", NAMESPACE])?;
-    world.apply(
+    deployment.apply(
         OTHER,
         &json!({"port": 40_200, "monitoring": {"port": 9_641}}),
     )?;
-    world.wait_ready(OTHER)?;
-    world.delete(OTHER)?;
+    deployment.wait_ready(OTHER)?;
+    deployment.delete(OTHER)?;
     Ok(format!("InvalidSpec after {took:.1} s"))
 }
 
 /// Waits until the operator has mended something of [`EDGE`].
-fn mended(world: &World<'_>) -> Result<()> {
+fn mended(deployment: &Deployment<'_>) -> Result<()> {
     let name = format!("{EDGE}-office");
-    world
+    deployment
         .rig
         .kubectl(["delete", "configmap", &name, "-n", NAMESPACE])?;
-    world.eventually("it is repaired", || {
-        world.object("configmap", &name).map(drop)
+    deployment.eventually("it is repaired", || {
+        deployment.object("configmap", &name).map(drop)
     })
 }
 
 /// Waits until a refusal of the API server is told, and says after how many seconds it was.
-fn rejected(world: &World<'_>, name: &str, words: &[&str], start: Instant) -> Result<f64> {
-    refused_for(world, name, "ApplyRejected", words, start)
+fn rejected(
+    deployment: &Deployment<'_>,
+    name: &str,
+    words: &[&str],
+    start: Instant,
+) -> Result<f64> {
+    refused_for(deployment, name, "ApplyRejected", words, start)
 }
 
 /// The same of a refusal with this reason.
 fn refused_for(
-    world: &World<'_>,
+    deployment: &Deployment<'_>,
     name: &str,
     reason: &str,
     words: &[&str],
@@ -387,24 +394,24 @@ fn refused_for(
         || true,
         || {
             for (kind, wanted) in [("Ready", "False"), ("Stalled", "True")] {
-                let is = world.condition(name, kind)?;
+                let is = deployment.condition(name, kind)?;
                 ensure!(is == format!("{wanted}/{reason}"), "{kind} is '{is}'");
             }
             Ok(())
         },
     )?;
     let took = start.elapsed().as_secs_f64();
-    let message = message(&world.object("peerrelay", name)?, "Ready");
+    let message = message(&deployment.object("peerrelay", name)?, "Ready");
     for word in words {
         ensure!(message.contains(word), "'{word}' is not in '{message}'");
     }
     Ok(took)
 }
 
-fn not_rejected(world: &World<'_>, name: &str) -> Result<()> {
-    world.eventually("it is not refused any more", || {
-        let stalled = world.condition(name, "Stalled")?;
-        let ready = world.condition(name, "Ready")?;
+fn not_rejected(deployment: &Deployment<'_>, name: &str) -> Result<()> {
+    deployment.eventually("it is not refused any more", || {
+        let stalled = deployment.condition(name, "Stalled")?;
+        let ready = deployment.condition(name, "Ready")?;
         ensure!(
             stalled.is_empty() && !ready.is_empty(),
             "Stalled is '{stalled}', Ready '{ready}'"
@@ -413,8 +420,8 @@ fn not_rejected(world: &World<'_>, name: &str) -> Result<()> {
     })
 }
 
-fn events(world: &World<'_>, about: &str) -> Result<Vec<Value>> {
-    let text = world
+fn events(deployment: &Deployment<'_>, about: &str) -> Result<Vec<Value>> {
+    let text = deployment
         .rig
         .kubectl(["get", "events", "-n", NAMESPACE, "-o", "json"])?;
     let list: Value = serde_json::from_str(&text)?;
@@ -427,9 +434,9 @@ fn events(world: &World<'_>, about: &str) -> Result<Vec<Value>> {
 }
 
 /// How often a Warning with this reason was told of the PeerRelay that exists.
-fn warnings(world: &World<'_>, name: &str, reason: &str) -> Result<u64> {
-    let uid = field(world, name, ".metadata.uid")?;
-    let all = events(world, name)?;
+fn warnings(deployment: &Deployment<'_>, name: &str, reason: &str) -> Result<u64> {
+    let uid = field(deployment, name, ".metadata.uid")?;
+    let all = events(deployment, name)?;
     let told = all.iter().filter(|event| {
         let about = &event["involvedObject"];
         event["type"] == "Warning" && event["reason"] == reason && about["uid"] == *uid
@@ -440,8 +447,9 @@ fn warnings(world: &World<'_>, name: &str, reason: &str) -> Result<u64> {
 }
 
 /// Requests by which the operator has applied the DaemonSet of [`EDGE`] so far.
-fn applied(world: &World<'_>) -> Result<usize> {
-    let log = std::fs::read_to_string(world.rig.audit_log()).context("there is no audit log")?;
+fn applied(deployment: &Deployment<'_>) -> Result<usize> {
+    let log =
+        std::fs::read_to_string(deployment.rig.audit_log()).context("there is no audit log")?;
     let events = log
         .lines()
         .filter_map(|line| serde_json::from_str::<Value>(line).ok());
@@ -456,9 +464,9 @@ fn applied(world: &World<'_>) -> Result<usize> {
 }
 
 /// A field of a PeerRelay that may be too deep to be read here.
-fn field(world: &World<'_>, name: &str, path: &str) -> Result<String> {
+fn field(deployment: &Deployment<'_>, name: &str, path: &str) -> Result<String> {
     let output = format!("jsonpath={{{path}}}");
-    world
+    deployment
         .rig
         .kubectl(["get", "peerrelay", name, "-n", NAMESPACE, "-o", &output])
 }

@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
 use rig::cluster::Node;
+use rig::deployment::{Deployment, Route};
 use rig::tailnet::Client;
-use rig::world::{Route, World};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset, vacant};
@@ -42,9 +42,9 @@ const TWO_TAGS: &str = r#"{
   ],
 }"#;
 
-fn two_regions(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    world.rig.tailnet.write_policy(TWO_TAGS)?;
+fn two_regions(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    deployment.rig.tailnet.write_policy(TWO_TAGS)?;
     let on = |name: &str, clients: &str, node: &str| {
         json!({
             "name": name, "clients": [clients],
@@ -55,17 +55,17 @@ fn two_regions(world: &World<'_>) -> Result<String> {
         on("office", "tag:office", "n1"),
         on("lab", "tag:other", "n2"),
     ];
-    world.apply(EDGE, &json!({"regions": regions}))?;
+    deployment.apply(EDGE, &json!({"regions": regions}))?;
     let mut offered = Vec::new();
     for (client, region, other) in [
         ("c1", "office", "lab"),
         ("c2", "office", "lab"),
         ("c3", "lab", "office"),
     ] {
-        let client = world.client(client)?;
+        let client = deployment.client(client)?;
         // Devices of earlier relays are still in the tailnet, under the tags they had.
-        world.eventually("the client is offered its region's relay only", || {
-            let (wanted, unwanted) = (relay_of(world, region)?, relay_of(world, other)?);
+        deployment.eventually("the client is offered its region's relay only", || {
+            let (wanted, unwanted) = (relay_of(deployment, region)?, relay_of(deployment, other)?);
             let servers = servers(client)?;
             ensure!(
                 servers.contains(&wanted) && !servers.contains(&unwanted),
@@ -76,9 +76,9 @@ fn two_regions(world: &World<'_>) -> Result<String> {
         })?;
         offered.push(format!("{} {region}", client.machine.name));
     }
-    world.wait_ready(EDGE)?;
-    let address = relayed(world)?;
-    let n1 = world.rig.nodes.first().context("no node")?.machine;
+    deployment.wait_ready(EDGE)?;
+    let address = relayed(deployment)?;
+    let n1 = deployment.rig.nodes.first().context("no node")?.machine;
     ensure!(
         address.contains(&n1.v4.to_string()) || address.contains(&n1.v6.to_string()),
         "c1 and c2 talk through {address}, not through n1"
@@ -86,32 +86,32 @@ fn two_regions(world: &World<'_>) -> Result<String> {
     Ok(format!("{}; c1 and c2 by {address}", offered.join(", ")))
 }
 
-fn total(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn total(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     let quota = |wanted: &str| {
-        world.eventually("the quota is told", || {
-            let told = world.condition(EDGE, "WithinQuota")?;
+        deployment.eventually("the quota is told", || {
+            let told = deployment.condition(EDGE, "WithinQuota")?;
             ensure!(told == wanted, "WithinQuota is '{told}'");
             Ok(())
         })
     };
-    world.apply(EDGE, &json!({"maxRelays": 1}))?;
+    deployment.apply(EDGE, &json!({"maxRelays": 1}))?;
     quota("False/AllowanceExceeded")?;
-    world.wait_ready(EDGE)?;
-    let one = running(world)?;
+    deployment.wait_ready(EDGE)?;
+    let one = running(deployment)?;
     ensure!(one.len() == 1, "{} relays run", one.len());
-    world.apply(EDGE, &json!({"maxRelays": 2}))?;
+    deployment.apply(EDGE, &json!({"maxRelays": 2}))?;
     quota("True/WithinAllowance")?;
-    world.eventually("the second relay is ready", || {
-        let relays = world.object("peerrelay", EDGE)?["status"]["relays"].clone();
+    deployment.eventually("the second relay is ready", || {
+        let relays = deployment.object("peerrelay", EDGE)?["status"]["relays"].clone();
         ensure!(relays == "2/2", "relays: {relays}");
         Ok(())
     })?;
-    let two = running(world)?;
-    world.apply(EDGE, &json!({"maxRelays": 1}))?;
+    let two = running(deployment)?;
+    deployment.apply(EDGE, &json!({"maxRelays": 1}))?;
     quota("False/AllowanceExceeded")?;
-    let still = running(world)?;
-    world.delete(EDGE)?;
+    let still = running(deployment)?;
+    deployment.delete(EDGE)?;
     ensure!(
         one.iter().all(|(node, pod)| two.get(node) == Some(pod)),
         "a relay was moved to make place: {one:?} became {two:?}"
@@ -123,8 +123,8 @@ fn total(world: &World<'_>) -> Result<String> {
     Ok("1, 2, and still 2".into())
 }
 
-fn shared(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn shared(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     let region = |name: &str, selector: Value| {
         let placement = json!({"nodeSelector": selector});
         json!({"name": name, "clients": ["tag:office"], "placement": placement})
@@ -132,34 +132,34 @@ fn shared(world: &World<'_>) -> Result<String> {
     let (office, lab) = (region("office", json!({})), region("lab", json!({})));
     let both = json!({"maxRelays": 2, "regions": [office, lab]});
     let one_each = || {
-        world.eventually("each region has one relay", || {
-            let regions = world.object("peerrelay", EDGE)?["status"]["regions"].clone();
+        deployment.eventually("each region has one relay", || {
+            let regions = deployment.object("peerrelay", EDGE)?["status"]["regions"].clone();
             let counts: Vec<_> = regions.as_array().into_iter().flatten().collect();
             let one = |region: &&Value| region["ready"] == 1 && region["desired"] == 1;
             ensure!(counts.len() == 2 && counts.iter().all(one), "{regions}");
             Ok(())
         })?;
-        world.wait_ready(EDGE)?;
-        running(world)
+        deployment.wait_ready(EDGE)?;
+        running(deployment)
     };
-    world.apply(EDGE, &both)?;
+    deployment.apply(EDGE, &both)?;
     let from_nothing = one_each()?;
     ensure!(from_nothing.len() == 2, "relays on {from_nothing:?}");
-    world.apply(EDGE, &json!({"maxRelays": 2, "regions": [office]}))?;
-    world.eventually("one region has both nodes", || {
-        let relays = world.object("peerrelay", EDGE)?["status"]["relays"].clone();
+    deployment.apply(EDGE, &json!({"maxRelays": 2, "regions": [office]}))?;
+    deployment.eventually("one region has both nodes", || {
+        let relays = deployment.object("peerrelay", EDGE)?["status"]["relays"].clone();
         ensure!(relays == "2/2", "relays: {relays}");
         Ok(())
     })?;
-    let alone = running(world)?;
-    world.apply(EDGE, &both)?;
+    let alone = running(deployment)?;
+    deployment.apply(EDGE, &both)?;
     let later = one_each()?;
     let kept = alone.iter().filter(|(n, pod)| later.get(*n) == Some(*pod));
     ensure!(kept.count() == 1, "{alone:?} became {later:?}");
     let nowhere = region("lab", json!({"disktype": "sdd"}));
-    world.apply(EDGE, &json!({"maxRelays": 2, "regions": [office, nowhere]}))?;
-    world.eventually("the region without a relay is named", || {
-        let status = world.object("peerrelay", EDGE)?["status"].clone();
+    deployment.apply(EDGE, &json!({"maxRelays": 2, "regions": [office, nowhere]}))?;
+    deployment.eventually("the region without a relay is named", || {
+        let status = deployment.object("peerrelay", EDGE)?["status"].clone();
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         let ready = conditions.iter().find(|c| c["type"] == "Ready");
         let ready = ready.context("no condition")?;
@@ -168,59 +168,69 @@ fn shared(world: &World<'_>) -> Result<String> {
             ready["reason"] == "NoNodes" && says.contains("region lab"),
             "{ready}"
         );
-        let available = world.condition(EDGE, "RelaysAvailable")?;
+        let available = deployment.condition(EDGE, "RelaysAvailable")?;
         ensure!(available == "True/RelaysReady", "available: {available}");
         Ok(())
     })?;
-    world.delete(EDGE)?;
+    deployment.delete(EDGE)?;
     Ok("1 and 1; 2 alone; 1 and 1 again; a mistyped selector is named".into())
 }
 
-fn node_deleted(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn node_deleted(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     let one = json!({"regions": [{
         "name": "office", "clients": ["tag:office"], "placement": {"maxRelays": 1},
     }]});
-    world.apply(EDGE, &one)?;
-    world.wait_ready(EDGE)?;
-    let before = running(world)?;
+    deployment.apply(EDGE, &one)?;
+    deployment.wait_ready(EDGE)?;
+    let before = running(deployment)?;
     let first = before.keys().next().context("no relay runs")?.clone();
-    let node = world.rig.nodes.iter().find(|n| n.machine.name == first);
+    let node = deployment
+        .rig
+        .nodes
+        .iter()
+        .find(|n| n.machine.name == first);
     let node = node.context("the relay is on no node of the rig")?;
-    world.rig.kubectl(["cordon", &first])?;
-    let cordoned = world.eventually("the cordon is seen", || {
-        let nodes = world.object("peerrelay", EDGE)?["status"]["regions"][0]["nodes"].clone();
+    deployment.rig.kubectl(["cordon", &first])?;
+    let cordoned = deployment.eventually("the cordon is seen", || {
+        let nodes = deployment.object("peerrelay", EDGE)?["status"]["regions"][0]["nodes"].clone();
         ensure!(nodes == 2, "{nodes} nodes fit");
         Ok(())
     });
-    let after = running(world)?;
-    world.rig.kubectl(["uncordon", &first])?;
+    let after = running(deployment)?;
+    deployment.rig.kubectl(["uncordon", &first])?;
     cordoned?;
     ensure!(after == before, "a cordon moved the relay");
-    let moved = deleted(world, node, &first);
+    let moved = deleted(deployment, node, &first);
     // Whatever happened, other scenarios need the node.
     node.stop_kubelet()?;
     node.start_kubelet()?;
-    world.eventually("the node is back", || {
+    deployment.eventually("the node is back", || {
         let path = r#"jsonpath={.status.conditions[?(@.type=="Ready")].status}"#;
-        let ready = world.rig.kubectl(["get", "node", &first, "-o", path])?;
+        let ready = deployment
+            .rig
+            .kubectl(["get", "node", &first, "-o", path])?;
         ensure!(ready == "True", "{first} is not ready");
         Ok(())
     })?;
     let second = moved?;
-    let stays = running(world)?;
+    let stays = running(deployment)?;
     ensure!(
         stays.keys().eq([&second]),
         "the node that came back took the relay: {stays:?}"
     );
-    let new = world.rig.nodes.iter().find(|n| n.machine.name == second);
+    let new = deployment
+        .rig
+        .nodes
+        .iter()
+        .find(|n| n.machine.name == second);
     let new = new.context("the relay is on no node of the rig")?.machine;
     let own = [new.v4.to_string(), new.v6.to_string()];
     let by_new =
         |route: &Route| is_relay(route) && own.iter().any(|ip| route.to_string().contains(ip));
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    let (route, took) = world.wait_route(c1, c2, by_new, MINUTE)?;
-    world.delete(EDGE)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let (route, took) = deployment.wait_route(c1, c2, by_new, MINUTE)?;
+    deployment.delete(EDGE)?;
     Ok(format!(
         "{first} to {second}, {route} after {} s",
         took.as_secs()
@@ -228,24 +238,24 @@ fn node_deleted(world: &World<'_>) -> Result<String> {
 }
 
 /// Deletes the node's object, and says where the relay went.
-fn deleted(world: &World<'_>, node: &Node, first: &str) -> Result<String> {
+fn deleted(deployment: &Deployment<'_>, node: &Node, first: &str) -> Result<String> {
     node.stop_kubelet()?;
-    world.rig.kubectl(["delete", "node", first])?;
-    world.wait_ready(EDGE)?;
+    deployment.rig.kubectl(["delete", "node", first])?;
+    deployment.wait_ready(EDGE)?;
     let mut second = None;
-    world.eventually("the relay is on the other node", || {
-        let now = running(world)?;
+    deployment.eventually("the relay is on the other node", || {
+        let now = running(deployment)?;
         second = now.keys().next().filter(|node| *node != first).cloned();
         ensure!(now.len() == 1 && second.is_some(), "relays: {now:?}");
-        world.wait_ready(EDGE)
+        deployment.wait_ready(EDGE)
     })?;
     second.context("there is no other node")
 }
 
 /// The relays' pods by node.
-pub(super) fn running(world: &World<'_>) -> Result<BTreeMap<String, String>> {
+pub(super) fn running(deployment: &Deployment<'_>) -> Result<BTreeMap<String, String>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-    let pods = world.list("pods", EDGE)?;
+    let pods = deployment.list("pods", EDGE)?;
     let alive = pods
         .iter()
         .filter(|pod| pod["metadata"]["deletionTimestamp"].is_null());
@@ -260,8 +270,8 @@ pub(super) fn running(world: &World<'_>) -> Result<BTreeMap<String, String>> {
 }
 
 /// The tailnet's IPv4 address of the only relay of a region.
-fn relay_of(world: &World<'_>, region: &str) -> Result<String> {
-    let nodes: Value = serde_json::from_str(&world.rig.kubectl([
+fn relay_of(deployment: &Deployment<'_>, region: &str) -> Result<String> {
+    let nodes: Value = serde_json::from_str(&deployment.rig.kubectl([
         "get",
         "relaynodes",
         "-n",

@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rig::world::{NAMESPACE, World};
+use rig::deployment::{Deployment, NAMESPACE};
 use serde_json::{Value, json};
 
 use super::endpoints::with_endpoints;
@@ -39,39 +39,39 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn replaced(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+fn replaced(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    relayed(world)?;
-    let held = world.probe(c1, &["hold", &to])?;
-    let session = relayed(world)?;
+    relayed(deployment)?;
+    let held = deployment.probe(c1, &["hold", &to])?;
+    let session = relayed(deployment)?;
 
-    let pod = pod_of(world, &session)?;
+    let pod = pod_of(deployment, &session)?;
     let start = Instant::now();
-    kill(world, &pod)?;
-    world.eventually("the container runs again", || {
-        let now = pod_of(world, &session)?;
+    kill(deployment, &pod)?;
+    deployment.eventually("the container runs again", || {
+        let now = pod_of(deployment, &session)?;
         ensure!(restarts(&now) > restarts(&pod), "it was not started again");
-        goes_on(world, &now)
+        goes_on(deployment, &now)
     })?;
     let killed = start.elapsed();
-    stays(world, &session, &relayed(world)?)?;
+    stays(deployment, &session, &relayed(deployment)?)?;
 
     let start = Instant::now();
     let name = name(&pod)?;
-    world
+    deployment
         .rig
         .kubectl(["delete", "pod", "-n", "relays", name, "--wait=false"])?;
-    world.eventually("another pod has the session", || {
-        let now = pod_of(world, &session)?;
+    deployment.eventually("another pod has the session", || {
+        let now = pod_of(deployment, &session)?;
         ensure!(self::name(&now)? != name, "the pod is still there");
-        goes_on(world, &now)
+        goes_on(deployment, &now)
     })?;
     let deleted = start.elapsed();
-    let now = relayed(world)?;
-    stays(world, &session, &now)?;
+    let now = relayed(deployment)?;
+    stays(deployment, &session, &now)?;
     let trips = held.finish().context("a TCP connection over the relay")?;
     drop(server);
     ensure!(
@@ -87,9 +87,9 @@ fn replaced(world: &World<'_>) -> Result<String> {
 }
 
 /// Clients may find the other relay quicker, and change to it; one that they stay with has the session.
-pub(crate) fn stays(world: &World<'_>, session: &str, now: &str) -> Result<()> {
+pub(crate) fn stays(deployment: &Deployment<'_>, session: &str, now: &str) -> Result<()> {
     let node =
-        |session| Ok::<_, anyhow::Error>(pod_of(world, session)?["spec"]["nodeName"].clone());
+        |session| Ok::<_, anyhow::Error>(pod_of(deployment, session)?["spec"]["nodeName"].clone());
     ensure!(
         now == session || node(now)? != node(session)?,
         "{session} has become {now}"
@@ -105,20 +105,24 @@ pub(crate) fn longest(trips: &str) -> Result<Duration> {
     Ok(Duration::from_millis(millis.parse()?))
 }
 
-fn under_load(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    let server = world.probe(c2, &["serve", &BULK_PORT.to_string()])?;
+fn under_load(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let server = deployment.probe(c2, &["serve", &BULK_PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, BULK_PORT).to_string();
-    let session = relayed(world)?;
+    let session = relayed(deployment)?;
     let set = format!("daemonset/{EDGE}-office");
     let sent = thread::scope(|scope| {
-        let send = || world.probe(c1, &["send", &to, &BULK.to_string()])?.finish();
+        let send = || {
+            deployment
+                .probe(c1, &["send", &to, &BULK.to_string()])?
+                .finish()
+        };
         let sent = scope.spawn(send);
         let disturbed = (|| {
-            let pod = pod_of(world, &session)?;
-            let rig = world.rig;
-            let before = uids(world)?;
+            let pod = pod_of(deployment, &session)?;
+            let rig = deployment.rig;
+            let before = uids(deployment)?;
             rig.kubectl([
                 "delete",
                 "pod",
@@ -132,20 +136,20 @@ fn under_load(world: &World<'_>) -> Result<String> {
                 !sent.is_finished(),
                 "all was sent before the roll-out began"
             );
-            all_replaced(world, &before)
+            all_replaced(deployment, &before)
         })();
         let sent = sent.join().map_err(|_| anyhow!("the sender panicked"))?;
         disturbed.and(sent)
     })?;
     drop(server);
-    let now = relayed(world)?;
+    let now = relayed(deployment)?;
     Ok(format!("{sent}, by {session} and then {now}"))
 }
 
 /// Relays advertise a port that nothing listens on, so that no other relay reaches them.
-fn paused(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let per_node: Value = world
+fn paused(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let per_node: Value = deployment
         .rig
         .nodes
         .iter()
@@ -161,35 +165,35 @@ fn paused(world: &World<'_>) -> Result<String> {
         spec["template"] = template.clone();
         spec
     };
-    let before = uids(world)?;
-    world.apply(EDGE, &with_endpoints(&unreached))?;
-    world.eventually("no relay is reached", || {
-        let verified = world.condition(EDGE, "EndpointsVerified")?;
+    let before = uids(deployment)?;
+    deployment.apply(EDGE, &with_endpoints(&unreached))?;
+    deployment.eventually("no relay is reached", || {
+        let verified = deployment.condition(EDGE, "EndpointsVerified")?;
         ensure!(verified.starts_with("False/"), "it is '{verified}'");
         Ok(())
     })?;
-    world.apply(EDGE, &spec(&unreached))?;
+    deployment.apply(EDGE, &spec(&unreached))?;
     let strategy = |wanted: &str| {
-        world.eventually(wanted, || {
-            let set = world.object("daemonset", &format!("{EDGE}-office"))?;
+        deployment.eventually(wanted, || {
+            let set = deployment.object("daemonset", &format!("{EDGE}-office"))?;
             let now = &set["spec"]["updateStrategy"]["type"];
             ensure!(now == wanted, "updateStrategy is {now}");
             Ok(())
         })
     };
     strategy("OnDelete")?;
-    let relay = world.object("peerrelay", EDGE)?;
+    let relay = deployment.object("peerrelay", EDGE)?;
     let message = relay["status"]["conditions"].to_string();
     ensure!(
         message.contains("reached by another relay"),
         "nobody says who waits: {message}"
     );
-    let paused = uids(world)?;
+    let paused = uids(deployment)?;
     ensure!(!paused.is_disjoint(&before), "no relay waits");
 
     let start = Instant::now();
-    world.apply(EDGE, &spec(&json!({})))?;
-    all_replaced(world, &before)?;
+    deployment.apply(EDGE, &spec(&json!({})))?;
+    all_replaced(deployment, &before)?;
     strategy("RollingUpdate")?;
     let finished = start.elapsed().as_secs();
     Ok(format!("finished {finished} s after relays were reached"))
@@ -197,21 +201,21 @@ fn paused(world: &World<'_>) -> Result<String> {
 
 /// Waits until none of these pods is left. `kubectl rollout status` refuses a DaemonSet whose roll-out
 /// the operator has paused.
-fn all_replaced(world: &World<'_>, before: &BTreeSet<String>) -> Result<()> {
-    world.eventually("every relay is replaced", || {
-        let now = uids(world)?;
+fn all_replaced(deployment: &Deployment<'_>, before: &BTreeSet<String>) -> Result<()> {
+    deployment.eventually("every relay is replaced", || {
+        let now = uids(deployment)?;
         ensure!(
             now.len() == before.len() && now.is_disjoint(before),
             "{before:?} have become {now:?}"
         );
         Ok(())
     })?;
-    world.wait_ready(EDGE)
+    deployment.wait_ready(EDGE)
 }
 
 /// Identifiers of the relays' pods.
-fn uids(world: &World<'_>) -> Result<BTreeSet<String>> {
-    let pods = world.list("pods", EDGE)?;
+fn uids(deployment: &Deployment<'_>) -> Result<BTreeSet<String>> {
+    let pods = deployment.list("pods", EDGE)?;
     Ok(pods
         .iter()
         .map(|p| p["metadata"]["uid"].to_string())
@@ -219,10 +223,10 @@ fn uids(world: &World<'_>) -> Result<BTreeSet<String>> {
 }
 
 /// The relay of the pod's node forwards for a session that it has not given out itself.
-fn goes_on(world: &World<'_>, pod: &Value) -> Result<()> {
+fn goes_on(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
     let host = pod["spec"]["nodeName"].as_str().context("no node")?;
-    let node = world.rig.nodes.iter().find(|n| n.machine.name == host);
-    let samples = world.metrics(node.context("no such node")?)?;
+    let node = deployment.rig.nodes.iter().find(|n| n.machine.name == host);
+    let samples = deployment.metrics(node.context("no such node")?)?;
     let sum = |prefix: &str| {
         let matching = samples.iter().filter(|(name, _)| name.starts_with(prefix));
         matching.map(|(_, value)| value).sum::<f64>()
@@ -238,15 +242,15 @@ fn goes_on(world: &World<'_>, pod: &Value) -> Result<()> {
 }
 
 /// The relay's pod on the node that has the address of `session`.
-fn pod_of(world: &World<'_>, session: &str) -> Result<Value> {
+fn pod_of(deployment: &Deployment<'_>, session: &str) -> Result<Value> {
     let address = session.split(":40000").next().unwrap_or_default();
     let address = address.trim_matches(['[', ']']);
-    let node = world.rig.nodes.iter().find(|node| {
+    let node = deployment.rig.nodes.iter().find(|node| {
         let machine = &node.machine;
         format!("{machine:?}").contains(address)
     });
     let node = node.with_context(|| format!("no node has {address}"))?;
-    let pods = world
+    let pods = deployment
         .rig
         .kubectl(["get", "pods", "-n", "relays", "-o", "json"])?;
     let pods: Value = serde_json::from_str(&pods)?;
@@ -257,9 +261,9 @@ fn pod_of(world: &World<'_>, session: &str) -> Result<Value> {
         .context("no relay pod on the node")
 }
 
-fn kill(world: &World<'_>, pod: &Value) -> Result<()> {
+fn kill(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
     let host = pod["spec"]["nodeName"].as_str().context("no node")?;
-    let node = world.rig.nodes.iter().find(|n| n.machine.name == host);
+    let node = deployment.rig.nodes.iter().find(|n| n.machine.name == host);
     let id = pod["status"]["containerStatuses"][0]["containerID"].as_str();
     let id = id.and_then(|id| id.rsplit('/').next());
     node.context("no such node")?

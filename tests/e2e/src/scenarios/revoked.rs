@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use rig::deployment::Deployment;
 use rig::process::wait_until;
-use rig::world::World;
 
 use super::{Scenario, relayed, reset};
 
@@ -22,9 +22,9 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-fn rights_end(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let tailnet = &world.rig.tailnet;
+fn rights_end(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let tailnet = &deployment.rig.tailnet;
     let nodes = tailnet.nodes()?;
     let relays = nodes.iter().filter(|node| node.peer_relay);
     let relays: Vec<_> = relays.map(|node| node.name.clone()).collect();
@@ -45,29 +45,29 @@ fn rights_end(world: &World<'_>) -> Result<String> {
         ("turned off", &relays[..], &disable as Change<'_>),
         ("expired", &clients, &expire),
     ] {
-        relayed(world)?;
-        ensure!(sessions(world)? > 0.0, "a path without a session");
+        relayed(deployment)?;
+        ensure!(sessions(deployment)? > 0.0, "a path without a session");
         let all = |set| names.iter().try_for_each(|name| change(name, set));
-        let ended = all(true).and_then(|()| none_left(world));
+        let ended = all(true).and_then(|()| none_left(deployment));
         all(false)?;
         let ended = ended.context(what)?;
-        world.wait_ready(super::EDGE)?;
-        relayed(world).with_context(|| format!("no longer {what}"))?;
+        deployment.wait_ready(super::EDGE)?;
+        relayed(deployment).with_context(|| format!("no longer {what}"))?;
         seen.push(format!("{what}: {:.1} s", ended.as_secs_f64()));
     }
     Ok(seen.join(", "))
 }
 
 /// Sessions of all relays, open or not.
-fn sessions(world: &World<'_>) -> Result<f64> {
-    world.metric("peerrelay_sessions{")
+fn sessions(deployment: &Deployment<'_>) -> Result<f64> {
+    deployment.metric("peerrelay_sessions{")
 }
 
 /// Waits until the relays have no session, and gives how long that took.
-pub(super) fn none_left(world: &World<'_>) -> Result<Duration> {
+pub(super) fn none_left(deployment: &Deployment<'_>) -> Result<Duration> {
     let start = Instant::now();
     let none = || {
-        let left = sessions(world)?;
+        let left = sessions(deployment)?;
         ensure!(left == 0.0, "{left} sessions are left");
         Ok(())
     };

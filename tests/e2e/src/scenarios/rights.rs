@@ -4,7 +4,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 
 use anyhow::{Context, Result, ensure};
-use rig::world::{NAMESPACE, World};
+use rig::deployment::{Deployment, NAMESPACE};
 use serde_json::{Value, json};
 
 use super::reasons::process_of;
@@ -17,8 +17,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-fn own_token(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn own_token(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     let on = |name: &str, node: &str| {
         json!({
             "name": name, "clients": ["tag:office"],
@@ -26,12 +26,12 @@ fn own_token(world: &World<'_>) -> Result<String> {
         })
     };
     let regions = [on("office", "n1"), on("lab", "n2")];
-    world.apply(EDGE, &json!({"regions": regions}))?;
-    world.wait_ready(EDGE)?;
+    deployment.apply(EDGE, &json!({"regions": regions}))?;
+    deployment.wait_ready(EDGE)?;
     let mut own = Value::Null;
     let mut other = String::new();
-    world.eventually("each region has its relay", || {
-        let pods = world.list("pods", EDGE)?;
+    deployment.eventually("each region has its relay", || {
+        let pods = deployment.list("pods", EDGE)?;
         let of = |region: &str| {
             let mut of = pods
                 .iter()
@@ -45,16 +45,16 @@ fn own_token(world: &World<'_>) -> Result<String> {
         other = lab["metadata"]["name"].as_str().unwrap_or_default().into();
         Ok(())
     })?;
-    let node = world.rig.nodes.first().context("no node")?;
+    let node = deployment.rig.nodes.first().context("no node")?;
     let own = own["metadata"]["name"].as_str().unwrap_or_default();
     let token = token(own)?;
     let (opened, closed) = (opened(own), closed(own, &other));
     for (method, path) in &opened {
-        let (code, said) = world.ask_as(&token, method, path, "{}")?;
+        let (code, said) = deployment.ask_as(&token, method, path, "{}")?;
         ensure!(code == 200, "{method} {path}: {code} {said}");
     }
     for (method, path) in &closed {
-        let (code, said) = world.ask_as(&token, method, path, "{}")?;
+        let (code, said) = deployment.ask_as(&token, method, path, "{}")?;
         ensure!(code == 403, "{method} {path}: {code} {said}");
     }
     let state = node

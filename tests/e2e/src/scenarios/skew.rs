@@ -1,7 +1,7 @@
 //! Operator and relays of different versions.
 
 use anyhow::{Context, Result, ensure};
-use rig::world::{NAMESPACE, World};
+use rig::deployment::{Deployment, NAMESPACE};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
@@ -16,23 +16,23 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-fn newer_configuration(world: &World<'_>) -> Result<String> {
-    reset(world)?;
+fn newer_configuration(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
     // The operator would put the ConfigMap back.
-    world.apply(EDGE, &json!({"paused": true}))?;
-    world.eventually("the operator has seen the pause", || {
-        let object = world.object("peerrelay", EDGE)?;
+    deployment.apply(EDGE, &json!({"paused": true}))?;
+    deployment.eventually("the operator has seen the pause", || {
+        let object = deployment.object("peerrelay", EDGE)?;
         let seen = &object["status"]["observedGeneration"];
         ensure!(*seen == object["metadata"]["generation"], "seen is {seen}");
         Ok(())
     })?;
     let name = format!("{EDGE}-office");
-    let map = world.object("configmap", &name)?;
+    let map = deployment.object("configmap", &name)?;
     let text = map["data"]["relay.yaml"]
         .as_str()
         .context("no relay.yaml")?;
     let data = json!({"data": {"relay.yaml": format!("{}\n{FIELD}: 7\n", text.trim_end())}});
-    world.rig.kubectl([
+    deployment.rig.kubectl([
         "patch",
         "configmap",
         &name,
@@ -42,21 +42,21 @@ fn newer_configuration(world: &World<'_>) -> Result<String> {
         "-p",
         &data.to_string(),
     ])?;
-    let before = world.list("pods", EDGE)?;
+    let before = deployment.list("pods", EDGE)?;
     let pod = name_of(before.first().context("no relay runs")?)?.to_owned();
-    world
+    deployment
         .rig
         .kubectl(["delete", "pod", &pod, "-n", NAMESPACE, "--wait=false"])?;
     let mut told = String::new();
-    world.eventually("the next relay is ready and has warned", || {
-        let now = world.list("pods", EDGE)?;
+    deployment.eventually("the next relay is ready and has warned", || {
+        let now = deployment.list("pods", EDGE)?;
         let is_new = |pod: &&Value| {
             name_of(pod).is_ok_and(|name| before.iter().all(|b| name_of(b).ok() != Some(name)))
         };
         let next = now.iter().find(is_new).context("there is no other pod")?;
         let ready = &next["status"]["containerStatuses"][0]["ready"];
         ensure!(*ready == true, "it is not ready");
-        let log = world
+        let log = deployment
             .rig
             .kubectl(["logs", "-n", NAMESPACE, name_of(next)?])?;
         let line = log
@@ -65,14 +65,14 @@ fn newer_configuration(world: &World<'_>) -> Result<String> {
         told = line.context("the log has no warning")?.to_owned();
         Ok(())
     })?;
-    world.apply(EDGE, &json!({}))?;
-    world.eventually("the operator's configuration is back", || {
-        let map = world.object("configmap", &name)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.eventually("the operator's configuration is back", || {
+        let map = deployment.object("configmap", &name)?;
         let text = map["data"]["relay.yaml"].as_str().unwrap_or_default();
         ensure!(!text.contains(FIELD), "it still has {FIELD}");
         Ok(())
     })?;
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
     Ok(told)
 }
 

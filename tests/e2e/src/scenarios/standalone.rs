@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::command::program_in;
-use rig::world::World;
+use rig::deployment::Deployment;
 
 use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset};
 
@@ -27,8 +27,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn mistakes(world: &World<'_>) -> Result<String> {
-    let program = world.rig.program()?;
+fn mistakes(deployment: &Deployment<'_>) -> Result<String> {
+    let program = deployment.rig.program()?;
     let cases: [(&[&str], &str); 5] = [
         (
             &["relay", "--static-endpoint", "203.0.113.10"],
@@ -60,36 +60,40 @@ fn mistakes(world: &World<'_>) -> Result<String> {
         ensure!(!output.status.success(), "{PROGRAM} {words:?} went well");
         ensure!(said.contains(message), "{PROGRAM} {words:?} said: {said}");
     }
-    port_taken(world)?;
+    port_taken(deployment)?;
     Ok(format!("{} mistakes", cases.len() + 1))
 }
 
 /// A port that is taken is tried again, and taken over once it is free.
-fn port_taken(world: &World<'_>) -> Result<()> {
-    let scratch = world.rig.scratch("standalone")?;
-    let c3 = world.client("c3")?;
-    let holder = world.probe(c3, &["occupy", "40000"])?;
+fn port_taken(deployment: &Deployment<'_>) -> Result<()> {
+    let scratch = deployment.rig.scratch("standalone")?;
+    let c3 = deployment.client("c3")?;
+    let holder = deployment.probe(c3, &["occupy", "40000"])?;
     let state = scratch.join("state").display().to_string();
-    let spec = rig::process::Spec::new("standalone", c3.machine.namespace, &world.rig.program()?)
-        .args([
-            "relay",
-            "--state-dir",
-            &state,
-            "--control-url",
-            "https://10.90.0.1",
-        ])
-        .args(["--ca-file", &world.rig.ca().display().to_string()])
-        .args([
-            "--auth-key-file",
-            &world.rig.tailnet.auth_key_file().display().to_string(),
-        ])
-        .args([
-            "--hostname",
-            "standalone",
-            "--metrics-addr",
-            "127.0.0.1:9441",
-        ]);
-    let processes = world.rig.processes()?;
+    let spec = rig::process::Spec::new(
+        "standalone",
+        c3.machine.namespace,
+        &deployment.rig.program()?,
+    )
+    .args([
+        "relay",
+        "--state-dir",
+        &state,
+        "--control-url",
+        "https://10.90.0.1",
+    ])
+    .args(["--ca-file", &deployment.rig.ca().display().to_string()])
+    .args([
+        "--auth-key-file",
+        &deployment.rig.tailnet.auth_key_file().display().to_string(),
+    ])
+    .args([
+        "--hostname",
+        "standalone",
+        "--metrics-addr",
+        "127.0.0.1:9441",
+    ]);
+    let processes = deployment.rig.processes()?;
     let relay = processes.start(&spec)?;
     let ready = || {
         let mut curl = program_in(c3.machine.namespace, "curl");
@@ -119,34 +123,34 @@ fn port_taken(world: &World<'_>) -> Result<()> {
     result.context("a relay whose port is taken")
 }
 
-fn control_lost(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    relayed(world)?;
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+fn control_lost(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    relayed(deployment)?;
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let held = world.probe(c1, &["hold", &to])?;
-    world.rig.tailnet.cut_off(true)?;
-    let lost = world.eventually("relays say that control is gone", || {
-        let ready = world.condition(EDGE, "TailnetConnected")?;
+    let held = deployment.probe(c1, &["hold", &to])?;
+    deployment.rig.tailnet.cut_off(true)?;
+    let lost = deployment.eventually("relays say that control is gone", || {
+        let ready = deployment.condition(EDGE, "TailnetConnected")?;
         ensure!(
             ready == "False/ControlUnreachable" || ready == "False/DerpUnreachable",
             "TailnetConnected is '{ready}'"
         );
         Ok(())
     });
-    let forwarded = || world.metric("peerrelay_forwarded_bytes_total");
+    let forwarded = || deployment.metric("peerrelay_forwarded_bytes_total");
     let before = forwarded()?;
     thread::sleep(Duration::from_secs(3));
     let flowed = forwarded()? - before;
-    world.rig.tailnet.cut_off(false)?;
+    deployment.rig.tailnet.cut_off(false)?;
     let back = Instant::now();
     lost?;
     ensure!(flowed > 0.0, "nothing flowed through the relays");
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
     let ready = back.elapsed().as_secs();
     let trips = held.finish().context("the connection did not survive")?;
     drop(server);
-    world.wait_route(c1, c2, is_relay, MINUTE)?;
+    deployment.wait_route(c1, c2, is_relay, MINUTE)?;
     Ok(format!("{trips}, ready {ready} s after control was back"))
 }

@@ -6,10 +6,10 @@ use std::process::{Child, Stdio};
 
 use anyhow::{Context, Result, ensure};
 use rig::command::{program, program_in, run_with_input};
+use rig::deployment::{Deployment, NAMESPACE};
 use rig::net::ROUTER;
 use rig::progress::Progress;
 use rig::tools::Tools;
-use rig::world::{NAMESPACE, World};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, surroundings};
@@ -21,47 +21,55 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-fn agree(world: &World<'_>) -> Result<String> {
-    surroundings(world)?;
-    world.delete(EDGE)?;
+fn agree(deployment: &Deployment<'_>) -> Result<String> {
+    surroundings(deployment)?;
+    deployment.delete(EDGE)?;
     Tools::build_only("kstatus", &Progress::stderr())?;
-    let watch = Watch::start(world)?;
+    let watch = Watch::start(deployment)?;
 
-    world.apply(EDGE, &json!({}))?;
-    world.wait_ready(EDGE)?;
-    ensure!(waits(world), "kubectl wait does not see that it is ready");
-    world.apply(EDGE, &json!({"port": 40_100}))?;
-    world.wait_ready(EDGE)?;
-    let pods = world.list("pods", EDGE)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.wait_ready(EDGE)?;
+    ensure!(
+        waits(deployment),
+        "kubectl wait does not see that it is ready"
+    );
+    deployment.apply(EDGE, &json!({"port": 40_100}))?;
+    deployment.wait_ready(EDGE)?;
+    let pods = deployment.list("pods", EDGE)?;
     let pod = pods.first().and_then(|p| p["metadata"]["name"].as_str());
     let pod = pod.context("no relay runs")?;
     let image = r#"{"spec":{"containers":[{"name":"relay","image":"example.test/none:1"}]}}"#;
-    world
+    deployment
         .rig
         .kubectl(["patch", "pod", pod, "-n", NAMESPACE, "-p", image])?;
-    world.eventually("it stalls", || {
-        let stalled = world.condition(EDGE, "Stalled")?;
+    deployment.eventually("it stalls", || {
+        let stalled = deployment.condition(EDGE, "Stalled")?;
         ensure!(stalled.starts_with("True/"), "Stalled is '{stalled}'");
         Ok(())
     })?;
-    ensure!(!waits(world), "kubectl wait takes it for ready");
-    world.rig.kubectl(["delete", "pod", pod, "-n", NAMESPACE])?;
-    world.wait_ready(EDGE)?;
-    ensure!(waits(world), "kubectl wait does not see that it is mended");
-    world.delete(EDGE)?;
+    ensure!(!waits(deployment), "kubectl wait takes it for ready");
+    deployment
+        .rig
+        .kubectl(["delete", "pod", pod, "-n", NAMESPACE])?;
+    deployment.wait_ready(EDGE)?;
+    ensure!(
+        waits(deployment),
+        "kubectl wait does not see that it is mended"
+    );
+    deployment.delete(EDGE)?;
 
     let moments = watch.finish()?;
-    judge(world, &moments)
+    judge(deployment, &moments)
 }
 
 /// What `kubectl wait` says at once.
-pub(super) fn waits(world: &World<'_>) -> bool {
+pub(super) fn waits(deployment: &Deployment<'_>) -> bool {
     let relay = format!("peerrelay/{EDGE}");
     let words = ["wait", &relay, "-n", NAMESPACE];
     let all = words
         .into_iter()
         .chain(["--for=condition=Ready", "--timeout=1s"]);
-    world.rig.kubectl(all).is_ok()
+    deployment.rig.kubectl(all).is_ok()
 }
 
 /// A PeerRelay as it was, and its line in `kubectl get`.
@@ -72,8 +80,8 @@ pub(super) struct Moment {
 }
 
 /// Compares what all say of each moment.
-fn judge(world: &World<'_>, moments: &[Moment]) -> Result<String> {
-    let said = kstatus(world, moments)?;
+fn judge(deployment: &Deployment<'_>, moments: &[Moment]) -> Result<String> {
+    let said = kstatus(deployment, moments)?;
     let mut seen = Vec::new();
     for (moment, kstatus) in moments.iter().zip(&said) {
         let (object, kstatus) = (&moment.object, kstatus.as_str());
@@ -107,9 +115,9 @@ fn judge(world: &World<'_>, moments: &[Moment]) -> Result<String> {
 }
 
 /// What kstatus says of each moment.
-pub(super) fn kstatus(world: &World<'_>, moments: &[Moment]) -> Result<Vec<String>> {
+pub(super) fn kstatus(deployment: &Deployment<'_>, moments: &[Moment]) -> Result<Vec<String>> {
     let lines: Vec<_> = moments.iter().map(|m| m.object.to_string()).collect();
-    let mut kstatus = program(world.rig.tools().program("kstatus"));
+    let mut kstatus = program(deployment.rig.tools().program("kstatus"));
     let said = run_with_input(&mut kstatus, (lines.join("\n") + "\n").as_bytes())?;
     let said: Vec<_> = said.lines().map(str::to_owned).collect();
     ensure!(said.len() == moments.len(), "kstatus judged {}", said.len());
@@ -134,14 +142,15 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn start(world: &World<'_>) -> Result<Self> {
-        let config: Value = serde_yaml::from_str(&fs::read_to_string(world.rig.kubeconfig())?)?;
+    pub(super) fn start(deployment: &Deployment<'_>) -> Result<Self> {
+        let config: Value =
+            serde_yaml::from_str(&fs::read_to_string(deployment.rig.kubeconfig())?)?;
         let server = config["clusters"][0]["cluster"]["server"].as_str();
         let server = server.context("the kubeconfig names no server")?;
-        let file = world.rig.scratch("status")?.join("watch");
-        let admin = |what: &str| world.rig.kubeconfig().with_file_name(what);
+        let file = deployment.rig.scratch("status")?.join("watch");
+        let admin = |what: &str| deployment.rig.kubeconfig().with_file_name(what);
         let mut curl = program_in(ROUTER, "curl");
-        curl.args(["-sSN", "--cacert"]).arg(world.rig.ca());
+        curl.args(["-sSN", "--cacert"]).arg(deployment.rig.ca());
         curl.arg("--cert").arg(admin("admin.crt"));
         curl.arg("--key").arg(admin("admin.key"));
         curl.args(["-H", "Accept: application/json;as=Table;v=v1;g=meta.k8s.io"]);

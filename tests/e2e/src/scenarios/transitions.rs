@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use rig::deployment::{Deployment, NAMESPACE};
 use rig::metallb::MetalLb;
-use rig::world::{NAMESPACE, World};
 use serde_json::{Value, json};
 
 use super::exposure::{endpoints, through};
@@ -40,13 +40,13 @@ const WALK: [&str; 7] = [
     "HostNetwork",
 ];
 
-fn every_pair(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let metallb = MetalLb::start(world.rig)?;
+fn every_pair(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let metallb = MetalLb::start(deployment.rig)?;
     let mut pairs = BTreeSet::new();
     for (at, kind) in WALK.into_iter().enumerate() {
-        world.apply(EDGE, &region(json!({"type": kind})))?;
-        world.wait_ready(EDGE).with_context(|| {
+        deployment.apply(EDGE, &region(json!({"type": kind})))?;
+        deployment.wait_ready(EDGE).with_context(|| {
             let before = at.checked_sub(1).map_or("nothing", |before| WALK[before]);
             format!("from {before} to {kind}")
         })?;
@@ -55,15 +55,15 @@ fn every_pair(world: &World<'_>) -> Result<String> {
             "NodePort" => vec!["NodePort"],
             _ => vec!["LoadBalancer"; 2],
         };
-        world.eventually("the Services are those of the type", || {
-            let services = world.list("services", EDGE)?;
+        deployment.eventually("the Services are those of the type", || {
+            let services = deployment.list("services", EDGE)?;
             let types = services.iter().filter_map(|s| s["spec"]["type"].as_str());
             let types: Vec<_> = types.filter(|kind| *kind != "ClusterIP").collect();
             ensure!(types == wanted, "Services are {types:?}, not {wanted:?}");
             Ok(())
         })?;
-        world.eventually("each relay advertises where clients reach it", || {
-            let reports = world.reports(EDGE)?;
+        deployment.eventually("each relay advertises where clients reach it", || {
+            let reports = deployment.reports(EDGE)?;
             ensure!(reports.len() == 2, "{} relays report", reports.len());
             for report in &reports {
                 let told = endpoints(report);
@@ -79,14 +79,14 @@ fn every_pair(world: &World<'_>) -> Result<String> {
         }
     }
     ensure!(pairs.len() == 6, "only {pairs:?} were tried");
-    let seen = through(world, &[":40000".to_owned()]).with_context(|| metallb.log())?;
-    world.delete(EDGE)?;
+    let seen = through(deployment, &[":40000".to_owned()]).with_context(|| metallb.log())?;
+    deployment.delete(EDGE)?;
     Ok(format!("{} pairs, then {seen}", pairs.len()))
 }
 
-fn replaced(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let metallb = MetalLb::start(world.rig)?;
+fn replaced(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let metallb = MetalLb::start(deployment.rig)?;
     let balanced = |load_balancer: Value| {
         region(json!({"type": "LoadBalancer", "loadBalancer": load_balancer}))
     };
@@ -114,12 +114,12 @@ fn replaced(world: &World<'_>) -> Result<String> {
     let mut before = BTreeSet::new();
     let mut replacements = 0;
     for (load_balancer, served) in steps {
-        world.apply(EDGE, &balanced(load_balancer.clone()))?;
+        deployment.apply(EDGE, &balanced(load_balancer.clone()))?;
         let class = load_balancer["class"].clone();
         let family = load_balancer["ipFamilies"][0].clone();
-        world
+        deployment
             .eventually("the Services are as they should be", || {
-                let services = services(world)?;
+                let services = services(deployment)?;
                 ensure!(services.len() == 2, "{} Services", services.len());
                 for service in &services {
                     let spec = &service["spec"];
@@ -130,16 +130,16 @@ fn replaced(world: &World<'_>) -> Result<String> {
             })
             .with_context(|| load_balancer.to_string())?;
         match served {
-            true => world
+            true => deployment
                 .wait_ready(EDGE)
                 .with_context(|| format!("{load_balancer} {}", metallb.log()))?,
-            false => world.eventually("addresses are waited for", || {
-                let told = world.condition(EDGE, "EndpointsPublished")?;
+            false => deployment.eventually("addresses are waited for", || {
+                let told = deployment.condition(EDGE, "EndpointsPublished")?;
                 ensure!(told.starts_with("False/"), "EndpointsPublished is '{told}'");
                 Ok(())
             })?,
         }
-        let now: BTreeSet<String> = services(world)?.iter().map(uid).collect();
+        let now: BTreeSet<String> = services(deployment)?.iter().map(uid).collect();
         replacements += usize::from(!before.is_empty() && now.is_disjoint(&before));
         before = now;
     }
@@ -148,7 +148,7 @@ fn replaced(world: &World<'_>) -> Result<String> {
         "Services were replaced {replacements} times"
     );
     let words = ["get", "events", "-n", NAMESPACE, "-o", "json"];
-    let events: Value = serde_json::from_str(&world.rig.kubectl(words)?)?;
+    let events: Value = serde_json::from_str(&deployment.rig.kubectl(words)?)?;
     let events = events["items"].as_array().into_iter().flatten();
     let told: BTreeSet<_> = events
         .filter(|event| event["reason"] == "ServiceReplaced")
@@ -156,19 +156,19 @@ fn replaced(world: &World<'_>) -> Result<String> {
         .map(|note| note.contains("spec.loadBalancerClass"))
         .collect();
     ensure!(told.len() == 2, "events tell of {} fields", told.len());
-    world.delete(EDGE)?;
+    deployment.delete(EDGE)?;
     Ok(format!("{replacements} replacements, each told"))
 }
 
-fn exchanged(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn exchanged(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     let regions = |first: (&str, u16), second: (&str, u16)| {
         let region = |(name, port): (&str, u16), node: usize| {
             json!({
                 "name": name, "clients": ["tag:office"],
                 "exposure": {"type": "NodePort", "nodePort": port},
                 "placement": {"nodeSelector": {
-                    "kubernetes.io/hostname": world.rig.nodes[node].machine.name,
+                    "kubernetes.io/hostname": deployment.rig.nodes[node].machine.name,
                 }},
             })
         };
@@ -180,17 +180,17 @@ fn exchanged(world: &World<'_>) -> Result<String> {
         (("annex", 31_001), ("lab", 31_000)),
     ];
     for (first, second) in steps {
-        world.apply(EDGE, &regions(first, second))?;
-        world
+        deployment.apply(EDGE, &regions(first, second))?;
+        deployment
             .wait_ready(EDGE)
             .with_context(|| format!("{first:?} {second:?}"))?;
         for (name, port) in [first, second] {
-            let service = world.object("service", &format!("{EDGE}-{name}"))?;
+            let service = deployment.object("service", &format!("{EDGE}-{name}"))?;
             let has = &service["spec"]["ports"][0]["nodePort"];
             ensure!(*has == port, "{name} has {has}, not {port}");
         }
     }
-    world.delete(EDGE)?;
+    deployment.delete(EDGE)?;
     Ok(format!("{} steps", steps.len()))
 }
 
@@ -199,8 +199,8 @@ fn region(exposure: Value) -> Value {
 }
 
 /// The relays' Services, except those that are being removed.
-fn services(world: &World<'_>) -> Result<Vec<Value>> {
-    let mut all = world.list("services", EDGE)?;
+fn services(deployment: &Deployment<'_>) -> Result<Vec<Value>> {
+    let mut all = deployment.list("services", EDGE)?;
     all.retain(|service| {
         service["spec"]["type"] == "LoadBalancer"
             && service["metadata"]["deletionTimestamp"].is_null()

@@ -1,8 +1,8 @@
 //! IPv4 and IPv6 below the tunnel.
 
 use anyhow::{Result, ensure};
+use rig::deployment::{Deployment, Route};
 use rig::net::Family;
-use rig::world::{Route, World};
 
 use super::{MINUTE, Scenario, reset};
 
@@ -19,25 +19,25 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-fn ipv6(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    world.rig.network.cut("c1", Family::V4)?;
-    world.rig.network.cut("c2", Family::V4)?;
-    let (route, _) = world.wait_route(c1, c2, through_ipv6, MINUTE)?;
+fn ipv6(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    deployment.rig.network.cut("c1", Family::V4)?;
+    deployment.rig.network.cut("c2", Family::V4)?;
+    let (route, _) = deployment.wait_route(c1, c2, through_ipv6, MINUTE)?;
     Ok(route.to_string())
 }
 
-fn mixed(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    world.rig.network.cut("c1", Family::V6)?;
-    world.rig.network.cut("c2", Family::V4)?;
+fn mixed(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    deployment.rig.network.cut("c1", Family::V6)?;
+    deployment.rig.network.cut("c2", Family::V4)?;
     let prefix = "peerrelay_forwarded_packets_total{data_path=\"socket\",region=\"office\",transport_in=\"udp4\",transport_out=\"udp6\"}";
-    let before = world.metric(prefix)?;
-    world.wait_route(c1, c2, through_ipv4, MINUTE)?;
-    let (route, _) = world.wait_route(c2, c1, through_ipv6, MINUTE)?;
-    let crossed = world.metric(prefix)? - before;
+    let before = deployment.metric(prefix)?;
+    deployment.wait_route(c1, c2, through_ipv4, MINUTE)?;
+    let (route, _) = deployment.wait_route(c2, c1, through_ipv6, MINUTE)?;
+    let crossed = deployment.metric(prefix)? - before;
     ensure!(crossed > 0.0, "no datagram crossed from IPv4 to IPv6");
     Ok(format!("{crossed} datagrams from IPv4 to {route}"))
 }

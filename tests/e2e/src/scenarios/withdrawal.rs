@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::command::program_in;
+use rig::deployment::{Deployment, NAMESPACE, Route};
 use rig::process::{Spec, wait_until};
 use rig::tailnet::LOGIN_SERVER;
-use rig::world::{NAMESPACE, Route, World};
 use serde_json::{Value, json};
 
 use super::regions::running;
@@ -51,43 +51,43 @@ fn placed(placement: &Value) -> Value {
     }]})
 }
 
-fn fewer(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
+fn fewer(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
     // With one relay, the preferred node has it: the one that keeps it when there are two.
-    world.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
-    world.wait_ready(EDGE)?;
-    let stays = running(world)?
+    deployment.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
+    deployment.wait_ready(EDGE)?;
+    let stays = running(deployment)?
         .into_keys()
         .next()
         .context("no relay runs")?;
-    let goes = world.rig.nodes.iter().map(|node| node.machine.name);
+    let goes = deployment.rig.nodes.iter().map(|node| node.machine.name);
     let goes = goes
         .clone()
         .find(|name| *name != stays)
         .context("one node")?;
-    world.delete(EDGE)?;
+    deployment.delete(EDGE)?;
     let only = json!({"maxRelays": 1, "nodeSelector": {"kubernetes.io/hostname": goes}});
-    world.apply(EDGE, &placed(&only))?;
-    world.wait_ready(EDGE)?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    let server = world.probe(c2, &["serve", &PORT.to_string()])?;
+    deployment.apply(EDGE, &placed(&only))?;
+    deployment.wait_ready(EDGE)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let first = relayed(world)?;
-    ensure!(is_on(world, &first, goes)?, "{first} is not on {goes}");
-    let held = world.probe(c1, &["hold", &to])?;
-    world.apply(EDGE, &placed(&json!({"maxRelays": 2})))?;
-    world.eventually("both relays are ready", || {
-        let relays = world.object("peerrelay", EDGE)?["status"]["relays"].clone();
+    let first = relayed(deployment)?;
+    ensure!(is_on(deployment, &first, goes)?, "{first} is not on {goes}");
+    let held = deployment.probe(c1, &["hold", &to])?;
+    deployment.apply(EDGE, &placed(&json!({"maxRelays": 2})))?;
+    deployment.eventually("both relays are ready", || {
+        let relays = deployment.object("peerrelay", EDGE)?["status"]["relays"].clone();
         ensure!(relays == "2/2", "relays: {relays}");
-        world.wait_ready(EDGE)
+        deployment.wait_ready(EDGE)
     })?;
 
-    world.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
+    deployment.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
     let start = Instant::now();
-    world.eventually("the relay is withdrawn", || {
-        let told = world.condition(EDGE, "Ready")?;
+    deployment.eventually("the relay is withdrawn", || {
+        let told = deployment.condition(EDGE, "Ready")?;
         ensure!(told == "False/RelaysWithdrawing", "Ready is '{told}'");
-        let report = report(world, goes)?;
+        let report = report(deployment, goes)?;
         ensure!(!report["status"]["withdrawal"].is_null(), "it goes on");
         Ok(())
     })?;
@@ -97,10 +97,10 @@ fn fewer(world: &World<'_>) -> Result<String> {
         REMOVED,
         || true,
         || {
-            if let Ok(report) = report(world, goes) {
+            if let Ok(report) = report(deployment, goes) {
                 complete |= report["status"]["withdrawal"]["complete"] == true;
             }
-            let running = running(world)?;
+            let running = running(deployment)?;
             ensure!(!running.contains_key(goes), "it runs: {running:?}");
             Ok(())
         },
@@ -113,13 +113,13 @@ fn fewer(world: &World<'_>) -> Result<String> {
         removed.as_secs()
     );
     let on_other = |route: &Route| {
-        is_relay(route) && is_on(world, &route.to_string(), &stays).unwrap_or(false)
+        is_relay(route) && is_on(deployment, &route.to_string(), &stays).unwrap_or(false)
     };
-    let (route, found) = world.wait_route(c1, c2, on_other, MINUTE)?;
+    let (route, found) = deployment.wait_route(c1, c2, on_other, MINUTE)?;
     let trips = held.finish().context("the connection did not survive")?;
     drop(server);
-    world.wait_ready(EDGE)?;
-    world.delete(EDGE)?;
+    deployment.wait_ready(EDGE)?;
+    deployment.delete(EDGE)?;
     Ok(format!(
         "withdrawn after {:.1} s, {} after {} s; {route} {} s later; on one connection {trips}",
         withdrawn.as_secs_f64(),
@@ -133,28 +133,28 @@ fn fewer(world: &World<'_>) -> Result<String> {
     ))
 }
 
-fn disabled(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    world.apply(EDGE, &json!({"enabled": true}))?;
-    relayed(world)?;
-    let before = devices(world)?;
+fn disabled(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    deployment.apply(EDGE, &json!({"enabled": true}))?;
+    relayed(deployment)?;
+    let before = devices(deployment)?;
     ensure!(!before.is_empty(), "no relay reports");
-    world.apply(EDGE, &json!({"enabled": false}))?;
+    deployment.apply(EDGE, &json!({"enabled": false}))?;
     let start = Instant::now();
     wait_until(
         REMOVED,
         || true,
         || {
-            let told = world.condition(EDGE, "Ready")?;
+            let told = deployment.condition(EDGE, "Ready")?;
             ensure!(told == "True/Disabled", "Ready is '{told}'");
-            let running = running(world)?;
+            let running = running(deployment)?;
             ensure!(running.is_empty(), "relays run: {running:?}");
             Ok(())
         },
     )
     .context("relays go on")?;
     let off = start.elapsed().as_secs();
-    let available = world.condition(EDGE, "RelaysAvailable")?;
+    let available = deployment.condition(EDGE, "RelaysAvailable")?;
     ensure!(
         available == "False/Disabled",
         "RelaysAvailable is '{available}'"
@@ -163,23 +163,23 @@ fn disabled(world: &World<'_>) -> Result<String> {
     for kind in ["Ready", "RelaysAvailable=False"] {
         let condition = format!("--for=condition={kind}");
         let wait = ["wait", &condition, &relay, "-n", NAMESPACE, "--timeout=1s"];
-        world.rig.kubectl(wait)?;
+        deployment.rig.kubectl(wait)?;
     }
-    world.object("configmap", &format!("{EDGE}-grants"))?;
-    world.object("daemonset", &format!("{EDGE}-office"))?;
-    let (c1, c2) = (world.client("c1")?, world.client("c2")?);
-    world.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+    deployment.object("configmap", &format!("{EDGE}-grants"))?;
+    deployment.object("daemonset", &format!("{EDGE}-office"))?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
 
-    world.apply(EDGE, &json!({"enabled": true}))?;
+    deployment.apply(EDGE, &json!({"enabled": true}))?;
     let start = Instant::now();
-    world.wait_ready(EDGE)?;
+    deployment.wait_ready(EDGE)?;
     let ready = start.elapsed();
-    world.eventually("the same devices are back", || {
-        let now = devices(world)?;
+    deployment.eventually("the same devices are back", || {
+        let now = devices(deployment)?;
         ensure!(now == before, "{before:?} became {now:?}");
         Ok(())
     })?;
-    let route = relayed(world)?;
+    let route = relayed(deployment)?;
     Ok(format!(
         "off after {off} s, on {:.1} s after it was asked, {} devices as before, {route}",
         ready.as_secs_f64(),
@@ -187,25 +187,31 @@ fn disabled(world: &World<'_>) -> Result<String> {
     ))
 }
 
-fn cordoned(world: &World<'_>) -> Result<String> {
-    reset(world)?;
-    let first = world.rig.nodes.first().context("no node")?.machine.name;
+fn cordoned(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let first = deployment
+        .rig
+        .nodes
+        .first()
+        .context("no node")?
+        .machine
+        .name;
     let withdrawn = |wanted: bool| {
-        world.eventually("the cordon reaches the relay", || {
-            let report = report(world, first)?;
+        deployment.eventually("the cordon reaches the relay", || {
+            let report = report(deployment, first)?;
             let is = !report["status"]["withdrawal"].is_null();
             ensure!(is == wanted, "withdrawn: {is}");
             Ok(())
         })
     };
-    let before = running(world)?;
+    let before = running(deployment)?;
     let start = Instant::now();
-    world.rig.kubectl(["cordon", first])?;
+    deployment.rig.kubectl(["cordon", first])?;
     let told = withdrawn(true);
     let took = start.elapsed();
-    let after = running(world)?;
-    let ready = world.condition(EDGE, "Ready")?;
-    world.rig.kubectl(["uncordon", first])?;
+    let after = running(deployment)?;
+    let ready = deployment.condition(EDGE, "Ready")?;
+    deployment.rig.kubectl(["uncordon", first])?;
     told?;
     withdrawn(false)?;
     ensure!(after == before, "a cordon removed a relay");
@@ -216,21 +222,21 @@ fn cordoned(world: &World<'_>) -> Result<String> {
     ))
 }
 
-fn switched(world: &World<'_>) -> Result<String> {
-    vacant(world)?;
-    let dir = world.rig.scratch("switched")?;
+fn switched(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let dir = deployment.rig.scratch("switched")?;
     let file = dir.join("relay.yaml");
     let write = |port: &str| {
-        let tailnet = &world.rig.tailnet;
+        let tailnet = &deployment.rig.tailnet;
         let config = json!({
-            "controlURL": LOGIN_SERVER, "caFile": world.rig.ca(), "hostname": SWITCHED,
+            "controlURL": LOGIN_SERVER, "caFile": deployment.rig.ca(), "hostname": SWITCHED,
             "authKeyFile": tailnet.auth_key_file(), "stateDir": dir.join("state"),
             "metricsAddr": "127.0.0.1:9442",
             "port": port.parse::<u16>().map_or_else(|_| json!(port), |port| json!(port)),
         });
         std::fs::write(&file, config.to_string()).context("failed to write a configuration")
     };
-    let namespace = world.client("c3")?.machine.namespace;
+    let namespace = deployment.client("c3")?.machine.namespace;
     let ready = || {
         let mut curl = program_in(namespace, "curl");
         let output = curl.args(["-sS", "http://127.0.0.1:9442/readyz"]);
@@ -238,21 +244,21 @@ fn switched(world: &World<'_>) -> Result<String> {
         Ok::<_, anyhow::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
     };
     let says = |wanted: &str| {
-        world.eventually("the relay is as it should be", || {
+        deployment.eventually("the relay is as it should be", || {
             let said = ready()?;
             ensure!(said.starts_with(wanted), "it says: {said}");
             Ok(())
         })
     };
     let device = || -> Result<Option<String>> {
-        let nodes = world.rig.tailnet.nodes()?;
+        let nodes = deployment.rig.tailnet.nodes()?;
         let mut own = nodes.into_iter().filter(|node| node.name == SWITCHED);
         Ok(own.next().map(|node| node.key))
     };
-    let processes = world.rig.processes()?;
+    let processes = deployment.rig.processes()?;
     let spec = || {
         let path = file.display().to_string();
-        let spec = Spec::new(SWITCHED, namespace, &world.rig.program()?);
+        let spec = Spec::new(SWITCHED, namespace, &deployment.rig.program()?);
         Ok::<_, anyhow::Error>(spec.args(["relay", "--config", &path]))
     };
     let shown = (|| {
@@ -279,19 +285,19 @@ fn switched(world: &World<'_>) -> Result<String> {
 }
 
 /// Name and node id of each relay's device, by Kubernetes node.
-fn devices(world: &World<'_>) -> Result<BTreeMap<String, (String, String)>> {
+fn devices(deployment: &Deployment<'_>) -> Result<BTreeMap<String, (String, String)>> {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let device = |report: &Value| {
         let device = &report["status"]["tailnet"];
         let identity = (text(&device["name"]), text(&device["nodeID"]));
         (text(&report["spec"]["nodeName"]), identity)
     };
-    Ok(world.reports(EDGE)?.iter().map(device).collect())
+    Ok(deployment.reports(EDGE)?.iter().map(device).collect())
 }
 
 /// What the relay on a node reports.
-fn report(world: &World<'_>, node: &str) -> Result<Value> {
-    let reports = world.reports(EDGE)?;
+fn report(deployment: &Deployment<'_>, node: &str) -> Result<Value> {
+    let reports = deployment.reports(EDGE)?;
     let mut here = reports
         .into_iter()
         .filter(|r| r["spec"]["nodeName"] == node);
@@ -299,8 +305,8 @@ fn report(world: &World<'_>, node: &str) -> Result<Value> {
 }
 
 /// Whether an address of a relay is one of a node.
-fn is_on(world: &World<'_>, address: &str, node: &str) -> Result<bool> {
-    let node = world.rig.nodes.iter().find(|n| n.machine.name == node);
+fn is_on(deployment: &Deployment<'_>, address: &str, node: &str) -> Result<bool> {
+    let node = deployment.rig.nodes.iter().find(|n| n.machine.name == node);
     let node = node.context("no such node")?.machine;
     Ok([node.v4.to_string(), node.v6.to_string()]
         .iter()

@@ -3,14 +3,14 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
+use rig::deployment::condition;
 use rig::signals;
-use rig::world::condition;
 use tokio::time::{Instant, sleep};
 
+use super::super::case::Case;
 use super::super::proxy::Refused;
-use super::super::shape::Shape;
-use super::super::story::Story;
-use super::{Duration, Golden, PATIENCE, Stage, relay_path};
+use super::super::snapshot::Snapshot;
+use super::{Duration, Golden, Harness, PATIENCE, relay_path};
 
 /// Codes by which an API server refuses for good.
 pub const CODES: [u16; 2] = [403, 422];
@@ -18,7 +18,7 @@ pub const CODES: [u16; 2] = [403, 422];
 const NEEDED: [&str; 4] = ["ServiceAccount", "Role", "RoleBinding", "ConfigMap"];
 
 impl Golden {
-    /// Kinds, by their plural, and regions of which the story writes objects.
+    /// Kinds, by their plural, and regions of which the case writes objects.
     pub fn written(&self, regions: &[&str]) -> BTreeSet<(String, String)> {
         let mut written = BTreeSet::new();
         for exchange in self.writes() {
@@ -36,12 +36,12 @@ impl Golden {
     }
 }
 
-impl Stage {
-    /// Plays a story in which every write to a region's objects of a kind is refused, until the
+impl Harness {
+    /// Plays a case in which every write to a region's objects of a kind is refused, until the
     /// status says so and all else is as it should be; then lets them pass.
     pub async fn refusal(
         &mut self,
-        story: &Story,
+        case: &Case,
         golden: &Golden,
         (resource, region): (&str, &str),
         code: u16,
@@ -50,7 +50,7 @@ impl Stage {
         let kind = kind.map(|kind| kind.kind.clone());
         let kind = kind.with_context(|| format!("{resource} are not looked at"))?;
         let name = self.next_name();
-        for step in &story.before {
+        for step in &case.before {
             self.step(&name, step).await?;
         }
         self.reach(&name, &golden.before).await?;
@@ -59,7 +59,7 @@ impl Stage {
             name: format!("{name}-{region}"),
             code,
         }));
-        for step in &story.change {
+        for step in &case.change {
             self.step(&name, step).await?;
         }
         let told = self.until_refused(&name, golden, &kind, region).await;
@@ -86,7 +86,7 @@ impl Stage {
             let current = relay["status"]["observedGeneration"] == relay["metadata"]["generation"];
             let said = ["Ready", "Stalled"].map(|type_| condition(&relay, type_));
             let told = said == ["False/ApplyRejected", "True/ApplyRejected"] && current;
-            let differs = differences(&self.shape(name).await?, golden, kind, region);
+            let differs = differences(&self.snapshot(name).await?, golden, kind, region);
             if told && differs.is_empty() {
                 return Ok(());
             }
@@ -101,12 +101,12 @@ impl Stage {
 }
 
 /// What is neither as it should be nor explained by the refusal of a region's objects of `kind`.
-fn differences(now: &Shape, golden: &Golden, kind: &str, region: &str) -> String {
+fn differences(now: &Snapshot, golden: &Golden, kind: &str, region: &str) -> String {
     let mut now = now.clone();
     let mut wanted = golden.after.clone();
     let keys: BTreeSet<_> = [&now, &golden.before, &golden.after]
         .iter()
-        .flat_map(|shape| shape.objects.keys().cloned())
+        .flat_map(|snapshot| snapshot.objects.keys().cloned())
         .collect();
     for key in keys {
         let (of, name) = key.split_once('/').unwrap_or_default();

@@ -175,7 +175,7 @@ impl Sequence<'_> {
     /// both, and then nothing may differ any more.
     fn reconcile(&mut self, session: usize, side: usize) -> Result<()> {
         let elsewhere = self.places.of(Kind::Elsewhere);
-        let place = self.dice.pick(&elsewhere).context("there are places")?;
+        let place = self.rng.pick(&elsewhere).context("there are places")?;
         self.sessions[session].apart = true;
         self.handshake(session, side, place)?;
         self.sessions[session].apart = false;
@@ -247,7 +247,7 @@ impl Sequence<'_> {
             Some(Oddity::SealedForNode) => (&self.clients[sender], &self.node_boxes[sender][which]),
             _ => (&self.clients[sender], own),
         };
-        let frame = key.seal(shared, &mut self.dice, &plaintext);
+        let frame = key.seal(shared, &mut self.rng, &plaintext);
         let mut datagram = client::control(session.vni[which], &frame);
         if let Some(oddity) = oddity {
             oddity.mark(&mut datagram, |session| self.sessions[session].vni[which]);

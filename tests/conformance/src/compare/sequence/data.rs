@@ -17,7 +17,7 @@ impl Sequence<'_> {
         len: usize,
         oddity: Option<Oddity>,
     ) -> Result<()> {
-        let payload = vec![self.dice.below(256) as u8; len];
+        let payload = vec![self.rng.below(256) as u8; len];
         let datagrams = Both::of(|which| {
             let mut datagram = client::data(self.sessions[session].vni[which], &payload);
             if let Some(oddity) = oddity {

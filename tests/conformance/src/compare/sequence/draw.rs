@@ -19,12 +19,12 @@ impl Sequence<'_> {
         let live: Vec<_> = (0..self.sessions.len())
             .filter(|session| !self.sessions[*session].ended)
             .collect();
-        let session = self.dice.pick(&live);
-        match (session, self.dice.below(100)) {
+        let session = self.rng.pick(&live);
+        match (session, self.rng.below(100)) {
             (None, _) | (_, 0..9) => self.draw_request(),
             (Some(session), 9..22) => Step::Handshake {
                 session,
-                side: self.dice.below(2),
+                side: self.rng.below(2),
                 place: self.draw_place(session),
             },
             (Some(session), 22..42) => self.draw_bind(session),
@@ -36,32 +36,29 @@ impl Sequence<'_> {
 
     fn draw_request(&mut self) -> Step {
         let clients = self.clients.len();
-        let client = self.dice.below(clients);
-        let other = (client + 1 + self.dice.below(clients - 1)) % clients;
+        let client = self.rng.below(clients);
+        let other = (client + 1 + self.rng.below(clients - 1)) % clients;
         let third = (0..clients).find(|third| ![client, other].contains(third));
         let third = third.unwrap_or(other);
-        let mut pair = match self.dice.below(100) {
+        let mut pair = match self.rng.below(100) {
             0..6 => [Party::Client(client); 2],
             6..12 => [Party::Client(client), Party::Node],
             12..18 if self.server.is_some() => [Party::Client(client), Party::Server],
             18..24 => [Party::Client(other), Party::Client(third)],
             _ => [Party::Client(client), Party::Client(other)],
         };
-        if self.dice.percent(50) {
+        if self.rng.percent(50) {
             pair.reverse();
         }
         if self.is_barred(pair) {
             return self.draw_noise();
         }
-        let flaw = match self.dice.below(100) {
-            0..5 => self
-                .dice
-                .pick(&[1, 4, 6, 7, 9, 0xff])
-                .map(RequestFlaw::Kind),
+        let flaw = match self.rng.below(100) {
+            0..5 => self.rng.pick(&[1, 4, 6, 7, 9, 0xff]).map(RequestFlaw::Kind),
             5..8 => Some(RequestFlaw::Version),
             8..11 if self.server.is_some() => Some(RequestFlaw::SealedForServer),
-            11..16 => Some(RequestFlaw::Changed(self.dice.below(REQUEST_LEN))),
-            16..20 => Some(RequestFlaw::Cut(self.dice.below(REQUEST_LEN))),
+            11..16 => Some(RequestFlaw::Changed(self.rng.below(REQUEST_LEN))),
+            16..20 => Some(RequestFlaw::Cut(self.rng.below(REQUEST_LEN))),
             _ => None,
         };
         Step::Request { client, pair, flaw }
@@ -73,18 +70,18 @@ impl Sequence<'_> {
     }
 
     fn draw_bind(&mut self, session: usize) -> Step {
-        let side = self.dice.below(2);
+        let side = self.rng.below(2);
         let leg = self.sessions[session].legs[side];
         let (go, ours) = (leg.begun[Which::Go], leg.begun[Which::Ours]);
-        let generation = match self.dice.below(100) {
-            0..55 => leg.fresh() + self.dice.below(3) as u32,
+        let generation = match self.rng.below(100) {
+            0..55 => leg.fresh() + self.rng.below(3) as u32,
             55..58 => 0,
             58..66 => leg.completed,
             66..74 => leg.completed.saturating_sub(1),
             74..82 => ours,
             82..90 => ours.saturating_sub(1),
             90..97 => go,
-            _ => leg.fresh() + self.dice.below(1 << 20) as u32,
+            _ => leg.fresh() + self.rng.below(1 << 20) as u32,
         };
         let message = Message {
             session,
@@ -101,12 +98,12 @@ impl Sequence<'_> {
         if count == 0 {
             return self.draw_bind(session);
         }
-        let recent = if self.dice.percent(75) { 2 } else { count };
-        let at = count - 1 - self.dice.below(recent.min(count));
+        let recent = if self.rng.percent(75) { 2 } else { count };
+        let at = count - 1 - self.rng.below(recent.min(count));
         let challenge = &self.sessions[session].challenges[at];
         let (mut side, mut place) = (challenge.side, challenge.place);
-        match self.dice.below(100) {
-            0..12 => place = self.dice.below(self.places.count()),
+        match self.rng.below(100) {
+            0..12 => place = self.rng.below(self.places.count()),
             12..16 => side = 1 - side,
             _ => {}
         }
@@ -121,14 +118,14 @@ impl Sequence<'_> {
     }
 
     fn draw_data(&mut self, session: usize) -> Step {
-        let side = self.dice.below(2);
-        let bound = self.sessions[session].bound[side].filter(|_| self.dice.percent(80));
-        let place = bound.unwrap_or_else(|| self.dice.below(self.places.count()));
-        let oddity = match self.dice.below(100) {
+        let side = self.rng.below(2);
+        let bound = self.sessions[session].bound[side].filter(|_| self.rng.percent(80));
+        let place = bound.unwrap_or_else(|| self.rng.below(self.places.count()));
+        let oddity = match self.rng.below(100) {
             0..5 => Some(Oddity::ReservedBits),
             5..9 => Some(Oddity::OptionLength),
-            9..14 => Some(Oddity::GeneveVersion(1 + self.dice.below(3) as u8)),
-            14..19 => Some(Oddity::Protocol(self.dice.below(1 << 16) as u16)),
+            9..14 => Some(Oddity::GeneveVersion(1 + self.rng.below(3) as u8)),
+            14..19 => Some(Oddity::Protocol(self.rng.below(1 << 16) as u16)),
             19..23 => Some(Oddity::ControlBit),
             23..25 => Some(Oddity::Header(Elsewhere::Zero)),
             25..28 => Some(Oddity::Header(Elsewhere::Unused)),
@@ -137,18 +134,18 @@ impl Sequence<'_> {
         Step::Data {
             session,
             place,
-            len: LENGTHS[self.dice.below(LENGTHS.len())],
+            len: LENGTHS[self.rng.below(LENGTHS.len())],
             oddity,
         }
     }
 
     fn draw_oddity(&mut self, session: usize) -> Option<Oddity> {
         let sessions = self.sessions.len();
-        let other = (session + 1 + self.dice.below(sessions)) % sessions;
-        Some(match self.dice.below(100) {
+        let other = (session + 1 + self.rng.below(sessions)) % sessions;
+        Some(match self.rng.below(100) {
             0..2 => Oddity::ReservedBits,
             2..4 => Oddity::OptionLength,
-            4..7 => Oddity::GeneveVersion(1 + self.dice.below(3) as u8),
+            4..7 => Oddity::GeneveVersion(1 + self.rng.below(3) as u8),
             7..8 => Oddity::Protocol(0x7a12),
             8..10 => Oddity::ControlBit,
             10..11 => Oddity::Header(Elsewhere::Zero),
@@ -157,15 +154,15 @@ impl Sequence<'_> {
             14..16 => Oddity::SealedVni,
             16..18 => Oddity::OwnRemoteKey,
             18..21 => Oddity::Challenge,
-            21..24 => Oddity::Kind(KINDS[self.dice.below(KINDS.len())]),
+            21..24 => Oddity::Kind(KINDS[self.rng.below(KINDS.len())]),
             24..25 => Oddity::MessageVersion,
-            25..27 => Oddity::Trailing(1 + self.dice.below(40)),
+            25..27 => Oddity::Trailing(1 + self.rng.below(40)),
             27..28 => Oddity::ForeignSeal,
             28..30 => Oddity::Stranger,
             30..32 => Oddity::OtherClient,
             32..33 => Oddity::SealedForNode,
-            33..36 => Oddity::Changed(self.dice.below(BIND_LEN)),
-            36..38 => Oddity::Cut(1 + self.dice.below(BIND_LEN - 1)),
+            33..36 => Oddity::Changed(self.rng.below(BIND_LEN)),
+            36..38 => Oddity::Cut(1 + self.rng.below(BIND_LEN - 1)),
             _ => return None,
         })
     }
@@ -173,9 +170,9 @@ impl Sequence<'_> {
     /// Mostly one that a client might be at.
     fn draw_place(&mut self, session: usize) -> usize {
         let elsewhere = self.places.of(Kind::Elsewhere);
-        let kind = match self.dice.below(100) {
+        let kind = match self.rng.below(100) {
             0..60 => {
-                let client = self.sessions[session].pair[self.dice.below(2)];
+                let client = self.sessions[session].pair[self.rng.below(2)];
                 return elsewhere[client % elsewhere.len()];
             }
             60..88 => Kind::Elsewhere,
@@ -183,19 +180,19 @@ impl Sequence<'_> {
             _ => Kind::Loopback,
         };
         let places = self.places.of(kind);
-        places[self.dice.below(places.len())]
+        places[self.rng.below(places.len())]
     }
 
     /// Never empty: with an empty datagram Go loses the one that it reads next to it
     /// (`batching.linuxBatchingConn.splitCoalescedMessages`).
     fn draw_noise(&mut self) -> Step {
-        let place = self.dice.below(self.places.count());
-        let len = 1 + self.dice.below(200);
-        let mut bytes: Vec<u8> = (0..len).map(|_| self.dice.below(256) as u8).collect();
+        let place = self.rng.below(self.places.count());
+        let len = 1 + self.rng.below(200);
+        let mut bytes: Vec<u8> = (0..len).map(|_| self.rng.below(256) as u8).collect();
         let stun =
             |kind: u8| [&[kind >> 4, 1, 0, 0, 0x21, 0x12, 0xa4, 0x42][..], &[7; 12]].concat();
-        match self.dice.below(100) {
-            0..10 => bytes.truncate(1 + self.dice.below(7)),
+        match self.rng.below(100) {
+            0..10 => bytes.truncate(1 + self.rng.below(7)),
             10..20 => bytes = stun(0x00),
             20..30 => bytes = stun(0x10),
             30..40 => bytes.splice(0..0, relay_proto::disco::MAGIC).for_each(drop),

@@ -19,7 +19,7 @@ impl Sequence<'_> {
         pair: [Party; 2],
         flaw: Option<RequestFlaw>,
     ) -> Result<()> {
-        let generation = self.dice.below(1 << 20) as u32 + 1;
+        let generation = self.rng.below(1 << 20) as u32 + 1;
         let reactions = Both::of(|which| {
             let request = self.make_request(which, client, pair, generation, flaw)?;
             self.subject(which).allocate(client as u8 + 1, &request)
@@ -215,7 +215,7 @@ impl Sequence<'_> {
             }
             _ => {}
         }
-        let mut request = self.clients[client].seal(shared, &mut self.dice, &plaintext);
+        let mut request = self.clients[client].seal(shared, &mut self.rng, &plaintext);
         match flaw {
             Some(RequestFlaw::Changed(at)) => {
                 let at = at % request.len();

@@ -4,10 +4,10 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use rig::cluster::PEERRELAY;
+use rig::deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE, condition, image_values};
 use rig::progress::Progress;
 use rig::state::repository;
 use rig::tools::Tools;
-use rig::world::{NAMESPACE, OPERATOR_NAMESPACE, World, condition, image_values};
 use serde_json::{Value, json};
 
 use super::apply_server_side;
@@ -33,23 +33,23 @@ const OF_KUBERNETES: [&str; 2] = ["serviceaccount/default", "configmap/kube-root
 const RELEASE: &str = "peerrelay-operator";
 
 /// Ends with the operator installed as all scenarios find it, whatever happens.
-pub(super) fn run(world: &World<'_>) -> Result<String> {
+pub(super) fn run(deployment: &Deployment<'_>) -> Result<String> {
     Tools::build_only("helm3", &Progress::stderr())?;
-    reset(world)?;
-    let seen = by_each_way(world);
+    reset(deployment)?;
+    let seen = by_each_way(deployment);
     if seen.is_err() {
-        clear(world);
+        clear(deployment);
     }
-    let again = World::install(world.rig)
+    let again = Deployment::install(deployment.rig)
         .context("failed to install the operator again")
-        .and_then(|world| world.write_secret(&world.rig.tailnet.auth_key()));
+        .and_then(|deployment| deployment.write_secret(&deployment.rig.tailnet.auth_key()));
     let seen = seen?;
     again.map(|()| seen)
 }
 
 /// Takes away what a failure has left, as far as it can.
-fn clear(world: &World<'_>) {
-    let rig = world.rig;
+fn clear(deployment: &Deployment<'_>) {
+    let rig = deployment.rig;
     rig.helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])
         .ok();
     rig.helm3(["uninstall", VIEW, "-n", SPARE, "--wait"]).ok();
@@ -60,11 +60,11 @@ fn clear(world: &World<'_>) {
         .ok();
 }
 
-fn by_each_way(world: &World<'_>) -> Result<String> {
-    uninstalled(world)?;
-    view(world)?;
-    kustomized(world)?;
-    adopted(world)?;
+fn by_each_way(deployment: &Deployment<'_>) -> Result<String> {
+    uninstalled(deployment)?;
+    view(deployment)?;
+    kustomized(deployment)?;
+    adopted(deployment)?;
     Ok(
         "Helm 4, Helm 3 as `view` in other namespaces, kustomize, install.yaml and then Helm"
             .into(),
@@ -72,26 +72,29 @@ fn by_each_way(world: &World<'_>) -> Result<String> {
 }
 
 /// Helm 4 takes everything away but the definitions, PeerRelays and relays.
-fn uninstalled(world: &World<'_>) -> Result<()> {
-    let before = relays(world)?;
-    world
+fn uninstalled(deployment: &Deployment<'_>) -> Result<()> {
+    let before = relays(deployment)?;
+    deployment
         .rig
         .helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])?;
-    gone(world, OPERATOR_NAMESPACE, RELEASE)?;
-    ensure!(relays(world)? == before, "relays did not stay as they were");
+    gone(deployment, OPERATOR_NAMESPACE, RELEASE)?;
+    ensure!(
+        relays(deployment)? == before,
+        "relays did not stay as they were"
+    );
     Ok(())
 }
 
 /// Helm 3 installs a release with the name of a built-in role, for one namespace, beside the
 /// definitions that the other release has left.
-fn view(world: &World<'_>) -> Result<()> {
-    let role = |world: &World<'_>| -> Result<Value> {
-        let text = world
+fn view(deployment: &Deployment<'_>) -> Result<()> {
+    let role = |deployment: &Deployment<'_>| -> Result<Value> {
+        let text = deployment
             .rig
             .kubectl(["get", "clusterrole", VIEW, "-o", "json"])?;
         Ok(serde_json::from_str(&text)?)
     };
-    let built_in = role(world)?["metadata"]["uid"].clone();
+    let built_in = role(deployment)?["metadata"]["uid"].clone();
     let chart = repository().join("charts/peerrelay-operator");
     let chart = chart.display().to_string();
     let [repository, tag] = image_values(PEERRELAY);
@@ -117,36 +120,40 @@ fn view(world: &World<'_>) -> Result<()> {
         ]
     };
     let install = [words("install"), vec!["--create-namespace"]].concat();
-    world.rig.helm3(install)?;
+    deployment.rig.helm3(install)?;
     ensure!(
-        role(world)?["metadata"]["uid"] == built_in
-            && role(world)?["metadata"]["labels"]["helm.sh/chart"].is_null(),
+        role(deployment)?["metadata"]["uid"] == built_in
+            && role(deployment)?["metadata"]["labels"]["helm.sh/chart"].is_null(),
         "the built-in ClusterRole is another"
     );
-    elsewhere(world, &json!({"template": {"labels": {"rig": "view"}}}))?;
-    world.rig.helm3(words("upgrade"))?;
-    world
+    elsewhere(
+        deployment,
+        &json!({"template": {"labels": {"rig": "view"}}}),
+    )?;
+    deployment.rig.helm3(words("upgrade"))?;
+    deployment
         .rig
         .helm3(["uninstall", VIEW, "-n", SPARE, "--wait"])?;
-    gone(world, SPARE, VIEW)
+    gone(deployment, SPARE, VIEW)
 }
 
 /// The operator acts in its namespace, and leaves a PeerRelay of another alone.
-fn elsewhere(world: &World<'_>, spec: &Value) -> Result<()> {
-    let mut other = world.peer_relay("other", &json!({}))?;
+fn elsewhere(deployment: &Deployment<'_>, spec: &Value) -> Result<()> {
+    let mut other = deployment.peer_relay("other", &json!({}))?;
     other["metadata"]["namespace"] = json!("default");
-    world.rig.apply(&other.to_string())?;
-    world.apply(EDGE, spec)?;
-    world.wait_ready(EDGE)?;
-    let text = world
-        .rig
-        .kubectl(["get", "peerrelay", "other", "-n", "default", "-o", "json"])?;
+    deployment.rig.apply(&other.to_string())?;
+    deployment.apply(EDGE, spec)?;
+    deployment.wait_ready(EDGE)?;
+    let text =
+        deployment
+            .rig
+            .kubectl(["get", "peerrelay", "other", "-n", "default", "-o", "json"])?;
     let other: Value = serde_json::from_str(&text)?;
     ensure!(
         condition(&other, "Ready").is_empty(),
         "a PeerRelay of another namespace was reconciled"
     );
-    world
+    deployment
         .rig
         .kubectl(["delete", "peerrelay", "other", "-n", "default"])
         .map(drop)
@@ -154,10 +161,10 @@ fn elsewhere(world: &World<'_>, spec: &Value) -> Result<()> {
 
 /// An overlay moves the operator to another namespace and gives it another image. Relays run that
 /// image, and the operator may write into their reports. `kubectl delete` leaves nothing.
-fn kustomized(world: &World<'_>) -> Result<()> {
+fn kustomized(deployment: &Deployment<'_>) -> Result<()> {
     let base = repository().join("deploy/kustomize/base");
-    let overlay = world.rig.scratch("overlay/top")?;
-    let copy = world.rig.scratch("overlay/base")?;
+    let overlay = deployment.rig.scratch("overlay/top")?;
+    let copy = deployment.rig.scratch("overlay/base")?;
     for file in fs::read_dir(base)? {
         let file = file?;
         fs::copy(file.path(), copy.join(file.file_name()))?;
@@ -173,28 +180,28 @@ fn kustomized(world: &World<'_>) -> Result<()> {
         kustomization.to_string(),
     )?;
     let overlay = overlay.display().to_string();
-    let rendered = world.rig.kubectl(["kustomize", &overlay])?;
-    apply_server_side(world, &rendered)?;
-    world.apply(EDGE, &json!({"template": {"labels": {"rig": "kustomize"}}}))?;
-    world.wait_ready(EDGE)?;
-    let set = world.object("daemonset", &format!("{EDGE}-office"))?;
+    let rendered = deployment.rig.kubectl(["kustomize", &overlay])?;
+    apply_server_side(deployment, &rendered)?;
+    deployment.apply(EDGE, &json!({"template": {"labels": {"rig": "kustomize"}}}))?;
+    deployment.wait_ready(EDGE)?;
+    let set = deployment.object("daemonset", &format!("{EDGE}-office"))?;
     let image = &set["spec"]["template"]["spec"]["containers"][0]["image"];
     ensure!(*image == PEERRELAY, "relays run {image}");
-    world.eventually("the operator writes into the reports of relays", || {
-        let verified = world.condition(EDGE, "EndpointsVerified")?;
+    deployment.eventually("the operator writes into the reports of relays", || {
+        let verified = deployment.condition(EDGE, "EndpointsVerified")?;
         ensure!(
             verified == "True/Verified",
             "EndpointsVerified is '{verified}'"
         );
         Ok(())
     })?;
-    world
+    deployment
         .rig
         .kubectl(["delete", "-k", &overlay, "--wait", "--timeout=90s"])?;
-    gone(world, MOVED, RELEASE)?;
-    world.eventually("relays are gone with the definitions", || {
+    gone(deployment, MOVED, RELEASE)?;
+    deployment.eventually("relays are gone with the definitions", || {
         let label = "app.kubernetes.io/managed-by=peerrelay-operator";
-        let left = world.rig.kubectl([
+        let left = deployment.rig.kubectl([
             "get",
             "daemonsets,pods,configmaps,services,roles,rolebindings,serviceaccounts",
             "-n",
@@ -210,15 +217,15 @@ fn kustomized(world: &World<'_>) -> Result<()> {
 }
 
 /// Helm takes over what `kubectl apply` of `install.yaml` has made.
-fn adopted(world: &World<'_>) -> Result<()> {
+fn adopted(deployment: &Deployment<'_>) -> Result<()> {
     let text = fs::read_to_string(repository().join("deploy/install.yaml"))?;
     let named = concat!("localhost/peerrelay:", env!("CARGO_PKG_VERSION"));
     ensure!(text.contains(named), "install.yaml does not name {named}");
-    apply_server_side(world, &text.replace(named, PEERRELAY))?;
+    apply_server_side(deployment, &text.replace(named, PEERRELAY))?;
     let chart = repository().join("charts/peerrelay-operator");
     let [repository, tag] = image_values(PEERRELAY);
     let chart = chart.display().to_string();
-    world.rig.helm([
+    deployment.rig.helm([
         "install",
         RELEASE,
         &chart,
@@ -232,20 +239,20 @@ fn adopted(world: &World<'_>) -> Result<()> {
         "--timeout",
         "120s",
     ])?;
-    world
+    deployment
         .rig
         .helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])?;
-    gone(world, OPERATOR_NAMESPACE, RELEASE)
+    gone(deployment, OPERATOR_NAMESPACE, RELEASE)
 }
 
 /// Fails unless nothing of a release is left in its namespace and in the cluster.
-fn gone(world: &World<'_>, namespace: &str, release: &str) -> Result<()> {
+fn gone(deployment: &Deployment<'_>, namespace: &str, release: &str) -> Result<()> {
     let label = format!("app.kubernetes.io/instance={release}");
-    world.eventually("nothing is left of the operator", || {
+    deployment.eventually("nothing is left of the operator", || {
         let labelled = ["get", KINDS, "-A", "-l", &label, "-o", "name"];
-        let mut left = world.rig.kubectl(labelled)?;
+        let mut left = deployment.rig.kubectl(labelled)?;
         // The lease, for one, has no label.
-        left += &world
+        left += &deployment
             .rig
             .kubectl(["get", HERE, "-n", namespace, "-o", "name"])?;
         let ours = |line: &&str| !OF_KUBERNETES.contains(line);
@@ -256,8 +263,8 @@ fn gone(world: &World<'_>, namespace: &str, release: &str) -> Result<()> {
 }
 
 /// Names of what the operator has made for the relays, and of their pods.
-fn relays(world: &World<'_>) -> Result<Vec<String>> {
-    let all = world.list("peerrelays,daemonsets,configmaps,pods", EDGE)?;
+fn relays(deployment: &Deployment<'_>) -> Result<Vec<String>> {
+    let all = deployment.list("peerrelays,daemonsets,configmaps,pods", EDGE)?;
     let name = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["uid"]);
     let names: Vec<_> = all.iter().map(name).collect();
     ensure!(names.len() > 3, "{names:?}");

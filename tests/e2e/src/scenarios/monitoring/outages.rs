@@ -4,8 +4,8 @@
 //! its rule says, minutes that nobody waits for here.
 
 use anyhow::{Context, Result, ensure};
+use rig::deployment::{Deployment, OPERATOR_NAMESPACE};
 use rig::prometheus::Prometheus;
-use rig::world::{OPERATOR_NAMESPACE, World};
 
 use super::EDGE;
 
@@ -20,10 +20,10 @@ const RELAYS: [&str; 4] = [
 const OPERATOR: [&str; 1] = ["PeerRelayOperatorAbsent"];
 
 /// Causes both outages and ends them.
-pub(super) fn alarm(world: &World<'_>, prometheus: &Prometheus<'_>) -> Result<String> {
-    calm(world, prometheus, &RELAYS)?;
-    calm(world, prometheus, &OPERATOR)?;
-    let tailnet = &world.rig.tailnet;
+pub(super) fn alarm(deployment: &Deployment<'_>, prometheus: &Prometheus<'_>) -> Result<String> {
+    calm(deployment, prometheus, &RELAYS)?;
+    calm(deployment, prometheus, &OPERATOR)?;
+    let tailnet = &deployment.rig.tailnet;
     let nodes = tailnet.nodes()?;
     let relays = nodes
         .iter()
@@ -31,24 +31,29 @@ pub(super) fn alarm(world: &World<'_>, prometheus: &Prometheus<'_>) -> Result<St
     let relays: Vec<_> = relays.map(|node| &*node.name).collect();
     ensure!(!relays.is_empty(), "no relay is in the tailnet");
     let expire = |set| relays.iter().try_for_each(|name| tailnet.expire(name, set));
-    let alarmed = expire(true).and_then(|()| self::alarmed(world, prometheus, &RELAYS));
+    let alarmed = expire(true).and_then(|()| self::alarmed(deployment, prometheus, &RELAYS));
     expire(false)?;
     alarmed.context("relays whose node keys have expired")?;
-    world.wait_ready(EDGE)?;
-    calm(world, prometheus, &RELAYS)?;
+    deployment.wait_ready(EDGE)?;
+    calm(deployment, prometheus, &RELAYS)?;
 
-    let alarmed = scale(world, 0).and_then(|()| self::alarmed(world, prometheus, &OPERATOR));
-    scale(world, 2)?;
+    let alarmed =
+        scale(deployment, 0).and_then(|()| self::alarmed(deployment, prometheus, &OPERATOR));
+    scale(deployment, 2)?;
     alarmed.context("without an operator")?;
-    calm(world, prometheus, &OPERATOR)?;
+    calm(deployment, prometheus, &OPERATOR)?;
     Ok(format!(
         "{} alerts came and went",
         RELAYS.len() + OPERATOR.len()
     ))
 }
 
-fn alarmed(world: &World<'_>, prometheus: &Prometheus<'_>, alerts: &[&str]) -> Result<()> {
-    world.eventually("the alerts come", || {
+fn alarmed(
+    deployment: &Deployment<'_>,
+    prometheus: &Prometheus<'_>,
+    alerts: &[&str],
+) -> Result<()> {
+    deployment.eventually("the alerts come", || {
         let there = prometheus.alarmed()?;
         let missing = alerts.iter().find(|alert| !there.contains(**alert));
         ensure!(missing.is_none(), "{missing:?} is not among {there:?}");
@@ -56,8 +61,8 @@ fn alarmed(world: &World<'_>, prometheus: &Prometheus<'_>, alerts: &[&str]) -> R
     })
 }
 
-fn calm(world: &World<'_>, prometheus: &Prometheus<'_>, alerts: &[&str]) -> Result<()> {
-    world.eventually("the alerts are not there", || {
+fn calm(deployment: &Deployment<'_>, prometheus: &Prometheus<'_>, alerts: &[&str]) -> Result<()> {
+    deployment.eventually("the alerts are not there", || {
         let there = prometheus.alarmed()?;
         let left = alerts.iter().find(|alert| there.contains(**alert));
         ensure!(left.is_none(), "{left:?} is there");
@@ -66,15 +71,15 @@ fn calm(world: &World<'_>, prometheus: &Prometheus<'_>, alerts: &[&str]) -> Resu
 }
 
 /// Lets so many operators run, and waits until they do.
-fn scale(world: &World<'_>, replicas: u8) -> Result<()> {
-    let deployment = "deployment/peerrelay-operator";
+fn scale(deployment: &Deployment<'_>, replicas: u8) -> Result<()> {
+    let workload = "deployment/peerrelay-operator";
     let replicas = format!("--replicas={replicas}");
     for words in [
-        ["scale", deployment, &*replicas],
-        ["rollout", "status", deployment],
+        ["scale", workload, &*replicas],
+        ["rollout", "status", workload],
     ] {
         let of = ["-n", OPERATOR_NAMESPACE, "--timeout=60s"];
-        world.rig.kubectl(words.into_iter().chain(of))?;
+        deployment.rig.kubectl(words.into_iter().chain(of))?;
     }
     Ok(())
 }

@@ -3,26 +3,26 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rig::world::NAMESPACE;
+use rig::deployment::NAMESPACE;
 use serde_json::json;
 use tokio::time::sleep;
 
+use super::case::{Step, peer_relay};
 use super::record::Exchange;
-use super::story::{Step, peer_relay};
-use super::trial::{Stage, relay_path};
+use super::trial::{Harness, relay_path};
 
 /// Long enough for a poll to show.
 const IDLE: Duration = Duration::from_secs(10);
 
 /// Shows it, and says what it saw.
-pub async fn show(stage: &mut Stage) -> Result<String> {
-    let name = stage.next_name();
-    stage.step(&name, &Step::Apply(json!({}))).await?;
-    stage.settle(&name).await?;
+pub async fn show(harness: &mut Harness) -> Result<String> {
+    let name = harness.next_name();
+    harness.step(&name, &Step::Apply(json!({}))).await?;
+    harness.settle(&name).await?;
 
-    let mark = stage.record.len();
+    let mark = harness.record.len();
     sleep(IDLE).await;
-    let idle = asked(stage, mark);
+    let idle = asked(harness, mark);
     ensure!(
         idle.is_empty(),
         "requests while nothing happens: {}",
@@ -30,22 +30,22 @@ pub async fn show(stage: &mut Stage) -> Result<String> {
     );
 
     // Metadata only: there is nothing to do.
-    let mark = stage.record.len();
+    let mark = harness.record.len();
     let note = json!({"metadata": {"annotations": {"rig/looked": "again"}}});
-    stage.plane.api.merge(&relay_path(&name), &note).await?;
+    harness.plane.api.merge(&relay_path(&name), &note).await?;
     sleep(Duration::from_secs(2)).await;
-    let looked = asked(stage, mark);
+    let looked = asked(harness, mark);
     ensure!(
         looked.is_empty(),
         "requests for an annotation: {}",
         told(&looked)
     );
 
-    let mark = stage.record.len();
-    stage.operator.kill();
-    stage.operator.start()?;
+    let mark = harness.record.len();
+    harness.operator.kill();
+    harness.operator.start()?;
     sleep(Duration::from_secs(4)).await;
-    let start = asked(stage, mark);
+    let start = asked(harness, mark);
     // This API server streams its lists: a watch each.
     ensure!(
         start.is_empty(),
@@ -53,33 +53,33 @@ pub async fn show(stage: &mut Stage) -> Result<String> {
         told(&start)
     );
 
-    let mark = stage.record.len();
+    let mark = harness.record.len();
     let report = json!({
         "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
         "metadata": {"name": format!("{name}-office-1"), "namespace": NAMESPACE},
         "spec": {"peerRelay": name, "region": "office", "nodeName": "n1"},
     });
-    stage.plane.api.apply(&report).await?;
+    harness.plane.api.apply(&report).await?;
     sleep(Duration::from_secs(1)).await;
-    let created = asked(stage, mark);
+    let created = asked(harness, mark);
     ensure!(
         created.is_empty(),
         "requests for an empty report: {}",
         told(&created)
     );
-    let mark = stage.record.len();
+    let mark = harness.record.len();
     let path =
         format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/relaynodes/{name}-office-1");
     let status = json!({"status": {
         "ready": true, "version": "1", "dataPath": "Socket", "sessions": {"open": 3, "connecting": 0},
     }});
-    stage
+    harness
         .plane
         .api
         .merge(&format!("{path}/status"), &status)
         .await?;
     sleep(Duration::from_secs(2)).await;
-    let reported = asked(stage, mark);
+    let reported = asked(harness, mark);
     // Each transition of a condition is an event.
     let (events, others): (Vec<_>, Vec<_>) = reported
         .iter()
@@ -90,14 +90,14 @@ pub async fn show(stage: &mut Stage) -> Result<String> {
         told(&reported)
     );
 
-    let mark = stage.record.len();
-    stage
+    let mark = harness.record.len();
+    harness
         .plane
         .api
         .apply(&peer_relay(&name, &json!({"port": 41_000})))
         .await?;
-    stage.settle(&name).await?;
-    let changed = asked(stage, mark);
+    harness.settle(&name).await?;
+    let changed = asked(harness, mark);
     let of = |resource: &str| {
         changed
             .iter()
@@ -116,8 +116,8 @@ pub async fn show(stage: &mut Stage) -> Result<String> {
         "{reads} reads for a change of a field: {}",
         told(&changed)
     );
-    stage.plane.api.delete(&path).await?;
-    stage.step(&name, &Step::Delete).await?;
+    harness.plane.api.delete(&path).await?;
+    harness.step(&name, &Step::Delete).await?;
     Ok(format!(
         "0 requests in {} s and after a restart, 1 status for a report, {} writes for a changed port",
         IDLE.as_secs(),
@@ -126,8 +126,8 @@ pub async fn show(stage: &mut Stage) -> Result<String> {
 }
 
 /// Requests besides watches and the lease.
-fn asked(stage: &Stage, mark: usize) -> Vec<Exchange> {
-    let mut exchanges = stage.record.since(mark);
+fn asked(harness: &Harness, mark: usize) -> Vec<Exchange> {
+    let mut exchanges = harness.record.since(mark);
     exchanges.retain(|e| e.request.verb != "watch" && !e.request.is_lease());
     exchanges
 }

@@ -32,7 +32,7 @@ const CONTROLLERS: &str = "daemonset-controller,garbage-collector-controller,\
 
 /// A running control plane.
 #[derive(Debug)]
-pub struct Plane {
+pub struct ControlPlane {
     /// Speaks to it as administrator.
     pub api: Api,
     /// Connections to it.
@@ -41,17 +41,17 @@ pub struct Plane {
     pub server: String,
     /// Rules that the chart gives the operator.
     pub rules: Vec<Value>,
-    api_server: Ended,
+    api_server: ChildGuard,
     api_server_command: Vec<String>,
-    _others: Vec<Ended>,
+    _others: Vec<ChildGuard>,
     dir: TempDir,
 }
 
 /// A child that ends with this.
 #[derive(Debug)]
-pub struct Ended(Child);
+pub struct ChildGuard(Child);
 
-impl Ended {
+impl ChildGuard {
     /// Starts a program that also ends when this process is killed.
     pub fn start(command: &mut Command, log: &Path) -> Result<Self> {
         let output = File::options().create(true).append(true).open(log)?;
@@ -79,7 +79,7 @@ impl Ended {
     }
 }
 
-impl Drop for Ended {
+impl Drop for ChildGuard {
     fn drop(&mut self) {
         self.kill();
     }
@@ -92,7 +92,7 @@ pub fn bound(path: &Path) -> Command {
     command
 }
 
-impl Plane {
+impl ControlPlane {
     /// Starts it, and gives the operator what its chart gives.
     pub async fn start(tools: &Tools) -> Result<Self> {
         let (mut plane, token) = Self::without_controllers(tools).await?;
@@ -121,7 +121,7 @@ impl Plane {
             format!("--kubeconfig={}", kubeconfig.display()),
         ]);
         let log = self.dir.path().join("controllers.log");
-        self._others.push(Ended::start(&mut command, &log)?);
+        self._others.push(ChildGuard::start(&mut command, &log)?);
         Ok(kubeconfig)
     }
 
@@ -149,7 +149,7 @@ impl Plane {
             format!("--initial-advertise-peer-urls={peer_url}"),
             format!("--initial-cluster=default={peer_url}"),
         ]);
-        let etcd = Ended::start(&mut command, &file("etcd.log"))?;
+        let etcd = ChildGuard::start(&mut command, &file("etcd.log"))?;
         let path = |name: &str| file(name).display().to_string();
         let api_server_command = vec![
             tools.program("kube-apiserver").display().to_string(),
@@ -335,10 +335,10 @@ impl Plane {
     }
 }
 
-fn start_api_server(words: &[String], dir: &Path) -> Result<Ended> {
+fn start_api_server(words: &[String], dir: &Path) -> Result<ChildGuard> {
     let mut command = bound(Path::new(&words[0]));
     command.args(&words[1..]);
-    Ended::start(&mut command, &dir.join("apiserver.log"))
+    ChildGuard::start(&mut command, &dir.join("apiserver.log"))
 }
 
 /// A chart may render empty fields.

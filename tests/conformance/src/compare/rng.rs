@@ -2,9 +2,9 @@
 
 /// A source of such numbers.
 #[derive(Debug)]
-pub struct Dice(u64);
+pub struct Rng(u64);
 
-impl Dice {
+impl Rng {
     /// The numbers of `seed`; those of neighbouring seeds have nothing in common.
     pub const fn new(seed: u64) -> Self {
         Self(seed)

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use rig::world::NAMESPACE;
+use rig::deployment::NAMESPACE;
 use serde_json::Value;
 
 use super::api::{Api, Resource};
-use super::story::other_name;
+use super::case::other_name;
 use super::trial::relay_path;
 
 /// Label of everything that the operator makes.
@@ -19,14 +19,14 @@ pub const LAST_NAMED_PORT: u16 = 30_085;
 
 /// Normalised objects by kind and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Shape {
+pub struct Snapshot {
     /// What they say.
     pub objects: BTreeMap<String, String>,
     /// Their identities.
     pub uids: BTreeMap<String, String>,
 }
 
-impl Shape {
+impl Snapshot {
     /// Objects that are the very same as before.
     pub fn kept(&self, before: &Self) -> BTreeSet<String> {
         let same = self
@@ -90,8 +90,8 @@ pub fn kinds(api: &Api, rules: &[Value]) -> Vec<Resource> {
 }
 
 /// Looks at a PeerRelay, the other one beside it if there is one, and everything made of them.
-pub async fn shape(api: &Api, kinds: &[Resource], name: &str) -> Result<Shape> {
-    let mut shape = Shape::default();
+pub async fn snapshot(api: &Api, kinds: &[Resource], name: &str) -> Result<Snapshot> {
+    let mut snapshot = Snapshot::default();
     let relay = api.find(&relay_path(name)).await?;
     let other = api.find(&relay_path(&other_name(name))).await?;
     let owners = [(&relay, "OWNER"), (&other, "OTHER")].map(|(relay, word)| {
@@ -102,12 +102,12 @@ pub async fn shape(api: &Api, kinds: &[Resource], name: &str) -> Result<Shape> {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         let key = format!("{kind}/{}", text("name"));
         let key = without_hashes(&key).replace(name, "NAME");
-        shape.uids.insert(key.clone(), text("uid").to_owned());
+        snapshot.uids.insert(key.clone(), text("uid").to_owned());
         let mut said = without_hashes(&normalised(object).to_string()).replace(name, "NAME");
         for (uid, word) in owners.iter().flatten() {
             said = said.replace(uid, word);
         }
-        shape.objects.insert(key, said);
+        snapshot.objects.insert(key, said);
     };
     for relay in [&relay, &other].into_iter().flatten() {
         note("PeerRelay", relay);
@@ -124,7 +124,7 @@ pub async fn shape(api: &Api, kinds: &[Resource], name: &str) -> Result<Shape> {
             }
         }
     }
-    Ok(shape)
+    Ok(snapshot)
 }
 
 fn normalised(object: &Value) -> Value {

@@ -32,7 +32,7 @@ const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A rig with the operator on it.
 #[derive(Clone, Copy, Debug)]
-pub struct World<'a> {
+pub struct Deployment<'a> {
     /// The rig.
     pub rig: &'a Rig,
 }
@@ -89,7 +89,7 @@ pub fn image_values(image: &str) -> [String; 2] {
     ]
 }
 
-impl<'a> World<'a> {
+impl<'a> Deployment<'a> {
     /// Installs the chart, and what a user prepares: a namespace and the auth key.
     pub fn install(rig: &'a Rig) -> Result<Self> {
         Self::install_version(rig, &repository(), PEERRELAY)
@@ -97,9 +97,9 @@ impl<'a> World<'a> {
 
     /// The same with the chart of the sources in `root`, and another image.
     pub fn install_version(rig: &'a Rig, root: &Path, image: &str) -> Result<Self> {
-        let world = Self { rig };
+        let deployment = Self { rig };
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
-        world.namespace(OPERATOR_NAMESPACE, &labels)?;
+        deployment.namespace(OPERATOR_NAMESPACE, &labels)?;
         let chart = root.join("charts").join(CHART).display().to_string();
         let [repository, tag] = image_values(image);
         // The name of the image stays, so this is what makes pods start with a new one.
@@ -128,8 +128,8 @@ impl<'a> World<'a> {
         ])
         .context("failed to install the chart")?;
         let labels = json!({"pod-security.kubernetes.io/enforce": "privileged"});
-        world.namespace(NAMESPACE, &labels)?;
-        Ok(world)
+        deployment.namespace(NAMESPACE, &labels)?;
+        Ok(deployment)
     }
 
     /// Makes a Node without a machine: Linux on amd64, unless `labels` say otherwise.
@@ -351,16 +351,16 @@ impl<'a> World<'a> {
     }
 
     /// Starts this program's probe in a client's namespace.
-    pub fn probe(&self, client: &Client, words: &[&str]) -> Result<Held> {
+    pub fn probe(&self, client: &Client, words: &[&str]) -> Result<ProbeHandle> {
         self.hold(client.command(this_program()?), words)
     }
 
     /// The same on a node, outside of Kubernetes.
-    pub fn probe_on(&self, node: &Node, words: &[&str]) -> Result<Held> {
+    pub fn probe_on(&self, node: &Node, words: &[&str]) -> Result<ProbeHandle> {
         self.hold(program_in(node.machine.namespace, this_program()?), words)
     }
 
-    fn hold(&self, mut command: Command, words: &[&str]) -> Result<Held> {
+    fn hold(&self, mut command: Command, words: &[&str]) -> Result<ProbeHandle> {
         let mut child = command
             .arg("probe")
             .args(words)
@@ -371,7 +371,7 @@ impl<'a> World<'a> {
         let mut first = String::new();
         output.read_line(&mut first)?;
         ensure!(!first.is_empty(), "probe {words:?} ended at once");
-        Ok(Held {
+        Ok(ProbeHandle {
             child,
             output,
             first: first.trim().to_owned(),
@@ -438,14 +438,14 @@ impl<'a> World<'a> {
 
 /// A probe that runs; it is stopped with this.
 #[derive(Debug)]
-pub struct Held {
+pub struct ProbeHandle {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
     /// Its first line.
     pub first: String,
 }
 
-impl Held {
+impl ProbeHandle {
     /// Ends its input, and gives the last line it prints.
     pub fn finish(mut self) -> Result<String> {
         drop(self.child.stdin.take());
@@ -456,7 +456,7 @@ impl Held {
     }
 }
 
-impl Drop for Held {
+impl Drop for ProbeHandle {
     fn drop(&mut self) {
         self.child.kill().ok();
         self.child.wait().ok();

@@ -1,0 +1,94 @@
+//! The API server is restarted, and watches are cut or carry nothing.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::json;
+use tokio::time::sleep;
+
+use super::case::{Step, two_regions};
+use super::trial::Harness;
+
+/// Shows that the operator ends in the same state, and says what it went through.
+pub async fn show(harness: &mut Harness) -> Result<String> {
+    let two = two_regions();
+    let calm = harness.next_name();
+    harness.step(&calm, &Step::Apply(two.clone())).await?;
+    harness.settle(&calm).await?;
+    let wanted = harness.snapshot(&calm).await?;
+    harness.step(&calm, &Step::Delete).await?;
+
+    // The operator knows nothing new while it is changed twice, and then everything at once.
+    let name = harness.next_name();
+    harness
+        .step(&name, &Step::Apply(json!({"port": 41_000})))
+        .await?;
+    harness.settle(&name).await?;
+    let first = harness.snapshot(&name).await?;
+    harness.record.stall_watches(true);
+    harness.step(&name, &Step::Delete).await?;
+    sleep(Duration::from_secs(1)).await;
+    harness
+        .step(&name, &Step::Apply(json!({"port": 41_001})))
+        .await?;
+    sleep(Duration::from_secs(1)).await;
+    harness.step(&name, &Step::Apply(two.clone())).await?;
+    harness.record.stall_watches(false);
+    reached(harness, &name, &wanted, "stalled watches").await?;
+    let now = harness.snapshot(&name).await?;
+    ensure!(
+        now.kept(&first).is_empty(),
+        "the deleted one's objects were kept"
+    );
+
+    // A region is removed and comes back while every watch ends again and again.
+    for _ in 0..5 {
+        harness.step(&name, &Step::Apply(json!({}))).await?;
+        harness.record.cut_watches();
+        sleep(Duration::from_millis(300)).await;
+        harness.step(&name, &Step::Apply(two.clone())).await?;
+        harness.record.cut_watches();
+        sleep(Duration::from_millis(300)).await;
+    }
+    reached(harness, &name, &wanted, "cut watches").await?;
+
+    // A node goes while nobody watches, and the API server that is asked next was not there: it lists
+    // the nodes, and names none that went.
+    harness.step(&name, &Step::NodeUp("late")).await?;
+    harness.settle(&name).await?;
+    harness.record.stall_watches(true);
+    harness.step(&name, &Step::NodeDown("late")).await?;
+    harness.plane.restart_api_server().await?;
+    harness.record.cut_watches();
+    harness.record.stall_watches(false);
+    reached(harness, &name, &wanted, "a node that went unseen").await?;
+
+    for spec in [json!({}), two] {
+        harness.step(&name, &Step::Apply(spec)).await?;
+        harness.plane.restart_api_server().await?;
+    }
+    reached(harness, &name, &wanted, "a restarted API server").await?;
+    let panicked = harness.operator.panicked();
+    ensure!(
+        panicked.is_none(),
+        "the operator {}",
+        panicked.unwrap_or_default()
+    );
+    harness.step(&name, &Step::Delete).await?;
+    Ok("stalled, cut, and the API server restarted twice".into())
+}
+
+async fn reached(
+    harness: &mut Harness,
+    name: &str,
+    wanted: &super::snapshot::Snapshot,
+    after: &str,
+) -> Result<()> {
+    let what = || format!("after {after}");
+    // How often objects have changed differs; what they say does not.
+    let plain = |snapshot: &super::snapshot::Snapshot| snapshot.without_generations();
+    harness
+        .reach_by(name, |now| plain(now).differences(&plain(wanted)))
+        .await
+        .with_context(what)
+}
