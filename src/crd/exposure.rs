@@ -40,18 +40,20 @@ pub struct Exposure {
     pub network_policy: Option<bool>,
 }
 
-/// What leads to the relays.
-#[derive(
-    Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema,
-)]
-pub enum ExposureType {
-    /// The node's own network.
-    #[default]
-    HostNetwork,
-    /// A port of each node.
-    NodePort,
-    /// An address for each relay.
-    LoadBalancer,
+labels::label_enum! {
+    /// What leads to the relays.
+    #[derive(
+        Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, JsonSchema,
+    )]
+    pub enum ExposureType {
+        /// The node's own network.
+        #[default]
+        HostNetwork,
+        /// A port of each node.
+        NodePort,
+        /// An address for each relay.
+        LoadBalancer,
+    }
 }
 
 /// The Services of relays behind load balancers.
@@ -123,55 +125,27 @@ pub struct ElasticIps {
     pub allocations: Vec<String>,
 }
 
-/// How many IP versions a Service has.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
-pub enum IpFamilyPolicy {
-    /// One.
-    SingleStack,
-    /// Two where the cluster has two.
-    PreferDualStack,
-    /// Two.
-    RequireDualStack,
-}
-
-/// An IP version.
-#[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
-pub enum IpFamily {
-    /// IPv4.
-    IPv4,
-    /// IPv6.
-    IPv6,
-}
-
-impl ExposureType {
-    /// As it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::HostNetwork => "HostNetwork",
-            Self::NodePort => "NodePort",
-            Self::LoadBalancer => "LoadBalancer",
-        }
+labels::label_enum! {
+    /// How many IP versions a Service has.
+    #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+    pub enum IpFamilyPolicy {
+        /// One.
+        SingleStack,
+        /// Two where the cluster has two.
+        PreferDualStack,
+        /// Two.
+        RequireDualStack,
     }
 }
 
-impl IpFamilyPolicy {
-    /// As it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::SingleStack => "SingleStack",
-            Self::PreferDualStack => "PreferDualStack",
-            Self::RequireDualStack => "RequireDualStack",
-        }
-    }
-}
-
-impl IpFamily {
-    /// As it is written.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::IPv4 => "IPv4",
-            Self::IPv6 => "IPv6",
-        }
+labels::label_enum! {
+    /// An IP version.
+    #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
+    pub enum IpFamily {
+        /// IPv4.
+        IPv4,
+        /// IPv6.
+        IPv6,
     }
 }
 

@@ -1,73 +1,39 @@
 //! Reasons that relays give in their `RelayNode`.
 
-/// Why a relay does not work. [`Reason::as_str`] is the reason that status shows.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// There is no auth key to register with.
-    AuthKeyMissing,
-    /// The control server refuses the auth key.
-    AuthKeyInvalid,
-    /// An administrator must approve the device.
-    RegistrationNeedsApproval,
-    /// The control server cannot be reached.
-    ControlUnreachable,
-    /// The control server's certificate is not trusted.
-    ControlCertificateInvalid,
-    /// No DERP server can be reached.
-    DerpUnreachable,
-    /// Another process has the UDP port, or the TCP port for metrics and probes.
-    HostPortConflict,
-    /// The UDP port cannot be bound for another reason.
-    PortUnavailable,
-    /// There is no address to advertise.
-    NoEndpoints,
-    /// The node attribute `disable-relay-server` is set.
-    RelayDisabledByPolicy,
-    /// The device's node key has expired.
-    KeyExpired,
-    /// The device lacks a tag that it asked for.
-    TagMissing,
-    /// The kernel path is asked for and cannot be had.
-    KernelPathUnavailable,
+labels::label_enum! {
+    /// Reason why a relay does not work. [`Reason::as_str`] is the reason that conditions carry.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Reason {
+        /// There is no auth key to register with.
+        AuthKeyMissing,
+        /// The control server refuses the auth key.
+        AuthKeyInvalid,
+        /// An administrator must approve the device.
+        RegistrationNeedsApproval,
+        /// The control server cannot be reached.
+        ControlUnreachable,
+        /// The control server's certificate is not trusted.
+        ControlCertificateInvalid,
+        /// No DERP server can be reached.
+        DerpUnreachable,
+        /// Another process has the UDP port, or the TCP port for metrics and probes.
+        HostPortConflict,
+        /// The UDP port cannot be bound for another reason.
+        PortUnavailable,
+        /// There is no address to advertise.
+        NoEndpoints,
+        /// The node attribute `disable-relay-server` is set.
+        RelayDisabledByPolicy,
+        /// The device's node key has expired.
+        KeyExpired,
+        /// The device lacks a tag that it asked for.
+        TagMissing,
+        /// The kernel path is asked for and cannot be had.
+        KernelPathUnavailable,
+    }
 }
 
 impl Reason {
-    /// Every reason.
-    pub const ALL: &[Self] = &[
-        Self::AuthKeyMissing,
-        Self::AuthKeyInvalid,
-        Self::RegistrationNeedsApproval,
-        Self::ControlUnreachable,
-        Self::ControlCertificateInvalid,
-        Self::DerpUnreachable,
-        Self::HostPortConflict,
-        Self::PortUnavailable,
-        Self::NoEndpoints,
-        Self::RelayDisabledByPolicy,
-        Self::KeyExpired,
-        Self::TagMissing,
-        Self::KernelPathUnavailable,
-    ];
-
-    /// The reason as conditions carry it, in CamelCase.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::AuthKeyMissing => "AuthKeyMissing",
-            Self::AuthKeyInvalid => "AuthKeyInvalid",
-            Self::RegistrationNeedsApproval => "RegistrationNeedsApproval",
-            Self::ControlUnreachable => "ControlUnreachable",
-            Self::ControlCertificateInvalid => "ControlCertificateInvalid",
-            Self::DerpUnreachable => "DerpUnreachable",
-            Self::HostPortConflict => "HostPortConflict",
-            Self::PortUnavailable => "PortUnavailable",
-            Self::NoEndpoints => "NoEndpoints",
-            Self::RelayDisabledByPolicy => "RelayDisabledByPolicy",
-            Self::KeyExpired => "KeyExpired",
-            Self::TagMissing => "TagMissing",
-            Self::KernelPathUnavailable => "KernelPathUnavailable",
-        }
-    }
-
     /// Whether only a person can mend it: retrying changes nothing.
     pub const fn needs_user(self) -> bool {
         match self {

@@ -89,47 +89,32 @@ impl KernelOptions {
     }
 }
 
-macro_rules! reasons {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// Why the sockets forward. [`UnavailableReason::as_str`] is what status and metrics show.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum UnavailableReason {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl UnavailableReason {
-            /// Every reason.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The reason in CamelCase.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $label,)* }
-            }
-        }
-    };
-}
-
-reasons! {
-    /// It was asked for.
-    Chosen = "Chosen",
-    /// The program has not been attached yet.
-    Starting = "Starting",
-    /// The binary was built without clang.
-    NotBuilt = "NotBuilt",
-    /// CAP_BPF or CAP_NET_ADMIN is missing, or a security module forbids it.
-    NotPermitted = "NotPermitted",
-    /// The kernel has no bpf(2).
-    KernelTooOld = "KernelTooOld",
-    /// The kernel does not accept the program.
-    Refused = "Refused",
-    /// The program forwards wrongly here.
-    SelfTestFailed = "SelfTestFailed",
-    /// Another process detaches the program whenever it is attached.
-    Detached = "Detached",
-    /// No Ethernet device has an address.
-    NoDevice = "NoDevice",
-    /// Something else; the message says what.
-    Failed = "Failed",
+labels::label_enum! {
+    /// Reason why the sockets forward, and not the kernel. [`UnavailableReason::as_str`] is what status
+    /// and metrics show.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum UnavailableReason {
+        /// It was asked for.
+        Chosen,
+        /// The program has not been attached yet.
+        Starting,
+        /// The binary was built without clang.
+        NotBuilt,
+        /// CAP_BPF or CAP_NET_ADMIN is missing, or a security module forbids it.
+        NotPermitted,
+        /// The kernel has no bpf(2).
+        KernelTooOld,
+        /// The kernel does not accept the program.
+        Refused,
+        /// The program forwards wrongly here.
+        SelfTestFailed,
+        /// Another process detaches the program whenever it is attached.
+        Detached,
+        /// No Ethernet device has an address.
+        NoDevice,
+        /// Something else; the message says what.
+        Failed,
+    }
 }
 
 /// Why there is no kernel path, and what to do.

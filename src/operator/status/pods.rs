@@ -23,46 +23,26 @@ pub fn is_pod_of(pod: &Pod, set: &DaemonSet, region: &str) -> bool {
     same_set && label.is_some_and(|label| label == region)
 }
 
-/// What keeps a pod from running; documented in `docs/conditions.md`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Trouble {
-    /// The namespace's Pod Security level refuses it.
-    PodSecurityForbidden,
-    /// Something else refuses it: a quota, a webhook.
-    PodsRefused,
-    /// Another pod of the node has the port.
-    HostPortConflict,
-    /// The node has no room for it.
-    Unschedulable,
-    /// The image does not come.
-    ImagePullFailed,
-    /// It ends again and again.
-    CrashLooping,
+labels::label_enum! {
+    /// Reason why a pod does not run, as conditions carry it; documented in `docs/conditions.md`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Trouble {
+        /// The namespace's Pod Security level refuses it.
+        PodSecurityForbidden,
+        /// Something else refuses it: a quota, a webhook.
+        PodsRefused,
+        /// Another pod of the node has the port.
+        HostPortConflict,
+        /// The node has no room for it.
+        Unschedulable,
+        /// The image does not come.
+        ImagePullFailed,
+        /// It ends again and again.
+        CrashLooping,
+    }
 }
 
 impl Trouble {
-    /// All of them.
-    pub const ALL: &[Self] = &[
-        Self::PodSecurityForbidden,
-        Self::PodsRefused,
-        Self::HostPortConflict,
-        Self::Unschedulable,
-        Self::ImagePullFailed,
-        Self::CrashLooping,
-    ];
-
-    /// The reason of conditions.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::PodSecurityForbidden => "PodSecurityForbidden",
-            Self::PodsRefused => "PodsRefused",
-            Self::HostPortConflict => "HostPortConflict",
-            Self::Unschedulable => "Unschedulable",
-            Self::ImagePullFailed => "ImagePullFailed",
-            Self::CrashLooping => "CrashLooping",
-        }
-    }
-
     /// Whether only a person can mend it.
     pub const fn needs_user(self) -> bool {
         match self {

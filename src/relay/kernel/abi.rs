@@ -32,54 +32,38 @@ pub(super) const LATENCY_BUCKETS: u32 = LATENCY_SUM + 1;
 /// Number of counters.
 pub(super) const COUNTERS: u32 = LATENCY_BUCKETS + BUCKETS as u32;
 
-macro_rules! pass_reasons {
-    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
-        /// Why the program handed a datagram for the relay's port to the socket.
-        /// [`PassReason::as_str`] is the metric label `reason`.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-        pub enum PassReason {
-            $($(#[$doc])* $name,)*
-        }
-
-        impl PassReason {
-            /// Every reason, in the order of the program's counters.
-            pub const ALL: &[Self] = &[$(Self::$name,)*];
-
-            /// The metric label.
-            pub const fn as_str(self) -> &'static str {
-                match self { $(Self::$name => $label,)* }
-            }
-        }
-    };
-}
-
-pass_reasons! {
-    /// A bind message: the relay itself is addressed.
-    Control = "control",
-    /// No session that forwards has this VNI.
-    UnknownVni = "unknown_vni",
-    /// From an address that is no leg of the session.
-    NotALeg = "not_a_leg",
-    /// A super-packet that holds more than data of one session.
-    Mixed = "mixed",
-    /// A fragment.
-    Fragment = "fragment",
-    /// Too short, of another version, or lengths disagree.
-    Malformed = "malformed",
-    /// Without UDP checksum.
-    NoChecksum = "no_checksum",
-    /// Its time to live is used up.
-    Ttl = "ttl",
-    /// Too long for the way out.
-    Mtu = "mtu",
-    /// A session between IPv4 and IPv6, or without a route: the sockets forward it.
-    SocketSession = "socket_session",
-    /// Addressed to no address that this host is known to have.
-    NotLocal = "not_local",
-    /// The relay has not renewed the program's time.
-    NotRenewed = "not_renewed",
-    /// The packet could not be rewritten.
-    Error = "error",
+labels::label_enum! {
+    /// Reason why the program handed a datagram for the relay's port to the sockets, in the order of
+    /// the program's counters. [`PassReason::as_str`] is the metric label `reason`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum PassReason {
+        /// A bind message: the relay itself is addressed.
+        Control = "control",
+        /// No session that forwards has this VNI.
+        UnknownVni = "unknown_vni",
+        /// From an address that is no leg of the session.
+        NotALeg = "not_a_leg",
+        /// A super-packet that holds more than data of one session.
+        Mixed = "mixed",
+        /// A fragment.
+        Fragment = "fragment",
+        /// Too short, of another version, or lengths disagree.
+        Malformed = "malformed",
+        /// Without UDP checksum.
+        NoChecksum = "no_checksum",
+        /// Its time to live is used up.
+        Ttl = "ttl",
+        /// Too long for the way out.
+        Mtu = "mtu",
+        /// A session between IPv4 and IPv6, or without a route: the sockets forward it.
+        SocketSession = "socket_session",
+        /// Addressed to no address that this host is known to have.
+        NotLocal = "not_local",
+        /// The relay has not renewed the program's time.
+        NotRenewed = "not_renewed",
+        /// The packet could not be rewritten.
+        Error = "error",
+    }
 }
 
 /// The program's configuration.
