@@ -1,6 +1,7 @@
 //! Peer Relay Operator: Tailscale peer relays on your own Kubernetes nodes.
 
 pub mod admin;
+mod backoff;
 pub mod cli;
 pub mod config;
 pub mod crd;

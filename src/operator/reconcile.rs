@@ -26,10 +26,15 @@ use super::{
     validate::{RelayImage, ValidSpec, validate},
     verification, withdrawal,
 };
-use crate::crd::{PeerRelay, PeerRelayStatus};
+use crate::{
+    backoff::Backoff,
+    crd::{PeerRelay, PeerRelayStatus},
+};
 
-/// Wait after a request failed, for the first time; it doubles with each further failure.
+/// Wait until objects that the API server refused are applied again, where nothing says otherwise.
 const RETRY: Duration = Duration::from_secs(1);
+/// Waits after failures of one PeerRelay in a row.
+const BACKOFF: Backoff = Backoff::new(RETRY, Duration::from_secs(32));
 /// Times of withdrawals are whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
 
@@ -164,7 +169,7 @@ fn next(relay: &ValidSpec, recheck_after: Option<Duration>) -> Action {
 
 /// Waits before the next attempt, and counts.
 pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Context>) -> Action {
-    let failures = ctx
+    let earlier = ctx
         .metrics
         .count_failure(&relay.name_any(), relay.namespace());
     tracing::warn!(
@@ -173,7 +178,7 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
         error = chain(error),
         "retrying"
     );
-    let pause = RETRY * 2_u32.pow(failures.min(5));
+    let pause = BACKOFF.after(earlier.saturating_add(1));
     Action::requeue(match error {
         ReconcileError::Refused { pause, .. } => *pause,
         ReconcileError::Status(source) => pause.max(retry_after(source)),

@@ -18,7 +18,6 @@ use std::{
 };
 
 use jiff::Timestamp;
-use rand::Rng;
 use tokio::{
     io::AsyncRead,
     sync::{Notify, watch},
@@ -47,7 +46,7 @@ use super::{
     socket_path::SocketPathHandle,
     state::{Problem, Reason, RelayState, TailnetIdentity},
 };
-use crate::names;
+use crate::{backoff::Backoff, names};
 
 /// How often a missing or refused auth key is looked for again.
 const KEY_POLL: Duration = Duration::from_secs(2);
@@ -57,8 +56,9 @@ const KEY_RETRY: Duration = Duration::from_secs(60);
 const EXPIRY_CHECK: Duration = Duration::from_secs(60);
 /// Longest time without a word to control; its keep-alives come about as often.
 const PRESENCE: Duration = Duration::from_secs(60);
-/// First and longest wait between attempts.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+/// Waits between attempts to reach the control server, and to reach a DERP region.
+const BACKOFF: Backoff =
+    Backoff::new(Duration::from_millis(500), Duration::from_secs(30)).with_jitter(0.5..=1.5);
 
 /// Where the auth key comes from.
 #[derive(Clone)]
@@ -205,16 +205,16 @@ impl Tailnet {
     }
 
     async fn stay_joined(&self, mut home: watch::Receiver<u32>) {
-        let mut backoff = Backoff::default();
+        let mut waits = BACKOFF.waits();
         loop {
             let Err(failure) = self.join(&mut home).await;
             if self.state.borrow().map_received {
-                backoff.reset();
+                waits.reset();
             }
             match failure {
                 Failure::Control(error) => {
                     self.report(control_problem(&error, &self.config.control_url));
-                    sleep(backoff.next()).await;
+                    sleep(waits.wait()).await;
                 }
                 Failure::Refused { key, problem } => {
                     self.report(problem);
@@ -424,29 +424,5 @@ impl Tailnet {
                 return;
             }
         }
-    }
-}
-
-/// Exponential backoff with jitter.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    wait: Duration,
-}
-
-impl Default for Backoff {
-    fn default() -> Self {
-        Self { wait: BACKOFF.0 }
-    }
-}
-
-impl Backoff {
-    fn next(&mut self) -> Duration {
-        let wait = self.wait.mul_f64(rand::rng().random_range(0.5..1.5));
-        self.wait = (self.wait * 2).min(BACKOFF.1);
-        wait
-    }
-
-    const fn reset(&mut self) {
-        self.wait = BACKOFF.0;
     }
 }

@@ -11,14 +11,14 @@ use kube_runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use crate::{
+    backoff::Backoff,
     crd::PeerRelay,
     operator::refusal::{Refusal, Subject},
 };
 
-/// Wait after the first refusal of an object; it doubles with each further one.
-const FIRST: Duration = Duration::from_secs(1);
-/// Longest wait: within it, an object follows after the cause of its refusal is gone.
-const LONGEST: Duration = Duration::from_secs(30);
+/// Waits after refusals of an object. Within the longest, an object follows after the cause of its
+/// refusal is gone.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
 /// The attempts for all PeerRelays.
 #[derive(Debug, Default)]
@@ -127,9 +127,7 @@ impl RelayAttempts {
             Some(LastResult::Refused { failures, .. }) => failures.saturating_add(1),
             _ => 1,
         };
-        let pause = FIRST
-            .saturating_mul(1 << (failures - 1).min(10))
-            .min(LONGEST);
+        let pause = BACKOFF.after(failures);
         let result = LastResult::Refused {
             refusal: refusal.clone(),
             failures,

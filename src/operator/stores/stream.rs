@@ -9,17 +9,18 @@ use http::{Request, Uri};
 use kube::{Api, Client, Resource, client::Body, core::Status};
 use kube_runtime::{
     WatchStreamExt,
-    utils::Backoff,
     watcher::{self, Event, watcher},
 };
 use serde::de::DeserializeOwned;
 
-use crate::operator::readiness::Readiness;
+use crate::{backoff::Backoff, operator::readiness::Readiness};
 
 /// Shortest wait before a watch that failed is tried again.
 const SHORTEST: Duration = Duration::from_millis(500);
 /// Longest one: what happens in the meantime is seen late.
 const LONGEST: Duration = Duration::from_secs(10);
+/// Waits with a random part: replicas and watches do not come back all at once.
+const BACKOFF: Backoff = Backoff::new(SHORTEST, LONGEST).with_jitter(0.5..=1.0);
 
 /// What a watch says, without its errors: they are logged and told to `readiness`, and it begins anew
 /// after a pause.
@@ -45,7 +46,7 @@ where
     });
     streamed
         .chain(watcher(api, config))
-        .backoff(Pauses::default())
+        .backoff(BACKOFF.waits())
         .filter_map(move |event| {
             ready(match event {
                 Ok(event) => Some(event),
@@ -103,33 +104,6 @@ fn without_version(uri: &Uri) -> Option<Uri> {
     let mut whole = uri.clone().into_parts();
     whole.path_and_query = Some(format!("{}?{query}", uri.path()).parse().ok()?);
     Uri::from_parts(whole).ok()
-}
-
-/// Doubling pauses, each with a random part: replicas and watches do not come back all at once.
-struct Pauses {
-    next: Duration,
-}
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self { next: SHORTEST }
-    }
-}
-
-impl Iterator for Pauses {
-    type Item = Duration;
-
-    fn next(&mut self) -> Option<Duration> {
-        let pause = self.next;
-        self.next = (pause * 2).min(LONGEST);
-        Some(pause.mul_f32(rand::random_range(0.5..=1.0)))
-    }
-}
-
-impl Backoff for Pauses {
-    fn reset(&mut self) {
-        *self = Self::default();
-    }
 }
 
 #[cfg(test)]

@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use rand::Rng;
 use tokio::{sync::watch, time::sleep};
 
 use self::{
@@ -23,12 +22,13 @@ use self::{
     service::Failure,
 };
 use super::Found;
-use crate::{config::endpoints::Discover, relay::reload::DynamicConfig};
+use crate::{backoff::Backoff, config::endpoints::Discover, relay::reload::DynamicConfig};
 
 /// Time between two inquiries, in seconds.
 const AGAIN: std::ops::Range<f64> = 270.0..330.0;
-/// Time after the first failure, in seconds; doubled with each further one, up to that of a success.
-const AGAIN_FAILED: std::ops::Range<f64> = 1.5..2.5;
+/// Waits after failures. They end at [`AGAIN`], so the longest is one that is always longer.
+const BACKOFF: Backoff =
+    Backoff::new(Duration::from_secs(2), Duration::from_secs(512)).with_jitter(0.75..=1.25);
 
 /// Where the kernel shows what the firmware says. What names the cloud is for every process to read,
 /// in containers too.
@@ -94,16 +94,11 @@ fn cloud(firmware: &Path) -> Option<Cloud> {
 
 /// Time until the next inquiry, after so many failures in a row.
 fn pause(failures: u32) -> Duration {
-    let mut rng = rand::rng();
-    let usual = rng.random_range(AGAIN);
-    let seconds = match failures {
+    let usual = Duration::from_secs_f64(rand::random_range(AGAIN));
+    match failures {
         0 => usual,
-        n => f64::min(
-            usual,
-            rng.random_range(AGAIN_FAILED) * f64::from(n - 1).exp2(),
-        ),
-    };
-    Duration::from_secs_f64(seconds)
+        _ => usual.min(BACKOFF.after(failures)),
+    }
 }
 
 /// All questions, to the first address of the service that answers all of them.

@@ -5,8 +5,12 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// First and longest wait before a device is tried again. The first loss costs no wait.
-const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(60));
+use crate::backoff::Backoff;
+
+/// Longest wait before a device is tried again.
+const LONGEST: Duration = Duration::from_secs(60);
+/// Waits before a device is tried again, from its second loss on.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST);
 /// Attached for this long, a device counts as if it had never been lost.
 const PEACE: Duration = Duration::from_secs(5 * 60);
 
@@ -21,19 +25,20 @@ pub(super) struct ReattachBackoff {
 struct Lost {
     at: Instant,
     wait: Duration,
+    /// Losses in a row before this one.
+    earlier: u32,
 }
 
 impl ReattachBackoff {
     /// A device was lost; returns how long it is left alone.
     pub(super) fn lose(&mut self, index: u32, now: Instant) -> Duration {
-        let before = self.lost.get(&index);
-        let wait = match before {
-            Some(Lost { at, wait }) if now < *at + *wait + PEACE => {
-                (*wait * 2).clamp(BACKOFF.0, BACKOFF.1)
-            }
-            _ => Duration::ZERO,
+        let earlier = match self.lost.get(&index) {
+            Some(lost) if now < lost.at + lost.wait + PEACE => lost.earlier.saturating_add(1),
+            _ => 0,
         };
-        self.lost.insert(index, Lost { at: now, wait });
+        let wait = BACKOFF.after(earlier);
+        let at = now;
+        self.lost.insert(index, Lost { at, wait, earlier });
         wait
     }
 
@@ -75,7 +80,7 @@ mod tests {
         }
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert!(backoff.allows(8, start), "other devices are not concerned");
-        now += PEACE + BACKOFF.1;
+        now += PEACE + LONGEST;
         assert_eq!(backoff.lose(7, now), Duration::ZERO);
         backoff.retain(|index| index != 7);
         assert_eq!(backoff.lose(7, now), Duration::ZERO, "another device");

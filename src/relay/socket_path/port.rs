@@ -8,10 +8,10 @@ use std::{
 
 use relay_proto::Family;
 
-use crate::relay::socket::UdpSocket;
+use crate::{backoff::Backoff, relay::socket::UdpSocket};
 
-/// First and longest wait before a socket is bound again.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+/// Waits before a socket is bound again.
+const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// Whether the port is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -59,7 +59,7 @@ enum Slot {
     /// Not bound; `None` when the host has no such IP version.
     Lost {
         retry: Option<Instant>,
-        backoff: Duration,
+        failures: u32,
     },
 }
 
@@ -75,7 +75,7 @@ impl Port {
     pub(super) fn new(port: u16, threads: usize) -> Self {
         let lost = || Slot::Lost {
             retry: Some(Instant::now()),
-            backoff: BACKOFF.0,
+            failures: 0,
         };
         Self {
             wanted: port,
@@ -105,8 +105,8 @@ impl Port {
             return false;
         }
         *slot = Slot::Lost {
-            retry: Some(Instant::now() + BACKOFF.0),
-            backoff: BACKOFF.0,
+            retry: Some(Instant::now() + BACKOFF.after(1)),
+            failures: 0,
         };
         true
     }
@@ -128,7 +128,7 @@ impl Port {
             let port = self.port().unwrap_or(self.wanted);
             let Slot::Lost {
                 retry: Some(retry),
-                backoff,
+                failures,
             } = &mut self.slots[family as usize]
             else {
                 continue;
@@ -144,12 +144,12 @@ impl Port {
                     tracing::info!(%error, ?family, "IP version is not available");
                     self.slots[family as usize] = Slot::Lost {
                         retry: None,
-                        backoff: BACKOFF.1,
+                        failures: 0,
                     };
                 }
                 Err(error) => {
-                    *retry = Instant::now() + *backoff;
-                    *backoff = (*backoff * 2).min(BACKOFF.1);
+                    *failures = failures.saturating_add(1);
+                    *retry = Instant::now() + BACKOFF.after(*failures);
                     problem = Some(describe(port, &error));
                 }
             }

@@ -22,7 +22,7 @@ use tokio::{
 use ts_keys::NodeKeyPair;
 
 use self::connection::{Connection, DerpError, Sender};
-use super::{Backoff, dial::Dialer, netmap::Netmap, wire::DerpMap};
+use super::{BACKOFF, dial::Dialer, netmap::Netmap, wire::DerpMap};
 use crate::relay::{
     clients::Clients,
     socket_path::SocketPathHandle,
@@ -60,7 +60,7 @@ struct Answer {
 impl Derp {
     /// Keeps the home connection for as long as the process runs.
     pub(crate) async fn run(mut self) {
-        let mut backoff = Backoff::default();
+        let mut waits = BACKOFF.waits();
         let mut failures = PATIENCE;
         loop {
             let map = self.map.borrow_and_update().clone();
@@ -75,17 +75,17 @@ impl Derp {
                 if !map.regions.is_empty() {
                     self.report(&DerpError::NoRegion.to_string());
                 }
-                self.wait(backoff.next()).await;
+                self.wait(waits.wait()).await;
                 continue;
             };
             let (connected, error) = self.hold(region, &map).await;
             if connected {
-                backoff.reset();
+                waits.reset();
                 failures = 0;
             }
             failures += 1;
             self.report(&error.to_string());
-            self.wait(backoff.next()).await;
+            self.wait(waits.wait()).await;
         }
     }
 

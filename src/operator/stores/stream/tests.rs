@@ -11,7 +11,7 @@ use super::*;
 
 #[test]
 fn pauses_grow_to_their_limit_and_begin_anew() {
-    let mut pauses = Pauses::default();
+    let mut pauses = BACKOFF.waits();
     assert!(pauses.next().is_some_and(|first| first <= SHORTEST));
     for pause in pauses.by_ref().take(20) {
         assert!(pause >= SHORTEST / 2 && pause <= LONGEST);

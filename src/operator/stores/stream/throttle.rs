@@ -11,7 +11,7 @@ use http::Request;
 use kube::{Client, client::Body};
 use tokio::time::{Instant, sleep_until};
 
-use super::{LONGEST, Pauses};
+use super::{BACKOFF, LONGEST};
 
 /// A watch that lasts this long was worth it: API servers end them after minutes (kube asks for
 /// 290 s).
@@ -50,7 +50,8 @@ fn begins_watch(request: &Request<Body>) -> bool {
 #[derive(Default)]
 struct RestartThrottle {
     last: Option<Instant>,
-    pauses: Pauses,
+    /// Restarts in a row that each followed soon after the one before.
+    restarts: u32,
 }
 
 impl RestartThrottle {
@@ -58,11 +59,11 @@ impl RestartThrottle {
     fn next(&mut self, now: Instant) -> Instant {
         match self.last {
             Some(last) if now < last + LONG => {
-                let pause = self.pauses.next().unwrap_or(LONG);
-                now.max(last + pause)
+                self.restarts = self.restarts.saturating_add(1);
+                now.max(last + BACKOFF.after(self.restarts))
             }
             _ => {
-                self.pauses = Pauses::default();
+                self.restarts = 0;
                 now
             }
         }
