@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use rig::build::Profile;
 use rig::deployment::Deployment;
 use rig::progress::Progress;
-use rig::tools::Tools;
+use rig::tools::{BackgroundBuild, Tools};
 use rig::{Rig, signals};
 
 use crate::scenarios::{self, Scenario};
@@ -34,6 +34,18 @@ impl TestArgs {
     }
 }
 
+/// Tools that only some scenarios need, in the order in which scenarios need them. On a machine
+/// that has none, they are built while the first scenarios run, which mostly wait.
+const TOOLS_OF_FEW: [&str; 7] = [
+    "metallb",
+    "network-policies",
+    "prometheus-operator",
+    "prometheus",
+    "headscale",
+    "flux",
+    "kstatus",
+];
+
 /// Runs them; the last line counts.
 pub fn run(args: &TestArgs) -> Result<ExitCode> {
     let progress = Progress::stderr();
@@ -59,7 +71,11 @@ pub fn run(args: &TestArgs) -> Result<ExitCode> {
     } else {
         Rig::up(Profile::Dev, &progress)?
     };
+    let background = args
+        .is_whole()
+        .then(|| BackgroundBuild::start(&TOOLS_OF_FEW));
     let result = run_scenarios(&rig, &scenarios, &progress);
+    drop(background);
     let result = result.and_then(|failed| Ok(failed + closing(&rig, args, &progress)?));
     if !args.keep {
         signals::acknowledge();

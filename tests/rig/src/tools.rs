@@ -1,6 +1,8 @@
 //! Programs built from pinned Go modules, cached by what they are built from.
 
-use std::fs;
+mod background;
+
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -10,6 +12,8 @@ use sha2::{Digest, Sha256};
 use crate::command::{program, run};
 use crate::progress::Progress;
 use crate::state;
+
+pub use background::BackgroundBuild;
 
 struct ToolSet {
     name: &'static str,
@@ -187,6 +191,15 @@ const TOOL_SETS: [ToolSet; 18] = [
     },
 ];
 
+/// Priority of a build among the programs of this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Priority {
+    /// Somebody waits for the build.
+    Normal,
+    /// Nobody waits yet; everything else goes first.
+    Low,
+}
+
 /// The directory with the built programs.
 #[derive(Clone, Debug)]
 pub struct Tools {
@@ -223,19 +236,29 @@ impl Tools {
             "prometheus-operator",
             "relay",
         ];
-        Self::build_those(progress, |set| !of_few.contains(&set.name))
+        Self::build_those(Priority::Normal, progress, |set| {
+            !of_few.contains(&set.name)
+        })
     }
 
     /// The same for one set of tools.
     pub fn build_only(name: &str, progress: &Progress) -> Result<Self> {
-        Self::build_those(progress, |set| set.name == name)
+        Self::build_set(name, Priority::Normal, progress)
     }
 
-    fn build_those(progress: &Progress, wanted: impl Fn(&ToolSet) -> bool) -> Result<Self> {
+    fn build_set(name: &str, priority: Priority, progress: &Progress) -> Result<Self> {
+        Self::build_those(priority, progress, |set| set.name == name)
+    }
+
+    fn build_those(
+        priority: Priority,
+        progress: &Progress,
+        wanted: impl Fn(&ToolSet) -> bool,
+    ) -> Result<Self> {
         let tools = Self::open()?;
         for set in TOOL_SETS.iter().filter(|set| wanted(set)) {
             tools
-                .build_set(set, progress)
+                .ensure(set, priority, progress)
                 .with_context(|| format!("failed to build the {} tools", set.name))?;
         }
         Ok(tools)
@@ -263,7 +286,11 @@ impl Tools {
         &self.dir
     }
 
-    fn build_set(&self, set: &ToolSet, progress: &Progress) -> Result<()> {
+    /// Builds a set unless it is in the cache. Of several builds of one set, also by other
+    /// processes, the first builds and the others wait for it.
+    fn ensure(&self, set: &ToolSet, priority: Priority, progress: &Progress) -> Result<()> {
+        let lock = File::create(self.dir.join(format!(".{}.lock", set.name)))?;
+        lock.lock()?;
         let source = source(set.module);
         let key = key(set, &source)?;
         let key_file = self.dir.join(format!("{}.key", set.name));
@@ -279,7 +306,14 @@ impl Tools {
         // Built aside and renamed: a program that runs cannot be written to.
         let staging = self.dir.join(format!(".{}", set.name));
         fs::create_dir_all(&staging)?;
-        let mut build = program("go");
+        let mut build = match priority {
+            Priority::Normal => program("go"),
+            Priority::Low => {
+                let mut nice = program("nice");
+                nice.args(["-n", "15", "go"]);
+                nice
+            }
+        };
         build
             .current_dir(&source)
             .env("GOFLAGS", "-mod=readonly")
