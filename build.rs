@@ -1,7 +1,7 @@
-//! Compiles the kernel program with clang, and finds out what `--version` says of the build.
+//! Compiles the kernel program with clang, and collects the build information for `--version`.
 //!
-//! Without clang the relay is built without the kernel program, says so when it starts, and forwards
-//! through sockets (docs/decisions/0008).
+//! Without clang, the relay is built without the kernel program. It then logs this at the start and
+//! forwards through sockets (docs/decisions/0008).
 
 use std::{env, ffi::OsString, fs, io, path::PathBuf, process::Command};
 
@@ -12,9 +12,9 @@ const HEADERS: [&str; 3] = [
     "src/relay/kernel/packet.bpf.h",
 ];
 
-/// What `git archive` writes the commit into.
+/// File into which `git archive` writes the commit.
 const ARCHIVED: &str = ".git_archival.txt";
-/// Digits of a commit that are shown.
+/// Number of digits of a commit that are shown.
 const DIGITS: usize = 12;
 
 fn main() {
@@ -22,7 +22,7 @@ fn main() {
     compile_kernel_program();
 }
 
-/// The commit, the profile and the target.
+/// Returns the commit, the profile and the target.
 fn build() -> String {
     println!("cargo::rerun-if-env-changed=PEERRELAY_COMMIT");
     let variable = |name| env::var(name).unwrap_or_default();
@@ -32,7 +32,7 @@ fn build() -> String {
     };
     let (profile, target) = (variable("PROFILE"), variable("TARGET"));
     let kind = format!("{profile} build for {target}{client}");
-    // A new commit alone recompiles no debug build.
+    // A debug build is not recompiled only because of a new commit.
     let found = match variable("PROFILE").as_str() {
         "release" => repository_commit().or_else(archived_commit),
         _ => None,
@@ -44,14 +44,14 @@ fn build() -> String {
     }
 }
 
-/// The commit that is checked out, marked when files differ from it.
+/// Returns the commit that is checked out, with a suffix if files differ from it.
 fn repository_commit() -> Option<String> {
     let git = |args: &[&str]| {
         let output = Command::new("git").args(args).output().ok()?;
         let text = String::from_utf8(output.stdout).ok()?;
         output.status.success().then(|| text.trim().to_owned())
     };
-    // A source tree inside of another repository is not that repository's.
+    // The source tree may be inside another repository.
     let root = PathBuf::from(git(&["rev-parse", "--show-toplevel"])?);
     let here = env::current_dir().ok()?.canonicalize().ok()?;
     if root.canonicalize().ok()? != here {
@@ -73,7 +73,7 @@ fn repository_commit() -> Option<String> {
     })
 }
 
-/// The commit of a source archive.
+/// Returns the commit of a source archive.
 fn archived_commit() -> Option<String> {
     println!("cargo::rerun-if-changed={ARCHIVED}");
     let text = fs::read_to_string(ARCHIVED).ok()?;
@@ -100,7 +100,7 @@ fn compile_kernel_program() {
     let clang = clang.unwrap_or_else(|| OsString::from("clang"));
     let compiled = Command::new(&clang)
         .args(["-O2", "-g", "-Wall", "-Wextra", "-Werror", "-target", "bpf"])
-        // The object names its source: the same from every directory.
+        // The object contains the path of its source, which must not depend on the directory.
         .arg("-fdebug-compilation-dir=.")
         .args(["-c", SOURCE, "-o"])
         .arg(&object)
@@ -115,7 +115,7 @@ fn compile_kernel_program() {
                 "cargo::warning=clang is not installed: the relay is built without its kernel data \
                  path; install clang and build again"
             );
-            // So that clang is found once it is there.
+            // Detects clang after it has been installed.
             println!("cargo::rerun-if-changed=/usr/bin");
             fs::remove_file(&object).ok();
         }

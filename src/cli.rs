@@ -1,4 +1,4 @@
-//! The command line: one program, a subcommand for each role.
+//! Command line of `peerrelay`, with a subcommand for each role.
 
 mod firewall;
 mod grants;
@@ -22,7 +22,7 @@ use self::{
 #[cfg(feature = "relay")]
 use self::{relay::RelayArgs, sessions::SessionsArgs, state::PrepareStateArgs};
 
-/// The version, and what was built how.
+/// Version of the program, with commit, profile and target of the build.
 const VERSION: &str = concat!(
     env!("CARGO_PKG_VERSION"),
     " (",
@@ -34,8 +34,8 @@ const VERSION: &str = concat!(
 #[derive(Parser)]
 #[command(version = VERSION, propagate_version = true, arg_required_else_help = true)]
 #[command(
-    after_help = "Logs go to standard error. PEERRELAY_LOG sets what is logged, such as \
-    'debug' or 'peerrelay=debug,warn'; PEERRELAY_LOG_FORMAT=json prints JSON lines."
+    after_help = "Logs go to standard error. PEERRELAY_LOG sets the log level, such as 'debug' \
+    or 'peerrelay=debug,warn'. PEERRELAY_LOG_FORMAT=json writes JSON lines."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -44,35 +44,35 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run a relay: join a tailnet and forward between clients that the policy allows
+    /// Run a relay: join a tailnet and forward packets between clients that the policy allows
     #[cfg(feature = "relay")]
     Relay(Box<RelayArgs>),
-    /// List the sessions of the relay on this host: who talks to whom, and how much
+    /// List the sessions of the relay on this host
     #[cfg(feature = "relay")]
     Sessions(SessionsArgs),
-    /// Run the operator: turn every PeerRelay of the cluster into relays
+    /// Run the operator, which creates relays for every PeerRelay of the cluster
     Operator(Box<OperatorArgs>),
     /// Print the custom resource definitions, for kubectl apply --server-side -f -
     Crd,
-    /// Check the PeerRelays of some files as the API server and the operator do
+    /// Check PeerRelays in files as the API server and the operator do
     Validate(ValidateArgs),
-    /// Print what the tailnet policy needs for the PeerRelays of some files
+    /// Print the tailnet policy for PeerRelays in files
     Grants(GrantsArgs),
-    /// Print what firewalls must let in for the PeerRelays of some files
+    /// Print the firewall rules for PeerRelays in files
     Firewall(FirewallArgs),
-    /// Sleep until told to stop: the sandbox process of a pod
+    /// Sleep until a signal arrives: the sandbox process of a pod
     #[command(hide = true)]
     Pause,
-    /// Make the state directory usable by the relay's user, then exit
+    /// Prepare the state directory for the user of the relay, then exit
     #[cfg(feature = "relay")]
     #[command(hide = true)]
     PrepareState(PrepareStateArgs),
 }
 
-/// Runs what the command line says.
+/// Parses the command line and runs the command.
 ///
 /// # Errors
-/// What went wrong and what to do about it, for a person.
+/// The command failed. The message says why and how to fix it.
 pub fn run() -> anyhow::Result<()> {
     let cli = parse();
     crate::logging::start();
@@ -98,7 +98,7 @@ pub fn run() -> anyhow::Result<()> {
     }
 }
 
-/// Parses the command line. As a plugin of kubectl, help and errors say what users typed.
+/// Parses the command line. As a kubectl plugin, help and errors show the name that users type.
 fn parse() -> Cli {
     let mut command = Cli::command();
     let own = env::args_os().next().unwrap_or_default();
@@ -111,20 +111,20 @@ fn parse() -> Cli {
     Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
 }
 
-/// Says whether kubectl started this program, by the name it looks for.
+/// Returns whether kubectl started this program, judged by the name of the executable.
 fn is_plugin(own: &Path) -> bool {
     let name = own.file_name().unwrap_or_default().to_string_lossy();
     name.starts_with("kubectl-")
 }
 
 fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
-    // Two threads: one may be busy with cryptography or a large network map.
+    // Two threads, because one may be busy with cryptography or a large network map.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
         .build()?;
     let result = runtime.block_on(work);
-    // Name resolution may hang in a thread that cannot be ended.
+    // Name resolution may hang in a thread that cannot be stopped.
     runtime.shutdown_background();
     result
 }

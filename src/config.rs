@@ -1,4 +1,5 @@
-//! The relay's configuration: rendered by the operator, parsed by the relay, and the same by hand.
+//! Configuration of a relay. The operator renders it and the relay parses it; on other hosts, users
+//! write it.
 
 pub mod data_path;
 pub mod endpoints;
@@ -22,102 +23,107 @@ use self::{
     unknown::UnknownField,
 };
 
-/// Port that relays listen on when nothing else is said; the one the setup guides use.
+/// UDP port of relays if none is set. Tailscale's setup guide uses it too.
 pub const DEFAULT_PORT: u16 = 40_000;
-/// Port of `/metrics`, `/healthz` and `/readyz`.
+/// TCP port of `/metrics`, `/healthz` and `/readyz` if none is set.
 pub const DEFAULT_METRICS_PORT: u16 = 9_440;
-/// Control server of tailscale.com.
+/// URL of the control server of tailscale.com.
 pub const DEFAULT_CONTROL_URL: &str = "https://controlplane.tailscale.com";
-/// Key of the configuration in its ConfigMap, and name of its file.
+/// Key of the configuration in its ConfigMap, and name of the mounted file.
 pub const CONFIG_KEY: &str = "relay.yaml";
-/// Directory in which a relay keeps its identity.
+/// Directory in which a relay stores its identity if none is set.
 pub const DEFAULT_STATE_DIR: &str = "/var/lib/peerrelay";
-/// Directory in which a relay in a pod on the node's network leaves its sessions: in memory, and
-/// gone after a reboot as they are.
+/// Session directory of relays in pods on the host network. It is in memory, so that a reboot
+/// removes it, as it ends the sessions.
 pub const POD_SESSION_DIR: &str = "/run/peerrelay";
 
-/// Everything a relay can be told, all of it optional: what is missing here may come from a flag or
-/// from the environment, and has a default otherwise.
+/// Configuration of a relay. All fields are optional: a field that is missing here may be set by a
+/// flag or by the environment, and has a default otherwise.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct RelayConfig {
-    /// Control server; HTTPS, or HTTP on a network that is trusted.
+    /// URL of the control server. It uses HTTPS, or HTTP on a trusted network.
     #[serde(rename = "controlURL", skip_serializing_if = "Option::is_none")]
     pub control_url: Option<Url>,
-    /// File with the auth key; read again while the control server refuses it.
+    /// File with the auth key. The relay reads it again while the control server refuses the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_key_file: Option<PathBuf>,
-    /// PEM file with certificate authorities that are trusted besides the public ones.
+    /// PEM file with additional certificate authorities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
-    /// Directory for the identity; made with mode 0700.
+    /// Directory for the relay's identity. It is created with mode 0700.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub state_dir: Option<PathBuf>,
-    /// Directory in which sessions wait for the next relay, best in memory (`/run`); the state
-    /// directory when nothing is said.
+    /// Directory in which a relay leaves its sessions for its successor. A directory in memory,
+    /// such as one in `/run`, is best. If empty, it is `RUNTIME_DIRECTORY` of systemd, or else the
+    /// state directory.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_dir: Option<PathBuf>,
     /// Name of the tailnet device.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname: Option<String>,
-    /// The device's name is this, a dash and the Kubernetes node's name, unless `hostname` is set.
+    /// Prefix of the device name: PREFIX-NODE. It has no effect if `hostname` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub hostname_prefix: Option<String>,
-    /// Tags to request, `tag:` included.
+    /// Tags to request, with the prefix `tag:`.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Whether control forgets the device when it goes offline.
+    /// Register an ephemeral device, which the control server removes when it is offline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<bool>,
-    /// UDP port; an empty one turns the relay off.
+    /// UDP port. An empty port turns the relay off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<RelayPort>,
-    /// Threads that forward; one for each core, up to 8, when nothing is said.
+    /// Number of threads that forward. If empty, one per core is used, at most 8.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZero<usize>>,
-    /// Addresses to advertise; a change takes effect without a restart.
+    /// Addresses to advertise. A change takes effect without a restart.
     #[serde(skip_serializing_if = "is_default")]
     pub endpoints: EndpointsConfig,
-    /// Where `/metrics`, `/healthz` and `/readyz` are served.
+    /// Address and port of `/metrics`, `/healthz` and `/readyz`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_addr: Option<SocketAddr>,
-    /// Whether `/metrics` is also served on the address of the Kubernetes node, same port.
+    /// Serve `/metrics` on the address of the Kubernetes node too, on the same port.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub metrics_on_node: Option<bool>,
-    /// Region, as metrics and reports name it.
+    /// Region of the relay in metrics and reports.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub region: Option<String>,
-    /// Who may use the relay, in the words of the tailnet policy; the report says for each whether
-    /// it does. A change takes effect without a restart.
+    /// Clients that may use the relay, in the syntax of the tailnet policy. The relay reports the
+    /// state of each entry. A change takes effect without a restart.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub clients: Vec<String>,
-    /// Sessions in total.
+    /// Maximum number of sessions. If empty, it is 65536.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions: Option<usize>,
-    /// Sessions that one tailnet node may ask for.
+    /// Maximum number of sessions that one tailnet node may request. If empty, it is 4096.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions_per_node: Option<usize>,
-    /// Sessions that the nodes of one tag together may ask for, for each tag.
+    /// Maximum number of sessions that all nodes with the same tag may request together, for each
+    /// tag. If empty, it is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_sessions_per_tag: Option<usize>,
-    /// Megabits of UDP payload that are forwarded in a second; sockets forward then.
+    /// Maximum bandwidth of the relay over both data paths, in megabits of UDP payload per second.
+    /// If empty, it is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_megabits_per_second: Option<NonZero<u32>>,
-    /// The same for each session, both directions together.
+    /// Maximum bandwidth of each session, both directions together, in megabits of UDP payload per
+    /// second. If empty, it is unlimited.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_megabits_per_second_per_session: Option<NonZero<u32>>,
-    /// What forwards packets of open sessions.
+    /// Data path that forwards packets of open sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_path: Option<DataPath>,
-    /// How much is logged, unless the environment says so; a change takes effect without a restart.
+    /// Log level. The environment variable `PEERRELAY_LOG` takes precedence. A change takes effect
+    /// without a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<LogLevel>,
-    /// In Kubernetes: where to report.
+    /// Target of the relay's reports in Kubernetes.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub report: Option<ReportConfig>,
 }
 
-/// Which `RelayNode` a relay writes. The node's and the pod's name come from the environment.
+/// `RelayNode` that a relay writes. The names of the node and the pod are in the environment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ReportConfig {
@@ -129,34 +135,34 @@ pub struct ReportConfig {
     pub namespace: String,
 }
 
-/// Why a configuration file was refused.
+/// Error of reading a configuration file.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The file cannot be read.
     #[error("failed to read configuration {path}: check the path and its permissions")]
     Read {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// What the system said.
+        /// Error of the operating system.
         #[source]
         source: std::io::Error,
     },
-    /// The file is no relay configuration.
+    /// The file is not a relay configuration.
     #[error("failed to parse configuration {path}: fix the named field")]
     Parse {
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Which field, and where.
+        /// Error of the parser, with the field and its position.
         #[source]
         source: serde_yaml::Error,
     },
 }
 
 impl RelayConfig {
-    /// Reads a YAML file, and lists its fields that were ignored.
+    /// Reads a YAML file. Also returns its unknown fields, which are ignored.
     ///
     /// # Errors
-    /// The file cannot be read, or has a field of the wrong type.
+    /// The file cannot be read, or a field has a value of the wrong type.
     pub fn read(path: &Path) -> Result<(Self, Vec<UnknownField>), ConfigError> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
@@ -168,7 +174,7 @@ impl RelayConfig {
         })
     }
 
-    /// Fills in from `lower` what `self` does not say.
+    /// Merges two configurations. Fields of `lower` are used where `self` has none.
     #[must_use]
     pub fn over(self, lower: Self) -> Self {
         let list = |upper: Vec<String>, lower| if upper.is_empty() { lower } else { upper };

@@ -1,6 +1,6 @@
-//! The custom resources, group `peerrelay.dev`, version `v1alpha1`.
+//! Custom resource types of the group `peerrelay.dev`, version `v1alpha1`.
 //!
-//! These types are the source of `crds/`; a test holds the files to them.
+//! These types are the source of `crds/`. A test compares the files with them.
 #![allow(
     clippy::duplicated_attributes,
     reason = "each printcolumn repeats its keys"
@@ -36,20 +36,20 @@ pub use self::{
 
 use crate::names;
 
-/// API group.
+/// API group of all custom resources.
 pub const GROUP: &str = "peerrelay.dev";
 
-/// Annotation with a checksum of a definition's spec. The chart compares it with that of a definition
-/// that is in the cluster.
+/// Annotation with a checksum of a definition's spec. The chart compares it with the checksum of
+/// the definition that is in the cluster.
 pub const CHECKSUM_ANNOTATION: &str = "peerrelay.dev/spec-checksum";
 
-/// Every custom resource definition, as it is installed.
+/// Returns the definitions of all kinds, as they are installed.
 pub fn all() -> Vec<CustomResourceDefinition> {
     let definitions = [unseen_until_reconciled(PeerRelay::crd()), RelayNode::crd()];
     definitions.map(with_known_formats).map(summed).into()
 }
 
-/// The definitions as one YAML stream.
+/// Renders the definitions as one YAML stream.
 pub fn to_yaml() -> String {
     let document = |crd: &CustomResourceDefinition| {
         let yaml = serde_yaml::to_string(crd).expect("definitions are plain data");
@@ -58,8 +58,8 @@ pub fn to_yaml() -> String {
     all().iter().map(document).collect()
 }
 
-/// Gives a new object the status `observedGeneration: -1`, so that nothing takes it for current
-/// before the operator has seen it (kstatus).
+/// Gives a new object the status `observedGeneration: -1`. kstatus then does not report it as
+/// current before the operator has reconciled it.
 fn unseen_until_reconciled(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     for version in &mut crd.spec.versions {
         let schema = version
@@ -75,13 +75,13 @@ fn unseen_until_reconciled(mut crd: CustomResourceDefinition) -> CustomResourceD
     crd
 }
 
-/// Removes the formats `uint8` to `uint64` of schemars: Kubernetes does not know them, and kubectl
-/// prints a warning for each. Bounds of the numbers say the same.
+/// Removes the formats `uint8` to `uint64` of schemars. Kubernetes does not know them, and kubectl
+/// prints a warning for each. The minimum and maximum of the numbers say the same.
 fn with_known_formats(crd: CustomResourceDefinition) -> CustomResourceDefinition {
     fn visit(value: &mut Value) {
         match value {
             Value::Object(fields) => {
-                // A property may be called format; its value is a schema then.
+                // A property may have the name "format"; its value is then a schema.
                 if fields
                     .get("format")
                     .and_then(Value::as_str)
@@ -100,7 +100,7 @@ fn with_known_formats(crd: CustomResourceDefinition) -> CustomResourceDefinition
     serde_json::from_value(value).expect("a definition without formats is a definition")
 }
 
-/// Adds [`CHECKSUM_ANNOTATION`].
+/// Adds the annotation [`CHECKSUM_ANNOTATION`].
 fn summed(mut crd: CustomResourceDefinition) -> CustomResourceDefinition {
     let spec = serde_json::to_vec(&crd.spec).expect("definitions are plain data");
     let annotations = crd.metadata.annotations.get_or_insert_default();
@@ -114,7 +114,7 @@ mod tests {
 
     #[test]
     fn definitions_name_only_formats_that_kubernetes_knows() {
-        // Of numbers, those of apiextensions-apiserver's supportedFormats.
+        // The number formats in supportedFormats of apiextensions-apiserver.
         let known = ["int32", "int64", "float", "double", "date-time"];
         let text = to_yaml();
         let formats = text

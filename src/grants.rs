@@ -1,8 +1,9 @@
-//! The part of a tailnet policy that lets clients use relays. Pure: PeerRelays in, text out.
+//! Generator of the tailnet policy that allows clients to use relays. It is pure: PeerRelays in,
+//! text out.
 //!
-//! Per region `src` is the clients and `dst` the region's tag. `tailscale.com/cap/relay-target` is
-//! control's own companion of it and never written: a policy with it is refused as a whole. `via`
-//! does not apply to peer relays.
+//! For each region, `src` is the list of clients and `dst` is the region's tag. The policy never
+//! contains `tailscale.com/cap/relay-target`: the control server adds it, and refuses a policy that
+//! has it. `via` does not apply to peer relays.
 
 mod render;
 mod selector;
@@ -14,17 +15,17 @@ pub use self::{
     selector::{Device, Kind, Selector, SelectorError, is_everyone, is_tailnet},
 };
 
-/// The capability that lets a source allocate sessions on a destination.
+/// Capability that allows a source to allocate sessions on a destination.
 pub const CAPABILITY: &str = "tailscale.com/cap/relay";
-/// Who may give the relays' tags to a device, unless the policy says otherwise.
+/// Owner of the relays' tags in the generated policy.
 const OWNER: &str = "autogroup:admin";
-/// Ports of clients that a relay has no business with: remote shells, web interfaces.
+/// Ports of clients in the generated tests: remote shells and web interfaces.
 const DENIED_PORTS: [u16; 2] = [22, 443];
 /// Grant that allows all connections, as a policy file without `acls` and `grants` does.
 const ALLOW_ALL: &str = r#"{"src": ["*"], "dst": ["*"], "ip": ["*"]}"#;
 
-/// Warning about the first `grants` of a policy file. A file with neither `acls` nor `grants`
-/// allows all connections; one with either allows only what it lists.
+/// Returns the warning about the first `grants` of a policy file. A file with neither `acls` nor
+/// `grants` allows all connections. A file with either allows only what it lists.
 pub fn first_grants_warning() -> String {
     format!(
         "a policy file that has neither acls nor grants allows every connection, and adding the \
@@ -33,23 +34,23 @@ pub fn first_grants_warning() -> String {
     )
 }
 
-/// What one region needs of the policy.
+/// Grant that one region needs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RegionGrant {
-    /// Names the region for people, such as `region office of relays/edge`.
+    /// Description of the region, such as `region office of relays/edge`.
     pub origin: String,
-    /// Tag of the relays.
+    /// Tag of the region's relays.
     pub tag: String,
-    /// Who may use them.
+    /// Clients that may use the relays.
     pub clients: Vec<Selector>,
-    /// Whether devices with the tag may use each other, and themselves.
+    /// Allow devices with the relays' tag to use these relays too.
     pub self_relay: bool,
-    /// Whether the policy tests that the relays cannot reach these clients.
+    /// Add tests that the relays cannot reach these clients.
     pub deny_tests: bool,
 }
 
 impl RegionGrant {
-    /// The grant that makes it so.
+    /// Returns the grant for the policy.
     pub fn grant(&self) -> Grant {
         let clients = self.clients.iter().map(ToString::to_string);
         let own = self.self_relay.then(|| self.tag.clone());
@@ -67,24 +68,24 @@ impl RegionGrant {
     }
 }
 
-/// A grant of the relay capability.
+/// Grant of the relay capability.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Grant {
-    /// Who may allocate.
+    /// Sources: clients that may allocate sessions.
     pub src: Vec<String>,
-    /// On which relays.
+    /// Destinations: tags of the relays.
     pub dst: Vec<String>,
     app: RelayCapability,
 }
 
 impl Grant {
-    /// The grant on one line, as it goes into `grants` of a policy file.
+    /// Returns the grant as one line of `grants` in a policy file.
     pub fn line(&self) -> String {
         serde_json::to_string(self).expect("a grant is plain data")
     }
 }
 
-/// `{"tailscale.com/cap/relay": []}`.
+/// Capability object `{"tailscale.com/cap/relay": []}`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct RelayCapability;
 
@@ -96,28 +97,29 @@ impl Serialize for RelayCapability {
     }
 }
 
-/// A test of the policy: control refuses a policy that lets `src` reach one of these.
+/// Test of the policy. The control server refuses a policy that allows `src` to reach one of
+/// `deny`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct DenyTest {
-    /// Tag of relays.
+    /// Tag of the relays.
     pub src: String,
-    /// `HOST:PORT`; a test can assert nothing else, in particular no capability.
+    /// Addresses as `HOST:PORT`. A test can check nothing else, in particular no capability.
     pub deny: Vec<String>,
 }
 
-/// The policy of some regions, with what is worth a warning.
+/// Policy for a list of regions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
     regions: Vec<RegionGrant>,
 }
 
 impl Policy {
-    /// The policy of these regions.
+    /// Creates the policy of these regions.
     pub const fn new(regions: Vec<RegionGrant>) -> Self {
         Self { regions }
     }
 
-    /// Each relay tag once, in order.
+    /// Returns each relay tag once, in order.
     pub fn tags(&self) -> Vec<&str> {
         let mut tags: Vec<&str> = Vec::new();
         for region in &self.regions {
@@ -128,15 +130,14 @@ impl Policy {
         tags
     }
 
-    /// Tests by which control refuses a policy that lets relays reach clients, for the regions
-    /// that ask for them.
+    /// Returns the tests of the regions that request them.
     pub fn tests(&self) -> Vec<DenyTest> {
         let test = |tag: &str| {
             let mut deny = Vec::new();
             let is_tested = |region: &&RegionGrant| region.deny_tests && region.tag == tag;
             let regions = self.regions.iter().filter(is_tested);
             for client in regions.flat_map(|region| &region.clients) {
-                // A tag always reaches itself or not by other rules than ours.
+                // Other rules decide whether a tag can reach itself.
                 if client.is_testable() && client.text() != tag {
                     let host = client.test_host();
                     deny.extend(DENIED_PORTS.map(|port| format!("{host}:{port}")));
@@ -150,7 +151,7 @@ impl Policy {
         self.tags().into_iter().filter_map(test).collect()
     }
 
-    /// What works and is most likely not meant.
+    /// Returns warnings about grants that are valid and probably not intended.
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings = Vec::new();
         for region in &self.regions {

@@ -1,4 +1,5 @@
-//! What judges and shows the metrics: alerts, a dashboard. Pure; sources of `deploy/monitoring`.
+//! Alerts, recording rules and dashboards for the metrics. They are pure data, and the source of
+//! `deploy/monitoring`.
 
 mod dashboard;
 
@@ -6,26 +7,26 @@ use serde_json::{Value, json};
 
 pub use self::dashboard::{Shown, dashboard};
 
-/// Where the runbooks are.
+/// Address of the runbooks.
 const RUNBOOKS: &str = "https://peerrelay.dev/docs/runbooks";
 
-/// Who sees the trouble that an alert is about.
+/// Source of the series that an alert evaluates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
-    /// Relays of a PeerRelay, from series that they have.
+    /// Series of relays.
     Relays,
-    /// Relays of a PeerRelay that have no series: only where they should be scraped.
+    /// Series about scrape targets of relays, which exist if a relay has none of its own.
     Targets,
-    /// The operator.
+    /// Series of the operator.
     Operator,
 }
 
-/// An alert. `SELECTOR` in its expression stands for matchers of the relays' series.
+/// Alert rule. `SELECTOR` in its expression stands for matchers of the relays' series.
 #[derive(Debug, Clone, Copy)]
 pub struct Alert {
-    /// Name, also of its runbook.
+    /// Name of the alert and of its runbook.
     pub name: &'static str,
-    /// Whose.
+    /// Source of the series.
     pub scope: Scope,
     expression: &'static str,
     lasts: &'static str,
@@ -34,7 +35,7 @@ pub struct Alert {
     description: &'static str,
 }
 
-/// Every alert.
+/// All alerts, in the order of the documentation.
 pub const ALERTS: &[Alert] = &[
     Alert {
         name: "PeerRelayDown",
@@ -166,7 +167,8 @@ pub const ALERTS: &[Alert] = &[
 ];
 
 impl Alert {
-    /// It as a rule; `selector` is empty or matchers that begin without a comma.
+    /// Returns the alert as a rule. `selector` is empty, or a list of matchers without a leading
+    /// comma.
     pub fn rule(&self, selector: &str) -> Value {
         let expression = match selector {
             "" => self
@@ -189,7 +191,7 @@ impl Alert {
     }
 }
 
-/// Alerts of some scope as a group of a rule file or a PrometheusRule.
+/// Returns the alerts of a scope as a group of a rule file or a PrometheusRule.
 pub fn alerts(scope: Scope, selector: &str) -> Value {
     let rules = ALERTS.iter().filter(|alert| alert.scope == scope);
     let name = match scope {
@@ -200,7 +202,7 @@ pub fn alerts(scope: Scope, selector: &str) -> Value {
     json!({"name": name, "rules": rules.map(|alert| alert.rule(selector)).collect::<Vec<_>>()})
 }
 
-/// Sums that dashboards and capacity planning ask for.
+/// Returns recording rules: sums for dashboards and capacity planning.
 pub fn records() -> Value {
     let record = |name: &str, expression: &str| json!({"record": name, "expr": expression});
     json!([{"name": "peer-relay-records", "rules": [

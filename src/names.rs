@@ -1,61 +1,64 @@
-//! Names and labels that the operator and the relay agree on.
+//! Names and labels that the operator and the relay share.
 
 use std::collections::BTreeMap;
 
 use sha2::{Digest, Sha256};
 
-/// Field manager of the objects that the operator makes, and value of their `managed-by` label.
+/// Field manager of the operator's objects, and value of their `managed-by` label.
 pub const OPERATOR: &str = "peerrelay-operator";
-/// Field manager of `PeerRelay` status.
+/// Field manager of the `PeerRelay` status.
 pub const STATUS_MANAGER: &str = "peerrelay-status";
-/// Field manager of `RelayNode`.
+/// Field manager of `RelayNode` objects.
 pub const RELAY_MANAGER: &str = "peerrelay-relay";
-/// Label that names the PeerRelay.
+/// Label with the name of the PeerRelay.
 pub const PEER_RELAY_LABEL: &str = "peerrelay.dev/peer-relay";
-/// Label that names the region.
+/// Label with the name of the region.
 pub const REGION_LABEL: &str = "peerrelay.dev/region";
-/// Annotation with a checksum of what the operator applied.
+/// Annotation with a checksum of the object that the operator applied.
 pub const APPLIED_ANNOTATION: &str = "peerrelay.dev/applied";
-/// Annotation on pods with a checksum of their configuration: a change rolls them out.
+/// Annotation of pods with a checksum of their configuration. A change replaces the pods.
 pub const CONFIG_ANNOTATION: &str = "peerrelay.dev/config";
-/// Annotation on nodes: endpoints of the relay there, separated by commas.
+/// Annotation of nodes with the static endpoints of their relay, separated by commas.
 pub const STATIC_ENDPOINTS_ANNOTATION: &str = "peerrelay.dev/static-endpoints";
-/// Label of a relay that has a DaemonSet of its own; the value is the DaemonSet's name.
+/// Label of relays that have a DaemonSet of their own. The value is the name of the DaemonSet.
 pub const RELAY_LABEL: &str = "peerrelay.dev/relay";
-/// Annotation of such a DaemonSet: the node that it is for.
+/// Annotation of a DaemonSet for one node, with the name of the node.
 pub const NODE_ANNOTATION: &str = "peerrelay.dev/node";
-/// Label that no node has: DaemonSets of a PeerRelay that is not enabled select it.
+/// Label that no node has. DaemonSets of a disabled PeerRelay select it.
 pub const OFF_LABEL: &str = "peerrelay.dev/off";
-/// Annotation of a Service: the class of load balancers that the PeerRelay asks for, if any.
+/// Annotation of Services with the load balancer class that the PeerRelay requests.
 pub const CLASS_ANNOTATION: &str = "peerrelay.dev/load-balancer-class";
-/// Annotation of a Service: the Elastic IP of its load balancer, for the AWS Load Balancer Controller.
+/// Annotation of Services with the Elastic IP of their load balancer, for the AWS Load Balancer
+/// Controller.
 pub const ELASTIC_IP_ANNOTATION: &str =
     "service.beta.kubernetes.io/aws-load-balancer-eip-allocations";
-/// HTTP header of a probe that says which relay it is for; another relay refuses it.
+/// HTTP header of a probe with the identity of the relay that it is for. Other relays refuse the
+/// probe.
 pub const IDENTITY_HEADER: &str = "peerrelay-identity";
 /// Key of the auth key in its Secret.
 pub const AUTH_KEY: &str = "authkey";
-/// User and group of the relay process.
+/// User ID and group ID of the relay process.
 pub const RELAY_USER: u32 = 65_532;
 
-/// Longest DNS label (RFC 1035), value of a label, and name of a Service.
+/// Maximum length of a DNS label (RFC 1035), of a label value, and of a Service name.
 pub const LONGEST_LABEL: usize = 63;
-/// Longest name of an object, in characters.
+/// Maximum length of an object name, in characters.
 pub const LONGEST_NAME: usize = 253;
-/// Longest name of a PeerRelay.
+/// Maximum length of a PeerRelay name.
 pub const LONGEST_PEER_RELAY: usize = 40;
-/// Longest name of a region.
+/// Maximum length of a region name.
 pub const LONGEST_REGION: usize = 20;
-/// Names that no region may have: objects of the PeerRelay as a whole have them.
+/// Names that regions must not have, because other objects of the PeerRelay have them.
 pub const RESERVED_REGIONS: [&str; 3] = ["grants", "metrics", "dashboard"];
-/// Hexadecimal digits at the end of a name that was shortened.
+/// Number of hexadecimal digits at the end of a shortened name.
 const DIGEST: usize = 8;
 const NAME_LABEL: &str = "app.kubernetes.io/name";
 const COMPONENT_LABEL: &str = "app.kubernetes.io/component";
 const MANAGED_BY_LABEL: &str = "app.kubernetes.io/managed-by";
 
-/// Whether `text` can be the name of a Service in every Kubernetes version (RFC 1035): lower-case
-/// letters, digits and dashes, with a letter at the beginning and no dash at the end.
+/// Returns whether `text` can be the name of a Service in every Kubernetes version (RFC 1035). Such
+/// a name has lower-case letters, digits and dashes, begins with a letter and does not end with a
+/// dash.
 pub fn is_service_name(text: &str) -> bool {
     let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     (1..=LONGEST_LABEL).contains(&text.len())
@@ -64,12 +67,12 @@ pub fn is_service_name(text: &str) -> bool {
         && text.chars().all(allowed)
 }
 
-/// Whether a PeerRelay may have this name: it begins the names of Services.
+/// Returns whether a PeerRelay may have this name. Names of Services begin with it.
 pub fn is_peer_relay_name(text: &str) -> bool {
     text.len() <= LONGEST_PEER_RELAY && is_service_name(text)
 }
 
-/// A name that a PeerRelay may have, made of one that it may not have.
+/// Returns a valid PeerRelay name that is similar to `text`.
 pub fn suggestion(text: &str) -> String {
     let name = device(text);
     let name = name.trim_start_matches(|c: char| !c.is_ascii_lowercase());
@@ -80,14 +83,14 @@ pub fn suggestion(text: &str) -> String {
     }
 }
 
-/// Whether a region may have this name: it is a part of the names of Services.
+/// Returns whether a region may have this name. Names of Services contain it.
 pub fn is_region_name(text: &str) -> bool {
     text.len() <= LONGEST_REGION && is_service_name(text) && !RESERVED_REGIONS.contains(&text)
 }
 
-/// Name of a tailnet device, a DNS label made of `text`: other characters than letters and digits
-/// become dashes. What is too long ends in a digest of the whole text, as names of nodes mostly
-/// differ at their end.
+/// Returns the name of a tailnet device, which is a DNS label. Characters other than letters and
+/// digits become dashes. The end of a long name is replaced by a digest, because node names usually
+/// differ at the end.
 pub fn device(text: &str) -> String {
     let label = |c: char| match c.is_ascii_alphanumeric() {
         true => c.to_ascii_lowercase(),
@@ -102,13 +105,13 @@ pub fn device(text: &str) -> String {
     format!("{readable}-{}", digest(text, DIGEST / 2))
 }
 
-/// Whether a control server has given `device`, a DNS name, to a device that asked to be called
-/// `wanted`, because another one has that name.
+/// Returns whether the control server changed a device's name because another device has it.
+/// `wanted` is the name that was requested, and `device` the DNS name that was given.
 ///
-/// Control servers then add a dash and a number, older ones of Headscale a dash and 8 letters or
-/// digits, and cut the name where it would be longer than a DNS label.
+/// Control servers add a dash and a number. Older versions of Headscale add a dash and 8 letters or
+/// digits. Both cut the name if it would be longer than a DNS label.
 pub fn is_taken(wanted: &str, device: &str) -> bool {
-    /// Longest suffix that a control server adds, with its dash.
+    /// Maximum length of the suffix that a control server adds, with its dash.
     const LONGEST_SUFFIX: usize = 9;
     let label = device.split('.').next().unwrap_or_default();
     let Some((base, suffix)) = label.rsplit_once('-') else {
@@ -125,7 +128,7 @@ pub fn is_taken(wanted: &str, device: &str) -> bool {
     label != wanted && (number || random) && (base == wanted || was_cut)
 }
 
-/// Whether `text` is a qualified name of Kubernetes: `NAME` or `DOMAIN/NAME`.
+/// Returns whether `text` is a qualified name of Kubernetes: `NAME` or `DOMAIN/NAME`.
 pub fn is_qualified(text: &str) -> bool {
     match text.split_once('/') {
         None => is_label_value(text),
@@ -137,53 +140,53 @@ pub fn is_qualified(text: &str) -> bool {
     }
 }
 
-/// Whether `text` is the value of a label in Kubernetes that is not empty.
+/// Returns whether `text` is a label value of Kubernetes that is not empty.
 pub fn is_label_value(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
     text.len() <= LONGEST_LABEL && text.chars().all(plain) && has_ends(text)
 }
 
-/// Whether `text` is a lower-case DNS label (RFC 1123), as names of namespaces are.
+/// Returns whether `text` is a lower-case DNS label (RFC 1123), as names of namespaces are.
 pub fn is_dns_label(text: &str) -> bool {
     text.len() <= LONGEST_LABEL && is_dns_part(text)
 }
 
-/// Whether `text` is one part of a lower-case DNS name, of any length.
+/// Returns whether `text` is one part of a lower-case DNS name, of any length.
 pub fn is_dns_part(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
     text.chars().all(plain) && has_ends(text)
 }
 
-/// Whether `text` begins and ends with a letter or digit.
+/// Returns whether `text` begins and ends with a letter or digit.
 fn has_ends(text: &str) -> bool {
     let is_end = |c: Option<char>| c.is_some_and(|c| c.is_ascii_alphanumeric());
     is_end(text.chars().next()) && is_end(text.chars().next_back())
 }
 
-/// The first `count` bytes of the SHA-256 digest of `bytes`, in hex.
+/// Returns the first `count` bytes of the SHA-256 digest of `bytes`, in hex.
 pub fn digest(bytes: impl AsRef<[u8]>, count: usize) -> String {
     let digest = Sha256::digest(bytes);
     digest[..count].iter().map(|b| format!("{b:02x}")).collect()
 }
 
-/// Name of everything that belongs to one region; at most 61 characters, as the custom resource
-/// allows 40 and 20.
+/// Returns the name of the objects of one region. It has at most 61 characters, because the custom
+/// resource allows 40 and 20.
 pub fn child(peer_relay: &str, region: &str) -> String {
     format!("{peer_relay}-{region}")
 }
 
-/// What a relay is called in the header of probes.
+/// Returns the identity of a relay in the header of probes.
 pub fn identity(namespace: &str, peer_relay: &str, region: &str) -> String {
     format!("{namespace}/{peer_relay}/{region}")
 }
 
-/// Name of the ConfigMap with the policy of a PeerRelay. No region may be called so.
+/// Returns the name of the ConfigMap with the policy of a PeerRelay. No region may have this name.
 pub fn grants(peer_relay: &str) -> String {
     format!("{peer_relay}-grants")
 }
 
-/// Name of everything that belongs to the relay on one node: at most 63 characters, which begin
-/// with the region's name and the node's as far as they fit, and differ where those do.
+/// Returns the name of the objects of the relay on one node, at most 63 characters. It begins with
+/// the names of the region and the node, cut to fit, and ends with a digest of both.
 pub fn on_node(child: &str, node: &str) -> String {
     let whole = format!("{child}-{node}");
     let readable: String = whole
@@ -191,37 +194,37 @@ pub fn on_node(child: &str, node: &str) -> String {
         .map(|c| if c == '.' { '-' } else { c })
         .take(LONGEST_LABEL - DIGEST - 1)
         .collect();
-    // The slash keeps "a-b" on "c" apart from "a" on "b-c".
+    // The slash distinguishes "a-b" on "c" from "a" on "b-c".
     format!(
         "{readable}-{}",
         digest(format!("{child}/{node}"), DIGEST / 2)
     )
 }
 
-/// Name of the Service of the metrics of a PeerRelay, its ServiceMonitor and its PrometheusRule. No
-/// region may be called so.
+/// Returns the name of a PeerRelay's metrics Service, ServiceMonitor and PrometheusRule. No region
+/// may have this name.
 pub fn metrics(peer_relay: &str) -> String {
     format!("{peer_relay}-metrics")
 }
 
-/// Name of the ConfigMap with the dashboard. No region may be called so.
+/// Returns the name of the ConfigMap with the dashboard. No region may have this name.
 pub fn dashboard(peer_relay: &str) -> String {
     format!("{peer_relay}-dashboard")
 }
 
-/// Labels by which a region's pods are selected; they never change.
+/// Returns the labels that select a region's pods. They never change.
 pub fn selector(peer_relay: &str, region: &str) -> BTreeMap<String, String> {
     labels([(PEER_RELAY_LABEL, peer_relay), (REGION_LABEL, region)])
 }
 
-/// Labels of everything that belongs to one region.
+/// Returns the labels of the objects of one region.
 pub fn region_labels(peer_relay: &str, region: &str) -> BTreeMap<String, String> {
     let mut labels = component_labels(peer_relay, "relay");
     labels.extend(selector(peer_relay, region));
     labels
 }
 
-/// Labels of what belongs to a PeerRelay as a whole.
+/// Returns the labels of the objects of a PeerRelay as a whole.
 pub fn component_labels(peer_relay: &str, component: &str) -> BTreeMap<String, String> {
     labels([
         (NAME_LABEL, "peerrelay"),
@@ -231,7 +234,7 @@ pub fn component_labels(peer_relay: &str, component: &str) -> BTreeMap<String, S
     ])
 }
 
-/// Selects everything that the operator has made.
+/// Returns the selector of all objects that the operator has created.
 pub fn managed() -> String {
     format!("{MANAGED_BY_LABEL}={OPERATOR}")
 }

@@ -1,4 +1,4 @@
-//! `peerrelay firewall`.
+//! Subcommand `firewall`: firewall rules for PeerRelays in files.
 
 use anyhow::Context;
 use clap::Args;
@@ -9,18 +9,19 @@ use crate::firewall::{Source, Tool, openings, render, warnings};
 
 #[derive(Args)]
 #[command(
-    after_help = format!("Example: what to run on a node with ufw\n  peerrelay firewall -f relay.yaml \
-    --for ufw\n\nRelays use UDP only. Guides recommend to let in 100.64.0.0/10 only: that blocks \
-    every client, as relay packets come from the clients' addresses outside of the tailnet. \
-    {EXIT_CODES}")
+    after_help = format!("Example: print the commands for a node with ufw\n  peerrelay firewall -f \
+    relay.yaml --for ufw\n\nRelays use UDP only. Do not allow only 100.64.0.0/10, as some guides \
+    recommend: this blocks every client, because relay packets come from the clients' addresses \
+    outside of the tailnet. {EXIT_CODES}")
 )]
 pub(super) struct FirewallArgs {
     #[command(flatten)]
     files: Files,
-    /// Which firewall, of a node or of a cloud [default: all of them]
+    /// Firewall tool of a node or of a cloud [default: all]
     #[arg(long = "for", value_name = "TOOL", value_enum)]
     tool: Option<Tool>,
-    /// Let in only from here; may be repeated, or separated by commas [default: from everywhere]
+    /// Network from which packets are allowed; can be repeated or separated by commas [default:
+    /// everywhere]
     #[arg(long = "source", value_name = "CIDR", value_delimiter = ',')]
     sources: Vec<IpNet>,
 }

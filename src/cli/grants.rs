@@ -1,4 +1,4 @@
-//! `peerrelay grants`.
+//! Subcommand `grants`: the tailnet policy for PeerRelays in files.
 
 use clap::{Args, ValueEnum};
 
@@ -10,18 +10,18 @@ use crate::{
 
 #[derive(Args)]
 #[command(
-    after_help = format!("Example: what to merge into the tailnet policy, before anything is applied\n  \
-    peerrelay grants -f relay.yaml\n\nThe operator writes the same into the ConfigMap \
-    <name>-grants. The condition GrantsInForce says whether the tailnet has it. {EXIT_CODES}")
+    after_help = format!("Example: print the policy to merge, before the PeerRelay is applied\n  \
+    peerrelay grants -f relay.yaml\n\nThe operator writes the same policy into the ConfigMap \
+    <name>-grants. The condition GrantsInForce shows whether it is in force. {EXIT_CODES}")
 )]
 pub(super) struct GrantsArgs {
     #[command(flatten)]
     files: Files,
-    /// With comments for people, or plain for programs
+    /// Output format: with comments for people, or plain for programs
     #[arg(short, long, value_enum, default_value = "hujson")]
     output: Output,
-    /// Tests in the policy, instead of what `spec.grants.tests` says: 'deny' adds tests that relays
-    /// cannot reach ports 22 and 443 of clients, which a tailnet with an allow-all rule refuses
+    /// Tests in the policy. Overrides `spec.grants.tests`. 'deny' adds tests that relays cannot
+    /// reach ports 22 and 443 of clients; a tailnet with an allow-all rule refuses them
     #[arg(long, value_enum)]
     tests: Option<Tests>,
 }

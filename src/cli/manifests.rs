@@ -1,4 +1,4 @@
-//! PeerRelays from files, for commands that need no cluster.
+//! Manifests: PeerRelays from files, for commands that need no cluster.
 
 mod judge;
 mod yaml;
@@ -15,26 +15,26 @@ use clap::Args;
 pub(super) use self::judge::{Finding, Judged};
 use crate::operator::validate::ValidSpec;
 
-/// Read from standard input.
+/// File name that stands for standard input.
 const STDIN: &str = "-";
-/// Exit codes of the commands that read manifests.
-pub(super) const EXIT_CODES: &str = "Exit codes: 0 if every PeerRelay is valid, 1 if one is not or a file cannot be read, 2 for \
-     wrong usage. Problems and warnings go to standard error.";
+/// Help text about the exit codes of commands that read manifests.
+pub(super) const EXIT_CODES: &str = "Exit codes: 0 if every PeerRelay is valid, 1 if a PeerRelay is invalid or a file cannot be \
+     read, 2 for incorrect usage. Problems and warnings go to standard error.";
 
-/// Which files a command reads.
+/// Files that a command reads.
 #[derive(Args)]
 pub(super) struct Files {
-    /// File or directory with PeerRelays, '-' for standard input; may be repeated
+    /// File or directory with PeerRelays, or '-' for standard input; can be repeated
     #[arg(short, long = "file", value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 }
 
 impl Files {
-    /// Reads every PeerRelay, checked as the API server and the operator do; other kinds are passed
-    /// over.
+    /// Reads all PeerRelays and checks them as the API server and the operator do. Objects of other
+    /// kinds are ignored.
     ///
     /// # Errors
-    /// A file cannot be read, something in it is wrong, or there is no PeerRelay at all.
+    /// A file cannot be read, a PeerRelay is invalid, or the files contain no PeerRelay.
     pub(super) fn relays(&self) -> anyhow::Result<Vec<ValidSpec>> {
         let judged = self.judge()?;
         report(&judged);
@@ -46,10 +46,10 @@ impl Files {
             .collect())
     }
 
-    /// Reads and checks every PeerRelay, and whatever was meant to be one.
+    /// Reads and checks all PeerRelays, including objects that are probably meant as PeerRelays.
     ///
     /// # Errors
-    /// A file cannot be read, or there is nothing to check.
+    /// A file cannot be read, or the files contain nothing to check.
     pub(super) fn judge(&self) -> anyhow::Result<Vec<Judged>> {
         let from_stdin = self.files.iter().filter(|file| is_stdin(file)).count();
         ensure!(
@@ -76,7 +76,7 @@ impl Files {
     }
 }
 
-/// Writes every problem to standard error.
+/// Writes all problems to standard error.
 pub(super) fn report(judged: &[Judged]) {
     for judged in judged {
         for finding in &judged.findings {
@@ -85,7 +85,7 @@ pub(super) fn report(judged: &[Judged]) {
     }
 }
 
-/// A number of things, in words.
+/// Returns a number with its noun, such as "2 problems".
 pub(super) fn counted(number: usize, thing: &str) -> String {
     match number {
         1 => format!("1 {thing}"),
@@ -104,7 +104,7 @@ fn shown(file: &Path) -> String {
     }
 }
 
-/// A file, or the manifests of a directory in their order.
+/// Returns the path itself, or the manifests of a directory in their order.
 fn expand(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
     if is_stdin(file) || !file.is_dir() {
         return Ok(vec![file.to_owned()]);

@@ -1,4 +1,4 @@
-//! `peerrelay operator`.
+//! Subcommand `operator`: the operator in a cluster.
 
 use std::{fs, net::SocketAddr, time::Duration};
 
@@ -20,15 +20,15 @@ use crate::{
 
 #[derive(Args)]
 #[command(
-    after_help = "The cluster is the one of the pod's service account, or of KUBECONFIG. It \
-    needs the custom resource definitions that 'peerrelay crd' prints, and the permissions in the \
-    chart. The operator reads no Secrets: auth keys are mounted into relays by their nodes."
+    after_help = "The operator connects with the pod's service account, or with KUBECONFIG. \
+    The cluster needs the custom resource definitions that 'peerrelay crd' prints, and the \
+    permissions in the chart. The operator reads no Secrets: nodes mount auth keys into relays."
 )]
 pub(super) struct OperatorArgs {
-    /// Where to serve /metrics, /healthz and /readyz
+    /// Address and port of /metrics, /healthz and /readyz
     #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", default_value = "[::]:8080", value_parser = endpoint)]
     metrics_addr: SocketAddr,
-    /// Namespaces whose PeerRelays are looked after [default: all]
+    /// Namespaces whose PeerRelays are reconciled [default: all]
     #[arg(
         long,
         value_name = "NAMESPACE,...",
@@ -37,11 +37,11 @@ pub(super) struct OperatorArgs {
         value_parser = namespace
     )]
     watch_namespaces: Vec<String>,
-    /// PeerRelays that are reconciled at the same time
+    /// Number of PeerRelays that are reconciled at the same time
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_CONCURRENCY", default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=64))]
     concurrency: u16,
-    /// Name of the pod in which this runs, in the namespace of the lease: relays run its image, and
-    /// the lease goes with what owns it
+    /// Name of the operator's own pod, in the namespace of the lease. Relays run its image, and the
+    /// lease has the owner of the pod as its owner
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pod_name: Option<String>,
     #[command(flatten)]
@@ -52,45 +52,46 @@ pub(super) struct OperatorArgs {
     monitoring: MonitoringArgs,
 }
 
-/// Which of several replicas acts.
+/// Election of the replica that acts.
 #[derive(Args)]
 #[command(next_help_heading = "Leader election")]
 struct ElectionArgs {
-    /// Namespace of the lease by which one of several replicas is elected; all act without
+    /// Namespace of the lease. Without it, there is no election, and every replica acts
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     lease_namespace: Option<String>,
     /// Name of the lease
     #[arg(long, value_name = "NAME", env = "PEERRELAY_LEASE_NAME", default_value = names::OPERATOR)]
     lease_name: String,
-    /// Time after which a leader that has not renewed the lease is taken to be gone
+    /// Time after which a lease that was not renewed expires
     #[arg(long, value_name = "DURATION", env = "PEERRELAY_LEASE_DURATION", default_value = "15s", value_parser = length)]
     lease_duration: Duration,
     /// Time after which a leader that could not renew the lease stops acting
     #[arg(long, value_name = "DURATION", env = "PEERRELAY_RENEW_DEADLINE", default_value = "10s", value_parser = length)]
     renew_deadline: Duration,
-    /// Time between two attempts to get or to renew the lease
+    /// Time between two attempts to acquire or renew the lease
     #[arg(long, value_name = "DURATION", env = "PEERRELAY_RETRY_PERIOD", default_value = "2s", value_parser = length)]
     retry_period: Duration,
-    /// Name of this replica [default: the pod's, or the host's]
+    /// Name of this replica [default: the name of the pod or host]
     #[arg(long, value_name = "NAME")]
     identity: Option<String>,
 }
 
-/// What relays of all PeerRelays have unless their `spec.template` says otherwise.
+/// Defaults for the relays of all PeerRelays. A PeerRelay's `spec.template` takes precedence.
 #[derive(Args)]
 #[command(next_help_heading = "Defaults for the relays of all PeerRelays")]
 struct RelayArgs {
-    /// Image that relays run [default: that of the operator's own pod]
+    /// Image of relays [default: the image of the operator's own pod]
     #[arg(long, value_name = "IMAGE", env = "PEERRELAY_RELAY_IMAGE")]
     relay_image: Option<String>,
-    /// When nodes pull it [default: as for the operator's own pod]
+    /// Pull policy of the image [default: the pull policy of the operator's own pod]
     #[arg(long, value_enum, env = "PEERRELAY_RELAY_IMAGE_PULL_POLICY")]
     relay_image_pull_policy: Option<PullPolicy>,
-    /// Resources, labels, annotations, imagePullSecrets, priorityClassName and updateStrategy, as in
-    /// spec.template, JSON or YAML
+    /// Defaults for spec.template as JSON or YAML: resources, labels, annotations,
+    /// imagePullSecrets, priorityClassName and updateStrategy
     #[arg(long, value_name = "TEMPLATE", env = "PEERRELAY_RELAY_TEMPLATE")]
     relay_template: Option<String>,
-    /// Variables of relays, one a line, such as HTTPS_PROXY=http://proxy.example.net:3128
+    /// Environment variables of relays, one per line, such as
+    /// HTTPS_PROXY=http://proxy.example.net:3128
     #[arg(long, value_name = "NAME=VALUE", env = "PEERRELAY_RELAY_ENV", value_delimiter = '\n', value_parser = variable)]
     relay_env: Vec<(String, String)>,
 }
@@ -109,23 +110,23 @@ impl RelayArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Defaults for spec.monitoring of all PeerRelays")]
 struct MonitoringArgs {
-    /// Labels of every ServiceMonitor and PrometheusRule, by which your Prometheus selects them
+    /// Labels of every ServiceMonitor and PrometheusRule, for the selectors of your Prometheus
     #[arg(long = "relay-monitoring-labels", value_name = "KEY=VALUE", env = "PEERRELAY_RELAY_MONITORING_LABELS", value_delimiter = ',', value_parser = label)]
     labels: Vec<(String, String)>,
     /// Time between two scrapes, such as 30s
     #[arg(long = "relay-monitoring-interval", value_name = "DURATION", env = "PEERRELAY_RELAY_MONITORING_INTERVAL", value_parser = duration)]
     interval: Option<String>,
-    /// Time after which a scrape has failed, such as 10s
+    /// Time after which a scrape fails, such as 10s
     #[arg(long = "relay-monitoring-scrape-timeout", value_name = "DURATION", env = "PEERRELAY_RELAY_MONITORING_SCRAPE_TIMEOUT", value_parser = duration)]
     scrape_timeout: Option<String>,
-    /// Rules for labels of targets, a list as in a ServiceMonitor, JSON or YAML
+    /// Relabeling rules for targets, a list as in a ServiceMonitor, as JSON or YAML
     #[arg(
         long = "relay-monitoring-relabelings",
         value_name = "LIST",
         env = "PEERRELAY_RELAY_MONITORING_RELABELINGS"
     )]
     relabelings: Option<String>,
-    /// Rules for scraped series, a list as in a ServiceMonitor, JSON or YAML
+    /// Relabeling rules for scraped series, a list as in a ServiceMonitor, as JSON or YAML
     #[arg(
         long = "relay-monitoring-metric-relabelings",
         value_name = "LIST",
@@ -170,10 +171,11 @@ impl PullPolicy {
 }
 
 impl OperatorArgs {
-    /// Options as the operator takes them.
+    /// Converts the arguments to the options of the operator.
     ///
     /// # Errors
-    /// Defaults for PeerRelays contradict each other or cannot be read, or times do not fit together.
+    /// Defaults for PeerRelays contradict each other or cannot be parsed, or the times of the
+    /// election contradict each other.
     pub(super) fn options(self) -> anyhow::Result<OperatorOptions> {
         let host = || fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         let unique = || format!("{}-{:08x}", host().trim(), rand::random::<u32>());
@@ -208,7 +210,7 @@ fn namespace(text: &str) -> Result<String, String> {
     }
 }
 
-/// Parses a duration.
+/// Parses a duration such as 15s.
 fn length(text: &str) -> Result<Duration, InvalidDefault> {
     let parsed = milliseconds(text).map(Duration::from_millis);
     parsed.ok_or_else(|| InvalidDefault::Duration(text.to_owned()))

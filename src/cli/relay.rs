@@ -1,4 +1,4 @@
-//! `peerrelay relay`.
+//! Subcommand `relay`: a relay on this host.
 
 use std::{fs, net::SocketAddr, num::NonZero, path::PathBuf};
 
@@ -19,36 +19,37 @@ use crate::{
     },
 };
 
-/// Flags win over the environment, which wins over the file, which wins over defaults.
+/// Flags take precedence over the environment, the environment over the file, and the file over
+/// defaults.
 #[derive(Args, Clone)]
 #[command(
     after_help = "Example: a relay on a host with a public address and no Kubernetes\n  \
     peerrelay relay --auth-key-file /etc/peerrelay/authkey --tag tag:relay-office \\\n    \
     --static-endpoint 203.0.113.10:40000\n\nThe auth key is read from a file or from \
-    PEERRELAY_AUTH_KEY, never from an argument: arguments are visible to every user of the host. \
-    Open the UDP port in the host's firewall."
+    PEERRELAY_AUTH_KEY. It is never an argument, because every user of the host can see arguments. \
+    The host's firewall must allow the UDP port."
 )]
 pub(super) struct RelayArgs {
-    /// Control server [default: the one of tailscale.com]
-    #[arg(long, value_name = "URL", env = "PEERRELAY_CONTROL_URL", help = format!("Control server [default: {DEFAULT_CONTROL_URL}]"))]
+    /// URL of the control server [default: the control server of tailscale.com]
+    #[arg(long, value_name = "URL", env = "PEERRELAY_CONTROL_URL", help = format!("URL of the control server [default: {DEFAULT_CONTROL_URL}]"))]
     control_url: Option<Url>,
-    /// File with the auth key; read again while it is missing or refused
+    /// File with the auth key. It is read again while it is missing or refused
     #[arg(long, value_name = "FILE", env = "PEERRELAY_AUTH_KEY_FILE")]
     auth_key_file: Option<PathBuf>,
-    /// PEM file with certificate authorities to trust besides the public ones
+    /// PEM file with additional certificate authorities
     #[arg(long, value_name = "FILE", env = "PEERRELAY_CA_FILE")]
     ca_file: Option<PathBuf>,
     /// Directory for the relay's identity
-    #[arg(long, value_name = "DIR", env = "PEERRELAY_STATE_DIR", help = format!("Directory for the relay's identity, made with mode 0700 [default: {DEFAULT_STATE_DIR}]"))]
+    #[arg(long, value_name = "DIR", env = "PEERRELAY_STATE_DIR", help = format!("Directory for the relay's identity, created with mode 0700 [default: {DEFAULT_STATE_DIR}]"))]
     state_dir: Option<PathBuf>,
-    /// Directory in which sessions wait for the next relay, best in memory, such as one in /run
-    /// [default: RUNTIME_DIRECTORY of systemd, else the state directory]
+    /// Directory in which a relay leaves its sessions for its successor, preferably in memory, such
+    /// as a directory in /run [default: RUNTIME_DIRECTORY of systemd, or else the state directory]
     #[arg(long, value_name = "DIR", env = "PEERRELAY_SESSION_DIR")]
     session_dir: Option<PathBuf>,
-    /// Name of the tailnet device [default: the host's name]
+    /// Name of the tailnet device [default: the name of the host]
     #[arg(long, value_name = "NAME", env = "PEERRELAY_HOSTNAME")]
     hostname: Option<String>,
-    /// Tag to ask for; may be repeated, or separated by commas
+    /// Tag to request; can be repeated or separated by commas
     #[arg(
         long = "tag",
         value_name = "TAG",
@@ -56,16 +57,16 @@ pub(super) struct RelayArgs {
         value_delimiter = ','
     )]
     tags: Vec<String>,
-    /// Let control forget the device when it goes offline
+    /// Register an ephemeral device, which the control server removes when it is offline
     #[arg(long, env = "PEERRELAY_EPHEMERAL", num_args = 0..=1, default_missing_value = "true")]
     ephemeral: Option<bool>,
-    /// UDP port; an empty one turns the relay off
-    #[arg(long, value_name = "PORT", env = "PEERRELAY_PORT", help = format!("UDP port to serve on IPv4 and IPv6; an empty one (\"\") turns the relay off: it binds no port and does not join the tailnet [default: {DEFAULT_PORT}]"))]
+    /// UDP port. An empty port turns the relay off
+    #[arg(long, value_name = "PORT", env = "PEERRELAY_PORT", help = format!("UDP port on IPv4 and IPv6. An empty port (\"\") turns the relay off: it binds no port and does not join the tailnet [default: {DEFAULT_PORT}]"))]
     port: Option<RelayPort>,
-    /// Threads that forward [default: one for each core, up to 8]
+    /// Number of threads that forward [default: one per core, at most 8]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_THREADS")]
     threads: Option<NonZero<usize>>,
-    /// Address or name to advertise before all others; may be repeated, or separated by commas
+    /// Address or name that is advertised first; can be repeated or separated by commas
     #[arg(
         long = "static-endpoint",
         value_name = "HOST:PORT",
@@ -73,26 +74,27 @@ pub(super) struct RelayArgs {
         value_delimiter = ','
     )]
     static_endpoints: Vec<StaticEndpoint>,
-    /// Where to serve /metrics, /healthz and /readyz
-    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", value_parser = endpoint, help = format!("Where to serve /metrics, /healthz and /readyz [default: 127.0.0.1:{DEFAULT_METRICS_PORT}]"))]
+    /// Address and port of /metrics, /healthz and /readyz
+    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", value_parser = endpoint, help = format!("Address and port of /metrics, /healthz and /readyz [default: 127.0.0.1:{DEFAULT_METRICS_PORT}]"))]
     metrics_addr: Option<SocketAddr>,
-    /// What forwards packets of open sessions [default: auto]
+    /// Data path that forwards packets of open sessions [default: auto]
     #[arg(long, value_enum, ignore_case = true, env = "PEERRELAY_DATA_PATH")]
     data_path: Option<DataPath>,
-    /// Most sessions [default: 65536]
+    /// Maximum number of sessions [default: 65536]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS")]
     max_sessions: Option<NonZero<usize>>,
-    /// Most sessions that one tailnet node may ask for [default: 4096]
+    /// Maximum number of sessions that one tailnet node may request [default: 4096]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_NODE")]
     max_sessions_per_node: Option<NonZero<usize>>,
-    /// Most sessions that the nodes with the same tag together may ask for, for each tag [default:
-    /// no limit]
+    /// Maximum number of sessions that all nodes with the same tag may request together, for each
+    /// tag [default: unlimited]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_TAG")]
     max_sessions_per_tag: Option<NonZero<usize>>,
-    /// Most megabits of UDP payload to forward in a second [default: no limit]
+    /// Maximum bandwidth of the relay, in megabits of UDP payload per second [default: unlimited]
     #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_MEGABITS_PER_SECOND")]
     max_megabits_per_second: Option<NonZero<u32>>,
-    /// The same for each session, both directions together [default: no limit]
+    /// Maximum bandwidth of each session, both directions together, in megabits of UDP payload per
+    /// second [default: unlimited]
     #[arg(
         long,
         value_name = "COUNT",

@@ -1,4 +1,4 @@
-//! `peerrelay sessions`.
+//! Subcommand `sessions`: the sessions of the relay on this host.
 
 use std::{
     fmt::Write as _,
@@ -21,21 +21,21 @@ enum Output {
     Table,
     /// With addresses, tags and keys
     Wide,
-    /// Everything, for programs
+    /// All fields, for programs
     Json,
-    /// As 'tailscale debug peer-relay-sessions' gets it from tailscaled
+    /// The JSON that 'tailscale debug peer-relay-sessions' receives from tailscaled
     Localapi,
 }
 
-/// Sessions are told on the relay's own host only, to the user that runs it.
+/// Sessions are available on the relay's own host only, to the user that runs the relay.
 #[derive(Args)]
 #[command(after_help = "Example: the sessions of a relay in Kubernetes\n  \
     kubectl -n relays exec ds/edge-office -- peerrelay sessions -o wide")]
 pub(super) struct SessionsArgs {
-    /// Session directory of the relay [default: where relays keep them]
+    /// Session directory of the relay [default: the usual directories]
     #[arg(long, value_name = "DIR", env = "PEERRELAY_SESSION_DIR")]
     session_dir: Option<PathBuf>,
-    /// What to print
+    /// Output format
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }

@@ -1,4 +1,4 @@
-//! `peerrelay prepare-state`: what an init container does for a relay that runs as another user.
+//! Subcommand `prepare-state`: an init container gives directories to the user of the relay.
 
 use std::{
     fs, io,
@@ -11,16 +11,16 @@ use clap::Args;
 
 #[derive(Args)]
 pub(super) struct PrepareStateArgs {
-    /// A directory; may be repeated
+    /// Directory to prepare; can be repeated
     #[arg(long = "dir", required = true)]
     dirs: Vec<PathBuf>,
-    /// User and group that will own it
+    /// User ID and group ID of the new owner
     #[arg(long)]
     owner: u32,
 }
 
 impl PrepareStateArgs {
-    /// Makes the directories, closes them to others and gives them to the owner.
+    /// Creates the directories, removes access for others and changes their owner.
     pub(super) fn run(self) -> anyhow::Result<()> {
         for dir in &self.dirs {
             prepare(dir, self.owner)
@@ -36,8 +36,8 @@ fn prepare(dir: &Path, owner: u32) -> io::Result<()> {
     give(dir, owner)
 }
 
-/// Gives a directory and what is in it to `owner`; mode 0700. It may have belonged to another: root
-/// without further capabilities can open what it owns.
+/// Changes the owner of a directory and its contents, with mode 0700. Another user may have owned
+/// it: root without further capabilities can open only what it owns.
 fn give(directory: &Path, owner: u32) -> io::Result<()> {
     chown(directory, Some(0), Some(0))?;
     fs::set_permissions(directory, fs::Permissions::from_mode(0o700))?;

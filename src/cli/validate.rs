@@ -1,4 +1,4 @@
-//! `peerrelay validate`.
+//! Subcommand `validate`: checks of PeerRelays in files.
 
 use anyhow::ensure;
 use clap::{Args, ValueEnum};
@@ -10,16 +10,15 @@ use super::manifests::{self, EXIT_CODES, Files, Finding, Judged, counted};
 #[command(
     after_help = format!(
         "Example: check a file before it is committed\n  peerrelay validate -f relay.yaml\n\nThe \
-        schema and the rules are those of the installed definition (peerrelay crd), so that what \
-        is valid here is what the API server accepts and the operator can use. It cannot know what \
-        only the cluster knows: whether nodes match, a port is free, or a Secret exists. \
-        {EXIT_CODES}"
+        command uses the schema and the rules of the definition (peerrelay crd). The API server \
+        accepts a file that is valid here, and the operator can use it. Only the cluster knows \
+        whether nodes match, a port is free, or a Secret exists. {EXIT_CODES}"
     )
 )]
 pub(super) struct ValidateArgs {
     #[command(flatten)]
     files: Files,
-    /// For people, or JSON for programs
+    /// Output format: text for people, or JSON for programs
     #[arg(short, long, value_enum, default_value = "text")]
     output: Output,
 }
@@ -49,7 +48,7 @@ struct Entry<'a> {
 }
 
 impl ValidateArgs {
-    /// Prints the verdict on every PeerRelay.
+    /// Prints the result for every PeerRelay.
     pub(super) fn run(self) -> anyhow::Result<()> {
         let judged = self.files.judge()?;
         match self.output {

@@ -1,18 +1,20 @@
-//! Which data path a relay uses.
+//! Data path of a relay.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What forwards packets of open sessions.
+/// Data path that forwards packets of open sessions.
 #[derive(
     Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema, clap::ValueEnum,
 )]
 pub enum DataPath {
-    /// The kernel where it can, otherwise sockets. Status says which, and why.
+    /// Use the kernel if the node supports it, and sockets otherwise. The status shows the data
+    /// path in use and the reason.
     #[default]
     Auto,
-    /// The kernel. Where it cannot, sockets still forward, but the relay is not ready.
+    /// Use the kernel. If the node does not support it, sockets forward, and the relay is not
+    /// ready.
     Kernel,
-    /// Sockets only: the relay asks for no privilege.
+    /// Use sockets. The relay then needs no privileges.
     Socket,
 }

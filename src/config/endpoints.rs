@@ -1,4 +1,4 @@
-//! What a relay is told about its own addresses.
+//! Addresses that a relay advertises.
 
 use std::{
     collections::BTreeMap,
@@ -11,49 +11,51 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// Most addresses that a relay advertises when nothing else is said. A client tries each, and an
-/// answer must fit a DERP packet.
+/// Default of [`EndpointsConfig::max`]. A client tries each address, and an answer with all of them
+/// must fit into a DERP packet.
 pub const DEFAULT_MAX: u8 = 16;
-/// Most addresses that may be asked for.
+/// Upper bound of [`EndpointsConfig::max`].
 pub const MOST: u8 = 32;
-/// Longest host name (RFC 1035).
+/// Maximum length of a host name (RFC 1035).
 const LONGEST_NAME: usize = 253;
 
-/// Which addresses to advertise.
+/// Addresses that a relay advertises to clients.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct EndpointsConfig {
-    /// Advertised before all others.
+    /// Endpoints of every relay. They are advertised first.
     #[serde(rename = "static", skip_serializing_if = "Vec::is_empty")]
     pub fixed: Vec<StaticEndpoint>,
-    /// What holds for single Kubernetes nodes, by name.
+    /// Endpoints of single Kubernetes nodes, by the name of the node.
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub nodes: BTreeMap<String, NodeEndpoints>,
-    /// Where else addresses come from, in the order in which they are advertised.
+    /// Sources of further addresses, in the order in which they are advertised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discover: Option<Vec<Discover>>,
-    /// Discovered addresses outside of these networks are left out; all count when empty.
+    /// Networks of discovered addresses to advertise. If empty, all discovered addresses are
+    /// advertised.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<IpNet>,
-    /// Discovered addresses inside of these networks are left out.
+    /// Networks of discovered addresses that are not advertised.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<IpNet>,
-    /// Whether anything is discovered at all.
+    /// Selection of static and discovered addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise: Option<Advertise>,
-    /// Most addresses.
+    /// Maximum number of addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max: Option<u8>,
 }
 
-/// What holds for one Kubernetes node.
+/// Endpoints of one Kubernetes node.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase", default)]
 pub struct NodeEndpoints {
-    /// Advertised before all others.
+    /// Endpoints of the relay on this node. They are advertised first.
     #[serde(rename = "static", skip_serializing_if = "Vec::is_empty")]
     pub fixed: Vec<StaticEndpoint>,
-    /// What a Service or a load balancer gives this relay; advertised after all static ones.
+    /// Addresses of the relay's Service or load balancer. They are advertised after all static
+    /// ones.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub assigned: Vec<SocketAddr>,
     /// External addresses of the node.
@@ -64,27 +66,27 @@ pub struct NodeEndpoints {
     pub internal_ips: Vec<IpAddr>,
 }
 
-/// A source of addresses.
+/// Source of discovered addresses.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 pub enum Discover {
-    /// `ExternalIP` addresses that the Kubernetes node has.
+    /// `ExternalIP` addresses of the Kubernetes node.
     #[serde(rename = "NodeExternalIP")]
     NodeExternalIp,
-    /// `InternalIP` addresses that the Kubernetes node has.
+    /// `InternalIP` addresses of the Kubernetes node.
     #[serde(rename = "NodeInternalIP")]
     NodeInternalIp,
-    /// Public addresses that the cloud's metadata service knows: of AWS, Google Cloud, Azure,
-    /// Oracle Cloud (IPv6), Hetzner Cloud (IPv4), DigitalOcean and OpenStack (IPv4). Nothing is
-    /// asked elsewhere.
+    /// Public addresses from the metadata service of AWS, Google Cloud, Azure, Oracle Cloud (IPv6),
+    /// Hetzner Cloud (IPv4), DigitalOcean or OpenStack (IPv4). On other machines, no metadata
+    /// service is queried.
     CloudMetadata,
-    /// Addresses under which STUN servers of the DERP map see the relay's port.
+    /// Addresses of the relay's port as observed by the STUN servers of the DERP map.
     Stun,
     /// Addresses of network interfaces.
     Interface,
 }
 
 impl Discover {
-    /// Sources that are used when none is named, in their order.
+    /// Sources in their order if none is set.
     pub const DEFAULT: &[Self] = &[
         Self::NodeExternalIp,
         Self::CloudMetadata,
@@ -93,43 +95,43 @@ impl Discover {
     ];
 }
 
-/// Whether addresses are discovered.
+/// Selection of static and discovered addresses.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub enum Advertise {
-    /// Static endpoints first, then what is discovered.
+    /// Advertise static endpoints first, then discovered addresses.
     #[default]
     All,
-    /// Static endpoints and nothing else.
+    /// Advertise static endpoints only.
     StaticOnly,
 }
 
-/// An address that is told and not found out: `203.0.113.10:40000`, `[2001:db8::1]:40000` or
-/// `relay.example.net:40000`. The port is the one that clients send to, whatever the relay listens
-/// on: a port forward may stand between.
+/// Endpoint from the configuration: `203.0.113.10:40000`, `[2001:db8::1]:40000` or
+/// `relay.example.net:40000`. The port is the one to which clients send. It may differ from the
+/// relay's port, for example behind a port forward.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub enum StaticEndpoint {
-    /// An address.
+    /// Endpoint with an IP address.
     Address(SocketAddr),
-    /// A name, whose addresses are looked up again and again.
+    /// Endpoint with a host name, which is resolved periodically.
     Name {
-        /// The name.
+        /// Host name without the port.
         host: String,
-        /// The port.
+        /// Port to which clients send.
         port: u16,
     },
 }
 
-/// Why a text is no static endpoint.
+/// Error of parsing a static endpoint.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum EndpointError {
-    /// Neither of the three forms.
+    /// The text has none of the three forms.
     #[error(
         "'{0}' is no endpoint: write 203.0.113.10:40000, [2001:db8::1]:40000 or \
          relay.example.net:40000"
     )]
     Form(String),
-    /// An address that means this host, many, or none.
+    /// The address is not the address of one host that others can reach.
     #[error("'{0}' cannot be reached by clients: give an address of one host, and its port")]
     Unreachable(SocketAddr),
 }
@@ -182,7 +184,7 @@ impl fmt::Display for StaticEndpoint {
 }
 
 impl EndpointsConfig {
-    /// Fills in from `lower` what `self` does not say.
+    /// Merges two configurations. Fields of `lower` are used where `self` has none.
     #[must_use]
     pub fn over(self, lower: Self) -> Self {
         fn either<T>(upper: Vec<T>, lower: Vec<T>) -> Vec<T> {
@@ -202,7 +204,7 @@ impl EndpointsConfig {
         }
     }
 
-    /// Static endpoints of the node `name`: its own, then those of all nodes.
+    /// Returns the static endpoints of the node `name`: first its own, then those of all nodes.
     pub fn fixed_on(&self, name: Option<&str>) -> Vec<StaticEndpoint> {
         let own = name.and_then(|name| self.nodes.get(name));
         let mut all: Vec<StaticEndpoint> = Vec::new();
@@ -214,7 +216,7 @@ impl EndpointsConfig {
         all
     }
 
-    /// The sources in force, in their order.
+    /// Returns the sources to use, in their order.
     pub fn sources(&self) -> &[Discover] {
         match (self.advertise, &self.discover) {
             (Some(Advertise::StaticOnly), _) => &[],
@@ -223,13 +225,13 @@ impl EndpointsConfig {
         }
     }
 
-    /// Whether a discovered address may be advertised.
+    /// Returns whether `include` and `exclude` allow a discovered address.
     pub fn admits(&self, ip: IpAddr) -> bool {
         let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
         (self.include.is_empty() || within(&self.include)) && !within(&self.exclude)
     }
 
-    /// Most addresses, static ones included.
+    /// Returns the maximum number of addresses, including static ones.
     pub fn most(&self) -> usize {
         self.max.unwrap_or(DEFAULT_MAX).clamp(1, MOST).into()
     }
@@ -242,7 +244,8 @@ fn can_be_reached(address: SocketAddr) -> bool {
     address.port() != 0 && !refused
 }
 
-/// Letters, digits and dashes between dots; a name of digits only would be a mistyped address.
+/// Returns whether `host` is a host name. A name of digits only is refused, because it is a
+/// mistyped address.
 fn is_name(host: &str) -> bool {
     let label = |label: &str| {
         !label.is_empty()

@@ -1,18 +1,18 @@
-//! How much relays log.
+//! Log level of relays.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The least that is logged.
+/// Lowest severity that is logged.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum LogLevel {
-    /// What keeps a relay from its work.
+    /// Log failures that keep a relay from working.
     Error,
-    /// What should be looked at.
+    /// Log problems that a user should look at.
     Warn,
-    /// What changes.
+    /// Log changes of state.
     #[default]
     Info,
-    /// Everything of the relay's own.
+    /// Log all messages of the relay itself.
     Debug,
 }

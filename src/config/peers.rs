@@ -1,34 +1,34 @@
-//! Other relays of the same PeerRelay, whose addresses a relay tries.
+//! Other relays of the same PeerRelay, which a relay probes.
 
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 
-/// Key of this list in a relay's ConfigMap.
+/// Key of the list of peers in a relay's ConfigMap.
 pub const PEERS_KEY: &str = "peers.yaml";
 
-/// Most relays that one relay tries: those after it in the order of names, around the end, so that
-/// each of many is tried by as many.
+/// Maximum number of relays that one relay probes. It probes the relays that follow it in the order
+/// of their names, and continues at the start. Each relay is therefore probed by as many others.
 pub const MOST_TRIED: usize = 16;
 
-/// A relay whose probes are answered, and whose addresses are tried.
+/// Peer whose addresses a relay probes and whose probes it answers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct ProbePeer {
-    /// Name of its RelayNode, which is that of its pod.
+    /// Name of the peer's RelayNode and of its pod.
     pub relay: String,
-    /// Public key of its probes, in hex.
+    /// Public key of the peer's probes, in hex.
     pub key: String,
-    /// What it advertises.
+    /// Endpoints that the peer advertises.
     pub endpoints: Vec<SocketAddr>,
 }
 
-/// A key in hex.
+/// Returns the key in hex.
 pub fn encode_key(key: [u8; 32]) -> String {
     key.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
-/// The key that 64 hex digits stand for.
+/// Parses a key of 64 hex digits.
 pub fn decode_key(text: &str) -> Option<[u8; 32]> {
     let is_hex = text.bytes().all(|byte| byte.is_ascii_hexdigit());
     if text.len() != 64 || !is_hex {

@@ -1,26 +1,26 @@
-//! The UDP port of a relay, which may be empty.
+//! UDP port of a relay. It may be empty.
 
 use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-/// UDP port of a relay. An empty one turns the relay off, as `tailscale set --relay-server-port=""`
-/// does.
+/// UDP port of a relay. An empty port turns the relay off, as `tailscale set
+/// --relay-server-port=""` does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RelayPort {
     /// The relay is off.
     Off,
-    /// The port; 0 lets the kernel choose.
+    /// The relay uses this port. With 0, the kernel chooses one.
     On(u16),
 }
 
-/// The reason for which a text is no port.
+/// Error of parsing a port.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is no UDP port: write a number up to 65535, or nothing to turn the relay off")]
 pub struct InvalidPort(String);
 
 impl RelayPort {
-    /// The port, unless the relay is off.
+    /// Returns the port, or nothing if the relay is off.
     pub const fn number(self) -> Option<u16> {
         match self {
             Self::Off => None,

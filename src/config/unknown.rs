@@ -1,7 +1,7 @@
-//! Fields of a configuration that this version does not know.
+//! Unknown fields of a configuration.
 //!
-//! They stop no relay: a relay may start again before its roll-out, with the configuration that a
-//! newer operator wrote. Values of known fields must be right.
+//! They do not stop a relay. A relay may restart before its update, with a configuration that a
+//! newer operator wrote. Values of known fields must be valid.
 
 use serde::{
     Deserializer,
@@ -14,35 +14,35 @@ use super::{
     endpoints::{EndpointsConfig, NodeEndpoints},
 };
 
-/// Most unknown fields that are told.
-const MOST: usize = 16;
-/// How much alike two names are, of 1, when one is taken for a misspelling of the other.
-const ALIKE: f64 = 0.8;
+/// Maximum number of unknown fields that are reported.
+const MAX_REPORTED: usize = 16;
+/// Similarity of two names, from 0 to 1, above which one is taken for a misspelling of the other.
+const SIMILAR: f64 = 0.8;
 
-/// A field that was ignored.
+/// Field that was ignored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnknownField {
-    /// Where it stands: `endpoints.statics`.
+    /// Path of the field, such as `endpoints.statics`.
     pub path: String,
-    /// The known field whose name is nearly the same.
+    /// Known field with a similar name.
     pub similar: Option<&'static str>,
 }
 
-/// Parses YAML, and lists the fields that were ignored; no more than a few of them.
+/// Parses YAML. Also returns the unknown fields, at most [`MAX_REPORTED`].
 ///
 /// # Errors
-/// The text is no YAML, or a known field has a value of the wrong type.
+/// The text is not YAML, or a known field has a value of the wrong type.
 pub fn parse<T: DeserializeOwned>(text: &str) -> Result<(T, Vec<UnknownField>), serde_yaml::Error> {
     let mut unknown = Vec::new();
-    let note = |path: serde_ignored::Path<'_>| {
-        if unknown.len() < MOST {
+    let record = |path: serde_ignored::Path<'_>| {
+        if unknown.len() < MAX_REPORTED {
             let path = path.to_string();
             let similar = similar(path.rsplit('.').next().unwrap_or(&path));
             unknown.push(UnknownField { path, similar });
         }
     };
     let document = serde_yaml::Deserializer::from_str(text);
-    let parsed = serde_ignored::deserialize(document, note)?;
+    let parsed = serde_ignored::deserialize(document, record)?;
     Ok((parsed, unknown))
 }
 
@@ -52,12 +52,12 @@ pub fn warn(unknown: &[UnknownField]) {
         match similar {
             Some(name) => tracing::warn!(
                 field = path,
-                "configuration has an unknown field, which is ignored: did you mean '{name}'?"
+                "unknown configuration field is ignored: did you mean '{name}'?"
             ),
             None => tracing::warn!(
                 field = path,
-                "configuration has an unknown field, which is ignored: it is misspelled, or for \
-                 another version of this program"
+                "unknown configuration field is ignored: it is misspelled, or belongs to another \
+                 version of this program"
             ),
         }
     }
@@ -71,22 +71,22 @@ fn similar(name: &str) -> Option<&'static str> {
         fields::<ReportConfig>(),
     ];
     let scored = known.into_iter().flatten().map(|field| {
-        let alike = strsim::jaro_winkler(name, field);
-        (alike, *field)
+        let score = strsim::jaro_winkler(name, field);
+        (score, *field)
     });
     let best = scored.max_by(|(a, _), (b, _)| a.total_cmp(b));
-    best.filter(|(alike, _)| *alike > ALIKE)
+    best.filter(|(score, _)| *score > SIMILAR)
         .map(|(_, field)| field)
 }
 
-/// The names of a struct's fields, as its derived implementation tells them.
+/// Returns the names of a struct's fields, as its derived implementation passes them.
 fn fields<T: DeserializeOwned>() -> &'static [&'static str] {
     let mut fields: &'static [&'static str] = &[];
     drop(T::deserialize(FieldNames(&mut fields)));
     fields
 }
 
-/// A deserializer that has no data and takes down the fields it is asked for.
+/// Deserializer without data, which records the fields of a struct.
 struct FieldNames<'a>(&'a mut &'static [&'static str]);
 
 impl<'de> Deserializer<'de> for FieldNames<'_> {
@@ -165,6 +165,6 @@ mod tests {
     fn what_is_told_has_a_limit() {
         let many: String = (0..100).map(|n| format!("x{n}: 1\n")).collect();
         let (_, unknown) = parse::<RelayConfig>(&many).unwrap();
-        assert_eq!(unknown.len(), MOST);
+        assert_eq!(unknown.len(), MAX_REPORTED);
     }
 }

@@ -1,24 +1,25 @@
-//! Relays that give out no sessions, because they are going to be removed or their node is cordoned.
+//! Withdrawn relays. They accept no new sessions, because they will be removed or because their
+//! node is cordoned.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-/// Key of this list in a region's ConfigMap.
+/// Key of the withdrawals in a region's ConfigMap.
 pub const WITHDRAWALS_KEY: &str = "withdrawals.yaml";
-/// Longest time from the withdrawal of a relay to its end. Clients look for other relays every minute,
-/// and may take half a minute for the handshake.
+/// Maximum time from the withdrawal of a relay to its end. Clients look for other relays once a
+/// minute, and a handshake may take half a minute.
 pub const LIMIT: Duration = Duration::from_secs(120);
-/// Entry for all nodes that have none of their own.
+/// Key of the entry that applies to all nodes without an entry.
 pub const EVERY_NODE: &str = "*";
 
-/// Nodes whose relay gives out no sessions, and since when.
+/// Nodes with a withdrawn relay, each with the time of the withdrawal.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Withdrawals(pub BTreeMap<String, Timestamp>);
 
 impl Withdrawals {
-    /// When the withdrawal of the relay on `node` began, if it is withdrawn.
+    /// Returns the time at which the relay on `node` was withdrawn.
     pub fn since(&self, node: &str) -> Option<Timestamp> {
         let entry = self.0.get(node).or_else(|| self.0.get(EVERY_NODE));
         entry.copied()

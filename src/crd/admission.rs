@@ -1,9 +1,9 @@
-//! Admission of a `PeerRelay` without an API server: the checks of its schema, of the CEL rules in
-//! it, and of its metadata.
+//! Admission of a `PeerRelay` without an API server: its schema, its CEL rules and its metadata are
+//! checked.
 //!
-//! The definition that is installed is the source of the schema and the rules, so that both sides
-//! refuse the same objects. The corpus in `tests/manifests/corpus` is sent to a real API server to
-//! hold them to each other.
+//! The installed definition is the source of the schema and the rules, so both sides refuse the
+//! same objects. A test sends the corpus in `tests/manifests/corpus` to a real API server and
+//! compares the results.
 
 mod metadata;
 mod schema;
@@ -14,17 +14,17 @@ use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::JSONSche
 use kube::core::cel::{CompiledSchema, ErrorKind, Validator, compile_schema};
 use serde_json::Value;
 
-/// A field that an object must change before it is accepted.
+/// Problem of one field.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Path of the field, such as `spec.regions[0].tag`; empty for the object as a whole.
+    /// Path of the field, such as `spec.regions[0].tag`. It is empty for the object as a whole.
     pub path: String,
-    /// What is wrong with it, and what it must be.
+    /// Description of the problem and of the fix.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem of one field.
+    /// Creates a problem of one field.
     pub fn new(path: impl Into<String>, message: impl Into<String>) -> Self {
         Self {
             path: path.into(),
@@ -42,7 +42,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The checks of the PeerRelay definition, ready for use.
+/// Checks of the PeerRelay definition, compiled.
 pub struct Admission {
     schema: JSONSchemaProps,
     rules: CompiledSchema,
@@ -54,7 +54,7 @@ impl Default for Admission {
         let mut schema = peer_relay_schema();
         let mut json = serde_json::to_value(&schema).expect("a schema is plain data");
         without_old_self(&mut json);
-        // The API server accepts these two beside the fields of the definition.
+        // The API server accepts these two fields in addition to those of the definition.
         let properties = schema.properties.get_or_insert_default();
         for own in ["apiVersion", "kind"] {
             properties.insert(own.to_owned(), schema::text());
@@ -68,10 +68,10 @@ impl Default for Admission {
 }
 
 impl Admission {
-    /// Checks a PeerRelay that is to be created, and fills in the defaults of its definition.
+    /// Checks a PeerRelay that is to be created, and adds the defaults of its definition.
     ///
     /// # Errors
-    /// Everything that the API server would refuse it for, each problem once.
+    /// All problems for which the API server would refuse the object, each once.
     pub fn admit(&self, mut object: Value) -> Result<Value, Vec<Problem>> {
         let mut problems = metadata::check(&mut object);
         let taken = object.as_object_mut().and_then(|o| o.remove("metadata"));
@@ -85,7 +85,7 @@ impl Admission {
         if let Some((fields, metadata)) = object.as_object_mut().zip(taken) {
             fields.insert("metadata".to_owned(), metadata);
         }
-        // A rule cannot be evaluated where a value is missing or is of another type.
+        // A rule cannot be evaluated if a value is missing or has another type.
         if sound && object["metadata"]["name"].is_string() {
             self.rules(&object, &mut problems);
         }
@@ -99,7 +99,7 @@ impl Admission {
         let Err(broken) = self.evaluator.validate_compiled(&self.rules, object, None) else {
             return;
         };
-        // A rule may not be computable over a value that the schema has refused already.
+        // A rule may fail to evaluate on a value that the schema has refused already.
         let refused = !problems.is_empty();
         for rule in broken {
             if refused && rule.kind == ErrorKind::EvaluationError {
@@ -112,8 +112,8 @@ impl Admission {
     }
 }
 
-/// Removes what rules say about an earlier version of the object: one that is created has none, and
-/// kube-cel does not know the optional type that it would have.
+/// Removes the parts of rules about an earlier version of the object. A new object has none, and
+/// kube-cel does not support the optional type of `oldSelf`.
 fn without_old_self(json: &mut Value) {
     match json {
         Value::Object(fields) => {
@@ -129,8 +129,8 @@ fn without_old_self(json: &mut Value) {
     }
 }
 
-/// Whether a rule of the parent names the field that the schema has refused already: the rule's
-/// message begins with the field's name, and is the better one.
+/// Returns whether a rule of the parent field reports the same problem as the schema. The rule's
+/// message, which begins with the field's name, is then preferred.
 fn says_the_same(known: &Problem, parent: &str, message: &str) -> bool {
     let field = known
         .path

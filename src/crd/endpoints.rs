@@ -1,4 +1,4 @@
-//! `regions[].endpoints`: the addresses that a region's relays advertise.
+//! `regions[].endpoints`: the addresses that the relays of a region advertise.
 
 use std::collections::BTreeMap;
 
@@ -8,12 +8,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::endpoints::{Advertise, DEFAULT_MAX, Discover, MOST};
 
-/// One endpoint: an address or a name, a colon and a port.
+/// Pattern of one endpoint: an address or a name, a colon and a port.
 const PATTERN: &str =
     r"^(\[[0-9a-fA-F:.]+\]|[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z.])?):[1-9][0-9]{0,4}$";
 
-/// Addresses that clients are told to send to. The port of each is independent of the port that
-/// the relay listens on: a port forward may stand between.
+/// Addresses that relays advertise to clients. The port of an endpoint may differ from the port on
+/// which the relay listens, for example behind a port forward.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new(r"self.static.all(e, e.matches('^(\\[[0-9a-fA-F:.]+\\]|[0-9A-Za-z]([0-9A-Za-z.-]*[0-9A-Za-z.])?):[1-9][0-9]{0,4}$'))").message("endpoints.static: write each as 203.0.113.10:40000, [2001:db8::1]:40000 or relay.example.net:40000"))]
@@ -22,34 +22,38 @@ const PATTERN: &str =
 #[x_kube(validation = Rule::new("self.exclude.all(n, isCIDR(n))").message("endpoints.exclude: write networks as 10.0.0.0/8 or 2001:db8::/32"))]
 pub struct Endpoints {
     /// Endpoints that every relay of the region advertises first: `203.0.113.10:40000`,
-    /// `[2001:db8::1]:40000`, or `relay.example.net:40000`, which is resolved again every 30
+    /// `[2001:db8::1]:40000` or `relay.example.net:40000`. Names are resolved again every 30
     /// seconds.
     #[serde(rename = "static", default)]
     #[schemars(length(max = 16), inner(length(min = 1, max = 270)))]
     pub fixed: Vec<String>,
-    /// Endpoints of single nodes, by the node's name; they come before `static`. The annotation
-    /// `peerrelay.dev/static-endpoints` of a node says the same, separated by commas.
+    /// Endpoints of single nodes, by the name of the node. They come before `static`. The node
+    /// annotation `peerrelay.dev/static-endpoints` has the same effect. Its value is a list
+    /// separated by commas.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(extend("maxProperties" = 256))]
     pub per_node: BTreeMap<String, NodeList>,
-    /// Where else addresses come from, in the order in which they are advertised. When nothing is
-    /// said: `NodeExternalIP`, `CloudMetadata`, `Stun` and `Interface`, and behind a Service none.
+    /// Sources of further addresses, in the order in which they are advertised. If empty, relays on
+    /// the host network use `NodeExternalIP`, `CloudMetadata`, `Stun` and `Interface`. Relays
+    /// behind a Service use none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub discover: Option<Vec<Discover>>,
-    /// Discovered addresses outside of these networks are not advertised; all are when empty.
+    /// Networks of discovered addresses to advertise. If empty, all discovered addresses are
+    /// advertised.
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(min = 1, max = 50)))]
     pub include: Vec<String>,
-    /// Discovered addresses inside of these networks are not advertised.
+    /// Networks of discovered addresses that are not advertised.
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(min = 1, max = 50)))]
     pub exclude: Vec<String>,
-    /// `StaticOnly` advertises nothing but `static`, `perNode` and the node annotation.
+    /// Addresses to advertise. With `StaticOnly`, relays advertise only `static`, `perNode` and the
+    /// node annotation.
     #[serde(default)]
     pub advertise: Advertise,
-    /// Most endpoints of a relay.
+    /// Maximum number of endpoints of a relay.
     #[serde(default = "default_max")]
     #[schemars(range(min = 1, max = MOST))]
     pub max: u8,

@@ -1,20 +1,20 @@
-//! The policy of a `PeerRelay`, and what its relays read of it.
+//! Tailnet policy of a `PeerRelay`, and the relays' reports about it.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// The part of the tailnet policy that lets clients use the relays.
+/// The part of the tailnet policy that allows clients to use the relays.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Grants {
-    /// Where the policy is written: into the ConfigMap `<name>-grants`, or nowhere.
+    /// Output of the policy: the ConfigMap `<name>-grants`, or none.
     #[serde(default)]
     pub output: GrantsOutput,
-    /// Whether the policy has tests that relays cannot reach their clients. A control server
-    /// refuses a policy whose tests fail, so `Deny` needs a tailnet whose other rules give relays
-    /// no access to clients; an allow-all rule does.
+    /// Add tests to the policy which verify that relays cannot connect to their clients. A control
+    /// server refuses a policy whose tests fail. With `Deny`, no other rule of the tailnet may
+    /// allow relays to connect to clients; an allow-all rule does.
     #[serde(default)]
     pub tests: GrantsTests,
 }
@@ -22,120 +22,126 @@ pub struct Grants {
 /// Tests in the generated policy.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum GrantsTests {
-    /// No tests: the policy fits into every tailnet.
+    /// The policy has no tests and can be merged into every tailnet policy.
     #[default]
     Disabled,
-    /// Each relay tag must not reach ports 22 and 443 of the region's clients.
+    /// The policy has tests that each relay tag cannot reach ports 22 and 443 of the region's
+    /// clients.
     Deny,
 }
 
-/// Where the policy is written.
+/// Output of the generated policy.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum GrantsOutput {
     /// A ConfigMap with `grants.hujson`, `grants.json` and their checksum.
     #[default]
     ConfigMap,
-    /// Nowhere; `peerrelay grants` prints it all the same.
+    /// No output. `peerrelay grants` still prints the policy.
     None,
 }
 
-/// The policy that was written.
+/// Reference to the generated policy.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrantsStatus {
-    /// ConfigMap with it.
+    /// Name of the ConfigMap with the policy.
     pub config_map: String,
-    /// Changes with the policy, and with nothing else.
+    /// Checksum of the policy. It changes only if the policy changes.
     pub checksum: String,
 }
 
-/// Whether the policy lets a region's clients use its relays.
+/// State of the grant for a region's clients, as relays read it in their packet filters.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum GrantState {
     /// No relay of the region has reported its packet filter.
     #[default]
     Unknown,
-    /// It does, and lets nobody else.
+    /// All clients may use the relays, and no other device may.
     Effective,
-    /// A relay reads no grant in its packet filter.
+    /// A relay has no grant in its packet filter.
     Missing,
-    /// It lets others too.
+    /// Devices that are not clients of the region may use the relays.
     TooBroad,
-    /// A client that a relay sees may not use it.
+    /// A relay sees a device of a client which may not use it.
     Incomplete,
-    /// A device that is no relay has the relays' tag.
+    /// A device that is not a relay has the relays' tag.
     TagShared,
     /// No relay sees a device of one of the clients.
     Unseen,
 }
 
-/// Who may use a relay, as its own packet filter says. No names, no addresses.
+/// Report of a relay on the devices that may use it, from its packet filter. It contains no names
+/// and no addresses.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrantReport {
-    /// Rules of the packet filter that grant the relay capability on this relay.
+    /// Number of packet filter rules that grant the relay capability on this relay.
     pub rules: i64,
-    /// Devices in the relay's network map.
+    /// Number of devices in the relay's network map.
     pub known_peers: i64,
-    /// Whether a rule names every address of the tailnet as source.
+    /// True if a rule names every address of the tailnet as source.
     pub everyone: bool,
-    /// Devices that may use the relay, by the tags they have; at most 16 sets of tags.
+    /// Devices that may use the relay, grouped by their tags. At most 16 groups are listed.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub sources: Vec<GrantSource>,
-    /// There are more sets of tags than these.
+    /// True if there are more groups than `sources` lists.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub more_sources: bool,
-    /// What the relay knows of each entry of the region's `clients`.
+    /// Devices of each entry of the region's `clients`, as the relay sees them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub clients: Vec<ClientReport>,
-    /// Devices that have the relay's tag and are no relays: clients try them, too.
+    /// Number of devices that have the relay's tag and are not relays. Clients try to use them as
+    /// relays too.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub tagged_others: i64,
 }
 
-/// What a relay knows of an entry of `clients`.
+/// Report of a relay on one entry of `clients`.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientReport {
-    /// The entry as it was written.
+    /// Entry of `clients`, as written in the spec.
     #[schemars(length(max = 256))]
     pub client: String,
-    /// Devices; absent for groups, hosts, IP sets and roles, which a relay cannot tell.
+    /// Number of devices. It is absent for groups, hosts, IP sets and roles, which a relay cannot
+    /// resolve.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<ClientDevices>,
-    /// When the relay began to count requests.
+    /// Time since which the relay counts requests.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_since: Option<Time>,
-    /// When one of the devices last asked for a session and got it; up to five minutes old.
+    /// Time at which a device of the entry was last given a session. It may be up to five minutes
+    /// old.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_asked: Option<Time>,
 }
 
-/// Devices of an entry of `clients`.
+/// Number of devices of one entry of `clients`.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientDevices {
-    /// Devices in the relay's network map.
+    /// Number of devices in the relay's network map.
     pub known: i64,
-    /// Those of them that may use the relay.
+    /// Number of these devices that may use the relay.
     pub granted: i64,
 }
 
-/// An entry of `clients` in the review of a region.
+/// Use of one entry of `clients` in a region.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ClientStatus {
-    /// The entry as it was written.
+    /// Entry of `clients`, as written in the spec.
     #[schemars(length(max = 256))]
     pub client: String,
-    /// Devices that may use the relays; absent where relays cannot tell.
+    /// Number of devices that may use the relays. It is absent if relays cannot resolve the entry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub devices: Option<i64>,
-    /// When relays began to count requests, whichever counts the longest.
+    /// Time since which the relays count requests, the earliest of all relays.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub counted_since: Option<Time>,
-    /// The hour in which one of the devices last asked for a session; absent if none has.
+    /// Hour in which a device of the entry last asked for a session. It is absent if none has
+    /// asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_asked: Option<Time>,
 }
@@ -148,13 +154,13 @@ const fn is_zero(number: &i64) -> bool {
     *number == 0
 }
 
-/// Devices with the same tags.
+/// Devices that may use a relay and have the same tags.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct GrantSource {
-    /// Their tags, in order; none for devices of users. At most 16.
+    /// Tags of the devices in alphabetical order, at most 16. It is empty for devices of users.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// How many.
+    /// Number of these devices.
     pub peers: i64,
 }

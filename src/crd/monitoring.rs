@@ -1,4 +1,4 @@
-//! Metrics of the relays, and what scrapes and judges them.
+//! Monitoring of the relays: metrics, and the objects that collect and evaluate them.
 
 use std::collections::BTreeMap;
 
@@ -14,56 +14,60 @@ use crate::config::{DEFAULT_METRICS_PORT, DEFAULT_PORT};
 #[x_kube(validation = Rule::new("(!has(self.interval) || duration(self.interval) > duration('0s')) && (!has(self.scrapeTimeout) || duration(self.scrapeTimeout) > duration('0s'))").message("monitoring.interval and monitoring.scrapeTimeout must be more than 0s, such as 30s: remove them to use what your Prometheus has"))]
 #[x_kube(validation = Rule::new("!has(self.interval) || !has(self.scrapeTimeout) || duration(self.scrapeTimeout) <= duration(self.interval)").message("monitoring.scrapeTimeout must not be longer than monitoring.interval: lower it, or raise the interval"))]
 pub struct Monitoring {
-    /// TCP port of the relays' metrics. /metrics, /healthz and /readyz are on the node's loopback
-    /// address; /metrics alone is on the node's own address too, unless serviceMonitor is Disabled.
-    /// When empty: 9440 with the UDP port 40000, else the number after the UDP port, and 20000 more
-    /// if that one is below 1024. So PeerRelays with different ports can share nodes.
+    /// TCP port of the relays' metrics. Relays serve /metrics, /healthz and /readyz on the node's
+    /// loopback address. They serve /metrics on the node's own address too, unless serviceMonitor
+    /// is Disabled. If empty, the port is 9440 with the UDP port 40000, and the UDP port plus 1
+    /// with other ports (plus 20001 if the result would be below 1024). PeerRelays with different
+    /// ports can therefore share nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: Option<u16>,
-    /// A ServiceMonitor of prometheus-operator: `Auto` when the cluster knows that kind. The metrics
-    /// Service has `prometheus.io` annotations unless there is a ServiceMonitor that is `Enabled`
-    /// or has labels: one without labels is selected by few Prometheus servers.
+    /// Create a ServiceMonitor for prometheus-operator. With `Auto`, it is created if the cluster
+    /// has that kind. Few Prometheus servers select a ServiceMonitor without labels. The metrics
+    /// Service therefore also has `prometheus.io` annotations, unless a ServiceMonitor is `Enabled`
+    /// or has labels.
     #[serde(default)]
     pub service_monitor: Switch,
-    /// A PrometheusRule with alerts: `Auto` when the cluster knows that kind.
+    /// Create a PrometheusRule with alerts. With `Auto`, it is created if the cluster has that
+    /// kind.
     #[serde(default)]
     pub prometheus_rule: Switch,
-    /// A ConfigMap with a dashboard of this PeerRelay alone, for Grafana's sidecar, label
-    /// `grafana_dashboard: "1"`: only when `Enabled`, as the chart has a dashboard that shows all
-    /// PeerRelays.
+    /// Create a ConfigMap with a dashboard of this PeerRelay alone, with the label
+    /// `grafana_dashboard: "1"` for the sidecar of Grafana. It is created only if `Enabled`,
+    /// because the chart has a dashboard for all PeerRelays.
     #[serde(default)]
     pub dashboards: Switch,
-    /// Further labels of the ServiceMonitor and the PrometheusRule, by which your Prometheus selects
-    /// them: `release: NAME` for kube-prometheus-stack. They are added to the operator's defaults for
-    /// all PeerRelays; labels that the operator needs itself win.
+    /// Additional labels of the ServiceMonitor and the PrometheusRule. Your Prometheus selects
+    /// these objects by label, kube-prometheus-stack by `release: NAME`. They are added to the
+    /// operator's defaults for all PeerRelays. Labels that the operator sets itself take
+    /// precedence.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     #[schemars(schema_with = "label_map")]
     pub labels: BTreeMap<String, String>,
-    /// Time between two scrapes, such as `30s`; when empty, the operator's default for all
-    /// PeerRelays, or that of your Prometheus.
+    /// Time between two scrapes, such as `30s`. If empty, the operator's default for all PeerRelays
+    /// is used, or the default of your Prometheus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16), regex(pattern = DURATION))]
     pub interval: Option<String>,
-    /// Time after which a scrape has failed, such as `10s`, at most `interval`; when empty, the
-    /// operator's default for all PeerRelays, or that of your Prometheus.
+    /// Time after which a scrape fails, such as `10s`. It must not be longer than `interval`. If
+    /// empty, the operator's default for all PeerRelays is used, or the default of your Prometheus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(min = 2, max = 16), regex(pattern = DURATION))]
     pub scrape_timeout: Option<String>,
-    /// Changes of the labels of targets, after the operator's own (`node`, `peer_relay`,
-    /// `relay_region`) and its defaults for all PeerRelays. Alerts and dashboard select by
-    /// `namespace` and `peer_relay`.
+    /// Relabeling rules for targets. They run after the operator's own rules (labels `node`,
+    /// `peer_relay`, `relay_region`) and after its defaults for all PeerRelays. The alerts and the
+    /// dashboard select by `namespace` and `peer_relay`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub relabelings: Vec<Relabeling>,
-    /// Changes of scraped series before they are stored, after the operator's defaults for all
-    /// PeerRelays.
+    /// Relabeling rules for scraped series, before they are stored. They run after the operator's
+    /// defaults for all PeerRelays.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub metric_relabelings: Vec<Relabeling>,
 }
 
-/// Relabeling rule, as in a ServiceMonitor.
+/// Relabeling rule, with the fields of a ServiceMonitor.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct Relabeling {
@@ -74,16 +78,16 @@ pub struct Relabeling {
         inner(length(max = 128), regex(pattern = "^[a-zA-Z_][a-zA-Z0-9_]*$"))
     )]
     pub source_labels: Vec<String>,
-    /// Text between joined values; `;` when empty.
+    /// Separator between the joined values. If empty, `;` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64))]
     pub separator: Option<String>,
-    /// Label that is written.
+    /// Label to which the result is written.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 256))]
     pub target_label: Option<String>,
-    /// Regular expression that the joined values, or the names of labels, must match; everything
-    /// matches when empty.
+    /// Regular expression for the joined values or for the names of labels. If empty, everything
+    /// matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub regex: Option<String>,
@@ -91,19 +95,19 @@ pub struct Relabeling {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub modulus: Option<u32>,
-    /// Value that is written; `$1` when empty.
+    /// Value to write. If empty, `$1` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub replacement: Option<String>,
-    /// What is done with a match; `replace` when empty.
+    /// Action for a match. If empty, `replace` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(schema_with = "action")]
     pub action: Option<String>,
 }
 
-/// Durations that Prometheus and CEL both read.
+/// Pattern of durations that Prometheus and CEL both accept.
 pub const DURATION: &str = "^([0-9]{1,3}h)?([0-9]{1,4}m)?([0-9]{1,5}s)?([0-9]{1,6}ms)?$";
-/// Actions of a relabeling rule; prometheus-operator also takes them with capitals.
+/// Actions of a relabeling rule. prometheus-operator accepts them with and without capitals.
 pub const ACTIONS: [&str; 22] = [
     "replace",
     "Replace",
@@ -128,23 +132,24 @@ pub const ACTIONS: [&str; 22] = [
     "dropequal",
     "DropEqual",
 ];
-/// Values of labels in Kubernetes.
+/// Pattern of label values in Kubernetes.
 pub const LABEL_VALUE: &str = "^([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?$";
 
-/// Whether something is made.
+/// Condition on which an object is created.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 pub enum Switch {
-    /// When the cluster has a use for it, also from the moment on when it has.
+    /// The object is created if the cluster has its kind, also if the kind is installed later.
     #[default]
     Auto,
-    /// Always; the PeerRelay waits with an error until the cluster knows the kind.
+    /// The object is always created. The PeerRelay waits with an error until the cluster has the
+    /// kind.
     Enabled,
-    /// Never.
+    /// The object is not created.
     Disabled,
 }
 
 impl Switch {
-    /// Whether it is made, if the cluster has a use for it or not.
+    /// Returns whether the object is created. `useful` is the answer for `Auto`.
     pub fn is_on(self, useful: bool) -> bool {
         match self {
             Self::Auto => useful,
@@ -183,8 +188,9 @@ fn action(_: &mut SchemaGenerator) -> Schema {
 }
 
 impl Monitoring {
-    /// The TCP port of the metrics of relays with this UDP port. Different UDP ports have different
-    /// ones; one below 1024 would need a capability.
+    /// Returns the TCP port of the metrics for relays with this UDP port. Different UDP ports
+    /// result in different TCP ports. The port is not below 1024, as binding such a port needs a
+    /// capability.
     pub fn port_beside(&self, udp: u16) -> u16 {
         let derived = match udp {
             DEFAULT_PORT => DEFAULT_METRICS_PORT,

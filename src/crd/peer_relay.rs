@@ -1,4 +1,4 @@
-//! `PeerRelay`: relays for a tailnet, by region.
+//! `PeerRelay`: the relays of a tailnet, by region.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube::{CustomResource, KubeSchema};
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel};
 
-/// Tailscale peer relays on the nodes of this cluster.
+/// Specification of the relays of one tailnet on the nodes of this cluster.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[kube(
     group = "peerrelay.dev",
@@ -43,65 +43,67 @@ use crate::config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel};
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.monitoring.port) || self.port != self.monitoring.port").message("monitoring.port must differ from port: both are opened on the node"))]
 pub struct PeerRelaySpec {
-    /// UDP port that the relays open on their nodes. Clients must be able to reach it.
+    /// UDP port that relays open on their nodes. Clients must be able to reach it.
     #[serde(default = "default_port")]
     #[schemars(range(min = 1, max = 65535))]
     pub port: u16,
-    /// Leave everything as it is: nothing is created, changed or removed until this is false again.
+    /// Stop reconciling this object. While this is true, the operator creates, changes and removes
+    /// nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// Whether relays run. While this is false, none does and everything else stays, such as grants,
-    /// identities on nodes and node ports; once it is true again, the same devices come back. Relays
-    /// that run get up to two minutes in which clients can find others.
+    /// Run relays. If false, all relays are removed, and everything else stays: grants, node ports
+    /// and the identities on the nodes. If it becomes true again, the same devices return. Before a
+    /// relay is removed, its clients have up to two minutes to find another one.
     #[serde(default = "yes")]
     pub enabled: bool,
-    /// The tailnet that the relays join.
+    /// Tailnet that the relays join.
     pub tailnet: Tailnet,
-    /// Where relays run and for whom. Each region has its own DaemonSet and its own tag.
+    /// Groups of relays with their clients. Each region has its own DaemonSet and its own tag.
     #[schemars(length(min = 1, max = 64))]
     #[x_kube(merge_strategy = ListMerge::Map(vec!["name".into()]))]
     pub regions: Vec<Region>,
-    /// What forwards packets of open sessions. `Auto` is the kernel on nodes that can, for relays on
-    /// the host network, and sockets elsewhere; each `RelayNode` says which, and why.
+    /// Data path that forwards packets of open sessions. With `Auto`, relays on the host network
+    /// use the kernel if the node supports it. Other relays use sockets. Each `RelayNode` shows the
+    /// data path in use and the reason.
     #[serde(default)]
     pub data_path: DataPath,
-    /// Relays of all regions together at most. When empty: 2 with the control server of
-    /// tailscale.com, which is its documented allowance, and no limit with others. Relays that run
-    /// are not stopped by it. The condition `WithinQuota` also counts the relays of other PeerRelays
-    /// of the cluster with the same control server and credential, and judges them by the greatest
-    /// `maxRelays` among them.
+    /// Maximum number of relays of all regions together. If empty, it is 2 for the control server
+    /// of tailscale.com, which is the documented allowance, and unlimited for others. A lower value
+    /// does not stop relays that run. The condition `WithinQuota` also counts the relays of other
+    /// PeerRelays of the cluster with the same control server and credential. It then compares the
+    /// sum with the greatest `maxRelays` among them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 10000))]
     pub max_relays: Option<u16>,
-    /// How much of a relay its clients can take.
+    /// Limits of each relay: sessions and bandwidth.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub limits: Option<Limits>,
-    /// How much the relays log; a change takes effect without a restart.
+    /// Log level of the relays. A change takes effect without a restart.
     #[serde(default)]
     pub log_level: LogLevel,
-    /// Metrics of the relays.
+    /// Metrics of the relays, and the objects that collect them.
     #[serde(default)]
     #[schemars(default = "Monitoring::default")]
     pub monitoring: Monitoring,
-    /// The part of the tailnet policy that lets the clients use the relays.
+    /// The part of the tailnet policy that allows clients to use the relays.
     #[serde(default)]
     #[schemars(default = "Grants::default")]
     pub grants: Grants,
-    /// How the relays' pods are made.
+    /// Template of the relays' pods.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub template: Option<Template>,
 }
 
-/// The tailnet that relays join.
+/// Tailnet that relays join.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.controlURL) || self.controlURL.matches('^https?://[^/?#]+/?$')").message("tailnet.controlURL must be a URL without a path, such as https://control.example.net"))]
 #[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle.contains('-----BEGIN CERTIFICATE-----')").message("tailnet.caBundle must be PEM: one or more blocks that begin with -----BEGIN CERTIFICATE-----"))]
 pub struct Tailnet {
-    /// Auth key with which relays register. It should be reusable, pre-approved, and own the
-    /// regions' tags.
+    /// Auth key with which relays register. It should be reusable and pre-approved, and must be
+    /// allowed to use the tags of all regions.
     pub auth_key: AuthKeyRef,
-    /// Control server; the one of tailscale.com when empty.
+    /// URL of the control server. If empty, the control server of tailscale.com is used.
     #[serde(
         default,
         rename = "controlURL",
@@ -109,26 +111,27 @@ pub struct Tailnet {
     )]
     #[schemars(length(max = 512))]
     pub control_url: Option<String>,
-    /// Certificate authorities, PEM, to trust besides the public ones: for control and DERP
-    /// servers behind a private one.
+    /// PEM certificates of additional certificate authorities, for control and DERP servers with
+    /// certificates from a private authority.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 262144))]
     pub ca_bundle: Option<String>,
-    /// Device names are this, a dash and the node's name; the PeerRelay's name when empty. Those of
-    /// relays on the pod network have the region's name between.
+    /// Prefix of the device names. A device is named PREFIX-NODE, or PREFIX-REGION-NODE on the pod
+    /// network. If empty, the name of the PeerRelay is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 30), regex(pattern = "^[a-z0-9]([a-z0-9-]*[a-z0-9])?$"))]
     pub hostname_prefix: Option<String>,
-    /// Register ephemeral devices, which control removes when they go offline.
+    /// Register ephemeral devices. The control server removes them when they are offline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,
 }
 
-/// Names a Secret of the same namespace.
+/// Reference to a Secret in the namespace of the PeerRelay.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthKeyRef {
-    /// Secret with the auth key under the key `authkey`. It may be created later, and replaced.
+    /// Name of the Secret. Its key `authkey` contains the auth key. The Secret may be created
+    /// later, and may be replaced.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
@@ -136,48 +139,51 @@ pub struct AuthKeyRef {
     pub secret_name: String,
 }
 
-/// One group of relays, for one group of clients.
+/// Group of relays for a group of clients.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.tag) || self.tag != '*'").message("tag must not be '*': every device of the tailnet would become a relay that clients try; name a tag that only relays have"))]
 #[x_kube(validation = Rule::new("self.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')").message("name must be lower-case letters, digits and dashes, begin with a letter and end with a letter or digit, such as eu-west: it is a part of the names of Services, which allow nothing else"))]
 #[x_kube(validation = Rule::new("!(self.name in ['grants', 'metrics', 'dashboard'])").message("name must not be grants, metrics or dashboard: objects of the PeerRelay as a whole have these names"))]
 pub struct Region {
-    /// Name, unique within the PeerRelay.
+    /// Name of the region, unique within the PeerRelay.
     #[schemars(
         length(min = 1, max = 20),
         regex(pattern = "^[a-z]([a-z0-9-]*[a-z0-9])?$")
     )]
     pub name: String,
-    /// Tag of the relays' devices; `tag:relay-<name>` when empty. Give it to nothing else.
+    /// Tag of the relays' devices. If empty, `tag:relay-<name>` is used. No other device should
+    /// have this tag.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 64), regex(pattern = "^tag:[a-zA-Z][a-zA-Z0-9-]*$"))]
     pub tag: Option<String>,
-    /// Who may use these relays, in the words of a tailnet policy: `tag:office`, `group:eng`,
-    /// `autogroup:member`, `alice@example.com`, a host alias, an address or network of the tailnet.
-    /// `*` is everyone, and most likely too many.
+    /// Clients that may use these relays, in the syntax of a tailnet policy: `tag:office`,
+    /// `group:eng`, `autogroup:member`, `alice@example.com`, a host alias, or an address or network
+    /// of the tailnet. `*` allows everyone, which is rarely intended.
     #[schemars(
         length(min = 1, max = 256),
         inner(length(min = 1, max = 256), regex(pattern = "^[^\\s\"]+$"))
     )]
     pub clients: Vec<String>,
-    /// Grant the relays' tag its own relays too: for devices that have the tag, are no relay of
-    /// this kind, and relay for themselves.
+    /// Grant devices with the relays' tag access to these relays too. Set it if a device with this
+    /// tag relays for itself.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub self_relay: bool,
-    /// On which nodes relays run: one on each that fits.
+    /// Nodes on which relays run. By default, a relay runs on each node that matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub placement: Option<Placement>,
-    /// How clients reach these relays; on the network of their nodes when empty.
+    /// Exposure of these relays to their clients. If empty, relays use the network of their nodes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub exposure: Option<Exposure>,
-    /// Addresses that clients are told to send to; those of the node's interfaces when empty.
+    /// Addresses that relays advertise to clients. If empty, relays on the host network advertise
+    /// the addresses of four sources (see `discover`), and relays behind a Service advertise the
+    /// addresses of the Service.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub endpoints: Option<Endpoints>,
 }
 
 impl Region {
-    /// Tag of the relays' devices.
+    /// Returns the tag of the relays' devices.
     pub fn tag(&self) -> String {
         self.tag
             .clone()
@@ -185,32 +191,32 @@ impl Region {
     }
 }
 
-/// What the operator has seen and done.
+/// Status of the PeerRelay, as observed by the operator.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct PeerRelayStatus {
-    /// Generation of the spec that this status is about; -1 before the first look.
+    /// Generation of the spec that this status describes. It is -1 before the first reconciliation.
     #[serde(default)]
     pub observed_generation: i64,
-    /// Ready, Reconciling, Stalled, TailnetConnected, RelaysAvailable, GrantsInForce,
-    /// EndpointsPublished, EndpointsVerified; `docs/conditions.md` has
-    /// the reasons and their remedies.
+    /// Conditions: Ready, Reconciling, Stalled, TailnetConnected, WithinQuota, RelaysAvailable,
+    /// GrantsInForce, EndpointsPublished, EndpointsVerified. `docs/conditions.md` lists the reasons
+    /// and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
-    /// Ready relays and wanted relays, such as `2/2`.
+    /// Number of ready relays and of desired relays, such as `2/2`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub relays: String,
-    /// Names of the regions, for people.
+    /// Names of the regions, as shown by kubectl.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub region_names: String,
-    /// How the regions are exposed, for people.
+    /// Exposure types of the regions, as shown by kubectl.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub exposure: String,
-    /// First endpoint of each relay, for people; at most 10.
+    /// First endpoint of each relay, as shown by kubectl. At most 10 are listed.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub endpoints: String,
-    /// Open sessions of all relays, as last reported.
+    /// Number of open sessions of all relays, as last reported.
     #[serde(default)]
     pub sessions: i64,
     /// Domain of the tailnet that the relays have joined, as they report it.
@@ -219,43 +225,44 @@ pub struct PeerRelayStatus {
     /// Summary of each region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<RegionStatus>,
-    /// The policy that the tailnet needs.
+    /// Tailnet policy that was generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<GrantsStatus>,
 }
 
-/// Summary of a region.
+/// Summary of one region.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RegionStatus {
     /// Name of the region.
     pub name: String,
-    /// Tag of its relays.
+    /// Tag of the region's relays.
     pub tag: String,
-    /// How clients reach its relays.
+    /// Exposure type of the region's relays.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub exposure: String,
-    /// Nodes that fit.
+    /// Number of nodes that match the placement.
     #[serde(default)]
     pub nodes: i32,
-    /// Relays that would run too, if `maxRelays` allowed it.
+    /// Number of relays that `maxRelays` keeps from running.
     #[serde(default)]
     pub excess: i32,
-    /// Relays that should run.
+    /// Number of relays that should run.
     pub desired: i32,
-    /// Relays that are ready.
+    /// Number of relays that are ready.
     pub ready: i32,
-    /// Tailnet devices that the policy lets use each relay, as the relays see it.
+    /// Number of tailnet devices that the policy allows to use each relay, as the relays see it.
     pub granted_peers: i64,
-    /// Whether the policy lets the clients use them.
+    /// State of the grant for the region's clients.
     #[serde(default)]
     pub grant: GrantState,
-    /// Who of the clients asks for sessions, to find rules that nobody uses any more; the first
-    /// ones, at most 256 over all regions.
+    /// Use of each entry of `clients`, to find rules that are not used any more. At most 256
+    /// entries are listed for all regions together.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 256))]
     pub clients: Vec<ClientStatus>,
-    /// What firewalls in front of the nodes must let in; `peerrelay firewall` has the commands.
+    /// Ports that firewalls in front of the nodes must open. `peerrelay firewall` prints the
+    /// commands.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub firewall: String,
 }

@@ -1,4 +1,4 @@
-//! On which nodes the relays of a region run.
+//! Placement: the nodes on which the relays of a region run.
 
 use std::collections::BTreeMap;
 
@@ -6,21 +6,23 @@ use k8s_openapi::api::core::v1::{NodeSelector, Toleration};
 use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
-/// Most relays of a region whose nodes are chosen.
+/// Maximum number of relays of a region if the operator chooses their nodes.
 pub const MOST_CHOSEN: u16 = 100;
 
-/// Nodes that fit, and how many of them get a relay. Nodes that do not run Linux, or are of another
-/// architecture than the relays' image, and virtual nodes never fit.
+/// Nodes for relays, and the number of relays. Relays start on nodes that match all fields. Nodes
+/// without Linux, nodes with an architecture that the image does not support, and virtual nodes
+/// never match.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Placement {
     /// Labels that a node must have.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub node_selector: BTreeMap<String, String>,
-    /// What a node must be, in the words of a pod's affinity.
+    /// Node affinity, with the fields of a pod's affinity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub affinity: Option<Affinity>,
-    /// Zones (label `topology.kubernetes.io/zone`) in which a node must be; any when empty.
+    /// Zones in which a node must be (label `topology.kubernetes.io/zone`). If empty, nodes of all
+    /// zones match.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32), inner(length(min = 1, max = 63)))]
     pub zones: Vec<String>,
@@ -28,33 +30,34 @@ pub struct Placement {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(max = 32))]
     pub tolerations: Vec<Toleration>,
-    /// Relays of this region at most, spread over zones; one on each node that fits when empty.
-    /// Relays that run stay where they are for as long as their node fits.
+    /// Maximum number of relays of this region. The operator spreads them over zones. If empty, a
+    /// relay runs on each node that matches. A relay stays on its node while the node matches.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1, max = 100))]
     pub max_relays: Option<u16>,
 }
 
-/// Affinity towards nodes; that towards pods has no meaning for one relay per node.
+/// Affinity of relays. Only node affinity is supported, because each node runs at most one relay of
+/// a region.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct Affinity {
-    /// Affinity towards nodes.
+    /// Node affinity, with the fields of a pod's node affinity.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub node_affinity: Option<NodeAffinity>,
 }
 
-/// What a node must be.
+/// Node affinity of relays. Only required terms are supported.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeAffinity {
-    /// A node fits if one of the terms does.
+    /// Required terms. A node matches if it matches one of the terms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub required_during_scheduling_ignored_during_execution: Option<NodeSelector>,
 }
 
 impl Placement {
-    /// What a node must be, if anything.
+    /// Returns the required terms of the node affinity.
     pub fn required(&self) -> Option<&NodeSelector> {
         let affinity = self.affinity.as_ref()?.node_affinity.as_ref()?;
         affinity

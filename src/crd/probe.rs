@@ -1,56 +1,56 @@
-//! What relays saw of each other's addresses.
+//! Probes: relays verify each other's addresses.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-/// What one relay saw of another's address; written by the relay that tried.
+/// Result of probes of another relay's address, written by the relay that sent them.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct ProbeReport {
-    /// RelayNode of the other relay.
+    /// Name of the other relay's RelayNode.
     pub relay: String,
-    /// `IP:PORT`.
+    /// Address and port that was probed, as `IP:PORT`.
     pub address: String,
-    /// Whether a bind handshake went through.
+    /// True if a bind handshake succeeded.
     pub reachable: bool,
-    /// Time from a bind to its challenge.
+    /// Time from a bind message to its challenge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trip_microseconds: Option<i64>,
-    /// When it was tried last; renewed with each report.
+    /// Time of the last probe. It is updated with each report.
     pub last_probe_time: Time,
 }
 
-/// What the other relays found of an address of this relay; written by the operator, whenever the
-/// verdict changes.
+/// Verification of one address of this relay by other relays. The operator writes it when the
+/// result changes.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct EndpointVerification {
-    /// `IP:PORT`, one of `endpoints`.
+    /// Address and port, as in `endpoints`.
     pub address: String,
-    /// Whether another relay reached it; `Unknown` while none has tried or could try.
+    /// Result of the verification. It is `Unknown` while no other relay has probed the address.
     pub verified: Verified,
-    /// RelayNode of the relay that says so.
+    /// Name of the RelayNode that has reported the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<String>,
-    /// Time from a bind to its challenge, when the verdict was made.
+    /// Time from a bind message to its challenge, at the time of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub round_trip_microseconds: Option<i64>,
-    /// When it was tried, when the verdict was made.
+    /// Time of the probe, at the time of the result.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_probe_time: Option<Time>,
-    /// What is missing, for one that was not reached.
+    /// Remedy, if the address was not reached.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
 }
 
-/// Whether an address was proven.
+/// Result of the verification of an address.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum Verified {
-    /// A relay has bound through it.
+    /// Another relay has bound a session through the address.
     True,
-    /// A relay has tried, and none got through.
+    /// Other relays have probed the address without success.
     False,
-    /// Nobody has tried.
+    /// No relay has probed the address.
     Unknown,
 }

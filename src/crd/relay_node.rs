@@ -1,4 +1,4 @@
-//! `RelayNode`: what one relay really is.
+//! `RelayNode`: the state of one relay.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::{CustomResource, KubeSchema};
@@ -10,7 +10,7 @@ use super::{
     probe::{EndpointVerification, ProbeReport},
 };
 
-/// What one relay really is. Written by the relay, named as its pod and removed with it.
+/// Identity of one relay: its PeerRelay, region and node.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[kube(
     group = "peerrelay.dev",
@@ -52,71 +52,73 @@ use super::{
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("self == oldSelf").message("a RelayNode belongs to one pod for good"))]
 pub struct RelayNodeSpec {
-    /// PeerRelay of the same namespace.
+    /// Name of the PeerRelay, which is in the same namespace.
     #[schemars(length(max = 253))]
     pub peer_relay: String,
-    /// Region of the PeerRelay.
+    /// Name of the region in the PeerRelay.
     #[schemars(length(max = 63))]
     pub region: String,
-    /// Node on which the relay runs.
+    /// Name of the node on which the relay runs.
     #[schemars(length(max = 253))]
     pub node_name: String,
 }
 
-/// The relay at a moment.
+/// Status of the relay, as reported by the relay.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct RelayNodeStatus {
-    /// Registered, network map received, DERP connected, port bound, an address advertised.
+    /// True if the relay is registered, has a network map, is connected to DERP, has bound its port
+    /// and advertises an address.
     pub ready: bool,
-    /// Why it is not, in CamelCase; `docs/conditions.md` has the remedies.
+    /// Reason in CamelCase for which the relay is not ready. `docs/conditions.md` lists the
+    /// remedies.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// The same in a sentence.
+    /// Description of the reason in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message: Option<String>,
-    /// Version of the relay.
+    /// Version of the relay program.
     pub version: String,
-    /// UDP port, once bound.
+    /// UDP port, if it is bound.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub port: Option<u16>,
-    /// What forwards packets of open sessions: `Kernel` or `Socket`.
+    /// Data path that forwards packets of open sessions: `Kernel` or `Socket`.
     pub data_path: String,
-    /// Why it is not the kernel, in CamelCase.
+    /// Reason in CamelCase for which the data path is not the kernel.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_path_reason: Option<String>,
-    /// The same in a sentence.
+    /// Description of the data path reason in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_path_message: Option<String>,
-    /// The relay as a tailnet device.
+    /// Tailnet device of the relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tailnet: Option<NodeTailnet>,
-    /// Addresses that clients are told to try, in order.
+    /// Addresses that the relay advertises to clients, in this order.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub endpoints: Vec<Endpoint>,
-    /// Public key with which this relay tries others and answers them, in hex; new with each start.
+    /// Public key of the relay's probes, in hex. Each start of the relay generates a new one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe_key: Option<String>,
-    /// What this relay saw of others' addresses.
+    /// Results of this relay's probes of other relays' addresses.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub probes: Vec<ProbeReport>,
-    /// What others found of this relay's addresses; written by the operator.
+    /// Results of other relays' probes of this relay's addresses, written by the operator.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub verification: Vec<EndpointVerification>,
-    /// Sessions.
+    /// Number of sessions, by state.
     #[serde(default)]
     pub sessions: Sessions,
-    /// Withdrawal of the relay, while it gives out no sessions because it is going to be removed or
-    /// its node is cordoned.
+    /// Withdrawal of the relay. A withdrawn relay accepts no new sessions, because it will be
+    /// removed or because its node is cordoned.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub withdrawal: Option<Withdrawal>,
-    /// Tailnet devices that the policy lets use this relay.
+    /// Number of tailnet devices that the policy allows to use this relay.
     #[serde(default)]
     pub granted_peers: i64,
-    /// Who they are, once the network map has come.
+    /// Report on these devices. It is absent until the relay has a network map.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grant: Option<GrantReport>,
-    /// When this was written.
+    /// Time of the last update of this status.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_update_time: Option<Time>,
 }
@@ -125,72 +127,72 @@ pub struct RelayNodeStatus {
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Withdrawal {
-    /// When the operator asked for it.
+    /// Time at which the operator requested the withdrawal.
     pub since: Time,
-    /// No client uses a session of this relay any more.
+    /// True if no client uses a session of this relay any more.
     pub complete: bool,
 }
 
-/// The relay as a tailnet device.
+/// Tailnet device of a relay.
 #[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct NodeTailnet {
-    /// Device name.
+    /// Name of the device.
     pub name: String,
-    /// Device name that the relay asked for, if another device of the tailnet has it.
+    /// Name that the relay requested, if another device of the tailnet has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub taken_name: Option<String>,
-    /// Stable node id.
+    /// Stable ID of the node.
     #[serde(rename = "nodeID")]
     pub node_id: String,
-    /// Tailnet addresses.
+    /// Tailnet addresses of the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
-    /// Tags.
+    /// Tags of the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
-    /// Home DERP region, while connected.
+    /// Home DERP region. It is absent while the relay is not connected.
     #[serde(default, rename = "homeDERP", skip_serializing_if = "Option::is_none")]
     pub home_derp: Option<String>,
 }
 
-/// An advertised address.
+/// Address that a relay advertises.
 #[derive(Serialize, Deserialize, Clone, Debug, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Endpoint {
-    /// `IP:PORT`.
+    /// Address and port, as `IP:PORT`.
     pub address: String,
-    /// Where it comes from.
+    /// Source of the address.
     pub source: EndpointSource,
 }
 
-/// Where an advertised address comes from.
+/// Source of an advertised address.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, PartialEq, Eq, JsonSchema)]
 pub enum EndpointSource {
-    /// Given in the configuration.
+    /// The address is set in the configuration.
     Static,
-    /// Leads through a Service or a load balancer.
+    /// The address belongs to a Service or a load balancer.
     Service,
-    /// `ExternalIP` of the node.
+    /// The address is an `ExternalIP` of the node.
     #[serde(rename = "NodeExternalIP")]
     NodeExternalIp,
-    /// `InternalIP` of the node.
+    /// The address is an `InternalIP` of the node.
     #[serde(rename = "NodeInternalIP")]
     NodeInternalIp,
-    /// The cloud's metadata service names it.
+    /// The metadata service of the cloud returned the address.
     CloudMetadata,
-    /// STUN servers of the DERP map see it.
+    /// A STUN server of the DERP map observed the address.
     Stun,
-    /// An address of a network interface.
+    /// The address is assigned to a network interface.
     Interface,
 }
 
-/// Sessions by state.
+/// Number of sessions, by state.
 #[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Sessions {
-    /// Allocated, not bound by both clients.
+    /// Number of sessions that are allocated and not yet bound by both clients.
     pub connecting: i64,
-    /// Relaying.
+    /// Number of sessions that both clients have bound.
     pub open: i64,
 }

@@ -34,7 +34,7 @@ labels::label_enum! {
 }
 
 impl Reason {
-    /// Whether only a person can mend it: retrying changes nothing.
+    /// Returns whether only a user can solve it, so that a retry changes nothing.
     pub const fn needs_user(self) -> bool {
         match self {
             Self::AuthKeyMissing

@@ -1,4 +1,5 @@
-//! A policy as text: HuJSON with reasons for people, JSON for programs. Both say the same.
+//! Policy as text: HuJSON with comments for people, and JSON for programs. Both have the same
+//! content.
 
 use std::fmt::Write as _;
 
@@ -6,7 +7,7 @@ use serde_json::{Value, json};
 
 use super::{CAPABILITY, OWNER, Policy, RegionGrant};
 
-/// As JSON.
+/// Renders the policy as JSON.
 pub fn json(policy: &Policy) -> String {
     let owners: serde_json::Map<String, Value> = policy
         .tags()
@@ -23,7 +24,7 @@ pub fn json(policy: &Policy) -> String {
     text + "\n"
 }
 
-/// As HuJSON, with comments that say what each part is for.
+/// Renders the policy as HuJSON with comments.
 pub fn hujson(policy: &Policy) -> String {
     let mut text = lines(
         "",

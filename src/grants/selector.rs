@@ -1,4 +1,4 @@
-//! Who may use relays, in the words of a tailnet policy.
+//! Selectors of clients, in the syntax of a tailnet policy.
 
 use std::{
     fmt,
@@ -7,7 +7,7 @@ use std::{
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
-/// Autogroups that name sources of connections; the others are destinations or SSH users.
+/// Autogroups that are valid as sources of connections. The others are destinations or SSH users.
 const AUTOGROUPS: [&str; 11] = [
     "member",
     "members",
@@ -25,51 +25,51 @@ const AUTOGROUPS: [&str; 11] = [
 const MEMBERS: [&str; 2] = ["autogroup:member", "autogroup:members"];
 /// Autogroup of all devices that have a tag.
 const TAGGED: &str = "autogroup:tagged";
-/// Every device, the shared ones of other tailnets too.
+/// Autogroup of every device, including shared devices of other tailnets.
 const DANGER_ALL: &str = "autogroup:danger-all";
 
 const NO_PORT: &str = "clients have no port: write tag:office, not tag:office:22";
 
-/// One entry of `clients`.
+/// Entry of `clients`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Selector {
     text: String,
     kind: Kind,
 }
 
-/// What a network map says of a device.
+/// Properties of a device in a network map.
 #[derive(Debug, Clone)]
 pub struct Device<'a> {
-    /// Its tags; a device without belongs to a user.
+    /// Tags of the device. A device without tags belongs to a user.
     pub tags: &'a [String],
-    /// Login name of the user, if control has told it.
+    /// Login name of the user, if the control server has sent it.
     pub login: Option<&'a str>,
-    /// Its tailnet addresses.
+    /// Tailnet addresses of the device.
     pub addresses: Vec<IpAddr>,
 }
 
-/// What an entry names.
+/// Kind of a selector.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Every device.
+    /// All devices of the tailnet.
     Everyone,
-    /// `tag:NAME`.
+    /// Tag: `tag:NAME`.
     Tag,
-    /// `group:NAME`.
+    /// Group of users: `group:NAME`.
     Group,
-    /// `autogroup:NAME`.
+    /// Autogroup: `autogroup:NAME`.
     Autogroup,
-    /// `NAME@DOMAIN`, or `user:*@DOMAIN`.
+    /// User: `NAME@DOMAIN`, or all users of a domain: `user:*@DOMAIN`.
     User,
-    /// `ipset:NAME`.
+    /// IP set: `ipset:NAME`.
     IpSet,
-    /// An address or a network.
+    /// IP address or network.
     Address(IpNet),
-    /// An alias of the policy's `hosts`.
+    /// Alias in `hosts` of the policy.
     Host,
 }
 
-/// Why an entry names nobody.
+/// Error of parsing a selector.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' names no clients: {fix}")]
 pub struct SelectorError {
@@ -78,10 +78,10 @@ pub struct SelectorError {
 }
 
 impl Selector {
-    /// Reads one.
+    /// Parses a selector.
     ///
     /// # Errors
-    /// It has no form that a grant's `src` may have; the text names the fix.
+    /// The text is not valid as `src` of a grant. The message names the fix.
     pub fn parse(text: &str) -> Result<Self, SelectorError> {
         let kind = kind(text).map_err(|fix| SelectorError {
             text: text.to_owned(),
@@ -91,17 +91,17 @@ impl Selector {
         Ok(Self { text, kind })
     }
 
-    /// The entry as it was written.
+    /// Returns the entry as written in the spec.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// What it names.
+    /// Returns the kind of the selector.
     pub const fn kind(&self) -> Kind {
         self.kind
     }
 
-    /// Whether it names every device.
+    /// Returns whether it selects every device.
     pub fn is_everyone(&self) -> bool {
         match self.kind {
             Kind::Everyone => true,
@@ -110,12 +110,12 @@ impl Selector {
         }
     }
 
-    /// Whether devices that it names can be known by their tags alone.
+    /// Returns whether it is a tag.
     pub fn is_tag(&self) -> bool {
         self.kind == Kind::Tag
     }
 
-    /// Whether a user owns the devices that it names: they have no tags.
+    /// Returns whether the selected devices belong to users. Such devices have no tags.
     pub fn is_of_users(&self) -> bool {
         match self.kind {
             Kind::Group | Kind::User => true,
@@ -124,12 +124,13 @@ impl Selector {
         }
     }
 
-    /// Whether nobody can say from tags who it names.
+    /// Returns whether tags of devices do not tell which devices are selected.
     pub fn is_opaque(&self) -> bool {
         matches!(self.kind, Kind::Host | Kind::Address(_) | Kind::IpSet) || self.text == TAGGED
     }
 
-    /// Whether a device's tags, owner and addresses say if it is one of those that are named.
+    /// Returns whether tags, user and addresses of a device are sufficient to decide if it is
+    /// selected.
     pub fn is_resolvable(&self) -> bool {
         match self.kind {
             Kind::Everyone | Kind::Tag | Kind::User | Kind::Address(_) => true,
@@ -138,7 +139,7 @@ impl Selector {
         }
     }
 
-    /// Whether a device is known to be one of those that are named; never if it is not
+    /// Returns whether a device is selected. It is false if the selector is not
     /// [resolvable](Self::is_resolvable).
     pub fn names(&self, device: &Device<'_>) -> bool {
         let owned = device.tags.is_empty();
@@ -165,7 +166,7 @@ impl Selector {
         }
     }
 
-    /// An address that no tailnet device has.
+    /// Returns whether it is an address that no tailnet device has.
     pub(super) fn is_outside_tailnet(&self) -> bool {
         let Kind::Address(net) = self.kind else {
             return false;
@@ -175,7 +176,8 @@ impl Selector {
             .any(|t| t.contains(&net) || net.contains(t))
     }
 
-    /// Whether a policy test may name it: no wildcard, no network, no set, no autogroup.
+    /// Returns whether a policy test may contain it. Tests allow no wildcards, networks, sets and
+    /// autogroups.
     pub(super) fn is_testable(&self) -> bool {
         match self.kind {
             Kind::Tag | Kind::Group | Kind::Host => true,
@@ -185,7 +187,7 @@ impl Selector {
         }
     }
 
-    /// It as the host of `HOST:PORT`.
+    /// Returns the selector as the host of `HOST:PORT`.
     pub(super) fn test_host(&self) -> String {
         match self.kind {
             Kind::Address(IpNet::V6(net)) => format!("[{}]", net.addr()),
@@ -201,17 +203,17 @@ impl fmt::Display for Selector {
     }
 }
 
-/// Whether a network holds all addresses that tailnet devices of its family can have.
+/// Returns whether a network contains all tailnet addresses of its IP family.
 pub fn is_everyone(net: IpNet) -> bool {
     tailnet().iter().any(|tailnet| net.contains(tailnet))
 }
 
-/// Whether a network is a part of the tailnet's addresses.
+/// Returns whether a network is a part of the tailnet addresses.
 pub fn is_tailnet(net: IpNet) -> bool {
     tailnet().iter().any(|tailnet| tailnet.contains(&net))
 }
 
-/// From where control takes the addresses of devices.
+/// Returns the networks of tailnet addresses.
 fn tailnet() -> [IpNet; 2] {
     let v4 = Ipv4Net::new(Ipv4Addr::new(100, 64, 0, 0), 10);
     let v6 = Ipv6Net::new(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0), 48);

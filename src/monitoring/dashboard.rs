@@ -1,5 +1,4 @@
-//! The dashboard: whether relays are used, by how many, how fast, where they drop, and how the
-//! operator does.
+//! Dashboard of relays and operator: use, throughput, latency, drops, and the operator's health.
 
 mod panels;
 
@@ -8,10 +7,11 @@ use serde_json::{Value, json};
 use self::panels::{Panel, ROWS};
 use crate::names;
 
-/// Most columns of a row in Grafana.
+/// Number of columns of a row in Grafana.
 const WIDTH: usize = 24;
 
-/// Variables of the dashboard: name, title, label, and series that have it, narrowed by those before.
+/// Variables of the dashboard: name, title, label, and the series that have it, filtered by the
+/// variables before.
 const VARIABLES: [(&str, &str, &str, &str); 4] = [
     ("namespace", "Namespace", "namespace", "peerrelay_ready"),
     (
@@ -37,19 +37,19 @@ const VARIABLES: [(&str, &str, &str, &str); 4] = [
 /// PeerRelays that a dashboard shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown<'a> {
-    /// All of them, chosen by variables.
+    /// All PeerRelays, which variables filter.
     All,
-    /// One only.
+    /// One PeerRelay.
     One {
-        /// Its namespace.
+        /// Namespace of the PeerRelay.
         namespace: &'a str,
-        /// Its name.
+        /// Name of the PeerRelay.
         name: &'a str,
     },
 }
 
-/// The dashboard as Grafana imports it. Dashboards that show different PeerRelays have different UIDs
-/// and titles, so that none takes another's place.
+/// Returns the dashboard in the format of a Grafana import. Dashboards of different PeerRelays have
+/// different UIDs and titles, because Grafana replaces a dashboard by one with the same UID.
 pub fn dashboard(shown: Shown<'_>) -> Value {
     let (uid, title) = match shown {
         Shown::All => ("peer-relay".to_owned(), "Peer relays".to_owned()),
@@ -80,7 +80,7 @@ pub fn dashboard(shown: Shown<'_>) -> Value {
     })
 }
 
-/// At most 40 characters, as Grafana allows.
+/// Returns the UID of the dashboard of one PeerRelay, at most 40 characters as Grafana allows.
 fn own_uid(namespace: &str, name: &str) -> String {
     let digest = names::digest(format!("{namespace}/{name}"), 8);
     format!("peer-relay-{digest}")
@@ -98,7 +98,8 @@ fn variable((name, title, label, series): &(&str, &str, &str, &str), shown: Show
             "current": {"text": value, "value": value},
         });
     }
-    // Series without the label are among all: those of relays that are scraped by annotations.
+    // The option "all" includes series without the label: those of relays that are scraped by
+    // annotations.
     json!({
         "name": name, "label": title, "type": "query",
         "query": format!("label_values({series}, {label})"), "refresh": 2, "sort": 1,

@@ -1,4 +1,4 @@
-//! The verdict on each PeerRelay of some files.
+//! Checks of the PeerRelays in files.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -12,55 +12,55 @@ use crate::{
     operator::validate::{InvalidRelay, RelayImage, ValidSpec, validate},
 };
 
-/// The kind and its only version.
+/// Kind and version that are accepted.
 const KIND: &str = "PeerRelay";
 const API_VERSION: &str = "peerrelay.dev/v1alpha1";
-/// Namespace of an object that names none, as kubectl has it.
+/// Namespace of an object that names none, as in kubectl.
 const NAMESPACE: &str = "default";
 
-/// A PeerRelay, or what was meant to be one.
+/// PeerRelay, or an object that is probably meant as one, with its problems.
 pub(in crate::cli) struct Judged {
-    /// The file.
+    /// Name of the file.
     pub(in crate::cli) file: String,
-    /// Its first line; 0 where nobody knows.
+    /// Line on which the object begins, or 0 if unknown.
     pub(in crate::cli) line: u64,
-    /// Namespace and name, as far as they are given.
+    /// Namespace of the object, or `default`.
     pub(in crate::cli) namespace: String,
-    /// Its name.
+    /// Name of the object, or an empty string.
     pub(in crate::cli) name: String,
-    /// Whether it is an object, and no text of another kind.
+    /// True if the document is an object and not, for example, plain text.
     pub(in crate::cli) is_object: bool,
-    /// What is wrong with it, in the order of the file.
+    /// Problems in the order of the file.
     pub(in crate::cli) findings: Vec<Finding>,
-    /// What the operator makes of it; none if something is wrong.
+    /// Validated relay, if there is no problem.
     pub(in crate::cli) relay: Option<ValidSpec>,
 }
 
-/// Something that is wrong.
+/// Problem of an object.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(in crate::cli) struct Finding {
-    /// The field; empty for the object as a whole.
+    /// Path of the field. It is empty for the object as a whole.
     pub(in crate::cli) path: String,
-    /// What must be done.
+    /// Description of the fix.
     pub(in crate::cli) message: String,
-    /// Line in the file; 0 where nobody knows.
+    /// Line in the file, or 0 if unknown.
     pub(in crate::cli) line: u64,
-    /// Who refuses it.
+    /// Component that refuses the object.
     pub(in crate::cli) refused_by: RefusedBy,
 }
 
-/// Who refuses an object.
+/// Component that refuses an object.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub(in crate::cli) enum RefusedBy {
-    /// `kubectl` or the API server: the object is not created.
+    /// kubectl or the API server: the object is not created.
     Admission,
-    /// The operator: the object is created, and its status says `InvalidSpec`.
+    /// The operator: the object is created, and its status is `InvalidSpec`.
     Operator,
 }
 
 impl Judged {
-    /// Names it.
+    /// Returns the kind, namespace and name for messages.
     pub(in crate::cli) fn shown(&self) -> String {
         match self.name.is_empty() {
             true => KIND.to_owned(),
@@ -68,7 +68,7 @@ impl Judged {
         }
     }
 
-    /// A line about a finding, as compilers write theirs.
+    /// Returns the message of a finding in the format of compilers.
     pub(in crate::cli) fn line(&self, finding: &Finding) -> String {
         let place = match finding.line {
             0 => self.file.clone(),
@@ -92,7 +92,7 @@ impl Judged {
     }
 }
 
-/// Judges every PeerRelay of some files, given with their names.
+/// Checks every PeerRelay of the files. The files are given as name and content.
 pub(super) fn judge(files: &[(String, Vec<u8>)]) -> Vec<Judged> {
     let mut judge = Judge {
         admission: Admission::default(),
@@ -205,7 +205,7 @@ impl Judge {
         });
     }
 
-    /// Refuses an object that an earlier one of the same name would be overwritten by.
+    /// Adds a finding to objects with the name and namespace of an earlier one.
     fn repeated(&mut self) {
         for at in 0..self.judged.len() {
             let (earlier, rest) = self.judged.split_at_mut(at);
@@ -233,7 +233,7 @@ impl Judge {
     }
 }
 
-/// Findings in the order of the file.
+/// Converts problems to findings, in the order of the file.
 fn by(refused_by: RefusedBy, node: &Node, problems: Vec<Problem>) -> Vec<Finding> {
     let finding = |problem: Problem| Finding {
         line: node.line_of(&problem.path),
@@ -246,7 +246,7 @@ fn by(refused_by: RefusedBy, node: &Node, problems: Vec<Problem>) -> Vec<Finding
     findings
 }
 
-/// What the operator makes of an object that the API server has accepted.
+/// Validates an object as the operator does, after the API server has accepted it.
 fn operator(object: Value) -> Result<Box<ValidSpec>, Vec<Problem>> {
     let mut relay: PeerRelay = serde_json::from_value(object).map_err(|error| {
         vec![Problem::new(
@@ -257,7 +257,7 @@ fn operator(object: Value) -> Result<Box<ValidSpec>, Vec<Problem>> {
     let metadata = &mut relay.metadata;
     metadata.namespace.get_or_insert_with(|| NAMESPACE.into());
     metadata.uid.get_or_insert_default();
-    // No command without a cluster shows it.
+    // No command without a cluster shows the image.
     let image = RelayImage {
         reference: String::new(),
         pull_policy: String::new(),
@@ -267,11 +267,11 @@ fn operator(object: Value) -> Result<Box<ValidSpec>, Vec<Problem>> {
         .map_err(|_| each_invalid(&relay, &image))
 }
 
-/// Everything that the operator refuses. It stops at the first, so that each part of the spec is
-/// validated by itself.
+/// Returns all problems that the operator finds. It stops at the first one, so each part of the
+/// spec is validated separately.
 fn each_invalid(relay: &PeerRelay, image: &RelayImage) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
-    let mut look = |part: &PeerRelay, region: &str, client: &str| {
+    let mut check = |part: &PeerRelay, region: &str, client: &str| {
         if let Err(invalid) = validate(part, image) {
             let problem = problem(&invalid, region, client);
             if !problems
@@ -284,7 +284,7 @@ fn each_invalid(relay: &PeerRelay, image: &RelayImage) -> Vec<Problem> {
     };
     let mut part = relay.clone();
     part.spec.regions.clear();
-    look(&part, "spec", "");
+    check(&part, "spec", "");
     part.spec.tailnet.control_url = None;
     part.spec.template = None;
     for (at, region) in relay.spec.regions.iter().enumerate() {
@@ -292,11 +292,11 @@ fn each_invalid(relay: &PeerRelay, image: &RelayImage) -> Vec<Problem> {
         for (nth, client) in region.clients.iter().enumerate() {
             part.spec.regions[0].clients = vec![client.clone()];
             let place = format!("spec.regions[{at}]");
-            look(&part, &place, &format!("{place}.clients[{nth}]"));
+            check(&part, &place, &format!("{place}.clients[{nth}]"));
         }
     }
-    // Some problems are of several parts together.
-    look(relay, "spec", "spec");
+    // Some problems concern several parts together.
+    check(relay, "spec", "spec");
     problems
 }
 

@@ -1,4 +1,4 @@
-//! Documents of a file with the line of each value, read as kubectl reads them.
+//! YAML and JSON documents with the line of each value, parsed as kubectl does.
 
 use std::{fmt, io::Cursor};
 
@@ -6,7 +6,7 @@ use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
 use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
-/// A value, and the line that it is on; 0 where nobody knows.
+/// Value and its line. The line is 0 if unknown.
 #[derive(Debug, Clone, PartialEq)]
 pub(super) struct Node {
     pub(super) line: u64,
@@ -20,10 +20,10 @@ enum Content {
     Fields(Vec<(String, Node)>),
 }
 
-/// Reads the documents of a file; empty ones are left out.
+/// Parses the documents of a file and skips empty ones.
 ///
 /// # Errors
-/// What the text is not, as it is not YAML or JSON.
+/// The text is neither YAML nor JSON.
 pub(super) fn documents(bytes: &[u8]) -> Result<Vec<Node>, String> {
     if let Some(values) = json(bytes) {
         return Ok(values.into_iter().map(Node::from).collect());
@@ -42,13 +42,13 @@ pub(super) fn documents(bytes: &[u8]) -> Result<Vec<Node>, String> {
         .collect()
 }
 
-/// The error without advice for programmers.
+/// Returns the error without advice for programmers.
 fn reason(error: &serde_saphyr::Error) -> String {
     let advice = ", set DuplicateKeyPolicy in Options if acceptable";
     error.to_string().replace(advice, "")
 }
 
-/// One JSON value or several, if it is JSON at all.
+/// Parses a stream of JSON values. Returns nothing if the text is not JSON.
 fn json(bytes: &[u8]) -> Option<Vec<Value>> {
     let begins = bytes.iter().find(|byte| !byte.is_ascii_whitespace())?;
     if *begins != b'{' {
@@ -59,7 +59,7 @@ fn json(bytes: &[u8]) -> Option<Vec<Value>> {
 }
 
 impl Node {
-    /// The value without lines.
+    /// Returns the value without lines.
     pub(super) fn value(&self) -> Value {
         match &self.content {
             Content::Scalar(value) => value.clone(),
@@ -75,7 +75,7 @@ impl Node {
         }
     }
 
-    /// A field of an object.
+    /// Returns a field of an object.
     pub(super) fn field(&self, name: &str) -> Option<&Self> {
         match &self.content {
             Content::Fields(fields) => fields.iter().find(|(n, _)| n == name).map(|(_, v)| v),
@@ -83,7 +83,7 @@ impl Node {
         }
     }
 
-    /// The string in a field of an object.
+    /// Returns the string in a field of an object.
     pub(super) fn text(&self, name: &str) -> Option<&str> {
         match &self.field(name)?.content {
             Content::Scalar(value) => value.as_str(),
@@ -91,7 +91,7 @@ impl Node {
         }
     }
 
-    /// The entries of a list.
+    /// Returns the entries of a list.
     pub(super) fn entries(&self) -> Option<&[Self]> {
         match &self.content {
             Content::List(entries) => Some(entries),
@@ -99,12 +99,12 @@ impl Node {
         }
     }
 
-    /// Whether it is an object.
+    /// Returns whether the value is an object.
     pub(super) fn is_object(&self) -> bool {
         matches!(self.content, Content::Fields(_))
     }
 
-    /// Gives an object a field that it lacks.
+    /// Adds a field to an object that lacks it.
     pub(super) fn or_field(mut self, name: &str, value: &str) -> Self {
         if let Content::Fields(fields) = &mut self.content
             && !fields.iter().any(|(n, _)| n == name)
@@ -114,7 +114,8 @@ impl Node {
         self
     }
 
-    /// The line of the value at a path, or of the nearest one above it that is there.
+    /// Returns the line of the value at a path. If there is none, returns the line of the nearest
+    /// parent.
     pub(super) fn line_of(&self, path: &str) -> u64 {
         let mut node = self;
         let mut rest = path;
@@ -124,7 +125,7 @@ impl Node {
         node.line
     }
 
-    /// Takes one step along a path such as `regions[0].tag`. A name may have dots in it.
+    /// Follows one step of a path such as `regions[0].tag`. A field name may contain dots.
     fn step(&self, rest: &mut &str) -> Option<&Self> {
         let path = rest.trim_start_matches('.');
         match &self.content {
@@ -205,7 +206,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
     }
 
     fn visit_f64<E>(self, value: f64) -> Result<Content, E> {
-        // JSON of a whole number has no fraction: 40000.0 is 40000.
+        // JSON has no fraction for a whole number: 40000.0 is 40000.
         let whole = value.fract() == 0.0 && value.abs() < 1e15;
         #[allow(clippy::cast_possible_truncation, reason = "it is whole and small")]
         let value = if whole {

@@ -1,4 +1,4 @@
-//! `metadata`: what the API server checks of every object that is created.
+//! Checks of `metadata` that the API server applies to every new object.
 
 use std::collections::BTreeMap;
 
@@ -8,13 +8,14 @@ use serde_json::Value;
 use super::Problem;
 use crate::names;
 
-/// Characters of `generateName` that the API server keeps, and the number that it adds.
+/// Number of characters of `generateName` that the API server keeps, and an example of the suffix
+/// that it adds.
 const GENERATED: (usize, &str) = (58, "00000");
-/// Bytes of all annotations together at most.
+/// Maximum size of all annotations together, in bytes.
 const MOST_ANNOTATIONS: usize = 256 * 1024;
 
-/// Checks the metadata. An object with `generateName` gets a name as long as the one that it would
-/// have.
+/// Checks the metadata. An object with `generateName` gets a name of the length that the API server
+/// would generate.
 pub(super) fn check(object: &mut Value) -> Vec<Problem> {
     let mut problems = Vec::new();
     let given = &object["metadata"];
@@ -59,7 +60,8 @@ pub(super) fn check(object: &mut Value) -> Vec<Problem> {
     problems
 }
 
-/// The field that is no string where one is needed; the labels and annotations are the likely ones.
+/// Returns the field that is not a string although it should be. Labels and annotations are checked
+/// first.
 fn field_of_other_type(metadata: &Value) -> String {
     for map in ["labels", "annotations"] {
         let entries = metadata[map].as_object().into_iter().flatten();

@@ -1,4 +1,4 @@
-//! A structural schema: defaults, unknown fields, and the checks of values.
+//! Structural schema: defaults, unknown fields, and checks of values.
 
 use std::collections::HashSet;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::Problem;
 
-/// The schema of any string.
+/// Returns the schema of any string.
 pub(super) fn text() -> Schema {
     Schema {
         type_: Some("string".to_owned()),
@@ -18,7 +18,7 @@ pub(super) fn text() -> Schema {
     }
 }
 
-/// Fills in defaults, also in place of nulls that the schema does not allow.
+/// Adds defaults, also in place of nulls that the schema does not allow.
 pub(super) fn fill_in(schema: &Schema, value: &mut Value) {
     match value {
         Value::Object(fields) => {
@@ -47,7 +47,7 @@ pub(super) fn fill_in(schema: &Schema, value: &mut Value) {
     }
 }
 
-/// Finds fields that the schema does not have.
+/// Finds fields that are not in the schema.
 pub(super) fn unknown_fields(schema: &Schema, value: &Value, problems: &mut Vec<Problem>) {
     unknown(schema, value, "", problems);
 }
@@ -91,8 +91,8 @@ fn unknown_message(schema: &Schema, name: &str) -> String {
     }
 }
 
-/// Checks the values of an object. False if one is missing or has another type, so that rules about
-/// several fields have nothing to look at.
+/// Checks the values of an object. Returns false if a value is missing or has another type, because
+/// rules about several fields cannot be evaluated then.
 pub(super) fn check(schema: &Schema, object: &Value, problems: &mut Vec<Problem>) -> bool {
     let mut checker = Checker {
         problems,
@@ -192,7 +192,7 @@ impl Checker<'_> {
             self.refuse(path, message);
             return;
         }
-        // A value is not repeated: it may be a secret in the wrong place.
+        // The message does not repeat the value, which may be a secret in the wrong place.
         if let Some(pattern) = &schema.pattern
             && !matches(pattern, text)
         {
@@ -243,7 +243,7 @@ fn entry(schema: &Schema) -> Option<&Schema> {
     }
 }
 
-/// What a value must be, if it is of another type.
+/// Returns the expected type if the value has another one.
 fn type_error(schema: &Schema, value: &Value) -> Option<&'static str> {
     if schema.x_kubernetes_int_or_string == Some(true) {
         return (!is_integer(value) && !value.is_string()).then_some("a whole number or a string");
@@ -294,7 +294,7 @@ fn size(least: Option<i64>, most: Option<i64>, count: i64, of: &str) -> Option<S
     }
 }
 
-/// Matches as Go does: classes such as `\s` are of ASCII.
+/// Matches as Go does: classes such as `\s` contain ASCII characters only.
 fn matches(pattern: &str, text: &str) -> bool {
     let mut builder = RegexBuilder::new(pattern);
     let regex = builder.unicode(false).build();

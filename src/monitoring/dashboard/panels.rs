@@ -1,21 +1,21 @@
 //! Panels of the dashboard and their queries.
 
-/// Panel; in its queries, `RELAYS` stands for matchers of the chosen relays' series, and `CONDITIONS`
-/// for those of the chosen PeerRelays' conditions.
+/// Panel of the dashboard. In its queries, `RELAYS` stands for matchers of the selected relays'
+/// series, and `CONDITIONS` for matchers of the selected PeerRelays' conditions.
 pub(super) struct Panel {
     pub(super) title: &'static str,
     pub(super) description: &'static str,
-    /// Kind in Grafana.
+    /// Type of the panel in Grafana.
     pub(super) kind: &'static str,
-    /// Unit in Grafana.
+    /// Unit of the values in Grafana.
     pub(super) unit: &'static str,
-    /// Width in columns of 24.
+    /// Width of the panel, in columns of 24.
     pub(super) width: usize,
-    /// Whether the axis begins at zero.
+    /// True if the axis begins at zero.
     pub(super) from_zero: bool,
-    /// Values from which on a color is shown; the first has none.
+    /// Thresholds from which a color is shown. The first has no value.
     pub(super) steps: &'static [(Option<f64>, &'static str)],
-    /// Queries and legends.
+    /// Queries and their legends.
     pub(super) queries: &'static [(&'static str, &'static str)],
 }
 
@@ -36,9 +36,9 @@ const NUMBER: Panel = Panel {
     ..GRAPH
 };
 
-/// Good at zero, bad above.
+/// Thresholds of values that are good at zero and bad above.
 const NONE_IS_GOOD: &[(Option<f64>, &str)] = &[(None, "green"), (Some(1.0), "red")];
-/// Bad at zero, good above.
+/// Thresholds of values that are bad at zero and good above.
 const SOME_IS_GOOD: &[(Option<f64>, &str)] = &[(None, "red"), (Some(1.0), "green")];
 
 /// Title, height and panels of each row.
@@ -369,7 +369,7 @@ const OPERATOR: &[Panel] = &[
     },
 ];
 
-/// Query with its matchers.
+/// Returns the query with its matchers.
 pub(super) fn query(text: &str) -> String {
     let relays = "namespace=~\"$namespace\",peer_relay=~\"$peer_relay\",relay_region=~\"$region\",\
                   node=~\"$node\"";
