@@ -4,6 +4,7 @@ use std::{
     collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
+    sync::LazyLock,
 };
 
 use crate::paths::paths;
@@ -31,7 +32,12 @@ pub(crate) struct File {
 }
 
 /// All crates of the workspace: the members, the root package, and its integration tests.
-pub(crate) fn crates() -> Vec<Crate> {
+pub(crate) fn crates() -> &'static [Crate] {
+    static CRATES: LazyLock<Vec<Crate>> = LazyLock::new(read_crates);
+    &CRATES
+}
+
+fn read_crates() -> Vec<Crate> {
     let root = root();
     let mut dirs = Vec::new();
     for parent in ["", "crates", "tests"] {
