@@ -5,9 +5,6 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod crd;
-#[cfg(test)]
-#[path = "../crates/relay-proto/tests/it/edit.rs"]
-mod edit;
 pub mod firewall;
 pub mod grants;
 pub mod logging;

@@ -268,9 +268,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use bolero::{ValueGenerator, check, one_of, one_value_of, produce};
+    use fuzz_edits::{edited, edits};
 
     use super::*;
-    use crate::edit::{edited, edits};
 
     #[test]
     fn the_three_forms_are_read_and_written_alike() {

@@ -44,9 +44,9 @@ pub fn decode_key(text: &str) -> Option<[u8; 32]> {
 #[cfg(test)]
 mod tests {
     use bolero::{ValueGenerator, check, one_of, produce};
+    use fuzz_edits::{edited, edits};
 
     use super::*;
-    use crate::edit::{edited, edits};
 
     #[test]
     fn keys_are_read_as_they_are_written() {

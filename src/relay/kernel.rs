@@ -16,6 +16,7 @@ mod program;
 mod reattach;
 mod route_cache;
 mod self_test;
+mod share;
 mod sys;
 
 use std::{
@@ -34,14 +35,15 @@ use std::{
 
 use aya::maps::MapData;
 use relay_proto::{
-    Activity, Config, DropReason, Event, Family, RateLimit, SessionInfo, SharedTat, State,
-    Timestamp, Traffic, Vni, VniFilter,
+    Activity, Config, DropReason, Event, Family, RateLimit, SessionInfo, State, Timestamp, Traffic,
+    Vni,
 };
 use tokio::sync::watch;
 
 pub use self::{
     abi::{DROPPED, PassReason},
     attachment::Attachment,
+    share::KernelShare,
 };
 use self::{
     entries::Entries,
@@ -74,8 +76,10 @@ impl KernelOptions {
     pub fn new(config: &Config) -> Self {
         Self {
             max_sessions: config.max_sessions,
-            session_limit: config.max_bytes_per_second_per_session.map(RateLimit::new),
-            relay_limit: config.max_bytes_per_second.map(RateLimit::new),
+            session_limit: config
+                .max_bytes_per_second_per_session
+                .map(RateLimit::bandwidth),
+            relay_limit: config.max_bytes_per_second.map(RateLimit::bandwidth),
             pins: None,
             attachment: Attachment::of(0),
         }
@@ -222,7 +226,7 @@ struct Shared {
     entries: Entries,
     counters: CounterMaps,
     relay_tat: Option<&'static AtomicU64>,
-    known: VniFilter,
+    vnis: &'static [AtomicU64],
     detached: Arc<AtomicU64>,
 }
 
@@ -253,7 +257,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         None => None,
     };
     let known_words = maps.known_words()?;
-    let known = VniFilter::new(share(&maps.known, known_words)?);
+    let vnis = share(&maps.known, known_words)?;
     let (requests, inbox) = mpsc::channel();
     let waker = Waker::new().map_err(Unavailable::failed)?;
     let (state_sender, state) = watch::channel(PathState::default());
@@ -287,7 +291,7 @@ pub fn start(options: KernelOptions) -> Result<KernelPath, Unavailable> {
         entries,
         counters,
         relay_tat,
-        known,
+        vnis,
         detached,
     })))
 }
@@ -347,19 +351,6 @@ impl KernelPath {
         let clock = sys::monotonic_ns();
         let heard = session.usage.from;
         Some(heard.map(|leg| (leg.traffic, leg.silence(clock))))
-    }
-
-    /// What the program keeps of the relay's bandwidth limit, for a core whose time is `now`; `None`
-    /// without such a limit.
-    pub fn relay_tat(&self, now: Timestamp) -> Option<SharedTat> {
-        let now = u64::try_from(now.since_start().as_nanos()).unwrap_or(u64::MAX);
-        let ahead = sys::monotonic_ns().wrapping_sub(now);
-        self.0.relay_tat.map(|tat| SharedTat { tat, ahead })
-    }
-
-    /// Where the program learns which VNIs have a session before it has an entry for it.
-    pub fn vni_filter(&self) -> VniFilter {
-        self.0.known
     }
 
     /// What the program has done.

@@ -403,9 +403,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use bolero::check;
+    use fuzz_edits::{edited, edits};
 
     use super::*;
-    use crate::edit::{edited, edits};
 
     fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
         let len = 4 + value.len() as u16;

@@ -25,8 +25,8 @@ use std::{
 
 use futures::future::join_all;
 use relay_proto::{
-    Allocation, Config, Counters, DropReason, Family, Keys, NodeKey, Peer, Relay, Request,
-    SessionCounts, SessionInfo, SharedLimits, State, Timestamp, Vni,
+    Allocation, Config, Counters, DropReason, Family, Keys, NodeKey, Peer, Request, SessionCounts,
+    SessionInfo, SharedLimits, State, Timestamp, Vni,
 };
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -43,10 +43,13 @@ use self::{
     workers::{HandoffBatch, WorkerHandle, Workers},
 };
 use super::{
-    kernel::{KernelCounters, KernelPath, OpenSession},
+    kernel::{KernelCounters, KernelPath, KernelShare, OpenSession},
     persistence::RestoredState,
     socket::{UdpSocket, Waker},
 };
+
+/// A thread's core, which shares memory with the kernel path where there is one.
+type Core = relay_proto::Core<Option<KernelShare>>;
 
 /// Most threads that the data path takes by itself; more cores are left to others.
 const MOST_THREADS: usize = 8;
@@ -182,7 +185,7 @@ enum Command {
 #[derive(Debug, Clone)]
 pub struct SocketPathHandle {
     dispatcher: Arc<Dispatcher>,
-    limits: Arc<SharedLimits>,
+    limits: Arc<SharedLimits<Option<KernelShare>>>,
     kernel: Option<KernelPath>,
     changes: Arc<Notify>,
     start: Instant,
@@ -248,14 +251,8 @@ pub fn spawn(
     if let Some(RestoredState { state, .. }) = &restored_state {
         first_lamport = first_lamport.max(state.next_lamport);
     }
-    let mut limits = SharedLimits::new(&config, first_lamport);
-    if let Some(kernel) = &kernel {
-        limits = limits.with_vni_filter(kernel.vni_filter());
-        if let Some(tat) = kernel.relay_tat(moment(start)) {
-            limits = limits.sharing_tat(tat);
-        }
-    }
-    let limits = Arc::new(limits);
+    let share = kernel.as_ref().map(|kernel| kernel.share(moment(start)));
+    let limits = Arc::new(SharedLimits::with_path(&config, first_lamport, share));
     let demux = Demux::default();
     let changes = Arc::new(Notify::new());
     let core = |own: usize| {
@@ -263,14 +260,14 @@ pub fn spawn(
         let mut seed = seed;
         seed[0] ^= own as u8;
         let (config, keys, limits) = (config.clone(), keys.clone(), limits.clone());
-        Relay::with_limits(config, keys, seed, limits, moment(start))
+        Core::new(config, keys, seed, limits, moment(start))
     };
     let mut cores: Vec<_> = (0..threads).map(core).collect();
     if let Some(restored_state) = restored_state {
         restore(&mut cores, restored_state, kernel.as_ref(), moment(start));
     }
     if let Some(kernel) = &kernel {
-        let open = cores.iter().flat_map(Relay::sessions);
+        let open = cores.iter().flat_map(Core::sessions);
         kernel.retain(
             open.filter_map(|session| OpenSession::of(&session))
                 .collect(),
@@ -316,7 +313,7 @@ pub fn spawn(
 /// Gives each core its share of the sessions that an earlier relay had. What the kernel path has
 /// served meanwhile is not over.
 fn restore(
-    cores: &mut [Relay],
+    cores: &mut [Core],
     RestoredState { mut state, away }: RestoredState,
     kernel: Option<&KernelPath>,
     now: Timestamp,

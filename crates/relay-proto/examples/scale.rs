@@ -1,5 +1,5 @@
-//! What a core costs with many sessions: memory of each, datagrams a second with a thousand of them
-//! and with all, and the longest expiry.
+//! A measurement of a core with many sessions: memory of each, datagrams a second with a thousand of
+//! them and with all, and the time that it takes to end all.
 //!
 //! `cargo run --release -p relay-proto --example scale -- 1000000`
 #![allow(
@@ -13,25 +13,26 @@ use std::{
     time::{Duration, Instant},
 };
 
-use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
     Config, DiscoPublic, DiscoSecret, Keys, NodeKey, Peer, REPLY_LEN, Relay, Timestamp, Verdict,
     Vni,
-    disco::{BindCommon, Frame, Generation, Message, seal},
-    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
+    client::{self, Channel, Handshake},
+    geneve::{HEADER_LEN, Header, PROTOCOL_WIREGUARD},
 };
 
 /// Datagrams of one measurement.
 const DATAGRAMS: usize = 4_000_000;
+/// These keys protect nothing.
+const NONCE: [u8; 24] = [9; 24];
 
 struct Client {
-    key: DiscoPublic,
-    node: SalsaBox,
-    server: SalsaBox,
+    client: client::Client,
+    node: Channel,
+    server: Channel,
     address: SocketAddr,
 }
 
-/// A bound session: its number and its first client's address.
+/// A bound session: its VNI and its first client's address.
 type Session = (Vni, SocketAddr);
 
 fn main() {
@@ -86,28 +87,25 @@ fn main() {
     );
 }
 
-/// As many as have that many pairs.
+/// The fewest clients that have this many pairs.
 fn clients(pairs: usize, [node, server]: [DiscoPublic; 2]) -> Vec<Client> {
     let count = (1..)
         .find(|n| n * (n - 1) / 2 >= pairs)
         .expect("there is one");
     let client = |n: usize| {
-        let mut secret = [0x40; 32];
-        secret[1..9].copy_from_slice(&n.to_be_bytes());
-        let secret = SecretKey::from(secret);
-        let shared = |other: DiscoPublic| SalsaBox::new(&PublicKey::from(other.0), &secret);
+        let client = client::Client::numbered(n as u64);
         Client {
-            key: DiscoPublic(secret.public_key().to_bytes()),
-            node: shared(node),
-            server: shared(server),
+            node: client.channel(node),
+            server: client.channel(server),
+            client,
             address: SocketAddr::from(([198, 51, (n >> 8) as u8, n as u8], 41641)),
         }
     };
     (0..count).map(client).collect()
 }
 
-/// Allocates and binds; the relay's share of the time is added to `spent`. Each session is another
-/// node's: the worst case.
+/// Allocates and binds a session, and adds the relay's share of the time to `spent`. Each session
+/// belongs to another node, which is the worst case.
 fn open(
     relay: &mut Relay,
     n: usize,
@@ -116,64 +114,47 @@ fn open(
     now: Timestamp,
 ) -> Session {
     let [first, second] = pair;
-    let request = Message::AllocateRequest {
-        clients: [first.key, second.key],
-        generation: Generation(1),
-    };
-    let frame = seal(&first.node, first.key, [9; 24], &request.marshal());
+    let clients = [first.client.key, second.client.key];
+    let request = first.node.request(NONCE, clients, 1);
     let mut node = [0; 32];
     node[..8].copy_from_slice(&n.to_be_bytes());
     let peer = Peer {
         node_key: NodeKey(node),
-        disco: Some(first.key),
-        may_relay: true,
-        unsigned_peer_api_only: false,
+        ..first.client.peer()
     };
     let start = Instant::now();
     let answer = relay
-        .handle_derp(Some(&peer), &frame, now)
+        .handle_derp(Some(&peer), &request, now)
         .expect("allowed");
     *spent += start.elapsed();
-    let answer = Frame::parse(&answer).and_then(|frame| frame.open(&first.node));
-    let Some(Message::AllocateResponse { endpoint, .. }) = answer else {
-        panic!("not the response: {answer:?}");
-    };
-    let vni = Vni::new(endpoint.vni).expect("a VNI");
+    let endpoint = first.node.allocation(1, &answer);
+    let vni = endpoint.and_then(|endpoint| Vni::new(endpoint.vni));
+    let vni = vni.expect("the relay allocates a session");
     for (own, other) in [(first, second), (second, first)] {
-        let common = BindCommon::first(vni.number(), 1, other.key);
-        let mut send = |message: &Message| {
-            let header = Header {
-                control: true,
-                protocol: PROTOCOL_DISCO,
-                vni,
-            };
-            let frame = seal(&own.server, own.key, [9; 24], &message.marshal());
-            let datagram = [&header.encode()[..], &frame].concat();
+        let handshake = Handshake::new(vni, 1, other.client.key);
+        let mut send = |datagram: &[u8]| {
             let mut reply = [0; REPLY_LEN];
             let start = Instant::now();
-            let verdict = relay.handle_datagram(own.address, None, &datagram, now, &mut reply);
+            let verdict = relay.handle_datagram(own.address, None, datagram, now, &mut reply);
             *spent += start.elapsed();
             (verdict, reply)
         };
-        let (verdict, reply) = send(&Message::Bind(common));
+        let (verdict, reply) = send(&handshake.bind(&own.server, NONCE));
         assert!(matches!(verdict, Verdict::Reply { .. }));
-        let frame = Frame::parse(&reply[HEADER_LEN..]).and_then(|frame| frame.open(&own.server));
-        let Some(Message::Challenge(challenge)) = frame else {
-            panic!("no challenge");
-        };
-        let (verdict, _) = send(&Message::Answer(challenge));
+        let answer = handshake.answer(&own.server, NONCE, &reply);
+        let (verdict, _) = send(&answer.expect("the relay replies with a challenge"));
         assert_eq!(verdict, Verdict::Consumed);
     }
     (vni, first.address)
 }
 
-/// Datagrams a second, each of another session than the one before.
+/// Measures datagrams a second, each of another session than the one before.
 fn forward(relay: &mut Relay, sessions: &[Session], now: Timestamp) -> f64 {
     let mut reply = [0; REPLY_LEN];
     let mut datagram = [0xa5; 200];
     let start = Instant::now();
     for n in 0..DATAGRAMS {
-        // No order that a cache could learn.
+        // The order is one that no cache learns.
         let (vni, source) = sessions[n.wrapping_mul(0x9e37_79b1) % sessions.len()];
         let header = Header {
             control: false,
@@ -187,9 +168,9 @@ fn forward(relay: &mut Relay, sessions: &[Session], now: Timestamp) -> f64 {
     DATAGRAMS as f64 / start.elapsed().as_secs_f64()
 }
 
-/// Resident bytes of this process.
+/// The resident memory of this process, in bytes.
 fn resident() -> u64 {
-    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has it");
+    let text = std::fs::read_to_string("/proc/self/statm").expect("Linux has this file");
     let pages = text
         .split_whitespace()
         .nth(1)

@@ -1,25 +1,29 @@
-//! The allocator: opens allocation requests, checks who asks, and seals the answers. It knows no
+//! The allocator: it opens allocation requests, checks the sender, and seals the answers. It knows no
 //! session, so one allocator serves any number of cores.
 
 use std::{net::SocketAddr, time::Duration};
 
 use crate::{
     config::{Config, Keys, Peer},
-    crypto::key::{DiscoPublic, DiscoSecret, NodeKey, Pair},
-    crypto::key_cache::SharedKeyCache,
+    crypto::{
+        key::{DiscoPublic, NodeKey, Pair},
+        key_cache::SharedKeyCache,
+    },
     limits::requests::Requests,
     session::shard::{Shard, ShardKey},
     time::{Timestamp, nanoseconds},
     verdict::DropReason,
-    wire::disco::{Endpoint, Frame, Generation, Message, NONCE_LEN, seal},
-    wire::geneve::Vni,
+    wire::{
+        disco::{Endpoint, Frame, Generation, Message, NONCE_LEN, seal},
+        geneve::Vni,
+    },
 };
 
-/// Clients, in each of two generations, whose requests need no other X25519. A client asks for all
-/// of its pairs within a short time, once a minute.
-const MOST_SHARED_KEYS: usize = (1 << 11) / 8 * 7;
+/// The clients, in each of two generations, whose requests cost one X25519 only. A client asks for
+/// all of its pairs within a short time, once a minute.
+const CACHED_CLIENTS: usize = (1 << 11) / 8 * 7;
 
-/// A request that passed every check that needs no session.
+/// An allocation request that passed every check that needs no session.
 #[derive(Debug, Clone, Copy)]
 pub struct Request {
     pub(crate) pair: Pair,
@@ -31,30 +35,30 @@ pub struct Request {
 }
 
 impl Request {
-    /// When it came.
+    /// The time at which the request came.
     pub const fn at(&self) -> Timestamp {
         self.at
     }
 
-    /// Where the pair's session belongs: to the core that has this shard.
+    /// The shard of the pair: the request belongs to the core that serves it.
     pub const fn shard(&self) -> Shard {
         self.shard
     }
 }
 
-/// What a core gives out for a [`Request`].
+/// A session that a core allocated for a [`Request`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allocation {
-    /// Number of the session.
+    /// The VNI of the session.
     pub vni: Vni,
-    /// Order of allocation.
+    /// The session's place in the order of allocations.
     pub lamport: u64,
 }
 
-/// Opens requests and seals answers.
+/// The part of a relay that opens allocation requests and seals their answers.
 pub struct Allocator {
     server: DiscoPublic,
-    shards: ShardKey,
+    shard_key: ShardKey,
     requests: Requests,
     shared_keys: SharedKeyCache,
     lifetimes: [Duration; 2],
@@ -63,21 +67,17 @@ pub struct Allocator {
 }
 
 impl Allocator {
-    /// An allocator that gives out nothing until it has an address.
+    /// An allocator that refuses all requests until it has an address.
     pub fn new(config: &Config, keys: &Keys) -> Self {
         Self {
             server: keys.server.public(),
-            shards: keys.server.shard_key(),
+            shard_key: ShardKey::of(&keys.server),
             requests: Requests::new(config),
-            shared_keys: SharedKeyCache::new(keys.node.clone(), MOST_SHARED_KEYS),
+            shared_keys: SharedKeyCache::new(&keys.node, CACHED_CLIENTS),
             lifetimes: [config.bind_lifetime, config.steady_lifetime],
             addresses: Vec::new(),
             accepting: true,
         }
-    }
-
-    pub(crate) const fn secret(&self) -> &DiscoSecret {
-        self.shared_keys.secret()
     }
 
     /// Replaces the addresses that answers advertise, in order of preference.
@@ -85,16 +85,17 @@ impl Allocator {
         self.addresses = addresses;
     }
 
-    /// Whether requests are answered.
+    /// Sets whether requests are answered.
     pub const fn set_accepting(&mut self, accepting: bool) {
         self.accepting = accepting;
     }
 
-    /// Opens a packet that DERP delivered; `from` is what the network map knows of its sender. The
-    /// checks stand in the order of docs/wire.md; cheap ones before the box is opened.
+    /// Opens a packet that DERP delivered; `from` is the network map's entry of its sender.
+    ///
+    /// The checks have the order of docs/wire.md: cheap ones come before the box is opened.
     ///
     /// # Errors
-    /// The reason why it gets no answer.
+    /// The reason why the packet gets no answer.
     pub fn open(
         &mut self,
         from: Option<&Peer>,
@@ -106,7 +107,7 @@ impl Allocator {
         if peer.disco != Some(frame.sender) {
             return Err(DropReason::DiscoMismatch);
         }
-        self.requests.take(peer.node_key, now)?;
+        self.requests.admit(peer.node_key, now)?;
         let shared = self.shared_keys.shared_with(frame.sender, now);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         let Message::AllocateRequest {
@@ -136,7 +137,7 @@ impl Allocator {
             return Err(DropReason::NotAccepting);
         }
         Ok(Request {
-            shard: self.shards.shard(&pair),
+            shard: self.shard_key.shard(&pair),
             pair,
             owner: peer.node_key,
             sender: frame.sender,
@@ -171,16 +172,16 @@ impl Allocator {
         seal(shared, public, nonce, &response.marshal())
     }
 
-    /// As [`Relay::poll_forget`](crate::Relay::poll_forget).
+    /// As [`Core::poll_forget`](crate::Core::poll_forget).
     #[must_use]
     pub fn poll_forget(&self) -> Option<Timestamp> {
-        let own = [self.shared_keys.poll_forget(), self.requests.poll_forget()];
-        own.into_iter().flatten().min()
+        let due = [self.shared_keys.poll_forget(), self.requests.poll_forget()];
+        due.into_iter().flatten().min()
     }
 
-    /// As [`Relay::forget`](crate::Relay::forget).
+    /// As [`Core::forget`](crate::Core::forget).
     pub fn forget(&mut self, now: Timestamp) -> bool {
-        // Both have their turn.
+        // A short-circuiting `||` would leave out the requests.
         self.shared_keys.forget(now) | self.requests.forget(now)
     }
 }

@@ -1,6 +1,5 @@
-//! Keys, key agreement and the challenge of the bind handshake.
+//! Keys and key agreement.
 
 pub(crate) mod agreement;
-pub(crate) mod challenge;
 pub(crate) mod key;
 pub(crate) mod key_cache;

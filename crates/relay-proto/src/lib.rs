@@ -1,30 +1,33 @@
 //! The Tailscale peer relay protocol as a state machine without IO.
 //!
-//! [`Relay`] is given bytes, addresses and the time, and answers with decisions. It reads no clock,
+//! A relay is given bytes, addresses and the time, and answers with decisions. It reads no clock,
 //! opens no socket and starts no task; the same calls with the same seed give the same answers.
-//! `docs/wire.md` has the bytes and where each fact comes from.
+//! `docs/wire.md` describes the bytes and names the source of each fact.
+//!
+//! # Parts
+//!
+//! - [`Allocator`] opens allocation requests that came over DERP, and seals the answers.
+//! - [`Core`] has sessions, and decides about each datagram. Several threads share a relay by one
+//!   core each: [`Request::shard`] and [`Shard::of`] name the core of a request or a datagram.
+//! - [`SharedLimits`] are the limits that hold over all cores of a relay.
+//! - [`Relay`] is an allocator and a core on one thread, for small drivers and tests.
+//! - [`State`] is what outlives a process: [`Core::export`] makes it, [`Core::import`] goes on with it.
 //!
 //! # The driver's contract
 //!
-//! - Every datagram of the UDP port goes to [`Relay::handle_datagram`] (or, when
-//!   [`geneve::uniform_data`] vouches for a whole super-datagram, to [`Relay::handle_data`]), and
-//!   the [`Verdict`] is carried out; a reply leaves from the local address that was addressed.
-//! - Every DERP packet goes to [`Relay::handle_derp`]; what it returns goes back to the sender's
-//!   node key, through the sender's home region.
-//! - [`Relay::handle_timeout`] is called once [`Relay::poll_timeout`] has passed, and, to have memory
-//!   back, [`Relay::forget`] once [`Relay::poll_forget`] has.
-//! - A driver that forwards open sessions on another path as well (it learns of them from
-//!   [`Event`]) says when that last heard from legs, with [`Relay::handle_activity`], of each
-//!   session that is [`Relay::due`] before [`Relay::handle_due`]. What that path has counted is its
-//!   own to tell: [`SessionInfo::add`]. One that turns away datagrams without a session knows from
-//!   [`VniFilter`] which those are, however late events reach it.
-//! - [`Relay::poll_event`] is emptied after each of these.
-//!
-//! A relay outlives its process: [`Relay::export`] gives a [`State`], and a relay made with the
-//! state's keys goes on with [`Relay::import`].
-//!
-//! Several threads share a relay by one [`Relay`] each, made with one [`SharedLimits`]: a [`Allocator`] opens
-//! the requests, [`Request::shard`] and [`Shard::of`] say whose each request and datagram is.
+//! - Every datagram of the UDP port goes to [`Core::handle_datagram`], or to [`Core::handle_data`] if
+//!   [`geneve::uniform_data`] accepts a whole super-datagram. The driver carries out the [`Verdict`];
+//!   a reply leaves from the local address that the datagram was sent to.
+//! - Every DERP packet goes to [`Relay::handle_derp`] (or [`Allocator::open`], [`Core::allocate`] and
+//!   [`Allocator::answer`]); the answer goes back to the sender's node key, through the sender's home
+//!   region.
+//! - [`Core::handle_timeout`] is called once [`Core::poll_timeout`] has passed. [`Core::forget`] frees
+//!   memory once [`Core::poll_forget`] has passed, and so does [`Allocator::forget`].
+//! - [`Core::poll_event`] is emptied after each of these calls.
+//! - A driver that forwards open sessions on a second data path learns of them from [`Event`]. Before
+//!   [`Core::handle_due`] it reports the activity of the session that is [`Core::due`], with
+//!   [`Core::handle_activity`]. It adds its own counts with [`SessionInfo::add`]. [`SharedTat`] and
+//!   [`SharedVnis`] are memory that such a path shares with the cores.
 //!
 //! ```
 //! use relay_proto::{Config, DiscoSecret, Keys, REPLY_LEN, Relay, Timestamp, Verdict};
@@ -60,20 +63,24 @@
 #![forbid(unsafe_code)]
 
 mod allocator;
+#[cfg(feature = "client")]
+pub mod client;
 mod config;
 mod core;
 mod counters;
 mod crypto;
 mod event;
 mod limits;
+mod relay;
 mod session;
+mod shared_path;
 mod slab;
 mod state;
 mod time;
 mod verdict;
 mod wire;
 
-pub use self::core::{REPLY_LEN, Relay};
+pub use self::core::{Core, REPLY_LEN};
 pub use allocator::{Allocation, Allocator, Request};
 pub use config::{Config, Keys, Peer};
 pub use counters::{Counters, Family, Traffic};
@@ -82,11 +89,10 @@ pub use crypto::{
     key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair, Side},
 };
 pub use event::{Activity, CloseReason, Event, LegInfo, SessionCounts, SessionInfo};
-pub use limits::{
-    SharedLimits,
-    rate::{RateLimit, SharedTat},
-};
-pub use session::{shard::Shard, vni_filter::VniFilter};
+pub use limits::{SharedLimits, rate::RateLimit};
+pub use relay::Relay;
+pub use session::shard::Shard;
+pub use shared_path::{ClockedTat, SharedTat, SharedVnis, vni_filter::VniFilter};
 pub use state::{State, StateError};
 pub use time::Timestamp;
 pub use verdict::{DropReason, Verdict};

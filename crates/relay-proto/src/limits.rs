@@ -1,7 +1,9 @@
-//! What the cores of one relay share: the order of allocations, and who has how many sessions.
+//! Limits that hold over all cores of a relay, and the counts that they need.
 //!
-//! It is asked when a session is made or ends, never for a packet.
+//! Cores ask when a session is made or ends. Datagrams only touch the bandwidth limit of the whole
+//! relay, which is one atomic number.
 
+pub(crate) mod bandwidth;
 pub(crate) mod rate;
 pub(crate) mod requests;
 mod tags;
@@ -15,33 +17,35 @@ use std::{
     },
 };
 
+use self::{bandwidth::RelayBandwidth, tags::Tags};
 use crate::{
     config::Config,
     crypto::key::NodeKey,
-    limits::rate::{RelayBandwidth, SharedTat},
-    limits::tags::Tags,
-    session::vni_filter::VniFilter,
-    slab::index::Index,
-    slab::{Slab, Slot},
+    shared_path::{SharedTat, SharedVnis, vni_filter::VniFilter},
+    slab::{Slab, Slot, index::Index},
+    time::Timestamp,
     verdict::DropReason,
 };
 
-/// A node that has sessions, for as long as it has one.
+/// A node that has sessions; valid for as long as it has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Owner(Slot);
 
-/// Shared by every core of a relay; limits hold over all of them.
+/// The limits of a relay and the order of its allocations, shared by all of its cores.
+///
+/// `P` is another data path that shares memory with the cores; `()` for none.
 #[derive(Debug)]
-pub struct SharedLimits {
+pub struct SharedLimits<P = ()> {
     next_lamport: AtomicU64,
     max_sessions: usize,
     max_sessions_per_node: usize,
     max_sessions_per_tag: Option<usize>,
-    rate: RelayBandwidth,
-    known: Option<VniFilter>,
+    bandwidth: RelayBandwidth,
+    path: P,
     usage: Mutex<Usage>,
 }
 
+/// Session counts by node and by tag.
 #[derive(Debug, Default)]
 struct Usage {
     total: usize,
@@ -58,41 +62,52 @@ struct Node {
 }
 
 impl SharedLimits {
-    /// An empty limits with the limits of `config`. `first_lamport` must be greater than any
-    /// LamportID that the relay's server key has given out before.
+    /// The limits of `config` for a relay without sessions and without another data path.
+    ///
+    /// `first_lamport` must be greater than any LamportID that the relay's server key has given out
+    /// before.
     pub fn new(config: &Config, first_lamport: u64) -> Self {
-        Self {
+        Self::with_path(config, first_lamport, ())
+    }
+}
+
+impl<P: SharedTat + SharedVnis> SharedLimits<P> {
+    /// As [`SharedLimits::new`], with memory that another data path shares. VNIs that it has from an
+    /// earlier relay are cleared.
+    pub fn with_path(config: &Config, first_lamport: u64, path: P) -> Self {
+        let limits = Self {
             next_lamport: AtomicU64::new(first_lamport),
             max_sessions: config.max_sessions.min(Config::MOST_SESSIONS),
             max_sessions_per_node: config.max_sessions_per_node,
             max_sessions_per_tag: config.max_sessions_per_tag,
-            rate: RelayBandwidth::new(config),
-            known: None,
+            bandwidth: RelayBandwidth::new(config.max_bytes_per_second),
+            path,
             usage: Mutex::default(),
+        };
+        if let Some(filter) = limits.vni_filter() {
+            filter.clear();
         }
+        limits
     }
 
-    /// The same, which another data path helps to keep to the limit on the relay's bandwidth.
-    #[must_use]
-    pub const fn sharing_tat(mut self, tat: SharedTat) -> Self {
-        self.rate.share(tat);
-        self
+    /// The other data path's filter of VNIs, if it has one.
+    pub(crate) fn vni_filter(&self) -> Option<VniFilter<'_>> {
+        self.path.shared_vnis().map(VniFilter::new)
     }
 
-    /// The same, which tells another data path in `known` which VNIs have a session. What is in
-    /// there is forgotten.
-    #[must_use]
-    pub fn with_vni_filter(mut self, known: VniFilter) -> Self {
-        known.clear();
-        self.known = Some(known);
-        self
+    /// Admits `bytes` of data under the relay's bandwidth limit.
+    pub(crate) fn admit_bytes(&self, bytes: u64, now: Timestamp) -> Result<(), DropReason> {
+        self.bandwidth.admit(&self.path, bytes, now)
     }
+}
 
-    /// The LamportID that the next allocation gets.
+impl<P> SharedLimits<P> {
+    /// The LamportID of the next allocation.
     pub fn next_lamport(&self) -> u64 {
         self.next_lamport.load(Ordering::Relaxed)
     }
 
+    /// Takes the LamportID of a new allocation.
     pub(crate) fn take_lamport(&self) -> u64 {
         self.next_lamport.fetch_add(1, Ordering::Relaxed)
     }
@@ -100,13 +115,13 @@ impl SharedLimits {
     /// Counts one more session of `node`, if the limits allow it.
     pub(crate) fn enter(&self, node: NodeKey) -> Result<Owner, DropReason> {
         let mut usage = self.usage();
-        let known = usage.find(node);
-        let of_node = known.and_then(|slot| usage.nodes.get(slot));
-        if of_node.map_or(0, |node| node.sessions as usize) >= self.max_sessions_per_node {
+        let slot = usage.find(node);
+        let counted = slot.and_then(|slot| usage.nodes.get(slot));
+        if counted.map_or(0, |node| node.sessions as usize) >= self.max_sessions_per_node {
             return Err(DropReason::NodeLimit);
         }
-        if let Some(most) = self.max_sessions_per_tag
-            && usage.tags.full(node, most).next().is_some()
+        if let Some(limit) = self.max_sessions_per_tag
+            && usage.tags.full(node, limit).next().is_some()
         {
             return Err(DropReason::TagLimit);
         }
@@ -114,14 +129,14 @@ impl SharedLimits {
             return Err(DropReason::SessionLimit);
         }
         usage.total += 1;
-        let slot = known.unwrap_or_else(|| usage.insert(node));
+        let slot = slot.unwrap_or_else(|| usage.insert(node));
         usage.tags.enter(node, slot);
-        let node = usage.nodes.get_mut(slot).expect("it is there");
+        let node = usage.nodes.get_mut(slot).expect("it was found or inserted");
         node.sessions += 1;
         Ok(Owner(slot))
     }
 
-    /// Takes back what [`SharedLimits::enter`] counted.
+    /// Undoes one [`SharedLimits::enter`].
     pub(crate) fn leave(&self, owner: Owner) {
         let mut usage = self.usage();
         usage.total -= 1;
@@ -136,21 +151,14 @@ impl SharedLimits {
         }
     }
 
-    pub(crate) const fn known(&self) -> Option<VniFilter> {
-        self.known
-    }
-
-    pub(crate) const fn rate(&self) -> &RelayBandwidth {
-        &self.rate
-    }
-
-    /// Whether tags have a limit; without one there is no use in [`SharedLimits::set_tags`].
+    /// Whether tags have a limit; without one, [`SharedLimits::set_tags`] has no effect.
     pub const fn limits_tags(&self) -> bool {
         self.max_sessions_per_tag.is_some()
     }
 
-    /// Takes in the tags of all nodes, each by a number of the caller's, and counts their sessions
-    /// anew. None ends for it: those above the limit only keep new ones out.
+    /// Replaces the tags of all nodes and counts their sessions anew. The caller numbers the tags.
+    ///
+    /// No session ends: those above a limit only keep new ones out.
     pub fn set_tags(&self, tags: BTreeMap<NodeKey, Vec<u32>>) {
         let usage = &mut *self.usage();
         let open = usage.nodes.iter();
@@ -158,22 +166,22 @@ impl SharedLimits {
         usage.tags.set(tags, open);
     }
 
-    /// Those with sessions that share with `node` a tag that is at its limit; once for each such tag.
+    /// Nodes with sessions that share with `node` a tag that is at its limit, once for each such tag.
     pub(crate) fn sharing(&self, node: NodeKey) -> Vec<Owner> {
         let usage = self.usage();
-        let most = self.max_sessions_per_tag.unwrap_or(usize::MAX);
-        let full = usage.tags.full(node, most);
+        let limit = self.max_sessions_per_tag.unwrap_or(usize::MAX);
+        let full = usage.tags.full(node, limit);
         full.flat_map(|tag| usage.tags.nodes(tag))
             .map(Owner)
             .collect()
     }
 
-    /// Who a node is here, if it has sessions.
+    /// The owner that `node` is, if it has sessions.
     pub(crate) fn owner(&self, node: NodeKey) -> Option<Owner> {
         self.usage().find(node).map(Owner)
     }
 
-    /// The node of a session that exists.
+    /// The node that owns a session, which must exist.
     pub(crate) fn node(&self, owner: Owner) -> NodeKey {
         let usage = self.usage();
         usage
@@ -183,7 +191,7 @@ impl SharedLimits {
             .key
     }
 
-    /// Those that `allowed` does not hold.
+    /// Owners whose nodes are not in `allowed`.
     pub(crate) fn others(&self, allowed: &BTreeSet<NodeKey>) -> BTreeSet<Owner> {
         let usage = self.usage();
         let others = usage.nodes.iter();
@@ -230,7 +238,7 @@ mod tests {
         NodeKey([number; 32])
     }
 
-    /// What a look through all nodes finds.
+    /// The reference for [`SharedLimits::sharing`]: a scan of all nodes.
     fn scan(
         limits: &SharedLimits,
         tags: &BTreeMap<NodeKey, Vec<u32>>,
@@ -255,7 +263,7 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_share_a_full_tag_are_those_that_a_look_at_all_finds() {
+    fn nodes_that_share_a_full_tag_are_those_that_a_scan_finds() {
         let config = Config {
             max_sessions_per_tag: Some(MOST),
             ..Config::default()

@@ -1,53 +1,53 @@
-//! One session: two clients, their handshakes, and which address is whose.
+//! A session: one pair of clients, their handshakes, and which leg a datagram comes from.
 
 pub(crate) mod address;
+pub(crate) mod challenge;
 pub(crate) mod deadline;
 pub(crate) mod local_addr;
+pub(crate) mod saved;
 pub(crate) mod shard;
 pub(crate) mod table;
-pub(crate) mod vni_filter;
 
 use std::{net::SocketAddr, time::Duration};
 
+use self::{address::Address, challenge::Challenges, local_addr::LocalAddrId};
 use crate::{
     counters::Traffic,
-    crypto::challenge::Challenges,
-    crypto::key::{NodeKey, Pair, Side},
+    crypto::key::{Pair, Side},
     limits::Owner,
-    session::address::Address,
-    session::local_addr::{LocalAddrId, LocalAddrTable},
-    state::{SavedLeg, SavedSession},
     time::Timestamp,
     verdict::DropReason,
-    wire::disco::{BindCommon, Generation, Message},
-    wire::geneve::Vni,
+    wire::{
+        disco::{BindCommon, Generation, Message},
+        geneve::Vni,
+    },
 };
 
-/// One client's half of a session.
+/// A client's side of a session: its handshakes, and the address that they have proven.
 #[derive(Debug, Clone, Copy, Default)]
 struct Leg {
-    /// Handshake that was begun last and is not completed; zero for none.
+    /// The handshake that was begun last and is not completed; zero for none.
     in_progress: Generation,
-    /// Greatest generation that was completed: older ones never move the leg back.
+    /// The greatest generation that was completed: older ones never move the leg back.
     completed: Generation,
-    /// Where the client receives, once proven.
+    /// The proven address at which the client receives.
     address: Option<Address>,
-    /// Which of the relay's addresses the client knows it by.
+    /// The relay's address at which the client reaches it.
     local: LocalAddrId,
 }
 
-/// What came from one leg.
+/// The datagrams that came from one leg.
 #[derive(Debug, Clone, Copy, Default)]
 struct Heard {
-    /// Last datagram.
+    /// Time of the last datagram.
     last: Timestamp,
-    /// Data datagrams, and their UDP payload with Geneve headers.
+    /// Data datagrams and their UDP payload, Geneve headers included.
     traffic: Traffic,
 }
 
-/// What a bind message did.
+/// The outcome of a bind message.
 pub(crate) enum Handshake {
-    /// Reply with this challenge.
+    /// The relay must reply with this challenge.
     Challenge(BindCommon),
     /// The leg is bound for the first time.
     Bound,
@@ -55,14 +55,16 @@ pub(crate) enum Handshake {
     Rebound,
 }
 
-/// A pair of clients with an allocated VNI. There may be a million: three cache lines each, of
-/// which data needs the first two.
+/// A pair of clients with an allocated VNI.
+///
+/// There may be a million of them, so a session takes three cache lines, of which data needs the
+/// first two.
 #[derive(Debug)]
 #[repr(C, align(64))]
 pub(crate) struct Session {
     pub(crate) vni: Vni,
     legs: [Leg; 2],
-    /// Who asked for it, and whose limit it counts against.
+    /// The node that asked for the session and whose limit it counts against.
     pub(crate) owner: Owner,
     heard: [Heard; 2],
     pub(crate) lamport: u64,
@@ -73,6 +75,7 @@ pub(crate) struct Session {
 const _: () = assert!(size_of::<Option<Session>>() == 192);
 
 impl Session {
+    /// A session that neither client has bound.
     pub(crate) fn new(vni: Vni, lamport: u64, pair: Pair, owner: Owner, now: Timestamp) -> Self {
         Self {
             vni,
@@ -85,90 +88,33 @@ impl Session {
         }
     }
 
-    /// The session as of `now`; it belongs to `node`.
-    pub(crate) fn save(
-        &self,
-        node: NodeKey,
-        locals: &LocalAddrTable,
-        now: Timestamp,
-    ) -> SavedSession {
-        SavedSession {
-            vni: self.vni,
-            lamport: self.lamport,
-            pair: self.pair,
-            owner: node,
-            age: now.since(self.allocated),
-            legs: [Side::A, Side::B].map(|side| {
-                let (leg, heard) = (self.legs[side.index()], self.heard[side.index()]);
-                SavedLeg {
-                    in_progress: leg.in_progress,
-                    completed: leg.completed,
-                    address: self.address(side),
-                    local: locals.address(leg.local),
-                    silent: now.since(heard.last),
-                    packets: heard.traffic.packets,
-                    bytes: heard.traffic.bytes,
-                }
-            }),
-        }
-    }
-
-    /// The session that was saved, and belongs to `owner`.
-    pub(crate) fn restore(
-        saved: &SavedSession,
-        owner: Owner,
-        locals: &mut LocalAddrTable,
-        now: Timestamp,
-    ) -> Self {
-        Self {
-            vni: saved.vni,
-            lamport: saved.lamport,
-            pair: saved.pair,
-            owner,
-            allocated: now.before(saved.age),
-            legs: saved.legs.map(|leg| Leg {
-                in_progress: leg.in_progress,
-                completed: leg.completed,
-                address: leg.address.and_then(Address::of),
-                local: locals.number(leg.local),
-            }),
-            heard: saved.legs.map(|leg| Heard {
-                last: now.before(leg.silent),
-                traffic: Traffic {
-                    packets: leg.packets,
-                    bytes: leg.bytes,
-                },
-            }),
-        }
-    }
-
-    /// Where the client on `side` is bound.
+    /// The address that the client on `side` has bound.
     pub(crate) fn address(&self, side: Side) -> Option<SocketAddr> {
         self.legs[side.index()].address.map(SocketAddr::from)
     }
 
-    /// Where both are bound, and through which local addresses, once the session is open.
-    pub(crate) fn open(&self) -> Option<([SocketAddr; 2], [LocalAddrId; 2])> {
+    /// The addresses of both clients and the local addresses that they reached, once both are bound.
+    pub(crate) fn open_legs(&self) -> Option<([SocketAddr; 2], [LocalAddrId; 2])> {
         let [a, b] = [self.address(Side::A), self.address(Side::B)];
         Some(([a?, b?], self.legs.map(|leg| leg.local)))
     }
 
-    /// Local address that the client on `side` was bound through.
+    /// The local address through which the client on `side` is bound.
     pub(crate) const fn local(&self, side: Side) -> LocalAddrId {
         self.legs[side.index()].local
     }
 
-    /// What came from the client on `side`.
+    /// The data that came from the client on `side`.
     pub(crate) const fn traffic(&self, side: Side) -> Traffic {
         self.heard[side.index()].traffic
     }
 
-    /// Both legs are bound.
+    /// Whether both legs are bound.
     pub(crate) const fn is_open(&self) -> bool {
         self.legs[0].address.is_some() && self.legs[1].address.is_some()
     }
 
-    /// When the session ends if nothing more is heard.
+    /// The time at which the session ends if nothing more is heard.
     pub(crate) fn deadline(&self, bind: Duration, steady: Duration) -> Timestamp {
         if self.is_open() {
             self.heard[0].last.min(self.heard[1].last) + steady
@@ -222,14 +168,14 @@ impl Session {
         })
     }
 
-    /// Another path heard from the leg on `side`, last then.
+    /// Records that another data path heard from the leg on `side`, last at `last`.
     pub(crate) fn record_heard(&mut self, side: Side, last: Timestamp) {
         let heard = &mut self.heard[side.index()];
         heard.last = heard.last.max(last);
     }
 
-    /// Accounts data from `source` and names the leg it goes to, and the local address it leaves
-    /// from.
+    /// Counts data from `source`; returns the address of the other leg and the local address from
+    /// which the data must leave.
     pub(crate) fn forward(
         &mut self,
         source: SocketAddr,
@@ -247,7 +193,7 @@ impl Session {
         Ok((to.into(), self.local(side.other())))
     }
 
-    /// From which leg `source` is, and the address of the other.
+    /// The side of the leg at `source`, and the address of the other leg.
     pub(crate) fn route(&self, source: SocketAddr) -> Result<(Side, Address), DropReason> {
         let [Some(a), Some(b)] = [self.legs[0].address, self.legs[1].address] else {
             return Err(DropReason::NotBound);
@@ -261,8 +207,8 @@ impl Session {
 }
 
 impl Leg {
-    /// A handshake may begin when it is newer than the completed one and not older than the one
-    /// that has begun: a recorded bind, replayed, changes nothing.
+    /// Begins a handshake that is newer than the completed one and not older than the one in
+    /// progress: a recorded bind that is replayed changes nothing.
     fn begin(&mut self, generation: Generation) -> Result<(), DropReason> {
         if generation <= self.completed || generation < self.in_progress {
             return Err(DropReason::StaleGeneration);

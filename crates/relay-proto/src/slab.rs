@@ -1,14 +1,15 @@
-//! Values in numbered slots. It grows by a piece at a time, so that growing moves nothing and
-//! costs no memory for what is not there.
+//! Values in numbered slots. The slab grows by one piece at a time, so growth moves no value and
+//! never allocates far more than is used.
 
 pub(crate) mod index;
 
-/// Slots of one piece.
+/// Number of slots in one piece.
 const PIECE: usize = 256;
 
-/// Number of a slot.
+/// The number of a slot.
 pub(crate) type Slot = u32;
 
+/// A collection of values whose slots are used again.
 #[derive(Debug)]
 pub(crate) struct Slab<T> {
     pieces: Vec<Vec<Option<T>>>,
@@ -60,7 +61,7 @@ impl<T> Slab<T> {
         self.at(slot).as_mut()
     }
 
-    /// Every value, in the order of slots.
+    /// All values with their slots, in the order of slots.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Slot, &T)> {
         let slots = self.pieces.iter().flatten().zip(0..);
         slots.filter_map(|(value, slot)| Some((slot, value.as_ref()?)))

@@ -1,4 +1,5 @@
-//! What outlives a process: keys, secrets and sessions, as bytes that only the same relay reads.
+//! The state of a relay that outlives its process: keys, secrets and sessions, as bytes that only the
+//! same relay accepts.
 //!
 //! ```text
 //! "PRST" | version u16 | body | MAC of all before (keyed BLAKE2s-256)
@@ -9,13 +10,11 @@
 //!       leg: begun u32 | completed u32 | address | local IP | silent u64 | packets u64 | bytes u64
 //!       address: IP | port u16 (0: none); IP: 16 bytes, IPv4 mapped (all zero: none)
 //! ```
-//! Integers are big-endian, times nanoseconds. Times are ages, so that another clock reads them.
+//! Integers are big-endian, times are ages in nanoseconds.
 
-use std::{
-    collections::BTreeSet,
-    net::{IpAddr, Ipv6Addr, SocketAddr},
-    time::Duration,
-};
+mod codec;
+
+use std::{collections::BTreeSet, time::Duration};
 
 use blake2::{
     Blake2sMac256,
@@ -24,13 +23,15 @@ use blake2::{
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use self::codec::{Reader, Writer};
 use crate::{
     config::Keys,
-    crypto::challenge::SavedChallenges,
-    crypto::key::{DiscoPublic, DiscoSecret, KEY_LEN, NodeKey, Pair},
-    session::shard::Shard,
-    time::nanoseconds,
-    wire::disco::Generation,
+    crypto::key::DiscoSecret,
+    session::{
+        challenge::SavedChallenges,
+        saved::SavedSession,
+        shard::{Shard, ShardKey},
+    },
     wire::geneve::Vni,
 };
 
@@ -38,7 +39,7 @@ const MAGIC: &[u8; 4] = b"PRST";
 const VERSION: u16 = 1;
 const MAC_LEN: usize = 32;
 
-/// Keys, secrets and sessions of a relay at one moment, of all its cores.
+/// The keys, secrets and sessions of all cores of a relay at one moment.
 #[derive(Debug, Clone)]
 pub struct State {
     /// The relay's disco keys.
@@ -49,38 +50,16 @@ pub struct State {
     pub(crate) sessions: Vec<SavedSession>,
 }
 
-/// One session, with ages in place of points in time.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct SavedSession {
-    pub(crate) vni: Vni,
-    pub(crate) lamport: u64,
-    pub(crate) pair: Pair,
-    pub(crate) owner: NodeKey,
-    pub(crate) age: Duration,
-    pub(crate) legs: [SavedLeg; 2],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct SavedLeg {
-    pub(crate) in_progress: Generation,
-    pub(crate) completed: Generation,
-    pub(crate) address: Option<SocketAddr>,
-    pub(crate) local: Option<IpAddr>,
-    pub(crate) silent: Duration,
-    pub(crate) packets: u64,
-    pub(crate) bytes: u64,
-}
-
-/// Why bytes are no state of this relay.
+/// The reason why bytes are not accepted as a relay's state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StateError {
-    /// It does not begin as a state does.
+    /// The bytes do not begin with the magic of a state.
     NotState,
-    /// Another version of this software wrote it.
+    /// The state has a version that this release does not read.
     Version(u16),
-    /// It is damaged, cut off, or of another relay: its driver says which relay is another.
+    /// The state is damaged, truncated, or sealed with the key of another relay.
     Foreign,
-    /// It is authentic and contradicts itself.
+    /// The state is authentic and contradicts itself.
     Contradiction,
 }
 
@@ -98,7 +77,7 @@ impl std::fmt::Display for StateError {
 impl std::error::Error for StateError {}
 
 impl State {
-    /// Number of sessions, open and not.
+    /// The number of sessions, open or not.
     pub const fn len(&self) -> usize {
         self.sessions.len()
     }
@@ -108,12 +87,12 @@ impl State {
         self.sessions.is_empty()
     }
 
-    /// Number of cores that it was taken from.
+    /// The number of cores from which the state was exported.
     pub const fn cores(&self) -> usize {
         self.challenges.len()
     }
 
-    /// Makes everything older: that long nobody has looked after it.
+    /// Adds the time during which no relay ran to all ages.
     pub fn age(&mut self, away: Duration) {
         let grow = |age: &mut Duration| *age = age.saturating_add(away);
         for saved in &mut self.challenges {
@@ -127,8 +106,8 @@ impl State {
         }
     }
 
-    /// Takes into account how long another path has not heard from leg A and leg B of a session;
-    /// `None` where it knows nothing of it.
+    /// Shortens silences by what another data path has heard: `of` returns the time since it last
+    /// heard from leg A and leg B of a session, or `None` if it does not know the session.
     pub fn record_silence(&mut self, of: impl Fn(Vni) -> Option<[Duration; 2]>) {
         for session in &mut self.sessions {
             let silences = of(session.vni).unwrap_or([Duration::MAX; 2]);
@@ -138,16 +117,16 @@ impl State {
         }
     }
 
-    /// Adds what another core of the same relay has exported.
+    /// Adds the export of another core of the same relay.
     pub fn append(&mut self, other: Self) {
         self.next_lamport = self.next_lamport.max(other.next_lamport);
         self.challenges.extend(other.challenges);
         self.sessions.extend(other.sessions);
     }
 
-    /// The bytes, for whoever has `key` again.
+    /// The bytes of the state, authenticated with `key`.
     pub fn encode(&self, key: &[u8; 32]) -> Zeroizing<Vec<u8>> {
-        let mut out = Writer(Zeroizing::new(Vec::with_capacity(256 * (self.len() + 1))));
+        let mut out = Writer::with_capacity(256 * (self.len() + 1));
         out.bytes(MAGIC);
         out.bytes(&VERSION.to_be_bytes());
         out.bytes(self.keys.node.bytes());
@@ -155,29 +134,21 @@ impl State {
         out.u64(self.next_lamport);
         out.bytes(&(self.challenges.len() as u16).to_be_bytes());
         for saved in &self.challenges {
-            out.bytes(&*saved.current);
-            match &saved.previous {
-                None => out.bytes(&[0]),
-                Some(previous) => {
-                    out.bytes(&[1]);
-                    out.bytes(&**previous);
-                }
-            }
-            out.span(saved.age);
+            out.challenges(saved);
         }
         out.u32(self.sessions.len() as u32);
         for session in &self.sessions {
             out.session(session);
         }
-        let mac = mac(key, &out.0);
+        let mac = mac(key, out.written());
         out.bytes(&mac);
-        out.0
+        out.finish()
     }
 
     /// Reads what [`State::encode`] wrote with the same `key`.
     ///
     /// # Errors
-    /// Why it is refused; nothing of it counts then.
+    /// The bytes are not what this release wrote with `key`; nothing of them is used then.
     pub fn decode(bytes: &[u8], key: &[u8; 32]) -> Result<Self, StateError> {
         let rest = bytes.strip_prefix(MAGIC).ok_or(StateError::NotState)?;
         let version = rest.first_chunk().ok_or(StateError::NotState)?;
@@ -192,7 +163,7 @@ impl State {
             return Err(StateError::Foreign);
         }
         let body = all.get(MAGIC.len() + 2..).ok_or(StateError::Foreign)?;
-        Self::read(&mut Reader(body)).ok_or(StateError::Contradiction)
+        Self::read(&mut Reader::new(body)).ok_or(StateError::Contradiction)
     }
 
     fn read(body: &mut Reader<'_>) -> Option<Self> {
@@ -213,12 +184,13 @@ impl State {
             challenges,
             sessions,
         };
-        (body.0.is_empty() && state.is_consistent()).then_some(state)
+        (body.is_empty() && state.is_consistent()).then_some(state)
     }
 
-    /// Every number is given out once, and where it belongs.
+    /// Whether VNIs and pairs are unique, LamportIDs are in range, and each VNI has the shard of its
+    /// pair.
     fn is_consistent(&self) -> bool {
-        let shards = self.keys.server.shard_key();
+        let shards = ShardKey::of(&self.keys.server);
         let (mut vnis, mut pairs) = (BTreeSet::new(), BTreeSet::new());
         self.sessions.iter().all(|session| {
             let [a, b] = session.pair.keys();
@@ -235,128 +207,4 @@ fn mac(key: &[u8; 32], message: &[u8]) -> [u8; MAC_LEN] {
     let mut mac = Blake2sMac256::new_from_slice(key).expect("32 bytes are a valid key");
     mac.update(message);
     mac.finalize_fixed().into()
-}
-
-struct Writer(Zeroizing<Vec<u8>>);
-
-impl Writer {
-    fn bytes(&mut self, bytes: &[u8]) {
-        self.0.extend_from_slice(bytes);
-    }
-
-    fn u32(&mut self, number: u32) {
-        self.bytes(&number.to_be_bytes());
-    }
-
-    fn u64(&mut self, number: u64) {
-        self.bytes(&number.to_be_bytes());
-    }
-
-    fn span(&mut self, span: Duration) {
-        self.u64(nanoseconds(span));
-    }
-
-    fn ip(&mut self, ip: Option<IpAddr>) {
-        let ip = match ip {
-            None => Ipv6Addr::UNSPECIFIED,
-            Some(IpAddr::V4(v4)) => v4.to_ipv6_mapped(),
-            Some(IpAddr::V6(v6)) => v6,
-        };
-        self.bytes(&ip.octets());
-    }
-
-    fn session(&mut self, session: &SavedSession) {
-        self.u32(session.vni.number());
-        self.u64(session.lamport);
-        for key in session.pair.keys() {
-            self.bytes(&key.0);
-        }
-        self.bytes(&session.owner.0);
-        self.span(session.age);
-        for leg in &session.legs {
-            self.u32(leg.in_progress.0);
-            self.u32(leg.completed.0);
-            self.ip(leg.address.map(|address| address.ip()));
-            let port = leg.address.map_or(0, |address| address.port());
-            self.bytes(&port.to_be_bytes());
-            self.ip(leg.local);
-            self.span(leg.silent);
-            self.u64(leg.packets);
-            self.u64(leg.bytes);
-        }
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (first, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*first)
-    }
-
-    fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_be_bytes)
-    }
-
-    fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_be_bytes)
-    }
-
-    fn span(&mut self) -> Option<Duration> {
-        self.u64().map(Duration::from_nanos)
-    }
-
-    fn ip(&mut self) -> Option<Option<IpAddr>> {
-        let ip = Ipv6Addr::from(self.array::<16>()?);
-        Some((!ip.is_unspecified()).then(|| ip.to_canonical()))
-    }
-
-    fn challenges(&mut self) -> Option<SavedChallenges> {
-        Some(SavedChallenges {
-            current: Zeroizing::new(self.array()?),
-            previous: match self.array()? {
-                [0] => None,
-                [1] => Some(Zeroizing::new(self.array()?)),
-                _ => return None,
-            },
-            age: self.span()?,
-        })
-    }
-
-    fn session(&mut self) -> Option<SavedSession> {
-        let vni = Vni::new(self.u32()?)?;
-        let lamport = self.u64()?;
-        let [a, b] = [self.array::<KEY_LEN>()?, self.array()?].map(DiscoPublic);
-        Some(SavedSession {
-            vni,
-            lamport,
-            pair: Pair::new(a, b),
-            owner: NodeKey(self.array()?),
-            age: self.span()?,
-            legs: [self.leg()?, self.leg()?],
-        })
-    }
-
-    fn leg(&mut self) -> Option<SavedLeg> {
-        let in_progress = Generation(self.u32()?);
-        let completed = Generation(self.u32()?);
-        let ip = self.ip()?;
-        let port = u16::from_be_bytes(self.array()?);
-        let address = match (ip, port) {
-            (None, 0) => None,
-            (Some(ip), 1..) => Some(SocketAddr::new(ip, port)),
-            _ => return None,
-        };
-        Some(SavedLeg {
-            in_progress,
-            completed,
-            address,
-            local: self.ip()?,
-            silent: self.span()?,
-            packets: self.u64()?,
-            bytes: self.u64()?,
-        })
-    }
 }

@@ -1,9 +1,10 @@
-//! Time as the core sees it: handed in by the driver, never read.
+//! Time as the core sees it: the driver passes it in, and nothing here reads a clock.
 
 use std::{ops::Add, time::Duration};
 
-/// A point in monotonic time, counted from a start that the driver chooses once: in nanoseconds,
-/// for 584 years; what would lie later is the last of them.
+/// A point in monotonic time, in nanoseconds since a start that the driver chooses once.
+///
+/// It covers 584 years; later points are all equal to the last one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 
@@ -11,9 +12,19 @@ impl Timestamp {
     /// The driver's start.
     pub const START: Self = Self(0);
 
-    /// A point this long after the start.
+    /// The point this long after the start.
     pub const fn from_start(since: Duration) -> Self {
         Self(nanoseconds(since))
+    }
+
+    /// The point this many nanoseconds after the start.
+    pub const fn from_nanos(nanoseconds: u64) -> Self {
+        Self(nanoseconds)
+    }
+
+    /// Nanoseconds since the start.
+    pub const fn as_nanos(self) -> u64 {
+        self.0
     }
 
     /// Time since the start.
@@ -21,13 +32,13 @@ impl Timestamp {
         Duration::from_nanos(self.0)
     }
 
-    /// The point this long before; the start when that would be before it.
+    /// The point `span` earlier, and no earlier than the start.
     #[must_use]
     pub const fn before(self, span: Duration) -> Self {
         Self(self.0.saturating_sub(nanoseconds(span)))
     }
 
-    /// Time since `earlier`; zero when `earlier` is later.
+    /// Time since `earlier`; zero if `earlier` is later.
     pub const fn since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
     }
@@ -41,7 +52,7 @@ impl Add<Duration> for Timestamp {
     }
 }
 
-/// As the wire and the state count; the greatest number for what is longer.
+/// A duration in nanoseconds, as the wire and the saved state have it; saturates.
 pub(crate) const fn nanoseconds(span: Duration) -> u64 {
     let nanoseconds = span.as_nanos();
     if nanoseconds > u64::MAX as u128 {

@@ -91,7 +91,7 @@ impl Config {
             .zip(value[16..].chunks_exact_mut(16))
         {
             let Some(limit) = limit else { continue };
-            bytes[..8].copy_from_slice(&limit.bytes_per_second().to_ne_bytes());
+            bytes[..8].copy_from_slice(&limit.per_second().to_ne_bytes());
             let burst = u64::try_from(limit.burst().as_nanos()).unwrap_or(u64::MAX);
             bytes[8..].copy_from_slice(&burst.to_ne_bytes());
         }

@@ -98,10 +98,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use bolero::check;
+    use fuzz_edits::{edited, edits};
     use relay_proto::{Config, DiscoSecret, Keys, Relay, Timestamp};
 
     use super::*;
-    use crate::edit::{edited, edits};
 
     #[test]
     fn sealed_bytes_open_as_they_are_and_in_no_other_way() {

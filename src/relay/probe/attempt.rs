@@ -7,8 +7,8 @@ use std::{
 };
 
 use relay_proto::{
-    DiscoPublic, DiscoSecret, REPLY_LEN, SharedBox,
-    disco::{BindCommon, Frame, Message, seal},
+    DiscoPublic, DiscoSecret, REPLY_LEN,
+    client::{Channel, Handshake},
 };
 use tokio::{
     net::UdpSocket,
@@ -38,14 +38,12 @@ pub(super) enum AttemptResult {
 /// Makes attempts with one key.
 pub(super) struct Attempt {
     secret: DiscoSecret,
-    public: DiscoPublic,
     generation: AtomicU32,
 }
 
 impl Attempt {
-    pub(super) fn new(secret: DiscoSecret) -> Self {
+    pub(super) const fn new(secret: DiscoSecret) -> Self {
         Self {
-            public: secret.public(),
             secret,
             generation: AtomicU32::new(1),
         }
@@ -64,39 +62,33 @@ impl Attempt {
         if socket.connect(address).await.is_err() {
             return AttemptResult::NoRoute;
         }
-        let shared = self.secret.shared_with(key);
+        let channel = Channel::new(&self.secret, key);
         for wait in WAITS {
-            let bind = BindCommon::first(0, self.generation.fetch_add(1, Ordering::Relaxed), key);
+            let generation = self.generation.fetch_add(1, Ordering::Relaxed);
+            let handshake = Handshake::probe(PROBE_HEADER, generation, key);
             let start = Instant::now();
-            self.send(&socket, &shared, &Message::Bind(bind)).await;
-            let deadline = start + wait;
-            let challenge = challenge(&socket, &shared, key, bind, deadline).await;
-            if let Some(challenge) = challenge {
+            // A datagram that cannot be sent gets no answer either.
+            socket
+                .send(&handshake.bind(&channel, rand::random()))
+                .await
+                .ok();
+            if let Some(answer) = answer(&socket, &handshake, &channel, start + wait).await {
                 let round_trip = start.elapsed();
-                self.send(&socket, &shared, &Message::Answer(challenge))
-                    .await;
+                socket.send(&answer).await.ok();
                 return AttemptResult::Reached(round_trip);
             }
         }
         AttemptResult::Silent
     }
-
-    /// What cannot be sent gets no answer either.
-    async fn send(&self, socket: &UdpSocket, shared: &SharedBox, message: &Message) {
-        let sealed = seal(shared, self.public, rand::random(), &message.marshal());
-        let datagram = [&PROBE_HEADER[..], &sealed].concat();
-        socket.send(&datagram).await.ok();
-    }
 }
 
-/// The challenge for `bind`, if it comes before `deadline`.
-async fn challenge(
+/// The answer to the handshake's challenge, if that comes before `deadline`.
+async fn answer(
     socket: &UdpSocket,
-    shared: &SharedBox,
-    key: DiscoPublic,
-    bind: BindCommon,
+    handshake: &Handshake,
+    channel: &Channel,
     deadline: Instant,
-) -> Option<BindCommon> {
+) -> Option<Vec<u8>> {
     let mut buffer = [0; REPLY_LEN + 1];
     loop {
         let received = timeout_at(deadline, socket.recv(&mut buffer)).await.ok()?;
@@ -105,17 +97,9 @@ async fn challenge(
             sleep_until(deadline).await;
             return None;
         };
-        let frame = buffer[..len].strip_prefix(&PROBE_HEADER);
-        let frame = frame.and_then(Frame::parse).filter(|f| f.sender == key);
-        let Some(Message::Challenge(challenge)) = frame.and_then(|f| f.open(shared)) else {
-            continue;
-        };
-        let asked = BindCommon {
-            challenge: bind.challenge,
-            ..challenge
-        };
-        if asked == bind {
-            return Some(challenge);
+        let answer = handshake.answer(channel, rand::random(), &buffer[..len]);
+        if answer.is_some() {
+            return answer;
         }
     }
 }

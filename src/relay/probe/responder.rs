@@ -131,9 +131,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use bolero::check;
+    use fuzz_edits::{edited, edits};
 
     use super::*;
-    use crate::edit::{edited, edits};
 
     #[test]
     fn only_a_bind_under_a_right_seal_is_answered() {

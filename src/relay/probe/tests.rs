@@ -3,7 +3,8 @@
 
 use relay_proto::{
     REPLY_LEN,
-    disco::{BindCommon, Generation, Message, seal},
+    client::Channel,
+    disco::{BindCommon, Generation, Message},
 };
 
 use super::*;
@@ -89,11 +90,8 @@ fn bind_is_answered_once_in_kind_and_its_answer_counts_from_its_source_only() {
     let (key, source) = (other.public(), SocketAddr::from(([192, 0, 2, 1], 7)));
     let mut responder = Responder::new(own.clone());
     responder.set_peers([key].into_iter());
-    let shared = other.shared_with(own.public());
-    let datagram = |message: &Message| {
-        let sealed = seal(&shared, key, [8; 24], &message.marshal());
-        [&PROBE_HEADER[..], &sealed].concat()
-    };
+    let channel = Channel::new(&other, own.public());
+    let datagram = |message: &Message| channel.datagram(PROBE_HEADER, [8; 24], message);
     let bind = BindCommon::first(0, 1, own.public());
     let random = ([7; 32], [9; 24]);
     let first = datagram(&Message::Bind(bind));

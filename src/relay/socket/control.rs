@@ -127,9 +127,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use bolero::{check, produce};
+    use fuzz_edits::{edited, edits};
 
     use super::*;
-    use crate::edit::{edited, edits};
 
     #[test]
     fn what_the_kernel_says_is_read_in_any_order() {

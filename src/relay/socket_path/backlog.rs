@@ -1,48 +1,63 @@
-//! What a thread leaves undone when more comes than it can do: handshakes, so that data is not lost.
+//! How a thread sheds handshakes when more arrives than it can handle, so that no data is lost.
 //!
-//! A handshake message costs some twenty times as much as a datagram that is forwarded, and whoever
-//! has seen one can send it again from anywhere. While messages wait behind each other, the socket's
-//! buffer fills up, and then the kernel drops whatever comes, data too.
+//! A handshake message costs some twenty times as much as a forwarded datagram, and whoever has seen
+//! one can replay it from anywhere. While messages queue, the socket's buffer fills up, and then the
+//! kernel drops whatever arrives, data too.
 
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
-use relay_proto::Timestamp;
+use relay_proto::{RateLimit, Timestamp};
 
-/// Full batches in a row after which a thread is behind: a sixth of what a socket has room for, and
-/// more than clients send at once that come back together.
+/// The number of full batches in a row after which a thread is behind: a sixth of what a socket has
+/// room for, and more than clients send at once when they all come back.
 const BEHIND: u32 = 21;
-/// Handshake messages of each batch that get their turn then, of up to 96.
-const TURNS: u32 = 6;
-/// Time for each message, as long as many come: 10,000 a second take a tenth of a thread's time.
-const EACH: Duration = Duration::from_micros(100);
-/// Messages at once that nobody has to wait for.
-const AT_ONCE: u32 = 8_192;
+/// Handshake messages admitted from each batch while the thread is behind, of up to 96.
+const PER_BATCH: u32 = 6;
+/// Handshake messages admitted at once.
+const BURST: NonZero<u64> = NonZero::new(8_192).expect("it is not zero");
+/// The time in which as many again are admitted: 10,000 a second, a tenth of a thread's time.
+const BURST_PERIOD: Duration = Duration::from_micros(BURST.get() * 100);
 
 /// Whether a thread keeps up with one socket.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Backlog {
+    /// Full batches in a row.
     full: u32,
+    /// Messages of this batch that are still admitted while the thread is behind.
     left: u32,
-    /// When the time of all messages so far is over.
-    spent: Timestamp,
+    limit: RateLimit,
+    tat: Timestamp,
+}
+
+impl Default for Backlog {
+    fn default() -> Self {
+        Self {
+            full: 0,
+            left: 0,
+            limit: RateLimit::new(BURST, BURST_PERIOD),
+            tat: Timestamp::START,
+        }
+    }
 }
 
 impl Backlog {
-    /// A batch was read, a full one when more may wait.
+    /// Records a batch; a full one may have left more to read.
     pub(super) const fn record_batch(&mut self, full: bool) {
         self.full = if full { self.full.saturating_add(1) } else { 0 };
-        self.left = TURNS;
+        self.left = PER_BATCH;
     }
 
-    /// Whether a handshake message of this batch, which was read at `now`, gets its turn.
+    /// Whether a handshake message of this batch, which was read at `now`, is handled.
     pub(super) fn admits(&mut self, now: Timestamp) -> bool {
-        let spent = self.spent.max(now);
         let behind = self.full >= BEHIND;
-        if (behind && self.left == 0) || spent.since(now) >= AT_ONCE * EACH {
+        if behind && self.left == 0 {
             return false;
         }
+        let Some(tat) = self.limit.admit(self.tat, 1, now) else {
+            return false;
+        };
         self.left = self.left.saturating_sub(u32::from(behind));
-        self.spent = spent + EACH;
+        self.tat = tat;
         true
     }
 }
@@ -52,12 +67,12 @@ mod tests {
     use super::*;
     use crate::relay::socket::SLOTS;
 
-    /// A moment of a time in which nothing else comes.
+    /// A moment so far from others that nothing else counts.
     fn at(second: u64) -> Timestamp {
         Timestamp::from_start(Duration::from_secs(second))
     }
 
-    /// Handshake messages that get their turn in the batches of this kind, at one moment.
+    /// Handshake messages that are admitted from batches of this kind at one moment.
     fn turns(backlog: &mut Backlog, full: bool, batches: u32, now: Timestamp) -> usize {
         let mut admitted = 0;
         for _ in 0..batches {
@@ -68,7 +83,7 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_at_once_is_all_answered() {
+    fn messages_of_a_burst_are_all_answered() {
         let mut backlog = Backlog::default();
         for round in 1..4 {
             assert_eq!(turns(&mut backlog, true, 20, at(round)), 20 * SLOTS);
@@ -85,10 +100,10 @@ mod tests {
     }
 
     #[test]
-    fn what_comes_for_long_takes_a_share_of_the_threads_time() {
+    fn lasting_load_takes_a_tenth_of_the_threads_time() {
         let mut backlog = Backlog::default();
         let first = turns(&mut backlog, false, 1_000, at(10));
-        assert_eq!(first, AT_ONCE as usize);
+        assert_eq!(first as u64, BURST.get());
         let (mut answered, seconds) = (0, 5);
         for millis in 1..=seconds * 1_000 {
             let now = at(10) + Duration::from_millis(millis);

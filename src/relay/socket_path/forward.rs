@@ -5,9 +5,10 @@ use std::{
     ops::Range,
 };
 
-use relay_proto::{Family, Relay, Timestamp, Verdict, geneve};
+use relay_proto::{Family, Timestamp, Verdict, geneve};
 
 use super::{
+    Core,
     backlog::Backlog,
     workers::{HandoffBatch, Workers},
 };
@@ -38,7 +39,7 @@ pub(super) struct Outcome {
 
 /// What a batch is worked on with.
 pub(super) struct BatchContext<'a> {
-    pub(super) relay: &'a mut Relay,
+    pub(super) core: &'a mut Core,
     pub(super) sockets: &'a Sockets,
     /// The bytes in which arrivals have their ranges.
     pub(super) data: &'a [u8],
@@ -132,7 +133,7 @@ impl Forwarder {
             let bytes = range.len() as u64;
             let (source, now) = (arrival.source, context.now);
             if let Verdict::Forward { to, from } =
-                context.relay.handle_data(vni, source, packets, bytes, now)
+                context.core.handle_data(vni, source, packets, bytes, now)
             {
                 let payload = Payload::Received {
                     range: range.clone(),
@@ -165,7 +166,7 @@ impl Forwarder {
         if geneve::is_control(datagram) {
             self.outcome.handshakes += 1;
             if !context.backlog.admits(context.now) {
-                context.relay.record_busy();
+                context.core.record_busy();
                 return;
             }
         }
@@ -181,7 +182,7 @@ impl Forwarder {
         let (source, now) = (arrival.source, context.now);
         let outgoing =
             match context
-                .relay
+                .core
                 .handle_datagram(source, arrival.local, datagram, now, reply)
             {
                 Verdict::Forward { to, from } => {

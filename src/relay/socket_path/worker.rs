@@ -7,11 +7,11 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use relay_proto::{Event, Family, Relay, Timestamp, Vni};
+use relay_proto::{Event, Family, Timestamp, Vni};
 use tokio::sync::{Notify, watch};
 
 use super::{
-    Command, Snapshot, SocketCounters,
+    Command, Core, Snapshot, SocketCounters,
     backlog::Backlog,
     coalescer::{Coalescer, Intake},
     dispatcher::SharedAllocator,
@@ -58,7 +58,7 @@ pub(super) struct PortBinder {
 
 /// State of a thread.
 pub(super) struct Worker {
-    relay: Relay,
+    core: Core,
     start: Instant,
     workers: Workers,
     port_binder: Option<PortBinder>,
@@ -83,7 +83,7 @@ pub(super) struct Worker {
 impl Worker {
     /// `start` is the moment that the core's time counts from; `changes` is forget_scheduled of events.
     pub(super) fn new(
-        relay: Relay,
+        core: Core,
         start: Instant,
         workers: Workers,
         port_binder: Option<PortBinder>,
@@ -92,7 +92,7 @@ impl Worker {
         changes: Arc<Notify>,
     ) -> Self {
         Self {
-            relay,
+            core,
             start,
             forwarder: Forwarder::new(workers.clone()),
             workers,
@@ -151,7 +151,7 @@ impl Worker {
             match self.inbox.try_recv() {
                 Ok(Command::Stop) | Err(mpsc::TryRecvError::Disconnected) => return None,
                 Ok(Command::HandOver(answer)) => {
-                    let state = self.relay.export(self.now());
+                    let state = self.core.export(self.now());
                     answer.send((state, std::mem::take(&mut self.sockets))).ok();
                     return None;
                 }
@@ -166,10 +166,10 @@ impl Worker {
     fn run_command(&mut self, command: Command) {
         match command {
             Command::Allocate { request, answer } => {
-                answer.send(self.relay.allocate(&request)).ok();
+                answer.send(self.core.allocate(&request)).ok();
             }
-            Command::SetAddresses(addresses) => self.relay.set_addresses(addresses),
-            Command::Revoke(allowed) => self.relay.revoke(&allowed, self.now()),
+            Command::SetAddresses(addresses) => self.core.set_addresses(&addresses),
+            Command::Revoke(allowed) => self.core.revoke(&allowed, self.now()),
             Command::Send { to, from, datagram } => {
                 let outcome = self.forwarder.send(&self.sockets, to, from, &datagram);
                 self.count(outcome);
@@ -178,7 +178,7 @@ impl Worker {
                 self.workers.handles[self.workers.own].taken(&batch);
                 let context = BatchContext {
                     now: self.now(),
-                    relay: &mut self.relay,
+                    core: &mut self.core,
                     sockets: &self.sockets,
                     data: &batch.bytes,
                     // Whoever handed it over has seen to that.
@@ -208,12 +208,12 @@ impl Worker {
                 }
             }
             Command::Sessions(answer) => {
-                answer.send(self.relay.sessions().collect()).ok();
+                answer.send(self.core.sessions().collect()).ok();
             }
             Command::Snapshot(answer) => {
                 let snapshot = Snapshot {
-                    counters: self.relay.counters().clone(),
-                    sessions: self.relay.session_counts(),
+                    counters: self.core.counters().clone(),
+                    sessions: self.core.session_counts(),
                     sockets: self.counters,
                     kernel: None,
                     latency: self.latency,
@@ -221,7 +221,7 @@ impl Worker {
                 answer.send(snapshot).ok();
             }
             Command::Export(answer) => {
-                answer.send(self.relay.export(self.now())).ok();
+                answer.send(self.core.export(self.now())).ok();
             }
             Command::Stop | Command::HandOver(_) => unreachable!("handled by the caller"),
         }
@@ -230,11 +230,11 @@ impl Worker {
     fn run_timers(&mut self) {
         let now = self.now();
         for _ in 0..DUE {
-            let Some(vni) = self.relay.due(now) else {
+            let Some(vni) = self.core.due(now) else {
                 break;
             };
             self.learn_activity(vni, now);
-            self.relay.handle_due(now);
+            self.core.handle_due(now);
         }
         self.forget(now);
         let Some(port_binder) = &mut self.port_binder else {
@@ -265,7 +265,7 @@ impl Worker {
     /// Gives back memory that was of use to clients which are quiet now.
     fn forget(&mut self, now: Timestamp) {
         let is_due = |due: Option<Timestamp>| due.is_some_and(|due| due <= now);
-        let mut freed = is_due(self.relay.poll_forget()) && self.relay.forget(now);
+        let mut freed = is_due(self.core.poll_forget()) && self.core.forget(now);
         if let Some(port_binder) = &mut self.port_binder
             && is_due(port_binder.forget)
         {
@@ -312,7 +312,7 @@ impl Worker {
                     self.count_overflow(family);
                     let context = BatchContext {
                         now,
-                        relay: &mut self.relay,
+                        core: &mut self.core,
                         sockets: &self.sockets,
                         data: self.batch.all(),
                         backlog: &mut self.backlogs[family as usize],
@@ -371,14 +371,14 @@ impl Worker {
     fn learn_activity(&mut self, vni: Vni, now: Timestamp) {
         let kernel = self.kernel.as_ref();
         if let Some(activity) = kernel.and_then(|kernel| kernel.activity(vni, now)) {
-            self.relay
+            self.core
                 .handle_activity(vni, activity.map(|leg| leg.last_seen));
         }
     }
 
     /// What the socket path itself has no use for.
     fn handle_events(&mut self) {
-        while let Some(event) = self.relay.poll_event() {
+        while let Some(event) = self.core.poll_event() {
             if let Some(kernel) = &self.kernel {
                 kernel.record(&event);
             }
@@ -414,8 +414,8 @@ impl Worker {
         let bind = port_binder.and_then(|port_binder| port_binder.port.due());
         let bind = bind.map(|due| due.saturating_duration_since(Instant::now()));
         let due = [
-            self.relay.poll_timeout(),
-            self.relay.poll_forget(),
+            self.core.poll_timeout(),
+            self.core.poll_forget(),
             port_binder.and_then(|port_binder| port_binder.forget),
             self.quiet(),
         ];

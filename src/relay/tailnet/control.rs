@@ -311,9 +311,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use bolero::check;
+    use fuzz_edits::{edited, edits};
 
     use super::*;
-    use crate::edit::{edited, edits};
 
     fn message(text: &str) -> Vec<u8> {
         [&(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()

@@ -1,4 +1,4 @@
-//! NaCl's `crypto_box` key agreement: X25519, then HSalsa20. It is most of what a new client costs.
+//! NaCl's `crypto_box` key agreement: X25519, then HSalsa20. It is most of the cost of a new client.
 
 use aws_lc_rs::agreement::{PrivateKey, UnparsedPublicKey, X25519, agree};
 use crypto_secretbox::{KeyInit, XSalsa20Poly1305};
@@ -13,10 +13,10 @@ use zeroize::Zeroizing;
 
 use crate::crypto::key::{DiscoPublic, DiscoSecret, KEY_LEN};
 
-/// Seals and opens between the holders of two keys; wiped when dropped.
+/// The cipher between the holders of two keys; wiped when dropped.
 pub type SharedBox = XSalsa20Poly1305;
 
-/// One side of agreements, kept ready.
+/// A private key, ready for agreements.
 pub(crate) struct Agreement(PrivateKey);
 
 impl Agreement {
@@ -24,8 +24,10 @@ impl Agreement {
         Self(secret.to_private())
     }
 
-    /// The box shared with `other`. With one of the few public keys that agree on zero with
-    /// everyone, it is the box that NaCl gives too: anybody can open that, as its owner wished.
+    /// The box shared with `other`.
+    ///
+    /// A few public keys of low order agree on zero with everyone. Their box is NaCl's box of zero,
+    /// which anybody can open; only the owner of such a key loses by it.
     pub(crate) fn with(&self, other: DiscoPublic) -> SharedBox {
         let mut shared = Zeroizing::new([0; KEY_LEN]);
         let other = UnparsedPublicKey::new(&X25519, other.0);
@@ -54,7 +56,7 @@ mod tests {
         let secret = DiscoSecret::from_bytes([0x5c; 32]);
         let agreement = Agreement::new(&secret);
         let public = |n| SecretKey::from([n; 32]).public_key().to_bytes();
-        // Zero agrees on zero with everyone.
+        // The key zero agrees on zero with everyone.
         for key in (1..60).map(public).chain([[0; 32]]) {
             let theirs = SalsaBox::new(&PublicKey::from(key), &SecretKey::from([0x5c; 32]));
             let sender = DiscoPublic(key);

@@ -1,19 +1,16 @@
-//! Keys as the relay protocol carries them: 32 raw bytes, X25519.
+//! Keys of the relay protocol: 32 raw bytes, X25519.
 
 use std::fmt;
 
 use aws_lc_rs::agreement::{PrivateKey, X25519};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{
-    crypto::agreement::{Agreement, SharedBox},
-    session::shard::ShardKey,
-};
+use crate::crypto::agreement::{Agreement, SharedBox};
 
-/// Length of every key on the wire, in bytes.
+/// The length of every key on the wire, in bytes.
 pub const KEY_LEN: usize = 32;
 
-/// Public half of a disco key: names a client, or the relay, within the disco protocol.
+/// The public half of a disco key: the name of a client, or of the relay, in the disco protocol.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct DiscoPublic(pub [u8; KEY_LEN]);
 
@@ -32,12 +29,12 @@ impl fmt::Display for DiscoPublic {
     }
 }
 
-/// Private half of a disco key. Never printed; wiped when dropped.
+/// The private half of a disco key; never printed, and wiped when dropped.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct DiscoSecret([u8; KEY_LEN]);
 
 impl DiscoSecret {
-    /// A secret from 32 random bytes; clamped as X25519 asks when used.
+    /// The secret with these 32 random bytes; X25519 clamps them on use.
     pub const fn from_bytes(bytes: [u8; KEY_LEN]) -> Self {
         Self(bytes)
     }
@@ -50,16 +47,12 @@ impl DiscoSecret {
         DiscoPublic(public.expect("keys have 32 bytes"))
     }
 
-    /// The secret itself, for those who must keep it.
+    /// The 32 bytes of the secret.
     pub const fn bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
     }
 
-    pub(crate) fn shard_key(&self) -> ShardKey {
-        ShardKey::new(&self.0)
-    }
-
-    /// The box of both keys, which seals and opens between them.
+    /// The box of this key and `other`, which seals and opens messages between them.
     pub fn shared_with(&self, other: DiscoPublic) -> SharedBox {
         Agreement::new(self).with(other)
     }
@@ -75,7 +68,7 @@ impl fmt::Debug for DiscoSecret {
     }
 }
 
-/// WireGuard public key of a tailnet node: names the sender of a DERP packet.
+/// The WireGuard public key of a tailnet node: the name of a DERP packet's sender.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct NodeKey(pub [u8; KEY_LEN]);
 
@@ -86,7 +79,7 @@ impl fmt::Debug for NodeKey {
     }
 }
 
-/// The unordered pair of clients that share a session, kept sorted by bytes
+/// The unordered pair of clients that share a session, sorted by bytes
 /// (`key.NewSortedPairOfDiscoPublic`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Pair([DiscoPublic; 2]);
@@ -102,7 +95,7 @@ impl Pair {
         self.0
     }
 
-    /// The side that `key` has in this pair.
+    /// The side of `key` in this pair.
     pub fn side_of(&self, key: DiscoPublic) -> Option<Side> {
         match () {
             () if self.0[0] == key => Some(Side::A),
@@ -117,17 +110,17 @@ impl Pair {
     }
 }
 
-/// One of the two legs of a session: `A` has the smaller disco key.
+/// A side of a session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Side {
-    /// The smaller disco key.
+    /// The client with the smaller disco key.
     A,
-    /// The greater disco key.
+    /// The client with the greater disco key.
     B,
 }
 
 impl Side {
-    /// The opposite leg.
+    /// The opposite side.
     pub const fn other(self) -> Self {
         match self {
             Self::A => Self::B,

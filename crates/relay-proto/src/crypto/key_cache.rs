@@ -17,8 +17,8 @@ use crate::{
 /// A box lives this long after its last use, and at most twice that: long enough for a round trip
 /// and for the next pairs of a client that has many.
 pub(crate) const KEPT: Duration = Duration::from_millis(500);
-/// The number of boxes from which freeing them is worth a word to the driver: fewer fill less than
-/// two pages, which the allocator soon uses again.
+/// The number of boxes from which freeing the cache is reported: fewer fill less than two pages,
+/// which the allocator soon uses again.
 const MANY: usize = 64;
 
 /// A cache of the boxes between one secret and its clients, in two generations.
@@ -26,7 +26,6 @@ const MANY: usize = 64;
 /// When the young generation is full or [`KEPT`] has passed, it becomes the old one, and the boxes
 /// of the old one that nobody has used since are dropped.
 pub(crate) struct SharedKeyCache {
-    secret: DiscoSecret,
     public: DiscoPublic,
     agreement: Agreement,
     capacity: usize,
@@ -42,11 +41,10 @@ impl SharedKeyCache {
     /// Creates an empty cache with room for `capacity` boxes in each of two generations.
     ///
     /// Seven eighths of a power of two fill the hash tables without waste.
-    pub(crate) fn new(secret: DiscoSecret, capacity: usize) -> Self {
+    pub(crate) fn new(secret: &DiscoSecret, capacity: usize) -> Self {
         Self {
             public: secret.public(),
-            agreement: Agreement::new(&secret),
-            secret,
+            agreement: Agreement::new(secret),
             capacity,
             young: HashMap::new(),
             old: HashMap::new(),
@@ -58,11 +56,6 @@ impl SharedKeyCache {
     /// Public half of the cache's own key.
     pub(crate) const fn public(&self) -> DiscoPublic {
         self.public
-    }
-
-    /// The cache's own key.
-    pub(crate) const fn secret(&self) -> &DiscoSecret {
-        &self.secret
     }
 
     /// The box with `client`, computed on a miss.
@@ -104,7 +97,7 @@ mod tests {
     const START: Timestamp = Timestamp::START;
 
     fn cache(capacity: usize) -> SharedKeyCache {
-        SharedKeyCache::new(DiscoSecret::from_bytes([5; 32]), capacity)
+        SharedKeyCache::new(&DiscoSecret::from_bytes([5; 32]), capacity)
     }
 
     fn key(n: u8) -> DiscoPublic {
@@ -124,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn box_that_is_asked_for_stays_and_another_is_gone_after_twice_its_time() {
+    fn box_in_use_stays_and_another_is_gone_after_twice_its_time() {
         let mut cache = cache(4);
         cache.shared_with(key(1), START);
         let mut now = START;
@@ -139,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn quiet_time_leaves_no_memory_and_no_wish() {
+    fn quiet_time_leaves_no_memory_and_no_timer() {
         let mut cache = cache(200);
         assert_eq!(cache.poll_forget(), None);
         let mut now = START;

@@ -1,158 +1,73 @@
-//! Bandwidth limits: one for each session, and one for all sessions of a relay.
+//! The rate limit that everything limited here uses: the generic cell rate algorithm (GCRA).
 //!
-//! Each is a bucket that is kept as one number, the time at which it would be empty of what it tat
-//! (the generic cell rate algorithm), so it takes no tick and no second value that could disagree.
+//! The state of a limit is one number, its theoretical arrival time (TAT): the moment at which all
+//! that was admitted is paid for. It needs no timer, and a TAT that has passed says no more than a
+//! limit that was never used, so it may be dropped.
 
-use std::{
-    collections::HashMap,
-    num::NonZero,
-    sync::atomic::{AtomicU64, Ordering},
-    time::Duration,
-};
+use std::{num::NonZero, time::Duration};
 
-use crate::{
-    config::Config,
-    time::{Timestamp, nanoseconds},
-    verdict::DropReason,
-    wire::geneve::Vni,
-};
+use crate::time::{Timestamp, nanoseconds};
 
-/// Shortest time whose data may come at once.
-const BURST: Duration = Duration::from_millis(50);
-/// Data that may come at once however low the limit: more than one super-datagram.
-const LEAST_BURST: u64 = 128 << 10;
+/// Least burst of a bandwidth limit, as time at its rate.
+const BANDWIDTH_BURST: Duration = Duration::from_millis(50);
+/// Least burst of a bandwidth limit, in bytes: one UDP super-datagram has up to 64 KiB, and a limit
+/// that never admits two of them in a row would stall bulk traffic at low rates.
+const BANDWIDTH_BURST_BYTES: u64 = 128 << 10;
 
-/// How fast data may flow.
+/// A rate of units (bytes, requests, messages) and the burst that it tolerates.
+///
+/// The owner keeps the TAT; a limit that was never used has [`Timestamp::START`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
-    bytes_per_second: NonZero<u64>,
+    units: NonZero<u64>,
+    /// Nanoseconds.
+    period: u64,
+    /// Nanoseconds at the limit's rate.
     burst: u64,
 }
 
 impl RateLimit {
-    /// What may come at once is derived: data of 50 ms, and never less than 128 KiB.
-    pub fn new(bytes_per_second: NonZero<u64>) -> Self {
-        let mut rate_limit = Self {
-            bytes_per_second,
-            burst: 0,
-        };
-        rate_limit.burst = rate_limit.cost(LEAST_BURST).max(nanoseconds(BURST));
-        rate_limit
+    /// A limit that admits `units` at once, and as many again in each `period`.
+    pub const fn new(units: NonZero<u64>, period: Duration) -> Self {
+        let period = nanoseconds(period);
+        Self {
+            units,
+            period,
+            burst: period,
+        }
     }
 
-    /// Bytes of UDP payload in a second.
-    pub const fn bytes_per_second(&self) -> u64 {
-        self.bytes_per_second.get()
+    /// A limit on bandwidth, whose burst is 50 ms of data and never less than 128 KiB.
+    pub fn bandwidth(bytes_per_second: NonZero<u64>) -> Self {
+        let mut limit = Self::new(bytes_per_second, Duration::from_secs(1));
+        let least = limit.cost(BANDWIDTH_BURST_BYTES);
+        limit.burst = least.max(nanoseconds(BANDWIDTH_BURST));
+        limit
     }
 
-    /// How long all that may come at once takes at this rate_limit.
+    /// Units that the limit admits in a second, rounded down.
+    pub fn per_second(&self) -> u64 {
+        let units = u128::from(self.units.get()) * 1_000_000_000;
+        let per_second = units / u128::from(self.period.max(1));
+        u64::try_from(per_second).unwrap_or(u64::MAX)
+    }
+
+    /// The time that a whole burst takes at the limit's rate.
     pub const fn burst(&self) -> Duration {
         Duration::from_nanos(self.burst)
     }
 
-    /// Nanoseconds that `bytes` take.
-    fn cost(&self, bytes: u64) -> u64 {
-        let cost = u128::from(bytes) * 1_000_000_000 / u128::from(self.bytes_per_second.get());
+    /// The TAT after `units` more at `now`; `None` if they exceed the burst and must be refused.
+    #[must_use]
+    pub fn admit(&self, tat: Timestamp, units: u64, now: Timestamp) -> Option<Timestamp> {
+        let after = tat.max(now).as_nanos().saturating_add(self.cost(units));
+        (after - now.as_nanos() <= self.burst).then_some(Timestamp::from_nanos(after))
+    }
+
+    /// Nanoseconds that `units` take at the limit's rate.
+    fn cost(&self, units: u64) -> u64 {
+        let cost = u128::from(units) * u128::from(self.period) / u128::from(self.units.get());
         u64::try_from(cost).unwrap_or(u64::MAX)
-    }
-
-    /// Until when a bucket that tat until `tat` tat with `bytes` more; `None` when that would be
-    /// too much at once.
-    fn take(&self, tat: u64, bytes: u64, now: u64) -> Option<u64> {
-        let after = tat.max(now).saturating_add(self.cost(bytes));
-        (after - now <= self.burst).then_some(after)
-    }
-}
-
-/// What a relay tat to its limit, kept where another data path keeps it, too.
-#[derive(Debug, Clone, Copy)]
-pub struct SharedTat {
-    /// The other's time, in nanoseconds, at which nothing is owed. Anyone may move it on.
-    pub tat: &'static AtomicU64,
-    /// What must be added to nanoseconds of the relay's time to get the other's; wraps around.
-    pub ahead: u64,
-}
-
-#[derive(Debug)]
-enum Tat {
-    Own(AtomicU64),
-    Shared(SharedTat),
-}
-
-/// The limit of a relay, shared by its cores.
-#[derive(Debug)]
-pub(crate) struct RelayBandwidth {
-    rate_limit: Option<RateLimit>,
-    tat: Tat,
-}
-
-impl RelayBandwidth {
-    pub(crate) fn new(config: &Config) -> Self {
-        Self {
-            rate_limit: config.max_bytes_per_second.map(RateLimit::new),
-            tat: Tat::Own(AtomicU64::new(0)),
-        }
-    }
-
-    pub(crate) const fn share(&mut self, tat: SharedTat) {
-        self.tat = Tat::Shared(tat);
-    }
-
-    fn take(&self, bytes: u64, now: u64) -> Result<(), DropReason> {
-        let Some(rate_limit) = self.rate_limit else {
-            return Ok(());
-        };
-        let (tat, ahead) = match &self.tat {
-            Tat::Own(tat) => (tat, 0),
-            Tat::Shared(shared) => (shared.tat, shared.ahead),
-        };
-        let now = now.wrapping_add(ahead);
-        let next = |tat| rate_limit.take(tat, bytes, now);
-        let taken = tat.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-        taken.map(|_| ()).map_err(|_| DropReason::RelayRate)
-    }
-}
-
-/// The limits as one core keeps them. There is one of these only when there is a limit.
-#[derive(Debug)]
-pub(crate) struct SessionBandwidth {
-    session: Option<RateLimit>,
-    /// Of sessions that have had data.
-    tat: HashMap<Vni, u64>,
-}
-
-impl SessionBandwidth {
-    pub(crate) fn new(config: &Config) -> Option<Self> {
-        let session = config.max_bytes_per_second_per_session.map(RateLimit::new);
-        (session.is_some() || config.max_bytes_per_second.is_some()).then(|| Self {
-            session,
-            tat: HashMap::new(),
-        })
-    }
-
-    /// Whether `bytes` of a session may pass now, and takes them into account if so.
-    pub(crate) fn take(
-        &mut self,
-        vni: Vni,
-        bytes: u64,
-        now: Timestamp,
-        relay: &RelayBandwidth,
-    ) -> Result<(), DropReason> {
-        let now = nanoseconds(now.since_start());
-        let Some(rate_limit) = self.session else {
-            return relay.take(bytes, now);
-        };
-        let tat = self.tat.entry(vni).or_default();
-        let after = rate_limit.take(*tat, bytes, now);
-        let after = after.ok_or(DropReason::SessionRate)?;
-        relay.take(bytes, now)?;
-        *tat = after;
-        Ok(())
-    }
-
-    /// Forgets a session that has ended.
-    pub(crate) fn forget(&mut self, vni: Vni) {
-        self.tat.remove(&vni);
     }
 }
 
@@ -162,29 +77,31 @@ mod tests {
 
     use super::*;
 
+    /// Units that the limit admits one by one at one moment.
+    fn admitted(limit: &RateLimit, tat: &mut Timestamp, now: Timestamp) -> usize {
+        std::iter::from_fn(|| limit.admit(*tat, 1, now).map(|after| *tat = after)).count()
+    }
+
     #[test]
-    fn what_another_path_owes_counts_in_its_own_time() {
-        static TAT: AtomicU64 = AtomicU64::new(0);
-        const MEBIBYTE: u64 = 1 << 20;
-        let config = Config {
-            max_bytes_per_second: NonZero::new(MEBIBYTE),
-            ..Config::default()
-        };
-        let mut rate = RelayBandwidth::new(&config);
-        // The other's clock was started 100 s after this one.
-        let ahead = 0_u64.wrapping_sub(100_000_000_000);
-        rate.share(SharedTat { tat: &TAT, ahead });
-        let now = 200_000_000_000;
-        assert!(rate.take(LEAST_BURST, now).is_ok());
-        assert_eq!(
-            TAT.load(Ordering::Relaxed),
-            100_000_000_000 + 125_000_000,
-            "128 KiB take an eighth of a second"
-        );
-        assert_eq!(rate.take(1, now), Err(DropReason::RelayRate));
-        // The other path has used up the next second.
-        TAT.fetch_add(1_000_000_000, Ordering::Relaxed);
-        assert!(rate.take(1, now + 1_000_000_000).is_err());
-        assert!(rate.take(1, now + 1_000_001_000).is_ok());
+    fn burst_comes_at_once_and_the_rest_at_the_rate() {
+        let limit = RateLimit::new(NonZero::new(100).unwrap(), Duration::from_secs(1));
+        let at = |ms: u64| Timestamp::from_start(Duration::from_millis(5_000 + ms));
+        let mut tat = Timestamp::START;
+        assert_eq!(admitted(&limit, &mut tat, at(0)), 100);
+        assert_eq!(admitted(&limit, &mut tat, at(0)), 0);
+        assert_eq!(admitted(&limit, &mut tat, at(250)), 25);
+        assert_eq!(admitted(&limit, &mut tat, at(10_000)), 100);
+        assert_eq!(limit.per_second(), 100);
+    }
+
+    #[test]
+    fn low_bandwidth_still_admits_two_super_datagrams() {
+        let bandwidth = |bytes| RateLimit::bandwidth(NonZero::new(bytes).unwrap());
+        let now = Timestamp::from_start(Duration::from_secs(9));
+        let slow = bandwidth(1_000);
+        let after = slow.admit(Timestamp::START, 64 << 10, now).unwrap();
+        assert!(slow.admit(after, 64 << 10, now).is_some());
+        assert_eq!(bandwidth(1 << 30).burst(), BANDWIDTH_BURST);
+        assert_eq!(bandwidth(u64::MAX).per_second(), u64::MAX);
     }
 }

@@ -1,97 +1,87 @@
-//! How often each node may ask for sessions: opening a request costs more than all that refuses one.
-//!
-//! As with bandwidth, a bucket is one number, the time until which its node tat. A node that tat
-//! nothing needs none.
+//! The rate limit on allocation requests of each node: opening one costs more than all checks that
+//! refuse it.
 
-use std::{collections::HashMap, mem, time::Duration};
+use std::{collections::HashMap, mem, num::NonZero, time::Duration};
 
 use crate::{
-    config::Config,
-    crypto::key::NodeKey,
-    time::{Timestamp, nanoseconds},
+    config::Config, crypto::key::NodeKey, limits::rate::RateLimit, time::Timestamp,
     verdict::DropReason,
 };
 
-/// Requests that may come at once, at least: a node that starts asks once for each of its peers.
+/// The least number of requests that a node may send at once: a node that starts asks once for each
+/// of its peers.
 const LEAST: usize = 1 << 12;
-/// Nodes that may owe. Beyond that all debts are forgiven, and each node has at once what it may
-/// have at once; it would take as many nodes to get there.
-const MOST: usize = (1 << 12) / 8 * 7;
-/// How often nodes that owe nothing any more are looked for, while some do.
-const LOOK: Duration = Duration::from_millis(500);
-/// Fewer take less than a page or two, which are soon in use again.
+/// The most nodes whose TAT is kept. A full table is cleared, and each node has its whole burst
+/// again; it would take as many nodes to get there.
+const CAPACITY: usize = (1 << 12) / 8 * 7;
+/// The pause between two sweeps for TATs that have passed.
+const SWEEP: Duration = Duration::from_millis(500);
+/// The number of nodes from which freeing the table is reported: fewer fill less than two pages,
+/// which the allocator soon uses again.
 const MANY: usize = 64;
 
-/// What nodes owe for their requests.
+/// The TATs of nodes that have asked lately.
 pub(crate) struct Requests {
-    /// Nanoseconds that a node tat for each.
-    each: u64,
-    /// The most that it may owe.
-    most: u64,
-    tat: HashMap<NodeKey, u64>,
-    look: Option<Timestamp>,
-    /// There have been many since there was none.
-    many: bool,
+    limit: RateLimit,
+    tats: HashMap<NodeKey, Timestamp>,
+    next_sweep: Option<Timestamp>,
+    /// The table has held [`MANY`] nodes since it was last empty.
+    was_large: bool,
 }
 
 impl Requests {
-    /// As many at once as a node may have sessions, and as many again in the time in which an
-    /// unbound session ends: with more it could only push out its own.
+    /// A node may ask at once as often as it may have sessions, and as often again in the lifetime
+    /// of an unbound session: with more requests it could only evict its own.
     pub(crate) fn new(config: &Config) -> Self {
-        let most = nanoseconds(config.bind_lifetime);
-        let count = config.max_sessions_per_node.max(LEAST);
+        let count = config.max_sessions_per_node.max(LEAST) as u64;
+        let count = NonZero::new(count).unwrap_or(NonZero::<u64>::MIN);
         Self {
-            each: most / count as u64,
-            most,
-            tat: HashMap::new(),
-            look: None,
-            many: false,
+            limit: RateLimit::new(count, config.bind_lifetime),
+            tats: HashMap::new(),
+            next_sweep: None,
+            was_large: false,
         }
     }
 
-    /// Whether `node` may ask now, and takes that into account if so.
-    pub(crate) fn take(&mut self, node: NodeKey, now: Timestamp) -> Result<(), DropReason> {
-        let at = nanoseconds(now.since_start());
-        if let Some(tat) = self.tat.get_mut(&node) {
-            let after = (*tat).max(at).saturating_add(self.each);
-            if after - at > self.most {
-                return Err(DropReason::RequestRate);
-            }
-            *tat = after;
+    /// Admits one request of `node`.
+    pub(crate) fn admit(&mut self, node: NodeKey, now: Timestamp) -> Result<(), DropReason> {
+        if let Some(tat) = self.tats.get_mut(&node) {
+            let after = self.limit.admit(*tat, 1, now);
+            *tat = after.ok_or(DropReason::RequestRate)?;
             return Ok(());
         }
-        if self.tat.len() == MOST {
-            self.tat.retain(|_, tat| *tat > at);
-            // Or there would soon be another look at all of them.
-            if self.tat.len() > MOST / 2 {
-                self.tat.clear();
+        let tat = self.limit.admit(Timestamp::START, 1, now);
+        let tat = tat.ok_or(DropReason::RequestRate)?;
+        if self.tats.len() == CAPACITY {
+            self.tats.retain(|_, tat| *tat > now);
+            // A table that stays this full would be swept again for every few new nodes.
+            if self.tats.len() > CAPACITY / 2 {
+                self.tats.clear();
             }
         }
-        self.tat.insert(node, at.saturating_add(self.each));
-        self.many |= self.tat.len() >= MANY;
-        self.look.get_or_insert(now + LOOK);
+        self.tats.insert(node, tat);
+        self.was_large |= self.tats.len() >= MANY;
+        self.next_sweep.get_or_insert(now + SWEEP);
         Ok(())
     }
 
-    /// When [`Requests::forget`] wants to be called.
+    /// The time at which [`Requests::forget`] has something to do.
     pub(crate) const fn poll_forget(&self) -> Option<Timestamp> {
-        self.look
+        self.next_sweep
     }
 
-    /// Lets go of nodes that owe nothing, and of memory that is left then; whether these were the
-    /// last of many.
+    /// Drops TATs that have passed, and spare memory. Returns whether a large table became empty.
     pub(crate) fn forget(&mut self, now: Timestamp) -> bool {
-        if self.look.is_none_or(|look| look > now) {
+        if self.next_sweep.is_none_or(|due| due > now) {
             return false;
         }
-        let at = nanoseconds(now.since_start());
-        self.tat.retain(|_, tat| *tat > at);
-        if self.tat.len() <= self.tat.capacity() / 4 {
-            self.tat.shrink_to_fit();
+        self.tats.retain(|_, tat| *tat > now);
+        if self.tats.len() <= self.tats.capacity() / 4 {
+            self.tats.shrink_to_fit();
         }
-        let empty = self.tat.is_empty();
-        self.look = (!empty).then(|| now + LOOK);
-        empty && mem::take(&mut self.many)
+        let empty = self.tats.is_empty();
+        self.next_sweep = (!empty).then(|| now + SWEEP);
+        empty && mem::take(&mut self.was_large)
     }
 }
 
@@ -102,6 +92,7 @@ mod tests {
     use bolero::{check, produce};
 
     use super::*;
+    use crate::time::nanoseconds;
 
     const START: Timestamp = Timestamp::from_start(Duration::from_secs(1_000));
 
@@ -111,13 +102,13 @@ mod tests {
         NodeKey(key)
     }
 
-    /// How many of `count` requests a node may send at one moment.
+    /// The number of requests, of `count` at one moment, that are admitted.
     fn granted(requests: &mut Requests, node: NodeKey, count: usize, now: Timestamp) -> usize {
-        let each = (0..count).map(|_| requests.take(node, now));
+        let each = (0..count).map(|_| requests.admit(node, now));
         each.filter(Result::is_ok).count()
     }
 
-    /// A bucket of tokens for each node that is filled at every step and never forgotten.
+    /// The reference is a token bucket for each node, filled at every step and never dropped.
     #[test]
     fn nodes_ask_as_if_nothing_were_forgotten() {
         let step = (0..20_000_u64, produce::<bool>(), 0..4_u8, 0..6_000_u16);
@@ -125,7 +116,8 @@ mod tests {
         let check = check!().with_iterations(200);
         check.with_generator(steps).for_each(|steps| {
             let mut requests = Requests::new(&Config::default());
-            let (each, most) = (requests.each, requests.most);
+            let most = nanoseconds(Config::default().bind_lifetime);
+            let each = most / LEAST as u64;
             let mut tokens = [most; 4];
             let mut now = START;
             for (ms, forget, number, count) in steps {
@@ -164,19 +156,19 @@ mod tests {
     }
 
     #[test]
-    fn nodes_that_owe_are_bounded_and_a_full_table_is_seldom_looked_through() {
+    fn table_of_nodes_is_bounded_and_seldom_swept_when_full() {
         let mut requests = Requests::new(&Config::default());
         for n in 0..20_000 {
-            // Each tat for seconds.
+            // The TAT of each lies seconds ahead.
             assert_eq!(granted(&mut requests, node(n), 500, START), 500);
-            assert!(requests.tat.len() <= MOST);
+            assert!(requests.tats.len() <= CAPACITY);
         }
-        // One that tat keeps its tat beside many that ask once in a while.
+        // A busy node keeps its TAT beside many that ask once in a while.
         let mut requests = Requests::new(&Config::default());
         granted(&mut requests, node(0), 5_000, START);
         for n in 1..20_000 {
             let now = START + Duration::from_micros(1_000 * n);
-            requests.take(node(n), now).unwrap();
+            requests.admit(node(n), now).unwrap();
         }
         let now = START + Duration::from_secs(20);
         let granted = granted(&mut requests, node(0), 5_000, now);
@@ -184,32 +176,32 @@ mod tests {
     }
 
     #[test]
-    fn quiet_time_leaves_no_memory_and_no_wish() {
+    fn quiet_time_leaves_no_memory_and_no_timer() {
         let mut requests = Requests::new(&Config::default());
         assert_eq!(requests.poll_forget(), None);
         let mut now = START;
-        // Few are not worth a word.
+        // Freeing a small table is not reported.
         for (count, many) in [(2_000, true), (10, false)] {
             for n in 0..count {
-                requests.take(node(n), now).unwrap();
+                requests.admit(node(n), now).unwrap();
             }
             let due = requests.poll_forget().unwrap();
             assert!(!requests.forget(now));
             now = due;
             assert_eq!(requests.forget(now), many);
             assert_eq!(requests.poll_forget(), None);
-            assert_eq!(requests.tat.capacity(), 0);
+            assert_eq!(requests.tats.capacity(), 0);
         }
-        // One that tat stays, with little room.
+        // A node whose TAT lies ahead stays, in a small table.
         granted(&mut requests, node(1), 4_096, now);
         for n in 2..2_000 {
-            requests.take(node(n), now).unwrap();
+            requests.admit(node(n), now).unwrap();
         }
         now = requests.poll_forget().unwrap();
         assert!(!requests.forget(now) && requests.poll_forget().is_some());
-        assert!(requests.tat.len() == 1 && requests.tat.capacity() < 10);
+        assert!(requests.tats.len() == 1 && requests.tats.capacity() < 10);
         now = now + Duration::from_secs(30);
         assert!(requests.forget(now));
-        assert_eq!(requests.tat.capacity(), 0);
+        assert_eq!(requests.tats.capacity(), 0);
     }
 }

@@ -1,4 +1,4 @@
-//! Addresses of legs, and which may ever become one.
+//! Addresses of legs, and the policy of which addresses may bind.
 
 use std::{
     collections::BTreeSet,
@@ -6,7 +6,7 @@ use std::{
     num::NonZeroU16,
 };
 
-/// Address and port of a leg, in 18 bytes: IPv4 in IPv6's mapped form.
+/// The address and port of a leg in 18 bytes, IPv4 in mapped form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Address {
     ip: [u8; 16],
@@ -14,7 +14,8 @@ pub(crate) struct Address {
 }
 
 impl Address {
-    /// `None` for port 0, from which nobody sends. Flow and scope of IPv6 are left out.
+    /// The compact form of `address`; `None` for port 0, from which nobody sends. Flow label and scope
+    /// of IPv6 are left out.
     pub(crate) const fn of(address: SocketAddr) -> Option<Self> {
         let Some(port) = NonZeroU16::new(address.port()) else {
             return None;
@@ -33,7 +34,7 @@ impl From<Address> for SocketAddr {
     }
 }
 
-/// An IPv4 address in IPv6's mapped form as what it is.
+/// The address with an IPv4-mapped IPv6 address turned back into IPv4.
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => SocketAddr::new(v6.ip().to_canonical(), v6.port()),
@@ -41,7 +42,7 @@ pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     }
 }
 
-/// Refuses addresses that lead back to the relay itself or to many.
+/// The policy that keeps out addresses which lead back to the relay itself or to many hosts.
 #[derive(Debug, Default)]
 pub(crate) struct AddressPolicy {
     allow_loopback: bool,
@@ -56,9 +57,9 @@ impl AddressPolicy {
         }
     }
 
-    /// The relay's own endpoints: a session with them would loop.
-    pub(crate) fn set_own(&mut self, own: &[SocketAddr]) {
-        self.own = own.iter().copied().collect();
+    /// Sets the relay's own endpoints: a session with them would loop.
+    pub(crate) fn set_own(&mut self, own: impl Iterator<Item = SocketAddr>) {
+        self.own = own.collect();
     }
 
     /// Whether the canonical address `source` may bind.
@@ -91,7 +92,7 @@ mod tests {
     #[test]
     fn only_addresses_of_one_other_host_may_bind() {
         let mut policy = AddressPolicy::new(false);
-        policy.set_own(&["10.0.0.1:40000".parse().unwrap()]);
+        policy.set_own(["10.0.0.1:40000".parse().unwrap()].into_iter());
         for good in [
             "10.0.0.1:41641",
             "10.0.0.2:40000",

@@ -1,23 +1,24 @@
-//! Sessions in the order in which they must be looked at.
+//! The queue of times at which sessions must be checked for their end.
 //!
-//! A data packet moves a session's end without touching the queue: when an entry falls due, the
-//! session says when it really ends, and is queued again if that is later. So each session costs
-//! one queue operation per lifetime, and nothing is ever scanned.
+//! A datagram moves a session's end without touching the queue. When an entry falls due, the session
+//! says when it really ends, and is queued again if that is later. So each session costs one queue
+//! operation per lifetime, and nothing is ever scanned.
 
 use std::{cmp::Reverse, collections::BinaryHeap};
 
 use crate::{time::Timestamp, wire::geneve::Vni};
 
-/// Entries of sessions that ended which are not worth a look at all others.
-const FEW: usize = 64;
+/// The number of stale entries that are tolerated before the whole queue is swept.
+const TOLERATED: usize = 64;
 
-/// When to look at which session.
+/// An entry: when to check which session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Due {
     pub(crate) at: Timestamp,
     pub(crate) vni: Vni,
-    /// Of the session's LamportID: a VNI rests long enough that both are never the same again.
-    low: u32,
+    /// Low half of the session's LamportID. A freed VNI rests long enough that both together never
+    /// name two sessions.
+    lamport: u32,
 }
 
 impl Due {
@@ -25,22 +26,22 @@ impl Due {
         Self {
             at,
             vni,
-            low: lamport as u32,
+            lamport: lamport as u32,
         }
     }
 
-    /// Whether this entry is of the session with its VNI and this LamportID.
+    /// Whether this entry belongs to the session with its VNI and this LamportID.
     pub(crate) const fn is_of(&self, lamport: u64) -> bool {
-        self.low == lamport as u32
+        self.lamport == lamport as u32
     }
 }
 
-/// Due times, at least one per session, the earliest of each no later than its end.
+/// The queue. Each session has at least one entry, and its earliest is no later than its end.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     heap: BinaryHeap<Reverse<Due>>,
-    /// How many entries at most are of sessions that ended before they fell due.
-    left: usize,
+    /// Upper bound of the number of stale entries: those of sessions that ended before they fell due.
+    stale: usize,
 }
 
 impl Deadlines {
@@ -48,31 +49,31 @@ impl Deadlines {
         self.heap.push(Reverse(due));
     }
 
-    /// Sessions ended, one of them with an entry that had not fallen due when `early`; `lives` says
-    /// whose entries are needed. There are never more than about twice those.
-    pub(crate) fn leave(&mut self, early: bool, lives: impl Fn(&Due) -> bool) {
-        self.left += usize::from(early);
-        if self.left > FEW && self.left > self.heap.len() / 2 {
-            self.heap.retain(|Reverse(due)| lives(due));
-            self.left = 0;
+    /// Removes stale entries after a session has ended; `early` if one of its entries had not fallen
+    /// due. `is_live` says whose entries are needed. The queue never has more than about twice those.
+    pub(crate) fn discard_stale(&mut self, early: bool, is_live: impl Fn(&Due) -> bool) {
+        self.stale += usize::from(early);
+        if self.stale > TOLERATED && self.stale > self.heap.len() / 2 {
+            self.heap.retain(|Reverse(due)| is_live(due));
+            self.stale = 0;
         }
-        while self.heap.peek().is_some_and(|Reverse(due)| !lives(due)) {
+        while self.heap.peek().is_some_and(|Reverse(due)| !is_live(due)) {
             self.heap.pop();
-            self.left = self.left.saturating_sub(1);
+            self.stale = self.stale.saturating_sub(1);
         }
     }
 
-    /// The entry that is due first.
+    /// The earliest entry.
     pub(crate) fn peek(&self) -> Option<&Due> {
         self.heap.peek().map(|Reverse(due)| due)
     }
 
-    /// The earliest due time.
+    /// The time of the earliest entry.
     pub(crate) fn next(&self) -> Option<Timestamp> {
         self.peek().map(|due| due.at)
     }
 
-    /// Takes one entry that is due, in the order of time and VNI.
+    /// Removes one entry that is due, in the order of time and VNI.
     pub(crate) fn pop_due(&mut self, now: Timestamp) -> Option<Due> {
         (self.next()? <= now).then_some(())?;
         self.heap.pop().map(|Reverse(due)| due)
@@ -96,10 +97,10 @@ mod tests {
     fn entries_of_ended_sessions_do_not_pile_up() {
         let mut deadlines = Deadlines::default();
         for n in 1..100_000 {
-            // All but the last ten have ended, which are first.
+            // All sessions but the last ten have ended; those are first in the queue.
             deadlines.insert(due(1_000_000 - u64::from(n), n));
-            deadlines.leave(true, |due| due.vni.number() + 10 > n);
-            assert!(deadlines.heap.len() < 20 + 2 * FEW);
+            deadlines.discard_stale(true, |due| due.vni.number() + 10 > n);
+            assert!(deadlines.heap.len() < 20 + 2 * TOLERATED);
         }
     }
 }

@@ -1,36 +1,37 @@
-//! The relay's own addresses that clients were bound through: few, so a leg has a number for its.
+//! The relay's own addresses that clients were bound through. They are few, so a leg stores an id of
+//! two bytes.
 
 use std::{collections::BTreeMap, net::IpAddr};
 
-/// Number of a local address; 0 for one that is not known.
+/// The id of a local address; 0 if the address is not known.
 pub(crate) type LocalAddrId = u16;
 
-/// Addresses by their numbers, which stay.
+/// Local addresses and their ids, which never change.
 #[derive(Debug, Default)]
 pub(crate) struct LocalAddrTable {
     addresses: Vec<IpAddr>,
-    numbers: BTreeMap<IpAddr, LocalAddrId>,
+    ids: BTreeMap<IpAddr, LocalAddrId>,
 }
 
 impl LocalAddrTable {
-    /// The number of an address. When all are given, more addresses count as not known: the kernel
-    /// then chooses what a leg is sent from.
-    pub(crate) fn number(&mut self, address: Option<IpAddr>) -> LocalAddrId {
+    /// The id of an address. When all ids are given out, further addresses count as not known: then
+    /// the kernel chooses the source address of what a leg is sent.
+    pub(crate) fn id(&mut self, address: Option<IpAddr>) -> LocalAddrId {
         let Some(address) = address else { return 0 };
-        if let Some(known) = self.numbers.get(&address) {
-            return *known;
+        if let Some(id) = self.ids.get(&address) {
+            return *id;
         }
-        let Ok(number) = LocalAddrId::try_from(self.addresses.len() + 1) else {
+        let Ok(id) = LocalAddrId::try_from(self.addresses.len() + 1) else {
             return 0;
         };
         self.addresses.push(address);
-        self.numbers.insert(address, number);
-        number
+        self.ids.insert(address, id);
+        id
     }
 
-    /// The address with a number that was given.
-    pub(crate) fn address(&self, number: LocalAddrId) -> Option<IpAddr> {
-        let at = usize::from(number).checked_sub(1)?;
+    /// The address with this id.
+    pub(crate) fn address(&self, id: LocalAddrId) -> Option<IpAddr> {
+        let at = usize::from(id).checked_sub(1)?;
         self.addresses.get(at).copied()
     }
 }
@@ -40,17 +41,17 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_keep_their_numbers_and_have_a_limit() {
+    fn addresses_keep_their_ids_and_have_a_limit() {
         let mut locals = LocalAddrTable::default();
         let address = |n: u32| Some(IpAddr::from(n.to_be_bytes()));
-        assert_eq!((locals.number(None), locals.address(0)), (0, None));
+        assert_eq!((locals.id(None), locals.address(0)), (0, None));
         for _ in 0..2 {
             for n in 1..=u32::from(LocalAddrId::MAX) {
-                let number = locals.number(address(n));
-                assert_eq!(u32::from(number), n);
-                assert_eq!(locals.address(number), address(n));
+                let id = locals.id(address(n));
+                assert_eq!(u32::from(id), n);
+                assert_eq!(locals.address(id), address(n));
             }
         }
-        assert_eq!(locals.number(address(1 << 16)), 0);
+        assert_eq!(locals.id(address(1 << 16)), 0);
     }
 }

@@ -1,8 +1,9 @@
-//! Lanes: which part of a relay a session belongs to, so that several cores can share the work.
+//! Shards: the parts into which the sessions of a relay are divided, so that several cores can share
+//! the work.
 //!
-//! A pair of clients always has the same shard, and its VNI says which: the low bits. So one core
-//! per thread suffices, each for some of the shards, and whoever steers datagrams needs the VNI and
-//! nothing else. The number of shards never changes, whatever the number of threads.
+//! A pair of clients always has the same shard, and the low bits of its session's VNI name it. Each
+//! core serves some of the shards, and whoever steers datagrams to cores needs nothing but the VNI.
+//! The number of shards does not depend on the number of cores.
 
 use blake2::{
     Blake2sMac256,
@@ -10,14 +11,21 @@ use blake2::{
 };
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::{crypto::key::Pair, wire::geneve::Vni};
+use crate::{
+    crypto::key::{DiscoSecret, Pair},
+    wire::geneve::Vni,
+};
+
+/// Domain of the MAC that keys shards. Saved sessions keep their shards across releases, so these
+/// bytes never change.
+const DOMAIN: &[u8] = b"peerrelay lane";
 
 /// One of [`Shard::COUNT`] shards.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Shard(u8);
 
 impl Shard {
-    /// Number of shards; a power of two.
+    /// The number of shards; a power of two.
     pub const COUNT: u32 = 64;
 
     /// The shard of a session.
@@ -25,7 +33,7 @@ impl Shard {
         Self((vni.number() % Self::COUNT) as u8)
     }
 
-    /// Its number, less than [`Shard::COUNT`].
+    /// The shard's number, less than [`Shard::COUNT`].
     pub const fn number(self) -> usize {
         self.0 as usize
     }
@@ -37,15 +45,18 @@ impl Shard {
     }
 }
 
-/// Chooses shards of pairs. Keyed, so that nobody learns bits of a VNI from the clients' keys.
+/// The key that assigns pairs to shards: without it, nobody learns bits of a VNI from the keys of its
+/// clients.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub(crate) struct ShardKey([u8; 32]);
 
 impl ShardKey {
-    pub(crate) fn new(secret: &[u8; 32]) -> Self {
-        Self(mac(secret, b"peerrelay lane").into())
+    /// The key of the relay whose server key is `secret`.
+    pub(crate) fn of(secret: &DiscoSecret) -> Self {
+        Self(mac(secret.bytes(), DOMAIN).into())
     }
 
+    /// The shard of a pair.
     pub(crate) fn shard(&self, pair: &Pair) -> Shard {
         let [a, b] = pair.keys();
         let hash: [u8; 32] = mac(&self.0, &[a.0, b.0].concat()).into();
@@ -64,6 +75,10 @@ mod tests {
     use super::*;
     use crate::crypto::key::DiscoPublic;
 
+    fn shard_key() -> ShardKey {
+        ShardKey::of(&DiscoSecret::from_bytes([7; 32]))
+    }
+
     #[test]
     fn vni_of_a_lane_names_the_lane() {
         for number in 0..Shard::COUNT as u8 {
@@ -77,7 +92,7 @@ mod tests {
 
     #[test]
     fn pair_keeps_its_lane_and_pairs_spread_over_all() {
-        let key = ShardKey::new(&[7; 32]);
+        let key = shard_key();
         let pair = |n: u16| {
             let mut b = [0; 32];
             b[..2].copy_from_slice(&n.to_be_bytes());
@@ -86,6 +101,6 @@ mod tests {
         let shards: std::collections::BTreeSet<_> =
             (0..1000).map(|n| key.shard(&pair(n))).collect();
         assert_eq!(shards.len(), Shard::COUNT as usize);
-        assert_eq!(key.shard(&pair(9)), ShardKey::new(&[7; 32]).shard(&pair(9)));
+        assert_eq!(key.shard(&pair(9)), shard_key().shard(&pair(9)));
     }
 }

@@ -1,4 +1,5 @@
-//! The sessions and their indexes: by VNI, by pair, and by who must give way at a limit.
+//! The sessions of one core and their indexes: by VNI, by pair, and by age of those that are not
+//! bound.
 
 use std::{
     collections::{BTreeSet, VecDeque},
@@ -11,56 +12,44 @@ use rand_chacha::{ChaCha20Rng, rand_core::RngCore};
 use crate::{
     crypto::key::Pair,
     limits::Owner,
-    session::Session,
-    session::shard::Shard,
-    session::vni_filter::VniFilter,
-    slab::index::Index,
-    slab::{Slab, Slot},
+    session::{Session, shard::Shard},
+    slab::{Slab, Slot, index::Index},
     time::Timestamp,
     wire::geneve::Vni,
 };
 
-/// A freed VNI is not drawn again for this long, so that late packets of the old session cannot
-/// meet a new one.
+/// A freed VNI rests this long before it is drawn again, so that late datagrams of the old session
+/// cannot meet a new one.
 const VNI_REST: Duration = Duration::from_secs(60);
 
-/// VNIs that rest at once, which cost some 24 bytes each: enough for 136 sessions that end in every
-/// second. A node that asks for new ones as fast as it can ends a hundred times as many; then they
-/// rest for less, and that one is drawn again is a matter of 24 bits.
+/// The most VNIs that rest at once, at about 24 bytes each: enough while 136 sessions end in every
+/// second. A node that evicts its own sessions as fast as it can ends a hundred times as many; then
+/// VNIs rest for less, and only chance (24 bits) keeps one from being drawn again.
 const MOST_RESTING: usize = 1 << 13;
 
-/// Order of allocation, with the session's VNI.
+/// A session's place in the order of allocation: its LamportID and its VNI.
 pub(crate) type Allocated = (u64, Vni);
 
-/// All sessions of a relay.
+/// The sessions of one core.
 #[derive(Default)]
 pub(crate) struct Table {
     sessions: Slab<Session>,
     by_vni: Index,
     by_pair: Index,
-    /// Keyed: clients choose their keys.
+    /// The hash is keyed because clients choose their keys.
     pairs: RandomState,
     unbound: BTreeSet<Allocated>,
     unbound_of: BTreeSet<(Owner, Allocated)>,
     resting: BTreeSet<Vni>,
     resting_until: VecDeque<(Timestamp, Vni)>,
-    /// Who else learns of VNIs that have a session.
-    known: Option<VniFilter>,
 }
 
 impl Table {
-    pub(crate) fn new(known: Option<VniFilter>) -> Self {
-        Self {
-            known,
-            ..Self::default()
-        }
-    }
-
     pub(crate) const fn len(&self) -> usize {
         self.sessions.len()
     }
 
-    /// Sessions without both legs bound.
+    /// The number of sessions that are not bound on both legs.
     pub(crate) fn unbound(&self) -> usize {
         self.unbound.len()
     }
@@ -79,24 +68,24 @@ impl Table {
         of(self.by_pair.find(hash, |slot| of(slot).is_some())?)
     }
 
-    /// Every session, in an order that only depends on what was done before.
+    /// All sessions, in an order that depends on earlier calls only.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Session> {
         self.sessions.iter().map(|(_, session)| session)
     }
 
-    /// The unbound session that was allocated first.
+    /// The unbound session with the earliest allocation.
     pub(crate) fn oldest_unbound(&self) -> Option<Vni> {
         self.unbound.first().map(|(_, vni)| *vni)
     }
 
-    /// The same of those that one node has asked for.
+    /// The unbound session of one owner with the earliest allocation.
     pub(crate) fn oldest_unbound_of(&self, owner: Owner) -> Option<Allocated> {
         let first = Vni::new(1)?;
         let last = Vni::MAX;
-        let mut theirs = self
+        let mut unbound = self
             .unbound_of
             .range((owner, (0, first))..=(owner, (u64::MAX, last)));
-        theirs.next().map(|(_, allocated)| *allocated)
+        unbound.next().map(|(_, allocated)| *allocated)
     }
 
     /// A random VNI of `shard` that is neither in use nor resting. The caller keeps the number of
@@ -124,10 +113,7 @@ impl Table {
         self.unbound.insert(allocated);
         self.unbound_of.insert((owner, allocated));
         let slot = sessions.insert(session);
-        let of = |slot| sessions.get(slot).expect("indexes have what is there");
-        if let Some(known) = &self.known {
-            known.insert(vni);
-        }
+        let of = |slot| sessions.get(slot).expect("indexes hold slots in use");
         self.by_vni
             .insert(hash(vni), slot, |slot| hash(of(slot).vni));
         self.by_pair.insert(pairs.hash_one(pair), slot, |slot| {
@@ -140,7 +126,7 @@ impl Table {
         self.slot(vni).is_some()
     }
 
-    /// Takes an open session out of the lists of those that must give way.
+    /// Records that a session is open: it no longer gives way at a limit.
     pub(crate) fn mark_open(&mut self, vni: Vni) {
         let Some(session) = self.get(vni) else {
             return;
@@ -156,9 +142,6 @@ impl Table {
         let session = self.sessions.remove(slot)?;
         self.by_vni.remove(hash(vni), slot);
         self.by_pair.remove(self.pairs.hash_one(session.pair), slot);
-        if let Some(known) = &self.known {
-            known.remove(vni, |other| self.has(other));
-        }
         self.rest(vni, now);
         Some(session)
     }
@@ -168,7 +151,7 @@ impl Table {
         self.by_vni.find(hash(vni), is)
     }
 
-    /// Beyond the most that may rest, the oldest go first.
+    /// Lets a freed VNI rest; at the limit the one that has rested longest is freed.
     fn rest(&mut self, vni: Vni, now: Timestamp) {
         if self.resting_until.len() == MOST_RESTING
             && let Some((_, oldest)) = self.resting_until.pop_front()
@@ -180,8 +163,8 @@ impl Table {
     }
 }
 
-/// VNIs are drawn by us at random, but for the bits of their shards: multiplying spreads them well
-/// enough, once its high bits are among the low ones too.
+/// The hash of a VNI. VNIs are random but for the bits of their shard, so one multiplication spreads
+/// them well enough; its high bits are mixed into the low ones, which the tables use.
 fn hash(vni: Vni) -> u64 {
     let product = u64::from(vni.number()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     product ^ (product >> 32)
@@ -192,7 +175,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn storm_of_sessions_leaves_little_behind() {
+    fn storm_of_sessions_leaves_little_memory() {
         let mut table = Table::default();
         for number in 1..300_000 {
             let vni = Vni::new(number).expect("not zero");

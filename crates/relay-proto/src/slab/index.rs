@@ -1,12 +1,13 @@
-//! Slots by a hash of what is in them. Keys stay in the slots, so an entry is four bytes.
+//! Slots by the hash of their values. Keys stay in the slots, so an entry takes four bytes.
 
 use hashbrown::HashTable;
 
 use crate::slab::Slot;
 
-/// Tables that grow on their own: no growth is longer than for one of these.
+/// Number of tables, which grow independently: one datagram never waits for the growth of all.
 const PARTS: usize = 64;
 
+/// A hash index of slots.
 #[derive(Debug)]
 pub(crate) struct Index([HashTable<Slot>; PARTS]);
 
@@ -17,26 +18,26 @@ impl Default for Index {
 }
 
 impl Index {
-    /// The slot with this hash that `is` the one that is looked for.
+    /// The slot with this hash for which `is` returns true.
     pub(crate) fn find(&self, hash: u64, is: impl Fn(Slot) -> bool) -> Option<Slot> {
         self.0[part(hash)].find(hash, |slot| is(*slot)).copied()
     }
 
-    /// Enters a slot that is not there; `hash_of` gives the hash of those that are.
+    /// Inserts a slot that is not in the index; `hash_of` gives the hashes of those that are.
     pub(crate) fn insert(&mut self, hash: u64, slot: Slot, hash_of: impl Fn(Slot) -> u64) {
         self.0[part(hash)].insert_unique(hash, slot, |slot| hash_of(*slot));
     }
 
-    /// Takes a slot out.
+    /// Removes a slot.
     pub(crate) fn remove(&mut self, hash: u64, slot: Slot) {
-        let entry = self.0[part(hash)].find_entry(hash, |known| *known == slot);
+        let entry = self.0[part(hash)].find_entry(hash, |other| *other == slot);
         if let Ok(entry) = entry {
             entry.remove();
         }
     }
 }
 
-/// The tables use the lowest bits and the highest.
+/// The table of a hash. The tables themselves use the lowest and the highest bits.
 const fn part(hash: u64) -> usize {
     (hash >> 40) as usize % PARTS
 }
@@ -46,13 +47,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn slots_are_found_by_what_is_in_them_however_many_hashes_collide() {
+    fn slots_are_found_by_their_values_however_many_hashes_collide() {
         for spread in [1, 1 << 40, 0x9e37_79b9_7f4a_7c15] {
             let hash = |slot: Slot| u64::from(slot / 3).wrapping_mul(spread);
             let mut index = Index::default();
             for slot in 0..3000 {
                 index.insert(hash(slot), slot, hash);
-                // What is not there is not taken out, full as the table may be.
+                // Removing a slot that is not there changes nothing.
                 index.remove(hash(slot), 3000);
             }
             for slot in (0..3000).step_by(2) {

@@ -7,16 +7,14 @@ use blake2::{
     digest::{FixedOutput, KeyInit, Update},
 };
 use bolero::{check, constant, one_of, produce};
+use fuzz_edits::{edited, edits};
 use relay_proto::{
     Config, Relay, State,
     disco::{Generation, Message},
     geneve,
 };
 
-use crate::{
-    edit::{edited, edits},
-    sim::{Client, Outcome, STATE_KEY, Sim, common, node_key, seconds, server_key},
-};
+use crate::sim::{Client, Outcome, STATE_KEY, Sim, common, node_key, seconds, server_key};
 
 /// The state of a relay with open and unbound sessions, without its seal.
 fn state() -> Vec<u8> {

@@ -1,7 +1,6 @@
 //! The relay's state machine, driven from outside as its driver would, in virtual time.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-mod edit;
 mod expiry;
 mod fuzz;
 mod golden;

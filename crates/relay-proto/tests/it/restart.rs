@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use relay_proto::{Config, DropReason, Event, Relay, Shard, SharedLimits, State, StateError};
+use relay_proto::{Config, Core, DropReason, Event, Shard, SharedLimits, State, StateError};
 
 use crate::sim::{Client, Outcome, STATE_KEY, Sim, data, seconds};
 
@@ -86,7 +86,7 @@ fn cores_divide_the_sessions_whatever_their_number_was() {
     let mut sum = 0;
     for core in 0..3 {
         let (config, keys) = (config.clone(), state.keys.clone());
-        let mut relay = Relay::with_limits(config, keys, [core; 32], limits.clone(), sim.now);
+        let mut relay = Core::new(config, keys, [core; 32], limits.clone(), sim.now);
         let mine = |shard: Shard| shard.number() % 3 == usize::from(core);
         let count = relay.import(&state, core.into(), mine, sim.now);
         assert_eq!(relay.session_counts().open, count);

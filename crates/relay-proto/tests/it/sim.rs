@@ -1,21 +1,32 @@
-//! A relay and its clients without a network: what tests of single steps are made of.
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+//! A relay and its clients in virtual time, without a network: the harness of all tests here.
 
-use crypto_box::{PublicKey, SalsaBox, SecretKey};
-use relay_proto::{
-    Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, NodeKey, Peer, REPLY_LEN, Relay,
-    SessionInfo, SharedLimits, State, Timestamp, Verdict, Vni, VniFilter,
-    disco::{BindCommon, Endpoint, Frame, Generation, Message, seal},
-    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
+use std::{
+    net::SocketAddr,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
 };
+
+use relay_proto::{
+    ClockedTat, Config, DiscoPublic, DiscoSecret, DropReason, Event, Keys, NodeKey, Peer,
+    REPLY_LEN, Relay, SessionInfo, SharedLimits, SharedTat, SharedVnis, State, Timestamp, Verdict,
+    Vni,
+    client::{self, Channel, Handshake},
+    disco::{BindCommon, Endpoint, Message},
+    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO},
+};
+
+pub(crate) use relay_proto::client::data;
 
 const NODE_SECRET: [u8; 32] = [0x11; 32];
 const SERVER_SECRET: [u8; 32] = [0x22; 32];
+const NONCE: [u8; 24] = [9; 24];
+/// The generation of allocation requests.
+const REQUEST: u32 = 77;
 
-/// Who wrote a state.
+/// The key that authenticates saved states.
 pub(crate) const STATE_KEY: [u8; 32] = [0x55; 32];
 
-/// What became of a datagram, with the reply's bytes.
+/// The outcome of a datagram, with the reply's bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Outcome {
     Forward(SocketAddr),
@@ -24,89 +35,65 @@ pub(crate) enum Outcome {
     Drop(DropReason),
 }
 
-/// A stock client: a tailnet node with one disco key and one address.
+/// A client at one address that knows the relay's keys.
 #[derive(Debug, Clone)]
 pub(crate) struct Client {
     pub(crate) node_key: NodeKey,
     pub(crate) address: SocketAddr,
-    secret: [u8; 32],
     pub(crate) key: DiscoPublic,
+    client: client::Client,
+    node: Channel,
+    server: Channel,
 }
 
 impl Client {
     /// The client number `n`, at 10.0.0.`n`.
     pub(crate) fn new(n: u8) -> Self {
-        let mut secret = [0x40; 32];
-        secret[1] = n; // byte 0 is clamped
+        let client = client::Client::numbered(n.into());
         Self {
-            node_key: NodeKey([n; 32]),
+            node_key: client.node_key,
             address: Self::home(n),
-            secret,
-            key: DiscoPublic(SecretKey::from(secret).public_key().to_bytes()),
+            key: client.key,
+            node: client.channel(node_key()),
+            server: client.channel(server_key()),
+            client,
         }
     }
 
-    /// Where the client number `n` is.
+    /// The address of the client number `n`.
     pub(crate) fn home(n: u8) -> SocketAddr {
         SocketAddr::from(([10, 0, 0, n], 41641))
     }
 
-    /// How the network map describes this client when policy lets it use the relay.
+    /// The client's entry in the network map when policy lets it use the relay.
     pub(crate) fn peer(&self) -> Peer {
-        Peer {
-            node_key: self.node_key,
-            disco: Some(self.key),
-            may_relay: true,
-            unsigned_peer_api_only: false,
-        }
-    }
-
-    fn shared_with(&self, other: DiscoPublic) -> SalsaBox {
-        SalsaBox::new(&PublicKey::from(other.0), &SecretKey::from(self.secret))
+        self.client.peer()
     }
 
     /// A disco frame for `recipient`.
     pub(crate) fn seal(&self, recipient: DiscoPublic, plaintext: &[u8]) -> Vec<u8> {
-        seal(&self.shared_with(recipient), self.key, [9; 24], plaintext)
-    }
-
-    /// Opens a frame from the relay's key `sender`.
-    pub(crate) fn open(&self, sender: DiscoPublic, frame: &[u8]) -> Message {
-        let frame = Frame::parse(frame).expect("the relay sends disco frames");
-        assert_eq!(frame.sender, sender);
-        frame
-            .open(&self.shared_with(sender))
-            .expect("sealed for this client")
+        self.client.channel(recipient).seal(NONCE, plaintext)
     }
 
     /// An allocation request for the session with `other`.
     pub(crate) fn request(&self, other: DiscoPublic) -> Vec<u8> {
-        let clients = [self.key, other];
-        let request = Message::AllocateRequest {
-            clients,
-            generation: Generation(77),
-        };
-        self.seal(node_key(), &request.marshal())
+        self.node.request(NONCE, [self.key, other], REQUEST)
+    }
+
+    /// The allocation in the response to [`Client::request`].
+    pub(crate) fn allocation(&self, response: &[u8]) -> Endpoint {
+        let endpoint = self.node.allocation(REQUEST, response);
+        endpoint.expect("the relay answers requests with allocations")
     }
 
     /// A control datagram for the relay.
     pub(crate) fn control(&self, vni: Vni, message: &Message) -> Vec<u8> {
-        let frame = self.seal(server_key(), &message.marshal());
-        [
-            &Header {
-                control: true,
-                protocol: PROTOCOL_DISCO,
-                vni,
-            }
-            .encode()[..],
-            &frame,
-        ]
-        .concat()
+        self.server.control(NONCE, vni, message)
     }
 
     /// The first datagram of a handshake.
     pub(crate) fn bind(&self, vni: Vni, generation: u32, other: &Self) -> Vec<u8> {
-        self.control(vni, &Message::Bind(common(vni, generation, other.key)))
+        Handshake::new(vni, generation, other.key).bind(&self.server, NONCE)
     }
 
     /// The last datagram of a handshake, for the relay's reply to the first.
@@ -114,12 +101,12 @@ impl Client {
         self.control(vni, &Message::Answer(self.read_challenge(challenge)))
     }
 
-    /// What stands in the relay's reply to a bind.
+    /// The message in the relay's reply to a bind.
     pub(crate) fn read_challenge(&self, reply: &[u8]) -> BindCommon {
         let header = Header::decode(reply).expect("the relay sends Geneve headers");
         assert!(header.control && header.protocol == PROTOCOL_DISCO);
-        match self.open(server_key(), &reply[HEADER_LEN..]) {
-            Message::Challenge(challenge) => challenge,
+        match self.server.open(&reply[HEADER_LEN..]) {
+            Some(Message::Challenge(challenge)) => challenge,
             other => panic!("not a challenge: {other:?}"),
         }
     }
@@ -128,20 +115,6 @@ impl Client {
 /// The shared part of a bind message, without challenge.
 pub(crate) fn common(vni: Vni, generation: u32, remote: DiscoPublic) -> BindCommon {
     BindCommon::first(vni.number(), generation, remote)
-}
-
-/// A WireGuard datagram of the session `vni`.
-pub(crate) fn data(vni: Vni, payload: &[u8]) -> Vec<u8> {
-    [
-        &Header {
-            control: false,
-            protocol: PROTOCOL_WIREGUARD,
-            vni,
-        }
-        .encode()[..],
-        payload,
-    ]
-    .concat()
 }
 
 /// The relay's disco key in the network map.
@@ -154,7 +127,7 @@ pub(crate) fn server_key() -> DiscoPublic {
     DiscoSecret::from_bytes(SERVER_SECRET).public()
 }
 
-/// Parses a literal.
+/// The address that a literal names.
 pub(crate) fn at(address: &str) -> SocketAddr {
     address.parse().expect("a literal")
 }
@@ -163,24 +136,34 @@ pub(crate) const fn seconds(n: u64) -> Duration {
     Duration::from_secs(n)
 }
 
-fn limits(config: &Config, first_lamport: u64, known: Option<VniFilter>) -> Arc<SharedLimits> {
-    let limits = SharedLimits::new(config, first_lamport);
-    Arc::new(match known {
-        Some(known) => limits.with_vni_filter(known),
-        None => limits,
-    })
+/// Words of a VNI filter, as another data path has them.
+#[derive(Debug)]
+pub(crate) struct FilterWords(pub(crate) Vec<AtomicU64>);
+
+impl SharedTat for FilterWords {
+    fn shared_tat(&self) -> Option<ClockedTat<'_>> {
+        None
+    }
 }
+
+impl SharedVnis for FilterWords {
+    fn shared_vnis(&self) -> Option<&[AtomicU64]> {
+        Some(&self.0)
+    }
+}
+
+type OtherPath = Option<Arc<FilterWords>>;
 
 /// A relay with a clock.
 pub(crate) struct Sim {
-    pub(crate) relay: Relay,
+    pub(crate) relay: Relay<OtherPath>,
     pub(crate) now: Timestamp,
-    /// What the first relay counts with.
-    pub(crate) limits: Arc<SharedLimits>,
-    /// Of the next relay, after a restart.
+    /// The limits of the present relay.
+    pub(crate) limits: Arc<SharedLimits<OtherPath>>,
+    /// The configuration of the next relay, after a restart.
     pub(crate) config: Config,
-    known: Option<VniFilter>,
-    /// Each relay's is another: a seed is never used twice.
+    path: OtherPath,
+    /// The seed of the present relay: a seed is never used twice.
     seed: u8,
 }
 
@@ -198,19 +181,20 @@ impl Sim {
         Self::make(Config::default(), lamport, now, None)
     }
 
-    /// A relay that tells in `known` which VNIs have a session, and relays after it.
-    pub(crate) fn telling(known: VniFilter) -> Self {
+    /// A relay, and relays after it, with another data path that has these words.
+    pub(crate) fn with_filter(words: Arc<FilterWords>) -> Self {
         let now = Timestamp::from_start(seconds(1_000));
-        Self::make(Config::default(), 100, now, Some(known))
+        Self::make(Config::default(), 100, now, Some(words))
     }
 
-    fn make(config: Config, lamport: u64, now: Timestamp, known: Option<VniFilter>) -> Self {
+    fn make(config: Config, lamport: u64, now: Timestamp, path: OtherPath) -> Self {
         let keys = Keys {
             node: DiscoSecret::from_bytes(NODE_SECRET),
             server: DiscoSecret::from_bytes(SERVER_SECRET),
         };
         let seed = 0x33;
-        let limits = limits(&config, lamport, known);
+        let limits = SharedLimits::with_path(&config, lamport, path.clone());
+        let limits = Arc::new(limits);
         let mut relay = Relay::with_limits(config.clone(), keys, [seed; 32], limits.clone(), now);
         relay.set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
         Self {
@@ -218,7 +202,7 @@ impl Sim {
             limits,
             now,
             config,
-            known,
+            path,
             seed,
         }
     }
@@ -226,12 +210,14 @@ impl Sim {
     /// Another process takes over, `away` later.
     pub(crate) fn restart(&mut self, away: Duration) {
         let bytes = self.relay.export(self.now).encode(&STATE_KEY);
-        let mut state = State::decode(&bytes, &STATE_KEY).expect("what was written");
+        let mut state = State::decode(&bytes, &STATE_KEY).expect("it was just encoded");
         state.age(away);
         self.now = self.now + away;
         let (config, keys) = (self.config.clone(), state.keys.clone());
         self.seed = self.seed.wrapping_add(1);
-        let limits = limits(&config, state.next_lamport, self.known);
+        let limits = SharedLimits::with_path(&config, state.next_lamport, self.path.clone());
+        self.limits = Arc::new(limits);
+        let limits = self.limits.clone();
         self.relay = Relay::with_limits(config, keys, [self.seed; 32], limits, self.now);
         self.relay
             .set_addresses(vec![at("203.0.113.10:40000"), at("[2001:db8::10]:40000")]);
@@ -282,13 +268,7 @@ impl Sim {
         other: &Client,
     ) -> Result<Endpoint, DropReason> {
         let response = self.derp(&client.peer(), &client.request(other.key))?;
-        match client.open(node_key(), &response) {
-            Message::AllocateResponse {
-                generation: Generation(77),
-                endpoint,
-            } => Ok(endpoint),
-            other => panic!("not the response: {other:?}"),
-        }
+        Ok(client.allocation(&response))
     }
 
     /// The VNI of a session between the two.

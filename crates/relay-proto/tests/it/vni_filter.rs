@@ -1,18 +1,18 @@
-//! What another data path learns of the VNIs that have a session.
+//! The filter of VNIs that another data path reads.
 
-use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, atomic::AtomicU64};
 
 use relay_proto::{Vni, VniFilter};
 
-use crate::sim::{Client, Sim, seconds};
+use crate::sim::{Client, FilterWords, Sim, seconds};
 
-/// So few that many VNIs share a bit.
+/// A number of words so small that many VNIs share a bit.
 const WORDS: usize = 64;
 
-/// As an earlier relay has left it.
-fn words() -> &'static [AtomicU64] {
-    let words: Box<[_]> = (0..WORDS).map(|n| AtomicU64::new(n as u64 * 77)).collect();
-    Box::leak(words)
+/// Words in the state in which an earlier relay has left them.
+fn used_words() -> Arc<FilterWords> {
+    let words = (0..WORDS).map(|n| AtomicU64::new(n as u64 * 77));
+    Arc::new(FilterWords(words.collect()))
 }
 
 fn bits(words: &[AtomicU64]) -> usize {
@@ -20,12 +20,12 @@ fn bits(words: &[AtomicU64]) -> usize {
     words.iter().map(ones).sum::<u32>() as usize
 }
 
-/// Every session is known, and nothing that no session explains.
-fn check(sim: &Sim, words: &'static [AtomicU64]) {
-    let known = VniFilter::new(words);
+/// Asserts that every session has its bit, and that no other bit is set.
+fn check(sim: &Sim, words: &[AtomicU64]) {
+    let filter = VniFilter::new(words);
     let sessions: Vec<Vni> = sim.relay.sessions().map(|session| session.vni).collect();
     for vni in &sessions {
-        assert!(known.contains(*vni), "{vni:?}");
+        assert!(filter.contains(*vni), "{vni:?}");
     }
     let mut places: Vec<_> = sessions
         .iter()
@@ -37,9 +37,10 @@ fn check(sim: &Sim, words: &'static [AtomicU64]) {
 }
 
 #[test]
-fn sessions_are_known_from_their_allocation_to_their_end_and_nothing_else_is() {
-    let words = words();
-    let mut sim = Sim::telling(VniFilter::new(words));
+fn filter_has_sessions_from_allocation_to_end_and_nothing_else() {
+    let shared = used_words();
+    let words = &shared.0;
+    let mut sim = Sim::with_filter(shared.clone());
     check(&sim, words);
     for round in 0..40_u8 {
         for other in 0..50 {

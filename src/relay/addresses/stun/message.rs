@@ -135,9 +135,9 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use bolero::{check, produce};
+    use fuzz_edits::{edited, edits};
 
     use super::*;
-    use crate::edit::{edited, edits};
 
     #[test]
     fn request_is_what_a_derp_server_answers() {

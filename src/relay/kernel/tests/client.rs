@@ -1,130 +1,85 @@
-//! Two clients without sockets: enough of them to get a session and to bind it.
+//! Clients that know the relay's keys, without sockets.
 
 use std::net::SocketAddr;
 
-use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
-    DiscoPublic, DiscoSecret, Keys, NodeKey, Peer, Vni,
-    disco::{BindCommon, Frame, Generation, Message, seal},
-    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
+    DiscoSecret, Keys, Peer, Vni,
+    client::{self, Channel, Handshake},
 };
 
-const NODE: [u8; 32] = [0x11; 32];
-const SERVER: [u8; 32] = [0x22; 32];
+pub(super) use relay_proto::client::data;
+
+const NONCE: [u8; 24] = [9; 24];
+/// The generation of allocation requests.
+const REQUEST: u32 = 1;
 
 /// The relay's keys.
 pub(super) fn keys() -> Keys {
     Keys {
-        node: DiscoSecret::from_bytes(NODE),
-        server: DiscoSecret::from_bytes(SERVER),
+        node: DiscoSecret::from_bytes([0x11; 32]),
+        server: DiscoSecret::from_bytes([0x22; 32]),
     }
 }
 
-/// A client with one address.
+/// A client, its channels to the relay's keys, and its handshakes.
 #[derive(Clone)]
 pub(super) struct Client {
-    pub(super) key: DiscoPublic,
-    secret: [u8; 32],
-    number: u8,
+    client: client::Client,
+    node: Channel,
+    server: Channel,
 }
 
 impl Client {
     pub(super) fn new(number: u8) -> Self {
-        let mut secret = [0x40; 32];
-        secret[1] = number;
+        let client = client::Client::numbered(number.into());
+        let keys = keys();
         Self {
-            key: DiscoPublic(SecretKey::from(secret).public_key().to_bytes()),
-            secret,
-            number,
+            node: client.channel(keys.node.public()),
+            server: client.channel(keys.server.public()),
+            client,
         }
     }
 
     pub(super) fn peer(&self) -> Peer {
-        Peer {
-            node_key: NodeKey([self.number; 32]),
-            disco: Some(self.key),
-            may_relay: true,
-            unsigned_peer_api_only: false,
-        }
+        self.client.peer()
     }
 
-    /// Asks for a session with `other`.
+    /// A request for a session with `other`.
     pub(super) fn request(&self, other: &Self) -> Vec<u8> {
-        let clients = [self.key, other.key];
-        let generation = Generation(1);
-        let request = Message::AllocateRequest {
-            clients,
-            generation,
-        };
-        self.seal(keys().node.public(), &request)
+        let clients = [self.client.key, other.client.key];
+        self.node.request(NONCE, clients, REQUEST)
     }
 
     /// The VNI in the relay's response.
     pub(super) fn vni(&self, response: &[u8]) -> Vni {
-        match self.open(keys().node.public(), response) {
-            Message::AllocateResponse { endpoint, .. } => Vni::new(endpoint.vni).unwrap(),
-            other => panic!("no response: {other:?}"),
-        }
+        let endpoint = self.node.allocation(REQUEST, response);
+        endpoint.and_then(|e| Vni::new(e.vni)).unwrap()
     }
 
     /// The first datagram of a handshake.
     pub(super) fn bind(&self, vni: Vni, generation: u32, other: &Self) -> Vec<u8> {
-        self.control(
-            vni,
-            &Message::Bind(BindCommon::first(vni.number(), generation, other.key)),
-        )
+        self.handshake(vni, generation, other)
+            .bind(&self.server, NONCE)
     }
 
-    /// The last one, for the relay's reply to the first.
-    pub(super) fn answer(&self, vni: Vni, challenge: &[u8]) -> Vec<u8> {
-        let Message::Challenge(common) =
-            self.open(keys().server.public(), &challenge[HEADER_LEN..])
-        else {
-            panic!("no challenge");
-        };
-        self.control(vni, &Message::Answer(common))
+    /// The last datagram of the handshake to whose first the relay replied with `challenge`.
+    pub(super) fn answer(
+        &self,
+        vni: Vni,
+        generation: u32,
+        other: &Self,
+        challenge: &[u8],
+    ) -> Vec<u8> {
+        let handshake = self.handshake(vni, generation, other);
+        handshake.answer(&self.server, NONCE, challenge).unwrap()
     }
 
-    fn control(&self, vni: Vni, message: &Message) -> Vec<u8> {
-        let header = Header {
-            control: true,
-            protocol: PROTOCOL_DISCO,
-            vni,
-        };
-        [
-            &header.encode()[..],
-            &self.seal(keys().server.public(), message),
-        ]
-        .concat()
-    }
-
-    fn seal(&self, to: DiscoPublic, message: &Message) -> Vec<u8> {
-        seal(&self.shared(to), self.key, [9; 24], &message.marshal())
-    }
-
-    fn open(&self, from: DiscoPublic, frame: &[u8]) -> Message {
-        let frame = Frame::parse(frame).unwrap();
-        frame
-            .open(&self.shared(from))
-            .expect("sealed for this client")
-    }
-
-    fn shared(&self, other: DiscoPublic) -> SalsaBox {
-        SalsaBox::new(&PublicKey::from(other.0), &SecretKey::from(self.secret))
+    fn handshake(&self, vni: Vni, generation: u32, other: &Self) -> Handshake {
+        Handshake::new(vni, generation, other.client.key)
     }
 }
 
-/// A data datagram.
-pub(super) fn data(vni: Vni, payload: &[u8]) -> Vec<u8> {
-    let header = Header {
-        control: false,
-        protocol: PROTOCOL_WIREGUARD,
-        vni,
-    };
-    [&header.encode()[..], payload].concat()
-}
-
-/// A leg's address.
+/// The address that a literal names.
 pub(super) fn at(address: &str) -> SocketAddr {
     address.parse().unwrap()
 }

@@ -34,9 +34,9 @@ fn first_data_arrive_while_unknown_numbers_flood() {
         let response = block_on(relay.socket_path.handle_derp(Some(alice.peer()), request));
         let vni = alice.vni(&response.unwrap());
         b.send(&bob.bind(vni, 1, &alice));
-        b.send(&bob.answer(vni, &b.receive()));
+        b.send(&bob.answer(vni, 1, &alice, &b.receive()));
         a.send(&alice.bind(vni, 1, &bob));
-        (vni, alice.answer(vni, &a.receive()))
+        (vni, alice.answer(vni, 1, &bob, &a.receive()))
     };
     let sessions: Vec<(Vni, Vec<u8>)> = (0..SESSIONS).map(almost_open).collect();
     let known: BTreeSet<Vni> = sessions.iter().map(|(vni, _)| *vni).collect();

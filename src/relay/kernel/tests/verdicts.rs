@@ -170,7 +170,7 @@ fn bind(relay: &mut Relay, number: u8, legs: [SocketAddr; 2], locals: [IpAddr; 2
         let begun = client.bind(vni, 1, other);
         let begun = relay.handle_datagram(leg, Some(local), &begun, now, &mut reply);
         assert!(matches!(begun, Verdict::Reply { .. }), "{begun:?}");
-        let answer = client.answer(vni, &reply);
+        let answer = client.answer(vni, 1, other, &reply);
         let mut none = [0; REPLY_LEN];
         let bound = relay.handle_datagram(leg, Some(local), &answer, now, &mut none);
         assert_eq!(bound, Verdict::Consumed);

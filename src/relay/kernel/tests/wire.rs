@@ -135,7 +135,8 @@ impl Relay {
     ) {
         let binds = self.snapshot().counters.binds + self.snapshot().counters.rebinds;
         wire.send(&client.bind(vni, generation, other));
-        wire.send(&client.answer(vni, &wire.receive()));
+        let challenge = wire.receive();
+        wire.send(&client.answer(vni, generation, other, &challenge));
         self.wait(|relay| {
             let counters = relay.snapshot().counters;
             counters.binds + counters.rebinds > binds

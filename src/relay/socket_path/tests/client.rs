@@ -1,52 +1,45 @@
-//! A client with a socket, as little of one as a relay notices.
+//! A client with a socket.
 
 use std::{
     net::{IpAddr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
-use crypto_box::{PublicKey, SalsaBox, SecretKey};
 use relay_proto::{
-    DiscoPublic, NodeKey, Peer, Vni,
-    disco::{BindCommon, Frame, Generation, Message, seal},
-    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
+    DiscoPublic, Peer, Vni,
+    client::{self, Handshake},
 };
 
 use crate::relay::socket::{self, Outgoing, Payload, SendBatch};
 
-/// Longest wait for what must come, and the wait for what must not.
+/// The longest wait for a datagram that must come, and the wait for one that must not.
 const PATIENCE: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(100);
 
+const NONCE: [u8; 24] = [9; 24];
+/// The generation of allocation requests.
+const REQUEST: u32 = 1;
+
 pub(super) struct Client {
     pub(super) key: DiscoPublic,
-    secret: [u8; 32],
-    number: u8,
+    client: client::Client,
     socket: UdpSocket,
 }
 
 impl Client {
     pub(super) fn new(number: u8, ip: IpAddr) -> Self {
-        let mut secret = [0x40; 32];
-        secret[1] = number;
-        let key = DiscoPublic(SecretKey::from(secret).public_key().to_bytes());
+        let client = client::Client::numbered(number.into());
         let socket = UdpSocket::bind((ip, 0)).unwrap();
         socket.set_read_timeout(Some(PATIENCE)).unwrap();
         Self {
-            key,
-            secret,
-            number,
+            key: client.key,
+            client,
             socket,
         }
     }
 
     pub(super) fn peer(&self) -> Peer {
-        Peer {
-            node_key: NodeKey([self.number; 32]),
-            disco: Some(self.key),
-            may_relay: true,
-            unsigned_peer_api_only: false,
-        }
+        self.client.peer()
     }
 
     pub(super) fn address(&self) -> SocketAddr {
@@ -54,22 +47,16 @@ impl Client {
     }
 
     pub(super) fn request(&self, other: DiscoPublic) -> Vec<u8> {
-        let clients = [self.key, other];
-        let request = Message::AllocateRequest {
-            clients,
-            generation: Generation(1),
-        };
-        self.seal(super::node_key(), &request)
+        let node = self.client.channel(super::node_key());
+        node.request(NONCE, [self.key, other], REQUEST)
     }
 
     pub(super) fn read_response(&self, sender: DiscoPublic, frame: &[u8]) -> Vni {
-        match self.open(sender, frame) {
-            Message::AllocateResponse { endpoint, .. } => Vni::new(endpoint.vni).unwrap(),
-            other => panic!("no response: {other:?}"),
-        }
+        let endpoint = self.client.channel(sender).allocation(REQUEST, frame);
+        endpoint.and_then(|e| Vni::new(e.vni)).unwrap()
     }
 
-    /// Both steps of the handshake, over the wire.
+    /// Runs the client's first handshake.
     pub(super) fn bind(
         &self,
         relay: SocketAddr,
@@ -80,7 +67,7 @@ impl Client {
         self.bind_again(relay, server, vni, other, 1);
     }
 
-    /// The same as the client's handshake number `generation`.
+    /// Runs the client's handshake number `generation`.
     pub(super) fn bind_again(
         &self,
         relay: SocketAddr,
@@ -89,20 +76,14 @@ impl Client {
         other: DiscoPublic,
         generation: u32,
     ) {
-        let common = BindCommon::first(vni.number(), generation, other);
-        self.send(relay, &self.control(server, vni, &Message::Bind(common)));
-        let reply = self.receive();
-        let Message::Challenge(challenge) = self.open(server, &reply[HEADER_LEN..]) else {
-            panic!("no challenge");
-        };
-        let answer = BindCommon {
-            challenge: challenge.challenge,
-            ..common
-        };
-        self.send(relay, &self.control(server, vni, &Message::Answer(answer)));
+        let server = self.client.channel(server);
+        let handshake = Handshake::new(vni, generation, other);
+        self.send(relay, &handshake.bind(&server, NONCE));
+        let answer = handshake.answer(&server, NONCE, &self.receive());
+        self.send(relay, &answer.expect("the relay replies with a challenge"));
     }
 
-    /// What a handshake begins with.
+    /// The first datagram of a handshake.
     pub(super) fn first_of_handshake(
         &self,
         server: DiscoPublic,
@@ -110,17 +91,12 @@ impl Client {
         other: DiscoPublic,
         generation: u32,
     ) -> Vec<u8> {
-        let bind = Message::Bind(BindCommon::first(vni.number(), generation, other));
-        self.control(server, vni, &bind)
+        let server = self.client.channel(server);
+        Handshake::new(vni, generation, other).bind(&server, NONCE)
     }
 
     pub(super) fn data(&self, vni: Vni, payload: &[u8]) -> Vec<u8> {
-        let header = Header {
-            control: false,
-            protocol: PROTOCOL_WIREGUARD,
-            vni,
-        };
-        [&header.encode()[..], payload].concat()
+        client::data(vni, payload)
     }
 
     pub(super) fn send(&self, to: SocketAddr, datagram: &[u8]) {
@@ -159,29 +135,5 @@ impl Client {
     pub(super) fn hears_nothing(&self) -> bool {
         self.socket.set_read_timeout(Some(QUIET)).unwrap();
         self.socket.recv_from(&mut [0; 2_048]).is_err()
-    }
-
-    fn control(&self, server: DiscoPublic, vni: Vni, message: &Message) -> Vec<u8> {
-        let header = Header {
-            control: true,
-            protocol: PROTOCOL_DISCO,
-            vni,
-        };
-        [&header.encode()[..], &self.seal(server, message)].concat()
-    }
-
-    fn seal(&self, to: DiscoPublic, message: &Message) -> Vec<u8> {
-        seal(&self.shared(to), self.key, [9; 24], &message.marshal())
-    }
-
-    fn open(&self, from: DiscoPublic, frame: &[u8]) -> Message {
-        Frame::parse(frame)
-            .unwrap()
-            .open(&self.shared(from))
-            .expect("sealed for this client")
-    }
-
-    fn shared(&self, other: DiscoPublic) -> SalsaBox {
-        SalsaBox::new(&PublicKey::from(other.0), &SecretKey::from(self.secret))
     }
 }

@@ -3,16 +3,14 @@
 use std::net::IpAddr;
 
 use bolero::{ValueGenerator, check, one_of, one_value_of, produce};
+use fuzz_edits::{edited, edits};
 use serde_json::{Value, json};
 
 use super::{
     filter::{AddressSet, CAP_RELAY},
     *,
 };
-use crate::{
-    edit::{edited, edits},
-    relay::clients::Clients,
-};
+use crate::relay::clients::Clients;
 
 const OFFICE: u8 = 2;
 const OTHER: u8 = 3;

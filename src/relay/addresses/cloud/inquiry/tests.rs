@@ -2,9 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use bolero::{ValueGenerator, check, one_of, one_value_of, produce};
+use fuzz_edits::{edited, edits};
 
 use super::*;
-use crate::edit::{edited, edits};
 
 const AWS_TOKEN_TEXT: &str = "AQAEAGhvd2R5LCB0aGlzIGlzIG5vIHRva2VuIG9mIGFueWJvZHkgYXQgYWxs";
 

@@ -1,5 +1,5 @@
-//! The challenge of the bind handshake: a MAC that only this process can make, over the address
-//! that the client must receive at (`udprelay.blakeMACFromBindMsg`).
+//! The challenge of the bind handshake: a MAC of the relay over the address at which the client must
+//! receive it (`udprelay.blakeMACFromBindMsg`).
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -16,7 +16,7 @@ use zeroize::{Zeroize, ZeroizeOnDrop, Zeroizing};
 
 use crate::{time::Timestamp, wire::disco::BindCommon};
 
-/// A keyed BLAKE2s-256 MAC.
+/// A BLAKE2s-256 MAC.
 pub(crate) type Mac = [u8; 32];
 
 #[derive(Zeroize, ZeroizeOnDrop)]
@@ -43,7 +43,7 @@ impl Secret {
     }
 }
 
-/// What of [`Challenges`] outlives a process.
+/// The saved form of [`Challenges`].
 #[derive(Debug, Clone)]
 pub(crate) struct SavedChallenges {
     pub(crate) current: Zeroizing<[u8; 32]>,
@@ -51,8 +51,8 @@ pub(crate) struct SavedChallenges {
     pub(crate) age: Duration,
 }
 
-/// The current MAC secret and the one before it: an answer counts for at least one rotation
-/// period, and for less than two.
+/// The current MAC secret and its predecessor: an answer is valid for at least one rotation period
+/// and less than two.
 pub(crate) struct Challenges {
     current: Secret,
     previous: Option<Secret>,
@@ -78,24 +78,26 @@ impl Challenges {
         }
     }
 
-    /// Goes on with secrets that were saved.
+    /// Replaces the secrets with saved ones.
     pub(crate) fn restore(&mut self, saved: &SavedChallenges, now: Timestamp) {
         self.current = Secret(*saved.current);
         self.previous = saved.previous.as_ref().map(|p| Secret(**p));
         self.rotated = now.before(saved.age);
     }
 
-    /// Replaces secrets whose time is over. Called before every use. A secret's time is counted from
-    /// when it was due, not from the use that noticed, or it would be valid for too long.
+    /// Replaces secrets that are too old; called before every use.
+    ///
+    /// A secret's age counts from the moment at which it was due, not from the use that rotated it:
+    /// otherwise it would be valid for too long.
     pub(crate) fn rotate(&mut self, rng: &mut ChaCha20Rng, now: Timestamp) {
         let age = now.since(self.rotated);
         if age < self.period {
             return;
         }
         let current = std::mem::replace(&mut self.current, Secret::random(rng));
-        let previous_counts = age < 2 * self.period;
-        self.previous = previous_counts.then_some(current);
-        self.rotated = if previous_counts {
+        let is_recent = age < 2 * self.period;
+        self.previous = is_recent.then_some(current);
+        self.rotated = if is_recent {
             self.rotated + self.period
         } else {
             now
@@ -107,7 +109,7 @@ impl Challenges {
         self.current.mac(bind, source)
     }
 
-    /// Whether `answer` carries a challenge issued for `source`, compared in constant time.
+    /// Whether `answer` carries a challenge that was issued for `source`; takes constant time.
     pub(crate) fn verify(&self, answer: &BindCommon, source: SocketAddr) -> bool {
         std::iter::once(&self.current)
             .chain(&self.previous)

@@ -1,26 +1,31 @@
-//! Changes of bytes: how tests of parsers come near to what a parser expects. The root package's
-//! tests take this file too.
+//! Random edits of bytes. A test of a parser edits bytes that the parser accepts, and so gets past
+//! its first checks.
+#![forbid(unsafe_code)]
 
 use bolero::{Driver, TypeGenerator, ValueGenerator, one_of, one_value_of, produce};
 
-/// A few changes, often none.
-pub(crate) fn edits() -> impl ValueGenerator<Output = Vec<Edit>> {
+/// Generates a few edits, often none.
+pub fn edits() -> impl ValueGenerator<Output = Vec<Edit>> {
     produce::<Vec<Edit>>().with().len(0..6_usize)
 }
 
-/// The bytes with the changes, one after the other.
-pub(crate) fn edited(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
+/// The bytes after these edits, applied in order.
+pub fn edited(bytes: &[u8], edits: &[Edit]) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     edits.iter().for_each(|edit| edit.apply(&mut bytes));
     bytes
 }
 
-/// One change of bytes; positions are taken modulo what there is.
+/// One edit of bytes. Positions are taken modulo the length.
 #[derive(Debug, Clone)]
-pub(crate) enum Edit {
+pub enum Edit {
+    /// Sets the byte at a position.
     Set(usize, u8),
+    /// Truncates at a position.
     Cut(usize),
+    /// Appends a copy of the bytes between two positions.
     Repeat(usize, usize),
+    /// Inserts bytes at a position.
     Insert(usize, Vec<u8>),
 }
 
