@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_the_cloud_come_between_those_of_the_node_and_what_stun_sees() {
+    fn addresses_of_the_cloud_come_after_the_nodes_and_before_stuns() {
         let mut found = found();
         found.cloud = vec![
             "2600:1f18::7".parse().unwrap(),

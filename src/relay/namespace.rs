@@ -20,18 +20,14 @@ pub(super) struct Net {
     names: Vec<String>,
 }
 
-/// Whether this process may make namespaces; says so when not.
-pub(super) fn permitted(test: &str) -> bool {
-    let root = Command::new("id").arg("-u").output().unwrap().stdout == b"0\n";
-    if !root {
-        println!("{test} was left out: it makes network namespaces; run it as root");
-    }
-    root
-}
-
 impl Net {
-    /// Namespaces with these short names, none connected, loopback up.
-    pub(super) fn new<const N: usize>(names: [&str; N]) -> Self {
+    /// Makes namespaces with these short names, none connected, loopback up. `None` where this process
+    /// may not: then the test is recorded as not run.
+    pub(super) fn open<const N: usize>(names: [&str; N]) -> Option<Self> {
+        skips::is_root().then(|| Self::new(names))
+    }
+
+    fn new<const N: usize>(names: [&str; N]) -> Self {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let process = std::process::id();
         let name = |name: &str| format!("prk-{process}-{number}-{name}");
@@ -102,18 +98,20 @@ impl Net {
         ip(&all)
     }
 
-    /// Adds a device, if this kernel has devices of that type; says so when not.
-    pub(super) fn add(&self, short: &str, link: &str) -> bool {
+    /// Adds a device, if this kernel has devices of that type; the test is recorded as not run when not.
+    pub(super) fn add(&self, short: &str, link: &str, kind: &str) -> bool {
         let output = Command::new("ip")
             .args(["-n", self.name(short), "link", "add"])
             .args(link.split(' '))
+            .arg("type")
+            .args(kind.split(' '))
             .output()
             .unwrap();
         let error = String::from_utf8_lossy(&output.stderr);
         let unknown = error.contains("Unknown device type") || error.contains("not supported");
         assert!(output.status.success() || unknown, "{link}: {error}");
         if unknown {
-            println!("`ip link add {link}` was left out: this kernel has no such devices");
+            skips::record(&format!("this kernel has no devices of type {kind}"));
         }
         !unknown
     }

@@ -131,8 +131,7 @@ spec:
 fn can_run() -> bool {
     let missing = missing();
     if let Some(missing) = &missing {
-        assert!(std::env::var_os("CI").is_none(), "CI runs this: {missing}");
-        println!("not run: {missing}; `cargo dev test` as root runs it");
+        skips::record_unless_ci(&format!("{missing}; `cargo dev test` as root runs it"));
     }
     missing.is_none()
 }

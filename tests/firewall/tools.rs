@@ -166,7 +166,7 @@ fn is_there(program: &str) -> bool {
         .split(':')
         .any(|dir| Path::new(dir).join(program).exists());
     if !found {
-        println!("not run: there is no {program}");
+        skips::record(&format!("there is no {program}"));
     }
     found
 }

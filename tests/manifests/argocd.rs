@@ -2,7 +2,7 @@
 //! and how each is to be judged. `PEERRELAY_ARGOCD` names the program that runs the checks in Argo's
 //! interpreter, as `cargo dev test` does.
 
-use std::{fmt::Write as _, fs, path::PathBuf, process::Command, sync::Arc};
+use std::{fmt::Write as _, fs, process::Command, sync::Arc};
 
 use k8s_openapi::{api::apps::v1::DaemonSet, jiff::Timestamp};
 use peerrelay::{
@@ -59,12 +59,7 @@ fn objects_of_every_health_are_what_the_operator_writes() {
 
 #[test]
 fn argo_cd_judges_each_as_written() {
-    let Some(argocd) = std::env::var_os("PEERRELAY_ARGOCD").map(PathBuf::from) else {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI judges as Argo CD does: run `cargo dev test`"
-        );
-        println!("not run: PEERRELAY_ARGOCD names no program; `cargo dev test` builds one");
+    let Some(argocd) = skips::program("PEERRELAY_ARGOCD") else {
         return;
     };
     let output = Command::new(argocd)

@@ -1,9 +1,6 @@
 //! The chart, rendered by helm: `PEERRELAY_HELM` names the program, as `cargo dev test` does.
 
-use std::{
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{path::Path, process::Command};
 
 use k8s_openapi::{
     api::networking::v1::NetworkPolicySpec,
@@ -238,14 +235,7 @@ pub(crate) fn render_as(release: &str, arguments: &[&str]) -> Option<Result<Stri
 
 /// Runs helm; `None` without it.
 pub(crate) fn helm(arguments: &[&str]) -> Option<Result<String, String>> {
-    let Some(helm) = std::env::var_os("PEERRELAY_HELM").map(PathBuf::from) else {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI renders the chart: run `cargo dev test`"
-        );
-        println!("not run: PEERRELAY_HELM names no helm; `cargo dev test` builds one");
-        return None;
-    };
+    let helm = skips::program("PEERRELAY_HELM")?;
     update_sources();
     Some(run(&helm, arguments))
 }

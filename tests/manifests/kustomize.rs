@@ -1,7 +1,7 @@
 //! The kustomization and its components, built by kubectl and held to the chart: `PEERRELAY_KUBECTL`
 //! and `PEERRELAY_HELM` name the programs, as `cargo dev test` does.
 
-use std::{collections::BTreeMap, path::PathBuf, process::Command};
+use std::{collections::BTreeMap, process::Command};
 
 use serde_json::Value;
 
@@ -119,14 +119,7 @@ fn definitions_operator_and_peer_relays_come_in_waves() {
 
 /// The objects of a kustomization; `None` without kubectl, which only CI must have.
 fn build(dir: &str) -> Option<Vec<Value>> {
-    let Some(kubectl) = std::env::var_os("PEERRELAY_KUBECTL").map(PathBuf::from) else {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "CI builds kustomizations: run `cargo dev test`"
-        );
-        println!("not run: PEERRELAY_KUBECTL names no kubectl; `cargo dev test` builds one");
-        return None;
-    };
+    let kubectl = skips::program("PEERRELAY_KUBECTL")?;
     crate::update_sources();
     let output = Command::new(kubectl)
         .arg("kustomize")

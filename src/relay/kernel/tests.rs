@@ -18,18 +18,24 @@ mod verdicts;
 mod wire;
 
 use super::{
-    super::namespace,
+    super::namespace::Net,
     Attachment, abi,
     program::{Maps, Program},
 };
 
-/// Whether this process may load programs and make network namespaces; says so when not.
-fn permitted(test: &str) -> bool {
-    if super::program::OBJECT.is_empty() {
-        println!("{test} was left out: the program was not built; install clang and build again");
-        return false;
+/// Opens the namespaces of a test of the program. `None` where this process may not load programs or
+/// make namespaces: then the test is recorded as not run.
+fn namespaces<const N: usize>(names: [&str; N]) -> Option<Net> {
+    is_built().then(|| Net::open(names)).flatten()
+}
+
+/// Returns whether this binary has the program; records the test as not run when it does not.
+fn is_built() -> bool {
+    let built = !super::program::OBJECT.is_empty();
+    if !built {
+        skips::record("the kernel program was not built: install clang and build again");
     }
-    namespace::permitted(test)
+    built
 }
 
 /// All that can hold the program on this kernel: filters everywhere.
@@ -39,9 +45,12 @@ fn attachments() -> Vec<Attachment> {
     all
 }
 
-/// The program with room for so many sessions, for as long as the test lasts, attached to nothing: it
-/// forwards what it is run on for [`wire::PORT`].
-fn loaded(sessions: u32) -> (Program, Maps) {
+/// Loads the program with room for so many sessions, attached to nothing: it forwards what it is run
+/// on for [`wire::PORT`]. `None` where this process may not: then the test is recorded as not run.
+fn loaded(sessions: u32) -> Option<(Program, Maps)> {
+    if !(is_built() && skips::is_root()) {
+        return None;
+    }
     let (program, mut maps, _) = Program::load(None, sessions, Attachment::Link).unwrap();
     let config = abi::Config {
         valid_until: u64::MAX,
@@ -49,5 +58,5 @@ fn loaded(sessions: u32) -> (Program, Maps) {
         ..abi::Config::default()
     };
     maps.config.set(0, config.encode(), 0).unwrap();
-    (program, maps)
+    Some((program, maps))
 }

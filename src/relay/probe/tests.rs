@@ -82,7 +82,7 @@ async fn closed_port_is_silence() {
 }
 
 #[test]
-fn bind_is_answered_once_in_kind_and_its_answer_counts_from_its_source_only() {
+fn a_bind_is_answered_once_and_its_answer_counts_from_its_source() {
     let (own, other) = (
         DiscoSecret::from_bytes([1; 32]),
         DiscoSecret::from_bytes([2; 32]),

@@ -157,7 +157,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_device_that_was_let_in_without_its_tags_does_not_ask_for_them_after_a_restart() {
+    fn a_device_registered_without_its_tags_restarts_without_them() {
         let dir = tempfile::tempdir().unwrap();
         let wanted = ["tag:relay-office".to_owned()];
         for (without_tags, asked) in [(true, &[][..]), (false, &wanted[..])] {

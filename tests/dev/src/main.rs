@@ -1,6 +1,7 @@
 //! `cargo dev`: a real cluster and a real tailnet on one machine.
 
 mod cli;
+mod skipped;
 mod test;
 
 use std::process::ExitCode;

@@ -10,19 +10,23 @@ use release::{deny, workflows};
 use rig::command::{program, run as run_program};
 use rig::packages;
 use rig::progress::Progress;
-use rig::state::repository;
+use rig::state::{State, repository};
 use rig::tools::Tools;
+
+use crate::skipped;
 
 /// Runs cargo's tests and what else needs no cluster, then the scenarios.
 pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
-    if args.is_whole() {
-        cargo_tests(&Progress::stderr())?;
-    }
-    suite::run(args)
+    let skipped = match args.is_whole() {
+        true => cargo_tests(&Progress::stderr())?,
+        false => 0,
+    };
+    suite::run(args, skipped)
 }
 
-/// Everything that needs cargo alone, and helm for what renders the chart.
-fn cargo_tests(progress: &Progress) -> Result<()> {
+/// Runs what needs no cluster: cargo's tests, with the programs that they ask for, and comparisons with
+/// others' code. Returns how many tests did not run.
+fn cargo_tests(progress: &Progress) -> Result<usize> {
     packages::ensure(progress)?;
     let tools = Tools::build(progress)?;
     Tools::build_only("mapmodel", progress)?;
@@ -30,6 +34,9 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
     Tools::build_only("helm3", progress)?;
     Tools::build_only("kube-score", progress)?;
     progress.line("cargo test, the whole workspace");
+    let record = State::open()?.path("skipped-tests");
+    // A record of an earlier run; mostly there is none.
+    std::fs::remove_file(&record).ok();
     let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let status = cargo
         .current_dir(repository())
@@ -40,14 +47,17 @@ fn cargo_tests(progress: &Progress) -> Result<()> {
         .env("PEERRELAY_HELM3", tools.program("helm3"))
         .env("PEERRELAY_KUBE_SCORE", tools.program("kube-score"))
         .env(maps::PROGRAM, tools.program("mapmodel"))
+        .env(skips::FILE, &record)
         .status()
         .context("failed to start cargo")?;
     ensure!(status.success(), "cargo test failed");
+    let skipped = skipped::check(&record, progress)?;
     golden_vectors(progress)?;
     dashboard(progress)?;
     workflows::check(progress)?;
     deny::check(progress)?;
-    compare::run(&CompareArgs::default(), progress).context("Go's relay and ours differ")
+    compare::run(&CompareArgs::default(), progress).context("Go's relay and ours differ")?;
+    Ok(skipped)
 }
 
 /// The byte vectors that the protocol is held to, and the message that names are held to, are what

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, path::PathBuf};
 use relay_proto::Family;
 
 use super::{
-    permitted,
     survival::{Pins, Scene},
     wire::{PORT, Relay, exchange, few, options, two_cables},
 };
@@ -48,10 +47,9 @@ fn killed(net: &Net, pins: &Pins, port: u16) {
 
 #[test]
 fn a_filter_forwards_and_goes_with_the_relay() {
-    if !permitted("a_filter_forwards_and_goes_with_the_relay") {
+    let Some(scene) = Scene::open(Attachment::Filter(PORT)) else {
         return;
-    }
-    let scene = Scene::open(Attachment::Filter(PORT));
+    };
     exchange(scene.vni, [&scene.a, &scene.b], 1);
     assert_eq!(scene.relay.forwarded(Family::V4), (0, 2));
     for device in DEVICES {
@@ -65,12 +63,9 @@ fn a_filter_forwards_and_goes_with_the_relay() {
 }
 
 #[test]
-fn a_filter_takes_the_place_of_the_one_that_a_killed_relay_left_and_no_other_place() {
-    let test = "a_filter_takes_the_place_of_the_one_that_a_killed_relay_left";
-    if !permitted(test) {
-        return;
-    }
-    let (net, pins) = (two_cables(), Pins::mount());
+fn a_filter_replaces_the_one_of_a_killed_relay_with_its_port_only() {
+    let Some(net) = two_cables() else { return };
+    let pins = Pins::mount();
     let other = PORT + 1;
     for port in [PORT, other] {
         killed(&net, &pins, port);
@@ -94,19 +89,18 @@ fn a_filter_takes_the_place_of_the_one_that_a_killed_relay_left_and_no_other_pla
 }
 
 #[test]
-fn a_filter_that_somebody_removes_is_attached_again_and_nothing_is_lost_meanwhile() {
-    let test = "a_filter_that_somebody_removes_is_attached_again";
-    if !permitted(test) {
-        return;
-    }
-    let Scene {
+fn a_removed_filter_is_attached_again_and_no_datagram_is_lost() {
+    let Some(Scene {
         a,
         b,
         relay,
         vni,
         net,
         pins: _pins,
-    } = Scene::open(Attachment::Filter(PORT));
+    }) = Scene::open(Attachment::Filter(PORT))
+    else {
+        return;
+    };
     let ways = ["filter del dev left ingress", "qdisc del dev right clsact"];
     for (count, way) in (1..).zip(ways) {
         net.tc("relay", way);

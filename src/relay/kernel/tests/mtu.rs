@@ -6,7 +6,7 @@ use relay_proto::{Family, Vni};
 
 use super::{
     client::data,
-    permitted,
+    namespaces,
     wire::{PATIENCE, Relay, Wire, exchange, two_cables},
 };
 use crate::relay::namespace::Net;
@@ -47,12 +47,8 @@ fn open(net: &Net, relay: &Relay, family: Family) -> ([Wire; 2], Vni) {
 }
 
 #[test]
-fn kernel_takes_what_fits_a_narrow_device_and_sockets_send_the_rest_in_fragments() {
-    let test = "kernel_takes_what_fits_a_narrow_device_and_sockets_send_the_rest_in_fragments";
-    if !permitted(test) {
-        return;
-    }
-    let net = two_cables();
+fn sockets_fragment_what_does_not_fit_a_narrow_device() {
+    let Some(net) = two_cables() else { return };
     for (namespace, device) in [("relay", "right"), ("b", "eth0")] {
         net.ip(namespace, &format!("link set {device} mtu {NARROW}"));
     }
@@ -103,10 +99,9 @@ fn kernel_takes_what_fits_a_narrow_device_and_sockets_send_the_rest_in_fragments
 
 #[test]
 fn a_narrow_way_behind_a_router_is_learned_and_heeded() {
-    if !permitted("a_narrow_way_behind_a_router_is_learned_and_heeded") {
+    let Some(net) = namespaces(["a", "relay", "router", "b"]) else {
         return;
-    }
-    let net = Net::new(["a", "relay", "router", "b"]);
+    };
     // Or a link-local address becomes valid meanwhile, and the relay looks at everything again.
     net.run("relay", || {
         for which in ["all", "default"] {

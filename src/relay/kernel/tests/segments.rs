@@ -2,7 +2,7 @@
 
 use std::{iter, time::Duration};
 
-use super::{namespace::Net, permitted};
+use super::namespaces;
 use crate::relay::socket::{
     Interest, Outgoing, Payload, ReceiveBatch, SendBatch, Sent, UdpSocket, wait,
 };
@@ -12,10 +12,9 @@ const SEGMENTS: usize = 8;
 
 #[test]
 fn a_narrow_path_costs_only_its_own_destination_the_segmentation() {
-    if !permitted("segments") {
+    let Some(net) = namespaces(["narrow"]) else {
         return;
-    }
-    let net = Net::new(["narrow"]);
+    };
     // The kernel cuts nothing into segments that are longer than the way takes.
     net.ip("narrow", "route add local 127.0.0.2 dev lo mtu 1000");
     net.run("narrow", || {

@@ -6,7 +6,7 @@ use relay_proto::Family;
 
 use super::{
     client::{at, data},
-    permitted,
+    namespaces,
     tap::Tap,
     wire::{Relay, Wire, exchange},
 };
@@ -18,8 +18,8 @@ const TAG: [u8; 2] = [0x81, 0x00];
 const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 
 /// Client `a` on a device without addresses, `left`, and client `b` on one with.
-fn cables() -> Net {
-    let net = Net::new(["a", "relay", "b"]);
+fn cables() -> Option<Net> {
+    let net = namespaces(["a", "relay", "b"])?;
     net.cable([("a", "eth0", &[]), ("relay", "left", &[])]);
     // Or it would answer for addresses that are on others.
     let ignore = || std::fs::write("/proc/sys/net/ipv4/conf/all/arp_ignore", "1");
@@ -28,7 +28,7 @@ fn cables() -> Net {
         ("b", "eth0", &["10.2.0.2/24", "2001:db8:2::2/64"]),
         ("relay", "right", &["10.2.0.1/24", "2001:db8:2::1/64"]),
     ]);
-    net
+    Some(net)
 }
 
 /// Gives a device the addresses that are on the same cable.
@@ -76,57 +76,58 @@ fn forwards(net: &Net, what: &str) {
     }
 }
 
-#[test]
-fn kernel_forwards_on_a_bridge_and_on_a_bond() {
-    if !permitted("kernel_forwards_on_a_bridge_and_on_a_bond") {
+/// Puts the relay's addresses for client `a` on a device that has `left` as its port.
+fn forwards_over_port(kind: &str) {
+    let Some(net) = cables() else { return };
+    if !net.add("relay", "upper0", kind) {
         return;
     }
-    for device in ["bridge", "bond mode active-backup"] {
-        let net = cables();
-        if !net.add("relay", &format!("upper0 type {device}")) {
-            continue;
-        }
-        address(&net, "a", "eth0");
-        net.ip("relay", "link set left down");
-        net.ip("relay", "link set left master upper0");
-        net.ip("relay", "link set left up");
-        address(&net, "relay", "upper0");
-        forwards(&net, device);
+    address(&net, "a", "eth0");
+    net.ip("relay", "link set left down");
+    net.ip("relay", "link set left master upper0");
+    net.ip("relay", "link set left up");
+    address(&net, "relay", "upper0");
+    forwards(&net, kind);
+}
+
+/// Puts the relay's addresses for client `a` on a device on top of `left`; the client has `device`.
+fn forwards_on_top(kind: &str, device: &str) {
+    let Some(net) = cables() else { return };
+    if !net.add("relay", "link left name upper0", kind) {
+        return;
     }
+    if device != "eth0" {
+        let link = format!("link add link eth0 name {device} type {kind}");
+        net.ip("a", &link);
+    }
+    address(&net, "a", device);
+    address(&net, "relay", "upper0");
+    forwards(&net, kind);
 }
 
 #[test]
-fn kernel_forwards_on_a_vlan_and_on_a_macvlan() {
-    if !permitted("kernel_forwards_on_a_vlan_and_on_a_macvlan") {
-        return;
-    }
-    for device in ["vlan id 5", "macvlan mode bridge"] {
-        let net = cables();
-        if !net.add("relay", &format!("link left name upper0 type {device}")) {
-            continue;
-        }
-        let client = if device.starts_with("vlan") {
-            net.ip(
-                "a",
-                &format!("link add link eth0 name upper0 type {device}"),
-            );
-            "upper0"
-        } else {
-            "eth0"
-        };
-        address(&net, "a", client);
-        address(&net, "relay", "upper0");
-        forwards(&net, device);
-    }
+fn kernel_forwards_on_a_bridge() {
+    forwards_over_port("bridge");
 }
 
 #[test]
-fn tagged_packets_are_left_alone_and_those_with_a_priority_only_go_to_the_socket() {
-    let test = "tagged_packets_are_left_alone_and_those_with_a_priority_only_go_to_the_socket";
-    if !permitted(test) {
-        return;
-    }
-    let net = cables();
+fn kernel_forwards_on_a_bond() {
+    forwards_over_port("bond mode active-backup");
+}
+
+#[test]
+fn kernel_forwards_on_a_vlan() {
+    forwards_on_top("vlan id 5", "upper0");
+}
+
+#[test]
+fn kernel_forwards_on_a_macvlan() {
+    forwards_on_top("macvlan mode bridge", "eth0");
+}
+
+#[test]
+fn tagged_packets_pass_and_priority_tagged_ones_go_to_the_socket() {
+    let Some(net) = cables() else { return };
     address(&net, "a", "eth0");
     address(&net, "relay", "left");
     net.ip("relay", "link set left address 02:00:00:00:00:01");

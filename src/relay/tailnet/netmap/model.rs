@@ -70,8 +70,7 @@ struct Tally {
 
 #[test]
 fn who_may_relay_is_what_tailscale_says_after_every_message() {
-    let Some(program) = std::env::var_os("PEERRELAY_MAPMODEL") else {
-        println!("not run: PEERRELAY_MAPMODEL names no program; `cargo dev test` builds it");
+    let Some(program) = skips::program("PEERRELAY_MAPMODEL") else {
         return;
     };
     let number = |name| Some(std::env::var(name).ok()?.parse::<u64>().unwrap());
@@ -80,7 +79,7 @@ fn who_may_relay_is_what_tailscale_says_after_every_message() {
     let several = || SEEDS.into_iter().chain([fresh]).collect();
     let seeds: Vec<_> = number("PEERRELAY_MAP_SEED").map_or_else(several, |seed| vec![seed]);
     let mut tally = Tally::default();
-    let mut tailscale = Tailscale::start(Path::new(&program));
+    let mut tailscale = Tailscale::start(&program);
     for seed in seeds {
         for stream in 0..streams {
             let steps = Stream::new(seed, stream).steps();

@@ -133,7 +133,7 @@ fn google_names_addresses_of_all_interfaces_and_signs() {
 }
 
 #[test]
-fn azure_names_basic_addresses_with_the_interface_and_standard_ones_with_the_load_balancer() {
+fn azure_addresses_are_of_the_interface_or_of_the_load_balancer() {
     let network = |public: &str| {
         format!(
             r#"{{"interface":[{{"ipv4":{{"ipAddress":[{{"privateIpAddress":"10.144.133.132",
