@@ -24,38 +24,40 @@ pub mod socket_path;
 pub mod state;
 pub mod tailnet;
 mod tasks;
+pub(crate) mod watch_ext;
 pub mod withdrawal;
 
-use std::time::Duration;
+use std::{io, time::Duration};
 
 use anyhow::Context;
-use tokio::sync::watch;
 
 use self::{
     bootstrap::Bootstrap,
     options::RelayOptions,
-    persistence::{HandoverListener, SessionFile},
+    persistence::{HandoverListener, SessionFile, TakeoverRequest},
     socket_path::SocketPathHandle,
-    state::RelayState,
+    state::StateParts,
 };
 use crate::{config::unknown, supervisor::Supervisor};
 
-/// Longest time between a stop signal and the end.
-const LEAVE: Duration = Duration::from_secs(10);
+/// Longest time between a stop signal and the end of the process.
+const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// The reason for which a relay has ended.
+/// Why the tasks of a relay have ended, if not for an error.
 enum End {
-    /// It was told to stop, or another relay has taken over.
+    /// A stop signal came.
     Stopped,
-    /// Its configuration file turned it off.
-    Off,
+    /// Another relay on this host takes over.
+    TakenOver(TakeoverRequest),
+    /// The configuration file turned the relay off.
+    TurnedOff,
 }
 
-/// Runs a relay until it is told to stop. `load` reads its configuration, also again when the file
-/// has turned the relay off.
+/// Runs a relay until it is stopped or another one takes over. `load` reads the configuration, again
+/// whenever the file has turned the relay off.
 ///
 /// # Errors
-/// What was given cannot work, or a part of the relay has failed; the text names the fix.
+/// The configuration cannot work, or a task of the relay has failed; the text names the fix.
 pub async fn run(load: impl Fn() -> anyhow::Result<RelayOptions>) -> anyhow::Result<()> {
     let mut options = load()?;
     loop {
@@ -65,60 +67,65 @@ pub async fn run(load: impl Fn() -> anyhow::Result<RelayOptions>) -> anyhow::Res
                 return Ok(());
             };
             options = on;
-            continue;
-        }
-        match serve(options).await? {
-            End::Stopped => return Ok(()),
-            End::Off => options = load()?,
+        } else if run_on(options).await? {
+            return Ok(());
+        } else {
+            options = load()?;
         }
     }
 }
 
-async fn serve(options: RelayOptions) -> anyhow::Result<End> {
+/// Runs a relay that is on. Returns `false` when its configuration file has turned it off.
+async fn run_on(options: RelayOptions) -> anyhow::Result<bool> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
-    let bootstrap = Bootstrap::new(&options).await?;
+    let bootstrap = Bootstrap::new(options).await?;
     let (socket_path, kernel) = (bootstrap.socket_path.clone(), bootstrap.kernel.clone());
     let (file, key) = (bootstrap.file.clone(), bootstrap.key.clone());
-    let (state, _) = watch::channel(RelayState::default());
-    let handover = HandoverListener::listen(&options.session_dir)
+    let handover = HandoverListener::listen(&bootstrap.options.session_dir)
         .inspect_err(|error| tracing::warn!(%error, "no other relay can take over from this one"));
-    let dynamic_config = tasks::run(&mut supervisor, options, bootstrap, &state).await?;
+    let parts = StateParts::default();
+    let dynamic_config = tasks::start(&mut supervisor, bootstrap, &parts).await?;
 
-    let taken = async {
-        match handover {
-            Ok(handover) => handover.accept().await,
-            Err(_) => std::future::pending().await,
+    let drain = drain(&socket_path, &parts, &file);
+    let end = tokio::select! {
+        ended = supervisor.run(drain, STOP_TIMEOUT) => ended.map(|()| End::Stopped),
+        request = takeover(handover) => Ok(End::TakenOver(request)),
+        () = withdrawal::turned_off(dynamic_config, parts.withdrawal.subscribe()) => {
+            Ok(End::TurnedOff)
         }
     };
-    let taken = tokio::select! {
-        ended = supervisor.run(leave(&socket_path, &state, &file), LEAVE) => Err(ended),
-        taken = taken => Ok(Some(taken)),
-        () = withdrawal::turned_off(dynamic_config, state.subscribe()) => Ok(None),
-    };
     if let Ok(kernel) = kernel {
-        let is_off = matches!(taken, Ok(None));
-        kernel.stop((!is_off).then_some(data_path::LEFT));
+        let is_off = matches!(end, Ok(End::TurnedOff));
+        kernel.stop((!is_off).then_some(data_path::FORWARD_AFTER_STOP));
     }
-    let taken = match taken {
-        Ok(Some(taken)) => taken,
-        Ok(None) => return Ok(End::Off),
-        Err(ended) => return ended.map(|()| End::Stopped),
-    };
-    // With the supervisor, everything has gone that the successor needs: lock, control, metrics.
-    tracing::info!("another relay takes over");
-    let given = taken.hand_over(&socket_path, &key).await;
-    given.context("failed to hand over; sessions go on from the file when a relay starts again")?;
-    Ok(End::Stopped)
+    match end? {
+        End::Stopped => Ok(true),
+        End::TurnedOff => Ok(false),
+        // The supervisor and its tasks are gone, and with them all that the successor needs: the
+        // lock of the identity, the control connection, the metrics port.
+        End::TakenOver(request) => {
+            tracing::info!("another relay takes over");
+            let handed_over = request.hand_over(&socket_path, &key).await;
+            handed_over.context(
+                "failed to hand over; sessions go on from the file when a relay starts again",
+            )?;
+            Ok(true)
+        }
+    }
 }
 
-/// Gives out no further session, and leaves the open ones to the next relay: the sooner it starts,
-/// the shorter their pause, so nothing waits for them to end.
-async fn leave(
-    socket_path: &SocketPathHandle,
-    state: &watch::Sender<RelayState>,
-    file: &SessionFile,
-) {
+/// Waits for a relay that takes over, for ever where none can.
+async fn takeover(handover: io::Result<HandoverListener>) -> TakeoverRequest {
+    match handover {
+        Ok(handover) => handover.accept().await,
+        Err(_) => std::future::pending().await,
+    }
+}
+
+/// Stops giving out sessions, and saves the open ones for the next relay. Nothing waits for them to
+/// end: the sooner the next relay starts, the shorter the pause of its clients.
+async fn drain(socket_path: &SocketPathHandle, parts: &StateParts, file: &SessionFile) {
     socket_path.drain();
-    state.send_modify(|state| state.draining = true);
+    parts.draining.send_replace(true);
     file.save(socket_path).await;
 }

@@ -1,9 +1,9 @@
-//! Reasons that relays give in their `RelayNode`.
+//! Reasons for which relays do not work, as their `RelayNode` shows them.
 
 labels::label_enum! {
-    /// Reason why a relay does not work. [`Reason::as_str`] is the reason that conditions carry.
+    /// Reason why a relay does not work. [`RelayReason::as_str`] is the reason that conditions carry.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-    pub enum Reason {
+    pub enum RelayReason {
         /// There is no auth key to register with.
         AuthKeyMissing,
         /// The control server refuses the auth key.
@@ -33,7 +33,7 @@ labels::label_enum! {
     }
 }
 
-impl Reason {
+impl RelayReason {
     /// Returns whether only a user can solve it, so that a retry changes nothing.
     pub const fn needs_user(self) -> bool {
         match self {

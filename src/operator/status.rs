@@ -55,7 +55,7 @@ const DEVICE_NAME_TAKEN: &str = "DeviceNameTaken";
 const NAMED_DEVICES: usize = 5;
 
 /// Reasons that the operator finds itself; those of relays are in
-/// [`Reason`](crate::crd::relay_reason::Reason), those of pods in
+/// [`RelayReason`](crate::crd::relay_reason::RelayReason), those of pods in
 /// [`pods::Trouble`].
 pub const REASONS: &[&str] = &[
     "RelaysReady",

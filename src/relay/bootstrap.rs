@@ -1,4 +1,5 @@
-//! What must be there before anything runs, also while another relay hands it over.
+//! Everything that must exist before the first task of a relay runs, taken over from another relay
+//! where one runs on the host.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -14,11 +15,12 @@ use super::{
     tailnet::{Dialer, Identity, IdentityError},
 };
 
-/// How often, and after which wait, something is tried again that another relay lets go of.
+/// Number of attempts at a resource that another relay is about to release, and the wait between two.
 const IN_USE_RETRY: (u32, Duration) = (200, Duration::from_millis(10));
 
-/// The data path with what it has inherited, and what else is asked for once.
+/// A relay whose data path runs already, but none of its tasks.
 pub(super) struct Bootstrap {
+    pub(super) options: RelayOptions,
     pub(super) dialer: Dialer,
     pub(super) kernel: Result<KernelPath, Unavailable>,
     pub(super) identity: Identity,
@@ -30,28 +32,37 @@ pub(super) struct Bootstrap {
 }
 
 impl Bootstrap {
-    pub(super) async fn new(options: &RelayOptions) -> anyhow::Result<Self> {
+    /// Loads the identity, restores sessions and starts the data path.
+    ///
+    /// # Errors
+    /// A file, a directory or a thread is not available; the text names the fix.
+    pub(super) async fn new(options: RelayOptions) -> anyhow::Result<Self> {
         let dialer = Dialer::new(options.ca_file.as_deref())?;
-        let kernel = data_path::start(options);
+        let kernel = data_path::start(&options);
         let successor = Successor::request(&options.session_dir).await;
-        let mut identity = identity(options, successor.is_some()).await?;
+        let mut identity = identity(&options, successor.is_some()).await?;
         let key = identity.seal_key(options.port);
         let file = SessionFile::new(&options.session_dir, key.clone()).context(
             "failed to use the session directory: choose a writable one with --session-dir",
         )?;
-        let (restored_state, sockets) = inherit(successor, &key, &file).await;
+        let (restored_state, sockets) = restore(successor, &key, &file).await;
         if let Some(RestoredState { state, .. }) = &restored_state {
             identity.adopt(&state.keys);
         }
-        // Not before the relay that had it has ended.
+        // Not earlier: the relay that handed over forwards with that program until then.
         if kernel.is_err() {
-            data_path::discard(options);
+            data_path::discard(&options);
         }
-        let mut data_path = socket_path_options(options, &identity, kernel.as_ref().ok());
-        (data_path.restored_state, data_path.sockets) = (restored_state, sockets);
+        let mut socket_path_options =
+            socket_path_options(&options, &identity, kernel.as_ref().ok());
+        (
+            socket_path_options.restored_state,
+            socket_path_options.sockets,
+        ) = (restored_state, sockets);
         let (socket_path, ended) =
-            socket_path::spawn(data_path).context("failed to start the data path")?;
+            socket_path::spawn(socket_path_options).context("failed to start the data path")?;
         Ok(Self {
+            options,
             dialer,
             kernel,
             identity,
@@ -63,29 +74,30 @@ impl Bootstrap {
     }
 }
 
-/// Does `attempt` again for a while as long as it fails because another relay has not let go yet.
+/// Repeats `attempt` for two seconds while it fails because another relay has not released the
+/// resource yet, which `is_in_use` recognizes.
 pub(super) async fn retry_while_in_use<T, E>(
     attempt: impl AsyncFn() -> Result<T, E>,
-    held: impl Fn(&E) -> bool,
+    is_in_use: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
     for _ in 0..IN_USE_RETRY.0 {
         match attempt().await {
-            Err(error) if held(&error) => sleep(IN_USE_RETRY.1).await,
+            Err(error) if is_in_use(&error) => sleep(IN_USE_RETRY.1).await,
             result => return result,
         }
     }
     attempt().await
 }
 
-/// The identity; of a relay that hands over, as soon as it has let go of it.
+/// Loads the identity, as soon as a relay that hands over has released it.
 async fn identity(options: &RelayOptions, handed_over: bool) -> anyhow::Result<Identity> {
     let in_use = |error: &IdentityError| matches!(error, IdentityError::InUse { .. });
     let load = async || Identity::load(&options.state_dir);
     Ok(retry_while_in_use(load, |error| handed_over && in_use(error)).await?)
 }
 
-/// Sessions from a running relay, or from the file of one that has ended.
-async fn inherit(
+/// Restores sessions from a running relay, or from the file of one that has ended.
+async fn restore(
     successor: Option<Successor>,
     key: &SealKey,
     file: &SessionFile,
@@ -112,8 +124,9 @@ async fn inherit(
     }
 }
 
-/// LamportIDs start at the clock: a relay gives out fewer than one a microsecond, so none comes
-/// again under a server key that was inherited from a relay that could not say its last.
+/// Makes the options of the socket path. LamportIDs start at the clock: a relay gives out fewer than
+/// one a microsecond, so none is repeated under a server key whose last LamportID was lost with the
+/// process.
 fn socket_path_options(
     options: &RelayOptions,
     identity: &Identity,

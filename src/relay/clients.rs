@@ -1,4 +1,4 @@
-//! Which entries of the configured `clients` have devices, and which ask for sessions.
+//! Entries of the configured `clients`: the devices that each names, and their requests for sessions.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -6,17 +6,21 @@ use std::{
 };
 
 use k8s_openapi::jiff::Timestamp;
+use tokio::sync::Notify;
 
 use crate::grants::{Device, Selector};
 
-/// Entries that are told apart; the CRD allows no more.
-const MOST: usize = 256;
-/// The time of a request is told anew after this long.
+/// Largest number of entries; the CRD allows no more.
+const MAX_ENTRIES: usize = 256;
+/// Time after which a further request of an entry is recorded again.
 const FRESH: Duration = Duration::from_secs(300);
 
-/// The entries of `clients`, shared by all who use them. No device is remembered.
+/// Entries of `clients`; clones share them. No device is stored.
 #[derive(Debug, Clone, Default)]
-pub struct Clients(Arc<Mutex<Vec<Client>>>);
+pub struct Clients {
+    entries: Arc<Mutex<Vec<Client>>>,
+    recorded: Arc<Notify>,
+}
 
 #[derive(Debug, Clone)]
 struct Client {
@@ -25,35 +29,35 @@ struct Client {
     asked: Option<Timestamp>,
 }
 
-/// An entry of `clients` as reports tell it.
+/// An entry of `clients` as reports show it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientView {
-    /// The entry.
+    /// Text of the entry.
     pub client: String,
-    /// Its devices; `None` where the network map does not say which they are.
+    /// Its devices; `None` where the network map does not tell which they are.
     pub devices: Option<Devices>,
-    /// Since when requests are counted.
+    /// Time from which on requests are recorded.
     pub since: Timestamp,
-    /// The last request that was granted, up to five minutes old.
+    /// Time of the last granted request, up to five minutes old.
     pub asked: Option<Timestamp>,
 }
 
-/// Devices of an entry.
+/// Numbers of devices that an entry names.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Devices {
     /// Devices in the network map.
     pub known: usize,
-    /// Those of them that may use this relay.
+    /// Devices in the network map that may use this relay.
     pub granted: usize,
 }
 
 impl Clients {
-    /// Replaces the entries. Those that stay keep their times; one that is no selector is left out.
+    /// Replaces the entries. Entries that stay keep their times; one that is no selector is left out.
     pub fn set(&self, texts: &[String], now: Timestamp) {
         let mut clients = self.lock();
         let client = |text: &String| {
-            if let Some(known) = clients.iter().find(|c| c.selector.text() == text) {
-                return Some(known.clone());
+            if let Some(previous) = clients.iter().find(|c| c.selector.text() == text) {
+                return Some(previous.clone());
             }
             let selector = Selector::parse(text).inspect_err(|error| {
                 tracing::warn!(%error, "an entry of clients is not used");
@@ -64,12 +68,13 @@ impl Clients {
                 asked: None,
             })
         };
-        *clients = texts.iter().filter_map(client).take(MOST).collect();
+        *clients = texts.iter().filter_map(client).take(MAX_ENTRIES).collect();
     }
 
-    /// Notes that a device asked for a session and got it. Returns whether that is worth telling.
-    pub fn note(&self, device: &Device<'_>, now: Timestamp) -> bool {
-        let mut news = false;
+    /// Records that a device asked for a session and got it. Returns whether the time of a request
+    /// has changed, for which [`Clients::recorded`] waits.
+    pub fn record_request(&self, device: &Device<'_>, now: Timestamp) -> bool {
+        let mut changed = false;
         for client in self.lock().iter_mut() {
             let is_old = |asked: Timestamp| {
                 let age = Duration::try_from(now.duration_since(asked));
@@ -77,10 +82,18 @@ impl Clients {
             };
             if client.asked.is_none_or(is_old) && client.selector.names(device) {
                 client.asked = Some(now);
-                news = true;
+                changed = true;
             }
         }
-        news
+        if changed {
+            self.recorded.notify_one();
+        }
+        changed
+    }
+
+    /// Waits until the time of a request has changed.
+    pub async fn recorded(&self) {
+        self.recorded.notified().await;
     }
 
     /// Whether there is no entry.
@@ -88,7 +101,8 @@ impl Clients {
         self.lock().is_empty()
     }
 
-    /// Every entry, with its devices among `devices`; `true` is for those that may use this relay.
+    /// Returns every entry with its devices among `devices`, of which those with `true` may use this
+    /// relay.
     pub fn views(&self, devices: &[(Device<'_>, bool)]) -> Vec<ClientView> {
         let view = |client: &Client| {
             let named = devices.iter().filter(|(d, _)| client.selector.names(d));
@@ -107,7 +121,7 @@ impl Clients {
     }
 
     /// Brings the times of requests in `views` up to date.
-    pub fn tell(&self, views: &mut [ClientView]) {
+    pub fn refresh(&self, views: &mut [ClientView]) {
         let clients = self.lock();
         for view in views {
             let mut known = clients.iter();
@@ -118,7 +132,7 @@ impl Clients {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<Client>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -134,12 +148,12 @@ mod tests {
         clients.set(&texts(&["tag:a", "tag:b", "group:eng", "a b"]), NOW);
         let tags = texts(&["tag:a"]);
         let device = device(&tags);
-        assert!(clients.note(&device, NOW));
-        assert!(!clients.note(&device, NOW + Duration::from_secs(299)));
+        assert!(clients.record_request(&device, NOW));
+        assert!(!clients.record_request(&device, NOW + Duration::from_secs(299)));
         let later = NOW + Duration::from_secs(300);
-        assert!(clients.note(&device, later));
+        assert!(clients.record_request(&device, later));
 
-        let told = |clients: &Clients| -> Vec<_> {
+        let shown = |clients: &Clients| -> Vec<_> {
             let views = clients.views(&[(self::device(&tags), true), (self::device(&tags), false)]);
             let view = |v: ClientView| (v.client, v.devices.map(|d| (d.known, d.granted)), v.asked);
             views.into_iter().map(view).collect()
@@ -148,10 +162,14 @@ mod tests {
         let seen = (a.clone(), Some((2, 1)), Some(later));
         let unseen = (b, Some((0, 0)), None);
         let unknown = ("group:eng".to_owned(), None, None);
-        assert_eq!(told(&clients), [seen.clone(), unseen, unknown]);
+        assert_eq!(shown(&clients), [seen.clone(), unseen, unknown]);
 
         clients.set(&texts(&["tag:c", "tag:a"]), later);
-        assert_eq!(told(&clients)[1], seen, "an entry that stays is counted on");
+        assert_eq!(
+            shown(&clients)[1],
+            seen,
+            "an entry that stays keeps its time"
+        );
         let since: Vec<_> = clients.views(&[]).iter().map(|v| v.since).collect();
         assert_eq!(since, [later, NOW]);
     }
@@ -161,7 +179,7 @@ mod tests {
         let clients = Clients::default();
         let many: Vec<_> = (0..300).map(|n| format!("tag:a{n}")).collect();
         clients.set(&many, NOW);
-        assert_eq!(clients.views(&[]).len(), MOST);
+        assert_eq!(clients.views(&[]).len(), MAX_ENTRIES);
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {

@@ -1,6 +1,6 @@
-//! Which path forwards: chosen when the relay starts, watched while it runs.
+//! Choice of the data path when the relay starts, and its state while the relay runs.
 
-use std::time::Duration;
+use std::{convert::Infallible, time::Duration};
 
 use anyhow::Context;
 use tokio::sync::watch;
@@ -11,15 +11,16 @@ use super::{
     },
     options::RelayOptions,
     socket_path::PortState,
-    state::{self, Problem, RelayState},
+    state::{DataPathState, Problem},
+    watch_ext::SendIfChanged,
 };
-use crate::config::data_path::DataPath;
+use crate::{config::data_path::DataPath, crd::relay_reason::RelayReason};
 
-/// How long the kernel goes on forwarding for a relay that was told to stop: a pod is replaced in
-/// less; a relay that was removed, or forwards by sockets from now on, shall not wait for long.
-pub(super) const LEFT: Duration = Duration::from_secs(15);
+/// Time for which the kernel goes on forwarding after the relay has stopped. A pod is replaced in
+/// less, and after a removal, or a change to sockets, forwarding must end soon.
+pub(super) const FORWARD_AFTER_STOP: Duration = Duration::from_secs(15);
 
-/// The kernel path, or why there is none.
+/// Starts the kernel path, or returns why it cannot be used.
 pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
     if options.data_path == DataPath::Socket {
         return Err(Unavailable::new(
@@ -30,7 +31,8 @@ pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {
     kernel::start(kernel_options(options))
 }
 
-/// Ends what an earlier relay has left in the kernel: the sockets forward from now on.
+/// Removes the program that an earlier relay has left in the kernel, because sockets forward from
+/// now on.
 pub(super) fn discard(options: &RelayOptions) {
     kernel::discard(&kernel_options(options));
 }
@@ -43,19 +45,21 @@ fn kernel_options(options: &RelayOptions) -> KernelOptions {
     }
 }
 
-/// Gives the kernel path the port, and shows which path forwards.
-pub(super) async fn watch(
+/// Keeps the kernel path at the port of the relay, and publishes which path forwards.
+///
+/// # Errors
+/// The socket path or the kernel path has ended.
+pub(super) async fn follow(
     wanted: DataPath,
     kernel: Result<KernelPath, Unavailable>,
     mut port: watch::Receiver<PortState>,
-    state: watch::Sender<RelayState>,
-) -> anyhow::Result<()> {
+    state: watch::Sender<DataPathState>,
+) -> anyhow::Result<Infallible> {
     let kernel = match kernel {
         Ok(kernel) => kernel,
         Err(error) => {
-            show(wanted, PathState(Err(error)), &state);
-            std::future::pending::<()>().await;
-            return Ok(());
+            publish(wanted, PathState(Err(error)), &state);
+            return std::future::pending().await;
         }
     };
     let mut path = kernel.state();
@@ -63,10 +67,10 @@ pub(super) async fn watch(
         match *port.borrow_and_update() {
             PortState::Bound(port) => kernel.set_port(Some(port)),
             PortState::Failed(_) => kernel.set_port(None),
-            // What an earlier process left in the kernel goes on.
+            // The program that an earlier process left in the kernel goes on forwarding.
             PortState::Binding => {}
         }
-        show(wanted, path.borrow_and_update().clone(), &state);
+        publish(wanted, path.borrow_and_update().clone(), &state);
         tokio::select! {
             changed = port.changed() => changed.context("the data path has ended")?,
             changed = path.changed() => changed.context("the kernel path has ended")?,
@@ -74,34 +78,34 @@ pub(super) async fn watch(
     }
 }
 
-fn show(wanted: DataPath, path: PathState, state: &watch::Sender<RelayState>) {
-    state.send_if_modified(|state| {
-        if state.path == path {
-            return false;
+fn publish(wanted: DataPath, path: PathState, state: &watch::Sender<DataPathState>) {
+    let problem = match &path.0 {
+        Err(error) if wanted == DataPath::Kernel => Some(Problem::new(
+            RelayReason::KernelPathUnavailable,
+            format!("{error}; or set dataPath to Auto"),
+        )),
+        _ => None,
+    };
+    let next = DataPathState { path, problem };
+    if !state.send_if_changed(next.clone()) {
+        return;
+    }
+    match &next.path.0 {
+        Ok(devices) => tracing::info!(devices, "the kernel forwards"),
+        Err(error) if is_expected(error) => {
+            tracing::info!(reason = error.reason.as_str(), "sockets forward");
         }
-        match &path.0 {
-            Ok(devices) => tracing::info!(devices, "the kernel forwards"),
-            Err(error)
-                if matches!(
-                    error.reason,
-                    UnavailableReason::Chosen | UnavailableReason::Starting
-                ) =>
-            {
-                tracing::info!(reason = error.reason.as_str(), "sockets forward");
-            }
-            Err(error) => {
-                let (reason, message) = (error.reason.as_str(), &error.message);
-                tracing::warn!(reason, message, "sockets forward");
-            }
+        Err(error) => {
+            let (reason, message) = (error.reason.as_str(), &error.message);
+            tracing::warn!(reason, message, "sockets forward");
         }
-        state.path_problem = match &path.0 {
-            Err(error) if wanted == DataPath::Kernel => Some(Problem::new(
-                state::Reason::KernelPathUnavailable,
-                format!("{error}; or set dataPath to Auto"),
-            )),
-            _ => None,
-        };
-        state.path = path;
-        true
-    });
+    }
+}
+
+/// Whether sockets forward for a reason that needs no attention.
+fn is_expected(error: &Unavailable) -> bool {
+    matches!(
+        error.reason,
+        UnavailableReason::Chosen | UnavailableReason::Starting
+    )
 }

@@ -27,7 +27,7 @@ pub fn render(region: &str, state: &RelayState, snapshot: &Snapshot) -> String {
         latency::render(&registry, region, "kernel", &kernel.buckets, kernel.sum);
     }
     health(&registry, state);
-    data_path::render(&registry, &state.path, snapshot);
+    data_path::render(&registry, &state.data_path.path, snapshot);
     ProcessMetrics::register(&registry);
     let mut text = Vec::new();
     let encoded = TextEncoder::new().encode(&registry.gather(), &mut text);
@@ -188,7 +188,12 @@ fn sockets(registry: &Registry, snapshot: &Snapshot) {
 }
 
 fn health(registry: &Registry, state: &RelayState) {
-    let expiry = state.tailnet.as_ref().and_then(|device| device.key_expiry);
+    let expiry = state
+        .control
+        .device
+        .as_ref()
+        .and_then(|device| device.key_expiry);
+    let grant = state.control.grant.as_ref();
     let gauges = [
         (
             "peerrelay_ready",
@@ -198,12 +203,12 @@ fn health(registry: &Registry, state: &RelayState) {
         (
             "peerrelay_granted_peers",
             "Tailnet devices that the policy lets use this relay.",
-            state.grant.as_ref().map_or(0, |grant| grant.granted_peers) as i64,
+            grant.map_or(0, |grant| grant.granted_peers) as i64,
         ),
         (
             "peerrelay_advertised_endpoints",
             "Addresses that allocations advertise.",
-            state.endpoints.len() as i64,
+            state.endpoints.advertised.len() as i64,
         ),
         (
             "peerrelay_key_expiry_timestamp_seconds",

@@ -5,22 +5,19 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Context;
 use tokio::{sync::watch, time::sleep};
 
-use super::{
-    bootstrap::retry_while_in_use,
-    options::RelayOptions,
-    state::{Problem, Reason, RelayState},
-};
+use super::{bootstrap::retry_while_in_use, options::RelayOptions, state::Problem};
 use crate::{
     admin::{self, AdminError, Probes, Ready, Render},
+    crd::relay_reason::RelayReason,
     names,
     supervisor::Supervisor,
 };
 
-/// Wait before an address that another process has is tried again.
+/// Wait between attempts to bind an address that another process has.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// Puts the server to work. While another process has its address, that is the metrics problem of
-/// `state`, and binding is retried: the relay forwards packets without it.
+/// Starts the server as a task of `supervisor`. While another process has its address, `problem`
+/// says so and binding is retried, because the relay forwards packets without this server.
 ///
 /// # Errors
 /// The address cannot be bound for another reason.
@@ -28,7 +25,7 @@ pub(super) async fn serve(
     supervisor: &mut Supervisor,
     options: &RelayOptions,
     (metrics, ready): (Render, Ready),
-    state: watch::Sender<RelayState>,
+    problem: watch::Sender<Option<Problem>>,
 ) -> anyhow::Result<()> {
     let address = options.metrics_addr;
     let probes = Probes {
@@ -36,15 +33,15 @@ pub(super) async fn serve(
         ready,
         identity: identity(options),
     };
-    // A relay that hands over, or was turned off, may have the address for a moment longer.
+    // A relay that hands over, or was turned off, closes its listener a moment later.
     let bind = async || admin::bind(address, probes.clone()).await;
     match retry_while_in_use(bind, AdminError::is_taken).await {
         Ok(server) => supervisor.spawn("metrics server", server),
         Err(error) if error.is_taken() => {
-            let problem = taken(address, options.node_name.as_deref());
-            tracing::warn!(error = problem.message, "metrics and probes are not served");
-            state.send_modify(|state| state.metrics_problem = Some(problem));
-            supervisor.spawn("metrics server", when_free(address, probes, state));
+            let taken = address_taken(address, options.node_name.as_deref());
+            tracing::warn!(error = taken.message, "metrics and probes are not served");
+            problem.send_replace(Some(taken));
+            supervisor.spawn("metrics server", serve_when_free(address, probes, problem));
         }
         Err(error) => return Err(error.into()),
     }
@@ -55,7 +52,7 @@ pub(super) async fn serve(
     Ok(())
 }
 
-/// What the relay is called in requests, in Kubernetes.
+/// Identity of the relay in requests, in Kubernetes only.
 fn identity(options: &RelayOptions) -> Option<String> {
     let report = options.report.as_ref()?;
     Some(names::identity(
@@ -65,18 +62,18 @@ fn identity(options: &RelayOptions) -> Option<String> {
     ))
 }
 
-/// Serves as soon as the address is free.
-async fn when_free(
+/// Retries until the address is free, and serves there.
+async fn serve_when_free(
     address: SocketAddr,
     probes: Probes,
-    state: watch::Sender<RelayState>,
+    problem: watch::Sender<Option<Problem>>,
 ) -> anyhow::Result<()> {
     loop {
         sleep(RETRY).await;
         match admin::bind(address, probes.clone()).await {
             Ok(server) => {
                 tracing::info!(%address, "metrics and probes are served");
-                state.send_modify(|state| state.metrics_problem = None);
+                problem.send_replace(None);
                 return server.await.context("failed to serve metrics");
             }
             Err(error) if error.is_taken() => {}
@@ -85,7 +82,7 @@ async fn when_free(
     }
 }
 
-fn taken(address: SocketAddr, node: Option<&str>) -> Problem {
+fn address_taken(address: SocketAddr, node: Option<&str>) -> Problem {
     let host = node.map_or_else(|| "this host".to_owned(), |node| format!("node {node}"));
     let message = format!(
         "TCP port {} of {host}, for metrics and probes, is taken by another process: stop that \
@@ -93,7 +90,7 @@ fn taken(address: SocketAddr, node: Option<&str>) -> Problem {
          binding is retried",
         address.port()
     );
-    Problem::new(Reason::HostPortConflict, message)
+    Problem::new(RelayReason::HostPortConflict, message)
 }
 
 #[cfg(test)]
@@ -116,8 +113,8 @@ pub(super) mod tests {
 
     const SOON: Duration = Duration::from_secs(30);
 
-    /// Options of a relay on node n1, in Kubernetes or not, with a metrics port that was free a
-    /// moment ago.
+    /// Makes options of a relay on node n1, in Kubernetes if `report`, with a metrics port that was
+    /// free a moment ago.
     pub(in crate::relay) async fn options(report: bool) -> RelayOptions {
         let free = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let mut config = RelayConfig {
@@ -143,7 +140,7 @@ pub(super) mod tests {
         (metrics, Arc::new(|| Err("the relay is off".to_owned())))
     }
 
-    /// The status of the answer to a probe for the relay with this identity.
+    /// Sends a probe for the relay with this identity, and returns the status of the answer.
     pub(in crate::relay) async fn ask(address: SocketAddr, path: &str, identity: &str) -> String {
         let mut stream = TcpStream::connect(address).await.unwrap();
         let request = format!(
@@ -157,13 +154,17 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_relay_of_kubernetes_answers_no_probe_for_another_one() {
+    async fn a_relay_in_kubernetes_answers_no_probe_for_another_one() {
         let options = options(true).await;
-        let (state, _) = watch::channel(RelayState::default());
         let mut supervisor = Supervisor::new().unwrap();
-        serve(&mut supervisor, &options, answers(), state)
-            .await
-            .unwrap();
+        serve(
+            &mut supervisor,
+            &options,
+            answers(),
+            watch::Sender::default(),
+        )
+        .await
+        .unwrap();
         let address = options.metrics_addr;
         for (path, own, other) in [("/healthz", "200", "421"), ("/readyz", "503", "421")] {
             assert_eq!(ask(address, path, "relays/edge/office").await, own);
@@ -172,23 +173,23 @@ pub(super) mod tests {
     }
 
     #[tokio::test]
-    async fn a_port_that_another_process_has_is_told_until_it_is_free() {
+    async fn a_port_that_another_process_has_is_reported_until_it_is_free() {
         let options = options(false).await;
         let address = options.metrics_addr;
         let holder = TcpListener::bind(address).await.unwrap();
-        let (state, mut seen) = watch::channel(RelayState::default());
+        let (problem, mut changes) = watch::channel(None);
         let mut supervisor = Supervisor::new().unwrap();
-        serve(&mut supervisor, &options, answers(), state)
+        serve(&mut supervisor, &options, answers(), problem)
             .await
             .unwrap();
-        let told = seen.wait_for(|state| state.metrics_problem.is_some());
-        let state = timeout(SOON, told).await.unwrap().unwrap().clone();
-        let problem = state.problem().unwrap();
-        assert_eq!(problem.reason, Reason::HostPortConflict);
+        let reported = changes.wait_for(Option::is_some);
+        let problem = timeout(SOON, reported).await.unwrap().unwrap().clone();
+        let problem = problem.unwrap();
+        assert_eq!(problem.reason, RelayReason::HostPortConflict);
         let port = format!("TCP port {} of node n1", address.port());
         assert!(problem.message.contains(&port), "{}", problem.message);
         drop(holder);
-        let free = seen.wait_for(|state| state.metrics_problem.is_none());
+        let free = changes.wait_for(Option::is_none);
         timeout(SOON, free).await.unwrap().unwrap();
         assert_eq!(ask(address, "/healthz", "anybody").await, "200");
     }

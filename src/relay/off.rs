@@ -1,4 +1,4 @@
-//! A relay without a port: it is off, and waits to be turned on.
+//! A relay that is off: it has no port, and waits to be turned on.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::{
     supervisor::Supervisor,
 };
 
-/// What a relay that is off answers to `/readyz`.
+/// Answer to `/readyz`.
 const OFF: &str = "the relay is off: it has no port";
 
 /// Waits until `load` gives options with a port, and returns them; `None` after a stop signal.
 ///
 /// Meanwhile no port is bound and the tailnet is not joined, because a device that relays nothing is
-/// of no use there. The process stays: a service manager would start one that ended again and again.
-/// The identity stays in its directory, so the relay comes back as the same device.
+/// of no use there. The process does not end, because a service manager would restart it again and
+/// again. The identity stays in its directory, so the relay comes back as the same device.
 ///
 /// # Errors
 /// The metrics address cannot be used, or signals cannot be received.
@@ -30,9 +30,8 @@ pub(super) async fn wait(
     load: impl Fn() -> anyhow::Result<RelayOptions>,
 ) -> anyhow::Result<Option<RelayOptions>> {
     let mut supervisor = Supervisor::new().context("failed to receive signals")?;
-    let (state, _) = watch::channel(RelayState::default());
-    let answers = answers(options, &state);
-    metrics_server::serve(&mut supervisor, options, answers, state).await?;
+    let problem = watch::Sender::default();
+    metrics_server::serve(&mut supervisor, options, answers(options), problem).await?;
     match options.reload.switch() {
         Some(file) => tracing::info!(
             file = %file.display(),
@@ -51,27 +50,27 @@ pub(super) async fn wait(
 }
 
 async fn turned_on(load: impl Fn() -> anyhow::Result<RelayOptions>) -> RelayOptions {
-    let mut told = false;
+    let mut reported = false;
     loop {
         sleep(reload::POLL).await;
         match load() {
             Ok(options) if !options.off => return options,
-            Ok(_) => told = false,
-            Err(error) if !told => {
+            Ok(_) => reported = false,
+            Err(error) if !reported => {
                 tracing::warn!(error = format!("{error:#}"), "configuration is not used");
-                told = true;
+                reported = true;
             }
             Err(_) => {}
         }
     }
 }
 
-/// What a relay that is off answers to `/metrics` and `/readyz`.
-fn answers(options: &RelayOptions, state: &watch::Sender<RelayState>) -> (Render, Ready) {
-    let (region, state) = (options.region.clone(), state.subscribe());
+/// Answers to `/metrics` and `/readyz`.
+fn answers(options: &RelayOptions) -> (Render, Ready) {
+    let region = options.region.clone();
     let metrics: Render = Arc::new(move || {
-        let (region, state) = (region.clone(), state.borrow().clone());
-        Box::pin(async move { metrics::render(&region, &state, &Snapshot::default()) })
+        let text = metrics::render(&region, &RelayState::default(), &Snapshot::default());
+        Box::pin(async move { text })
     });
     (metrics, Arc::new(|| Err(OFF.to_owned())))
 }

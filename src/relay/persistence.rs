@@ -11,6 +11,7 @@ mod handover;
 mod sealed;
 
 use std::{
+    convert::Infallible,
     fs, io,
     io::Write,
     os::unix::fs::DirBuilderExt,
@@ -117,7 +118,7 @@ impl SessionFile {
 
     /// Keeps the file current: soon after sessions have changed, and often enough that it tells
     /// which sessions are alive.
-    pub async fn keep(self, socket_path: SocketPathHandle) {
+    pub async fn keep(self, socket_path: SocketPathHandle) -> Result<Infallible, Infallible> {
         loop {
             let start = Instant::now();
             self.save(&socket_path).await;

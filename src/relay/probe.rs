@@ -28,7 +28,8 @@ use self::{
 use super::{
     reload::DynamicConfig,
     socket_path::{SocketPathHandle, UnmatchedDatagram},
-    state::RelayState,
+    state::ProbeState,
+    watch_ext::SendIfChanged,
 };
 use crate::config::peers::{ProbePeer, decode_key};
 
@@ -63,7 +64,7 @@ pub struct Probing {
     own: String,
     socket_path: SocketPathHandle,
     dynamic_config: watch::Receiver<DynamicConfig>,
-    state: watch::Sender<RelayState>,
+    state: watch::Sender<ProbeState>,
 }
 
 impl Probing {
@@ -73,11 +74,11 @@ impl Probing {
         own: String,
         socket_path: SocketPathHandle,
         dynamic_config: watch::Receiver<DynamicConfig>,
-        state: watch::Sender<RelayState>,
+        state: watch::Sender<ProbeState>,
     ) -> Self {
         let secret = DiscoSecret::from_bytes(rand::random());
         let public = secret.public();
-        state.send_modify(|state| state.probe_key = Some(public.0));
+        state.send_modify(|state| state.key = Some(public.0));
         Self {
             secret,
             own,
@@ -144,12 +145,8 @@ impl Probing {
 
     fn publish(&self, schedule: &Schedule) {
         let probes = schedule.results();
-        self.state.send_if_modified(|state| {
-            state.probes != probes && {
-                state.probes = probes;
-                true
-            }
-        });
+        self.state
+            .send_field_if_changed(|state| &mut state.results, probes);
     }
 }
 

@@ -17,6 +17,7 @@ use kube_runtime::{WatchStreamExt, watcher::watch_object};
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::sleep};
 
+use super::{options::RelayOptions, watch_ext::SendIfChanged};
 use crate::{
     config::{
         CONFIG_KEY, RelayConfig, ReportConfig,
@@ -65,6 +66,19 @@ pub struct DynamicConfig {
     pub clients: Vec<String>,
     /// Fields of the configuration that were ignored.
     pub unknown: Vec<UnknownField>,
+}
+
+impl DynamicConfig {
+    /// Makes what the relay starts with.
+    pub fn of(options: &RelayOptions) -> Self {
+        Self {
+            endpoints: options.endpoints.clone(),
+            log_level: options.log_level,
+            clients: options.clients.clone(),
+            unknown: options.reload.unknown.clone(),
+            ..Self::default()
+        }
+    }
 }
 
 impl Reload {
@@ -138,35 +152,31 @@ impl Reload {
                 return;
             }
         };
+        let previous = dynamic_config.borrow().clone();
         let off = self.switch().is_some() && config.port == Some(RelayPort::Off);
-        let mut new = DynamicConfig {
+        let withdrawn_since = match off {
+            true => Some(previous.withdrawn_since.unwrap_or_else(Timestamp::now)),
+            false => withdrawals.since(self.node.as_deref().unwrap_or_default()),
+        };
+        let next = DynamicConfig {
             off,
             endpoints: self.over.clone().over(config.endpoints),
             peers,
             log_level: config.log_level.unwrap_or_default(),
-            withdrawn_since: withdrawals.since(self.node.as_deref().unwrap_or_default()),
+            withdrawn_since,
             clients: config.clients,
             unknown,
         };
-        dynamic_config.send_if_modified(|known| {
-            if off {
-                let since = known.withdrawn_since.unwrap_or_else(Timestamp::now);
-                new.withdrawn_since = Some(since);
-            }
-            *known != new && {
-                if known.endpoints != new.endpoints {
-                    tracing::info!("configuration changed");
-                }
-                if known.unknown != new.unknown {
-                    unknown::warn(&new.unknown);
-                }
-                if known.log_level != new.log_level {
-                    logging::set_level(new.log_level);
-                }
-                *known = new;
-                true
-            }
-        });
+        if next.endpoints != previous.endpoints {
+            tracing::info!("configuration changed");
+        }
+        if next.unknown != previous.unknown {
+            unknown::warn(&next.unknown);
+        }
+        if next.log_level != previous.log_level {
+            logging::set_level(next.log_level);
+        }
+        dynamic_config.send_if_changed(next);
     }
 }
 

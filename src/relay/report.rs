@@ -1,12 +1,12 @@
-//! In Kubernetes: keeps the pod's `RelayNode`, from which the operator learns how this relay does.
+//! Reports to Kubernetes: keeps the `RelayNode` of the pod current, from which the operator learns
+//! the state of this relay.
+
+mod status;
 
 use std::time::Duration;
 
 use anyhow::Context;
-use k8s_openapi::{
-    apimachinery::pkg::apis::meta::v1::{OwnerReference, Time},
-    jiff::Timestamp,
-};
+use k8s_openapi::{apimachinery::pkg::apis::meta::v1::OwnerReference, jiff::Timestamp};
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{ObjectMeta, Patch, PatchParams},
@@ -17,32 +17,21 @@ use tokio::{
     time::{Instant, sleep, sleep_until},
 };
 
-use super::{
-    addresses::Advertised,
-    clients::ClientView,
-    grant::GrantView,
-    kernel::{self, Unavailable},
-    probe::Probe,
-    state::RelayState,
-};
+use self::status::status;
+use super::{probe::Probe, state::RelayState};
 use crate::{
-    config::{ReportConfig, peers::encode_key},
-    crd::{
-        RelayNode, RelayNodeSpec, RelayNodeStatus,
-        grants::{ClientDevices, ClientReport, GrantReport, GrantSource},
-        probe::ProbeReport,
-        relay_node::{Endpoint, NodeTailnet, Sessions, Withdrawal},
-    },
+    config::ReportConfig,
+    crd::{RelayNode, RelayNodeSpec},
     names,
 };
 
-/// Shortest time between two reports: what changes together is told together.
-const PACE: Duration = Duration::from_millis(500);
-/// A change of nothing but the numbers of sessions waits this long.
-const COUNTS: Duration = Duration::from_secs(60);
-/// A report is renewed this often, changed or not.
-const RENEW: Duration = Duration::from_secs(300);
-/// Wait after the API server could not be reached.
+/// Shortest time between two reports, so that changes which come together share one.
+const MIN_INTERVAL: Duration = Duration::from_millis(500);
+/// Longest time that a report waits when only the numbers of sessions have changed.
+const COUNTS_INTERVAL: Duration = Duration::from_secs(60);
+/// Longest time between two reports, changed or not.
+const RENEW_INTERVAL: Duration = Duration::from_secs(300);
+/// Wait after a request to the API server failed.
 const RETRY: Duration = Duration::from_secs(5);
 
 /// Writes the `RelayNode` of this pod.
@@ -52,10 +41,10 @@ pub struct Reporter {
 }
 
 impl Reporter {
-    /// A reporter for the pod that the environment names.
+    /// Makes a reporter for the pod that the environment names.
     ///
     /// # Errors
-    /// This is no pod, or it does not know itself: `NODE_NAME`, `POD_NAME` and `POD_UID` come by
+    /// The process is no pod, or lacks one of `NODE_NAME`, `POD_NAME` and `POD_UID`, which come by
     /// the downward API.
     pub async fn new(config: ReportConfig) -> anyhow::Result<Self> {
         let variable = |name: &str| {
@@ -97,27 +86,32 @@ impl Reporter {
         })
     }
 
-    /// Name of the RelayNode.
+    /// Name of the `RelayNode`.
     pub fn name(&self) -> String {
         self.object.name_any()
     }
 
-    /// Reports every change, for as long as the process runs.
+    /// Reports every change of `state`, for as long as the process runs.
+    ///
+    /// # Errors
+    /// The sender of `state` is gone.
     pub async fn run(self, mut state: watch::Receiver<RelayState>) -> anyhow::Result<()> {
-        let mut told: Option<RelayState> = None;
+        let mut sent: Option<RelayState> = None;
         loop {
-            let now = state.borrow_and_update().clone();
-            match self.write(&now, told.is_none()).await {
-                Ok(()) => told = Some(now),
+            let current = state.borrow_and_update().clone();
+            // After a failure, the object may be gone too.
+            match self.write(&current, sent.is_none()).await {
+                Ok(()) => {
+                    sleep(MIN_INTERVAL).await;
+                    wait_until_due(&mut state, &current).await?;
+                    sent = Some(current);
+                }
                 Err(error) => {
-                    tracing::warn!(%error, "not reported to the API server; trying again");
-                    told = None;
+                    tracing::warn!(%error, "failed to report to the API server; trying again");
+                    sent = None;
                     sleep(RETRY).await;
-                    continue;
                 }
             }
-            sleep(PACE).await;
-            wait(&mut state, told.as_ref()).await?;
         }
     }
 
@@ -147,36 +141,23 @@ impl Reporter {
     }
 }
 
-/// Until there is something to tell.
-async fn wait(
+/// Waits until `state` differs from `sent` enough for a report, or a report must be renewed.
+async fn wait_until_due(
     state: &mut watch::Receiver<RelayState>,
-    told: Option<&RelayState>,
+    sent: &RelayState,
 ) -> anyhow::Result<()> {
-    let (counts, renew) = (Instant::now() + COUNTS, Instant::now() + RENEW);
+    let (counts, renew) = (
+        Instant::now() + COUNTS_INTERVAL,
+        Instant::now() + RENEW_INTERVAL,
+    );
     loop {
-        let now = state.borrow_and_update().clone();
-        let Some(told) = told else { return Ok(()) };
-        let same = |a: &RelayState| {
-            let verdicts = |state: &RelayState| -> Vec<_> {
-                let own = |(relay, at, reachable): (&str, _, _)| (relay.to_owned(), at, reachable);
-                state.probes.iter().map(|p| own(p.verdict())).collect()
-            };
-            let grants_alike = match (&a.grant, &told.grant) {
-                (Some(a), Some(told)) => a.is_like(told),
-                (a, told) => a == told,
-            };
-            let settled = RelayState {
-                sessions: told.sessions,
-                probes: told.probes.clone(),
-                grant: told.grant.clone(),
-                ..a.clone()
-            };
-            grants_alike && settled == *told && verdicts(a) == verdicts(told)
-        };
-        let deadline = match now.sessions == told.sessions {
-            _ if !same(&now) => return Ok(()),
-            true => renew,
-            false => counts,
+        let deadline = {
+            let current = state.borrow_and_update();
+            match current.sessions == sent.sessions {
+                _ if is_news(&current, sent) => return Ok(()),
+                true => renew,
+                false => counts,
+            }
         };
         tokio::select! {
             changed = state.changed() => changed.context("the relay has ended")?,
@@ -185,96 +166,24 @@ async fn wait(
     }
 }
 
-fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
-    let problem = state.problem();
-    let endpoint = |advertised: &Advertised| Endpoint {
-        address: advertised.address.to_string(),
-        source: advertised.source,
+/// Whether `current` differs from `sent` in more than what may wait: numbers of sessions, times of
+/// probes and of requests.
+fn is_news(current: &RelayState, sent: &RelayState) -> bool {
+    let grants_alike = match (&current.control.grant, &sent.control.grant) {
+        (Some(current), Some(sent)) => current.is_like(sent),
+        (current, sent) => current == sent,
     };
-    let probe = |probe: &Probe| ProbeReport {
-        relay: probe.relay.clone(),
-        address: probe.address.to_string(),
-        reachable: probe.reachable,
-        round_trip_microseconds: probe
-            .round_trip
-            .map(|time| i64::try_from(time.as_micros()).unwrap_or(i64::MAX)),
-        last_probe_time: Time(probe.time),
+    let verdicts = |state: &RelayState| -> Vec<_> {
+        let owned =
+            |(relay, address, reachable): (&str, _, _)| (relay.to_owned(), address, reachable);
+        let verdicts = state.probes.results.iter().map(Probe::verdict);
+        verdicts.map(owned).collect()
     };
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    RelayNodeStatus {
-        ready: state.ready(),
-        reason: problem.map(|p| p.reason.as_str().to_owned()),
-        message: problem.map(|p| p.message.clone()),
-        version: env!("CARGO_PKG_VERSION").to_owned(),
-        port: state.port,
-        data_path: if state.path.is_kernel() {
-            "Kernel"
-        } else {
-            "Socket"
-        }
-        .to_owned(),
-        data_path_reason: path_reason(state).map(|error| error.reason.as_str().to_owned()),
-        data_path_message: path_reason(state).map(|error| error.message.clone()),
-        tailnet: state.tailnet.as_ref().map(|tailnet| NodeTailnet {
-            name: tailnet.name.clone(),
-            taken_name: tailnet.taken_name.clone(),
-            node_id: tailnet.node_id.clone(),
-            addresses: tailnet.addresses.iter().map(ToString::to_string).collect(),
-            tags: tailnet.tags.clone(),
-            home_derp: state.home_derp.clone(),
-        }),
-        endpoints: state.endpoints.iter().map(endpoint).collect(),
-        probe_key: state.probe_key.map(encode_key),
-        probes: state.probes.iter().map(probe).collect(),
-        verification: Vec::new(),
-        sessions: Sessions {
-            connecting: count(state.sessions.connecting),
-            open: count(state.sessions.open),
-        },
-        withdrawal: state.withdrawal.map(|withdrawal| Withdrawal {
-            since: Time(withdrawal.since),
-            complete: withdrawal.complete,
-        }),
-        granted_peers: count(state.grant.as_ref().map_or(0, |g| g.granted_peers)),
-        grant: state.grant.as_ref().map(grant),
-        last_update_time: Some(Time(now)),
-    }
-}
-
-fn grant(view: &GrantView) -> GrantReport {
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let source = |(tags, peers): (&Vec<String>, &usize)| GrantSource {
-        tags: tags.clone(),
-        peers: count(*peers),
-    };
-    GrantReport {
-        rules: count(view.rules),
-        known_peers: count(view.known_peers),
-        everyone: view.everyone,
-        sources: view.sources.iter().map(source).collect(),
-        more_sources: view.more_sources,
-        clients: view.clients.iter().map(client).collect(),
-        tagged_others: count(view.tagged_others),
-    }
-}
-
-fn client(view: &ClientView) -> ClientReport {
-    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    ClientReport {
-        client: view.client.clone(),
-        devices: view.devices.map(|devices| ClientDevices {
-            known: count(devices.known),
-            granted: count(devices.granted),
-        }),
-        counted_since: view.devices.map(|_| Time(view.since)),
-        last_asked: view.asked.map(Time),
-    }
-}
-
-/// Why sockets forward, where somebody may want to know.
-fn path_reason(state: &RelayState) -> Option<&Unavailable> {
-    let unavailable = state.path.0.as_ref().err();
-    unavailable.filter(|error| error.reason != kernel::UnavailableReason::Chosen)
+    let mut settled = current.clone();
+    settled.sessions = sent.sessions;
+    settled.probes.results.clone_from(&sent.probes.results);
+    settled.control.grant.clone_from(&sent.control.grant);
+    !grants_alike || settled != *sent || verdicts(current) != verdicts(sent)
 }
 
 #[cfg(test)]
@@ -282,34 +191,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use super::*;
-    use crate::{
-        crd::relay_node::EndpointSource,
-        relay::state::{Problem, Reason},
-    };
-
-    #[test]
-    fn status_tells_the_problem_and_where_endpoints_come_from() {
-        let endpoint = |address: &str, source| Advertised {
-            address: address.parse().unwrap(),
-            source,
-        };
-        let state = RelayState {
-            endpoints: vec![
-                endpoint("203.0.113.1:40000", EndpointSource::Static),
-                endpoint("192.0.2.1:40000", EndpointSource::Interface),
-            ],
-            control_problem: Some(Problem::new(Reason::AuthKeyMissing, "create it")),
-            ..RelayState::default()
-        };
-        let status = status(&state, Timestamp::UNIX_EPOCH);
-        assert_eq!(status.reason.as_deref(), Some("AuthKeyMissing"));
-        assert!(!status.ready);
-        let sources: Vec<_> = status.endpoints.iter().map(|e| e.source).collect();
-        assert_eq!(sources, [EndpointSource::Static, EndpointSource::Interface]);
-    }
+    use crate::relay::{clients::ClientView, grant::GrantView};
 
     #[tokio::test(start_paused = true)]
-    async fn the_first_request_is_told_at_once_and_later_ones_with_the_next_report() {
+    async fn the_first_request_is_reported_at_once_and_later_ones_with_the_next_report() {
         let asked = |asked: Option<i64>| {
             let at = |second| Timestamp::from_second(second).unwrap();
             let clients = vec![ClientView {
@@ -323,14 +208,18 @@ mod tests {
                 ..GrantView::default()
             })
         };
-        let told = |grant| RelayState {
-            grant,
-            ..RelayState::default()
+        let state = |grant| {
+            let mut state = RelayState::default();
+            state.control.grant = grant;
+            state
         };
-        for (before, after, wait_for) in [(None, Some(1), 0), (Some(1), Some(2), RENEW.as_secs())] {
-            let (_sender, mut receiver) = watch::channel(told(asked(after)));
+        for (before, after, wait_for) in [
+            (None, Some(1), 0),
+            (Some(1), Some(2), RENEW_INTERVAL.as_secs()),
+        ] {
+            let (_sender, mut receiver) = watch::channel(state(asked(after)));
             let start = Instant::now();
-            wait(&mut receiver, Some(&told(asked(before))))
+            wait_until_due(&mut receiver, &state(asked(before)))
                 .await
                 .unwrap();
             assert_eq!(start.elapsed().as_secs(), wait_for);
@@ -340,14 +229,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn session_counts_alone_wait_and_anything_else_does_not() {
         let (sender, mut receiver) = watch::channel(RelayState::default());
-        let told = RelayState::default();
+        let sent = RelayState::default();
         sender.send_modify(|state| state.sessions.open = 1);
         let start = Instant::now();
-        wait(&mut receiver, Some(&told)).await.unwrap();
-        assert_eq!(start.elapsed().as_secs(), COUNTS.as_secs());
-        sender.send_modify(|state| state.map_received = true);
+        wait_until_due(&mut receiver, &sent).await.unwrap();
+        assert_eq!(start.elapsed().as_secs(), COUNTS_INTERVAL.as_secs());
+        sender.send_modify(|state| state.control.map_received = true);
         let start = Instant::now();
-        wait(&mut receiver, Some(&told)).await.unwrap();
+        wait_until_due(&mut receiver, &sent).await.unwrap();
         assert_eq!(start.elapsed(), Duration::ZERO);
     }
 }

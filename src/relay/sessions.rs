@@ -1,35 +1,38 @@
-//! The sessions of a relay as its operator sees them: on the node only, through a socket that
-//! nobody else reaches. They name clients and addresses, which no metric and no log does.
+//! Sessions of a relay for the administrator of the node, served on a unix socket that no other user
+//! reaches. They name clients and addresses, which no metric and no log does.
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     io,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
 
 use axum::{Router, extract::State, routing::get};
-use relay_proto::{DiscoPublic, SessionInfo};
+use relay_proto::{DiscoPublic, SessionCounts, SessionInfo};
 use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::sleep};
 
-use super::{
-    private,
-    socket_path::{PortState, SocketPathHandle},
-};
+use super::{private, socket_path::SocketPathHandle, watch_ext::SendIfChanged};
+
+/// Time between two counts of the sessions.
+const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Name of the socket in the session directory.
 pub const SOCKET: &str = "sessions.sock";
 /// Path of the sessions as [`Report`].
 pub const REPORT: &str = "/sessions";
-/// Path of the sessions as a Tailscale relay tells them (LocalAPI of tailscaled 1.102).
+/// Path of the sessions in the form of a Tailscale relay (LocalAPI of tailscaled 1.102).
 pub const LOCAL_API: &str = "/localapi/v0/debug-peer-relay-sessions";
 
-/// What the network map calls a client.
+/// Name of a client in the network map.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Name {
     /// Device name.
     pub node: String,
-    /// Its tags.
+    /// Tags of the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
 }
@@ -42,7 +45,7 @@ pub type Directory = Arc<dyn Fn() -> HashMap<DiscoPublic, Name> + Send + Sync>;
 pub struct Report {
     /// UDP port, once bound.
     pub port: Option<u16>,
-    /// In the order of allocation.
+    /// Sessions in the order of allocation.
     pub sessions: Vec<Session>,
 }
 
@@ -50,15 +53,15 @@ pub struct Report {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
-    /// Number that clients show.
+    /// Virtual network identifier, which clients show too.
     pub vni: u32,
     /// `open` or `connecting`.
     pub state: String,
-    /// Data path that forwards.
+    /// Data path that forwards: `kernel` or `socket`.
     pub path: String,
-    /// Since allocation.
+    /// Seconds since the allocation.
     pub age_seconds: u64,
-    /// Both of them.
+    /// Both clients, in the order of their disco keys.
     pub clients: [Client; 2],
 }
 
@@ -67,18 +70,18 @@ pub struct Session {
 pub struct Client {
     /// Start of its disco key, as Tailscale shows it.
     pub disco: String,
-    /// What the network map calls it.
+    /// Name in the network map, if the client is in there.
     #[serde(flatten)]
     pub name: Option<Name>,
-    /// Where it is bound.
+    /// Address from which the client has bound, once it has.
     pub address: Option<String>,
     /// Datagrams received from it.
     pub packets: u64,
-    /// UDP payload of these.
+    /// Bytes of UDP payload received from it.
     pub bytes: u64,
 }
 
-/// What tailscaled's LocalAPI calls `ServerStatus`.
+/// `ServerStatus` of tailscaled's LocalAPI.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "PascalCase")]
 struct ServerStatus {
@@ -109,7 +112,7 @@ struct ClientInfo {
 
 type Json = ([(&'static str, &'static str); 1], String);
 
-/// What the socket's server asks.
+/// Sources of the server's answers.
 #[derive(Clone)]
 struct Source {
     socket_path: SocketPathHandle,
@@ -136,13 +139,24 @@ pub fn serve(
     Ok(async move { axum::serve(listener, routes).await })
 }
 
-/// Where `peerrelay sessions` looks when nothing is said: in a pod, and on a host.
+/// Sockets that `peerrelay sessions` tries by default: in a pod, and on a host.
 pub fn usual_sockets() -> Vec<PathBuf> {
     let state = Path::new(crate::config::DEFAULT_STATE_DIR);
     let pod = Path::new(crate::config::POD_SESSION_DIR);
     [pod.to_owned(), state.to_owned(), state.join("identity")]
         .map(|dir| dir.join(SOCKET))
         .into()
+}
+
+/// Publishes the number of sessions every ten seconds.
+pub(super) async fn count(
+    socket_path: SocketPathHandle,
+    counts: watch::Sender<SessionCounts>,
+) -> Result<Infallible, Infallible> {
+    loop {
+        counts.send_if_changed(socket_path.snapshot().await.sessions);
+        sleep(COUNT_INTERVAL).await;
+    }
 }
 
 async fn report(State(source): State<Source>) -> Json {
@@ -193,10 +207,7 @@ async fn local_api(State(source): State<Source>) -> Json {
 
 impl Source {
     async fn sessions(&self) -> (Option<u16>, Vec<SessionInfo>) {
-        let port = match *self.socket_path.port().borrow() {
-            PortState::Bound(port) => Some(port),
-            _ => None,
-        };
+        let port = self.socket_path.port().borrow().bound();
         let mut sessions = self.socket_path.sessions().await;
         sessions.sort_by_key(|session| session.lamport);
         (port, sessions)

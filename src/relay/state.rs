@@ -1,35 +1,50 @@
-//! What a relay is at the moment: source of readiness, of the log and of its `RelayNode`.
+//! State of the relay, from which readiness, metrics and the `RelayNode` follow.
+//!
+//! Each task publishes the part that it knows ([`StateParts`]); [`RelayState`] is the fold of all
+//! parts, and nothing but the fold writes it.
 
-use std::{fmt, net::IpAddr};
+mod parts;
 
-use k8s_openapi::jiff::Timestamp;
+use std::fmt;
+
 use relay_proto::SessionCounts;
 
-use super::{
-    addresses::{Advertised, StunServer},
-    grant::GrantView,
-    kernel::PathState,
-    probe::Probe,
-    withdrawal::Withdrawal,
+pub use self::parts::{
+    ControlState, DataPathState, DerpState, EndpointState, ProbeState, StateParts, TailnetIdentity,
 };
-pub use crate::crd::relay_reason::Reason;
+use super::{socket_path::PortProblem, withdrawal::Withdrawal};
+use crate::crd::relay_reason::RelayReason;
 
-/// What is wrong, and what to do.
+/// Obstacle that keeps the relay from being ready, with its remedy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
-    /// Stable name.
-    pub reason: Reason,
-    /// One sentence that names the fix; no secret, no client address.
+    /// Reason that the `RelayNode` shows.
+    pub reason: RelayReason,
+    /// One sentence that names the fix; it holds no secret and no client address.
     pub message: String,
 }
 
 impl Problem {
-    /// A problem with this message.
-    pub fn new(reason: Reason, message: impl Into<String>) -> Self {
+    /// Makes a problem.
+    pub fn new(reason: RelayReason, message: impl Into<String>) -> Self {
         Self {
             reason,
             message: message.into(),
         }
+    }
+
+    fn of_port(problem: &PortProblem) -> Self {
+        let reason = match problem {
+            PortProblem::Taken(_) => RelayReason::HostPortConflict,
+            PortProblem::Other { .. } => RelayReason::PortUnavailable,
+        };
+        Self::new(reason, problem.to_string())
+    }
+
+    fn no_endpoints() -> Self {
+        let message = "there is no address to advertise: name one in endpoints.static \
+                       (--static-endpoint), or let endpoints.discover, include and exclude leave one";
+        Self::new(RelayReason::NoEndpoints, message)
     }
 }
 
@@ -39,130 +54,111 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The relay as a tailnet device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TailnetIdentity {
-    /// Device name.
-    pub name: String,
-    /// Device name that was asked for, if another device has it.
-    pub taken_name: Option<String>,
-    /// Stable node id.
-    pub node_id: String,
-    /// Tailnet addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Tags that control gave it.
-    pub tags: Vec<String>,
-    /// When its node key expires; tagged devices' keys mostly never do.
-    pub key_expiry: Option<Timestamp>,
-}
-
-/// All of it.
+/// State of the whole relay at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RelayState {
-    /// Control knows the device and sent a network map on a stream that is open.
-    pub map_received: bool,
-    /// Home DERP region, while connected.
-    pub home_derp: Option<String>,
-    /// UDP port, once bound.
-    pub port: Option<u16>,
-    /// What allocations advertise.
-    pub endpoints: Vec<Advertised>,
-    /// The device, from the network map.
-    pub tailnet: Option<TailnetIdentity>,
-    /// What the control connection suffers from.
-    pub control_problem: Option<Problem>,
-    /// What the DERP connection suffers from.
-    pub derp_problem: Option<Problem>,
-    /// What the UDP port suffers from.
-    pub port_problem: Option<Problem>,
-    /// What the TCP port for metrics and probes suffers from.
+    /// Control connection and network map.
+    pub control: ControlState,
+    /// Home DERP connection.
+    pub derp: DerpState,
+    /// UDP port and the addresses that allocations advertise.
+    pub endpoints: EndpointState,
+    /// Data path that forwards.
+    pub data_path: DataPathState,
+    /// Problem of the server for metrics and probes, while it has one.
     pub metrics_problem: Option<Problem>,
-    /// Why nothing is advertised.
-    pub endpoint_problem: Option<Problem>,
-    /// That the kernel path is asked for and not to be had.
-    pub path_problem: Option<Problem>,
-    /// What forwards: `Ok` for the kernel, on so many devices.
-    pub path: PathState,
-    /// STUN servers of the DERP map.
-    pub stun_servers: Vec<StunServer>,
-    /// Public half of the key for probes.
-    pub probe_key: Option<[u8; 32]>,
-    /// What this relay saw of others' addresses.
-    pub probes: Vec<Probe>,
-    /// The process is about to end and gives out no further session.
-    pub draining: bool,
-    /// That the relay gives out no session, because it is going to be removed or its node is
-    /// cordoned.
-    pub withdrawal: Option<Withdrawal>,
-    /// Who may use this relay, once the network map has come.
-    pub grant: Option<GrantView>,
-    /// Sessions.
+    /// Probes of other relays.
+    pub probes: ProbeState,
+    /// Number of sessions, up to ten seconds old.
     pub sessions: SessionCounts,
+    /// Withdrawal, while the relay gives out no sessions because it is going to be removed or its
+    /// node is cordoned.
+    pub withdrawal: Option<Withdrawal>,
+    /// Whether the process is about to end and gives out no further session.
+    pub draining: bool,
 }
 
 impl RelayState {
-    /// What is still missing, in the order in which it is won; empty when ready.
+    /// Requirements of readiness that are not met, in the order in which a start meets them.
     pub fn missing(&self) -> Vec<&'static str> {
+        let control = &self.control;
         [
-            (self.port.is_none(), "UDP port"),
+            (self.port().is_none(), "UDP port"),
             (self.metrics_problem.is_some(), "metrics port"),
-            (!self.map_received, "network map"),
+            (!control.map_received, "network map"),
             (
-                self.map_received && self.control_problem.is_some(),
+                control.map_received && control.problem.is_some(),
                 "leave of the tailnet to relay",
             ),
-            (self.home_derp.is_none(), "DERP connection"),
-            (self.endpoints.is_empty(), "endpoint to advertise"),
-            (self.path_problem.is_some(), "kernel data path"),
+            (self.derp.home.is_none(), "DERP connection"),
+            (
+                self.endpoints.advertised.is_empty(),
+                "endpoint to advertise",
+            ),
+            (self.data_path.problem.is_some(), "kernel data path"),
             (self.draining, "a process that is not about to end"),
         ]
         .into_iter()
-        .filter_map(|(missing, what)| missing.then_some(what))
+        .filter_map(|(is_missing, requirement)| is_missing.then_some(requirement))
         .collect()
     }
 
-    /// Registered, map received and in good standing, DERP connected, port bound, at least one
-    /// endpoint.
+    /// Whether nothing is [missing](Self::missing).
     pub fn ready(&self) -> bool {
         self.missing().is_empty()
     }
 
-    /// The problem to show, if any: the one that must be solved first.
-    pub fn problem(&self) -> Option<&Problem> {
-        let problems = [
-            &self.port_problem,
-            &self.metrics_problem,
-            &self.control_problem,
-            &self.derp_problem,
-            &self.endpoint_problem,
-            &self.path_problem,
-        ];
-        problems.into_iter().find_map(Option::as_ref)
+    /// Number of the UDP port, once it is bound.
+    pub fn port(&self) -> Option<u16> {
+        self.endpoints.port.bound()
+    }
+
+    /// The problem that must be solved first, if there is one.
+    pub fn problem(&self) -> Option<Problem> {
+        let port_problem = self.endpoints.port.problem().map(Problem::of_port);
+        let no_endpoints = self.port().is_some() && self.endpoints.advertised.is_empty();
+        port_problem
+            .or_else(|| self.metrics_problem.clone())
+            .or_else(|| self.control.problem.clone())
+            .or_else(|| self.derp.problem.clone())
+            .or_else(|| no_endpoints.then(Problem::no_endpoints))
+            .or_else(|| self.data_path.problem.clone())
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::crd::relay_node::EndpointSource;
+    use crate::{
+        crd::relay_node::EndpointSource,
+        relay::{addresses::Advertised, socket_path::PortState},
+    };
 
     #[test]
     fn ready_needs_every_part() {
         let mut state = RelayState {
-            map_received: true,
-            home_derp: Some("fra".into()),
-            port: Some(40_000),
-            endpoints: vec![Advertised {
-                address: ([192, 0, 2, 1], 40_000).into(),
-                source: EndpointSource::Interface,
-            }],
+            control: ControlState {
+                map_received: true,
+                ..ControlState::default()
+            },
+            derp: DerpState {
+                home: Some("fra".into()),
+                problem: None,
+            },
+            endpoints: EndpointState {
+                port: PortState::Bound(40_000),
+                advertised: vec![Advertised {
+                    address: ([192, 0, 2, 1], 40_000).into(),
+                    source: EndpointSource::Interface,
+                }],
+            },
             ..RelayState::default()
         };
         assert!(state.ready());
-        state.home_derp = None;
+        state.derp.home = None;
         assert_eq!(state.missing(), ["DERP connection"]);
-        state.home_derp = Some("fra".into());
-        state.control_problem = Some(Problem::new(Reason::KeyExpired, "renew it"));
+        state.derp.home = Some("fra".into());
+        state.control.problem = Some(Problem::new(RelayReason::KeyExpired, "renew it"));
         assert_eq!(state.missing(), ["leave of the tailnet to relay"]);
         assert_eq!(RelayState::default().missing().len(), 4);
     }
@@ -171,18 +167,37 @@ mod tests {
     fn problems_show_in_the_order_in_which_they_must_be_solved() {
         let problem = |reason| Some(Problem::new(reason, "text"));
         let mut state = RelayState {
-            derp_problem: problem(Reason::DerpUnreachable),
-            control_problem: problem(Reason::AuthKeyInvalid),
+            endpoints: EndpointState {
+                port: PortState::Failed(PortProblem::Taken(40_000)),
+                advertised: Vec::new(),
+            },
+            metrics_problem: problem(RelayReason::HostPortConflict),
+            control: ControlState {
+                problem: problem(RelayReason::AuthKeyInvalid),
+                ..ControlState::default()
+            },
+            derp: DerpState {
+                home: None,
+                problem: problem(RelayReason::DerpUnreachable),
+            },
+            data_path: DataPathState {
+                problem: problem(RelayReason::KernelPathUnavailable),
+                ..DataPathState::default()
+            },
             ..RelayState::default()
         };
-        assert_eq!(
-            state.problem().map(|p| p.reason),
-            Some(Reason::AuthKeyInvalid)
-        );
-        state.control_problem = None;
-        assert_eq!(
-            state.problem().map(|p| p.reason),
-            Some(Reason::DerpUnreachable)
-        );
+        let shown = |state: &RelayState| state.problem().map(|problem| problem.reason);
+        assert_eq!(shown(&state), Some(RelayReason::HostPortConflict));
+        assert!(state.problem().is_some_and(|p| p.message.contains("UDP")));
+        state.endpoints.port = PortState::Bound(40_000);
+        assert_eq!(state.problem(), state.metrics_problem);
+        state.metrics_problem = None;
+        assert_eq!(shown(&state), Some(RelayReason::AuthKeyInvalid));
+        state.control.problem = None;
+        assert_eq!(shown(&state), Some(RelayReason::DerpUnreachable));
+        state.derp.problem = None;
+        assert_eq!(shown(&state), Some(RelayReason::NoEndpoints));
+        state.endpoints.port = PortState::Binding;
+        assert_eq!(shown(&state), Some(RelayReason::KernelPathUnavailable));
     }
 }

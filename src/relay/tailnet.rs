@@ -44,9 +44,10 @@ use super::{
     reload::DynamicConfig,
     sessions::Directory,
     socket_path::SocketPathHandle,
-    state::{Problem, Reason, RelayState, TailnetIdentity},
+    state::{ControlState, DerpState, Problem, StateParts, TailnetIdentity},
+    watch_ext::SendIfChanged,
 };
-use crate::{backoff::Backoff, names};
+use crate::{backoff::Backoff, crd::relay_reason::RelayReason, names};
 
 /// How often a missing or refused auth key is looked for again.
 const KEY_POLL: Duration = Duration::from_secs(2);
@@ -90,7 +91,7 @@ impl AuthKey {
             ),
             _ => "no auth key: give one with --auth-key-file or PEERRELAY_AUTH_KEY".into(),
         };
-        Problem::new(Reason::AuthKeyMissing, message)
+        Problem::new(RelayReason::AuthKeyMissing, message)
     }
 }
 
@@ -115,7 +116,8 @@ pub struct Tailnet {
     identity: Identity,
     dialer: Dialer,
     socket_path: SocketPathHandle,
-    state: watch::Sender<RelayState>,
+    state: watch::Sender<ControlState>,
+    derp_state: watch::Sender<DerpState>,
     netmap: Arc<RwLock<Netmap>>,
     derp_map: watch::Sender<Arc<DerpMap>>,
     registration: Mutex<Registration>,
@@ -151,7 +153,7 @@ impl Tailnet {
         identity: Identity,
         dialer: Dialer,
         socket_path: SocketPathHandle,
-        state: watch::Sender<RelayState>,
+        parts: &StateParts,
         dynamic_config: watch::Receiver<DynamicConfig>,
     ) -> Self {
         let (derp_map, _) = watch::channel(Arc::default());
@@ -161,7 +163,8 @@ impl Tailnet {
             identity,
             dialer,
             socket_path,
-            state,
+            state: parts.control.clone(),
+            derp_state: parts.derp.clone(),
             netmap: Arc::default(),
             derp_map,
             registration,
@@ -184,7 +187,7 @@ impl Tailnet {
 
     /// Joins, and stays joined for as long as it is polled. What has been learnt outlives a lost
     /// connection: sessions flow and requests are answered by the last known policy.
-    pub async fn run(self) {
+    pub async fn run(self) -> Result<Infallible, Infallible> {
         let (home, home_changes) = watch::channel(0);
         let derp = Derp {
             dialer: self.dialer.clone(),
@@ -193,15 +196,16 @@ impl Tailnet {
             map: self.derp_map.subscribe(),
             socket_path: self.socket_path.clone(),
             clients: self.clients.clone(),
-            state: self.state.clone(),
+            state: self.derp_state.clone(),
             home,
         };
-        tokio::join!(
+        let (_, _, never, _) = tokio::join!(
             derp.run(),
             self.stay_joined(home_changes),
             self.judge_in_time(),
             self.follow_clients(),
         );
+        Ok(never)
     }
 
     async fn stay_joined(&self, mut home: watch::Receiver<u32>) {
@@ -314,10 +318,22 @@ impl Tailnet {
                 self.judge(&netmap, now, false);
                 previous = clients;
             }
-            if dynamic_config.changed().await.is_err() {
-                return std::future::pending().await;
+            tokio::select! {
+                changed = dynamic_config.changed() => if changed.is_err() {
+                    return std::future::pending().await;
+                },
+                () = self.clients.recorded() => self.refresh_request_times(),
             }
         }
+    }
+
+    /// Publishes the times of the clients' last requests.
+    fn refresh_request_times(&self) {
+        self.state.send_modify(|state| {
+            if let Some(grant) = &mut state.grant {
+                self.clients.refresh(&mut grant.clients);
+            }
+        });
     }
 
     /// Takes in a message of the map stream.
@@ -339,12 +355,7 @@ impl Tailnet {
         };
         let derp = netmap.derp().clone();
         let stun_servers = derp.stun_servers();
-        self.derp_map.send_if_modified(|current| {
-            *current != derp && {
-                *current = derp;
-                true
-            }
-        });
+        self.derp_map.send_if_changed(derp);
         let disabled = netmap.relay_disabled();
         self.socket_path.set_accepting(!disabled);
         if self.socket_path.limits_tags() {
@@ -360,7 +371,7 @@ impl Tailnet {
         };
         let expired = netmap.own_expired(now);
         let problem = device_problem(own, expired, disabled, &self.config.tags);
-        let tailnet = TailnetIdentity {
+        let device = TailnetIdentity {
             taken_name: names::is_taken(&self.config.hostname, &own.name)
                 .then(|| self.config.hostname.clone()),
             name: own.name.trim_end_matches('.').to_owned(),
@@ -369,21 +380,21 @@ impl Tailnet {
             tags: own.tags.clone(),
             key_expiry: own.key_expiry,
         };
-        self.state.send_if_modified(|state| {
-            let before = state.clone();
-            state.map_received |= received;
-            state.grant = Some(grant);
-            state.tailnet = Some(tailnet);
-            state.stun_servers = stun_servers;
-            // Otherwise the problem is that of the connection.
-            if state.map_received {
-                state.control_problem = problem;
-            }
-            if received && !before.map_received {
-                let granted_peers = state.grant.as_ref().map(|grant| grant.granted_peers);
-                tracing::info!(granted_peers, "network map received");
-            }
-            *state != before
+        let previous = self.state.borrow().clone();
+        if received && !previous.map_received {
+            tracing::info!(granted_peers = grant.granted_peers, "network map received");
+        }
+        let map_received = previous.map_received || received;
+        self.state.send_if_changed(ControlState {
+            map_received,
+            // Without a map stream, the problem is that of the connection.
+            problem: match map_received {
+                true => problem,
+                false => previous.problem,
+            },
+            device: Some(device),
+            grant: Some(grant),
+            stun_servers,
         });
     }
 
@@ -402,13 +413,12 @@ impl Tailnet {
     }
 
     fn report(&self, problem: Problem) {
-        let changed = self.state.send_if_modified(|state| {
-            let changed = state.control_problem.as_ref() != Some(&problem) || state.map_received;
-            state.map_received = false;
-            state.control_problem = Some(problem.clone());
-            changed
-        });
-        if changed {
+        let next = ControlState {
+            map_received: false,
+            problem: Some(problem.clone()),
+            ..self.state.borrow().clone()
+        };
+        if self.state.send_if_changed(next) {
             let (reason, message) = (problem.reason.as_str(), problem.message);
             tracing::warn!(reason, message, "not connected to control");
         }

@@ -1,4 +1,4 @@
-//! The parts of a relay, each put to work under the supervisor.
+//! The tasks of a relay.
 
 use std::sync::Arc;
 
@@ -6,25 +6,37 @@ use anyhow::anyhow;
 use tokio::sync::watch;
 
 use super::{
-    addresses::EndpointPublisher, bootstrap::Bootstrap, data_path, metrics, metrics_server,
-    options::RelayOptions, probe::Probing, reload::DynamicConfig, report::Reporter, sessions,
-    socket_path::SocketPathHandle, state::RelayState, tailnet::Tailnet, withdrawal,
+    addresses::EndpointPublisher,
+    bootstrap::Bootstrap,
+    data_path, metrics, metrics_server,
+    options::RelayOptions,
+    probe::Probing,
+    reload::DynamicConfig,
+    report::Reporter,
+    sessions,
+    socket_path::SocketPathHandle,
+    state::{RelayState, StateParts},
+    tailnet::Tailnet,
+    withdrawal,
 };
 use crate::{
     admin::{Ready, Render},
-    memory,
+    logging, memory,
     supervisor::Supervisor,
 };
 
-/// Puts every part to work, in the order in which they need each other; returns what the
-/// configuration says from now on.
-pub(super) async fn run(
+/// Starts every task under `supervisor`, in the order in which they need each other. Returns the
+/// configuration as it changes from now on.
+///
+/// # Errors
+/// The metrics port cannot be bound, or this is no pod although a report is configured.
+pub(super) async fn start(
     supervisor: &mut Supervisor,
-    options: RelayOptions,
     bootstrap: Bootstrap,
-    state: &watch::Sender<RelayState>,
+    parts: &StateParts,
 ) -> anyhow::Result<watch::Receiver<DynamicConfig>> {
     let Bootstrap {
+        options,
         dialer,
         kernel,
         identity,
@@ -33,95 +45,94 @@ pub(super) async fn run(
         ended,
         ..
     } = bootstrap;
-    let saved = socket_path.clone();
-    supervisor.spawn("sessions", async move {
-        file.keep(saved).await;
-        Ok::<_, anyhow::Error>(())
-    });
-    supervisor.spawn("data path", async {
+    let (state_sender, state) = watch::channel(RelayState::default());
+    let (config_sender, config) = watch::channel(DynamicConfig::of(&options));
+    logging::set_level(options.log_level);
+    log_start(&options);
+
+    supervisor.spawn("socket path", async {
         ended.await.map_err(|_| anyhow!("thread died"))
     });
-    let answers = answers(&options, &socket_path, state);
-    metrics_server::serve(supervisor, &options, answers, state.clone()).await?;
-    let (dynamic_config, changes) = watch::channel(DynamicConfig {
-        endpoints: options.endpoints.clone(),
-        log_level: options.log_level,
-        clients: options.clients.clone(),
-        unknown: options.reload.unknown.clone(),
-        ..DynamicConfig::default()
-    });
-    crate::logging::set_level(options.log_level);
-    let reload = options
-        .reload
-        .clone()
-        .follow(options.report.clone(), dynamic_config);
-    supervisor.spawn("configuration", reload);
-    let publisher = EndpointPublisher {
-        dynamic_config: changes.clone(),
+    supervisor.spawn("session file", file.keep(socket_path.clone()));
+    supervisor.spawn("state", parts.clone().publish(state_sender));
+    let answers = answers(&options, &socket_path, &state);
+    metrics_server::serve(supervisor, &options, answers, parts.metrics_problem.clone()).await?;
+    let reload = options.reload.clone();
+    supervisor.spawn(
+        "configuration",
+        reload.follow(options.report.clone(), config_sender),
+    );
+    let endpoints = EndpointPublisher {
+        dynamic_config: config.clone(),
         node: options.node_name.clone(),
         socket_path: socket_path.clone(),
-        state: state.clone(),
+        control: parts.control.subscribe(),
+        state: parts.endpoints.clone(),
     };
-    supervisor.spawn("endpoints", publisher.run());
-    let withdrawal = withdrawal::follow(changes.clone(), socket_path.clone(), state.clone());
-    supervisor.spawn("withdrawal", withdrawal);
-    let joined = state.subscribe();
-    let ready = move || {
-        let mut state = joined.clone();
-        async move { state.wait_for(RelayState::ready).await.is_ok() }
-    };
-    supervisor.spawn("memory", memory::release_when_ready(ready));
-    let path = data_path::watch(options.data_path, kernel, socket_path.port(), state.clone());
-    supervisor.spawn("kernel path", path);
-    if options.tailnet.control_url.scheme() == "http" {
-        tracing::warn!("control is reached without TLS: only for a network that you trust");
-    }
-    let name = &options.tailnet.hostname;
-    let (version, port) = (env!("CARGO_PKG_VERSION"), options.port);
-    tracing::info!(version, hostname = name, port, metrics = %options.metrics_addr, "relay starts");
+    supervisor.spawn("endpoints", endpoints.run());
+    let counts = parts.sessions.clone();
+    supervisor.spawn(
+        "session counts",
+        sessions::count(socket_path.clone(), counts),
+    );
+    let withdrawal = parts.withdrawal.clone();
+    supervisor.spawn(
+        "withdrawal",
+        withdrawal::follow(config.clone(), socket_path.clone(), withdrawal),
+    );
+    let ready = state.clone();
+    supervisor.spawn(
+        "memory",
+        memory::release_when_ready(move || {
+            let mut state = ready.clone();
+            async move { state.wait_for(RelayState::ready).await.is_ok() }
+        }),
+    );
+    let data_path = parts.data_path.clone();
+    supervisor.spawn(
+        "kernel path",
+        data_path::follow(options.data_path, kernel, socket_path.port(), data_path),
+    );
     if let Some(report) = options.report {
         let reporter = Reporter::new(report).await?;
-        let dynamic_config = changes.clone();
-        let probing = Probing::new(
-            reporter.name(),
-            socket_path.clone(),
-            dynamic_config,
-            state.clone(),
-        );
+        let probes = parts.probes.clone();
+        let probing = Probing::new(reporter.name(), socket_path.clone(), config.clone(), probes);
         supervisor.spawn("probes", probing.run());
-        supervisor.spawn("report", reporter.run(state.subscribe()));
+        supervisor.spawn("report", reporter.run(state));
     }
     let tailnet = Tailnet::new(
         options.tailnet,
         identity,
         dialer,
         socket_path.clone(),
-        state.clone(),
-        changes.clone(),
+        parts,
+        config.clone(),
     );
-    match sessions::serve(
-        &options.session_dir,
-        socket_path.clone(),
-        tailnet.directory(),
-    ) {
+    match sessions::serve(&options.session_dir, socket_path, tailnet.directory()) {
         Ok(server) => supervisor.spawn("sessions server", server),
         Err(error) => tracing::warn!(%error, "'peerrelay sessions' cannot ask this relay"),
     }
-    supervisor.spawn("tailnet", async {
-        tailnet.run().await;
-        Ok::<_, anyhow::Error>(())
-    });
-    Ok(changes)
+    supervisor.spawn("tailnet", tailnet.run());
+    Ok(config)
 }
 
-/// What the relay answers to `/metrics` and `/readyz`.
+fn log_start(options: &RelayOptions) {
+    if options.tailnet.control_url.scheme() == "http" {
+        tracing::warn!("control is reached without TLS: only for a network that you trust");
+    }
+    let (version, hostname) = (env!("CARGO_PKG_VERSION"), &options.tailnet.hostname);
+    let (port, metrics) = (options.port, options.metrics_addr);
+    tracing::info!(version, hostname, port, %metrics, "relay starts");
+}
+
+/// Answers to `/metrics` and `/readyz`.
 fn answers(
     options: &RelayOptions,
     socket_path: &SocketPathHandle,
-    state: &watch::Sender<RelayState>,
+    state: &watch::Receiver<RelayState>,
 ) -> (Render, Ready) {
     let (region, socket_path) = (options.region.clone(), socket_path.clone());
-    let (metrics_state, ready_state) = (state.subscribe(), state.subscribe());
+    let (metrics_state, ready_state) = (state.clone(), state.clone());
     let metrics: Render = Arc::new(move || {
         let (region, socket_path) = (region.clone(), socket_path.clone());
         let state = metrics_state.borrow().clone();
@@ -135,7 +146,7 @@ fn answers(
         let missing = state.missing().join(", ");
         let problem = state
             .problem()
-            .map(|p| format!("; {p}"))
+            .map(|problem| format!("; {problem}"))
             .unwrap_or_default();
         Err(format!("not ready, missing: {missing}{problem}"))
     });

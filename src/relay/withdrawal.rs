@@ -1,5 +1,5 @@
-//! Withdrawal of a relay that is going to be removed: it gives out no sessions, goes on with those
-//! that are open, and reports when clients have left them.
+//! Withdrawal of a relay that is going to be removed. A withdrawn relay gives out no sessions, goes
+//! on with those that are open, and reports when clients have left them.
 
 use std::{convert::Infallible, time::Duration};
 
@@ -13,24 +13,24 @@ use tokio::{
 use super::{
     reload::DynamicConfig,
     socket_path::{Snapshot, SocketPathHandle},
-    state::RelayState,
 };
 use crate::config::withdrawals::LIMIT;
 
-/// Requests that were accepted before the withdrawal are answered within this time.
+/// Time after which requests that were accepted before the withdrawal are answered.
 const SETTLE: Duration = Duration::from_secs(1);
-/// Pause between two looks at the sessions.
-const LOOK: Duration = Duration::from_secs(1);
-/// Clients that use a session send a heartbeat through it every 3 seconds, and give it up after 6.5
-/// seconds without an answer: after this time without a datagram nobody uses one.
+/// Time between two checks of the sessions.
+const CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time without a datagram after which no client uses a session any more. Clients send a heartbeat
+/// through a session that they use every 3 seconds, and give it up after 6.5 seconds without an
+/// answer.
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// State of a withdrawal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Withdrawal {
-    /// When it was asked for; tells one withdrawal from the next.
+    /// When the withdrawal was requested, which tells one withdrawal from the next.
     pub since: Timestamp,
-    /// No client uses a session of this relay any more.
+    /// Whether no client uses a session of this relay any more.
     pub complete: bool,
 }
 
@@ -41,29 +41,35 @@ pub struct Withdrawal {
 pub async fn follow(
     mut dynamic_config: watch::Receiver<DynamicConfig>,
     socket_path: SocketPathHandle,
-    state: watch::Sender<RelayState>,
+    withdrawal: watch::Sender<Option<Withdrawal>>,
 ) -> anyhow::Result<Infallible> {
-    let mut asked = None;
+    let mut requested = None;
     loop {
         let complete = async {
-            let Some(since) = asked else {
+            let Some(since) = requested else {
                 return std::future::pending().await;
             };
-            unused(|| socket_path.snapshot()).await;
+            until_unused(|| socket_path.snapshot()).await;
             tracing::info!("withdrawal complete: no client uses a session of this relay");
-            show(&state, Some((since, true)));
+            withdrawal.send_replace(Some(Withdrawal {
+                since,
+                complete: true,
+            }));
             std::future::pending::<()>().await;
         };
-        let before = asked;
-        asked = tokio::select! {
+        let previous = requested;
+        requested = tokio::select! {
             () = complete => unreachable!("it waits for the next change"),
-            changed = dynamic_config.wait_for(|config| config.withdrawn_since != before) => {
+            changed = dynamic_config.wait_for(|config| config.withdrawn_since != previous) => {
                 changed.context("the configuration has ended")?.withdrawn_since
             }
         };
-        socket_path.set_withdrawn(asked.is_some());
-        show(&state, asked.map(|since| (since, false)));
-        match (before, asked) {
+        socket_path.set_withdrawn(requested.is_some());
+        withdrawal.send_replace(requested.map(|since| Withdrawal {
+            since,
+            complete: false,
+        }));
+        match (previous, requested) {
             (None, Some(_)) => tracing::info!("withdrawn: no further session is given out"),
             (Some(_), None) => tracing::info!("no longer withdrawn: sessions are given out"),
             _ => {}
@@ -71,38 +77,33 @@ pub async fn follow(
     }
 }
 
-fn show(state: &watch::Sender<RelayState>, withdrawal: Option<(Timestamp, bool)>) {
-    let withdrawal = withdrawal.map(|(since, complete)| Withdrawal { since, complete });
-    state.send_modify(|state| state.withdrawal = withdrawal);
-}
-
-/// Waits until the configuration has turned the relay off, and clients have left it or the limit has
-/// passed.
+/// Waits until the configuration has turned the relay off, and then until clients have left it or
+/// [`LIMIT`] has passed.
 pub(super) async fn turned_off(
     mut dynamic_config: watch::Receiver<DynamicConfig>,
-    mut state: watch::Receiver<RelayState>,
+    mut withdrawal: watch::Receiver<Option<Withdrawal>>,
 ) {
     loop {
         if dynamic_config.wait_for(|config| config.off).await.is_err() {
-            // The supervisor tells why.
+            // The supervisor reports the task that has ended.
             std::future::pending::<()>().await;
         }
         tracing::info!("the configuration turns the relay off");
-        let is_complete = |state: &RelayState| state.withdrawal.is_some_and(|w| w.complete);
+        let is_complete = |withdrawal: &Option<Withdrawal>| withdrawal.is_some_and(|w| w.complete);
         tokio::select! {
-            _ = state.wait_for(is_complete) => return,
+            _ = withdrawal.wait_for(is_complete) => return,
             () = sleep(LIMIT) => return,
             _ = dynamic_config.wait_for(|config| !config.off) => {}
         }
     }
 }
 
-/// Waits until there are no sessions, or none that a datagram has passed for a while.
-async fn unused<F: Future<Output = Snapshot>>(look: impl Fn() -> F) {
+/// Waits until there is no session, or no datagram has passed through one for [`SILENCE`].
+async fn until_unused<F: Future<Output = Snapshot>>(snapshot: impl Fn() -> F) {
     sleep(SETTLE).await;
     let (mut forwarded, mut since) = (None, Instant::now());
     loop {
-        let snapshot = look().await;
+        let snapshot = snapshot().await;
         let (sessions, now) = (snapshot.sessions, snapshot.forwarded());
         if forwarded.replace(now) != Some(now) {
             since = Instant::now();
@@ -111,7 +112,7 @@ async fn unused<F: Future<Output = Snapshot>>(look: impl Fn() -> F) {
         if sessions.connecting == 0 && (none || since.elapsed() >= SILENCE) {
             return;
         }
-        sleep(LOOK).await;
+        sleep(CHECK_INTERVAL).await;
     }
 }
 
@@ -138,7 +139,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_relay_without_sessions_is_unused_at_once() {
         let start = Instant::now();
-        unused(async || snapshot(0, 0, 7)).await;
+        until_unused(async || snapshot(0, 0, 7)).await;
         assert_eq!(start.elapsed(), SETTLE);
     }
 
@@ -146,11 +147,11 @@ mod tests {
     async fn a_session_is_in_use_while_datagrams_pass() {
         let (start, seconds) = (Instant::now(), Duration::from_secs);
         // A heartbeat every 3 seconds, for 30 seconds.
-        let look = || async move {
+        let take = || async move {
             let beats = (start.elapsed().as_secs() / 3).min(10);
             snapshot(0, 1, beats)
         };
-        unused(look).await;
+        until_unused(take).await;
         let took = start.elapsed();
         assert!(took >= seconds(30) + SILENCE, "{took:?}");
         assert!(took <= seconds(33) + SILENCE, "{took:?}");
@@ -158,17 +159,17 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn sessions_that_clients_are_about_to_bind_are_waited_for() {
-        let looks = Arc::new(AtomicU64::new(0));
-        let look = || {
-            let looks = looks.clone();
+        let checks = Arc::new(AtomicU64::new(0));
+        let take = || {
+            let checks = checks.clone();
             async move {
-                match looks.fetch_add(1, Ordering::Relaxed) {
+                match checks.fetch_add(1, Ordering::Relaxed) {
                     0..30 => snapshot(1, 0, 0),
                     _ => snapshot(0, 0, 0),
                 }
             }
         };
-        unused(look).await;
-        assert_eq!(looks.load(Ordering::Relaxed), 31);
+        until_unused(take).await;
+        assert_eq!(checks.load(Ordering::Relaxed), 31);
     }
 }

@@ -6,13 +6,15 @@ use std::{fmt::Write as _, fs, process::Command, sync::Arc};
 
 use k8s_openapi::{api::apps::v1::DaemonSet, jiff::Timestamp};
 use peerrelay::{
-    crd::{PeerRelay, PeerRelayStatus, RelayNode, relay_node::RelayNodeStatus},
+    crd::{
+        PeerRelay, PeerRelayStatus, RelayNode, relay_node::RelayNodeStatus,
+        relay_reason::RelayReason,
+    },
     operator::{
         refusal::{Cause, Summary},
         status::{Outcome, Seen, status},
         validate::{RelayImage, validate},
     },
-    relay::state::Reason,
 };
 use serde_json::{Value, json};
 
@@ -84,7 +86,7 @@ fn a_relay_is_degraded_for_the_reasons_that_stall() {
             .join("peerrelay.dev/RelayNode/health.lua"),
     );
     let script = script.unwrap();
-    for reason in Reason::ALL {
+    for reason in RelayReason::ALL {
         let entry = format!("  {} = true,\n", reason.as_str());
         assert_eq!(
             script.contains(&entry),
@@ -264,7 +266,7 @@ fn peer_relays() -> Vec<Case> {
 
 /// Relays' reports.
 fn relay_nodes() -> Vec<Case> {
-    let problem = |reason: Reason, message: &str| json!({"ready": false, "reason": reason.as_str(), "message": message});
+    let problem = |reason: RelayReason, message: &str| json!({"ready": false, "reason": reason.as_str(), "message": message});
     let mut silent = relay_node(&json!({}));
     silent.as_object_mut().unwrap().remove("status");
     let withdrawn = json!({"ready": true,
@@ -283,13 +285,16 @@ fn relay_nodes() -> Vec<Case> {
         (
             "progressing_portUnavailable",
             "PortUnavailable: UDP port 40000 is taken",
-            relay_node(&problem(Reason::PortUnavailable, "UDP port 40000 is taken")),
+            relay_node(&problem(
+                RelayReason::PortUnavailable,
+                "UDP port 40000 is taken",
+            )),
         ),
         (
             "degraded_keyExpired",
             "KeyExpired: disable key expiry for the device",
             relay_node(&problem(
-                Reason::KeyExpired,
+                RelayReason::KeyExpired,
                 "disable key expiry for the device",
             )),
         ),

@@ -17,9 +17,8 @@ mod values;
 use std::{fs, path::Path, sync::Once};
 
 use peerrelay::{
-    crd::{self, PeerRelay},
+    crd::{self, PeerRelay, relay_reason::RelayReason},
     operator::status::{self, pods::Trouble},
-    relay::state::Reason,
 };
 use serde::Deserialize;
 
@@ -49,7 +48,7 @@ fn definitions() -> impl Iterator<Item = (String, String)> {
 #[test]
 fn every_reason_is_documented() {
     let text = fs::read_to_string(root().join("docs/conditions.md")).unwrap();
-    let relay = Reason::ALL.iter().map(|reason| reason.as_str());
+    let relay = RelayReason::ALL.iter().map(|reason| reason.as_str());
     let operator = status::REASONS.iter().copied();
     let pods = Trouble::ALL.iter().map(|trouble| trouble.as_str());
     for reason in relay.chain(operator).chain(pods) {

@@ -17,7 +17,7 @@ use super::{
     review,
 };
 use crate::{
-    crd::{PeerRelay, RelayNode, peer_relay::RegionStatus, relay_reason::Reason as RelayReason},
+    crd::{PeerRelay, RelayNode, peer_relay::RegionStatus, relay_reason::RelayReason},
     firewall, names,
     operator::{host_ports::Taken, plan::Waiting, validate::ValidSpec, withdrawal::Leaving},
 };

@@ -22,7 +22,11 @@ use self::{
     service::Failure,
 };
 use super::Found;
-use crate::{backoff::Backoff, config::endpoints::Discover, relay::reload::DynamicConfig};
+use crate::{
+    backoff::Backoff,
+    config::endpoints::Discover,
+    relay::{reload::DynamicConfig, watch_ext::SendIfChanged},
+};
 
 /// Time between two inquiries, in seconds.
 const AGAIN: std::ops::Range<f64> = 270.0..330.0;
@@ -132,13 +136,7 @@ fn take(
 ) {
     match answer {
         Ok(ips) => {
-            let changed = found.send_if_modified(|found| {
-                found.cloud != ips && {
-                    found.cloud.clone_from(&ips);
-                    true
-                }
-            });
-            if changed {
+            if found.send_field_if_changed(|found| &mut found.cloud, ips.clone()) {
                 tracing::info!(%cloud, count = ips.len(), "public addresses from cloud metadata");
                 tracing::debug!(?ips, "public addresses from cloud metadata");
             }

@@ -6,7 +6,10 @@ use ipnet::IpNet;
 use tokio::{io::unix::AsyncFd, sync::watch, time::sleep};
 
 use super::Found;
-use crate::relay::netlink::{self, Changes, Netlink};
+use crate::relay::{
+    netlink::{self, Changes, Netlink},
+    watch_ext::SendIfChanged,
+};
 
 /// How often interfaces are looked at when the kernel reports nothing: it drops reports that
 /// nobody has room for.
@@ -82,12 +85,7 @@ pub(super) async fn refresh(found: &watch::Sender<Found>) {
     let listed = tokio::task::spawn_blocking(list).await;
     match listed.map_err(io::Error::other).flatten() {
         Ok(list) => {
-            found.send_if_modified(|found| {
-                found.interfaces != list && {
-                    found.interfaces = list;
-                    true
-                }
-            });
+            found.send_field_if_changed(|found| &mut found.interfaces, list);
         }
         Err(error) => tracing::warn!(%error, "failed to list network interfaces"),
     }

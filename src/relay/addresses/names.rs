@@ -13,7 +13,10 @@ use tokio::{
 };
 
 use super::Found;
-use crate::{config::endpoints::StaticEndpoint, relay::reload::DynamicConfig};
+use crate::{
+    config::endpoints::StaticEndpoint,
+    relay::{reload::DynamicConfig, watch_ext::SendIfChanged},
+};
 
 /// Time between two lookups of a name.
 const AGAIN: Duration = Duration::from_secs(30);
@@ -38,12 +41,7 @@ pub(super) async fn follow(
         for (host, answer) in futures::future::join_all(lookups).await {
             keep(&mut resolved, host, answer);
         }
-        found.send_if_modified(|found| {
-            found.names != resolved && {
-                found.names = resolved;
-                true
-            }
-        });
+        found.send_field_if_changed(|found| &mut found.names, resolved);
         let again = async {
             match wanted.is_empty() {
                 true => std::future::pending().await,

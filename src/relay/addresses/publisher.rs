@@ -1,34 +1,34 @@
-//! Keeps what is advertised current.
+//! Task that keeps the advertised addresses current.
 
-use std::{convert::Infallible, net::SocketAddr, time::Duration};
+use std::{convert::Infallible, net::SocketAddr};
 
 use anyhow::Context;
-use tokio::{sync::watch, time::sleep};
+use tokio::sync::watch;
 
 use super::{Found, advertised, cloud, interfaces, names, stun};
 use crate::relay::{
     reload::DynamicConfig,
-    socket_path::{PortProblem, PortState, SocketPathHandle},
-    state::{Problem, Reason, RelayState},
+    socket_path::SocketPathHandle,
+    state::{ControlState, EndpointState},
+    watch_ext::SendIfChanged,
 };
 
-/// How often sessions are looked at.
-const TICK: Duration = Duration::from_secs(10);
-
-/// Runs the sources, and tells the data path and the state what comes of them.
+/// Finds the addresses of the relay, has the socket path advertise them, and publishes them.
 pub struct EndpointPublisher {
-    /// What is asked for.
+    /// Configuration, of which the endpoints are used.
     pub dynamic_config: watch::Receiver<DynamicConfig>,
     /// Name of the Kubernetes node.
     pub node: Option<String>,
-    /// The data path.
+    /// Handle of the socket path, which advertises the addresses.
     pub socket_path: SocketPathHandle,
-    /// What is shown.
-    pub state: watch::Sender<RelayState>,
+    /// State of the control connection, of which the STUN servers are used.
+    pub control: watch::Receiver<ControlState>,
+    /// Receiver of the result.
+    pub state: watch::Sender<EndpointState>,
 }
 
 impl EndpointPublisher {
-    /// Runs for as long as the relay.
+    /// Runs until a channel closes.
     ///
     /// # Errors
     /// The data path or the configuration has ended.
@@ -42,7 +42,7 @@ impl EndpointPublisher {
         let stun = stun::follow(
             self.socket_path.clone(),
             self.dynamic_config.clone(),
-            self.state.subscribe(),
+            self.control.clone(),
             found.clone(),
         );
         let cloud = cloud::follow(
@@ -61,65 +61,40 @@ impl EndpointPublisher {
         }
     }
 
-    async fn publish(mut self, mut changes: watch::Receiver<Found>) -> anyhow::Result<Infallible> {
+    async fn publish(mut self, mut found: watch::Receiver<Found>) -> anyhow::Result<Infallible> {
         let mut port = self.socket_path.port();
         loop {
-            let sessions = self.socket_path.snapshot().await.sessions;
-            let (bound, problem) = match &*port.borrow_and_update() {
-                PortState::Binding => (None, None),
-                PortState::Bound(port) => (Some(*port), None),
-                PortState::Failed(problem) => (None, Some(port_problem(problem))),
+            let next = {
+                let port = port.borrow_and_update().clone();
+                let config = self.dynamic_config.borrow_and_update();
+                let found = found.borrow_and_update();
+                let advertised = port.bound().map_or_else(Vec::new, |number| {
+                    advertised(&config.endpoints, self.node.as_deref(), &found, number)
+                });
+                EndpointState { port, advertised }
             };
-            let endpoints = {
-                let (dynamic_config, found) = (
-                    self.dynamic_config.borrow_and_update(),
-                    changes.borrow_and_update(),
-                );
-                let node = self.node.as_deref();
-                bound.map_or_else(Vec::new, |port| {
-                    advertised(&dynamic_config.endpoints, node, &found, port)
-                })
-            };
-            self.state.send_if_modified(|state| {
-                let before = state.clone();
-                if endpoints != before.endpoints {
-                    let addresses: Vec<SocketAddr> = endpoints.iter().map(|e| e.address).collect();
-                    tracing::info!(?addresses, "advertised addresses");
-                    self.socket_path.set_addresses(addresses);
-                }
-                if problem != before.port_problem
-                    && let Some(problem) = &problem
-                {
-                    tracing::warn!(error = problem.message, "UDP port not bound");
-                }
-                let nothing = bound.is_some() && endpoints.is_empty();
-                state.endpoint_problem = nothing.then(no_endpoints);
-                state.port = bound;
-                state.port_problem = problem;
-                state.endpoints = endpoints;
-                state.sessions = sessions;
-                *state != before
-            });
+            self.apply(&next);
+            self.state.send_if_changed(next);
             tokio::select! {
-                () = sleep(TICK) => {}
                 changed = port.changed() => changed.context("the data path has ended")?,
                 changed = self.dynamic_config.changed() => changed.context("the configuration has ended")?,
-                changed = changes.changed() => changed.context("no source is left")?,
+                changed = found.changed() => changed.context("no source is left")?,
             }
         }
     }
-}
 
-fn port_problem(problem: &PortProblem) -> Problem {
-    let reason = match problem {
-        PortProblem::Taken(_) => Reason::HostPortConflict,
-        PortProblem::Other { .. } => Reason::PortUnavailable,
-    };
-    Problem::new(reason, problem.to_string())
-}
-
-fn no_endpoints() -> Problem {
-    let message = "there is no address to advertise: name one in endpoints.static (--static-endpoint), \
-                   or let endpoints.discover, include and exclude leave one";
-    Problem::new(Reason::NoEndpoints, message)
+    fn apply(&self, next: &EndpointState) {
+        let previous = self.state.borrow();
+        if next.advertised != previous.advertised {
+            let addresses = next.advertised.iter().map(|endpoint| endpoint.address);
+            let addresses: Vec<SocketAddr> = addresses.collect();
+            tracing::info!(?addresses, "advertised addresses");
+            self.socket_path.set_addresses(addresses);
+        }
+        if next.port != previous.port
+            && let Some(error) = next.port.problem()
+        {
+            tracing::warn!(%error, "UDP port not bound");
+        }
+    }
 }

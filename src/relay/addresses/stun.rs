@@ -20,8 +20,8 @@ use crate::{
     config::endpoints::Discover,
     relay::{
         reload::DynamicConfig,
-        socket_path::{PortState, SocketPathHandle, TransactionId, UnmatchedDatagram},
-        state::RelayState,
+        socket_path::{SocketPathHandle, TransactionId, UnmatchedDatagram},
+        state::ControlState,
     },
 };
 
@@ -49,7 +49,7 @@ pub struct StunServer {
 pub(super) async fn follow(
     socket_path: SocketPathHandle,
     mut dynamic_config: watch::Receiver<DynamicConfig>,
-    mut state: watch::Receiver<RelayState>,
+    mut control: watch::Receiver<ControlState>,
     found: watch::Sender<Found>,
 ) {
     let mut answers = socket_path.demux().stun();
@@ -59,11 +59,8 @@ pub(super) async fn follow(
             .endpoints
             .sources()
             .contains(&Discover::Stun);
-        let servers = state.borrow_and_update().stun_servers.clone();
-        let port = match *socket_path.port().borrow() {
-            PortState::Bound(port) => Some(port),
-            _ => None,
-        };
+        let servers = control.borrow_and_update().stun_servers.clone();
+        let port = socket_path.port().borrow().bound();
         let wait = match port.filter(|_| wanted && !servers.is_empty()) {
             Some(port) => {
                 let seen = round(&socket_path, &mut answers, &servers).await;
@@ -77,7 +74,7 @@ pub(super) async fn follow(
             None => AGAIN_SILENT,
         };
         let changed = async {
-            let servers_changed = state.wait_for(|state| state.stun_servers != servers);
+            let servers_changed = control.wait_for(|control| control.stun_servers != servers);
             tokio::select! {
                 changed = dynamic_config.changed() => changed.is_ok(),
                 changed = servers_changed => changed.is_ok(),

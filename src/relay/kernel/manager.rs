@@ -29,6 +29,7 @@ use super::{
 use crate::relay::{
     netlink::{self, Changes, Device, Netlink},
     socket::{Interest, Waker, wait},
+    watch_ext::SendIfChanged,
 };
 
 /// How often the program's time is renewed.
@@ -495,12 +496,7 @@ impl Manager {
     }
 
     fn publish(&self, state: PathState) {
-        self.state.send_if_modified(|current| {
-            *current != state && {
-                *current = state;
-                true
-            }
-        });
+        self.state.send_if_changed(state);
     }
 }
 

@@ -13,18 +13,37 @@ use crate::{backoff::Backoff, relay::socket::UdpSocket};
 /// Waits before a socket is bound again.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
-/// Whether the port is there.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// State of the relay's UDP port.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub enum PortState {
-    /// Not tried yet.
+    /// No attempt to bind it has ended yet.
+    #[default]
     Binding,
-    /// Bound, on at least one IP version.
+    /// Bound to this number, on at least one IP version.
     Bound(u16),
-    /// Not bound; tried again.
+    /// Not bound; binding is retried.
     Failed(PortProblem),
 }
 
-/// Why it is not.
+impl PortState {
+    /// Number of the port, while it is bound.
+    pub const fn bound(&self) -> Option<u16> {
+        match self {
+            Self::Bound(port) => Some(*port),
+            Self::Binding | Self::Failed(_) => None,
+        }
+    }
+
+    /// Why the port is not bound, if binding failed.
+    pub const fn problem(&self) -> Option<&PortProblem> {
+        match self {
+            Self::Failed(problem) => Some(problem),
+            Self::Binding | Self::Bound(_) => None,
+        }
+    }
+}
+
+/// Why the UDP port is not bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortProblem {
     /// Another process has it.

@@ -23,10 +23,14 @@ use ts_keys::NodeKeyPair;
 
 use self::connection::{Connection, DerpError, Sender};
 use super::{BACKOFF, dial::Dialer, netmap::Netmap, wire::DerpMap};
-use crate::relay::{
-    clients::Clients,
-    socket_path::SocketPathHandle,
-    state::{Problem, Reason, RelayState},
+use crate::{
+    crd::relay_reason::RelayReason,
+    relay::{
+        clients::Clients,
+        socket_path::SocketPathHandle,
+        state::{DerpState, Problem},
+        watch_ext::SendIfChanged,
+    },
 };
 
 /// A connection to another region than home ends after this long without an answer to send.
@@ -46,7 +50,7 @@ pub(crate) struct Derp {
     pub(crate) map: watch::Receiver<Arc<DerpMap>>,
     pub(crate) socket_path: SocketPathHandle,
     pub(crate) clients: Clients,
-    pub(crate) state: watch::Sender<RelayState>,
+    pub(crate) state: watch::Sender<DerpState>,
     /// Home region, as control should know it; 0 until there is one.
     pub(crate) home: watch::Sender<u32>,
 }
@@ -98,8 +102,7 @@ impl Derp {
         if let Err(error) = connection.send_home().await {
             return (false, error);
         }
-        self.home
-            .send_if_modified(|home| std::mem::replace(home, region) != region);
+        self.home.send_if_changed(region);
         let code = map
             .regions
             .get(&region)
@@ -109,12 +112,12 @@ impl Derp {
             .filter(|code| !code.is_empty())
             .unwrap_or_else(|| region.to_string());
         tracing::info!(region, name, "connected to home DERP region");
-        self.state.send_modify(|state| {
-            state.home_derp = Some(name);
-            state.derp_problem = None;
+        self.state.send_replace(DerpState {
+            home: Some(name),
+            problem: None,
         });
         let error = Regions::new(self.clone(), region).serve(connection).await;
-        self.state.send_modify(|state| state.home_derp = None);
+        self.state.send_modify(|state| state.home = None);
         (true, error)
     }
 
@@ -125,27 +128,18 @@ impl Derp {
             .peer(key, Timestamp::now())
     }
 
-    /// Notes that a peer got a session.
+    /// Records that a peer got a session.
     fn record_request(&self, key: NodeKey) {
         let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
-        let news = netmap.record_request(key, &self.clients, Timestamp::now());
-        drop(netmap);
-        if news {
-            self.state.send_modify(|state| {
-                let grant = state.grant.iter_mut();
-                grant.for_each(|grant| self.clients.tell(&mut grant.clients));
-            });
-        }
+        netmap.record_request(key, &self.clients, Timestamp::now());
     }
 
     fn report(&self, message: &str) {
-        let problem = Problem::new(Reason::DerpUnreachable, message);
-        let changed = self.state.send_if_modified(|state| {
-            let changed = state.derp_problem.as_ref() != Some(&problem);
-            state.derp_problem = Some(problem);
-            changed
-        });
-        if changed {
+        let problem = Problem::new(RelayReason::DerpUnreachable, message);
+        if self
+            .state
+            .send_field_if_changed(|state| &mut state.problem, Some(problem))
+        {
             tracing::warn!(error = message, "no DERP connection");
         }
     }

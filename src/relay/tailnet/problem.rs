@@ -7,7 +7,7 @@ use super::{
     dial::DialError,
     wire::{Node, RegisterResponse},
 };
-use crate::relay::state::{Problem, Reason};
+use crate::{crd::relay_reason::RelayReason, relay::state::Problem};
 
 /// What is wrong with a device that control knows, if anything. `expired` says that its node key
 /// has expired, `disabled` that the policy turns its relay off, `tags` is what was asked for.
@@ -20,12 +20,12 @@ pub(super) fn device_problem(
     if expired {
         let message = "the device's node key has expired: renew it or disable key expiry for this \
                        device in the admin console";
-        Some(Problem::new(Reason::KeyExpired, message))
+        Some(Problem::new(RelayReason::KeyExpired, message))
     } else if !own.machine_authorized {
         Some(needs_approval())
     } else if disabled {
         let fix = "the policy sets the node attribute disable-relay-server on this device";
-        Some(Problem::new(Reason::RelayDisabledByPolicy, fix))
+        Some(Problem::new(RelayReason::RelayDisabledByPolicy, fix))
     } else {
         tag_missing(&own.tags, tags)
     }
@@ -43,7 +43,7 @@ fn tag_missing(own: &[String], wanted: &[String]) -> Option<Problem> {
          {missing}), and delete the device if it keeps its tags; or give it {missing} in the admin \
          console (Headscale: headscale nodes tag)"
     );
-    Some(Problem::new(Reason::TagMissing, message))
+    Some(Problem::new(RelayReason::TagMissing, message))
 }
 
 /// What is wrong with a registration, if anything.
@@ -52,16 +52,16 @@ pub(super) fn refusal(response: &RegisterResponse) -> Option<Problem> {
                where the old one is";
     if !response.error.is_empty() {
         let message = format!("control refuses the auth key ({}): {fix}", response.error);
-        return Some(Problem::new(Reason::AuthKeyInvalid, message));
+        return Some(Problem::new(RelayReason::AuthKeyInvalid, message));
     }
     if response.node_key_expired {
         let message =
             "the device's node key has expired: disable key expiry for it in the admin console";
-        return Some(Problem::new(Reason::KeyExpired, message));
+        return Some(Problem::new(RelayReason::KeyExpired, message));
     }
     if !response.auth_url.is_empty() {
         let message = format!("control asks for a login, so the auth key was not accepted: {fix}");
-        return Some(Problem::new(Reason::AuthKeyInvalid, message));
+        return Some(Problem::new(RelayReason::AuthKeyInvalid, message));
     }
     (!response.machine_authorized).then(needs_approval)
 }
@@ -75,14 +75,14 @@ pub(super) fn refuses_tags(response: &RegisterResponse) -> bool {
 fn needs_approval() -> Problem {
     let message = "an administrator must approve this device in the admin console; pre-approved \
                    auth keys need no approval";
-    Problem::new(Reason::RegistrationNeedsApproval, message)
+    Problem::new(RelayReason::RegistrationNeedsApproval, message)
 }
 
 /// The problem that a failed connection to the control server is for the user.
 pub(super) fn control_problem(error: &ControlError, url: &Url) -> Problem {
     let reason = match error {
-        ControlError::Dial(DialError::Untrusted { .. }) => Reason::ControlCertificateInvalid,
-        _ => Reason::ControlUnreachable,
+        ControlError::Dial(DialError::Untrusted { .. }) => RelayReason::ControlCertificateInvalid,
+        _ => RelayReason::ControlUnreachable,
     };
     let cause = std::error::Error::source(error)
         .map(|s| format!(": {s}"))
@@ -111,7 +111,7 @@ mod tests {
         assert_eq!(reason(&["tag:b", "tag:a"], &["tag:a"]), None);
         for (own, said) in [(&[][..], "no tag"), (&["tag:b"], "tag:b")] {
             let problem = reason(own, &["tag:a"]).unwrap();
-            assert_eq!(problem.reason, Reason::TagMissing);
+            assert_eq!(problem.reason, RelayReason::TagMissing);
             assert!(problem.message.contains(&format!("has {said}")));
             assert!(problem.message.contains("brings tag:a"));
         }

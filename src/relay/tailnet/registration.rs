@@ -10,7 +10,10 @@ use super::{
     problem::{refusal, refuses_tags},
     wire::RegisterResponse,
 };
-use crate::relay::state::{Problem, Reason, RelayState};
+use crate::{
+    crd::relay_reason::RelayReason,
+    relay::state::{ControlState, Problem},
+};
 
 /// What has been tried.
 pub(super) struct Registration {
@@ -73,7 +76,7 @@ impl Tailnet {
         }
         self.registration().without_tags = without_tags;
         match refusal(&response) {
-            Some(problem) if key.is_none() && problem.reason == Reason::AuthKeyInvalid => {
+            Some(problem) if key.is_none() && problem.reason == RelayReason::AuthKeyInvalid => {
                 Err(Failure::Refused {
                     key,
                     problem: self.config.auth_key.missing(),
@@ -92,9 +95,9 @@ impl Tailnet {
     pub(super) async fn key_that_may_bring_tags(&self) {
         let mut state = self.state.subscribe();
         loop {
-            let lacks_tag = |state: &RelayState| {
-                let problem = state.control_problem.as_ref();
-                state.map_received && problem.is_some_and(|p| p.reason == Reason::TagMissing)
+            let lacks_tag = |state: &ControlState| {
+                let problem = state.problem.as_ref();
+                state.map_received && problem.is_some_and(|p| p.reason == RelayReason::TagMissing)
             };
             if state.wait_for(lacks_tag).await.is_err() {
                 return std::future::pending().await;

@@ -10,7 +10,7 @@ use super::{
     wire::{PORT, Relay, Wire, block_on, clients4, exchange, few, options, two_cables},
 };
 use crate::relay::{
-    data_path::LEFT,
+    data_path::FORWARD_AFTER_STOP,
     kernel::{Attachment, discard, program::Program, start},
     namespace::Net,
     persistence::RestoredState,
@@ -112,7 +112,7 @@ fn replace_relay(attachment: Attachment) {
         let sender = scope.spawn(pace);
         // Everything that the process held is closed, and nothing is taken back.
         relay.socket_path.stop();
-        relay.kernel.stop(Some(LEFT));
+        relay.kernel.stop(Some(FORWARD_AFTER_STOP));
         let options = options(attachment, Some(pins.path()));
         let next = net.run("relay", || start(options)).unwrap();
         next.retain(vec![*open]);
@@ -131,7 +131,7 @@ fn replace_relay(attachment: Attachment) {
         let mut packets = activity.map(|leg| leg.traffic.packets);
         packets.sort_unstable();
         assert_eq!(packets, [0, u64::from(DATAGRAMS)], "the entry is the same");
-        next.stop(Some(LEFT));
+        next.stop(Some(FORWARD_AFTER_STOP));
     });
 }
 
@@ -149,7 +149,7 @@ fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
         return;
     };
     relay.socket_path.stop();
-    relay.kernel.stop(Some(LEFT));
+    relay.kernel.stop(Some(FORWARD_AFTER_STOP));
     let options = options(Attachment::of(PORT), Some(pins.path()));
     let next = net.run("relay", || start(options)).unwrap();
     next.retain(Vec::new());
@@ -179,7 +179,7 @@ fn a_relay_whose_sockets_forward_leaves_nothing_to_what_was_left() {
             return;
         };
         relay.socket_path.stop();
-        relay.kernel.stop(Some(LEFT));
+        relay.kernel.stop(Some(FORWARD_AFTER_STOP));
         exchange(vni, [&a, &b], 1);
         let options = options(attachment, Some(pins.path()));
         net.run("relay", || discard(&options));
@@ -256,7 +256,7 @@ fn sessions_that_only_the_kernel_forwarded_go_on_in_the_next_relay() {
     };
     let state = block_on(relay.socket_path.export()).unwrap();
     relay.socket_path.stop();
-    relay.kernel.stop(Some(LEFT));
+    relay.kernel.stop(Some(FORWARD_AFTER_STOP));
     exchange(vni, [&a, &b], 1);
     // Longer than a session lives when its clients are silent.
     let away = 2 * few().steady_lifetime;

@@ -25,7 +25,7 @@ impl Netmap {
     /// Notes that a peer asked for a session and got it. Returns whether that is worth telling.
     pub(crate) fn record_request(&self, key: NodeKey, clients: &Clients, now: Timestamp) -> bool {
         let peer = self.ids.get(&key).and_then(|id| self.peers.get(id));
-        peer.is_some_and(|peer| clients.note(&self.device(peer), now))
+        peer.is_some_and(|peer| clients.record_request(&self.device(peer), now))
     }
 
     /// Peers that have one of `tags` and say that they are no relays.
