@@ -22,8 +22,10 @@ use clap::{Parser, ValueEnum};
 use futures::{StreamExt, stream};
 use peerrelay::relay::{
     kernel::{self, Attachment, KernelOptions, KernelPath, PathState, UnavailableReason},
-    persistence::{HandoverListener, RestoredState, SealKey, SessionFile, Successor},
-    socket_path::{self, PortState, SocketPathHandle, SocketPathOptions, SocketSets},
+    persistence::{HandoverListener, SealKey, SessionFile, Successor},
+    socket_path::{
+        self, PortState, RestoredState, SocketPathHandle, SocketPathOptions, SocketSets,
+    },
 };
 use rand::Rng;
 use relay_proto::{Config, DiscoSecret, Keys, NodeKey, Peer, disco::Frame};
@@ -140,7 +142,9 @@ async fn run(args: Args) -> anyhow::Result<()> {
         restored_state,
         sockets,
     };
-    let (handle, ended) = socket_path::spawn(options)?;
+    let (handle, driver) = socket_path::spawn(options)?;
+    // On a thread of its own, because this one waits for its input.
+    let driver = thread::spawn(move || Ok(runtime()?.block_on(driver.run())?));
     handle.set_addresses(args.addresses);
     let port = bound(&handle).await?;
     if let Some(kernel) = &kernel {
@@ -161,7 +165,8 @@ async fn run(args: Args) -> anyhow::Result<()> {
     if let Some(kernel) = kernel {
         kernel.stop(None);
     }
-    ended.await.context("the data path broke")
+    let ended: anyhow::Result<()> = driver.join().expect("the driver does not panic");
+    ended.context("the data path broke")
 }
 
 /// What the relay that runs with this directory hands over, or one before has left.

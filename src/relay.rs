@@ -3,7 +3,7 @@
 pub mod addresses;
 mod bootstrap;
 pub mod clients;
-mod data_path;
+pub mod data_path;
 pub mod grant;
 pub mod kernel;
 pub mod metrics;
@@ -16,6 +16,7 @@ pub mod options;
 pub mod persistence;
 mod private;
 pub mod probe;
+pub mod problem;
 pub mod reload;
 pub mod report;
 pub mod sessions;

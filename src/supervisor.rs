@@ -1,4 +1,4 @@
-//! Owns every task of a process: the end of any one ends the process with a reason.
+//! Supervision of the tasks of a process: the end of any task ends the process with a reason.
 
 use std::{future::Future, io, time::Duration};
 
@@ -17,7 +17,7 @@ pub struct Supervisor {
 }
 
 impl Supervisor {
-    /// No tasks yet. From now on SIGTERM and SIGINT do not kill the process.
+    /// Makes a supervisor without tasks. From now on SIGTERM and SIGINT do not kill the process.
     ///
     /// # Errors
     /// Signals cannot be received.
@@ -41,15 +41,15 @@ impl Supervisor {
             .spawn(async move { (name, task.await.map(drop).map_err(Into::into)) });
     }
 
-    /// Runs until a signal comes, and then `drain`, for no longer than `patience`. A second signal
-    /// ends it at once.
+    /// Waits for a stop signal, and then runs `drain` for at most `drain_timeout`. A second signal ends
+    /// that at once.
     ///
     /// # Errors
-    /// A task ended, with what it said.
+    /// A task has ended; the error names it and has its error as the source.
     pub async fn run(
         mut self,
         drain: impl Future<Output = ()>,
-        patience: Duration,
+        drain_timeout: Duration,
     ) -> anyhow::Result<()> {
         tokio::select! {
             Some(ended) = self.tasks.join_next() => {
@@ -57,18 +57,19 @@ impl Supervisor {
                 result.with_context(|| format!("{name} failed"))?;
                 bail!("{name} ended");
             }
-            () = stop(&mut self.terminate, &mut self.interrupt) => {}
+            () = stop_signal(&mut self.terminate, &mut self.interrupt) => {}
         }
         tracing::info!("stopping; a second signal stops at once");
         tokio::select! {
-            _ = timeout(patience, drain) => {}
-            () = stop(&mut self.terminate, &mut self.interrupt) => {}
+            _ = timeout(drain_timeout, drain) => {}
+            () = stop_signal(&mut self.terminate, &mut self.interrupt) => {}
         }
         Ok(())
     }
 }
 
-async fn stop(terminate: &mut Signal, interrupt: &mut Signal) {
+/// Waits for a stop signal.
+async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

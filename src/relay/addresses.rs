@@ -11,7 +11,11 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-pub use self::{interfaces::InterfaceAddress, publisher::EndpointPublisher, stun::StunServer};
+pub use self::{
+    interfaces::InterfaceAddress,
+    publisher::{EndpointPublisher, EndpointState},
+    stun::StunServer,
+};
 use crate::{
     config::endpoints::{Discover, EndpointsConfig, StaticEndpoint},
     crd::relay_node::EndpointSource,

@@ -4,14 +4,14 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Context;
-use tokio::{sync::oneshot, time::sleep};
+use tokio::time::sleep;
 
 use super::{
     data_path,
     kernel::{KernelPath, Unavailable},
     options::RelayOptions,
-    persistence::{HandoverState, RestoredState, SealKey, SessionFile, Successor},
-    socket_path::{self, SocketPathHandle, SocketPathOptions, SocketSets},
+    persistence::{HandoverState, SealKey, SessionFile, Successor},
+    socket_path::{self, RestoredState, SocketPathHandle, SocketPathOptions, SocketSets},
     tailnet::{Dialer, Identity, IdentityError},
 };
 
@@ -27,8 +27,8 @@ pub(super) struct Bootstrap {
     pub(super) key: SealKey,
     pub(super) file: SessionFile,
     pub(super) socket_path: SocketPathHandle,
-    /// Resolves when the data path has ended.
-    pub(super) ended: oneshot::Receiver<()>,
+    /// Tasks of the socket path.
+    pub(super) driver: socket_path::Driver,
 }
 
 impl Bootstrap {
@@ -59,7 +59,7 @@ impl Bootstrap {
             socket_path_options.restored_state,
             socket_path_options.sockets,
         ) = (restored_state, sockets);
-        let (socket_path, ended) =
+        let (socket_path, driver) =
             socket_path::spawn(socket_path_options).context("failed to start the data path")?;
         Ok(Self {
             options,
@@ -69,7 +69,7 @@ impl Bootstrap {
             key,
             file,
             socket_path,
-            ended,
+            driver,
         })
     }
 }

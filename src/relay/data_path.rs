@@ -10,8 +10,8 @@ use super::{
         self, Attachment, KernelOptions, KernelPath, PathState, Unavailable, UnavailableReason,
     },
     options::RelayOptions,
+    problem::Problem,
     socket_path::PortState,
-    state::{DataPathState, Problem},
     watch_ext::SendIfChanged,
 };
 use crate::{config::data_path::DataPath, crd::relay_reason::RelayReason};
@@ -19,6 +19,15 @@ use crate::{config::data_path::DataPath, crd::relay_reason::RelayReason};
 /// Time for which the kernel goes on forwarding after the relay has stopped. A pod is replaced in
 /// less, and after a removal, or a change to sockets, forwarding must end soon.
 pub(super) const FORWARD_AFTER_STOP: Duration = Duration::from_secs(15);
+
+/// Data path that forwards packets of open sessions.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataPathState {
+    /// State of the kernel path.
+    pub path: PathState,
+    /// Problem of a relay that must use the kernel path and cannot.
+    pub problem: Option<Problem>,
+}
 
 /// Starts the kernel path, or returns why it cannot be used.
 pub(super) fn start(options: &RelayOptions) -> Result<KernelPath, Unavailable> {

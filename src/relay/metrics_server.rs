@@ -5,7 +5,7 @@ use std::{net::SocketAddr, time::Duration};
 use anyhow::Context;
 use tokio::{sync::watch, time::sleep};
 
-use super::{bootstrap::retry_while_in_use, options::RelayOptions, state::Problem};
+use super::{bootstrap::retry_while_in_use, options::RelayOptions, problem::Problem};
 use crate::{
     admin::{self, AdminError, Probes, Ready, Render},
     crd::relay_reason::RelayReason,

@@ -1,4 +1,4 @@
-//! What a relay runs with: the configuration, complete and checked.
+//! Options of a relay: the configuration, completed with defaults and validated.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -10,7 +10,7 @@ use relay_proto::Config;
 use url::Url;
 
 use super::{
-    reload::Reload,
+    reload::{DynamicConfig, Reload},
     socket_path::default_threads,
     tailnet::{AuthKey, TailnetConfig},
 };
@@ -23,67 +23,67 @@ use crate::{
     names,
 };
 
-/// Everything a relay needs.
+/// Options of a relay.
 #[derive(Clone)]
 pub struct RelayOptions {
-    /// How to join the tailnet.
+    /// Options of the tailnet device.
     pub tailnet: TailnetConfig,
-    /// Further certificate authorities.
+    /// File with further certificate authorities.
     pub ca_file: Option<PathBuf>,
-    /// Where the identity is kept.
+    /// Directory of the identity.
     pub state_dir: PathBuf,
-    /// Where sessions are kept for the next relay.
+    /// Directory of the sessions for the next relay, and of the sockets that hand them over.
     pub session_dir: PathBuf,
-    /// Whether the relay is off.
+    /// Whether the relay is off, because its port is empty.
     pub off: bool,
     /// UDP port, unless the relay is off.
     pub port: u16,
-    /// Threads of the data path.
+    /// Number of threads of the socket path.
     pub threads: usize,
-    /// Addresses to advertise, until the configuration says something else.
+    /// Addresses to advertise, until the configuration changes.
     pub endpoints: EndpointsConfig,
     /// Name of the Kubernetes node.
     pub node_name: Option<String>,
-    /// Where the configuration is read again.
+    /// Sources of configuration changes.
     pub reload: Reload,
-    /// Where metrics and probes are served.
+    /// Address of the server for metrics and probes.
     pub metrics_addr: SocketAddr,
-    /// Where `/metrics` alone is served too.
+    /// Further address that serves `/metrics` only.
     pub node_metrics_addr: Option<SocketAddr>,
-    /// Region, for metrics.
+    /// Region, which is a label of metrics.
     pub region: String,
-    /// Who may use the relay, until the configuration says something else.
+    /// Selectors of the clients that are meant to use the relay, until the configuration changes.
     pub clients: Vec<String>,
     /// Lifetimes and limits.
     pub limits: Config,
-    /// What forwards packets of open sessions.
+    /// Data path for packets of open sessions.
     pub data_path: DataPath,
-    /// How much is logged, until the configuration says something else.
+    /// Log level, until the configuration changes.
     pub log_level: LogLevel,
-    /// In Kubernetes: what to report to.
+    /// PeerRelay to report to, in Kubernetes.
     pub report: Option<ReportConfig>,
 }
 
 /// Why a configuration cannot work.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// Neither http nor https.
+    /// The control URL is neither http nor https.
     #[error("control URL {0} must begin with https:// (or http:// on a network that is trusted)")]
     ControlUrl(Url),
-    /// Not a tag.
+    /// A tag is not valid.
     #[error(
         "tag '{0}' must begin with 'tag:' and go on with a letter, then letters, digits and dashes"
     )]
     Tag(String),
-    /// Both ways at once.
+    /// The auth key comes both from a file and from the environment.
     #[error("auth key is given twice: use either --auth-key-file or PEERRELAY_AUTH_KEY")]
     TwoAuthKeys,
 }
 
-/// What the environment says besides the configuration.
+/// Facts from the environment of the process that are no part of the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Environment {
-    /// The auth key itself.
+    /// Auth key, if the environment has it.
     pub auth_key: Option<String>,
     /// Name of the Kubernetes node.
     pub node_name: Option<String>,
@@ -96,10 +96,10 @@ pub struct Environment {
 }
 
 impl RelayOptions {
-    /// Fills in defaults and checks what only makes sense together.
+    /// Fills in defaults and validates the configuration.
     ///
     /// # Errors
-    /// The first thing that cannot work.
+    /// The first setting that cannot work.
     pub fn new(config: RelayConfig, environment: Environment) -> Result<Self, OptionsError> {
         let control_url = config.control_url.clone().unwrap_or_else(|| {
             Url::parse(DEFAULT_CONTROL_URL).expect("the default control URL is valid")
@@ -171,7 +171,20 @@ impl RelayOptions {
     }
 }
 
-/// Whether this is a tag as the tailnet policy allows (`tailcfg.CheckTag`).
+impl RelayOptions {
+    /// Changing part of the configuration, as it is when the relay starts.
+    pub(super) fn dynamic_config(&self) -> DynamicConfig {
+        DynamicConfig {
+            endpoints: self.endpoints.clone(),
+            log_level: self.log_level,
+            clients: self.clients.clone(),
+            unknown: self.reload.unknown.clone(),
+            ..DynamicConfig::default()
+        }
+    }
+}
+
+/// Whether `text` is a valid tag of a tailnet policy (`tailcfg.CheckTag`).
 pub fn is_tag(text: &str) -> bool {
     let Some(name) = text.strip_prefix("tag:") else {
         return false;
@@ -180,7 +193,7 @@ pub fn is_tag(text: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// Bytes in this many megabits.
+/// Number of bytes in so many megabits.
 fn bytes(megabits: NonZero<u32>) -> NonZero<u64> {
     const BYTES: NonZero<u64> = NonZero::new(125_000).expect("it is not zero");
     NonZero::<u64>::from(megabits).saturating_mul(BYTES)
@@ -198,7 +211,7 @@ fn hostname(config: &RelayConfig, environment: &Environment) -> String {
         (None, None) => own.to_owned(),
     };
     match names::device(&name) {
-        // Nothing of it is a letter or a digit.
+        // The name has neither letter nor digit.
         name if name.is_empty() => "relay".to_owned(),
         name => name,
     }
@@ -219,7 +232,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_given_means_defaults() {
+    fn an_empty_configuration_means_defaults() {
         let options = options(RelayConfig::default()).unwrap();
         assert_eq!(options.port, 40_000);
         assert_eq!(options.metrics_addr.to_string(), "127.0.0.1:9440");
@@ -239,7 +252,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_refused_with_the_fix() {
+    fn an_invalid_configuration_is_refused_with_the_fix() {
         let tag = RelayConfig {
             tags: vec!["office".into()],
             ..Default::default()

@@ -1,11 +1,11 @@
-//! What outlives the process: sessions go on in the next relay on the same node.
+//! Persistence of sessions: they go on in the next relay on the same node.
 //!
-//! A relay that ends, planned or not, leaves its keys and sessions in a file; the next one that has
-//! the same identity goes on with them, and clients notice a pause. A relay that is started beside
-//! a running one takes over its sockets too, and clients notice nothing.
+//! A relay that ends, planned or not, leaves its keys and sessions in a file. The next relay with the
+//! same identity restores them, and clients notice a pause. A relay that is started beside a running
+//! one takes over its sockets too, and clients notice nothing.
 //!
-//! The file holds secrets and client addresses: mode 0600 in a directory of mode 0700, in memory
-//! wherever there is such a place (`/run`), and worthless after a reboot.
+//! The file holds secrets and client addresses. It has mode 0600 in a directory of mode 0700, lies in
+//! memory where the host has such a place (`/run`), and cannot be read after a reboot.
 
 mod handover;
 mod sealed;
@@ -26,26 +26,20 @@ pub use self::{
     handover::{HandoverListener, HandoverState, Successor, TakeoverRequest},
     sealed::{Refusal, SealKey},
 };
-use super::{private, socket_path::SocketPathHandle};
+use super::{
+    private,
+    socket_path::{RestoredState, SocketPathHandle},
+};
 
 const FILE: &str = "sessions";
-/// The file is at most this old, for sessions to be restored with what they last heard.
-const RENEW: Duration = Duration::from_secs(20);
-/// Changes of sessions that come together are written together.
-const PACE: Duration = Duration::from_millis(250);
-/// Writing takes at most one part in this many of the time.
-const SHARE: u32 = 20;
+/// Longest age of the file, so that restored sessions know when they were last heard.
+const RENEW_INTERVAL: Duration = Duration::from_secs(20);
+/// Shortest time between two writes, so that changes which come together share one.
+const MIN_INTERVAL: Duration = Duration::from_millis(250);
+/// A write of length t is followed by a pause of at least this many t.
+const PAUSE_FACTOR: u32 = 20;
 
-/// Sessions of a relay before this one.
-#[derive(Debug)]
-pub struct RestoredState {
-    /// Keys and sessions.
-    pub state: State,
-    /// How long nobody has served them.
-    pub away: Duration,
-}
-
-/// The file in which sessions wait for the next relay.
+/// File that keeps sessions for the next relay.
 #[derive(Debug, Clone)]
 pub struct SessionFile {
     path: PathBuf,
@@ -53,10 +47,10 @@ pub struct SessionFile {
 }
 
 impl SessionFile {
-    /// The file in `dir`, which is made with mode 0700 if need be.
+    /// Names the file in `dir`, and creates that directory with mode 0700 if it is missing.
     ///
     /// # Errors
-    /// The directory cannot be made.
+    /// The directory cannot be created.
     pub fn new(dir: &Path, key: SealKey) -> io::Result<Self> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -68,8 +62,8 @@ impl SessionFile {
         })
     }
 
-    /// What the last relay left. What cannot be used is said in the log and left out: then every
-    /// session starts anew.
+    /// Reads what the last relay left. A file that cannot be used is reported in the log and left
+    /// alone; then no session goes on.
     pub fn read(&self) -> Option<RestoredState> {
         let bytes = match fs::read(&self.path) {
             Ok(bytes) => bytes,
@@ -88,7 +82,7 @@ impl SessionFile {
         }
     }
 
-    /// Replaces the file.
+    /// Replaces the file, in one step.
     ///
     /// # Errors
     /// The directory is full or not writable.
@@ -100,7 +94,7 @@ impl SessionFile {
         fs::rename(&draft, &self.path)
     }
 
-    /// Writes what the relay has now.
+    /// Writes the present sessions of the relay. A failure is reported in the log.
     pub async fn save(&self, socket_path: &SocketPathHandle) {
         let Some(mut state) = socket_path.export().await else {
             return;
@@ -116,14 +110,14 @@ impl SessionFile {
         }
     }
 
-    /// Keeps the file current: soon after sessions have changed, and often enough that it tells
-    /// which sessions are alive.
+    /// Keeps the file current: writes it soon after sessions have changed, and often enough that it
+    /// shows which sessions are alive.
     pub async fn keep(self, socket_path: SocketPathHandle) -> Result<Infallible, Infallible> {
         loop {
             let start = Instant::now();
             self.save(&socket_path).await;
-            sleep((start.elapsed() * SHARE).max(PACE)).await;
-            timeout(RENEW, socket_path.changed()).await.ok();
+            sleep((start.elapsed() * PAUSE_FACTOR).max(MIN_INTERVAL)).await;
+            timeout(RENEW_INTERVAL, socket_path.changed()).await.ok();
         }
     }
 }

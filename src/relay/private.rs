@@ -1,4 +1,4 @@
-//! Files and sockets that only this user reaches.
+//! Files and unix sockets that only the user of this process can open.
 
 use std::{
     fs::{self, File, OpenOptions, Permissions},
@@ -9,8 +9,8 @@ use std::{
 
 use tokio::net::UnixListener;
 
-/// Listens at `path`, in a private directory. The caller holds the identity's lock, so a socket
-/// file that is there already belongs to nobody.
+/// Listens at `path`, in a private directory. A socket file that is there already is replaced: the
+/// caller holds the identity's lock, so no other relay uses it.
 ///
 /// # Errors
 /// The directory is not writable, or the path is too long for a socket (107 bytes).
@@ -24,7 +24,7 @@ pub(super) fn listen(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// An empty file to write to, in place of what is there.
+/// Creates an empty file, or empties the one at `path`.
 ///
 /// # Errors
 /// The directory is not writable.

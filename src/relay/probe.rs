@@ -28,7 +28,6 @@ use self::{
 use super::{
     reload::DynamicConfig,
     socket_path::{SocketPathHandle, UnmatchedDatagram},
-    state::ProbeState,
     watch_ext::SendIfChanged,
 };
 use crate::config::peers::{ProbePeer, decode_key};
@@ -56,6 +55,15 @@ impl Probe {
     pub fn verdict(&self) -> (&str, SocketAddr, bool) {
         (&self.relay, self.address, self.reachable)
     }
+}
+
+/// Probes between this relay and others of its PeerRelay.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProbeState {
+    /// Public half of this relay's key for probes.
+    pub key: Option<[u8; 32]>,
+    /// Results of the probes that this relay sent.
+    pub results: Vec<Probe>,
 }
 
 /// Answers probes, and makes them.

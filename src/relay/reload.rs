@@ -1,5 +1,5 @@
-//! What a relay takes over while it runs: from its configuration file, or in Kubernetes from the
-//! ConfigMap itself, because a node may take a minute to renew the file that it mounts.
+//! Configuration that changes while the relay runs. It is read from the configuration file, and in
+//! Kubernetes from the ConfigMap itself, because a node may take a minute to renew a mounted file.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use kube_runtime::{WatchStreamExt, watcher::watch_object};
 use serde::de::DeserializeOwned;
 use tokio::{sync::watch, time::sleep};
 
-use super::{options::RelayOptions, watch_ext::SendIfChanged};
+use super::watch_ext::SendIfChanged;
 use crate::{
     config::{
         CONFIG_KEY, RelayConfig, ReportConfig,
@@ -31,66 +31,54 @@ use crate::{
     logging, names,
 };
 
-/// How often a file is looked at.
+/// Time between two reads of a configuration file.
 pub(super) const POLL: Duration = Duration::from_secs(2);
 
-/// Where the configuration is read again.
+/// Sources of the configuration, and what they leave to flags and environment.
 #[derive(Debug, Clone, Default)]
 pub struct Reload {
-    /// The file, outside of Kubernetes.
+    /// Configuration file, outside of Kubernetes.
     pub file: Option<PathBuf>,
-    /// What flags and environment say, which win over the file.
+    /// Endpoints from flags and environment, which win over the file.
     pub over: EndpointsConfig,
-    /// Flags or environment say something about the port.
+    /// Whether flags or environment set the port.
     pub over_port: bool,
     /// Name of the Kubernetes node.
     pub node: Option<String>,
-    /// Fields of the file that were ignored, which has been told.
+    /// Fields of the file that were ignored when the relay started, and logged then.
     pub unknown: Vec<UnknownField>,
 }
 
-/// What changes without a restart.
+/// Part of the configuration that changes without a restart.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct DynamicConfig {
     /// Addresses to advertise.
     pub endpoints: EndpointsConfig,
-    /// Other relays, to try and to be tried by.
+    /// Other relays of the PeerRelay, which this one probes and is probed by.
     pub peers: Vec<ProbePeer>,
-    /// How much is logged.
+    /// Log level.
     pub log_level: LogLevel,
-    /// When the withdrawal of this relay was asked for, if it is withdrawn.
+    /// When the withdrawal of this relay was requested, if it is withdrawn.
     pub withdrawn_since: Option<Timestamp>,
-    /// Whether the relay is turned off, which it is once it is no longer used.
+    /// Whether the configuration turns the relay off, which happens once no client uses it.
     pub off: bool,
-    /// Who may use the relay.
+    /// Selectors of the clients that are meant to use the relay.
     pub clients: Vec<String>,
     /// Fields of the configuration that were ignored.
     pub unknown: Vec<UnknownField>,
 }
 
-impl DynamicConfig {
-    /// Makes what the relay starts with.
-    pub fn of(options: &RelayOptions) -> Self {
-        Self {
-            endpoints: options.endpoints.clone(),
-            log_level: options.log_level,
-            clients: options.clients.clone(),
-            unknown: options.reload.unknown.clone(),
-            ..Self::default()
-        }
-    }
-}
-
 impl Reload {
-    /// The file that turns the relay on and off, if flags and environment leave that to it.
+    /// File that turns the relay on and off, unless flags or environment set the port.
     pub fn switch(&self) -> Option<&Path> {
         self.file.as_deref().filter(|_| !self.over_port)
     }
 
-    /// Keeps `dynamic_config` at what the configuration says. One that cannot be read changes nothing.
+    /// Keeps `dynamic_config` equal to the configuration. A configuration that cannot be read changes
+    /// nothing.
     ///
     /// # Errors
-    /// There is no API server to ask.
+    /// A report is configured but there is no cluster.
     pub async fn follow(
         self,
         report: Option<ReportConfig>,
@@ -101,7 +89,7 @@ impl Reload {
             (None, Some(path)) => loop {
                 sleep(POLL).await;
                 match tokio::fs::read_to_string(&path).await {
-                    Ok(text) => self.take(&text, &BTreeMap::new(), &dynamic_config),
+                    Ok(text) => self.apply(&text, &BTreeMap::new(), &dynamic_config),
                     Err(error) => tracing::debug!(%error, "configuration file not read"),
                 }
             },
@@ -126,14 +114,14 @@ impl Reload {
         while let Some(version) = versions.next().await {
             let data = version.ok().flatten().and_then(|map| map.data);
             if let Some(data) = data.filter(|data| data.contains_key(CONFIG_KEY)) {
-                self.take(&data[CONFIG_KEY], &data, dynamic_config);
+                self.apply(&data[CONFIG_KEY], &data, dynamic_config);
             }
         }
         anyhow::bail!("the watch of the configuration ended")
     }
 
-    /// Takes over the configuration in `text`, with the lists that `data` has besides.
-    fn take(
+    /// Applies the configuration in `text`, with the lists in the other entries of `data`.
+    fn apply(
         &self,
         text: &str,
         data: &BTreeMap<String, String>,
@@ -242,7 +230,7 @@ mod tests {
         };
         let withdrawn = |text: Option<&str>| {
             let entry = text.map(|text| (WITHDRAWALS_KEY.to_owned(), text.to_owned()));
-            reload.take("port: 40000", &entry.into_iter().collect(), &dynamic_config);
+            reload.apply("port: 40000", &entry.into_iter().collect(), &dynamic_config);
             dynamic_config.borrow().withdrawn_since.is_some()
         };
         assert!(!withdrawn(Some("n2: '2026-01-01T00:00:00Z'")));
@@ -258,7 +246,7 @@ mod tests {
         let text = "{port: 40000, logLevel: Debug, quantum: 7}";
         let peers = "[{relay: a, key: k, endpoints: [], colour: red}]";
         let data = BTreeMap::from([(PEERS_KEY.to_owned(), peers.to_owned())]);
-        Reload::default().take(text, &data, &dynamic_config);
+        Reload::default().apply(text, &data, &dynamic_config);
         let dynamic_config = dynamic_config.borrow();
         assert_eq!(
             (dynamic_config.log_level, dynamic_config.peers.len()),

@@ -1,8 +1,8 @@
-//! UDP sockets of the data path: whole batches in and out of the kernel, one system call each.
+//! UDP sockets of the data path, which receive and send whole batches with one system call each.
 //!
-//! Receiving keeps super-datagrams (UDP GRO) whole, and says which local address was addressed.
-//! Sending takes any number of destinations in one call, each from a chosen local address, and
-//! lets the kernel cut a super-datagram into its segments (UDP GSO). All buffers are made once.
+//! Receiving keeps super-datagrams (UDP GRO) whole, and returns the local address that was addressed.
+//! Sending takes any number of destinations in one call, each from a chosen local address, and has the
+//! kernel cut a super-datagram into its segments (UDP GSO). All buffers are allocated once.
 #![allow(
     unsafe_code,
     reason = "recvmmsg, sendmmsg, their options and eventfd have no safe wrapper here"
@@ -29,10 +29,11 @@ pub use receive::{Arrival, ReceiveBatch, SLOTS, Taken};
 pub use send::{Outgoing, Payload, SendBatch, Sent};
 pub use wake::{Interest, Waker, wait};
 
-/// Asked of the kernel for what waits to be read; it doubles the figure for its own overhead, which
-/// for a small datagram is several times its length: some 12,000 of them. Only what waits is used.
+/// Requested size of a receive buffer. The kernel doubles it for its own overhead, which for a small
+/// datagram is several times its length, so there is room for some 12,000 of them. Memory is used for
+/// waiting datagrams only.
 const RECEIVE_BUFFER: usize = 8 << 20;
-/// Asked of the kernel for what waits to be sent.
+/// Requested size of a send buffer.
 const SEND_BUFFER: usize = 2 << 20;
 
 /// A bound UDP socket of one IP version, non-blocking.
@@ -44,14 +45,14 @@ pub struct UdpSocket {
 
 impl UdpSocket {
     /// Binds `address` with `count` sockets, one for each thread; port 0 lets the kernel choose. The
-    /// kernel gives each datagram to the socket that its VNI's shard names (see `steer`). An IPv6
-    /// socket takes IPv6 only.
+    /// kernel gives each datagram to the socket that the shard of its VNI names (see `steer`). An IPv6
+    /// socket receives IPv6 only.
     ///
     /// # Errors
-    /// What the kernel says; `AddrInUse` when another process has the port.
+    /// The error of the kernel, which is `AddrInUse` when another process has the port.
     pub fn bind(address: SocketAddr, count: usize) -> io::Result<Vec<Self>> {
-        // The first takes the port for itself alone, and only then lets its siblings in: another
-        // process that shares ports by the same option must be noticed.
+        // The first is bound without SO_REUSEPORT, which would share the port with a socket of another
+        // process of the same user that has this option. Such a process must be noticed.
         let first = Self::open(address, false)?;
         if count == 1 {
             return Ok(vec![first]);
@@ -85,7 +86,7 @@ impl UdpSocket {
         }
         enable(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
         enable(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
-        // Linux before 5.0 has no UDP GRO: then every datagram comes alone.
+        // Linux before 5.0 has no UDP GRO; then every datagram is received alone.
         if let Err(error) = enable(&socket, libc::SOL_UDP, libc::UDP_GRO) {
             tracing::info!(%error, "no UDP receive offload: datagrams are read one by one");
         }
@@ -98,10 +99,10 @@ impl UdpSocket {
         Ok(Self { socket, local })
     }
 
-    /// Takes over a socket that [`UdpSocket::bind`] made in another process.
+    /// Takes over a socket that [`UdpSocket::bind`] has made in another process.
     ///
     /// # Errors
-    /// It is no UDP socket.
+    /// The descriptor is no UDP socket.
     pub fn adopt(fd: OwnedFd) -> io::Result<Self> {
         let socket = Socket::from(fd);
         let local = socket.local_addr()?.as_socket();
@@ -124,7 +125,7 @@ impl UdpSocket {
         })
     }
 
-    /// The address it is bound to; mostly the unspecified one.
+    /// Address to which the socket is bound, which is mostly the unspecified one.
     pub const fn local(&self) -> SocketAddr {
         self.local
     }
@@ -136,13 +137,13 @@ impl AsFd for UdpSocket {
     }
 }
 
-/// Local addresses as they stand in packet information: never unspecified.
+/// Returns an address of packet information unless it is unspecified.
 fn specified(ip: IpAddr) -> Option<IpAddr> {
     (!ip.is_unspecified()).then_some(ip)
 }
 
-/// The privileged options are not bound by `net.core.{r,w}mem_max`; without the privilege the
-/// kernel gives what that limit allows.
+/// Enlarges both buffers. The privileged options may exceed `net.core.{r,w}mem_max`; without the
+/// privilege, the kernel grants what that limit allows.
 fn enlarge_buffers(socket: &Socket) -> io::Result<()> {
     let fd = socket.as_fd();
     let forced = |option, len: usize| {
@@ -182,7 +183,7 @@ fn set_option(fd: BorrowedFd<'_>, level: i32, option: i32, value: i32) -> io::Re
     checked(result).map(drop)
 }
 
-/// Turns the `-1` of a system call into its error.
+/// Converts the `-1` of a system call into its error.
 fn checked(result: i32) -> io::Result<usize> {
     usize::try_from(result).map_err(|_| io::Error::last_os_error())
 }

@@ -5,54 +5,19 @@
 
 mod parts;
 
-use std::fmt;
-
 use relay_proto::SessionCounts;
 
-pub use self::parts::{
-    ControlState, DataPathState, DerpState, EndpointState, ProbeState, StateParts, TailnetIdentity,
+pub use self::parts::StateParts;
+use super::{
+    addresses::EndpointState,
+    data_path::DataPathState,
+    probe::ProbeState,
+    problem::Problem,
+    socket_path::PortProblem,
+    tailnet::{ControlState, DerpState},
+    withdrawal::Withdrawal,
 };
-use super::{socket_path::PortProblem, withdrawal::Withdrawal};
 use crate::crd::relay_reason::RelayReason;
-
-/// Obstacle that keeps the relay from being ready, with its remedy.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Problem {
-    /// Reason that the `RelayNode` shows.
-    pub reason: RelayReason,
-    /// One sentence that names the fix; it holds no secret and no client address.
-    pub message: String,
-}
-
-impl Problem {
-    /// Makes a problem.
-    pub fn new(reason: RelayReason, message: impl Into<String>) -> Self {
-        Self {
-            reason,
-            message: message.into(),
-        }
-    }
-
-    fn of_port(problem: &PortProblem) -> Self {
-        let reason = match problem {
-            PortProblem::Taken(_) => RelayReason::HostPortConflict,
-            PortProblem::Other { .. } => RelayReason::PortUnavailable,
-        };
-        Self::new(reason, problem.to_string())
-    }
-
-    fn no_endpoints() -> Self {
-        let message = "there is no address to advertise: name one in endpoints.static \
-                       (--static-endpoint), or let endpoints.discover, include and exclude leave one";
-        Self::new(RelayReason::NoEndpoints, message)
-    }
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.reason.as_str(), self.message)
-    }
-}
 
 /// State of the whole relay at one moment.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -115,15 +80,29 @@ impl RelayState {
 
     /// The problem that must be solved first, if there is one.
     pub fn problem(&self) -> Option<Problem> {
-        let port_problem = self.endpoints.port.problem().map(Problem::of_port);
-        let no_endpoints = self.port().is_some() && self.endpoints.advertised.is_empty();
+        let port_problem = self.endpoints.port.problem().map(port_problem);
+        let none_advertised = self.port().is_some() && self.endpoints.advertised.is_empty();
         port_problem
             .or_else(|| self.metrics_problem.clone())
             .or_else(|| self.control.problem.clone())
             .or_else(|| self.derp.problem.clone())
-            .or_else(|| no_endpoints.then(Problem::no_endpoints))
+            .or_else(|| none_advertised.then(no_endpoints))
             .or_else(|| self.data_path.problem.clone())
     }
+}
+
+fn port_problem(problem: &PortProblem) -> Problem {
+    let reason = match problem {
+        PortProblem::Taken(_) => RelayReason::HostPortConflict,
+        PortProblem::Other { .. } => RelayReason::PortUnavailable,
+    };
+    Problem::new(reason, problem.to_string())
+}
+
+fn no_endpoints() -> Problem {
+    let message = "there is no address to advertise: name one in endpoints.static \
+                   (--static-endpoint), or let endpoints.discover, include and exclude leave one";
+    Problem::new(RelayReason::NoEndpoints, message)
 }
 
 #[cfg(test)]

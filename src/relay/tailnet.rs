@@ -8,6 +8,7 @@ mod netmap;
 mod problem;
 mod proxy;
 mod registration;
+mod state;
 mod wire;
 
 use std::{
@@ -29,6 +30,7 @@ pub use self::{
     control::ControlError,
     dial::{DialError, Dialer},
     identity::{Identity, IdentityError},
+    state::{ControlState, DerpState, TailnetIdentity, TailnetSenders},
 };
 use self::{
     control::{Control, MapStream},
@@ -39,13 +41,8 @@ use self::{
     wire::{DerpMap, Hostinfo, MapResponse, NetInfo},
 };
 use super::{
-    clients::Clients,
-    grant::GrantView,
-    reload::DynamicConfig,
-    sessions::Directory,
-    socket_path::SocketPathHandle,
-    state::{ControlState, DerpState, Problem, StateParts, TailnetIdentity},
-    watch_ext::SendIfChanged,
+    clients::Clients, grant::GrantView, problem::Problem, reload::DynamicConfig,
+    sessions::Directory, socket_path::SocketPathHandle, watch_ext::SendIfChanged,
 };
 use crate::{backoff::Backoff, crd::relay_reason::RelayReason, names};
 
@@ -116,8 +113,7 @@ pub struct Tailnet {
     identity: Identity,
     dialer: Dialer,
     socket_path: SocketPathHandle,
-    state: watch::Sender<ControlState>,
-    derp_state: watch::Sender<DerpState>,
+    senders: TailnetSenders,
     netmap: Arc<RwLock<Netmap>>,
     derp_map: watch::Sender<Arc<DerpMap>>,
     registration: Mutex<Registration>,
@@ -153,7 +149,7 @@ impl Tailnet {
         identity: Identity,
         dialer: Dialer,
         socket_path: SocketPathHandle,
-        parts: &StateParts,
+        senders: TailnetSenders,
         dynamic_config: watch::Receiver<DynamicConfig>,
     ) -> Self {
         let (derp_map, _) = watch::channel(Arc::default());
@@ -163,8 +159,7 @@ impl Tailnet {
             identity,
             dialer,
             socket_path,
-            state: parts.control.clone(),
-            derp_state: parts.derp.clone(),
+            senders,
             netmap: Arc::default(),
             derp_map,
             registration,
@@ -196,7 +191,7 @@ impl Tailnet {
             map: self.derp_map.subscribe(),
             socket_path: self.socket_path.clone(),
             clients: self.clients.clone(),
-            state: self.derp_state.clone(),
+            state: self.senders.derp.clone(),
             home,
         };
         let (_, _, never, _) = tokio::join!(
@@ -212,7 +207,7 @@ impl Tailnet {
         let mut waits = BACKOFF.waits();
         loop {
             let Err(failure) = self.join(&mut home).await;
-            if self.state.borrow().map_received {
+            if self.senders.control.borrow().map_received {
                 waits.reset();
             }
             match failure {
@@ -329,7 +324,7 @@ impl Tailnet {
 
     /// Publishes the times of the clients' last requests.
     fn refresh_request_times(&self) {
-        self.state.send_modify(|state| {
+        self.senders.control.send_modify(|state| {
             if let Some(grant) = &mut state.grant {
                 self.clients.refresh(&mut grant.clients);
             }
@@ -354,7 +349,9 @@ impl Tailnet {
             return;
         };
         let derp = netmap.derp().clone();
-        let stun_servers = derp.stun_servers();
+        self.senders
+            .stun_servers
+            .send_if_changed(derp.stun_servers());
         self.derp_map.send_if_changed(derp);
         let disabled = netmap.relay_disabled();
         self.socket_path.set_accepting(!disabled);
@@ -380,12 +377,12 @@ impl Tailnet {
             tags: own.tags.clone(),
             key_expiry: own.key_expiry,
         };
-        let previous = self.state.borrow().clone();
+        let previous = self.senders.control.borrow().clone();
         if received && !previous.map_received {
             tracing::info!(granted_peers = grant.granted_peers, "network map received");
         }
         let map_received = previous.map_received || received;
-        self.state.send_if_changed(ControlState {
+        self.senders.control.send_if_changed(ControlState {
             map_received,
             // Without a map stream, the problem is that of the connection.
             problem: match map_received {
@@ -394,7 +391,6 @@ impl Tailnet {
             },
             device: Some(device),
             grant: Some(grant),
-            stun_servers,
         });
     }
 
@@ -416,9 +412,9 @@ impl Tailnet {
         let next = ControlState {
             map_received: false,
             problem: Some(problem.clone()),
-            ..self.state.borrow().clone()
+            ..self.senders.control.borrow().clone()
         };
-        if self.state.send_if_changed(next) {
+        if self.senders.control.send_if_changed(next) {
             let (reason, message) = (problem.reason.as_str(), problem.message);
             tracing::warn!(reason, message, "not connected to control");
         }

@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use anyhow::anyhow;
 use tokio::sync::watch;
 
 use super::{
@@ -16,7 +15,7 @@ use super::{
     sessions,
     socket_path::SocketPathHandle,
     state::{RelayState, StateParts},
-    tailnet::Tailnet,
+    tailnet::{Tailnet, TailnetSenders},
     withdrawal,
 };
 use crate::{
@@ -42,17 +41,15 @@ pub(super) async fn start(
         identity,
         file,
         socket_path,
-        ended,
+        driver,
         ..
     } = bootstrap;
     let (state_sender, state) = watch::channel(RelayState::default());
-    let (config_sender, config) = watch::channel(DynamicConfig::of(&options));
+    let (config_sender, config) = watch::channel(options.dynamic_config());
     logging::set_level(options.log_level);
     log_start(&options);
 
-    supervisor.spawn("socket path", async {
-        ended.await.map_err(|_| anyhow!("thread died"))
-    });
+    supervisor.spawn("socket path", driver.run());
     supervisor.spawn("session file", file.keep(socket_path.clone()));
     supervisor.spawn("state", parts.clone().publish(state_sender));
     let answers = answers(&options, &socket_path, &state);
@@ -62,11 +59,12 @@ pub(super) async fn start(
         "configuration",
         reload.follow(options.report.clone(), config_sender),
     );
+    let stun_servers = watch::Sender::default();
     let endpoints = EndpointPublisher {
         dynamic_config: config.clone(),
         node: options.node_name.clone(),
         socket_path: socket_path.clone(),
-        control: parts.control.subscribe(),
+        stun_servers: stun_servers.subscribe(),
         state: parts.endpoints.clone(),
     };
     supervisor.spawn("endpoints", endpoints.run());
@@ -100,12 +98,17 @@ pub(super) async fn start(
         supervisor.spawn("probes", probing.run());
         supervisor.spawn("report", reporter.run(state));
     }
+    let senders = TailnetSenders {
+        control: parts.control.clone(),
+        derp: parts.derp.clone(),
+        stun_servers,
+    };
     let tailnet = Tailnet::new(
         options.tailnet,
         identity,
         dialer,
         socket_path.clone(),
-        parts,
+        senders,
         config.clone(),
     );
     match sessions::serve(&options.session_dir, socket_path, tailnet.directory()) {

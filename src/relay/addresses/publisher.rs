@@ -5,13 +5,21 @@ use std::{convert::Infallible, net::SocketAddr};
 use anyhow::Context;
 use tokio::sync::watch;
 
-use super::{Found, advertised, cloud, interfaces, names, stun};
+use super::{Advertised, Found, StunServer, advertised, cloud, interfaces, names, stun};
 use crate::relay::{
     reload::DynamicConfig,
-    socket_path::SocketPathHandle,
-    state::{ControlState, EndpointState},
+    socket_path::{PortState, SocketPathHandle},
     watch_ext::SendIfChanged,
 };
+
+/// UDP port, and the addresses that were chosen for it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct EndpointState {
+    /// The port.
+    pub port: PortState,
+    /// Addresses that allocations advertise, in order.
+    pub advertised: Vec<Advertised>,
+}
 
 /// Finds the addresses of the relay, has the socket path advertise them, and publishes them.
 pub struct EndpointPublisher {
@@ -21,8 +29,8 @@ pub struct EndpointPublisher {
     pub node: Option<String>,
     /// Handle of the socket path, which advertises the addresses.
     pub socket_path: SocketPathHandle,
-    /// State of the control connection, of which the STUN servers are used.
-    pub control: watch::Receiver<ControlState>,
+    /// STUN servers of the DERP map.
+    pub stun_servers: watch::Receiver<Vec<StunServer>>,
     /// Receiver of the result.
     pub state: watch::Sender<EndpointState>,
 }
@@ -42,7 +50,7 @@ impl EndpointPublisher {
         let stun = stun::follow(
             self.socket_path.clone(),
             self.dynamic_config.clone(),
-            self.control.clone(),
+            self.stun_servers.clone(),
             found.clone(),
         );
         let cloud = cloud::follow(

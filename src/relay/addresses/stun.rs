@@ -21,7 +21,6 @@ use crate::{
     relay::{
         reload::DynamicConfig,
         socket_path::{SocketPathHandle, TransactionId, UnmatchedDatagram},
-        state::ControlState,
     },
 };
 
@@ -49,7 +48,7 @@ pub struct StunServer {
 pub(super) async fn follow(
     socket_path: SocketPathHandle,
     mut dynamic_config: watch::Receiver<DynamicConfig>,
-    mut control: watch::Receiver<ControlState>,
+    mut stun_servers: watch::Receiver<Vec<StunServer>>,
     found: watch::Sender<Found>,
 ) {
     let mut answers = socket_path.demux().stun();
@@ -59,7 +58,7 @@ pub(super) async fn follow(
             .endpoints
             .sources()
             .contains(&Discover::Stun);
-        let servers = control.borrow_and_update().stun_servers.clone();
+        let servers = stun_servers.borrow_and_update().clone();
         let port = socket_path.port().borrow().bound();
         let wait = match port.filter(|_| wanted && !servers.is_empty()) {
             Some(port) => {
@@ -74,7 +73,7 @@ pub(super) async fn follow(
             None => AGAIN_SILENT,
         };
         let changed = async {
-            let servers_changed = control.wait_for(|control| control.stun_servers != servers);
+            let servers_changed = stun_servers.wait_for(|current| *current != servers);
             tokio::select! {
                 changed = dynamic_config.changed() => changed.is_ok(),
                 changed = servers_changed => changed.is_ok(),
@@ -173,7 +172,7 @@ mod tests {
     use std::net::UdpSocket;
 
     use super::*;
-    use crate::relay::socket_path::{self, fixture};
+    use crate::relay::socket_path::fixture;
 
     fn at(text: &str) -> SocketAddr {
         text.parse().unwrap()
@@ -207,7 +206,7 @@ mod tests {
     /// Over the relay's own socket: a server that answers, and a stranger that guesses.
     #[tokio::test]
     async fn server_tells_the_port_and_nobody_else_does() {
-        let (handle, _) = socket_path::spawn(fixture::options(0, 1)).unwrap();
+        let handle = fixture::spawn(fixture::options(0, 1));
         fixture::bound(&handle).await;
         let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
         let liar = UdpSocket::bind("127.0.0.1:0").unwrap();

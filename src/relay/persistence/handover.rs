@@ -1,8 +1,8 @@
-//! Taking over from a running relay: its sessions and its sockets, over a unix socket that only
-//! this user reaches. Datagrams wait in the sockets meanwhile.
+//! Handover: a relay takes over the sessions and sockets of a running one, over a unix socket that only
+//! the same user can open. Datagrams wait in the sockets meanwhile.
 //!
 //! ```text
-//! successor                      incumbent
+//! successor                 incumbent
 //!   "PRTAKE1\n"  ---------->            gives up control, DERP, metrics and the identity's lock
 //!                <----------  'R'       ready; still forwards
 //!   'N'          ---------->            now: its threads end
@@ -32,44 +32,45 @@ use tokio::{
     time::timeout,
 };
 
-use super::{Refusal, RestoredState, SealKey};
+use super::{Refusal, SealKey};
 use crate::relay::{
     private,
     socket::UdpSocket,
-    socket_path::{SocketPathHandle, SocketSets},
+    socket_path::{RestoredState, SocketPathHandle, SocketSets},
 };
 
+/// Name of the unix socket in the session directory.
 const SOCKET: &str = "handover.sock";
 const TAKE: &[u8; 8] = b"PRTAKE1\n";
 const READY: u8 = b'R';
 const NOW: u8 = b'N';
-/// Longest wait for any step of the other side.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// Descriptors that one message carries at most (Linux: 253).
-const MOST_SOCKETS: usize = 128;
+/// Longest wait for each step of the other side.
+const STEP_TIMEOUT: Duration = Duration::from_secs(10);
+/// Largest number of descriptors in a message (Linux allows 253).
+const MAX_SOCKETS: usize = 128;
 
-/// Waits for an successor.
+/// Waits for a successor.
 pub struct HandoverListener {
     listener: UnixListener,
     path: PathBuf,
 }
 
-/// An successor has asked.
+/// Request of a successor to take over.
 pub struct TakeoverRequest(UnixStream);
 
-/// A relay that takes over from a running one.
+/// A relay that takes over from a running one, which is ready.
 pub struct Successor(UnixStream);
 
-/// What an successor gets.
+/// Sessions and sockets of the relay that hands over.
 pub struct HandoverState {
-    /// Keys and sessions; the reason where they cannot be used.
+    /// Keys and sessions, or why they are refused.
     pub restored_state: Result<RestoredState, Refusal>,
-    /// By IP version, in the order in which the kernel steers.
+    /// Sockets by IP version, in the order in which the kernel steers.
     pub sockets: SocketSets,
 }
 
 impl HandoverListener {
-    /// Listens in `dir`, a private directory; the caller holds the identity's lock.
+    /// Listens in `dir`, a private directory. The caller holds the identity's lock.
     ///
     /// # Errors
     /// The directory is not writable, or its path is too long for a socket (107 bytes).
@@ -79,7 +80,7 @@ impl HandoverListener {
         Ok(Self { listener, path })
     }
 
-    /// Until an successor asks. Anyone else is not answered.
+    /// Waits until a successor asks. A connection that sends anything else is closed.
     pub async fn accept(&self) -> TakeoverRequest {
         loop {
             let Ok((mut stream, _)) = self.listener.accept().await else {
@@ -87,8 +88,8 @@ impl HandoverListener {
                 continue;
             };
             let mut word = [0; TAKE.len()];
-            let asked = timeout(PATIENCE, stream.read_exact(&mut word)).await;
-            if matches!(asked, Ok(Ok(_))) && word == *TAKE {
+            let received = timeout(STEP_TIMEOUT, stream.read_exact(&mut word)).await;
+            if matches!(received, Ok(Ok(_))) && word == *TAKE {
                 return TakeoverRequest(stream);
             }
         }
@@ -102,17 +103,18 @@ impl Drop for HandoverListener {
 }
 
 impl TakeoverRequest {
-    /// Gives away sessions and sockets. Everything else that the successor needs is free by now.
+    /// Hands sessions and sockets over. The caller has released everything else that the successor
+    /// needs.
     ///
     /// # Errors
-    /// The successor has gone, or the threads have ended.
+    /// The successor has ended, or a worker thread has.
     pub async fn hand_over(
         mut self,
         socket_path: &SocketPathHandle,
         key: &SealKey,
     ) -> io::Result<()> {
         self.0.write_u8(READY).await?;
-        match timeout(PATIENCE, self.0.read_u8()).await?? {
+        match timeout(STEP_TIMEOUT, self.0.read_u8()).await?? {
             NOW => {}
             _ => return Err(io::ErrorKind::InvalidData.into()),
         }
@@ -126,7 +128,7 @@ impl TakeoverRequest {
         let fds: Vec<_> = sockets.iter().flatten().map(AsFd::as_fd).collect();
         let stream = self.0.into_std()?;
         stream.set_nonblocking(false)?;
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
         let mut rights = SendAncillaryBuffer::new(&mut space);
         if !fds.is_empty() && !rights.push(SendAncillaryMessage::ScmRights(&fds)) {
             return Err(io::ErrorKind::QuotaExceeded.into());
@@ -142,25 +144,26 @@ impl TakeoverRequest {
 }
 
 impl Successor {
-    /// Asks the relay that runs with `dir`, if there is one, and waits until it is ready.
+    /// Asks the relay that runs with `dir` to hand over, and waits until it is ready. Returns `None`
+    /// when no relay runs there.
     pub async fn request(dir: &Path) -> Option<Self> {
         let mut stream = UnixStream::connect(dir.join(SOCKET)).await.ok()?;
         stream.write_all(TAKE).await.ok()?;
-        match timeout(PATIENCE, stream.read_u8()).await {
+        match timeout(STEP_TIMEOUT, stream.read_u8()).await {
             Ok(Ok(READY)) => Some(Self(stream)),
             _ => None,
         }
     }
 
-    /// Takes over now.
+    /// Takes over: the other relay stops forwarding now.
     ///
     /// # Errors
-    /// The other relay has gone meanwhile.
+    /// The other relay has ended meanwhile.
     pub async fn take_over(mut self, key: &SealKey) -> io::Result<HandoverState> {
         self.0.write_u8(NOW).await?;
         let stream = self.0.into_std()?;
         stream.set_nonblocking(false)?;
-        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_read_timeout(Some(STEP_TIMEOUT))?;
         let (fds, counts, sealed) = tokio::task::spawn_blocking(move || receive(&stream)).await??;
         let mut fds = fds.into_iter();
         let mut take = |count: u8| -> io::Result<Vec<UdpSocket>> {
@@ -177,7 +180,7 @@ impl Successor {
 
 fn receive(mut stream: &StdStream) -> io::Result<(Vec<OwnedFd>, [u8; 2], Vec<u8>)> {
     let mut counts = [0; Family::ALL.len()];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_SOCKETS))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
     let mut rights = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::CMSG_CLOEXEC | RecvFlags::WAITALL;
     recvmsg(

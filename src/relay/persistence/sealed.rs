@@ -1,4 +1,4 @@
-//! State as bytes that only the same relay reads, and only until the machine restarts.
+//! Sealed state: bytes that only the same relay can read, and only until the machine restarts.
 //!
 //! ```text
 //! time since boot u64, nanoseconds | state (relay_proto::State), keyed over node key, port, boot and time
@@ -9,30 +9,30 @@ use std::{fs, io, time::Duration};
 use relay_proto::{State, StateError};
 use sha2::{Digest, Sha256};
 
-use super::RestoredState;
+use crate::relay::socket_path::RestoredState;
 
-/// Seals for the relay with one identity and port.
+/// Key that seals the state of a relay with one identity and port.
 #[derive(Clone)]
 pub struct SealKey([u8; 32]);
 
-/// Why sealed bytes are not used.
+/// Why sealed bytes are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// They are cut off before anything is said.
+    /// The bytes end before the state begins.
     #[error("it is cut off")]
     CutOff,
-    /// They come from another time, relay or version, or are damaged.
+    /// The state is of another boot, relay or version, or is damaged.
     #[error("{0}")]
     State(#[from] StateError),
-    /// The machine does not tell its time.
+    /// The time since boot cannot be read.
     #[error("failed to read the time since boot: {0}")]
     Clock(#[from] io::Error),
 }
 
 impl SealKey {
-    /// The key of the relay whose node key is `node_secret` and whose configured port is `port`.
-    /// Clients have bound their sessions at this port: at another they are of no use, and would be
-    /// given out again as if they were.
+    /// Derives the key of a relay from its node key and its configured port. The port is a part of it
+    /// because clients have bound their sessions there: at another port, a restored session would be
+    /// given out again although no client reaches it.
     pub fn new(node_secret: &[u8; 32], port: u16) -> Self {
         let hash = Sha256::new().chain_update("peerrelay sessions");
         let hash = hash.chain_update(node_secret);
@@ -74,7 +74,7 @@ impl std::fmt::Debug for SealKey {
     }
 }
 
-/// A point in the life of the machine; sleep counts.
+/// A point in time on this machine, which includes its sleep.
 #[derive(Clone)]
 struct Moment {
     boot: String,

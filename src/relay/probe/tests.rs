@@ -10,7 +10,7 @@ use relay_proto::{
 use super::*;
 use crate::{
     config::peers::encode_key,
-    relay::socket_path::{self, PROBE_HEADER, fixture},
+    relay::socket_path::{PROBE_HEADER, fixture},
 };
 
 struct Fixture {
@@ -23,7 +23,7 @@ struct Fixture {
 
 /// A data path with a responder that knows `known`.
 async fn relay(known: &DiscoSecret) -> Fixture {
-    let (handle, _) = socket_path::spawn(fixture::options(0, 2)).unwrap();
+    let handle = fixture::spawn(fixture::options(0, 2));
     let port = fixture::bound(&handle).await;
     let secret = DiscoSecret::from_bytes([4; 32]);
     let key = secret.public();

@@ -16,7 +16,8 @@ use crate::{
         grant::GrantView,
         kernel::{Unavailable, UnavailableReason},
         probe::Probe,
-        state::{ControlState, RelayState, TailnetIdentity},
+        state::RelayState,
+        tailnet::{ControlState, TailnetIdentity},
     },
 };
 
@@ -137,7 +138,7 @@ mod tests {
     use super::*;
     use crate::{
         crd::{relay_node::EndpointSource, relay_reason::RelayReason},
-        relay::state::{EndpointState, Problem},
+        relay::{addresses::EndpointState, problem::Problem},
     };
 
     #[test]

@@ -1,4 +1,4 @@
-//! Control messages of a datagram (`cmsg(3)`), written and read by bytes.
+//! Control messages of a datagram (`cmsg(3)`), encoded and decoded bytewise.
 //!
 //! ```text
 //! cmsghdr   length with header (usize) | level (i32) | type (i32) | data, padded to a usize
@@ -13,24 +13,25 @@ use super::specified;
 
 const WORD: usize = size_of::<usize>();
 const HEADER_LEN: usize = size_of::<libc::cmsghdr>();
-/// Packet information, segment length, overflow count and time, each with header and padding.
+/// Size of the buffer: packet information, segment length, overflow count and time, each with header
+/// and padding.
 const CAPACITY: usize = 128;
 
-/// Room for the control messages of one datagram.
+/// Buffer for the control messages of one datagram.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
 pub(super) struct Control([u8; CAPACITY]);
 
-/// What the kernel says about a received datagram.
+/// Contents of the control messages of a received datagram.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Received {
-    /// Local address that was addressed.
+    /// Local address to which the datagram was sent.
     pub(super) local: Option<IpAddr>,
-    /// Length of each segment of a super-datagram.
+    /// Length of the segments of a super-datagram.
     pub(super) segment_len: Option<u16>,
-    /// Datagrams that the socket has lost so far because its buffer was full.
+    /// Number of datagrams that the socket has lost so far because its buffer was full.
     pub(super) overflow: Option<u32>,
-    /// When the kernel received it, since 1970.
+    /// Time since 1970 at which the kernel received the datagram.
     pub(super) stamp: Option<Duration>,
 }
 
@@ -38,8 +39,8 @@ impl Control {
     pub(super) const EMPTY: Self = Self([0; CAPACITY]);
     pub(super) const LEN: usize = CAPACITY;
 
-    /// Control messages that make a datagram leave `from` and be cut into `segment_len` pieces;
-    /// the second value is their length.
+    /// Encodes control messages that have a datagram sent from `from` and cut into segments of
+    /// `segment_len` bytes; the second value is their length.
     pub(super) fn encode(from: Option<IpAddr>, segment_len: Option<u16>) -> (Self, usize) {
         let mut control = Self::EMPTY;
         let mut len = 0;
@@ -65,7 +66,7 @@ impl Control {
         (control, len)
     }
 
-    /// Reads the first `len` bytes; unknown messages are skipped.
+    /// Decodes the first `len` bytes. Unknown messages are skipped.
     pub(super) fn decode(&self, len: usize) -> Received {
         let mut received = Received::default();
         let mut rest = &self.0[..len.min(CAPACITY)];
@@ -132,7 +133,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_kernel_says_is_read_in_any_order() {
+    fn control_messages_are_decoded_in_any_order() {
         let mut control = Control::EMPTY;
         let mut len = 0;
         control.append(
@@ -160,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_we_ask_for_is_what_the_kernel_reads() {
+    fn encoded_control_messages_have_the_kernels_layout() {
         for text in ["192.0.2.1", "2001:db8::1"] {
             let from = text.parse().unwrap();
             let (control, len) = Control::encode(Some(from), Some(1400));
@@ -175,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_control_data_is_no_reason_to_panic() {
+    fn broken_control_data_causes_no_panic() {
         let mut control = Control::EMPTY;
         for len in [1_usize, 15, 16, 17, 200, usize::MAX] {
             control.0[..WORD].copy_from_slice(&len.to_ne_bytes());

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 const V4_LEN: usize = size_of::<libc::sockaddr_in>();
 const V6_LEN: usize = size_of::<libc::sockaddr_in6>();
 
-/// Room for one address of either family.
+/// Buffer for one address of either family.
 #[derive(Debug, Clone, Copy)]
 #[repr(C, align(8))]
 pub(super) struct Name([u8; V6_LEN]);
@@ -14,8 +14,8 @@ impl Name {
     pub(super) const EMPTY: Self = Self([0; V6_LEN]);
     pub(super) const LEN: usize = V6_LEN;
 
-    /// Writes `address`; the second value is its length. Flow label and scope are zero: addresses
-    /// that need a scope never bind.
+    /// Encodes `address`; the second value is its length. Flow label and scope are zero, because
+    /// clients at addresses that need a scope never bind.
     pub(super) fn encode(address: SocketAddr) -> (Self, usize) {
         let mut name = Self::EMPTY;
         let family = match address {
@@ -38,7 +38,7 @@ impl Name {
         (name, len)
     }
 
-    /// Reads an address of `len` bytes; `None` when it is neither IPv4 nor IPv6.
+    /// Decodes an address of `len` bytes; `None` when it is neither IPv4 nor IPv6.
     pub(super) fn decode(&self, len: usize) -> Option<SocketAddr> {
         let family = i32::from(u16::from_ne_bytes([self.0[0], self.0[1]]));
         let port = u16::from_be_bytes([self.0[2], self.0[3]]);
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_read_is_written_the_same() {
+    fn a_decoded_address_is_encoded_the_same() {
         let family = one_of((
             constant(libc::AF_INET),
             constant(libc::AF_INET6),

@@ -1,4 +1,4 @@
-//! Many datagrams, or super-datagrams, out of the kernel with one system call.
+//! Receives many datagrams or super-datagrams with one system call.
 
 use std::{
     io,
@@ -11,20 +11,21 @@ use std::{
 
 use super::{UdpSocket, checked, control::Control, name::Name};
 
-/// Datagrams, or super-datagrams, per system call.
+/// Largest number of datagrams or super-datagrams per system call.
 pub const SLOTS: usize = 96;
-/// How many are offered after a call that took few: each costs some nanoseconds.
+/// Number of slots that a call offers after one that received few, because each costs some
+/// nanoseconds.
 const FEW: usize = 16;
-/// Room for the largest super-datagram.
+/// Size of a slot, which has room for the largest super-datagram.
 const SLOT_LEN: usize = 65_536;
-/// From one slot to the next: not a power of two, or the slots' first lines would fight for the
-/// same sets of the caches.
+/// Distance of two slots. It is no power of two, because then the first lines of all slots would
+/// compete for the same sets of the caches.
 const STRIDE: usize = SLOT_LEN + 33 * 64;
 
-/// Unit of [`ReceiveBatch::release`]; a multiple of the page size wherever this runs.
+/// Unit of [`ReceiveBatch::release`], a multiple of the page size on every machine.
 const PAGE: usize = 65_536;
 
-/// Buffers for one call; made once. Memory is only touched where data arrives.
+/// Buffers for one call, which are allocated once. Only those that data arrives in use memory.
 pub struct ReceiveBatch {
     data: Vec<u8>,
     names: [Name; SLOTS],
@@ -35,25 +36,25 @@ pub struct ReceiveBatch {
     stamp: Option<Duration>,
 }
 
-/// What one call took.
+/// Number of datagrams that one call received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Taken {
-    /// Datagrams and super-datagrams.
+    /// Number of datagrams and super-datagrams.
     pub count: usize,
-    /// No more were offered room, so more may wait.
+    /// Whether all offered slots were used, so that more may wait.
     pub full: bool,
 }
 
-/// One datagram, or a super-datagram of segments that came from the same source.
+/// A datagram, or a super-datagram of segments from the same source.
 #[derive(Debug, Clone)]
 pub struct Arrival {
-    /// Where it came from.
+    /// Address of the sender.
     pub source: SocketAddr,
-    /// Local address that was addressed.
+    /// Local address to which it was sent.
     pub local: Option<IpAddr>,
     /// Length of each segment but the last, in bytes.
     pub segment_len: usize,
-    /// Where it lies in the buffer it came with.
+    /// Range in the buffer that it came with.
     pub range: Range<usize>,
 }
 
@@ -72,10 +73,10 @@ impl Default for ReceiveBatch {
 }
 
 impl ReceiveBatch {
-    /// Takes what waits, up to [`SLOTS`] (super-)datagrams: up to four times as many as the last time.
+    /// Receives waiting (super-)datagrams: at most [`SLOTS`], and four times as many as the last call.
     ///
     /// # Errors
-    /// What the kernel says; `WouldBlock` when nothing waits.
+    /// The error of the kernel, which is `WouldBlock` when nothing waits.
     pub fn receive(&mut self, socket: &UdpSocket) -> io::Result<Taken> {
         let offered = self.offered;
         // SAFETY: all-zero bytes are a valid mmsghdr and iovec: null pointers of length zero.
@@ -119,30 +120,31 @@ impl ReceiveBatch {
         })
     }
 
-    /// What the last call took, without what was cut off or has no IP source.
+    /// Returns what the last call received, except datagrams that were cut off or have no IP source.
     pub fn arrivals(&self, taken: Taken) -> impl Iterator<Item = &Arrival> {
         self.arrivals[..taken.count].iter().flatten()
     }
 
-    /// All buffers, as [`Arrival::range`] counts in them.
+    /// All buffers, in which [`Arrival::range`] lies.
     pub fn all(&self) -> &[u8] {
         &self.data
     }
 
-    /// Datagrams that the socket has lost so far because its buffer was full, if the last call
-    /// said.
+    /// Returns the number of datagrams that the socket has lost so far because its buffer was full, if
+    /// the last call reported it.
     pub const fn take_overflow(&mut self) -> Option<u32> {
         self.overflow.take()
     }
 
-    /// When the kernel received the first datagram of the last call, if it said.
+    /// Returns the time at which the kernel received the first datagram of the last call, if it
+    /// reported that.
     pub fn take_stamp(&mut self) -> Option<SystemTime> {
         self.stamp
             .take()
             .map(|since| SystemTime::UNIX_EPOCH + since)
     }
 
-    /// Gives memory that data has touched back to the system, for a time in which nothing comes.
+    /// Returns the memory of received data to the system. This is for times without datagrams.
     pub fn release(&mut self) {
         let start = self.data.as_mut_ptr();
         let skip = start.align_offset(PAGE);
@@ -182,7 +184,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_burst_comes_whole_and_in_order_in_calls_that_offer_more_and_more() {
+    fn a_burst_is_received_in_order_by_calls_that_offer_more_and_more() {
         let mut sockets = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0).into(), 1).unwrap();
         let socket = sockets.remove(0);
         let sender = std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();

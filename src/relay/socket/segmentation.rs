@@ -1,16 +1,18 @@
-//! Towards whom the kernel may cut super-datagrams, and towards whom each datagram goes by itself.
+//! Destinations for which the kernel can cut super-datagrams, and those that get each datagram by
+//! itself.
 
 use std::{collections::VecDeque, net::SocketAddr};
 
-/// Destinations that are remembered.
+/// Largest number of destinations without segmentation that are stored.
 const REMEMBERED: usize = 64;
-/// After so many super-datagrams the destination is tried again: its path may have changed.
+/// Number of super-datagrams after which segmentation for a destination is tried again, because its
+/// path may have changed.
 const AGAIN: u32 = 1024;
 /// Kernels whose segmentation mangles super-datagrams of which all datagrams have one length: from
 /// the first up to, and without, the second (tailscale.com commit 8b58bd6c6 and issue 21335).
 const BROKEN: [[u32; 3]; 2] = [[7, 0, 0], [7, 1, 5]];
 
-/// What was learned from refusals.
+/// Destinations that refused a super-datagram.
 #[derive(Debug, Default)]
 pub(super) struct Segmentation {
     broken: bool,
@@ -18,7 +20,7 @@ pub(super) struct Segmentation {
 }
 
 impl Segmentation {
-    /// Nothing learned yet, for a kernel that calls itself so (`uname -r`).
+    /// Makes an empty set, for a kernel of this release (`uname -r`).
     pub(super) fn of(release: &str) -> Self {
         let broken =
             version(release).is_some_and(|version| version >= BROKEN[0] && version < BROKEN[1]);
@@ -34,13 +36,13 @@ impl Segmentation {
         }
     }
 
-    /// Whether a super-datagram may go there.
+    /// Whether a super-datagram may be sent to this destination.
     pub(super) fn may(&self, to: SocketAddr) -> bool {
         !self.broken && self.refused.iter().all(|(known, _)| *known != to)
     }
 
-    /// One goes there datagram by datagram: its path cannot cut it (`EIO`: no checksum offload), or
-    /// has a smaller MTU (`EMSGSIZE`).
+    /// Records that a path cannot carry super-datagrams, because its device has no checksum offload
+    /// (`EIO`) or its MTU is smaller (`EMSGSIZE`).
     pub(super) fn goes_singly(&mut self, to: SocketAddr) {
         if self.broken {
             return;
@@ -59,7 +61,7 @@ impl Segmentation {
     }
 }
 
-/// The numbers of `6.18.44-generic`; what is missing is 0.
+/// Parses the numbers of a release such as `6.18.44-generic`; missing ones are 0.
 fn version(release: &str) -> Option<[u32; 3]> {
     let mut numbers = release.split(|c: char| !c.is_ascii_digit());
     let first = numbers.next()?.parse().ok()?;
@@ -76,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_that_mangle_are_known() {
+    fn kernels_that_mangle_segments_are_recognized() {
         let broken = ["7.0.0", "7.0-rc1", "7.0.12-generic", "7.1.4"];
         let whole = ["6.18.44-fc", "7.1.5", "7.2.0-rc1", "8.0.1", "5.15", "odd"];
         assert!(
@@ -92,7 +94,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_nothing_about_other_destinations() {
+    fn a_refusal_concerns_one_destination_only() {
         let mut known = Segmentation::default();
         known.goes_singly(peer(1));
         assert!(!known.may(peer(1)) && known.may(peer(2)));
@@ -109,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn only_so_many_are_remembered() {
+    fn the_number_of_stored_destinations_is_limited() {
         let mut known = Segmentation::default();
         (0..1000).for_each(|port| known.goes_singly(peer(port)));
         assert_eq!(known.refused.len(), REMEMBERED);

@@ -1,4 +1,4 @@
-//! Many datagrams, or super-datagrams, into the kernel with one system call.
+//! Sends many datagrams or super-datagrams with one system call.
 
 use std::{
     io,
@@ -16,19 +16,19 @@ use super::{
     wait,
 };
 
-/// Messages per system call.
+/// Largest number of messages per system call.
 const CAPACITY: usize = SLOTS;
-/// How long to wait for room in a full send buffer before dropping.
+/// Longest wait for room in a full send buffer, after which datagrams are dropped.
 const ROOM: Duration = Duration::from_millis(2);
 
-/// What to send.
+/// A datagram or super-datagram to send.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// Where to.
+    /// Destination.
     pub to: SocketAddr,
-    /// Local address to send from; the kernel chooses when there is none.
+    /// Local address to send from; the kernel chooses one for `None`.
     pub from: Option<IpAddr>,
-    /// Which bytes.
+    /// Bytes to send.
     pub payload: Payload,
 }
 
@@ -37,7 +37,7 @@ pub struct Outgoing {
 pub enum Payload {
     /// A range of the receive buffers, to be cut into segments of this length.
     Received {
-        /// Where it lies.
+        /// Range in the receive buffers.
         range: Range<usize>,
         /// Length of each segment but the last.
         segment_len: usize,
@@ -46,16 +46,16 @@ pub enum Payload {
     Reply(usize),
 }
 
-/// What became of a batch.
+/// Losses of a batch.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Sent {
-    /// Datagrams that the kernel did not take, by an error.
+    /// Number of datagrams that the kernel refused with an error.
     pub failed: u64,
-    /// Datagrams dropped because the send buffer stayed full.
+    /// Number of datagrams dropped because the send buffer stayed full.
     pub no_room: u64,
 }
 
-/// Messages on their way out of one socket; made once.
+/// Messages to be sent from one socket, with buffers that are allocated once.
 pub struct SendBatch {
     outgoing: Vec<Outgoing>,
     replies: Vec<[u8; REPLY_LEN]>,
@@ -84,12 +84,12 @@ impl SendBatch {
         self.outgoing.len() == CAPACITY
     }
 
-    /// Room for one reply; it is taken by pushing a [`Payload::Reply`].
+    /// Buffer for one reply, which is used up by pushing a [`Payload::Reply`].
     pub fn reply(&mut self) -> &mut [u8; REPLY_LEN] {
         &mut self.replies[self.next_reply]
     }
 
-    /// Adds a message; the batch must not be full.
+    /// Adds a message. The batch must not be full.
     pub fn push(&mut self, outgoing: Outgoing) {
         debug_assert!(!self.is_full());
         if matches!(outgoing.payload, Payload::Reply(_)) {
@@ -98,7 +98,7 @@ impl SendBatch {
         self.outgoing.push(outgoing);
     }
 
-    /// Sends all of it; `received` are the receive buffers.
+    /// Sends all messages. `received` are the receive buffers.
     ///
     /// A super-datagram that cannot be segmented on its way (`EMSGSIZE` for a smaller path MTU,
     /// `EIO` for a device without checksum offload) goes out datagram by datagram, and so do the
@@ -128,7 +128,7 @@ impl SendBatch {
         sent
     }
 
-    /// Forgets all of it, where there is no socket to send from.
+    /// Drops all messages, because there is no socket to send from.
     pub fn discard(&mut self) -> Sent {
         let failed = self.outgoing.iter().map(|o| segments(&o.payload)).sum();
         self.outgoing.clear();
@@ -198,7 +198,7 @@ impl SendBatch {
         checked(sent)
     }
 
-    /// Sends message `index` datagram by datagram after `error`; returns how many were lost.
+    /// Sends message `index` datagram by datagram after `error`. Returns how many were lost.
     fn send_singly(
         &mut self,
         socket: &UdpSocket,

@@ -1,4 +1,4 @@
-//! Steering: which of several sockets on one port gets a datagram.
+//! Steering of datagrams to one of several sockets on a port.
 
 use std::{io, os::fd::AsRawFd};
 
@@ -7,7 +7,7 @@ use socket2::Socket;
 
 use super::checked;
 
-/// Where the word that holds the VNI begins; in a STUN message its cookie is there.
+/// Offset of the word that holds the VNI. In a STUN message, its magic cookie is there.
 const WORD: u32 = 4;
 const STUN_COOKIE: u32 = 0x2112_a442;
 
@@ -15,8 +15,8 @@ const STUN_COOKIE: u32 = 0x2112_a442;
 /// share the port, number `shard mod sockets`, in the order in which they were bound. STUN, and what
 /// is too short to have a VNI, goes to the first.
 ///
-/// Classic BPF, so it needs no privilege. It sees a super-datagram as its first segment: what else
-/// is in there may belong to another socket.
+/// The program is classic BPF, which needs no privilege. It sees the first segment of a
+/// super-datagram only, so other segments may belong to another socket.
 pub(super) fn steer(socket: &Socket, sockets: u32) -> io::Result<()> {
     let op = |code: u32, jt, k| libc::sock_filter {
         code: code as u16,
@@ -24,7 +24,7 @@ pub(super) fn steer(socket: &Socket, sockets: u32) -> io::Result<()> {
         jf: 0,
         k,
     };
-    // A load beyond the end ends the program with 0.
+    // A load beyond the end of the datagram ends the program with 0.
     let mut program = [
         op(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, WORD),
         op(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, 4, STUN_COOKIE),

@@ -1,4 +1,4 @@
-//! Waiting for sockets, and being woken by other threads.
+//! Waits for sockets, and wakes threads that wait for them.
 
 use std::{
     io,
@@ -9,21 +9,21 @@ use std::{
 
 use super::checked;
 
-/// Wakes the thread that waits for it; any number of clones.
+/// Wakes the thread that waits for it. Clones wake the same thread.
 #[derive(Debug, Clone)]
 pub struct Waker(Arc<OwnedFd>);
 
-/// What to wait for.
+/// Event on a descriptor to wait for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Interest {
-    /// Something to read.
+    /// The descriptor can be read.
     Read,
-    /// Room to write.
+    /// The descriptor can be written.
     Write,
 }
 
 impl Waker {
-    /// A waker that nobody has woken.
+    /// Creates a waker that is not woken.
     ///
     /// # Errors
     /// The process has no file descriptor left.
@@ -35,18 +35,18 @@ impl Waker {
         Ok(Self(Arc::new(unsafe { OwnedFd::from_raw_fd(fd) })))
     }
 
-    /// Makes [`wait`] return, now or the next time.
+    /// Makes the present or the next [`wait`] return.
     pub fn wake(&self) {
         let one = 1_u64.to_ne_bytes();
         // SAFETY: the pointer and length name `one`. A failure means that the counter is at its
-        // maximum, so the waiter is awake already.
+        // maximum, so the waker is woken already.
         unsafe { libc::write(self.0.as_raw_fd(), one.as_ptr().cast(), one.len()) };
     }
 
     /// Forgets all wakes so far.
     pub fn clear(&self) {
         let mut count = [0; 8];
-        // SAFETY: the pointer and length name `count`. A failure means that nobody has woken it.
+        // SAFETY: the pointer and length name `count`. A failure means that there were no wakes.
         unsafe { libc::read(self.0.as_raw_fd(), count.as_mut_ptr().cast(), count.len()) };
     }
 }
@@ -57,23 +57,23 @@ impl AsFd for Waker {
     }
 }
 
-/// Most descriptors that [`wait`] takes.
-const MOST: usize = 4;
+/// Largest number of descriptors that [`wait`] takes.
+const MAX_DESCRIPTORS: usize = 4;
 
-/// Waits until one of at most four descriptors is ready, for no longer than `time`; says which are,
-/// in their order.
+/// Waits at most `time` until one of at most four descriptors is ready. Returns which are, in their
+/// order.
 ///
 /// # Errors
-/// What the kernel says.
+/// The error of the kernel.
 pub fn wait(
     fds: &[(BorrowedFd<'_>, Interest)],
     time: Option<Duration>,
-) -> io::Result<[bool; MOST]> {
+) -> io::Result<[bool; MAX_DESCRIPTORS]> {
     let mut polls = [libc::pollfd {
         fd: -1,
         events: 0,
         revents: 0,
-    }; MOST];
+    }; MAX_DESCRIPTORS];
     for (poll, (fd, interest)) in polls.iter_mut().zip(fds) {
         poll.fd = fd.as_raw_fd();
         poll.events = match interest {
@@ -91,10 +91,17 @@ pub fn wait(
         .map_or(std::ptr::null(), std::ptr::from_ref);
     // SAFETY: the pointers name `polls`, with its length, and `timeout` or nothing; negative
     // descriptors are skipped, and no signal mask is changed.
-    let ready = unsafe { libc::ppoll(polls.as_mut_ptr(), MOST as _, timeout, std::ptr::null()) };
+    let ready = unsafe {
+        libc::ppoll(
+            polls.as_mut_ptr(),
+            MAX_DESCRIPTORS as _,
+            timeout,
+            std::ptr::null(),
+        )
+    };
     match checked(ready) {
         Ok(_) => Ok(polls.map(|poll| poll.revents != 0)),
-        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; MOST]),
+        Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok([false; MAX_DESCRIPTORS]),
         Err(error) => Err(error),
     }
 }

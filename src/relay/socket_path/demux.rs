@@ -1,6 +1,6 @@
-//! Datagrams on the relay's port that belong to no session but that someone waits for: probes of
-//! other relays, and answers of STUN servers. They are handed over, and dropped when nobody takes
-//! them fast enough: the data path never waits.
+//! Demultiplexer of datagrams on the relay's port that belong to no session: probes of other relays,
+//! and answers of STUN servers. Each kind has a queue for one receiver. When that is full, datagrams
+//! are dropped, because the data path never waits.
 
 use std::{
     net::{IpAddr, SocketAddr},
@@ -10,65 +10,65 @@ use std::{
 use relay_proto::geneve::HEADER_LEN;
 use tokio::sync::mpsc;
 
-/// Header of a probe: a control message in disco's protocol for VNI 0, which no session has.
+/// Header of a probe: a control message in disco's protocol for VNI 0, which no session uses.
 pub const PROBE_HEADER: [u8; HEADER_LEN] = [0, 0x80, 0x7a, 0x11, 0, 0, 0, 0];
 /// Type of a success response to a binding request (RFC 8489 section 5), and the magic cookie.
 const STUN_SUCCESS: [u8; 2] = [0x01, 0x01];
 const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
-/// Datagrams that wait for their taker.
+/// Capacity of each queue, in datagrams.
 const QUEUE: usize = 64;
-/// Largest datagram that is handed over: probes have 178 bytes, STUN answers mostly less than 100.
-const LARGEST: usize = 512;
+/// Largest datagram that is queued. Probes have 178 bytes, STUN answers mostly less than 100.
+const MAX_LEN: usize = 512;
 
-/// A datagram that was set aside.
+/// A datagram that belongs to no session.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UnmatchedDatagram {
-    /// Where it came from.
+    /// Address of the sender.
     pub source: SocketAddr,
-    /// The local address that was addressed.
+    /// Local address that the sender has sent to.
     pub local: Option<IpAddr>,
-    /// All of it.
+    /// Payload.
     pub datagram: Vec<u8>,
 }
 
-/// What to set aside, and for whom. Clones share it.
+/// Queues of datagrams that belong to no session. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Demux {
-    wanted: Arc<Mutex<Wanted>>,
+    receivers: Arc<Mutex<Receivers>>,
 }
 
 #[derive(Debug, Default)]
-struct Wanted {
+struct Receivers {
     probes: Option<mpsc::Sender<UnmatchedDatagram>>,
     stun: Option<mpsc::Sender<UnmatchedDatagram>>,
-    /// Transactions of ours that are not over.
+    /// Transactions with STUN servers that wait for an answer.
     transactions: Vec<TransactionId>,
 }
 
-/// Names a question to a STUN server.
+/// Identifier of a request to a STUN server.
 pub type TransactionId = [u8; 12];
 
 impl Demux {
-    /// Takes over all probes, from whoever had them.
+    /// Returns the queue of probes, which replaces an earlier one.
     pub fn probes(&self) -> mpsc::Receiver<UnmatchedDatagram> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        self.wanted().probes = Some(sender);
+        self.receivers().probes = Some(sender);
         receiver
     }
 
-    /// Takes over all answers of STUN servers, from whoever had them.
+    /// Returns the queue of STUN answers, which replaces an earlier one.
     pub fn stun(&self) -> mpsc::Receiver<UnmatchedDatagram> {
         let (sender, receiver) = mpsc::channel(QUEUE);
-        self.wanted().stun = Some(sender);
+        self.receivers().stun = Some(sender);
         receiver
     }
 
-    /// Which answers are expected; all others are nobody's.
+    /// Sets the transactions whose answers are queued. Other STUN answers count as unknown datagrams.
     pub fn expect(&self, transactions: Vec<TransactionId>) {
-        self.wanted().transactions = transactions;
+        self.receivers().transactions = transactions;
     }
 
-    /// Whether `datagram` is of the kind that someone waits for; then it is theirs.
+    /// Queues `datagram` if it is of a kind that has a receiver. Returns whether it is.
     pub(super) fn takes(&self, source: SocketAddr, local: Option<IpAddr>, datagram: &[u8]) -> bool {
         // Data, which is nearly everything, costs two comparisons.
         let Some(header) = datagram.first_chunk::<HEADER_LEN>() else {
@@ -76,28 +76,30 @@ impl Demux {
         };
         let probe = *header == PROBE_HEADER;
         let stun = header[..2] == STUN_SUCCESS && header[4..] == STUN_COOKIE;
-        if !(probe || stun) || datagram.len() > LARGEST {
+        if !(probe || stun) || datagram.len() > MAX_LEN {
             return false;
         }
-        let wanted = self.wanted();
+        let receivers = self.receivers();
         let expected = |id: &TransactionId| datagram[HEADER_LEN..].starts_with(id);
-        let taker = match probe {
-            true => &wanted.probes,
-            false if wanted.transactions.iter().any(expected) => &wanted.stun,
+        let queue = match probe {
+            true => &receivers.probes,
+            false if receivers.transactions.iter().any(expected) => &receivers.stun,
             false => &None,
         };
-        let Some(taker) = taker else { return false };
+        let Some(queue) = queue else { return false };
         let datagram = datagram.to_vec();
         let datagram = UnmatchedDatagram {
             source,
             local,
             datagram,
         };
-        taker.try_send(datagram).ok();
+        queue.try_send(datagram).ok();
         true
     }
 
-    fn wanted(&self) -> std::sync::MutexGuard<'_, Wanted> {
-        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    fn receivers(&self) -> std::sync::MutexGuard<'_, Receivers> {
+        self.receivers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -1,48 +1,53 @@
-//! What stands before the threads: opens allocation requests, so that their cryptography costs no
-//! datagram its time, and passes each on to the thread that has the pair.
+//! Dispatch of allocation requests. The dispatcher opens each request outside of the worker threads,
+//! so that no datagram waits for its cryptography, and passes it on to the thread that has the pair.
 
 use std::{
     collections::BTreeSet,
+    convert::Infallible,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockError},
-    time::{Duration, Instant},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use relay_proto::{
-    Allocation, Allocator, Config, Counters, DropReason, Keys, NodeKey, Peer, Request, Timestamp,
+    Allocation, Allocator, Config, Counters, DropReason, Keys, NodeKey, Peer, Request,
 };
-use tokio::sync::oneshot;
+use tokio::{
+    sync::{Notify, oneshot},
+    time::sleep,
+};
 
 use super::{
-    Command, Snapshot,
-    worker::moment,
+    Clock, Snapshot,
+    command::{DispatcherCommand, HandleCommand},
     workers::{WorkerHandle, Workers},
 };
+use crate::memory;
 
-/// When to come again to an allocator that is busy.
-const LATER: Duration = Duration::from_millis(50);
+/// Result of a worker thread for an allocation request, once it has come.
+type PendingAllocation = oneshot::Receiver<Result<Allocation, DropReason>>;
 
+/// Opens allocation requests, and decides which are accepted.
 pub(super) struct Dispatcher {
-    allocator: SharedAllocator,
-    handles: Arc<[WorkerHandle]>,
-    start: Instant,
+    shared: Arc<Shared>,
+    workers: Arc<[WorkerHandle]>,
+    clock: Clock,
 }
 
-/// The allocator, which the first thread tidies up: whoever asks may not come again.
-#[derive(Clone)]
-pub(super) struct SharedAllocator(Arc<Mutex<State>>);
+struct Shared {
+    state: Mutex<State>,
+    /// Notified when the allocator may have memory to free later.
+    used: Notify,
+}
 
 struct State {
     allocator: Allocator,
     counters: Counters,
     accepting: bool,
     draining: bool,
+    withdrawn: bool,
     /// Nodes that may ask, as of the last revocation.
     allowed: Option<Arc<BTreeSet<NodeKey>>>,
-    withdrawn: bool,
-    /// The first thread knows that there is something to forget.
-    forget_scheduled: bool,
 }
 
 impl State {
@@ -50,63 +55,55 @@ impl State {
         let accepting = self.accepting && !self.draining && !self.withdrawn;
         self.allocator.set_accepting(accepting);
     }
+
+    fn allows(&self, peer: &Peer) -> bool {
+        let allowed = self.allowed.as_ref();
+        allowed.is_none_or(|allowed| allowed.contains(&peer.node_key))
+    }
 }
 
-impl SharedAllocator {
-    /// As [`Allocator::forget`], and when to come again. Waits for nobody: an allocator that is busy has time
-    /// later.
-    pub(super) fn forget(&self, now: Timestamp) -> (bool, Option<Timestamp>) {
-        let mut state = match self.0.try_lock() {
-            Ok(state) => state,
-            Err(TryLockError::Poisoned(state)) => state.into_inner(),
-            Err(TryLockError::WouldBlock) => return (false, Some(now + LATER)),
-        };
-        let freed = state.allocator.forget(now);
-        let next = state.allocator.poll_forget();
-        state.forget_scheduled = next.is_some();
-        (freed, next)
-    }
-
-    #[cfg(test)]
-    pub(super) fn is_tidy(&self) -> bool {
-        self.state().allocator.poll_forget().is_none()
-    }
-
+impl Shared {
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Dispatcher {
-    /// `start` is the moment that the cores' time counts from.
     pub(super) fn new(
         config: &Config,
         keys: &Keys,
-        handles: Arc<[WorkerHandle]>,
-        start: Instant,
+        workers: Arc<[WorkerHandle]>,
+        clock: Clock,
     ) -> Self {
         let state = State {
             allocator: Allocator::new(config, keys),
             counters: Counters::default(),
             accepting: true,
             draining: false,
-            allowed: None,
             withdrawn: false,
-            forget_scheduled: false,
+            allowed: None,
+        };
+        let shared = Shared {
+            state: Mutex::new(state),
+            used: Notify::new(),
         };
         Self {
-            allocator: SharedAllocator(Arc::new(Mutex::new(state))),
-            handles,
-            start,
+            shared: Arc::new(shared),
+            workers,
+            clock,
         }
     }
 
-    pub(super) fn allocator(&self) -> SharedAllocator {
-        self.allocator.clone()
+    /// Task that frees memory of the allocator.
+    pub(super) fn cleanup(&self) -> AllocatorCleanup {
+        AllocatorCleanup {
+            shared: self.shared.clone(),
+            clock: self.clock,
+        }
     }
 
     pub(super) fn workers(&self) -> &[WorkerHandle] {
-        &self.handles
+        &self.workers
     }
 
     pub(super) async fn handle_derp(
@@ -117,105 +114,94 @@ impl Dispatcher {
         let (request, allocation) = self.open(from.as_ref(), &packet)?;
         let allocation = allocation.await.unwrap_or(Err(DropReason::NotAccepting))?;
         let nonce = rand::random();
-        let state = &mut *self.allocator.state();
-        let answer = state.allocator.answer(&request, allocation, nonce);
-        self.schedule_forget(state);
+        let answer = self
+            .shared
+            .state()
+            .allocator
+            .answer(&request, allocation, nonce);
+        self.shared.used.notify_one();
         Ok(answer)
     }
 
-    /// Opens a request and passes it to its thread. The allocator stays locked until the thread has the
-    /// request: a revocation comes either after it, or before it and refuses it.
+    /// Opens a request and sends it to its thread. The allocator stays locked until the thread has
+    /// the request, so that a revocation either follows it there or has refused it here.
     fn open(
         &self,
         from: Option<&Peer>,
         packet: &[u8],
-    ) -> Result<(Request, oneshot::Receiver<Result<Allocation, DropReason>>), DropReason> {
-        let now = moment(self.start);
-        let state = &mut *self.allocator.state();
-        let opened = state.allocator.open(from, packet, now);
-        self.schedule_forget(state);
+    ) -> Result<(Request, PendingAllocation), DropReason> {
+        let state = &mut *self.shared.state();
+        self.shared.used.notify_one();
+        let opened = state.allocator.open(from, packet, self.clock.now());
         let opened = opened.and_then(|request| {
-            let allowed = |peer: &Peer| match &state.allowed {
-                Some(allowed) => allowed.contains(&peer.node_key),
-                None => true,
-            };
-            let allowed = from.is_some_and(allowed);
-            allowed.then_some(request).ok_or(DropReason::NoGrant)
+            let is_allowed = from.is_some_and(|peer| state.allows(peer));
+            is_allowed.then_some(request).ok_or(DropReason::NoGrant)
         });
         let request = opened.inspect_err(|reason| state.counters.count_drop(*reason))?;
         let (answer, allocation) = oneshot::channel();
-        let thread = Workers::thread(request.shard(), self.handles.len());
-        self.handles[thread].send(Command::Allocate { request, answer });
+        let thread = Workers::thread(request.shard(), self.workers.len());
+        self.workers[thread].send(DispatcherCommand::Allocate { request, answer });
         Ok((request, allocation))
     }
 
-    /// Has the first thread come once there is something to forget.
-    fn schedule_forget(&self, state: &mut State) {
-        if let Some(due) = state
-            .allocator
-            .poll_forget()
-            .filter(|_| !state.forget_scheduled)
-        {
-            state.forget_scheduled = true;
-            self.handles[0].send(Command::Forget(due));
-        }
-    }
-
-    /// Ends the sessions of all other nodes, and refuses what they ask for from now on.
+    /// Ends the sessions of all other nodes, and refuses their requests from now on.
     pub(super) fn revoke(&self, allowed: BTreeSet<NodeKey>) {
         let allowed = Arc::new(allowed);
-        let state = &mut *self.allocator.state();
+        let state = &mut *self.shared.state();
         state.allowed = Some(allowed.clone());
-        for handle in &*self.handles {
-            handle.send(Command::Revoke(allowed.clone()));
+        for worker in &*self.workers {
+            worker.send(DispatcherCommand::Revoke(allowed.clone()));
         }
     }
 
     pub(super) fn set_addresses(&self, addresses: &[SocketAddr]) {
-        self.allocator
-            .state()
-            .allocator
-            .set_addresses(addresses.to_vec());
-        for handle in &*self.handles {
-            handle.send(Command::SetAddresses(addresses.to_vec()));
+        let state = &mut *self.shared.state();
+        state.allocator.set_addresses(addresses.to_vec());
+        for worker in &*self.workers {
+            worker.send(DispatcherCommand::SetAddresses(addresses.to_vec()));
         }
     }
 
     pub(super) fn set_accepting(&self, accepting: bool) {
-        let state = &mut *self.allocator.state();
+        let state = &mut *self.shared.state();
         state.accepting = accepting;
         state.update_accepting();
     }
 
     pub(super) fn set_withdrawn(&self, withdrawn: bool) {
-        let state = &mut *self.allocator.state();
+        let state = &mut *self.shared.state();
         state.withdrawn = withdrawn;
         state.update_accepting();
     }
 
     pub(super) fn drain(&self) {
-        let state = &mut *self.allocator.state();
+        let state = &mut *self.shared.state();
         state.draining = true;
         state.update_accepting();
     }
 
-    /// What never reached a thread.
+    /// Counters of requests that never reached a thread.
     pub(super) fn snapshot(&self) -> Snapshot {
         Snapshot {
-            counters: self.allocator.state().counters.clone(),
+            counters: self.shared.state().counters.clone(),
             ..Snapshot::default()
         }
     }
 
     pub(super) fn stop(&self) {
-        for handle in &*self.handles {
-            handle.send(Command::Stop);
+        for worker in &*self.workers {
+            worker.send(HandleCommand::Stop);
         }
+    }
+
+    #[cfg(test)]
+    pub(super) fn is_clean(&self) -> bool {
+        self.shared.state().allocator.poll_forget().is_none()
     }
 }
 
 impl Drop for Dispatcher {
-    /// The threads hold ways to each other, so nobody else would end them.
+    /// Ends the threads, which hold handles of each other and so never see their queues close.
     fn drop(&mut self) {
         self.stop();
     }
@@ -224,5 +210,29 @@ impl Drop for Dispatcher {
 impl fmt::Debug for Dispatcher {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Dispatcher").finish_non_exhaustive()
+    }
+}
+
+/// Frees memory that the allocator keeps for clients which have become quiet.
+pub(super) struct AllocatorCleanup {
+    shared: Arc<Shared>,
+    clock: Clock,
+}
+
+impl AllocatorCleanup {
+    /// Frees memory whenever it is due, for as long as this is polled.
+    pub(super) async fn run(self) -> Infallible {
+        loop {
+            let due = self.shared.state().allocator.poll_forget();
+            let Some(due) = due else {
+                self.shared.used.notified().await;
+                continue;
+            };
+            sleep(due.since(self.clock.now())).await;
+            let freed = self.shared.state().allocator.forget(self.clock.now());
+            if freed {
+                memory::trim();
+            }
+        }
     }
 }

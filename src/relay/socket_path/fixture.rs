@@ -1,11 +1,14 @@
-//! A data path by itself, for tests of what uses one.
+//! Data path without a relay around it, for tests.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+use std::thread;
+
 use relay_proto::{Config, DiscoSecret, Keys};
+use tokio::runtime::Builder;
 
-use super::{PortState, SocketPathHandle, SocketPathOptions, SocketSets};
+use super::{Driver, SocketPathHandle, SocketPathOptions, SocketSets};
 
-/// Without kernel path, and with nothing inherited; port 0 lets the kernel choose.
+/// Options without kernel path and restored state; port 0 lets the kernel choose.
 pub(crate) fn options(port: u16, threads: usize) -> SocketPathOptions {
     SocketPathOptions {
         port,
@@ -23,12 +26,25 @@ pub(crate) fn options(port: u16, threads: usize) -> SocketPathOptions {
     }
 }
 
-/// Its port, once it has one.
+/// Starts a data path, and runs its driver on a thread of its own: like the worker threads, that one
+/// is in the network namespace of the caller.
+pub(crate) fn spawn(options: SocketPathOptions) -> SocketPathHandle {
+    let (handle, driver) = super::spawn(options).unwrap();
+    run_in_background(driver);
+    handle
+}
+
+pub(super) fn run_in_background(driver: Driver) {
+    thread::spawn(|| {
+        let mut runtime = Builder::new_current_thread();
+        let runtime = runtime.enable_time().build().unwrap();
+        runtime.block_on(driver.run()).unwrap();
+    });
+}
+
+/// Waits until the port is bound, and returns its number.
 pub(crate) async fn bound(handle: &SocketPathHandle) -> u16 {
     let mut port = handle.port();
-    let bound = port.wait_for(|state| matches!(state, PortState::Bound(_)));
-    match *bound.await.unwrap() {
-        PortState::Bound(port) => port,
-        _ => unreachable!("waited for it"),
-    }
+    let state = port.wait_for(|state| state.bound().is_some()).await;
+    state.unwrap().bound().unwrap()
 }

@@ -7,17 +7,10 @@ use std::{
 
 use relay_proto::{Family, Timestamp, Verdict, geneve};
 
-use super::{
-    Core,
-    backlog::Backlog,
-    workers::{HandoffBatch, Workers},
-};
-use crate::relay::socket::{Arrival, Outgoing, Payload, SendBatch, Sent, UdpSocket};
+use super::{Core, backlog::Backlog, handoff::HandoffBatch, port::Sockets, workers::Workers};
+use crate::relay::socket::{Arrival, Outgoing, Payload, SendBatch, Sent};
 
-/// One thread's sockets, by IP version.
-pub(super) type Sockets = [Option<UdpSocket>; 2];
-
-/// What goes out, by IP version, and what goes to other threads.
+/// Batches of datagrams on their way out, by IP version, and to other threads.
 pub(super) struct Forwarder {
     batches: [SendBatch; 2],
     workers: Workers,
@@ -25,25 +18,25 @@ pub(super) struct Forwarder {
     outcome: Outcome,
 }
 
-/// What a batch lost.
+/// Result of a batch.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Outcome {
     pub(super) sent: Sent,
-    /// Datagrams that another thread had no room for.
+    /// Number of datagrams for which another thread had no room.
     pub(super) not_handed: u64,
-    /// Something was sent.
+    /// Whether something was sent.
     pub(super) handled: bool,
-    /// Handshake messages among the datagrams.
+    /// Number of handshake messages among the datagrams.
     pub(super) handshakes: usize,
 }
 
-/// What a batch is worked on with.
+/// Parts of a worker thread that a received batch needs.
 pub(super) struct BatchContext<'a> {
     pub(super) core: &'a mut Core,
     pub(super) sockets: &'a Sockets,
-    /// The bytes in which arrivals have their ranges.
+    /// Bytes in which arrivals have their ranges.
     pub(super) data: &'a [u8],
-    /// Whether the thread keeps up with where they came from.
+    /// Backlog of the socket that the batch came from.
     pub(super) backlog: &'a mut Backlog,
     pub(super) now: Timestamp,
 }
@@ -63,7 +56,7 @@ impl Forwarder {
         }
     }
 
-    /// Handles `arrivals` and sends everything that results.
+    /// Handles `arrivals`, and sends all datagrams that result.
     pub(super) fn run<'a>(
         &mut self,
         mut context: BatchContext<'_>,
@@ -78,7 +71,7 @@ impl Forwarder {
         }
         for (thread, batch) in self.handoffs.iter_mut().enumerate() {
             if !batch.arrivals.is_empty()
-                && let Err(lost) = self.workers.handles[thread].hand(std::mem::take(batch))
+                && let Err(lost) = self.workers.handles[thread].hand_off(std::mem::take(batch))
             {
                 self.outcome.not_handed += lost.datagrams();
             }
@@ -86,7 +79,7 @@ impl Forwarder {
         self.outcome
     }
 
-    /// Sends one datagram that is no answer to another; one that is too long counts as failed.
+    /// Sends one datagram that answers no other. One that is too long counts as failed.
     pub(super) fn send(
         &mut self,
         sockets: &Sockets,
@@ -116,7 +109,7 @@ impl Forwarder {
         }
     }
 
-    /// A super-datagram that holds data of one session goes on whole; any other is taken apart.
+    /// Forwards a super-datagram with data of one session as a whole, and takes any other apart.
     fn handle(&mut self, context: &mut BatchContext<'_>, arrival: &Arrival) {
         let Arrival {
             range, segment_len, ..

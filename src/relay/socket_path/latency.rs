@@ -1,8 +1,8 @@
-//! How long datagrams stay in the relay: from the kernel's receipt to the end of the send, sampled.
+//! Sampled time that datagrams stay in the relay, from the kernel's receipt to the end of the send.
 
 use std::time::Duration;
 
-/// Upper bounds of the buckets.
+/// Upper bounds of the buckets of [`Latency`].
 pub const BOUNDS: [Duration; 13] = [
     Duration::from_micros(5),
     Duration::from_micros(10),
@@ -19,12 +19,12 @@ pub const BOUNDS: [Duration; 13] = [
     Duration::from_millis(250),
 ];
 
-/// A histogram of times; it is not cumulative.
+/// A histogram of times, which is not cumulative.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Latency {
-    /// Samples within each of [`BOUNDS`] and above the one before.
+    /// Number of samples up to each of [`BOUNDS`] and above the one before.
     pub counts: [u64; BOUNDS.len()],
-    /// Samples above the last bound.
+    /// Number of samples above the last bound.
     pub above: u64,
     /// Sum of all samples.
     pub sum: Duration,
@@ -40,7 +40,7 @@ impl Latency {
         self.sum += time;
     }
 
-    /// Adds what another has counted.
+    /// Adds the samples of another histogram.
     pub fn add(&mut self, other: &Self) {
         for (sum, more) in self.counts.iter_mut().zip(other.counts) {
             *sum += more;
@@ -49,7 +49,7 @@ impl Latency {
         self.sum += other.sum;
     }
 
-    /// Upper bound of each bucket, none for the last, and how many samples fell into it.
+    /// Returns the upper bound of each bucket, none for the last, with its number of samples.
     pub fn buckets(&self) -> Vec<(Option<Duration>, u64)> {
         let bounded = BOUNDS.map(Some).into_iter().zip(self.counts);
         bounded.chain([(None, self.above)]).collect()

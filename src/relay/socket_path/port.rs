@@ -1,4 +1,4 @@
-//! The relay's UDP port: one socket per IP version, bound again when it breaks.
+//! State of the relay's UDP port: one set of sockets per IP version, bound again when one breaks.
 
 use std::{
     io,
@@ -10,7 +10,7 @@ use relay_proto::Family;
 
 use crate::{backoff::Backoff, relay::socket::UdpSocket};
 
-/// Waits before a socket is bound again.
+/// Waits between attempts to bind sockets.
 const BACKOFF: Backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
 
 /// State of the relay's UDP port.
@@ -46,23 +46,23 @@ impl PortState {
 /// Why the UDP port is not bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortProblem {
-    /// Another process has it.
+    /// Another process has the port.
     #[error(
         "UDP port {0} is taken by another process on this host: stop that process or choose another \
          port (--port, spec.port in a PeerRelay); binding is retried"
     )]
     Taken(u16),
-    /// Anything else.
+    /// The system refuses for another reason.
     #[error("failed to bind UDP port {port}: {error}; binding is retried")]
     Other {
-        /// The port.
+        /// Number of the port.
         port: u16,
-        /// What the system said.
+        /// Error of the system.
         error: String,
     },
 }
 
-/// Keeps the port bound: on each IP version, one socket for each thread.
+/// The port: which IP versions are bound, and when to try the others again.
 pub(super) struct Port {
     wanted: u16,
     threads: usize,
@@ -70,12 +70,13 @@ pub(super) struct Port {
     generation: u64,
 }
 
+/// State of the port for one IP version.
 enum Slot {
     Bound {
         port: u16,
         generation: u64,
     },
-    /// Not bound; `None` when the host has no such IP version.
+    /// Not bound; `retry` is `None` when the host has no such IP version.
     Lost {
         retry: Option<Instant>,
         failures: u32,
@@ -83,14 +84,30 @@ enum Slot {
 }
 
 /// Sockets of one IP version, one for each thread, in their order.
-pub(super) struct Bound {
+pub(super) struct BoundSockets {
     pub(super) family: Family,
-    /// Tells these from those before.
+    /// Number that tells these sockets from earlier ones.
     pub(super) generation: u64,
     pub(super) sockets: Vec<UdpSocket>,
 }
 
+/// Sockets of one worker thread, by IP version.
+pub(super) type Sockets = [Option<UdpSocket>; 2];
+
+/// Message of the port binder to a worker thread.
+pub(super) enum SocketChange {
+    /// Has the worker use this socket. The one before is gone.
+    Use {
+        family: Family,
+        generation: u64,
+        socket: UdpSocket,
+    },
+    /// Has the worker close its socket, because another one of this generation broke.
+    Close { family: Family, generation: u64 },
+}
+
 impl Port {
+    /// A port that is not bound yet; number 0 lets the kernel choose.
     pub(super) fn new(port: u16, threads: usize) -> Self {
         let lost = || Slot::Lost {
             retry: Some(Instant::now()),
@@ -104,20 +121,20 @@ impl Port {
         }
     }
 
-    /// Goes on with sockets that are bound already.
-    pub(super) fn adopt(&mut self, family: Family, sockets: Vec<UdpSocket>) -> Bound {
+    /// Takes sockets that are bound already.
+    pub(super) fn adopt(&mut self, family: Family, sockets: Vec<UdpSocket>) -> BoundSockets {
         self.generation += 1;
         let (port, generation) = (sockets[0].local().port(), self.generation);
         self.slots[family as usize] = Slot::Bound { port, generation };
-        Bound {
+        BoundSockets {
             family,
             generation,
             sockets,
         }
     }
 
-    /// Gives up sockets of which one is broken: the kernel steers by position, so they come and go
-    /// together. They are bound again after a while. `false` when these have gone already.
+    /// Gives up the sockets of one IP version, which are bound again after a while. Returns `false`
+    /// when those of generation `broken` have been given up already.
     pub(super) fn lose(&mut self, family: Family, broken: u64) -> bool {
         let slot = &mut self.slots[family as usize];
         if !matches!(slot, Slot::Bound { generation, .. } if *generation == broken) {
@@ -130,7 +147,7 @@ impl Port {
         true
     }
 
-    /// When [`Port::bind`] wants to be called.
+    /// When [`Port::bind`] must be called next.
     pub(super) fn due(&self) -> Option<Instant> {
         let due = |slot: &Slot| match slot {
             Slot::Lost { retry, .. } => *retry,
@@ -139,12 +156,12 @@ impl Port {
         self.slots.iter().filter_map(due).min()
     }
 
-    /// Binds what is due; the new state, and what was bound.
-    pub(super) fn bind(&mut self) -> (PortState, Vec<Bound>) {
+    /// Binds the IP versions that are due. Returns the new state, and the new sockets.
+    pub(super) fn bind(&mut self) -> (PortState, Vec<BoundSockets>) {
         let mut problem = None;
         let mut bound = Vec::new();
         for family in Family::ALL {
-            let port = self.port().unwrap_or(self.wanted);
+            let port = self.number().unwrap_or(self.wanted);
             let Slot::Lost {
                 retry: Some(retry),
                 failures,
@@ -173,22 +190,26 @@ impl Port {
                 }
             }
         }
-        let state = match (self.port(), problem) {
+        (self.state(problem), bound)
+    }
+
+    /// Number of the port, once it is bound on an IP version.
+    pub(super) fn number(&self) -> Option<u16> {
+        self.slots.iter().find_map(|slot| match slot {
+            Slot::Bound { port, .. } => Some(*port),
+            Slot::Lost { .. } => None,
+        })
+    }
+
+    fn state(&self, problem: Option<PortProblem>) -> PortState {
+        match (self.number(), problem) {
             (Some(port), _) => PortState::Bound(port),
             (None, Some(problem)) => PortState::Failed(problem),
             (None, None) => PortState::Failed(PortProblem::Other {
                 port: self.wanted,
                 error: "the host has neither IPv4 nor IPv6".into(),
             }),
-        };
-        (state, bound)
-    }
-
-    pub(super) fn port(&self) -> Option<u16> {
-        self.slots.iter().find_map(|slot| match slot {
-            Slot::Bound { port, .. } => Some(*port),
-            Slot::Lost { .. } => None,
-        })
+        }
     }
 }
 
@@ -199,6 +220,7 @@ const fn any(family: Family) -> IpAddr {
     }
 }
 
+/// Whether the host has no such IP version.
 fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -11,10 +11,11 @@ use std::{
     time::Duration,
 };
 
-use relay_proto::{Config, DiscoSecret, DropReason, Keys, Vni};
+use relay_proto::{Config, DiscoSecret, DropReason, Family, Keys, Vni};
+use tokio::sync::mpsc::UnboundedSender;
 
 use self::client::Client;
-use super::*;
+use super::{port_binder::BrokenSocket, *};
 
 #[tokio::test]
 async fn bound_clients_exchange_datagrams_unchanged() {
@@ -127,7 +128,7 @@ async fn super_datagram_of_sessions_of_all_threads_reaches_each() {
 async fn limits_hold_over_all_threads() {
     let mut options = options(0);
     options.config.max_sessions_per_node = 5;
-    let (handle, _) = spawn(options).unwrap();
+    let handle = fixture::spawn(options);
     handle.set_addresses(vec!["192.0.2.1:40000".parse().unwrap()]);
     let a = Client::new(1, V4);
     for number in 2..30 {
@@ -217,9 +218,8 @@ async fn a_withdrawn_relay_keeps_sessions_and_gives_out_others_once_it_is_back()
     relay.open(&a, &c).await;
 }
 
-/// Also when nobody comes any more.
 #[tokio::test]
-async fn desk_is_tidied_once_nobody_asks() {
+async fn allocator_memory_is_freed_once_nobody_asks() {
     let relay = Fixture::start().await;
     let (a, b) = (Client::new(1, V4), Client::new(2, V4));
     for _ in 0..2 {
@@ -227,7 +227,7 @@ async fn desk_is_tidied_once_nobody_asks() {
         let answer = relay.handle.handle_derp(Some(a.peer()), request).await;
         answer.unwrap();
         let tidy = async {
-            while !relay.handle.dispatcher.allocator().is_tidy() {
+            while !relay.handle.dispatcher.is_clean() {
                 tokio::time::sleep(Duration::from_millis(5)).await;
             }
         };
@@ -239,7 +239,7 @@ async fn desk_is_tidied_once_nobody_asks() {
 async fn port_that_is_taken_is_said_and_bound_once_it_is_free() {
     let holder = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
     let port = holder.local_addr().unwrap().port();
-    let (handle, _) = spawn(options(port)).unwrap();
+    let handle = fixture::spawn(options(port));
     let mut state = handle.port();
     let taken = PortState::Failed(PortProblem::Taken(port));
     state.wait_for(|state| *state == taken).await.unwrap();
@@ -259,7 +259,7 @@ async fn socket_that_broke_is_bound_again_and_sessions_go_on() {
     let vni = relay.open(&a, &b).await;
     for generation in [1, 1, 0] {
         let family = Family::V4;
-        relay.handle.dispatcher.workers()[0].send(Command::Broken { family, generation });
+        relay.break_socket(family, generation);
     }
     while relay.handle.snapshot().await.sockets.rebinds == 0 {
         tokio::time::sleep(Duration::from_millis(5)).await;
@@ -278,6 +278,7 @@ const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 struct Fixture {
     handle: SocketPathHandle,
     port: u16,
+    broken: UnboundedSender<BrokenSocket>,
 }
 
 impl Fixture {
@@ -286,11 +287,17 @@ impl Fixture {
     }
 
     async fn with(options: SocketPathOptions) -> Self {
-        let (handle, _) = spawn(options).unwrap();
+        let (handle, driver) = spawn(options).unwrap();
+        let broken = driver.port_binder.broken();
+        fixture::run_in_background(driver);
         let port = fixture::bound(&handle).await;
         // Not the ones that it is reached by: what it advertises never binds.
         handle.set_addresses(vec!["192.0.2.1:40000".parse().unwrap()]);
-        Self { handle, port }
+        Self {
+            handle,
+            port,
+            broken,
+        }
     }
 
     fn v4(&self) -> SocketAddr {
@@ -322,6 +329,13 @@ impl Fixture {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         vni
+    }
+
+    /// Reports a broken socket, as a worker thread does.
+    fn break_socket(&self, family: Family, generation: u64) {
+        self.broken
+            .send(BrokenSocket { family, generation })
+            .unwrap();
     }
 
     async fn is_open(&self, vni: Vni) -> bool {

@@ -1,48 +1,29 @@
-//! Which thread has which sessions, and how threads reach each other.
+//! Worker threads as they reach each other, and the rule that gives each its sessions.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
-    mpsc,
+use std::{
+    io,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
 };
 
 use relay_proto::{Shard, geneve::Header};
 
-use super::{Command, demux::Demux};
-use crate::relay::socket::{Arrival, Waker};
+use super::{command::Command, demux::Demux, handoff::HandoffBatch};
+use crate::relay::socket::Waker;
 
-/// Bytes of datagrams that may wait for a thread, handed over by others.
-const MOST_WAITING: usize = 4 << 20;
+/// Bytes of datagrams that may wait for a thread, handed off by others.
+const MAX_WAITING: usize = 4 << 20;
 
-/// Datagrams that came to one thread and belong to another.
-///
-/// The kernel steers a super-datagram by its first segment. Merged from datagrams of several
-/// sessions of one client, it holds segments for other threads too.
-#[derive(Debug, Default)]
-pub(super) struct HandoffBatch {
-    /// Where in `bytes` each lies.
-    pub(super) arrivals: Vec<Arrival>,
-    pub(super) bytes: Vec<u8>,
+/// Receiving end of a worker thread's queue, and what wakes the thread.
+pub(super) struct Inbox {
+    pub(super) commands: mpsc::Receiver<Command>,
+    pub(super) waker: Waker,
 }
 
-impl HandoffBatch {
-    pub(super) fn push(&mut self, arrival: &Arrival, bytes: &[u8], segment_len: usize) {
-        let start = self.bytes.len();
-        self.bytes.extend_from_slice(bytes);
-        self.arrivals.push(Arrival {
-            range: start..self.bytes.len(),
-            segment_len,
-            ..arrival.clone()
-        });
-    }
-
-    pub(super) fn datagrams(&self) -> u64 {
-        let count = |a: &Arrival| a.range.len().div_ceil(a.segment_len.max(1)).max(1) as u64;
-        self.arrivals.iter().map(count).sum()
-    }
-}
-
-/// The way to one thread.
+/// Handle of one worker thread.
 #[derive(Debug, Clone)]
 pub(super) struct WorkerHandle {
     commands: mpsc::Sender<Command>,
@@ -51,52 +32,59 @@ pub(super) struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    pub(super) fn new(commands: mpsc::Sender<Command>, waker: Waker) -> Self {
-        Self {
-            commands,
-            waker,
+    /// Makes the queue of a thread that is not started yet.
+    pub(super) fn new() -> io::Result<(Self, Inbox)> {
+        let (sender, commands) = mpsc::channel();
+        let waker = Waker::new()?;
+        let handle = Self {
+            commands: sender,
+            waker: waker.clone(),
             waiting: Arc::default(),
-        }
+        };
+        Ok((handle, Inbox { commands, waker }))
     }
 
-    pub(super) fn send(&self, command: Command) {
-        // An error means that the thread has ended; who owns it notices.
-        self.commands.send(command).ok();
+    pub(super) fn send(&self, command: impl Into<Command>) {
+        // An error means that the thread has ended, which its driver reports.
+        self.commands.send(command.into()).ok();
         self.waker.wake();
     }
 
-    /// Hands over a batch, unless too much waits already; then it is lost.
-    pub(super) fn hand(&self, batch: HandoffBatch) -> Result<(), HandoffBatch> {
+    /// Hands a batch off to the thread, or returns it when too many bytes wait there already.
+    pub(super) fn hand_off(&self, batch: HandoffBatch) -> Result<(), HandoffBatch> {
         let len = batch.bytes.len();
-        if self.waiting.fetch_add(len, Ordering::Relaxed) > MOST_WAITING {
-            self.taken(&batch);
+        if self.waiting.fetch_add(len, Ordering::Relaxed) > MAX_WAITING {
+            self.record_taken(&batch);
             return Err(batch);
         }
-        self.send(Command::Handoff(batch));
+        self.send(batch);
         Ok(())
     }
 
-    /// A batch was taken out of the thread's queue.
-    pub(super) fn taken(&self, batch: &HandoffBatch) {
+    /// Records that a batch was taken out of the thread's queue.
+    pub(super) fn record_taken(&self, batch: &HandoffBatch) {
         self.waiting.fetch_sub(batch.bytes.len(), Ordering::Relaxed);
     }
 }
 
-/// One thread's share of the shards, and the ways to the others.
+/// All worker threads, as one of them sees them.
 #[derive(Debug, Clone)]
 pub(super) struct Workers {
+    /// Index of the thread itself.
     pub(super) own: usize,
     pub(super) handles: Arc<[WorkerHandle]>,
     pub(super) demux: Demux,
 }
 
 impl Workers {
-    /// The thread that has `shard`, of `threads`. The same rule steers datagrams to sockets.
+    /// Index of the thread that has `shard`, of `threads`. The same rule steers datagrams to
+    /// sockets (`socket/steer.rs`).
     pub(super) const fn thread(shard: Shard, threads: usize) -> usize {
         shard.number() % threads
     }
 
-    /// The other thread that a datagram belongs to; `None` when it is this one's, or nobody's.
+    /// Index of the other thread that a datagram belongs to; `None` when it belongs to this thread,
+    /// or to no session.
     pub(super) fn other(&self, datagram: &[u8]) -> Option<usize> {
         if self.handles.len() == 1 {
             return None;

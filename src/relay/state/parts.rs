@@ -1,18 +1,17 @@
 //! Parts of the relay's state, each with one writer.
 
-use std::{convert::Infallible, net::IpAddr};
+use std::convert::Infallible;
 
-use k8s_openapi::jiff::Timestamp;
 use relay_proto::SessionCounts;
 use tokio::sync::watch;
 
-use super::{Problem, RelayState};
+use super::RelayState;
 use crate::relay::{
-    addresses::{Advertised, StunServer},
-    grant::GrantView,
-    kernel::PathState,
-    probe::Probe,
-    socket_path::PortState,
+    addresses::EndpointState,
+    data_path::DataPathState,
+    probe::ProbeState,
+    problem::Problem,
+    tailnet::{ControlState, DerpState},
     watch_ext::SendIfChanged,
     withdrawal::Withdrawal,
 };
@@ -38,74 +37,6 @@ pub struct StateParts {
     pub withdrawal: watch::Sender<Option<Withdrawal>>,
     /// Written when a stop signal comes.
     pub draining: watch::Sender<bool>,
-}
-
-/// State of the control connection, and contents of the last network map.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ControlState {
-    /// Whether control knows the device and sent a network map on a stream that is open.
-    pub map_received: bool,
-    /// Problem of the connection or of the device, while there is one.
-    pub problem: Option<Problem>,
-    /// The relay as a tailnet device.
-    pub device: Option<TailnetIdentity>,
-    /// Devices that may use this relay.
-    pub grant: Option<GrantView>,
-    /// STUN servers of the DERP map.
-    pub stun_servers: Vec<StunServer>,
-}
-
-/// The relay as a tailnet device.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct TailnetIdentity {
-    /// Device name.
-    pub name: String,
-    /// Device name that the relay asked for, if another device has it.
-    pub taken_name: Option<String>,
-    /// Stable node id.
-    pub node_id: String,
-    /// Tailnet addresses.
-    pub addresses: Vec<IpAddr>,
-    /// Tags that control gave the device.
-    pub tags: Vec<String>,
-    /// Expiry of the node key; keys of tagged devices mostly have none.
-    pub key_expiry: Option<Timestamp>,
-}
-
-/// State of the connection to the home DERP region.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DerpState {
-    /// Name of the home region, while connected.
-    pub home: Option<String>,
-    /// Problem of the connection, while there is one.
-    pub problem: Option<Problem>,
-}
-
-/// UDP port, and the addresses that were chosen for it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct EndpointState {
-    /// The port.
-    pub port: PortState,
-    /// Addresses that allocations advertise, in order.
-    pub advertised: Vec<Advertised>,
-}
-
-/// Data path that forwards packets of open sessions.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct DataPathState {
-    /// State of the kernel path.
-    pub path: PathState,
-    /// Problem of a relay that must use the kernel path and cannot.
-    pub problem: Option<Problem>,
-}
-
-/// Probes between this relay and others of its PeerRelay.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct ProbeState {
-    /// Public half of this relay's key for probes.
-    pub key: Option<[u8; 32]>,
-    /// Results of the probes that this relay sent.
-    pub results: Vec<Probe>,
 }
 
 impl StateParts {
@@ -157,7 +88,13 @@ impl StateParts {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use jiff::Timestamp;
+
     use super::*;
+    use crate::{
+        crd::relay_reason::RelayReason,
+        relay::{kernel::PathState, socket_path::PortState},
+    };
 
     /// The task and the writers run on one thread, so the state is current once the task has run.
     #[tokio::test]
@@ -183,7 +120,7 @@ mod tests {
                     .send_modify(|part| part.path = PathState(Ok(2)))
             },
             &|| {
-                let problem = Problem::new(crate::crd::relay_reason::RelayReason::TagMissing, "");
+                let problem = Problem::new(RelayReason::TagMissing, "");
                 parts.metrics_problem.send_replace(Some(problem));
             },
             &|| parts.probes.send_modify(|part| part.key = Some([7; 32])),

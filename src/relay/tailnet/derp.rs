@@ -22,14 +22,11 @@ use tokio::{
 use ts_keys::NodeKeyPair;
 
 use self::connection::{Connection, DerpError, Sender};
-use super::{BACKOFF, dial::Dialer, netmap::Netmap, wire::DerpMap};
+use super::{BACKOFF, DerpState, dial::Dialer, netmap::Netmap, wire::DerpMap};
 use crate::{
     crd::relay_reason::RelayReason,
     relay::{
-        clients::Clients,
-        socket_path::SocketPathHandle,
-        state::{DerpState, Problem},
-        watch_ext::SendIfChanged,
+        clients::Clients, problem::Problem, socket_path::SocketPathHandle, watch_ext::SendIfChanged,
     },
 };
 

@@ -7,7 +7,7 @@ use super::{
     dial::DialError,
     wire::{Node, RegisterResponse},
 };
-use crate::{crd::relay_reason::RelayReason, relay::state::Problem};
+use crate::{crd::relay_reason::RelayReason, relay::problem::Problem};
 
 /// What is wrong with a device that control knows, if anything. `expired` says that its node key
 /// has expired, `disabled` that the policy turns its relay off, `tags` is what was asked for.

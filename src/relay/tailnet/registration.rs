@@ -5,15 +5,12 @@ use std::sync::{MutexGuard, PoisonError};
 use tokio::time::sleep;
 
 use super::{
-    AuthKey, Failure, Identity, KEY_POLL, Tailnet,
+    AuthKey, ControlState, Failure, Identity, KEY_POLL, Tailnet,
     control::{Control, ControlError},
     problem::{refusal, refuses_tags},
     wire::RegisterResponse,
 };
-use crate::{
-    crd::relay_reason::RelayReason,
-    relay::state::{ControlState, Problem},
-};
+use crate::{crd::relay_reason::RelayReason, relay::problem::Problem};
 
 /// What has been tried.
 pub(super) struct Registration {
@@ -93,7 +90,7 @@ impl Tailnet {
 
     /// Resolves when the device lacks a tag and there is an auth key that was not used yet.
     pub(super) async fn key_that_may_bring_tags(&self) {
-        let mut state = self.state.subscribe();
+        let mut state = self.senders.control.subscribe();
         loop {
             let lacks_tag = |state: &ControlState| {
                 let problem = state.problem.as_ref();

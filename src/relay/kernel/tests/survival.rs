@@ -13,7 +13,7 @@ use crate::relay::{
     data_path::FORWARD_AFTER_STOP,
     kernel::{Attachment, discard, program::Program, start},
     namespace::Net,
-    persistence::RestoredState,
+    socket_path::RestoredState,
 };
 
 /// Datagrams that are on their way while relays come and go.

@@ -15,9 +15,10 @@ use super::{
 use crate::relay::{
     kernel::{Attachment, KernelOptions, KernelPath, OpenSession, start},
     namespace::Net,
-    persistence::RestoredState,
     socket::{self, Outgoing, Payload, SendBatch},
-    socket_path::{PortState, Snapshot, SocketPathHandle, SocketPathOptions, fixture, spawn},
+    socket_path::{
+        PortState, RestoredState, Snapshot, SocketPathHandle, SocketPathOptions, fixture,
+    },
 };
 
 pub(super) const PORT: u16 = 40_000;
@@ -86,7 +87,7 @@ impl Relay {
                 restored_state,
                 ..fixture::options(PORT, 2)
             };
-            let (socket_path, _) = spawn(options).unwrap();
+            let socket_path = fixture::spawn(options);
             let relay = Self {
                 socket_path,
                 kernel,

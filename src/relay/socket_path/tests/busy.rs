@@ -1,7 +1,6 @@
 //! A thread for which more comes than it can do.
 
 use super::*;
-use crate::relay::persistence::RestoredState;
 
 /// As many as one socket has room for, with some data among them.
 const BINDS: u64 = 8_000;
