@@ -1,7 +1,7 @@
-//! What `values.yaml` of the chart may say; its JSON schema is made from this.
+//! Values of the chart. The JSON schema of `values.yaml` is generated from this type.
 //!
-//! Sections are required and objects, as `null` would take away what the templates look into. Their
-//! fields may be `null`, which is empty.
+//! Sections are required objects: a section that is `null` would break the templates. Their fields
+//! may be `null`, which means empty.
 
 mod parts;
 
@@ -16,7 +16,7 @@ use self::parts::{
     ServiceAccount, fields, labels, name, namespaces, objects, texts,
 };
 
-/// Where the schema is kept.
+/// Path of the generated schema.
 pub(crate) const SCHEMA: &str = "charts/peerrelay-operator/values.schema.json";
 
 /// Values of the peerrelay-operator chart
@@ -24,77 +24,77 @@ pub(crate) const SCHEMA: &str = "charts/peerrelay-operator/values.schema.json";
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 #[allow(dead_code, reason = "only its schema is used")]
 pub(crate) struct ChartValues {
-    /// Condition of a parent chart
+    /// Condition of this dependency in parent charts
     enabled: Option<bool>,
-    /// Values that a parent chart shares
+    /// Values that a parent chart shares with its dependencies
     global: Option<Global>,
-    /// Stands for the chart's name in names and labels
+    /// Replaces the chart's name in names and labels
     #[schemars(schema_with = "name")]
     name_override: String,
-    /// Name of every object
+    /// Name of all objects
     #[schemars(schema_with = "name")]
     fullname_override: String,
     /// Namespace of the operator
     #[schemars(schema_with = "name")]
     namespace_override: String,
-    /// Image of the operator, and of the relays that it starts
+    /// Image of the operator, and of the relays
     image: Image,
-    /// Secrets with which nodes pull the image
+    /// Secrets with which nodes pull the operator's image
     image_pull_secrets: Option<Vec<PullSecret>>,
-    /// Replicas of the operator, of which one acts
+    /// Number of replicas, of which one acts
     #[schemars(range(min = 0, max = 9))]
     replica_count: Option<u8>,
-    /// How pods are replaced, as in a Deployment
+    /// Update strategy, as in a Deployment
     #[schemars(schema_with = "fields")]
     strategy: Fields,
-    /// Old ReplicaSets that are kept
+    /// Number of old ReplicaSets to keep
     #[schemars(range(min = 0, max = 100))]
     revision_history_limit: Option<u8>,
-    /// Seconds that a pod gets to end
+    /// Time in seconds that a pod has to stop
     #[schemars(range(min = 0, max = 3600))]
     termination_grace_period_seconds: Option<u16>,
     /// Custom resource definitions
     crds: Crds,
-    /// Roles
+    /// Roles of the operator and of users
     rbac: Rbac,
-    /// Namespaces whose PeerRelays the operator looks after
+    /// Namespaces whose PeerRelays the operator reconciles
     #[schemars(schema_with = "namespaces")]
     watch_namespaces: Vec<String>,
-    /// Identity of the operator
+    /// ServiceAccount of the operator
     service_account: ServiceAccount,
-    /// Give the token to the operator's pods
+    /// Mount the token into the operator's pods
     automount_service_account_token: Option<bool>,
-    /// Refuses a relay that writes the RelayNode of another
+    /// Admission policy that denies a relay to write the RelayNode of another relay
     admission_policy: AdmissionPolicy,
-    /// Times by which one of several replicas is elected
+    /// Times of the leader election among the replicas
     leader_election: LeaderElection,
-    /// PeerRelays that are reconciled at the same time
+    /// Number of PeerRelays that are reconciled at the same time
     #[schemars(range(min = 1, max = 64))]
     concurrency: Option<u16>,
     /// Log of the operator
     log: Log,
-    /// Further arguments of the operator
+    /// Additional arguments of the operator
     #[schemars(schema_with = "texts")]
     extra_args: Vec<String>,
-    /// Further variables of the operator
+    /// Additional environment variables of the operator
     #[schemars(schema_with = "objects")]
     extra_env: Objects,
-    /// Sources of further variables
+    /// Sources of additional environment variables
     #[schemars(schema_with = "objects")]
     env_from: Objects,
-    /// Further volumes of the pods
+    /// Additional volumes of the pods
     #[schemars(schema_with = "objects")]
     extra_volumes: Objects,
-    /// Mounts of the operator's container
+    /// Additional volume mounts of the operator's container
     #[schemars(schema_with = "objects")]
     extra_volume_mounts: Objects,
-    /// Further containers of the pods
+    /// Additional containers of the pods
     #[schemars(schema_with = "objects")]
     extra_containers: Objects,
-    /// Containers that run before
+    /// Init containers of the pods
     #[schemars(schema_with = "objects")]
     init_containers: Objects,
-    /// Further entries of /etc/hosts
+    /// Additional entries of /etc/hosts
     #[schemars(schema_with = "objects")]
     host_aliases: Objects,
     /// Security context of the pods
@@ -112,32 +112,32 @@ pub(crate) struct ChartValues {
     /// Fields of the startup probe
     #[schemars(schema_with = "fields")]
     startup_probe: Fields,
-    /// Resources of the operator
+    /// CPU and memory of the operator
     #[schemars(schema_with = "fields")]
     resources: Fields,
-    /// Nodes of the operator
+    /// Labels of the nodes on which the operator may run
     #[schemars(schema_with = "labels")]
     node_selector: BTreeMap<String, String>,
-    /// Taints that the operator tolerates
+    /// Tolerations of the pods
     #[schemars(schema_with = "objects")]
     tolerations: Objects,
-    /// Affinity of the operator
+    /// Affinity of the pods
     #[schemars(schema_with = "fields")]
     affinity: Fields,
-    /// How replicas are spread
+    /// Topology spread constraints of the pods
     #[schemars(schema_with = "objects")]
     topology_spread_constraints: Objects,
-    /// Priority class of the operator
+    /// Priority class of the pods
     #[schemars(schema_with = "name")]
     priority_class_name: String,
-    /// Runtime class of the operator
+    /// Runtime class of the pods
     #[schemars(schema_with = "name")]
     runtime_class_name: String,
     /// Use the network of the node
     host_network: Option<bool>,
-    /// DNS policy
+    /// DNS policy of the pods
     dns_policy: Option<String>,
-    /// DNS settings
+    /// DNS settings of the pods
     #[schemars(schema_with = "fields")]
     dns_config: Fields,
     /// Labels of the Deployment
@@ -145,35 +145,35 @@ pub(crate) struct ChartValues {
     deployment_labels: BTreeMap<String, String>,
     /// Annotations of the Deployment
     deployment_annotations: Annotations,
-    /// Annotations of the operator's pods
+    /// Annotations of the pods
     pod_annotations: Annotations,
-    /// Labels of the operator's pods
+    /// Labels of the pods
     #[schemars(schema_with = "labels")]
     pod_labels: BTreeMap<String, String>,
-    /// Labels of every object
+    /// Labels of all objects
     #[schemars(schema_with = "labels")]
     common_labels: BTreeMap<String, String>,
-    /// Annotations of every object
+    /// Annotations of all objects
     common_annotations: Annotations,
-    /// Service of the metrics
+    /// Service for the metrics
     service: Service,
-    /// What scrapes and judges the operator
+    /// Monitoring of the operator
     metrics: Metrics,
-    /// Defaults for all PeerRelays that say nothing else
+    /// Defaults for all PeerRelays
     relay_defaults: RelayDefaults,
-    /// PeerRelays by name
+    /// PeerRelays to create, by name
     relays: Option<BTreeMap<String, Relay>>,
-    /// Keeps replicas while nodes are drained
+    /// PodDisruptionBudget of the operator
     pod_disruption_budget: PodDisruptionBudget,
-    /// What may reach the operator, and what it may reach
+    /// NetworkPolicy of the operator
     network_policy: NetworkPolicy,
-    /// What OpenShift needs
+    /// Settings for OpenShift
     openshift: OpenShift,
-    /// Further objects, as YAML or as text
+    /// Additional objects, as YAML or as text
     extra_objects: Option<Vec<Value>>,
 }
 
-/// Values that a parent chart shares
+/// Values that a parent chart shares with its dependencies
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase")]
 #[allow(dead_code, reason = "only its schema is used")]
@@ -186,7 +186,7 @@ struct Global {
     others: Map<String, Value>,
 }
 
-/// The schema, as Helm reads it.
+/// Returns the schema in the form that Helm reads.
 pub(crate) fn schema() -> String {
     let schema = SchemaSettings::draft07()
         .into_generator()
@@ -196,8 +196,8 @@ pub(crate) fn schema() -> String {
     serde_json::to_string_pretty(&schema).expect("a schema is plain data") + "\n"
 }
 
-/// Only sections are required: without one, templates would look into nothing. What Helm does not know
-/// of numbers is said by their bounds.
+/// Removes all fields but sections from `required`, as only sections must not be null. Also removes
+/// number formats that Helm does not know; the minimum and maximum say the same.
 fn may_be_empty(value: &mut Value) {
     let is_section = |schema: &Value| !schema["$ref"].is_null() || !schema["allOf"].is_null();
     match value {

@@ -16,7 +16,7 @@
 {{- if not (regexMatch "^[a-z]" $name) }}{{ $name = printf "r%s" $name }}{{ end -}}
 {{- $name = $name | trunc 52 | trimSuffix "-" -}}
 {{- if has $name (list "view" "edit" "admin" "cluster-admin") -}}
-{{- fail (printf "fullnameOverride is %s, which is the name of a ClusterRole of Kubernetes: choose another" $name) -}}
+{{- fail (printf "fullnameOverride is %s, which is the name of a ClusterRole of Kubernetes: choose another name" $name) -}}
 {{- end -}}
 {{- $name -}}
 {{- end -}}

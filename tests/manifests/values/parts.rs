@@ -15,27 +15,27 @@ use serde_json::{Map, Value, json};
 
 /// An object of Kubernetes, whose fields the API server judges.
 pub(super) type Fields = Map<String, Value>;
-/// Several of them.
+/// List of objects of Kubernetes.
 pub(super) type Objects = Vec<Fields>;
-/// Annotations.
+/// Annotations of an object.
 pub(super) type Annotations = Option<BTreeMap<String, String>>;
 
 /// Image with registry, repository, and tag or digest
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Image {
-    /// Registry before the repository
+    /// Registry of the image
     registry: Option<String>,
-    /// Name without tag
+    /// Repository of the image, without a tag
     #[schemars(regex(pattern = "^[^:@\\s]*(:[0-9]+/[^:@\\s]+)?$"))]
     repository: Option<String>,
-    /// The chart's appVersion when empty
+    /// Tag of the image. If empty, the chart's appVersion
     #[schemars(regex(pattern = "^[A-Za-z0-9_.-]{0,128}$"))]
     tag: Option<String>,
-    /// Wins over the tag
+    /// Digest of the image. Overrides the tag
     #[schemars(regex(pattern = "^(sha256:[0-9a-f]{64})?$"))]
     digest: Option<String>,
-    /// When nodes pull it
+    /// Pull policy of the image
     pull_policy: Option<PullPolicy>,
 }
 
@@ -48,7 +48,7 @@ enum PullPolicy {
     Empty,
 }
 
-/// A Secret by its name
+/// Reference to a Secret by its name
 #[derive(JsonSchema)]
 #[serde(untagged)]
 pub(super) enum PullSecret {
@@ -66,20 +66,20 @@ pub(super) struct SecretReference {
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Crds {
-    /// Install and upgrade them with the chart
+    /// Install and upgrade the definitions with the chart
     enabled: Option<bool>,
-    /// Leave them when the chart is uninstalled
+    /// Keep the definitions when the chart is uninstalled
     keep: Option<bool>,
 }
 
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Rbac {
-    /// Make them
+    /// Create the roles
     create: Option<bool>,
-    /// Let users of the built-in roles use PeerRelays
+    /// Allow users with the built-in roles to use PeerRelays
     aggregate_cluster_roles: Option<bool>,
-    /// Further rules for the operator
+    /// Additional rules for the operator
     #[schemars(schema_with = "objects")]
     additional_permissions: Objects,
 }
@@ -87,37 +87,34 @@ pub(super) struct Rbac {
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct ServiceAccount {
-    /// Make it
+    /// Create the ServiceAccount
     create: Option<bool>,
-    /// Its name
+    /// Name of the ServiceAccount
     #[schemars(schema_with = "name")]
     name: String,
-    /// Its annotations
-    annotations: Annotations,
-    /// Its labels
-    #[schemars(schema_with = "labels")]
-    labels: BTreeMap<String, String>,
-    /// Give its token to pods that say nothing else
+    #[serde(flatten)]
+    metadata: Metadata,
+    /// Mount the token into pods that do not override this
     automount_service_account_token: Option<bool>,
 }
 
 #[derive(JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct AdmissionPolicy {
-    /// Use it
+    /// Install the admission policy
     enabled: Option<bool>,
 }
 
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct LeaderElection {
-    /// Time after which a leader that has not renewed its lease is taken to be gone
+    /// Time after which a lease that was not renewed expires
     #[schemars(schema_with = "duration")]
     lease_duration: String,
     /// Time after which a leader that could not renew its lease stops acting
     #[schemars(schema_with = "duration")]
     renew_deadline: String,
-    /// Time between two attempts
+    /// Time between two attempts to acquire or renew the lease
     #[schemars(schema_with = "duration")]
     retry_period: String,
 }
@@ -125,9 +122,9 @@ pub(super) struct LeaderElection {
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Log {
-    /// What is logged, such as info or peerrelay=debug,warn
+    /// Log level, such as info or peerrelay=debug,warn
     level: Option<String>,
-    /// How
+    /// Format of the log
     format: Option<LogFormat>,
 }
 
@@ -138,18 +135,15 @@ enum LogFormat {
     Json,
 }
 
-/// Service of the metrics
+/// Service for the metrics
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Service {
-    /// Annotations
-    annotations: Annotations,
-    /// Labels
-    #[schemars(schema_with = "labels")]
-    labels: BTreeMap<String, String>,
-    /// IP families, how many
+    #[serde(flatten)]
+    metadata: Metadata,
+    /// IP family policy of the Service
     ip_family_policy: Option<IpFamilyPolicy>,
-    /// IP families, which
+    /// IP families of the Service in order of preference
     #[schemars(length(max = 2))]
     ip_families: Option<Vec<IpFamily>>,
 }
@@ -169,123 +163,131 @@ enum IpFamily {
     IPv6,
 }
 
-/// What scrapes and judges the operator
+/// Monitoring of the operator
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Metrics {
     /// Port of metrics and probes
     #[schemars(range(min = 1, max = 65535))]
     port: Option<u16>,
-    /// Labels by which a Prometheus selects the objects of the operator and of all PeerRelays
+    /// Labels with which a Prometheus selects the objects of the operator and of all PeerRelays
     #[schemars(schema_with = "labels")]
     labels: BTreeMap<String, String>,
-    /// A ServiceMonitor of prometheus-operator
+    /// ServiceMonitor of the operator
     service_monitor: Monitor,
-    /// A PodMonitor of prometheus-operator
+    /// PodMonitor of the operator
     pod_monitor: Monitor,
-    /// A PrometheusRule with the alerts of deploy/monitoring that need the operator's metrics
+    /// PrometheusRule with alerts from the operator's metrics
     prometheus_rule: Rule,
-    /// A ConfigMap with a dashboard of all PeerRelays, for Grafana's sidecar
+    /// ConfigMap with a dashboard of all PeerRelays
     dashboard: Dashboard,
 }
 
-/// A ServiceMonitor or PodMonitor
+/// ServiceMonitor or PodMonitor of prometheus-operator
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Monitor {
-    /// Make it; the cluster must know its kind
-    enabled: Option<bool>,
-    /// Its namespace
-    #[schemars(schema_with = "name")]
-    namespace: String,
-    /// Further labels, by which a Prometheus selects it
-    #[schemars(schema_with = "labels")]
-    labels: BTreeMap<String, String>,
-    /// Annotations
-    annotations: Annotations,
-    /// Time between two scrapes; what Prometheus has when empty
-    #[schemars(schema_with = "duration")]
-    interval: String,
-    /// Time after which a scrape has failed; what Prometheus has when empty
-    #[schemars(schema_with = "duration")]
-    scrape_timeout: String,
-    /// Keep labels of metrics that are labels of the target, too
+    #[serde(flatten)]
+    object: MonitoringObject,
+    #[serde(flatten)]
+    scraping: Scraping,
+    /// Keep labels of the metrics that collide with labels of the target
     honor_labels: Option<bool>,
-    /// Rules for labels of targets
-    #[schemars(length(max = 32))]
-    relabelings: Option<Vec<Relabeling>>,
-    /// Rules for scraped series
-    #[schemars(length(max = 32))]
-    metric_relabelings: Option<Vec<Relabeling>>,
 }
 
-/// A PrometheusRule
+/// PrometheusRule of prometheus-operator
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Rule {
-    /// Make it; the cluster must know its kind
-    enabled: Option<bool>,
-    /// Its namespace
-    #[schemars(schema_with = "name")]
-    namespace: String,
-    /// Further labels, by which a Prometheus selects it
-    #[schemars(schema_with = "labels")]
-    labels: BTreeMap<String, String>,
-    /// Annotations
-    annotations: Annotations,
-    /// Alerts that are left out
+    #[serde(flatten)]
+    object: MonitoringObject,
+    /// Names of alerts to leave out
     #[schemars(schema_with = "alerts")]
     disabled: Vec<String>,
-    /// Severities by names of alerts
+    /// Severities of alerts by name
     #[schemars(schema_with = "severities")]
     severities: BTreeMap<String, String>,
-    /// Further rules
+    /// Additional rules of the PrometheusRule
     #[schemars(schema_with = "objects")]
     extra_alerts: Objects,
 }
 
-/// A ConfigMap for Grafana's sidecar
+/// ConfigMap for the sidecar of Grafana
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct Dashboard {
-    /// Make it
+    #[serde(flatten)]
+    object: MonitoringObject,
+}
+
+/// Object for Prometheus or Grafana
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct MonitoringObject {
+    /// Create the object. The cluster must have its kind
     enabled: Option<bool>,
-    /// Its namespace
+    /// Namespace of the object. If empty, the namespace of the operator
     #[schemars(schema_with = "name")]
     namespace: String,
-    /// Labels by which the sidecar finds it
+    #[serde(flatten)]
+    metadata: Metadata,
+}
+
+/// Metadata that users add to an object
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Metadata {
+    /// Additional labels of the object
     #[schemars(schema_with = "labels")]
     labels: BTreeMap<String, String>,
-    /// Annotations, such as the one that names Grafana's folder
+    /// Annotations of the object
     annotations: Annotations,
 }
 
-/// Defaults for all PeerRelays that say nothing else
+/// Settings of scrapes
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase")]
+struct Scraping {
+    /// Time between two scrapes. If empty, the default of Prometheus
+    #[schemars(schema_with = "duration")]
+    interval: String,
+    /// Timeout of a scrape. If empty, the default of Prometheus
+    #[schemars(schema_with = "duration")]
+    scrape_timeout: String,
+    /// Relabeling rules for targets
+    #[schemars(length(max = 32))]
+    relabelings: Option<Vec<Relabeling>>,
+    /// Relabeling rules for scraped series
+    #[schemars(length(max = 32))]
+    metric_relabelings: Option<Vec<Relabeling>>,
+}
+
+/// Defaults for all PeerRelays
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct RelayDefaults {
-    /// Image of relays
+    /// Image of the relays
     image: Image,
-    /// Secrets with which nodes pull it
+    /// Secrets with which nodes pull the image
     #[schemars(schema_with = "texts")]
     image_pull_secrets: Vec<String>,
     /// CPU and memory of a relay
     #[schemars(schema_with = "fields")]
     resources: Fields,
-    /// Labels of pods
+    /// Labels of the relays' pods
     #[schemars(schema_with = "labels")]
     labels: BTreeMap<String, String>,
-    /// Annotations of pods
+    /// Annotations of the relays' pods
     annotations: Annotations,
-    /// Priority class
+    /// Priority class of the relays' pods
     #[schemars(schema_with = "name")]
     priority_class_name: String,
-    /// How relays are replaced
+    /// Update strategy of the relays
     update_strategy: Option<AnyUpdateStrategy>,
-    /// Variables of the relays' containers
+    /// Environment variables of the relays
     #[schemars(schema_with = "variables")]
     environment: BTreeMap<String, String>,
-    /// As spec.monitoring
+    /// Defaults for spec.monitoring
     monitoring: MonitoringDefaults,
 }
 
@@ -300,44 +302,31 @@ enum AnyUpdateStrategy {
 #[serde(deny_unknown_fields)]
 struct Empty {}
 
-/// Defaults for spec.monitoring
+/// Defaults for spec.monitoring of all PeerRelays
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 struct MonitoringDefaults {
-    /// Labels of their ServiceMonitors and PrometheusRules, besides metrics.labels
+    /// Labels of the relays' ServiceMonitors and PrometheusRules, in addition to metrics.labels
     #[schemars(schema_with = "labels")]
     labels: BTreeMap<String, String>,
-    /// Time between two scrapes; what Prometheus has when empty
-    #[schemars(schema_with = "duration")]
-    interval: String,
-    /// Time after which a scrape has failed; what Prometheus has when empty
-    #[schemars(schema_with = "duration")]
-    scrape_timeout: String,
-    /// Rules for labels of targets
-    #[schemars(length(max = 32))]
-    relabelings: Option<Vec<Relabeling>>,
-    /// Rules for scraped series
-    #[schemars(length(max = 32))]
-    metric_relabelings: Option<Vec<Relabeling>>,
+    #[serde(flatten)]
+    scraping: Scraping,
 }
 
-/// A PeerRelay
+/// PeerRelay to create
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Relay {
-    /// Its namespace; the operator's when empty
+    /// Namespace of the PeerRelay. If empty, the namespace of the operator
     #[schemars(schema_with = "name")]
     namespace: String,
-    /// Labels
-    #[schemars(schema_with = "labels")]
-    labels: BTreeMap<String, String>,
-    /// Annotations
-    annotations: Annotations,
-    /// Its spec, which the API server judges
+    #[serde(flatten)]
+    metadata: Metadata,
+    /// Spec of the PeerRelay, which the API server validates
     spec: Spec,
 }
 
-/// spec of a PeerRelay
+/// Spec of a PeerRelay
 #[derive(JsonSchema)]
 struct Spec {
     #[serde(flatten)]
@@ -347,12 +336,12 @@ struct Spec {
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct PodDisruptionBudget {
-    /// Make one
+    /// Create a PodDisruptionBudget
     enabled: Option<bool>,
-    /// Pods that must stay
+    /// Minimum number of available pods
     #[schemars(schema_with = "share")]
     min_available: Value,
-    /// Pods that may be missing
+    /// Maximum number of unavailable pods
     #[schemars(schema_with = "share")]
     max_unavailable: Value,
 }
@@ -360,26 +349,26 @@ pub(super) struct PodDisruptionBudget {
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct NetworkPolicy {
-    /// Make one
+    /// Create a NetworkPolicy
     enabled: Option<bool>,
-    /// Who may read the metrics, as in a NetworkPolicy
+    /// Sources of metrics requests, as in a NetworkPolicy
     #[schemars(length(min = 1))]
     metrics_from: Option<Vec<Map<String, Value>>>,
     /// Ports of the API server
     #[schemars(length(min = 1), inner(range(min = 1)))]
     api_server_ports: Option<Vec<u16>>,
-    /// Where the API server is, as in a NetworkPolicy; anywhere when empty
+    /// Addresses of the API server, as in a NetworkPolicy. If empty, all addresses
     api_server_to: Option<Vec<Map<String, Value>>>,
 }
 
 #[derive(JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct OpenShift {
-    /// Make the SecurityContextConstraints that relays on the host network need
+    /// Create the SecurityContextConstraints that relays on the host network need
     relay_security_context_constraints: Option<bool>,
 }
 
-/// Labels; `null` takes a default away.
+/// Labels. `null` removes a default.
 pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": ["object", "null"],
@@ -388,7 +377,7 @@ pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A name, or nothing.
+/// Schema of a name, which may be empty.
 pub(super) fn name(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": ["string", "null"],
@@ -397,24 +386,24 @@ pub(super) fn name(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// Namespaces.
+/// Schema of a list of namespaces.
 pub(super) fn namespaces(_: &mut SchemaGenerator) -> Schema {
     let name = json_schema!({"type": "string", "maxLength": 63, "pattern": "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"});
     json_schema!({"type": ["array", "null"], "maxItems": 64, "uniqueItems": true, "items": name})
 }
 
-/// An object of Kubernetes.
+/// Schema of an object of Kubernetes.
 pub(super) fn fields(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["object", "null"], "additionalProperties": true})
 }
 
-/// Objects of Kubernetes.
+/// Schema of a list of objects of Kubernetes.
 pub(super) fn objects(_: &mut SchemaGenerator) -> Schema {
     let object = json_schema!({"type": "object", "additionalProperties": true});
     json_schema!({"type": ["array", "null"], "items": object})
 }
 
-/// Texts.
+/// Schema of a list of texts.
 pub(super) fn texts(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["array", "null"], "items": {"type": "string", "minLength": 1}})
 }
@@ -423,7 +412,7 @@ fn duration(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["string", "null"], "maxLength": 16, "pattern": DURATION})
 }
 
-/// Variables, without line ends, which separate them.
+/// Schema of environment variables. Line breaks separate them, so values have none.
 fn variables(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": ["object", "null"],
@@ -434,12 +423,12 @@ fn variables(_: &mut SchemaGenerator) -> Schema {
     })
 }
 
-/// A number of pods, or a share of them.
+/// Schema of a number of pods or a percentage.
 fn share(_: &mut SchemaGenerator) -> Schema {
     json_schema!({"type": ["integer", "string", "null"], "minimum": 0, "pattern": "^[0-9]{1,3}%$"})
 }
 
-/// Names of the alerts that the chart has.
+/// Returns the names of the alerts that the chart has.
 fn alert_names() -> Vec<&'static str> {
     let of_operator = ALERTS.iter().filter(|alert| alert.scope == Scope::Operator);
     of_operator.map(|alert| alert.name).collect()
