@@ -4,6 +4,7 @@ mod firewall;
 mod grants;
 mod manifests;
 mod operator;
+mod output;
 #[cfg(feature = "relay")]
 mod relay;
 #[cfg(feature = "relay")]
@@ -12,12 +13,13 @@ mod sessions;
 mod state;
 mod validate;
 
-use std::{env, net::SocketAddr, path::Path};
+use std::{env, net::SocketAddr, path::Path, process::ExitCode};
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{
-    firewall::FirewallArgs, grants::GrantsArgs, operator::OperatorArgs, validate::ValidateArgs,
+    firewall::FirewallArgs, grants::GrantsArgs, operator::OperatorArgs, output::OutputError,
+    validate::ValidateArgs,
 };
 #[cfg(feature = "relay")]
 use self::{relay::RelayArgs, sessions::SessionsArgs, state::PrepareStateArgs};
@@ -69,11 +71,22 @@ enum Command {
     PrepareState(PrepareStateArgs),
 }
 
-/// Parses the command line and runs the command.
+/// Parses the command line and runs the command. If standard output is closed before everything is
+/// written, the command ends quietly with an exit code of its own.
 ///
 /// # Errors
 /// The command failed. The message says why and how to fix it.
-pub fn run() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<ExitCode> {
+    match run_command() {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) if matches!(error.downcast_ref(), Some(OutputError::Closed)) => {
+            Ok(ExitCode::from(output::CLOSED))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn run_command() -> anyhow::Result<()> {
     let cli = parse();
     crate::logging::start();
     rustls::crypto::aws_lc_rs::default_provider()
@@ -85,10 +98,7 @@ pub fn run() -> anyhow::Result<()> {
         Command::Operator(args) => block_on(crate::operator::run(args.options()?)),
         #[cfg(feature = "relay")]
         Command::Sessions(args) => args.run(),
-        Command::Crd => {
-            print!("{}", crate::crd::to_yaml());
-            Ok(())
-        }
+        Command::Crd => Ok(output::print(&crate::crd::to_yaml())?),
         Command::Validate(args) => args.run(),
         Command::Grants(args) => args.run(),
         Command::Firewall(args) => args.run(),

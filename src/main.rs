@@ -1,5 +1,7 @@
 //! The `peerrelay` program.
 
-fn main() -> anyhow::Result<()> {
+use std::process::ExitCode;
+
+fn main() -> anyhow::Result<ExitCode> {
     peerrelay::cli::run()
 }

@@ -4,7 +4,10 @@ use anyhow::Context;
 use clap::Args;
 use ipnet::IpNet;
 
-use super::manifests::{EXIT_CODES, Files};
+use super::{
+    manifests::{EXIT_CODES, Files},
+    output::{print, print_error},
+};
 use crate::firewall::{Source, Tool, openings, render, warnings};
 
 #[derive(Args)]
@@ -43,14 +46,14 @@ impl FirewallArgs {
             (one.first, one.last, one.way) == (other.first, other.last, other.way)
         });
         for warning in warnings(&sources) {
-            eprintln!("warning: {warning}");
+            print_error(format_args!("warning: {warning}"));
         }
         let tools = self.tool.as_ref().map_or(Tool::ALL, std::slice::from_ref);
         let texts: Vec<_> = tools
             .iter()
             .map(|tool| render(&ports, &sources, *tool))
             .collect();
-        print!("{}", texts.join("\n"));
+        print(&texts.join("\n"))?;
         Ok(())
     }
 }

@@ -2,7 +2,10 @@
 
 use clap::{Args, ValueEnum};
 
-use super::manifests::{EXIT_CODES, Files};
+use super::{
+    manifests::{EXIT_CODES, Files},
+    output::{print, print_error},
+};
 use crate::{
     grants::{self, Policy},
     operator::validate::ValidRegion,
@@ -51,13 +54,13 @@ impl GrantsArgs {
             grant
         };
         let policy = Policy::new(regions.map(grant).collect());
-        eprintln!("warning: {}", grants::first_grants_warning());
+        print_error(format_args!("warning: {}", grants::first_grants_warning()));
         for warning in policy.warnings() {
-            eprintln!("warning: {warning}");
+            print_error(format_args!("warning: {warning}"));
         }
         match self.output {
-            Output::Hujson => print!("{}", grants::hujson(&policy)),
-            Output::Json => print!("{}", grants::json(&policy)),
+            Output::Hujson => print(&grants::hujson(&policy))?,
+            Output::Json => print(&grants::json(&policy))?,
         }
         Ok(())
     }

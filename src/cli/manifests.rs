@@ -13,13 +13,14 @@ use anyhow::{Context, bail, ensure};
 use clap::Args;
 
 pub(super) use self::judge::{Finding, Judged};
+use super::output::print_error;
 use crate::operator::validate::ValidSpec;
 
 /// File name that stands for standard input.
 const STDIN: &str = "-";
 /// Help text about the exit codes of commands that read manifests.
 pub(super) const EXIT_CODES: &str = "Exit codes: 0 if every PeerRelay is valid, 1 if a PeerRelay is invalid or a file cannot be \
-     read, 2 for incorrect usage. Problems and warnings go to standard error.";
+     read, 2 for incorrect usage, 141 if standard output is closed. Problems and warnings go to standard error.";
 
 /// Files that a command reads.
 #[derive(Args)]
@@ -80,7 +81,7 @@ impl Files {
 pub(super) fn report(judged: &[Judged]) {
     for judged in judged {
         for finding in &judged.findings {
-            eprintln!("{}", judged.line(finding));
+            print_error(judged.line(finding));
         }
     }
 }

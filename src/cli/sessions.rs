@@ -11,6 +11,7 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 
+use super::output::print;
 use crate::relay::sessions::{self, Client, Report, Session};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -51,9 +52,9 @@ impl SessionsArgs {
             serde_json::from_str(&body).context("failed to read what the relay says")
         };
         match self.output {
-            Output::Json | Output::Localapi => println!("{body}"),
-            Output::Table => print!("{}", table(&report()?, false)),
-            Output::Wide => print!("{}", table(&report()?, true)),
+            Output::Json | Output::Localapi => print(&format!("{body}\n"))?,
+            Output::Table => print(&table(&report()?, false))?,
+            Output::Wide => print(&table(&report()?, true))?,
         }
         Ok(())
     }

@@ -4,7 +4,10 @@ use anyhow::ensure;
 use clap::{Args, ValueEnum};
 use serde::Serialize;
 
-use super::manifests::{self, EXIT_CODES, Files, Finding, Judged, counted};
+use super::{
+    manifests::{self, EXIT_CODES, Files, Finding, Judged, counted},
+    output::print,
+};
 
 #[derive(Args)]
 #[command(
@@ -52,11 +55,14 @@ impl ValidateArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let judged = self.files.judge()?;
         match self.output {
-            Output::Json => println!("{}", serde_json::to_string_pretty(&report(&judged))?),
+            Output::Json => {
+                let report = serde_json::to_string_pretty(&report(&judged))?;
+                print(&format!("{report}\n"))?;
+            }
             Output::Text => {
                 manifests::report(&judged);
                 for judged in judged.iter().filter(|judged| judged.findings.is_empty()) {
-                    println!("{}: {} is valid", judged.file, judged.shown());
+                    print(&format!("{}: {} is valid\n", judged.file, judged.shown()))?;
                 }
             }
         }

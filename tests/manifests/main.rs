@@ -12,6 +12,7 @@ mod fed;
 mod kustomize;
 mod metrics;
 mod monitoring;
+mod output;
 mod values;
 
 use std::{fs, path::Path, sync::Once};
