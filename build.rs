@@ -32,13 +32,13 @@ fn build() -> String {
     };
     let (profile, target) = (variable("PROFILE"), variable("TARGET"));
     let kind = format!("{profile} build for {target}{client}");
+    let given = Some(variable("PEERRELAY_COMMIT")).filter(|commit| !commit.is_empty());
     // A debug build is not recompiled only because of a new commit.
-    let found = match variable("PROFILE").as_str() {
+    let commit = given.or_else(|| match profile.as_str() {
         "release" => repository_commit().or_else(archived_commit),
         _ => None,
-    };
-    let given = Some(variable("PEERRELAY_COMMIT")).filter(|commit| !commit.is_empty());
-    match given.or(found) {
+    });
+    match commit {
         Some(commit) => format!("commit {commit}, {kind}"),
         None => kind,
     }
