@@ -8,6 +8,7 @@ mod functions;
 mod limits;
 mod paths;
 mod source;
+mod unsafe_code;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -137,6 +138,38 @@ fn names_of_tests_have_at_most_75_letters() {
         }
     }
     counts.hold(&[LONG_NAMES]);
+}
+
+#[test]
+fn unsafe_code_stands_where_it_is_allowed_and_says_why() {
+    let allowed = unsafe_code::allowed();
+    assert!(!allowed.is_empty());
+    for (_, file) in files() {
+        let is_listed = allowed
+            .iter()
+            .any(|path| file.path == *path || path.ends_with('/') && file.path.starts_with(path));
+        let is_product = file.path.starts_with("src/") && !file.is_test;
+        assert!(
+            is_listed || !is_product || !file.code.contains("unsafe "),
+            "{} has unsafe code, which CONTRIBUTING.md does not allow there",
+            file.path
+        );
+        let lines = unsafe_code::unexplained(file);
+        assert!(
+            lines.is_empty(),
+            "{} lacks SAFETY: above {lines:?}",
+            file.path
+        );
+    }
+}
+
+#[test]
+fn files_are_named_after_what_they_hold() {
+    for (_, file) in files() {
+        let name = file.path.rsplit('/').next().unwrap_or_default();
+        let is_bad = ["mod.rs", "utils.rs", "util.rs", "helpers.rs", "misc.rs"].contains(&name);
+        assert!(!is_bad, "{}: name it after its contents", file.path);
+    }
 }
 
 /// The files of all crates, each with its room: a module of the product, or another crate.
