@@ -1,6 +1,5 @@
 //! What happens to a PeerRelay while requests go wrong.
 
-use rig::deployment::NAMESPACE;
 use rig::spec::{region, tailnet};
 use serde_json::{Value, json};
 
@@ -260,22 +259,6 @@ fn other(mut spec: Value) -> Step {
 /// Name of the other PeerRelay beside one called `name`.
 pub fn other_name(name: &str) -> String {
     format!("{name}-b")
-}
-
-/// The smallest PeerRelay, with `spec` on top.
-pub fn peer_relay(name: &str, spec: &Value) -> Value {
-    let mut relay = json!({
-        "apiVersion": "peerrelay.dev/v1alpha1", "kind": "PeerRelay",
-        "metadata": {"name": name, "namespace": NAMESPACE},
-        "spec": {
-            "tailnet": {"authKey": {"secretName": "tailnet-auth"}},
-            "regions": [{"name": "office", "clients": ["tag:office"]}],
-        },
-    });
-    for (field, value) in spec.as_object().into_iter().flatten() {
-        relay["spec"][field] = value.clone();
-    }
-    relay
 }
 
 fn case(name: &str, before: Vec<Step>, change: Vec<Step>) -> Case {

@@ -2,28 +2,29 @@
 //!
 //! Needs no root and no network of its own, and is there in seconds.
 
-use std::fs::{self, File};
-use std::net::{Ipv4Addr, TcpListener};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rig::command::{program, run};
-use rig::state::{repository, write_private};
-use rig::tools::Tools;
+use rig::{
+    command::{program, run},
+    control_plane::{Component, Placement},
+    deployment::{CHART, OPERATOR_NAMESPACE},
+    pki::{Pki, random_token},
+    state::{repository, write_private},
+    tools::Tools,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
-use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
 use super::api::{self, Api, Upstream};
 
-/// Namespace of the operator, and name of its chart.
-pub const OPERATOR_NAMESPACE: &str = "peerrelay-system";
-const CHART: &str = "peerrelay-operator";
 /// A machine with other things to do takes minutes.
 const READY: Duration = Duration::from_secs(300);
 /// Controllers that act on what the operator makes.
@@ -41,8 +42,9 @@ pub struct ControlPlane {
     pub server: String,
     /// Rules that the chart gives the operator.
     pub rules: Vec<Value>,
+    placement: Placement,
     api_server: ChildGuard,
-    api_server_command: Vec<String>,
+    api_server_command: Component,
     _others: Vec<ChildGuard>,
     dir: TempDir,
 }
@@ -85,13 +87,6 @@ impl Drop for ChildGuard {
     }
 }
 
-/// A program that dies with the thread that started it, whatever happens to this process.
-pub fn bound(path: &Path) -> Command {
-    let mut command = program("setpriv");
-    command.args(["--pdeathsig", "KILL", "--"]).arg(path);
-    command
-}
-
 impl ControlPlane {
     /// Starts it, and gives the operator what its chart gives.
     pub async fn start(tools: &Tools) -> Result<Self> {
@@ -111,75 +106,30 @@ impl ControlPlane {
 
     fn start_controllers(&mut self, tools: &Tools, token: &str) -> Result<PathBuf> {
         let kubeconfig = self.kubeconfig("admin", &self.server, token)?;
-        let mut command = bound(&tools.program("kube-controller-manager"));
-        command.args([
-            "--leader-elect=false".into(),
-            "--secure-port=0".into(),
-            format!("--controllers={CONTROLLERS}"),
-            "--kube-api-qps=1000".into(),
-            "--kube-api-burst=2000".into(),
-            format!("--kubeconfig={}", kubeconfig.display()),
-        ]);
-        let log = self.dir.path().join("controllers.log");
-        self._others.push(ChildGuard::start(&mut command, &log)?);
+        let component = self.placement.controller_manager(tools, &kubeconfig);
+        self._others.push(start(&component, self.dir.path())?);
         Ok(kubeconfig)
     }
 
-    /// etcd and API server; the administrator's token, too.
+    /// Starts etcd and the API server; gives the administrator's token, too.
     async fn without_controllers(tools: &Tools) -> Result<(Self, String)> {
         let dir = TempDir::with_prefix("peerrelay-plane-")?;
-        let file = |name: &str| dir.path().join(name);
-        let token = format!("{:x}", Sha256::digest(KeyPair::generate()?.serialize_der()));
-        certificates(dir.path())?;
-        write_private(
-            &file("tokens.csv"),
-            format!("{token},admin,admin,system:masters\n"),
-        )?;
-        let [etcd, peer, secure] = free_ports()?;
-        let etcd_url = format!("http://127.0.0.1:{etcd}");
-        let peer_url = format!("http://127.0.0.1:{peer}");
-        let mut command = bound(&tools.program("etcd"));
-        command.args([
-            "--unsafe-no-fsync".into(),
-            "--log-level=warn".into(),
-            format!("--data-dir={}", file("etcd").display()),
-            format!("--listen-client-urls={etcd_url}"),
-            format!("--advertise-client-urls={etcd_url}"),
-            format!("--listen-peer-urls={peer_url}"),
-            format!("--initial-advertise-peer-urls={peer_url}"),
-            format!("--initial-cluster=default={peer_url}"),
-        ]);
-        let etcd = ChildGuard::start(&mut command, &file("etcd.log"))?;
-        let path = |name: &str| file(name).display().to_string();
-        let api_server_command = vec![
-            tools.program("kube-apiserver").display().to_string(),
-            format!("--etcd-servers={etcd_url}"),
-            "--bind-address=127.0.0.1".into(),
-            format!("--secure-port={secure}"),
-            "--advertise-address=10.96.0.2".into(),
-            "--endpoint-reconciler-type=none".into(),
-            "--authorization-mode=RBAC".into(),
-            "--allow-privileged".into(),
-            "--profiling=false".into(),
-            // Nodes without a kubelet would never lose the taint.
-            "--disable-admission-plugins=TaintNodesByCondition".into(),
-            "--enable-admission-plugins=OwnerReferencesPermissionEnforcement".into(),
-            "--service-cluster-ip-range=10.96.0.0/16".into(),
-            "--service-account-issuer=https://kubernetes.default.svc".into(),
-            format!("--token-auth-file={}", path("tokens.csv")),
-            format!("--tls-cert-file={}", path("server.crt")),
-            format!("--tls-private-key-file={}", path("server.key")),
-            format!("--service-account-key-file={}", path("account.pub")),
-            format!("--service-account-signing-key-file={}", path("account.key")),
-        ];
-        let server = format!("https://127.0.0.1:{secure}");
-        let upstream = api::upstream(&file("ca.crt"))?;
-        let api_server = start_api_server(&api_server_command, dir.path())?;
+        let token = random_token()?;
+        let tokens = dir.path().join("tokens.csv");
+        write_private(&tokens, format!("{token},admin,admin,system:masters\n"))?;
+        let pki = Pki::create_loopback(dir.path())?;
+        let placement = Placement::loopback(&pki, &tokens, CONTROLLERS)?;
+        let etcd = start(&placement.etcd(tools), dir.path())?;
+        let api_server_command = placement.api_server(tools);
+        let api_server = start(&api_server_command, dir.path())?;
+        let server = placement.server();
+        let upstream = api::upstream(&pki.ca())?;
         let mut plane = Self {
             api: Api::new(upstream.clone(), &server, &token),
             upstream,
             server,
             rules: Vec::new(),
+            placement,
             api_server,
             api_server_command,
             _others: vec![etcd],
@@ -192,7 +142,7 @@ impl ControlPlane {
     /// Ends the API server as a crash would, and starts it again.
     pub async fn restart_api_server(&mut self) -> Result<()> {
         self.api_server.kill();
-        self.api_server = start_api_server(&self.api_server_command, self.dir.path())?;
+        self.api_server = start(&self.api_server_command, self.dir.path())?;
         self.wait_ready().await
     }
 
@@ -203,19 +153,9 @@ impl ControlPlane {
 
     /// Writes the kubeconfig of a user.
     pub fn kubeconfig(&self, name: &str, server: &str, token: &str) -> Result<PathBuf> {
-        let mut cluster = json!({"server": server});
-        if server.starts_with("https") {
-            cluster["certificate-authority"] = json!(self.dir.path().join("ca.crt"));
-        }
-        let config = json!({
-            "apiVersion": "v1", "kind": "Config", "current-context": "plane",
-            "clusters": [{"name": "plane", "cluster": cluster}],
-            "users": [{"name": name, "user": {"token": token}}],
-            "contexts": [{"name": "plane", "context": {"cluster": "plane", "user": name}}],
-        });
-        let path = self.dir.path().join(format!("{name}.kubeconfig"));
-        write_private(&path, serde_yaml::to_string(&config)?)?;
-        Ok(path)
+        self.placement
+            .pki()
+            .write_token_kubeconfig(name, server, token)
     }
 
     /// A token of the operator's own ServiceAccount.
@@ -262,7 +202,7 @@ impl ControlPlane {
                 return Ok(());
             }
             if !self.api_server.alive() || start.elapsed() > READY {
-                let log = fs::read_to_string(self.dir.path().join("apiserver.log"))?;
+                let log = fs::read_to_string(log_file(self.dir.path(), &self.api_server_command))?;
                 let lines: Vec<_> = log.lines().rev().take(15).collect();
                 bail!(
                     "kube-apiserver is not ready; its log ends with\n{}",
@@ -306,21 +246,31 @@ impl ControlPlane {
         }
         for name in definitions {
             let path = format!("/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}");
-            let start = Instant::now();
-            loop {
-                let definition = self.api.read(&path).await?;
-                let conditions = definition["status"]["conditions"].as_array();
-                let established = |c: &Value| c["type"] == "Established" && c["status"] == "True";
-                if conditions.is_some_and(|all| all.iter().any(established)) {
-                    break;
-                }
-                if start.elapsed() > READY {
-                    bail!("{name} is not established");
-                }
-                sleep(Duration::from_millis(50)).await;
-            }
+            self.wait_established(&path).await?;
         }
-        // Served a moment after it is established.
+        self.wait_served().await
+    }
+
+    /// Waits until the API server has accepted a definition of custom resources.
+    async fn wait_established(&self, path: &str) -> Result<()> {
+        let established = |c: &Value| c["type"] == "Established" && c["status"] == "True";
+        let start = Instant::now();
+        loop {
+            let definition = self.api.read(path).await?;
+            let conditions = definition["status"]["conditions"].as_array();
+            if conditions.is_some_and(|all| all.iter().any(established)) {
+                return Ok(());
+            }
+            if start.elapsed() > READY {
+                bail!("{path} is not established");
+            }
+            sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    /// Waits until the API server serves PeerRelays, which is a moment after their definition is
+    /// established.
+    async fn wait_served(&mut self) -> Result<()> {
         let start = Instant::now();
         loop {
             self.api.discover().await?;
@@ -335,10 +285,13 @@ impl ControlPlane {
     }
 }
 
-fn start_api_server(words: &[String], dir: &Path) -> Result<ChildGuard> {
-    let mut command = bound(Path::new(&words[0]));
-    command.args(&words[1..]);
-    ChildGuard::start(&mut command, &dir.join("apiserver.log"))
+/// Starts a component that logs into a file in `dir`.
+fn start(component: &Component, dir: &Path) -> Result<ChildGuard> {
+    ChildGuard::start(&mut component.bound_command(), &log_file(dir, component))
+}
+
+fn log_file(dir: &Path, component: &Component) -> PathBuf {
+    dir.join(format!("{}.log", component.name))
 }
 
 /// A chart may render empty fields.
@@ -351,36 +304,4 @@ fn strip_nulls(value: &mut Value) {
         Value::Array(items) => items.iter_mut().for_each(strip_nulls),
         _ => {}
     }
-}
-
-fn certificates(dir: &Path) -> Result<()> {
-    let mut params = CertificateParams::new(Vec::new())?;
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let authority = CertifiedIssuer::self_signed(params, KeyPair::generate()?)?;
-    let key = KeyPair::generate()?;
-    let names = ["127.0.0.1".to_owned(), "localhost".to_owned()];
-    let certificate = CertificateParams::new(names)?.signed_by(&key, &authority)?;
-    let account = KeyPair::generate()?;
-    for (name, content) in [
-        ("ca.crt", authority.pem()),
-        ("server.crt", certificate.pem()),
-        ("server.key", key.serialize_pem()),
-        ("account.key", account.serialize_pem()),
-        ("account.pub", account.public_key_pem()),
-    ] {
-        write_private(&dir.join(name), content)?;
-    }
-    Ok(())
-}
-
-/// Ports that nobody uses at the moment.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
-    let mut held = Vec::new();
-    let mut ports = [0; N];
-    for port in &mut ports {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        *port = listener.local_addr()?.port();
-        held.push(listener);
-    }
-    Ok(ports)
 }

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::Result;
 
-use super::control_plane::{ChildGuard, ControlPlane, OPERATOR_NAMESPACE, bound};
+use rig::control_plane::bound;
+use rig::deployment::OPERATOR_NAMESPACE;
+
+use super::control_plane::{ChildGuard, ControlPlane};
 use super::proxy::{Proxy, Record};
 
 /// An image that relays would run.

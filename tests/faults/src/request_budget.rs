@@ -4,10 +4,11 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use rig::deployment::NAMESPACE;
+use rig::spec::peer_relay;
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::case::{Step, peer_relay};
+use super::case::Step;
 use super::record::Exchange;
 use super::trial::{Harness, relay_path};
 

@@ -8,12 +8,13 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use rig::deployment::NAMESPACE;
 use rig::signals;
+use rig::spec::{SECRET, peer_relay};
 use rig::tools::Tools;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 use super::api::Resource;
-use super::case::{Case, Step, other_name, peer_relay};
+use super::case::{Case, Step, other_name};
 use super::control_plane::ControlPlane;
 use super::operator::Operator;
 use super::proxy::{Fault, Plan, Record};
@@ -343,7 +344,7 @@ impl Harness {
             Step::AuthKey(key) => {
                 let secret = json!({
                     "apiVersion": "v1", "kind": "Secret",
-                    "metadata": {"name": "tailnet-auth", "namespace": NAMESPACE},
+                    "metadata": {"name": SECRET, "namespace": NAMESPACE},
                     "stringData": {"authkey": key},
                 });
                 api.apply(&secret).await?;

@@ -16,6 +16,7 @@ use crate::cluster::{Node, PEERRELAY};
 use crate::command::{program_in, run};
 use crate::prometheus::RELEASE;
 use crate::signals;
+use crate::spec::{self, SECRET};
 use crate::state::repository;
 use crate::tailnet::{Client, LOGIN_SERVER};
 
@@ -24,9 +25,7 @@ pub const OPERATOR_NAMESPACE: &str = "peerrelay-system";
 /// Namespace of the relays.
 pub const NAMESPACE: &str = "relays";
 /// Name of the chart and of its release.
-const CHART: &str = "peerrelay-operator";
-/// Secret with the auth key.
-const SECRET: &str = "tailnet-auth";
+pub const CHART: &str = "peerrelay-operator";
 /// Longest time for a pod to start, or a status to follow.
 const PATIENCE: Duration = Duration::from_secs(90);
 
@@ -184,22 +183,12 @@ impl<'a> Deployment<'a> {
     /// The smallest PeerRelay for the rig's tailnet, with `spec` on top.
     pub fn peer_relay(&self, name: &str, spec: &Value) -> Result<Value> {
         let ca = std::fs::read_to_string(self.rig.ca())?;
-        let mut relay = json!({
-            "apiVersion": "peerrelay.dev/v1alpha1", "kind": "PeerRelay",
-            "metadata": {"name": name, "namespace": NAMESPACE},
-            "spec": {
-                "tailnet": {
-                    "authKey": {"secretName": SECRET},
-                    "controlURL": LOGIN_SERVER,
-                    "caBundle": ca,
-                },
-                "regions": [{"name": "office", "clients": ["tag:office"]}],
-            },
-        });
+        let mut smallest = spec::tailnet("controlURL", json!(LOGIN_SERVER));
+        smallest["tailnet"]["caBundle"] = json!(ca);
         for (field, value) in spec.as_object().into_iter().flatten() {
-            relay["spec"][field] = value.clone();
+            smallest[field] = value.clone();
         }
-        Ok(relay)
+        Ok(spec::peer_relay(name, &smallest))
     }
 
     /// Applies such a PeerRelay.

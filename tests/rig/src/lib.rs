@@ -18,6 +18,7 @@ pub mod bare;
 pub mod build;
 pub mod cluster;
 pub mod command;
+pub mod control_plane;
 pub mod deployment;
 pub mod gitops;
 pub mod headscale;

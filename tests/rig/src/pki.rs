@@ -8,7 +8,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertifiedIssuer, DnType, ExtendedKeyUsagePurpose, IsCa,
     KeyPair, KeyUsagePurpose,
 };
-use serde_json::json;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
 use crate::net::{CONTROL, NODES, ROUTER_V4};
@@ -16,6 +17,13 @@ use crate::state::{State, write_private};
 
 /// Where the API server is reached.
 pub const API_SERVER: &str = "https://10.89.0.1:6443";
+
+/// The file with the private key that signs the tokens of service accounts.
+pub const ACCOUNT_KEY: &str = "service-account.key";
+/// The file with the public key of [`ACCOUNT_KEY`].
+pub const ACCOUNT_PUBLIC_KEY: &str = "service-account.pub";
+/// Names of a server on loopback.
+const LOOPBACK: [&str; 2] = ["127.0.0.1", "localhost"];
 
 /// The directory with keys, certificates and kubeconfigs.
 #[derive(Clone, Debug)]
@@ -44,16 +52,24 @@ impl Pki {
         for (name, addresses) in servers() {
             pki.issue(&authority, &name, &addresses[0], &[], &addresses)?;
         }
-        let account_key = KeyPair::generate()?;
-        write_private(
-            &pki.path("service-account.key"),
-            account_key.serialize_pem(),
-        )?;
-        write_private(
-            &pki.path("service-account.pub"),
-            account_key.public_key_pem(),
-        )?;
+        pki.create_account_key()?;
         Ok(pki)
+    }
+
+    /// Makes, in an empty directory, what an API server on loopback needs whose clients have tokens.
+    pub fn create_loopback(dir: &Path) -> Result<Self> {
+        let pki = Self { dir: dir.into() };
+        let addresses = LOOPBACK.map(str::to_owned);
+        pki.issue(&pki.authority()?, "apiserver", LOOPBACK[0], &[], &addresses)?;
+        pki.create_account_key()?;
+        Ok(pki)
+    }
+
+    /// Makes the key that signs the tokens of service accounts.
+    fn create_account_key(&self) -> Result<()> {
+        let key = KeyPair::generate()?;
+        write_private(&self.path(ACCOUNT_KEY), key.serialize_pem())?;
+        write_private(&self.path(ACCOUNT_PUBLIC_KEY), key.public_key_pem())
     }
 
     /// The authority's certificate.
@@ -97,22 +113,45 @@ impl Pki {
     }
 
     fn write_kubeconfig(&self, client: &str) -> Result<()> {
-        let config = json!({
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "rig",
-            "clusters": [{"name": "rig", "cluster": {
-                "server": API_SERVER,
-                "certificate-authority": self.ca(),
-            }}],
-            "users": [{"name": client, "user": {
-                "client-certificate": self.path(format!("{client}.crt")),
-                "client-key": self.path(format!("{client}.key")),
-            }}],
-            "contexts": [{"name": "rig", "context": {"cluster": "rig", "user": client}}],
+        let credentials = json!({
+            "client-certificate": self.path(format!("{client}.crt")),
+            "client-key": self.path(format!("{client}.key")),
         });
-        write_private(&self.kubeconfig(client), serde_yaml::to_string(&config)?)
+        self.write_kubeconfig_of(client, API_SERVER, &credentials)
+            .map(drop)
     }
+
+    /// Writes the kubeconfig of a user with a bearer token, and gives its path.
+    pub fn write_token_kubeconfig(&self, user: &str, server: &str, token: &str) -> Result<PathBuf> {
+        self.write_kubeconfig_of(user, server, &json!({"token": token}))
+    }
+
+    fn write_kubeconfig_of(
+        &self,
+        user: &str,
+        server: &str,
+        credentials: &Value,
+    ) -> Result<PathBuf> {
+        let mut cluster = json!({"server": server});
+        if server.starts_with("https:") {
+            cluster["certificate-authority"] = json!(self.ca());
+        }
+        let config = json!({
+            "apiVersion": "v1", "kind": "Config", "current-context": "rig",
+            "clusters": [{"name": "rig", "cluster": cluster}],
+            "users": [{"name": user, "user": credentials}],
+            "contexts": [{"name": "rig", "context": {"cluster": "rig", "user": user}}],
+        });
+        let path = self.kubeconfig(user);
+        write_private(&path, serde_yaml::to_string(&config)?)?;
+        Ok(path)
+    }
+}
+
+/// A bearer token that nobody can guess.
+pub fn random_token() -> Result<String> {
+    let secret = KeyPair::generate()?.serialize_der();
+    Ok(format!("{:x}", Sha256::digest(secret)))
 }
 
 /// File name, user and groups of each client of the API server and the kubelets.

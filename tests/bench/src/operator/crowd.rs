@@ -5,12 +5,12 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use faults::case::peer_relay;
 use faults::record::Exchange;
 use faults::trial::Harness;
 use rig::deployment::NAMESPACE;
 use rig::progress::Progress;
 use rig::signals;
+use rig::spec::peer_relay;
 use rig::tools::Tools;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};

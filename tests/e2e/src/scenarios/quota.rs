@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use rig::deployment::{Deployment, NAMESPACE, message};
+use rig::spec::SECRET;
 use rig::tailnet::LOGIN_SERVER;
 use serde_json::{Value, json};
 
@@ -88,7 +89,7 @@ fn counted(deployment: &Deployment<'_>) -> Result<String> {
 
 /// A PeerRelay with one relay on the nodes without a machine.
 fn one(port: u16, control_url: Option<&str>) -> Value {
-    let mut tailnet = json!({"authKey": {"secretName": "tailnet-auth"}});
+    let mut tailnet = json!({"authKey": {"secretName": SECRET}});
     if let Some(url) = control_url {
         tailnet["controlURL"] = json!(url);
     }
