@@ -1,17 +1,21 @@
 //! The matrix: what is sent, over how many sessions.
 
-use std::fmt;
-use std::net::{SocketAddr, UdpSocket};
+use std::{
+    fmt,
+    net::{SocketAddr, UdpSocket},
+};
 
 use anyhow::{Context, Result};
 
-use super::cpu::Cpu;
-use super::implementation::Implementation;
-use super::load::{Arrivals, Flow};
-use super::server::Server;
-use super::session::{self, Client, Clients, Session};
-use super::system;
-use super::topology::{Family, Link, Side};
+use super::{
+    cpu::Cpu,
+    implementation::Implementation,
+    load::{Arrivals, Flow},
+    server::Server,
+    session::{self, Client, Clients, Session},
+    system,
+    topology::{Family, Link, Side},
+};
 
 /// One line of the matrix.
 #[derive(Clone, Copy, Debug)]

@@ -3,12 +3,12 @@
 use std::fs;
 
 use anyhow::Result;
-use rig::command::{program, run};
-use rig::state::repository;
+use rig::{
+    command::{program, run},
+    state::repository,
+};
 
-use super::implementation::Implementation;
-use super::row::Conditions;
-use super::topology;
+use super::{implementation::Implementation, row::Conditions, topology};
 
 /// Everything that the machine can say.
 pub fn read() -> Result<Conditions> {

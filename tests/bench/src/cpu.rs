@@ -1,8 +1,9 @@
 //! CPU time: of the whole machine, and of who takes part in a measurement.
 
-use std::fs;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fs, thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use rig::process;

@@ -1,16 +1,17 @@
 //! Results in docs/performance.md, between two marks, and their drawing beside it.
 
-use std::fmt::Write as _;
-use std::fs;
+use std::{fmt::Write as _, fs};
 
 use anyhow::{Context, Result};
 use rig::state::repository;
 
-use super::implementation::Implementation;
-use super::row::Results;
-use super::table::{self, number};
-use super::targets::Target;
-use super::{plot, targets};
+use super::{
+    implementation::Implementation,
+    plot,
+    row::Results,
+    table::{self, number},
+    targets::{self, Target},
+};
 
 const PAGE: &str = "docs/performance.md";
 const DRAWING: &str = "docs/performance.svg";

@@ -4,29 +4,34 @@
 pub mod attack;
 pub mod report;
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, anyhow};
-use rig::progress::Progress;
-use rig::state::State;
-use rig::{packages, signals};
+use rig::{packages, progress::Progress, signals, state::State};
 use serde::{Deserialize, Serialize};
 
 use self::attack::{Attack, Attacker};
-use super::case::{Bound, Case};
-use super::implementation::Implementation::{self, Go, Kernel, Socket};
-use super::implementation::Programs;
-use super::load::Flow;
-use super::output::Output;
-use super::paced;
-use super::relay::PORT;
-use super::row::Conditions;
-use super::server::{self, Server};
-use super::session::Clients;
-use super::topology::{Family, Topology};
-use super::{conditions, docs, system};
+use super::{
+    case::{Bound, Case},
+    conditions, docs,
+    implementation::{
+        Implementation::{self, Go, Kernel, Socket},
+        Programs,
+    },
+    load::Flow,
+    output::Output,
+    paced,
+    relay::PORT,
+    row::Conditions,
+    server::{self, Server},
+    session::Clients,
+    system,
+    topology::{Family, Topology},
+};
 
 /// Datagrams a second, over all sessions.
 const RATE: u32 = 5_000;

@@ -1,12 +1,16 @@
 //! What is compared.
 
-use std::fmt;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
-use rig::build::{self, Profile};
-use rig::progress::Progress;
-use rig::tools::Tools;
+use rig::{
+    build::{self, Profile},
+    progress::Progress,
+    tools::Tools,
+};
 use serde::{Deserialize, Serialize};
 
 /// A way from one client to the other.

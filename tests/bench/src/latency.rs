@@ -4,15 +4,12 @@
 //! really sent: a stall that delays ten datagrams is seen ten times. The kernel notes when it
 //! received them, so that no receiver has to be awake.
 
-use std::net::UdpSocket;
-use std::thread;
-use std::time::Duration;
+use std::{net::UdpSocket, thread, time::Duration};
 
 use anyhow::{Result, ensure};
 use rig::signals;
 
-use super::load::Flow;
-use super::system;
+use super::{load::Flow, system};
 
 /// Datagrams per second.
 pub const RATE: u32 = 10_000;

@@ -1,11 +1,15 @@
 //! Where relays under measurement leave what outlives them.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
-use rig::command::{program, run};
-use rig::state::State;
+use rig::{
+    command::{program, run},
+    state::State,
+};
 
 use super::implementation::Implementation;
 

@@ -31,13 +31,10 @@ pub mod topology;
 use anyhow::Result;
 use clap::Subcommand;
 
-use self::flood::FloodArgs;
-use self::operator::OperatorArgs;
-use self::plot::PlotArgs;
-use self::processes::MemoryArgs;
-use self::relay::RelayArgs;
-use self::restart::RestartArgs;
-use self::scale::ScaleArgs;
+use self::{
+    flood::FloodArgs, operator::OperatorArgs, plot::PlotArgs, processes::MemoryArgs,
+    relay::RelayArgs, restart::RestartArgs, scale::ScaleArgs,
+};
 
 /// What to measure.
 #[derive(Debug, Subcommand)]

@@ -3,19 +3,23 @@
 //! The sender keeps a bounded amount on its way: it goes as fast as the path delivers and makes no
 //! overload whose losses would cost time that nothing is delivered for.
 
-use std::fs::File;
-use std::io::{self, ErrorKind};
-use std::net::UdpSocket;
-use std::os::unix::fs::FileExt;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    net::UdpSocket,
+    os::unix::fs::FileExt,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
 use rig::signals;
 
-use super::cpu::{Cpu, Used};
-use super::system::{self, BURST};
-use super::topology::{Family, Link, Side};
+use super::{
+    cpu::{Cpu, Used},
+    system::{self, BURST},
+    topology::{Family, Link, Side},
+};
 
 /// Most that is on its way: datagrams, and bytes.
 const WINDOW: (u64, u64) = (2048, 2 << 20);

@@ -4,11 +4,13 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::implementation::{Implementation, Programs};
-use super::row::Row;
-use super::server::Server;
-use super::session::{self, Clients};
-use super::topology::{Family, Side};
+use super::{
+    implementation::{Implementation, Programs},
+    row::Row,
+    server::Server,
+    session::{self, Clients},
+    topology::{Family, Side},
+};
 
 /// A second relay beside the one that carries load.
 const PORT: u16 = 40_001;

@@ -9,18 +9,17 @@ pub mod scenarios;
 
 use anyhow::Result;
 use faults::runtime;
-use rig::build::{self, Profile};
-use rig::packages;
-use rig::progress::Progress;
-use rig::state::State;
-use rig::tools::Tools;
+use rig::{
+    build::{self, Profile},
+    packages,
+    progress::Progress,
+    state::State,
+    tools::Tools,
+};
 use serde::{Deserialize, Serialize};
 
-use self::crowd::Crowd;
-use self::scenarios::Scenario;
-use super::output::Output;
-use super::row::Conditions;
-use super::{conditions, docs};
+use self::{crowd::Crowd, scenarios::Scenario};
+use super::{conditions, docs, output::Output, row::Conditions};
 
 /// What to measure.
 #[derive(Debug, clap::Args)]

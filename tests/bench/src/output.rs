@@ -1,7 +1,6 @@
 //! Where results go besides the terminal.
 
-use std::fs;
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result};
 use serde::Serialize;

@@ -4,17 +4,18 @@
 //! once, as many clients would that know nothing of each other. Their latency counts from when they
 //! were due to when the kernel received them, so that no receiver has to be awake.
 
-use std::io::ErrorKind;
-use std::net::UdpSocket;
-use std::ops::Range;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    io::ErrorKind,
+    net::UdpSocket,
+    ops::Range,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow};
 
-use super::load::Flow;
-use super::system;
+use super::{load::Flow, system};
 
 /// Behind the header: the datagram's number.
 const NUMBER: Range<usize> = 8..16;

@@ -1,13 +1,17 @@
 //! Results as a drawing: what a relay costs for each datagram, one group of bars for each case.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 
-use super::implementation::Implementation;
-use super::row::{Results, Row};
+use super::{
+    implementation::Implementation,
+    row::{Results, Row},
+};
 
 /// What to draw.
 #[derive(Debug, clap::Args)]

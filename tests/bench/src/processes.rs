@@ -1,19 +1,12 @@
 //! `cargo dev bench memory`: what the operator and its relays take on a cluster.
 
-use std::fs;
-use std::path::Path;
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use anyhow::{Result, ensure};
-use rig::build::Profile;
-use rig::deployment::Deployment;
-use rig::process;
-use rig::progress::Progress;
-use rig::{Rig, signals};
+use rig::{Rig, build::Profile, deployment::Deployment, process, progress::Progress, signals};
 use serde_json::json;
 
-use super::server;
-use super::table::mib;
+use super::{server, table::mib};
 
 /// When to look.
 #[derive(Debug, clap::Args)]

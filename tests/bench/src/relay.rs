@@ -3,21 +3,23 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rig::packages;
-use rig::progress::Progress;
-use rig::state::State;
+use rig::{packages, progress::Progress, state::State};
 
-use super::case::{Case, Prepared, matrix};
-use super::implementation::{Implementation, Programs};
-use super::latency::{self, Latency};
-use super::load::{self, Delivery};
-use super::output::Output;
-use super::row::{Conditions, Results, Row};
-use super::server::Server;
-use super::session::Clients;
-use super::statistics::Figure;
-use super::topology::{Sink, Topology};
-use super::{conditions, docs, memory, syscalls, system, table};
+use super::{
+    case::{Case, Prepared, matrix},
+    conditions, docs,
+    implementation::{Implementation, Programs},
+    latency::{self, Latency},
+    load::{self, Delivery},
+    memory,
+    output::Output,
+    row::{Conditions, Results, Row},
+    server::Server,
+    session::Clients,
+    statistics::Figure,
+    syscalls, system, table,
+    topology::{Sink, Topology},
+};
 
 /// The relays' port.
 pub const PORT: u16 = 40_000;

@@ -5,23 +5,26 @@ pub mod report;
 use std::time::Duration;
 
 use anyhow::Result;
-use rig::progress::Progress;
-use rig::state::State;
-use rig::{packages, signals};
+use rig::{packages, progress::Progress, signals, state::State};
 use serde::{Deserialize, Serialize};
 
-use super::case::{Case, Prepared};
-use super::implementation::Implementation::{self, Go, Kernel, Socket};
-use super::implementation::Programs;
-use super::legacy::Legacy;
-use super::output::Output;
-use super::paced;
-use super::relay::PORT;
-use super::row::Conditions;
-use super::server::Server;
-use super::session::Clients;
-use super::topology::{Family, Topology};
-use super::{conditions, docs, system};
+use super::{
+    case::{Case, Prepared},
+    conditions, docs,
+    implementation::{
+        Implementation::{self, Go, Kernel, Socket},
+        Programs,
+    },
+    legacy::Legacy,
+    output::Output,
+    paced,
+    relay::PORT,
+    row::Conditions,
+    server::Server,
+    session::Clients,
+    system,
+    topology::{Family, Topology},
+};
 
 /// Datagrams a second, over all sessions.
 const RATE: u32 = 50_000;

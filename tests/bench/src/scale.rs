@@ -2,29 +2,31 @@
 
 pub mod report;
 
-use std::io;
-use std::net::UdpSocket;
-use std::time::Duration;
+use std::{io, net::UdpSocket, time::Duration};
 
 use anyhow::{Context, Result};
 use relay_proto::Vni;
-use rig::packages;
-use rig::progress::Progress;
-use rig::state::State;
+use rig::{packages, progress::Progress, state::State};
 use serde::{Deserialize, Serialize};
 
-use super::cpu::Cpu;
-use super::implementation::Implementation::{self, Kernel, Socket};
-use super::implementation::Programs;
-use super::load::{self, Arrivals, Delivery, Source};
-use super::output::Output;
-use super::relay::PORT;
-use super::row::Conditions;
-use super::server::Server;
-use super::session::{self, Client, Clients, Session};
-use super::statistics::Figure;
-use super::topology::{Family, Link, Side, Sink, Topology};
-use super::{conditions, docs, system};
+use super::{
+    conditions,
+    cpu::Cpu,
+    docs,
+    implementation::{
+        Implementation::{self, Kernel, Socket},
+        Programs,
+    },
+    load::{self, Arrivals, Delivery, Source},
+    output::Output,
+    relay::PORT,
+    row::Conditions,
+    server::Server,
+    session::{self, Client, Clients, Session},
+    statistics::Figure,
+    system,
+    topology::{Family, Link, Side, Sink, Topology},
+};
 
 /// Sessions that a run with all of them is compared with.
 const FEW: usize = 1_000;

@@ -1,17 +1,15 @@
 //! A relay under measurement.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::thread;
-use std::time::Duration;
+use std::{collections::BTreeMap, net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context, Result};
-use rig::bare::BareRelay;
-use rig::command::program_in;
+use rig::{bare::BareRelay, command::program_in};
 
-use super::implementation::{Implementation, Programs};
-use super::system;
-use super::topology::{Family, Link, Side};
+use super::{
+    implementation::{Implementation, Programs},
+    system,
+    topology::{Family, Link, Side},
+};
 
 /// How long memory settles.
 const SETTLE: Duration = Duration::from_millis(1500);

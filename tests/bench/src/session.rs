@@ -1,20 +1,26 @@
 //! Clients that allocate and bind as Tailscale's do, and the sessions they have.
 
-use std::collections::{HashMap, HashSet};
-use std::io::ErrorKind;
-use std::net::{SocketAddr, UdpSocket};
-use std::time::Duration;
+use std::{
+    collections::{HashMap, HashSet},
+    io::ErrorKind,
+    net::{SocketAddr, UdpSocket},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use crypto_box::{PublicKey, SalsaBox, SecretKey};
-use relay_proto::disco::{BindCommon, Frame, Generation, Message, seal};
-use relay_proto::geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD};
-use relay_proto::{DiscoPublic, DiscoSecret, Vni};
+use relay_proto::{
+    DiscoPublic, DiscoSecret, Vni,
+    disco::{BindCommon, Frame, Generation, Message, seal},
+    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
+};
 use rig::signals;
 
-use super::server::Server;
-use super::system;
-use super::topology::{Family, Link, Side};
+use super::{
+    server::Server,
+    system,
+    topology::{Family, Link, Side},
+};
 
 /// Sessions that are bound at the same time.
 const CHUNK: usize = 200;

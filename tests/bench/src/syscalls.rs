@@ -1,16 +1,15 @@
 //! System calls of a relay for each datagram, counted by perf in a round of its own.
 
-use std::path::Path;
-use std::process::Stdio;
-use std::thread;
-use std::time::Duration;
+use std::{path::Path, process::Stdio, thread, time::Duration};
 
 use anyhow::{Context, Result};
 use rig::command::{find, program};
 
-use super::case::{Case, Prepared};
-use super::load;
-use super::topology::Sink;
+use super::{
+    case::{Case, Prepared},
+    load,
+    topology::Sink,
+};
 
 /// Until perf has attached.
 const ATTACH: Duration = Duration::from_millis(400);

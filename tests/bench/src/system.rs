@@ -5,15 +5,16 @@
     reason = "setns, sendmmsg, UDP_SEGMENT, receive timestamps, CPUs and their clocks have no safe form in std"
 )]
 
-use std::fs::File;
-use std::io;
-use std::mem::{size_of, zeroed};
-use std::net::UdpSocket;
-use std::os::fd::AsRawFd;
-use std::path::Path;
-use std::ptr;
-use std::thread;
-use std::time::Duration;
+use std::{
+    fs::File,
+    io,
+    mem::{size_of, zeroed},
+    net::UdpSocket,
+    os::fd::AsRawFd,
+    path::Path,
+    ptr, thread,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, anyhow};
 

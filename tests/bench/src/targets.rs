@@ -2,8 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::implementation::Implementation::{self, Direct, Dnat, Go, Kernel, Route, Socket};
-use super::row::{Results, Row};
+use super::{
+    implementation::Implementation::{self, Direct, Dnat, Go, Kernel, Route, Socket},
+    row::{Results, Row},
+};
 
 /// A target and the figure that a run gives it.
 #[derive(Clone, Debug)]

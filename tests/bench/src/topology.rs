@@ -8,9 +8,11 @@
 //! Every implementation has links and a namespace of its own, so that none is in another's way and
 //! rounds can alternate. The direct path is one link from `prb-a` to `prb-b`.
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::path::Path;
+use std::{
+    fs,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    path::Path,
+};
 
 use anyhow::Result;
 use rig::command::{program, program_in, run, run_with_input};

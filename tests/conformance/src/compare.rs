@@ -16,20 +16,12 @@ pub mod step;
 pub mod subject;
 pub mod tally;
 
-use std::path::Path;
-use std::rc::Rc;
-use std::thread;
+use std::{path::Path, rc::Rc, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rig::progress::Progress;
-use rig::signals;
-use rig::tools::Tools;
+use rig::{progress::Progress, signals, tools::Tools};
 
-use self::place::Places;
-use self::reference::Reference;
-use self::rng::Rng;
-use self::sequence::Sequence;
-use self::tally::Tally;
+use self::{place::Places, reference::Reference, rng::Rng, sequence::Sequence, tally::Tally};
 use crate::cpu::stay_on_one_cpu;
 
 const SEED: u64 = 1;

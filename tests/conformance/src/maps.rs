@@ -5,10 +5,7 @@
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::program;
-use rig::progress::Progress;
-use rig::state::repository;
-use rig::tools::Tools;
+use rig::{command::program, progress::Progress, state::repository, tools::Tools};
 
 /// Variable that names the program with Tailscale's code.
 pub const PROGRAM: &str = "PEERRELAY_MAPMODEL";

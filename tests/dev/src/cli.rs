@@ -1,27 +1,37 @@
 //! The commands of `cargo dev`.
 
-use std::env;
-use std::os::unix::process::ExitStatusExt;
-use std::process::{Command, ExitCode, Stdio};
+use std::{
+    env,
+    os::unix::process::ExitStatusExt,
+    process::{Command, ExitCode, Stdio},
+};
 
 use anyhow::{Context, Result, bail};
 use bench::Bench;
 use clap::{Parser, Subcommand};
-use conformance::compare::{self, CompareArgs};
-use conformance::maps::{self, MapsArgs};
-use e2e::demo::{self, DemoArgs};
-use e2e::suite::TestArgs;
-use e2e::upgrade::{self, UpgradeArgs};
+use conformance::{
+    compare::{self, CompareArgs},
+    maps::{self, MapsArgs},
+};
+use e2e::{
+    demo::{self, DemoArgs},
+    suite::TestArgs,
+    upgrade::{self, UpgradeArgs},
+};
 use faults::FaultsArgs;
-use release::ReleaseArgs;
-use release::image::{self, ImageArgs};
-use rig::Rig;
-use rig::build::Profile;
-use rig::command::{program, program_in};
-use rig::net;
-use rig::probe::Probe;
-use rig::progress::Progress;
-use rig::signals;
+use release::{
+    ReleaseArgs,
+    image::{self, ImageArgs},
+};
+use rig::{
+    Rig,
+    build::Profile,
+    command::{program, program_in},
+    net,
+    probe::Probe,
+    progress::Progress,
+    signals,
+};
 
 use crate::test;
 

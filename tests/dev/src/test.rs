@@ -3,15 +3,19 @@
 use std::process::ExitCode;
 
 use anyhow::{Context, Result, ensure};
-use conformance::compare::{self, CompareArgs};
-use conformance::maps;
+use conformance::{
+    compare::{self, CompareArgs},
+    maps,
+};
 use e2e::suite::{self, TestArgs};
 use release::{deny, workflows};
-use rig::command::{program, run as run_program};
-use rig::packages;
-use rig::progress::Progress;
-use rig::state::{State, repository};
-use rig::tools::Tools;
+use rig::{
+    command::{program, run as run_program},
+    packages,
+    progress::Progress,
+    state::{State, repository},
+    tools::Tools,
+};
 
 use crate::skipped;
 

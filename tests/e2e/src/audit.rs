@@ -1,7 +1,9 @@
 //! What our parts have asked the API server for in the whole run, beside what they may.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+};
 
 use anyhow::{Context, Result, ensure};
 use rig::deployment::{Deployment, OPERATOR_NAMESPACE};

@@ -1,13 +1,18 @@
 //! `cargo dev demo`: from nothing to a relayed packet, for people to watch.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
-use rig::build::Profile;
-use rig::deployment::{Deployment, Route};
-use rig::progress::Progress;
-use rig::{Rig, signals};
+use rig::{
+    Rig,
+    build::Profile,
+    deployment::{Deployment, Route},
+    progress::Progress,
+    signals,
+};
 use serde_json::json;
 
 /// How to show it.

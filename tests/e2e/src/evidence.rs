@@ -3,8 +3,10 @@
 use std::fmt::Write as _;
 
 use anyhow::Result;
-use rig::cluster::Node;
-use rig::deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE};
+use rig::{
+    cluster::Node,
+    deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE},
+};
 
 /// Last lines of each look.
 const LINES: usize = 25;

@@ -37,8 +37,10 @@ mod withdrawal;
 use std::time::Duration;
 
 use anyhow::Result;
-use rig::deployment::{Deployment, Route};
-use rig::tailnet::DEFAULT_POLICY;
+use rig::{
+    deployment::{Deployment, Route},
+    tailnet::DEFAULT_POLICY,
+};
 use serde_json::json;
 
 /// Name of the PeerRelay that scenarios share.

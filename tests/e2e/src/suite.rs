@@ -1,17 +1,22 @@
 //! A run of the scenarios, on a rig that it brings up and takes down.
 
-use std::process::ExitCode;
-use std::time::Instant;
+use std::{process::ExitCode, time::Instant};
 
 use anyhow::{Result, ensure};
-use rig::build::Profile;
-use rig::deployment::Deployment;
-use rig::progress::Progress;
-use rig::tools::{BackgroundBuild, Tools};
-use rig::{Rig, signals};
+use rig::{
+    Rig,
+    build::Profile,
+    deployment::Deployment,
+    progress::Progress,
+    signals,
+    tools::{BackgroundBuild, Tools},
+};
 
-use crate::scenarios::{self, Scenario};
-use crate::{audit, evidence, traces};
+use crate::{
+    audit, evidence,
+    scenarios::{self, Scenario},
+    traces,
+};
 
 /// What to run.
 #[derive(Debug, clap::Args)]

@@ -1,14 +1,14 @@
 //! Secrets that the run used, looked for in everything that it left behind.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    fs,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::auth_key;
-use rig::deployment::Deployment;
-use rig::process;
+use rig::{auth_key, deployment::Deployment, process};
 use serde_json::Value;
 
 /// Objects that say what people see; Secrets are where secrets belong.

@@ -1,25 +1,33 @@
 //! `cargo dev upgrade`: two real builds, one after the other and back, on a cluster with sessions and
 //! stored objects.
 
-use std::fs;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Instant,
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::Rig;
-use rig::build::{self, Profile};
-use rig::command::{program, query, run as run_program};
-use rig::deployment::{Deployment, NAMESPACE};
-use rig::image::{self, Image, PROGRAM};
-use rig::progress::Progress;
-use rig::signals;
-use rig::state::{repository, tool_cache};
+use rig::{
+    Rig,
+    build::{self, Profile},
+    command::{program, query, run as run_program},
+    deployment::{Deployment, NAMESPACE},
+    image::{self, Image, PROGRAM},
+    progress::Progress,
+    signals,
+    state::{repository, tool_cache},
+};
 use serde_json::{Value, json};
 
-use crate::evidence;
-use crate::scenarios::restarts::{STALL, longest, stays};
-use crate::scenarios::{self, EDGE};
+use crate::{
+    evidence,
+    scenarios::{
+        self, EDGE,
+        restarts::{STALL, longest, stays},
+    },
+};
 
 /// A PeerRelay that stays through everything, beside the one that carries the session.
 const STORED: &str = "stored";

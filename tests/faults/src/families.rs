@@ -3,13 +3,17 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rig::deployment::{condition, message};
-use rig::signals;
+use rig::{
+    deployment::{condition, message},
+    signals,
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::case::{REGIONS, Step, two_regions};
-use super::trial::{Harness, relay_path};
+use super::{
+    case::{REGIONS, Step, two_regions},
+    trial::{Harness, relay_path},
+};
 
 /// In which a refusal is told.
 const SOON: Duration = Duration::from_secs(5);

@@ -20,18 +20,18 @@ pub mod snapshot;
 pub mod trial;
 pub mod watch_faults;
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Result, bail};
-use rig::build::{self, Profile};
-use rig::packages;
-use rig::progress::Progress;
-use rig::tools::Tools;
+use rig::{
+    build::{self, Profile},
+    packages,
+    progress::Progress,
+    tools::Tools,
+};
 use tokio::runtime::Runtime;
 
-use self::play::Play;
-use self::trial::Harness;
+use self::{play::Play, trial::Harness};
 
 /// What to try.
 #[derive(Debug, clap::Args)]

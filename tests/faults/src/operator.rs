@@ -1,15 +1,18 @@
 //! The operator as a process of its own, that speaks to the API server through a proxy.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::Result;
 
-use rig::control_plane::bound;
-use rig::deployment::OPERATOR_NAMESPACE;
+use rig::{control_plane::bound, deployment::OPERATOR_NAMESPACE};
 
-use super::control_plane::{ChildGuard, ControlPlane};
-use super::proxy::{Proxy, Record};
+use super::{
+    control_plane::{ChildGuard, ControlPlane},
+    proxy::{Proxy, Record},
+};
 
 /// An image that relays would run.
 pub const IMAGE: &str = "example.test/peerrelay:1";

@@ -1,18 +1,21 @@
 //! Plays cases, each with every fault, on one control plane or on several at a time.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    sync::atomic::{AtomicUsize, Ordering},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Error, Result};
 use futures::future::try_join_all;
-use rig::progress::Progress;
-use rig::tools::Tools;
+use rig::{progress::Progress, tools::Tools};
 
-use super::case::{self, Case};
-use super::proxy::Fault;
-use super::trial::{Golden, Harness, refusals::CODES};
-use super::{Counts, Extent};
+use super::{
+    Counts, Extent,
+    case::{self, Case},
+    proxy::Fault,
+    trial::{Golden, Harness, refusals::CODES},
+};
 
 /// Refusals of a sample, for each case that has some.
 const SAMPLED_REFUSALS: usize = 2;

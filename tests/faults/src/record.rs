@@ -1,7 +1,6 @@
 //! What went through the proxy.
 
-use std::fmt;
-use std::time::Instant;
+use std::{fmt, time::Instant};
 
 use hyper::Method;
 use serde::Deserialize;

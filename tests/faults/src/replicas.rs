@@ -1,19 +1,22 @@
 //! Of two replicas one acts, also when the other only seemed to be gone.
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use rig::command::{program as find, run};
-use rig::signals;
+use rig::{
+    command::{program as find, run},
+    signals,
+};
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
-use super::case::Step;
-use super::operator::Operator;
-use super::proxy::{Fault, Plan};
-use super::record::Exchange;
-use super::trial::Harness;
+use super::{
+    case::Step,
+    operator::Operator,
+    proxy::{Fault, Plan},
+    record::Exchange,
+    trial::Harness,
+};
 
 /// A lease runs out after 15 s; the machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(60);

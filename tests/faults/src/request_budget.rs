@@ -3,14 +3,15 @@
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use rig::deployment::NAMESPACE;
-use rig::spec::peer_relay;
+use rig::{deployment::NAMESPACE, spec::peer_relay};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::case::Step;
-use super::record::Exchange;
-use super::trial::{Harness, relay_path};
+use super::{
+    case::Step,
+    record::Exchange,
+    trial::{Harness, relay_path},
+};
 
 /// Long enough for a poll to show.
 const IDLE: Duration = Duration::from_secs(10);

@@ -6,9 +6,11 @@ use anyhow::Result;
 use rig::deployment::NAMESPACE;
 use serde_json::Value;
 
-use super::api::{Api, Resource};
-use super::case::other_name;
-use super::trial::relay_path;
+use super::{
+    api::{Api, Resource},
+    case::other_name,
+    trial::relay_path,
+};
 
 /// Label of everything that the operator makes.
 const MANAGED: &str = "app.kubernetes.io/managed-by=peerrelay-operator";

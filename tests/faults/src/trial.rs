@@ -2,24 +2,27 @@
 
 pub mod refusals;
 
-use std::path::Path;
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use anyhow::{Context, Result, bail, ensure};
-use rig::deployment::NAMESPACE;
-use rig::signals;
-use rig::spec::{SECRET, peer_relay};
-use rig::tools::Tools;
+use rig::{
+    deployment::NAMESPACE,
+    signals,
+    spec::{SECRET, peer_relay},
+    tools::Tools,
+};
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-use super::api::Resource;
-use super::case::{Case, Step, other_name};
-use super::control_plane::ControlPlane;
-use super::operator::Operator;
-use super::proxy::{Fault, Plan, Record};
-use super::record::Exchange;
-use super::snapshot::{Snapshot, kinds, snapshot};
+use super::{
+    api::Resource,
+    case::{Case, Step, other_name},
+    control_plane::ControlPlane,
+    operator::Operator,
+    proxy::{Fault, Plan, Record},
+    record::Exchange,
+    snapshot::{Snapshot, kinds, snapshot},
+};
 
 /// The operator is done when it has asked nothing for this long.
 const QUIET: Duration = Duration::from_millis(250);

@@ -6,8 +6,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::json;
 use tokio::time::sleep;
 
-use super::case::{Step, two_regions};
-use super::trial::Harness;
+use super::{
+    case::{Step, two_regions},
+    trial::Harness,
+};
 
 /// Shows that the operator ends in the same state, and says what it went through.
 pub async fn show(harness: &mut Harness) -> Result<String> {

@@ -1,16 +1,16 @@
 //! The files of a release.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program, run};
-use rig::image::{self, Built, architecture};
-use rig::state::repository;
-use rig::tools::Tools;
+use rig::{
+    command::{program, run},
+    image::{self, Built, architecture},
+    state::repository,
+    tools::Tools,
+};
 
-use super::krew::ClientArchive;
-use super::{CHECKSUMS, VERSION};
+use super::{CHECKSUMS, VERSION, krew::ClientArchive};
 
 /// Beginning of the names of command line archives.
 const CLIENT: &str = "peerrelay_";

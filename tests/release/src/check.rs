@@ -1,18 +1,17 @@
 //! What is checked of the files of a release.
 
-use std::env;
-use std::fs;
-use std::path::Path;
+use std::{env, fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program as command, run};
-use rig::image::{self, Built, architecture};
-use rig::state::repository;
-use rig::tools::Tools;
+use rig::{
+    command::{program as command, run},
+    image::{self, Built, architecture},
+    state::repository,
+    tools::Tools,
+};
 use serde_json::Value;
 
-use super::artifacts::CHART;
-use super::{CHECKSUMS, KREW, VERSION};
+use super::{CHECKSUMS, KREW, VERSION, artifacts::CHART};
 
 /// Fails when a released program names directories of the machine that built it, or has another
 /// version than its sources.

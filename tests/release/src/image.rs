@@ -2,15 +2,18 @@
 
 mod twice;
 
-use std::env;
-use std::fs;
-use std::io::{self, Write};
-use std::path::PathBuf;
+use std::{
+    env, fs,
+    io::{self, Write},
+    path::PathBuf,
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::build::Profile;
-use rig::image::{DEFAULT_NAME, build, tagged, write};
-use rig::progress::Progress;
+use rig::{
+    build::Profile,
+    image::{DEFAULT_NAME, build, tagged, write},
+    progress::Progress,
+};
 
 /// What to build, and where to put it.
 #[derive(Debug, clap::Args)]

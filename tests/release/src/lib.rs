@@ -13,15 +13,16 @@ mod notes;
 mod portable;
 pub mod workflows;
 
-use std::fs;
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
-use rig::build::Profile;
-use rig::image::{DEFAULT_NAME, build, tagged};
-use rig::progress::Progress;
-use rig::state::repository;
-use rig::tools::Tools;
+use rig::{
+    build::Profile,
+    image::{DEFAULT_NAME, build, tagged},
+    progress::Progress,
+    state::repository,
+    tools::Tools,
+};
 
 /// Version of program, chart and image.
 const VERSION: &str = env!("CARGO_PKG_VERSION");

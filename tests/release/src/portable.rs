@@ -2,11 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
-use rig::command::{find, program, run};
-use rig::state::repository;
+use rig::{
+    command::{find, program, run},
+    state::repository,
+};
 
 /// Words of code that is written for one architecture.
 const OF_ONE: [&str; 9] = [

@@ -1,13 +1,14 @@
 //! The workflows of `.github/workflows`: linted by actionlint, and held to rules of our own.
 
-use std::fs;
-use std::path::PathBuf;
+use std::{fs, path::PathBuf};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{find, program, run};
-use rig::progress::Progress;
-use rig::state::repository;
-use rig::tools::Tools;
+use rig::{
+    command::{find, program, run},
+    progress::Progress,
+    state::repository,
+    tools::Tools,
+};
 
 /// Lints every workflow; scripts in them, too, where shellcheck is installed.
 pub fn check(progress: &Progress) -> Result<()> {

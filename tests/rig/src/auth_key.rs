@@ -1,7 +1,9 @@
 //! Auth keys that a run uses. Each is remembered, so that the closing check looks for it.
 
-use std::collections::BTreeSet;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    collections::BTreeSet,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 static USED: Mutex<BTreeSet<AuthKey>> = Mutex::new(BTreeSet::new());
 

@@ -1,9 +1,11 @@
 //! A relay without a tailnet: a process that gives out sessions over its standard streams, as
 //! `tests/rig/tools/tailnet/relay` and `examples/bare_relay.rs` do.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, ChildStdin, ChildStdout, Command, Stdio},
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 

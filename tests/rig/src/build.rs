@@ -1,15 +1,19 @@
 //! Compiles the program under test.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::command::{program, query};
-use crate::image::Revision;
-use crate::progress::Progress;
-use crate::state::repository;
+use crate::{
+    command::{program, query},
+    image::Revision,
+    progress::Progress,
+    state::repository,
+};
 
 /// How it is compiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

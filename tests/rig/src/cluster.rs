@@ -5,20 +5,19 @@ mod control_plane;
 pub mod image;
 mod node;
 
-use std::path::PathBuf;
-use std::process::Command;
-use std::thread;
-use std::time::Duration;
+use std::{path::PathBuf, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{program_in, run};
-use crate::net::{self, NODES, ROUTER};
-use crate::pki::Pki;
-use crate::process::{Processes, wait_until};
-use crate::progress::Progress;
-use crate::state::State;
-use crate::tools::Tools;
+use crate::{
+    command::{program_in, run},
+    net::{self, NODES, ROUTER},
+    pki::Pki,
+    process::{Processes, wait_until},
+    progress::Progress,
+    state::State,
+    tools::Tools,
+};
 pub use image::{Images, PEERRELAY};
 pub use node::Node;
 

@@ -1,24 +1,28 @@
 //! What demo and tests do with a rig: install the operator, apply a PeerRelay, look at paths.
 
-use std::fmt;
-use std::io::{BufRead, BufReader, Read};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fmt,
+    io::{BufRead, BufReader, Read},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Value, json};
 
-use crate::Rig;
-use crate::auth_key::AuthKey;
-use crate::cluster::{Node, PEERRELAY};
-use crate::command::{program_in, run};
-use crate::prometheus::RELEASE;
-use crate::signals;
-use crate::spec::{self, SECRET};
-use crate::state::repository;
-use crate::tailnet::{Client, LOGIN_SERVER};
+use crate::{
+    Rig,
+    auth_key::AuthKey,
+    cluster::{Node, PEERRELAY},
+    command::{program_in, run},
+    prometheus::RELEASE,
+    signals,
+    spec::{self, SECRET},
+    state::repository,
+    tailnet::{Client, LOGIN_SERVER},
+};
 
 /// Namespace of the operator.
 pub const OPERATOR_NAMESPACE: &str = "peerrelay-system";

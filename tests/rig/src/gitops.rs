@@ -1,19 +1,23 @@
 //! Flux and Argo CD by their libraries: they build, apply, compare, prune and judge objects.
 
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use crate::command::{program, program_in, run, run_with_input};
-use crate::deployment::Deployment;
-use crate::net::ROUTER;
-use crate::process::wait_until;
-use crate::progress::Progress;
-use crate::state::repository;
-use crate::tools::{Tools, module, source};
+use crate::{
+    command::{program, program_in, run, run_with_input},
+    deployment::Deployment,
+    net::ROUTER,
+    process::wait_until,
+    progress::Progress,
+    state::repository,
+    tools::{Tools, module, source},
+};
 
 /// Packages with the kinds of Flux that `deploy/flux` uses.
 const FLUX_KINDS: [&str; 3] = [

@@ -1,20 +1,21 @@
 //! Headscale, beside the rig's own control server: another tailnet, which c1 and c2 join for a while.
 
-use std::path::PathBuf;
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 
-use crate::Rig;
-use crate::auth_key::AuthKey;
-use crate::command::{program_in, run};
-use crate::net::CONTROL;
-use crate::process::Spec;
-use crate::progress::Progress;
-use crate::state::write_private;
-use crate::tailnet::Client;
-use crate::tools::Tools;
+use crate::{
+    Rig,
+    auth_key::AuthKey,
+    command::{program_in, run},
+    net::CONTROL,
+    process::Spec,
+    progress::Progress,
+    state::write_private,
+    tailnet::Client,
+    tools::Tools,
+};
 
 /// Where it is reached, also from pods.
 pub const LOGIN_SERVER: &str = "https://10.90.0.1:8443";

@@ -10,19 +10,25 @@ mod manifest;
 mod revision;
 mod sbom;
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 
-pub use self::archive::{Archive, Compression, Digest, compress, digest};
-pub use self::layer::{PROGRAM, entry};
-pub use self::manifest::{Image, Labels, USER, architecture};
-pub use self::revision::Revision;
-use crate::build::{self, Profile};
-use crate::command::{program, run as run_program};
-use crate::progress::Progress;
-use crate::state::repository;
+pub use self::{
+    archive::{Archive, Compression, Digest, compress, digest},
+    layer::{PROGRAM, entry},
+    manifest::{Image, Labels, USER, architecture},
+    revision::Revision,
+};
+use crate::{
+    build::{self, Profile},
+    command::{program, run as run_program},
+    progress::Progress,
+    state::repository,
+};
 
 /// Name of the image unless another is given; nobody else can own a repository of this host.
 pub const DEFAULT_NAME: &str = "localhost/peerrelay";

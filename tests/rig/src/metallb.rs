@@ -3,12 +3,14 @@
 use anyhow::Result;
 use serde_json::{Value, json};
 
-use crate::Rig;
-use crate::cluster::image::PAUSE;
-use crate::net::ROUTER;
-use crate::process::Spec;
-use crate::progress::Progress;
-use crate::tools::{Tools, module};
+use crate::{
+    Rig,
+    cluster::image::PAUSE,
+    net::ROUTER,
+    process::Spec,
+    progress::Progress,
+    tools::{Tools, module},
+};
 
 const NAMESPACE: &str = "metallb-system";
 const SPEAKER: &str = "speaker";

@@ -4,14 +4,18 @@ mod filter;
 mod links;
 mod machine;
 
-use std::fs;
-use std::net::Ipv6Addr;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    net::Ipv6Addr,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
-use crate::command::{program, program_in, run, run_with_input};
-use crate::state::{self, State};
+use crate::{
+    command::{program, program_in, run, run_with_input},
+    state::{self, State},
+};
 pub use filter::Family;
 use filter::Filter;
 pub use links::UPLINK_V4;

@@ -7,12 +7,14 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use crate::Rig;
-use crate::cluster::Node;
-use crate::command::{program_in, run, run_with_input};
-use crate::process::Spec;
-use crate::progress::Progress;
-use crate::tools::Tools;
+use crate::{
+    Rig,
+    cluster::Node,
+    command::{program_in, run, run_with_input},
+    process::Spec,
+    progress::Progress,
+    tools::Tools,
+};
 
 const PROGRAM: &str = "network-policies";
 /// Queue from which it takes packets.

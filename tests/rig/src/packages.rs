@@ -1,13 +1,13 @@
 //! Debian packages with the programs that the rig runs but does not build.
 
-use std::fs;
-use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
 use anyhow::{Context, Result, bail};
 
-use crate::command::{find, program, run};
-use crate::progress::Progress;
+use crate::{
+    command::{find, program, run},
+    progress::Progress,
+};
 
 /// Program, its package, what it is for.
 const PROGRAMS: [(&str, &str, &str); 15] = [

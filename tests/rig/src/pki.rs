@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
-use crate::net::{CONTROL, NODES, ROUTER_V4};
-use crate::state::{State, write_private};
+use crate::{
+    net::{CONTROL, NODES, ROUTER_V4},
+    state::{State, write_private},
+};
 
 /// Where the API server is reached.
 pub const API_SERVER: &str = "https://10.89.0.1:6443";

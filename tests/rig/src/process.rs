@@ -1,19 +1,23 @@
 //! Processes that keep running after the rig's own has ended, recorded so that they can be stopped.
 
-use std::fs::{self, File, OpenOptions};
-use std::io;
-use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
-use std::process::Stdio;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::process::CommandExt,
+    path::{Path, PathBuf},
+    process::Stdio,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
 
-use crate::command::{find, program};
-use crate::signals;
-use crate::state::State;
+use crate::{
+    command::{find, program},
+    signals,
+    state::State,
+};
 
 const GRACE: Duration = Duration::from_secs(5);
 const DEATH: Duration = Duration::from_secs(10);

@@ -1,7 +1,6 @@
 //! Progress lines with the time since the start.
 
-use std::fmt::Display;
-use std::time::Instant;
+use std::{fmt::Display, time::Instant};
 
 /// Prints what happens as `[  12s] kube-apiserver ready`.
 pub struct Progress {

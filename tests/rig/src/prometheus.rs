@@ -3,24 +3,28 @@
 //! The operator makes the configuration, as in any cluster; the Prometheus it describes is started
 //! here, with that configuration, as its image cannot be had.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::io::Write;
-use std::path::Path;
-use std::process::Stdio;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeSet,
+    fs,
+    io::Write,
+    path::Path,
+    process::Stdio,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use crate::Rig;
-use crate::command::{program, program_in, run};
-use crate::deployment::{NAMESPACE, OPERATOR_NAMESPACE};
-use crate::net::ROUTER;
-use crate::process::{Spec, wait_until};
-use crate::progress::Progress;
-use crate::state::write_private;
-use crate::tools::{Tools, module};
+use crate::{
+    Rig,
+    command::{program, program_in, run},
+    deployment::{NAMESPACE, OPERATOR_NAMESPACE},
+    net::ROUTER,
+    process::{Spec, wait_until},
+    progress::Progress,
+    state::write_private,
+    tools::{Tools, module},
+};
 
 /// Where they listen, in the router's namespace, which reaches API server, nodes and pods.
 const LISTEN: &str = "127.0.0.1:9090";

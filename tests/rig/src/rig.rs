@@ -1,26 +1,23 @@
 //! The whole: cluster and tailnet, brought up and taken down together.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::path::PathBuf;
-use std::process::Command;
-use std::thread;
-use std::time::Duration;
+use std::{ffi::OsStr, fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail};
 
-use crate::build::Profile;
-use crate::cluster::{Cluster, Images, Node};
-use crate::command::{program_in, run, run_with_input};
-use crate::net::{Network, ROUTER};
-use crate::packages;
-use crate::pki::Pki;
-use crate::process::{Processes, Record};
-use crate::progress::Progress;
-use crate::signals;
-use crate::state::State;
-use crate::tailnet::Tailnet;
-use crate::tools::Tools;
+use crate::{
+    build::Profile,
+    cluster::{Cluster, Images, Node},
+    command::{program_in, run, run_with_input},
+    net::{Network, ROUTER},
+    packages,
+    pki::Pki,
+    process::{Processes, Record},
+    progress::Progress,
+    signals,
+    state::State,
+    tailnet::Tailnet,
+    tools::Tools,
+};
 
 /// Written once everything runs.
 const COMPLETE: &str = "complete";

@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code, reason = "signal(2) and kill(2) have no safe form in std")]
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, bail};
 

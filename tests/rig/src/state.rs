@@ -1,9 +1,11 @@
 //! Where the rig keeps its files.
 
-use std::env;
-use std::fs::{self, DirBuilder, File};
-use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
-use std::path::{Path, PathBuf};
+use std::{
+    env,
+    fs::{self, DirBuilder, File},
+    os::unix::fs::{DirBuilderExt, PermissionsExt},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 

@@ -3,20 +3,20 @@
 mod admin;
 mod client;
 
-use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
+use std::{path::PathBuf, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
-use crate::auth_key::AuthKey;
-use crate::command::{program_in, run_with_input};
-use crate::net::{CLIENTS, CONTROL};
-use crate::pki::Pki;
-use crate::process::{Processes, Spec, wait_until};
-use crate::progress::Progress;
-use crate::state::{State, write_private};
-use crate::tools::Tools;
+use crate::{
+    auth_key::AuthKey,
+    command::{program_in, run_with_input},
+    net::{CLIENTS, CONTROL},
+    pki::Pki,
+    process::{Processes, Spec, wait_until},
+    progress::Progress,
+    state::{State, write_private},
+    tools::Tools,
+};
 pub use admin::NodeStatus;
 use admin::PolicyWrite;
 pub use client::{Client, Pong};

@@ -2,16 +2,20 @@
 
 mod background;
 
-use std::fs::{self, File};
-use std::path::{Path, PathBuf};
+use std::{
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::command::{program, run};
-use crate::progress::Progress;
-use crate::state;
+use crate::{
+    command::{program, run},
+    progress::Progress,
+    state,
+};
 
 pub use background::BackgroundBuild;
 

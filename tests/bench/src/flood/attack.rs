@@ -1,22 +1,24 @@
 //! What an attacker sends.
 
-use std::fmt;
-use std::io::ErrorKind;
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::{
+    fmt,
+    io::ErrorKind,
+    net::{IpAddr, SocketAddr, UdpSocket},
+    sync::atomic::{AtomicBool, Ordering},
+};
 
 use anyhow::{Context, Result};
-use relay_proto::disco::MAGIC;
-use relay_proto::geneve::HEADER_LEN;
-use relay_proto::{DiscoPublic, KEY_LEN, Vni};
+use relay_proto::{DiscoPublic, KEY_LEN, Vni, disco::MAGIC, geneve::HEADER_LEN};
 use rig::signals;
 use serde::{Deserialize, Serialize};
 
-use crate::case::Bound;
-use crate::server::Server;
-use crate::session::Client;
-use crate::system::{self, BURST};
-use crate::topology::{self, Link, Side};
+use crate::{
+    case::Bound,
+    server::Server,
+    session::Client,
+    system::{self, BURST},
+    topology::{self, Link, Side},
+};
 
 /// Datagrams, or requests, that are made beforehand and sent over and over.
 const POOL: usize = 4_096;

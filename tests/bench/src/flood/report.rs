@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use super::{Results, Row};
-use crate::docs;
-use crate::implementation::Implementation::Go;
-use crate::table::{self, mib, number};
-use crate::targets::{self, Target, at_most};
+use crate::{
+    docs,
+    implementation::Implementation::Go,
+    table::{self, mib, number},
+    targets::{self, Target, at_most},
+};
 
 /// Most that bound sessions may lose, in percent.
 const LOSS: f64 = 0.1;
@@ -151,8 +153,7 @@ fn cells(row: &Row) -> [String; CELLS] {
 
 #[cfg(test)]
 mod tests {
-    use super::super::attack::Attack;
-    use super::*;
+    use super::{super::attack::Attack, *};
     use crate::implementation::Implementation::Socket;
 
     #[test]

@@ -1,24 +1,20 @@
 //! The operator with many PeerRelays: what it takes to make them, and to know them.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use faults::record::Exchange;
-use faults::trial::Harness;
-use rig::deployment::NAMESPACE;
-use rig::progress::Progress;
-use rig::signals;
-use rig::spec::peer_relay;
-use rig::tools::Tools;
+use faults::{record::Exchange, trial::Harness};
+use rig::{deployment::NAMESPACE, progress::Progress, signals, spec::peer_relay, tools::Tools};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::scenarios::{asked, by_verb};
-use crate::server::memory;
-use crate::system::cpu_time;
+use crate::{server::memory, system::cpu_time};
 
 /// The operator is done when nothing went through for this long.
 const QUIET: Duration = Duration::from_secs(3);

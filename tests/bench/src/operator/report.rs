@@ -1,11 +1,12 @@
 //! The operator's results as text.
 
-use std::collections::BTreeMap;
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use super::Results;
-use crate::table::{self, mib, number};
-use crate::targets::{self, Target};
+use crate::{
+    table::{self, mib, number},
+    targets::{self, Target},
+};
 
 /// Verbs, in the order of their columns.
 const VERBS: [&str; 5] = ["get", "list", "create", "patch", "delete"];
@@ -159,9 +160,10 @@ pub fn markdown(results: &Results) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::crowd::Crowd;
-    use super::super::scenarios::Scenario;
-    use super::*;
+    use super::{
+        super::{crowd::Crowd, scenarios::Scenario},
+        *,
+    };
 
     #[test]
     fn a_target_that_is_missed_says_so() {

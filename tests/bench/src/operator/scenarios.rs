@@ -1,15 +1,18 @@
 //! Requests and times of every change that a user, an administrator or a cloud makes.
 
-use std::collections::BTreeMap;
-use std::path::Path;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result};
-use faults::case::{self, Step};
-use faults::record::Exchange;
-use faults::trial::Harness;
-use rig::progress::Progress;
-use rig::tools::Tools;
+use faults::{
+    case::{self, Step},
+    record::Exchange,
+    trial::Harness,
+};
+use rig::{progress::Progress, tools::Tools};
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use super::{Event, Results, Row};
-use crate::docs;
-use crate::implementation::Implementation::{self, Kernel, Socket};
-use crate::table;
-use crate::targets::{self, Target};
+use crate::{
+    docs,
+    implementation::Implementation::{self, Kernel, Socket},
+    table,
+    targets::{self, Target},
+};
 
 /// Most datagrams that a replacement of the socket path may lose.
 const FEW: u64 = 50;

@@ -3,10 +3,12 @@
 use std::fmt::Write as _;
 
 use super::{Results, Row};
-use crate::docs;
-use crate::implementation::Implementation::{self, Kernel, Socket};
-use crate::table::{self, number, percent};
-use crate::targets::{self, Target, at_least};
+use crate::{
+    docs,
+    implementation::Implementation::{self, Kernel, Socket},
+    table::{self, number, percent},
+    targets::{self, Target, at_least},
+};
 
 /// Part of the speed that is left with the most sessions.
 const LEFT: f64 = 0.7;

@@ -1,8 +1,10 @@
 //! A client's keys, and the datagrams it makes.
 
-use relay_proto::disco::{BindCommon, Frame, Generation, Message, seal};
-use relay_proto::geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD};
-use relay_proto::{DiscoPublic, DiscoSecret, SharedBox, Vni};
+use relay_proto::{
+    DiscoPublic, DiscoSecret, SharedBox, Vni,
+    disco::{BindCommon, Frame, Generation, Message, seal},
+    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
+};
 
 use super::rng::Rng;
 

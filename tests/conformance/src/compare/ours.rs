@@ -1,10 +1,6 @@
 //! Our relay: the core alone, in a moment that does not pass.
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::num::NonZero;
-use std::rc::Rc;
-use std::time::Duration;
+use std::{collections::VecDeque, net::SocketAddr, num::NonZero, rc::Rc, time::Duration};
 
 use anyhow::{Context, Result};
 use relay_proto::{
@@ -12,9 +8,11 @@ use relay_proto::{
     Timestamp, Verdict, Vni,
 };
 
-use super::place::{Kind, Places};
-use super::rng::Rng;
-use super::subject::{Arrival, LegState, Reaction, Subject};
+use super::{
+    place::{Kind, Places},
+    rng::Rng,
+    subject::{Arrival, LegState, Reaction, Subject},
+};
 
 /// Sessions of one node where there are limits.
 pub const MOST_SESSIONS_PER_NODE: usize = 1;

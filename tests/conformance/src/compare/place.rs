@@ -1,8 +1,10 @@
 //! Where datagrams come from and arrive: sockets on loopback, each of which stands for an address
 //! of the network.
 
-use std::io::ErrorKind;
-use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
+use std::{
+    io::ErrorKind,
+    net::{Ipv6Addr, SocketAddr, UdpSocket},
+};
 
 use anyhow::{Context, Result};
 

@@ -11,22 +11,26 @@
 //! CPU, and Go then opens one socket for each IP version instead of several
 //! (`udprelay.Server.bindSockets` takes as many as there are CPUs).
 
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::path::Path;
-use std::rc::Rc;
-use std::time::Duration;
+use std::{
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail, ensure};
-use relay_proto::disco::{BindCommon, Message};
-use relay_proto::{DiscoPublic, Vni};
-use rig::bare::BareRelay;
-use rig::command::program;
-use rig::process::wait_until;
+use relay_proto::{
+    DiscoPublic, Vni,
+    disco::{BindCommon, Message},
+};
+use rig::{bare::BareRelay, command::program, process::wait_until};
 
-use super::client::{self, Client};
-use super::place::{Kind, Places, has_ipv6};
-use super::rng::Rng;
-use super::subject::{Arrival, LegState, Reaction, Subject};
+use super::{
+    client::{self, Client},
+    place::{Kind, Places, has_ipv6},
+    rng::Rng,
+    subject::{Arrival, LegState, Reaction, Subject},
+};
 
 /// Longest wait for a mark. One is lost only when the relay hangs or has ended.
 const PATIENCE: Duration = Duration::from_secs(20);

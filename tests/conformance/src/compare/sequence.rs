@@ -10,15 +10,17 @@ use std::rc::Rc;
 use anyhow::{Context, Result, ensure};
 use relay_proto::{DiscoPublic, DropReason, SharedBox, Vni};
 
-use super::client::{self, Client};
-use super::difference::Difference;
-use super::ours::Ours;
-use super::place::{Kind, Places};
-use super::reference::Reference;
-use super::rng::Rng;
-use super::step::{Challenge, Oddity, Step};
-use super::subject::{Arrival, Both, LegState, Reaction, Subject, Which};
-use super::tally::Tally;
+use super::{
+    client::{self, Client},
+    difference::Difference,
+    ours::Ours,
+    place::{Kind, Places},
+    reference::Reference,
+    rng::Rng,
+    step::{Challenge, Oddity, Step},
+    subject::{Arrival, Both, LegState, Reaction, Subject, Which},
+    tally::Tally,
+};
 
 /// Clients of a sequence.
 const CLIENTS: usize = 4;

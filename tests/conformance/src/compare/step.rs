@@ -2,8 +2,7 @@
 
 use relay_proto::Vni;
 
-use super::difference::Difference;
-use super::subject::Both;
+use super::{difference::Difference, subject::Both};
 
 /// One step of a sequence. Numbers name clients, sessions, sides, challenges and places.
 #[derive(Clone, Debug)]

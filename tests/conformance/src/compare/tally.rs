@@ -1,7 +1,6 @@
 //! What was seen.
 
-use std::collections::BTreeMap;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use super::difference::Difference;
 

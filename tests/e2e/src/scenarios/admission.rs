@@ -1,9 +1,11 @@
 //! What the API server refuses, and what it accepts.
 
 use anyhow::{Result, bail, ensure};
-use rig::command::run_with_input;
-use rig::deployment::{Deployment, NAMESPACE};
-use rig::spec::{region, tailnet};
+use rig::{
+    command::run_with_input,
+    deployment::{Deployment, NAMESPACE},
+    spec::{region, tailnet},
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};

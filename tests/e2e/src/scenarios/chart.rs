@@ -2,13 +2,14 @@
 
 mod lifecycle;
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program, run, run_with_input};
-use rig::deployment::{Deployment, OPERATOR_NAMESPACE};
-use rig::state::repository;
+use rig::{
+    command::{program, run, run_with_input},
+    deployment::{Deployment, OPERATOR_NAMESPACE},
+    state::repository,
+};
 use serde::Deserialize;
 use serde_json::{Value, json};
 

@@ -1,14 +1,18 @@
 //! Packets go through the kernel where it can be had, and status says which way they go.
 
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::cluster::image::PAUSE;
-use rig::command::run_with_input;
-use rig::deployment::{Deployment, NAMESPACE};
-use rig::net::Family;
-use rig::process;
+use rig::{
+    cluster::image::PAUSE,
+    command::run_with_input,
+    deployment::{Deployment, NAMESPACE},
+    net::Family,
+    process,
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, relayed, reset, underlay::through_ipv4};

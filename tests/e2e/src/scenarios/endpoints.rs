@@ -1,14 +1,18 @@
 //! Which addresses relays advertise, and how that changes.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddrV4;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddrV4,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
-use rig::cluster::Node;
-use rig::command::{program_in, run, run_with_input};
-use rig::deployment::{Deployment, Route};
-use rig::net::{Family, ROUTER, ROUTER_V4};
+use rig::{
+    cluster::Node,
+    command::{program_in, run, run_with_input},
+    deployment::{Deployment, Route},
+    net::{Family, ROUTER, ROUTER_V4},
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, reset};

@@ -1,12 +1,13 @@
 //! Ways to relays other than their nodes' own network.
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, NAMESPACE, Route};
-use rig::metallb::MetalLb;
+use rig::{
+    deployment::{Deployment, NAMESPACE, Route},
+    metallb::MetalLb,
+};
 use serde_json::{Value, json};
 
-use super::network_policies::where_enforced;
-use super::{EDGE, MINUTE, Scenario, is_relay, vacant};
+use super::{EDGE, MINUTE, Scenario, is_relay, network_policies::where_enforced, vacant};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use faults::{Counts, Extent};
-use rig::deployment::Deployment;
-use rig::progress::Progress;
+use rig::{deployment::Deployment, progress::Progress};
 
 use super::Scenario;
 

@@ -1,20 +1,27 @@
 //! What Flux and Argo CD do with our objects, by their own libraries.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
 use faults::control_plane::ControlPlane;
-use rig::deployment::{Deployment, NAMESPACE};
-use rig::gitops::{Change, GitOps};
-use rig::progress::Progress;
-use rig::prometheus;
-use rig::state::repository;
-use rig::tools::Tools;
+use rig::{
+    deployment::{Deployment, NAMESPACE},
+    gitops::{Change, GitOps},
+    progress::Progress,
+    prometheus,
+    state::repository,
+    tools::Tools,
+};
 use serde_json::{Value, json};
 
-use super::status::{Watch, kstatus};
-use super::{EDGE, Scenario, surroundings};
+use super::{
+    EDGE, Scenario,
+    status::{Watch, kstatus},
+    surroundings,
+};
 
 /// A PeerRelay that the loop adds and prunes; it has no relays.
 const SPARE: &str = "spare";

@@ -1,9 +1,11 @@
 //! The policy that the operator writes, given to the real control server.
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program_in, run_with_input};
-use rig::deployment::{Deployment, Route};
-use rig::process::wait_until;
+use rig::{
+    command::{program_in, run_with_input},
+    deployment::{Deployment, Route},
+    process::wait_until,
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, THIRTY, is_relay, relayed, reset};

@@ -4,14 +4,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rig::auth_key::AuthKey;
-use rig::deployment::{Deployment, NAMESPACE, Route, message};
-use rig::headscale::{Device, Headscale, LOGIN_SERVER};
-use rig::process::wait_until;
+use rig::{
+    auth_key::AuthKey,
+    deployment::{Deployment, NAMESPACE, Route, message},
+    headscale::{Device, Headscale, LOGIN_SERVER},
+    process::wait_until,
+};
 use serde_json::{Value, json};
 
-use super::revoked::none_left;
-use super::{EDGE, MINUTE, Scenario, is_relay, vacant};
+use super::{EDGE, MINUTE, Scenario, is_relay, revoked::none_left, vacant};
 use crate::evidence;
 
 /// In which sessions end that nobody may have any more.

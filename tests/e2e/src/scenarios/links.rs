@@ -1,17 +1,20 @@
 //! Links that are narrow, that come twice, or that come and go.
 
-use std::net::SocketAddr;
-use std::thread;
-use std::time::Duration;
+use std::{net::SocketAddr, thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rig::deployment::{Deployment, Route};
-use rig::net::{Family, UPLINK_V4};
+use rig::{
+    deployment::{Deployment, Route},
+    net::{Family, UPLINK_V4},
+};
 use serde_json::{Value, json};
 
-use super::endpoints::with_endpoints;
-use super::underlay::{through_ipv4, through_ipv6};
-use super::{EDGE, MINUTE, Scenario, reset};
+use super::{
+    EDGE, MINUTE, Scenario,
+    endpoints::with_endpoints,
+    reset,
+    underlay::{through_ipv4, through_ipv6},
+};
 
 /// Bytes through the tunnel.
 const BULK: u64 = 100_000_000;

@@ -1,11 +1,12 @@
 //! Manifests that `peerrelay validate` judges, in front of the API server.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program, run};
-use rig::deployment::{Deployment, NAMESPACE};
+use rig::{
+    command::{program, run},
+    deployment::{Deployment, NAMESPACE},
+};
 
 use super::{Scenario, vacant};
 

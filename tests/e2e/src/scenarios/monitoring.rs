@@ -2,10 +2,12 @@
 //! through the objects that our operator and our chart make.
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program, run};
-use rig::deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE};
-use rig::prometheus::{Prometheus, RELEASE};
-use rig::state::repository;
+use rig::{
+    command::{program, run},
+    deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE},
+    prometheus::{Prometheus, RELEASE},
+    state::repository,
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, relayed, reset};

@@ -3,18 +3,23 @@
 use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
-use rig::cluster::image::PAUSE;
-use rig::command::{program, run};
-use rig::deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE};
-use rig::net::ROUTER_V4;
-use rig::network_policies::NetworkPolicies;
-use rig::state::repository;
-use rig::tailnet::LOGIN_SERVER;
+use rig::{
+    cluster::image::PAUSE,
+    command::{program, run},
+    deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE},
+    net::ROUTER_V4,
+    network_policies::NetworkPolicies,
+    state::repository,
+    tailnet::LOGIN_SERVER,
+};
 use serde_json::{Value, json};
 
-use super::exposure::{restricted, through};
-use super::reasons::process_of;
-use super::{EDGE, Scenario, vacant};
+use super::{
+    EDGE, Scenario,
+    exposure::{restricted, through},
+    reasons::process_of,
+    vacant,
+};
 
 /// A pod of nobody, from which things are asked.
 const STRANGER: &str = "stranger";

@@ -2,12 +2,13 @@
 //! cordoned, tainted, drained and in other zones.
 
 use anyhow::{Context, Result, bail, ensure};
-use rig::cluster::image::PAUSE;
-use rig::deployment::{Deployment, NAMESPACE, Route};
+use rig::{
+    cluster::image::PAUSE,
+    deployment::{Deployment, NAMESPACE, Route},
+};
 use serde_json::{Value, json};
 
-use super::regions::running;
-use super::{EDGE, MINUTE, Scenario, is_relay, reset, vacant};
+use super::{EDGE, MINUTE, Scenario, is_relay, regions::running, reset, vacant};
 
 /// A taint of the tests.
 const TAINT: &str = "rig-maintenance";

@@ -1,8 +1,10 @@
 //! The operator under trouble.
 
-use std::collections::BTreeMap;
-use std::thread;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{
+    collections::BTreeMap,
+    thread,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
 
 use anyhow::{Context, Result, ensure};
 use rig::deployment::{Deployment, OPERATOR_NAMESPACE};

@@ -1,8 +1,10 @@
 //! Order of paths: direct, then relay, then DERP.
 
-use std::net::SocketAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
 use rig::deployment::{Deployment, NAMESPACE, Route};

@@ -1,12 +1,13 @@
 //! Relays that share nodes with others, or the cluster with nodes on which none can run.
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program_in, run};
-use rig::deployment::{Deployment, NAMESPACE, message};
+use rig::{
+    command::{program_in, run},
+    deployment::{Deployment, NAMESPACE, message},
+};
 use serde_json::{Value, json};
 
-use super::regions::running;
-use super::{EDGE, MINUTE, Scenario, vacant};
+use super::{EDGE, MINUTE, Scenario, regions::running, vacant};
 
 /// A second PeerRelay.
 const OTHER: &str = "other";

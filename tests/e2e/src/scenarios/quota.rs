@@ -1,9 +1,11 @@
 //! The total of relays in a tailnet, over PeerRelays.
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, NAMESPACE, message};
-use rig::spec::SECRET;
-use rig::tailnet::LOGIN_SERVER;
+use rig::{
+    deployment::{Deployment, NAMESPACE, message},
+    spec::SECRET,
+    tailnet::LOGIN_SERVER,
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, vacant};

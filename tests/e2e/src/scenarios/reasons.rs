@@ -1,14 +1,17 @@
 //! Pods that cannot run, relays that may not, and the reason that the status gives.
 
-use std::collections::BTreeSet;
-use std::fs;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    fs,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::auth_key::AuthKey;
-use rig::deployment::{Deployment, NAMESPACE, message};
-use rig::process;
-use rig::signals;
+use rig::{
+    auth_key::AuthKey,
+    deployment::{Deployment, NAMESPACE, message},
+    process, signals,
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};

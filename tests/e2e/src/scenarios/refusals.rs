@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, NAMESPACE, message};
-use rig::process;
-use rig::spec::region;
+use rig::{
+    deployment::{Deployment, NAMESPACE, message},
+    process,
+    spec::region,
+};
 use serde_json::{Value, json};
 
-use super::operator::kill_operators;
-use super::status::waits;
-use super::{EDGE, Scenario, reset};
+use super::{EDGE, Scenario, operator::kill_operators, reset, status::waits};
 
 /// In which a refusal is in the status.
 const SOON: Duration = Duration::from_secs(5);

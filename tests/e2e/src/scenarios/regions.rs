@@ -3,9 +3,11 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, ensure};
-use rig::cluster::Node;
-use rig::deployment::{Deployment, Route};
-use rig::tailnet::Client;
+use rig::{
+    cluster::Node,
+    deployment::{Deployment, Route},
+    tailnet::Client,
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset, vacant};

@@ -1,16 +1,17 @@
 //! Relays that end while clients talk: the next one on the node goes on with their sessions.
 
-use std::collections::BTreeSet;
-use std::net::SocketAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rig::deployment::{Deployment, NAMESPACE};
 use serde_json::{Value, json};
 
-use super::endpoints::with_endpoints;
-use super::{EDGE, Scenario, relayed, reset};
+use super::{EDGE, Scenario, endpoints::with_endpoints, relayed, reset};
 
 const PORT: u16 = 7_002;
 const BULK_PORT: u16 = 7_003;

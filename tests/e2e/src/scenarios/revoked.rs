@@ -3,8 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::Deployment;
-use rig::process::wait_until;
+use rig::{deployment::Deployment, process::wait_until};
 
 use super::{Scenario, relayed, reset};
 

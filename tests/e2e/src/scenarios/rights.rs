@@ -1,14 +1,12 @@
 //! What a relay's own token opens: itself, and nothing else.
 
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
+use std::{fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, Result, ensure};
 use rig::deployment::{Deployment, NAMESPACE};
 use serde_json::{Value, json};
 
-use super::reasons::process_of;
-use super::{EDGE, Scenario, reset};
+use super::{EDGE, Scenario, reasons::process_of, reset};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {

@@ -3,8 +3,7 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use rig::auth_key::AuthKey;
-use rig::deployment::Deployment;
+use rig::{auth_key::AuthKey, deployment::Deployment};
 use serde_json::json;
 
 use super::{EDGE, Scenario};

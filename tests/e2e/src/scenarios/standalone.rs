@@ -1,12 +1,13 @@
 //! The relay by itself: control that goes away, and what a user may get wrong.
 
-use std::net::SocketAddr;
-use std::thread;
-use std::time::{Duration, Instant};
+use std::{
+    net::SocketAddr,
+    thread,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::program_in;
-use rig::deployment::Deployment;
+use rig::{command::program_in, deployment::Deployment};
 
 use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset};
 

@@ -1,15 +1,19 @@
 //! Everyone who reads the status of a PeerRelay reads the same.
 
-use std::fs::{self, File};
-use std::path::PathBuf;
-use std::process::{Child, Stdio};
+use std::{
+    fs::{self, File},
+    path::PathBuf,
+    process::{Child, Stdio},
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::{program, program_in, run_with_input};
-use rig::deployment::{Deployment, NAMESPACE};
-use rig::net::ROUTER;
-use rig::progress::Progress;
-use rig::tools::Tools;
+use rig::{
+    command::{program, program_in, run_with_input},
+    deployment::{Deployment, NAMESPACE},
+    net::ROUTER,
+    progress::Progress,
+    tools::Tools,
+};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, surroundings};

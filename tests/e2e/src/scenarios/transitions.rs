@@ -3,12 +3,17 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, NAMESPACE};
-use rig::metallb::MetalLb;
+use rig::{
+    deployment::{Deployment, NAMESPACE},
+    metallb::MetalLb,
+};
 use serde_json::{Value, json};
 
-use super::exposure::{endpoints, through};
-use super::{EDGE, Scenario, vacant};
+use super::{
+    EDGE, Scenario,
+    exposure::{endpoints, through},
+    vacant,
+};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![

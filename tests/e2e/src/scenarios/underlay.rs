@@ -1,8 +1,10 @@
 //! IPv4 and IPv6 below the tunnel.
 
 use anyhow::{Result, ensure};
-use rig::deployment::{Deployment, Route};
-use rig::net::Family;
+use rig::{
+    deployment::{Deployment, Route},
+    net::Family,
+};
 
 use super::{MINUTE, Scenario, reset};
 

@@ -1,18 +1,21 @@
 //! Relays that are turned off or removed: clients get time to find others.
 
-use std::collections::BTreeMap;
-use std::net::SocketAddr;
-use std::time::{Duration, Instant};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::command::program_in;
-use rig::deployment::{Deployment, NAMESPACE, Route};
-use rig::process::{Spec, wait_until};
-use rig::tailnet::LOGIN_SERVER;
+use rig::{
+    command::program_in,
+    deployment::{Deployment, NAMESPACE, Route},
+    process::{Spec, wait_until},
+    tailnet::LOGIN_SERVER,
+};
 use serde_json::{Value, json};
 
-use super::regions::running;
-use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset, vacant};
+use super::{EDGE, MINUTE, Scenario, is_relay, regions::running, relayed, reset, vacant};
 
 const PORT: u16 = 7_004;
 /// Name of a relay outside of Kubernetes.

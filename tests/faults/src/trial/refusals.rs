@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::condition;
-use rig::signals;
+use rig::{deployment::condition, signals};
 use tokio::time::{Instant, sleep};
 
-use super::super::case::Case;
-use super::super::proxy::Refused;
-use super::super::snapshot::Snapshot;
-use super::{Duration, Golden, Harness, PATIENCE, relay_path};
+use super::{
+    super::{case::Case, proxy::Refused, snapshot::Snapshot},
+    Duration, Golden, Harness, PATIENCE, relay_path,
+};
 
 /// Codes by which an API server refuses for good.
 pub const CODES: [u16; 2] = [403, 422];

@@ -1,14 +1,18 @@
 //! A second build of the same sources in another directory.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result, ensure};
-use rig::build::{Profile, peerrelay_of};
-use rig::command::{program, query};
-use rig::image::{Built, Revision, of};
-use rig::progress::Progress;
-use rig::state::repository;
+use rig::{
+    build::{Profile, peerrelay_of},
+    command::{program, query},
+    image::{Built, Revision, of},
+    progress::Progress,
+    state::repository,
+};
 
 /// Builds everything a second time and fails unless both archives are the same, bit by bit.
 pub(super) fn compare(first: &Built, name: &str, progress: &Progress) -> Result<()> {

@@ -1,14 +1,18 @@
 //! The images that the rig imports: those that `cargo dev image` makes.
 
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context, Result};
 
-use crate::build::{self, Profile};
-use crate::image::{self, Image, PROGRAM};
-use crate::progress::Progress;
-use crate::state::State;
+use crate::{
+    build::{self, Profile},
+    image::{self, Image, PROGRAM},
+    progress::Progress,
+    state::State,
+};
 
 /// The image with the program under test.
 pub const PEERRELAY: &str = "peerrelay.dev/peerrelay:dev";

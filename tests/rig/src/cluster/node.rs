@@ -2,20 +2,24 @@
 
 mod config;
 
-use std::fs;
-use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 
 use super::cgroup;
-use crate::command::{find, program, run};
-use crate::net::Machine;
-use crate::pki::Pki;
-use crate::process::{Processes, Record, Spec};
-use crate::progress::Progress;
-use crate::state::{State, write_private};
-use crate::tools::Tools;
+use crate::{
+    command::{find, program, run},
+    net::Machine,
+    pki::Pki,
+    process::{Processes, Record, Spec},
+    progress::Progress,
+    state::{State, write_private},
+    tools::Tools,
+};
 
 const RUNTIME_READY: Duration = Duration::from_secs(20);
 

@@ -1,17 +1,16 @@
 //! An OCI layout that is a `docker load` archive, too.
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::Write;
-use std::path::Path;
+use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
 use anyhow::{Context, Result};
 use flate2::GzBuilder;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::layer::entry;
-use super::manifest::{Image, Labels, architecture};
+use super::{
+    layer::entry,
+    manifest::{Image, Labels, architecture},
+};
 
 const MANIFEST: &str = "application/vnd.oci.image.manifest.v1+json";
 const CONFIG: &str = "application/vnd.oci.image.config.v1+json";

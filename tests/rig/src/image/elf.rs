@@ -1,7 +1,6 @@
 //! What the header of a program says.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result, ensure};
 

@@ -1,7 +1,6 @@
 //! The files of an image.
 
-use std::fs;
-use std::path::Path;
+use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 

@@ -1,8 +1,6 @@
 //! What sources an image is built from.
 
-use std::env;
-use std::fs;
-use std::path::Path;
+use std::{env, fs, path::Path};
 
 use anyhow::{Context, Result};
 

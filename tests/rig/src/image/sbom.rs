@@ -1,9 +1,11 @@
 //! The bill of materials of the program, in CycloneDX 1.5: the crates that are linked into it by
 //! cargo's own account, the standard library and the C library.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
-use std::path::Path;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::Path,
+};
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};

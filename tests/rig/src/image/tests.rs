@@ -2,10 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-use std::collections::BTreeMap;
-use std::fs;
-use std::io::Read;
-use std::os::unix::fs::PermissionsExt;
+use std::{collections::BTreeMap, fs, io::Read, os::unix::fs::PermissionsExt};
 
 use serde_json::Value;
 

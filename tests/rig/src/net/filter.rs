@@ -1,7 +1,9 @@
 //! What the router lets pass between clients and everything else, as one nftables transaction.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::fmt;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+};
 
 use serde::{Deserialize, Serialize};
 

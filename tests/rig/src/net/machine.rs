@@ -1,7 +1,9 @@
 //! The machines that the rig imitates, and their addresses.
 
-use std::iter;
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::{
+    iter,
+    net::{Ipv4Addr, Ipv6Addr},
+};
 
 /// The namespace of router and Kubernetes control plane.
 pub const ROUTER: &str = "prr-cp";

@@ -1,8 +1,10 @@
 //! Datagrams from a stranger.
 
-use std::io::Read;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::time::{Duration, Instant};
+use std::{
+    io::Read,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
+    time::{Duration, Instant},
+};
 
 use anyhow::Result;
 

@@ -1,23 +1,27 @@
 //! A stock Tailscale client with a real TUN device in its own namespace.
 
-use std::ffi::OsStr;
-use std::fs;
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
-use std::time::Duration;
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::Command,
+    time::Duration,
+};
 
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::LOGIN_SERVER;
-use crate::auth_key::AuthKey;
-use crate::command::{program_in, run};
-use crate::net::Machine;
-use crate::pki::Pki;
-use crate::process::{Processes, Spec};
-use crate::state::write_private;
-use crate::tools::Tools;
+use crate::{
+    auth_key::AuthKey,
+    command::{program_in, run},
+    net::Machine,
+    pki::Pki,
+    process::{Processes, Spec},
+    state::write_private,
+    tools::Tools,
+};
 
 const READY: Duration = Duration::from_secs(15);
 

@@ -1,8 +1,12 @@
 //! Builds tools at low priority while something else mostly waits.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::{self, JoinHandle};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+};
 
 use super::{Priority, Tools};
 use crate::progress::Progress;

@@ -4,11 +4,13 @@ use anyhow::{Context, Result, ensure};
 use relay_proto::disco::{BindCommon, Generation, Message as Wire};
 
 use super::{Outcome, Seen, Sequence};
-use crate::compare::client;
-use crate::compare::difference::Difference;
-use crate::compare::place::Kind;
-use crate::compare::step::{Challenge, Content, Message, Oddity};
-use crate::compare::subject::{Both, Which};
+use crate::compare::{
+    client,
+    difference::Difference,
+    place::Kind,
+    step::{Challenge, Content, Message, Oddity},
+    subject::{Both, Which},
+};
 
 /// What a datagram is for a relay that reads it as it is meant.
 enum Meaning {

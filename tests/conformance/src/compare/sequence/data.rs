@@ -4,10 +4,12 @@ use anyhow::{Context, Result, ensure};
 use relay_proto::DropReason;
 
 use super::{Outcome, Seen, Sequence};
-use crate::compare::client;
-use crate::compare::difference::Difference;
-use crate::compare::step::Oddity;
-use crate::compare::subject::{Both, Which};
+use crate::compare::{
+    client,
+    difference::Difference,
+    step::Oddity,
+    subject::{Both, Which},
+};
 
 impl Sequence<'_> {
     pub(super) fn data(

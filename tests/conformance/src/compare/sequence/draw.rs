@@ -1,9 +1,11 @@
 //! Which step comes next: mostly such as clients take, so that sessions open, and then anything.
 
 use super::Sequence;
-use crate::compare::place::Kind;
-use crate::compare::step::{Content, Elsewhere, Message, Oddity, Party, RequestFlaw, Step};
-use crate::compare::subject::Which;
+use crate::compare::{
+    place::Kind,
+    step::{Content, Elsewhere, Message, Oddity, Party, RequestFlaw, Step},
+    subject::Which,
+};
 
 /// Bytes of a request, and of a bind.
 const REQUEST_LEN: usize = 148;

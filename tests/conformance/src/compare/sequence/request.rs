@@ -1,16 +1,20 @@
 //! Requests for sessions, and what relays give out.
 
 use anyhow::{Context, Result, bail, ensure};
-use relay_proto::disco::{Endpoint, Generation, Message as Wire};
-use relay_proto::{DropReason, Vni};
+use relay_proto::{
+    DropReason, Vni,
+    disco::{Endpoint, Generation, Message as Wire},
+};
 
 use super::{Leg, Sequence, Server, Session, boxes};
-use crate::compare::client;
-use crate::compare::difference::Difference;
-use crate::compare::ours::MOST_SESSIONS_PER_NODE;
-use crate::compare::place::Kind;
-use crate::compare::step::{Party, RequestFlaw};
-use crate::compare::subject::{Both, Which};
+use crate::compare::{
+    client,
+    difference::Difference,
+    ours::MOST_SESSIONS_PER_NODE,
+    place::Kind,
+    step::{Party, RequestFlaw},
+    subject::{Both, Which},
+};
 
 impl Sequence<'_> {
     pub(super) fn request(

@@ -3,11 +3,13 @@
 use std::fs;
 
 use anyhow::{Context, Result, ensure};
-use rig::cluster::PEERRELAY;
-use rig::deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE, condition, image_values};
-use rig::progress::Progress;
-use rig::state::repository;
-use rig::tools::Tools;
+use rig::{
+    cluster::PEERRELAY,
+    deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE, condition, image_values},
+    progress::Progress,
+    state::repository,
+    tools::Tools,
+};
 use serde_json::{Value, json};
 
 use super::apply_server_side;

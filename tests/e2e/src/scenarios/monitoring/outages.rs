@@ -4,8 +4,10 @@
 //! its rule says, minutes that nobody waits for here.
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, OPERATOR_NAMESPACE};
-use rig::prometheus::Prometheus;
+use rig::{
+    deployment::{Deployment, OPERATOR_NAMESPACE},
+    prometheus::Prometheus,
+};
 
 use super::EDGE;
 

@@ -1,13 +1,10 @@
 //! The dashboard as a drawing, from what a Prometheus has: for the documentation, as no Grafana runs
 //! here.
 
-use std::fmt::Write as _;
-use std::fs;
-use std::path::Path;
+use std::{fmt::Write as _, fs, path::Path};
 
 use anyhow::{Context, Result};
-use rig::prometheus::Prometheus;
-use rig::state::repository;
+use rig::{prometheus::Prometheus, state::repository};
 use serde_json::Value;
 
 use super::queries::{list, substituted};

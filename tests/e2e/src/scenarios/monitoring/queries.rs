@@ -1,11 +1,9 @@
 //! Every query of the dashboard and every alert, held to series that real relays have.
 
-use std::collections::BTreeSet;
-use std::fs;
+use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context, Result, ensure};
-use rig::prometheus::Prometheus;
-use rig::state::repository;
+use rig::{prometheus::Prometheus, state::repository};
 use serde_json::Value;
 
 /// Queries that may give nothing here, by panel or alert, and why.

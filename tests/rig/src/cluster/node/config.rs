@@ -5,8 +5,7 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::Node;
-use crate::cluster::image;
-use crate::packages::CNI_PLUGINS;
+use crate::{cluster::image, packages::CNI_PLUGINS};
 
 /// The configuration of containerd, with nothing outside of `dir`.
 pub(super) fn containerd(dir: &Path) -> String {
