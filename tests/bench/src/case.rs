@@ -17,7 +17,7 @@ use super::{
     topology::{Family, Link, Side},
 };
 
-/// One line of the matrix.
+/// A case of the matrix: sizes, sessions and IP versions of the load.
 #[derive(Clone, Copy, Debug)]
 pub struct Case {
     /// Sessions that take turns.
@@ -28,7 +28,7 @@ pub struct Case {
     pub segments: usize,
     /// IP version of the sending and of the receiving client.
     pub families: (Family, Family),
-    /// Whether latency is measured, too.
+    /// True if latency is measured, too.
     pub latency: bool,
 }
 
@@ -77,7 +77,7 @@ impl Case {
         }
     }
 
-    /// Whether the implementation can do it: only a relay joins IP versions. The direct path of
+    /// Says whether the implementation supports the case: only a relay joins IP versions. The direct path of
     /// both is IPv4's.
     pub fn suits(&self, implementation: Implementation) -> bool {
         let same = self.families.0 == self.families.1;
@@ -101,15 +101,15 @@ impl fmt::Display for Case {
 /// An implementation that is ready to carry the load of a case.
 #[derive(Debug)]
 pub struct Prepared {
-    /// Which one.
+    /// The implementation.
     pub implementation: Implementation,
-    /// The load.
+    /// The flows of the load.
     pub flows: Vec<Flow>,
-    /// Where it arrives.
+    /// The sockets at which the load arrives.
     pub receivers: Vec<UdpSocket>,
-    /// The count of it.
+    /// The counters of what arrived.
     pub arrivals: Arrivals,
-    /// Whose CPU time counts.
+    /// The source of the CPU time.
     pub cpu: Cpu,
 }
 
@@ -159,9 +159,9 @@ type Pair = (UdpSocket, UdpSocket, Vec<u8>);
 /// Sessions of a case, each between two clients of its own.
 #[derive(Debug)]
 pub struct Bound {
-    /// Their clients.
+    /// The clients of the sessions.
     pub clients: Vec<Client>,
-    /// The sessions.
+    /// The bound sessions.
     pub sessions: Vec<Session>,
 }
 

@@ -1,4 +1,4 @@
-//! What a run is made on.
+//! The conditions of a run: machine, kernel and commit.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use rig::{
 
 use super::{implementation::Implementation, row::Conditions, topology};
 
-/// Everything that the machine can say.
+/// Reads the conditions from the machine.
 pub fn read() -> Result<Conditions> {
     let mut git = program("git");
     git.current_dir(repository())

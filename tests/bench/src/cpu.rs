@@ -13,7 +13,7 @@ use super::system;
 /// The unit of /proc/stat: USER_HZ, which is 100 on every Linux.
 const TICK: Duration = Duration::from_millis(10);
 
-/// Whose CPU time counts.
+/// The source of CPU time.
 #[derive(Debug)]
 pub struct Cpu {
     participants: Vec<i32>,
@@ -28,10 +28,10 @@ pub struct Reading {
     participants: Duration,
 }
 
-/// What was used between two moments.
+/// The time and the CPU time between two readings.
 #[derive(Clone, Copy, Debug)]
 pub struct Used {
-    /// Wall time.
+    /// The wall time.
     pub time: Duration,
     /// CPU time of the machine that was not idle, without what a hypervisor took.
     pub machine: Duration,
@@ -68,7 +68,7 @@ impl Cpu {
         })
     }
 
-    /// What was used since then.
+    /// The time and the CPU time since a reading.
     pub fn since(&self, start: Reading) -> Result<Used> {
         let end = self.read()?;
         let time = end.at - start.at;

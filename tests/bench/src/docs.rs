@@ -60,7 +60,7 @@ pub fn put(place: Place, tables: &str) -> Result<()> {
     Ok(())
 }
 
-/// What it was measured on, whether targets hold, and a table with a line for each row; `head` is
+/// The conditions, whether targets hold, and a table with a line for each row; `head` is
 /// the table's, without the implementation.
 pub fn tables<const CELLS: usize>(
     measured: &str,

@@ -35,7 +35,7 @@ use super::{
 
 /// Datagrams a second, over all sessions.
 const RATE: u32 = 5_000;
-/// What the sessions carry.
+/// The load of the sessions.
 const CASE: Case = Case {
     sessions: 16,
     size: 200,
@@ -47,12 +47,12 @@ const CASE: Case = Case {
 const QUIET: Duration = Duration::from_secs(4);
 /// From the beginning, before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
-/// How often memory is looked at.
+/// The interval at which memory is read.
 const LOOK: Duration = Duration::from_millis(500);
 /// Sessions in total and of one node, as relays have them by default.
 const LIMITS: [&str; 2] = ["--max-sessions=65536", "--max-sessions-per-node=4096"];
 
-/// What to measure.
+/// The choice of relays and attacks.
 #[derive(Debug, clap::Args)]
 pub struct FloodArgs {
     /// Seconds of each attack
@@ -65,41 +65,41 @@ pub struct FloodArgs {
     output: Output,
 }
 
-/// Everything that was measured in one run.
+/// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Results {
-    /// What it was measured on.
+    /// The conditions of the run.
     pub conditions: Conditions,
     /// Seconds of each attack.
     pub seconds: u64,
-    /// One for each relay and attack.
+    /// The rows, one for each relay and attack.
     pub rows: Vec<Row>,
 }
 
-/// One relay under one attack.
+/// The result of a relay under an attack.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
-    /// Which relay.
+    /// The relay.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
-    /// What was thrown at it.
+    /// The attack.
     pub attack: Attack,
     /// Datagrams, or requests, of the attack in a second.
     pub offered: f64,
     /// Datagrams of bound sessions sent.
     pub sent: u64,
-    /// Those that did not arrive.
+    /// Number of datagrams that did not arrive.
     pub lost: u64,
     /// The longest time in which none arrived, in milliseconds.
     pub longest_gap_ms: f64,
     /// One datagram in a hundred was slower than this before the attack, in microseconds; of those
     /// that arrived.
     pub p99_before_us: Option<f64>,
-    /// The same during the attack.
+    /// The same quantity during the attack.
     pub p99_us: Option<f64>,
     /// The relay's own CPU time before the attack, in CPUs.
     pub cpus_before: f64,
-    /// The same during the attack.
+    /// The same quantity during the attack.
     pub cpus: f64,
     /// Resident memory under load before the attack, in bytes.
     pub rss_before: u64,
@@ -150,7 +150,7 @@ struct Bench<'a> {
     time: Duration,
 }
 
-/// What was seen of the relay during an attack.
+/// The readings of a relay during an attack.
 struct Seen {
     offered: f64,
     cpus: f64,
@@ -170,7 +170,7 @@ impl Use {
         Ok(Self { since, before })
     }
 
-    /// In CPUs, since then.
+    /// The CPU time since the reading, in CPUs.
     fn cpus(&self, server: &Server) -> Result<f64> {
         let used = server.cpu_time()? - self.before;
         Ok(used.as_secs_f64() / self.since.elapsed().as_secs_f64())

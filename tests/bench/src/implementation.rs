@@ -1,4 +1,4 @@
-//! What is compared.
+//! The implementations that are compared.
 
 use std::{
     fmt,
@@ -17,17 +17,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Implementation {
-    /// One link, nothing between: what load and network cost by themselves.
+    /// One link with nothing between: the cost of load and network alone.
     Direct,
-    /// Plain routing.
+    /// Routing by the kernel.
     Route,
     /// nftables DNAT and masquerading, with connection tracking.
     Dnat,
     /// Tailscale's relay, `net/udprelay`.
     Go,
-    /// This relay, in user space.
+    /// Our relay, in user space.
     Socket,
-    /// This relay, in the kernel.
+    /// Our relay, in the kernel.
     Kernel,
 }
 
@@ -42,7 +42,7 @@ impl Implementation {
         Self::Go,
     ];
 
-    /// Its name in results, and of its devices.
+    /// The name in results, and of the devices.
     pub const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -54,7 +54,7 @@ impl Implementation {
         }
     }
 
-    /// Whether clients allocate and bind.
+    /// Says whether clients allocate and bind sessions.
     pub const fn is_relay(self) -> bool {
         matches!(self, Self::Go | Self::Socket | Self::Kernel)
     }

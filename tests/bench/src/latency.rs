@@ -23,7 +23,7 @@ const NUMBER: std::ops::Range<usize> = 8..12;
 pub struct Latency {
     /// Half are faster.
     pub p50: f64,
-    /// One in a hundred is slower.
+    /// The 99th percentile, in microseconds.
     pub p99: f64,
     /// Datagrams that did not arrive.
     pub lost: u32,

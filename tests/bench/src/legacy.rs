@@ -1,4 +1,4 @@
-//! Where relays under measurement leave what outlives them.
+//! Files of relays under measurement that outlive them.
 
 use std::{
     fs,

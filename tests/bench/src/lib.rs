@@ -36,7 +36,7 @@ use self::{
     relay::RelayArgs, restart::RestartArgs, scale::ScaleArgs,
 };
 
-/// What to measure.
+/// The measurements.
 #[derive(Debug, Subcommand)]
 pub enum Bench {
     /// Compare this relay with Tailscale's, with routing and with address translation
@@ -51,12 +51,12 @@ pub enum Bench {
     Operator(OperatorArgs),
     /// Show what operator and idle relays take, as released, with one PeerRelay
     Memory(MemoryArgs),
-    /// Draw results
+    /// Draw the results of a file
     Plot(PlotArgs),
 }
 
 impl Bench {
-    /// Runs it.
+    /// Runs the measurement.
     pub fn run(self) -> Result<()> {
         match self {
             Self::Relay(args) => relay::run(&args),

@@ -23,21 +23,21 @@ use super::{
 
 /// Most that is on its way: datagrams, and bytes.
 const WINDOW: (u64, u64) = (2048, 2 << 20);
-/// How long nothing may arrive before what is on its way counts as lost.
+/// The time without an arrival after which datagrams on their way count as lost.
 const LOST: Duration = Duration::from_millis(20);
 /// Pauses while the window is full.
 const PAUSE: (Duration, Duration) = (Duration::from_micros(30), Duration::from_micros(1000));
 
-/// One flow of the load.
+/// A flow of the load.
 #[derive(Debug)]
 pub struct Flow {
     /// A connected socket.
     pub socket: UdpSocket,
-    /// What it sends over and over; several datagrams when the kernel is to cut it.
+    /// The buffer that is sent over and over; several datagrams when the kernel is to cut it.
     pub bytes: Vec<u8>,
 }
 
-/// What is sent, one buffer after another.
+/// A source of buffers to send.
 pub trait Source {
     /// Sends the next one; says how many datagrams that were.
     fn send(&mut self) -> io::Result<u64>;
@@ -63,7 +63,7 @@ impl Source for Turns<'_> {
     }
 }
 
-/// What one round delivered and cost.
+/// The result of a round.
 #[derive(Clone, Copy, Debug)]
 pub struct Delivery {
     /// Datagrams that arrived.
@@ -72,7 +72,7 @@ pub struct Delivery {
     pub lost: u64,
     /// Buffers that they arrived in; fewer than datagrams where they stayed together.
     pub buffers: u64,
-    /// Time and CPU.
+    /// The time and the CPU time of the round.
     pub used: Used,
 }
 
@@ -154,7 +154,7 @@ pub fn run(
     run_from(&mut turns, size, arrivals, cpu, warm_up, time)
 }
 
-/// The same with any source of datagrams of `size` bytes.
+/// Runs a round with any source of datagrams of `size` bytes.
 pub fn run_from(
     source: &mut impl Source,
     size: usize,

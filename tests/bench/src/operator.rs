@@ -21,10 +21,10 @@ use serde::{Deserialize, Serialize};
 use self::{crowd::Crowd, scenarios::Scenario};
 use super::{conditions, docs, output::Output, row::Conditions};
 
-/// What to measure.
+/// The choice of scenarios and crowds.
 #[derive(Debug, clap::Args)]
 pub struct OperatorArgs {
-    /// How often each scenario is played
+    /// Number of times that each scenario is played
     #[arg(long, value_name = "NUMBER", default_value_t = 3, value_parser = clap::value_parser!(u8).range(1..))]
     rounds: u8,
     /// Only scenarios whose name contains this
@@ -42,16 +42,16 @@ pub struct OperatorArgs {
     output: Output,
 }
 
-/// Everything that was measured in one run.
+/// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Results {
-    /// What it was measured on.
+    /// The conditions of the run.
     pub conditions: Conditions,
-    /// How often each scenario was played.
+    /// Number of times that each scenario was played.
     pub rounds: u8,
-    /// One for each scenario.
+    /// The scenarios.
     pub scenarios: Vec<Scenario>,
-    /// One for each number of PeerRelays.
+    /// The crowds, one for each number of PeerRelays.
     pub crowds: Vec<Crowd>,
 }
 

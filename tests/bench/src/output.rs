@@ -1,4 +1,4 @@
-//! Where results go besides the terminal.
+//! The outputs of results besides the terminal.
 
 use std::{fs, path::PathBuf};
 

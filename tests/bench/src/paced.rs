@@ -30,10 +30,10 @@ const LOOK: Duration = Duration::from_millis(1);
 const ON_THE_WAY: Duration = Duration::from_millis(300);
 /// A session passes data when some of its last datagrams arrived: those of this time.
 const LAST: Duration = Duration::from_secs(1);
-/// How often a receiver sends something back: a relay ends a session of which one client is silent.
+/// The interval at which a receiver answers: a relay ends a session of which one client is silent.
 const ANSWER: Duration = Duration::from_secs(1);
 
-/// When which datagram is due: the first one interval after the start.
+/// The times at which datagrams are due: the first is due one interval after the start.
 #[derive(Clone, Copy, Debug)]
 pub struct Schedule {
     start: Instant,
@@ -51,7 +51,7 @@ impl Schedule {
         })
     }
 
-    /// How many are due by now.
+    /// The number of datagrams that are due by now.
     pub fn due(&self) -> u64 {
         (self.start.elapsed().as_secs_f64() * f64::from(self.rate)) as u64
     }
@@ -69,14 +69,14 @@ impl Schedule {
     }
 }
 
-/// What became of the datagrams.
+/// The result of a paced load.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Outcome {
     /// Datagrams sent.
     pub sent: u64,
-    /// Those that did not arrive.
+    /// Number of datagrams that did not arrive.
     pub lost: u64,
-    /// Those that arrived more than once.
+    /// Number of datagrams that arrived more than once.
     pub repeated: u64,
     /// The longest time in which none that was due arrived.
     pub longest_gap: Duration,
@@ -84,7 +84,7 @@ pub struct Outcome {
     pub sessions: usize,
 }
 
-/// How long each datagram was on its way.
+/// The time that each datagram was on its way, in microseconds.
 #[derive(Clone, Debug, Default)]
 pub struct Latencies(Vec<u32>);
 
@@ -92,7 +92,7 @@ impl Latencies {
     /// Stands for a datagram that did not arrive.
     const NONE: u32 = u32::MAX;
 
-    /// What one in a hundred of those with these numbers was slower than, in microseconds; `None`
+    /// The 99th percentile of the datagrams with these numbers, in microseconds; `None`
     /// when none of them arrived.
     pub fn p99_us(&self, numbers: Range<u64>) -> Option<f64> {
         let place = |number: u64| (number as usize).min(self.0.len());

@@ -13,12 +13,12 @@ use super::{
     row::{Results, Row},
 };
 
-/// What to draw.
+/// The results to draw.
 #[derive(Debug, clap::Args)]
 pub struct PlotArgs {
     /// Results that `cargo dev bench relay --json` wrote
     file: PathBuf,
-    /// Where to draw them; beside the file, without
+    /// Directory for the pictures; that of the file by default
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
 }
@@ -29,7 +29,7 @@ const BAR: f64 = 14.0;
 const GAP: f64 = 12.0;
 const HEAD: f64 = 58.0;
 
-/// Draws.
+/// Draws the results.
 pub fn run(args: &PlotArgs) -> Result<()> {
     let shown = args.file.display();
     let text = fs::read(&args.file).with_context(|| format!("failed to read {shown}"))?;

@@ -8,7 +8,7 @@ use serde_json::json;
 
 use super::{server, table::mib};
 
-/// When to look.
+/// The time at which to measure.
 #[derive(Debug, clap::Args)]
 pub struct MemoryArgs {
     /// Seconds after everything is ready
@@ -65,7 +65,7 @@ fn print() -> Result<()> {
     Ok(())
 }
 
-/// What a process of this program does, if it is one.
+/// The role of a process of this program; `None` for others.
 fn role(process: &Path) -> Option<&'static str> {
     let line = fs::read(process.join("cmdline")).ok()?;
     let mut words = line.split(|byte| *byte == 0);

@@ -26,7 +26,7 @@ pub const PORT: u16 = 40_000;
 /// Share of the machine's CPU time that others may take before only processes are counted.
 const FOREIGN: f64 = 0.03;
 
-/// What to measure.
+/// The choice of implementations and rows.
 #[derive(Debug, clap::Args)]
 pub struct RelayArgs {
     /// Fewer and shorter rounds: for a first look
@@ -42,7 +42,7 @@ pub struct RelayArgs {
     output: Output,
 }
 
-/// How long rounds are and how many count.
+/// The length of rounds and the number that counts.
 #[derive(Clone, Copy, Debug)]
 struct Plan {
     rounds: usize,

@@ -28,7 +28,7 @@ use super::{
 
 /// Datagrams a second, over all sessions.
 const RATE: u32 = 50_000;
-/// What is sent.
+/// The load.
 const CASE: Case = Case {
     sessions: 16,
     size: 200,
@@ -40,10 +40,10 @@ const CASE: Case = Case {
 const BEFORE: Duration = Duration::from_secs(3);
 /// After the relay is back.
 const AFTER: Duration = Duration::from_secs(5);
-/// How long relays are away that forward nothing meanwhile.
+/// Seconds without a relay, for those that forward nothing meanwhile.
 const SHORT: u64 = 1;
 
-/// What to measure.
+/// The choice of relays and events.
 #[derive(Debug, clap::Args)]
 pub struct RestartArgs {
     /// Seconds for which the relay is away whose program stays in the kernel: at most 300, after
@@ -57,7 +57,7 @@ pub struct RestartArgs {
     output: Output,
 }
 
-/// What happens to the relay.
+/// An event that ends or replaces a relay.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Event {
@@ -67,22 +67,22 @@ pub enum Event {
     Replaced,
 }
 
-/// Everything that was measured in one run.
+/// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Results {
-    /// What it was measured on.
+    /// The conditions of the run.
     pub conditions: Conditions,
-    /// One for each relay and event.
+    /// The rows, one for each relay and event.
     pub rows: Vec<Row>,
 }
 
-/// One relay and event.
+/// The result of one relay and event.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
-    /// Which relay.
+    /// The relay.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
-    /// What happened to it.
+    /// The event that the relay went through.
     pub event: Event,
     /// Sessions that were bound.
     pub sessions: usize,

@@ -4,19 +4,19 @@ use serde::{Deserialize, Serialize};
 
 use super::implementation::Implementation;
 
-/// Everything that was measured in one run.
+/// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Results {
     /// Only what was measured.
     pub rows: Vec<Row>,
-    /// What the rows were measured on and how.
+    /// The conditions of the run.
     pub conditions: Conditions,
 }
 
-/// How a run was made.
+/// The conditions of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Conditions {
-    /// When, as a date.
+    /// The date of the run.
     pub date: String,
     /// The commit of the sources.
     pub commit: String,
@@ -28,16 +28,16 @@ pub struct Conditions {
     pub offloads: String,
     /// Rounds that counted, and seconds of each.
     pub rounds: (usize, f64),
-    /// Whose CPU time the relay's cost is made from: `machine` or `processes`.
+    /// The source of the relay's CPU time: `machine` or `processes`.
     pub cpu: String,
     /// CPU time of others, as a part of the machine's, in the median round.
     pub foreign_cpu: f64,
 }
 
-/// One row. A field that was not measured is absent.
+/// A row. A field that was not measured is absent.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
-    /// What was measured.
+    /// The implementation that was measured.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
     /// IP versions of the sending and the receiving client: `v4`, `v6`, `v4-v6`.
@@ -65,7 +65,7 @@ pub struct Row {
     /// CPU time less that of the direct path.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub relay_cost_us_per_packet: Option<f64>,
-    /// How far rounds lie from the median of the CPU time, as a part of it.
+    /// The deviation of the rounds from the median of the CPU time, as a fraction.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub noise: Option<f64>,
     /// Datagrams that did not arrive, as a part of those sent.
@@ -80,7 +80,7 @@ pub struct Row {
     /// Time on the path at 10,000 datagrams a second: half are faster.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub p50_us: Option<f64>,
-    /// One in a hundred is slower.
+    /// The 99th percentile, in microseconds.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub p99_us: Option<f64>,
     /// Memory that one more bound session takes, resident and in BPF maps.
@@ -89,7 +89,7 @@ pub struct Row {
     /// Resident memory without a session, in bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub idle_rss: Option<u64>,
-    /// Of that, what is backed by no file.
+    /// The part of it that is backed by no file, in bytes.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub idle_anonymous: Option<u64>,
     /// BPF maps, made for all sessions that there may be, in bytes.
@@ -98,7 +98,7 @@ pub struct Row {
     /// Sessions between clients of their own, allocated and bound in a second of the relay's CPU.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bound_per_cpu_second: Option<f64>,
-    /// The same for all pairs of a few clients.
+    /// Sessions bound in a second of CPU time, for all pairs of a few clients.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub mesh_bound_per_cpu_second: Option<f64>,
 }

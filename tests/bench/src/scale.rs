@@ -41,7 +41,7 @@ const TIME: Duration = Duration::from_secs(3);
 /// Sessions that were bound first shall live until the last one is, in seconds.
 const LIFETIME: &str = "--lifetime=36000";
 
-/// What to measure.
+/// The numbers of sessions to measure.
 #[derive(Debug, clap::Args)]
 pub struct ScaleArgs {
     /// Sessions, each bound by two handshakes
@@ -51,19 +51,19 @@ pub struct ScaleArgs {
     output: Output,
 }
 
-/// Everything that was measured in one run.
+/// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Results {
-    /// What it was measured on.
+    /// The conditions of the run.
     pub conditions: Conditions,
     /// Two for each relay: few sessions, and all.
     pub rows: Vec<Row>,
 }
 
-/// One relay with so many of its sessions in use.
+/// The result of a relay with so many of its sessions in use.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
-    /// Which relay.
+    /// The relay.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
     /// Sessions that took turns.
@@ -72,7 +72,7 @@ pub struct Row {
     pub delivered_pps: f64,
     /// CPU time of the whole machine for each, in microseconds.
     pub cpu_us: f64,
-    /// How far rounds lie from the median of that, as a part of it.
+    /// The deviation of the rounds from the median, as a fraction.
     pub noise: f64,
     /// Memory of each session, resident and in BPF maps, in bytes; where all are in use.
     pub bytes_per_session: Option<f64>,

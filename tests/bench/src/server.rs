@@ -11,21 +11,21 @@ use super::{
     topology::{Family, Link, Side},
 };
 
-/// How long memory settles.
+/// The time in which memory settles.
 const SETTLE: Duration = Duration::from_millis(1500);
 
 /// A running relay; it ends with this.
 #[derive(Debug)]
 pub struct Server {
-    /// Which one.
+    /// The implementation.
     pub implementation: Implementation,
-    /// Its UDP port.
+    /// The UDP port of the relay.
     pub port: u16,
-    /// The process.
+    /// The process of the relay.
     pub relay: BareRelay,
 }
 
-/// What a relay has counted since it was started.
+/// The counters of a relay since its start.
 #[derive(Clone, Copy, Debug)]
 pub struct Count {
     /// Sessions that are open.
@@ -37,11 +37,11 @@ pub struct Count {
 /// Memory of a process, in bytes.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Memory {
-    /// Resident.
+    /// Resident memory.
     pub rss: u64,
     /// Resident and neither shared nor backed by a file.
     pub anonymous: u64,
-    /// In BPF maps, which no process is charged for.
+    /// Memory of BPF maps, which no process is charged for.
     pub bpf: u64,
 }
 
@@ -54,7 +54,7 @@ impl Server {
         Self::start_with(implementation, programs, port, &[])
     }
 
-    /// The same, with more arguments.
+    /// Starts a relay with more arguments.
     ///
     /// # Errors
     /// As [`Server::start`].
@@ -92,7 +92,7 @@ impl Server {
         })
     }
 
-    /// Its memory once it has given back what it does not need: Go's by two collections, ours when
+    /// The memory of the relay once it has released what it does not need: Go's by two collections, ours when
     /// it has heard nothing for a second.
     pub fn settled_memory(&mut self) -> Result<Memory> {
         thread::sleep(SETTLE);
@@ -100,7 +100,7 @@ impl Server {
         memory(self.pid()?)
     }
 
-    /// What it has counted; `None` of a relay that does not tell.
+    /// The counters of the relay; `None` of a relay that does not tell.
     pub fn count(&mut self) -> Result<Option<Count>> {
         let line = self.relay.say("count")?;
         let numbers: Vec<_> = line
@@ -121,13 +121,13 @@ impl Server {
         system::cpu_time(self.pid()?)
     }
 
-    /// Its process id.
+    /// The process id of the relay.
     pub fn pid(&self) -> Result<i32> {
         self.relay.pid()
     }
 }
 
-/// What /proc says of a process.
+/// The memory of a process, from /proc.
 pub fn memory(pid: i32) -> Result<Memory> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/smaps_rollup"))
         .context("failed to read the memory of a process")?;
@@ -143,7 +143,7 @@ pub fn memory(pid: i32) -> Result<Memory> {
     })
 }
 
-/// What the kernel says of the BPF maps that a process has open, each once.
+/// The memory of the BPF maps that a process has open, each counted once, in bytes.
 fn bpf_memory(pid: i32) -> Result<u64> {
     let mut maps = BTreeMap::new();
     for entry in std::fs::read_dir(format!("/proc/{pid}/fdinfo"))? {

@@ -31,11 +31,11 @@ const ATTEMPTS: u32 = 8;
 /// A client with one socket.
 #[derive(Debug)]
 pub struct Client {
-    /// Its socket.
+    /// The socket of the client.
     pub socket: UdpSocket,
-    /// Where the relay is, for it.
+    /// The address of the relay, as the client reaches it.
     pub relay: SocketAddr,
-    /// Its disco key.
+    /// The disco key of the client.
     pub key: DiscoPublic,
     secret: [u8; 32],
     /// With the relay's key for requests, and with its key for handshakes.
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Shared {
 /// A session that both clients have bound.
 #[derive(Clone, Copy, Debug)]
 pub struct Session {
-    /// Its number.
+    /// The VNI of the session.
     pub vni: Vni,
     /// Indices of its clients; the first sends.
     pub clients: [usize; 2],
@@ -241,7 +241,7 @@ fn allocate(
     Ok(sessions)
 }
 
-/// Both handshakes of each session. What gets lost shows in [`unproven_of`].
+/// Does both handshakes of each session. A lost datagram shows in [`unproven_of`].
 fn bind(clients: &[Client], sessions: &[Session], generation: u32) -> Result<()> {
     let mut waiting: HashMap<(usize, Vni), BindCommon> = HashMap::new();
     for session in sessions {

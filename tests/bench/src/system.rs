@@ -1,4 +1,4 @@
-//! What a load generator asks of Linux that std has no word for.
+//! System calls of a load generator for which std has no function.
 
 #![allow(
     unsafe_code,
@@ -58,7 +58,7 @@ pub fn run_first() {
     unsafe { libc::sched_setscheduler(0, libc::SCHED_FIFO, &raw const parameters) };
 }
 
-/// Undoes [`run_first`].
+/// Gives the calling thread its usual priority again, after [`run_first`].
 pub fn run_like_others() {
     let parameters = libc::sched_param { sched_priority: 0 };
     // SAFETY: as above.

@@ -86,7 +86,7 @@ fn memory_line(row: &Row) -> String {
     )
 }
 
-/// What a row says of memory and allocations.
+/// The cells of a row about memory and allocations.
 pub fn memory_cells(row: &Row) -> [String; 8] {
     [
         row.implementation.to_string(),

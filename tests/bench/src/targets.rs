@@ -1,4 +1,4 @@
-//! What the relay is to reach, and whether it does.
+//! The targets of the relay, and whether a run reaches them.
 
 use std::fmt::Write as _;
 
@@ -10,13 +10,13 @@ use super::{
 /// A target and the figure that a run gives it.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// What is compared.
+    /// The quantity.
     pub what: String,
-    /// What is wanted.
+    /// The wanted value.
     pub wanted: String,
-    /// What was measured.
+    /// The measured value.
     pub measured: String,
-    /// Whether that is enough.
+    /// True if the measured value reaches the wanted one.
     pub holds: bool,
 }
 
@@ -168,7 +168,7 @@ pub fn markdown(targets: &[Target]) -> String {
     text
 }
 
-/// The same for a terminal, and the verdict of all.
+/// The targets for a terminal, with the verdict on all of them.
 pub fn lines(targets: &[Target]) -> String {
     let mut text = String::new();
     for target in targets {

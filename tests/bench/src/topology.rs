@@ -28,23 +28,23 @@ const PREFIX: &str = "prb-";
 /// An IP version.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Family {
-    /// IPv4.
+    /// IP version 4.
     V4,
-    /// IPv6.
+    /// IP version 6.
     V6,
 }
 
 /// A client's side of a path.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Side {
-    /// In `prb-a`.
+    /// The side in the namespace `prb-a`.
     A,
-    /// In `prb-b`.
+    /// The side in the namespace `prb-b`.
     B,
 }
 
 impl Side {
-    /// Its namespace.
+    /// The namespace of the side.
     pub const fn namespace(self) -> &'static str {
         match self {
             Self::A => A,
@@ -226,7 +226,7 @@ pub fn add_sources(link: Link) -> Result<Vec<IpAddr>> {
 pub struct Sink(());
 
 impl Sink {
-    /// Starts to drop.
+    /// Starts to drop what arrives at the receiving client of these implementations.
     pub fn open(implementations: &[Implementation]) -> Result<Self> {
         let quoted = |i: &Implementation| format!("\"{i}\"");
         let devices: Vec<_> = implementations.iter().map(quoted).collect();

@@ -33,13 +33,13 @@ const ROUND: u64 = 40;
 /// Steps that a failure shows.
 const SHOWN: usize = 8;
 
-/// What to compare.
+/// The number of sequences and their seed.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct CompareArgs {
     /// What the sequences are generated from
     #[arg(long, default_value_t = SEED)]
     seed: u64,
-    /// How many
+    /// Number of sequences
     #[arg(long, default_value_t = SEQUENCES)]
     sequences: u64,
     /// Only the sequence with this number

@@ -1,4 +1,4 @@
-//! Which CPU a thread runs on.
+//! The CPU on which a thread runs.
 
 use anyhow::{Context, Result};
 use rustix::thread::{CpuSet, sched_getcpu, sched_setaffinity};

@@ -11,13 +11,13 @@ use rig::{command::program, progress::Progress, state::repository, tools::Tools}
 pub const PROGRAM: &str = "PEERRELAY_MAPMODEL";
 const TEST: &str = "relay::tailnet::netmap::model";
 
-/// What to compare.
+/// The number of streams and their seed.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct MapsArgs {
-    /// What the streams are generated from; another number with each run unless given
+    /// Seed of the generated streams; new in each run unless given
     #[arg(long)]
     seed: Option<u64>,
-    /// How many
+    /// Number of streams
     #[arg(long, default_value_t = 2_000)]
     streams: u64,
 }

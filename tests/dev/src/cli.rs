@@ -68,7 +68,7 @@ enum Action {
     Up,
     /// Stop everything and remove it
     Down,
-    /// Show what runs
+    /// List the processes of the rig and their state
     Status,
     /// Show the log of a part, or which parts have one
     Logs {

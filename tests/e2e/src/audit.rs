@@ -1,4 +1,4 @@
-//! What our parts have asked the API server for in the whole run, beside what they may.
+//! The requests of our parts to the API server in the whole run, compared with their rights.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -83,14 +83,14 @@ struct Refusal {
     text: String,
 }
 
-/// What the audit log tells.
+/// A summary of the audit log.
 #[derive(Debug, Default)]
 struct Asked {
     requests: usize,
     used: BTreeSet<Right>,
     /// Last words, by who asked and for what object.
     refused: BTreeMap<(String, String), Refusal>,
-    /// Who has written what object.
+    /// The accounts that have written, each with the name of the object.
     wrote: BTreeSet<(String, String)>,
 }
 

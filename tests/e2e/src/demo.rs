@@ -15,7 +15,7 @@ use rig::{
 };
 use serde_json::json;
 
-/// How to show it.
+/// The arguments of the demo.
 #[derive(Debug, clap::Args)]
 pub struct DemoArgs {
     /// Take everything down at the end; for scripts
@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PORT: u16 = 7_000;
 const BYTES: u64 = 50_000_000;
 
-/// Shows it.
+/// Runs the demo.
 pub fn run(args: &DemoArgs) -> Result<()> {
     let progress = Progress::stderr();
     progress.line("native: a real Kubernetes cluster and a real tailnet on this machine");

@@ -1,4 +1,4 @@
-//! What a person would look at after a failure, for those who were not there.
+//! The state of the cluster after a failure, for a person who was not there.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use rig::{
 /// Last lines of each look.
 const LINES: usize = 25;
 
-/// What kubectl, the relays' metrics and the clients say now.
+/// The state as kubectl, the relays' metrics and the clients show it now.
 pub(crate) fn of(deployment: &Deployment<'_>) -> String {
     let mut text = String::new();
     let mut look = |what: &str, said: Result<String>| {
@@ -76,7 +76,7 @@ const KUBECTL: [&[&str]; 5] = [
     ],
 ];
 
-/// What is not zero, in a few lines.
+/// The samples that are not zero, in a few lines.
 fn counted(deployment: &Deployment<'_>, node: &Node) -> Result<String> {
     let metrics = deployment.metrics(node)?;
     let counted = metrics.iter().filter(|(name, value)| {

@@ -1,4 +1,4 @@
-//! What holds on a real cluster and a real tailnet: the scenarios, the demo and the upgrade.
+//! Tests on a real cluster and a real tailnet: the scenarios, the demo and the upgrade.
 
 mod audit;
 pub mod demo;

@@ -1,4 +1,4 @@
-//! What the tests show: each scenario is a sentence that holds on a real cluster and tailnet.
+//! The scenarios: each is a sentence that holds on a real cluster and tailnet.
 
 mod admission;
 mod chart;
@@ -45,20 +45,20 @@ use serde_json::json;
 
 /// Name of the PeerRelay that scenarios share.
 pub(crate) const EDGE: &str = "edge";
-/// In which a path must be found.
+/// The longest time until a path is found.
 const THIRTY: Duration = Duration::from_secs(30);
-/// In which clients notice that a path is gone, and find another.
+/// The longest time until clients notice that a path is gone, and find another.
 const MINUTE: Duration = Duration::from_secs(90);
 
 /// A sentence, and what shows that it holds.
 pub struct Scenario {
-    /// The sentence.
+    /// The sentence that the scenario shows to hold.
     pub name: &'static str,
     /// Shows it; what it prints goes to the report.
     pub run: fn(&Deployment<'_>) -> Result<String>,
 }
 
-/// All of them, in an order in which each finds what it needs.
+/// All scenarios, in an order in which each finds what it needs.
 pub fn all() -> Vec<Scenario> {
     let groups = [
         paths::scenarios(),
@@ -108,7 +108,7 @@ pub fn reset(deployment: &Deployment<'_>) -> Result<()> {
     deployment.wait_ready(EDGE)
 }
 
-/// The same without any PeerRelay.
+/// Brings about the state of [`reset`], without any PeerRelay.
 fn vacant(deployment: &Deployment<'_>) -> Result<()> {
     surroundings(deployment)?;
     deployment.delete(EDGE)

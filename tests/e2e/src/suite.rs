@@ -18,7 +18,7 @@ use crate::{
     traces,
 };
 
-/// What to run.
+/// The choice of scenarios and of the rig's versions.
 #[derive(Debug, clap::Args)]
 pub struct TestArgs {
     /// Only scenarios whose sentence contains this, or one of several parts that '|' separates; no
@@ -33,7 +33,7 @@ pub struct TestArgs {
 }
 
 impl TestArgs {
-    /// Whether everything is to be run, not only some scenarios.
+    /// Says whether everything is to be run, not only some scenarios.
     pub fn is_whole(&self) -> bool {
         self.filter.is_none()
     }
@@ -98,14 +98,14 @@ pub fn run(args: &TestArgs, skipped: usize) -> Result<ExitCode> {
     })
 }
 
-/// Whether a sentence contains a part of the filter.
+/// Says whether a sentence contains a part of the filter.
 fn is_asked(filter: &str, sentence: &str) -> bool {
     filter.split('|').any(|part| sentence.contains(part))
 }
 
 type Check = fn(&Deployment<'_>) -> Result<String>;
 
-/// What can only be said of a whole run.
+/// Checks that look back at a whole run.
 fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
     let secrets: (&str, Check) = (
         "no log, object or argument list has a secret that was used",
@@ -129,7 +129,7 @@ fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
     }
 }
 
-/// Looks back at the run.
+/// Runs the closing checks, and counts those that fail.
 fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<usize> {
     let checks = closing_checks(args);
     if checks.is_empty() {

@@ -14,9 +14,9 @@ use serde_json::Value;
 /// Objects that say what people see; Secrets are where secrets belong.
 const OBJECTS: &str = "events,peerrelays,relaynodes,configmaps,daemonsets,pods,services,leases,\
     serviceaccounts,roles,rolebindings";
-/// Where pods have their token.
+/// The path of a pod's token, below its root.
 const TOKEN_FILE: &str = "var/run/secrets/kubernetes.io/serviceaccount/token";
-/// What an auth key is called.
+/// The name under which an auth key is reported.
 const AUTH_KEY: &str = "an auth key";
 /// Shorter text is no key of another kind, and is found by chance.
 const SHORTEST: usize = 20;

@@ -33,7 +33,7 @@ use crate::{
 const STORED: &str = "stored";
 const PORT: u16 = 7_004;
 
-/// Which versions.
+/// The versions between which to upgrade.
 #[derive(Debug, clap::Args)]
 pub struct UpgradeArgs {
     /// The commit to come from and to go back to

@@ -26,7 +26,7 @@ pub struct Api {
     resources: Arc<BTreeMap<String, Resource>>,
 }
 
-/// Where objects of a kind are.
+/// A kind of objects, and its place in the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Resource {
     /// `apiVersion` of its objects.
@@ -35,7 +35,7 @@ pub struct Resource {
     pub kind: String,
     /// Plural in paths.
     pub plural: String,
-    /// Whether its objects are in namespaces.
+    /// True if objects of the kind are in namespaces.
     pub namespaced: bool,
 }
 
@@ -122,13 +122,13 @@ impl Api {
         Ok(value)
     }
 
-    /// Reads.
+    /// Reads the object or list at `path`.
     pub async fn read(&self, path: &str) -> Result<Value> {
         self.expect(Method::GET, path, "application/json", &Value::Null)
             .await
     }
 
-    /// Reads what may not be there.
+    /// Reads the object at `path`; `None` if there is none.
     pub async fn find(&self, path: &str) -> Result<Option<Value>> {
         let (status, value) = self
             .send(Method::GET, path, "application/json", Vec::new())
@@ -140,19 +140,19 @@ impl Api {
         }
     }
 
-    /// Creates.
+    /// Creates an object below `path`.
     pub async fn create(&self, path: &str, object: &Value) -> Result<Value> {
         self.expect(Method::POST, path, "application/json", object)
             .await
     }
 
-    /// Changes by a merge patch.
+    /// Changes the object at `path` by a merge patch.
     pub async fn merge(&self, path: &str, patch: &Value) -> Result<Value> {
         self.expect(Method::PATCH, path, "application/merge-patch+json", patch)
             .await
     }
 
-    /// Removes; nothing to remove is fine.
+    /// Deletes the object at `path`, if there is one.
     pub async fn delete(&self, path: &str) -> Result<()> {
         let (status, value) = self
             .send(Method::DELETE, path, "application/json", Vec::new())
@@ -182,7 +182,7 @@ impl Api {
             .with_context(|| format!("the API server has no {key}"))
     }
 
-    /// Asks the API server what it has.
+    /// Reads from the API server which kinds it serves.
     pub async fn discover(&mut self) -> Result<()> {
         let mut versions = vec!["v1".to_owned()];
         let groups = self.read("/apis").await?;

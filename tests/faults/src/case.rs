@@ -1,22 +1,22 @@
-//! What happens to a PeerRelay while requests go wrong.
+//! The cases: changes around a PeerRelay during which requests go wrong.
 
 use rig::spec::{region, tailnet};
 use serde_json::{Value, json};
 
 use super::snapshot::LAST_NAMED_PORT;
 
-/// One thing that a user, an administrator or a cloud does.
+/// An action of a user, an administrator or a cloud.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// The PeerRelay is applied, with these fields of its spec on top of the smallest one.
     Apply(Value),
-    /// It is deleted.
+    /// The PeerRelay is deleted.
     Delete,
-    /// The same with another PeerRelay, whose name begins with the name of the first.
+    /// Another PeerRelay is applied, whose name begins with the name of the first.
     ApplyOther(Value),
-    /// The other one is deleted.
+    /// The other PeerRelay is deleted.
     DeleteOther,
-    /// A node joins.
+    /// A node joins the cluster.
     NodeUp(&'static str),
     /// A node leaves for good.
     NodeDown(&'static str),
@@ -31,11 +31,11 @@ pub enum Step {
 /// A change, and what was before.
 #[derive(Clone, Debug)]
 pub struct Case {
-    /// What happens, in a few words.
+    /// The name, in a few words.
     pub name: String,
-    /// What was, and has settled.
+    /// The steps before the change; the operator settles after them.
     pub before: Vec<Step>,
-    /// What happens.
+    /// The steps of the change.
     pub change: Vec<Step>,
 }
 
@@ -56,13 +56,13 @@ pub const TYPICAL: [&str; 11] = [
 
 /// Cases in which every kind of object is refused, region by region.
 pub const REFUSED: [&str; 3] = ["two regions", "port of two regions", "region removed"];
-/// Their regions.
+/// The regions of the cases in [`REFUSED`].
 pub const REGIONS: [&str; 2] = ["office", "lab"];
 
 /// Node ports that the API server gives to nobody who does not name them.
 const PORTS: [u16; 2] = [LAST_NAMED_PORT - 1, LAST_NAMED_PORT];
 
-/// All cases.
+/// All cases, those of exposure last.
 pub fn all() -> Vec<Case> {
     let smallest = || Step::Apply(json!({}));
     // Enough for every node: which nodes are chosen depends on the PeerRelay's name.
@@ -211,7 +211,7 @@ fn balanced(load_balancer: Value) -> Value {
     )
 }
 
-/// The same with relays on one node only.
+/// The specification with relays on one node only.
 fn only(mut spec: Value) -> Value {
     let selector = json!({"kubernetes.io/hostname": "n1"});
     spec["regions"][0]["placement"] = json!({"nodeSelector": selector});

@@ -38,7 +38,7 @@ pub struct ControlPlane {
     pub api: Api,
     /// Connections to it.
     pub upstream: Upstream,
-    /// Where it is.
+    /// The URL of the API server.
     pub server: String,
     /// Rules that the chart gives the operator.
     pub rules: Vec<Value>,
@@ -49,7 +49,7 @@ pub struct ControlPlane {
     dir: TempDir,
 }
 
-/// A child that ends with this.
+/// A child process that is killed when this is dropped.
 #[derive(Debug)]
 pub struct ChildGuard(Child);
 
@@ -64,17 +64,17 @@ impl ChildGuard {
         Ok(Self(command.spawn().context("failed to start a program")?))
     }
 
-    /// Process id.
+    /// The process id of the child.
     pub fn pid(&self) -> u32 {
         self.0.id()
     }
 
-    /// Says whether it still runs.
+    /// Says whether the child still runs.
     pub fn alive(&mut self) -> bool {
         matches!(self.0.try_wait(), Ok(None))
     }
 
-    /// Ends it as a crash would.
+    /// Kills the child.
     pub fn kill(&mut self) {
         self.0.kill().ok();
         self.0.wait().ok();

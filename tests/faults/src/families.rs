@@ -15,7 +15,7 @@ use super::{
     trial::{Harness, relay_path},
 };
 
-/// In which a refusal is told.
+/// The longest time until a refusal is in the status.
 const SOON: Duration = Duration::from_secs(5);
 
 /// Shows that such a refusal is told in the API server's words, holds up nothing else, and ends with

@@ -33,7 +33,7 @@ use tokio::runtime::Runtime;
 
 use self::{play::Play, trial::Harness};
 
-/// What to try.
+/// The choice of cases.
 #[derive(Debug, clap::Args)]
 pub struct FaultsArgs {
     /// Only cases whose name contains this, or one of several parts: `two:|exposure`
@@ -43,19 +43,19 @@ pub struct FaultsArgs {
     planes: usize,
 }
 
-/// What was tried.
+/// Numbers of what was tried.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Counts {
-    /// Cases.
+    /// Number of cases.
     pub cases: usize,
-    /// Faults that struck.
+    /// Number of faults that struck.
     pub faults: usize,
-    /// ChildGuard otherwise than without a fault.
+    /// Number of faults after which the end differs from that without a fault.
     pub failures: usize,
 }
 
 impl Counts {
-    /// The sum of both.
+    /// The sums of two runs.
     fn plus(self, other: Self) -> Self {
         Self {
             cases: self.cases + other.cases,
@@ -65,10 +65,10 @@ impl Counts {
     }
 }
 
-/// Which faults to try.
+/// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub enum Extent {
-    /// All of them, on so many control planes at a time: a fault is mostly waited for.
+    /// All faults, on so many control planes at a time: most of the time is spent on waits.
     Whole(usize),
     /// Typical cases, and as many faults as fit into this time, spread over all.
     Sample(Duration),
@@ -103,7 +103,7 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
     Ok(())
 }
 
-/// What is shown besides the cases.
+/// The shows that are run besides the cases.
 const SHOWS: [&str; 4] = ["request budget", "families", "replicas", "watch faults"];
 
 /// Shows one of `request budget`, `families`, `replicas`, `watch faults` on a control plane of its own.
@@ -132,12 +132,12 @@ pub fn play(
     runtime()?.block_on(play.run())
 }
 
-/// Whether `name` contains one of the parts of `filter`.
+/// Says whether `name` contains one of the parts of `filter`.
 fn matches(name: &str, filter: &str) -> bool {
     filter.split('|').any(|part| name.contains(part))
 }
 
-/// Runs the proxies.
+/// The runtime of the proxies.
 pub fn runtime() -> Result<Runtime> {
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     Ok(builder.worker_threads(2).enable_all().build()?)

@@ -52,7 +52,7 @@ impl Operator {
         })
     }
 
-    /// Starts it.
+    /// Starts the operator.
     pub fn start(&mut self) -> Result<()> {
         let mut command = bound(&self.program);
         command
@@ -68,12 +68,12 @@ impl Operator {
         Ok(())
     }
 
-    /// Ends it as a crash would.
+    /// Kills the operator.
     pub fn kill(&mut self) {
         self.process = None;
     }
 
-    /// Says whether it runs.
+    /// Says whether the operator runs.
     pub fn alive(&mut self) -> bool {
         self.process.as_mut().is_some_and(ChildGuard::alive)
     }
@@ -94,7 +94,7 @@ impl Operator {
         Ok(())
     }
 
-    /// Its process id, while it runs.
+    /// The process id of the operator, while it runs.
     pub fn pid(&self) -> Option<u32> {
         self.process.as_ref().map(ChildGuard::pid)
     }

@@ -1,4 +1,4 @@
-//! Plays cases, each with every fault, on one control plane or on several at a time.
+//! The runner of cases, each with every fault, on one control plane or on several at a time.
 
 use std::{
     path::Path,

@@ -29,10 +29,10 @@ use super::{
     record::{Asked, Exchange, Heard, checksum},
 };
 
-/// What goes wrong with a request.
+/// A fault of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// It never reaches the API server, and no answer comes: the harness kills the operator.
+    /// The request never reaches the API server, and no answer comes: the harness kills the operator.
     KillBefore,
     /// The API server has done it, and no answer comes: the harness kills the operator.
     KillAfter,
@@ -61,22 +61,22 @@ impl Fault {
         Self::BreakAfter,
     ];
 
-    /// Whether the operator has to be killed once it struck.
+    /// Says whether the operator has to be killed once the fault struck.
     pub const fn kills(self) -> bool {
         matches!(self, Self::KillBefore | Self::KillAfter)
     }
 }
 
-/// Which request a fault strikes: the `nth` write, from zero, that has `about` in path or body.
+/// The request that a fault strikes: the `nth` write, from zero, that has `about` in path or body.
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// Name of the PeerRelay, as no other text has it.
     pub about: String,
     /// Writes to let pass before.
     pub nth: usize,
-    /// What goes wrong.
+    /// The fault.
     pub fault: Fault,
-    /// How many writes in a row it strikes.
+    /// The number of writes in a row that the fault strikes.
     pub times: usize,
 }
 
@@ -100,14 +100,14 @@ impl Refused {
     }
 }
 
-/// What all proxies of a run share.
+/// The log of requests that all proxies of a run share.
 #[derive(Clone, Debug)]
 pub struct Record(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     exchanges: Mutex<Vec<Exchange>>,
-    /// What watches have told.
+    /// The events that watches have passed on.
     heard: Mutex<Vec<Heard>>,
     plan: Mutex<Option<Plan>>,
     refused: Mutex<Option<Refused>>,
@@ -136,7 +136,7 @@ impl Default for Record {
 }
 
 impl Record {
-    /// Everything that went through since the start.
+    /// All exchanges since the start.
     pub fn exchanges(&self) -> Vec<Exchange> {
         lock(&self.0.exchanges).clone()
     }
@@ -146,7 +146,7 @@ impl Record {
         lock(&self.0.exchanges).len()
     }
 
-    /// Whether nothing went through.
+    /// Says whether no request went through.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -161,14 +161,14 @@ impl Record {
         lock(&self.0.heard).len()
     }
 
-    /// Whether a watch has told of an object since.
+    /// Says whether a watch has passed on an event of an object since `mark`.
     pub fn told_of(&self, mark: usize, resource: &str, name: &str) -> bool {
         let heard = lock(&self.0.heard);
         let mut since = heard[mark..].iter();
         since.any(|event| event.resource == resource && event.name == name)
     }
 
-    /// How long it is since the last exchange that is neither a watch nor about the lease, and
+    /// The time since the last exchange that is neither a watch nor about the lease, and
     /// since a watch told anything.
     pub fn quiet(&self) -> Duration {
         let exchanges = lock(&self.0.exchanges);
@@ -241,7 +241,7 @@ impl Record {
 /// A proxy for one operator.
 #[derive(Debug)]
 pub struct Proxy {
-    /// Where the operator finds the API server.
+    /// The address of the proxy, which the operator takes for the API server's.
     pub address: SocketAddr,
     task: JoinHandle<()>,
 }

@@ -1,4 +1,4 @@
-//! What went through the proxy.
+//! The requests that went through the proxy, and the events of watches.
 
 use std::{fmt, time::Instant};
 
@@ -6,16 +6,16 @@ use hyper::Method;
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-/// One request, and the answer once there is one.
+/// A request, with the answer once there is one.
 #[derive(Clone, Debug)]
 pub struct Exchange {
-    /// When it came.
+    /// The time at which the request came.
     pub at: Instant,
-    /// When the operator was given an answer.
+    /// The time at which the operator was given an answer.
     pub answered: Option<Instant>,
-    /// Who asked: the name of the operator's process.
+    /// The name of the operator's process that asked.
     pub actor: String,
-    /// What is asked.
+    /// The request.
     pub request: Asked,
     /// Checksum of the body.
     pub body: String,
@@ -26,9 +26,9 @@ pub struct Exchange {
 /// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// When it was passed on.
+    /// The time at which the event was passed on.
     pub at: Instant,
-    /// Plural.
+    /// The plural of the object's kind.
     pub resource: String,
     /// Name of the object.
     pub name: String,
@@ -137,12 +137,12 @@ impl Asked {
         }
     }
 
-    /// Whether it changes something.
+    /// Says whether the request changes something.
     pub fn writes(&self) -> bool {
         !matches!(self.verb, "get" | "list" | "watch")
     }
 
-    /// Whether it is about which replica acts.
+    /// Says whether the request is about the lease, which decides which replica acts.
     pub fn is_lease(&self) -> bool {
         self.resource == "leases"
     }

@@ -1,4 +1,4 @@
-//! Of two replicas one acts, also when the other only seemed to be gone.
+//! Two replicas of the operator: one acts, also when the other only seemed to be gone.
 
 use std::{path::Path, time::Duration};
 

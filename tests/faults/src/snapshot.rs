@@ -1,4 +1,4 @@
-//! What the operator has made of a PeerRelay, without what differs between two lives of the same.
+//! Snapshots of a PeerRelay and its children, without what differs between two lives of the same.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,7 +22,7 @@ pub const LAST_NAMED_PORT: u16 = 30_085;
 /// Normalised objects by kind and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Snapshot {
-    /// What they say.
+    /// The objects by kind and name.
     pub objects: BTreeMap<String, String>,
     /// Their identities.
     pub uids: BTreeMap<String, String>,
@@ -38,7 +38,7 @@ impl Snapshot {
         same.map(|(key, _)| key.clone()).collect()
     }
 
-    /// The same without how often objects have changed.
+    /// The snapshot without the numbers of changes of the objects.
     pub fn without_generations(&self) -> Self {
         let mut plain = self.clone();
         for said in plain.objects.values_mut() {
@@ -49,7 +49,7 @@ impl Snapshot {
         plain
     }
 
-    /// What differs, for people.
+    /// The differences, as text.
     pub fn differences(&self, wanted: &Self) -> String {
         let keys: BTreeSet<_> = self.objects.keys().chain(wanted.objects.keys()).collect();
         let mut text = String::new();

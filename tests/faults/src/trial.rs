@@ -1,4 +1,4 @@
-//! One case, played with or without a fault, and what came of it.
+//! The run of one case, with or without a fault.
 
 pub mod refusals;
 
@@ -26,7 +26,7 @@ use super::{
 
 /// The operator is done when it has asked nothing for this long.
 const QUIET: Duration = Duration::from_millis(250);
-/// The same where the outcome is not known beforehand.
+/// The time without requests after which an unknown outcome is taken for the end.
 const SETTLED: Duration = Duration::from_millis(800);
 /// Longest time to an end state.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -36,20 +36,20 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub struct Harness {
     /// The control plane.
     pub plane: ControlPlane,
-    /// What went through.
+    /// The log of requests.
     pub record: Record,
-    /// The operator.
+    /// The operator, a process of its own.
     pub operator: Operator,
     kinds: Vec<Resource>,
     trials: usize,
 }
 
-/// How a case ends when nothing goes wrong.
+/// The course of a case without a fault.
 #[derive(Debug)]
 pub struct Golden {
     before: Snapshot,
     after: Snapshot,
-    /// When the change was made.
+    /// The time of the change.
     pub start: std::time::Instant,
     /// Requests from the change to the end.
     pub requests: Vec<Exchange>,
@@ -260,7 +260,7 @@ impl Harness {
         Ok(())
     }
 
-    /// Whether Kubernetes has made of all DaemonSets what they say.
+    /// Says whether Kubernetes has rolled out all DaemonSets.
     async fn rolled_out(&self) -> Result<bool> {
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets");
         let list = self.plane.api.read(&path).await?;
@@ -302,7 +302,7 @@ impl Harness {
         }
     }
 
-    /// What is there and how it differs, once the operator has nothing more to do; otherwise nothing,
+    /// The snapshot and its differences, once the operator has nothing more to do; otherwise `None`,
     /// a moment later. Looking costs the API server a list of each kind.
     async fn looked_at(
         &self,
@@ -328,7 +328,7 @@ impl Harness {
         snapshot(&self.plane.api, &self.kinds, name).await
     }
 
-    /// Does one thing.
+    /// Performs a step of a case.
     pub async fn step(&mut self, name: &str, step: &Step) -> Result<()> {
         let api = &self.plane.api;
         match step {

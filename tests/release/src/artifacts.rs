@@ -14,7 +14,7 @@ use super::{CHECKSUMS, VERSION, krew::ClientArchive};
 
 /// Beginning of the names of command line archives.
 const CLIENT: &str = "peerrelay_";
-/// The chart.
+/// The name of the chart.
 pub(super) const CHART: &str = "peerrelay-operator";
 
 /// Archive, layout and bill of materials, with the architecture in their names.

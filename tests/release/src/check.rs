@@ -1,4 +1,4 @@
-//! What is checked of the files of a release.
+//! Checks of the files of a release.
 
 use std::{env, fs, path::Path};
 

@@ -1,4 +1,4 @@
-//! What `deny.toml` says of the crates that the product is made of, judged by cargo-deny.
+//! The rules of `deny.toml` for the crates of the product, checked by cargo-deny.
 
 use std::{
     env, fs,

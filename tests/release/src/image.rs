@@ -15,7 +15,7 @@ use rig::{
     progress::Progress,
 };
 
-/// What to build, and where to put it.
+/// The build, and the output directory or file.
 #[derive(Debug, clap::Args)]
 pub struct ImageArgs {
     /// Directory for the archive, the OCI layout and the bill of materials; or a file that ends in

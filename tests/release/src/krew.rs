@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 /// A command line archive: `peerrelay_0.1.0_linux_amd64.tar.gz`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ClientArchive {
-    /// File name.
+    /// The name of the archive.
     pub(super) name: String,
     /// Checksum in hex.
     pub(super) sha256: String,

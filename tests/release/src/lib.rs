@@ -30,10 +30,10 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 const CHECKSUMS: &str = "SHA256SUMS";
 /// Manifest of the kubectl plugin.
 const KREW: &str = "peer-relay.yaml";
-/// What the release's page says.
+/// The text of the release's page.
 const NOTES: &str = "notes.md";
 
-/// What to make, and where to put it.
+/// The tag, the names and the output directory of a release.
 #[derive(Debug, clap::Args)]
 pub struct ReleaseArgs {
     /// Make and check everything, and publish nothing; publishing is the release workflow's
@@ -45,7 +45,7 @@ pub struct ReleaseArgs {
     /// The tag of the release: it must be that of the version, and the change log must have it
     #[arg(long, value_name = "vX.Y.Z")]
     tag: Option<String>,
-    /// Where the files of a release can be fetched, for the plugin manifest
+    /// URL from which the files of a release can be fetched, for the plugin manifest
     #[arg(
         long,
         value_name = "URL",

@@ -19,7 +19,7 @@ impl AuthKey {
         key
     }
 
-    /// The text.
+    /// The key as text, for where it is needed.
     pub fn as_str(&self) -> &str {
         &self.0
     }

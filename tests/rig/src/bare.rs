@@ -79,7 +79,7 @@ impl BareRelay {
         Ok(())
     }
 
-    /// Its process id.
+    /// The process id of the relay.
     pub fn pid(&self) -> Result<i32> {
         Ok(i32::try_from(self.child.id())?)
     }

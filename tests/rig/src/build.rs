@@ -15,13 +15,13 @@ use crate::{
     state::repository,
 };
 
-/// How it is compiled.
+/// A profile of cargo.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Profile {
-    /// As tests are: quickly.
+    /// The profile of tests, which compiles quickly.
     #[default]
     Dev,
-    /// As images are: for speed and size.
+    /// The profile of images, for speed and size.
     Release,
 }
 
@@ -40,7 +40,7 @@ pub fn peerrelay(profile: Profile, progress: &Progress) -> Result<PathBuf> {
     peerrelay_of(&repository(), profile, None)
 }
 
-/// The same of the sources in `root`, with another target directory than theirs.
+/// Compiles the program from the sources in `root`, optionally into another target directory.
 pub fn peerrelay_of(root: &Path, profile: Profile, target: Option<&Path>) -> Result<PathBuf> {
     let mut cargo = cargo(root, "rustc", profile)?;
     if let Some(target) = target {

@@ -26,7 +26,7 @@ const NODES_READY: Duration = Duration::from_secs(90);
 /// A cluster that runs.
 #[derive(Clone, Debug)]
 pub struct Cluster {
-    /// Its nodes.
+    /// The nodes of the cluster.
     pub nodes: Vec<Node>,
     processes: Processes,
     pki: Pki,
@@ -114,7 +114,7 @@ impl Cluster {
         kubectl
     }
 
-    /// Where kubectl keeps what it knows of the API server.
+    /// The directory with kubectl's cache of the API server's kinds.
     pub fn kubectl_cache(&self) -> PathBuf {
         self.cache.clone()
     }

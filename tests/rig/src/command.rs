@@ -21,7 +21,7 @@ pub fn program(name: impl AsRef<Path>) -> Command {
     command
 }
 
-/// The same, in a network namespace.
+/// A program as [`program`] finds it, in a network namespace.
 ///
 /// `ip netns exec` would also mount a new /sys, without cgroups.
 pub fn program_in(namespace: &str, name: impl AsRef<Path>) -> Command {
@@ -39,7 +39,7 @@ pub fn run(command: &mut Command) -> Result<String> {
     run_with_input(command, &[])
 }
 
-/// The same of a program that writes for programs: its standard output is not in the error.
+/// Runs a program whose output is for programs: the error has its standard error only.
 pub fn query(command: &mut Command) -> Result<String> {
     let shown = display(command);
     let (status, stdout, stderr) = finish(command, &[])?;
@@ -47,7 +47,7 @@ pub fn query(command: &mut Command) -> Result<String> {
     Ok(stdout)
 }
 
-/// The same as [`run`], with standard input.
+/// Runs a program as [`run`] does, with this standard input.
 pub fn run_with_input(command: &mut Command, input: &[u8]) -> Result<String> {
     let shown = display(command);
     let (status, stdout, stderr) = finish(command, input)?;
@@ -85,7 +85,7 @@ fn finish(command: &mut Command, input: &[u8]) -> Result<(ExitStatus, String, St
     Ok((status, stdout, stderr.map(joined).unwrap_or_default()))
 }
 
-/// Where a program is, if it is installed.
+/// The path of a program, if it is installed.
 pub fn find(name: &Path) -> Option<PathBuf> {
     if name.components().count() > 1 {
         return name.is_file().then(|| name.into());

@@ -25,7 +25,7 @@ pub struct Component {
     pub name: &'static str,
     /// The path of the program.
     pub path: PathBuf,
-    /// The arguments.
+    /// The arguments of the program.
     pub args: Vec<String>,
 }
 
@@ -133,7 +133,7 @@ impl Placement {
         &self.pki
     }
 
-    /// etcd.
+    /// etcd, which listens on loopback only.
     pub fn etcd(&self, tools: &Tools) -> Component {
         let [client, peer] = self.etcd_ports.map(loopback_url);
         let args = [
@@ -150,7 +150,7 @@ impl Placement {
         component(tools, "etcd", args)
     }
 
-    /// The API server.
+    /// The API server, on all addresses unless the placement says otherwise.
     pub fn api_server(&self, tools: &Tools) -> Component {
         let file = |name: &str| self.pki.path(name).display().to_string();
         let args = [

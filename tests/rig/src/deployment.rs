@@ -1,4 +1,4 @@
-//! What demo and tests do with a rig: install the operator, apply a PeerRelay, look at paths.
+//! The operator on a rig: its installation, PeerRelays, and the paths between clients.
 
 use std::{
     fmt,
@@ -33,21 +33,21 @@ pub const CHART: &str = "peerrelay-operator";
 /// Longest time for a pod to start, or a status to follow.
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// A rig with the operator on it.
+/// A rig on which the operator is installed.
 #[derive(Clone, Copy, Debug)]
 pub struct Deployment<'a> {
-    /// The rig.
+    /// The rig on which the operator is installed.
     pub rig: &'a Rig,
 }
 
-/// How two clients talk.
+/// The path on which two clients talk.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Route {
     /// Through a DERP server.
     Derp,
     /// Through a relay, `IP:PORT:vni:N`.
     Relay(String),
-    /// Without help.
+    /// Directly, without a relay or a DERP server.
     Direct,
 }
 
@@ -61,7 +61,7 @@ impl fmt::Display for Route {
     }
 }
 
-/// A condition of an object as `Status/Reason`, of whichever generation; empty if it has none.
+/// A condition of an object as `Status/Reason`, whatever its generation is; empty if there is none.
 pub fn condition(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"]
         .as_array()
@@ -74,7 +74,7 @@ pub fn condition(object: &Value, kind: &str) -> String {
     })
 }
 
-/// The message of a condition of an object; empty if it has none.
+/// The message of a condition of an object; empty if there is no such condition.
 pub fn message(object: &Value, kind: &str) -> String {
     let conditions = object["status"]["conditions"].as_array();
     let mut conditions = conditions.into_iter().flatten();
@@ -98,7 +98,7 @@ impl<'a> Deployment<'a> {
         Self::install_version(rig, &repository(), PEERRELAY)
     }
 
-    /// The same with the chart of the sources in `root`, and another image.
+    /// Installs the chart of the sources in `root` with an image.
     pub fn install_version(rig: &'a Rig, root: &Path, image: &str) -> Result<Self> {
         let deployment = Self { rig };
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
@@ -155,7 +155,7 @@ impl<'a> Deployment<'a> {
         self.rig.kubectl(words).map(drop)
     }
 
-    /// Takes a rig on which the operator is installed already.
+    /// Uses a rig on which the operator is installed already.
     pub const fn of(rig: &'a Rig) -> Self {
         Self { rig }
     }
@@ -170,7 +170,7 @@ impl<'a> Deployment<'a> {
         self.rig.apply(&secret.to_string()).map(drop)
     }
 
-    /// Removes that Secret.
+    /// Removes the Secret with the auth key.
     pub fn remove_secret(&self) -> Result<()> {
         self.rig
             .kubectl([
@@ -195,7 +195,7 @@ impl<'a> Deployment<'a> {
         Ok(spec::peer_relay(name, &smallest))
     }
 
-    /// Applies such a PeerRelay.
+    /// Applies the smallest PeerRelay for the rig's tailnet, with `spec` on top.
     pub fn apply(&self, name: &str, spec: &Value) -> Result<()> {
         self.rig
             .apply(&self.peer_relay(name, spec)?.to_string())
@@ -238,7 +238,7 @@ impl<'a> Deployment<'a> {
         Ok(list["items"].as_array().cloned().unwrap_or_default())
     }
 
-    /// A condition of a PeerRelay as `Status/Reason`, or nothing.
+    /// A condition of a PeerRelay as `Status/Reason`; empty while it is of an older generation.
     pub fn condition(&self, name: &str, kind: &str) -> Result<String> {
         let relay = self.object("peerrelay", name)?;
         let current = relay["status"]["observedGeneration"] == relay["metadata"]["generation"];
@@ -248,7 +248,7 @@ impl<'a> Deployment<'a> {
         })
     }
 
-    /// What the relays of a PeerRelay report of themselves.
+    /// The RelayNode objects of a PeerRelay.
     pub fn reports(&self, name: &str) -> Result<Vec<Value>> {
         let list = ["get", "relaynodes", "-n", NAMESPACE, "-o", "json"];
         let list: Value = serde_json::from_str(&self.rig.kubectl(list)?)?;
@@ -273,7 +273,7 @@ impl<'a> Deployment<'a> {
         })
     }
 
-    /// How `from` reaches `to` at the moment, by one `tailscale ping`.
+    /// The path from one client to another at the moment, by one `tailscale ping`.
     pub fn route(&self, from: &Client, to: &Client) -> Result<Route> {
         let via = from.ping(to.machine.name)?.via;
         Ok(if via.starts_with("DERP") {
@@ -348,7 +348,7 @@ impl<'a> Deployment<'a> {
         self.hold(client.command(this_program()?), words)
     }
 
-    /// The same on a node, outside of Kubernetes.
+    /// Starts this program's probe on a node, outside of Kubernetes.
     pub fn probe_on(&self, node: &Node, words: &[&str]) -> Result<ProbeHandle> {
         self.hold(program_in(node.machine.namespace, this_program()?), words)
     }
@@ -371,7 +371,7 @@ impl<'a> Deployment<'a> {
         })
     }
 
-    /// Patches an object of our group as who has this token, and gives what the API server says.
+    /// Patches an object of our group with a bearer token, and gives the text of the answer.
     /// kubectl would read it first, which a relay may not.
     pub fn patch_as(&self, token: &str, path: &str) -> Result<String> {
         let path = format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/{path}");
@@ -380,7 +380,8 @@ impl<'a> Deployment<'a> {
             .map(|(_, said)| said)
     }
 
-    /// Asks the API server as who has this token; its answer by code and text. GET sends no body.
+    /// Sends a request to the API server with a bearer token; gives code and text of the answer. GET
+    /// sends no body.
     pub fn ask_as(
         &self,
         token: &str,
@@ -414,7 +415,7 @@ impl<'a> Deployment<'a> {
         Ok((code, text.to_owned()))
     }
 
-    /// Tries until it holds.
+    /// Repeats `probe` until it succeeds, or the time is over.
     pub fn eventually(&self, what: &str, probe: impl FnMut() -> Result<()>) -> Result<()> {
         crate::process::wait_until(PATIENCE, || true, probe)
             .with_context(|| format!("never came true: {what}"))
@@ -429,17 +430,17 @@ impl<'a> Deployment<'a> {
     }
 }
 
-/// A probe that runs; it is stopped with this.
+/// A probe that runs until this is dropped.
 #[derive(Debug)]
 pub struct ProbeHandle {
     child: Child,
     output: BufReader<std::process::ChildStdout>,
-    /// Its first line.
+    /// The first line that the probe printed.
     pub first: String,
 }
 
 impl ProbeHandle {
-    /// Ends its input, and gives the last line it prints.
+    /// Closes the input of the probe, and gives the last line that the probe prints.
     pub fn finish(mut self) -> Result<String> {
         drop(self.child.stdin.take());
         let last = self.output.by_ref().lines().map_while(Result::ok).last();

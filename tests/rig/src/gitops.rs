@@ -26,10 +26,10 @@ const FLUX_KINDS: [&str; 3] = [
     "github.com/fluxcd/source-controller/api/v1",
 ];
 
-/// In which definitions are served.
+/// The longest time until definitions of custom resources are served.
 const ESTABLISHED: Duration = Duration::from_secs(30);
 
-/// Both programs, and the cluster that they act on.
+/// The programs with Flux's and Argo CD's libraries, and the cluster on which they act.
 #[derive(Clone, Debug)]
 pub struct GitOps {
     tools: Tools,
@@ -38,7 +38,7 @@ pub struct GitOps {
     namespace: Option<&'static str>,
 }
 
-/// What became of an object.
+/// The effect of an operation on an object.
 #[derive(Debug)]
 pub struct Change {
     /// Kind, namespace and name.
@@ -95,7 +95,7 @@ impl GitOps {
         run(self.command("flux").arg("await").arg(dir)).map(drop)
     }
 
-    /// What an apply would do.
+    /// The changes that an apply would make.
     pub fn diff(&self, dir: &Path) -> Result<Vec<Change>> {
         changes(&run(self.command("flux").arg("diff").arg(dir))?)
     }
@@ -127,7 +127,7 @@ impl GitOps {
         Ok(modified.map(|said| said.to_string()).collect())
     }
 
-    /// How Argo CD judges objects.
+    /// The health of objects, as Argo CD judges it.
     pub fn health<'a>(&self, objects: impl Iterator<Item = &'a Value>) -> Result<Vec<String>> {
         let objects: String = objects.map(|object| format!("{object}\n")).collect();
         let mut argocd = self.command("argocd");

@@ -17,11 +17,11 @@ use crate::{
     tools::Tools,
 };
 
-/// Where it is reached, also from pods.
+/// The URL of Headscale, for clients and for pods.
 pub const LOGIN_SERVER: &str = "https://10.90.0.1:8443";
 const NAME: &str = "headscale";
 const READY: Duration = Duration::from_secs(20);
-/// Where STUN and its own DERP server are; the port is not that of the rig's own.
+/// The address of STUN and of Headscale's own DERP server; the rig's own has another port.
 const STUN: &str = "10.90.0.1:3479";
 
 /// Headscale while it runs. With it, c1 and c2 go back to the rig's tailnet.
@@ -35,11 +35,11 @@ pub struct Headscale<'a> {
 /// A device as Headscale knows it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Device {
-    /// Its number.
+    /// The number of the node.
     pub id: u64,
-    /// Its name.
+    /// The name of the node.
     pub name: String,
-    /// Its tags.
+    /// The tags of the node.
     pub tags: Vec<String>,
 }
 

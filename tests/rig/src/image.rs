@@ -39,16 +39,16 @@ pub const LAYOUT: &str = "oci";
 /// Name of the bill of materials.
 pub const SBOM: &str = "sbom.cdx.json";
 
-/// Everything that belongs to a published image.
+/// A published image with its bill of materials and program.
 #[derive(Debug)]
 pub struct Built {
     /// The image and its bill of materials.
     pub archive: Archive,
-    /// CycloneDX.
+    /// The bill of materials, as CycloneDX JSON.
     pub sbom: Vec<u8>,
     /// The program in the image.
     pub program: PathBuf,
-    /// What `--version` says, also in the labels.
+    /// The labels, which repeat what `--version` says.
     pub labels: Labels,
     /// Time of the sources in seconds since 1970.
     pub epoch: u64,
@@ -117,7 +117,7 @@ pub fn for_rig(program: &Path, images: &[Image]) -> Result<Archive> {
     Archive::new(images, &layer, Compression::None, &labels)?.with_sbom(&sbom)
 }
 
-/// What a program says of itself.
+/// The version line that a program prints for `--version`.
 pub fn version_of(executable: &Path) -> Result<String> {
     let said = run_program(program(executable).arg("--version"))?;
     Ok(said.trim().to_owned())

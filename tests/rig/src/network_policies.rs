@@ -20,10 +20,10 @@ const PROGRAM: &str = "network-policies";
 /// Queue from which it takes packets.
 const QUEUE: &str = "100";
 const READY: Duration = Duration::from_secs(20);
-/// One for each family.
+/// The programs for the rules of each IP version.
 const TABLES: [&str; 2] = ["iptables", "ip6tables"];
 
-/// What enforces them on each node, while it runs.
+/// The programs that enforce the policies, one on each node, until this is dropped.
 #[derive(Debug)]
 pub struct NetworkPolicies<'a> {
     rig: &'a Rig,

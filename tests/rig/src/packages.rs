@@ -32,7 +32,7 @@ const PROGRAMS: [(&str, &str, &str); 15] = [
     ("curl", "curl", "reads metrics in a node's namespace"),
 ];
 
-/// Where Debian puts the CNI plugins.
+/// The directory with Debian's CNI plugins.
 pub const CNI_PLUGINS: &str = "/usr/lib/cni";
 const CNI_BRIDGE: &str = "/usr/lib/cni/bridge";
 

@@ -17,7 +17,7 @@ use crate::{
     state::{State, write_private},
 };
 
-/// Where the API server is reached.
+/// The URL of the API server in the namespaces of the rig.
 pub const API_SERVER: &str = "https://10.89.0.1:6443";
 
 /// The file with the private key that signs the tokens of service accounts.

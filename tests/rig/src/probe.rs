@@ -8,40 +8,40 @@ use std::net::SocketAddr;
 use anyhow::Result;
 use clap::Subcommand;
 
-/// What to send or serve.
+/// Traffic of a test: a client or a server.
 #[derive(Debug, Subcommand)]
 pub enum Probe {
     /// Echo every connection, and answer its end with a checksum of what came
     Serve {
-        /// TCP port
+        /// TCP port to listen on
         port: u16,
     },
     /// Send bytes and compare the checksum that comes back
     Send {
-        /// A `serve`
+        /// Address of a `serve`
         to: SocketAddr,
-        /// How many
+        /// Number of bytes
         bytes: u64,
     },
     /// Keep one connection busy until standard input ends; print how many round trips it made, and how long the longest took
     Hold {
-        /// A `serve`
+        /// Address of a `serve`
         to: SocketAddr,
     },
     /// Keep a UDP port taken until standard input ends
     Occupy {
-        /// The port
+        /// UDP port to listen on
         port: u16,
     },
     /// Send datagrams that a relay must not answer; print how many answers came
     Hostile {
-        /// A relay
+        /// Address of a relay
         to: SocketAddr,
     },
 }
 
 impl Probe {
-    /// Runs it.
+    /// Runs the client or server.
     pub fn run(self) -> Result<()> {
         match self {
             Self::Serve { port } => tcp::serve(port),

@@ -30,7 +30,7 @@ pub fn running() -> io::Result<impl Iterator<Item = (i32, PathBuf)>> {
     Ok(entries.filter_map(|entry| Some((entry.file_name().to_str()?.parse().ok()?, entry.path()))))
 }
 
-/// What to start and where.
+/// A program to start: its arguments, environment, namespaces and cgroups.
 #[derive(Debug)]
 pub struct Spec {
     name: String,
@@ -85,14 +85,14 @@ impl Spec {
     }
 }
 
-/// One process that the rig started.
+/// The record of a process that the rig started.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Record {
     /// The name of the part, unique in the rig.
     pub name: String,
     /// The process id, which only together with `start_time` names one process.
     pub pid: i32,
-    /// Its start time in clock ticks since boot.
+    /// The start time in clock ticks since boot.
     pub start_time: u64,
     /// The network namespace it runs in.
     pub namespace: String,

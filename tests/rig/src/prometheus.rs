@@ -26,7 +26,7 @@ use crate::{
     tools::{Tools, module},
 };
 
-/// Where they listen, in the router's namespace, which reaches API server, nodes and pods.
+/// The address of Prometheus in the router's namespace, which reaches API server, nodes and pods.
 const LISTEN: &str = "127.0.0.1:9090";
 const OPERATOR_LISTEN: &str = "127.0.0.1:9091";
 const READY: Duration = Duration::from_secs(60);
@@ -35,7 +35,7 @@ const READY: Duration = Duration::from_secs(60);
 pub const RELEASE: &str = "monitoring";
 /// Name of the Prometheus object, and of what is made of it.
 const NAME: &str = "rig";
-/// Where the configuration expects its rules.
+/// The directory in which the configuration expects the rules.
 const RULES: &str = "/etc/prometheus/rules";
 /// Kinds that are defined; the others are larger than all these and nobody here needs them.
 const KINDS: [&str; 5] = [
@@ -138,13 +138,13 @@ impl<'a> Prometheus<'a> {
         running.wait_until(READY, || self.query("up").map(drop))
     }
 
-    /// What a query gives.
+    /// The result of a query.
     pub fn query(&self, query: &str) -> Result<Vec<Value>> {
         let answer = ask("query", &[&format!("query={query}")])?;
         Ok(answer["result"].as_array().cloned().unwrap_or_default())
     }
 
-    /// What a query gave in the last `seconds`.
+    /// The results of a query in the last `seconds`.
     pub fn range(&self, query: &str, seconds: u64) -> Result<Vec<Value>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH)?.as_secs();
         let (start, end) = (now - seconds, now);
@@ -183,7 +183,7 @@ impl<'a> Prometheus<'a> {
         Ok(names.map(str::to_owned).collect())
     }
 
-    /// What became of each target.
+    /// The state of each target.
     pub fn targets(&self) -> Result<String> {
         let answer = ask("targets", &["state=any"])?;
         let targets = answer["activeTargets"].as_array().into_iter().flatten();
@@ -288,7 +288,7 @@ fn ask(what: &str, fields: &[&str]) -> Result<Value> {
     Ok(answer["data"].clone())
 }
 
-/// What a field of a Secret holds, compressed.
+/// The content of a field of a Secret, which is compressed with gzip.
 fn unpacked(encoded: &str) -> Result<String> {
     let mut shell = program("sh");
     shell.args(["-c", "base64 -d | gzip -dc"]);

@@ -29,7 +29,7 @@ pub struct Rig {
     pub nodes: Vec<Node>,
     /// The tailnet and its clients.
     pub tailnet: Tailnet,
-    /// What the router lets pass.
+    /// The router's filter between clients and everything else.
     pub network: Network,
     state: State,
     cluster: Cluster,
@@ -37,12 +37,12 @@ pub struct Rig {
     tools: Tools,
 }
 
-/// A part of the rig and how it does.
+/// A process of the rig and its state.
 #[derive(Clone, Debug)]
 pub struct Part {
-    /// What was started.
+    /// The record of the process.
     pub record: Record,
-    /// Whether it still runs.
+    /// True while the process runs.
     pub alive: bool,
 }
 
@@ -55,7 +55,7 @@ impl Rig {
         Self::up_with(Tools::build(progress)?, profile, progress)
     }
 
-    /// The same with these tools, for a rig that does not run yet.
+    /// Brings everything up as [`Rig::up`] does, with these tools; a rig that runs keeps its own.
     pub fn up_with(tools: Tools, profile: Profile, progress: &Progress) -> Result<Self> {
         packages::ensure(progress)?;
         let state = State::open()?;
@@ -101,12 +101,12 @@ impl Rig {
         take_down(&state, progress)
     }
 
-    /// The same for this rig.
+    /// Ends all processes of this rig and removes what they used.
     pub fn down(self, progress: &Progress) -> Result<()> {
         Self::take_down(progress)
     }
 
-    /// Everything that was started and not stopped, in order of its start.
+    /// All processes that were started and not stopped, in order of their start.
     pub fn parts() -> Result<Vec<Part>> {
         let records = Processes::open(&State::open()?)?.list()?;
         let part = |record: Record| Part {
@@ -176,7 +176,7 @@ impl Rig {
         self.pki.kubeconfig("admin")
     }
 
-    /// Where kubectl and helm keep what they know of the API server.
+    /// The directory with the cache of kubectl and helm.
     pub fn kubectl_cache(&self) -> PathBuf {
         self.cluster.kubectl_cache()
     }
@@ -206,7 +206,7 @@ impl Rig {
         self.state.path("logs")
     }
 
-    /// What service accounts have asked the API server.
+    /// The API server's audit log of the requests of service accounts.
     pub fn audit_log(&self) -> PathBuf {
         self.logs().join("audit.log")
     }

@@ -52,7 +52,7 @@ pub fn terminate(pid: i32) {
     send(pid, libc::SIGTERM);
 }
 
-/// Ends a process.
+/// Ends a process with SIGKILL.
 pub fn kill(pid: i32) {
     send(pid, libc::SIGKILL);
 }

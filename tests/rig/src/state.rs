@@ -1,4 +1,4 @@
-//! Where the rig keeps its files.
+//! The directories with the rig's files.
 
 use std::{
     env,
@@ -21,7 +21,7 @@ impl State {
         Self::open_named("peerrelay-rig")
     }
 
-    /// The same for what is no rig, so that both can be there.
+    /// Opens a directory of another name, for what runs beside a rig.
     pub fn open_named(name: &str) -> Result<Self> {
         let root = base("XDG_STATE_HOME", ".local/state")?.join(name);
         make_private(&root)?;

@@ -21,12 +21,12 @@ pub use admin::NodeStatus;
 use admin::PolicyWrite;
 pub use client::{Client, Pong};
 
-/// Where the control server is reached, also from pods.
+/// The URL of the control server, for clients and for pods.
 pub const LOGIN_SERVER: &str = "https://10.90.0.1:443";
 const AUTH_KEY: &str = "tskey-auth-rig";
 const READY: Duration = Duration::from_secs(15);
 
-/// In which control takes over a policy.
+/// The longest time until control has taken over a policy.
 const SOON: Duration = Duration::from_secs(5);
 
 /// The policy that `up` starts with: clients may talk to each other, and c1 and c2 may relay through
@@ -137,7 +137,7 @@ impl Tailnet {
         self.processes.stop(CONTROL.name)
     }
 
-    /// The clients.
+    /// The clients of the tailnet, in order of their names.
     pub fn clients(&self) -> &[Client] {
         &self.clients
     }
@@ -179,7 +179,7 @@ impl Tailnet {
         }
     }
 
-    /// Why control refuses the policy that was written, if it does.
+    /// The reason why control refuses the policy that was written, if it does.
     fn refusal(&self, policy: &str) -> Result<Option<String>> {
         let mut written = PolicyWrite::default();
         wait_until(

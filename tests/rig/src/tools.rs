@@ -245,7 +245,7 @@ impl Tools {
         })
     }
 
-    /// The same for one set of tools.
+    /// Builds one set of tools, if it is missing or was built from other sources.
     pub fn build_only(name: &str, progress: &Progress) -> Result<Self> {
         Self::build_set(name, Priority::Normal, progress)
     }
@@ -268,7 +268,7 @@ impl Tools {
         Ok(tools)
     }
 
-    /// The same tools with the API server of the oldest Kubernetes that is supported.
+    /// Replaces the API server by that of the oldest supported Kubernetes, which it builds.
     pub fn with_oldest_api_server(self, progress: &Progress) -> Result<Self> {
         Self::build_only("kubernetes-oldest", progress)?;
         Ok(Self {
@@ -344,7 +344,7 @@ impl Tools {
     }
 }
 
-/// Where Go keeps the source of a module that a set of tools is made of.
+/// The directory with the source of a module of a set of tools, in Go's module cache.
 pub fn module(set: &str, name: &str) -> Result<PathBuf> {
     let mut go = program("go");
     go.current_dir(source(set))

@@ -1,4 +1,4 @@
-//! What an attacker sends.
+//! The attacks and their datagrams.
 
 use std::{
     fmt,
@@ -43,7 +43,7 @@ pub enum Attack {
 }
 
 impl Attack {
-    /// All.
+    /// All attacks.
     pub const ALL: [Self; 3] = [Self::Junk, Self::Binds, Self::Allocations];
 }
 
@@ -63,10 +63,10 @@ pub enum Attacker {
     Datagrams {
         /// Connected to the relay.
         sockets: Vec<UdpSocket>,
-        /// What is sent.
+        /// The datagrams that are sent.
         pool: Vec<Vec<u8>>,
     },
-    /// Asks over DERP.
+    /// Requests for sessions, over DERP.
     Requests(Vec<Vec<u8>>),
 }
 
@@ -145,9 +145,9 @@ fn open(addresses: &[IpAddr], count: usize, relay: SocketAddr) -> Result<Vec<Udp
     })
 }
 
-/// One of five kinds.
+/// Makes a datagram of one of five kinds of junk.
 fn junk(number: usize, bound: &Bound, noise: &mut Noise) -> Result<Vec<u8>> {
-    /// In a handshake message.
+    /// The offset of the sender's key in a handshake message.
     const SENDER: usize = HEADER_LEN + MAGIC.len();
     let unknown = Vni::new(noise.next() as u32 >> 8).context("noise is never zero")?;
     Ok(match number % 5 {
@@ -181,7 +181,7 @@ fn bind(number: usize, bound: &Bound) -> Result<Vec<u8>> {
     own.bind(session.vni, GENERATION, other.key)
 }
 
-/// What an overload brings, on a connected socket.
+/// Says whether a connected socket gives this error because of an overload.
 fn is_passing(error: &std::io::Error) -> bool {
     error.kind() == ErrorKind::WouldBlock
         || error.kind() == ErrorKind::ConnectionRefused

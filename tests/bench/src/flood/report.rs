@@ -1,4 +1,4 @@
-//! What attacks cost, as text.
+//! The report about attacks, as text.
 
 use std::fmt::Write as _;
 
@@ -19,7 +19,7 @@ const SLOWER: f64 = 2.0;
 /// Most CPU time that an attack may cost the relay, in percent of a core.
 const WORK: f64 = 25.0;
 
-/// What a row tells besides its implementation.
+/// The number of cells of a row, without that of the implementation.
 const CELLS: usize = 12;
 
 impl Row {
@@ -32,7 +32,7 @@ impl Row {
         self.rss_peak - self.rss_before
     }
 
-    /// What the attack costs the relay, in percent of a core: the sessions take the same before.
+    /// The cost of the attack for the relay, in percent of a core, without that of the sessions.
     fn work(&self) -> f64 {
         (self.cpus - self.cpus_before).max(0.0) * 100.0
     }

@@ -26,9 +26,9 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// A number of PeerRelays that are all in place.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Crowd {
-    /// How many.
+    /// Number of PeerRelays.
     pub peer_relays: usize,
-    /// How many were new.
+    /// Number of PeerRelays that were new.
     pub added: usize,
     /// Requests by verb, besides watches and the lease, to make the new ones.
     pub requests: BTreeMap<String, usize>,
@@ -38,9 +38,9 @@ pub struct Crowd {
     pub cpu_seconds: f64,
     /// Resident memory of the operator that made them, in bytes.
     pub rss_made: u64,
-    /// The same of one that started when all were there.
+    /// The resident memory of an operator that started when all PeerRelays were there, in bytes.
     pub rss_started: u64,
-    /// Of that, what is backed by no file.
+    /// The part of it that is backed by no file, in bytes.
     pub anonymous_started: u64,
     /// The most that it had while it started.
     pub peak_started: u64,

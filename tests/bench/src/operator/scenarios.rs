@@ -22,10 +22,10 @@ use crate::statistics::Figure;
 const START: Duration = Duration::from_secs(4);
 const RESTART: &str = "restart with all in place";
 
-/// One scenario; times are medians.
+/// The result of a scenario; times are medians.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 pub struct Scenario {
-    /// What happens.
+    /// The name of the scenario.
     pub name: String,
     /// Requests by verb, besides watches and the lease, of the round that took most.
     pub requests: BTreeMap<String, usize>,
@@ -38,7 +38,7 @@ pub struct Scenario {
 }
 
 impl Scenario {
-    /// All requests.
+    /// The number of all requests.
     pub fn total(&self) -> usize {
         self.requests.values().sum()
     }

@@ -1,4 +1,4 @@
-//! What restarts cost, as text.
+//! The report about restarts, as text.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::{
 /// Most datagrams that a replacement of the socket path may lose.
 const FEW: u64 = 50;
 
-/// What a row tells besides its implementation.
+/// The number of cells of a row, without that of the implementation.
 const CELLS: usize = 9;
 
 fn targets(results: &Results) -> Vec<Target> {

@@ -1,4 +1,4 @@
-//! What many sessions cost, as text.
+//! The report about many sessions, as text.
 
 use std::fmt::Write as _;
 
@@ -13,7 +13,7 @@ use crate::{
 /// Part of the speed that is left with the most sessions.
 const LEFT: f64 = 0.7;
 
-/// What a row tells besides its implementation.
+/// The number of cells of a row, without that of the implementation.
 const CELLS: usize = 5;
 
 fn targets(results: &Results) -> Vec<Target> {

@@ -12,7 +12,7 @@ use super::rng::Rng;
 #[derive(Debug)]
 pub struct Client {
     secret: DiscoSecret,
-    /// Its disco key.
+    /// The disco key of the client.
     pub key: DiscoPublic,
 }
 
@@ -50,7 +50,7 @@ impl Client {
     }
 }
 
-/// What a frame that `sender` sealed with `shared` says.
+/// Opens a frame that `sender` sealed with `shared`.
 pub fn open(frame: &[u8], sender: DiscoPublic, shared: &SharedBox) -> Option<Message> {
     let frame = Frame::parse(frame).filter(|frame| frame.sender == sender)?;
     frame.open(shared)

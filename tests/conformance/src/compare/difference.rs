@@ -1,9 +1,9 @@
-//! What we do otherwise on purpose (`docs/wire.md` section 9). Anything else is a fault, and so is
+//! Differences on purpose (`docs/wire.md` section 9). Any other difference is a fault, and so is
 //! an entry of this table that no run sees.
 
 use relay_proto::DropReason;
 
-/// One of them.
+/// A difference on purpose.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub enum Difference {
     /// A new session has a VNI by chance.
@@ -46,7 +46,7 @@ impl Difference {
         Self::DisplacedHandshake,
     ];
 
-    /// What Go does and we do not, and why.
+    /// The reason for the difference: Go's behaviour, and why ours differs.
     pub const fn reason(self) -> &'static str {
         match self {
             Self::CountedVni => "Go counts VNIs up; ours cannot be guessed",
@@ -65,7 +65,7 @@ impl Difference {
         }
     }
 
-    /// What our relay says of it: one of these, or nothing where it is Go's that drops. The answer to
+    /// The drop reasons of our relay for the difference; none where Go's relay drops. The answer to
     /// a challenge that a datagram of another version got has the right version, but comes unasked.
     pub const fn drop_reasons(self) -> &'static [DropReason] {
         match self {

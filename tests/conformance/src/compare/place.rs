@@ -1,4 +1,4 @@
-//! Where datagrams come from and arrive: sockets on loopback, each of which stands for an address
+//! Places from which datagrams come and where they arrive: sockets on loopback, each for an address
 //! of the network.
 
 use std::{
@@ -13,10 +13,10 @@ use super::subject::Arrival;
 /// Sockets on other hosts, two on each, with IPv4 and with IPv6.
 const ELSEWHERE: [usize; 2] = [5, 3];
 
-/// What a place is for a relay.
+/// The meaning of a place for a relay.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Kind {
-    /// Another host.
+    /// A place on another host.
     Elsewhere,
     /// An address that the relay advertises as its own.
     Own,
@@ -27,9 +27,9 @@ pub enum Kind {
 /// A socket, and which address it stands for.
 #[derive(Debug)]
 pub struct Place {
-    /// What it is for a relay.
+    /// The meaning of the place for a relay.
     pub kind: Kind,
-    /// Its address, which Go's relay sees.
+    /// The address on loopback, which Go's relay sees.
     pub real: SocketAddr,
     /// The address it stands for, which ours is told: it binds nothing on loopback.
     pub seen: SocketAddr,
@@ -64,7 +64,7 @@ impl Places {
         Ok(Self(places))
     }
 
-    /// How many there are.
+    /// The number of places.
     pub const fn count(&self) -> usize {
         self.0.len()
     }
@@ -88,7 +88,7 @@ impl Places {
             .position(|place| [place.real, place.seen].contains(&address))
     }
 
-    /// What has arrived anywhere.
+    /// Takes the datagrams that have arrived at any place.
     pub fn drain(&self) -> Result<Vec<Arrival>> {
         let mut arrived = Vec::new();
         let mut buffer = vec![0; 1 << 16];
@@ -132,7 +132,7 @@ impl Place {
     }
 }
 
-/// Whether this machine has an IPv6 loopback.
+/// Says whether this machine has an IPv6 loopback.
 pub fn has_ipv6() -> bool {
     UdpSocket::bind("[::1]:0").is_ok()
 }

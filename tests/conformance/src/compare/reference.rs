@@ -1,6 +1,6 @@
 //! Tailscale's relay, as a process on loopback.
 //!
-//! What it does with a datagram may be to do nothing, and nothing cannot be waited for. So after
+//! A relay may do nothing with a datagram, and nothing cannot be waited for. So after
 //! each datagram a mark is sent, twice, through a session of its own, and waited for. Each of Go's
 //! sockets has one thread, which reads a batch, handles it in order, and then writes what came of
 //! it, to one destination after the other and in any order of destinations
@@ -59,7 +59,7 @@ impl Reference {
         self.marks.first
     }
 
-    /// Starts it.
+    /// Starts the relay and opens the session for marks.
     pub fn start(go: &Path, places: Rc<Places>, rng: &mut Rng) -> Result<Self> {
         let (mut relay, port) = start(go, &places)?;
         let marks = Marks::open(&mut relay, port, rng).context("failed to bind with Go's relay")?;

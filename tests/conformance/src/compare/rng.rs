@@ -27,7 +27,7 @@ impl Rng {
         self.below(100) < percent
     }
 
-    /// One of `list`; `None` when it is empty.
+    /// An element of `list`; `None` when the list is empty.
     pub fn pick<T: Copy>(&mut self, list: &[T]) -> Option<T> {
         (!list.is_empty()).then(|| list[self.below(list.len())])
     }

@@ -1,4 +1,4 @@
-//! One sequence: clients, their sessions with both relays, and what must be alike after each step.
+//! A sequence: clients, their sessions with both relays, and the comparison after each step.
 
 mod control;
 mod data;
@@ -62,13 +62,13 @@ struct Session {
     owner: usize,
     legs: [Leg; 2],
     challenges: Vec<Challenge>,
-    /// Where both relays have the legs.
+    /// The places to which both relays have bound the legs.
     bound: [Option<usize>; 2],
     /// Packets and bytes that Go alone forwarded.
     surplus: [(u64, u64); 2],
     /// A leg is bound with one relay only, until the next handshake.
     apart: bool,
-    /// One relay has it no more.
+    /// True once one relay has ended the session.
     ended: bool,
 }
 
@@ -89,7 +89,7 @@ impl Leg {
     }
 }
 
-/// What became of a datagram.
+/// The expected effect of a datagram.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Outcome {
     Silence,
@@ -103,13 +103,13 @@ enum Outcome {
     },
 }
 
-/// What became of a datagram that both got.
+/// The reactions of both relays to a datagram.
 #[derive(Clone, Copy)]
 struct Seen {
     outcomes: Both<Outcome>,
-    /// What is in their challenges.
+    /// The authenticators in the challenges of both relays.
     macs: Both<Option<[u8; 32]>>,
-    /// What our relay says when it drops.
+    /// The drop reason of our relay.
     reason: Option<DropReason>,
 }
 
@@ -303,7 +303,7 @@ impl<'a> Sequence<'a> {
         })
     }
 
-    /// Both have the legs in the same places, and heard the same from them.
+    /// Fails unless both relays have the legs in the same places and have heard the same from them.
     fn compare(&mut self, session: usize) -> Result<()> {
         if self.sessions[session].apart {
             return Ok(());

@@ -1,61 +1,62 @@
-//! What may come to a relay: described once, made for each with its own keys, VNIs and challenges.
+//! Datagrams and requests, described once and made for each relay with its own keys, VNIs and
+//! challenges.
 
 use relay_proto::Vni;
 
 use super::{difference::Difference, subject::Both};
 
-/// One step of a sequence. Numbers name clients, sessions, sides, challenges and places.
+/// A step of a sequence. Numbers name clients, sessions, sides, challenges and places.
 #[derive(Clone, Debug)]
 pub enum Step {
     /// A client asks for a session.
     Request {
-        /// Who asks.
+        /// The client that asks.
         client: usize,
-        /// For whom.
+        /// The pair of clients of the session.
         pair: [Party; 2],
-        /// What is wrong with it.
+        /// The flaw of the request, if it has one.
         flaw: Option<RequestFlaw>,
     },
     /// A client says something to the relay.
     Control {
         /// What.
         message: Message,
-        /// What is odd about it.
+        /// The oddity of the datagram, if it has one.
         oddity: Option<Oddity>,
     },
     /// A client says something to the other.
     Data {
-        /// In which session.
+        /// The number of the session.
         session: usize,
-        /// From where.
+        /// The place from which it is sent.
         place: usize,
         /// Bytes behind the header.
         len: usize,
-        /// What is odd about it.
+        /// The oddity of the datagram, if it has one.
         oddity: Option<Oddity>,
     },
-    /// All of a handshake.
+    /// A whole handshake.
     Handshake {
-        /// In which session.
+        /// The number of the session.
         session: usize,
-        /// Whose.
+        /// The side of the session that sends.
         side: usize,
-        /// From where.
+        /// The place from which it is sent.
         place: usize,
     },
-    /// Nothing of this protocol.
+    /// A datagram that is not of this protocol.
     Noise {
-        /// From where.
+        /// The place from which it is sent.
         place: usize,
         /// What.
         bytes: Vec<u8>,
     },
 }
 
-/// Half of a pair.
+/// A member of a pair.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Party {
-    /// One of the clients.
+    /// A client, by its number.
     Client(usize),
     /// The relay's key in the network map.
     Node,
@@ -63,12 +64,12 @@ pub enum Party {
     Server,
 }
 
-/// What is wrong with a request.
+/// A flaw of a request.
 #[derive(Clone, Copy, Debug)]
 pub enum RequestFlaw {
     /// Another message than a request.
     Kind(u8),
-    /// Of a version that is taken for empty.
+    /// A version that is taken for an empty message.
     Version,
     /// Sealed for the wrong key of the relay.
     SealedForServer,
@@ -81,17 +82,17 @@ pub enum RequestFlaw {
 /// A message of a handshake.
 #[derive(Clone, Copy, Debug)]
 pub struct Message {
-    /// The session.
+    /// The number of the session.
     pub session: usize,
-    /// Whose.
+    /// The side of the session that sends.
     pub side: usize,
-    /// From where.
+    /// The place from which it is sent.
     pub place: usize,
-    /// Which.
+    /// The content of the message.
     pub content: Content,
 }
 
-/// What a message says.
+/// The content of a handshake message.
 #[derive(Clone, Copy, Debug)]
 pub enum Content {
     /// Begins the handshake of this generation.
@@ -100,7 +101,7 @@ pub enum Content {
     Answer(usize),
 }
 
-/// What is odd about a datagram.
+/// An oddity of a datagram.
 #[derive(Clone, Copy, Debug)]
 pub enum Oddity {
     /// Reserved bits of the Geneve header are set.
@@ -144,16 +145,16 @@ pub enum Oddity {
 /// Another VNI than the session's.
 #[derive(Clone, Copy, Debug)]
 pub enum Elsewhere {
-    /// None.
+    /// VNI 0, which no session has.
     Zero,
-    /// Of no session.
+    /// A VNI that no session has.
     Unused,
-    /// Of that one.
+    /// The VNI of another session.
     Session(usize),
 }
 
 impl Oddity {
-    /// Whether a relay reads the datagram as if it were not there.
+    /// Says whether a relay reads the datagram as if it had no oddity.
     pub const fn is_harmless(self) -> bool {
         matches!(
             self,
@@ -197,14 +198,14 @@ const UNUSED_VNI: u32 = 0x00ff_fff0;
 /// A challenge that a relay gave, each its own.
 #[derive(Clone, Debug)]
 pub struct Challenge {
-    /// Whose.
+    /// The side of the session that sends.
     pub side: usize,
-    /// Of which handshake.
+    /// The generation of the handshake.
     pub generation: u32,
-    /// For where.
+    /// The place for which the challenge was made.
     pub place: usize,
-    /// What must come back; `None` of a relay that gave none.
+    /// The authenticator that must come back; `None` of a relay that gave none.
     pub mac: Both<Option<[u8; 32]>>,
-    /// Why ours gave none.
+    /// The difference because of which our relay gave none.
     pub difference: Option<Difference>,
 }

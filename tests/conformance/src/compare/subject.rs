@@ -1,11 +1,11 @@
-//! What is compared, in the terms that both relays share.
+//! The interface of a relay under comparison, in the terms that both relays share.
 
 use std::ops::{Index, IndexMut};
 
 use anyhow::Result;
 use relay_proto::{DiscoPublic, DropReason, Vni};
 
-/// One of the two.
+/// One of the two relays.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Which {
     /// Tailscale's, `net/udprelay`.
@@ -15,16 +15,16 @@ pub enum Which {
 }
 
 impl Which {
-    /// Both.
+    /// Both relays.
     pub const ALL: [Self; 2] = [Self::Go, Self::Ours];
 }
 
-/// The same of each.
+/// A value of each relay.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Both<T>([T; 2]);
 
 impl<T> Both<T> {
-    /// Asks each.
+    /// Makes a value for each relay.
     pub fn of(each: impl FnMut(Which) -> Result<T>) -> Result<Self> {
         let [go, ours] = Which::ALL.map(each);
         Ok(Self([go?, ours?]))
@@ -32,7 +32,7 @@ impl<T> Both<T> {
 }
 
 impl<T> From<[T; 2]> for Both<T> {
-    /// Go's, then ours.
+    /// Takes Go's value, then ours.
     fn from(each: [T; 2]) -> Self {
         Self(each)
     }
@@ -52,28 +52,28 @@ impl<T> IndexMut<Which> for Both<T> {
     }
 }
 
-/// What came of a datagram or a request.
+/// The reaction of a relay to a datagram or a request.
 #[derive(Debug)]
 pub struct Reaction<T> {
-    /// What was sent.
+    /// The datagrams or the answer that the relay sent.
     pub sent: T,
-    /// Why nothing was, where the relay tells.
+    /// The reason why the relay sent nothing, where it tells one.
     pub reason: Option<DropReason>,
 }
 
 /// A datagram that arrived somewhere.
 #[derive(Debug)]
 pub struct Arrival {
-    /// Where.
+    /// The place where it arrived.
     pub place: usize,
-    /// Its payload.
+    /// The payload.
     pub datagram: Vec<u8>,
 }
 
-/// One leg of a session.
+/// The state of one leg of a session.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct LegState {
-    /// Where it is bound.
+    /// The place to which the leg is bound.
     pub place: Option<usize>,
     /// Data datagrams that came from it.
     pub packets: u64,

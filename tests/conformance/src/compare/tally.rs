@@ -1,23 +1,23 @@
-//! What was seen.
+//! Counts of a run: steps, their effects, and the differences on purpose.
 
 use std::{collections::BTreeMap, fmt};
 
 use super::difference::Difference;
 
-/// Counts of a run.
+/// The counts of a run.
 #[derive(Debug, Default)]
 pub struct Tally {
     /// Sequences that were played to their end.
     pub sequences: usize,
-    /// Steps.
+    /// Number of steps.
     pub steps: u64,
-    /// New sessions.
+    /// Number of new sessions.
     pub allocations: u64,
     /// Sessions that were given again.
     pub reallocations: u64,
     /// Requests without an answer.
     pub refusals: u64,
-    /// Challenges.
+    /// Number of challenges.
     pub challenges: u64,
     /// Legs that were bound.
     pub binds: u64,

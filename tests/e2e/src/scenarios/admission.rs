@@ -1,4 +1,4 @@
-//! What the API server refuses, and what it accepts.
+//! Manifests that the API server refuses, and those that it accepts.
 
 use anyhow::{Result, bail, ensure};
 use rig::{

@@ -114,7 +114,7 @@ fn renderings(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("{count} renderings, {objects} different objects"))
 }
 
-/// What kubectl says besides its result when the API server accepts objects without keeping them.
+/// The warnings of kubectl when the API server accepts objects without keeping them.
 fn accept(deployment: &Deployment<'_>, list: &str) -> Result<String> {
     let file = deployment.rig.scratch("renderings")?.join("list.json");
     fs::write(&file, list)?;

@@ -1,4 +1,4 @@
-//! What clients do while they use a relay.
+//! Clients that restart, move or are refused while they use a relay.
 
 use anyhow::{Context, Result, bail, ensure};
 use rig::deployment::{Deployment, Route};
@@ -90,7 +90,7 @@ fn no_grant(deployment: &Deployment<'_>) -> Result<String> {
     Ok("no_grant counted, nothing allocated".into())
 }
 
-/// One relay; both clients move to the region that it does not call home, and start over.
+/// With one relay, both clients move to a DERP region that is not the relay's home, and start over.
 fn other_region(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);

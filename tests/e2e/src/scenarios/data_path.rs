@@ -23,7 +23,7 @@ const PORT: u16 = 7_001;
 /// The policy that takes capabilities away.
 const STRIPPING: &str = "no-capabilities";
 const REMEDY: &str = "give the relay CAP_BPF and CAP_NET_ADMIN";
-/// In which a relay that runs tells its path.
+/// The longest time until a running relay reports its data path.
 const SOON: Duration = Duration::from_secs(10);
 const KERNEL: &str = "peerrelay_forwarded_bytes_total{data_path=\"kernel\"";
 const SOCKET: &str = "peerrelay_forwarded_bytes_total{data_path=\"socket\"";

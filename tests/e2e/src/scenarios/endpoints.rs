@@ -1,4 +1,4 @@
-//! Which addresses relays advertise, and how that changes.
+//! The addresses that relays advertise, and how these change.
 
 use std::{
     collections::BTreeMap,
@@ -258,7 +258,7 @@ fn by_stun(deployment: &Deployment<'_>) -> Result<String> {
     ))
 }
 
-/// What the router makes of each node's relay, towards STUN servers and back.
+/// The router's translation of each node's relay, towards STUN servers and back.
 fn translations<'a>(deployment: &Deployment<'a>) -> impl Iterator<Item = (&'a Node, SocketAddrV4)> {
     let ports = TRANSLATED..;
     let outside = ports.map(|port| SocketAddrV4::new(ROUTER_V4, port));
@@ -322,7 +322,7 @@ pub(super) fn with_endpoints(endpoints: &Value) -> Value {
     json!({"regions": [{"name": "office", "clients": ["tag:office"], "endpoints": endpoints}]})
 }
 
-/// What each node's relay advertises, joined by commas.
+/// The endpoints that each node's relay advertises, joined by commas.
 fn endpoints(deployment: &Deployment<'_>) -> Result<BTreeMap<String, String>> {
     let text = deployment
         .rig

@@ -149,7 +149,7 @@ fn balancers(deployment: &Deployment<'_>) -> Result<Vec<Value>> {
     Ok(services)
 }
 
-/// What a relay advertises, IPv4 first.
+/// The endpoints that a relay advertises, IPv4 first.
 pub(super) fn endpoints(node: &Value) -> Vec<String> {
     let all = node["status"]["endpoints"].as_array().into_iter().flatten();
     let mut all: Vec<_> = all
@@ -159,7 +159,7 @@ pub(super) fn endpoints(node: &Value) -> Vec<String> {
     all
 }
 
-/// What a Service has been given, with its port.
+/// The addresses that a Service has been given, with its port.
 fn addresses(service: &Value) -> Vec<String> {
     let port = &service["spec"]["ports"][0]["port"];
     let ingress = service["status"]["loadBalancer"]["ingress"].as_array();
@@ -191,7 +191,7 @@ pub(super) fn restricted<T>(
     result
 }
 
-/// Both clients talk through a relay whose address contains one of `parts`, as `tailscale status`
+/// Waits until both clients talk through a relay whose address contains one of `parts`, as `tailscale status`
 /// says.
 pub(super) fn through(deployment: &Deployment<'_>, parts: &[String]) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);

@@ -8,7 +8,7 @@ use rig::{deployment::Deployment, progress::Progress};
 
 use super::Scenario;
 
-/// Of all faults, those that fit into this time; `cargo dev faults` tries all.
+/// The time of the sample of all faults; `cargo dev faults` tries all of them.
 const TIME: Duration = Duration::from_secs(75);
 
 pub(super) fn scenarios() -> Vec<Scenario> {

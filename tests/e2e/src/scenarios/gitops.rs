@@ -1,4 +1,4 @@
-//! What Flux and Argo CD do with our objects, by their own libraries.
+//! Flux and Argo CD with our objects, by their own libraries.
 
 use std::{
     fs,
@@ -301,7 +301,7 @@ fn manifests(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("{count} objects of the operator"))
 }
 
-/// What users give to Flux and Argo CD is what their API takes.
+/// The APIs of Flux and Argo CD accept the objects that users give them.
 fn accepted(gitops: &GitOps, deploy: &Path) -> Result<()> {
     for namespace in ["flux-system", "argocd", "peerrelay-system"] {
         gitops.kubectl(&["create", "namespace", namespace])?;

@@ -230,7 +230,7 @@ fn in_force(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
     wait_until(THIRTY, || true, probe).with_context(|| format!("{IN_FORCE} never was {wanted}"))
 }
 
-/// What the operator wrote.
+/// The policy that the operator wrote.
 fn written(deployment: &Deployment<'_>) -> Result<Value> {
     let map = deployment.object("configmap", &format!("{EDGE}-grants"))?;
     let relay = deployment.object("peerrelay", EDGE)?;
@@ -246,7 +246,7 @@ fn written(deployment: &Deployment<'_>) -> Result<Value> {
     )?)
 }
 
-/// What the program says of the same object from a file.
+/// The answer of the program for the same object from a file.
 fn offline(deployment: &Deployment<'_>) -> Result<Value> {
     let object = deployment.peer_relay(EDGE, &json!({}))?.to_string();
     let mut program = program_in("prr-c3", deployment.rig.program()?);

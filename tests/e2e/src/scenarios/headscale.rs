@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use super::{EDGE, MINUTE, Scenario, is_relay, revoked::none_left, vacant};
 use crate::evidence;
 
-/// In which sessions end that nobody may have any more.
+/// The longest time until sessions without a grant have ended.
 const SOON: Duration = Duration::from_secs(10);
-/// In which a relay finds out that Headscale has deleted it, and registers again.
+/// The longest time until a relay finds out that Headscale has deleted it, and registers again.
 const REJOINED: Duration = Duration::from_secs(100);
 const RELAY_TAG: &str = "tag:relay-office";
 const SECRET: &str = "headscale-auth";

@@ -1,4 +1,4 @@
-//! What strangers may try.
+//! Datagrams of strangers.
 
 use anyhow::{Context, Result, ensure};
 use rig::deployment::Deployment;

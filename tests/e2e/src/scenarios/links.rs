@@ -19,10 +19,10 @@ use super::{
 /// Bytes through the tunnel.
 const BULK: u64 = 100_000_000;
 const PORT: u16 = 7_004;
-/// What some providers' links take: enough for WireGuard's longest packets over IPv4, and too little
+/// The MTU of some providers' links: enough for WireGuard's longest packets over IPv4, and too little
 /// for those over IPv6.
 const NARROW: u16 = 1_360;
-/// How long an uplink is away: longer than clients trust a path.
+/// The time without an uplink, longer than clients trust a path.
 const AWAY: Duration = Duration::from_secs(8);
 const FORWARDED: &str = "peerrelay_forwarded_bytes_total";
 const BY_KERNEL: &str = "peerrelay_forwarded_bytes_total{data_path=\"kernel\"";
@@ -161,7 +161,7 @@ fn counted(deployment: &Deployment<'_>, prefix: &str) -> Result<f64> {
     Ok(matching.map(|(_, value)| value).sum())
 }
 
-/// Which containers run.
+/// The containers that run, by their ids.
 fn containers(deployment: &Deployment<'_>) -> Result<Vec<Value>> {
     let pods = deployment.list("pods", EDGE)?;
     let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();

@@ -109,7 +109,7 @@ fn made(deployment: &Deployment<'_>) -> Result<()> {
     Ok(())
 }
 
-/// What the chart has for its operator, where prometheus-operator is known.
+/// The chart's monitoring objects of the operator, where prometheus-operator is known.
 fn charts_own(deployment: &Deployment<'_>) -> Result<String> {
     let chart = repository().join("charts/peerrelay-operator");
     let mut helm = program(deployment.rig.tools().program("helm"));

@@ -24,7 +24,7 @@ use super::{
 /// A pod of nobody, from which things are asked.
 const STRANGER: &str = "stranger";
 const CLOSED: &str = "closed";
-/// How curl ends when its time is over.
+/// The exit status of curl when its time is over.
 const TIMED_OUT: &str = "exit status: 28";
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -196,7 +196,7 @@ fn verified(deployment: &Deployment<'_>) -> Result<()> {
     })
 }
 
-/// Where each relay has its metrics, on IPv4 and IPv6.
+/// The metrics addresses of each relay, IPv4 and IPv6.
 fn metrics(deployment: &Deployment<'_>) -> Result<Vec<String>> {
     let pods = deployment.list("pods", EDGE)?;
     let all: Vec<_> = pods.iter().flat_map(|pod| urls(pod, 9440)).collect();
@@ -204,7 +204,7 @@ fn metrics(deployment: &Deployment<'_>) -> Result<Vec<String>> {
     Ok(all)
 }
 
-/// One operator, and where it has its metrics.
+/// The pod of an operator, and its metrics addresses.
 fn operator_pod(deployment: &Deployment<'_>) -> Result<(String, Vec<String>)> {
     let text = deployment
         .rig
@@ -260,7 +260,7 @@ fn inside_of(pid: i32) -> Command {
     curl
 }
 
-/// Whether all of these answer.
+/// Fails unless all of these addresses answer.
 fn opened(urls: &[String], curl: impl Fn() -> Result<Command>) -> Result<()> {
     for url in urls {
         ask(curl()?, url)?;
@@ -268,7 +268,7 @@ fn opened(urls: &[String], curl: impl Fn() -> Result<Command>) -> Result<()> {
     Ok(())
 }
 
-/// Whether none of these does: what no policy allows gets no answer, not a refusal.
+/// Fails if one of these addresses answers: what no policy allows gets no answer, not a refusal.
 fn closed(urls: &[String], curl: impl Fn() -> Result<Command>) -> Result<()> {
     for url in urls {
         let Err(error) = ask(curl()?, url) else {

@@ -216,7 +216,7 @@ fn versions(deployment: &Deployment<'_>, name: &str) -> Result<BTreeMap<String, 
         .collect())
 }
 
-/// What each child says, without what differs between two lives of the same object.
+/// The content of each child, without what differs between two lives of the same object.
 fn shape(deployment: &Deployment<'_>, name: &str) -> Result<BTreeMap<String, String>> {
     let children = deployment.list(CHILDREN, name)?;
     Ok(children

@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
 
-/// In which a relay and the operator tell what control says.
+/// The longest time until the status has what control says.
 const SOON: Duration = Duration::from_secs(10);
 /// Relays that can run beside those of [`EDGE`].
 const OTHER: &str = "other";

@@ -12,7 +12,7 @@ use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, operator::kill_operators, reset, status::waits};
 
-/// In which a refusal is in the status.
+/// The longest time until a refusal is in the status.
 const SOON: Duration = Duration::from_secs(5);
 /// A PeerRelay whose relays can run beside those of [`EDGE`].
 const OTHER: &str = "other";
@@ -252,7 +252,7 @@ fn policy_and_quota(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("policy and quota after {took:.1} s"))
 }
 
-/// Whether others are refused by the policy and the quota.
+/// Fails unless the policy and the quota refuse objects of others.
 fn in_force(deployment: &Deployment<'_>) -> Result<()> {
     let template = json!({
         "metadata": {"labels": {"app": "rig"}},
@@ -277,7 +277,7 @@ fn in_force(deployment: &Deployment<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Nothing is made anew in a namespace that goes, and it can go.
+/// In a namespace that is being deleted nothing is created again, and its deletion ends.
 fn namespace_goes(deployment: &Deployment<'_>) -> Result<()> {
     let leaving = json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "leaving"}});
     deployment.rig.apply(&leaving.to_string())?;
@@ -381,7 +381,8 @@ fn rejected(
     refused_for(deployment, name, "ApplyRejected", words, start)
 }
 
-/// The same of a refusal with this reason.
+/// Waits until the status has the refusal with this reason and these words; gives the seconds since
+/// `start`.
 fn refused_for(
     deployment: &Deployment<'_>,
     name: &str,
@@ -433,7 +434,7 @@ fn events(deployment: &Deployment<'_>, about: &str) -> Result<Vec<Value>> {
         .collect())
 }
 
-/// How often a Warning with this reason was told of the PeerRelay that exists.
+/// The number of Warning events with this reason for the PeerRelay that exists.
 fn warnings(deployment: &Deployment<'_>, name: &str, reason: &str) -> Result<u64> {
     let uid = field(deployment, name, ".metadata.uid")?;
     let all = events(deployment, name)?;

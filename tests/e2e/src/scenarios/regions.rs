@@ -1,4 +1,4 @@
-//! Where relays run, for whom, and how many.
+//! Regions: the nodes of their relays, their clients, and the number of relays.
 
 use std::collections::BTreeMap;
 
@@ -290,7 +290,7 @@ fn relay_of(deployment: &Deployment<'_>, region: &str) -> Result<String> {
     Ok(first.split('/').next().unwrap_or(first).to_owned())
 }
 
-/// What the client may use, as it says itself.
+/// The relays that a client may use, as the client says.
 fn servers(client: &Client) -> Result<Vec<String>> {
     let text = client.tailscale(["debug", "peer-relay-servers"])?;
     let all: Vec<String> = serde_json::from_str(&text)?;

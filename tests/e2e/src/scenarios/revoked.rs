@@ -7,7 +7,7 @@ use rig::{deployment::Deployment, process::wait_until};
 
 use super::{Scenario, relayed, reset};
 
-/// In which sessions end that nobody may have any more. By themselves they last for minutes.
+/// The longest time until sessions without a grant have ended. By themselves they last for minutes.
 const SOON: Duration = Duration::from_secs(10);
 
 /// Seconds until node keys expire.

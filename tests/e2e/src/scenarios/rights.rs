@@ -1,4 +1,4 @@
-//! What a relay's own token opens: itself, and nothing else.
+//! The rights of a relay's own token: its report and its configuration, and nothing else.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 

@@ -66,7 +66,7 @@ fn agree(deployment: &Deployment<'_>) -> Result<String> {
     judge(deployment, &moments)
 }
 
-/// What `kubectl wait` says at once.
+/// Says whether `kubectl wait` finds the PeerRelay ready at once.
 pub(super) fn waits(deployment: &Deployment<'_>) -> bool {
     let relay = format!("peerrelay/{EDGE}");
     let words = ["wait", &relay, "-n", NAMESPACE];
@@ -118,7 +118,7 @@ fn judge(deployment: &Deployment<'_>, moments: &[Moment]) -> Result<String> {
     Ok(format!("{} moments: {}", moments.len(), seen.join(", ")))
 }
 
-/// What kstatus says of each moment.
+/// The result of kstatus for each moment.
 pub(super) fn kstatus(deployment: &Deployment<'_>, moments: &[Moment]) -> Result<Vec<String>> {
     let lines: Vec<_> = moments.iter().map(|m| m.object.to_string()).collect();
     let mut kstatus = program(deployment.rig.tools().program("kstatus"));
@@ -128,7 +128,7 @@ pub(super) fn kstatus(deployment: &Deployment<'_>, moments: &[Moment]) -> Result
     Ok(said)
 }
 
-/// As `kubectl wait` judges: a condition of an earlier generation does not count.
+/// Says whether a condition is true as `kubectl wait` judges it: one of an earlier generation is not.
 fn is_true(object: &Value, kind: &str) -> bool {
     let conditions = object["status"]["conditions"].as_array();
     let mut all = conditions.into_iter().flatten();

@@ -20,11 +20,11 @@ use super::{EDGE, MINUTE, Scenario, is_relay, regions::running, relayed, reset, 
 const PORT: u16 = 7_004;
 /// Name of a relay outside of Kubernetes.
 const SWITCHED: &str = "switched";
-/// What such a relay answers while it is off.
+/// The answer of a relay that is turned off.
 const OFF: &str = "the relay is off";
 /// Longest time that a relay stays after its withdrawal.
 const LIMIT: Duration = Duration::from_secs(120);
-/// The same with what the cluster needs to remove its pod.
+/// The longest time until a withdrawn relay's pod is removed.
 const REMOVED: Duration = Duration::from_secs(150);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -298,7 +298,7 @@ fn devices(deployment: &Deployment<'_>) -> Result<BTreeMap<String, (String, Stri
     Ok(deployment.reports(EDGE)?.iter().map(device).collect())
 }
 
-/// What the relay on a node reports.
+/// The report of the relay on a node.
 fn report(deployment: &Deployment<'_>, node: &str) -> Result<Value> {
     let reports = deployment.reports(EDGE)?;
     let mut here = reports
@@ -307,7 +307,7 @@ fn report(deployment: &Deployment<'_>, node: &str) -> Result<Value> {
     here.next().context("the relay does not report")
 }
 
-/// Whether an address of a relay is one of a node.
+/// Says whether an address of a relay is one of a node.
 fn is_on(deployment: &Deployment<'_>, address: &str, node: &str) -> Result<bool> {
     let node = deployment.rig.nodes.iter().find(|n| n.machine.name == node);
     let node = node.context("no such node")?.machine;

@@ -13,7 +13,7 @@ use super::{
 
 /// Codes by which an API server refuses for good.
 pub const CODES: [u16; 2] = [403, 422];
-/// What a region's relays do not start without.
+/// Kinds without which the relays of a region do not start.
 const NEEDED: [&str; 4] = ["ServiceAccount", "Role", "RoleBinding", "ConfigMap"];
 
 impl Golden {
@@ -99,7 +99,7 @@ impl Harness {
     }
 }
 
-/// What is neither as it should be nor explained by the refusal of a region's objects of `kind`.
+/// The differences that the refusal of a region's objects of `kind` does not explain.
 fn differences(now: &Snapshot, golden: &Golden, kind: &str, region: &str) -> String {
     let mut now = now.clone();
     let mut wanted = golden.after.clone();

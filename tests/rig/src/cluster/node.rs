@@ -47,10 +47,10 @@ touch "$1/mounted"
 exec sleep infinity
 "#;
 
-/// One node of the cluster.
+/// A node of the cluster.
 #[derive(Clone, Debug)]
 pub struct Node {
-    /// Its name, addresses and namespace.
+    /// The name, addresses and namespace of the node.
     pub machine: Machine,
     dir: PathBuf,
     processes: Processes,

@@ -19,12 +19,12 @@ const EMPTY: &str = "application/vnd.oci.empty.v1+json";
 /// Modification time of the archive's own entries.
 const NO_TIME: u64 = 0;
 
-/// Whether the layer is compressed.
+/// The compression of the layer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Compression {
-    /// It goes from disk to disk.
+    /// No compression, for an archive that goes from disk to disk.
     None,
-    /// It goes through networks.
+    /// Compression by gzip, for an archive that goes through networks.
     Gzip,
 }
 
@@ -39,7 +39,7 @@ pub struct Archive {
     manifests: Vec<Value>,
     /// Descriptors of what refers to an image.
     referrers: Vec<Value>,
-    /// What `docker load` reads.
+    /// The manifest that `docker load` reads.
     docker: Vec<Value>,
     layer: Digest,
 }

@@ -1,4 +1,4 @@
-//! What the header of a program says.
+//! A check of a program's ELF header: an image holds static programs only.
 
 use std::{fs, path::Path};
 

@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use anyhow::{Context, Result};
 
-/// Where the program is.
+/// The path of the program in the image.
 pub const PROGRAM: &str = "/usr/bin/peerrelay";
 
 /// An uncompressed layer with the program and its directories, which depends on nothing but the

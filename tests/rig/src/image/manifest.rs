@@ -1,4 +1,4 @@
-//! What an image says of itself: configuration and labels.
+//! The configuration and the labels of an image.
 
 use std::collections::BTreeMap;
 
@@ -16,9 +16,9 @@ const PATH: &str = "PATH=/usr/bin";
 /// An image of an archive.
 #[derive(Clone, Debug)]
 pub struct Image {
-    /// Name and tag.
+    /// The name and the tag of the image.
     pub name: String,
-    /// What it runs.
+    /// The command that the image runs.
     pub entrypoint: Vec<String>,
 }
 
@@ -60,7 +60,7 @@ pub struct Labels {
     pub version: String,
     /// Commit that the program was built from; a debug build does not know it.
     pub revision: Option<String>,
-    /// When the sources were made.
+    /// The time of the sources, as RFC 3339.
     pub created: String,
 }
 
@@ -82,7 +82,7 @@ impl Labels {
         })
     }
 
-    /// All of them by name.
+    /// All labels by their names.
     pub fn all(&self) -> BTreeMap<String, String> {
         let fixed = [
             ("title", "Peer Relay Operator"),
@@ -101,7 +101,7 @@ impl Labels {
     }
 }
 
-/// What the image is, as the root package and the Dockerfile say it.
+/// The description of the image, as in the root package and in the Dockerfile.
 const DESCRIPTION: &str = "Kubernetes operator and embedded UDP relay for Tailscale peer relays";
 
 /// Seconds since 1970 as RFC 3339 has them.
@@ -116,7 +116,7 @@ fn created(epoch: u64) -> Result<String> {
     ))
 }
 
-/// This machine's architecture in the words of OCI.
+/// The architecture of this machine, as OCI names it.
 pub fn architecture() -> Result<&'static str> {
     match std::env::consts::ARCH {
         "x86_64" => Ok("amd64"),

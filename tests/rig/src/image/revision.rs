@@ -1,4 +1,4 @@
-//! What sources an image is built from.
+//! The revision of the sources that an image is built from.
 
 use std::{env, fs, path::Path};
 
@@ -6,7 +6,7 @@ use anyhow::{Context, Result};
 
 use crate::command::{program, query};
 
-/// What `git archive` writes the commit and its time into.
+/// The file into which `git archive` writes the commit and its time.
 const ARCHIVED: &str = ".git_archival.txt";
 /// Digits of a commit that are shown.
 const DIGITS: usize = 12;
@@ -18,7 +18,7 @@ const NO_TIME: u64 = 0;
 pub struct Revision {
     /// The commit, `-dirty` if files differ from it, or `unknown`.
     pub commit: String,
-    /// Its time in seconds since 1970, unless `SOURCE_DATE_EPOCH` says another.
+    /// The time of the commit in seconds since 1970; `SOURCE_DATE_EPOCH` replaces it.
     pub epoch: u64,
 }
 

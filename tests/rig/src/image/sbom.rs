@@ -70,9 +70,9 @@ fn document(labels: &Labels, crates: &Crates<'_>, components: Vec<Value>) -> Val
 /// Crates that are linked into the program.
 struct Crates<'a> {
     root: &'a str,
-    /// By package id.
+    /// The packages, by package id.
     packages: BTreeMap<&'a str, &'a Value>,
-    /// What each of them depends on.
+    /// The dependencies of each package, by package id.
     edges: BTreeMap<&'a str, BTreeSet<&'a str>>,
 }
 

@@ -1,4 +1,4 @@
-//! What holds of every image, shown on a small program.
+//! Properties of every image, shown on a small program.
 
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 

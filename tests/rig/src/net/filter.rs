@@ -1,4 +1,4 @@
-//! What the router lets pass between clients and everything else, as one nftables transaction.
+//! The router's filter between the clients and everything else, as one nftables transaction.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 /// An address family of the network below the tailnet.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Family {
-    /// IPv4.
+    /// IP version 4.
     V4,
-    /// IPv6.
+    /// IP version 6.
     V6,
 }
 
@@ -21,7 +21,7 @@ pub enum Family {
 pub(super) struct Filter {
     pub(super) clients_reach_each_other: bool,
     pub(super) cuts: BTreeSet<(String, Family)>,
-    /// How often a client got new ports.
+    /// Number of times that a client got new ports.
     pub(super) renumbered: BTreeMap<String, u16>,
 }
 

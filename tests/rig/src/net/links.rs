@@ -11,7 +11,7 @@ const USUAL_MTU: u16 = 1_500;
 /// The node with a second uplink, and the link's end at the router.
 const NODE: Machine = NODES[0];
 const UPLINK: &str = "uplink-n1";
-/// The same at the node.
+/// The name of the link's end at the node.
 const DEVICE: &str = "eth1";
 /// Address of the node on its second uplink.
 pub const UPLINK_V4: &str = "10.92.0.11";

@@ -13,13 +13,13 @@ pub const ROUTER_V4: Ipv4Addr = Ipv4Addr::new(10, 89, 0, 1);
 /// A machine behind the router.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Machine {
-    /// Its name in commands and logs.
+    /// The name in commands and logs.
     pub name: &'static str,
-    /// Its network namespace.
+    /// The network namespace.
     pub namespace: &'static str,
-    /// Its IPv4 address.
+    /// The IPv4 address below the tailnet.
     pub v4: Ipv4Addr,
-    /// Its IPv6 address.
+    /// The IPv6 address below the tailnet.
     pub v6: Ipv6Addr,
     pub(super) gateway: Gateway,
 }

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::Result;
 
-/// How long answers are waited for after the last datagram.
+/// The wait for answers after the last datagram.
 const QUIET: Duration = Duration::from_millis(1_500);
 
 /// Sends every kind of datagram that deserves no answer.

@@ -14,22 +14,22 @@ use serde::Deserialize;
 #[derive(Clone, Debug, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct NodeStatus {
-    /// Its name in the tailnet.
+    /// The name of the device in the tailnet.
     pub name: String,
-    /// Its node key.
+    /// The node key.
     pub key: String,
-    /// Its tailnet addresses.
+    /// The tailnet addresses.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub addresses: Vec<String>,
-    /// Its tags.
+    /// The tags of the device.
     #[serde(default, deserialize_with = "null_is_empty")]
     pub tags: Vec<String>,
-    /// Whether it said that it is a peer relay.
+    /// True if the device said that it is a peer relay.
     pub peer_relay: bool,
-    /// Its home DERP region, zero while it has none.
+    /// The home DERP region; zero while there is none.
     #[serde(rename = "HomeDERP")]
     pub home_derp: u32,
-    /// Whether it listens for network maps now.
+    /// True while the device listens for network maps.
     pub streaming: bool,
 }
 
@@ -37,9 +37,9 @@ pub struct NodeStatus {
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub(super) struct PolicyWrite {
-    /// All of the file.
+    /// The whole text of the policy file.
     pub(super) text: String,
-    /// Why control refuses it; empty if it is in force.
+    /// The reason why control refuses the policy; empty while it is in force.
     pub(super) refused: String,
 }
 

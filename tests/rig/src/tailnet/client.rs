@@ -25,10 +25,10 @@ use crate::{
 
 const READY: Duration = Duration::from_secs(15);
 
-/// One client.
+/// A client of the tailnet.
 #[derive(Clone, Debug)]
 pub struct Client {
-    /// Its name, addresses below the tailnet, and namespace.
+    /// The name, addresses below the tailnet, and namespace of the client.
     pub machine: Machine,
     login_server: String,
     /// Tag to ask for; otherwise the auth key brings one.
@@ -118,7 +118,7 @@ impl Client {
         self.up(&[])
     }
 
-    /// The same with a new node key, as after the device was deleted.
+    /// Joins the tailnet with a new node key, as after the device was deleted.
     pub fn join_anew(&self) -> Result<()> {
         self.up(&["--force-reauth"])
     }

@@ -1,4 +1,4 @@
-//! Handshakes.
+//! The judgement of handshake datagrams.
 
 use anyhow::{Context, Result, ensure};
 use relay_proto::disco::{BindCommon, Generation, Message as Wire};
@@ -12,7 +12,7 @@ use crate::compare::{
     subject::{Both, Which},
 };
 
-/// What a datagram is for a relay that reads it as it is meant.
+/// The meaning of a datagram for a relay that reads it as intended.
 enum Meaning {
     Message,
     Data,

@@ -1,4 +1,4 @@
-//! Which step comes next: mostly such as clients take, so that sessions open, and then anything.
+//! The choice of the next step: mostly one that clients take, so that sessions open, then any other.
 
 use super::Sequence;
 use crate::compare::{
@@ -16,7 +16,7 @@ const KINDS: [u8; 9] = [0, 1, 2, 3, 5, 7, 8, 9, 0xff];
 const LENGTHS: [usize; 6] = [0, 1, 32, 1_280, 1_400, 45_000];
 
 impl Sequence<'_> {
-    /// The next step.
+    /// Draws the next step.
     pub fn draw(&mut self) -> Step {
         let live: Vec<_> = (0..self.sessions.len())
             .filter(|session| !self.sessions[*session].ended)

@@ -71,7 +71,8 @@ impl Sequence<'_> {
         }
     }
 
-    /// Whether each gave out a session that it had not before; and a difference that is always one.
+    /// Says of each relay whether it gave out a new session; records the one difference that every new
+    /// session shows.
     fn note_newest(&mut self, given: &Both<Option<Endpoint>>) -> Result<Both<bool>> {
         let mut fresh = Both::from([false, false]);
         let mut follows = Both::from([false, false]);
@@ -99,7 +100,7 @@ impl Sequence<'_> {
         Ok(fresh)
     }
 
-    /// Whether ours gives `client` no other session: all that it may have are open.
+    /// Says whether our relay gives `client` no other session: all that it may have are open.
     fn is_full(&self, client: usize, fresh: &Both<bool>) -> bool {
         let mut own = self
             .sessions

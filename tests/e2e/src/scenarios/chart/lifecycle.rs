@@ -24,13 +24,13 @@ const MOVED: &str = "moved-system";
 const KINDS: &str = "clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,services,\
     deployments,replicasets,pods,configmaps,secrets,poddisruptionbudgets,networkpolicies,leases,\
     validatingadmissionpolicies,validatingadmissionpolicybindings,endpointslices";
-/// Those of them that would be in the way of another install.
+/// Kinds of which a leftover object would be in the way of another install.
 const LABELLED: &str = "deployments,services,configmaps,serviceaccounts,roles,rolebindings,\
     clusterroles,clusterrolebindings,poddisruptionbudgets,validatingadmissionpolicies,\
     validatingadmissionpolicybindings";
-/// Those of them that may be in the namespace without a label.
+/// Kinds whose objects may be in the namespace without a label.
 const HERE: &str = "configmaps,leases,pods,replicasets,secrets,serviceaccounts";
-/// What Kubernetes itself puts into each namespace.
+/// Objects that Kubernetes itself puts into each namespace.
 const OF_KUBERNETES: [&str; 2] = ["serviceaccount/default", "configmap/kube-root-ca.crt"];
 const RELEASE: &str = "peerrelay-operator";
 

@@ -34,14 +34,14 @@ const MAY_BE_ABSENT: &[(&str, &str)] = &[
     ),
 ];
 
-/// What is selected: the name of a metric, and its matchers.
+/// A selector: the name of a metric, and its matchers.
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord)]
 struct Selector {
     name: String,
     matchers: Vec<(String, String, String)>,
 }
 
-/// What a query needs of the series that it selects.
+/// The requirement of a query on the series that it selects.
 #[derive(Debug, Default)]
 struct Needs {
     selectors: BTreeSet<Selector>,
