@@ -19,13 +19,16 @@ pub mod tally;
 use std::{path::Path, rc::Rc, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rig::{progress::Progress, signals, tools::Tools};
+use rig::{progress::Progress, seed, signals, tools::Tools};
 
 use self::{place::Places, reference::Reference, rng::Rng, sequence::Sequence, tally::Tally};
 use crate::cpu::stay_on_one_cpu;
 
+/// The seed that every run of the tests has.
 const SEED: u64 = 1;
 const SEQUENCES: u64 = 400;
+/// Sequences of a new seed that the tests add.
+const FRESH_SEQUENCES: u64 = 100;
 /// Steps of a sequence; it is over long before Go ends a session that is not bound, after 30 s.
 const STEPS: usize = 60;
 /// Sequences until Go's relay is started anew, which finds sessions among all it ever had.
@@ -36,9 +39,9 @@ const SHOWN: usize = 8;
 /// The number of sequences and their seed.
 #[derive(Clone, Copy, Debug, clap::Args)]
 pub struct CompareArgs {
-    /// What the sequences are generated from
-    #[arg(long, default_value_t = SEED)]
-    seed: u64,
+    /// Seed of the generated sequences; new in each run unless given
+    #[arg(long)]
+    seed: Option<u64>,
     /// Number of sequences
     #[arg(long, default_value_t = SEQUENCES)]
     sequences: u64,
@@ -47,14 +50,13 @@ pub struct CompareArgs {
     only: Option<u64>,
 }
 
-impl Default for CompareArgs {
-    fn default() -> Self {
-        Self {
-            seed: SEED,
-            sequences: SEQUENCES,
-            only: None,
-        }
-    }
+/// Sequences of one seed.
+#[derive(Clone, Copy, Debug)]
+struct Selection {
+    seed: u64,
+    sequences: u64,
+    /// The number of the only sequence.
+    only: Option<u64>,
 }
 
 /// Compares and says what was seen.
@@ -62,16 +64,12 @@ impl Default for CompareArgs {
 /// # Errors
 /// A difference that is not on purpose, or one of those that was not seen.
 pub fn run(args: &CompareArgs, progress: &Progress) -> Result<()> {
-    let go = Tools::build_only("relay", progress)?.program("relay");
-    let args = *args;
-    // A thread of its own: only this one, and Go's relay, stay on one CPU.
-    let tally = thread::spawn(move || compare(&args, &go)).join();
-    let tally = tally.map_err(|_| anyhow!("the comparison panicked"))??;
-    progress.line(format_args!(
-        "Go's relay and ours are alike in {tally}; on purpose they differ in (seed {}){}",
-        args.seed,
-        tally.differences()
-    ));
+    let selection = Selection {
+        seed: args.seed.unwrap_or_else(seed::fresh),
+        sequences: args.sequences,
+        only: args.only,
+    };
+    let tally = compare_selection(selection, progress)?;
     let unseen = tally.unseen();
     ensure!(
         unseen.is_empty() || args.only.is_some(),
@@ -80,7 +78,40 @@ pub fn run(args: &CompareArgs, progress: &Progress) -> Result<()> {
     Ok(())
 }
 
-fn compare(args: &CompareArgs, go: &Path) -> Result<Tally> {
+/// Compares sequences of a seed that stays, which show every difference on purpose, and some of the
+/// seed `fresh`.
+///
+/// # Errors
+/// As [`run`].
+pub fn run_short(fresh: u64, progress: &Progress) -> Result<()> {
+    let args = CompareArgs {
+        seed: Some(SEED),
+        sequences: SEQUENCES,
+        only: None,
+    };
+    run(&args, progress)?;
+    let selection = Selection {
+        seed: fresh,
+        sequences: FRESH_SEQUENCES,
+        only: None,
+    };
+    compare_selection(selection, progress).map(drop)
+}
+
+fn compare_selection(selection: Selection, progress: &Progress) -> Result<Tally> {
+    let go = Tools::build_only("relay", progress)?.program("relay");
+    // A thread of its own: only this one, and Go's relay, stay on one CPU.
+    let tally = thread::spawn(move || compare(&selection, &go)).join();
+    let tally = tally.map_err(|_| anyhow!("the comparison panicked"))??;
+    progress.line(format_args!(
+        "Go's relay and ours are alike in {tally}; on purpose they differ in (seed {}){}",
+        selection.seed,
+        tally.differences()
+    ));
+    Ok(tally)
+}
+
+fn compare(args: &Selection, go: &Path) -> Result<Tally> {
     stay_on_one_cpu()?;
     let places = Rc::new(Places::open()?);
     let mut tally = Tally::default();

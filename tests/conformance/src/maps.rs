@@ -2,10 +2,8 @@
 //! may relay is the same after every message. The test is src/relay/tailnet/netmap/model.rs, which
 //! `cargo dev test` runs with fewer streams.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
 use anyhow::{Context, Result, ensure};
-use rig::{command::program, progress::Progress, state::repository, tools::Tools};
+use rig::{command::program, progress::Progress, seed, state::repository, tools::Tools};
 
 /// Variable that names the program with Tailscale's code.
 pub const PROGRAM: &str = "PEERRELAY_MAPMODEL";
@@ -28,8 +26,7 @@ pub struct MapsArgs {
 /// A difference; the test has shown the seed and the messages that it needs.
 pub fn run(args: &MapsArgs, progress: &Progress) -> Result<()> {
     let tools = Tools::build_only("mapmodel", progress)?;
-    let clock = SystemTime::now().duration_since(UNIX_EPOCH);
-    let seed = args.seed.unwrap_or(clock.map_or(0, |now| now.as_secs()));
+    let seed = args.seed.unwrap_or_else(seed::fresh);
     progress.line(format_args!("{} streams of seed {seed}", args.streams));
     let mut cargo = program(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
     let status = cargo

@@ -20,9 +20,9 @@ pub mod snapshot;
 pub mod trial;
 pub mod watch_faults;
 
-use std::{path::Path, time::Duration};
+use std::{fmt, path::Path, str::FromStr, time::Duration};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Error, Result, bail, ensure};
 use rig::{
     build::{self, Profile},
     packages,
@@ -41,10 +41,44 @@ pub struct FaultsArgs {
     /// Control planes at a time; each takes about 0.6 GiB
     #[arg(long, default_value_t = 3)]
     planes: usize,
+    /// Of each case, only every Nth fault, from the Kth: `K/N`, as `cargo dev test` names its sample
+    #[arg(long, value_name = "K/N", default_value_t = Part::ALL)]
+    part: Part,
+}
+
+/// Every so many faults of a case, from one on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Part {
+    /// Position of the first fault, below `every`.
+    first: usize,
+    /// Distance of the faults, at least 1.
+    every: usize,
+}
+
+impl Part {
+    /// All faults.
+    pub const ALL: Self = Self { first: 0, every: 1 };
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first, self.every)
+    }
+}
+
+impl FromStr for Part {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (first, every) = text.split_once('/').context("a part is K/N, such as 0/1")?;
+        let (first, every) = (first.parse()?, every.parse()?);
+        ensure!(first < every, "in a part K/N, K is below N");
+        Ok(Self { first, every })
+    }
 }
 
 /// Numbers of what was tried.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub struct Counts {
     /// Number of cases.
     pub cases: usize,
@@ -52,15 +86,19 @@ pub struct Counts {
     pub faults: usize,
     /// Number of faults after which the end differs from that without a fault.
     pub failures: usize,
+    /// The part of each case that a sample has tried, as `CASE K/N`.
+    pub sample: Vec<String>,
 }
 
 impl Counts {
     /// The sums of two runs.
-    fn plus(self, other: Self) -> Self {
+    fn plus(mut self, other: Self) -> Self {
+        self.sample.extend(other.sample);
         Self {
             cases: self.cases + other.cases,
             faults: self.faults + other.faults,
             failures: self.failures + other.failures,
+            sample: self.sample,
         }
     }
 }
@@ -68,10 +106,20 @@ impl Counts {
 /// The extent of a run.
 #[derive(Clone, Copy, Debug)]
 pub enum Extent {
-    /// All faults, on so many control planes at a time: most of the time is spent on waits.
-    Whole(usize),
-    /// Typical cases, and as many faults as fit into this time, spread over all.
-    Sample(Duration),
+    /// All cases that match a filter, and this part of their faults.
+    Whole {
+        /// Control planes at a time: most of the time is spent on waits.
+        planes: usize,
+        /// The part.
+        part: Part,
+    },
+    /// Typical cases, and as many faults as fit into a time, spread over all.
+    Sample {
+        /// The time.
+        time: Duration,
+        /// The seed that decides which faults these are.
+        seed: u64,
+    },
 }
 
 /// Tries every fault at every write of every case, and what befalls watches and replicas.
@@ -85,11 +133,15 @@ pub fn run(args: &FaultsArgs) -> Result<()> {
         cases,
         faults,
         failures,
+        ..
     } = play(
         &tools,
         &program,
         filter,
-        Extent::Whole(args.planes),
+        Extent::Whole {
+            planes: args.planes,
+            part: args.part,
+        },
         &progress,
     )?;
     for show in SHOWS.iter().filter(|show| matches(show, filter)) {

@@ -11,13 +11,13 @@ use futures::future::try_join_all;
 use rig::{progress::Progress, tools::Tools};
 
 use super::{
-    Counts, Extent,
+    Counts, Extent, Part,
     case::{self, Case},
     proxy::Fault,
     trial::{Golden, Harness, refusals::CODES},
 };
 
-/// Refusals of a sample, for each case that has some.
+/// The number of refusals in a sample, for each case that has some.
 const SAMPLED_REFUSALS: usize = 2;
 
 /// Cases that are to be played, and what they are played with.
@@ -42,8 +42,8 @@ impl<'a> Play<'a> {
         progress: &'a Progress,
     ) -> Self {
         let chosen = |case: &Case| match extent {
-            Extent::Whole(_) => super::matches(&case.name, filter),
-            Extent::Sample(_) => case::TYPICAL.contains(&&*case.name),
+            Extent::Whole { .. } => super::matches(&case.name, filter),
+            Extent::Sample { .. } => case::TYPICAL.contains(&&*case.name),
         };
         Self {
             tools,
@@ -59,8 +59,8 @@ impl<'a> Play<'a> {
     /// Plays all of them; says what came of it.
     pub async fn run(&self) -> Result<Counts> {
         let most = match self.extent {
-            Extent::Whole(planes) => planes.max(1),
-            Extent::Sample(_) => 1,
+            Extent::Whole { planes, .. } => planes.max(1),
+            Extent::Sample { .. } => 1,
         };
         let harnesses = (0..most.min(self.cases.len())).map(|_| self.on_one_stage());
         let counts = try_join_all(harnesses).await?;
@@ -84,7 +84,8 @@ impl<'a> Play<'a> {
         Harness::open(self.tools, self.program).await
     }
 
-    /// Plays one case without a fault, then with each.
+    /// Plays one case without a fault, then with each: every fault at every write, and at one write
+    /// more than there was, since a fault may cause one.
     async fn case(&self, harness: &mut Harness, index: usize, case: &Case) -> Result<Counts> {
         let name = &case.name;
         let golden = harness.golden(case).await;
@@ -99,7 +100,14 @@ impl<'a> Play<'a> {
             cases: 1,
             ..Counts::default()
         };
-        for (nth, fault) in self.points(writes, index) {
+        let all: Vec<_> = (0..=writes)
+            .flat_map(|nth| Fault::ALL.map(|fault| (nth, fault)))
+            .collect();
+        let part = self.part(all.len(), index);
+        if matches!(self.extent, Extent::Sample { .. }) {
+            counts.sample.push(format!("{name} {part}"));
+        }
+        for (nth, fault) in all.into_iter().skip(part.first).step_by(part.every) {
             match harness.trial(case, &golden, nth, fault).await {
                 Ok(hit) => counts.faults += usize::from(hit),
                 Err(error) => {
@@ -145,21 +153,22 @@ impl<'a> Play<'a> {
         Ok(())
     }
 
-    /// Every fault at every write, and one write more than there was: a fault may make one. Of a
-    /// sample, as many as fit into its time; others for each case.
-    fn points(&self, writes: usize, index: usize) -> Vec<(usize, Fault)> {
-        /// About what one takes.
+    /// The part of `faults` to try. A sample has as many as fit into its time, others for each case.
+    fn part(&self, faults: usize, index: usize) -> Part {
+        /// The usual time of a trial.
         const ONE: Duration = Duration::from_millis(1_500);
-        let at = |nth| Fault::ALL.map(|fault| (nth, fault));
-        let all: Vec<_> = (0..=writes).flat_map(at).collect();
-        let Extent::Sample(time) = self.extent else {
-            return all;
+        let (time, seed) = match self.extent {
+            Extent::Whole { part, .. } => return part,
+            Extent::Sample { time, seed } => (time, seed),
         };
         let left = time.saturating_sub(self.start.elapsed());
         let share = left / (self.cases.len() - index) as u32;
         let fit = (share.as_millis() / ONE.as_millis()).max(1) as usize;
-        let step = all.len().div_ceil(fit).max(1);
-        all.into_iter().skip(index % step).step_by(step).collect()
+        let every = faults.div_ceil(fit).max(1);
+        Part {
+            first: (index + seed as usize) % every,
+            every,
+        }
     }
 
     /// Every kind and region to refuse, and the code.
@@ -172,8 +181,13 @@ impl<'a> Play<'a> {
             CODES.map(|code| (resource.clone(), region.clone(), code))
         });
         match self.extent {
-            Extent::Whole(_) => all.collect(),
-            Extent::Sample(_) => all.skip(index).take(SAMPLED_REFUSALS).collect(),
+            Extent::Whole { .. } => all.collect(),
+            Extent::Sample { seed, .. } => {
+                let all: Vec<_> = all.collect();
+                let first = (index + seed as usize) % all.len().max(1);
+                let turned = all[first..].iter().chain(&all[..first]);
+                turned.take(SAMPLED_REFUSALS).cloned().collect()
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     cluster::{Node, PEERRELAY},
     command::{program_in, run},
     prometheus::RELEASE,
-    signals,
+    seed, signals,
     spec::{self, SECRET},
     state::repository,
     tailnet::{Client, LOGIN_SERVER},
@@ -38,6 +38,8 @@ const PATIENCE: Duration = Duration::from_secs(90);
 pub struct Deployment<'a> {
     /// The rig on which the operator is installed.
     pub rig: &'a Rig,
+    /// The seed of what scenarios draw at random.
+    pub seed: u64,
 }
 
 /// The path on which two clients talk.
@@ -100,7 +102,7 @@ impl<'a> Deployment<'a> {
 
     /// Installs the chart of the sources in `root` with an image.
     pub fn install_version(rig: &'a Rig, root: &Path, image: &str) -> Result<Self> {
-        let deployment = Self { rig };
+        let deployment = Self::of(rig);
         let labels = json!({"pod-security.kubernetes.io/enforce": "restricted"});
         deployment.namespace(OPERATOR_NAMESPACE, &labels)?;
         let chart = root.join("charts").join(CHART).display().to_string();
@@ -156,8 +158,16 @@ impl<'a> Deployment<'a> {
     }
 
     /// Uses a rig on which the operator is installed already.
-    pub const fn of(rig: &'a Rig) -> Self {
-        Self { rig }
+    pub fn of(rig: &'a Rig) -> Self {
+        Self {
+            rig,
+            seed: seed::fresh(),
+        }
+    }
+
+    /// Uses this seed.
+    pub const fn with_seed(self, seed: u64) -> Self {
+        Self { seed, ..self }
     }
 
     /// Puts an auth key into the Secret that PeerRelays name.

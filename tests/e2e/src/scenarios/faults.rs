@@ -44,19 +44,28 @@ fn sample(deployment: &Deployment<'_>) -> Result<String> {
         }
     });
     let program = deployment.rig.program()?;
-    let extent = Extent::Sample(TIME);
+    let extent = Extent::Sample {
+        time: TIME,
+        seed: deployment.seed,
+    };
     let counts = faults::play(deployment.rig.tools(), &program, "", extent, &quiet)?;
     let Counts {
         cases,
         faults,
         failures,
+        sample,
     } = counts;
     ensure!(
         failures == 0,
-        "{failures} of {faults} faults led to another end"
+        "{failures} of {faults} faults led to another end (seed {})",
+        deployment.seed
     );
     ensure!(faults > 0, "no fault struck");
-    Ok(format!("{faults} faults in {cases} cases"))
+    // `cargo dev faults CASE --part K/N` tries the same.
+    Ok(format!(
+        "{faults} faults in {cases} cases: {}",
+        sample.join(", ")
+    ))
 }
 
 fn sparing(deployment: &Deployment<'_>) -> Result<String> {

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     thread,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -132,7 +132,7 @@ fn killed(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     let wanted = shape(deployment, EDGE)?;
     let mut kills = 0;
-    let mut pauses = Pauses::new()?;
+    let mut pauses = Pauses::new(deployment.seed);
     for _ in 0..3 {
         deployment
             .rig
@@ -171,7 +171,7 @@ fn killed(deployment: &Deployment<'_>) -> Result<String> {
             "another state: {now:?} instead of {wanted:?}"
         );
     }
-    Ok(format!("{kills} times"))
+    Ok(format!("{kills} times, seed {}", deployment.seed))
 }
 
 fn taken(deployment: &Deployment<'_>) -> Result<String> {
@@ -279,23 +279,20 @@ fn wait_for_operator(deployment: &Deployment<'_>) -> Result<()> {
     })
 }
 
-/// Moments that differ with each run.
+/// Random pauses below 1.5 s, those of a seed.
 struct Pauses {
     state: u64,
-    start: Instant,
 }
 
 impl Pauses {
-    fn new() -> Result<Self> {
-        let state = SystemTime::now().duration_since(UNIX_EPOCH)?.as_nanos() as u64 | 1;
-        Ok(Self {
-            state,
-            start: Instant::now(),
-        })
+    fn new(seed: u64) -> Self {
+        Self {
+            // Spread over all bits, and never zero, which xorshift would keep.
+            state: seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1,
+        }
     }
 
     fn sleep(&mut self) {
-        self.state ^= self.start.elapsed().as_nanos() as u64;
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
