@@ -7,30 +7,24 @@ use std::{fmt, ops::RangeInclusive};
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use self::render::{Tool, render};
-use crate::{
-    crd::exposure::ExposureType,
-    operator::{
-        plan,
-        validate::{ValidRegion, ValidSpec},
-    },
-};
+use crate::crd::exposure::{Exposure, ExposureType};
 
-/// Ports that clients must reach, and where their packets go from there.
+/// A range of ports that clients must reach.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Opening {
     /// First UDP port.
     pub first: u16,
     /// Last UDP port; the first one unless relays share an address.
     pub last: u16,
-    /// How packets get to the relay.
-    pub way: Way,
-    /// What it is for, such as `relays/edge`.
+    /// Way of packets from there to the relay.
+    pub delivery: Delivery,
+    /// Namespace and name of the PeerRelay, such as `relays/edge`.
     pub purpose: String,
 }
 
-/// The way of a packet that has arrived at one of the ports.
+/// The way of a packet from the port to the relay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Way {
+pub enum Delivery {
     /// The relay listens there, on the node's network.
     Local,
     /// The cluster forwards it.
@@ -50,9 +44,9 @@ impl Opening {
         range(self.first, self.last, separator)
     }
 
-    /// Whether firewalls of the cloud open it by themselves, as the Service asks for it.
+    /// Whether the cloud opens its own firewalls, as the Service asks for it.
     const fn is_balanced(&self) -> bool {
-        matches!(self.way, Way::Forwarded { balanced: true, .. })
+        matches!(self.delivery, Delivery::Forwarded { balanced: true, .. })
     }
 }
 
@@ -99,23 +93,39 @@ impl fmt::Display for Source {
     }
 }
 
-/// The ports that clients of a PeerRelay must reach, each once.
+/// The UDP ports of a region's relays.
+#[derive(Debug, Clone)]
+pub struct Ports<'a> {
+    /// Port on which the relays listen.
+    pub listens: u16,
+    /// Most relays of the region, if the number is limited.
+    pub relays: Option<u16>,
+    /// Delivery of clients to the relays.
+    pub exposure: &'a Exposure,
+    /// Ports that the cluster has assigned, as far as they are known.
+    pub assigned: Vec<u16>,
+}
+
+/// The ports that clients of a PeerRelay with these regions must reach, each once.
 ///
 /// # Errors
 /// The first region whose port is not known.
-pub fn openings(relay: &ValidSpec) -> Result<Vec<Opening>, PortUnknown> {
+pub fn openings<'a>(
+    purpose: &str,
+    regions: impl Iterator<Item = (&'a str, Ports<'a>)>,
+) -> Result<Vec<Opening>, PortUnknown> {
     let mut openings = Vec::new();
-    for region in &relay.regions {
-        let ports = ports(relay.port, relay.max_relays, region);
-        if ports.is_empty() {
-            let region = region.name.clone();
+    for (region, ports) in regions {
+        let ranges = ports.ranges();
+        if ranges.is_empty() {
+            let region = region.to_owned();
             return Err(PortUnknown { region });
         }
-        openings.extend(ports.into_iter().map(|(first, last)| Opening {
+        openings.extend(ranges.into_iter().map(|(first, last)| Opening {
             first,
             last,
-            way: way(relay.port, region),
-            purpose: format!("{}/{}", relay.namespace, relay.name),
+            delivery: ports.delivery(),
+            purpose: purpose.to_owned(),
         }));
     }
     openings.sort();
@@ -123,16 +133,66 @@ pub fn openings(relay: &ValidSpec) -> Result<Vec<Opening>, PortUnknown> {
     Ok(openings)
 }
 
-fn way(port: u16, region: &ValidRegion) -> Way {
-    let forwarded = |balanced| Way::Forwarded {
-        balanced,
-        to: port,
-        on_node: region.exposure.on_host_network(),
-    };
-    match region.exposure.kind {
-        ExposureType::HostNetwork => Way::Local,
-        ExposureType::NodePort => forwarded(false),
-        ExposureType::LoadBalancer => forwarded(true),
+impl Ports<'_> {
+    /// The sentence of the status about a region; empty while no port is known.
+    pub fn summary(&self) -> String {
+        let ranges = self.ranges();
+        let shown = ranges.iter().map(|(first, last)| range(*first, *last, "-"));
+        let shown: Vec<_> = shown.collect();
+        match shown.is_empty() {
+            true => String::new(),
+            false => format!(
+                "let in UDP {}, IPv4 and IPv6, from everywhere",
+                shown.join(", ")
+            ),
+        }
+    }
+
+    fn delivery(&self) -> Delivery {
+        let is_balanced = match self.exposure.kind {
+            ExposureType::HostNetwork => return Delivery::Local,
+            ExposureType::NodePort => false,
+            ExposureType::LoadBalancer => true,
+        };
+        Delivery::Forwarded {
+            balanced: is_balanced,
+            to: self.listens,
+            on_node: self.exposure.on_host_network(),
+        }
+    }
+
+    /// Ranges of ports, first and last of each. Empty if only the cluster will know.
+    fn ranges(&self) -> Vec<(u16, u16)> {
+        let assigned = || self.assigned.iter().copied();
+        let mut ports: Vec<u16> = match self.exposure.kind {
+            ExposureType::HostNetwork => vec![self.listens],
+            ExposureType::NodePort => match self.exposure.node_port {
+                Some(port) => vec![port],
+                None => assigned().collect(),
+            },
+            ExposureType::LoadBalancer => self.balanced().chain(assigned()).collect(),
+        };
+        ports.sort_unstable();
+        ports.dedup();
+        let mut ranges: Vec<(u16, u16)> = Vec::new();
+        for port in ports {
+            match ranges.last_mut() {
+                Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
+                _ => ranges.push((port, port)),
+            }
+        }
+        ranges
+    }
+
+    /// Ports of load balancers: one for each relay if they share an address.
+    fn balanced(&self) -> RangeInclusive<u16> {
+        let balancer = self.exposure.load_balancer.clone().unwrap_or_default();
+        if !balancer.share_address {
+            return self.listens..=self.listens;
+        }
+        let first = balancer.base_port.unwrap_or(self.listens);
+        let relays = self.relays.unwrap_or(1).max(1);
+        first..=first.saturating_add(relays - 1)
     }
 }
 
@@ -144,21 +204,7 @@ fn range(first: u16, last: u16, separator: &str) -> String {
     }
 }
 
-/// What the status says about a region; nothing while its port is not known.
-pub fn line(port: u16, region: &ValidRegion) -> String {
-    let ports = ports(port, None, region);
-    let shown = ports.iter().map(|(first, last)| range(*first, *last, "-"));
-    let shown: Vec<_> = shown.collect();
-    match shown.is_empty() {
-        true => String::new(),
-        false => format!(
-            "let in UDP {}, IPv4 and IPv6, from everywhere",
-            shown.join(", ")
-        ),
-    }
-}
-
-/// What is worth a warning about restricted sources.
+/// Warnings about sources that let no client in, or not all of them.
 pub fn warnings(sources: &[Source]) -> Vec<String> {
     let tailnet = |source: &&Source| crate::grants::is_tailnet(source.0);
     let mut warnings: Vec<_> = sources
@@ -177,41 +223,6 @@ pub fn warnings(sources: &[Source]) -> Vec<String> {
         warnings.push(all.to_owned());
     }
     warnings
-}
-
-/// Ranges of ports, first and last of each. Empty if only the cluster will know.
-fn ports(port: u16, total: Option<u16>, region: &ValidRegion) -> Vec<(u16, u16)> {
-    let planned = || region.plan.endpoints.values().flatten().map(|to| to.port());
-    let mut ports: Vec<u16> = match region.exposure.kind {
-        ExposureType::HostNetwork => vec![port],
-        ExposureType::NodePort => match region.exposure.node_port {
-            Some(port) => vec![port],
-            None => planned().collect(),
-        },
-        ExposureType::LoadBalancer => balanced(port, total, region).chain(planned()).collect(),
-    };
-    ports.sort_unstable();
-    ports.dedup();
-    let mut ranges: Vec<(u16, u16)> = Vec::new();
-    for port in ports {
-        match ranges.last_mut() {
-            Some((_, last)) if last.checked_add(1) == Some(port) => *last = port,
-            _ => ranges.push((port, port)),
-        }
-    }
-    ranges
-}
-
-/// Ports of load balancers: one for each relay if they share an address.
-fn balanced(port: u16, total: Option<u16>, region: &ValidRegion) -> RangeInclusive<u16> {
-    let balancer = region.exposure.load_balancer.clone().unwrap_or_default();
-    if !balancer.share_address {
-        return port..=port;
-    }
-    let first = balancer.base_port.unwrap_or(port);
-    let most = plan::most(region).unwrap_or(1);
-    let relays = most.min(total.unwrap_or(most)).max(1);
-    first..=first.saturating_add(relays - 1)
 }
 
 #[cfg(test)]

@@ -2,31 +2,34 @@
 
 pub mod apply;
 pub mod build;
+pub mod daemon_sets;
 pub mod defaults;
 pub mod events;
 pub mod fence;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod host_ports;
+pub mod kinds;
 pub mod lease;
 pub mod metrics;
+pub mod objects;
 pub mod overrides;
 pub mod own_pod;
 pub mod plan;
 pub mod probes;
+pub mod publish;
 pub mod queue;
 pub mod readiness;
 pub mod reconcile;
 pub mod refusal;
 pub mod requests;
-pub mod rollout;
 pub mod status;
 pub mod stores;
 pub mod tailnet;
 pub mod unreadable;
 pub mod validate;
 pub mod verification;
-pub mod withdrawal;
+pub mod view;
 
 use std::{
     net::SocketAddr,
@@ -44,7 +47,7 @@ use kube_runtime::{
 
 use self::{
     apply::Attempts,
-    defaults::{MonitoringDefaults, TemplateDefaults},
+    defaults::{Defaults, MonitoringDefaults, RelayImage, TemplateDefaults},
     fence::Fence,
     lease::{Claim, Leadership, Times},
     metrics::Metrics,
@@ -52,7 +55,6 @@ use self::{
     readiness::Readiness,
     reconcile::{Context, ReconcileError, error_policy, reconcile},
     stores::{Scope, Stores},
-    validate::RelayImage,
 };
 use crate::{
     admin::{self, Probes},
@@ -215,9 +217,11 @@ async fn control(
         client,
         stores,
         recorder,
-        image,
-        monitoring: options.monitoring,
-        template: options.template,
+        defaults: Defaults {
+            image,
+            monitoring: options.monitoring,
+            template: options.template,
+        },
         metrics: metrics.clone(),
         attempts: Attempts::default(),
     });

@@ -38,12 +38,14 @@ impl FirewallArgs {
         };
         let mut ports = Vec::new();
         for relay in self.files.relays()? {
-            let found = openings(&relay);
-            ports.extend(found.with_context(|| format!("PeerRelay {}", relay.name))?);
+            let owner = &relay.owner;
+            let purpose = format!("{}/{}", owner.namespace, owner.name);
+            let found = openings(&purpose, relay.firewall_ports());
+            ports.extend(found.with_context(|| format!("PeerRelay {}", owner.name))?);
         }
         ports.sort();
         ports.dedup_by(|one, other| {
-            (one.first, one.last, one.way) == (other.first, other.last, other.way)
+            (one.first, one.last, one.delivery) == (other.first, other.last, other.delivery)
         });
         for warning in warnings(&sources) {
             print_error(format_args!("warning: {warning}"));

@@ -4,7 +4,7 @@ mod cloud;
 mod host;
 mod terraform;
 
-use super::{Opening, Source, Way};
+use super::{Delivery, Opening, Source};
 
 /// What is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -132,11 +132,11 @@ pub fn render(openings: &[Opening], sources: &[Source], tool: Tool) -> String {
 
 /// Says what is forwarded rather than local.
 fn comment(opening: &Opening, tool: Tool) -> Option<String> {
-    let Way::Forwarded {
+    let Delivery::Forwarded {
         balanced,
         to,
         on_node,
-    } = opening.way
+    } = opening.delivery
     else {
         return None;
     };

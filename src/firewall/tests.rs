@@ -4,7 +4,7 @@ use clap::ValueEnum;
 use serde_json::json;
 
 use super::*;
-use crate::operator::fixtures::validated;
+use crate::operator::{fixtures::validated, validate::ValidSpec};
 
 #[test]
 fn each_port_is_opened_once_and_for_both_families() {
@@ -14,7 +14,7 @@ fn each_port_is_opened_once_and_for_both_families() {
         {"name": "c", "clients": ["tag:c"], "exposure": {"type": "NodePort", "nodePort": 30_400}},
     ]);
     let relay = validated(json!({"port": 41_000, "regions": regions}));
-    let openings = openings(&relay).unwrap();
+    let openings = opened(&relay).unwrap();
     let ports: Vec<_> = openings.iter().map(|opening| opening.first).collect();
     assert_eq!(ports, [30_400, 41_000]);
     assert_eq!(
@@ -30,7 +30,7 @@ fn each_port_is_opened_once_and_for_both_families() {
 
 #[test]
 fn every_tool_opens_udp_and_nothing_else() {
-    let openings = openings(&validated(json!({}))).unwrap();
+    let openings = opened(&validated(json!({}))).unwrap();
     for tool in Tool::ALL {
         let commands = commands(&openings, *tool);
         let commands: Vec<_> = commands
@@ -78,7 +78,7 @@ fn every_port_of_a_shared_address_is_opened() {
             "50000-50009",
         ),
     ] {
-        let openings = openings(&validated(spec)).unwrap();
+        let openings = opened(&validated(spec)).unwrap();
         assert_eq!(openings.len(), 1);
         assert_eq!(openings[0].ports("-"), ports);
         let text = render(&openings, &Source::everyone(), Tool::Nftables);
@@ -94,7 +94,7 @@ fn what_is_forwarded_is_said_and_not_opened_as_local() {
         {"name": "b", "clients": ["tag:b"], "exposure": {"type": "NodePort", "nodePort": 30_401, "hostNetwork": true}},
         {"name": "c", "clients": ["tag:c"], "exposure": {"type": "LoadBalancer"}},
     ]);
-    let openings = openings(&validated(json!({"regions": regions}))).unwrap();
+    let openings = opened(&validated(json!({"regions": regions}))).unwrap();
     for tool in Tool::ALL {
         let text = render(&openings, &Source::everyone(), *tool);
         assert!(text.contains("UDP 30400 of each node (relays/edge) is forwarded by the cluster to UDP 40000 of a pod"), "{text}");
@@ -131,7 +131,7 @@ fn priorities_of_azure_are_distinct() {
     let regions: Vec<_> = (0..5)
         .map(|at| json!({"name": format!("r{at}"), "clients": ["tag:a"], "exposure": exposure(30_400 + 2 * at)}))
         .collect();
-    let openings = openings(&validated(json!({"regions": regions}))).unwrap();
+    let openings = opened(&validated(json!({"regions": regions}))).unwrap();
     let priority = |line: &String| {
         line.split("--priority ")
             .nth(1)?
@@ -149,7 +149,7 @@ fn priorities_of_azure_are_distinct() {
 
 #[test]
 fn rules_that_a_reboot_forgets_say_how_to_keep_them() {
-    let openings = openings(&validated(json!({}))).unwrap();
+    let openings = opened(&validated(json!({}))).unwrap();
     for (tool, says) in [
         (
             Tool::Iptables,
@@ -169,7 +169,7 @@ fn rules_that_a_reboot_forgets_say_how_to_keep_them() {
 
 #[test]
 fn sources_are_kept_apart_by_family() {
-    let openings = openings(&validated(json!({}))).unwrap();
+    let openings = opened(&validated(json!({}))).unwrap();
     let sources = ["192.0.2.0/24", "2001:db8::/32"].map(|s| Source::network(s.parse().unwrap()));
     let text = |tool| render(&openings, &sources, tool);
     for line in [
@@ -199,21 +199,19 @@ fn sources_inside_of_the_tailnet_are_warned_of() {
 #[test]
 fn a_port_that_the_cluster_chooses_is_known_once_it_has() {
     let regions = json!([{"name": "a", "clients": ["tag:a"], "exposure": {"type": "NodePort"}}]);
-    let mut relay = validated(json!({"regions": regions}));
+    let relay = validated(json!({"regions": regions}));
     assert!(
-        openings(&relay)
+        opened(&relay)
             .unwrap_err()
             .to_string()
             .contains("set exposure.nodePort")
     );
-    assert_eq!(line(relay.port, &relay.regions[0]), "");
-    let endpoints = vec!["192.0.2.1:31234".parse().unwrap()];
-    relay.regions[0]
-        .plan
-        .endpoints
-        .insert("n1".into(), endpoints);
-    assert_eq!(openings(&relay).unwrap()[0].first, 31_234);
-    assert!(line(relay.port, &relay.regions[0]).starts_with("let in UDP 31234,"));
+    let (region, mut ports) = relay.firewall_ports().next().unwrap();
+    assert_eq!(ports.summary(), "");
+    ports.assigned = vec![31_234];
+    let opened = openings("relays/edge", [(region, ports.clone())].into_iter());
+    assert_eq!(opened.unwrap()[0].first, 31_234);
+    assert!(ports.summary().starts_with("let in UDP 31234,"));
 }
 
 /// What is run, without comments.
@@ -221,4 +219,8 @@ fn commands(openings: &[Opening], tool: Tool) -> Vec<String> {
     let text = render(openings, &Source::everyone(), tool);
     let lines = text.lines().filter(|line| !line.starts_with('#'));
     lines.map(str::to_owned).collect()
+}
+
+fn opened(relay: &ValidSpec) -> Result<Vec<Opening>, PortUnknown> {
+    openings("relays/edge", relay.firewall_ports())
 }

@@ -11,14 +11,14 @@ use std::{
     collections::{BTreeSet, HashSet},
     fmt::Debug,
     sync::Arc,
-    time::Duration,
 };
 
 use k8s_openapi::{
-    NamespaceResourceScope,
     api::{
         apps::v1::DaemonSet,
         core::v1::{ConfigMap, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
     },
     apimachinery::pkg::apis::meta::v1::OwnerReference,
@@ -37,115 +37,55 @@ pub use self::{
 };
 use self::{attempts::RelayAttempts, drift::drift};
 use super::{
-    build::{Resources, checksum},
-    refusal::{Refusal, Subject},
+    kinds::{Child, child_kinds, kind},
+    objects::{Applied, Changes, Objects, Owner, Prepared, Replaced, checksum},
+    refusal::{Refusal, Subject, Summary},
     stores::Stores,
-    validate::ValidSpec,
 };
 use crate::names;
 
-/// Failures in a row of a kind that passes, before the status tells them: most pass at once.
+/// Failures in a row of a kind that passes before the status names them: most pass at once.
 const REPORTED_FAILURES: u32 = 2;
 
-/// What was done, for the log and for tests that count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Changes {
-    /// Objects created or changed.
-    pub applied: usize,
-    /// Objects removed.
-    pub pruned: usize,
-}
-
-/// What came of applying.
-#[derive(Debug, Default)]
-pub struct Applied {
-    /// What was done.
-    pub changes: Changes,
-    /// What was refused, now or a moment ago.
-    pub refusals: Vec<Refusal>,
-    /// Whether the status should tell the refusals. One that passes is first tried again.
-    pub report: bool,
-    /// The time until the next attempt.
-    pub pause: Option<Duration>,
-    /// Services that were removed, to be made anew.
-    pub replaced: Vec<Replaced>,
-    /// Names of the DaemonSets that were created or changed. The stores may show them as they were
-    /// before.
-    pub changed_sets: BTreeSet<String>,
-}
-
-/// A Service that was removed, to be made anew.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Replaced {
-    /// Its name.
-    pub name: String,
-    /// What Kubernetes does not change of it.
-    pub why: &'static str,
-}
-
-/// Applies everything and removes what belongs to the PeerRelay and is not wanted any more.
+/// Applies every object, and removes what belongs to the PeerRelay and should no longer exist.
 ///
-/// Relays come last, so that they start with their configuration and permissions in place; those of
-/// a region that could not get these are left as they are.
+/// Objects of a region wait while one that they need is refused: they are left as they are.
 pub async fn apply(
     client: &Client,
     stores: &Stores,
     attempts: &Attempts,
-    relay: &ValidSpec,
-    resources: Resources,
-) -> Applied {
-    let Resources {
-        service_accounts,
-        roles,
-        role_bindings,
-        config_maps,
-        services,
-        network_policies,
-        disruption_budgets,
-        daemon_sets,
-        mut deferred,
-    } = resources;
-    let key = ObjectRef::new(&relay.name).within(&relay.namespace);
-    let relay_attempts = attempts.take(&key, &relay.owner.uid);
-    let mut applier = Applier::new(client, relay, relay_attempts);
-    let kept = deferred.clone();
-    applier
-        .kind_except(&kept, &stores.service_accounts, service_accounts)
-        .await;
-    applier.kind_except(&kept, &stores.roles, roles).await;
-    // Without its role, a binding would be refused too.
-    let (role_bindings, mut waiting) = applier.possible(role_bindings, &[kind::<Role>()]);
-    waiting.extend(kept.clone());
-    let bindings = &stores.role_bindings;
-    applier.kind_except(&waiting, bindings, role_bindings).await;
-    applier
-        .kind_except(&kept, &stores.config_maps, config_maps)
-        .await;
-    applier
-        .clear_ports(&kept, &stores.services, &services)
-        .await;
-    applier.kind_except(&kept, &stores.services, services).await;
-    let policies = &stores.network_policies;
-    applier.kind_except(&kept, policies, network_policies).await;
-    let budgets = &stores.disruption_budgets;
-    applier
-        .kind_except(&kept, budgets, disruption_budgets)
-        .await;
-    let sets = &stores.daemon_sets;
-    let needed = [
-        kind::<ServiceAccount>(),
-        kind::<Role>(),
-        kind::<RoleBinding>(),
-        kind::<ConfigMap>(),
-    ];
-    let (daemon_sets, waiting) = applier.possible(daemon_sets, &needed);
-    deferred.extend(waiting);
-    applier.kind_except(&deferred, sets, daemon_sets).await;
-    monitoring::apply(&mut applier, &stores.monitoring).await;
-    let (applied, relay_attempts) = applier.finish();
-    attempts.keep(key, relay_attempts);
-    applied
+    objects: Objects<Prepared>,
+) -> Objects<Applied> {
+    let Objects {
+        owner,
+        deferred,
+        stage,
+    } = objects;
+    let key = ObjectRef::new(&owner.name).within(&owner.namespace);
+    let earlier = attempts.take(&key, &owner.reference.uid);
+    let mut applier = Applier::new(client, &owner, &deferred.names, earlier);
+    let services = &stores.children.services;
+    applier.release_ports(services, &stage.services).await;
+    apply_children(&mut applier, stores, stage).await;
+    let (applied, earlier) = applier.finish();
+    attempts.keep(key, earlier);
+    Objects {
+        owner,
+        deferred,
+        stage: applied,
+    }
 }
+
+macro_rules! define_apply_children {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident, needs [$($need:ident),*];)*) => {
+        /// Applies the objects kind by kind.
+        async fn apply_children(applier: &mut Applier<'_>, stores: &Stores, objects: Prepared) {
+            $(applier.kind::<$kind>(&stores.children.$field, objects.$field).await;)*
+            monitoring::apply(applier, &stores.monitoring, objects.monitoring).await;
+        }
+    };
+}
+child_kinds!(define_apply_children);
 
 /// The reason for which one object is not as it should be.
 enum Fault {
@@ -165,7 +105,10 @@ impl Fault {
 
 struct Applier<'a> {
     client: &'a Client,
-    relay: &'a ValidSpec,
+    owner: &'a Owner,
+    /// Names of objects that are neither applied nor removed.
+    deferred: &'a [String],
+    /// Results of earlier passes.
     attempts: RelayAttempts,
     visited: HashSet<Subject>,
     changes: Changes,
@@ -175,10 +118,16 @@ struct Applier<'a> {
 }
 
 impl<'a> Applier<'a> {
-    fn new(client: &'a Client, relay: &'a ValidSpec, attempts: RelayAttempts) -> Self {
+    fn new(
+        client: &'a Client,
+        owner: &'a Owner,
+        deferred: &'a [String],
+        attempts: RelayAttempts,
+    ) -> Self {
         Self {
             client,
-            relay,
+            owner,
+            deferred,
             attempts,
             visited: HashSet::new(),
             changes: Changes::default(),
@@ -198,24 +147,25 @@ impl<'a> Applier<'a> {
             let visited = &self.visited;
             self.attempts.retain(|subject| visited.contains(subject));
         }
-        let report = self.refusals.iter().any(|refusal| {
+        let report_refused = self.refusals.iter().any(|refusal| {
             refusal.cause.needs_user()
                 || self.attempts.failures(&refusal.subject) >= REPORTED_FAILURES
         });
         let applied = Applied {
             changes: self.changes,
             pause: self.attempts.pause(),
-            refusals: self.refusals,
+            refused: Summary::new(&self.refusals),
             replaced: self.replaced,
             changed_sets: self.changed_sets,
-            report,
+            report_refused,
         };
         (applied, self.attempts)
     }
 
-    /// Splits objects into those that can be applied and the names of those that cannot, as an
-    /// object of their region and one of these kinds was refused.
-    fn possible<K: ResourceExt>(&self, wanted: Vec<K>, needs: &[String]) -> (Vec<K>, Vec<String>) {
+    /// Splits objects into those that can be applied and the names of those that cannot, as an object
+    /// of their region that they need was refused.
+    fn possible<K: Child>(&self, wanted: Vec<K>) -> (Vec<K>, Vec<String>) {
+        let needs = K::needs();
         let refused = self
             .refusals
             .iter()
@@ -231,19 +181,13 @@ impl<'a> Applier<'a> {
         (now, later.iter().map(ResourceExt::name_any).collect())
     }
 
-    /// Applies those that are wanted, and removes the others except for those that are `held`.
-    async fn kind_except<K>(&mut self, deferred: &[String], store: &Store<K>, wanted: Vec<K>)
-    where
-        K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
-            + Clone
-            + Debug
-            + Serialize
-            + DeserializeOwned,
-    {
-        let namespace = &self.relay.namespace;
+    /// Applies the objects of a kind, and removes the others of the PeerRelay.
+    async fn kind<K: Child>(&mut self, store: &Store<K>, wanted: Vec<K>) {
+        let (wanted, mut keep) = self.possible(wanted);
+        keep.extend_from_slice(self.deferred);
+        keep.extend(wanted.iter().map(ResourceExt::name_any));
+        let namespace = &self.owner.namespace;
         let api: Api<K> = Api::namespaced(self.client.clone(), namespace);
-        let mut keep: Vec<String> = wanted.iter().map(ResourceExt::name_any).collect();
-        keep.extend_from_slice(deferred);
         for object in wanted {
             let subject = subject(&object);
             let wanted = stamp(object);
@@ -251,12 +195,12 @@ impl<'a> Applier<'a> {
             if self.is_over() {
                 return;
             }
-            let done = self.one(&api, store, &subject, wanted, &sum).await;
+            let done = self.one((&api, store), &subject, wanted, &sum).await;
             self.record(subject, &sum, done);
         }
         let ours = |object: &K| {
             object.namespace().as_deref() == Some(namespace)
-                && belongs_to(object.owner_references(), &self.relay.owner)
+                && belongs_to(object.owner_references(), &self.owner.reference)
                 && !keep.contains(&object.name_any())
         };
         for object in store.state_filter(ours) {
@@ -269,7 +213,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// Notes what came of an object.
+    /// Records the result for an object.
     fn record(&mut self, subject: Subject, sum: &str, done: Result<(), Fault>) {
         self.visited.insert(subject.clone());
         let refusal = match done {
@@ -282,19 +226,15 @@ impl<'a> Applier<'a> {
         self.refusals.push(refusal);
     }
 
-    async fn one<K>(
+    async fn one<K: Child>(
         &mut self,
-        api: &Api<K>,
-        store: &Store<K>,
+        (api, store): (&Api<K>, &Store<K>),
         subject: &Subject,
         mut wanted: Value,
         sum: &str,
-    ) -> Result<(), Fault>
-    where
-        K: Resource<DynamicType = ()> + Clone + Debug + Serialize + DeserializeOwned,
-    {
+    ) -> Result<(), Fault> {
         let name = &subject.name;
-        let namespace = &self.relay.namespace;
+        let namespace = &self.owner.namespace;
         let waiting = self.attempts.waiting(subject, sum);
         let live: Option<Arc<K>> = match store.get(&ObjectRef::new(name).within(namespace)) {
             Some(live) => Some(live),
@@ -308,7 +248,7 @@ impl<'a> Applier<'a> {
         };
         let mut replaced_for = None;
         if let Some(live) = &live {
-            if !belongs_to(live.owner_references(), &self.relay.owner) {
+            if !belongs_to(live.owner_references(), &self.owner.reference) {
                 return Err(Fault::NameTaken);
             }
             // It comes back once it is gone.
@@ -328,8 +268,8 @@ impl<'a> Applier<'a> {
         if let Some(refusal) = waiting {
             return Err(Fault::Waiting(refusal));
         }
-        if let (Some(live), Some(why)) = (&live, replaced_for) {
-            return self.replace(api, &**live, why).await;
+        if let (Some(live), Some(field)) = (&live, replaced_for) {
+            return self.replace(api, &**live, field).await;
         }
         let params = PatchParams::apply(names::OPERATOR).force();
         let patched = api.patch(name, &params, &Patch::Apply(&wanted)).await;
@@ -344,21 +284,16 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Removes the Services that have a port of the nodes which another one is to have. Those that
-    /// are `held` go in their own time; the other one is refused until then.
-    async fn clear_ports(
-        &mut self,
-        deferred: &[String],
-        store: &Store<Service>,
-        wanted: &[Service],
-    ) {
-        let namespace = &self.relay.namespace;
+    /// Removes Services that hold a node port of a wanted one. Deferred Services keep theirs, and the
+    /// wanted one is refused until they are removed.
+    async fn release_ports(&mut self, store: &Store<Service>, wanted: &[Service]) {
+        let namespace = &self.owner.namespace;
         let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
         let ours = store.state_filter(|service| {
             service.namespace().as_ref() == Some(namespace)
-                && belongs_to(service.owner_references(), &self.relay.owner)
+                && belongs_to(service.owner_references(), &self.owner.reference)
                 && service.metadata.deletion_timestamp.is_none()
-                && !deferred.contains(&service.name_any())
+                && !self.deferred.contains(&service.name_any())
         });
         let found = services::in_the_way(ours.iter().map(AsRef::as_ref), wanted);
         for service in ours.iter().filter(|s| found.contains(&s.name_any())) {
@@ -376,15 +311,15 @@ impl<'a> Applier<'a> {
 
     /// Removes an object that cannot become what it should be. It is made anew once it is gone,
     /// as it may take what it has with it: a cloud first gives its load balancer back.
-    async fn replace<K>(&mut self, api: &Api<K>, live: &K, why: &'static str) -> Result<(), Fault>
+    async fn replace<K>(&mut self, api: &Api<K>, live: &K, field: &'static str) -> Result<(), Fault>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
     {
         if delete(api, live).await.map_err(Fault::api("replace"))? {
-            let (name, namespace) = (live.name_any(), &self.relay.namespace);
-            tracing::info!(kind = kind::<K>(), name, namespace, why, "replaced");
+            let (name, namespace) = (live.name_any(), &self.owner.namespace);
+            tracing::info!(kind = kind::<K>(), name, namespace, field, "replaced");
             self.changes.pruned += 1;
-            self.replaced.push(Replaced { name, why });
+            self.replaced.push(Replaced { name, field });
         }
         Ok(())
     }
@@ -401,7 +336,7 @@ impl<'a> Applier<'a> {
         }
         if delete(api, object).await.map_err(Fault::api("remove"))? {
             let Subject { kind, name, .. } = subject;
-            tracing::info!(kind, name, namespace = self.relay.namespace, "removed");
+            tracing::info!(kind, name, namespace = self.owner.namespace, "removed");
             self.changes.pruned += 1;
         }
         Ok(())
@@ -426,10 +361,6 @@ where
         Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
         Err(error) => Err(error),
     }
-}
-
-fn kind<K: Resource<DynamicType = ()>>() -> String {
-    K::kind(&()).into_owned()
 }
 
 fn subject<K: Resource<DynamicType = ()>>(object: &K) -> Subject {

@@ -1,4 +1,4 @@
-//! What a `PeerRelay` becomes. Pure: no client, no clock, nothing that can fail.
+//! The objects of a PeerRelay. Pure: no client, no clock, nothing that can fail.
 
 mod config_map;
 mod daemon_set;
@@ -6,100 +6,95 @@ mod data_path;
 mod disruption;
 mod grants;
 mod load_balancer;
-pub mod monitoring;
+mod monitoring;
 mod network_policy;
 mod rbac;
 mod service;
 mod template;
 
-use k8s_openapi::{
-    api::{
-        apps::v1::DaemonSet,
-        core::v1::{ConfigMap, Service, ServiceAccount},
-        networking::v1::NetworkPolicy,
-        policy::v1::PodDisruptionBudget,
-        rbac::v1::{Role, RoleBinding},
-    },
-    apimachinery::pkg::apis::meta::v1::ObjectMeta,
-};
-
+use k8s_openapi::{api::apps::v1::DaemonSet, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 use kube::ResourceExt;
 
-use super::validate::{ValidRegion, ValidSpec};
+pub use self::grants::status as grants_status;
+use super::{
+    daemon_sets,
+    objects::{Deferred, Objects, Prepared, checksum},
+    plan::{Plan, Region},
+    validate::ValidSpec,
+};
 use crate::names;
 
-/// Every object that should exist.
-#[derive(Debug, Default)]
-pub struct Resources {
-    /// Identity of the relays towards the API server.
-    pub service_accounts: Vec<ServiceAccount>,
-    /// What that identity may do.
-    pub roles: Vec<Role>,
-    /// Gives it to them.
-    pub role_bindings: Vec<RoleBinding>,
-    /// Configuration of the relays.
-    pub config_maps: Vec<ConfigMap>,
-    /// Ways to the relays.
-    pub services: Vec<Service>,
-    /// What may reach the relays.
-    pub network_policies: Vec<NetworkPolicy>,
-    /// How many relays may be evicted at a time.
-    pub disruption_budgets: Vec<PodDisruptionBudget>,
-    /// The relays.
-    pub daemon_sets: Vec<DaemonSet>,
-    /// Names of DaemonSets that are left as they are, whether they exist or not.
-    pub deferred: Vec<String>,
-}
-
-/// Builds everything, region by region.
-pub fn build(relay: &ValidSpec) -> Resources {
-    let mut resources = Resources::default();
-    for region in &relay.regions {
-        let config = config_map::build(relay, region);
-        let checksum = checksum(&config_map::started_with(relay, region));
-        resources
-            .service_accounts
-            .push(rbac::service_account(relay, region));
-        resources.roles.push(rbac::role(relay, region));
-        resources
-            .role_bindings
-            .push(rbac::role_binding(relay, region));
-        resources.config_maps.push(config);
-        let budget = disruption::build(relay, region);
-        resources.disruption_budgets.extend(budget);
-        let policy = network_policy::build(relay, region);
-        resources.network_policies.extend(policy);
-        resources.services.extend(service::build(relay, region));
-        for set in daemon_set::build(relay, region, &checksum) {
-            match region
-                .plan
-                .waits(set.annotations().get(names::NODE_ANNOTATION))
-            {
-                true => resources.deferred.push(set.name_any()),
-                false => resources.daemon_sets.push(set),
-            }
-        }
+/// Builds every object of `relay`, and defers those that `plan` lets wait.
+pub fn build(relay: &ValidSpec, plan: &Plan) -> Objects<Prepared> {
+    let regions = plan.regions(relay);
+    let built = regions.map(|region| build_region(relay, region));
+    let mut prepared = built.fold(Prepared::default(), Prepared::join);
+    let known = &plan.monitoring_kinds;
+    prepared.config_maps.extend(grants::build(relay));
+    prepared.config_maps.extend(monitoring::dashboards(relay));
+    prepared.services.extend(monitoring::service(relay, known));
+    prepared.monitoring = monitoring::objects(relay, known);
+    let leaving = plan.leaving.iter();
+    let kept = leaving.flat_map(|leaving| leaving.config_maps());
+    prepared.config_maps.extend(kept);
+    let (daemon_sets, deferred) = defer(relay, plan, prepared.daemon_sets);
+    Objects {
+        owner: relay.owner.clone(),
+        deferred,
+        stage: Prepared {
+            daemon_sets,
+            ..prepared
+        },
     }
-    resources.config_maps.extend(grants::build(relay));
-    resources.config_maps.extend(monitoring::dashboards(relay));
-    resources.services.extend(monitoring::service(relay));
-    resources
 }
 
-/// A short checksum of anything that serializes.
-pub fn checksum(value: &impl serde::Serialize) -> String {
-    let bytes = serde_json::to_vec(value).expect("Kubernetes objects are plain data");
-    names::digest(bytes, 8)
+fn build_region(relay: &ValidSpec, region: Region<'_>) -> Prepared {
+    let checksum = checksum(&config_map::started_with(relay, region));
+    Prepared {
+        service_accounts: vec![rbac::service_account(relay, region)],
+        roles: vec![rbac::role(relay, region)],
+        role_bindings: vec![rbac::role_binding(relay, region)],
+        config_maps: vec![config_map::build(relay, region)],
+        services: service::build(relay, region),
+        network_policies: network_policy::build(relay, region).into_iter().collect(),
+        disruption_budgets: disruption::build(relay, region).into_iter().collect(),
+        daemon_sets: daemon_set::build(relay, region, &checksum),
+        ..Prepared::default()
+    }
 }
 
-pub use self::{daemon_set::is_off, grants::status as grants_status};
+/// Splits DaemonSets into those that are applied now and those that wait: for an address, for relays
+/// that are about to be removed, or for other relays of their region to be back.
+fn defer(relay: &ValidSpec, plan: &Plan, sets: Vec<DaemonSet>) -> (Vec<DaemonSet>, Deferred) {
+    let starts = |set: &DaemonSet| {
+        let own = |region: &Region<'_>| daemon_sets::region(set) == Some(&region.name);
+        let region = plan.regions(relay).find(own);
+        region.is_none_or(|region| !region.plan.start.waits(daemon_sets::only_node(set)))
+    };
+    let replaces_leaving = |set: &DaemonSet| {
+        let leaving = plan.leaving.as_ref();
+        leaving.is_some_and(|leaving| leaving.defers(set))
+    };
+    let may_apply = |set: &DaemonSet| starts(set) && !replaces_leaving(set);
+    let (now, waiting): (Vec<_>, Vec<_>) = sets.into_iter().partition(may_apply);
+    let admission = plan.rollout.admit(now);
+    let leaving = plan.leaving.iter();
+    let names = waiting.iter().map(ResourceExt::name_any);
+    let names = names.chain(leaving.flat_map(|leaving| leaving.deferred()));
+    let deferred = Deferred {
+        message: admission.message(),
+        recheck_after: admission.recheck_after,
+        names: names.chain(admission.deferred).collect(),
+    };
+    (admission.now, deferred)
+}
 
-fn metadata(relay: &ValidSpec, region: &ValidRegion) -> ObjectMeta {
+fn metadata(relay: &ValidSpec, region: Region<'_>) -> ObjectMeta {
     ObjectMeta {
         name: Some(region.child.clone()),
-        namespace: Some(relay.namespace.clone()),
-        labels: Some(names::region_labels(&relay.name, &region.name)),
-        owner_references: Some(vec![relay.owner.clone()]),
+        namespace: Some(relay.owner.namespace.clone()),
+        labels: Some(names::region_labels(&relay.owner.name, &region.name)),
+        owner_references: Some(vec![relay.owner.reference.clone()]),
         ..ObjectMeta::default()
     }
 }

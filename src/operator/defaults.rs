@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::de::DeserializeOwned;
 
-use super::{overrides, validate::ValidSpec};
+use super::overrides;
 use crate::{
     crd::{
         monitoring::{ACTIONS, Monitoring, Relabeling},
@@ -15,6 +15,26 @@ use crate::{
 
 /// Units of durations, in the order in which they are written, in milliseconds.
 const UNITS: [(&str, u64); 4] = [("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+
+/// The operator's defaults for all PeerRelays.
+#[derive(Debug, Clone, Default)]
+pub struct Defaults {
+    /// Image of relays.
+    pub image: RelayImage,
+    /// Defaults for `spec.monitoring`.
+    pub monitoring: MonitoringDefaults,
+    /// Defaults for `spec.template`, and variables of the relays.
+    pub template: TemplateDefaults,
+}
+
+/// The image that relays run.
+#[derive(Debug, Clone, Default)]
+pub struct RelayImage {
+    /// Image reference.
+    pub reference: String,
+    /// `imagePullPolicy`.
+    pub pull_policy: String,
+}
 
 /// Defaults for `spec.monitoring` of all PeerRelays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -76,10 +96,10 @@ pub struct TemplateDefaults {
 }
 
 impl TemplateDefaults {
-    /// Puts the defaults where the PeerRelay's template says nothing: labels and annotations by
-    /// name, everything else by field.
-    pub fn fill(&self, relay: &mut ValidSpec) {
-        let (defaults, own) = (&self.template, &mut relay.template);
+    /// Completes a PeerRelay's template where it names nothing: labels and annotations by name,
+    /// everything else by field.
+    pub fn complete(&self, mut own: Template) -> Template {
+        let defaults = &self.template;
         for (defaults, own) in [
             (&defaults.labels, &mut own.labels),
             (&defaults.annotations, &mut own.annotations),
@@ -92,16 +112,16 @@ impl TemplateDefaults {
             own.image_pull_secrets
                 .clone_from(&defaults.image_pull_secrets);
         }
-        fill_field(&mut own.resources, &defaults.resources);
-        fill_field(&mut own.priority_class_name, &defaults.priority_class_name);
-        fill_field(&mut own.update_strategy, &defaults.update_strategy);
-        relay.environment.clone_from(&self.environment);
-    }
-}
-
-fn fill_field<T: Clone>(own: &mut Option<T>, default: &Option<T>) {
-    if own.is_none() {
-        own.clone_from(default);
+        Template {
+            resources: own.resources.or_else(|| defaults.resources.clone()),
+            priority_class_name: own
+                .priority_class_name
+                .or_else(|| defaults.priority_class_name.clone()),
+            update_strategy: own
+                .update_strategy
+                .or_else(|| defaults.update_strategy.clone()),
+            ..own
+        }
     }
 }
 
@@ -169,8 +189,9 @@ impl MonitoringDefaults {
         Ok(self)
     }
 
-    /// Puts the defaults where `monitoring` says nothing: labels by name, rules before its own.
-    pub fn fill(&self, monitoring: &mut Monitoring) {
+    /// Completes a PeerRelay's monitoring where it names nothing: labels by name, relabelings before
+    /// its own.
+    pub fn complete(&self, mut monitoring: Monitoring) -> Monitoring {
         for (key, value) in &self.labels {
             let labels = &mut monitoring.labels;
             labels.entry(key.clone()).or_insert_with(|| value.clone());
@@ -197,6 +218,7 @@ impl MonitoringDefaults {
         };
         before(&self.relabelings, &mut monitoring.relabelings);
         before(&self.metric_relabelings, &mut monitoring.metric_relabelings);
+        monitoring
     }
 }
 
@@ -269,12 +291,10 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::operator::fixtures;
+    use crate::operator::{fixtures, validate::validate};
 
     fn filled(defaults: &MonitoringDefaults, own: serde_json::Value) -> Monitoring {
-        let mut monitoring = fixtures::relay(json!({"monitoring": own})).spec.monitoring;
-        defaults.fill(&mut monitoring);
-        monitoring
+        defaults.complete(fixtures::relay(json!({"monitoring": own})).spec.monitoring)
     }
 
     #[test]
@@ -359,21 +379,23 @@ mod tests {
     fn a_template_of_a_peer_relay_wins_over_that_for_all_field_by_field() {
         let text = r#"{"labels": {"team": "net", "tier": "edge"}, "priorityClassName": "relays",
             "imagePullSecrets": ["pull"], "resources": {"limits": {"memory": "1Gi"}}}"#;
-        let defaults = TemplateDefaults {
-            template: template(text).unwrap(),
-            environment: [variable("HTTPS_PROXY=http://p:1").unwrap()].into(),
+        let defaults = Defaults {
+            template: TemplateDefaults {
+                template: template(text).unwrap(),
+                environment: [variable("HTTPS_PROXY=http://p:1").unwrap()].into(),
+            },
+            ..Defaults::default()
         };
-        let mut plain = fixtures::validated(json!({}));
-        defaults.fill(&mut plain);
-        assert_eq!(plain.template, defaults.template);
+        let pods = |spec| validate(&fixtures::relay(spec), &defaults).unwrap().pods;
+        let plain = pods(json!({}));
+        assert_eq!(plain.template, defaults.template.template);
         assert_eq!(plain.environment["HTTPS_PROXY"], "http://p:1");
         let own = json!({"labels": {"team": "vpn"}, "imagePullSecrets": ["own"], "priorityClassName": "p"});
-        let mut own = fixtures::validated(json!({"template": own}));
-        defaults.fill(&mut own);
-        assert_eq!(own.template.labels["team"], "vpn");
-        assert_eq!(own.template.labels["tier"], "edge");
-        assert_eq!(own.template.image_pull_secrets, ["own"]);
-        assert_eq!(own.template.priority_class_name.as_deref(), Some("p"));
-        assert_eq!(own.template.resources, defaults.template.resources);
+        let own = pods(json!({"template": own})).template;
+        assert_eq!(own.labels["team"], "vpn");
+        assert_eq!(own.labels["tier"], "edge");
+        assert_eq!(own.image_pull_secrets, ["own"]);
+        assert_eq!(own.priority_class_name.as_deref(), Some("p"));
+        assert_eq!(own.resources, plain.template.resources);
     }
 }

@@ -3,7 +3,10 @@
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube_runtime::events::{Event, EventType};
 
-use super::apply::{CLASS, FAMILIES, Replaced};
+use super::{
+    apply::{CLASS, FAMILIES},
+    objects::Replaced,
+};
 
 /// Reason of the event that tells of a replaced Service.
 pub const SERVICE_REPLACED: &str = "ServiceReplaced";
@@ -54,9 +57,9 @@ pub fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
 
 /// Tells that a Service is replaced.
 pub fn replaced(replaced: &Replaced) -> Event {
-    let Replaced { name, why } = replaced;
+    let Replaced { name, field } = replaced;
     let note = format!(
-        "Service {name} is replaced, as Kubernetes does not change {why} of one: it may get another \
+        "Service {name} is replaced, as Kubernetes does not change {field} of one: it may get another \
          address"
     );
     Event {
@@ -64,7 +67,7 @@ pub fn replaced(replaced: &Replaced) -> Event {
         reason: SERVICE_REPLACED.into(),
         note: Some(cut(note)),
         // Events of one reason and action count as one, which keeps its first note.
-        action: match *why {
+        action: match *field {
             CLASS => "ChangeClass",
             FAMILIES => "ChangeFamilies",
             _ => "ReleasePort",

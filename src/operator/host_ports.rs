@@ -102,6 +102,12 @@ impl Taken {
     }
 }
 
+/// Whether a pod is on no node yet.
+pub fn is_unscheduled(pod: &Pod) -> bool {
+    let spec = pod.spec.as_ref();
+    spec.is_none_or(|spec| spec.node_name.is_none())
+}
+
 /// Namespace and name of the PeerRelay of a pod.
 pub fn relay_of(pod: &Pod) -> Option<String> {
     let name = pod.labels().get(names::PEER_RELAY_LABEL)?;

@@ -14,7 +14,7 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
-use super::{apply::Changes, queue::Queue, requests::Count, stores::guard::UnreadableObjects};
+use super::{objects::Changes, queue::Queue, requests::Count, stores::guard::UnreadableObjects};
 use crate::{
     crd::PeerRelay,
     process_metrics::ProcessMetrics,

@@ -1,65 +1,88 @@
-//! What the cluster decides about a PeerRelay: nodes, and the addresses that lead to its relays.
-//! Pure: from what watches have seen to a plan that builders carry out.
+//! The plan: what the cluster decides about a PeerRelay. Pure.
+//!
+//! A plan names nodes, addresses, load balancers, relays that withdraw, relays that try each other,
+//! and which relays may be replaced now.
 
 mod addresses;
 mod choose;
 mod elastic_ips;
-mod endpoints;
 mod fit;
 mod load_balancers;
+mod node_ports;
+mod peers;
 mod placement;
+pub mod rollout;
+pub mod withdrawal;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
-    sync::Arc,
+    ops::Deref,
 };
 
-use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::{Node, Pod, Service},
-};
+use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt;
 
 pub use self::{
     elastic_ips::ElasticIp,
-    fit::{ZONE_LABEL, is_cordoned, requirements},
-    placement::most,
+    fit::{ZONE_LABEL, requirements},
 };
+use self::{load_balancers::Assigned, rollout::Rollout, withdrawal::Leaving};
 use super::{
-    build::monitoring::MonitoringKind,
+    daemon_sets,
     host_ports::{Holder, HostPort},
+    kinds::MonitoringKind,
     validate::{ValidRegion, ValidSpec},
+    view::ClusterView,
 };
 use crate::{
-    config::peers::ProbePeer,
-    config::withdrawals::Withdrawals,
-    crd::{RelayNode, exposure::ExposureType},
+    config::{
+        endpoints::{EndpointsConfig, StaticEndpoint},
+        peers::ProbePeer,
+        withdrawals::Withdrawals,
+    },
+    crd::exposure::ExposureType,
+    names,
 };
 
-/// What the cluster has, as far as it matters to a PeerRelay.
+/// The cluster's decisions about a PeerRelay.
 #[derive(Debug, Clone, Default)]
-pub struct ClusterView {
-    /// All nodes.
-    pub nodes: Vec<Arc<Node>>,
-    /// Services of the operator in the PeerRelay's namespace.
-    pub services: Vec<Arc<Service>>,
-    /// Kinds of prometheus-operator that it knows.
+pub struct Plan {
+    /// Decisions about each region, in the order of the specification.
+    pub regions: Vec<RegionPlan>,
+    /// Kinds of prometheus-operator that the cluster knows.
     pub monitoring_kinds: BTreeSet<MonitoringKind>,
-    /// DaemonSets of the operator there.
-    pub daemon_sets: Vec<Arc<DaemonSet>>,
-    /// Reports of relays there.
-    pub relay_nodes: Vec<Arc<RelayNode>>,
-    /// The relays' pods of the whole cluster.
-    pub pods: Vec<Arc<Pod>>,
+    /// Relays that are about to be removed.
+    pub leaving: Option<Leaving>,
+    /// Order in which changed relays are replaced.
+    pub rollout: Rollout,
 }
 
-/// What the cluster decides about a region.
+/// The cluster's decisions about a region.
+#[derive(Debug, Clone, Default)]
+pub struct RegionPlan {
+    /// Nodes that have or get a relay.
+    pub nodes: NodePlan,
+    /// Services that lead to the relays, and their addresses.
+    pub access: AccessPlan,
+    /// Conditions for the start of relays.
+    pub start: StartPlan,
+    /// Endpoints that relays advertise, with those that the cluster has given them.
+    pub endpoints: EndpointsConfig,
+    /// Nodes whose annotation with endpoints cannot be read.
+    pub bad_annotations: BTreeSet<String>,
+    /// Relays that those of the region try, and that try them.
+    pub peers: Vec<ProbePeer>,
+    /// Relays that give out no sessions.
+    pub withdrawals: Withdrawals,
+}
+
+/// The nodes of a region.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Plan {
-    /// Nodes that have a relay of their own each; without them, every node that fits gets one.
+pub struct NodePlan {
+    /// Nodes that have a relay of their own each. `None` when every node that fits gets one.
     pub chosen: Option<Vec<String>>,
-    /// How many nodes have a relay or could get one.
+    /// Number of nodes that have a relay or could get one.
     pub fitting: usize,
     /// Nodes that would have got a relay too, if the total allowed it.
     pub excess: Vec<String>,
@@ -67,96 +90,198 @@ pub struct Plan {
     pub conflict: Option<(String, HostPort, Holder)>,
     /// Nodes that get a relay when the relay of another region, which gives it up, is gone.
     pub awaited: Vec<String>,
-    /// Addresses that lead to each relay, by node; relays advertise them before all others.
-    pub endpoints: BTreeMap<String, Vec<SocketAddr>>,
-    /// Ports of the relays' own Services, by node.
+}
+
+/// The way of clients to the relays of a region, by node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccessPlan {
+    /// Addresses that lead to each relay; relays advertise them before all others.
+    pub addresses: BTreeMap<String, Vec<SocketAddr>>,
+    /// DNS names that lead to each relay, with a port.
+    pub names: BTreeMap<String, Vec<StaticEndpoint>>,
+    /// Ports of the relays' own Services.
     pub ports: BTreeMap<String, u16>,
-    /// Elastic IPs of the relays' own load balancers, by node.
+    /// Elastic IPs of the relays' own load balancers.
     pub elastic_ips: BTreeMap<String, ElasticIp>,
     /// Nodes whose relay gets no Service.
     pub unserved: BTreeSet<String>,
-    /// Relays that those of the region try, and that try them.
-    pub peers: Vec<ProbePeer>,
-    /// What relays wait for before they are started.
+}
+
+/// The conditions for the start of a region's relays.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StartPlan {
+    /// Condition that is not met yet.
     pub waiting: Option<Waiting>,
     /// Nodes whose relay waits; all of the region when empty.
     pub pending: BTreeSet<String>,
-    /// Relays that give out no sessions.
-    pub withdrawals: Withdrawals,
-    /// Nodes whose annotation with endpoints cannot be read.
-    pub bad_annotations: BTreeSet<String>,
 }
 
-impl ValidRegion {
-    /// Whether the plan has a relay of this region on `node`.
-    pub fn wants(&self, node: &Node) -> bool {
-        match &self.plan.chosen {
-            Some(nodes) => nodes.contains(&node.name_any()),
-            None => fit::may_stay(node, &self.placement),
+/// A condition that relays wait for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Waiting {
+    /// Documented reason, in CamelCase.
+    pub reason: &'static str,
+    /// Sentence that names the missing object.
+    pub message: String,
+}
+
+/// A region together with its plan.
+#[derive(Debug, Clone, Copy)]
+pub struct Region<'a> {
+    /// The region.
+    pub spec: &'a ValidRegion,
+    /// The cluster's decisions about it.
+    pub plan: &'a RegionPlan,
+}
+
+impl Deref for Region<'_> {
+    type Target = ValidRegion;
+
+    fn deref(&self) -> &ValidRegion {
+        self.spec
+    }
+}
+
+impl Region<'_> {
+    /// Names of the DaemonSets that run the region's relays.
+    pub fn daemon_sets(&self) -> Vec<String> {
+        match &self.plan.nodes.chosen {
+            None => vec![self.child.clone()],
+            Some(nodes) => nodes
+                .iter()
+                .map(|node| names::on_node(&self.child, node))
+                .collect(),
         }
     }
 }
 
-impl Plan {
-    /// Whether the relays of a DaemonSet, on one node or on all, are not to be started yet.
+impl NodePlan {
+    /// Whether a relay of `region` is planned on `node`.
+    fn wants(&self, region: &ValidRegion, node: &Node) -> bool {
+        match &self.chosen {
+            Some(nodes) => nodes.contains(&node.name_any()),
+            None => fit::may_stay(node, &region.placement),
+        }
+    }
+}
+
+impl StartPlan {
+    /// Whether the relays of a DaemonSet, on one node or on all, must not be started yet.
     pub fn waits(&self, node: Option<&String>) -> bool {
         let pending = |node: &String| self.pending.contains(node);
         self.waiting.is_some() && (self.pending.is_empty() || node.is_some_and(pending))
     }
 }
 
-/// What a region waits for.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Waiting {
-    /// In CamelCase, documented.
-    pub reason: &'static str,
-    /// One sentence.
-    pub message: String,
-}
-
-/// Plans every region of `relay`.
-pub fn plan(relay: &mut ValidSpec, seen: &ClusterView) {
-    relay.monitoring_kinds.clone_from(&seen.monitoring_kinds);
-    placement::place(relay, seen);
-    for region in &mut relay.regions {
-        match endpoints::endpoints(region, seen) {
-            Ok(endpoints) => region.plan.endpoints = endpoints,
-            Err(waiting) => region.plan.waiting = Some(waiting),
-        }
-        if region.exposure.kind == ExposureType::LoadBalancer {
-            region.plan.ports = load_balancers::ports(region, relay.port, seen);
-            region.plan.elastic_ips = elastic_ips::assign(region, seen);
-            region.plan.unserved = elastic_ips::unserved(region, seen);
-            balance(region, seen);
-        }
-        addresses::complete(region, seen);
-        if !relay.enabled {
-            // Nothing is to be started, so nothing is waited for.
-            region.plan.waiting = None;
-            region.plan.pending.clear();
-        }
+impl Plan {
+    /// The regions of `spec` with their plans.
+    pub fn regions<'a>(&'a self, spec: &'a ValidSpec) -> impl Iterator<Item = Region<'a>> + Clone {
+        let regions = spec.regions.iter().zip(&self.regions);
+        regions.map(|(spec, plan)| Region { spec, plan })
     }
 }
 
-/// Notes what load balancers give the relays of `region`.
-fn balance(region: &mut ValidRegion, seen: &ClusterView) {
-    let mut assigned = load_balancers::assigned(region, seen);
-    assigned.waiting.extend(elastic_ips::missing(region, seen));
-    region.plan.endpoints = assigned.addresses;
-    for (node, names) in assigned.names {
-        region
-            .endpoints
-            .nodes
-            .entry(node)
-            .or_default()
-            .fixed
-            .extend(names);
+/// Plans the relays of `spec` in the cluster of `view`.
+pub fn plan(spec: &ValidSpec, view: &ClusterView, now: Timestamp) -> Plan {
+    let nodes = placement::place(spec, view);
+    let (withdrawals, leaving) = withdrawal::plan(spec, &nodes, view, now);
+    let peers = peers::assign(spec, &view.reports);
+    let decided = nodes.into_iter().zip(withdrawals).zip(peers);
+    let regions = spec.regions.iter().zip(decided);
+    let owned = |set: &&k8s_openapi::api::apps::v1::DaemonSet| {
+        daemon_sets::is_owned(set, &spec.owner.reference)
+    };
+    let live = view.daemon_sets.iter().map(AsRef::as_ref).filter(owned);
+    Plan {
+        regions: regions
+            .map(|(region, ((nodes, withdrawals), peers))| RegionPlan {
+                peers,
+                withdrawals,
+                ..region_plan(spec, region, nodes, view)
+            })
+            .collect(),
+        monitoring_kinds: view.monitoring_kinds.clone(),
+        leaving,
+        rollout: Rollout::new(live, &view.nodes, &view.reports, now),
     }
-    region.plan.pending = assigned.waiting.keys().cloned().collect();
-    // What only a person can mend is told first.
-    let mut waiting: Vec<_> = assigned.waiting.into_values().collect();
+}
+
+/// Plans the way to the relays of `region` on these nodes.
+fn region_plan(
+    spec: &ValidSpec,
+    region: &ValidRegion,
+    nodes: NodePlan,
+    view: &ClusterView,
+) -> RegionPlan {
+    let (access, start) = match region.exposure.kind {
+        ExposureType::HostNetwork => Default::default(),
+        ExposureType::NodePort => node_port(region, view),
+        ExposureType::LoadBalancer => balance(spec, region, &nodes, view),
+    };
+    let (endpoints, bad_annotations) = addresses::complete(region, &nodes, &access, view);
+    RegionPlan {
+        nodes,
+        access,
+        // Without relays to start, there is nothing to wait for.
+        start: if spec.enabled {
+            start
+        } else {
+            StartPlan::default()
+        },
+        endpoints,
+        bad_annotations,
+        ..RegionPlan::default()
+    }
+}
+
+fn node_port(region: &ValidRegion, view: &ClusterView) -> (AccessPlan, StartPlan) {
+    let (addresses, waiting) = match node_ports::addresses(region, view) {
+        Ok(addresses) => (addresses, None),
+        Err(waiting) => (BTreeMap::new(), Some(waiting)),
+    };
+    let access = AccessPlan {
+        addresses,
+        ..AccessPlan::default()
+    };
+    let start = StartPlan {
+        waiting,
+        ..StartPlan::default()
+    };
+    (access, start)
+}
+
+fn balance(
+    spec: &ValidSpec,
+    region: &ValidRegion,
+    nodes: &NodePlan,
+    view: &ClusterView,
+) -> (AccessPlan, StartPlan) {
+    let nodes = nodes.chosen.as_deref().unwrap_or_default();
+    let ports = load_balancers::ports(region, nodes, spec.port, view);
+    let elastic_ips = elastic_ips::assign(region, nodes, view);
+    let missing = elastic_ips::missing(region, nodes, &elastic_ips, view);
+    let Assigned {
+        addresses,
+        names,
+        mut waiting,
+    } = load_balancers::assigned(region, nodes, &ports, view);
+    let access = AccessPlan {
+        addresses,
+        names,
+        ports,
+        elastic_ips,
+        unserved: elastic_ips::unserved(region, missing.keys(), view),
+    };
+    waiting.extend(missing);
+    let pending = waiting.keys().cloned().collect();
+    // A fault that only a person can mend is named first.
+    let mut waiting: Vec<_> = waiting.into_values().collect();
     waiting.sort_by_key(|waiting| waiting.reason != elastic_ips::MISSING);
-    region.plan.waiting = waiting.into_iter().next();
+    let start = StartPlan {
+        waiting: waiting.into_iter().next(),
+        pending,
+    };
+    (access, start)
 }
 
 #[cfg(test)]

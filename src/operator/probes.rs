@@ -1,74 +1,20 @@
-//! Brings relays together that try each other's addresses, and joins what they saw. Pure.
+//! The results of the relays' probes of each other's addresses, joined by address. Pure.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::SocketAddr,
-    sync::Arc,
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+
+use crate::crd::{
+    RelayNode,
+    probe::{EndpointVerification, ProbeReport, Verified},
+    relay_node::EndpointSource,
 };
 
-use kube::ResourceExt;
-
-use super::validate::ValidSpec;
-use crate::{
-    config::peers::{MOST_TRIED, ProbePeer},
-    crd::{
-        RelayNode,
-        probe::{EndpointVerification, ProbeReport, Verified},
-        relay_node::EndpointSource,
-    },
-};
-
-/// Most relays in a list: a ConfigMap has its limit. Those after them are not tried.
-const MOST_PEERS: usize = 1_000;
-
-/// Gives each region the relays that its own try, and those that try them: no others need to be
-/// known. A list that has all relays would change for every relay with every other.
-pub fn assign_peers(relay: &mut ValidSpec, nodes: &[Arc<RelayNode>]) {
-    let all = peers(nodes.iter().map(AsRef::as_ref));
-    let regions: BTreeMap<String, &str> = nodes
-        .iter()
-        .map(|node| (node.name_any(), &*node.spec.region))
-        .collect();
-    for region in &mut relay.regions {
-        let is_own = |peer: &ProbePeer| regions.get(&peer.relay) == Some(&&*region.name);
-        region.plan.peers = around(&all, is_own);
-    }
-}
-
-/// Those of `all` that are at most [`MOST_TRIED`] places from one that is `own`, around the end.
-fn around(all: &[ProbePeer], own: impl Fn(&ProbePeer) -> bool) -> Vec<ProbePeer> {
-    let (count, mut wanted) = (all.len(), BTreeSet::new());
-    let reach = MOST_TRIED.min(count.saturating_sub(1));
-    for at in (0..count).filter(|at| own(&all[*at])) {
-        wanted.extend((count + at - reach..=count + at + reach).map(|place| place % count));
-    }
-    wanted.into_iter().map(|at| all[at].clone()).collect()
-}
-
-/// The relays of a PeerRelay that can be tried, in a stable order.
-fn peers<'a>(nodes: impl Iterator<Item = &'a RelayNode>) -> Vec<ProbePeer> {
-    let peer = |node: &RelayNode| {
-        let status = node.status.as_ref()?;
-        Some(ProbePeer {
-            relay: node.name_any(),
-            key: status.probe_key.clone()?,
-            endpoints: addresses(node).collect(),
-        })
-    };
-    let going = |node: &&RelayNode| node.metadata.deletion_timestamp.is_none();
-    let mut peers: Vec<_> = nodes.filter(going).filter_map(peer).collect();
-    peers.sort_by(|a, b| a.relay.cmp(&b.relay));
-    peers.truncate(MOST_PEERS);
-    peers
-}
-
-/// What relays saw of each other, by relay and address.
-pub struct Joined<'a> {
+/// The probes of all relays of a PeerRelay, by relay and address.
+pub struct ProbeResults<'a> {
     reports: BTreeMap<(&'a str, &'a str), Vec<(&'a ProbeReport, &'a str)>>,
 }
 
-impl<'a> Joined<'a> {
-    /// Joins the reports of `all` relays. What a relay says of itself does not count.
+impl<'a> ProbeResults<'a> {
+    /// Joins the probes that `all` relays report. Probes of a relay by itself do not count.
     pub fn new(all: &'a [Arc<RelayNode>]) -> Self {
         let mut reports: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for node in all {
@@ -85,8 +31,8 @@ impl<'a> Joined<'a> {
         Self { reports }
     }
 
-    /// Whether an address was proven, by the quickest relay that reached it.
-    pub fn verdict(&self, node: &RelayNode, address: &str) -> EndpointVerification {
+    /// Whether another relay has reached an address, and which one reached it quickest.
+    pub fn verify(&self, node: &RelayNode, address: &str) -> EndpointVerification {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let first = self.reports.get(&(name, address)).and_then(|r| r.first());
         let verified = match first {
@@ -104,12 +50,11 @@ impl<'a> Joined<'a> {
         }
     }
 
-    /// What the others say of each address of `node`. `None` when nothing is to be written: the
-    /// verdicts are those that stand there.
+    /// The verification of each address of `node`. `None` when its report already states the same.
     pub fn verification(&self, node: &RelayNode) -> Option<Vec<EndpointVerification>> {
         let status = node.status.as_ref()?;
         let endpoints = status.endpoints.iter();
-        let new: Vec<_> = endpoints.map(|e| self.verdict(node, &e.address)).collect();
+        let new: Vec<_> = endpoints.map(|e| self.verify(node, &e.address)).collect();
         let essence = |list: &[EndpointVerification]| -> Vec<(String, Verified)> {
             let pair = |v: &EndpointVerification| (v.address.clone(), v.verified);
             list.iter().map(pair).collect()
@@ -118,7 +63,7 @@ impl<'a> Joined<'a> {
     }
 }
 
-/// The firewall line that would let probes, and clients, through.
+/// The firewall rule that would let probes, and clients, reach an address.
 pub fn missing(node: &RelayNode, address: &str) -> String {
     let on = &node.spec.node_name;
     let Ok(parsed) = address.parse::<SocketAddr>() else {
@@ -147,11 +92,6 @@ pub fn missing(node: &RelayNode, address: &str) -> String {
          security group before it){forward}",
         parsed.ip()
     )
-}
-
-fn addresses(node: &RelayNode) -> impl Iterator<Item = SocketAddr> {
-    let endpoints = node.status.iter().flat_map(|status| &status.endpoints);
-    endpoints.filter_map(|endpoint| endpoint.address.parse().ok())
 }
 
 #[cfg(test)]
@@ -194,7 +134,7 @@ pub(crate) mod tests {
         let b = node("b", &[], &[probe("a", a1, Some(900)), probe("a", a2, None)]);
         let c = node("c", &[], &[probe("a", a1, Some(300)), probe("b", a1, None)]);
         let all = [a.clone(), b, c];
-        let verdicts = Joined::new(&all).verification(&a).unwrap();
+        let verdicts = ProbeResults::new(&all).verification(&a).unwrap();
         assert_eq!(verdicts[0].verified, Verified::True);
         assert_eq!(verdicts[0].by.as_deref(), Some("c"));
         assert_eq!(verdicts[0].round_trip_microseconds, Some(300));
@@ -215,18 +155,18 @@ pub(crate) mod tests {
         let address = "192.0.2.1:40000";
         let b = node("b", &[], &[probe("a", address, Some(900))]);
         let mut a = (*node("a", &[(address, "Interface")], &[])).clone();
-        let first = Joined::new(&[Arc::new(a.clone()), b])
+        let first = ProbeResults::new(&[Arc::new(a.clone()), b])
             .verification(&a)
             .unwrap();
         a.status.as_mut().unwrap().verification = first;
         let b = node("b", &[], &[probe("a", address, Some(100))]);
         assert_eq!(
-            Joined::new(&[Arc::new(a.clone()), b]).verification(&a),
+            ProbeResults::new(&[Arc::new(a.clone()), b]).verification(&a),
             None
         );
         let b = node("b", &[], &[probe("a", address, None)]);
         assert!(
-            Joined::new(&[Arc::new(a.clone()), b])
+            ProbeResults::new(&[Arc::new(a.clone()), b])
                 .verification(&a)
                 .is_some()
         );
@@ -241,44 +181,7 @@ pub(crate) mod tests {
             &[probe("a", address, Some(1))],
         );
         let all = [a.clone()];
-        let verdict = Joined::new(&all).verdict(&a, address);
+        let verdict = ProbeResults::new(&all).verify(&a, address);
         assert_eq!(verdict.verified, Verified::Unknown);
-    }
-
-    #[test]
-    fn a_region_knows_the_relays_that_its_own_try_and_that_try_them() {
-        let all: Vec<_> = (0..100)
-            .map(|at| node(&format!("r{at:02}"), &[], &[]))
-            .collect();
-        let all = super::peers(all.iter().map(AsRef::as_ref));
-        let names = |own: &[&str]| -> Vec<String> {
-            let peers = around(&all, |peer| own.contains(&&*peer.relay));
-            peers.into_iter().map(|peer| peer.relay).collect()
-        };
-        assert!(names(&[]).is_empty());
-        let first = names(&["r00"]);
-        assert_eq!(first.len(), 2 * MOST_TRIED + 1);
-        assert_eq!(
-            (&*first[0], &*first[16], &*first[17], &*first[32]),
-            ("r00", "r16", "r84", "r99")
-        );
-        assert_eq!(names(&["r50", "r51"]).len(), 2 * MOST_TRIED + 2);
-        let few = &all[..3];
-        assert_eq!(around(few, |peer| peer.relay == "r01").len(), 3);
-        assert_eq!(around(&all[..1], |_| true).len(), 1);
-    }
-
-    #[test]
-    fn peers_are_those_with_a_key_in_the_order_of_their_names() {
-        let b = node("b", &[("192.0.2.1:40000", "Interface")], &[]);
-        let mut silent = (*node("c", &[], &[])).clone();
-        silent.status.as_mut().unwrap().probe_key = None;
-        let a = node("a", &[], &[]);
-        let peers = peers([&*b, &silent, &*a].into_iter());
-        let names: Vec<_> = peers
-            .iter()
-            .map(|p| (&*p.relay, p.endpoints.len()))
-            .collect();
-        assert_eq!(names, [("a", 0), ("b", 1)]);
     }
 }

@@ -1,4 +1,4 @@
-//! What the operator knows of the cluster: one watch per kind, nothing is polled.
+//! The watches of the cluster: one for each kind, nothing is polled.
 
 mod change_filter;
 mod debounce;
@@ -10,58 +10,46 @@ mod pods;
 mod scope;
 mod stream;
 
+use std::{fmt::Debug, hash::Hash, time::Instant};
+
 use futures::{Stream, StreamExt, TryStreamExt};
-use k8s_openapi::NamespaceResourceScope;
-use k8s_openapi::api::{
-    apps::v1::DaemonSet,
-    core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
-    networking::v1::NetworkPolicy,
-    policy::v1::PodDisruptionBudget,
-    rbac::v1::{Role, RoleBinding},
+use k8s_openapi::{
+    NamespaceResourceScope,
+    api::{
+        apps::v1::DaemonSet,
+        core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
+        networking::v1::NetworkPolicy,
+        policy::v1::PodDisruptionBudget,
+        rbac::v1::{Role, RoleBinding},
+    },
 };
 use kube::{Resource, ResourceExt};
 use kube_runtime::{
     Controller, WatchStreamExt,
-    reflector::{self, Store},
+    reflector::{self, ObjectRef, Store, store::WriterDropped},
     watcher,
 };
 use serde::de::DeserializeOwned;
-use std::{
-    collections::{BTreeSet, HashSet},
-    fmt::Debug,
-    hash::Hash,
-    sync::Arc,
-    time::Instant,
-};
 use tokio::sync::OnceCell;
 
 use self::guard::UnreadableObjects;
 pub use self::scope::Scope;
 use super::{
-    plan::ClusterView,
+    kinds::{Child, child_kinds},
     queue::Queue,
-    status::{Seen, has_lost_its_pod, is_report_of},
-    tailnet,
-    withdrawal::View,
 };
 use crate::{
     crd::{PeerRelay, RelayNode},
     names,
 };
 
-/// Everything that the operator has made, as the API server last said.
+/// Everything that the operator watches, as the API server last stated it.
 pub struct Stores {
     /// All PeerRelays.
     pub(super) peer_relays: Store<PeerRelay>,
-    pub(super) service_accounts: Store<ServiceAccount>,
-    pub(super) roles: Store<Role>,
-    pub(super) role_bindings: Store<RoleBinding>,
-    pub(super) config_maps: Store<ConfigMap>,
-    pub(super) services: Store<Service>,
-    pub(super) network_policies: Store<NetworkPolicy>,
-    pub(super) disruption_budgets: Store<PodDisruptionBudget>,
-    pub(super) daemon_sets: Store<DaemonSet>,
-    /// Nodes, without what nobody looks at.
+    /// Objects that PeerRelays own.
+    pub(super) children: ChildStores,
+    /// Nodes, cut down to what the operator uses.
     pub(super) nodes: Store<Node>,
     /// Kinds that the cluster may not know.
     pub(super) monitoring: monitoring::Monitoring,
@@ -73,50 +61,56 @@ pub struct Stores {
     pub(super) unreadable_nodes: UnreadableObjects,
     /// The relays' pods: identity, node and state.
     pub(super) pods: Store<Pod>,
-    /// Why pods could not be made, for all DaemonSets of the cluster.
-    pub(super) refusals: Store<Event>,
-    /// Whether all of them have seen everything.
+    /// Events about pods that could not be created, for all DaemonSets of the cluster.
+    pub(super) pod_refusals: Store<Event>,
+    /// Set once every watch has seen the whole cluster.
     ready: OnceCell<()>,
 }
 
+macro_rules! define_child_stores {
+    ($($(#[$doc:meta])* $field:ident: $kind:ident, needs [$($need:ident),*];)*) => {
+        /// The objects that PeerRelays own, by kind.
+        pub(super) struct ChildStores {
+            $(pub(super) $field: Store<$kind>,)*
+        }
+
+        impl ChildStores {
+            /// Starts a watch for each kind; a change of an object reconciles its owner.
+            fn watch(
+                scope: &Scope,
+                queue: &Queue,
+                controller: Controller<PeerRelay>,
+            ) -> (Self, Controller<PeerRelay>) {
+                $(
+                    let ($field, stream) = children::<$kind>(scope, queue);
+                    let controller = controller.owns_stream(stream);
+                )*
+                (Self { $($field),* }, controller)
+            }
+
+            async fn wait_until_ready(&self) -> Result<(), WriterDropped> {
+                $(self.$field.wait_until_ready().await?;)*
+                Ok(())
+            }
+        }
+    };
+}
+child_kinds!(define_child_stores);
+
 impl Stores {
     /// Starts the watches as triggers of a controller: a change of any child reconciles its owner.
-    /// Each trigger is noted in `queue`.
+    /// Each trigger is recorded in `queue`.
     pub fn watch(scope: &Scope, queue: &Queue) -> (Self, Controller<PeerRelay>) {
         let scope = &Scope {
             client: stream::newest(&scope.client),
             ..scope.clone()
         };
         let unreadable_relays = UnreadableObjects::default();
-        let (peer_relays, stream, changed) = neighbours::watch(scope, &unreadable_relays);
-        let trigger_queue = queue.clone();
-        let stream = stream.inspect_ok(move |relay: &PeerRelay| {
-            trigger_queue.add(&reflector::ObjectRef::from_obj(relay), Instant::now());
-        });
-        let controller = Controller::for_stream(stream, peer_relays.clone());
-        let (trigger_queue, all) = (queue.clone(), peer_relays.clone());
-        let changed =
-            changed.inspect(move |()| trigger_queue.add_all(&all.state(), Instant::now()));
-        let controller = controller.reconcile_all_on(changed);
-        let (service_accounts, stream) = children(scope, queue);
-        let controller = controller.owns_stream(stream);
-        let (roles, stream) = children(scope, queue);
-        let controller = controller.owns_stream(stream);
-        let (role_bindings, stream) = children(scope, queue);
-        let controller = controller.owns_stream(stream);
-        let (config_maps, stream) = children(scope, queue);
-        let controller = controller.owns_stream(stream);
-        let (services, stream) = children(scope, queue);
-        let controller = controller.owns_stream(stream);
-        let (network_policies, stream) = children(scope, queue);
-        let controller = controller.owns_stream(stream);
-        let (disruption_budgets, stream) = children(scope, queue);
-        let controller = controller.owns_stream(stream);
-        let (daemon_sets, stream) = children(scope, queue);
-        let controller = controller.owns_stream(stream);
+        let (peer_relays, controller) = watch_peer_relays(scope, queue, &unreadable_relays);
+        let (children, controller) = ChildStores::watch(scope, queue, controller);
         let relays = controller.store();
         let (nodes, stream) = nodes::watch(scope);
-        // One of them is as good as all: each brings the turn of every PeerRelay.
+        // One node is as good as all: each reconciles every PeerRelay.
         let stream = debounce::debounced(stream, |_: &Node| ());
         let controller =
             controller.watches_stream(stream, queue.recording(move |_: Node| everyone(&relays)));
@@ -128,15 +122,12 @@ impl Stores {
         );
         let unreadable_nodes = UnreadableObjects::default();
         let (relay_nodes, stream) = guarded(scope, &unreadable_nodes);
-        let stream = debounce::debounced(stream, |node: &RelayNode| {
-            (node.namespace(), node.spec.peer_relay.clone())
+        let stream = debounce::debounced(stream, |report: &RelayNode| {
+            (report.namespace(), report.spec.peer_relay.clone())
         });
         let controller = controller.watches_stream(
             stream,
-            queue.recording(|node: RelayNode| {
-                let namespace = node.metadata.namespace.unwrap_or_default();
-                Some(reflector::ObjectRef::new(&node.spec.peer_relay).within(&namespace))
-            }),
+            queue.recording(|report: RelayNode| [reported_relay(&report)]),
         );
         let (pods, stream) = pods::pods(scope);
         let relays = controller.store();
@@ -144,140 +135,78 @@ impl Stores {
             stream,
             queue.recording(move |pod| pods::concerned(&pod, &relays)),
         );
-        let (refusals, stream) = pods::refusals(scope);
-        let sets = daemon_sets.clone();
+        let (pod_refusals, stream) = pods::refusals(scope);
+        let sets = children.daemon_sets.clone();
         let controller = controller.watches_stream(
             stream,
             queue.recording(move |event| pods::owner_of_refusal(&event, &sets)),
         );
         let stores = Self {
             peer_relays,
-            service_accounts,
-            roles,
-            role_bindings,
-            config_maps,
-            services,
-            network_policies,
-            disruption_budgets,
-            daemon_sets,
+            children,
             nodes,
             monitoring,
             relay_nodes,
             unreadable_relays,
             unreadable_nodes,
             pods,
-            refusals,
+            pod_refusals,
             ready: OnceCell::new(),
         };
         (stores, controller)
     }
 
-    /// What the cluster says about `relay`.
-    pub(super) fn seen(&self, relay: &PeerRelay) -> Seen {
-        let namespace = relay.metadata.namespace.as_deref();
-        let pods = self.pods_of(relay);
-        let rivals = match pods.iter().any(|pod| pods::is_unscheduled(pod)) {
-            true => self.pods.state(),
-            false => Vec::new(),
-        };
-        Seen {
-            daemon_sets: of(&self.daemon_sets, namespace),
-            changed_sets: BTreeSet::new(),
-            nodes: self.reports_of(relay, &pods),
-            pods,
-            rivals,
-            refusals: of(&self.refusals, namespace),
-            neighbours: {
-                let all = self.peer_relays.state();
-                tailnet::neighbours(relay, all.iter().map(AsRef::as_ref))
-            },
-        }
-    }
-
-    /// Reports of the relays of `relay`.
-    pub(super) fn reports(&self, relay: &PeerRelay) -> Vec<Arc<RelayNode>> {
-        self.reports_of(relay, &self.pods_of(relay))
-    }
-
-    fn reports_of(&self, relay: &PeerRelay, pods: &[Arc<Pod>]) -> Vec<Arc<RelayNode>> {
-        let uids = pods.iter().filter_map(|pod| pod.metadata.uid.as_deref());
-        let uids: HashSet<&str> = uids.collect();
-        self.relay_nodes
-            .state_filter(|node| is_report_of(node, relay) && !has_lost_its_pod(node, &uids))
-    }
-
-    fn pods_of(&self, relay: &PeerRelay) -> Vec<Arc<Pod>> {
-        self.pods.state_filter(|pod| {
-            let label = pod.labels().get(names::PEER_RELAY_LABEL);
-            pod.metadata.namespace == relay.metadata.namespace
-                && label == relay.metadata.name.as_ref()
-        })
-    }
-
-    /// What runs of `relay`, and where: on the nodes around it.
-    pub(super) fn view(&self, relay: &PeerRelay, around: &ClusterView) -> View {
-        View {
-            seen: self.seen(relay),
-            nodes: around.nodes.clone(),
-            config_maps: of(&self.config_maps, relay.metadata.namespace.as_deref()),
-        }
-    }
-
-    /// What the cluster has around a PeerRelay of `namespace`.
-    pub fn cluster_view(&self, namespace: &str) -> ClusterView {
-        let namespace = Some(namespace);
-        ClusterView {
-            monitoring_kinds: self.monitoring.kinds(),
-            nodes: self.nodes.state(),
-            services: of(&self.services, namespace),
-            daemon_sets: of(&self.daemon_sets, namespace),
-            relay_nodes: of(&self.relay_nodes, namespace),
-            pods: self.pods.state(),
-        }
-    }
-
     /// Waits until every watch has seen the whole cluster once: before that, an absent object may
     /// only be one that was not seen yet.
     ///
-    /// Any number may wait: a store by itself wakes only who asked it last.
-    pub async fn wait_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
+    /// Any number may wait: a store by itself wakes only the task that asked it last.
+    pub async fn wait_until_ready(&self) -> Result<(), WriterDropped> {
         let all = || self.wait_alone_until_ready();
         self.ready.get_or_try_init(all).await.copied()
     }
 
-    async fn wait_alone_until_ready(&self) -> Result<(), reflector::store::WriterDropped> {
+    async fn wait_alone_until_ready(&self) -> Result<(), WriterDropped> {
         tokio::try_join!(
-            self.service_accounts.wait_until_ready(),
-            self.roles.wait_until_ready(),
-            self.role_bindings.wait_until_ready(),
-            self.config_maps.wait_until_ready(),
-            self.services.wait_until_ready(),
-            self.network_policies.wait_until_ready(),
-            self.disruption_budgets.wait_until_ready(),
-            self.daemon_sets.wait_until_ready(),
+            self.children.wait_until_ready(),
             self.nodes.wait_until_ready(),
             self.monitoring.wait_until_ready(),
             self.relay_nodes.wait_until_ready(),
             self.pods.wait_until_ready(),
-            self.refusals.wait_until_ready(),
+            self.pod_refusals.wait_until_ready(),
         )
         .map(drop)
     }
 }
 
-/// The objects of a namespace.
-fn of<K: Resource<DynamicType = ()> + Clone + 'static>(
-    store: &Store<K>,
-    namespace: Option<&str>,
-) -> Vec<Arc<K>> {
-    store.state_filter(|object| object.meta().namespace.as_deref() == namespace)
+/// Watches all PeerRelays. A change of one reconciles it, and a change that matters to others in its
+/// tailnet reconciles all.
+fn watch_peer_relays(
+    scope: &Scope,
+    queue: &Queue,
+    unreadable: &UnreadableObjects,
+) -> (Store<PeerRelay>, Controller<PeerRelay>) {
+    let (peer_relays, stream, changed) = neighbours::watch(scope, unreadable);
+    let own_queue = queue.clone();
+    let stream = stream.inspect_ok(move |relay: &PeerRelay| {
+        own_queue.add(&ObjectRef::from_obj(relay), Instant::now());
+    });
+    let controller = Controller::for_stream(stream, peer_relays.clone());
+    let (queue, all) = (queue.clone(), peer_relays.clone());
+    let changed = changed.inspect(move |()| queue.add_all(&all.state(), Instant::now()));
+    (peer_relays, controller.reconcile_all_on(changed))
+}
+
+/// The PeerRelay of a relay that reports.
+fn reported_relay(report: &RelayNode) -> ObjectRef<PeerRelay> {
+    let namespace = report.namespace().unwrap_or_default();
+    ObjectRef::new(&report.spec.peer_relay).within(&namespace)
 }
 
 /// Every PeerRelay.
-fn everyone(relays: &Store<PeerRelay>) -> Vec<reflector::ObjectRef<PeerRelay>> {
+fn everyone(relays: &Store<PeerRelay>) -> Vec<ObjectRef<PeerRelay>> {
     let relays = relays.state();
     let relays = relays.iter().map(AsRef::as_ref);
-    relays.map(reflector::ObjectRef::from_obj).collect()
+    relays.map(ObjectRef::from_obj).collect()
 }
 
 /// A kind of objects in namespaces.
@@ -310,7 +239,7 @@ fn children<K>(
     queue: &Queue,
 ) -> (Store<K>, impl Stream<Item = Touched<K>> + Send + use<K>)
 where
-    K: Watched,
+    K: Child,
 {
     let managed = watcher::Config::default().labels(&names::managed());
     let (store, stream) = reflect(scope, managed, |_| {});

@@ -12,7 +12,10 @@ use serde_json::{Value, json};
 
 use super::{
     events::transitions,
-    status::{self, ConditionUpdate},
+    status::{
+        self,
+        condition::{ConditionUpdate, condition},
+    },
     stores::guard::{Guarded, Unreadable, UnreadableObjects},
 };
 use crate::crd::{PeerRelay, RelayNode};
@@ -84,11 +87,11 @@ fn invalid(object: &Unreadable, now: Timestamp) -> Option<(Value, Vec<Condition>
          correct it, or upgrade the operator",
         object.error
     );
-    let condition = |kind, status| {
+    let update = |kind, status| {
         let update = ConditionUpdate::new(kind, status, "InvalidSpec", &message);
-        status::condition(update, &before, generation, now)
+        condition(update, &before, generation, now)
     };
-    let mut after = vec![condition("Ready", "False"), condition("Stalled", "True")];
+    let mut after = vec![update("Ready", "False"), update("Stalled", "True")];
     let is_other = |c: &&Condition| !matches!(&*c.type_, "Ready" | "Stalled" | "Reconciling");
     after.extend(before.iter().filter(is_other).cloned());
     let mut status = last.clone();

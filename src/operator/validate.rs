@@ -1,134 +1,127 @@
-//! From a `PeerRelay` as written to one that every builder can rely on.
+//! Validation: from a `PeerRelay` as written to a specification that every later step can rely on.
+//! Pure.
 
 mod endpoints;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Resource, ResourceExt};
 use url::Url;
 
 pub use self::endpoints::InvalidEndpoints;
 use super::{
-    build::monitoring::MonitoringKind,
+    defaults::{Defaults, RelayImage},
+    objects::Owner,
     overrides::{self, OverrideError, Shape},
-    plan::Plan,
     tailnet,
-    withdrawal::Leaving,
 };
 use crate::{
     config::{data_path::DataPath, endpoints::EndpointsConfig, log_level::LogLevel},
     crd::{
         PeerRelay,
-        exposure::Exposure,
+        exposure::{Exposure, ExposureType},
         grants::{GrantsOutput, GrantsTests},
         limits::Limits,
         monitoring::Monitoring,
         peer_relay::Region,
-        placement::Placement,
+        placement::{MOST_CHOSEN, Placement},
         template::Template,
     },
+    firewall,
     grants::{Policy, RegionGrant, Selector, SelectorError},
     names,
 };
 
-/// A `PeerRelay` that can be built; the only input of builders.
+/// Relays of a region behind load balancers unless the PeerRelay names a number: each costs an
+/// address.
+const BALANCED_RELAYS: u16 = 2;
+
+/// The specification of a `PeerRelay` that can be planned and built, with the operator's defaults.
 #[derive(Debug, Clone)]
 pub struct ValidSpec {
-    /// Name.
-    pub name: String,
-    /// Namespace.
-    pub namespace: String,
-    /// Makes the garbage collector remove children with it.
-    pub owner: OwnerReference,
+    /// Identity of the PeerRelay.
+    pub owner: Owner,
     /// Whether relays run.
     pub enabled: bool,
-    /// UDP port.
+    /// UDP port of the relays.
     pub port: u16,
-    /// TCP port of metrics and probes on the node's loopback address.
+    /// TCP port of metrics and probes.
     pub metrics_port: u16,
+    /// Access to the tailnet.
+    pub tailnet: TailnetAccess,
+    /// Most relays of all regions together.
+    pub max_relays: Option<u16>,
+    /// Regions, in their order.
+    pub regions: Vec<ValidRegion>,
+    /// Settings that every relay of the PeerRelay has.
+    pub settings: RelaySettings,
+    /// Scraping, alerts and dashboards.
+    pub monitoring: Monitoring,
+    /// Place where the tailnet policy is written.
+    pub grants_output: GrantsOutput,
+    /// Form of the relays' pods.
+    pub pods: PodSettings,
+}
+
+/// The way of the relays into their tailnet.
+#[derive(Debug, Clone)]
+pub struct TailnetAccess {
     /// Secret with the auth key.
     pub auth_key_secret: String,
     /// Control server, unless it is tailscale.com's.
     pub control_url: Option<Url>,
     /// Further certificate authorities, PEM.
     pub ca_bundle: Option<String>,
-    /// Begins device names.
+    /// First part of device names.
     pub hostname_prefix: String,
-    /// Whether devices are ephemeral.
+    /// Whether devices leave the tailnet when they are offline.
     pub ephemeral: bool,
-    /// Relays in total at most.
-    pub max_relays: Option<u16>,
-    /// Most sessions of a relay.
-    pub limits: Limits,
-    /// What forwards packets.
-    pub data_path: DataPath,
-    /// How much they log.
-    pub log_level: LogLevel,
-    /// Regions, in their order.
-    pub regions: Vec<ValidRegion>,
-    /// What scrapes and judges the relays.
-    pub monitoring: Monitoring,
-    /// Kinds of prometheus-operator that the cluster knows; none until it is asked.
-    pub monitoring_kinds: BTreeSet<MonitoringKind>,
-    /// Where the policy is written.
-    pub grants_output: GrantsOutput,
-    /// How their pods are made.
-    pub template: Template,
-    /// Image of the relays.
-    pub image: RelayImage,
-    /// Further variables of the relays; none until the operator's defaults are filled in.
-    pub environment: BTreeMap<String, String>,
-    /// Relays that are about to be removed; none until the cluster is asked.
-    pub leaving: Option<Leaving>,
-    /// Relays that wait to be replaced, and for whom; none until the cluster is asked.
-    pub held_back: Option<String>,
 }
 
-/// A region that can be built.
+/// The settings that every relay of a PeerRelay has.
+#[derive(Debug, Clone)]
+pub struct RelaySettings {
+    /// Limits of sessions and traffic.
+    pub limits: Limits,
+    /// Part of the system that forwards packets.
+    pub data_path: DataPath,
+    /// Level of the log.
+    pub log_level: LogLevel,
+}
+
+/// The form of the relays' pods.
+#[derive(Debug, Clone)]
+pub struct PodSettings {
+    /// Image of the relays.
+    pub image: RelayImage,
+    /// Changes of the pods.
+    pub template: Template,
+    /// Further environment variables of the relays.
+    pub environment: BTreeMap<String, String>,
+}
+
+/// A region that can be planned and built.
 #[derive(Debug, Clone)]
 pub struct ValidRegion {
-    /// Name.
+    /// Name of the region.
     pub name: String,
     /// Tag of its relays.
     pub tag: String,
     /// Name of all its objects.
     pub child: String,
-    /// What the tailnet policy must say.
+    /// Rule that the tailnet policy must have.
     pub grant: RegionGrant,
-    /// Nodes.
+    /// Nodes that fit.
     pub placement: Placement,
-    /// How clients reach them.
+    /// Most relays of the region, if its number is limited.
+    pub max_relays: Option<u16>,
+    /// Way of clients to its relays.
     pub exposure: Exposure,
-    /// What the cluster decides; empty until it is asked.
-    pub plan: Plan,
-    /// What its relays advertise.
+    /// Endpoints that its relays advertise, as far as the PeerRelay names them.
     pub endpoints: EndpointsConfig,
 }
 
-impl ValidRegion {
-    /// Names of the DaemonSets that run its relays.
-    pub fn daemon_sets(&self) -> Vec<String> {
-        match &self.plan.chosen {
-            None => vec![self.child.clone()],
-            Some(nodes) => nodes
-                .iter()
-                .map(|node| names::on_node(&self.child, node))
-                .collect(),
-        }
-    }
-}
-
-/// The image that relays run.
-#[derive(Debug, Clone)]
-pub struct RelayImage {
-    /// Reference.
-    pub reference: String,
-    /// `imagePullPolicy`.
-    pub pull_policy: String,
-}
-
-/// What only looking at it can find; admission has refused the rest.
+/// A fault of a PeerRelay that admission cannot find.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidRelay {
     /// Read from the API without identity; cannot happen.
@@ -185,20 +178,67 @@ pub enum InvalidRelay {
 }
 
 impl ValidSpec {
-    /// What the tailnet policy must say.
+    /// The UDP ports of each region's relays, as far as they do not depend on the cluster.
+    pub fn firewall_ports(&self) -> impl Iterator<Item = (&str, firewall::Ports<'_>)> {
+        self.regions.iter().map(|region| {
+            let total = |most: u16| self.max_relays.map_or(most, |total| most.min(total));
+            let ports = firewall::Ports {
+                listens: self.port,
+                relays: region.max_relays.map(total),
+                exposure: &region.exposure,
+                assigned: Vec::new(),
+            };
+            (&*region.name, ports)
+        })
+    }
+
+    /// The rules that the tailnet policy must have.
     pub fn policy(&self) -> Policy {
         Policy::new(self.regions.iter().map(|r| r.grant.clone()).collect())
     }
 }
 
-/// Checks `relay` and fills in what depends on its name.
+/// Validates `relay`, and completes it by the operator's `defaults`.
 ///
 /// # Errors
-/// What the user must correct.
-pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidSpec, InvalidRelay> {
+/// The first fault that the user must correct.
+pub fn validate(relay: &PeerRelay, defaults: &Defaults) -> Result<ValidSpec, InvalidRelay> {
+    let owner = owner(relay)?;
+    let spec = &relay.spec;
+    let regions = spec
+        .regions
+        .iter()
+        .map(|r| region(r, &owner, spec.grants.tests));
+    let regions = regions.collect::<Result<Vec<_>, InvalidRelay>>()?;
+    check_overrides(spec.template.as_ref(), &regions)?;
+    let tailnet = tailnet_access(relay)?;
+    Ok(ValidSpec {
+        enabled: spec.enabled,
+        port: spec.port,
+        metrics_port: spec.monitoring.port_beside(spec.port),
+        tailnet,
+        max_relays: tailnet::limit(relay),
+        regions,
+        settings: RelaySettings {
+            limits: spec.limits.unwrap_or_default(),
+            data_path: spec.data_path,
+            log_level: spec.log_level,
+        },
+        monitoring: defaults.monitoring.complete(spec.monitoring.clone()),
+        grants_output: spec.grants.output,
+        pods: PodSettings {
+            image: defaults.image.clone(),
+            template: defaults
+                .template
+                .complete(spec.template.clone().unwrap_or_default()),
+            environment: defaults.template.environment.clone(),
+        },
+        owner,
+    })
+}
+
+fn owner(relay: &PeerRelay) -> Result<Owner, InvalidRelay> {
     let name = relay.name_any();
-    let joined = &relay.spec.tailnet;
-    let control_url = joined.control_url.as_deref().map(Url::parse).transpose();
     let namespace = relay
         .namespace()
         .ok_or(InvalidRelay::Incomplete("namespace"))?;
@@ -206,69 +246,77 @@ pub fn validate(relay: &PeerRelay, image: &RelayImage) -> Result<ValidSpec, Inva
         let other = names::suggestion(&name);
         return Err(InvalidRelay::Name(name, other));
     }
-    let region = |region: &Region| {
-        if !names::is_region_name(&region.name) {
-            return Err(InvalidRelay::RegionName(region.name.clone()));
-        }
-        let endpoints = endpoints::validate(region).map_err(|source| {
-            let region = region.name.clone();
-            InvalidRelay::Endpoints { region, source }
-        })?;
-        Ok(ValidRegion {
-            name: region.name.clone(),
-            tag: region.tag(),
-            child: names::child(&name, &region.name),
-            grant: grant(region, &namespace, &name, relay.spec.grants.tests)?,
-            placement: placement(region),
-            exposure: region.exposure.clone().unwrap_or_default(),
-            plan: Plan::default(),
-            endpoints,
-        })
-    };
-    let regions = relay.spec.regions.iter().map(region);
-    let regions = regions.collect::<Result<Vec<_>, InvalidRelay>>()?;
-    let template = relay.spec.template.clone().unwrap_or_default();
-    if let Some(patch) = &template.pod_overrides {
-        overrides::check(patch)?;
-        for region in &regions {
-            let shape = Shape {
-                region: &region.name,
-                on_host: region.exposure.on_host_network(),
-            };
-            overrides::check_shape(patch, shape)?;
-        }
-    }
-    Ok(ValidSpec {
-        owner: relay
-            .controller_owner_ref(&())
-            .ok_or(InvalidRelay::Incomplete("uid"))?,
-        enabled: relay.spec.enabled,
-        port: relay.spec.port,
-        metrics_port: relay.spec.monitoring.port_beside(relay.spec.port),
-        auth_key_secret: joined.auth_key.secret_name.clone(),
-        control_url: control_url.map_err(InvalidRelay::ControlUrl)?,
-        ca_bundle: joined.ca_bundle.clone(),
-        hostname_prefix: joined
-            .hostname_prefix
-            .clone()
-            .unwrap_or_else(|| name.clone()),
-        ephemeral: joined.ephemeral,
-        limits: relay.spec.limits.unwrap_or_default(),
-        data_path: relay.spec.data_path,
-        log_level: relay.spec.log_level,
-        max_relays: tailnet::limit(relay),
-        regions,
-        template,
-        monitoring: relay.spec.monitoring.clone(),
-        monitoring_kinds: BTreeSet::new(),
-        grants_output: relay.spec.grants.output,
-        image: image.clone(),
-        environment: BTreeMap::new(),
-        leaving: None,
-        held_back: None,
-        namespace,
+    let reference = relay.controller_owner_ref(&());
+    Ok(Owner {
         name,
+        namespace,
+        reference: reference.ok_or(InvalidRelay::Incomplete("uid"))?,
     })
+}
+
+fn tailnet_access(relay: &PeerRelay) -> Result<TailnetAccess, InvalidRelay> {
+    let tailnet = &relay.spec.tailnet;
+    let control_url = tailnet.control_url.as_deref().map(Url::parse).transpose();
+    let prefix = tailnet.hostname_prefix.clone();
+    Ok(TailnetAccess {
+        auth_key_secret: tailnet.auth_key.secret_name.clone(),
+        control_url: control_url.map_err(InvalidRelay::ControlUrl)?,
+        ca_bundle: tailnet.ca_bundle.clone(),
+        hostname_prefix: prefix.unwrap_or_else(|| relay.name_any()),
+        ephemeral: tailnet.ephemeral,
+    })
+}
+
+fn region(region: &Region, owner: &Owner, tests: GrantsTests) -> Result<ValidRegion, InvalidRelay> {
+    if !names::is_region_name(&region.name) {
+        return Err(InvalidRelay::RegionName(region.name.clone()));
+    }
+    let endpoints = endpoints::validate(region).map_err(|source| {
+        let region = region.name.clone();
+        InvalidRelay::Endpoints { region, source }
+    })?;
+    let exposure = region.exposure.clone().unwrap_or_default();
+    let placement = placement(region);
+    Ok(ValidRegion {
+        name: region.name.clone(),
+        tag: region.tag(),
+        child: names::child(&owner.name, &region.name),
+        grant: grant(region, &owner.namespace, &owner.name, tests)?,
+        max_relays: max_relays(&placement, &exposure),
+        placement,
+        exposure,
+        endpoints,
+    })
+}
+
+/// The most relays that a region may have: as many as it says, or as have an Elastic IP.
+fn max_relays(placement: &Placement, exposure: &Exposure) -> Option<u16> {
+    let balanced = exposure.kind == ExposureType::LoadBalancer;
+    let pools = exposure.load_balancer.iter().flat_map(|b| &b.elastic_ips);
+    let elastic_ips = pools.flat_map(|pool| &pool.allocations).count();
+    let by_addresses = || match elastic_ips {
+        0 => BALANCED_RELAYS,
+        count => u16::try_from(count).unwrap_or(MOST_CHOSEN).min(MOST_CHOSEN),
+    };
+    placement.max_relays.or_else(|| balanced.then(by_addresses))
+}
+
+fn check_overrides(
+    template: Option<&Template>,
+    regions: &[ValidRegion],
+) -> Result<(), OverrideError> {
+    let Some(patch) = template.and_then(|template| template.pod_overrides.as_ref()) else {
+        return Ok(());
+    };
+    overrides::check(patch)?;
+    for region in regions {
+        let shape = Shape {
+            region: &region.name,
+            on_host: region.exposure.on_host_network(),
+        };
+        overrides::check_shape(patch, shape)?;
+    }
+    Ok(())
 }
 
 /// Relays with Elastic IPs are in zones that have some, unless the user names others.

@@ -9,7 +9,7 @@ use kube::{
 };
 use serde_json::json;
 
-use super::probes::Joined;
+use super::probes::ProbeResults;
 use crate::{crd::RelayNode, names};
 
 /// Brings `status.verification` of `nodes` to what they say of each other.
@@ -23,9 +23,9 @@ pub async fn write(
 ) -> Result<(), Box<kube::Error>> {
     let api: Api<RelayNode> = Api::namespaced(client.clone(), namespace);
     let params = PatchParams::apply(names::OPERATOR).force();
-    let joined = Joined::new(nodes);
+    let results = ProbeResults::new(nodes);
     for node in nodes {
-        let Some(verification) = joined.verification(node) else {
+        let Some(verification) = results.verification(node) else {
             continue;
         };
         let patch = json!({

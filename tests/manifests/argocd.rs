@@ -11,9 +11,13 @@ use peerrelay::{
         relay_reason::RelayReason,
     },
     operator::{
+        defaults::Defaults,
+        objects::{Applied, Deferred, Objects},
+        plan::{Plan, RegionPlan},
         refusal::{Cause, Summary},
-        status::{Outcome, Seen, status},
-        validate::{RelayImage, validate},
+        status::{Outcome, Pass, status},
+        validate::validate,
+        view::ClusterView,
     },
 };
 use serde_json::{Value, json};
@@ -138,7 +142,7 @@ fn peer_relays() -> Vec<Case> {
         computed(
             &json!({}),
             &seen(2, 2, &[json!({"ready": true})]),
-            Outcome::Applied,
+            Ending::Applied,
         )
     };
     let ungranted = json!({"ready": true,
@@ -151,10 +155,7 @@ fn peer_relays() -> Vec<Case> {
         cause,
         message: format!("failed to apply Service edge-office: {words}"),
     };
-    let invalid = Outcome::Blocked {
-        reason: "InvalidSpec",
-        message: "rename the region",
-    };
+    let invalid = Ending::Invalid("rename the region");
     let off = json!({"enabled": false});
     let paused = json!({"paused": true});
     let rejected = refused(Cause::Rejected, "exceeded quota: services");
@@ -181,43 +182,43 @@ fn peer_relays() -> Vec<Case> {
             "progressing_starting",
             &json!({}),
             &seen(2, 1, &[]),
-            Outcome::Applied,
+            Ending::Applied,
         ),
         told(
             "progressing_noNodes",
             &json!({}),
             &seen(0, 0, &[]),
-            Outcome::Applied,
+            Ending::Applied,
         ),
         told(
             "progressing_controlUnreachable",
             &json!({}),
             &seen(2, 0, &[no_control]),
-            Outcome::Applied,
+            Ending::Applied,
         ),
         told(
             "progressing_applyFailed",
             &json!({}),
             &seen(2, 2, &[]),
-            Outcome::Refused(&failed),
+            Ending::Refused(&failed),
         ),
         told(
             "progressing_withdrawing",
             &off,
             &seen(2, 2, &[]),
-            Outcome::Applied,
+            Ending::Applied,
         ),
         told(
             "degraded_authKeyInvalid",
             &json!({}),
             &seen(2, 0, &[no_key]),
-            Outcome::Applied,
+            Ending::Applied,
         ),
         told(
             "degraded_imagePullFailed",
             &json!({}),
             &image_pull_fails(),
-            Outcome::Applied,
+            Ending::Applied,
         ),
         told(
             "degraded_invalidSpec",
@@ -229,37 +230,37 @@ fn peer_relays() -> Vec<Case> {
             "degraded_applyRejected",
             &json!({}),
             &seen(2, 2, &[]),
-            Outcome::Refused(&rejected),
+            Ending::Refused(&rejected),
         ),
         told(
             "degraded_nameTaken",
             &json!({}),
             &seen(2, 2, &[]),
-            Outcome::Refused(&taken),
+            Ending::Refused(&taken),
         ),
         told(
             "healthy_ready",
             &json!({}),
             &seen(2, 2, &[json!({"ready": true})]),
-            Outcome::Applied,
+            Ending::Applied,
         ),
         told(
             "healthy_grantsMissing",
             &json!({}),
             &seen(1, 1, &[ungranted]),
-            Outcome::Applied,
+            Ending::Applied,
         ),
         told(
             "suspended_paused",
             &paused,
             &seen(2, 2, &[]),
-            Outcome::Paused,
+            Ending::Paused,
         ),
         told(
             "suspended_disabled",
             &off,
             &seen(0, 0, &[]),
-            Outcome::Applied,
+            Ending::Applied,
         ),
     ]
 }
@@ -316,8 +317,8 @@ fn relay_nodes() -> Vec<Case> {
 }
 
 /// The case whose status the operator computes, and whose message is that of `Ready`.
-fn told(name: &'static str, spec: &Value, seen: &Seen, outcome: Outcome<'_>) -> Case {
-    let status = computed(spec, seen, outcome);
+fn told(name: &'static str, spec: &Value, seen: &ClusterView, ending: Ending<'_>) -> Case {
+    let status = computed(spec, seen, ending);
     let conditions = status["conditions"].as_array().unwrap();
     let said = |condition: &Value| {
         let text = |field: &str| condition[field].as_str().unwrap().to_owned();
@@ -345,18 +346,46 @@ fn case(name: &'static str, message: &str, object: Value) -> Case {
     }
 }
 
-/// What the operator writes into the status.
-fn computed(spec: &Value, seen: &Seen, outcome: Outcome<'_>) -> Value {
+/// The outcome of a pass.
+#[derive(Clone, Copy)]
+enum Ending<'a> {
+    Applied,
+    Refused(&'a Summary),
+    Paused,
+    Invalid(&'a str),
+}
+
+/// The status that the operator writes.
+fn computed(spec: &Value, view: &ClusterView, ending: Ending<'_>) -> Value {
     let relay: PeerRelay = serde_json::from_value(peer_relay(spec, &json!({}))).unwrap();
-    let image = RelayImage {
-        reference: "registry.example.com/peerrelay:1".into(),
-        pull_policy: "IfNotPresent".into(),
+    let spec = validate(&relay, &Defaults::default()).unwrap();
+    let plan = Plan {
+        regions: vec![RegionPlan::default()],
+        ..Plan::default()
     };
-    let validated = validate(&relay, &image).unwrap();
-    let looked = matches!(outcome, Outcome::Applied | Outcome::Refused(_));
+    let refused = match ending {
+        Ending::Refused(summary) => Some(summary.clone()),
+        _ => None,
+    };
+    let objects = Objects {
+        owner: spec.owner.clone(),
+        deferred: Deferred::default(),
+        stage: Applied {
+            refused,
+            ..Applied::default()
+        },
+    };
+    let outcome = match ending {
+        Ending::Paused => Outcome::Paused,
+        Ending::Invalid(message) => Outcome::Invalid { message },
+        Ending::Applied | Ending::Refused(_) => Outcome::Applied(Pass {
+            spec: &spec,
+            plan: &plan,
+            objects: &objects,
+        }),
+    };
     let now = Timestamp::from_second(1_800_000_000).unwrap();
-    let status = status(&relay, looked.then_some(&validated), seen, outcome, now);
-    serde_json::to_value(status).unwrap()
+    serde_json::to_value(status(&relay, view, outcome, now)).unwrap()
 }
 
 fn peer_relay(spec: &Value, status: &Value) -> Value {
@@ -402,7 +431,7 @@ fn relay_node(status: &Value) -> Value {
 }
 
 /// A region with so many relays, and what they report.
-fn seen(desired: i32, ready: i32, reports: &[Value]) -> Seen {
+fn seen(desired: i32, ready: i32, reports: &[Value]) -> ClusterView {
     let set = json!({
         "metadata": {"name": "edge-office", "namespace": "relays", "generation": 1},
         "status": {
@@ -415,14 +444,14 @@ fn seen(desired: i32, ready: i32, reports: &[Value]) -> Seen {
     let node = |status: &Value| -> Arc<RelayNode> {
         Arc::new(serde_json::from_value(relay_node(status)).unwrap())
     };
-    Seen {
+    ClusterView {
         daemon_sets: vec![Arc::new(set)],
-        nodes: reports.iter().map(node).collect(),
-        ..Seen::default()
+        reports: reports.iter().map(node).collect(),
+        ..ClusterView::default()
     }
 }
 
-fn image_pull_fails() -> Seen {
+fn image_pull_fails() -> ClusterView {
     let pod = json!({
         "metadata": {
             "name": "edge-office-7xk2p", "namespace": "relays",
@@ -434,8 +463,8 @@ fn image_pull_fails() -> Seen {
             "state": {"waiting": {"reason": "ImagePullBackOff"}},
         }]},
     });
-    Seen {
-        pods: vec![Arc::new(serde_json::from_value(pod).unwrap())],
+    ClusterView {
+        own_pods: vec![Arc::new(serde_json::from_value(pod).unwrap())],
         ..seen(2, 0, &[])
     }
 }

@@ -5,13 +5,17 @@ use std::{path::Path, process::Command};
 use k8s_openapi::{
     api::networking::v1::NetworkPolicySpec,
     apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition,
+    jiff::Timestamp,
 };
 use peerrelay::{
     crd,
     monitoring::{Shown, dashboard},
     operator::{
-        build, defaults,
-        validate::{RelayImage, validate},
+        build,
+        defaults::{self, Defaults},
+        plan::plan,
+        validate::validate,
+        view::ClusterView,
     },
 };
 use serde::Deserialize;
@@ -191,12 +195,10 @@ fn operator_may_give_relays_what_it_gives_them() {
         "spec": {"tailnet": {"authKey": {"secretName": "s"}},
                  "regions": [{"name": "r", "clients": ["tag:c"]}]},
     }));
-    let image = RelayImage {
-        reference: "i".into(),
-        pull_policy: "Always".into(),
-    };
-    let resources = build::build(&validate(&relay.unwrap(), &image).unwrap());
-    for rule in resources.roles[0].rules.as_ref().unwrap() {
+    let spec = validate(&relay.unwrap(), &Defaults::default()).unwrap();
+    let plan = plan(&spec, &ClusterView::default(), Timestamp::UNIX_EPOCH);
+    let objects = build::build(&spec, &plan).stage;
+    for rule in objects.roles[0].rules.as_ref().unwrap() {
         let rule = serde_json::to_value(rule).unwrap();
         for verb in rule["verbs"].as_array().unwrap() {
             let covers = |own: &Value| {

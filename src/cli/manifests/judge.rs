@@ -9,7 +9,10 @@ use crate::{
         GROUP, PeerRelay,
         admission::{Admission, Problem},
     },
-    operator::validate::{InvalidRelay, RelayImage, ValidSpec, validate},
+    operator::{
+        defaults::Defaults,
+        validate::{InvalidRelay, ValidSpec, validate},
+    },
 };
 
 /// Kind and version that are accepted.
@@ -257,22 +260,18 @@ fn operator(object: Value) -> Result<Box<ValidSpec>, Vec<Problem>> {
     let metadata = &mut relay.metadata;
     metadata.namespace.get_or_insert_with(|| NAMESPACE.into());
     metadata.uid.get_or_insert_default();
-    // No command without a cluster shows the image.
-    let image = RelayImage {
-        reference: String::new(),
-        pull_policy: String::new(),
-    };
-    validate(&relay, &image)
+    // No command without a cluster shows an operator's defaults.
+    validate(&relay, &Defaults::default())
         .map(Box::new)
-        .map_err(|_| each_invalid(&relay, &image))
+        .map_err(|_| each_invalid(&relay))
 }
 
 /// Returns all problems that the operator finds. It stops at the first one, so each part of the
 /// spec is validated separately.
-fn each_invalid(relay: &PeerRelay, image: &RelayImage) -> Vec<Problem> {
+fn each_invalid(relay: &PeerRelay) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
     let mut check = |part: &PeerRelay, region: &str, client: &str| {
-        if let Err(invalid) = validate(part, image) {
+        if let Err(invalid) = validate(part, &Defaults::default()) {
             let problem = problem(&invalid, region, client);
             if !problems
                 .iter()

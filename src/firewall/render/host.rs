@@ -1,18 +1,18 @@
 //! Firewalls of a node. Forwarded packets have another destination, and mostly another chain, by the
 //! time that their rules look at them.
 
-use super::{Opening, Source, Way, is_everyone, pairs};
+use super::{Delivery, Opening, Source, is_everyone, pairs};
 
 /// Whether a packet passes through the node instead of ending there.
 const fn passes(opening: &Opening) -> bool {
-    matches!(opening.way, Way::Forwarded { on_node: false, .. })
+    matches!(opening.delivery, Delivery::Forwarded { on_node: false, .. })
 }
 
 /// The port on which a packet ends.
 fn inside(opening: &Opening, separator: &str) -> String {
-    match opening.way {
-        Way::Local => opening.ports(separator),
-        Way::Forwarded { to, .. } => to.to_string(),
+    match opening.delivery {
+        Delivery::Local => opening.ports(separator),
+        Delivery::Forwarded { to, .. } => to.to_string(),
     }
 }
 
@@ -48,9 +48,9 @@ pub(super) fn iptables(openings: &[&Opening], sources: &[Source]) -> Vec<String>
         };
         let chain = if passes(opening) { "FORWARD" } else { "INPUT" };
         let port = opening.ports(":");
-        let port = match opening.way {
-            Way::Local => format!("--dport {port}"),
-            Way::Forwarded { .. } => format!("-m conntrack --ctorigdstport {port}"),
+        let port = match opening.delivery {
+            Delivery::Local => format!("--dport {port}"),
+            Delivery::Forwarded { .. } => format!("-m conntrack --ctorigdstport {port}"),
         };
         rules.push((program, format!("{chain} -p udp{from} {port} -j ACCEPT")));
     }
@@ -84,9 +84,9 @@ pub(super) fn nftables(openings: &[&Opening], sources: &[Source]) -> Vec<String>
         };
         let chain = if passes(opening) { "forward" } else { "input" };
         let port = opening.ports("-");
-        let port = match opening.way {
-            Way::Local => format!("udp dport {port}"),
-            Way::Forwarded { .. } => format!("meta l4proto udp ct original proto-dst {port}"),
+        let port = match opening.delivery {
+            Delivery::Local => format!("udp dport {port}"),
+            Delivery::Forwarded { .. } => format!("meta l4proto udp ct original proto-dst {port}"),
         };
         rules.push((chain, format!("{from}{port} accept")));
     }

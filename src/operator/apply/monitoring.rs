@@ -9,36 +9,44 @@ use super::{Applier, Fault};
 use crate::{
     names,
     operator::{
-        build::{checksum, monitoring::MonitoringKind},
+        kinds::MonitoringKind,
+        objects::{MonitoringObject, checksum},
         refusal::Subject,
         stores::monitoring::Monitoring,
     },
 };
 
-/// Makes the cluster hold what the PeerRelay wants of these kinds, where it knows them.
-pub(super) async fn apply(applier: &mut Applier<'_>, seen: &Monitoring) {
-    for kind in MonitoringKind::ALL {
+/// Makes the cluster hold `objects`, where it knows their kinds.
+pub(super) async fn apply(
+    applier: &mut Applier<'_>,
+    seen: &Monitoring,
+    objects: Vec<MonitoringObject>,
+) {
+    for wanted in objects {
+        let MonitoringObject {
+            kind,
+            is_known,
+            object,
+        } = wanted;
         if applier.is_over() {
             return;
         }
-        let wanted = kind.object(applier.relay);
-        let known = applier.relay.monitoring_kinds.contains(&kind);
-        if !known {
+        if !is_known {
             seen.forget(kind);
-            if wanted.is_none() {
+            if object.is_none() {
                 continue;
             }
         }
         let subject = Subject {
             kind: kind.resource().kind,
-            name: names::metrics(&applier.relay.name),
+            name: names::metrics(&applier.owner.name),
             region: None,
         };
         // A kind that the cluster learns to know is another reason to try.
-        let sum = checksum(&(&applier.relay.owner.uid, &wanted));
-        let tried = format!("{sum} {known}");
+        let sum = checksum(&(&applier.owner.reference.uid, &object));
+        let tried = format!("{sum} {is_known}");
         let done = applier
-            .monitor(seen, kind, &subject, wanted, sum, &tried)
+            .monitor(seen, (kind, object), &subject, sum, &tried)
             .await;
         applier.record(subject, &tried, done);
     }
@@ -48,13 +56,12 @@ impl Applier<'_> {
     async fn monitor(
         &mut self,
         seen: &Monitoring,
-        kind: MonitoringKind,
+        (kind, wanted): (MonitoringKind, Option<DynamicObject>),
         subject: &Subject,
-        wanted: Option<DynamicObject>,
         sum: String,
         tried: &str,
     ) -> Result<(), Fault> {
-        let (namespace, name) = (&self.relay.namespace, &subject.name);
+        let (namespace, name) = (&self.owner.namespace, &subject.name);
         if seen.is_done(kind, namespace, name, &sum) {
             return Ok(());
         }
@@ -67,7 +74,7 @@ impl Applier<'_> {
         let live = api.get_opt(name).await.map_err(Fault::api("read"))?;
         let ours = |object: &DynamicObject| {
             let mut owners = object.owner_references().iter();
-            owners.any(|owner| owner.uid == self.relay.owner.uid)
+            owners.any(|owner| owner.uid == self.owner.reference.uid)
         };
         match (live, wanted) {
             (Some(live), _) if !ours(&live) => return Err(Fault::NameTaken),

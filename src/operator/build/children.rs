@@ -7,8 +7,12 @@ use std::collections::BTreeSet;
 use bolero::check;
 use serde_json::{Value, json};
 
-use super::{monitoring::MonitoringKind, *};
-use crate::operator::{fixtures, validate::validate};
+use super::*;
+use crate::operator::{
+    fixtures::{self, Fixture},
+    kinds::MonitoringKind,
+    validate::validate,
+};
 
 /// Longest name of a node and of most other objects.
 const LONGEST_NAME: usize = 253;
@@ -87,14 +91,18 @@ fn judge(peer_relay: &str, region: &str, nodes: &[String]) {
             });
             let mut relay = fixtures::relay(json!({"regions": [region]}));
             relay.metadata.name = Some(peer_relay.to_owned());
-            let mut relay = validate(&relay, &fixtures::image()).unwrap();
-            relay.regions[0].plan.chosen = chosen;
-            relay.monitoring_kinds = MonitoringKind::ALL.into();
+            let spec = validate(&relay, &fixtures::defaults()).unwrap();
+            let mut relay = fixtures::unplanned(spec);
+            relay.plan.regions[0].nodes.chosen = chosen;
+            relay.plan.monitoring_kinds = MonitoringKind::ALL.into();
             for (kind, objects) in built(&relay) {
                 judge_kind(kind, &objects);
             }
             for node in nodes {
-                let prefix = format!("{}-{}", relay.hostname_prefix, relay.regions[0].name);
+                let prefix = format!(
+                    "{}-{}",
+                    relay.spec.tailnet.hostname_prefix, relay.spec.regions[0].name
+                );
                 let device = names::device(&format!("{prefix}-{node}"));
                 assert!(is_label(&device), "device {device} on {node}");
             }
@@ -102,14 +110,18 @@ fn judge(peer_relay: &str, region: &str, nodes: &[String]) {
     }
 }
 
-fn built(relay: &ValidSpec) -> Vec<(&'static str, Vec<Value>)> {
+fn built(relay: &Fixture) -> Vec<(&'static str, Vec<Value>)> {
     fn values(list: &[impl serde::Serialize]) -> Vec<Value> {
         list.iter()
             .map(|object| serde_json::to_value(object).unwrap())
             .collect()
     }
-    let all = build(relay);
-    let extra = |kind: MonitoringKind| values(&kind.object(relay).into_iter().collect::<Vec<_>>());
+    let all = relay.build();
+    let extra = |kind: MonitoringKind| {
+        let found = all.monitoring.iter().filter(|object| object.kind == kind);
+        let objects: Vec<_> = found.filter_map(|found| found.object.clone()).collect();
+        values(&objects)
+    };
     vec![
         ("ServiceAccount", values(&all.service_accounts)),
         ("Role", values(&all.roles)),

@@ -17,8 +17,8 @@ use crate::{
     },
     names,
     operator::{
-        validate::{ValidRegion, ValidSpec},
-        withdrawal,
+        plan::{Region, withdrawal},
+        validate::ValidSpec,
     },
 };
 
@@ -29,10 +29,11 @@ const CA: &str = "ca.pem";
 /// Directory of the auth key in the relay's container.
 pub(super) const AUTH_DIR: &str = "/var/run/secrets/peerrelay.dev/auth";
 
-pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> ConfigMap {
+pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> ConfigMap {
     let live = RelayConfig {
-        endpoints: region.endpoints.clone(),
-        log_level: (relay.log_level != LogLevel::default()).then_some(relay.log_level),
+        endpoints: region.plan.endpoints.clone(),
+        log_level: (relay.settings.log_level != LogLevel::default())
+            .then_some(relay.settings.log_level),
         clients: region
             .grant
             .clients
@@ -58,29 +59,30 @@ pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> ConfigMap {
 }
 
 /// The part that relays must be started again for: not what they take over while they run.
-pub(super) fn started_with(relay: &ValidSpec, region: &ValidRegion) -> BTreeMap<String, String> {
+pub(super) fn started_with(relay: &ValidSpec, region: Region<'_>) -> BTreeMap<String, String> {
     data(relay, region, RelayConfig::default())
 }
 
-fn data(relay: &ValidSpec, region: &ValidRegion, live: RelayConfig) -> BTreeMap<String, String> {
+fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<String, String> {
     let on_host = region.exposure.on_host_network();
     let config = RelayConfig {
-        control_url: relay.control_url.clone(),
+        control_url: relay.tailnet.control_url.clone(),
         auth_key_file: Some(format!("{AUTH_DIR}/{}", names::AUTH_KEY).into()),
         ca_file: relay
+            .tailnet
             .ca_bundle
             .as_ref()
             .map(|_| format!("{DIR}/{CA}").into()),
         state_dir: Some(state_dir(region).into()),
         session_dir: on_host.then(|| POD_SESSION_DIR.into()),
         hostname_prefix: Some(match on_host {
-            true => relay.hostname_prefix.clone(),
+            true => relay.tailnet.hostname_prefix.clone(),
             // Relays of several regions may be on one node.
-            false => format!("{}-{}", relay.hostname_prefix, region.name),
+            false => format!("{}-{}", relay.tailnet.hostname_prefix, region.name),
         }),
         tags: vec![region.tag.clone()],
         // What is not kept on the node would be left in the tailnet with each start.
-        ephemeral: (relay.ephemeral || !on_host).then_some(true),
+        ephemeral: (relay.tailnet.ephemeral || !on_host).then_some(true),
         port: Some(RelayPort::On(relay.port)),
         metrics_addr: Some(match on_host {
             true => SocketAddr::from((Ipv4Addr::LOCALHOST, relay.metrics_port)),
@@ -89,29 +91,34 @@ fn data(relay: &ValidSpec, region: &ValidRegion, live: RelayConfig) -> BTreeMap<
         }),
         metrics_on_node: (on_host && is_scraped(relay)).then_some(true),
         region: Some(region.name.clone()),
-        data_path: match relay.data_path {
+        data_path: match relay.settings.data_path {
             // Where it cannot be had, there is nothing to be said about it.
             DataPath::Auto if !data_path::in_kernel(relay, region) => Some(DataPath::Socket),
             chosen => Some(chosen),
         },
-        max_sessions: limit(relay.limits.max_sessions),
-        max_sessions_per_node: limit(relay.limits.max_sessions_per_node),
-        max_sessions_per_tag: limit(relay.limits.max_sessions_per_tag),
-        max_megabits_per_second: relay.limits.max_megabits_per_second.and_then(NonZero::new),
+        max_sessions: limit(relay.settings.limits.max_sessions),
+        max_sessions_per_node: limit(relay.settings.limits.max_sessions_per_node),
+        max_sessions_per_tag: limit(relay.settings.limits.max_sessions_per_tag),
+        max_megabits_per_second: relay
+            .settings
+            .limits
+            .max_megabits_per_second
+            .and_then(NonZero::new),
         max_megabits_per_second_per_session: relay
+            .settings
             .limits
             .max_megabits_per_second_per_session
             .and_then(NonZero::new),
         report: Some(ReportConfig {
-            peer_relay: relay.name.clone(),
+            peer_relay: relay.owner.name.clone(),
             region: region.name.clone(),
-            namespace: relay.namespace.clone(),
+            namespace: relay.owner.namespace.clone(),
         }),
         ..live
     };
     let config = serde_yaml::to_string(&config).expect("a configuration is plain data");
     let mut data = BTreeMap::from([(CONFIG_KEY.to_owned(), config)]);
-    if let Some(ca) = &relay.ca_bundle {
+    if let Some(ca) = &relay.tailnet.ca_bundle {
         data.insert(CA.to_owned(), ca.clone());
     }
     data
@@ -123,7 +130,7 @@ fn limit(most: Option<u32>) -> Option<usize> {
 
 /// Directory of the identity in the relay's container. A volume of the pod's own belongs to root,
 /// so there it is a directory in it.
-pub(super) fn state_dir(region: &ValidRegion) -> String {
+pub(super) fn state_dir(region: Region<'_>) -> String {
     match region.exposure.on_host_network() {
         true => DEFAULT_STATE_DIR.to_owned(),
         false => format!("{DEFAULT_STATE_DIR}/identity"),

@@ -27,8 +27,8 @@ use crate::{
     crd::placement::Placement,
     names,
     operator::{
-        plan::{ZONE_LABEL, requirements},
-        validate::{ValidRegion, ValidSpec},
+        plan::{Region, ZONE_LABEL, requirements},
+        validate::ValidSpec,
     },
 };
 
@@ -41,7 +41,7 @@ const MIN_READY_SECONDS: i32 = 10;
 /// One DaemonSet for all nodes that fit, or one for each node that was chosen.
 pub(super) fn build(
     relay: &ValidSpec,
-    region: &ValidRegion,
+    region: Region<'_>,
     config_checksum: &str,
 ) -> Vec<DaemonSet> {
     let everywhere = || {
@@ -50,16 +50,16 @@ pub(super) fn build(
             some(region.placement.node_selector.clone(), BTreeMap::is_empty);
         pod_of(&mut set).affinity = Some(affinity(&region.placement));
         set.spec.get_or_insert_default().min_ready_seconds = Some(MIN_READY_SECONDS);
-        template::apply(&relay.template, &mut set);
+        template::apply(&relay.pods.template, &mut set);
         set
     };
     let only_on = |node: &String| {
         let mut set = daemon_set(relay, region, config_checksum);
         pin(&mut set, &region.child, node);
-        template::apply(&relay.template, &mut set);
+        template::apply(&relay.pods.template, &mut set);
         set
     };
-    let mut sets = match &region.plan.chosen {
+    let mut sets = match &region.plan.nodes.chosen {
         None => vec![everywhere()],
         Some(nodes) => nodes.iter().map(only_on).collect(),
     };
@@ -76,15 +76,7 @@ fn switch_off(set: &mut DaemonSet) {
     selector.get_or_insert_default().extend([nowhere]);
 }
 
-/// Whether a DaemonSet runs no pod because its PeerRelay is not enabled.
-pub fn is_off(set: &DaemonSet) -> bool {
-    let spec = set.spec.as_ref();
-    let pod = spec.and_then(|spec| spec.template.spec.as_ref());
-    let selector = pod.and_then(|pod| pod.node_selector.as_ref());
-    selector.is_some_and(|selector| selector.contains_key(names::OFF_LABEL))
-}
-
-fn daemon_set(relay: &ValidSpec, region: &ValidRegion, config_checksum: &str) -> DaemonSet {
+fn daemon_set(relay: &ValidSpec, region: Region<'_>, config_checksum: &str) -> DaemonSet {
     let annotations = [(
         names::CONFIG_ANNOTATION.to_owned(),
         config_checksum.to_owned(),
@@ -97,12 +89,12 @@ fn daemon_set(relay: &ValidSpec, region: &ValidRegion, config_checksum: &str) ->
         metadata: metadata(relay, region),
         spec: Some(DaemonSetSpec {
             selector: LabelSelector {
-                match_labels: Some(names::selector(&relay.name, &region.name)),
+                match_labels: Some(names::selector(&relay.owner.name, &region.name)),
                 match_expressions: None,
             },
             template: PodTemplateSpec {
                 metadata: Some(ObjectMeta {
-                    labels: Some(names::region_labels(&relay.name, &region.name)),
+                    labels: Some(names::region_labels(&relay.owner.name, &region.name)),
                     annotations: Some(BTreeMap::from(annotations)),
                     ..ObjectMeta::default()
                 }),
@@ -193,7 +185,7 @@ fn required(node_selector_terms: Vec<NodeSelectorTerm>) -> Affinity {
     }
 }
 
-fn pod(relay: &ValidSpec, region: &ValidRegion) -> PodSpec {
+fn pod(relay: &ValidSpec, region: Region<'_>) -> PodSpec {
     let placement = &region.placement;
     let on_host = region.exposure.on_host_network();
     let mut pod = PodSpec {
@@ -223,7 +215,7 @@ fn pod(relay: &ValidSpec, region: &ValidRegion) -> PodSpec {
 }
 
 /// The node makes the state directory for root; this gives it to the relay's user and closes it.
-fn prepare_state(relay: &ValidSpec, region: &ValidRegion) -> Container {
+fn prepare_state(relay: &ValidSpec, region: Region<'_>) -> Container {
     let owner = data_path::user(relay, region).to_string();
     let arguments = [
         "prepare-state",
@@ -253,7 +245,7 @@ fn prepare_state(relay: &ValidSpec, region: &ValidRegion) -> Container {
     }
 }
 
-fn container(relay: &ValidSpec, region: &ValidRegion) -> Container {
+fn container(relay: &ValidSpec, region: Region<'_>) -> Container {
     let on_host = region.exposure.on_host_network();
     let config = format!("{}/{CONFIG_KEY}", config_map::DIR);
     let mut security = locked_down();
@@ -294,7 +286,7 @@ fn environment(relay: &ValidSpec) -> Vec<EnvVar> {
         field("POD_UID", "metadata.uid"),
         field("HOST_IP", "status.hostIP"),
     ];
-    let extra = relay.environment.iter().map(|(name, value)| EnvVar {
+    let extra = relay.pods.environment.iter().map(|(name, value)| EnvVar {
         name: name.clone(),
         value: Some(value.clone()),
         value_from: None,
@@ -317,8 +309,8 @@ fn volume_mounts(on_host: bool) -> Vec<VolumeMount> {
 fn image(relay: &ValidSpec) -> Container {
     let quantity = |text: &str| Quantity(text.to_owned());
     Container {
-        image: Some(relay.image.reference.clone()),
-        image_pull_policy: Some(relay.image.pull_policy.clone()),
+        image: Some(relay.pods.image.reference.clone()),
+        image_pull_policy: Some(relay.pods.image.pull_policy.clone()),
         resources: Some(ResourceRequirements {
             requests: Some(BTreeMap::from([
                 ("cpu".to_owned(), quantity("50m")),
@@ -332,7 +324,7 @@ fn image(relay: &ValidSpec) -> Container {
     }
 }
 
-fn volumes(relay: &ValidSpec, region: &ValidRegion) -> Vec<Volume> {
+fn volumes(relay: &ValidSpec, region: Region<'_>) -> Vec<Volume> {
     let named = |name: &str| Volume {
         name: name.to_owned(),
         ..Volume::default()
@@ -340,7 +332,10 @@ fn volumes(relay: &ValidSpec, region: &ValidRegion) -> Vec<Volume> {
     let state = match region.exposure.on_host_network() {
         true => Volume {
             host_path: Some(HostPathVolumeSource {
-                path: format!("{DEFAULT_STATE_DIR}/{}/{}", relay.namespace, region.child),
+                path: format!(
+                    "{DEFAULT_STATE_DIR}/{}/{}",
+                    relay.owner.namespace, region.child
+                ),
                 type_: Some("DirectoryOrCreate".to_owned()),
             }),
             ..named("state")
@@ -361,7 +356,7 @@ fn volumes(relay: &ValidSpec, region: &ValidRegion) -> Vec<Volume> {
     };
     // Optional, so that relays start without it, say what is missing, and go on once it is there.
     let auth = SecretVolumeSource {
-        secret_name: Some(relay.auth_key_secret.clone()),
+        secret_name: Some(relay.tailnet.auth_key_secret.clone()),
         optional: Some(true),
         default_mode: Some(0o440),
         ..SecretVolumeSource::default()
@@ -381,7 +376,10 @@ fn volumes(relay: &ValidSpec, region: &ValidRegion) -> Vec<Volume> {
         // Sessions go on in the next pod on the node, and not after a reboot of it.
         volumes.push(Volume {
             host_path: Some(HostPathVolumeSource {
-                path: format!("{POD_SESSION_DIR}/{}/{}", relay.namespace, region.child),
+                path: format!(
+                    "{POD_SESSION_DIR}/{}/{}",
+                    relay.owner.namespace, region.child
+                ),
                 type_: Some("DirectoryOrCreate".to_owned()),
             }),
             ..named("sessions")
@@ -410,12 +408,12 @@ fn port(name: &str, protocol: &str, number: u16, on_host: bool) -> ContainerPort
     }
 }
 
-fn probe(relay: &ValidSpec, region: &ValidRegion, path: &str) -> Probe {
+fn probe(relay: &ValidSpec, region: Region<'_>, path: &str) -> Probe {
     let on_host = region.exposure.on_host_network();
     // On the network of the node, another relay may have the port.
     let identity = HTTPHeader {
         name: names::IDENTITY_HEADER.to_owned(),
-        value: names::identity(&relay.namespace, &relay.name, &region.name),
+        value: names::identity(&relay.owner.namespace, &relay.owner.name, &region.name),
     };
     Probe {
         http_get: Some(HTTPGetAction {

@@ -8,7 +8,7 @@ use k8s_openapi::api::core::v1::{
 use crate::{
     config::data_path::DataPath,
     names,
-    operator::validate::{ValidRegion, ValidSpec},
+    operator::{plan::Region, validate::ValidSpec},
 };
 
 /// Where nodes have the BPF file system.
@@ -16,8 +16,8 @@ const BPF: &str = "/sys/fs/bpf";
 
 /// Whether relays of this region may load the program. On the pod network only if it is asked for:
 /// there `Auto` means pods that pass Pod Security `restricted`.
-pub(super) fn in_kernel(relay: &ValidSpec, region: &ValidRegion) -> bool {
-    match relay.data_path {
+pub(super) fn in_kernel(relay: &ValidSpec, region: Region<'_>) -> bool {
+    match relay.settings.data_path {
         DataPath::Auto => region.exposure.on_host_network(),
         DataPath::Kernel => true,
         DataPath::Socket => false,
@@ -25,7 +25,7 @@ pub(super) fn in_kernel(relay: &ValidSpec, region: &ValidRegion) -> bool {
 }
 
 /// User of the relay's container, and owner of its state.
-pub(super) fn user(relay: &ValidSpec, region: &ValidRegion) -> u32 {
+pub(super) fn user(relay: &ValidSpec, region: Region<'_>) -> u32 {
     match in_kernel(relay, region) {
         true => 0,
         false => names::RELAY_USER,
@@ -34,7 +34,7 @@ pub(super) fn user(relay: &ValidSpec, region: &ValidRegion) -> u32 {
 
 /// Gives the relay's container what the program takes. Only root gets capabilities that work
 /// without ambient ones, which Kubernetes cannot give (docs/decisions/0008).
-pub(super) fn permit(relay: &ValidSpec, region: &ValidRegion, pod: &mut PodSpec) {
+pub(super) fn permit(relay: &ValidSpec, region: Region<'_>, pod: &mut PodSpec) {
     if !in_kernel(relay, region) {
         return;
     }

@@ -8,20 +8,20 @@ use k8s_openapi::{
 use super::metadata;
 use crate::{
     names,
-    operator::validate::{ValidRegion, ValidSpec},
+    operator::{plan::Region, validate::ValidSpec},
 };
 
 /// A budget, for a region of several relays: with one, it would only keep nodes from being drained.
-pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Option<PodDisruptionBudget> {
-    let chosen = region.plan.chosen.as_ref().map(Vec::len);
-    let relays = i32::try_from(chosen.unwrap_or(region.plan.fitting)).unwrap_or(i32::MAX);
+pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> Option<PodDisruptionBudget> {
+    let chosen = region.plan.nodes.chosen.as_ref().map(Vec::len);
+    let relays = i32::try_from(chosen.unwrap_or(region.plan.nodes.fitting)).unwrap_or(i32::MAX);
     (relays > 1).then(|| PodDisruptionBudget {
         metadata: metadata(relay, region),
         spec: Some(PodDisruptionBudgetSpec {
             // Kubernetes counts the pods of DaemonSets for this form only.
             min_available: Some(IntOrString::Int(relays - 1)),
             selector: Some(LabelSelector {
-                match_labels: Some(names::selector(&relay.name, &region.name)),
+                match_labels: Some(names::selector(&relay.owner.name, &region.name)),
                 match_expressions: None,
             }),
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),

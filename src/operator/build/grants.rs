@@ -4,11 +4,10 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
-use super::checksum;
 use crate::{
     crd::grants::{GrantsOutput, GrantsStatus},
     grants, names,
-    operator::validate::ValidSpec,
+    operator::{objects::checksum, validate::ValidSpec},
 };
 
 /// The policy for people.
@@ -30,9 +29,9 @@ pub(super) fn build(relay: &ValidSpec) -> Option<ConfigMap> {
     Some(ConfigMap {
         metadata: ObjectMeta {
             name: Some(status.config_map),
-            namespace: Some(relay.namespace.clone()),
-            labels: Some(names::component_labels(&relay.name, "grants")),
-            owner_references: Some(vec![relay.owner.clone()]),
+            namespace: Some(relay.owner.namespace.clone()),
+            labels: Some(names::component_labels(&relay.owner.name, "grants")),
+            owner_references: Some(vec![relay.owner.reference.clone()]),
             ..ObjectMeta::default()
         },
         data: Some(BTreeMap::from(
@@ -45,7 +44,7 @@ pub(super) fn build(relay: &ValidSpec) -> Option<ConfigMap> {
 /// What the status says of it.
 pub fn status(relay: &ValidSpec) -> Option<GrantsStatus> {
     (relay.grants_output == GrantsOutput::ConfigMap).then(|| GrantsStatus {
-        config_map: names::grants(&relay.name),
+        config_map: names::grants(&relay.owner.name),
         checksum: checksum(&grants::json(&relay.policy())),
     })
 }

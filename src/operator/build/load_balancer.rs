@@ -11,20 +11,20 @@ use super::metadata;
 use crate::{
     crd::exposure::{IpFamily, IpFamilyPolicy, LoadBalancer},
     names,
-    operator::validate::{ValidRegion, ValidSpec},
+    operator::{plan::Region, validate::ValidSpec},
 };
 
 /// By which MetalLB and Cilium know Services that may have one address.
 const SHARING_KEYS: [&str; 2] = ["metallb.io/allow-shared-ip", "lbipam.cilium.io/sharing-key"];
 
 /// One for each chosen node; it selects the pod there.
-pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Vec<Service> {
-    let nodes = region.plan.chosen.iter().flatten();
-    let nodes = nodes.filter(|node| !region.plan.unserved.contains(*node));
+pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> Vec<Service> {
+    let nodes = region.plan.nodes.chosen.iter().flatten();
+    let nodes = nodes.filter(|node| !region.plan.access.unserved.contains(*node));
     nodes.map(|node| service(relay, region, node)).collect()
 }
 
-fn service(relay: &ValidSpec, region: &ValidRegion, node: &str) -> Service {
+fn service(relay: &ValidSpec, region: Region<'_>, node: &str) -> Service {
     let wanted = region.exposure.load_balancer.clone().unwrap_or_default();
     let name = names::on_node(&region.child, node);
     let label = (names::RELAY_LABEL.to_owned(), name.clone());
@@ -35,13 +35,14 @@ fn service(relay: &ValidSpec, region: &ValidRegion, node: &str) -> Service {
         .extend([label.clone()]);
     metadata.annotations = Some(annotations(relay, region, &wanted, node));
     metadata.name = Some(name);
-    let mut selector = names::selector(&relay.name, &region.name);
+    let mut selector = names::selector(&relay.owner.name, &region.name);
     selector.extend([label]);
     let port = ServicePort {
         name: Some("relay".to_owned()),
         protocol: Some("UDP".to_owned()),
         port: region
             .plan
+            .access
             .ports
             .get(node)
             .copied()
@@ -86,7 +87,7 @@ fn service(relay: &ValidSpec, region: &ValidRegion, node: &str) -> Service {
 /// by.
 fn annotations(
     relay: &ValidSpec,
-    region: &ValidRegion,
+    region: Region<'_>,
     wanted: &LoadBalancer,
     node: &str,
 ) -> BTreeMap<String, String> {
@@ -112,7 +113,7 @@ fn annotations(
         // A load balancer of both families has no listener for UDP without.
         put(&aws("enable-prefix-for-ipv6-source-nat"), "on".to_owned());
     }
-    if let Some(ip) = region.plan.elastic_ips.get(node) {
+    if let Some(ip) = region.plan.access.elastic_ips.get(node) {
         // As many subnets as addresses: the relay is in one zone only.
         put(names::ELASTIC_IP_ANNOTATION, ip.allocation.clone());
         put(&aws("subnets"), ip.subnet.clone());
@@ -217,9 +218,9 @@ mod tests {
             "name": "office", "clients": ["tag:office"],
             "exposure": {"type": "LoadBalancer", "loadBalancer": load_balancer},
         });
-        let mut relay = fixtures::validated(json!({"regions": [region]}));
-        relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
-        let services = build(&relay, &relay.regions[0]);
+        let mut relay = fixtures::undecided(json!({"regions": [region]}));
+        relay.plan.regions[0].nodes.chosen = Some(vec!["n1".into(), "n2".into()]);
+        let services = build(&relay.spec, relay.region(0));
         services
             .iter()
             .map(|s| serde_json::to_value(s).unwrap())

@@ -1,90 +1,66 @@
-//! What scrapes the relays, judges them and shows them.
+//! Scraping of the relays, alerts and dashboards.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use k8s_openapi::{
     api::core::v1::{ConfigMap, Service, ServicePort, ServiceSpec},
     apimachinery::pkg::{apis::meta::v1::ObjectMeta, util::intstr::IntOrString},
 };
-use kube::{
-    api::DynamicObject,
-    core::{ApiResource, GroupVersionKind},
-};
+use kube::api::DynamicObject;
 use serde_json::{Value, json};
 
 use crate::{
     crd::monitoring::Switch,
     monitoring::{Scope, Shown, alerts, dashboard},
     names,
-    operator::validate::ValidSpec,
+    operator::{kinds::MonitoringKind, objects::MonitoringObject, validate::ValidSpec},
 };
 
-/// Group of prometheus-operator's kinds.
-const GROUP: &str = "monitoring.coreos.com";
 /// Name of the port of the metrics Service.
 const PORT: &str = "metrics";
 
-/// A kind that the cluster may know or not.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum MonitoringKind {
-    /// What is scraped.
-    ServiceMonitor,
-    /// Alerts.
-    PrometheusRule,
+/// The object of each kind of prometheus-operator, where there should be one.
+pub(super) fn objects(
+    relay: &ValidSpec,
+    known: &BTreeSet<MonitoringKind>,
+) -> Vec<MonitoringObject> {
+    let object = |kind| MonitoringObject {
+        kind,
+        is_known: known.contains(&kind),
+        object: object(kind, relay, known),
+    };
+    MonitoringKind::ALL.map(object).into()
 }
 
-impl MonitoringKind {
-    /// Both.
-    pub const ALL: [Self; 2] = [Self::ServiceMonitor, Self::PrometheusRule];
-
-    /// Name of its definition.
-    pub const fn definition(self) -> &'static str {
-        match self {
-            Self::ServiceMonitor => "servicemonitors.monitoring.coreos.com",
-            Self::PrometheusRule => "prometheusrules.monitoring.coreos.com",
+fn object(
+    kind: MonitoringKind,
+    relay: &ValidSpec,
+    known: &BTreeSet<MonitoringKind>,
+) -> Option<DynamicObject> {
+    is_wanted(kind, relay, known).then(|| {
+        let spec = match kind {
+            MonitoringKind::ServiceMonitor => service_monitor(relay),
+            MonitoringKind::PrometheusRule => prometheus_rule(relay, known),
+        };
+        let resource = kind.resource();
+        DynamicObject {
+            metadata: selected(relay),
+            data: json!({"spec": spec}),
+            types: Some(kube::core::TypeMeta {
+                api_version: resource.api_version,
+                kind: resource.kind,
+            }),
         }
-    }
+    })
+}
 
-    /// How to reach it.
-    pub fn resource(self) -> ApiResource {
-        let kind = match self {
-            Self::ServiceMonitor => "ServiceMonitor",
-            Self::PrometheusRule => "PrometheusRule",
-        };
-        let (plural, _) = self
-            .definition()
-            .split_once('.')
-            .expect("a definition has a group");
-        ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(GROUP, "v1", kind), plural)
-    }
-
-    /// Whether there should be an object.
-    fn is_wanted(self, relay: &ValidSpec) -> bool {
-        let switch = match self {
-            Self::ServiceMonitor => relay.monitoring.service_monitor,
-            Self::PrometheusRule => relay.monitoring.prometheus_rule,
-        };
-        switch.is_on(relay.monitoring_kinds.contains(&self))
-    }
-
-    /// The object, if there should be one.
-    pub fn object(self, relay: &ValidSpec) -> Option<DynamicObject> {
-        self.is_wanted(relay).then(|| {
-            let spec = match self {
-                Self::ServiceMonitor => service_monitor(relay),
-                Self::PrometheusRule => prometheus_rule(relay),
-            };
-            let resource = self.resource();
-            DynamicObject {
-                metadata: selected(relay),
-                data: json!({"spec": spec}),
-                types: Some(kube::core::TypeMeta {
-                    api_version: resource.api_version,
-                    kind: resource.kind,
-                }),
-            }
-        })
-    }
+/// Whether there should be an object, given the kinds that the cluster knows.
+fn is_wanted(kind: MonitoringKind, relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> bool {
+    let switch = match kind {
+        MonitoringKind::ServiceMonitor => relay.monitoring.service_monitor,
+        MonitoringKind::PrometheusRule => relay.monitoring.prometheus_rule,
+    };
+    switch.is_on(known.contains(&kind))
 }
 
 /// Whether metrics can be read from elsewhere than the node itself.
@@ -97,8 +73,8 @@ pub(super) fn is_scraped(relay: &ValidSpec) -> bool {
 /// Annotations stand beside a ServiceMonitor that nothing says anyone selects: most Prometheus
 /// servers select monitors by a label. A server that uses both has the targets twice, of which only
 /// those of the monitor have the labels that alerts and dashboard select by.
-pub(super) fn service(relay: &ValidSpec) -> Option<Service> {
-    let monitored = MonitoringKind::ServiceMonitor.is_wanted(relay)
+pub(super) fn service(relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> Option<Service> {
+    let monitored = is_wanted(MonitoringKind::ServiceMonitor, relay, known)
         && (relay.monitoring.service_monitor == Switch::Enabled
             || !relay.monitoring.labels.is_empty());
     let annotations = [
@@ -117,7 +93,7 @@ pub(super) fn service(relay: &ValidSpec) -> Option<Service> {
         ..ServicePort::default()
     };
     let selector = [
-        (names::PEER_RELAY_LABEL.to_owned(), relay.name.clone()),
+        (names::PEER_RELAY_LABEL.to_owned(), relay.owner.name.clone()),
         ("app.kubernetes.io/component".to_owned(), "relay".to_owned()),
     ];
     is_scraped(relay).then(|| Service {
@@ -140,13 +116,13 @@ pub(super) fn service(relay: &ValidSpec) -> Option<Service> {
 pub(super) fn dashboards(relay: &ValidSpec) -> Option<ConfigMap> {
     relay.monitoring.dashboards.is_on(false).then(|| {
         let shown = Shown::One {
-            namespace: &relay.namespace,
-            name: &relay.name,
+            namespace: &relay.owner.namespace,
+            name: &relay.owner.name,
         };
         let text =
             serde_json::to_string_pretty(&dashboard(shown)).expect("a dashboard is plain data");
         let mut metadata = metadata(relay);
-        metadata.name = Some(names::dashboard(&relay.name));
+        metadata.name = Some(names::dashboard(&relay.owner.name));
         let labels = metadata.labels.get_or_insert_default();
         labels.insert("grafana_dashboard".to_owned(), "1".to_owned());
         ConfigMap {
@@ -154,7 +130,7 @@ pub(super) fn dashboards(relay: &ValidSpec) -> Option<ConfigMap> {
             data: Some(BTreeMap::from([(
                 format!(
                     "{}.json",
-                    names::dashboard(&format!("{}-{}", relay.namespace, relay.name))
+                    names::dashboard(&format!("{}-{}", relay.owner.namespace, relay.owner.name))
                 ),
                 text,
             )])),
@@ -198,20 +174,20 @@ fn service_monitor(relay: &ValidSpec) -> Value {
         }
     }
     json!({
-        "selector": {"matchLabels": names::component_labels(&relay.name, PORT)},
-        "namespaceSelector": {"matchNames": [relay.namespace]},
+        "selector": {"matchLabels": names::component_labels(&relay.owner.name, PORT)},
+        "namespaceSelector": {"matchNames": [relay.owner.namespace]},
         "endpoints": [endpoint],
     })
 }
 
-fn prometheus_rule(relay: &ValidSpec) -> Value {
+fn prometheus_rule(relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> Value {
     let selector = format!(
         "namespace=\"{}\",peer_relay=\"{}\"",
-        relay.namespace, relay.name
+        relay.owner.namespace, relay.owner.name
     );
     let mut scopes = vec![Scope::Relays];
     // One that is turned off has no relay to be scraped, as it should.
-    if relay.enabled && MonitoringKind::ServiceMonitor.is_wanted(relay) {
+    if relay.enabled && is_wanted(MonitoringKind::ServiceMonitor, relay, known) {
         scopes.push(Scope::Targets);
     }
     let groups = scopes.into_iter().map(|scope| alerts(scope, &selector));
@@ -231,10 +207,10 @@ fn selected(relay: &ValidSpec) -> ObjectMeta {
 
 fn metadata(relay: &ValidSpec) -> ObjectMeta {
     ObjectMeta {
-        name: Some(names::metrics(&relay.name)),
-        namespace: Some(relay.namespace.clone()),
-        labels: Some(names::component_labels(&relay.name, PORT)),
-        owner_references: Some(vec![relay.owner.clone()]),
+        name: Some(names::metrics(&relay.owner.name)),
+        namespace: Some(relay.owner.namespace.clone()),
+        labels: Some(names::component_labels(&relay.owner.name, PORT)),
+        owner_references: Some(vec![relay.owner.reference.clone()]),
         ..ObjectMeta::default()
     }
 }

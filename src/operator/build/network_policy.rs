@@ -12,18 +12,18 @@ use super::{metadata, monitoring};
 use crate::{
     crd::exposure::ExposureType,
     names,
-    operator::validate::{ValidRegion, ValidSpec},
+    operator::{plan::Region, validate::ValidSpec},
 };
 
 /// A policy, unless the user wants none, or it would mean nothing: pods on the network of their
 /// node are reached as the node is.
-pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Option<NetworkPolicy> {
+pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> Option<NetworkPolicy> {
     let wanted = region.exposure.network_policy.unwrap_or(true);
     (wanted && !region.exposure.on_host_network()).then(|| NetworkPolicy {
         metadata: metadata(relay, region),
         spec: Some(NetworkPolicySpec {
             pod_selector: Some(LabelSelector {
-                match_labels: Some(names::selector(&relay.name, &region.name)),
+                match_labels: Some(names::selector(&relay.owner.name, &region.name)),
                 match_expressions: None,
             }),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
@@ -35,7 +35,7 @@ pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Option<NetworkPo
     })
 }
 
-fn ingress(relay: &ValidSpec, region: &ValidRegion) -> Vec<NetworkPolicyIngressRule> {
+fn ingress(relay: &ValidSpec, region: Region<'_>) -> Vec<NetworkPolicyIngressRule> {
     let rule = |protocol: &str, port: u16, from: Option<Vec<NetworkPolicyPeer>>| {
         let port = NetworkPolicyPort {
             protocol: Some(protocol.to_owned()),
@@ -120,8 +120,8 @@ mod tests {
 
     fn policy(exposure: Value, monitoring: Value) -> Option<Value> {
         let region = json!({"name": "office", "clients": ["tag:office"], "exposure": exposure});
-        let relay = fixtures::validated(json!({"regions": [region], "monitoring": monitoring}));
-        let policy = build(&relay, &relay.regions[0])?;
+        let relay = fixtures::undecided(json!({"regions": [region], "monitoring": monitoring}));
+        let policy = build(&relay.spec, relay.region(0))?;
         Some(serde_json::to_value(policy).unwrap())
     }
 }

@@ -8,10 +8,10 @@ use k8s_openapi::api::{
 use super::metadata;
 use crate::{
     crd::GROUP,
-    operator::validate::{ValidRegion, ValidSpec},
+    operator::{plan::Region, validate::ValidSpec},
 };
 
-pub(super) fn service_account(relay: &ValidSpec, region: &ValidRegion) -> ServiceAccount {
+pub(super) fn service_account(relay: &ValidSpec, region: Region<'_>) -> ServiceAccount {
     ServiceAccount {
         metadata: metadata(relay, region),
         ..ServiceAccount::default()
@@ -20,7 +20,7 @@ pub(super) fn service_account(relay: &ValidSpec, region: &ValidRegion) -> Servic
 
 /// Server-side apply needs create and patch. That a relay writes only its own object is the
 /// admission policy's part: names are not known before pods are.
-pub(super) fn role(relay: &ValidSpec, region: &ValidRegion) -> Role {
+pub(super) fn role(relay: &ValidSpec, region: Region<'_>) -> Role {
     let rule = |resource: &str, verbs: &[&str]| PolicyRule {
         api_groups: Some(vec![GROUP.to_owned()]),
         resources: Some(vec![resource.to_owned()]),
@@ -44,7 +44,7 @@ pub(super) fn role(relay: &ValidSpec, region: &ValidRegion) -> Role {
     }
 }
 
-pub(super) fn role_binding(relay: &ValidSpec, region: &ValidRegion) -> RoleBinding {
+pub(super) fn role_binding(relay: &ValidSpec, region: Region<'_>) -> RoleBinding {
     RoleBinding {
         metadata: metadata(relay, region),
         role_ref: RoleRef {
@@ -55,7 +55,7 @@ pub(super) fn role_binding(relay: &ValidSpec, region: &ValidRegion) -> RoleBindi
         subjects: Some(vec![Subject {
             kind: "ServiceAccount".to_owned(),
             name: region.child.clone(),
-            namespace: Some(relay.namespace.clone()),
+            namespace: Some(relay.owner.namespace.clone()),
             ..Subject::default()
         }]),
     }

@@ -9,11 +9,11 @@ use super::{load_balancer, metadata};
 use crate::{
     crd::exposure::ExposureType,
     names,
-    operator::validate::{ValidRegion, ValidSpec},
+    operator::{plan::Region, validate::ValidSpec},
 };
 
 /// Services of a region.
-pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Vec<Service> {
+pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> Vec<Service> {
     match region.exposure.kind {
         ExposureType::HostNetwork => Vec::new(),
         ExposureType::NodePort => vec![node_port(relay, region)],
@@ -23,7 +23,7 @@ pub(super) fn build(relay: &ValidSpec, region: &ValidRegion) -> Vec<Service> {
     }
 }
 
-fn node_port(relay: &ValidSpec, region: &ValidRegion) -> Service {
+fn node_port(relay: &ValidSpec, region: Region<'_>) -> Service {
     let port = ServicePort {
         name: Some("relay".to_owned()),
         protocol: Some("UDP".to_owned()),
@@ -41,7 +41,7 @@ fn node_port(relay: &ValidSpec, region: &ValidRegion) -> Service {
             ip_family_policy: Some("PreferDualStack".to_owned()),
             // A relay that has lost control, or drains, still forwards what it has promised.
             publish_not_ready_addresses: Some(true),
-            selector: Some(names::selector(&relay.name, &region.name)),
+            selector: Some(names::selector(&relay.owner.name, &region.name)),
             ports: Some(vec![port]),
             ..ServiceSpec::default()
         }),

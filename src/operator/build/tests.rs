@@ -2,10 +2,16 @@
 
 use serde_json::{Value, json};
 
-use super::{monitoring::MonitoringKind, *};
+use k8s_openapi::api::core::v1::ConfigMap;
+
+use super::*;
 use crate::{
     config::{RelayConfig, endpoints::NodeEndpoints, log_level::LogLevel, port::RelayPort},
-    operator::fixtures::validated,
+    operator::{
+        daemon_sets::is_off,
+        fixtures::{Fixture, undecided},
+        kinds::MonitoringKind,
+    },
 };
 
 #[test]
@@ -14,7 +20,7 @@ fn each_region_gets_one_of_each_object_under_one_name() {
         {"name": "office", "clients": ["tag:office"]},
         {"name": "lab", "tag": "tag:lab-relay", "clients": ["tag:lab"]},
     ]);
-    let resources = build(&validated(json!({"regions": regions})));
+    let resources = undecided(json!({"regions": regions})).build();
     let names: Vec<_> = resources
         .daemon_sets
         .iter()
@@ -33,7 +39,7 @@ fn each_region_gets_one_of_each_object_under_one_name() {
 #[test]
 fn policy_is_written_unless_the_user_wants_none() {
     let policy = |spec| {
-        let maps = build(&validated(spec)).config_maps;
+        let maps = undecided(spec).build().config_maps;
         maps.into_iter()
             .find(|map| map.metadata.name.as_deref() == Some("edge-grants"))
     };
@@ -57,7 +63,7 @@ fn relay_reads_what_the_operator_writes() {
             "caBundle": "-----BEGIN CERTIFICATE-----",
         },
     });
-    let map = &build(&validated(spec)).config_maps[0];
+    let map = &undecided(spec).build().config_maps[0];
     let data = map.data.as_ref().unwrap();
     let config: RelayConfig = serde_yaml::from_str(&data["relay.yaml"]).unwrap();
     assert_eq!(config.port, Some(RelayPort::On(41_000)));
@@ -133,7 +139,7 @@ fn limits_reach_the_relays() {
         "maxSessions": 1000, "maxSessionsPerNode": 10, "maxSessionsPerTag": 100,
         "maxMegabitsPerSecond": 500, "maxMegabitsPerSecondPerSession": 20,
     });
-    let resources = build(&validated(json!({"limits": limits})));
+    let resources = undecided(json!({"limits": limits})).build();
     let config = &resources.config_maps[0].data.as_ref().unwrap()["relay.yaml"];
     let config: serde_json::Value = serde_yaml::from_str(config).unwrap();
     for (name, most) in limits.as_object().unwrap() {
@@ -147,7 +153,7 @@ fn relays_behind_a_node_port_pass_pod_security_restricted() {
         "name": "office", "clients": ["tag:office"],
         "exposure": {"type": "NodePort", "nodePort": 31_000},
     });
-    let resources = build(&validated(json!({"regions": [region]})));
+    let resources = undecided(json!({"regions": [region]})).build();
     let set = serde_json::to_value(&resources.daemon_sets[0]).unwrap();
     let pod = &set["spec"]["template"]["spec"];
     for field in ["hostNetwork", "initContainers"] {
@@ -176,7 +182,7 @@ fn node_port_on_the_host_network_keeps_the_identity_on_the_node() {
         "name": "office", "clients": ["tag:office"],
         "exposure": {"type": "NodePort", "hostNetwork": true},
     });
-    let resources = build(&validated(json!({"regions": [region]})));
+    let resources = undecided(json!({"regions": [region]})).build();
     let set = serde_json::to_value(&resources.daemon_sets[0]).unwrap();
     let pod = &set["spec"]["template"]["spec"];
     assert_eq!(pod["hostNetwork"], true);
@@ -186,29 +192,29 @@ fn node_port_on_the_host_network_keeps_the_identity_on_the_node() {
 
 #[test]
 fn addresses_of_nodes_start_no_relay_again() {
-    let mut relay = validated(json!({}));
-    let before = build(&relay);
+    let mut relay = undecided(json!({}));
+    let before = relay.build();
     let address = NodeEndpoints {
         assigned: vec!["192.0.2.1:31000".parse().unwrap()],
         ..NodeEndpoints::default()
     };
-    let endpoints = &mut relay.regions[0].endpoints;
+    let endpoints = &mut relay.plan.regions[0].endpoints;
     endpoints.nodes.insert("n1".into(), address);
-    let after = build(&relay);
+    let after = relay.build();
     assert_eq!(before.daemon_sets, after.daemon_sets);
     assert_ne!(before.config_maps, after.config_maps);
 }
 
 #[test]
 fn relays_that_wait_are_left_as_they_are() {
-    let mut relay = validated(json!({}));
-    relay.regions[0].plan.waiting = Some(crate::operator::plan::Waiting {
+    let mut relay = undecided(json!({}));
+    relay.plan.regions[0].start.waiting = Some(crate::operator::plan::Waiting {
         reason: "NodePortPending",
         message: String::new(),
     });
-    let resources = build(&relay);
-    assert!(resources.daemon_sets.is_empty());
-    assert_eq!(resources.deferred, ["edge-office"]);
+    let objects = relay.objects();
+    assert!(objects.stage.daemon_sets.is_empty());
+    assert_eq!(objects.deferred.names, ["edge-office"]);
 }
 
 #[test]
@@ -259,10 +265,10 @@ fn pods_are_made_as_the_template_says_and_remain_relays() {
 
 #[test]
 fn several_relays_are_evicted_one_at_a_time() {
-    let mut relay = validated(json!({}));
+    let mut relay = undecided(json!({}));
     let mut least = |nodes: &[&str]| {
-        relay.regions[0].plan.chosen = Some(nodes.iter().map(ToString::to_string).collect());
-        let budgets = build(&relay).disruption_budgets;
+        relay.plan.regions[0].nodes.chosen = Some(nodes.iter().map(ToString::to_string).collect());
+        let budgets = relay.build().disruption_budgets;
         budgets
             .first()
             .map(|b| serde_json::to_value(b).unwrap()["spec"]["minAvailable"].clone())
@@ -291,7 +297,7 @@ fn changed_configuration_rolls_the_pods_out() {
 fn changed_endpoints_reach_the_relays_without_a_roll_out() {
     let built = |endpoints: Value| {
         let region = json!({"name": "office", "clients": ["tag:office"], "endpoints": endpoints});
-        let resources = build(&validated(json!({"regions": [region]})));
+        let resources = undecided(json!({"regions": [region]})).build();
         let data = resources.config_maps[0].data.clone().unwrap();
         let config: RelayConfig = serde_yaml::from_str(&data["relay.yaml"]).unwrap();
         (config.endpoints, resources.daemon_sets[0].clone())
@@ -306,7 +312,7 @@ fn changed_endpoints_reach_the_relays_without_a_roll_out() {
 #[test]
 fn changed_log_level_reaches_the_relays_without_a_roll_out() {
     let built = |spec: Value| {
-        let resources = build(&validated(spec));
+        let resources = undecided(spec).build();
         let data = resources.config_maps[0].data.clone().unwrap();
         let config: RelayConfig = serde_yaml::from_str(&data["relay.yaml"]).unwrap();
         (config.log_level, resources.daemon_sets[0].clone())
@@ -319,7 +325,7 @@ fn changed_log_level_reaches_the_relays_without_a_roll_out() {
 
 #[test]
 fn relay_may_report_and_read_its_own_configuration_and_nothing_else() {
-    let role = &build(&validated(json!({}))).roles[0];
+    let role = &undecided(json!({})).build().roles[0];
     let rules = role.rules.as_ref().unwrap();
     let verbs: Vec<_> = rules
         .iter()
@@ -354,14 +360,14 @@ fn relay_may_report_and_read_its_own_configuration_and_nothing_else() {
 }
 
 fn daemon_set(spec: Value) -> Value {
-    serde_json::to_value(&build(&validated(spec)).daemon_sets[0]).unwrap()
+    serde_json::to_value(&undecided(spec).build().daemon_sets[0]).unwrap()
 }
 
 #[test]
 fn metrics_are_annotated_until_there_is_a_service_monitor() {
-    let mut relay = validated(json!({}));
-    let service = |relay: &ValidSpec| {
-        let services = build(relay).services;
+    let mut relay = undecided(json!({}));
+    let service = |relay: &Fixture| {
+        let services = relay.build().services;
         services
             .into_iter()
             .find(|s| s.metadata.name.as_deref() == Some("edge-metrics"))
@@ -371,45 +377,44 @@ fn metrics_are_annotated_until_there_is_a_service_monitor() {
     assert!(
         MonitoringKind::ALL
             .iter()
-            .all(|kind| kind.object(&relay).is_none())
+            .all(|kind| object(*kind, &relay).is_none())
     );
-    relay.monitoring_kinds = MonitoringKind::ALL.into();
-    let monitor = MonitoringKind::ServiceMonitor.object(&relay).unwrap();
+    relay.plan.monitoring_kinds = MonitoringKind::ALL.into();
+    let monitor = object(MonitoringKind::ServiceMonitor, &relay).unwrap();
     let selected = monitor.data["spec"]["selector"]["matchLabels"].clone();
     assert_eq!(selected, json!(service(&relay).unwrap().metadata.labels));
-    let rule = MonitoringKind::PrometheusRule
-        .object(&relay)
+    let rule = object(MonitoringKind::PrometheusRule, &relay)
         .unwrap()
         .data
         .to_string();
     assert!(
         rule.contains(r#"namespace=\"relays\",peer_relay=\"edge\""#) && !rule.contains("SELECTOR")
     );
-    let boards = |relay: &ValidSpec| {
-        let maps = build(relay).config_maps;
+    let boards = |relay: &Fixture| {
+        let maps = relay.build().config_maps;
         let is_board = |map: &&ConfigMap| map.labels().contains_key("grafana_dashboard");
         maps.iter().filter(is_board).count()
     };
     assert_eq!(boards(&relay), 0, "the chart has one for all");
-    let own = validated(json!({"monitoring": {"dashboards": "Enabled"}}));
+    let own = undecided(json!({"monitoring": {"dashboards": "Enabled"}}));
     assert_eq!(boards(&own), 1);
 }
 
 #[test]
 fn what_a_prometheus_selects_by_is_on_monitor_and_rule() {
-    let mut relay = validated(json!({"monitoring": {
+    let mut relay = undecided(json!({"monitoring": {
         "labels": {"release": "monitoring", "app.kubernetes.io/managed-by": "me"},
         "interval": "5s", "scrapeTimeout": "4s",
         "relabelings": [{"targetLabel": "cluster", "replacement": "a"}],
         "metricRelabelings": [{"action": "labeldrop", "regex": "pod"}],
     }}));
-    relay.monitoring_kinds = MonitoringKind::ALL.into();
+    relay.plan.monitoring_kinds = MonitoringKind::ALL.into();
     for kind in MonitoringKind::ALL {
-        let labels = kind.object(&relay).unwrap().metadata.labels.unwrap();
+        let labels = object(kind, &relay).unwrap().metadata.labels.unwrap();
         assert_eq!(labels["release"], "monitoring");
         assert_eq!(labels["app.kubernetes.io/managed-by"], names::OPERATOR);
     }
-    let monitor = MonitoringKind::ServiceMonitor.object(&relay).unwrap();
+    let monitor = object(MonitoringKind::ServiceMonitor, &relay).unwrap();
     let endpoint = &monitor.data["spec"]["endpoints"][0];
     assert_eq!(endpoint["interval"], "5s");
     assert_eq!(endpoint["scrapeTimeout"], "4s");
@@ -426,11 +431,11 @@ fn what_a_prometheus_selects_by_is_on_monitor_and_rule() {
 #[test]
 fn annotations_stand_in_until_something_says_that_the_monitor_is_selected() {
     let annotated = |monitoring: Value, known: bool| {
-        let mut relay = validated(json!({"monitoring": monitoring}));
+        let mut relay = undecided(json!({"monitoring": monitoring}));
         if known {
-            relay.monitoring_kinds = MonitoringKind::ALL.into();
+            relay.plan.monitoring_kinds = MonitoringKind::ALL.into();
         }
-        let services = build(&relay).services;
+        let services = relay.build().services;
         services[0].metadata.annotations.is_some()
     };
     let labels = json!({"labels": {"release": "monitoring"}});
@@ -442,9 +447,9 @@ fn annotations_stand_in_until_something_says_that_the_monitor_is_selected() {
 #[test]
 fn missing_targets_are_an_alert_only_where_there_should_be_some() {
     let alerts = |spec: Value| {
-        let mut relay = validated(spec);
-        relay.monitoring_kinds = MonitoringKind::ALL.into();
-        let rule = MonitoringKind::PrometheusRule.object(&relay).unwrap();
+        let mut relay = undecided(spec);
+        relay.plan.monitoring_kinds = MonitoringKind::ALL.into();
+        let rule = object(MonitoringKind::PrometheusRule, &relay).unwrap();
         let text = rule.data.to_string();
         (
             text.contains("PeerRelayNotScraped"),
@@ -460,18 +465,18 @@ fn missing_targets_are_an_alert_only_where_there_should_be_some() {
 #[test]
 fn nothing_is_scraped_when_the_user_wants_nothing() {
     let off = json!({"serviceMonitor": "Disabled", "prometheusRule": "Disabled", "dashboards": "Disabled"});
-    let mut relay = validated(json!({"monitoring": off}));
-    relay.monitoring_kinds = MonitoringKind::ALL.into();
-    assert!(build(&relay).services.is_empty());
+    let mut relay = undecided(json!({"monitoring": off}));
+    relay.plan.monitoring_kinds = MonitoringKind::ALL.into();
+    assert!(relay.build().services.is_empty());
     assert!(
         MonitoringKind::ALL
             .iter()
-            .all(|kind| kind.object(&relay).is_none())
+            .all(|kind| object(*kind, &relay).is_none())
     );
     let config =
-        |relay: &ValidSpec| build(relay).config_maps[0].data.clone().unwrap()["relay.yaml"].clone();
+        |relay: &Fixture| relay.build().config_maps[0].data.clone().unwrap()["relay.yaml"].clone();
     assert!(!config(&relay).contains("metricsOnNode"));
-    assert!(config(&validated(json!({}))).contains("metricsOnNode: true"));
+    assert!(config(&undecided(json!({}))).contains("metricsOnNode: true"));
 }
 
 #[test]
@@ -483,19 +488,19 @@ fn a_disabled_peer_relay_runs_nothing_and_keeps_what_costs_nothing() {
         region("balanced", "LoadBalancer"),
     ]);
     let built = |enabled: bool| {
-        let mut relay = validated(json!({"enabled": enabled, "regions": regions}));
-        relay.regions[2].plan.chosen = Some(vec!["n1".into()]);
-        build(&relay)
+        let mut relay = undecided(json!({"enabled": enabled, "regions": regions}));
+        relay.plan.regions[2].nodes.chosen = Some(vec!["n1".into()]);
+        relay.build()
     };
     let (on, off) = (built(true), built(false));
-    let names = |resources: &Resources| -> Vec<_> {
+    let names = |resources: &Prepared| -> Vec<_> {
         let sets = resources.daemon_sets.iter();
         sets.map(ResourceExt::name_any).collect()
     };
     assert_eq!(names(&on), names(&off));
     assert!(!on.daemon_sets.iter().any(is_off));
     assert!(off.daemon_sets.iter().all(is_off));
-    let services = |resources: &Resources| -> Vec<_> {
+    let services = |resources: &Prepared| -> Vec<_> {
         let services = resources.services.iter().map(ResourceExt::name_any);
         services.filter(|name| name != "edge-metrics").collect()
     };
@@ -503,4 +508,9 @@ fn a_disabled_peer_relay_runs_nothing_and_keeps_what_costs_nothing() {
     assert_eq!(services(&off), ["edge-port"]);
     assert_eq!(on.config_maps, off.config_maps);
     assert_eq!(on.roles, off.roles);
+}
+
+fn object(kind: MonitoringKind, relay: &Fixture) -> Option<kube::api::DynamicObject> {
+    let mut objects = relay.build().monitoring.into_iter();
+    objects.find(|found| found.kind == kind)?.object
 }

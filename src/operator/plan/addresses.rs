@@ -1,34 +1,41 @@
-//! What the cluster knows of each node's addresses, for the relay there.
+//! Endpoints that relays advertise, completed by what the cluster knows of their nodes.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
 use k8s_openapi::api::core::v1::Node;
 use kube::ResourceExt;
 
-use super::{ClusterView, fit::fits};
+use super::{AccessPlan, NodePlan, fit::fits};
 use crate::{
-    config::endpoints::{Discover, StaticEndpoint},
+    config::endpoints::{Discover, EndpointsConfig, StaticEndpoint},
     names::STATIC_ENDPOINTS_ANNOTATION,
-    operator::validate::ValidRegion,
+    operator::{validate::ValidRegion, view::ClusterView},
 };
 
 /// Most endpoints that an annotation may name.
 const MOST: usize = 16;
 
-/// Completes what the relays of `region` advertise: what its plan assigns to nodes, annotations and
-/// addresses of the nodes that fit. Nodes whose annotation is no list of endpoints are named in the
-/// plan.
-pub(super) fn complete(region: &mut ValidRegion, seen: &ClusterView) {
-    let ValidRegion {
-        endpoints, plan, ..
-    } = region;
-    for (name, assigned) in &plan.endpoints {
+/// Completes the endpoints that the relays of `region` advertise: by the addresses of their Services,
+/// by annotations and by the addresses of the nodes that fit. Also returns the nodes whose annotation
+/// is no list of endpoints.
+pub(super) fn complete(
+    region: &ValidRegion,
+    nodes: &NodePlan,
+    access: &AccessPlan,
+    view: &ClusterView,
+) -> (EndpointsConfig, BTreeSet<String>) {
+    let mut endpoints = region.endpoints.clone();
+    for (name, names) in &access.names {
+        let node = endpoints.nodes.entry(name.clone()).or_default();
+        node.fixed.extend(names.iter().cloned());
+    }
+    for (name, assigned) in &access.addresses {
         let node = endpoints.nodes.entry(name.clone()).or_default();
         node.assigned.clone_from(assigned);
     }
     let sources = endpoints.sources().to_vec();
     let mut refused = BTreeSet::new();
-    for node in seen.nodes.iter().filter(|n| fits(n, &region.placement)) {
+    for node in view.nodes.iter().filter(|n| fits(n, &region.placement)) {
         let name = node.name_any();
         let annotated = annotated(node).unwrap_or_else(|()| {
             refused.insert(name.clone());
@@ -50,11 +57,11 @@ pub(super) fn complete(region: &mut ValidRegion, seen: &ClusterView) {
         entry.internal_ips = internal_ips;
     }
     // Every relay reads the whole list, and each change of it is sent to every node with one.
-    if let Some(chosen) = &plan.chosen {
+    if let Some(chosen) = &nodes.chosen {
         endpoints.nodes.retain(|node, _| chosen.contains(node));
         refused.retain(|node| chosen.contains(node));
     }
-    plan.bad_annotations = refused;
+    (endpoints, refused)
 }
 
 /// Endpoints in the node's annotation; an error when it holds anything else.
@@ -88,18 +95,19 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::operator::{fixtures, plan::plan};
+    use crate::operator::{fixtures, plan::RegionPlan};
 
-    fn planned(endpoints: Value, nodes: &[Value]) -> ValidRegion {
+    fn planned(endpoints: Value, nodes: &[Value]) -> RegionPlan {
         let region = json!({"name": "office", "clients": ["tag:office"], "endpoints": endpoints});
-        let mut relay = fixtures::validated(json!({"regions": [region]}));
         let node = |node: &Value| Arc::new(serde_json::from_value(node.clone()).unwrap());
-        let seen = ClusterView {
+        let view = ClusterView {
             nodes: nodes.iter().map(node).collect(),
             ..ClusterView::default()
         };
-        plan(&mut relay, &seen);
-        relay.regions.remove(0)
+        fixtures::planned_in(json!({"regions": [region]}), &view)
+            .plan
+            .regions
+            .remove(0)
     }
 
     fn node(name: &str, annotation: Option<&str>) -> Value {
@@ -130,7 +138,7 @@ mod tests {
             fixed,
             ["203.0.113.7:7", "relay.example.net:8", "[2001:db8::1]:9"]
         );
-        assert!(region.plan.bad_annotations.is_empty());
+        assert!(region.bad_annotations.is_empty());
     }
 
     #[test]
@@ -139,7 +147,7 @@ mod tests {
         bare["status"] = json!({});
         let region = planned(json!({}), &[bare]);
         assert!(!region.endpoints.nodes.contains_key("n1"));
-        assert!(region.plan.bad_annotations.contains("n1"));
+        assert!(region.bad_annotations.contains("n1"));
     }
 
     #[test]

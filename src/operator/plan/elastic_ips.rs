@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use kube::ResourceExt;
 
-use super::{ClusterView, Waiting, fit, load_balancers::service_of};
+use super::{Waiting, fit, load_balancers::service_of};
 use crate::{
-    crd::{exposure::ElasticIps, placement::MOST_CHOSEN},
+    crd::exposure::ElasticIps,
     names::ELASTIC_IP_ANNOTATION,
-    operator::validate::ValidRegion,
+    operator::{validate::ValidRegion, view::ClusterView},
 };
 
 /// Reason of who has none.
@@ -23,13 +23,16 @@ pub struct ElasticIp {
     pub subnet: String,
 }
 
-/// An Elastic IP for each chosen relay whose zone has one left. Who has one keeps it; others get
-/// the first that is free.
-pub(super) fn assign(region: &ValidRegion, seen: &ClusterView) -> BTreeMap<String, ElasticIp> {
+/// An Elastic IP for the relay on each of `nodes` whose zone has one left. A relay that has one keeps
+/// it; others get the first that is free.
+pub(super) fn assign(
+    region: &ValidRegion,
+    nodes: &[String],
+    view: &ClusterView,
+) -> BTreeMap<String, ElasticIp> {
     let pools = pools(region);
-    let nodes = region.plan.chosen.as_deref().unwrap_or_default();
     let pool = |node: &str| {
-        let zone = zone(node, seen);
+        let zone = zone(node, view);
         pools.iter().find(|pool| Some(&*pool.zone) == zone)
     };
     let mut assigned = BTreeMap::new();
@@ -43,7 +46,7 @@ pub(super) fn assign(region: &ValidRegion, seen: &ClusterView) -> BTreeMap<Strin
         is_free
     };
     for node in nodes {
-        let service = service_of(region, node, seen);
+        let service = service_of(region, node, view);
         let has = service.and_then(|s| s.annotations().get(ELASTIC_IP_ANNOTATION));
         if let (Some(pool), Some(has)) = (pool(node), has)
             && pool.allocations.contains(has)
@@ -60,39 +63,38 @@ pub(super) fn assign(region: &ValidRegion, seen: &ClusterView) -> BTreeMap<Strin
     assigned
 }
 
-/// What chosen relays without an Elastic IP wait for, where relays have one.
-pub(super) fn missing(region: &ValidRegion, seen: &ClusterView) -> BTreeMap<String, Waiting> {
+/// The missing Elastic IPs of relays on `nodes`, where relays have one.
+pub(super) fn missing(
+    region: &ValidRegion,
+    nodes: &[String],
+    assigned: &BTreeMap<String, ElasticIp>,
+    view: &ClusterView,
+) -> BTreeMap<String, Waiting> {
     if pools(region).is_empty() {
         return BTreeMap::new();
     }
-    let nodes = region.plan.chosen.iter().flatten();
-    let without = nodes.filter(|node| !region.plan.elastic_ips.contains_key(*node));
+    let without = nodes.iter().filter(|node| !assigned.contains_key(*node));
     let waiting = |node: &String| Waiting {
         reason: MISSING,
         message: format!(
             "no Elastic IP is left for the relay on node {node} in zone '{}': add one to \
              exposure.loadBalancer.elasticIPs of region {}, or lower placement.maxRelays",
-            zone(node, seen).unwrap_or_default(),
+            zone(node, view).unwrap_or_default(),
             region.name
         ),
     };
     without.map(|node| (node.clone(), waiting(node))).collect()
 }
 
-/// Chosen nodes that get no Service: without an Elastic IP it would have an address that firewalls
-/// elsewhere do not know. What a relay has had before stays.
-pub(super) fn unserved(region: &ValidRegion, seen: &ClusterView) -> BTreeSet<String> {
-    let missing = missing(region, seen).into_keys();
-    missing
-        .filter(|node| service_of(region, node, seen).is_none())
-        .collect()
-}
-
-/// How many there are, where relays have one.
-pub(super) fn count(region: &ValidRegion) -> Option<u16> {
-    let all = pools(region).iter().flat_map(|pool| &pool.allocations);
-    let count = u16::try_from(all.count()).unwrap_or(MOST_CHOSEN);
-    (count > 0).then_some(count.min(MOST_CHOSEN))
+/// Those of `missing` that get no Service: without an Elastic IP it would have an address that
+/// firewalls elsewhere do not know. A Service that exists stays.
+pub(super) fn unserved<'a>(
+    region: &ValidRegion,
+    missing: impl Iterator<Item = &'a String>,
+    view: &ClusterView,
+) -> BTreeSet<String> {
+    let unserved = missing.filter(|node| service_of(region, node, view).is_none());
+    unserved.cloned().collect()
 }
 
 fn pools(region: &ValidRegion) -> &[ElasticIps] {
@@ -100,8 +102,8 @@ fn pools(region: &ValidRegion) -> &[ElasticIps] {
     balancer.map_or(&[], |balancer| &balancer.elastic_ips)
 }
 
-fn zone<'a>(node: &str, seen: &'a ClusterView) -> Option<&'a str> {
-    let node = seen.nodes.iter().find(|n| n.name_any() == node)?;
+fn zone<'a>(node: &str, view: &'a ClusterView) -> Option<&'a str> {
+    let node = view.nodes.iter().find(|n| n.name_any() == node)?;
     Some(fit::zone(node))
 }
 
@@ -116,14 +118,14 @@ mod tests {
     use super::*;
     use crate::{
         names,
-        operator::{build::build, fixtures, plan::plan, validate::ValidSpec},
+        operator::fixtures::{self, Fixture},
     };
 
     #[test]
     fn each_relay_has_an_elastic_ip_of_its_zone_and_the_subnet_with_it() {
         let relay = planned(json!({}), &cluster(&[]));
-        let plan = &relay.regions[0].plan;
-        assert_eq!(plan.chosen.as_ref().unwrap(), &["a1", "a2", "b1"]);
+        let plan = &relay.plan.regions[0];
+        assert_eq!(plan.nodes.chosen.as_ref().unwrap(), &["a1", "a2", "b1"]);
         assert_eq!(
             assigned(&relay),
             [
@@ -158,12 +160,12 @@ mod tests {
     fn a_relay_for_which_none_is_left_waits_without_a_service() {
         let few = json!([{"zone": "a", "subnet": "subnet-a", "allocations": ["eipalloc-1"]}]);
         let relay = planned(json!({"elasticIPs": few, "max": 2}), &cluster(&[]));
-        let plan = &relay.regions[0].plan;
+        let plan = &relay.plan.regions[0];
         assert_eq!(assigned(&relay), [("a1", "eipalloc-1")]);
-        assert!(plan.pending.contains("a2"));
+        assert!(plan.start.pending.contains("a2"));
         assert!(services(&relay).keys().eq(["a1"]));
         // The other one waits for its address, which solves itself.
-        let waiting = plan.waiting.as_ref().unwrap();
+        let waiting = plan.start.waiting.as_ref().unwrap();
         assert_eq!(waiting.reason, "ElasticIPMissing");
         assert!(waiting.message.contains("zone 'a'"), "{}", waiting.message);
     }
@@ -182,7 +184,7 @@ mod tests {
         assert_eq!(assigned(&relay), [("b1", "eipalloc-3")]);
     }
 
-    fn planned(wanted: Value, seen: &ClusterView) -> ValidSpec {
+    fn planned(wanted: Value, seen: &ClusterView) -> Fixture {
         let all = json!([
             {"zone": "a", "subnet": "subnet-a", "allocations": ["eipalloc-1", "eipalloc-2"]},
             {"zone": "b", "subnet": "subnet-b", "allocations": ["eipalloc-3"]},
@@ -199,19 +201,17 @@ mod tests {
             "name": "office", "clients": ["tag:office"], "placement": placement,
             "exposure": {"type": "LoadBalancer", "loadBalancer": {"elasticIPs": pools}},
         });
-        let mut relay = fixtures::validated(json!({"regions": [region], "maxRelays": 9}));
-        plan(&mut relay, seen);
-        relay
+        fixtures::planned_in(json!({"regions": [region], "maxRelays": 9}), seen)
     }
 
-    fn assigned(relay: &ValidSpec) -> Vec<(&str, &str)> {
-        let all = relay.regions[0].plan.elastic_ips.iter();
+    fn assigned(relay: &Fixture) -> Vec<(&str, &str)> {
+        let all = relay.plan.regions[0].access.elastic_ips.iter();
         all.map(|(node, ip)| (&**node, &*ip.allocation)).collect()
     }
 
     /// Annotations of Services by node.
-    fn services(relay: &ValidSpec) -> BTreeMap<String, Value> {
-        let services = build(relay).services;
+    fn services(relay: &Fixture) -> BTreeMap<String, Value> {
+        let services = relay.build().services;
         let of_relays = services.iter().filter_map(|service| {
             let node = service.annotations().get(names::NODE_ANNOTATION)?;
             Some((node.clone(), json!(service.annotations())))

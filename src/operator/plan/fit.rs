@@ -88,7 +88,7 @@ pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
 }
 
 /// Whether `node` takes no new pods.
-pub fn is_cordoned(node: &Node) -> bool {
+pub(super) fn is_cordoned(node: &Node) -> bool {
     let spec = node.spec.as_ref();
     spec.and_then(|spec| spec.unschedulable).unwrap_or(false)
 }

@@ -8,40 +8,41 @@ use std::{
 use k8s_openapi::api::core::v1::Service;
 use kube::ResourceExt;
 
-use super::{ClusterView, Waiting};
+use super::Waiting;
 use crate::{
     config::endpoints::StaticEndpoint,
-    crd::{exposure::ExposureType, placement::MOST_CHOSEN},
+    crd::placement::MOST_CHOSEN,
     names,
-    operator::validate::ValidRegion,
+    operator::{validate::ValidRegion, view::ClusterView},
 };
 
-/// What the load balancers of a region give its relays, by node.
+/// The addresses that load balancers have assigned to the relays of a region, by node.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Assigned {
-    /// Addresses.
+    /// IP addresses with ports.
     pub(super) addresses: BTreeMap<String, Vec<SocketAddr>>,
-    /// Names that relays resolve.
+    /// DNS names with ports, which relays resolve.
     pub(super) names: BTreeMap<String, Vec<StaticEndpoint>>,
-    /// What is not there yet; relays that have their part are started all the same.
+    /// Missing addresses; relays that have theirs are started all the same.
     pub(super) waiting: BTreeMap<String, Waiting>,
 }
 
-/// The port of each chosen relay: `port`, or one of its own if they share an address. Who has one
-/// keeps it; others get the lowest that is free.
-pub(super) fn ports(region: &ValidRegion, port: u16, seen: &ClusterView) -> BTreeMap<String, u16> {
+/// The port of the relay on each of `nodes`: `port`, or one of its own if they share an address. A
+/// relay that has one keeps it; others get the lowest that is free.
+pub(super) fn ports(
+    region: &ValidRegion,
+    nodes: &[String],
+    port: u16,
+    view: &ClusterView,
+) -> BTreeMap<String, u16> {
     let wanted = region.exposure.load_balancer.clone().unwrap_or_default();
-    let nodes = region.plan.chosen.as_deref().unwrap_or_default();
-    if region.exposure.kind != ExposureType::LoadBalancer {
-        return BTreeMap::new();
-    }
     if !wanted.share_address {
         return nodes.iter().map(|node| (node.clone(), port)).collect();
     }
     let first = wanted.base_port.unwrap_or(port);
     let mut ports = BTreeMap::new();
     for node in nodes {
-        let has = service_of(region, node, seen).and_then(service_port);
+        let has = service_of(region, node, view).and_then(service_port);
         let fits = |port: &u16| (first..first.saturating_add(MOST_CHOSEN)).contains(port);
         let is_free = |port: &u16| !ports.values().any(|taken| taken == port);
         if let Some(port) = has.filter(fits).filter(is_free) {
@@ -58,12 +59,17 @@ pub(super) fn ports(region: &ValidRegion, port: u16, seen: &ClusterView) -> BTre
     ports
 }
 
-/// What the Services of the chosen relays say by now.
-pub(super) fn assigned(region: &ValidRegion, seen: &ClusterView) -> Assigned {
+/// The addresses that the Services of the relays on `nodes` have by now, at these ports.
+pub(super) fn assigned(
+    region: &ValidRegion,
+    nodes: &[String],
+    ports: &BTreeMap<String, u16>,
+    view: &ClusterView,
+) -> Assigned {
     let mut assigned = Assigned::default();
-    for node in region.plan.chosen.iter().flatten() {
-        let service = service_of(region, node, seen);
-        let wanted = region.plan.ports.get(node).copied();
+    for node in nodes {
+        let service = service_of(region, node, view);
+        let wanted = ports.get(node).copied();
         let port = service
             .and_then(service_port)
             .filter(|port| Some(*port) == wanted);
@@ -115,10 +121,10 @@ fn ingress(service: &Service, port: u16) -> (Vec<SocketAddr>, Vec<StaticEndpoint
 pub(super) fn service_of<'a>(
     region: &ValidRegion,
     node: &str,
-    seen: &'a ClusterView,
+    view: &'a ClusterView,
 ) -> Option<&'a Service> {
     let name = names::on_node(&region.child, node);
-    seen.services
+    view.services
         .iter()
         .map(AsRef::as_ref)
         .find(|s: &&Service| s.name_any() == name && s.metadata.deletion_timestamp.is_none())
@@ -146,8 +152,8 @@ mod tests {
         let ingress =
             json!([{"ip": "192.0.2.7"}, {"ip": "2001:db8::7"}, {"hostname": "lb.example.net"}]);
         let seen = seen(&[("n1", 40_000, ingress)]);
-        let region = region(&["n1"], json!({}), &seen);
-        let assigned = assigned(&region, &seen);
+        let planned = region(&["n1"], json!({}), &seen);
+        let assigned = assigned_to(&planned, &seen);
         let texts: Vec<_> = assigned.addresses["n1"]
             .iter()
             .map(ToString::to_string)
@@ -163,8 +169,8 @@ mod tests {
             ("n1", 40_000, json!([{"ip": "192.0.2.7"}])),
             ("n2", 40_000, json!([])),
         ]);
-        let region = region(&["n1", "n2", "n3"], json!({}), &seen);
-        let assigned = assigned(&region, &seen);
+        let planned = region(&["n1", "n2", "n3"], json!({}), &seen);
+        let assigned = assigned_to(&planned, &seen);
         assert!(assigned.addresses.contains_key("n1"));
         assert!(assigned.waiting.keys().eq(["n2", "n3"]));
         assert_eq!(assigned.waiting["n2"].reason, "LoadBalancerPending");
@@ -174,43 +180,47 @@ mod tests {
     fn relays_that_share_an_address_keep_their_ports() {
         let share = json!({"shareAddress": true, "basePort": 50_000});
         let seen = seen(&[("n2", 50_000, json!([])), ("n3", 40_000, json!([]))]);
-        let region = region(&["n1", "n2", "n3"], share, &seen);
+        let (_, _, ports) = region(&["n1", "n2", "n3"], share, &seen);
         let wanted = [("n1", 50_001), ("n2", 50_000), ("n3", 50_002)];
-        assert_eq!(
-            region.plan.ports,
-            wanted.map(|(n, p)| (n.to_owned(), p)).into()
-        );
+        assert_eq!(ports, wanted.map(|(n, p)| (n.to_owned(), p)).into());
     }
 
     #[test]
     fn a_service_that_is_being_removed_gives_no_address() {
         let mut seen = seen(&[("n1", 40_000, json!([{"ip": "192.0.2.7"}]))]);
-        let region = region(&["n1"], json!({}), &seen);
-        assert!(assigned(&region, &seen).waiting.is_empty());
+        let planned = region(&["n1"], json!({}), &seen);
+        assert!(assigned_to(&planned, &seen).waiting.is_empty());
         let mut service = (*seen.services[0]).clone();
         service.metadata.deletion_timestamp = Some(Time(Timestamp::UNIX_EPOCH));
         seen.services = vec![Arc::new(service)];
-        assert_eq!(assigned(&region, &seen).waiting.len(), 1);
+        assert_eq!(assigned_to(&planned, &seen).waiting.len(), 1);
     }
 
     #[test]
     fn an_address_with_another_port_than_wanted_is_not_given() {
         let seen = seen(&[("n1", 40_001, json!([{"ip": "192.0.2.7"}]))]);
-        let region = region(&["n1"], json!({}), &seen);
-        assert_eq!(assigned(&region, &seen).waiting.len(), 1);
+        let planned = region(&["n1"], json!({}), &seen);
+        assert_eq!(assigned_to(&planned, &seen).waiting.len(), 1);
     }
 
-    fn region(nodes: &[&str], load_balancer: Value, seen: &ClusterView) -> ValidRegion {
+    fn region(nodes: &[&str], load_balancer: Value, seen: &ClusterView) -> Planned {
         let region = json!({
             "name": "office", "clients": ["tag:office"],
             "exposure": {"type": "LoadBalancer", "loadBalancer": load_balancer},
         });
-        let mut region = fixtures::validated(json!({"regions": [region]}))
+        let region = fixtures::validated(json!({"regions": [region]}))
             .regions
             .remove(0);
-        region.plan.chosen = Some(nodes.iter().map(ToString::to_string).collect());
-        region.plan.ports = ports(&region, 40_000, seen);
-        region
+        let nodes: Vec<_> = nodes.iter().map(ToString::to_string).collect();
+        let ports = ports(&region, &nodes, 40_000, seen);
+        (region, nodes, ports)
+    }
+
+    /// A region, its nodes and the ports of its relays.
+    type Planned = (ValidRegion, Vec<String>, BTreeMap<String, u16>);
+
+    fn assigned_to((region, nodes, ports): &Planned, seen: &ClusterView) -> Assigned {
+        assigned(region, nodes, ports, seen)
     }
 
     fn seen(services: &[(&str, u16, Value)]) -> ClusterView {

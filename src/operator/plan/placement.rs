@@ -12,57 +12,60 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{
-    ClusterView,
+    NodePlan,
     choose::{Candidate, Request, choose},
-    elastic_ips, fit,
+    fit,
 };
 use crate::{
-    crd::{exposure::ExposureType, placement::MOST_CHOSEN},
+    crd::placement::MOST_CHOSEN,
     names,
     operator::{
+        daemon_sets,
         host_ports::{Holder, HostPort, Taken, relay_of},
         validate::{ValidRegion, ValidSpec},
+        view::ClusterView,
     },
 };
 
-/// Relays of a region behind load balancers when nothing else is said: each costs an address.
-const BALANCED_RELAYS: u16 = 2;
-
-/// Decides which nodes get a relay of each region of `relay`.
-pub(super) fn place(relay: &mut ValidSpec, seen: &ClusterView) {
+/// Decides which nodes get a relay, for each region of `relay`.
+pub(super) fn place(relay: &ValidSpec, view: &ClusterView) -> Vec<NodePlan> {
     let mut requests: Vec<_> = relay
         .regions
         .iter()
-        .map(|region| request(relay, region, seen))
+        .map(|region| request(relay, region, view))
         .collect();
-    for (region, request) in relay.regions.iter_mut().zip(&requests) {
-        region.plan.fitting = fitting(request).count();
-    }
+    let mut plans: Vec<_> = requests
+        .iter()
+        .map(|request| NodePlan {
+            fitting: fitting(request).count(),
+            ..NodePlan::default()
+        })
+        .collect();
     let individually = individually(relay, &requests);
     if !individually.contains(&true) {
-        return;
+        return plans;
     }
-    let taken = Taken::new(&seen.pods);
+    let taken = Taken::new(&view.pods);
     for (at, request) in requests.iter_mut().enumerate() {
         if individually[at] && request.exclusive {
-            let conflict = avoid(relay, request, &taken, seen);
-            relay.regions[at].plan.conflict = conflict;
+            plans[at].conflict = avoid(relay, request, &taken, view);
         }
     }
     let allowance = relay.max_relays.map_or(usize::MAX, usize::from);
     let choices = choose(&requests, allowance);
-    for (at, (region, choice)) in relay.regions.iter_mut().zip(choices).enumerate() {
+    for (at, (plan, choice)) in plans.iter_mut().zip(choices).enumerate() {
         if individually[at] {
             let mut nodes: Vec<_> = choice.stay.into_iter().chain(choice.start).collect();
             nodes.sort_unstable();
-            region.plan.chosen = Some(nodes);
-            region.plan.awaited = choice.awaited;
-            region.plan.excess = choice.excess;
+            plan.chosen = Some(nodes);
+            plan.awaited = choice.awaited;
+            plan.excess = choice.excess;
         }
     }
+    plans
 }
 
-fn request(relay: &ValidSpec, region: &ValidRegion, seen: &ClusterView) -> Request {
+fn request(relay: &ValidSpec, region: &ValidRegion, view: &ClusterView) -> Request {
     let candidate = |node: &Arc<Node>| {
         fit::may_stay(node, &region.placement).then(|| Candidate {
             name: node.name_any(),
@@ -71,10 +74,13 @@ fn request(relay: &ValidSpec, region: &ValidRegion, seen: &ClusterView) -> Reque
         })
     };
     Request {
-        key: format!("{}/{}/{}", relay.namespace, relay.name, region.name),
-        candidates: seen.nodes.iter().filter_map(candidate).collect(),
-        running: running(&relay.name, region, seen),
-        most: most(region).map_or(usize::MAX, usize::from),
+        key: format!(
+            "{}/{}/{}",
+            relay.owner.namespace, relay.owner.name, region.name
+        ),
+        candidates: view.nodes.iter().filter_map(candidate).collect(),
+        running: running(&relay.owner.name, region, view),
+        most: region.max_relays.map_or(usize::MAX, usize::from),
         cap: MOST_CHOSEN.into(),
         exclusive: region.exposure.on_host_network(),
     }
@@ -86,12 +92,12 @@ fn avoid(
     relay: &ValidSpec,
     request: &mut Request,
     taken: &Taken,
-    seen: &ClusterView,
+    view: &ClusterView,
 ) -> Option<(String, HostPort, Holder)> {
-    let own = format!("{}/{}", relay.namespace, relay.name);
+    let own = format!("{}/{}", relay.owner.namespace, relay.owner.name);
     let ports = [HostPort::udp(relay.port), HostPort::tcp(relay.metrics_port)];
     let of_relay = |pod: &&Arc<Pod>| relay_of(pod).is_some_and(|name| name == own);
-    let scheduled: BTreeSet<&str> = (seen.pods.iter().filter(of_relay))
+    let scheduled: BTreeSet<&str> = (view.pods.iter().filter(of_relay))
         .filter_map(|pod| pod.spec.as_ref()?.node_name.as_deref())
         .collect();
     let mut conflicts = BTreeMap::new();
@@ -140,27 +146,17 @@ fn individually(relay: &ValidSpec, requests: &[Request]) -> Vec<bool> {
         .collect()
 }
 
-/// Relays that the region may have, if there is a number.
-pub fn most(region: &ValidRegion) -> Option<u16> {
-    let balanced = region.exposure.kind == ExposureType::LoadBalancer;
-    let by_addresses = || elastic_ips::count(region).unwrap_or(BALANCED_RELAYS);
-    region
-        .placement
-        .max_relays
-        .or_else(|| balanced.then(by_addresses))
-}
-
 /// Nodes on which the region has a relay: those with a DaemonSet or a Service of their own; before
 /// the first of these, those that report.
-fn running(relay: &str, region: &ValidRegion, seen: &ClusterView) -> BTreeSet<String> {
+fn running(relay: &str, region: &ValidRegion, view: &ClusterView) -> BTreeSet<String> {
     let labels = names::selector(relay, &region.name);
     let is_ours = |metadata: &ObjectMeta| {
         let found = metadata.labels.as_ref();
         let has = |(key, value): (&String, &String)| found.and_then(|l| l.get(key)) == Some(value);
         labels.iter().all(has) && metadata.deletion_timestamp.is_none()
     };
-    let sets = seen.daemon_sets.iter().filter(|set| is_ours(&set.metadata));
-    let services = seen
+    let sets = view.daemon_sets.iter().filter(|set| is_ours(&set.metadata));
+    let services = view
         .services
         .iter()
         .filter(|service| is_ours(&service.metadata));
@@ -168,12 +164,12 @@ fn running(relay: &str, region: &ValidRegion, seen: &ClusterView) -> BTreeSet<St
         .filter_map(|service| service.annotations().get(names::NODE_ANNOTATION).cloned())
         .collect();
     for set in sets {
-        match set.annotations().get(names::NODE_ANNOTATION) {
+        match daemon_sets::only_node(set) {
             Some(node) => {
                 nodes.insert(node.clone());
             }
             None => nodes.extend(
-                seen.relay_nodes
+                view.relay_nodes
                     .iter()
                     .filter(|node| node.spec.peer_relay == relay && node.spec.region == region.name)
                     .map(|node| node.spec.node_name.clone()),

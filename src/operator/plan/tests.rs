@@ -1,12 +1,17 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-use kube::ResourceExt;
+use std::sync::Arc;
+
 use serde_json::{Value, json};
 
 use super::*;
 use crate::{
+    crd::RelayNode,
     names,
-    operator::{build::build, fixtures, host_ports},
+    operator::{
+        fixtures::{self, Fixture},
+        host_ports,
+    },
 };
 
 /// A control server of one's own, where no allowance applies.
@@ -15,18 +20,21 @@ const OWN: &str = "https://control.example.net";
 #[test]
 fn without_limits_the_daemon_set_decides() {
     let relay = planned(&json!({"tailnet": own()}), &cluster());
-    assert_eq!(relay.regions[0].plan.chosen, None);
-    assert_eq!(relay.regions[0].plan.fitting, 4);
+    assert_eq!(relay.plan.regions[0].nodes.chosen, None);
+    assert_eq!(relay.plan.regions[0].nodes.fitting, 4);
 }
 
 #[test]
 fn relays_of_the_hosted_control_server_are_two_in_all_unless_told_otherwise() {
     let relay = planned(&json!({}), &cluster());
-    let plan = &relay.regions[0].plan;
+    let plan = &relay.plan.regions[0].nodes;
     assert_eq!(plan.chosen.as_ref().unwrap().len(), 2);
     assert_eq!(plan.excess.len(), 2);
     let relay = planned(&json!({"maxRelays": 3}), &cluster());
-    assert_eq!(relay.regions[0].plan.chosen.as_ref().unwrap().len(), 3);
+    assert_eq!(
+        relay.plan.regions[0].nodes.chosen.as_ref().unwrap().len(),
+        3
+    );
 }
 
 #[test]
@@ -39,9 +47,10 @@ fn regions_on_the_host_network_do_not_meet_on_a_node() {
     let regions = json!([region("a"), region("b"), region("c")]);
     let relay = planned(&json!({"tailnet": own(), "regions": regions}), &cluster());
     let chosen: Vec<_> = relay
+        .plan
         .regions
         .iter()
-        .map(|r| r.plan.chosen.clone().unwrap())
+        .map(|r| r.nodes.chosen.clone().unwrap())
         .collect();
     let all: BTreeSet<_> = chosen.iter().flatten().collect();
     assert_eq!(all.len(), 4);
@@ -60,7 +69,11 @@ fn regions_share_the_total_before_they_exclude_each_other() {
     ] {
         let mut seen = cluster();
         seen.nodes.truncate(2);
-        let plans = planned(&spec, &seen).regions.into_iter().map(|r| r.plan);
+        let plans = planned(&spec, &seen)
+            .plan
+            .regions
+            .into_iter()
+            .map(|r| r.nodes);
         let counts: Vec<_> = plans.map(|plan| plan.chosen.unwrap().len()).collect();
         assert_eq!(counts, [1, 1], "{spec}");
     }
@@ -74,7 +87,7 @@ fn regions_that_do_not_meet_have_one_daemon_set_each() {
     };
     let regions = json!([on("a", "a"), on("b", "b")]);
     let relay = planned(&json!({"tailnet": own(), "regions": regions}), &cluster());
-    assert!(relay.regions.iter().all(|r| r.plan.chosen.is_none()));
+    assert!(relay.plan.regions.iter().all(|r| r.nodes.chosen.is_none()));
 }
 
 #[test]
@@ -82,7 +95,7 @@ fn a_total_that_covers_all_nodes_of_a_large_cluster_needs_no_choice() {
     let mut seen = cluster();
     let chosen = |seen: &ClusterView, total: u16| {
         let relay = planned(&json!({"maxRelays": total, "tailnet": own()}), seen);
-        relay.regions[0].plan.chosen.as_ref().map(Vec::len)
+        relay.plan.regions[0].nodes.chosen.as_ref().map(Vec::len)
     };
     assert_eq!(chosen(&seen, 100), Some(4));
     assert_eq!(chosen(&seen, 101), None);
@@ -102,9 +115,14 @@ fn a_chosen_node_has_a_daemon_set_of_its_own_that_keeps_it() {
     }]});
     let mut seen = cluster();
     let first = planned(&limited, &seen);
-    let sets = build(&first).daemon_sets;
+    let sets = first.build().daemon_sets;
     assert_eq!(sets.len(), 1);
-    let node = first.regions[0].plan.chosen.clone().unwrap().remove(0);
+    let node = first.plan.regions[0]
+        .nodes
+        .chosen
+        .clone()
+        .unwrap()
+        .remove(0);
     let set = serde_json::to_value(&sets[0]).unwrap();
     assert_eq!(
         set["metadata"]["annotations"][names::NODE_ANNOTATION],
@@ -123,7 +141,7 @@ fn a_chosen_node_has_a_daemon_set_of_its_own_that_keeps_it() {
             .insert(names::NODE_ANNOTATION.into(), other.into());
         seen.daemon_sets = vec![Arc::new(set)];
         assert_eq!(
-            planned(&limited, &seen).regions[0].plan.chosen,
+            planned(&limited, &seen).plan.regions[0].nodes.chosen,
             Some(vec![other.into()])
         );
     }
@@ -133,7 +151,8 @@ fn a_chosen_node_has_a_daemon_set_of_its_own_that_keeps_it() {
 fn a_new_limit_begins_with_who_runs() {
     let mut seen = cluster();
     let unlimited = planned(&json!({"tailnet": own()}), &seen);
-    seen.daemon_sets = build(&unlimited)
+    seen.daemon_sets = unlimited
+        .build()
         .daemon_sets
         .into_iter()
         .map(Arc::new)
@@ -141,10 +160,10 @@ fn a_new_limit_begins_with_who_runs() {
     seen.relay_nodes = ["n1", "n3", "n4"].iter().map(|node| report(node)).collect();
     let relay = planned(&json!({"maxRelays": 2, "tailnet": own()}), &seen);
     assert_eq!(
-        relay.regions[0].plan.chosen.as_ref().unwrap(),
+        relay.plan.regions[0].nodes.chosen.as_ref().unwrap(),
         &["n1", "n3", "n4"]
     );
-    assert_eq!(relay.regions[0].plan.excess, ["n2"]);
+    assert_eq!(relay.plan.regions[0].nodes.excess, ["n2"]);
 }
 
 #[test]
@@ -154,20 +173,20 @@ fn a_node_where_another_peer_relay_has_the_port_is_not_chosen() {
     }]});
     let mut seen = cluster();
     let rival = |node: &str, port| Arc::new(host_ports::tests::pod("rival", node, true, port));
-    let free = planned(&limited, &seen).regions.remove(0).plan;
+    let free = planned(&limited, &seen).plan.regions.remove(0).nodes;
     let chosen = free.chosen.unwrap();
     seen.pods = vec![rival(&chosen[0], 40_000)];
-    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    let plan = planned(&limited, &seen).plan.regions.remove(0).nodes;
     assert_eq!(plan.chosen.as_ref().unwrap().len(), 3);
     assert!(!plan.chosen.unwrap().contains(&chosen[0]));
     // With another port it is no matter, and neither where all nodes are wanted anyway.
     seen.pods = vec![rival(&chosen[0], 41_000)];
-    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    let plan = planned(&limited, &seen).plan.regions.remove(0).nodes;
     assert_eq!(plan.chosen.as_ref().unwrap(), &chosen);
     seen.pods = ["n1", "n2", "n3", "n4"]
         .map(|node| rival(node, 40_000))
         .into();
-    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    let plan = planned(&limited, &seen).plan.regions.remove(0).nodes;
     assert!(plan.chosen.unwrap().is_empty());
     let (node, port, holder) = plan.conflict.unwrap();
     let conflict = (&*node, port.to_string(), &*holder.relay);
@@ -181,16 +200,21 @@ fn the_relay_that_has_the_port_stays_and_the_one_that_waits_moves_on() {
     }]});
     let mut seen = cluster();
     let first = planned(&limited, &seen);
-    let sets = build(&first).daemon_sets.into_iter().map(Arc::new);
+    let sets = first.build().daemon_sets.into_iter().map(Arc::new);
     seen.daemon_sets = sets.collect();
-    let node = first.regions[0].plan.chosen.clone().unwrap().remove(0);
+    let node = first.plan.regions[0]
+        .nodes
+        .chosen
+        .clone()
+        .unwrap()
+        .remove(0);
     let pod =
         |relay: &str, scheduled| Arc::new(host_ports::tests::pod(relay, &node, scheduled, 40_000));
     seen.pods = vec![pod("edge", true), pod("rival", false)];
-    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    let plan = planned(&limited, &seen).plan.regions.remove(0).nodes;
     assert_eq!(plan.chosen.unwrap(), std::slice::from_ref(&node));
     seen.pods = vec![pod("edge", false), pod("rival", true)];
-    let plan = planned(&limited, &seen).regions.remove(0).plan;
+    let plan = planned(&limited, &seen).plan.regions.remove(0).nodes;
     let chosen = plan.chosen.unwrap();
     assert!(chosen.len() == 1 && chosen[0] != node);
 }
@@ -202,13 +226,13 @@ fn configuration_names_chosen_nodes_only() {
         let address = json!([{"type": "ExternalIP", "address": "203.0.113.1"}]);
         Arc::make_mut(node).status = serde_json::from_value(json!({"addresses": address})).unwrap();
     }
-    let region = planned(&json!({}), &seen).regions.remove(0);
+    let region = planned(&json!({}), &seen).plan.regions.remove(0);
     assert!(
         region
             .endpoints
             .nodes
             .keys()
-            .eq(&region.plan.chosen.unwrap())
+            .eq(&region.nodes.chosen.unwrap())
     );
 }
 
@@ -232,10 +256,8 @@ fn names_of_relays_fit_a_label_and_differ() {
     );
 }
 
-fn planned(spec: &Value, seen: &ClusterView) -> ValidSpec {
-    let mut relay = fixtures::validated(spec.clone());
-    plan(&mut relay, seen);
-    relay
+fn planned(spec: &Value, view: &ClusterView) -> Fixture {
+    fixtures::planned_in(spec.clone(), view)
 }
 
 fn own() -> Value {

@@ -1,24 +1,27 @@
 //! Whether the number of relays is what the tailnet's plan allows.
 
-use super::{ConditionUpdate, LONGEST_MESSAGE, cut, some};
-use crate::operator::{tailnet::Neighbour, validate::ValidSpec};
+use super::{
+    Pass,
+    condition::{ConditionUpdate, LONGEST_MESSAGE, cut, some},
+};
+use crate::operator::tailnet::Neighbour;
 
 /// Nodes or PeerRelays that are named in a message.
 const NAMED: usize = 10;
 
 /// `WithinQuota`, where a total applies. The relays of `neighbours` are in the same tailnet, and the
 /// greatest total of all is what the tailnet may have.
-pub(super) fn update(relay: &ValidSpec, neighbours: &[Neighbour]) -> Option<ConditionUpdate> {
-    let own_most = usize::from(relay.max_relays?);
-    let chosen = relay.regions.iter().map(|r| r.plan.chosen.as_ref());
+pub(super) fn update(pass: Pass<'_>, neighbours: &[Neighbour]) -> Option<ConditionUpdate> {
+    let own_most = usize::from(pass.spec.max_relays?);
+    let chosen = pass.plan.regions.iter().map(|r| r.nodes.chosen.as_ref());
     // Nothing is known before nodes have been looked at.
     let planned: usize = chosen.map(|nodes| nodes.map(Vec::len)).sum::<Option<_>>()?;
     let limits = neighbours.iter().filter_map(|other| other.limit);
     let most = limits.map(usize::from).fold(own_most, usize::max);
     let all = planned + neighbours.iter().map(|other| other.relays).sum::<usize>();
-    let excess = relay.regions.iter().flat_map(|region| {
-        let named = |node| format!("{} on {node}", region.name);
-        region.plan.excess.iter().map(named)
+    let excess = pass.regions().flat_map(|region| {
+        let named = move |node| format!("{} on {node}", region.name);
+        region.plan.nodes.excess.iter().map(named)
     });
     let excess: Vec<_> = excess.collect();
     let within = excess.is_empty() && planned <= own_most && all <= most;
@@ -66,19 +69,22 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::operator::fixtures::validated;
+    use crate::operator::{
+        fixtures::{Fixture, undecided},
+        status::Outcome,
+    };
 
     #[test]
     fn excess_is_named_and_bounded() {
-        let mut relay = validated(json!({}));
-        relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
-        let update = update(&relay, &[]).unwrap();
+        let mut relay = undecided(json!({}));
+        relay.plan.regions[0].nodes.chosen = Some(vec!["n1".into(), "n2".into()]);
+        let update = update_of(&relay, &[]).unwrap();
         assert_eq!(
             (update.status, &*update.reason),
             ("True", "WithinAllowance")
         );
-        relay.regions[0].plan.excess = (3..5_000).map(|n| format!("n{n}")).collect();
-        let update = super::update(&relay, &[]).unwrap();
+        relay.plan.regions[0].nodes.excess = (3..5_000).map(|n| format!("n{n}")).collect();
+        let update = update_of(&relay, &[]).unwrap();
         assert_eq!(
             (update.status, &*update.reason),
             ("False", "AllowanceExceeded")
@@ -94,9 +100,9 @@ mod tests {
 
     #[test]
     fn more_running_relays_than_allowed_are_said() {
-        let mut relay = validated(json!({"maxRelays": 1}));
-        relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
-        let update = update(&relay, &[]).unwrap();
+        let mut relay = undecided(json!({"maxRelays": 1}));
+        relay.plan.regions[0].nodes.chosen = Some(vec!["n1".into(), "n2".into()]);
+        let update = update_of(&relay, &[]).unwrap();
         assert_eq!(update.status, "False");
         assert!(update.message.contains("not stopped"), "{}", update.message);
     }
@@ -106,21 +112,21 @@ mod tests {
         let tailnet = json!({
             "authKey": {"secretName": "a"}, "controlURL": "https://control.example.net",
         });
-        assert!(update(&validated(json!({"tailnet": tailnet})), &[]).is_none());
+        assert!(update_of(&undecided(json!({"tailnet": tailnet})), &[]).is_none());
     }
 
     #[test]
     fn relays_of_others_in_the_tailnet_count_and_are_named() {
-        let mut relay = validated(json!({}));
-        relay.regions[0].plan.chosen = Some(vec!["n1".into(), "n2".into()]);
+        let mut relay = undecided(json!({}));
+        relay.plan.regions[0].nodes.chosen = Some(vec!["n1".into(), "n2".into()]);
         let other = |relays, limit| Neighbour {
             name: "lab/other".into(),
             relays,
             limit,
         };
-        let alone = update(&relay, &[other(0, Some(2))]).unwrap();
+        let alone = update_of(&relay, &[other(0, Some(2))]).unwrap();
         assert_eq!(alone.status, "True", "{}", alone.message);
-        let both = update(&relay, &[other(2, Some(2))]).unwrap();
+        let both = update_of(&relay, &[other(2, Some(2))]).unwrap();
         assert_eq!(both.status, "False");
         for part in [
             "4 relays, at most 2 in total in the tailnet: 2 of this PeerRelay, 2 of lab/other",
@@ -130,10 +136,17 @@ mod tests {
         ] {
             assert!(both.message.contains(part), "{}", both.message);
         }
-        let raised = update(&relay, &[other(2, Some(4))]).unwrap();
+        let raised = update_of(&relay, &[other(2, Some(4))]).unwrap();
         assert_eq!(raised.status, "True", "{}", raised.message);
         let many: Vec<_> = (0..5_000).map(|_| other(1, None)).collect();
-        let many = update(&relay, &many).unwrap().message;
+        let many = update_of(&relay, &many).unwrap().message;
         assert!(many.contains("and 4991 more of other PeerRelays"), "{many}");
+    }
+
+    fn update_of(relay: &Fixture, neighbours: &[Neighbour]) -> Option<ConditionUpdate> {
+        let Outcome::Applied(pass) = relay.outcome() else {
+            return None;
+        };
+        super::update(pass, neighbours)
     }
 }

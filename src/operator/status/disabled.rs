@@ -1,8 +1,8 @@
 //! The status of a PeerRelay whose `spec.enabled` is false, and of relays that are about to be
 //! removed.
 
-use super::{ConditionUpdate, Observed};
-use crate::operator::withdrawal::Leaving;
+use super::{condition::ConditionUpdate, observed::Observed};
+use crate::operator::plan::withdrawal::Leaving;
 
 /// Reason of a PeerRelay that is as it should be: without relays.
 pub(super) const DISABLED: &str = "Disabled";
@@ -22,14 +22,14 @@ pub(super) fn message(leaving: &Leaving) -> String {
 /// it asks for.
 pub(super) fn updates(observed: &Observed) -> Vec<ConditionUpdate> {
     let off = "spec.enabled is false: no relay runs, everything else stays as it is";
-    if observed.desired == 0 && observed.leaving.is_none() {
+    if observed.counts.desired == 0 && observed.progress.leaving.is_none() {
         return vec![
             ConditionUpdate::new("Ready", "True", DISABLED, off),
             ConditionUpdate::new("RelaysAvailable", "False", DISABLED, off),
         ];
     }
-    let leaving = observed.leaving.as_ref().map_or_else(
-        || format!("{} relay(s) are being stopped", observed.desired),
+    let leaving = observed.progress.leaving.as_ref().map_or_else(
+        || format!("{} relay(s) are being stopped", observed.counts.desired),
         message,
     );
     vec![
@@ -47,13 +47,13 @@ mod tests {
 
     use serde_json::json;
 
-    use super::super::{Outcome, Seen, status};
-    use crate::operator::{fixtures, withdrawal::Leaving};
+    use super::super::status;
+    use crate::operator::{fixtures, plan::withdrawal::Leaving, view::ClusterView};
 
     fn conditions(desired: i32, leaving: Option<Leaving>) -> Vec<String> {
         let spec = json!({"enabled": false});
-        let mut validated = fixtures::validated(spec.clone());
-        validated.leaving = leaving;
+        let mut relay = fixtures::undecided(spec.clone());
+        relay.plan.leaving = leaving;
         let set = json!({
             "metadata": {"name": "edge-office", "generation": 2},
             "status": {
@@ -62,13 +62,12 @@ mod tests {
                 "currentNumberScheduled": desired, "numberMisscheduled": 0,
             },
         });
-        let seen = Seen {
+        let view = ClusterView {
             daemon_sets: vec![Arc::new(serde_json::from_value(set).unwrap())],
-            ..Seen::default()
+            ..ClusterView::default()
         };
         let now = "2026-01-01T00:00:00Z".parse().unwrap();
-        let relay = fixtures::relay(spec);
-        let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now);
+        let status = status(&fixtures::relay(spec), &view, relay.outcome(), now);
         assert_eq!(status.grants.unwrap().config_map, "edge-grants");
         let text = |c: &k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition| {
             format!("{}={}/{}", c.type_, c.status, c.reason)

@@ -1,20 +1,20 @@
 //! `EndpointsPublished`: whether clients are told where to send.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
-use super::ConditionUpdate;
-use crate::{crd::RelayNode, names::STATIC_ENDPOINTS_ANNOTATION, operator::validate::ValidSpec};
+use super::condition::ConditionUpdate;
+use crate::{crd::RelayNode, names::STATIC_ENDPOINTS_ANNOTATION, operator::plan::Region};
 
-/// What the relays say of the addresses that they advertise.
+/// States whether every relay advertises an address.
 pub(super) fn published<'a>(
-    nodes: impl Iterator<Item = &'a RelayNode>,
-    relay: Option<&ValidSpec>,
+    reports: &[Arc<RelayNode>],
+    regions: impl Iterator<Item = Region<'a>> + Clone,
 ) -> ConditionUpdate {
-    if let Some(update) = bad_annotations(relay).or_else(|| pending(relay)) {
+    if let Some(update) = bad_annotations(regions.clone()).or_else(|| pending(regions)) {
         return update;
     }
     let (mut relays, mut silent, mut addresses) = (0, 0, 0);
-    for status in nodes.filter_map(|node| node.status.as_ref()) {
+    for status in reports.iter().filter_map(|report| report.status.as_ref()) {
         relays += 1;
         addresses += status.endpoints.len();
         // Without its port, a relay has no address for another reason than its configuration.
@@ -54,10 +54,9 @@ pub(super) fn published<'a>(
     }
 }
 
-/// A Service without its port or address: nothing of it is advertised.
-fn pending(relay: Option<&ValidSpec>) -> Option<ConditionUpdate> {
-    let mut regions = relay.into_iter().flat_map(|relay| &relay.regions);
-    let waiting = regions.find_map(|region| region.plan.waiting.as_ref())?;
+/// States that a Service has no port or address yet, of which nothing is advertised.
+fn pending<'a>(mut regions: impl Iterator<Item = Region<'a>>) -> Option<ConditionUpdate> {
+    let waiting = regions.find_map(|region| region.plan.start.waiting.as_ref())?;
     Some(ConditionUpdate {
         kind: "EndpointsPublished",
         status: "False",
@@ -66,11 +65,9 @@ fn pending(relay: Option<&ValidSpec>) -> Option<ConditionUpdate> {
     })
 }
 
-/// A node whose annotation nobody can use: its relay advertises less than it should.
-fn bad_annotations(relay: Option<&ValidSpec>) -> Option<ConditionUpdate> {
-    let regions = relay.map_or(&[][..], |relay| &relay.regions);
+/// States that the annotation of a node cannot be read: its relay advertises less than it should.
+fn bad_annotations<'a>(regions: impl Iterator<Item = Region<'a>>) -> Option<ConditionUpdate> {
     let bad: BTreeSet<&str> = regions
-        .iter()
         .flat_map(|region| &region.plan.bad_annotations)
         .map(String::as_str)
         .collect();
@@ -97,22 +94,22 @@ mod tests {
 
     use super::*;
 
-    fn node(status: Value) -> RelayNode {
+    fn node(status: Value) -> Arc<RelayNode> {
         let mut whole = json!({"ready": true, "version": "0", "dataPath": "Socket"});
         for (field, value) in status.as_object().unwrap() {
             whole[field] = value.clone();
         }
-        serde_json::from_value(json!({
+        let node = json!({
             "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
             "metadata": {"name": "edge-office-a"},
             "spec": {"peerRelay": "edge", "region": "office", "nodeName": "n1"},
             "status": whole,
-        }))
-        .unwrap()
+        });
+        Arc::new(serde_json::from_value(node).unwrap())
     }
 
-    fn update(nodes: &[RelayNode]) -> (&'static str, String) {
-        let update = published(nodes.iter(), None);
+    fn update(nodes: &[Arc<RelayNode>]) -> (&'static str, String) {
+        let update = published(nodes, std::iter::empty());
         (update.status, update.reason)
     }
 

@@ -1,6 +1,6 @@
 //! Whether the tailnet policy says what the PeerRelay needs, from what its relays read of it. Pure.
 
-use super::{ConditionUpdate, some};
+use super::condition::{ConditionUpdate, LONGEST_MESSAGE, cut, some};
 use crate::{
     crd::{
         RelayNode,
@@ -226,7 +226,7 @@ pub(super) fn condition(regions: &[RegionVerdict]) -> ConditionUpdate {
         kind: "GrantsInForce",
         status,
         reason: reason.to_owned(),
-        message: super::cut(&sentences.join("; "), super::LONGEST_MESSAGE),
+        message: cut(&sentences.join("; "), LONGEST_MESSAGE),
     }
 }
 

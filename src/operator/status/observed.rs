@@ -12,19 +12,26 @@ use k8s_openapi::{
 use kube::ResourceExt;
 
 use super::{
-    LONGEST_MESSAGE, Seen, cut, grants, pods,
+    Pass,
+    condition::{LONGEST_MESSAGE, cut},
+    grants, pods,
     regions::{self, Vacancy},
     review,
 };
 use crate::{
     crd::{PeerRelay, RelayNode, peer_relay::RegionStatus, relay_reason::RelayReason},
     firewall, names,
-    operator::{host_ports::Taken, plan::Waiting, validate::ValidSpec, withdrawal::Leaving},
+    operator::{
+        daemon_sets,
+        host_ports::{Taken, is_unscheduled},
+        plan::{Region, Waiting, withdrawal::Leaving},
+        view::ClusterView,
+    },
 };
 
-/// Endpoints in the column for people.
+/// Most endpoints in the printed column.
 const SHOWN_ENDPOINTS: usize = 10;
-/// Longest address in the column for people, in characters; relays write what they like.
+/// Longest address in the printed column, in characters; relays write what they like.
 const LONGEST_ENDPOINT: usize = 64;
 /// Longest reason taken from a relay, in characters.
 const LONGEST_REASON: usize = 64;
@@ -33,97 +40,104 @@ const LONGEST_REASON: usize = 64;
 #[derive(Default)]
 pub(super) struct Observed {
     pub(super) regions: Vec<RegionStatus>,
-    pub(super) desired: i32,
-    pub(super) ready: i32,
-    pub(super) rolling_out: bool,
-    pub(super) waiting: Option<Waiting>,
-    /// `spec.enabled` is false.
-    pub(super) off: bool,
-    pub(super) leaving: Option<Leaving>,
+    pub(super) counts: Counts,
+    pub(super) progress: Progress,
     /// Regions without a relay.
     pub(super) vacancies: regions::Vacancies,
-    /// Regions with fewer relays ready than they should have, for people.
-    pub(super) incomplete: String,
-    /// Relays that wait to be replaced, and for whom.
-    pub(super) held_back: Option<String>,
+    /// First addresses of relays.
     pub(super) endpoints: Vec<String>,
-    pub(super) sessions: i64,
-    pub(super) reports: usize,
     /// Relays whose device name another device has, and the names that they got.
     pub(super) renamed: Vec<String>,
     pub(super) grants: Vec<grants::RegionVerdict>,
-    /// Problems by reason: message, and how many relays have it.
-    pub(super) problems: BTreeMap<String, (String, usize)>,
-    /// The same for what keeps pods from running.
-    pub(super) troubles: pods::Troubles,
+    problems: Problems,
 }
 
-/// Whether the controller of DaemonSets has acted on the last change of `set`.
-fn is_followed(set: &DaemonSet) -> bool {
-    let observed = set.status.as_ref().and_then(|s| s.observed_generation);
-    set.metadata.generation.is_none() || observed == set.metadata.generation
+/// Numbers of relays and sessions over all regions.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Counts {
+    pub(super) desired: i32,
+    pub(super) ready: i32,
+    pub(super) reports: usize,
+    pub(super) sessions: i64,
+}
+
+/// The work that remains until the cluster is as the plan says.
+#[derive(Debug, Default)]
+pub(super) struct Progress {
+    pub(super) rolling_out: bool,
+    /// First condition that relays wait for.
+    pub(super) waiting: Option<Waiting>,
+    /// Relays that are about to be removed.
+    pub(super) leaving: Option<Leaving>,
+    /// Sentence about relays that wait to be replaced.
+    deferred: Option<String>,
+    /// Numbers of regions with fewer ready relays than they should have.
+    incomplete: String,
+}
+
+/// Problems by reason, each with its message and the number of relays.
+#[derive(Default)]
+struct Problems {
+    /// Problems that relays report.
+    relays: BTreeMap<String, (String, usize)>,
+    /// Problems that keep pods from running.
+    pods: pods::Troubles,
 }
 
 impl Observed {
-    pub(super) fn new(relay: &ValidSpec, seen: &Seen) -> Self {
-        let mut observed = Self {
-            off: !relay.enabled,
-            leaving: relay.leaving.clone(),
-            ..Self::default()
-        };
+    /// Gathers the state of the relays that were planned.
+    pub(super) fn new(
+        relay: &PeerRelay,
+        pass: Pass<'_>,
+        view: &ClusterView,
+        now: Timestamp,
+    ) -> Self {
+        let mut observed = Self::default();
         // Stores have no order, and a status that only changes its order would be written again.
-        let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
-        nodes.sort_by_key(|node| node.name_any());
-        let refusals: Vec<&Event> = seen.refusals.iter().map(AsRef::as_ref).collect();
-        let taken = Taken::new(&seen.rivals);
-        for region in &relay.regions {
-            let nodes = nodes.iter().filter(|n| n.spec.region == region.name);
-            let mut summary = RegionStatus {
-                name: region.name.clone(),
-                tag: region.tag.clone(),
-                exposure: region.exposure.kind.as_str().to_owned(),
-                nodes: count(region.plan.fitting),
-                excess: count(region.plan.excess.len()),
-                firewall: firewall::line(relay.port, region),
-                ..RegionStatus::default()
-            };
-            let waiting = region.plan.waiting.clone();
-            observed.waiting = observed.waiting.or(waiting);
+        let mut reports: Vec<&RelayNode> = view.reports.iter().map(AsRef::as_ref).collect();
+        reports.sort_by_key(|report| report.name_any());
+        let pods = PodsView::new(view);
+        for region in pass.regions() {
+            let reports = reports.iter().copied();
+            let reports = reports.filter(|report| report.spec.region == region.name);
+            let mut summary = summary(pass, region);
+            let waiting = region.plan.start.waiting.clone();
+            observed.progress.waiting = observed.progress.waiting.or(waiting);
             for name in region.daemon_sets() {
-                let mut sets = seen.daemon_sets.iter().map(AsRef::as_ref);
+                let mut sets = view.daemon_sets.iter().map(AsRef::as_ref);
                 let set = sets.find(|set: &&DaemonSet| set.name_any() == name);
                 observed.record_daemon_set(set, &mut summary);
-                let changed = seen.changed_sets.contains(&name);
-                observed.rolling_out |= changed;
+                let changed = pass.objects.stage.changed_sets.contains(&name);
+                observed.progress.rolling_out |= changed;
                 // Until its controller has seen a change, pods are those of the spec before, and what
                 // keeps them from running may just have been mended.
-                if let Some(set) = set.filter(|set| !changed && is_followed(set)) {
-                    observed.record_pods(set, &region.name, &seen.pods, &refusals, &taken);
+                if let Some(set) = set.filter(|set| !changed && daemon_sets::is_observed(set)) {
+                    observed.record_pods(set, &region.name, &pods);
                 }
             }
-            let grant = grants::judge(&region.grant, nodes.clone().copied());
+            let grant = grants::judge(&region.grant, reports.clone());
             summary.grant = grant.state;
             observed.grants.push(grant);
-            nodes.for_each(|node| observed.record_node(node, &mut summary));
+            summary.clients = clients(relay, pass, region, reports.clone(), now);
+            reports.for_each(|report| observed.record_report(report, &mut summary));
             if let Some(vacancy) = Vacancy::of(region, summary.desired) {
                 observed.vacancies.record(vacancy, region);
             }
             observed.regions.push(summary);
         }
-        let counts: Vec<_> = (observed.regions.iter())
-            .map(|region| (region.ready, region.desired))
-            .collect();
-        observed.held_back = relay.held_back.clone();
-        observed.rolling_out |= observed.held_back.is_some();
-        observed.incomplete = regions::incomplete(relay, &counts);
+        let progress = &mut observed.progress;
+        progress.leaving.clone_from(&pass.plan.leaving);
+        progress.deferred.clone_from(&pass.objects.deferred.message);
+        progress.rolling_out |= progress.deferred.is_some();
+        progress.incomplete = regions::incomplete(&observed.regions);
         observed
     }
 
-    /// What runs of the regions that were there at the last look, as they are not looked at now.
-    pub(super) fn unchanged(relay: &PeerRelay, seen: &Seen) -> Self {
+    /// Gathers the state of the relays of the last status, as this pass plans nothing.
+    pub(super) fn unchanged(relay: &PeerRelay, view: &ClusterView) -> Self {
         let mut observed = Self::default();
-        let mut nodes: Vec<&RelayNode> = seen.nodes.iter().map(AsRef::as_ref).collect();
-        nodes.sort_by_key(|node| node.name_any());
+        let mut reports: Vec<&RelayNode> = view.reports.iter().map(AsRef::as_ref).collect();
+        reports.sort_by_key(|report| report.name_any());
         let name = relay.name_any();
         for last in relay.status.iter().flat_map(|status| &status.regions) {
             let mut summary = RegionStatus {
@@ -136,76 +150,51 @@ impl Observed {
                 (names::PEER_RELAY_LABEL, &name),
                 (names::REGION_LABEL, &last.name),
             ];
-            let sets = seen.daemon_sets.iter().filter(|set| {
+            let sets = view.daemon_sets.iter().filter(|set| {
                 let mut labels = labels.iter();
                 labels.all(|(label, value)| set.labels().get(*label) == Some(value))
             });
             sets.for_each(|set| observed.record_daemon_set(Some(set), &mut summary));
-            let nodes = nodes.iter().filter(|n| n.spec.region == last.name);
-            nodes.for_each(|node| observed.record_node(node, &mut summary));
+            let reports = reports.iter().filter(|r| r.spec.region == last.name);
+            reports.for_each(|report| observed.record_report(report, &mut summary));
             observed.regions.push(summary);
         }
         observed
     }
 
-    /// Adds which clients of each region ask for sessions.
-    pub(super) fn review(
-        &mut self,
-        relay: &PeerRelay,
-        validated: &ValidSpec,
-        seen: &Seen,
-        now: Timestamp,
-    ) {
-        let regions = &validated.regions;
-        for (region, summary) in regions.iter().zip(&mut self.regions) {
-            let nodes = seen.nodes.iter().map(AsRef::as_ref);
-            let nodes = nodes.filter(|node: &&RelayNode| node.spec.region == region.name);
-            let mut old = relay.status.iter().flat_map(|status| &status.regions);
-            let old = old.find(|old| old.name == region.name);
-            let old = old.map_or(&[][..], |old| &old.clients);
-            let most = review::share(regions.len());
-            summary.clients = review::review(&region.grant.clients, nodes, old, most, now);
-        }
-    }
-
     fn record_daemon_set(&mut self, set: Option<&DaemonSet>, summary: &mut RegionStatus) {
         let status = set.and_then(|set| set.status.as_ref());
         let Some((set, status)) = set.zip(status) else {
-            self.rolling_out = true;
+            self.progress.rolling_out = true;
             return;
         };
         let (desired, ready) = (status.desired_number_scheduled, status.number_ready);
         summary.desired += desired;
         summary.ready += ready;
-        self.desired += desired;
-        self.ready += ready;
+        self.counts.desired += desired;
+        self.counts.ready += ready;
         let current = status.observed_generation == set.metadata.generation;
         let updated = status.updated_number_scheduled.unwrap_or(0) == desired;
-        self.rolling_out |= !current || !updated || ready < desired;
+        self.progress.rolling_out |= !current || !updated || ready < desired;
     }
 
-    fn record_pods(
-        &mut self,
-        set: &DaemonSet,
-        region: &str,
-        pods: &[Arc<Pod>],
-        events: &[&Event],
-        taken: &Taken,
-    ) {
-        let pods = pods.iter().map(AsRef::as_ref);
+    fn record_pods(&mut self, set: &DaemonSet, region: &str, view: &PodsView<'_>) {
+        let pods = view.own.iter().map(AsRef::as_ref);
         let mut pods: Vec<&Pod> = pods
-            .filter(|pod| pods::is_pod_of(pod, set, region))
+            .filter(|pod| daemon_sets::has_pod(set, region, pod))
             .collect();
         pods.sort_by_key(|pod| pod.name_any());
-        for (trouble, (message, count)) in pods::troubles(set, &pods, events, taken) {
-            self.troubles.entry(trouble).or_insert((message, 0)).1 += count;
+        let troubles = pods::troubles(set, &pods, &view.refusals, &view.taken);
+        for (trouble, (message, count)) in troubles {
+            let entry = self.problems.pods.entry(trouble);
+            entry.or_insert((message, 0)).1 += count;
         }
     }
 
-    fn record_node(&mut self, node: &RelayNode, summary: &mut RegionStatus) {
-        let Some(status) = &node.status else { return };
-        self.reports += 1;
-        self.sessions += status.sessions.open;
+    fn record_report(&mut self, report: &RelayNode, summary: &mut RegionStatus) {
+        let Some(status) = &report.status else { return };
+        self.counts.reports += 1;
+        self.counts.sessions += status.sessions.open;
         summary.granted_peers = summary.granted_peers.max(status.granted_peers);
         if self.endpoints.len() < SHOWN_ENDPOINTS {
             let first = status.endpoints.first();
@@ -223,36 +212,39 @@ impl Observed {
         if let Some(reason) = &status.reason {
             let message = status.message.clone().unwrap_or_default();
             self.problems
+                .relays
                 .entry(cut(reason, LONGEST_REASON))
                 .or_insert((message, 0))
                 .1 += 1;
         }
     }
 
+    /// States how many relays are ready, and which ones are waited for.
     pub(super) fn count(&self) -> String {
-        let Self { desired, ready, .. } = self;
+        let Counts { desired, ready, .. } = self.counts;
         let mut count = format!("{ready} of {desired} relays are ready");
-        if !self.incomplete.is_empty() {
-            count += &format!(" ({})", self.incomplete);
+        if !self.progress.incomplete.is_empty() {
+            count += &format!(" ({})", self.progress.incomplete);
         }
-        if let Some(held_back) = &self.held_back {
-            count += &format!("; {held_back}");
+        if let Some(deferred) = &self.progress.deferred {
+            count += &format!("; {deferred}");
         }
         cut(&count, LONGEST_MESSAGE)
     }
 
     /// The problem of most weight: one that needs the user, before one that passes.
     pub(super) fn problem(&self) -> Option<Problem<'_>> {
-        let troubles = self.troubles.iter().map(|(trouble, (message, count))| {
-            (trouble.needs_user(), *count, trouble.as_str(), message)
-        });
-        self.relay_problems()
-            .chain(troubles)
-            .max()
-            .map(Problem::new)
+        let pods = self
+            .problems
+            .pods
+            .iter()
+            .map(|(trouble, (message, count))| {
+                (trouble.needs_user(), *count, trouble.as_str(), message)
+            });
+        self.relay_problems().chain(pods).max().map(Problem::new)
     }
 
-    /// The same of what relays report.
+    /// The problem of most weight among those that relays report.
     pub(super) fn relay_problem(&self) -> Option<Problem<'_>> {
         self.relay_problems().max().map(Problem::new)
     }
@@ -263,10 +255,68 @@ impl Observed {
                 .iter()
                 .any(|r| r.as_str() == reason && r.needs_user())
         };
-        self.problems.iter().map(move |(reason, (message, count))| {
+        let problems = self.problems.relays.iter();
+        problems.map(move |(reason, (message, count))| {
             (needs_user(reason), *count, reason.as_str(), message)
         })
     }
+}
+
+/// The pods of a PeerRelay, and what tells why they do not run.
+struct PodsView<'a> {
+    own: &'a [Arc<Pod>],
+    refusals: Vec<&'a Event>,
+    /// Ports that relays have of nodes; empty unless a pod waits for a node.
+    taken: Taken,
+}
+
+impl<'a> PodsView<'a> {
+    fn new(view: &'a ClusterView) -> Self {
+        let taken = match view.own_pods.iter().any(|pod| is_unscheduled(pod)) {
+            true => Taken::new(&view.pods),
+            false => Taken::default(),
+        };
+        Self {
+            own: &view.own_pods,
+            refusals: view.pod_refusals.iter().map(AsRef::as_ref).collect(),
+            taken,
+        }
+    }
+}
+
+/// The status of a region before its relays are counted.
+fn summary(pass: Pass<'_>, region: Region<'_>) -> RegionStatus {
+    let assigned = region.plan.access.addresses.values().flatten();
+    let ports = firewall::Ports {
+        listens: pass.spec.port,
+        relays: region.max_relays,
+        exposure: &region.exposure,
+        assigned: assigned.map(|address| address.port()).collect(),
+    };
+    RegionStatus {
+        name: region.name.clone(),
+        tag: region.tag.clone(),
+        exposure: region.exposure.kind.as_str().to_owned(),
+        nodes: count(region.plan.nodes.fitting),
+        excess: count(region.plan.nodes.excess.len()),
+        firewall: ports.summary(),
+        ..RegionStatus::default()
+    }
+}
+
+/// The clients of a region, with the time at which they last asked for a session.
+fn clients<'a>(
+    relay: &PeerRelay,
+    pass: Pass<'_>,
+    region: Region<'_>,
+    reports: impl Iterator<Item = &'a RelayNode> + Clone,
+    now: Timestamp,
+) -> Vec<crate::crd::grants::ClientStatus> {
+    let mut old = relay.status.iter().flat_map(|status| &status.regions);
+    let old = old.find(|old| old.name == region.name);
+    let old = old.map_or(&[][..], |old| &old.clients);
+    let most = review::share(pass.spec.regions.len());
+    review::review(&region.grant.clients, reports, old, most, now)
 }
 
 /// The reason for which relays are not ready.

@@ -16,13 +16,6 @@ use crate::{
 /// Longest part of somebody else's message that is repeated, in characters.
 const LONGEST_QUOTE: usize = 300;
 
-/// Whether `pod` is one of this DaemonSet of `region`.
-pub fn is_pod_of(pod: &Pod, set: &DaemonSet, region: &str) -> bool {
-    let same_set = pod.labels().get(names::RELAY_LABEL) == set.labels().get(names::RELAY_LABEL);
-    let label = pod.labels().get(names::REGION_LABEL);
-    same_set && label.is_some_and(|label| label == region)
-}
-
 labels::label_enum! {
     /// Reason why a pod does not run, as conditions carry it; documented in `docs/conditions.md`.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -1,16 +1,16 @@
-//! What refused objects make of the conditions.
+//! The effect of refused objects on the conditions.
 
-use super::{ConditionUpdate, LONGEST_MESSAGE, cut};
+use super::condition::{ConditionUpdate, LONGEST_MESSAGE, cut};
 use crate::operator::refusal::Summary;
 
-/// Lets `updates` say what was refused: relays that run are not all that is wanted.
+/// Lets `updates` state what was refused, as relays that run are not all that the PeerRelay asks for.
 ///
-/// A refusal that passes leaves a problem that needs the user in the first place.
-pub(super) fn apply(updates: &mut Vec<ConditionUpdate>, refused: &Summary) {
+/// A refusal that passes by itself does not replace a problem that needs the user.
+pub(super) fn apply(mut updates: Vec<ConditionUpdate>, refused: &Summary) -> Vec<ConditionUpdate> {
     let stalled = updates.iter().any(|update| update.kind == "Stalled");
     let needs_user = refused.cause.needs_user();
     if stalled && !needs_user {
-        return;
+        return updates;
     }
     updates.retain(|update| !matches!(update.kind, "Ready" | "Stalled" | "Reconciling"));
     let message = cut(&refused.message, LONGEST_MESSAGE);
@@ -21,4 +21,5 @@ pub(super) fn apply(updates: &mut Vec<ConditionUpdate>, refused: &Summary) {
         false => "Reconciling",
     };
     updates.splice(0..0, [update("Ready", "False"), update(detail, "True")]);
+    updates
 }

@@ -3,11 +3,10 @@
 use std::collections::BTreeMap;
 
 use super::{
-    LONGEST_MESSAGE, cut,
+    condition::{LONGEST_MESSAGE, cut, some},
     pods::{Trouble, port_conflict},
-    some,
 };
-use crate::operator::validate::{ValidRegion, ValidSpec};
+use crate::{crd::peer_relay::RegionStatus, operator::plan::Region};
 
 /// Most names in a message.
 const NAMED: usize = 5;
@@ -68,11 +67,11 @@ impl Vacancy {
     }
 
     /// The reason for which `region` has no relay. `None` where it is to have some.
-    pub(super) fn of(region: &ValidRegion, desired: i32) -> Option<Self> {
+    pub(super) fn of(region: Region<'_>, desired: i32) -> Option<Self> {
         if desired > 0 {
             return None;
         }
-        let plan = &region.plan;
+        let plan = &region.plan.nodes;
         let Some(chosen) = &plan.chosen else {
             return Some(Self::NoNodes);
         };
@@ -97,10 +96,10 @@ pub(super) struct Vacancies {
 
 impl Vacancies {
     /// Notes that `region` has no relay.
-    pub(super) fn record(&mut self, vacancy: Vacancy, region: &ValidRegion) {
+    pub(super) fn record(&mut self, vacancy: Vacancy, region: Region<'_>) {
         let names = self.regions.entry(vacancy).or_default();
         names.push(region.name.clone());
-        if let Some((node, port, holder)) = &region.plan.conflict {
+        if let Some((node, port, holder)) = &region.plan.nodes.conflict {
             self.conflict
                 .get_or_insert_with(|| port_conflict(node, port, holder));
         }
@@ -124,16 +123,16 @@ impl Vacancies {
     }
 }
 
-/// Relays of regions that are not complete, as in "office 0/2". Empty with one region: the counts of
-/// the whole say it.
-pub(super) fn incomplete(relay: &ValidSpec, counts: &[(i32, i32)]) -> String {
-    if relay.regions.len() < 2 {
+/// Numbers of relays in regions that are not complete, as in "office 0/2". Empty with one region: the
+/// total says the same.
+pub(super) fn incomplete(regions: &[RegionStatus]) -> String {
+    if regions.len() < 2 {
         return String::new();
     }
-    let regions = relay.regions.iter().zip(counts);
     let short: Vec<_> = regions
-        .filter(|(_, (ready, desired))| ready < desired)
-        .map(|(region, (ready, desired))| format!("{} {ready}/{desired}", region.name))
+        .iter()
+        .filter(|region| region.ready < region.desired)
+        .map(|region| format!("{} {}/{}", region.name, region.ready, region.desired))
         .collect();
     some(&short, NAMED, "")
 }

@@ -1,23 +1,27 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-use std::{collections::HashSet, sync::Arc};
+use std::sync::Arc;
+
+use k8s_openapi::{
+    api::{apps::v1::DaemonSet, core::v1::Pod},
+    apimachinery::pkg::apis::meta::v1::{Condition, Time},
+};
+use kube::ResourceExt;
 
 use serde_json::{Value, json};
 
 use super::*;
+use crate::crd::RelayNode;
 use crate::names;
 use crate::operator::{
-    fixtures,
+    fixtures::{self, Fixture},
     host_ports::{Holder, HostPort},
+    refusal::Summary,
 };
 
 #[test]
 fn ready_when_every_wanted_relay_is() {
-    let status = compute(
-        daemon_set(2, 2),
-        vec![node(json!({"ready": true}))],
-        Outcome::Applied,
-    );
+    let status = compute(daemon_set(2, 2), vec![node(json!({"ready": true}))]);
     assert_eq!(
         conditions(&status),
         [
@@ -36,7 +40,7 @@ fn names_that_other_devices_have_are_told_and_fail_nothing() {
     let renamed = json!({"ready": true, "tailnet": {
         "name": "edge-n1-1.tail1.ts.net", "takenName": "edge-n1", "nodeID": "n1",
     }});
-    let status = compute(daemon_set(1, 1), vec![node(renamed)], Outcome::Applied);
+    let status = compute(daemon_set(1, 1), vec![node(renamed)]);
     let conditions = conditions(&status);
     assert_eq!(conditions[0], "Ready=True/RelaysReady");
     assert_eq!(conditions[1], "TailnetConnected=True/DeviceNameTaken");
@@ -50,7 +54,7 @@ fn names_that_other_devices_have_are_told_and_fail_nothing() {
 
 #[test]
 fn starting_relays_are_reconciling() {
-    let status = compute(daemon_set(2, 1), vec![], Outcome::Applied);
+    let status = compute(daemon_set(2, 1), vec![]);
     assert_eq!(
         conditions(&status),
         [
@@ -67,11 +71,7 @@ fn starting_relays_are_reconciling() {
 fn what_only_the_user_can_solve_stalls() {
     let refused = node(json!({"ready": false, "reason": "AuthKeyInvalid", "message": "new key"}));
     let passing = node(json!({"ready": false, "reason": "DerpUnreachable", "message": "wait"}));
-    let status = compute(
-        daemon_set(2, 0),
-        vec![passing.clone(), refused],
-        Outcome::Applied,
-    );
+    let status = compute(daemon_set(2, 0), vec![passing.clone(), refused]);
     assert_eq!(
         conditions(&status),
         [
@@ -83,13 +83,13 @@ fn what_only_the_user_can_solve_stalls() {
         ]
     );
     assert_eq!(status.conditions[0].message, "1 relay(s): new key");
-    let status = compute(daemon_set(2, 0), vec![passing], Outcome::Applied);
+    let status = compute(daemon_set(2, 0), vec![passing]);
     assert!(conditions(&status).contains(&"Reconciling=True/RelaysStarting".to_owned()));
 }
 
 #[test]
 fn no_node_that_fits_is_said() {
-    let status = compute(daemon_set(0, 0), vec![], Outcome::Applied);
+    let status = compute(daemon_set(0, 0), vec![]);
     assert_eq!(conditions(&status)[0], "Ready=False/NoNodes");
 }
 
@@ -101,17 +101,17 @@ fn a_region_without_a_relay_is_never_ready_and_is_named() {
         "metadata": {"name": "edge-lab", "generation": 1},
         "status": daemon_set(0, 0).status.unwrap(),
     });
-    let mut validated = fixtures::validated(spec.clone());
-    let seen = Seen {
+    let mut validated = fixtures::undecided(spec.clone());
+    let seen = ClusterView {
         daemon_sets: vec![
             Arc::new(daemon_set(2, 2)),
             Arc::new(serde_json::from_value(lab).unwrap()),
         ],
-        nodes: vec![Arc::new(node(json!({"ready": true})))],
-        ..Seen::default()
+        reports: vec![Arc::new(node(json!({"ready": true})))],
+        ..ClusterView::default()
     };
     let relay = fixtures::relay(spec);
-    let compute = |validated: &_| status(&relay, Some(validated), &seen, Outcome::Applied, now());
+    let compute = |validated: &Fixture| status(&relay, &seen, validated.outcome(), now());
     let vacant = compute(&validated);
     assert_eq!(conditions(&vacant)[0], "Ready=False/NoNodes");
     let message = &vacant.conditions[0].message;
@@ -122,7 +122,7 @@ fn a_region_without_a_relay_is_never_ready_and_is_named() {
         (json!({"fitting": 2, "awaited": ["n2"]}), "RelaysStarting"),
     ] {
         let nodes = |key: &str| plan[key].as_array().map_or(0, Vec::len);
-        let lab = &mut validated.regions[1].plan;
+        let lab = &mut validated.plan.regions[1].nodes;
         lab.chosen = Some(vec![]);
         lab.fitting = 2;
         lab.excess = vec!["n2".into(); nodes("excess")];
@@ -138,29 +138,29 @@ fn a_region_without_a_relay_is_never_ready_and_is_named() {
 
 #[test]
 fn relays_are_not_ready_while_the_stores_may_lag_behind_a_change() {
-    let validated = fixtures::validated(json!({}));
+    let mut validated = fixtures::undecided(json!({}));
     let set = daemon_set(2, 2);
-    let seen = Seen {
-        changed_sets: [set.name_any()].into(),
+    validated.applied.stage.changed_sets = [set.name_any()].into();
+    let seen = ClusterView {
         daemon_sets: vec![Arc::new(set)],
-        ..Seen::default()
+        ..ClusterView::default()
     };
     let relay = fixtures::relay(json!({}));
-    let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now());
+    let status = status(&relay, &seen, validated.outcome(), now());
     assert_eq!(conditions(&status)[0], "Ready=False/RelaysStarting");
 }
 
 #[test]
 fn a_roll_out_that_waits_is_not_ready_and_says_for_whom() {
-    let mut validated = fixtures::validated(json!({}));
+    let mut validated = fixtures::undecided(json!({}));
     let waits = "region office: 1 relay(s) wait to be replaced until the one on n1 is ready";
-    validated.held_back = Some(waits.into());
-    let seen = Seen {
+    validated.applied.deferred.message = Some(waits.into());
+    let seen = ClusterView {
         daemon_sets: vec![Arc::new(daemon_set(2, 2))],
-        ..Seen::default()
+        ..ClusterView::default()
     };
     let relay = fixtures::relay(json!({}));
-    let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now());
+    let status = status(&relay, &seen, validated.outcome(), now());
     let said = [
         "Ready=False/RelaysStarting",
         "Reconciling=True/RelaysStarting",
@@ -176,8 +176,8 @@ fn a_roll_out_that_waits_is_not_ready_and_says_for_whom() {
 
 #[test]
 fn a_vacancy_names_who_has_the_port() {
-    let mut validated = fixtures::validated(json!({}));
-    let plan = &mut validated.regions[0].plan;
+    let mut validated = fixtures::undecided(json!({}));
+    let plan = &mut validated.plan.regions[0].nodes;
     plan.chosen = Some(vec![]);
     plan.fitting = 1;
     let holder = Holder {
@@ -186,8 +186,8 @@ fn a_vacancy_names_who_has_the_port() {
     };
     plan.conflict = Some(("n1".into(), HostPort::udp(40_000), holder));
     let relay = fixtures::relay(json!({}));
-    let seen = Seen::default();
-    let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now());
+    let seen = ClusterView::default();
+    let status = status(&relay, &seen, validated.outcome(), now());
     let said = [
         "Ready=False/HostPortConflict",
         "Stalled=True/HostPortConflict",
@@ -202,20 +202,17 @@ fn a_vacancy_names_who_has_the_port() {
 
 #[test]
 fn paused_and_invalid_ones_say_what_serves() {
-    let invalid = Outcome::Blocked {
-        reason: "InvalidSpec",
-        message: "rename",
-    };
+    let invalid = Outcome::Invalid { message: "rename" };
     let ready = node(json!({"ready": true, "sessions": {"open": 3, "connecting": 0}}));
-    let before = compute(daemon_set(2, 2), vec![ready.clone()], Outcome::Applied);
+    let before = compute(daemon_set(2, 2), vec![ready.clone()]);
     let mut relay = fixtures::relay(json!({}));
     relay.status = Some(before.clone());
     let mut set = daemon_set(2, 1);
     set.metadata.labels = Some(names::region_labels("edge", "office"));
-    let seen = Seen {
+    let seen = ClusterView {
         daemon_sets: vec![Arc::new(set)],
-        nodes: vec![Arc::new(ready)],
-        ..Seen::default()
+        reports: vec![Arc::new(ready)],
+        ..ClusterView::default()
     };
     let serving = [
         "TailnetConnected=True/Connected",
@@ -229,7 +226,7 @@ fn paused_and_invalid_ones_say_what_serves() {
             &["Ready=False/InvalidSpec", "Stalled=True/InvalidSpec"],
         ),
     ] {
-        let status = status(&relay, None, &seen, outcome, now());
+        let status = status(&relay, &seen, outcome, now());
         assert_eq!(conditions(&status), [said, &serving].concat());
         assert_eq!(status.relays, "1/2");
         assert_eq!(status.sessions, 3);
@@ -240,7 +237,7 @@ fn paused_and_invalid_ones_say_what_serves() {
             said.len() + before.conditions.len() - 1
         );
         relay.status = Some(status.clone());
-        assert_eq!(super::status(&relay, None, &seen, outcome, now()), status);
+        assert_eq!(super::status(&relay, &seen, outcome, now()), status);
         relay.status = Some(before.clone());
     }
 }
@@ -263,7 +260,7 @@ fn a_refusal_is_told_beside_what_serves() {
     ] {
         let summary = summary(cause);
         let nodes = vec![node(json!({"ready": true}))];
-        let status = compute(daemon_set(2, 2), nodes, Outcome::Refused(&summary));
+        let status = compute_refused(daemon_set(2, 2), nodes, &summary);
         let ready = format!("Ready=False/{}", cause.reason());
         let said = [&*ready, detail];
         assert_eq!(conditions(&status), [&said[..], &serving].concat());
@@ -274,21 +271,21 @@ fn a_refusal_is_told_beside_what_serves() {
     // What passes does not hide what needs the user.
     let refused = node(json!({"ready": false, "reason": "AuthKeyInvalid", "message": "new key"}));
     let passing = summary(Cause::Failed);
-    let status = compute(daemon_set(2, 0), vec![refused], Outcome::Refused(&passing));
+    let status = compute_refused(daemon_set(2, 0), vec![refused], &passing);
     assert_eq!(conditions(&status)[1], "Stalled=True/AuthKeyInvalid");
 }
 
 #[test]
 fn a_pod_that_cannot_run_stalls_but_says_nothing_about_the_tailnet() {
     let relay = fixtures::relay(json!({}));
-    let validated = fixtures::validated(json!({}));
-    let pods = |pods: Vec<Pod>| Seen {
+    let validated = fixtures::undecided(json!({}));
+    let pods = |pods: Vec<Pod>| ClusterView {
         daemon_sets: vec![Arc::new(daemon_set(2, 1))],
-        nodes: vec![Arc::new(node(json!({"ready": true})))],
-        pods: pods.into_iter().map(Arc::new).collect(),
-        ..Seen::default()
+        reports: vec![Arc::new(node(json!({"ready": true})))],
+        own_pods: pods.into_iter().map(Arc::new).collect(),
+        ..ClusterView::default()
     };
-    let compute = |seen: &Seen| status(&relay, Some(&validated), seen, Outcome::Applied, now());
+    let compute = |seen: &ClusterView| status(&relay, seen, validated.outcome(), now());
     let refused = compute(&pods(vec![pod("office", "ImagePullBackOff")]));
     assert_eq!(
         conditions(&refused),
@@ -315,26 +312,27 @@ fn a_pod_that_cannot_run_stalls_but_says_nothing_about_the_tailnet() {
 #[test]
 fn pods_of_a_spec_that_was_just_mended_stall_nothing() {
     let relay = fixtures::relay(json!({}));
-    let validated = fixtures::validated(json!({}));
+    let mut validated = fixtures::undecided(json!({}));
     let mut set = daemon_set(2, 1);
     set.metadata.generation = Some(2);
-    let mut seen = Seen {
+    let mut seen = ClusterView {
         daemon_sets: vec![Arc::new(set)],
-        pods: vec![Arc::new(pod("office", "ImagePullBackOff"))],
-        ..Seen::default()
+        own_pods: vec![Arc::new(pod("office", "ImagePullBackOff"))],
+        ..ClusterView::default()
     };
     let moving = [
         "Ready=False/RelaysStarting",
         "Reconciling=True/RelaysStarting",
     ];
-    let compute = |seen: &Seen| status(&relay, Some(&validated), seen, Outcome::Applied, now());
-    assert_eq!(conditions(&compute(&seen))[..2], moving);
+    let compute =
+        |validated: &Fixture, seen: &ClusterView| status(&relay, seen, validated.outcome(), now());
+    assert_eq!(conditions(&compute(&validated, &seen))[..2], moving);
     seen.daemon_sets = vec![Arc::new(daemon_set(2, 1))];
-    seen.changed_sets = ["edge-office".to_owned()].into();
-    assert_eq!(conditions(&compute(&seen))[..2], moving);
-    seen.changed_sets.clear();
+    validated.applied.stage.changed_sets = ["edge-office".to_owned()].into();
+    assert_eq!(conditions(&compute(&validated, &seen))[..2], moving);
+    validated.applied.stage.changed_sets.clear();
     assert_eq!(
-        conditions(&compute(&seen))[1],
+        conditions(&compute(&validated, &seen))[1],
         "Stalled=True/ImagePullFailed"
     );
 }
@@ -342,9 +340,9 @@ fn pods_of_a_spec_that_was_just_mended_stall_nothing() {
 #[test]
 fn ten_thousand_relays_that_write_what_they_like_make_a_small_status() {
     let long = "x".repeat(10_000);
-    let seen = Seen {
+    let seen = ClusterView {
         daemon_sets: vec![Arc::new(daemon_set(10_000, 0))],
-        nodes: (0..10_000)
+        reports: (0..10_000)
             .map(|index| {
                 let mut node = node(json!({
                     "ready": false, "reason": format!("Reason{index}"), "message": long,
@@ -354,18 +352,18 @@ fn ten_thousand_relays_that_write_what_they_like_make_a_small_status() {
                 Arc::new(node)
             })
             .collect(),
-        pods: (0..10_000)
+        own_pods: (0..10_000)
             .map(|index| {
                 let mut pod = pod("office", "CrashLoopBackOff");
                 pod.metadata.name = Some(format!("edge-office-{index}"));
                 Arc::new(pod)
             })
             .collect(),
-        ..Seen::default()
+        ..ClusterView::default()
     };
     let relay = fixtures::relay(json!({}));
-    let validated = fixtures::validated(json!({}));
-    let status = status(&relay, Some(&validated), &seen, Outcome::Applied, now());
+    let validated = fixtures::undecided(json!({}));
+    let status = status(&relay, &seen, validated.outcome(), now());
     let size = serde_json::to_vec(&status).unwrap().len();
     assert!(size < 8_192, "{size} bytes");
     let begins = "10000 relay(s): container relay ends";
@@ -380,33 +378,25 @@ fn order_of_reports_makes_no_other_status() {
         node.metadata.name = Some(name.into());
         node
     };
-    let there = compute(
-        daemon_set(2, 2),
-        vec![named("a"), named("b")],
-        Outcome::Applied,
-    );
-    let back = compute(
-        daemon_set(2, 2),
-        vec![named("b"), named("a")],
-        Outcome::Applied,
-    );
+    let there = compute(daemon_set(2, 2), vec![named("a"), named("b")]);
+    let back = compute(daemon_set(2, 2), vec![named("b"), named("a")]);
     assert_eq!(there.endpoints, "a:40000,b:40000");
     assert_eq!(there, back);
 }
 
 #[test]
 fn time_of_transition_stays_while_the_status_does() {
-    let first = compute(daemon_set(1, 1), vec![], Outcome::Applied);
+    let first = compute(daemon_set(1, 1), vec![]);
     let mut relay = fixtures::relay(json!({}));
     relay.status = Some(first.clone());
     let later = Timestamp::from_second(2_000_000_000).unwrap();
-    let validated = fixtures::validated(json!({}));
+    let validated = fixtures::undecided(json!({}));
     let at = |set: DaemonSet| {
-        let seen = Seen {
+        let seen = ClusterView {
             daemon_sets: vec![Arc::new(set)],
-            ..Seen::default()
+            ..ClusterView::default()
         };
-        status(&relay, Some(&validated), &seen, Outcome::Applied, later)
+        status(&relay, &seen, validated.outcome(), later)
     };
     let second = at(daemon_set(1, 1));
     assert_eq!(first, second);
@@ -414,27 +404,24 @@ fn time_of_transition_stays_while_the_status_does() {
     assert_eq!(ready(&third).unwrap().last_transition_time, Time(later));
 }
 
-#[test]
-fn a_report_whose_pod_is_gone_is_told_from_the_others() {
-    let mut report = node(json!({}));
-    let pods = HashSet::from(["a"]);
-    assert!(!has_lost_its_pod(&report, &pods), "nobody says whose it is");
-    for (uid, lost) in [("a", false), ("b", true)] {
-        let owner = json!({"apiVersion": "v1", "kind": "Pod", "name": "edge-office-1", "uid": uid});
-        report.metadata.owner_references = serde_json::from_value(json!([owner])).unwrap();
-        assert_eq!(has_lost_its_pod(&report, &pods), lost);
-    }
+fn compute(set: DaemonSet, reports: Vec<RelayNode>) -> PeerRelayStatus {
+    computed(set, reports, None)
 }
 
-fn compute(set: DaemonSet, nodes: Vec<RelayNode>, outcome: Outcome<'_>) -> PeerRelayStatus {
+fn compute_refused(set: DaemonSet, reports: Vec<RelayNode>, refused: &Summary) -> PeerRelayStatus {
+    computed(set, reports, Some(refused.clone()))
+}
+
+fn computed(set: DaemonSet, reports: Vec<RelayNode>, refused: Option<Summary>) -> PeerRelayStatus {
     let relay = fixtures::relay(json!({}));
-    let validated = fixtures::validated(json!({}));
-    let seen = Seen {
+    let mut validated = fixtures::undecided(json!({}));
+    validated.applied.stage.refused = refused;
+    let seen = ClusterView {
         daemon_sets: vec![Arc::new(set)],
-        nodes: nodes.into_iter().map(Arc::new).collect(),
-        ..Seen::default()
+        reports: reports.into_iter().map(Arc::new).collect(),
+        ..ClusterView::default()
     };
-    status(&relay, Some(&validated), &seen, outcome, now())
+    status(&relay, &seen, validated.outcome(), now())
 }
 
 fn now() -> Timestamp {

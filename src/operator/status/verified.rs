@@ -4,14 +4,14 @@ use std::sync::Arc;
 
 use kube::ResourceExt;
 
-use super::{ConditionUpdate, LONGEST_MESSAGE};
+use super::condition::{ConditionUpdate, LONGEST_MESSAGE};
 use crate::{
     crd::{
         RelayNode,
         probe::{EndpointVerification, Verified},
         relay_node::{Endpoint, EndpointSource},
     },
-    operator::probes::{Joined, missing},
+    operator::probes::{ProbeResults, missing},
 };
 
 /// What the relays found of each other's addresses.
@@ -33,13 +33,13 @@ pub(super) fn verified(nodes: &[Arc<RelayNode>]) -> ConditionUpdate {
             ),
         );
     }
-    let joined = Joined::new(&nodes);
+    let results = ProbeResults::new(&nodes);
     let (mut proven, mut untried, mut others) = (0, 0, 0);
     let mut wrong: Option<(&'static str, String)> = None;
     for node in &nodes {
         let endpoints = node.status.iter().flat_map(|status| &status.endpoints);
         let verdicts: Vec<_> = endpoints
-            .map(|endpoint| (endpoint, joined.verdict(node, &endpoint.address)))
+            .map(|endpoint| (endpoint, results.verify(node, &endpoint.address)))
             .collect();
         let count = |wanted| {
             verdicts

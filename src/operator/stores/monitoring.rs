@@ -14,7 +14,7 @@ use kube_runtime::{
 };
 
 use super::Scope;
-use crate::operator::build::monitoring::MonitoringKind;
+use crate::operator::kinds::MonitoringKind;
 
 /// A definition, without its body.
 pub(super) type Definition = PartialObjectMeta<CustomResourceDefinition>;

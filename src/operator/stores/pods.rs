@@ -97,12 +97,6 @@ fn prune_pod(pod: &mut Pod) {
     }
 }
 
-/// Whether a pod is on no node yet.
-pub(super) fn is_unscheduled(pod: &Pod) -> bool {
-    let spec = pod.spec.as_ref();
-    spec.is_none_or(|spec| spec.node_name.is_none())
-}
-
 /// The ports that a container takes of its node, if any.
 fn on_node(container: Container) -> Option<Container> {
     let mut ports = container.ports.unwrap_or_default();

@@ -22,7 +22,7 @@ fn defaults_are_filled_in_and_other_kinds_passed_over() {
         let judged = from(&text);
         assert_eq!((judged.len(), lines(&judged)), (1, vec![]));
         let relay = judged[0].relay.as_ref().unwrap();
-        assert_eq!((relay.port, &*relay.namespace), (40_000, "default"));
+        assert_eq!((relay.port, &*relay.owner.namespace), (40_000, "default"));
         assert_eq!(relay.regions[0].tag, "tag:relay-office");
     }
 }

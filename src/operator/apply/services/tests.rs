@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::operator::{build::build, fixtures};
+use crate::operator::fixtures;
 
 /// Every kind of exposure, and what of each Kubernetes does not change.
 fn exposures() -> Vec<Value> {
@@ -122,10 +122,10 @@ fn refusals(live: &Value, wanted: &Value) -> Vec<&'static str> {
 /// All objects of a region with this exposure, by kind and name.
 fn built(exposure: &Value, chosen: bool) -> BTreeMap<String, Value> {
     let region = json!({"name": "office", "clients": ["tag:office"], "exposure": exposure});
-    let mut relay = fixtures::validated(json!({"regions": [region]}));
+    let mut relay = fixtures::undecided(json!({"regions": [region]}));
     let chosen = chosen || exposure["type"] == "LoadBalancer";
-    relay.regions[0].plan.chosen = chosen.then(|| vec!["n1".into(), "n2".into()]);
-    let all = build(&relay);
+    relay.plan.regions[0].nodes.chosen = chosen.then(|| vec!["n1".into(), "n2".into()]);
+    let all = relay.build();
     fn values<K: kube::Resource<DynamicType = ()> + serde::Serialize>(
         list: &[K],
     ) -> Vec<(String, Value)> {

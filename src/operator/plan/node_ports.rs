@@ -1,4 +1,4 @@
-//! Addresses that lead to the relays of a region through a Service.
+//! Addresses that lead to the relays of a region through a Service of type NodePort.
 
 use std::{
     collections::BTreeMap,
@@ -8,23 +8,16 @@ use std::{
 use k8s_openapi::api::core::v1::{Node, Service};
 use kube::ResourceExt;
 
-use super::{ClusterView, Waiting, fit::fits};
-use crate::{crd::exposure::ExposureType, operator::validate::ValidRegion};
+use super::{Waiting, fit::fits};
+use crate::operator::{validate::ValidRegion, view::ClusterView};
 
-/// Addresses by node; an error while the cluster has not given them yet.
-pub(super) fn endpoints(
+/// Addresses of each node at the node port.
+///
+/// # Errors
+/// The cluster has not given the Service a node port yet.
+pub(super) fn addresses(
     region: &ValidRegion,
-    seen: &ClusterView,
-) -> Result<BTreeMap<String, Vec<SocketAddr>>, Waiting> {
-    match region.exposure.kind {
-        ExposureType::HostNetwork | ExposureType::LoadBalancer => Ok(BTreeMap::new()),
-        ExposureType::NodePort => node_ports(region, seen),
-    }
-}
-
-fn node_ports(
-    region: &ValidRegion,
-    seen: &ClusterView,
+    view: &ClusterView,
 ) -> Result<BTreeMap<String, Vec<SocketAddr>>, Waiting> {
     let waiting = || Waiting {
         reason: "NodePortPending",
@@ -33,11 +26,11 @@ fn node_ports(
             region.child
         ),
     };
-    let service = seen.services.iter().find(|s| s.name_any() == region.child);
+    let service = view.services.iter().find(|s| s.name_any() == region.child);
     let service = service.ok_or_else(waiting)?;
     let port = node_port(service).ok_or_else(waiting)?;
     let families = families(service);
-    let nodes = seen
+    let nodes = view
         .nodes
         .iter()
         .filter(|node| fits(node, &region.placement));
@@ -95,7 +88,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::operator::{fixtures, plan::plan};
+    use crate::operator::{fixtures, plan::RegionPlan};
 
     #[test]
     fn each_node_is_reached_at_its_external_address_else_its_internal() {
@@ -112,7 +105,7 @@ mod tests {
         ];
         let region = planned(&nodes, &[service(json!(31_000), &["IPv4", "IPv6"])]);
         let texts = |name: &str| -> Vec<String> {
-            let endpoints = region.plan.endpoints.get(name);
+            let endpoints = region.access.addresses.get(name);
             endpoints
                 .into_iter()
                 .flatten()
@@ -121,7 +114,7 @@ mod tests {
         };
         assert_eq!(texts("n1"), ["203.0.113.1:31000"]);
         assert_eq!(texts("n2"), ["10.0.0.2:31000", "[2001:db8::2]:31000"]);
-        assert!(!region.plan.endpoints.contains_key("n3"));
+        assert!(!region.access.addresses.contains_key("n3"));
     }
 
     #[test]
@@ -132,33 +125,34 @@ mod tests {
         )];
         let region = planned(&nodes, &[service(json!(31_000), &["IPv6"])]);
         assert_eq!(
-            region.plan.endpoints["n1"][0].to_string(),
+            region.access.addresses["n1"][0].to_string(),
             "[2001:db8::1]:31000"
         );
-        assert_eq!(region.plan.endpoints["n1"].len(), 1);
+        assert_eq!(region.access.addresses["n1"].len(), 1);
     }
 
     #[test]
     fn relays_wait_for_the_node_port() {
         let nodes = [node("n1", &[("InternalIP", "10.0.0.1")])];
         for services in [vec![], vec![service(Value::Null, &["IPv4"])]] {
-            let waiting = planned(&nodes, &services).plan.waiting.unwrap();
+            let waiting = planned(&nodes, &services).start.waiting.unwrap();
             assert_eq!(waiting.reason, "NodePortPending");
         }
     }
 
-    fn planned(nodes: &[Node], services: &[Service]) -> ValidRegion {
+    fn planned(nodes: &[Node], services: &[Service]) -> RegionPlan {
         let region = json!({
             "name": "office", "clients": ["tag:office"], "exposure": {"type": "NodePort"},
         });
-        let mut relay = fixtures::validated(json!({"regions": [region]}));
-        let seen = ClusterView {
+        let view = ClusterView {
             nodes: nodes.iter().cloned().map(Arc::new).collect(),
             services: services.iter().cloned().map(Arc::new).collect(),
             ..ClusterView::default()
         };
-        plan(&mut relay, &seen);
-        relay.regions.remove(0)
+        fixtures::planned_in(json!({"regions": [region]}), &view)
+            .plan
+            .regions
+            .remove(0)
     }
 
     fn node(name: &str, addresses: &[(&str, &str)]) -> Node {

@@ -7,7 +7,7 @@ use super::*;
 use crate::operator::probes::tests::probe;
 
 #[test]
-fn changed_relays_admit() {
+fn changed_relays_take_turns() {
     let live = [live("a", 1, true), live("b", 1, true)];
     assert_eq!(admitted(&live, 2), (vec!["a".into()], vec!["b".into()]));
     let live = [self::live("a", 2, false), self::live("b", 1, true)];
@@ -31,10 +31,9 @@ fn new_and_unchanged_ones_wait_for_nobody() {
 
 #[test]
 fn a_region_with_one_daemon_set_leaves_turns_to_it() {
-    let live = Arc::new(live("a", 1, true));
+    let live = live("a", 1, true);
     let nodes = [node("a", &[])];
-    let reach = Reach::new(&nodes, &[], now());
-    let admission = admit(vec![set("a", 2)], |_| Some(live.clone()), &reach);
+    let admission = rollout(&[live], &nodes, &[]).admit(vec![set("a", 2)]);
     assert_eq!((admission.now.len(), admission.deferred.len()), (1, 0));
 }
 
@@ -57,9 +56,7 @@ fn a_region_with_one_daemon_set_is_paused_until_replaced_relays_are_reached_agai
         let status = live.status.get_or_insert_default();
         status.desired_number_scheduled = 3;
         status.updated_number_scheduled = Some(updated);
-        let reach = Reach::new(&nodes, relays, now());
-        let live = Arc::new(live);
-        let mut admission = admit(vec![wanted(most)], |_| Some(live.clone()), &reach);
+        let mut admission = rollout(&[live], &nodes, relays).admit(vec![wanted(most)]);
         let spec = admission.now.remove(0).spec.unwrap();
         let strategy = serde_json::to_value(spec.update_strategy.unwrap()).unwrap();
         (strategy, admission)
@@ -141,10 +138,9 @@ fn relays_that_the_user_deletes_are_applied_at_once() {
         .unwrap();
         set
     });
-    let live = all.map(|name| Arc::new(live(name, 1, true)));
-    let find = |name: &str| live.iter().find(|set| set.name_any() == name).cloned();
+    let live = all.map(|name| live(name, 1, true));
     let nodes = all.map(|name| node(name, &[]));
-    let admission = admit(on_delete.into(), find, &Reach::new(&nodes, &[], now()));
+    let admission = rollout(&live, &nodes, &[]).admit(on_delete.into());
     assert_eq!((admission.now.len(), admission.deferred.len()), (2, 0));
 }
 
@@ -203,12 +199,11 @@ fn admission(
         }
         set
     };
-    let find = |name: &str| {
-        let found = live.iter().find(|set| set.name_any() == name);
-        found.cloned().map(Arc::new)
-    };
-    let wanted = wanted.iter().map(limited).collect();
-    admit(wanted, find, &Reach::new(nodes, relays, now()))
+    rollout(live, nodes, relays).admit(wanted.iter().map(limited).collect())
+}
+
+fn rollout(live: &[DaemonSet], nodes: &[Arc<Node>], relays: &[Arc<RelayNode>]) -> Rollout {
+    Rollout::new(live.iter(), nodes, relays, now())
 }
 
 fn names(admission: &Admission) -> Vec<String> {

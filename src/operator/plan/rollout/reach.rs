@@ -1,4 +1,4 @@
-//! Whether relays have come back, as far as it can be seen.
+//! Whether relays are reached again after they were replaced.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -14,7 +14,7 @@ use kube::ResourceExt;
 
 use crate::{
     crd::{RelayNode, probe::Verified},
-    operator::probes::Joined,
+    operator::probes::ProbeResults,
 };
 
 /// Time after which a relay that nobody reaches holds up nothing: cloud load balancers take a few
@@ -27,16 +27,16 @@ const DEAD: [&str; 3] = [
     "node.kubernetes.io/out-of-service",
 ];
 
-/// What is known of relays and their nodes.
+/// The reports of a PeerRelay's relays and the state of their nodes.
 pub(super) struct Reach<'a> {
     now: Timestamp,
     relays: &'a [Arc<RelayNode>],
-    joined: Joined<'a>,
+    probes: ProbeResults<'a>,
     alive: HashSet<String>,
 }
 
 impl<'a> Reach<'a> {
-    /// Looks at the nodes of the cluster and the reports of one PeerRelay's relays.
+    /// Collects the nodes of the cluster and the reports of one PeerRelay's relays.
     pub(super) fn new(nodes: &[Arc<Node>], relays: &'a [Arc<RelayNode>], now: Timestamp) -> Self {
         let answers = |node: &&Arc<Node>| {
             let taints = node.spec.as_ref().and_then(|spec| spec.taints.as_ref());
@@ -46,17 +46,17 @@ impl<'a> Reach<'a> {
         Self {
             now,
             relays,
-            joined: Joined::new(relays),
+            probes: ProbeResults::new(relays),
             alive: nodes.iter().filter(answers).map(|n| n.name_any()).collect(),
         }
     }
 
-    /// Whether the node is gone or does not answer.
+    /// Whether a node is gone or does not answer.
     pub(super) fn is_dead(&self, node: &str) -> bool {
         !self.alive.contains(node)
     }
 
-    /// Nodes with a relay of `region` that is awaited, and for how long.
+    /// Nodes with a relay of `region` that others wait for, and for how long.
     pub(super) fn unreached(&self, region: &str) -> impl Iterator<Item = (String, Duration)> {
         let mut newest: BTreeMap<&str, &RelayNode> = BTreeMap::new();
         for relay in self.relays.iter().filter(|r| r.spec.region == region) {
@@ -78,7 +78,7 @@ impl<'a> Reach<'a> {
         self.remaining(of_pod.max_by_key(|relay| created(relay))?)
     }
 
-    /// The same for the report of the newest relay on a node.
+    /// How much longer it is worth waiting for the relay of this report, the newest on its node.
     fn remaining(&self, relay: &RelayNode) -> Option<Duration> {
         let node = &relay.spec.node_name;
         let probed = |relay: &RelayNode| {
@@ -93,8 +93,8 @@ impl<'a> Reach<'a> {
         }
         let mut endpoints = relay.status.iter().flat_map(|status| &status.endpoints);
         let reached = endpoints.any(|endpoint| {
-            let verdict = self.joined.verdict(relay, &endpoint.address);
-            verdict.verified == Verified::True
+            let verification = self.probes.verify(relay, &endpoint.address);
+            verification.verified == Verified::True
         });
         let age = self.now.duration_since(created(relay)?);
         let remaining = LIMIT.checked_sub(age)?;

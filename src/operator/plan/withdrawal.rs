@@ -5,10 +5,7 @@
 //! a restarted operator neither forgets nor prolongs it. A relay that another one of the same
 //! PeerRelay replaces on its node goes on as it is: its sessions go on too.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use jiff::{Timestamp, Unit};
 use k8s_openapi::api::{
@@ -17,31 +14,20 @@ use k8s_openapi::api::{
 };
 use kube::ResourceExt;
 
-use super::{
-    build::Resources,
-    plan::is_cordoned,
-    status::{Seen, pods::is_pod_of},
-    validate::{ValidRegion, ValidSpec},
-};
+use super::{NodePlan, fit::is_cordoned};
 use crate::{
     config::withdrawals::{EVERY_NODE, LIMIT, WITHDRAWALS_KEY, Withdrawals},
     crd::{RelayNode, exposure::Exposure},
     names,
+    operator::{
+        daemon_sets,
+        validate::{ValidRegion, ValidSpec},
+        view::ClusterView,
+    },
 };
 
 /// Most nodes of a region that are named; a relay on another one is removed after the limit.
 const MOST_NAMED: usize = 1_000;
-
-/// What is known of the cluster.
-#[derive(Debug, Default)]
-pub struct View {
-    /// DaemonSets, pods and reports of the PeerRelay.
-    pub seen: Seen,
-    /// All nodes.
-    pub nodes: Vec<Arc<Node>>,
-    /// ConfigMaps of the operator in the PeerRelay's namespace.
-    pub config_maps: Vec<Arc<ConfigMap>>,
-}
 
 /// Relays that are about to be removed.
 #[derive(Debug, Clone, PartialEq)]
@@ -73,25 +59,22 @@ impl Leaving {
         tally.leaving().expect("it has a time")
     }
 
-    /// Leaves in the cluster what the relays need until they are removed.
-    pub fn hold(&self, resources: &mut Resources) {
-        let waits = |set: &DaemonSet| {
-            let name = set.name_any();
-            let place = set
-                .labels()
-                .get(names::REGION_LABEL)
-                .zip(set.annotations().get(names::NODE_ANNOTATION));
-            let place = place.map(|(region, node)| (region.clone(), node.clone()));
-            self.deferred.contains(&name) || place.is_some_and(|p| self.occupied.contains(&p))
-        };
-        let sets = std::mem::take(&mut resources.daemon_sets);
-        let (waiting, now): (Vec<_>, _) = sets.into_iter().partition(waits);
-        resources.daemon_sets = now;
-        let waiting = waiting.iter().map(ResourceExt::name_any);
-        resources
-            .deferred
-            .extend(waiting.chain(self.deferred.clone()));
-        resources.config_maps.extend(self.config_maps.clone());
+    /// Whether `set` must not be applied before these relays are removed.
+    pub fn defers(&self, set: &DaemonSet) -> bool {
+        let place = daemon_sets::region(set).zip(daemon_sets::only_node(set));
+        let place = place.map(|(region, node)| (region.clone(), node.clone()));
+        self.deferred.contains(&set.name_any())
+            || place.is_some_and(|place| self.occupied.contains(&place))
+    }
+
+    /// Names of the objects that these relays need until they are removed.
+    pub fn deferred(&self) -> impl Iterator<Item = String> {
+        self.deferred.iter().cloned()
+    }
+
+    /// ConfigMaps of these relays, in regions that the PeerRelay no longer has.
+    pub fn config_maps(&self) -> impl Iterator<Item = ConfigMap> {
+        self.config_maps.iter().cloned()
     }
 }
 
@@ -103,16 +86,23 @@ struct Relay<'a> {
     report: Option<&'a RelayNode>,
 }
 
-/// Decides which relays of `relay` are withdrawn, from its plan and what runs.
-pub fn plan(relay: &mut ValidSpec, view: &View, now: Timestamp) {
+/// Decides which relays of `relay` are withdrawn, by region, and which of them are about to be
+/// removed.
+pub(super) fn plan(
+    relay: &ValidSpec,
+    nodes: &[NodePlan],
+    view: &ClusterView,
+    now: Timestamp,
+) -> (Vec<Withdrawals>, Option<Leaving>) {
     let now = now.round(Unit::Second).unwrap_or(now);
     let running = running(relay, view);
     let mut leaving = BTreeMap::<&str, Vec<&Relay<'_>>>::new();
-    for one in running.iter().filter(|one| !is_wanted(relay, one)) {
+    for one in running.iter().filter(|one| !is_wanted(relay, nodes, one)) {
         leaving.entry(one.region).or_default().push(one);
     }
     let mut tally = Tally::default();
-    for region in &mut relay.regions {
+    let mut withdrawn = Vec::new();
+    for (region, nodes) in relay.regions.iter().zip(nodes) {
         let previous = asked(view, &region.child);
         let mut withdrawals = Withdrawals::default();
         if let Some(relays) = leaving.remove(&*region.name) {
@@ -120,12 +110,12 @@ pub fn plan(relay: &mut ValidSpec, view: &View, now: Timestamp) {
             tally.add(&relays, &withdrawals, now, &running);
         }
         if relay.enabled {
-            cordoned(region, &running, &previous, now, &mut withdrawals);
+            withdrawals = cordoned((region, nodes), &running, &previous, now, withdrawals);
         }
-        region.plan.withdrawals = withdrawals;
+        withdrawn.push(withdrawals);
     }
     for (region, relays) in leaving {
-        let child = names::child(&relay.name, region);
+        let child = names::child(&relay.owner.name, region);
         let withdrawals = ask(&relays, &asked(view, &child), now, true);
         if tally.add(&relays, &withdrawals, now, &running) {
             let live = view.config_maps.iter().find(|map| map.name_any() == child);
@@ -134,7 +124,7 @@ pub fn plan(relay: &mut ValidSpec, view: &View, now: Timestamp) {
             tally.deferred.insert(child);
         }
     }
-    relay.leaving = tally.leaving();
+    (withdrawn, tally.leaving())
 }
 
 /// The text of `withdrawals` as relays read it, if there are any.
@@ -144,56 +134,56 @@ pub fn text(withdrawals: &Withdrawals) -> Option<String> {
 }
 
 /// The pods of the PeerRelay's DaemonSets, where their node is known.
-fn running<'a>(relay: &ValidSpec, view: &'a View) -> Vec<Relay<'a>> {
+fn running<'a>(relay: &ValidSpec, view: &'a ClusterView) -> Vec<Relay<'a>> {
     let nodes: HashMap<_, &Node> = (view.nodes.iter())
         .filter_map(|node| Some((node.metadata.name.as_deref()?, &**node)))
         .collect();
-    let reports: HashMap<_, &RelayNode> = (view.seen.nodes.iter())
+    let reports: HashMap<_, &RelayNode> = (view.reports.iter())
         .filter_map(|report| Some((report.metadata.name.as_deref()?, &**report)))
         .collect();
     let is_ours = |set: &&DaemonSet| {
-        let mut owners = set.owner_references().iter();
-        set.metadata.deletion_timestamp.is_none() && owners.any(|o| o.uid == relay.owner.uid)
+        set.metadata.deletion_timestamp.is_none()
+            && daemon_sets::is_owned(set, &relay.owner.reference)
     };
-    let sets = view.seen.daemon_sets.iter().map(AsRef::as_ref);
+    let sets = view.daemon_sets.iter().map(AsRef::as_ref);
     let sets: Vec<&DaemonSet> = sets.filter(is_ours).collect();
     let relay = |pod: &'a Pod| {
         let is_own = |set: &&&DaemonSet| {
-            let region = set.labels().get(names::REGION_LABEL);
-            region.is_some_and(|region| is_pod_of(pod, set, region))
+            let region = daemon_sets::region(set);
+            region.is_some_and(|region| daemon_sets::has_pod(set, region, pod))
         };
         let set = sets.iter().find(is_own)?;
         let node = pod.spec.as_ref()?.node_name.as_deref()?;
         Some(Relay {
             set,
-            region: set.labels().get(names::REGION_LABEL)?,
+            region: daemon_sets::region(set)?,
             // A relay goes with its node.
             node: nodes.get(node)?,
             report: reports.get(pod.metadata.name.as_deref()?).copied(),
         })
     };
-    let pods = view.seen.pods.iter().map(AsRef::as_ref);
+    let pods = view.own_pods.iter().map(AsRef::as_ref);
     pods.filter(|pod: &&Pod| pod.metadata.deletion_timestamp.is_none())
         .filter_map(relay)
         .collect()
 }
 
 /// Whether a relay goes on, or another one takes its place on the node.
-fn is_wanted(relay: &ValidSpec, one: &Relay<'_>) -> bool {
+fn is_wanted(relay: &ValidSpec, nodes: &[NodePlan], one: &Relay<'_>) -> bool {
     let own = |region: &&ValidRegion| region.name == one.region;
     let here = relay.regions.iter().find(own);
     // The relay of a region that is gone may have been on either network.
     let on_host = here.is_none_or(|region| Exposure::on_host_network(&region.exposure));
-    let mut regions = relay.regions.iter();
+    let mut regions = relay.regions.iter().zip(nodes);
     relay.enabled
-        && regions.any(|region| {
+        && regions.any(|(region, nodes)| {
             let same_port = on_host && region.exposure.on_host_network();
-            (region.name == one.region || same_port) && region.wants(one.node)
+            (region.name == one.region || same_port) && nodes.wants(region, one.node)
         })
 }
 
 /// What relays of the region `child` have been asked for.
-fn asked(view: &View, child: &str) -> Withdrawals {
+fn asked(view: &ClusterView, child: &str) -> Withdrawals {
     let map = view.config_maps.iter().find(|map| map.name_any() == child);
     let data = map.and_then(|map| map.data.as_ref());
     let text = data.and_then(|data| data.get(WITHDRAWALS_KEY));
@@ -219,14 +209,15 @@ fn ask(relays: &[&Relay<'_>], previous: &Withdrawals, now: Timestamp, whole: boo
     asked
 }
 
-/// Withdraws relays of `region` on cordoned nodes, while one on another node can be used.
+/// Adds to `withdrawals` the relays of a region on cordoned nodes, while one on another node can be
+/// used.
 fn cordoned(
-    region: &ValidRegion,
+    (region, nodes): (&ValidRegion, &NodePlan),
     running: &[Relay<'_>],
     previous: &Withdrawals,
     now: Timestamp,
-    withdrawals: &mut Withdrawals,
-) {
+    mut withdrawals: Withdrawals,
+) -> Withdrawals {
     let of_region = || running.iter().filter(|one| one.region == region.name);
     let is_cordoned = |one: &&Relay<'_>| is_cordoned(one.node);
     let is_ready = |one: &Relay<'_>| {
@@ -235,11 +226,11 @@ fn cordoned(
     };
     let goes_on = |one: &&Relay<'_>| withdrawals.since(&one.node.name_any()).is_none();
     if !of_region()
-        .filter(|one| !is_cordoned(one) && region.wants(one.node))
+        .filter(|one| !is_cordoned(one) && nodes.wants(region, one.node))
         .filter(goes_on)
         .any(is_ready)
     {
-        return;
+        return withdrawals;
     }
     for one in of_region().filter(is_cordoned) {
         let node = one.node.name_any();
@@ -248,6 +239,7 @@ fn cordoned(
             withdrawals.0.entry(node).or_insert(since);
         }
     }
+    withdrawals
 }
 
 #[derive(Default)]

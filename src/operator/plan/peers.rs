@@ -1,0 +1,111 @@
+//! The relays that try each other's addresses.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use kube::ResourceExt;
+
+use crate::{
+    config::peers::{MOST_TRIED, ProbePeer},
+    crd::RelayNode,
+    operator::validate::{ValidRegion, ValidSpec},
+};
+
+/// Most relays in a list: a ConfigMap has its limit. Those after them are not tried.
+const MOST_PEERS: usize = 1_000;
+
+/// Assigns to each region of `relay` the relays that its own try, and those that try them: no others
+/// need to be known. A list that has all relays would change for every relay with every other.
+pub(super) fn assign(relay: &ValidSpec, nodes: &[Arc<RelayNode>]) -> Vec<Vec<ProbePeer>> {
+    let all = peers(nodes.iter().map(AsRef::as_ref));
+    let regions: BTreeMap<String, &str> = nodes
+        .iter()
+        .map(|node| (node.name_any(), &*node.spec.region))
+        .collect();
+    let around_region = |region: &ValidRegion| {
+        around(&all, |peer| {
+            regions.get(&peer.relay) == Some(&&*region.name)
+        })
+    };
+    relay.regions.iter().map(around_region).collect()
+}
+
+/// Those of `all` that are at most [`MOST_TRIED`] places from one that is `own`, around the end.
+fn around(all: &[ProbePeer], own: impl Fn(&ProbePeer) -> bool) -> Vec<ProbePeer> {
+    let (count, mut wanted) = (all.len(), BTreeSet::new());
+    let reach = MOST_TRIED.min(count.saturating_sub(1));
+    for at in (0..count).filter(|at| own(&all[*at])) {
+        wanted.extend((count + at - reach..=count + at + reach).map(|place| place % count));
+    }
+    wanted.into_iter().map(|at| all[at].clone()).collect()
+}
+
+/// The relays of a PeerRelay that can be tried, in a stable order.
+fn peers<'a>(nodes: impl Iterator<Item = &'a RelayNode>) -> Vec<ProbePeer> {
+    let peer = |node: &RelayNode| {
+        let status = node.status.as_ref()?;
+        Some(ProbePeer {
+            relay: node.name_any(),
+            key: status.probe_key.clone()?,
+            endpoints: addresses(node).collect(),
+        })
+    };
+    let going = |node: &&RelayNode| node.metadata.deletion_timestamp.is_none();
+    let mut peers: Vec<_> = nodes.filter(going).filter_map(peer).collect();
+    peers.sort_by(|a, b| a.relay.cmp(&b.relay));
+    peers.truncate(MOST_PEERS);
+    peers
+}
+
+fn addresses(node: &RelayNode) -> impl Iterator<Item = SocketAddr> {
+    let endpoints = node.status.iter().flat_map(|status| &status.endpoints);
+    endpoints.filter_map(|endpoint| endpoint.address.parse().ok())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+    use crate::operator::probes::tests::node;
+
+    #[test]
+    fn a_region_knows_the_relays_that_its_own_try_and_that_try_them() {
+        let all: Vec<_> = (0..100)
+            .map(|at| node(&format!("r{at:02}"), &[], &[]))
+            .collect();
+        let all = super::peers(all.iter().map(AsRef::as_ref));
+        let names = |own: &[&str]| -> Vec<String> {
+            let peers = around(&all, |peer| own.contains(&&*peer.relay));
+            peers.into_iter().map(|peer| peer.relay).collect()
+        };
+        assert!(names(&[]).is_empty());
+        let first = names(&["r00"]);
+        assert_eq!(first.len(), 2 * MOST_TRIED + 1);
+        assert_eq!(
+            (&*first[0], &*first[16], &*first[17], &*first[32]),
+            ("r00", "r16", "r84", "r99")
+        );
+        assert_eq!(names(&["r50", "r51"]).len(), 2 * MOST_TRIED + 2);
+        let few = &all[..3];
+        assert_eq!(around(few, |peer| peer.relay == "r01").len(), 3);
+        assert_eq!(around(&all[..1], |_| true).len(), 1);
+    }
+
+    #[test]
+    fn peers_are_those_with_a_key_in_the_order_of_their_names() {
+        let b = node("b", &[("192.0.2.1:40000", "Interface")], &[]);
+        let mut silent = (*node("c", &[], &[])).clone();
+        silent.status.as_mut().unwrap().probe_key = None;
+        let a = node("a", &[], &[]);
+        let peers = peers([&*b, &silent, &*a].into_iter());
+        let names: Vec<_> = peers
+            .iter()
+            .map(|p| (&*p.relay, p.endpoints.len()))
+            .collect();
+        assert_eq!(names, [("a", 0), ("b", 1)]);
+    }
+}

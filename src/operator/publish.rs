@@ -1,0 +1,59 @@
+//! Writes the status of a PeerRelay, and the events that it brings.
+
+use kube::{Api, Client, Resource, ResourceExt};
+use kube_runtime::events::{Event, Recorder};
+
+use super::{events::transitions, status::patch};
+use crate::crd::{PeerRelay, PeerRelayStatus};
+
+/// Writes about one PeerRelay.
+pub struct Publisher<'a> {
+    client: &'a Client,
+    recorder: &'a Recorder,
+    relay: &'a PeerRelay,
+}
+
+impl<'a> Publisher<'a> {
+    /// A publisher for `relay`.
+    pub const fn new(client: &'a Client, recorder: &'a Recorder, relay: &'a PeerRelay) -> Self {
+        Self {
+            client,
+            recorder,
+            relay,
+        }
+    }
+
+    /// Writes the status if it has changed, and an event for each transition of a condition.
+    ///
+    /// # Errors
+    /// The status could not be written.
+    pub async fn publish(&self, new: PeerRelayStatus) -> Result<(), Box<kube::Error>> {
+        let old = self.relay.status.as_ref();
+        if old == Some(&new) {
+            return Ok(());
+        }
+        let namespace = self.relay.namespace().unwrap_or_default();
+        let api: Api<PeerRelay> = Api::namespaced(self.client.clone(), &namespace);
+        let (params, patch) = patch(&self.relay.metadata, &new);
+        let name = self.relay.name_any();
+        match api.patch_status(&name, &params, &patch).await {
+            Ok(_) => {}
+            // Deleted in the meantime. A conflict is tried again: the status was not written.
+            Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
+            Err(error) => return Err(Box::new(error)),
+        }
+        let old = old.map_or(&[][..], |status| &status.conditions);
+        for event in transitions(old, &new.conditions) {
+            self.send_event(&event).await;
+        }
+        Ok(())
+    }
+
+    /// Writes an event. One that cannot be written is only logged: the status states the same.
+    pub async fn send_event(&self, event: &Event) {
+        let about = self.relay.object_ref(&());
+        if let Err(error) = self.recorder.publish(event, &about).await {
+            tracing::warn!(%error, "event not written");
+        }
+    }
+}
