@@ -41,6 +41,7 @@ use anyhow::Context as _;
 use futures::StreamExt;
 use kube::{Client, ResourceExt, client::ClientBuilder};
 use kube_runtime::{
+    Controller,
     controller::{Action, Config, Error},
     events::{Recorder, Reporter},
 };
@@ -187,7 +188,7 @@ fn relay_image(options: &OperatorOptions, own: Option<&OwnPod>) -> anyhow::Resul
     Ok(image)
 }
 
-/// Reconciles until the watches end.
+/// Runs the controllers until the watches end.
 async fn control(
     client: Client,
     image: RelayImage,
@@ -207,60 +208,62 @@ async fn control(
         controller: names::OPERATOR.into(),
         instance: Some(options.identity),
     };
-    let recorder = Recorder::new(client.clone(), reporter);
-    let (unreadable_relays, unreadable_nodes) = (
-        stores.unreadable_relays.clone(),
-        stores.unreadable_nodes.clone(),
-    );
-    let telling = (client.clone(), recorder.clone());
     let context = Arc::new(Context {
+        recorder: Recorder::new(client.clone(), reporter),
         client,
         stores,
-        recorder,
         defaults: Defaults {
             image,
             monitoring: options.monitoring,
             template: options.template,
         },
-        metrics: metrics.clone(),
+        metrics,
         attempts: Attempts::default(),
     });
-    let seen = context.clone();
+    let Context {
+        client,
+        stores,
+        recorder,
+        ..
+    } = &*context;
+    let waiting = context.clone();
     let ready = move || {
-        let seen = seen.clone();
-        async move { seen.stores.wait_until_ready().await.is_ok() }
+        let waiting = waiting.clone();
+        async move { waiting.stores.wait_until_ready().await.is_ok() }
     };
-    let begun = context.clone();
-    let begun = async move {
-        if begun.stores.wait_until_ready().await.is_ok() {
+    let first_pass = async {
+        if stores.wait_until_ready().await.is_ok() {
             readiness.acts();
         }
         std::future::pending::<()>().await;
     };
-    let attempts = context.clone();
-    let mut results = Box::pin(controller.run(measured, error_policy, context));
-    let work = async {
-        while let Some(result) = results.next().await {
-            match result {
-                Ok((object, _)) => metrics.count_success(&object.name, object.namespace),
-                // Logged and counted by the error policy.
-                Err(Error::ReconcilerFailed(..)) => {}
-                // Deleted between its event and its turn.
-                Err(Error::ObjectNotFound(gone)) => {
-                    metrics.begin(&gone.name, gone.namespace.as_deref());
-                    attempts.attempts.forget(&gone.into_kind_unchecked(()));
-                }
-                Err(error) => tracing::warn!(%error, "watch failed; trying again"),
-            }
-        }
-    };
-    let (client, recorder) = &telling;
+    let (relays, nodes) = (&stores.unreadable_relays, &stores.unreadable_nodes);
     tokio::select! {
-        () = work => anyhow::bail!("watches ended"),
-        never = unreadable::report_relays(client, recorder, &unreadable_relays) => match never {},
-        never = unreadable::report_nodes(recorder, &unreadable_nodes) => match never {},
-        () = begun => anyhow::bail!("nothing is left to do"),
+        () = reconcile_all(controller, &context) => anyhow::bail!("watches ended"),
+        never = verification::control(client, stores) => match never {},
+        never = unreadable::report_relays(client, recorder, relays) => match never {},
+        never = unreadable::report_nodes(recorder, nodes) => match never {},
+        () = first_pass => anyhow::bail!("nothing is left to do"),
         Ok(never) | Err(never) = memory::release_when_ready(ready) => match never {},
+    }
+}
+
+/// Reconciles PeerRelays until the watches end.
+async fn reconcile_all(controller: Controller<PeerRelay>, context: &Arc<Context>) {
+    let mut results = Box::pin(controller.run(measured, error_policy, context.clone()));
+    let metrics = &context.metrics;
+    while let Some(result) = results.next().await {
+        match result {
+            Ok((object, _)) => metrics.count_success(&object.name, object.namespace),
+            // Logged and counted by the error policy.
+            Err(Error::ReconcilerFailed(..)) => {}
+            // Deleted between its event and its pass.
+            Err(Error::ObjectNotFound(gone)) => {
+                metrics.begin(&gone.name, gone.namespace.as_deref());
+                context.attempts.forget(&gone.into_kind_unchecked(()));
+            }
+            Err(error) => tracing::warn!(%error, "watch failed; trying again"),
+        }
     }
 }
 

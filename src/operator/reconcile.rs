@@ -22,7 +22,6 @@ use super::{
     status::{Outcome, Pass, status},
     stores::Stores,
     validate::validate,
-    verification,
     view::view,
 };
 use crate::{backoff::Backoff, crd::PeerRelay};
@@ -67,9 +66,6 @@ pub enum ReconcileError {
     /// The status could not be written.
     #[error("failed to write the status")]
     Status(#[source] Box<kube::Error>),
-    /// The verification of addresses could not be written.
-    #[error("failed to write the verification of addresses into a RelayNode")]
-    Verification(#[source] Box<kube::Error>),
 }
 
 /// Brings the cluster to what `relay` asks for, and its status to what the cluster states.
@@ -122,8 +118,6 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         let published = publisher.publish(status).await;
         published.map_err(ReconcileError::Status)?;
     }
-    let written = verification::write(&ctx.client, &spec.owner.namespace, &view.reports).await;
-    written.map_err(ReconcileError::Verification)?;
     next(&plan, objects)
 }
 

@@ -1,6 +1,7 @@
 //! The watches of the cluster: one for each kind, nothing is polled.
 
 mod change_filter;
+mod changed_reports;
 mod debounce;
 pub mod guard;
 pub mod monitoring;
@@ -10,7 +11,7 @@ mod pods;
 mod scope;
 mod stream;
 
-use std::{fmt::Debug, hash::Hash, time::Instant};
+use std::{fmt::Debug, hash::Hash, sync::Arc, time::Instant};
 
 use futures::{Stream, StreamExt, TryStreamExt};
 use k8s_openapi::{
@@ -32,7 +33,7 @@ use kube_runtime::{
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
-use self::guard::UnreadableObjects;
+use self::{changed_reports::ChangedReports, guard::UnreadableObjects};
 pub use self::scope::Scope;
 use super::{
     kinds::{Child, child_kinds},
@@ -55,6 +56,8 @@ pub struct Stores {
     pub(super) monitoring: monitoring::Monitoring,
     /// Reports of the relays.
     pub(super) relay_nodes: Store<RelayNode>,
+    /// PeerRelays whose reports may have changed, for the verification of addresses.
+    pub(super) changed_reports: Arc<ChangedReports>,
     /// PeerRelays that cannot be read.
     pub(super) unreadable_relays: UnreadableObjects,
     /// Reports that cannot be read.
@@ -106,7 +109,9 @@ impl Stores {
             ..scope.clone()
         };
         let unreadable_relays = UnreadableObjects::default();
-        let (peer_relays, controller) = watch_peer_relays(scope, queue, &unreadable_relays);
+        let changed_reports = Arc::new(ChangedReports::default());
+        let (peer_relays, controller) =
+            watch_peer_relays(scope, queue, &unreadable_relays, &changed_reports);
         let (children, controller) = ChildStores::watch(scope, queue, controller);
         let relays = controller.store();
         let (nodes, stream) = nodes::watch(scope);
@@ -125,11 +130,17 @@ impl Stores {
         let stream = debounce::debounced(stream, |report: &RelayNode| {
             (report.namespace(), report.spec.peer_relay.clone())
         });
+        let changed = changed_reports.clone();
+        let stream = stream.inspect_ok(move |report| changed.add(reported_relay(report)));
         let controller = controller.watches_stream(
             stream,
             queue.recording(|report: RelayNode| [reported_relay(&report)]),
         );
         let (pods, stream) = pods::pods(scope);
+        let changed = changed_reports.clone();
+        let stream = stream.inspect_ok(move |pod| {
+            pods::owner_of_pod(pod).into_iter().for_each(|relay| changed.add(relay));
+        });
         let relays = controller.store();
         let controller = controller.watches_stream(
             stream,
@@ -147,6 +158,7 @@ impl Stores {
             nodes,
             monitoring,
             relay_nodes,
+            changed_reports,
             unreadable_relays,
             unreadable_nodes,
             pods,
@@ -184,11 +196,15 @@ fn watch_peer_relays(
     scope: &Scope,
     queue: &Queue,
     unreadable: &UnreadableObjects,
+    changed_reports: &Arc<ChangedReports>,
 ) -> (Store<PeerRelay>, Controller<PeerRelay>) {
     let (peer_relays, stream, changed) = neighbours::watch(scope, unreadable);
-    let own_queue = queue.clone();
+    let (own_queue, changed_reports) = (queue.clone(), changed_reports.clone());
     let stream = stream.inspect_ok(move |relay: &PeerRelay| {
-        own_queue.add(&ObjectRef::from_obj(relay), Instant::now());
+        let relay = ObjectRef::from_obj(relay);
+        own_queue.add(&relay, Instant::now());
+        // A PeerRelay that is no longer paused may have results that were not written.
+        changed_reports.add(relay);
     });
     let controller = Controller::for_stream(stream, peer_relays.clone());
     let (queue, all) = (queue.clone(), peer_relays.clone());

@@ -1,26 +1,57 @@
-//! Writes into each `RelayNode` what other relays found of its addresses: one request for each
-//! changed verdict.
+//! The verification controller: it writes into each `RelayNode` which of its addresses other relays
+//! reach. One request for each result that changes.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use kube::{
     Api, Client, Resource, ResourceExt,
     api::{Patch, PatchParams},
 };
 use serde_json::json;
+use tokio::time::sleep;
 
-use super::probes::ProbeResults;
-use crate::{crd::RelayNode, names};
+use super::{probes::ProbeResults, stores::Stores, view::reports};
+use crate::{backoff::Backoff, crd::RelayNode, names};
 
-/// Brings `status.verification` of `nodes` to what they say of each other.
-///
-/// # Errors
-/// The first request that failed.
-pub async fn write(
+/// Waits after failures in a row.
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(32));
+
+/// Verifies the addresses of each PeerRelay whose reports have changed.
+pub async fn control(client: &Client, stores: &Stores) -> Infallible {
+    // Before all pods are known, reports would seem to have lost theirs.
+    if stores.wait_until_ready().await.is_err() {
+        return std::future::pending().await;
+    }
+    let mut failures = 0;
+    loop {
+        let relay = stores.changed_reports.next().await;
+        // Reports of a PeerRelay that is gone go with it.
+        let Some(found) = stores.peer_relays.get(&relay) else {
+            continue;
+        };
+        if found.spec.paused || found.metadata.deletion_timestamp.is_some() {
+            continue;
+        }
+        let namespace = relay.namespace.as_deref().unwrap_or_default();
+        match write(client, namespace, &reports(stores, &found)).await {
+            Ok(()) => failures = 0,
+            Err(error) => {
+                failures += 1;
+                let name = &relay.name;
+                tracing::warn!(%error, name, namespace, "failed to write the verification of addresses");
+                stores.changed_reports.add(relay);
+                sleep(BACKOFF.after(failures)).await;
+            }
+        }
+    }
+}
+
+/// Brings `status.verification` of all `nodes` of a PeerRelay to what they report of each other.
+async fn write(
     client: &Client,
     namespace: &str,
     nodes: &[Arc<RelayNode>],
-) -> Result<(), Box<kube::Error>> {
+) -> Result<(), kube::Error> {
     let api: Api<RelayNode> = Api::namespaced(client.clone(), namespace);
     let params = PatchParams::apply(names::OPERATOR).force();
     let results = ProbeResults::new(nodes);
@@ -40,9 +71,9 @@ pub async fn write(
             .await;
         match patched {
             Ok(_) => {}
-            // Gone with its pod, or another one by now.
+            // The report went with its pod, or is of another pod by now.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
-            Err(error) => return Err(Box::new(error)),
+            Err(error) => return Err(error),
         }
     }
     Ok(())

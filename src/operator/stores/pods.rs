@@ -50,7 +50,7 @@ pub(super) fn concerned(pod: &Pod, relays: &Store<PeerRelay>) -> Vec<ObjectRef<P
 }
 
 /// The PeerRelay whose pod it is.
-fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<PeerRelay>> {
+pub(super) fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<PeerRelay>> {
     let labels = pod.metadata.labels.as_ref()?;
     let name = labels.get(names::PEER_RELAY_LABEL)?;
     Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
