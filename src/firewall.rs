@@ -12,7 +12,7 @@ use crate::crd::exposure::{Exposure, ExposureType};
 /// A range of ports that clients must reach.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Opening {
-    /// First UDP port.
+    /// First UDP port of the range.
     pub first: u16,
     /// Last UDP port; the first one unless relays share an address.
     pub last: u16,
@@ -29,11 +29,11 @@ pub enum Delivery {
     Local,
     /// The cluster forwards it.
     Forwarded {
-        /// Whether a load balancer takes it, and not the node.
+        /// True if a load balancer takes it, and not the node.
         balanced: bool,
         /// UDP port of the relay.
         to: u16,
-        /// Whether the relay is on the node's network, and not on that of pods.
+        /// True if the relay is on the node's network, and not on that of pods.
         on_node: bool,
     },
 }
@@ -44,7 +44,7 @@ impl Opening {
         range(self.first, self.last, separator)
     }
 
-    /// Whether the cloud opens its own firewalls, as the Service asks for it.
+    /// Returns whether the cloud opens its own firewalls, as the Service asks for it.
     const fn is_balanced(&self) -> bool {
         matches!(self.delivery, Delivery::Forwarded { balanced: true, .. })
     }

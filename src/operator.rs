@@ -1,4 +1,4 @@
-//! The operator: turns every `PeerRelay` into relays, and says how they do.
+//! The operator: it turns every `PeerRelay` into relays, and keeps its status.
 
 pub mod apply;
 pub mod build;
@@ -67,18 +67,18 @@ use crate::{
 /// Longest time between a stop signal and the end.
 const DRAIN: Duration = Duration::from_secs(5);
 
-/// What an operator runs with.
+/// The options of an operator.
 #[derive(Debug, Clone)]
 pub struct OperatorOptions {
     /// Image of relays; that of the operator's own pod when empty.
     pub image: Option<String>,
-    /// When nodes pull it; as for the operator's own pod when empty.
+    /// `imagePullPolicy` of relays; that of the operator's own pod when empty.
     pub pull_policy: Option<String>,
     /// Monitoring of PeerRelays that say nothing else.
     pub monitoring: MonitoringDefaults,
     /// Template of PeerRelays that say nothing else.
     pub template: TemplateDefaults,
-    /// Where metrics and probes are served.
+    /// Address at which metrics and probes are served.
     pub metrics_addr: SocketAddr,
     /// Namespaces whose PeerRelays are reconciled; those of all namespaces when empty.
     pub namespaces: Vec<String>,

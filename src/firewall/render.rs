@@ -6,14 +6,14 @@ mod terraform;
 
 use super::{Delivery, Opening, Source};
 
-/// What is configured.
+/// The firewall that is configured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
 pub enum Tool {
     /// Uncomplicated firewall of a node
     Ufw,
     /// iptables and ip6tables of a node
     Iptables,
-    /// nft of a node
+    /// nftables of a node
     Nftables,
     /// firewall-cmd of a node
     Firewalld,
@@ -38,7 +38,7 @@ pub enum Tool {
 }
 
 impl Tool {
-    /// All of them.
+    /// All tools, in the order of the output.
     pub const ALL: &[Self] = &[
         Self::Ufw,
         Self::Iptables,
@@ -55,7 +55,7 @@ impl Tool {
         Self::TerraformAzurerm,
     ];
 
-    /// Whether it is on the node itself, and sees where packets are forwarded to.
+    /// Returns whether it is on the node itself, and sees where packets are forwarded to.
     const fn is_on_node(self) -> bool {
         matches!(
             self,

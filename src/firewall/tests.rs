@@ -214,7 +214,7 @@ fn a_port_that_the_cluster_chooses_is_known_once_it_has() {
     assert!(ports.summary().starts_with("let in UDP 31234,"));
 }
 
-/// What is run, without comments.
+/// The commands of a tool, without comments.
 fn commands(openings: &[Opening], tool: Tool) -> Vec<String> {
     let text = render(openings, &Source::everyone(), tool);
     let lines = text.lines().filter(|line| !line.starts_with('#'));

@@ -137,7 +137,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// Whether the other objects would meet the same as the last one.
+    /// Returns whether the other objects would meet the same as the last one.
     fn is_over(&self) -> bool {
         self.refusals.iter().any(|refusal| refusal.concerns_all)
     }

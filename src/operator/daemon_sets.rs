@@ -8,7 +8,7 @@ use kube::ResourceExt;
 
 use crate::names;
 
-/// Whether a DaemonSet runs no pod because its PeerRelay is not enabled.
+/// Returns whether a DaemonSet runs no pod because its PeerRelay is not enabled.
 pub fn is_off(set: &DaemonSet) -> bool {
     let spec = set.spec.as_ref();
     let pod = spec.and_then(|spec| spec.template.spec.as_ref());
@@ -16,13 +16,13 @@ pub fn is_off(set: &DaemonSet) -> bool {
     selector.is_some_and(|selector| selector.contains_key(names::OFF_LABEL))
 }
 
-/// Whether the controller of DaemonSets has acted on the last change of `set`.
+/// Returns whether the controller of DaemonSets has acted on the last change of `set`.
 pub fn is_observed(set: &DaemonSet) -> bool {
     let observed = set.status.as_ref().and_then(|s| s.observed_generation);
     set.metadata.generation.is_none() || observed == set.metadata.generation
 }
 
-/// Whether all pods of a DaemonSet are ready and have its newest template.
+/// Returns whether all pods of a DaemonSet are ready and have its newest template.
 pub fn is_ready(set: &DaemonSet) -> bool {
     set.status.as_ref().is_some_and(|status| {
         status.observed_generation == set.metadata.generation
@@ -64,14 +64,14 @@ pub fn region(set: &DaemonSet) -> Option<&String> {
     set.labels().get(names::REGION_LABEL)
 }
 
-/// Whether `pod` is one of this DaemonSet of `region`.
+/// Returns whether `pod` is one of this DaemonSet of `region`.
 pub fn has_pod(set: &DaemonSet, region: &str, pod: &Pod) -> bool {
     let same_set = pod.labels().get(names::RELAY_LABEL) == set.labels().get(names::RELAY_LABEL);
     let label = pod.labels().get(names::REGION_LABEL);
     same_set && label.is_some_and(|label| label == region)
 }
 
-/// Whether a DaemonSet belongs to the PeerRelay of this reference.
+/// Returns whether a DaemonSet belongs to the PeerRelay of this reference.
 pub fn is_owned(set: &DaemonSet, owner: &OwnerReference) -> bool {
     let mut owners = set.owner_references().iter();
     owners.any(|found| found.uid == owner.uid)

@@ -54,26 +54,26 @@ pub struct MonitoringDefaults {
 /// The reason for which a default cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidDefault {
-    /// Labels are pairs.
+    /// The text is no label.
     #[error("{0:?} is not a label: write it as release=kube-prometheus-stack")]
     Label(String),
-    /// Prometheus and Kubernetes both limit them.
+    /// The text is no duration.
     #[error("{0:?} is not a duration: write it as 30s or 1m30s")]
     Duration(String),
     /// prometheus-operator would refuse every ServiceMonitor.
     #[error("a scrape may take {timeout}, longer than the interval of {interval}: lower it")]
     TimeoutBeyondInterval {
-        /// As given.
+        /// Timeout as it was given.
         timeout: String,
-        /// As given.
+        /// Interval as it was given.
         interval: String,
     },
-    /// Not a list of rules.
+    /// The text is no list of rules.
     #[error(
         "relabelings are not a list of rules as in a ServiceMonitor, such as [{{\"targetLabel\": \"team\", \"replacement\": \"net\"}}]: {0}"
     )]
     Relabelings(String),
-    /// Not a template.
+    /// The text is no template.
     #[error(
         "the template is not one as in spec.template of a PeerRelay, such as {{\"priorityClassName\": \"relays\"}}: {0}"
     )]
@@ -81,7 +81,7 @@ pub enum InvalidDefault {
     /// A field that only a PeerRelay may have.
     #[error("a template for all PeerRelays cannot have {0}: set it in spec.template of each")]
     TemplateField(&'static str),
-    /// Not the name of a variable.
+    /// The text is no name of a variable with a value.
     #[error("{0:?} is not a variable: write it as HTTPS_PROXY=http://proxy.example.net:3128")]
     Variable(String),
 }

@@ -77,7 +77,7 @@ pub fn replaced(replaced: &Replaced) -> Event {
     }
 }
 
-/// Whether it says something that it did not say before. What is not known or not there yet when a
+/// Returns whether it says something that it did not say before. What is not known or not there yet when a
 /// condition first appears is no news, except of `Ready`.
 fn is_new(now: &Condition, before: Option<&Condition>, stalls: bool) -> bool {
     let is_ready = now.type_ == "Ready";
@@ -89,7 +89,7 @@ fn is_new(now: &Condition, before: Option<&Condition>, stalls: bool) -> bool {
     }
 }
 
-/// Whether it is only the beginning: relays that were there and are lost are a problem.
+/// Returns whether it is only the beginning: relays that were there and are lost are a problem.
 fn is_start(now: &Condition, before: Option<&Condition>) -> bool {
     let lost = now.type_ == "RelaysAvailable" && before.is_some_and(is_true);
     STARTING.contains(&&*now.reason) && !lost

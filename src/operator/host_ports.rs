@@ -7,23 +7,23 @@ use kube::ResourceExt;
 
 use crate::names;
 
-/// A port of a node.
+/// A port of a node that pods can take.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct HostPort {
-    /// `UDP` or `TCP`.
+    /// Protocol: `UDP` or `TCP`.
     pub protocol: String,
-    /// Its number.
+    /// Number of the port.
     pub number: u16,
 }
 
 impl HostPort {
-    /// A UDP port.
+    /// Returns a UDP port.
     pub fn udp(number: u16) -> Self {
         let protocol = "UDP".to_owned();
         Self { protocol, number }
     }
 
-    /// A TCP port.
+    /// Returns a TCP port.
     pub fn tcp(number: u16) -> Self {
         let protocol = "TCP".to_owned();
         Self { protocol, number }
@@ -36,12 +36,12 @@ impl fmt::Display for HostPort {
     }
 }
 
-/// Who has a port.
+/// The pod that has a port.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Holder {
     /// Namespace and name of the PeerRelay.
     pub relay: String,
-    /// Name of the pod.
+    /// Name of the pod that has the port.
     pub pod: String,
 }
 
@@ -78,7 +78,7 @@ impl Taken {
         taken
     }
 
-    /// Whether `relay` itself has one of `ports` on `node`, as while a relay of one region makes way
+    /// Returns whether `relay` itself has one of `ports` on `node`, as while a relay of one region makes way
     /// for that of another.
     pub fn is_own(&self, node: &str, ports: &[HostPort], relay: &str) -> bool {
         let taken = self.nodes.get(node);
@@ -102,7 +102,7 @@ impl Taken {
     }
 }
 
-/// Whether a pod is on no node yet.
+/// Returns whether a pod is on no node yet.
 pub fn is_unscheduled(pod: &Pod) -> bool {
     let spec = pod.spec.as_ref();
     spec.is_none_or(|spec| spec.node_name.is_none())

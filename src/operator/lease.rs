@@ -23,7 +23,8 @@ pub struct Times {
     pub duration: Duration,
     /// A leader that could not renew for this long stops acting. It renews at half of it.
     pub deadline: Duration,
-    /// How often others look, and how long a leader waits for an answer before it asks again.
+    /// The interval in which others look at the lease, and the time that a leader waits for an answer
+    /// before it asks again.
     pub retry: Duration,
 }
 
@@ -73,7 +74,7 @@ impl Times {
     }
 }
 
-/// Who claims a lease, and how.
+/// The claim of a replica to a lease.
 #[derive(Debug, Clone)]
 pub struct Claim {
     /// Name of the lease.
@@ -82,7 +83,7 @@ pub struct Claim {
     pub identity: String,
     /// Times of the election.
     pub times: Times,
-    /// What takes the lease with it when it is deleted.
+    /// Object that takes the lease with it when it is deleted.
     pub owner: Option<OwnerReference>,
 }
 
@@ -99,7 +100,7 @@ pub struct Leadership {
 #[error("lost the lease {0}: another replica leads, or the API server cannot be reached")]
 pub struct Lost(String);
 
-/// What others have written, and since when we know it.
+/// The lease as others wrote it last, and since when this replica knows it.
 struct Seen {
     resource_version: Option<String>,
     since: Instant,
@@ -114,7 +115,7 @@ impl Seen {
     }
 }
 
-/// What to do about a lease.
+/// The next step towards a lease.
 #[derive(Debug, PartialEq, Eq)]
 enum Step {
     Create,

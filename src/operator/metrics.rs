@@ -142,7 +142,7 @@ impl Metrics {
         *failures - 1
     }
 
-    /// What waits for its reconciliation.
+    /// The PeerRelays that wait for their reconciliation.
     pub fn queue(&self) -> &Queue {
         &self.queue
     }

@@ -81,7 +81,7 @@ child_kinds!(define_prepared);
 pub struct MonitoringObject {
     /// Kind of the object.
     pub kind: MonitoringKind,
-    /// Whether the cluster knows the kind.
+    /// True if the cluster knows the kind.
     pub is_known: bool,
     /// The object; `None` when there should be none.
     pub object: Option<DynamicObject>,
@@ -94,7 +94,7 @@ pub struct Applied {
     pub changes: Changes,
     /// Objects that the API server refused, now or in an earlier pass that is not repeated yet.
     pub refused: Option<Summary>,
-    /// Whether the status should name the refusals. A failure that passes is first tried again.
+    /// True if the status should name the refusals. A failure that passes is first tried again.
     pub report_refused: bool,
     /// Time until the next attempt to apply a refused object.
     pub pause: Option<Duration>,

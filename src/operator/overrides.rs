@@ -66,7 +66,7 @@ const MOUNTS: &[&str] = &[
     POD_SESSION_DIR,
 ];
 
-/// Why a patch is refused.
+/// The reason for which a patch is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum OverrideError {
     /// Larger than `LARGEST`.
@@ -85,7 +85,7 @@ pub enum OverrideError {
         item: String,
         /// Name of the region.
         region: String,
-        /// Who has it, if anybody.
+        /// Words about the relays that have it, if any do.
         why: &'static str,
     },
     /// A container that is added, and has nothing to run.
@@ -113,7 +113,7 @@ pub enum OverrideError {
     /// A list item without the name by which it is found.
     #[error("template.podOverrides: an item of {0} has no {1}: add it")]
     Unnamed(String, &'static str),
-    /// Not a pod.
+    /// The patched object is no pod.
     #[error("template.podOverrides is no patch of a pod's spec: {0}")]
     Type(String),
     /// A field that pods do not have.

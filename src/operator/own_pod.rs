@@ -13,7 +13,7 @@ const CONTAINER: &str = "operator";
 /// Wait before the pod is read again after a failure.
 const RETRY: Duration = Duration::from_secs(2);
 
-/// What the operator takes from its own pod.
+/// The properties of the operator's own pod that its relays share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OwnPod {
     /// Image of the operator's container, which relays run too unless the operator is told otherwise.
@@ -32,11 +32,11 @@ pub enum OwnPodError {
         "failed to read the own pod {namespace}/{name}: {source}; the operator needs the right to get pods in its namespace"
     )]
     Read {
-        /// Name of the pod.
+        /// Name of the operator's pod.
         name: String,
-        /// Its namespace.
+        /// Namespace of the pod.
         namespace: String,
-        /// What the API server said.
+        /// Error of the API server.
         source: Box<kube::Error>,
     },
     /// No container of that name.

@@ -128,7 +128,7 @@ pub struct Waiting {
 /// A region together with its plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Region<'a> {
-    /// The region.
+    /// The region as it was validated.
     pub spec: &'a ValidRegion,
     /// The cluster's decisions about it.
     pub plan: &'a RegionPlan,
@@ -156,7 +156,7 @@ impl Region<'_> {
 }
 
 impl NodePlan {
-    /// Whether a relay of `region` is planned on `node`.
+    /// Returns whether a relay of `region` is planned on `node`.
     fn wants(&self, region: &ValidRegion, node: &Node) -> bool {
         match &self.chosen {
             Some(nodes) => nodes.contains(&node.name_any()),
@@ -166,7 +166,7 @@ impl NodePlan {
 }
 
 impl StartPlan {
-    /// Whether the relays of a DaemonSet, on one node or on all, must not be started yet.
+    /// Returns whether the relays of a DaemonSet, on one node or on all, must not be started yet.
     pub fn waits(&self, node: Option<&String>) -> bool {
         let pending = |node: &String| self.pending.contains(node);
         self.waiting.is_some() && (self.pending.is_empty() || node.is_some_and(pending))

@@ -31,7 +31,7 @@ impl<'a> ProbeResults<'a> {
         Self { reports }
     }
 
-    /// Whether another relay has reached an address, and which one reached it quickest.
+    /// Returns whether another relay has reached an address, and which one reached it quickest.
     pub fn verify(&self, node: &RelayNode, address: &str) -> EndpointVerification {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let first = self.reports.get(&(name, address)).and_then(|r| r.first());
@@ -119,7 +119,7 @@ pub(crate) mod tests {
         Arc::new(serde_json::from_value(node).unwrap())
     }
 
-    /// What a relay saw of `relay`.
+    /// The result of a probe of `relay`.
     pub(crate) fn probe(relay: &str, address: &str, micros: Option<i64>) -> Value {
         json!({
             "relay": relay, "address": address, "reachable": micros.is_some(),

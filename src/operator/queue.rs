@@ -1,6 +1,6 @@
 //! PeerRelays that wait for their reconciliation: how many, and since when.
 //!
-//! kube's controller keeps its queue to itself. What triggers it is noted here on its way in, and taken
+//! kube's controller keeps its queue to itself. What triggers it is recorded here on its way in, and taken
 //! out again when the reconciliation begins.
 
 use std::{
@@ -24,7 +24,7 @@ pub struct Queue(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// When each was triggered for the first time since its last reconciliation began.
+    /// Time at which each was triggered first since its last reconciliation began.
     waiting: HashMap<Key, Instant>,
     added: u64,
 }
@@ -41,7 +41,7 @@ pub struct Depth {
 }
 
 impl Queue {
-    /// Notes that a PeerRelay is going to be reconciled.
+    /// Records that a PeerRelay is going to be reconciled.
     pub fn add(&self, relay: &ObjectRef<PeerRelay>, now: Instant) {
         let key = (
             relay.namespace.clone().unwrap_or_default(),
@@ -50,14 +50,14 @@ impl Queue {
         self.add_key(key, now);
     }
 
-    /// Notes that all of these are going to be reconciled.
+    /// Records that all of these are going to be reconciled.
     pub fn add_all(&self, relays: &[Arc<PeerRelay>], now: Instant) {
         for relay in relays {
             self.add(&ObjectRef::from_obj(&**relay), now);
         }
     }
 
-    /// Notes that the PeerRelay which owns an object is going to be reconciled, if one does.
+    /// Records that the PeerRelay which owns an object is going to be reconciled, if one does.
     pub fn add_owner(&self, child: &impl Resource, now: Instant) {
         let controller = |owner: &&OwnerReference| {
             owner.controller == Some(true) && owner.kind == PeerRelay::kind(&())
@@ -68,7 +68,7 @@ impl Queue {
         }
     }
 
-    /// Wraps a mapper from what was seen to the PeerRelays that it concerns, so that they are noted.
+    /// Wraps a mapper from what was seen to the PeerRelays that it concerns, so that they are recorded.
     pub fn recording<T, I>(
         &self,
         mapper: impl Fn(T) -> I + Send + Sync + 'static,
@@ -93,7 +93,7 @@ impl Queue {
         Some(now.saturating_duration_since(since))
     }
 
-    /// Measures it.
+    /// Measures the queue.
     pub fn depth(&self, now: Instant) -> Depth {
         let state = self.state();
         let oldest = state.waiting.values().min();

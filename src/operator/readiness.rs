@@ -13,7 +13,7 @@ const FAILING: Duration = Duration::from_secs(20);
 /// Longest reason that is repeated, in characters.
 const LONGEST: usize = 400;
 
-/// What this replica does and what it waits for; clones share it.
+/// The state of this replica, and the reason for which it waits; clones share it.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     shared: Arc<Mutex<Shared>>,
@@ -35,7 +35,7 @@ enum Part {
     StandsBy(Instant, Duration),
     /// It acts, and has not seen the whole cluster yet.
     Begins,
-    /// It acts.
+    /// Reconciles PeerRelays.
     Acts,
 }
 

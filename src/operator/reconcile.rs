@@ -43,7 +43,7 @@ pub struct Context {
     pub recorder: Recorder,
     /// Values for fields that PeerRelays leave empty.
     pub defaults: Defaults,
-    /// Counters.
+    /// Counters of the operator.
     pub metrics: Metrics,
     /// Results of earlier attempts to apply objects.
     pub attempts: Attempts,

@@ -43,7 +43,7 @@ impl Cause {
         }
     }
 
-    /// Whether only a person can end it.
+    /// Returns whether only a person can end it.
     pub const fn needs_user(self) -> bool {
         matches!(self, Self::Rejected | Self::NameTaken)
     }
@@ -52,17 +52,17 @@ impl Cause {
 /// A request that did not do what it should.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
-    /// The object.
+    /// Object that was refused.
     pub subject: Subject,
-    /// What was tried: `read`, `apply` or `remove`.
+    /// Request that was made: `read`, `apply` or `remove`.
     pub verb: &'static str,
     /// The kind of failure.
     pub cause: Cause,
     /// The API server's words, cut.
     pub words: String,
-    /// How long the API server asks to be left alone.
+    /// Time for which the API server asks not to be asked again.
     pub retry_after: Duration,
-    /// Whether further requests would meet the same: the API server does not answer or has too much
+    /// True if further requests would meet the same: the API server does not answer or has too much
     /// to do, or the namespace takes nothing any more.
     pub concerns_all: bool,
 }
@@ -148,7 +148,7 @@ impl Summary {
     }
 }
 
-/// Whether the answer to a write is final or passes.
+/// Returns whether the answer to a write is final or passes.
 fn cause(status: &Status) -> Cause {
     match status.code {
         // Admission has not started yet (apiserver, `admission/initializer` and plugins).
@@ -181,7 +181,7 @@ fn concerns_all(status: &Status, subject: &Subject) -> bool {
     }
 }
 
-/// How long an API server that has too much to do asks to be left alone, at most a minute.
+/// The time for which an overloaded API server asks not to be asked again, at most a minute.
 pub fn retry_after(error: &kube::Error) -> Duration {
     let kube::Error::Api(status) = error else {
         return Duration::ZERO;

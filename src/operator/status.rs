@@ -102,7 +102,7 @@ pub enum Outcome<'a> {
 pub struct Pass<'a> {
     /// Specification of the PeerRelay.
     pub spec: &'a ValidSpec,
-    /// Its plan.
+    /// Plan of the PeerRelay.
     pub plan: &'a Plan,
     /// Result of applying its objects.
     pub objects: &'a Objects<Applied>,

@@ -1,4 +1,4 @@
-//! Which PeerRelays of the cluster share a tailnet, and how many relays it may have. Pure.
+//! The PeerRelays of the cluster that share a tailnet, and the number of relays that it may have. Pure.
 
 use kube::ResourceExt;
 use url::Url;
@@ -109,7 +109,7 @@ fn wanted(relay: &PeerRelay) -> usize {
         .sum()
 }
 
-/// What of a PeerRelay matters to its neighbours.
+/// The facts about a PeerRelay that matter to its neighbours.
 pub fn seen_by_neighbours(relay: &PeerRelay) -> impl PartialEq + Send + use<> {
     (
         Server::of(&relay.spec.tailnet),

@@ -1,4 +1,4 @@
-//! Tells of objects that cannot be read: a PeerRelay by its status, a RelayNode by an event.
+//! Reports objects that cannot be read: a PeerRelay by its status, a RelayNode by an event.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -20,16 +20,16 @@ use super::{
 };
 use crate::crd::{PeerRelay, RelayNode};
 
-/// Wait after something could not be told.
+/// Wait after an object could not be reported.
 const RETRY: Duration = Duration::from_secs(5);
-/// Least time between two events about RelayNodes, which others may write as they like.
+/// Shortest time between two events about RelayNodes, which others may write as they like.
 const EVENT_INTERVAL: Duration = Duration::from_secs(1);
 /// Conditions of a status that are read at most.
 const MOST_CONDITIONS: usize = 16;
 /// Reason of the event about a RelayNode.
 pub const INVALID_REPORT: &str = "InvalidReport";
 
-/// Tells of PeerRelays: they are `InvalidSpec`, and what was made of them stays as it is.
+/// Reports PeerRelays: they are `InvalidSpec`, and their objects stay as they are.
 pub async fn report_relays(
     client: &Client,
     recorder: &Recorder,
@@ -100,7 +100,7 @@ fn invalid(object: &Unreadable, now: Timestamp) -> Option<(Value, Vec<Condition>
     (status != last).then_some((status, before, after))
 }
 
-/// Tells of RelayNodes: they are left out, as if the relay had not reported.
+/// Reports RelayNodes: they are left out, as if the relay had not reported.
 pub async fn report_nodes(recorder: &Recorder, objects: &UnreadableObjects) -> Infallible {
     let mut reported = std::collections::BTreeMap::new();
     loop {

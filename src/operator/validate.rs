@@ -41,7 +41,7 @@ const BALANCED_RELAYS: u16 = 2;
 pub struct ValidSpec {
     /// Identity of the PeerRelay.
     pub owner: Owner,
-    /// Whether relays run.
+    /// True if relays run.
     pub enabled: bool,
     /// UDP port of the relays.
     pub port: u16,
@@ -74,7 +74,7 @@ pub struct TailnetAccess {
     pub ca_bundle: Option<String>,
     /// First part of device names.
     pub hostname_prefix: String,
-    /// Whether devices leave the tailnet when they are offline.
+    /// True if devices leave the tailnet when they are offline.
     pub ephemeral: bool,
 }
 
@@ -111,7 +111,7 @@ pub struct ValidRegion {
     pub child: String,
     /// Rule that the tailnet policy must have.
     pub grant: RegionGrant,
-    /// Nodes that fit.
+    /// Rules for the nodes of its relays.
     pub placement: Placement,
     /// Most relays of the region, if its number is limited.
     pub max_relays: Option<u16>,
@@ -124,55 +124,55 @@ pub struct ValidRegion {
 /// A fault of a PeerRelay that admission cannot find.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidRelay {
-    /// Read from the API without identity; cannot happen.
+    /// The object has no identity, which the API server always gives it.
     #[error("PeerRelay has no {0}")]
     Incomplete(&'static str),
-    /// No name that every object of the PeerRelay could begin with.
+    /// The names of some objects cannot begin with the name of the PeerRelay.
     #[error(
         "metadata.name {0} cannot begin the names of Services, which are lower-case letters, \
          digits and dashes, begin with a letter and end with a letter or digit: create the \
          PeerRelay under another name of at most 40 characters, such as {1}, and delete this one"
     )]
     Name(String, String),
-    /// No name that every object of the region could have.
+    /// The names of some objects cannot contain the name of the region.
     #[error(
         "name of region {0} cannot be a part of the names of Services, which are lower-case \
          letters, digits and dashes, begin with a letter and end with a letter or digit: rename \
          it, to at most 20 characters, and not to grants, metrics or dashboard"
     )]
     RegionName(String),
-    /// Not a URL.
+    /// The URL of the control server cannot be parsed.
     #[error("tailnet.controlURL is not a URL: {0}; write it as https://control.example.net")]
     ControlUrl(url::ParseError),
-    /// Not a patch, or one that would break relays.
+    /// The patch of the pods has a fault, or would break relays.
     #[error(transparent)]
     Overrides(#[from] OverrideError),
-    /// Names nobody.
+    /// A client names no device.
     #[error("clients of region {region}: {source}")]
     Client {
         /// Name of the region.
         region: String,
-        /// What is wrong with it.
+        /// Fault of the client.
         source: SelectorError,
     },
-    /// Every device would be a relay.
+    /// Every device of the tailnet would be a relay.
     #[error(
         "tag of region {0} is '*': every device of the tailnet would become a relay that clients \
          try; name a tag that only relays have"
     )]
     EveryoneRelays(String),
-    /// The relays' own tag is a client.
+    /// The clients of a region have the tag of its relays.
     #[error(
         "clients of region {0} has the relays' own tag: set selfRelay instead, if devices with \
          it relay for themselves"
     )]
     OwnTag(String),
-    /// What a region's relays should advertise.
+    /// The endpoints of a region have a fault.
     #[error("region {region}: {source}")]
     Endpoints {
         /// Name of the region.
         region: String,
-        /// What is wrong.
+        /// Fault of the endpoints.
         source: InvalidEndpoints,
     },
 }

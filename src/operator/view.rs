@@ -1,4 +1,4 @@
-//! What the watches know that matters to one PeerRelay, taken once a pass.
+//! The view of the cluster that a pass over one PeerRelay works with, taken once.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -102,7 +102,7 @@ fn is_report_of(report: &RelayNode, relay: &PeerRelay) -> bool {
         && Some(&report.spec.peer_relay) == relay.metadata.name.as_ref()
 }
 
-/// Whether a report is of a pod that is not among those with these UIDs. Kubernetes removes such
+/// Returns whether a report is of a pod that is not among those with these UIDs. Kubernetes removes such
 /// reports late at times: for half a minute after it has learned of RelayNodes it forgets them.
 fn has_lost_its_pod(report: &RelayNode, pods: &HashSet<&str>) -> bool {
     let mut owners = report.owner_references().iter();

@@ -3,7 +3,7 @@
 
 use super::{Delivery, Opening, Source, is_everyone, pairs};
 
-/// Whether a packet passes through the node instead of ending there.
+/// Returns whether a packet passes through the node instead of ending there.
 const fn passes(opening: &Opening) -> bool {
     matches!(opening.delivery, Delivery::Forwarded { on_node: false, .. })
 }

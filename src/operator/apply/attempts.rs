@@ -1,5 +1,5 @@
-//! What came of earlier attempts to apply objects, so that one that is refused is tried again
-//! seldom, and one that the API server writes in another way is not sent again.
+//! The results of earlier attempts to apply objects. A refused object is tried again seldom, and one
+//! that the API server stores in another form is not sent again.
 
 use std::{
     collections::HashMap,
@@ -27,7 +27,7 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Takes out what is known about a PeerRelay; nothing if it was another one of that name.
+    /// Takes out the attempts of a PeerRelay; none if they are of another one of that name.
     pub(super) fn take(&self, relay: &ObjectRef<PeerRelay>, uid: &str) -> RelayAttempts {
         let attempts = self.lock().remove(relay);
         attempts
@@ -38,7 +38,7 @@ impl Attempts {
             })
     }
 
-    /// Keeps it for the next time.
+    /// Keeps the attempts of a PeerRelay for its next pass.
     pub(super) fn keep(&self, relay: ObjectRef<PeerRelay>, attempts: RelayAttempts) {
         if !attempts.objects.is_empty() {
             self.lock().insert(relay, attempts);
@@ -76,7 +76,7 @@ enum LastResult {
     Kept(u64),
     Refused {
         refusal: Refusal,
-        /// In a row.
+        /// Number of refusals in a row.
         failures: u32,
         next: Instant,
     },
@@ -94,13 +94,13 @@ impl RelayAttempts {
         }
     }
 
-    /// Whether the API server keeps the object with this difference.
+    /// Returns whether the API server keeps the object with this difference.
     pub(super) fn is_kept(&self, subject: &Subject, sum: &str, difference: u64) -> bool {
         let attempt = self.objects.get(subject).filter(|a| a.sum == sum);
         attempt.is_some_and(|a| matches!(a.result, LastResult::Kept(kept) if kept == difference))
     }
 
-    /// Notes that an object was applied, and with what difference it is kept.
+    /// Records that an object was applied, and the difference with which the API server keeps it.
     pub(super) fn applied(&mut self, subject: &Subject, sum: &str, difference: Option<u64>) {
         match difference {
             None => drop(self.objects.remove(subject)),
@@ -112,7 +112,7 @@ impl RelayAttempts {
         }
     }
 
-    /// Notes that an object is as it should be.
+    /// Records that an object is as it should be.
     pub(super) fn settled(&mut self, subject: &Subject) {
         let refused = |attempt: &Attempt| matches!(attempt.result, LastResult::Refused { .. });
         if self.objects.get(subject).is_some_and(refused) {
@@ -120,7 +120,7 @@ impl RelayAttempts {
         }
     }
 
-    /// Notes a refusal.
+    /// Records a refusal.
     pub(super) fn refused(&mut self, sum: &str, refusal: &Refusal) {
         let before = self.objects.get(&refusal.subject).filter(|a| a.sum == sum);
         let failures = match before.map(|attempt| &attempt.result) {
@@ -138,12 +138,12 @@ impl RelayAttempts {
             .insert(refusal.subject.clone(), Attempt { sum, result });
     }
 
-    /// Forgets objects that were not looked at.
+    /// Forgets objects that were not visited.
     pub(super) fn retain(&mut self, visited: impl Fn(&Subject) -> bool) {
         self.objects.retain(|subject, _| visited(subject));
     }
 
-    /// How often in a row an object was refused.
+    /// The number of times in a row that an object was refused.
     pub(super) fn failures(&self, subject: &Subject) -> u32 {
         match self.objects.get(subject).map(|attempt| &attempt.result) {
             Some(LastResult::Refused { failures, .. }) => *failures,
@@ -151,7 +151,7 @@ impl RelayAttempts {
         }
     }
 
-    /// How long until the first object is to be tried again.
+    /// The time until the first object is tried again.
     pub(super) fn pause(&self) -> Option<Duration> {
         let next = self.objects.values().filter_map(|a| match a.result {
             LastResult::Refused { next, .. } => Some(next),

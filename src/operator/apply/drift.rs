@@ -1,4 +1,4 @@
-//! What an object in the cluster has other than it should. Pure.
+//! The difference between an object in the cluster and the one that should be there. Pure.
 //!
 //! The API server completes objects with defaults, which is no drift. It also writes some values
 //! in another way than they were sent: quantities in their canonical form, and empty values not at
@@ -46,7 +46,7 @@ pub(super) fn drift(live: &Value, wanted: &Value) -> Option<u64> {
     (differences.count > 0).then(|| differences.hasher.finish())
 }
 
-/// What the values of an object mean.
+/// The meaning of the values of an object.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {
     Plain,
@@ -100,7 +100,7 @@ impl Differences {
     }
 }
 
-/// Whether two values that are no objects with fields to compare mean the same.
+/// Returns whether two values that are no objects with fields to compare mean the same.
 fn same(live: Option<&Value>, wanted: &Value, key: &str, kind: Kind) -> bool {
     match (live, wanted) {
         (Some(live), wanted) if live == wanted => true,
@@ -114,7 +114,7 @@ fn same(live: Option<&Value>, wanted: &Value, key: &str, kind: Kind) -> bool {
     }
 }
 
-/// Whether the API server does not write such a value.
+/// Returns whether the API server does not write such a value.
 fn is_nothing(wanted: &Value, key: &str) -> bool {
     match wanted {
         Value::Null => true,

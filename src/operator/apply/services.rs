@@ -1,4 +1,4 @@
-//! What Kubernetes does not change of a Service, so that the operator replaces it. Pure.
+//! Services that the operator replaces, as Kubernetes does not let a field of them change. Pure.
 
 use std::collections::BTreeSet;
 
@@ -29,7 +29,7 @@ pub(super) fn replaced_for(live: &Value, wanted: &Value) -> Option<&'static str>
     (!is.is_null() && !should.is_null() && is != should).then_some(FAMILIES)
 }
 
-/// Whether the class of `live` is to change. One that somebody else has set stays.
+/// Returns whether the class of `live` is to change. One that somebody else has set stays.
 fn class(live: &Value, wanted: &Value) -> bool {
     let class = |service: &Value| service["spec"]["loadBalancerClass"].clone();
     let (is, should) = (class(live), class(wanted));

@@ -144,8 +144,8 @@ fn pin(set: &mut DaemonSet, child: &str, node: &str) {
     set.metadata.name = Some(name);
 }
 
-/// What a node must be besides its labels, whichever term of the placement it satisfies: one on which
-/// relays can run, in one of the zones.
+/// The node affinity of a placement: each of its terms also asks for a node on which relays can run, in
+/// one of the zones.
 fn affinity(placement: &Placement) -> Affinity {
     let mut wanted = requirements();
     if !placement.zones.is_empty() {

@@ -1,5 +1,5 @@
-//! What a relay needs for the kernel data path, and nothing else: two capabilities, and on the
-//! node's network the directory in which the program outlives the pod.
+//! The rights of a relay for the kernel data path: two capabilities, and on the node's network the
+//! directory in which the program outlives the pod.
 
 use k8s_openapi::api::core::v1::{
     Capabilities, HostPathVolumeSource, PodSpec, Volume, VolumeMount,
@@ -11,10 +11,10 @@ use crate::{
     operator::{plan::Region, validate::ValidSpec},
 };
 
-/// Where nodes have the BPF file system.
+/// Path of the BPF file system on nodes.
 const BPF: &str = "/sys/fs/bpf";
 
-/// Whether relays of this region may load the program. On the pod network only if it is asked for:
+/// Returns whether relays of this region may load the program. On the pod network only if it is asked for:
 /// there `Auto` means pods that pass Pod Security `restricted`.
 pub(super) fn in_kernel(relay: &ValidSpec, region: Region<'_>) -> bool {
     match relay.settings.data_path {

@@ -1,4 +1,4 @@
-//! How many relays of a region may be evicted at a time: one.
+//! The PodDisruptionBudget of a region: one relay may be evicted at a time.
 
 use k8s_openapi::{
     api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec},

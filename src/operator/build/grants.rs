@@ -41,7 +41,7 @@ pub(super) fn build(relay: &ValidSpec) -> Option<ConfigMap> {
     })
 }
 
-/// What the status says of it.
+/// The reference to the ConfigMap with the policy, for the status.
 pub fn status(relay: &ValidSpec) -> Option<GrantsStatus> {
     (relay.grants_output == GrantsOutput::ConfigMap).then(|| GrantsStatus {
         config_map: names::grants(&relay.owner.name),

@@ -83,8 +83,8 @@ fn service(relay: &ValidSpec, region: Region<'_>, node: &str) -> Service {
     }
 }
 
-/// What clouds must be asked for, then what the user says, then what the operator finds the Service
-/// by.
+/// The annotations of a Service: requests to clouds, then those of the user, then those by which the
+/// operator finds the Service.
 fn annotations(
     relay: &ValidSpec,
     region: Region<'_>,

@@ -54,7 +54,7 @@ fn object(
     })
 }
 
-/// Whether there should be an object, given the kinds that the cluster knows.
+/// Returns whether there should be an object, given the kinds that the cluster knows.
 fn is_wanted(kind: MonitoringKind, relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> bool {
     let switch = match kind {
         MonitoringKind::ServiceMonitor => relay.monitoring.service_monitor,
@@ -63,7 +63,7 @@ fn is_wanted(kind: MonitoringKind, relay: &ValidSpec, known: &BTreeSet<Monitorin
     switch.is_on(known.contains(&kind))
 }
 
-/// Whether metrics can be read from elsewhere than the node itself.
+/// Returns whether metrics can be read from elsewhere than the node itself.
 pub(super) fn is_scraped(relay: &ValidSpec) -> bool {
     relay.monitoring.service_monitor != Switch::Disabled
 }

@@ -1,4 +1,4 @@
-//! What may reach relays on the pod network.
+//! The NetworkPolicy of relays on the pod network.
 
 use k8s_openapi::{
     api::networking::v1::{

@@ -1,4 +1,5 @@
-//! What a region's relays may do: report about themselves, and read their own configuration.
+//! The permissions of a region's relays: they report about themselves, and read their own
+//! configuration.
 
 use k8s_openapi::api::{
     core::v1::ServiceAccount,

@@ -1,4 +1,4 @@
-//! What leads clients to relays that are not reached on their nodes' own network.
+//! The Services that lead clients to relays.
 
 use k8s_openapi::{
     api::core::v1::{Service, ServicePort, ServiceSpec},

@@ -1,4 +1,4 @@
-//! What `spec.template` makes of a DaemonSet.
+//! The changes of a DaemonSet that `spec.template` asks for.
 
 use k8s_openapi::{
     api::{

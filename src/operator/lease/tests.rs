@@ -152,15 +152,15 @@ async fn a_request_that_hangs_keeps_nobody_from_a_lease() {
 #[derive(Clone)]
 struct Server {
     lease: Arc<Mutex<Value>>,
-    /// How long a request takes by the second in which it comes; some are never answered.
+    /// The duration of a request by the second in which it comes; some are never answered.
     takes: Arc<dyn Fn(u64) -> Option<Duration> + Send + Sync>,
-    /// Whether those are carried out.
+    /// True if those are carried out.
     loses_answers: bool,
     start: Instant,
 }
 
 impl Server {
-    /// The lease is `a`'s.
+    /// Returns a lease that `a` holds.
     fn new(takes: impl Fn(u64) -> Option<Duration> + Send + Sync + 'static) -> Self {
         let lease = json!({
             "apiVersion": "coordination.k8s.io/v1", "kind": "Lease",
@@ -189,7 +189,7 @@ impl Server {
         lease["metadata"]["resourceVersion"] = json!("2");
     }
 
-    /// Whether `a` holds it for ten minutes.
+    /// Returns whether `a` holds it for ten minutes.
     async fn is_held(&self) -> bool {
         let leader = leadership(self.client());
         let minutes = Duration::from_secs(600);

@@ -1,16 +1,16 @@
-//! What the pods of a region have that a patch may refer to.
+//! The parts of a region's pods that a patch may refer to.
 
 use serde_json::{Map, Value};
 
 use super::{OverrideError, PREPARE_STATE, RELAY, VOLUMES, items, named};
 use crate::names;
 
-/// What the pods of a region have before they are patched.
+/// The shape of a region's pods before they are patched.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape<'a> {
     /// Name of the region.
     pub region: &'a str,
-    /// Whether they use the network of their nodes: only these prepare a directory there.
+    /// True if they use the network of their nodes: only these prepare a directory there.
     pub on_host: bool,
 }
 
@@ -59,7 +59,7 @@ pub fn check_shape(patch: &Map<String, Value>, shape: Shape<'_>) -> Result<(), O
     Ok(())
 }
 
-/// Whether pods of this shape have one of the operator's own volumes, whichever their data path.
+/// Returns whether pods of this shape have one of the operator's own volumes, whichever their data path.
 fn has_volume(volume: &str, shape: Shape<'_>) -> bool {
     match volume {
         "sessions" => shape.on_host,
@@ -105,7 +105,7 @@ fn check_name(item: &Map<String, Value>, name: &str, at: String) -> Result<(), O
     }
 }
 
-/// Whether an item of a patch removes what has its name.
+/// Returns whether an item of a patch removes what has its name.
 fn deletes(item: &Map<String, Value>) -> bool {
     item.get("$patch").is_some_and(|verb| verb == "delete")
 }

@@ -16,16 +16,16 @@ pub(super) struct Candidate {
     pub(super) name: String,
     /// Zone of the node.
     pub(super) zone: String,
-    /// Whether a relay may be put onto the node; one that is there may stay either way.
+    /// True if a relay may be put onto the node; one that is there may stay either way.
     pub(super) open: bool,
 }
 
-/// What a region asks for.
+/// The request of a region for nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
     /// Name of the region within the cluster; the preference for nodes depends on it.
     pub(super) key: String,
-    /// Nodes that fit.
+    /// Nodes that fit the region.
     pub(super) candidates: Vec<Candidate>,
     /// Nodes that have a relay of the region now, whether they fit or not.
     pub(super) running: BTreeSet<String>,
@@ -33,11 +33,11 @@ pub(super) struct Request {
     pub(super) most: usize,
     /// Most relays that the region has by being given nodes one by one; running ones stay.
     pub(super) cap: usize,
-    /// Whether two regions cannot have relays on one node, because both take the same ports of it.
+    /// True if two regions cannot have relays on one node, because both take the same ports of it.
     pub(super) exclusive: bool,
 }
 
-/// What a region gets.
+/// The nodes that a region gets.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Choice {
     /// Nodes that keep their relay.

@@ -1,4 +1,4 @@
-//! Which Elastic IP of AWS leads to which relay.
+//! The assignment of Elastic IPs of AWS to relays.
 
 use std::collections::{BTreeMap, BTreeSet};
 

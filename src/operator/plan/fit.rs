@@ -1,4 +1,4 @@
-//! Which nodes fit a placement.
+//! The nodes that fit a placement.
 
 use k8s_openapi::api::core::v1::{
     Node, NodeSelectorRequirement, NodeSelectorTerm, Taint, Toleration,
@@ -32,8 +32,8 @@ pub(super) fn zone(node: &Node) -> &str {
     node.labels().get(ZONE_LABEL).map_or("", String::as_str)
 }
 
-/// What every node of relays must be, in the words of a pod's affinity: Linux, of an architecture of
-/// the image, and no virtual node.
+/// The requirements of every node of relays as a pod's affinity: Linux, an architecture of the image,
+/// and no virtual node.
 pub fn requirements() -> Vec<NodeSelectorRequirement> {
     let requirement = |key: &str, operator: &str, values: &[&str]| NodeSelectorRequirement {
         key: key.to_owned(),
@@ -48,7 +48,7 @@ pub fn requirements() -> Vec<NodeSelectorRequirement> {
     all
 }
 
-/// Whether relays can run on `node` whatever the placement says. A node that has not told its
+/// Returns whether relays can run on `node` whatever the placement says. A node that has not told its
 /// operating system or architecture is not left out.
 fn can_relay(node: &Node) -> bool {
     let labels = node.labels();
@@ -58,7 +58,7 @@ fn can_relay(node: &Node) -> bool {
         && VIRTUAL.iter().all(|(key, value)| told(key) != Some(*value))
 }
 
-/// Whether a relay of this placement may be on `node`, taints left aside.
+/// Returns whether a relay of this placement may be on `node`, taints left aside.
 pub(super) fn fits(node: &Node, placement: &Placement) -> bool {
     let labels = node.labels();
     can_relay(node)
@@ -72,14 +72,14 @@ pub(super) fn fits(node: &Node, placement: &Placement) -> bool {
             .is_none_or(|s| s.node_selector_terms.iter().any(|term| holds(term, node)))
 }
 
-/// Whether a new relay may be put onto `node`, where one [may stay](may_stay): it is not cordoned, and
+/// Returns whether a new relay may be put onto `node`, where one [may stay](may_stay): it is not cordoned, and
 /// has no taint that keeps relays away.
 pub(super) fn is_open(node: &Node, placement: &Placement) -> bool {
     let keeps_away = |taint: &Taint| taint.effect != "PreferNoSchedule";
     !is_cordoned(node) && !is_repelled(node, placement, keeps_away)
 }
 
-/// Whether the relay of a node may go on: cordons and most taints are for who comes.
+/// Returns whether the relay of a node may go on: cordons and most taints are for who comes.
 pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
     let ends = |taint: &Taint| taint.effect == "NoExecute" && !OUTLIVED.contains(&&*taint.key);
     node.metadata.deletion_timestamp.is_none()
@@ -87,7 +87,7 @@ pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
         && !is_repelled(node, placement, ends)
 }
 
-/// Whether `node` takes no new pods.
+/// Returns whether `node` takes no new pods.
 pub(super) fn is_cordoned(node: &Node) -> bool {
     let spec = node.spec.as_ref();
     spec.and_then(|spec| spec.unschedulable).unwrap_or(false)

@@ -121,7 +121,7 @@ fn fitting(request: &Request) -> impl Iterator<Item = &str> {
         .map(|node| &*node.name)
 }
 
-/// Whether nodes are chosen one by one, by region: where a number applies that does not cover all
+/// Returns whether nodes are chosen one by one, by region: where a number applies that does not cover all
 /// nodes anyway, and where regions on the host network could meet on a node.
 ///
 /// A number up to [`MOST_CHOSEN`] always counts as one that applies. Otherwise the node that makes

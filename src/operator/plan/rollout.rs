@@ -166,7 +166,7 @@ impl LiveSet {
         }
     }
 
-    /// Whether applying `wanted` ends a ready relay.
+    /// Returns whether applying `wanted` ends a ready relay.
     fn is_replaced_by(&self, wanted: &DaemonSet) -> bool {
         self.is_ready && !self.is_off && self.applied.as_ref() != Some(&checksum(wanted))
     }

@@ -32,11 +32,11 @@ const MOST_NAMED: usize = 1_000;
 /// Relays that are about to be removed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Leaving {
-    /// How many they are.
+    /// Number of these relays.
     pub relays: usize,
-    /// When the last of them is removed, whatever its clients do.
+    /// Time at which the last of them is removed, whatever its clients do.
     pub until: Timestamp,
-    /// When the first of them is.
+    /// Time at which the first of them is removed.
     pub next: Timestamp,
     /// Names of the DaemonSets and of other objects that stay until then.
     deferred: BTreeSet<String>,
@@ -59,7 +59,7 @@ impl Leaving {
         tally.leaving().expect("it has a time")
     }
 
-    /// Whether `set` must not be applied before these relays are removed.
+    /// Returns whether `set` must not be applied before these relays are removed.
     pub fn defers(&self, set: &DaemonSet) -> bool {
         let place = daemon_sets::region(set).zip(daemon_sets::only_node(set));
         let place = place.map(|(region, node)| (region.clone(), node.clone()));
@@ -78,7 +78,7 @@ impl Leaving {
     }
 }
 
-/// A relay's pod.
+/// A running relay: its pod, DaemonSet, node and report.
 struct Relay<'a> {
     set: &'a DaemonSet,
     region: &'a str,
@@ -168,7 +168,7 @@ fn running<'a>(relay: &ValidSpec, view: &'a ClusterView) -> Vec<Relay<'a>> {
         .collect()
 }
 
-/// Whether a relay goes on, or another one takes its place on the node.
+/// Returns whether a relay goes on, or another one takes its place on the node.
 fn is_wanted(relay: &ValidSpec, nodes: &[NodePlan], one: &Relay<'_>) -> bool {
     let own = |region: &&ValidRegion| region.name == one.region;
     let here = relay.regions.iter().find(own);
@@ -182,7 +182,7 @@ fn is_wanted(relay: &ValidSpec, nodes: &[NodePlan], one: &Relay<'_>) -> bool {
         })
 }
 
-/// What relays of the region `child` have been asked for.
+/// The withdrawals that relays of the region `child` have been asked for.
 fn asked(view: &ClusterView, child: &str) -> Withdrawals {
     let map = view.config_maps.iter().find(|map| map.name_any() == child);
     let data = map.and_then(|map| map.data.as_ref());

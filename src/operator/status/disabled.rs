@@ -9,7 +9,7 @@ pub(super) const DISABLED: &str = "Disabled";
 /// Reason while relays that are going to be removed wait for their clients to leave.
 pub(super) const WITHDRAWING: &str = "RelaysWithdrawing";
 
-/// What waits, for people.
+/// Sentence about relays that are about to be removed.
 pub(super) fn message(leaving: &Leaving) -> String {
     format!(
         "{} relay(s) give out no more sessions and are removed when clients have left them, at the \

@@ -27,7 +27,7 @@ pub(super) const NOT_REPORTED: &str = "GrantsNotReported";
 /// Clients that a message names.
 const NAMED: usize = 5;
 
-/// What is said of one region.
+/// The verdict on the grant of one region.
 pub(super) struct RegionVerdict {
     pub(super) state: GrantState,
     sentence: String,
@@ -121,7 +121,7 @@ fn judge_one(grant: &RegionGrant, report: &GrantReport) -> RegionVerdict {
     effective(&clients, report, verdict)
 }
 
-/// What is said when nothing speaks against it.
+/// The verdict on a grant without a fault.
 fn effective(
     clients: &Judged<'_>,
     report: &GrantReport,
@@ -182,7 +182,7 @@ impl<'a> Judged<'a> {
     }
 }
 
-/// Who may use the relays although the region names others; `None` if nobody, or if it cannot be
+/// The sources that may use the relays although the region names others; `None` if nobody, or if it cannot be
 /// told: addresses and host aliases name devices that reports do not.
 fn too_many(grant: &RegionGrant, report: &GrantReport) -> Option<String> {
     let clients = &grant.clients;

@@ -1,4 +1,4 @@
-//! Why a relay's pod does not run, from what Kubernetes says about it. Pure.
+//! The reasons for which a relay's pod does not run, as Kubernetes states them. Pure.
 
 use std::collections::BTreeMap;
 
@@ -36,7 +36,7 @@ labels::label_enum! {
 }
 
 impl Trouble {
-    /// Whether only a person can mend it.
+    /// Returns whether only a person can mend it.
     pub const fn needs_user(self) -> bool {
         match self {
             Self::PodSecurityForbidden | Self::HostPortConflict | Self::ImagePullFailed => true,
@@ -45,11 +45,11 @@ impl Trouble {
     }
 }
 
-/// How many pods have a trouble, and the message of the first.
+/// Numbers of pods by trouble, with the message of the first.
 pub(super) type Troubles = BTreeMap<Trouble, (String, usize)>;
 
-/// What keeps the pods of a DaemonSet from running. Messages are the same as long as the trouble
-/// is: they are compared to know whether a status must be written.
+/// The troubles that keep the pods of a DaemonSet from running. Messages stay the same as long as the
+/// trouble does: they are compared to know whether a status must be written.
 pub(super) fn troubles(
     set: &DaemonSet,
     pods: &[&Pod],
@@ -141,7 +141,7 @@ fn trouble(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
         })
 }
 
-/// Which port a pod does not get, and who has it. No trouble where a relay of the same PeerRelay has
+/// The conflict about a port that a pod does not get. No trouble where a relay of the same PeerRelay has
 /// it: that one is on its way out.
 fn conflict(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
     let node = node_of(pod).unwrap_or_default();
@@ -164,7 +164,7 @@ fn conflict(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
     Some((Trouble::HostPortConflict, message))
 }
 
-/// What `HostPortConflict` says where another PeerRelay has the port.
+/// The message of `HostPortConflict` where another PeerRelay has the port.
 pub(super) fn port_conflict(node: &str, port: &HostPort, holder: &Holder) -> String {
     // Objects of earlier versions keep the default that was stored with them.
     let fix = match &*port.protocol {

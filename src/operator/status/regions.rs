@@ -11,10 +11,10 @@ use crate::{crd::peer_relay::RegionStatus, operator::plan::Region};
 /// Most names in a message.
 const NAMED: usize = 5;
 
-/// The reason for which a region has no relay and will get none by itself. The first of several regions' is told.
+/// The reason for which a region has no relay and will get none by itself, the one of most weight first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Vacancy {
-    /// No node fits.
+    /// No node fits the placement.
     NoNodes,
     /// Other PeerRelays have a port of all nodes that fit.
     HostPortConflict,
@@ -38,12 +38,12 @@ impl Vacancy {
         }
     }
 
-    /// Whether it passes without anybody's help.
+    /// Returns whether it passes without anybody's help.
     pub(super) const fn passes(self) -> bool {
         matches!(self, Self::NodeAwaited)
     }
 
-    /// Whether nothing but the user's change of this object, or of another, ends it.
+    /// Returns whether nothing but the user's change of this object, or of another, ends it.
     pub(super) const fn needs_user(self) -> bool {
         matches!(self, Self::HostPortConflict | Self::AllowanceExceeded)
     }
@@ -90,12 +90,12 @@ impl Vacancy {
 #[derive(Debug, Default)]
 pub(super) struct Vacancies {
     regions: BTreeMap<Vacancy, Vec<String>>,
-    /// Which port of which node, and who has it.
+    /// Sentence about a port of a node, and the relay that has it.
     conflict: Option<String>,
 }
 
 impl Vacancies {
-    /// Notes that `region` has no relay.
+    /// Records that `region` has no relay.
     pub(super) fn record(&mut self, vacancy: Vacancy, region: Region<'_>) {
         let names = self.regions.entry(vacancy).or_default();
         names.push(region.name.clone());

@@ -1,4 +1,4 @@
-//! Which clients of a region ask for sessions, to find rules that nobody uses any more. Pure.
+//! The clients of a region that ask for sessions, which shows rules that are no longer used. Pure.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
@@ -23,7 +23,7 @@ pub(super) const fn share(regions: usize) -> usize {
     }
 }
 
-/// What is said of the first `most` clients. Times of `old`, the status before, are kept: relays
+/// The statuses of the first `most` clients. Times of `old`, the status before, are kept: relays
 /// forget theirs when they restart.
 pub(super) fn review<'a>(
     clients: &[Selector],

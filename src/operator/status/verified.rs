@@ -14,7 +14,7 @@ use crate::{
     operator::probes::{ProbeResults, missing},
 };
 
-/// What the relays found of each other's addresses.
+/// States whether relays reach each other's addresses.
 ///
 /// An address that was given and is not reached is wrong, whatever else works. One that was
 /// discovered, such as a private one, may be out of reach for others; then it counts only when its

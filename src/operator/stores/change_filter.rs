@@ -1,12 +1,11 @@
-//! What watches have told of the objects of a kind, so that events without a change that matters are
-//! left out.
+//! A filter for events of a watch: it passes only changes of facts that matter.
 
 use std::collections::{HashMap, HashSet};
 
 use kube::Resource;
 use kube_runtime::{reflector::ObjectRef, watcher::Event};
 
-/// The facts that were told of each object.
+/// The facts about each object as the last event stated them.
 pub(super) struct ChangeFilter<K: Resource<DynamicType = ()>, T> {
     facts: fn(&K) -> T,
     facts_of: HashMap<ObjectRef<K>, T>,
@@ -14,7 +13,7 @@ pub(super) struct ChangeFilter<K: Resource<DynamicType = ()>, T> {
 }
 
 impl<K: Resource<DynamicType = ()>, T: PartialEq> ChangeFilter<K, T> {
-    /// Nothing has been told yet. Only `facts` matter of an object.
+    /// Returns a filter without objects. Only `facts` of an object matter.
     pub(super) fn new(facts: fn(&K) -> T) -> Self {
         Self {
             facts,
@@ -23,7 +22,7 @@ impl<K: Resource<DynamicType = ()>, T: PartialEq> ChangeFilter<K, T> {
         }
     }
 
-    /// Notes `event`; says whether an object has come, gone or changed.
+    /// Records `event`; returns whether an object has come, gone or changed.
     pub(super) fn record(&mut self, event: &Event<K>) -> bool {
         match event {
             Event::Apply(object) => self.changed(object),
@@ -39,7 +38,7 @@ impl<K: Resource<DynamicType = ()>, T: PartialEq> ChangeFilter<K, T> {
                 self.listed.clear();
                 false
             }
-            // Who went while nobody watched is not told by name.
+            // Objects that went while nobody watched are not named.
             Event::InitDone => {
                 let before = self.facts_of.len();
                 self.facts_of.retain(|key, _| self.listed.contains(key));

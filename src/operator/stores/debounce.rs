@@ -1,4 +1,4 @@
-//! Bundles of changes: what changes together brings one turn of the PeerRelay.
+//! Batches of changes: objects that change together reconcile their PeerRelay once.
 
 use std::{collections::HashSet, hash::Hash, pin::pin, time::Duration};
 
@@ -10,7 +10,7 @@ use futures::{
 use kube_runtime::watcher;
 use tokio::time::sleep;
 
-/// How long changes are collected from the first one on. Later ones do not extend it, so a change is
+/// Time for which changes are collected from the first one on. Later ones do not extend it, so a change is
 /// never older than this, however many there are.
 const WINDOW: Duration = Duration::from_millis(300);
 

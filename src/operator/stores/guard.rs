@@ -25,7 +25,7 @@ use tokio::sync::Notify;
 const LONGEST_ERROR: usize = 400;
 /// Largest status that is kept, in bytes.
 const LARGEST_STATUS: usize = 64 * 1024;
-/// Most objects of a kind that are told; who may write objects can write many.
+/// Most objects of a kind that are reported; a user who may write objects can write many.
 const MOST: usize = 1_000;
 
 /// An object, or what can be read of one that cannot be read as a whole.
@@ -37,7 +37,7 @@ pub enum Guarded<K> {
     Unreadable(Box<Unreadable>),
 }
 
-/// What can be read of an object that cannot be read as a whole.
+/// The readable part of an object that cannot be read as a whole.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Unreadable {
     /// Name, namespace, uid, version, generation and time of deletion.
@@ -151,19 +151,19 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Key, Arc<Unreadable>>,
-    /// Those that are to be told.
+    /// Objects that are to be reported.
     unreported: BTreeSet<Key>,
     /// Those that a list has named so far, while one is read.
     listed: Option<BTreeSet<Key>>,
 }
 
 impl UnreadableObjects {
-    /// All of them.
+    /// All unreadable objects that exist.
     pub fn all(&self) -> Vec<Arc<Unreadable>> {
         self.lock().objects.values().cloned().collect()
     }
 
-    /// Waits for one that has not been told, as it is by then.
+    /// Waits for an object that has not been reported, and returns it as it is by then.
     pub async fn next(&self) -> Arc<Unreadable> {
         loop {
             // Whoever changes something after this look leaves a permit.
@@ -179,7 +179,7 @@ impl UnreadableObjects {
         }
     }
 
-    /// Takes one for told another time, if it still is as it was.
+    /// Lets an object be reported again, if it still is as it was.
     pub fn report_again(&self, unreadable: &Unreadable) {
         let mut state = self.lock();
         let key = key(&unreadable.metadata);

@@ -45,7 +45,7 @@ pub(super) fn watch(
     (store, stream, receiver)
 }
 
-/// Whether `event` matters to others than the PeerRelay that it is about.
+/// Returns whether `event` matters to others than the PeerRelay that it is about.
 fn matters<T: PartialEq>(
     filter: &mut ChangeFilter<PeerRelay, T>,
     event: &Event<PeerRelay>,

@@ -1,4 +1,4 @@
-//! What is watched: the whole cluster, or some of its namespaces.
+//! The scope of watches: the whole cluster, or some of its namespaces.
 
 use std::{fmt::Debug, sync::Arc};
 
@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::stream::{events, throttle::throttled};
 use crate::operator::readiness::Readiness;
 
-/// What is watched, and who is told of watches that fail.
+/// The scope of watches, and the readiness that learns of their failures.
 #[derive(Clone)]
 pub struct Scope {
     /// Speaks to the API server.
@@ -26,7 +26,7 @@ pub struct Scope {
 }
 
 impl Scope {
-    /// What happens to objects of a kind in the watched namespaces.
+    /// The events of the objects of a kind in the watched namespaces.
     pub(super) fn events<K>(&self, config: watcher::Config) -> BoxStream<'static, Event<K>>
     where
         K: Resource<DynamicType = (), Scope = NamespaceResourceScope>
@@ -49,7 +49,7 @@ impl Scope {
         merged(self.namespaces.iter().map(watch).collect()).boxed()
     }
 
-    /// What happens to all objects of a kind.
+    /// The events of all objects of a kind.
     pub(super) fn cluster_events<K>(&self, config: watcher::Config) -> BoxStream<'static, Event<K>>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned + Send + 'static,
@@ -85,7 +85,7 @@ enum Phase<K> {
     Watches(SelectAll<BoxStream<'static, Event<K>>>),
 }
 
-/// How far a watch is with its list.
+/// The progress of a watch with its list.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Listed {
     Nothing,

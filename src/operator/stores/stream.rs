@@ -22,8 +22,8 @@ const LONGEST: Duration = Duration::from_secs(10);
 /// Waits with a random part: replicas and watches do not come back all at once.
 const BACKOFF: Backoff = Backoff::new(SHORTEST, LONGEST).with_jitter(0.5..=1.0);
 
-/// What a watch says, without its errors: they are logged and told to `readiness`, and it begins anew
-/// after a pause.
+/// The events of a watch, without its errors: they are logged and passed to `readiness`, and the watch
+/// begins anew after a pause.
 ///
 /// A controller would pause all of its watches for each error of one, so that ten watches whose API
 /// server was away for a moment would see nothing for minutes.
@@ -59,7 +59,7 @@ where
         })
 }
 
-/// What an API server said that does not stream lists. One that is only in trouble would not answer
+/// The answer of an API server that does not stream lists. One that is only in trouble would not answer
 /// a list either.
 ///
 /// Without the feature it answers 422 (400 through some gateways); with an etcd that is too old it

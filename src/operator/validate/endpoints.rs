@@ -9,28 +9,28 @@ use crate::{
     crd::{endpoints::Endpoints, exposure::ExposureType, peer_relay::Region},
 };
 
-/// What is wrong with a region's endpoints.
+/// A fault in a region's endpoints.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidEndpoints {
-    /// A static endpoint.
+    /// A text is no endpoint.
     #[error("endpoints.{field}: {source}")]
     Static {
-        /// Where it stands.
+        /// Field in which it stands.
         field: String,
-        /// What is wrong with it.
+        /// Fault of the endpoint.
         source: EndpointError,
     },
-    /// A network.
+    /// A text is no network.
     #[error("endpoints.{field}: '{text}' is no network: write 10.0.0.0/8 or 2001:db8::/32")]
     Network {
-        /// Where it stands.
+        /// Field in which it stands.
         field: &'static str,
-        /// The text.
+        /// Text of the field.
         text: String,
     },
 }
 
-/// What the relays of `region` advertise, as far as its spec says.
+/// The endpoints that the relays of `region` advertise, as far as its specification names them.
 ///
 /// # Errors
 /// The first text that is no endpoint or no network.

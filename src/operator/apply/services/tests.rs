@@ -74,7 +74,7 @@ fn judge(key: &str, old: &Value, mut wanted: Value) -> bool {
     replaced.is_some()
 }
 
-/// What an API server of a cluster with both families makes of a new Service.
+/// The form that an API server of a cluster with both families gives a new Service.
 fn served(wanted: &Value) -> Value {
     let mut live = wanted.clone();
     let spec = &mut live["spec"];
@@ -96,7 +96,7 @@ fn served(wanted: &Value) -> Value {
     live
 }
 
-/// What an API server says to `wanted`, applied by whoever made `live`: the rules of Kubernetes'
+/// The errors of an API server when `wanted` is applied over `live`: the rules of Kubernetes'
 /// `validateLoadBalancerClassField`, `validateUpgradeDowngradeIPFamilies` and `initIPFamilyFields`.
 fn refusals(live: &Value, wanted: &Value) -> Vec<&'static str> {
     let mut all = Vec::new();

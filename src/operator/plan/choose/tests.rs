@@ -86,7 +86,7 @@ fn all(choice: &Choice) -> BTreeSet<String> {
     choice.stay.iter().chain(&choice.start).cloned().collect()
 }
 
-/// What is there when `choices` have been carried out.
+/// The requests after `choices` have been carried out.
 fn carried_out(requests: &[Request], choices: &[Choice]) -> Vec<Request> {
     let after = |(request, choice): (&Request, &Choice)| Request {
         running: all(choice),

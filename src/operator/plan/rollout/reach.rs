@@ -51,7 +51,7 @@ impl<'a> Reach<'a> {
         }
     }
 
-    /// Whether a node is gone or does not answer.
+    /// Returns whether a node is gone or does not answer.
     pub(super) fn is_dead(&self, node: &str) -> bool {
         !self.alive.contains(node)
     }
@@ -69,7 +69,7 @@ impl<'a> Reach<'a> {
         alive.filter_map(|(node, relay)| Some((node.to_owned(), self.remaining(relay)?)))
     }
 
-    /// How much longer it is worth waiting until another relay reaches that of `region` on `node`.
+    /// The time for which others still wait until another relay reaches that of `region` on `node`.
     /// `None` when one has, when nobody can try, or when it has taken too long already.
     pub(super) fn awaited(&self, region: &str, node: &str) -> Option<Duration> {
         let here =
@@ -78,7 +78,7 @@ impl<'a> Reach<'a> {
         self.remaining(of_pod.max_by_key(|relay| created(relay))?)
     }
 
-    /// How much longer it is worth waiting for the relay of this report, the newest on its node.
+    /// The time for which others still wait for the relay of this report, the newest on its node.
     fn remaining(&self, relay: &RelayNode) -> Option<Duration> {
         let node = &relay.spec.node_name;
         let probed = |relay: &RelayNode| {

@@ -19,7 +19,7 @@ pub(super) struct Pause {
     pub(super) waiting: usize,
 }
 
-/// Whether a DaemonSet has the relays of more than one node.
+/// Returns whether a DaemonSet has the relays of more than one node.
 pub(super) fn is_shared(set: &DaemonSet) -> bool {
     only_node(set).is_none()
 }

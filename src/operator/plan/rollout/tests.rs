@@ -172,7 +172,7 @@ fn the_next_relay_waits_until_the_one_before_is_reached_again() {
     assert!(admission(&[report("a", 60, &[])]).deferred.is_empty());
 }
 
-/// What may be applied, and what waits, when `a` and `b` are wanted in `version`.
+/// The DaemonSets that are applied and those that wait, when `a` and `b` are wanted in `version`.
 fn admitted(live: &[DaemonSet], version: u8) -> (Vec<String>, Vec<String>) {
     let nodes = ["a", "b"].map(|name| node(name, &[]));
     let admission = admission(live, &["a", "b"], version, &nodes, &[], 1);

@@ -32,7 +32,7 @@ impl Cluster {
         cluster
     }
 
-    /// What the operator wants so many seconds after the start.
+    /// The plan and the objects of a pass so many seconds after the start.
     fn pass(&mut self, spec: &Value, seconds: i64) -> (Plan, Resources) {
         let view = ClusterView {
             config_maps: self.view.config_maps.clone(),
@@ -113,7 +113,7 @@ fn at(seconds: i64) -> Timestamp {
     start + SignedDuration::from_secs(seconds)
 }
 
-/// What relays of a region are asked for.
+/// The withdrawals that relays of a region read.
 fn asked_of(resources: &Resources, child: &str) -> Option<String> {
     let map = resources
         .stage

@@ -163,7 +163,7 @@ async fn soon<T>(what: impl Future<Output = T>) -> T {
 /// An API server, as far as a watch sees one.
 struct Server {
     answer: Arc<dyn Fn(&str) -> Answer + Send + Sync>,
-    /// How long a request takes, with all that comes.
+    /// The duration of a request, with all that comes.
     lasts: Duration,
     queries: Arc<Mutex<Vec<String>>>,
     accepted: Arc<Mutex<Vec<String>>>,

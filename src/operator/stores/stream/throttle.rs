@@ -1,4 +1,4 @@
-//! How often a watch may be begun. kube begins one again at once when it ends without an error, as
+//! A limit for the rate at which a watch is begun. kube begins one again at once when it ends without an error, as
 //! each does when its time is over: an API server, or a proxy before it, that ends them early would
 //! be asked without end.
 
@@ -46,7 +46,7 @@ fn begins_watch(request: &Request<Body>) -> bool {
     parts.any(|part| part == "watch=true")
 }
 
-/// When a watch may be begun again.
+/// The time at which a watch may be begun again.
 #[derive(Default)]
 struct RestartThrottle {
     last: Option<Instant>,
