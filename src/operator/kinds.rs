@@ -41,7 +41,7 @@ macro_rules! child_kinds {
             network_policies: NetworkPolicy, needs [];
             /// Numbers of relays that may be evicted at a time.
             disruption_budgets: PodDisruptionBudget, needs [];
-            /// The relays.
+            /// Sets of relays: one for a region, or one for each of its chosen nodes.
             daemon_sets: DaemonSet, needs [ServiceAccount, Role, RoleBinding, ConfigMap];
         }
     };

@@ -33,8 +33,8 @@ use kube_runtime::{
 use serde::de::DeserializeOwned;
 use tokio::sync::OnceCell;
 
-use self::{changed_reports::ChangedReports, guard::UnreadableObjects};
 pub use self::scope::Scope;
+use self::{changed_reports::ChangedReports, guard::UnreadableObjects};
 use super::{
     kinds::{Child, child_kinds},
     queue::Queue,
@@ -139,7 +139,9 @@ impl Stores {
         let (pods, stream) = pods::pods(scope);
         let changed = changed_reports.clone();
         let stream = stream.inspect_ok(move |pod| {
-            pods::owner_of_pod(pod).into_iter().for_each(|relay| changed.add(relay));
+            pods::owner_of_pod(pod)
+                .into_iter()
+                .for_each(|relay| changed.add(relay));
         });
         let relays = controller.store();
         let controller = controller.watches_stream(

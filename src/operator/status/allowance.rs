@@ -1,4 +1,4 @@
-//! Whether the number of relays is what the tailnet's plan allows.
+//! `WithinQuota`: the number of relays, and the one that the tailnet's plan allows.
 
 use super::{
     Pass,

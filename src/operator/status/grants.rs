@@ -1,4 +1,4 @@
-//! Whether the tailnet policy says what the PeerRelay needs, from what its relays read of it. Pure.
+//! `GrantsInForce`: the tailnet policy as the relays read it, and the one that the PeerRelay needs. Pure.
 
 use super::condition::{ConditionUpdate, LONGEST_MESSAGE, cut, some};
 use crate::{

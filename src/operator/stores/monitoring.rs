@@ -1,4 +1,4 @@
-//! Whether the cluster knows the kinds of prometheus-operator, and what was made of them.
+//! The kinds of prometheus-operator that the cluster knows, and their objects.
 
 use std::{
     collections::{BTreeSet, HashMap},

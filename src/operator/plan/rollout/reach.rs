@@ -1,4 +1,4 @@
-//! Whether relays are reached again after they were replaced.
+//! Relays that are not reached yet since they were replaced.
 
 use std::{
     collections::{BTreeMap, HashSet},
