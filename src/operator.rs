@@ -74,9 +74,9 @@ pub struct OperatorOptions {
     pub image: Option<String>,
     /// `imagePullPolicy` of relays; that of the operator's own pod when empty.
     pub pull_policy: Option<String>,
-    /// Monitoring of PeerRelays that say nothing else.
+    /// Defaults for the monitoring of PeerRelays.
     pub monitoring: MonitoringDefaults,
-    /// Template of PeerRelays that say nothing else.
+    /// Defaults for the template of PeerRelays.
     pub template: TemplateDefaults,
     /// Address at which metrics and probes are served.
     pub metrics_addr: SocketAddr,
@@ -96,7 +96,7 @@ pub struct OperatorOptions {
     pub identity: String,
 }
 
-/// Runs an operator until it is told to stop.
+/// Runs an operator until it receives a stop signal.
 ///
 /// # Errors
 /// There is no cluster, or a part of the operator has failed.
@@ -105,7 +105,7 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
     let mut config = kube::Config::infer().await.context(
         "failed to find a cluster: run in a pod with a service account, or set KUBECONFIG",
     )?;
-    // A request that failed is made anew by who made it, with what is known and who leads by then.
+    // A failed request is repeated by its caller, with the state and the leader of that time.
     config.default_retry = false;
     let fence = match options.lease_namespace {
         Some(_) => Fence::closed(),
@@ -172,7 +172,7 @@ async fn own_pod(
     Some(own_pod::read(client, namespace, pod, readiness).await)
 }
 
-/// The image of relays: as the operator was told, or its own.
+/// The image of relays: the one of the options, or that of the operator itself.
 fn relay_image(options: &OperatorOptions, own: Option<&OwnPod>) -> anyhow::Result<RelayImage> {
     let reference = options.image.clone().or(own.map(|own| own.image.clone()));
     let policy = options.pull_policy.clone();

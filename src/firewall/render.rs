@@ -130,7 +130,7 @@ pub fn render(openings: &[Opening], sources: &[Source], tool: Tool) -> String {
     lines.join("\n") + "\n"
 }
 
-/// Says what is forwarded rather than local.
+/// The comment about an opening whose packets are forwarded.
 fn comment(opening: &Opening, tool: Tool) -> Option<String> {
     let Delivery::Forwarded {
         balanced,

@@ -301,7 +301,7 @@ impl<'a> Applier<'a> {
                 return;
             }
             let done = self.replace(&api, service, services::NODE_PORT).await;
-            // One that cannot be removed is told when the other one is refused.
+            // The refusal of the other Service shows one that cannot be removed.
             if let Err(Fault::Api(verb, error)) = done {
                 let subject = subject(&**service);
                 self.refusals.push(Refusal::new(subject, verb, &error));
@@ -343,7 +343,7 @@ impl<'a> Applier<'a> {
     }
 }
 
-/// Deletes this very object, and no other one of its name; says whether it was still there.
+/// Deletes this very object, and no other one of its name; returns whether it was still there.
 ///
 /// # Errors
 /// A request failed. A conflict is among them, and is tried again: the name may have another object

@@ -8,7 +8,7 @@ use super::{
     objects::Replaced,
 };
 
-/// Reason of the event that tells of a replaced Service.
+/// Reason of the event about a replaced Service.
 pub const SERVICE_REPLACED: &str = "ServiceReplaced";
 /// Longest note that the API server takes, in bytes.
 const LONGEST_NOTE: usize = 1_024;
@@ -20,9 +20,9 @@ const STARTING: &[&str] = &[
     "LoadBalancerPending",
 ];
 
-/// One event for each condition that is another one than before.
+/// Returns an event for each condition that has changed.
 ///
-/// `Stalled` and `Reconciling` say why `Ready` is not true, and are told with it.
+/// `Stalled` and `Reconciling` explain why `Ready` is not true, and have no event of their own.
 pub fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
     let find = |type_: &str| before.iter().find(|c| c.type_ == type_);
     let stalled = |all: &[Condition]| all.iter().any(|c| c.type_ == "Stalled" && is_true(c));
@@ -55,7 +55,7 @@ pub fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
     .collect()
 }
 
-/// Tells that a Service is replaced.
+/// The event about a Service that is replaced.
 pub fn replaced(replaced: &Replaced) -> Event {
     let Replaced { name, field } = replaced;
     let note = format!(
@@ -77,8 +77,8 @@ pub fn replaced(replaced: &Replaced) -> Event {
     }
 }
 
-/// Returns whether it says something that it did not say before. What is not known or not there yet when a
-/// condition first appears is no news, except of `Ready`.
+/// Returns whether a condition states something new. A condition that is `Unknown` or only starting when
+/// it first appears is no news, except `Ready`.
 fn is_new(now: &Condition, before: Option<&Condition>, stalls: bool) -> bool {
     let is_ready = now.type_ == "Ready";
     match before {

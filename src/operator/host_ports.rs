@@ -78,8 +78,8 @@ impl Taken {
         taken
     }
 
-    /// Returns whether `relay` itself has one of `ports` on `node`, as while a relay of one region makes way
-    /// for that of another.
+    /// Returns whether `relay` itself has one of `ports` on `node`, as while a relay of one region
+    /// makes way for that of another.
     pub fn is_own(&self, node: &str, ports: &[HostPort], relay: &str) -> bool {
         let taken = self.nodes.get(node);
         let holders = ports.iter().filter_map(|port| taken?.get(port));

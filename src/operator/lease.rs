@@ -171,7 +171,7 @@ impl Leadership {
         }
     }
 
-    /// Renews, and says as of when.
+    /// Renews the lease, and returns the time from which it counts.
     ///
     /// Nobody knows whether an API server that does not answer is slow or will never do so. So an
     /// attempt is not given up, but others begin beside it, each on a connection of its own, and

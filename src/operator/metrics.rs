@@ -79,14 +79,7 @@ impl Default for Metrics {
             "Reconciliations that go on.",
         );
         let workers = IntGaugeVec::new(workers, &["controller"]);
-        let requests = counter(
-            &registry,
-            "peerrelay_operator_api_requests_total",
-            "Requests to the API server, by verb and code of the answer.",
-            &["verb", "code"],
-        );
-        // There from the start, as an alert may ask for it.
-        requests.with_label_values(&["GET", "200"]);
+        let requests = requests(&registry);
         let simple = |name: &str, help: &str| register(&registry, IntCounter::new(name, help));
         let applied = simple(
             "peerrelay_operator_applied_total",
@@ -95,10 +88,7 @@ impl Default for Metrics {
         let pruned = simple("peerrelay_operator_pruned_total", "Objects removed.");
         let help = "Whether this replica leads.";
         let leader = register(&registry, IntGauge::new("peerrelay_operator_leader", help));
-        let help = "Version that runs; the value is always 1.";
-        let info = IntGaugeVec::new(Opts::new("peerrelay_build_info", help), &["version"]);
-        let info = register(&registry, info);
-        info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        register_version(&registry);
         Self {
             succeeded: total.with_label_values(&[CONTROLLER, "success"]),
             failed: total.with_label_values(&[CONTROLLER, "error"]),
@@ -117,6 +107,25 @@ impl Default for Metrics {
             relays: Arc::default(),
         }
     }
+}
+
+fn requests(registry: &Registry) -> IntCounterVec {
+    let requests = counter(
+        registry,
+        "peerrelay_operator_api_requests_total",
+        "Requests to the API server, by verb and code of the answer.",
+        &["verb", "code"],
+    );
+    // There from the start, as an alert may ask for it.
+    requests.with_label_values(&["GET", "200"]);
+    requests
+}
+
+fn register_version(registry: &Registry) {
+    let help = "Version that runs; the value is always 1.";
+    let info = IntGaugeVec::new(Opts::new("peerrelay_build_info", help), &["version"]);
+    let info = register(registry, info);
+    info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
 }
 
 impl Metrics {

@@ -16,7 +16,8 @@ const RETRY: Duration = Duration::from_secs(2);
 /// The properties of the operator's own pod that its relays share.
 #[derive(Debug, Clone, PartialEq)]
 pub struct OwnPod {
-    /// Image of the operator's container, which relays run too unless the operator is told otherwise.
+    /// Image of the operator's container, which relays run too unless the operator
+    /// has another one for them.
     pub image: String,
     /// `imagePullPolicy` of that container.
     pub pull_policy: String,

@@ -1,7 +1,7 @@
 //! PeerRelays that wait for their reconciliation: how many, and since when.
 //!
-//! kube's controller keeps its queue to itself. What triggers it is recorded here on its way in, and taken
-//! out again when the reconciliation begins.
+//! kube's controller keeps its queue to itself. What triggers it is recorded here on its way in,
+//! and taken out again when the reconciliation begins.
 
 use std::{
     collections::HashMap,

@@ -81,7 +81,7 @@ impl Readiness {
         self.shared().failures.insert(what.to_owned(), failure);
     }
 
-    /// Says what is missing, in one line.
+    /// Names in one line what is missing.
     ///
     /// # Errors
     /// The replica is not ready.

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{backoff::Backoff, crd::PeerRelay};
 
-/// Wait until objects that the API server refused are applied again, where nothing says otherwise.
+/// Default wait until objects that the API server refused are applied again.
 const RETRY: Duration = Duration::from_secs(1);
 /// Waits after failures of one PeerRelay in a row.
 const BACKOFF: Backoff = Backoff::new(RETRY, Duration::from_secs(32));
@@ -122,7 +122,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
 }
 
 /// The next pass: after a refusal, when relays that are withdrawn are removed, or when relays that
-/// nobody reaches hold up a roll-out no longer.
+/// are not reached hold up a roll-out no longer.
 fn next(plan: &Plan, objects: Objects<Applied>) -> Result<Action, ReconcileError> {
     let Objects {
         deferred, stage, ..

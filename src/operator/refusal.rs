@@ -1,4 +1,4 @@
-//! Objects that the API server did not take, why, and how that is told. Pure.
+//! Objects that the API server refused, the reasons, and their summary for the status. Pure.
 
 use std::time::Duration;
 
@@ -25,7 +25,7 @@ pub struct Subject {
 /// The reason for which an object is not as it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
-    /// The API server says no, and will until somebody changes something.
+    /// The API server refuses the object until something changes.
     Rejected,
     /// The name is taken by an object of someone else, which is left alone.
     NameTaken,

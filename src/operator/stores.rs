@@ -126,23 +126,12 @@ impl Stores {
             queue.recording(move |_: monitoring::Definition| everyone(&relays)),
         );
         let unreadable_nodes = UnreadableObjects::default();
-        let (relay_nodes, stream) = guarded(scope, &unreadable_nodes);
-        let stream = debounce::debounced(stream, |report: &RelayNode| {
-            (report.namespace(), report.spec.peer_relay.clone())
-        });
-        let changed = changed_reports.clone();
-        let stream = stream.inspect_ok(move |report| changed.add(reported_relay(report)));
+        let (relay_nodes, stream) = watch_reports(scope, &unreadable_nodes, &changed_reports);
         let controller = controller.watches_stream(
             stream,
             queue.recording(|report: RelayNode| [reported_relay(&report)]),
         );
-        let (pods, stream) = pods::pods(scope);
-        let changed = changed_reports.clone();
-        let stream = stream.inspect_ok(move |pod| {
-            pods::owner_of_pod(pod)
-                .into_iter()
-                .for_each(|relay| changed.add(relay));
-        });
+        let (pods, stream) = watch_pods(scope, &changed_reports);
         let relays = controller.store();
         let controller = controller.watches_stream(
             stream,
@@ -212,6 +201,38 @@ fn watch_peer_relays(
     let (queue, all) = (queue.clone(), peer_relays.clone());
     let changed = changed.inspect(move |()| queue.add_all(&all.state(), Instant::now()));
     (peer_relays, controller.reconcile_all_on(changed))
+}
+
+/// Watches the reports of relays. Those of one PeerRelay that change together are one event.
+fn watch_reports(
+    scope: &Scope,
+    unreadable: &UnreadableObjects,
+    changed_reports: &Arc<ChangedReports>,
+) -> (
+    Store<RelayNode>,
+    impl Stream<Item = Touched<RelayNode>> + Send + use<>,
+) {
+    let (relay_nodes, stream) = guarded(scope, unreadable);
+    let stream = debounce::debounced(stream, |report: &RelayNode| {
+        (report.namespace(), report.spec.peer_relay.clone())
+    });
+    let changed = changed_reports.clone();
+    let stream = stream.inspect_ok(move |report| changed.add(reported_relay(report)));
+    (relay_nodes, stream)
+}
+
+/// Watches the pods of relays: a report counts only while its pod exists.
+fn watch_pods(
+    scope: &Scope,
+    changed_reports: &Arc<ChangedReports>,
+) -> (Store<Pod>, impl Stream<Item = Touched<Pod>> + Send + use<>) {
+    let (pods, stream) = pods::pods(scope);
+    let changed = changed_reports.clone();
+    let stream = stream.inspect_ok(move |pod| {
+        let relay = pods::owner_of_pod(pod);
+        relay.into_iter().for_each(|relay| changed.add(relay));
+    });
+    (pods, stream)
 }
 
 /// The PeerRelay of a relay that reports.

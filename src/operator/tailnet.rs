@@ -39,8 +39,8 @@ impl Server {
     }
 }
 
-/// Relays in total at most: what the user says, or what tailscale.com documents for every plan.
-/// Other control servers document no number.
+/// The most relays in total: the number that the user sets, or the one that tailscale.com documents
+/// for every plan. Other control servers document no number.
 pub fn limit(relay: &PeerRelay) -> Option<u16> {
     let hosted = Server::of(&relay.spec.tailnet) == Server::Hosted;
     let documented = hosted.then_some(HOSTED_ALLOWANCE);
@@ -54,7 +54,7 @@ pub struct Neighbour {
     pub name: String,
     /// Relays that it wants.
     pub relays: usize,
-    /// Relays that it says the tailnet may have.
+    /// Most relays of the tailnet, as this PeerRelay states it.
     pub limit: Option<u16>,
 }
 
@@ -101,7 +101,7 @@ fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
         && Server::of(tailnet) == Server::of(others)
 }
 
-/// Relays that a PeerRelay wants, as its status says.
+/// The number of relays that a PeerRelay wants, as its status states it.
 fn wanted(relay: &PeerRelay) -> usize {
     let regions = relay.status.iter().flat_map(|status| &status.regions);
     regions

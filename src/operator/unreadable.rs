@@ -74,7 +74,7 @@ async fn report_relay(
 }
 
 /// The status of a PeerRelay that cannot be read, and its conditions before and after; nothing if it
-/// says so already. What else it says stays.
+/// states so already. Everything else in it stays.
 fn invalid(object: &Unreadable, now: Timestamp) -> Option<(Value, Vec<Condition>, Vec<Condition>)> {
     let generation = object.metadata.generation.unwrap_or_default();
     let last = object.status.clone().filter(Value::is_object);
@@ -107,7 +107,7 @@ pub async fn report_nodes(recorder: &Recorder, objects: &UnreadableObjects) -> I
         let object = objects.next().await;
         let existing: std::collections::BTreeSet<_> = objects.all().iter().map(uid).collect();
         reported.retain(|uid, _| existing.contains(uid));
-        // A relay writes its report again and again; the same trouble is told once.
+        // A relay writes its report again and again; the same error is reported once.
         if reported.insert(uid(&object), object.error.clone()) == Some(object.error.clone()) {
             continue;
         }

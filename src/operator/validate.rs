@@ -289,7 +289,7 @@ fn region(region: &Region, owner: &Owner, tests: GrantsTests) -> Result<ValidReg
     })
 }
 
-/// The most relays that a region may have: as many as it says, or as have an Elastic IP.
+/// The most relays that a region may have: its own limit, or the number of its Elastic IPs.
 fn max_relays(placement: &Placement, exposure: &Exposure) -> Option<u16> {
     let balanced = exposure.kind == ExposureType::LoadBalancer;
     let pools = exposure.load_balancer.iter().flat_map(|b| &b.elastic_ips);

@@ -43,7 +43,7 @@ pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> ConfigMap {
         ..RelayConfig::default()
     };
     let mut data = data(relay, region, live);
-    // One relay has nobody to try.
+    // A single relay has no other one to try.
     if region.plan.peers.len() > 1 {
         let peers =
             serde_yaml::to_string(&region.plan.peers).expect("a list of relays is plain data");

@@ -325,30 +325,6 @@ fn image(relay: &ValidSpec) -> Container {
 }
 
 fn volumes(relay: &ValidSpec, region: Region<'_>) -> Vec<Volume> {
-    let named = |name: &str| Volume {
-        name: name.to_owned(),
-        ..Volume::default()
-    };
-    let state = match region.exposure.on_host_network() {
-        true => Volume {
-            host_path: Some(HostPathVolumeSource {
-                path: format!(
-                    "{DEFAULT_STATE_DIR}/{}/{}",
-                    relay.owner.namespace, region.child
-                ),
-                type_: Some("DirectoryOrCreate".to_owned()),
-            }),
-            ..named("state")
-        },
-        // In memory: a device that ends with its pod leaves no keys on a disk.
-        false => Volume {
-            empty_dir: Some(EmptyDirVolumeSource {
-                medium: Some("Memory".to_owned()),
-                size_limit: Some(Quantity("16Mi".to_owned())),
-            }),
-            ..named("state")
-        },
-    };
     let config = ConfigMapVolumeSource {
         name: region.child.clone(),
         default_mode: Some(0o444),
@@ -362,7 +338,7 @@ fn volumes(relay: &ValidSpec, region: Region<'_>) -> Vec<Volume> {
         ..SecretVolumeSource::default()
     };
     let mut volumes = vec![
-        state,
+        state_volume(relay, region),
         Volume {
             config_map: Some(config),
             ..named("config")
@@ -386,6 +362,37 @@ fn volumes(relay: &ValidSpec, region: Region<'_>) -> Vec<Volume> {
         });
     }
     volumes
+}
+
+fn named(name: &str) -> Volume {
+    Volume {
+        name: name.to_owned(),
+        ..Volume::default()
+    }
+}
+
+/// The volume with the identity of a relay.
+fn state_volume(relay: &ValidSpec, region: Region<'_>) -> Volume {
+    match region.exposure.on_host_network() {
+        true => Volume {
+            host_path: Some(HostPathVolumeSource {
+                path: format!(
+                    "{DEFAULT_STATE_DIR}/{}/{}",
+                    relay.owner.namespace, region.child
+                ),
+                type_: Some("DirectoryOrCreate".to_owned()),
+            }),
+            ..named("state")
+        },
+        // In memory: a device that ends with its pod leaves no keys on a disk.
+        false => Volume {
+            empty_dir: Some(EmptyDirVolumeSource {
+                medium: Some("Memory".to_owned()),
+                size_limit: Some(Quantity("16Mi".to_owned())),
+            }),
+            ..named("state")
+        },
+    }
 }
 
 fn locked_down() -> SecurityContext {

@@ -14,8 +14,8 @@ use crate::{
 /// Path of the BPF file system on nodes.
 const BPF: &str = "/sys/fs/bpf";
 
-/// Returns whether relays of this region may load the program. On the pod network only if it is asked for:
-/// there `Auto` means pods that pass Pod Security `restricted`.
+/// Returns whether relays of this region may load the program. On the pod network only if it is
+/// asked for: there `Auto` means pods that pass Pod Security `restricted`.
 pub(super) fn in_kernel(relay: &ValidSpec, region: Region<'_>) -> bool {
     match relay.settings.data_path {
         DataPath::Auto => region.exposure.on_host_network(),

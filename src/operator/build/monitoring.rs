@@ -68,9 +68,9 @@ pub(super) fn is_scraped(relay: &ValidSpec) -> bool {
     relay.monitoring.service_monitor != Switch::Disabled
 }
 
-/// Leads to the metrics of every relay, ready or not.
+/// The Service that leads to the metrics of every relay, ready or not.
 ///
-/// Annotations stand beside a ServiceMonitor that nothing says anyone selects: most Prometheus
+/// Annotations stand beside a ServiceMonitor without labels: most Prometheus
 /// servers select monitors by a label. A server that uses both has the targets twice, of which only
 /// those of the monitor have the labels that alerts and dashboard select by.
 pub(super) fn service(relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> Option<Service> {

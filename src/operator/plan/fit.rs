@@ -21,7 +21,7 @@ const VIRTUAL: [(&str, &str); 2] = [
     ("type", "virtual-kubelet"),
     ("eks.amazonaws.com/compute-type", "fargate"),
 ];
-/// Taints that a DaemonSet's pods outlive whatever they say.
+/// Taints that a DaemonSet's pods always tolerate.
 const OUTLIVED: [&str; 2] = [
     "node.kubernetes.io/not-ready",
     "node.kubernetes.io/unreachable",
@@ -48,8 +48,8 @@ pub fn requirements() -> Vec<NodeSelectorRequirement> {
     all
 }
 
-/// Returns whether relays can run on `node` whatever the placement says. A node that has not told its
-/// operating system or architecture is not left out.
+/// Returns whether relays can run on `node` whatever its placement asks for. A node that does not
+/// state its operating system or architecture is not left out.
 fn can_relay(node: &Node) -> bool {
     let labels = node.labels();
     let told = |key: &str| labels.get(key).map(String::as_str);
@@ -72,8 +72,8 @@ pub(super) fn fits(node: &Node, placement: &Placement) -> bool {
             .is_none_or(|s| s.node_selector_terms.iter().any(|term| holds(term, node)))
 }
 
-/// Returns whether a new relay may be put onto `node`, where one [may stay](may_stay): it is not cordoned, and
-/// has no taint that keeps relays away.
+/// Returns whether a new relay may be put onto `node`, where one [may stay](may_stay): it is not
+/// cordoned, and has no taint that keeps relays away.
 pub(super) fn is_open(node: &Node, placement: &Placement) -> bool {
     let keeps_away = |taint: &Taint| taint.effect != "PreferNoSchedule";
     !is_cordoned(node) && !is_repelled(node, placement, keeps_away)

@@ -1,4 +1,4 @@
-//! `EndpointsPublished`: whether clients are told where to send.
+//! `EndpointsPublished`: the addresses that relays advertise to clients.
 
 use std::{collections::BTreeSet, sync::Arc};
 

@@ -9,7 +9,7 @@ use crate::{
     grants::{RegionGrant, Selector, first_grants_warning},
 };
 
-/// The policy lets each region's clients use its relays, and nobody else.
+/// The policy lets each region's clients use its relays, and no other device.
 pub(super) const EFFECTIVE: &str = "GrantsEffective";
 /// It does not let them.
 pub(super) const MISSING: &str = "GrantsMissing";
@@ -151,9 +151,9 @@ struct Judged<'a> {
     refused: Vec<&'a str>,
     /// The relay sees no device.
     unseen: Vec<&'a str>,
-    /// The relay says nothing, as while it takes over a changed configuration.
+    /// Clients that the relay has not reported, as while it takes over a changed configuration.
     unreported: Vec<&'a str>,
-    /// Nobody can tell who they are.
+    /// Clients whose devices relays cannot recognize.
     opaque: Vec<&'a str>,
 }
 
@@ -182,8 +182,8 @@ impl<'a> Judged<'a> {
     }
 }
 
-/// The sources that may use the relays although the region names others; `None` if nobody, or if it cannot be
-/// told: addresses and host aliases name devices that reports do not.
+/// The sources that may use the relays although the region names others; `None` if there are none,
+/// or if it is unknown: addresses and host aliases name devices that reports do not.
 fn too_many(grant: &RegionGrant, report: &GrantReport) -> Option<String> {
     let clients = &grant.clients;
     if clients.iter().any(|client| client.is_everyone()) {

@@ -61,7 +61,7 @@ pub(super) struct Counts {
     pub(super) sessions: i64,
 }
 
-/// The work that remains until the cluster is as the plan says.
+/// The work that remains until the cluster is as planned.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) rolling_out: bool,
@@ -262,7 +262,7 @@ impl Observed {
     }
 }
 
-/// The pods of a PeerRelay, and what tells why they do not run.
+/// The pods of a PeerRelay, and the events and ports that explain why they do not run.
 struct PodsView<'a> {
     own: &'a [Arc<Pod>],
     refusals: Vec<&'a Event>,

@@ -73,7 +73,7 @@ fn leaves(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-/// Pods that are refused are not there; only an event of the DaemonSet tells. It stays for an hour,
+/// Pods that are refused are not there; only an event of the DaemonSet shows them. It stays for an hour,
 /// so it counts only while pods are missing.
 fn refusal(set: &DaemonSet, events: &[&Event]) -> Option<(Trouble, String, usize)> {
     let status = set.status.as_ref()?;

@@ -1,4 +1,4 @@
-//! `EndpointsVerified`: whether relays reach each other where clients are told to send.
+//! `EndpointsVerified`: the addresses at which relays reach each other.
 
 use std::sync::Arc;
 
@@ -34,35 +34,49 @@ pub(super) fn verified(nodes: &[Arc<RelayNode>]) -> ConditionUpdate {
         );
     }
     let results = ProbeResults::new(&nodes);
-    let (mut proven, mut untried, mut others) = (0, 0, 0);
-    let mut wrong: Option<(&'static str, String)> = None;
+    let mut tally = Tally::default();
     for node in &nodes {
+        tally.add(node, &results);
+    }
+    tally.condition()
+}
+
+/// The numbers of addresses by the results of probes.
+#[derive(Default)]
+struct Tally {
+    proven: usize,
+    untried: usize,
+    silent: usize,
+    /// Reason and message of the first address that is wrong.
+    wrong: Option<(&'static str, String)>,
+}
+
+impl Tally {
+    fn add(&mut self, node: &RelayNode, results: &ProbeResults<'_>) {
         let endpoints = node.status.iter().flat_map(|status| &status.endpoints);
-        let verdicts: Vec<_> = endpoints
+        let verified: Vec<_> = endpoints
             .map(|endpoint| (endpoint, results.verify(node, &endpoint.address)))
             .collect();
         let count = |wanted| {
-            verdicts
-                .iter()
-                .filter(|(_, v)| v.verified == wanted)
-                .count()
+            let found = verified.iter().filter(|(_, v)| v.verified == wanted);
+            found.count()
         };
-        let (reached, silent) = (count(Verified::True), count(Verified::False));
-        proven += reached;
-        untried += count(Verified::Unknown);
+        let reached = count(Verified::True);
+        self.proven += reached;
+        self.untried += count(Verified::Unknown);
+        self.silent += count(Verified::False);
         let failed = |(endpoint, v): &&(&Endpoint, EndpointVerification)| {
             v.verified == Verified::False
                 && (endpoint.source == EndpointSource::Static || reached == 0)
         };
-        others += silent;
-        if let Some((endpoint, verdict)) = verdicts.iter().find(failed) {
+        if let Some((endpoint, verification)) = verified.iter().find(failed) {
             let reason = match endpoint.source {
                 EndpointSource::Static => "StaticEndpointUnreachable",
                 _ => "EndpointUnreachable",
             };
             let (name, address) = (node.name_any(), &endpoint.address);
-            let by = verdict.by.as_deref().unwrap_or_default();
-            wrong.get_or_insert((
+            let by = verification.by.as_deref().unwrap_or_default();
+            self.wrong.get_or_insert((
                 reason,
                 format!(
                     "relay {by} gets no answer from {address} of relay {name}: {}",
@@ -71,28 +85,34 @@ pub(super) fn verified(nodes: &[Arc<RelayNode>]) -> ConditionUpdate {
             ));
         }
     }
-    match wrong {
-        Some((reason, message)) => condition("False", reason, message),
-        None if untried > 0 && proven == 0 => condition(
-            "Unknown",
-            "NotTried",
-            format!("{untried} address(es) have not been tried by another relay yet"),
-        ),
-        None if proven == 0 => condition(
-            "Unknown",
-            "NotTried",
-            "no relay advertises an address".into(),
-        ),
-        None => {
-            let more = match others {
-                0 => String::new(),
-                n => format!("; {n} discovered one(s) reach only part of the network"),
-            };
-            condition(
-                "True",
-                "Verified",
-                format!("{proven} address(es) were reached by another relay{more}"),
-            )
+
+    fn condition(self) -> ConditionUpdate {
+        let Self {
+            proven, untried, ..
+        } = self;
+        match self.wrong {
+            Some((reason, message)) => condition("False", reason, message),
+            None if untried > 0 && proven == 0 => condition(
+                "Unknown",
+                "NotTried",
+                format!("{untried} address(es) have not been tried by another relay yet"),
+            ),
+            None if proven == 0 => condition(
+                "Unknown",
+                "NotTried",
+                "no relay advertises an address".into(),
+            ),
+            None => {
+                let more = match self.silent {
+                    0 => String::new(),
+                    n => format!("; {n} discovered one(s) reach only part of the network"),
+                };
+                condition(
+                    "True",
+                    "Verified",
+                    format!("{proven} address(es) were reached by another relay{more}"),
+                )
+            }
         }
     }
 }

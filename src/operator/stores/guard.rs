@@ -44,7 +44,8 @@ pub struct Unreadable {
     pub metadata: ObjectMeta,
     /// The status, unless it is large or cannot be read at all.
     pub status: Option<Value>,
-    /// The reason for which it cannot be read, without a position, which differs with each version of the object.
+    /// The reason for which it cannot be read, without a position, which differs with each version
+    /// of the object.
     pub error: String,
 }
 
@@ -232,8 +233,8 @@ fn key(metadata: &ObjectMeta) -> Key {
     (metadata.namespace.clone(), name)
 }
 
-/// Leaves the objects that can be read, and notes the others. One that becomes unreadable is as if it were
-/// deleted from `store`, which holds what came through before.
+/// Leaves the objects that can be read, and notes the others. One that becomes unreadable is as if
+/// it were deleted from `store`, which holds what came through before.
 pub(super) fn readable<K>(
     events: impl Stream<Item = Event<Guarded<K>>>,
     store: Store<K>,

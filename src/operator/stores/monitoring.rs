@@ -62,7 +62,7 @@ impl Monitoring {
         defined.map(|(kind, _)| *kind).collect()
     }
 
-    /// Returns whether an object is known to be as `checksum` says.
+    /// Returns whether an object was last applied with this checksum.
     pub fn is_done(&self, kind: MonitoringKind, namespace: &str, name: &str, sum: &str) -> bool {
         self.done()
             .get(&key(kind, namespace, name))

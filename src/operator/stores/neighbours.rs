@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{crd::PeerRelay, operator::tailnet::seen_by_neighbours};
 
-/// All PeerRelays that can be read, a stream with each that has come, gone or changed, and one with a word whenever
-/// that matters to others.
+/// All PeerRelays that can be read, a stream with each that has come, gone or changed, and one with
+/// a word whenever that matters to others.
 pub(super) fn watch(
     scope: &Scope,
     unreadable: &UnreadableObjects,

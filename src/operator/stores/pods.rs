@@ -23,7 +23,7 @@ pub(super) fn pods(scope: &Scope) -> (Store<Pod>, impl Stream<Item = Touched<Pod
     reflect(scope, config, prune_pod)
 }
 
-/// Watches what Kubernetes says when it cannot make a DaemonSet's pods. These events carry no label
+/// Watches the events of DaemonSets whose pods Kubernetes cannot create. These events carry no label
 /// of ours; there are few of them in a cluster, and other DaemonSets' are dropped at once.
 pub(super) fn refusals(
     scope: &Scope,

@@ -61,7 +61,7 @@ impl Scope {
 
 type Open<K> = Box<dyn Fn() -> BoxStream<'static, Event<K>> + Send>;
 
-/// Several watches as one, which begins anew when one of them does: whoever reads it sees each
+/// Joins several watches into one, which begins anew when one of them does: its reader sees each
 /// object that exists between `Init` and `InitDone`, and no change of it before.
 fn merged<K: Send + 'static>(watches: Vec<Open<K>>) -> impl Stream<Item = Event<K>> + Send {
     let merged = Merged {

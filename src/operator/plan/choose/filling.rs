@@ -23,7 +23,7 @@ struct Region<'a> {
     awaited: Vec<&'a str>,
     /// Nodes onto which a relay may be put, taken or not.
     possible: HashSet<&'a str>,
-    /// Those that nobody has taken, by zone, with their scores.
+    /// Free candidates by zone, with their scores.
     free: BTreeMap<&'a str, BTreeSet<(u64, &'a str)>>,
     /// Zone of each candidate.
     zones: BTreeMap<&'a str, &'a str>,
@@ -97,7 +97,7 @@ impl<'a> Filling<'a> {
         false
     }
 
-    /// Lets regions without any relay have their share of what others run, and tells whether there
+    /// Lets regions without any relay have their share of what others run, and returns whether there
     /// was anything to be had.
     pub(super) fn hand_over(&mut self, allowance: usize) -> bool {
         let mut any = false;

@@ -17,8 +17,8 @@ use crate::{
     operator::probes::ProbeResults,
 };
 
-/// Time after which a relay that nobody reaches holds up nothing: cloud load balancers take a few
-/// minutes to send to a new pod, and a firewall that was never opened is told of elsewhere.
+/// Time after which a relay that is not reached holds up nothing: cloud load balancers take a few
+/// minutes to send to a new pod, and a condition of its own states that a firewall is closed.
 const LIMIT: SignedDuration = SignedDuration::from_mins(5);
 /// Taints of nodes that do not answer.
 const DEAD: [&str; 3] = [
@@ -70,7 +70,7 @@ impl<'a> Reach<'a> {
     }
 
     /// The time for which others still wait until another relay reaches that of `region` on `node`.
-    /// `None` when one has, when nobody can try, or when it has taken too long already.
+    /// `None` when one has, when no other relay can try, or when it has taken too long already.
     pub(super) fn awaited(&self, region: &str, node: &str) -> Option<Duration> {
         let here =
             |relay: &&Arc<RelayNode>| relay.spec.region == region && relay.spec.node_name == node;

@@ -1,6 +1,6 @@
-//! A limit for the rate at which a watch is begun. kube begins one again at once when it ends without an error, as
-//! each does when its time is over: an API server, or a proxy before it, that ends them early would
-//! be asked without end.
+//! A limit for the rate at which a watch is begun. kube begins one again at once when it ends
+//! without an error, as each does when its time is over: an API server, or a proxy before it, that
+//! ends them early would be asked without end.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
