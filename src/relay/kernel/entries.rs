@@ -1,49 +1,58 @@
-//! The maps of sessions: those between IPv4 addresses have entries of their own, which are small.
+//! The maps of sessions. Sessions between IPv4 addresses have a map of their own, with smaller entries.
 
-use std::os::fd::AsFd;
+use std::{io, os::fd::AsFd};
 
 use aya::maps::{HashMap, IterableMap as _, Map, MapData, MapError};
 
 use super::{
-    Unavailable,
     entry::{Entry4, Entry6, SessionEntry},
     sys,
 };
 
-/// Every session that the program knows, by VNI.
+/// Error from opening the maps of sessions a second time.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to open the maps of sessions for another thread: {0}")]
+pub(super) enum ReopenError {
+    Map(#[from] MapError),
+    Descriptor(#[from] io::Error),
+}
+
+/// Entries of the sessions that the program knows, by VNI.
 pub(super) struct Entries {
     four: HashMap<MapData, u32, Entry4>,
     six: HashMap<MapData, u32, Entry6>,
 }
 
 impl Entries {
-    /// In these two maps.
+    /// Entries in these two maps: of sessions between IPv4 addresses, and of all others.
     ///
     /// # Errors
     /// They are no hash maps of such entries.
-    pub(super) fn new(four: Map, six: Map) -> Result<Self, Unavailable> {
+    pub(super) fn new(four: Map, six: Map) -> Result<Self, MapError> {
         Ok(Self {
-            four: four.try_into().map_err(Unavailable::failed)?,
-            six: six.try_into().map_err(Unavailable::failed)?,
+            four: four.try_into()?,
+            six: six.try_into()?,
         })
     }
 
-    /// The same for another thread.
-    pub(super) fn again(&self) -> Result<Self, Unavailable> {
-        fn again(map: &MapData) -> Result<Map, Unavailable> {
-            let fd = map.fd().as_fd().try_clone_to_owned();
-            let data = MapData::from_fd(fd.map_err(Unavailable::failed)?);
-            Map::from_map_data(data.map_err(Unavailable::failed)?).map_err(Unavailable::failed)
+    /// Opens the same maps again, for another thread.
+    pub(super) fn reopen(&self) -> Result<Self, ReopenError> {
+        fn reopen(map: &MapData) -> Result<Map, ReopenError> {
+            let fd = map.fd().as_fd().try_clone_to_owned()?;
+            Ok(Map::from_map_data(MapData::from_fd(fd)?)?)
         }
-        Self::new(again(self.four.map())?, again(self.six.map())?)
+        Ok(Self::new(
+            reopen(self.four.map())?,
+            reopen(self.six.map())?,
+        )?)
     }
 
-    /// Whether there is room for this many, and entries are as this version has them: pinned maps
-    /// need not be so.
-    pub(super) fn fit(&self, sessions: u32) -> Result<bool, Unavailable> {
+    /// Whether the maps have room for so many sessions, and entries of the size that this version has:
+    /// pinned maps need not.
+    pub(super) fn fit(&self, sessions: u32) -> Result<bool, MapError> {
         let fits = |map: &MapData, size| {
-            let info = map.info().map_err(Unavailable::failed)?;
-            Ok(info.value_size() as usize == size && info.max_entries() == sessions)
+            let info = map.info()?;
+            Ok::<_, MapError>(info.value_size() as usize == size && info.max_entries() == sessions)
         };
         Ok(fits(self.four.map(), size_of::<Entry4>())?
             && fits(self.six.map(), size_of::<Entry6>())?)
@@ -62,7 +71,7 @@ impl Entries {
         four.or_else(|_| six()).ok()
     }
 
-    /// Enters a session that has no entry.
+    /// Adds an entry for a session that has none.
     pub(super) fn insert(&mut self, vni: u32, session: &SessionEntry) -> Result<(), MapError> {
         match session.encode4() {
             Some(entry) => self.four.insert(vni, entry, 0),
@@ -70,7 +79,7 @@ impl Entries {
         }
     }
 
-    /// The same where there must be room: if there is none, it is another session's, which is
+    /// Adds an entry also where there is no room: then it takes the place of another session's, which is
     /// returned.
     pub(super) fn insert_anyway(
         &mut self,
@@ -92,8 +101,8 @@ impl Entries {
         Ok(Some(displaced))
     }
 
-    /// Takes an entry out: datagrams that come before it is back go through the sockets, and are
-    /// counted there.
+    /// Removes and returns an entry. Datagrams that come before it is back go through the sockets, and
+    /// are counted there.
     pub(super) fn take(&mut self, vni: u32) -> Option<SessionEntry> {
         let four = take(&mut self.four, vni).map(|entry| SessionEntry::decode4(&entry));
         four.or_else(|| take(&mut self.six, vni).map(|entry| SessionEntry::decode6(&entry)))
@@ -115,7 +124,7 @@ impl Entries {
 fn take<const N: usize>(map: &mut HashMap<MapData, u32, [u8; N]>, vni: u32) -> Option<[u8; N]> {
     match sys::take(map.map().fd().as_fd(), vni) {
         Ok(entry) => entry,
-        // Linux before 5.14.
+        // Linux before 5.14 has no BPF_MAP_LOOKUP_AND_DELETE_ELEM for hash maps.
         Err(_) => {
             let entry = map.get(&vni, 0).ok()?;
             map.remove(&vni).ok()?;

@@ -53,7 +53,7 @@ impl Twins {
             maps.addresses.set(key, abi::address_key(ip), 0).unwrap();
         }
         // What is known is never too much.
-        let known = sys::share(maps.known.fd().as_fd(), 1).unwrap();
+        let known = sys::share(maps.vni_filter.fd().as_fd(), 1).unwrap();
         known[0].store(u64::MAX, Ordering::Relaxed);
         let legs = [
             ["10.1.0.2:1001", "10.2.0.2:1002"],

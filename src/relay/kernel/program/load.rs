@@ -1,0 +1,178 @@
+//! Loads the program onto its maps, and names what the kernel refuses.
+
+use std::{fs, io, path::Path};
+
+use aya::{
+    EbpfError, EbpfLoader,
+    maps::MapError,
+    programs::{ProgramError, SchedClassifier},
+};
+
+use super::{
+    super::availability::{Unavailable, UnavailableReason},
+    NAME, OBJECT,
+    maps::{CounterMaps, MAPS, Maps, known_words},
+    pins,
+};
+
+/// Error from loading the program or opening its maps.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::relay::kernel) enum LoadError {
+    #[error("this binary was built without clang: install clang and build again")]
+    NotBuilt,
+    #[error("the kernel does not permit it ({0}): give the relay CAP_BPF and CAP_NET_ADMIN")]
+    NotPermitted(String),
+    #[error("this kernel has no bpf(2)")]
+    NoBpf,
+    #[error("the kernel refuses the program: {0}")]
+    Refused(String),
+    #[error("the object has no program {NAME}")]
+    NoProgram,
+    #[error("the object has no map {0}")]
+    NoMap(&'static str),
+    #[error("the map {0} is no array")]
+    NoArray(&'static str),
+    #[error("another version has pinned other maps")]
+    OtherPins,
+    #[error("pinned maps have another layout")]
+    OtherLayout,
+    #[error("failed to make the directory for pinned maps: {0}")]
+    Pins(#[source] io::Error),
+    #[error("failed to open a map of the program: {0}")]
+    Map(#[from] MapError),
+    #[error("failed to take the program from the object: {0}")]
+    Program(#[source] ProgramError),
+}
+
+impl LoadError {
+    /// The name of this error in status and metrics.
+    const fn reason(&self) -> UnavailableReason {
+        match self {
+            Self::NotBuilt => UnavailableReason::NotBuilt,
+            Self::NotPermitted(_) => UnavailableReason::NotPermitted,
+            Self::NoBpf => UnavailableReason::KernelTooOld,
+            Self::Refused(_) => UnavailableReason::Refused,
+            Self::NoProgram
+            | Self::NoMap(_)
+            | Self::NoArray(_)
+            | Self::OtherPins
+            | Self::OtherLayout
+            | Self::Pins(_)
+            | Self::Map(_)
+            | Self::Program(_) => UnavailableReason::Failed,
+        }
+    }
+}
+
+impl From<LoadError> for Unavailable {
+    fn from(error: LoadError) -> Self {
+        Self::new(error.reason(), error.to_string())
+    }
+}
+
+/// The loaded object with its maps.
+pub(super) type Loaded = (aya::Ebpf, Maps, CounterMaps);
+
+/// Loads the program onto the maps that are pinned in `pins`, or onto new ones where those are of another
+/// version or of other limits.
+pub(super) fn load(pins: Option<&Path>, sessions: u32) -> Result<Loaded, LoadError> {
+    let Some(directory) = pins else {
+        return load_object(None, sessions);
+    };
+    load_onto(directory, sessions).or_else(|error| {
+        tracing::info!(%error, "what an earlier process left in the kernel is replaced");
+        pins::remove(directory);
+        fs::create_dir_all(directory).map_err(LoadError::Pins)?;
+        load_object(Some(directory), sessions)
+    })
+}
+
+fn load_onto(directory: &Path, sessions: u32) -> Result<Loaded, LoadError> {
+    let is_ours = |name: &str| MAPS.contains(&name) || pins::is_link(name);
+    if !pins::names(directory).all(|name| is_ours(&name)) {
+        return Err(LoadError::OtherPins);
+    }
+    load_object(Some(directory), sessions)
+}
+
+fn load_object(pins: Option<&Path>, sessions: u32) -> Result<Loaded, LoadError> {
+    let mut loader = EbpfLoader::new();
+    // Nothing in the program is relocated by types, and parsing those of the kernel costs megabytes.
+    loader.btf(None);
+    loader.map_max_entries("SESSIONS4", sessions);
+    loader.map_max_entries("SESSIONS6", sessions);
+    loader.map_max_entries("KNOWN", known_words(sessions));
+    if let Some(directory) = pins {
+        for name in MAPS {
+            loader.map_pin_path(name, directory.join(name));
+        }
+    }
+    let mut ebpf = loader.load(OBJECT).map_err(|error| refusal(&error))?;
+    let maps = Maps::take(&mut ebpf)?;
+    let counters = CounterMaps::take(&mut ebpf)?;
+    if !(maps.fit(sessions)? && counters.fit()) {
+        return Err(LoadError::OtherLayout);
+    }
+    let program = ebpf.program_mut(NAME).ok_or(LoadError::NoProgram)?;
+    let program: &mut SchedClassifier = program.try_into().map_err(LoadError::Program)?;
+    program.load().map_err(rejection)?;
+    Ok((ebpf, maps, counters))
+}
+
+/// The error for a program that the kernel did not load. A verifier that has a reason is quoted, whatever
+/// error number the kernel answers: it answers EACCES for most of what a verifier rejects.
+fn rejection(error: ProgramError) -> LoadError {
+    if let ProgramError::LoadError { verifier_log, .. } = &error
+        && let Some(reason) = verifier_reason(&verifier_log.to_string())
+    {
+        return LoadError::Refused(reason.to_owned());
+    }
+    refusal(&error.into())
+}
+
+/// The line of a verifier's log that has the reason: the last one before the counts at the end.
+fn verifier_reason(log: &str) -> Option<&str> {
+    let counts = ["verification time ", "stack depth ", "processed "];
+    let is_reason = |line: &&str| !line.is_empty() && !counts.iter().any(|c| line.starts_with(c));
+    log.lines().map(str::trim).rfind(is_reason)
+}
+
+/// The error for a refusal of the kernel, by the error number of its innermost cause.
+fn refusal(error: &EbpfError) -> LoadError {
+    let mut source: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    let mut text = String::new();
+    let mut code = None;
+    while let Some(error) = source {
+        if let Some(io) = error.downcast_ref::<io::Error>() {
+            code = io.raw_os_error();
+        }
+        text = error.to_string();
+        source = error.source();
+    }
+    let text = text.lines().last().unwrap_or_default().to_owned();
+    match code {
+        Some(libc::EPERM | libc::EACCES) => LoadError::NotPermitted(text),
+        Some(libc::ENOSYS) => LoadError::NoBpf,
+        _ => LoadError::Refused(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::verifier_reason;
+
+    #[test]
+    fn verifier_is_quoted_with_its_reason() {
+        let log = "893: (07) r5 += 4\n\
+                   R5 pointer arithmetic of map value goes out of range, prohibited for !root\n\
+                   verification time 5157 usec\n\
+                   stack depth 264+0\n\
+                   processed 871 insns (limit 1000000) max_states_per_insn 1\n";
+        assert_eq!(
+            verifier_reason(log),
+            Some("R5 pointer arithmetic of map value goes out of range, prohibited for !root")
+        );
+        assert_eq!(verifier_reason(""), None);
+        assert_eq!(verifier_reason("processed 0 insns\n"), None);
+    }
+}
