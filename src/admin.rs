@@ -27,26 +27,31 @@ use self::{
 };
 use crate::names::IDENTITY_HEADER;
 
-/// Wait before an address is tried again.
+/// Wait before binding an address is tried again.
 const RETRY: Duration = Duration::from_secs(30);
 const TEXT: (&str, &str) = ("content-type", prometheus::TEXT_FORMAT);
 
-/// Says in one line what keeps the process from being ready, if anything.
-pub type Ready = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+/// Returns, as an error of one line, what keeps the process from being ready.
+pub type Ready = Arc<dyn Fn() -> Result<(), NotReady> + Send + Sync>;
 
-/// What the server asks of the process.
+/// Reason why the process is not ready, in one line.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotReady(pub String);
+
+/// Content of the answers, which the process gives.
 #[derive(Clone)]
 pub struct Probes {
     /// Metrics in Prometheus text format.
     pub metrics: Render,
     /// `Err` says in one line what is missing.
     pub ready: Ready,
-    /// What the process is called in [`IDENTITY_HEADER`]: a request for somebody else, whose port
-    /// this process has, is refused.
+    /// Name of the process in [`IDENTITY_HEADER`]. A request that names another process, whose port
+    /// this one has, is refused.
     pub identity: Option<String>,
 }
 
-/// Why there is no server.
+/// Error from binding the server.
 #[derive(Debug, thiserror::Error)]
 #[error("failed to serve metrics on {address}: choose a free address with --metrics-addr")]
 pub struct AdminError {
@@ -56,7 +61,7 @@ pub struct AdminError {
 }
 
 impl AdminError {
-    /// Another process has the address.
+    /// Returns whether another process has the address.
     pub fn is_taken(&self) -> bool {
         self.source.kind() == std::io::ErrorKind::AddrInUse
     }
@@ -121,7 +126,10 @@ fn metrics(answer: Answer) -> Router {
 async fn readyz(State(ready): State<Ready>) -> (StatusCode, Bytes) {
     match ready() {
         Ok(()) => (StatusCode::OK, "ok\n".into()),
-        Err(missing) => (StatusCode::SERVICE_UNAVAILABLE, (missing + "\n").into()),
+        Err(reason) => (
+            StatusCode::SERVICE_UNAVAILABLE,
+            format!("{reason}\n").into(),
+        ),
     }
 }
 

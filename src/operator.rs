@@ -58,7 +58,7 @@ use self::{
     stores::{Scope, Stores},
 };
 use crate::{
-    admin::{self, Probes},
+    admin::{self, NotReady, Probes},
     crd::PeerRelay,
     memory, names,
     supervisor::Supervisor,
@@ -283,7 +283,7 @@ fn probes(metrics: &Metrics, readiness: &Readiness) -> Probes {
             let text = metrics.render();
             Box::pin(async { text })
         }),
-        ready: Arc::new(move || readiness.check()),
+        ready: Arc::new(move || readiness.check().map_err(NotReady)),
         identity: None,
     }
 }

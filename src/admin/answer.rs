@@ -12,7 +12,7 @@ pub type Render = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
 /// Time for which a text is given again: less than any interval of scrapes.
 pub(super) const KEPT: Duration = Duration::from_millis(500);
 
-/// What `/metrics` answers; clones share the text that is kept.
+/// The answer to `/metrics`; clones share the text that is kept.
 #[derive(Clone)]
 pub(super) struct Answer {
     render: Render,

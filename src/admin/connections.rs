@@ -18,7 +18,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// Longest header, which is also what a connection buffers at most.
 const LONGEST_HEADER: usize = 16 * 1024;
 
-/// What a server gives to those who connect.
+/// Limits of a server for each of its clients.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Limits {
     /// Connections at the same time; one more ends the oldest.

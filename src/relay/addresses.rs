@@ -1,4 +1,4 @@
-//! Which addresses a relay advertises: what it is told, then what it finds, in one order.
+//! The addresses that a relay advertises: configured ones, then discovered ones, in one order.
 
 mod cloud;
 mod interfaces;
@@ -21,25 +21,25 @@ use crate::{
     crd::relay_node::EndpointSource,
 };
 
-/// An address that clients are told to try, and where it comes from.
+/// An address that clients are told to try, and its source.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Advertised {
-    /// Where clients send to.
+    /// Address to which clients send.
     pub address: SocketAddr,
-    /// Who says so.
+    /// Source of the address.
     pub source: EndpointSource,
 }
 
-/// What the sources have found so far.
+/// Addresses that the sources have found so far.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// Last known addresses of the names among the static endpoints.
     pub names: BTreeMap<String, Vec<IpAddr>>,
-    /// What the cloud's metadata service said last.
+    /// Last answer of the cloud's metadata service.
     pub cloud: Vec<IpAddr>,
     /// Addresses of network interfaces.
     pub interfaces: Vec<InterfaceAddress>,
-    /// What STUN servers saw last, by IP version.
+    /// Addresses that STUN servers saw last, by IP version.
     pub stun: [Vec<SocketAddr>; 2],
 }
 

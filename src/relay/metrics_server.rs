@@ -1,8 +1,7 @@
 //! The relay's own HTTP server for probes and metrics, also while the relay is off.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr, time::Duration};
 
-use anyhow::Context;
 use tokio::{sync::watch, time::sleep};
 
 use super::{bootstrap::retry_while_in_use, options::RelayOptions, problem::Problem};
@@ -16,6 +15,15 @@ use crate::{
 /// Wait between attempts to bind an address that another process has.
 const RETRY: Duration = Duration::from_secs(2);
 
+/// Error that ends the server.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ServerError {
+    #[error(transparent)]
+    Bind(#[from] AdminError),
+    #[error("failed to serve metrics")]
+    Serve(#[source] io::Error),
+}
+
 /// Starts the server as a task of `supervisor`. While another process has its address, `problem`
 /// says so and binding is retried, because the relay forwards packets without this server.
 ///
@@ -26,7 +34,7 @@ pub(super) async fn serve(
     options: &RelayOptions,
     (metrics, ready): (Render, Ready),
     problem: watch::Sender<Option<Problem>>,
-) -> anyhow::Result<()> {
+) -> Result<(), ServerError> {
     let address = options.metrics_addr;
     let probes = Probes {
         metrics: metrics.clone(),
@@ -67,14 +75,14 @@ async fn serve_when_free(
     address: SocketAddr,
     probes: Probes,
     problem: watch::Sender<Option<Problem>>,
-) -> anyhow::Result<()> {
+) -> Result<(), ServerError> {
     loop {
         sleep(RETRY).await;
         match admin::bind(address, probes.clone()).await {
             Ok(server) => {
                 tracing::info!(%address, "metrics and probes are served");
                 problem.send_replace(None);
-                return server.await.context("failed to serve metrics");
+                return server.await.map_err(ServerError::Serve);
             }
             Err(error) if error.is_taken() => {}
             Err(error) => return Err(error.into()),
@@ -106,6 +114,7 @@ pub(super) mod tests {
     };
 
     use super::*;
+    use crate::admin::NotReady;
     use crate::{
         config::{RelayConfig, ReportConfig},
         relay::options::Environment,
@@ -137,7 +146,10 @@ pub(super) mod tests {
 
     fn answers() -> (Render, Ready) {
         let metrics: Render = Arc::new(|| Box::pin(async { String::new() }));
-        (metrics, Arc::new(|| Err("the relay is off".to_owned())))
+        (
+            metrics,
+            Arc::new(|| Err(NotReady("the relay is off".to_owned()))),
+        )
     }
 
     /// Sends a probe for the relay with this identity, and returns the status of the answer.

@@ -10,7 +10,7 @@ use super::{
     state::RelayState,
 };
 use crate::{
-    admin::{Ready, Render},
+    admin::{NotReady, Ready, Render},
     supervisor::Supervisor,
 };
 
@@ -72,7 +72,7 @@ fn answers(options: &RelayOptions) -> (Render, Ready) {
         let text = metrics::render(&region, &RelayState::default(), &Snapshot::default());
         Box::pin(async move { text })
     });
-    (metrics, Arc::new(|| Err(OFF.to_owned())))
+    (metrics, Arc::new(|| Err(NotReady(OFF.to_owned()))))
 }
 
 #[cfg(test)]

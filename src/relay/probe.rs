@@ -11,12 +11,11 @@ mod schedule;
 
 use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 
-use anyhow::Context;
 use k8s_openapi::jiff::Timestamp;
 use relay_proto::{DiscoPublic, DiscoSecret};
 use tokio::{
     sync::{mpsc, watch},
-    task::JoinSet,
+    task::{JoinError, JoinSet},
     time::{Instant, sleep_until},
 };
 
@@ -35,23 +34,23 @@ use crate::config::peers::{ProbePeer, decode_key};
 /// Attempts at the same time.
 const CONCURRENCY: usize = 4;
 
-/// What this relay saw of another's address.
+/// Result of probing one address of another relay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Probe {
     /// Name of the other's RelayNode.
     pub relay: String,
-    /// The address.
+    /// Address that was probed.
     pub address: SocketAddr,
-    /// Whether the handshake went through.
+    /// The handshake was completed.
     pub reachable: bool,
     /// Time from a bind to its challenge.
     pub round_trip: Option<Duration>,
-    /// When.
+    /// Time of the last attempt.
     pub time: Timestamp,
 }
 
 impl Probe {
-    /// The part that is worth telling at once.
+    /// The part whose changes are reported at once.
     pub fn verdict(&self) -> (&str, SocketAddr, bool) {
         (&self.relay, self.address, self.reachable)
     }
@@ -66,7 +65,18 @@ pub struct ProbeState {
     pub results: Vec<Probe>,
 }
 
-/// Answers probes, and makes them.
+/// Error that ends probing.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// No task writes the configuration any more.
+    #[error("the configuration has ended")]
+    Configuration,
+    /// An attempt panicked.
+    #[error("a probe failed")]
+    Attempt(#[from] JoinError),
+}
+
+/// Answers the probes of other relays, and makes its own.
 pub struct Probing {
     secret: DiscoSecret,
     own: String,
@@ -76,8 +86,8 @@ pub struct Probing {
 }
 
 impl Probing {
-    /// For the relay whose RelayNode has the name `own`. The key is new with each start; `state`
-    /// gets its public half.
+    /// Probes for the relay whose RelayNode has the name `own`. The key is new with each start;
+    /// `state` gets its public half.
     pub fn new(
         own: String,
         socket_path: SocketPathHandle,
@@ -100,7 +110,7 @@ impl Probing {
     ///
     /// # Errors
     /// The configuration has ended.
-    pub async fn run(self) -> anyhow::Result<Infallible> {
+    pub async fn run(self) -> Result<Infallible, ProbeError> {
         let unmatched = self.socket_path.demux().probes();
         let responder = Responder::new(self.secret.clone());
         tokio::try_join!(
@@ -115,7 +125,7 @@ impl Probing {
         .map(|(never, _)| never)
     }
 
-    async fn make(&self) -> anyhow::Result<Infallible> {
+    async fn make(&self) -> Result<Infallible, ProbeError> {
         let mut dynamic_config = self.dynamic_config.clone();
         let mut schedule = Schedule::new(&self.own);
         let mut running: JoinSet<(Target, AttemptResult)> = JoinSet::new();
@@ -142,9 +152,9 @@ impl Probing {
             };
             tokio::select! {
                 () = sleep_until(next) => {}
-                changed = dynamic_config.changed() => changed.context("the configuration has ended")?,
+                changed = dynamic_config.changed() => changed.map_err(|_| ProbeError::Configuration)?,
                 Some(ended) = running.join_next() => {
-                    let (target, outcome) = ended.context("a probe failed")?;
+                    let (target, outcome) = ended?;
                     schedule.record(&target, outcome, Instant::now(), Timestamp::now(), jitter);
                 }
             }
@@ -163,13 +173,13 @@ async fn answer(
     mut unmatched: mpsc::Receiver<UnmatchedDatagram>,
     mut dynamic_config: watch::Receiver<DynamicConfig>,
     socket_path: SocketPathHandle,
-) -> anyhow::Result<Infallible> {
+) -> Result<Infallible, ProbeError> {
     loop {
         responder.set_peers(keys(&dynamic_config.borrow_and_update().peers));
         loop {
             tokio::select! {
                 changed = dynamic_config.changed() => {
-                    changed.context("the configuration has ended")?;
+                    changed.map_err(|_| ProbeError::Configuration)?;
                     break;
                 }
                 Some(datagram) = unmatched.recv() => {
@@ -190,7 +200,7 @@ fn keys(peers: &[ProbePeer]) -> impl Iterator<Item = DiscoPublic> {
         .filter_map(|peer| decode_key(&peer.key).map(DiscoPublic))
 }
 
-/// Between 0.8 and 1.2: relays that start together do not probe together for ever.
+/// A factor between 0.8 and 1.2, so that relays that start together do not probe together for ever.
 fn jitter() -> f64 {
     use rand::Rng;
     rand::rng().random_range(0.8..1.2)

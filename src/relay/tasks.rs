@@ -19,7 +19,7 @@ use super::{
     withdrawal,
 };
 use crate::{
-    admin::{Ready, Render},
+    admin::{NotReady, Ready, Render},
     logging, memory,
     supervisor::Supervisor,
 };
@@ -151,7 +151,7 @@ fn answers(
             .problem()
             .map(|problem| format!("; {problem}"))
             .unwrap_or_default();
-        Err(format!("not ready, missing: {missing}{problem}"))
+        Err(NotReady(format!("not ready, missing: {missing}{problem}")))
     });
     (metrics, ready)
 }

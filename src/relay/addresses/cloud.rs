@@ -34,11 +34,11 @@ const AGAIN: std::ops::Range<f64> = 270.0..330.0;
 const BACKOFF: Backoff =
     Backoff::new(Duration::from_secs(2), Duration::from_secs(512)).with_jitter(0.75..=1.25);
 
-/// Where the kernel shows what the firmware says. What names the cloud is for every process to read,
-/// in containers too.
+/// Directory in which the kernel shows the strings of the firmware. What names the cloud is for
+/// every process to read, in containers too.
 pub(super) const FIRMWARE: &str = "/sys/class/dmi/id";
 
-/// Why an inquiry came to nothing.
+/// Error from an inquiry.
 #[derive(Debug, thiserror::Error)]
 enum Error {
     #[error(transparent)]
@@ -105,7 +105,7 @@ fn pause(failures: u32) -> Duration {
     }
 }
 
-/// All questions, to the first address of the service that answers all of them.
+/// Asks all questions of the first address of the service that answers all of them.
 async fn inquire(cloud: Cloud) -> Result<Vec<IpAddr>, Error> {
     let mut first = None;
     for address in service::addresses(cloud) {
@@ -127,7 +127,7 @@ async fn inquire_at(address: IpAddr, cloud: Cloud) -> Result<Vec<IpAddr>, Error>
     Ok(inquiry.finish())
 }
 
-/// Puts a good answer into `found`. Failures are told once in a row.
+/// Puts a good answer into `found`. Of failures in a row only the first is logged as a warning.
 fn take(
     cloud: Cloud,
     answer: Result<Vec<IpAddr>, Error>,
@@ -155,7 +155,7 @@ fn take(
     }
 }
 
-/// What to do.
+/// Advice for a cloud whose service does not answer.
 fn hint(cloud: Cloud) -> &'static str {
     match cloud {
         Cloud::Aws => {

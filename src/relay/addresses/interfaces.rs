@@ -11,10 +11,10 @@ use crate::relay::{
     watch_ext::SendIfChanged,
 };
 
-/// How often interfaces are looked at when the kernel reports nothing: it drops reports that
-/// nobody has room for.
+/// Time between two reads of the interfaces when the kernel reports nothing: it drops reports that
+/// do not fit into the socket's buffer.
 const AGAIN: Duration = Duration::from_secs(60);
-/// Changes of the network come in bursts.
+/// Time that changes of the network are given to settle: they come in bursts.
 const SETTLE: Duration = Duration::from_millis(200);
 
 /// Interfaces of container networks, by the beginning of their names: their addresses mean nothing
@@ -40,12 +40,12 @@ const TAILNET: [&str; 2] = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"];
 pub struct InterfaceAddress {
     /// Name of the interface.
     pub interface: String,
-    /// The address.
+    /// IP address, without port.
     pub ip: IpAddr,
 }
 
 impl InterfaceAddress {
-    /// Whether it may mean this host to anyone else.
+    /// Returns whether other hosts may reach this host at this address.
     pub fn is_reachable(&self) -> bool {
         let Self { interface, ip } = self;
         let link_local = match ip {
@@ -79,8 +79,8 @@ pub(super) async fn follow(found: watch::Sender<Found>) -> Infallible {
     }
 }
 
-/// Puts the addresses as they are now into `found`; keeps them, with a warning, when the system
-/// does not say.
+/// Reads the addresses into `found`. When the system does not answer, logs a warning and keeps the
+/// last ones.
 pub(super) async fn refresh(found: &watch::Sender<Found>) {
     let listed = tokio::task::spawn_blocking(list).await;
     match listed.map_err(io::Error::other).flatten() {

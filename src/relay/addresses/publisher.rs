@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, net::SocketAddr};
 
-use anyhow::Context;
 use tokio::sync::watch;
 
 use super::{Advertised, Found, StunServer, advertised, cloud, interfaces, names, stun};
@@ -35,12 +34,26 @@ pub struct EndpointPublisher {
     pub state: watch::Sender<EndpointState>,
 }
 
+/// Error that ends the task: a part that it reads from has ended.
+#[derive(Debug, thiserror::Error)]
+pub enum PublisherError {
+    /// No task writes the configuration any more.
+    #[error("the configuration has ended")]
+    Configuration,
+    /// No task binds the port any more.
+    #[error("the data path has ended")]
+    DataPath,
+    /// No source discovers addresses any more.
+    #[error("no source of addresses is left")]
+    Sources,
+}
+
 impl EndpointPublisher {
     /// Runs until a channel closes.
     ///
     /// # Errors
     /// The data path or the configuration has ended.
-    pub async fn run(self) -> anyhow::Result<Infallible> {
+    pub async fn run(self) -> Result<Infallible, PublisherError> {
         let (found, changes) = watch::channel(Found::default());
         let names = names::follow(
             self.dynamic_config.clone(),
@@ -62,14 +75,17 @@ impl EndpointPublisher {
         let interfaces = interfaces::follow(found);
         tokio::select! {
             never = interfaces => match never {},
-            () = stun => anyhow::bail!("the configuration has ended"),
-            () = cloud => anyhow::bail!("the configuration has ended"),
-            () = names => anyhow::bail!("the configuration has ended"),
+            () = stun => Err(PublisherError::Configuration),
+            () = cloud => Err(PublisherError::Configuration),
+            () = names => Err(PublisherError::Configuration),
             ended = self.publish(changes) => ended,
         }
     }
 
-    async fn publish(mut self, mut found: watch::Receiver<Found>) -> anyhow::Result<Infallible> {
+    async fn publish(
+        mut self,
+        mut found: watch::Receiver<Found>,
+    ) -> Result<Infallible, PublisherError> {
         let mut port = self.socket_path.port();
         loop {
             let next = {
@@ -84,9 +100,11 @@ impl EndpointPublisher {
             self.apply(&next);
             self.state.send_if_changed(next);
             tokio::select! {
-                changed = port.changed() => changed.context("the data path has ended")?,
-                changed = self.dynamic_config.changed() => changed.context("the configuration has ended")?,
-                changed = found.changed() => changed.context("no source is left")?,
+                changed = port.changed() => changed.map_err(|_| PublisherError::DataPath)?,
+                changed = self.dynamic_config.changed() => {
+                    changed.map_err(|_| PublisherError::Configuration)?;
+                }
+                changed = found.changed() => changed.map_err(|_| PublisherError::Sources)?,
             }
         }
     }

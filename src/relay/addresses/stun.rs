@@ -28,7 +28,7 @@ use crate::{
 const AGAIN: std::ops::Range<f64> = 20.0..26.0;
 /// Time between two rounds while nobody has answered.
 const AGAIN_SILENT: Duration = Duration::from_secs(5);
-/// How long answers of one round are waited for.
+/// Time in which the answers of one round must come.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Servers asked in one round; two tell whether a NAT gives each destination its own port.
 const MOST_SERVERS: usize = 3;
@@ -36,11 +36,11 @@ const MOST_SERVERS: usize = 3;
 /// A server, as the DERP map names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct StunServer {
-    /// Its name; looked up for an IP version of which no address is given.
+    /// Host name; it is looked up when no address is given.
     pub host: String,
-    /// Its addresses.
+    /// Addresses of the server, as the DERP map has them.
     pub addresses: Vec<IpAddr>,
-    /// UDP port.
+    /// UDP port of the server.
     pub port: u16,
 }
 
@@ -86,7 +86,7 @@ pub(super) async fn follow(
     }
 }
 
-/// One question to each address of each server; what they see.
+/// Asks each server at each of its addresses, and returns the addresses that they see.
 async fn round(
     socket_path: &SocketPathHandle,
     answers: &mut mpsc::Receiver<UnmatchedDatagram>,

@@ -1,4 +1,4 @@
-//! Configuration and counters of the program, and its local addresses, byte for byte as
+//! Layout of the configuration, counters and local addresses of the program, byte for byte as
 //! `maps.bpf.h` has them.
 
 use std::net::IpAddr;
@@ -17,7 +17,7 @@ pub(super) const BUCKETS: usize = 16;
 /// Upper bound of the first bucket is 2 to this power, in nanoseconds; each next one doubles it.
 const FIRST_BUCKET: u32 = 7;
 
-/// What the program drops itself, in the order of its counters.
+/// Reasons for which the program itself drops datagrams, in the order of its counters.
 pub const DROPPED: [DropReason; 4] = [
     DropReason::UnknownVni,
     DropReason::SessionRate,
@@ -41,19 +41,19 @@ labels::label_enum! {
         Control = "control",
         /// No session that forwards has this VNI.
         UnknownVni = "unknown_vni",
-        /// From an address that is no leg of the session.
+        /// The source address is no leg of the session.
         NotALeg = "not_a_leg",
         /// A super-packet that holds more than data of one session.
         Mixed = "mixed",
-        /// A fragment.
+        /// A fragment of an IP packet.
         Fragment = "fragment",
         /// Too short, of another version, or lengths disagree.
         Malformed = "malformed",
-        /// Without UDP checksum.
+        /// The datagram has no UDP checksum.
         NoChecksum = "no_checksum",
         /// Its time to live is used up.
         Ttl = "ttl",
-        /// Too long for the way out.
+        /// The packet is too long for the way out.
         Mtu = "mtu",
         /// A session between IPv4 and IPv6, or without a route: the sockets forward it.
         SocketSession = "socket_session",
@@ -69,9 +69,9 @@ labels::label_enum! {
 /// The program's configuration.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Config {
-    /// Nanoseconds of CLOCK_MONOTONIC.
+    /// Time until which the program forwards, in nanoseconds of CLOCK_MONOTONIC.
     pub(super) valid_until: u64,
-    /// 0 for none.
+    /// UDP port; 0 while the relay has none.
     pub(super) port: u16,
     /// Number of words of known VNIs, less one.
     pub(super) known_mask: u32,
@@ -98,7 +98,8 @@ impl Config {
         value
     }
 
-    /// Port and time of what another process has written; the rest is its own.
+    /// Decodes the port and the time that another process has written. The other fields belong to
+    /// that process.
     pub(super) fn decode(value: &ConfigValue) -> Self {
         let valid_until = value.first_chunk().expect("the value is that long");
         Self {

@@ -1,4 +1,4 @@
-//! Whether the kernel forwards, and why not.
+//! State of the kernel path: attached, or the reason why the sockets forward.
 
 labels::label_enum! {
     /// Reason why the sockets forward, and not the kernel. [`UnavailableReason::as_str`] is what status
@@ -34,7 +34,7 @@ labels::label_enum! {
 pub struct Unavailable {
     /// Stable name, for status and metrics.
     pub reason: UnavailableReason,
-    /// One sentence for the user.
+    /// One sentence for the user, with the fix.
     pub message: String,
 }
 
@@ -48,13 +48,13 @@ impl Unavailable {
     }
 }
 
-/// Which path forwards data of open sessions: `Ok` with the number of devices to which the program is
-/// attached for the kernel's, otherwise the reason why the sockets do.
+/// The path that forwards data of open sessions: `Ok` with the number of devices to which the
+/// program is attached for the kernel's, otherwise the reason why the sockets do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathState(pub Result<usize, Unavailable>);
 
 impl PathState {
-    /// Whether the kernel forwards.
+    /// Returns whether the kernel forwards.
     pub const fn is_kernel(&self) -> bool {
         self.0.is_ok()
     }

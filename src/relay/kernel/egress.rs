@@ -1,4 +1,5 @@
-//! Where datagrams leave: few of these, so that an entry of a session names one by a number.
+//! Egresses: how datagrams leave this host. There are few of them, so an entry of a session names
+//! each by a short number.
 
 use std::{
     collections::BTreeSet,
@@ -9,10 +10,10 @@ use aya::maps::{Array, MapData};
 
 use super::abi::address_key;
 
-/// One of them, as `maps.bpf.h` has it.
+/// Encoded egress, as `maps.bpf.h` has it.
 pub(super) type EgressValue = [u8; 24];
 
-/// Keys that there are. The first stands for none.
+/// Number of keys, with the first, which stands for no egress.
 const COUNT: u32 = 1024;
 /// Key of the egress without device and local address.
 pub(super) const NONE: u16 = 0;
@@ -20,7 +21,7 @@ pub(super) const NONE: u16 = 0;
 /// Device, local address and router.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Egress {
-    /// Device; 0 for none.
+    /// Index of the device; 0 for none.
     pub(super) ifindex: u32,
     /// Key of the local address that the client knows the relay by; 0 when that is not known.
     pub(super) local: u16,
@@ -28,14 +29,14 @@ pub(super) struct Egress {
     pub(super) gateway: Option<IpAddr>,
 }
 
-/// Those that the program knows, by key.
+/// Egresses that the program knows, by key.
 pub(super) struct EgressTable {
     map: Array<MapData, EgressValue>,
     entries: Vec<Option<Egress>>,
 }
 
 impl EgressTable {
-    /// With what an earlier process has entered.
+    /// Reads the egresses that an earlier process has entered.
     pub(super) fn new(map: Array<MapData, EgressValue>) -> Self {
         let read = |key| {
             let value = map.get(&key, 0).ok()?;
@@ -64,7 +65,7 @@ impl EgressTable {
         u16::try_from(key).ok()
     }
 
-    /// Forgets those that no entry names.
+    /// Forgets the egresses that no entry names.
     pub(super) fn keep(&mut self, used: &BTreeSet<u16>) {
         for (key, entry) in (0..).zip(&mut self.entries) {
             if key != NONE && !used.contains(&key) {

@@ -47,8 +47,8 @@ impl Entries {
         )?)
     }
 
-    /// Whether the maps have room for so many sessions, and entries of the size that this version has:
-    /// pinned maps need not.
+    /// Returns whether the maps have room for so many sessions, and entries of the size that this
+    /// version has: pinned maps need not.
     pub(super) fn fit(&self, sessions: u32) -> Result<bool, MapError> {
         let fits = |map: &MapData, size| {
             let info = map.info()?;

@@ -11,25 +11,25 @@ use super::abi::address_key;
 
 /// Entry of a session between IPv4 addresses.
 pub(super) type Entry4 = [u8; COMMON + 2 * 4];
-/// Entry of any other.
+/// Entry of any other session.
 pub(super) type Entry6 = [u8; COMMON + 2 * 16];
 
 /// Bytes of one leg with what came from it.
 const LEG: usize = 24;
-/// Where the session's debt is, and the addresses.
+/// Offset of the session's theoretical arrival time (GCRA); the addresses follow it.
 const OWES: usize = 2 * LEG;
 const COMMON: usize = OWES + 8;
 /// A tick of [`LegActivity::last_seen`] is 2 to this power, in nanoseconds: 67 ms.
 const TICK: u32 = 26;
 
-/// One entry.
+/// Entry of one session, decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct SessionEntry {
     pub(super) legs: [Leg; 2],
     pub(super) usage: Usage,
 }
 
-/// Where a leg's datagrams go.
+/// Address of one client, and how datagrams reach it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Leg {
     pub(super) address: SocketAddr,
@@ -39,15 +39,15 @@ pub(super) struct Leg {
     pub(super) egress: u16,
 }
 
-/// What the program has noted of a session.
+/// Counts and times that the program keeps of a session.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Usage {
     pub(super) from: [LegActivity; 2],
-    /// Nanoseconds of CLOCK_MONOTONIC at which it owes nothing to its bandwidth limit.
+    /// Theoretical arrival time (GCRA) for its bandwidth limit, in nanoseconds of CLOCK_MONOTONIC.
     pub(super) owes: u64,
 }
 
-/// What came from a leg since the session has had an entry.
+/// Traffic from a leg since the session has had an entry.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct LegActivity {
     pub(super) traffic: Traffic,
@@ -56,9 +56,10 @@ pub(super) struct LegActivity {
 }
 
 impl LegActivity {
-    /// How long ago the last datagram came, at most a tick less, when CLOCK_MONOTONIC is at `clock`
-    /// nanoseconds: since the host is up for a leg that has sent nothing. Sessions end when a leg is
-    /// silent for five minutes, so no silence is as long as what ticks tell apart.
+    /// Time since the last datagram from the leg, at most a tick less, when CLOCK_MONOTONIC is at
+    /// `clock` nanoseconds. For a leg that has sent nothing it is the time since the boot of the
+    /// host. Sessions end when a leg is silent for five minutes, so no silence is as long as what
+    /// ticks tell apart.
     pub(super) const fn silence(&self, clock: u64) -> Duration {
         if self.traffic.bytes == 0 {
             return Duration::from_nanos(clock);
@@ -82,7 +83,7 @@ impl SessionEntry {
         Some(entry)
     }
 
-    /// The entry, whatever addresses it has.
+    /// The entry with IPv6 addresses, IPv4 addresses in their mapped form.
     pub(super) fn encode6(&self) -> Entry6 {
         let mut entry = [0; size_of::<Entry6>()];
         self.encode_common(&mut entry);

@@ -53,14 +53,14 @@ pub(super) fn seal(frame: &mut [u8]) {
     frame[at + 6..at + 8].copy_from_slice(&check.to_be_bytes());
 }
 
-/// Whether every checksum is right, recomputed over all bytes; none is not right.
+/// Returns whether every checksum is right, recomputed over all bytes. A missing one is wrong.
 pub(super) fn is_sealed(frame: &[u8]) -> bool {
     let at = udp_at(frame);
     let ip = !is_v4(frame) || sum(0, &frame[ETHERNET..at]) == 0xffff;
     ip && frame[at + 6..at + 8] != [0, 0] && udp_sum(frame) == 0xffff
 }
 
-/// Where it comes from, where it goes, and its time to live.
+/// Source, destination and time to live.
 pub(super) fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr, u8) {
     let at = udp_at(frame);
     let port = |at: usize| u16::from_be_bytes([frame[at], frame[at + 1]]);
@@ -81,7 +81,7 @@ pub(super) fn payload(frame: &[u8]) -> &[u8] {
     &frame[udp_at(frame) + UDP..]
 }
 
-/// Where the UDP header begins.
+/// Offset of the UDP header.
 pub(super) fn udp_at(frame: &[u8]) -> usize {
     ETHERNET + if is_v4(frame) { 20 } else { 40 }
 }
@@ -98,7 +98,7 @@ fn ip6(bytes: &[u8]) -> IpAddr {
     IpAddr::from(*bytes.first_chunk::<16>().expect("sixteen bytes"))
 }
 
-/// Over the pseudo header and everything from the UDP header on.
+/// Sum over the pseudo header and everything from the UDP header on.
 fn udp_sum(frame: &[u8]) -> u16 {
     let at = udp_at(frame);
     let addresses = if is_v4(frame) { 26..34 } else { 22..54 };

@@ -7,7 +7,7 @@ enum { IPV4 = 0, IPV6 = 1, FAMILIES = 2 };
 enum { LOCAL_ADDRESSES = 1024, EXIT_COUNT = 1024 };
 enum { BUCKETS = 16, FIRST_BUCKET = 7 };
 
-// Why a datagram for the relay's port went on to the socket; `abi.rs` names them.
+// Reason why a datagram for the relay's port went on to the socket; `abi.rs` has the labels.
 enum pass {
 	PASS_CONTROL,
 	PASS_UNKNOWN_VNI,
@@ -38,21 +38,21 @@ enum {
 
 // A limit on bandwidth, as the core's `RateLimit`.
 struct pace {
-	// 0 for none.
+	// 0 for no limit.
 	u64 bytes_per_second;
 	// Nanoseconds whose data may come at once.
 	u64 burst;
 };
 
 struct config {
-	// Moment (CLOCK_MONOTONIC) after which nothing is forwarded: the relay renews it.
+	// Time (CLOCK_MONOTONIC, ns) after which nothing is forwarded; the relay renews it.
 	u64 valid_until;
 	// 0 while the relay has no port.
 	be16 port;
 	u8 unused[2];
 	// Number of words in KNOWN, a power of two, less one.
 	u32 known_mask;
-	// Of each session, and of all of them.
+	// Limits of each session, and of all sessions together.
 	struct pace session;
 	struct pace relay;
 };
@@ -71,17 +71,18 @@ struct leg {
 	u16 egress;
 	// Tick of CLOCK_MONOTONIC (2^26 ns, which u16 counts for 73 minutes) at which data came from it.
 	u16 last_seen;
-	// What came from it.
+	// Traffic from it.
 	struct traffic heard;
 };
 
 struct session {
 	struct leg legs[2];
-	// Moment at which it owes nothing to its limit.
+	// Theoretical arrival time (GCRA, CLOCK_MONOTONIC, ns) for the limit of the session.
 	u64 owes;
 };
 
-// With both legs on IPv4: 64 bytes, so that entry and what the kernel needs for it take 128.
+// Entry of a session with both legs on IPv4. It has 64 bytes, so that it takes 128 with the header that
+// the kernel puts before it.
 struct session4 {
 	struct session session;
 	be32 address[2];
@@ -92,21 +93,21 @@ struct session6 {
 	struct address address[2];
 };
 
-// Where datagrams leave.
+// Way of datagrams out of this host.
 struct egress {
-	// Device.
+	// Index of the device.
 	u32 ifindex;
-	// Which local address the leg was bound through (a key of ADDRESSES; 0 when that is not known):
-	// it hears from there, as firewalls and NATs on its way expect.
+	// Local address through which the leg was bound (a key of ADDRESSES; 0 when it is not known). Its
+	// datagrams come from there, as firewalls and NATs on the way expect.
 	u32 local;
-	// Router that they go to next; all zeros when the link leads to the client.
+	// Router that comes next; all zeros when the link leads to the client.
 	struct address gateway;
 };
 
-// What one CPU keeps for itself: also all of a packet. The kernel makes each first write to the stack
-// wait, against speculation, in programs of processes without CAP_PERFMON.
+// Memory of one CPU, which also holds everything about a packet: in programs of processes without
+// CAP_PERFMON, the kernel adds a barrier against speculation after each first write to the stack.
 struct scratch {
-	// The program runs on this CPU: a run that interrupts it must not touch the rest.
+	// Set while the program runs on this CPU: a run that interrupts it must not touch the rest.
 	volatile u32 busy;
 	// A key that is always 0.
 	u32 zero;
@@ -135,7 +136,7 @@ struct {
 	TYPE(value, struct session4);
 } SESSIONS4 SEC(".maps");
 
-// All others.
+// All other sessions.
 struct {
 	UINT(type, MAP_HASH);
 	UINT(map_flags, NO_PREALLOC);
@@ -144,7 +145,7 @@ struct {
 	TYPE(value, struct session6);
 } SESSIONS6 SEC(".maps");
 
-// By key, from 1: 0 stands for none.
+// Egresses by key, from 1; 0 stands for none.
 struct {
 	UINT(type, MAP_ARRAY);
 	UINT(max_entries, EXIT_COUNT);
@@ -152,8 +153,8 @@ struct {
 	TYPE(value, struct egress);
 } EXITS SEC(".maps");
 
-// Addresses of this host, with their keys of ADDRESSES: a datagram for another host is not ours,
-// whatever its port.
+// Keys of ADDRESSES by address, for all addresses of this host: a datagram for another host is left
+// alone, whatever its port.
 struct {
 	UINT(type, MAP_HASH);
 	UINT(max_entries, LOCAL_ADDRESSES);
@@ -161,7 +162,7 @@ struct {
 	TYPE(value, u32);
 } LOCALS SEC(".maps");
 
-// The same by key, from 1; zeros where there is none.
+// Addresses of this host by key, from 1; zeros where there is none.
 struct {
 	UINT(type, MAP_ARRAY);
 	UINT(max_entries, LOCAL_ADDRESSES);
@@ -176,7 +177,7 @@ struct {
 	TYPE(value, struct config);
 } CONFIG SEC(".maps");
 
-// Moment at which the relay owes nothing to its limit: one number for this program and the core.
+// Theoretical arrival time (GCRA) for the limit of the relay: one number for this program and the core.
 struct {
 	UINT(type, MAP_ARRAY);
 	UINT(map_flags, MMAPABLE);
@@ -203,7 +204,7 @@ struct {
 	TYPE(value, u64);
 } COUNTERS SEC(".maps");
 
-// By family.
+// Forwarded traffic by IP version.
 struct {
 	UINT(type, MAP_PERCPU_ARRAY);
 	UINT(max_entries, FAMILIES);

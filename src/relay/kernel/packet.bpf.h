@@ -1,4 +1,4 @@
-// What is read of a packet, kept of it, and written into it.
+// Parts of a packet that the program reads, keeps and writes.
 #pragma once
 #include "bpf.h"
 
@@ -37,7 +37,7 @@ struct udp {
 	u16 check;
 };
 
-// All that is read of a packet with a single datagram, by one call.
+// Headers of a packet with a single datagram, which one call loads.
 struct headers4 {
 	struct ipv4 ip;
 	struct udp udp;
@@ -50,7 +50,7 @@ struct headers6 {
 	be32 geneve[2];
 };
 
-// All that is written, from the time to live to the ports: it lies together.
+// Fields that are written, from the time to live to the ports; they are adjacent in the packet.
 struct changes4 {
 	u8 ttl;
 	u8 protocol;
@@ -68,9 +68,9 @@ struct changes6 {
 	be16 ports[2];
 };
 
-// What is known of a datagram.
+// Properties of a datagram.
 struct packet {
-	// By its headers.
+	// From its headers.
 	struct address source;
 	struct address destination;
 	u32 family;
@@ -86,11 +86,11 @@ struct packet {
 	u8 unused;
 	u16 ipv4_check;
 	u64 now;
-	// When it came in, of those that are timed; 0 of others.
+	// Time at which it came in, if it is timed; otherwise 0.
 	u64 start;
-	// Which address of this host it was sent to (a key of ADDRESSES).
+	// Address of this host to which it was sent (a key of ADDRESSES).
 	u32 local;
-	// By its session: the client that it goes to, and where from.
+	// From its session: the client to which it goes, and the way there.
 	u32 egress;
 	be16 client_port;
 	u16 mtu;

@@ -60,7 +60,7 @@ enum Attached {
 }
 
 impl Attached {
-    /// Whether the kernel still has the program with this id at the device.
+    /// Returns whether the kernel still has the program with this id at the device.
     fn holds(&self, id: u32, index: u32, netlink: &mut Netlink) -> io::Result<bool> {
         match self {
             Self::Pinned(_) | Self::Owned(_) => Ok(sys::attached(index)?.contains(&id)),

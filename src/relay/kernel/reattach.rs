@@ -1,4 +1,4 @@
-//! When to attach the program again where somebody else has detached it.
+//! Backoff for attaching the program again where another process has detached it.
 
 use std::{
     collections::BTreeMap,
@@ -11,7 +11,7 @@ use crate::backoff::Backoff;
 const LONGEST: Duration = Duration::from_secs(60);
 /// Waits before a device is tried again, from its second loss on.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST);
-/// Attached for this long, a device counts as if it had never been lost.
+/// Time after which a device that stayed attached counts as if it had never been lost.
 const PEACE: Duration = Duration::from_secs(5 * 60);
 
 /// Losses by device index. Two programs that each put themselves in the other's place must not
@@ -30,7 +30,7 @@ struct Lost {
 }
 
 impl ReattachBackoff {
-    /// A device was lost; returns how long it is left alone.
+    /// Records the loss of a device; returns the wait before it may be attached again.
     pub(super) fn lose(&mut self, index: u32, now: Instant) -> Duration {
         let earlier = match self.lost.get(&index) {
             Some(lost) if now < lost.at + lost.wait + PEACE => lost.earlier.saturating_add(1),
@@ -42,14 +42,14 @@ impl ReattachBackoff {
         wait
     }
 
-    /// Whether the program may be attached to a device now.
+    /// Returns whether the program may be attached to a device now.
     pub(super) fn allows(&self, index: u32, now: Instant) -> bool {
         self.lost
             .get(&index)
             .is_none_or(|lost| lost.at + lost.wait <= now)
     }
 
-    /// When a device that waits may be tried again.
+    /// Time of the next attempt for a device that waits.
     pub(super) fn due(&self, now: Instant) -> Option<Instant> {
         let due = self.lost.values().map(|lost| lost.at + lost.wait);
         due.filter(|due| *due > now).min()

@@ -1,7 +1,6 @@
-// The relay's fast path: forwards data of open sessions where packets enter the host, before
-// anything else has looked at them. It decides less than the protocol core and never otherwise:
-// what it is not sure of goes on to the socket, where the core decides. `maps.bpf.h` has
-// what both keep.
+// The relay's fast path: forwards data of open sessions where packets enter the host, before any other
+// part of the kernel reads them. It forwards a datagram only if the protocol core would; all others go
+// on to the socket, where the core decides. `maps.bpf.h` has the maps that both use.
 #include "maps.bpf.h"
 
 enum { PROTOCOL_UDP = 17, PACKET_HOST = 0 };
@@ -10,17 +9,17 @@ enum { ETHERNET = 14, IPV4_LEN = 20, IPV6_LEN = 40, UDP_LEN = 8, GENEVE_LEN = 8 
 enum { SEGMENTS = 128 };
 // Unknown VNIs that one CPU lets through in a window of 2^27 ns (134 ms).
 enum { WINDOW = 27, UNKNOWN_MOST = 256 };
-// Handshake messages of known ones, likewise.
+// Handshake messages of known VNIs that one CPU lets through in a window.
 enum { HANDSHAKES_MOST = 8192 };
 // One datagram in this many is timed, on each CPU.
 enum { SAMPLE = 256 };
-// Of a Geneve header: version, control bit and VNI.
+// Bits of a Geneve header that all datagrams of a session have in common: version, control bit and VNI.
 #define SAME BE64(0xc0800000ffffff00ull)
 // A tick of `struct leg`.
 enum { TICK = 26 };
 
-// Counters are looked up, never indexed: without CAP_PERFMON the verifier lets no pointer differ
-// by path.
+// Counters are looked up, never indexed: without CAP_PERFMON the verifier rejects a pointer that differs
+// by the path that led to it.
 INLINE void count(u32 key, u64 by)
 {
 	u64 *counter = map_lookup(&COUNTERS, &key);
@@ -44,7 +43,7 @@ INLINE int is_local(const struct packet *packet)
 	return map_lookup(&LOCALS, &packet->destination) != 0;
 }
 
-// For what the sockets decide about, as far as it is addressed to this host.
+// Hands a datagram to the sockets. It is counted for the reason only if it is addressed to this host.
 INLINE int pass_local(const struct packet *packet, enum pass reason)
 {
 	return pass(is_local(packet) ? reason : PASS_NOT_LOCAL);
@@ -85,10 +84,10 @@ INLINE u16 fold16(u32 sum)
 	return (sum & 0xffff) + (sum >> 16);
 }
 
-// GRO joins datagrams of equal length between the same two addresses and ports, whatever their VNI:
-// whether the Geneve headers of all, each so far behind the one before, begin like the first. A
-// function of its own has all registers for itself. Unrolled: without CAP_PERFMON the verifier walks
-// the mispredicted ways through a loop too, and gives up.
+// Returns whether the Geneve headers of all segments begin like the first: GRO joins datagrams of
+// equal length between the same two addresses and ports, whatever their VNI. This is a function of its
+// own, so that it has all registers, and its loop is unrolled: without CAP_PERFMON the verifier also walks
+// the mispredicted paths through a loop, and gives up.
 OWN int is_uniform(const struct __sk_buff *skb, u32 at, u32 segment, u64 first)
 {
 	u64 header;
@@ -122,8 +121,9 @@ INLINE void turn_window(struct scratch *scratch)
 	}
 }
 
-// Whoever has seen a handshake can send it again from anywhere. A thread answers 1,342 in the time
-// of a window, and as many as these when none came before.
+// Hands a handshake to the sockets, up to a number for each window: whoever has seen a handshake can
+// send it again from anywhere. A thread answers 1,342 in the time of a window, and HANDSHAKES_MOST when
+// it was idle before.
 INLINE int handshake(struct scratch *scratch)
 {
 	if (!is_local(&scratch->packet))
@@ -137,7 +137,7 @@ INLINE int handshake(struct scratch *scratch)
 	return pass(PASS_CONTROL);
 }
 
-// A token counter on each CPU: a flood of numbers that name no session ends here.
+// Counts unknown VNIs on each CPU, so that a flood of numbers that name no session ends here.
 INLINE int unknown(struct scratch *scratch)
 {
 	if (!is_local(&scratch->packet))
@@ -162,8 +162,9 @@ INLINE int has_room(const struct pace *pace, const u64 *owes, u64 cost, u64 now)
 	return from + cost - now <= pace->burst;
 }
 
-// CPUs that meet here let a datagram each too many through, which stays owed; the plain write loses
-// what another CPU adds just then to a limit that nobody has come near.
+// Adds the cost of a datagram. CPUs that meet here each let one datagram too many through, and its cost
+// is counted all the same. The plain write may lose what another CPU adds at that moment, but only
+// where the limit has not been reached for a while.
 INLINE void owe(u64 *owes, u64 cost, u64 now)
 {
 	if (*owes < now)
@@ -171,15 +172,15 @@ INLINE void owe(u64 *owes, u64 cost, u64 now)
 	__sync_fetch_and_add(owes, cost);
 }
 
-// Whether data is within the limits of its session and of the relay, and takes it into account if
-// so; otherwise the counter of what is dropped.
+// Takes data into account, and returns 0, if it is within the limits of its session and of the relay;
+// otherwise returns the counter of the drop.
 INLINE u32 above_limit(const struct scratch *scratch, struct session *session)
 {
 	const struct config *config = map_lookup(&CONFIG, &scratch->zero);
 	u32 bytes = scratch->packet.payload;
 	u64 now = scratch->packet.now;
 	u64 of_session = 0, *owes;
-	// VNI 0 is the self-test's.
+	// The self-test has VNI 0, and no limit.
 	if (!config || !scratch->packet.vni)
 		return 0;
 	if (config->session.bytes_per_second) {
@@ -198,8 +199,9 @@ INLINE u32 above_limit(const struct scratch *scratch, struct session *session)
 	return 0;
 }
 
-// Writes the new addresses and ports with their checksums. Ports are no part of the pseudo header:
-// of a checksum that hardware completes (CHECKSUM_PARTIAL) only the addresses are there yet.
+// Writes the new addresses and ports with their checksums. Addresses and ports are replaced apart:
+// a checksum that hardware completes (CHECKSUM_PARTIAL) covers only the pseudo header so far, in which the
+// ports are not.
 INLINE int rewrite(struct __sk_buff *skb, u32 family, struct scratch *scratch)
 {
 	const struct packet *packet = &scratch->packet;
@@ -237,8 +239,8 @@ INLINE int rewrite(struct __sk_buff *skb, u32 family, struct scratch *scratch)
 			   sizeof(scratch->changes6) - 3, 0);
 }
 
-// Out of the leg's device, to its neighbour there. Which one that is the routes have told when the
-// entry was made: a lookup for each packet costs as much as everything else here.
+// Sets the device and the neighbour to which the packet goes. The relay looked up the route when it made
+// the entry: a lookup for each packet would cost as much as the rest of the program.
 INLINE void set_hop(struct scratch *scratch, const struct egress *egress)
 {
 	struct next_hop *hop = &scratch->hop;
@@ -271,8 +273,8 @@ INLINE void time_sample(u64 start)
 	count(LATENCY_SUM, spent);
 }
 
-// Which address of this host a datagram was sent to. Mostly the one that its client has bound
-// through; then the others need not be looked through.
+// Finds the key of the address of this host to which a datagram was sent. Mostly it is the one through
+// which the client has bound, and comparing that one is cheaper than a lookup by address.
 INLINE int find_local(struct packet *packet, const struct leg *from)
 {
 	packet->egress = from->egress;
@@ -290,7 +292,7 @@ INLINE int find_local(struct packet *packet, const struct leg *from)
 	return 1;
 }
 
-// The address that the client hears from: the one it has bound through, if this host has it.
+// Chooses the source address: the one through which the client has bound, if this host still has it.
 INLINE void find_source(struct packet *packet, const struct egress *egress)
 {
 	packet->hears_from = packet->destination;
@@ -312,7 +314,7 @@ INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
 		return pass(PASS_NOT_LOCAL);
 	if (!packet->mtu)
 		return pass(PASS_SOCKET_SESSION);
-	// A checksum of zero is none, which IPv4 allows and nobody should send on.
+	// A checksum of zero means that there is none (RFC 768). The fast path cannot update it.
 	if (!packet->udp.check)
 		return pass(PASS_NO_CHECKSUM);
 	if (packet->ttl <= 1)
@@ -412,7 +414,7 @@ INLINE int forward(struct __sk_buff *skb, struct scratch *scratch)
 		return pass_local(packet, PASS_MALFORMED);
 	packet->vni = BE32(header[1]) >> 8;
 	if (header[0] & BE32(0x00800000)) {
-		// VNI 0 is that of probes. What GRO has joined may be of several sessions.
+		// Probes have VNI 0. Datagrams that GRO has joined may be of several sessions.
 		if (!packet->vni || packet->segment < packet->payload)
 			return pass_local(packet, PASS_CONTROL);
 		if (is_known(scratch))
@@ -428,7 +430,7 @@ INLINE int forward(struct __sk_buff *skb, struct scratch *scratch)
 	return packet->family == IPV4 ? forward4(skb, scratch) : forward6(skb, scratch);
 }
 
-// All headers; where the payload has no whole Geneve header, the others and zeros.
+// Loads all headers. Where the payload has no whole Geneve header, loads the others and leaves zeros.
 INLINE long read(const struct __sk_buff *skb, void *headers, u32 len)
 {
 	if (!load_bytes(skb, ETHERNET, headers, len))
@@ -436,12 +438,12 @@ INLINE long read(const struct __sk_buff *skb, void *headers, u32 len)
 	return load_bytes(skb, ETHERNET, headers, len - GENEVE_LEN);
 }
 
-// Reads IP and UDP headers; whether there are some.
+// Reads IP and UDP headers; returns whether the packet has both.
 INLINE int read4(struct __sk_buff *skb, struct scratch *scratch, u32 *len)
 {
 	struct packet *packet = &scratch->packet;
 	const struct ipv4 *ip = &scratch->headers4.ip;
-	// With options, or without ports: not for here.
+	// A header with options, or a fragment without ports, is left to the sockets.
 	if (read(skb, &scratch->headers4, sizeof(scratch->headers4)) ||
 	    ip->protocol != PROTOCOL_UDP || ip->version_ihl != 0x45 || ip->fragment & BE16(0x1fff))
 		return 0;

@@ -1,4 +1,4 @@
-//! Ways to clients, remembered until the network changes.
+//! Routes to clients, cached until the network changes.
 
 use std::{
     collections::HashMap,
@@ -8,34 +8,34 @@ use std::{
 
 use crate::relay::netlink::{Netlink, Route};
 
-/// Ways that are remembered.
+/// Most routes in the cache.
 const MOST: usize = 1 << 12;
-/// Ways that are asked for again at once.
+/// Most routes that one check asks for again.
 const AGAIN: usize = 64;
-/// Share of the time that following changed ways may take.
+/// Following changed routes takes at most one part in so many of the time.
 const SHARE: u32 = 10;
 
-/// From a local address, where that matters, to a client: hosts with several uplinks have rules by
-/// which the first decides about the way.
+/// Local address, where it matters, and address of a client. On hosts with several uplinks, routing
+/// rules choose the route by the local address.
 type Ends = (Option<IpAddr>, IpAddr);
 
 #[derive(Debug, Default)]
 pub(super) struct RouteCache {
     cached: HashMap<Ends, Option<Route>>,
-    /// What is asked for again next.
+    /// Routes that the next checks ask for again.
     due: Vec<Ends>,
-    /// Nothing is asked for again before.
+    /// Time before which no check asks again.
     rest: Option<Instant>,
 }
 
 impl RouteCache {
-    /// Forgets all of them.
+    /// Forgets all routes.
     pub(super) fn clear(&mut self) {
         self.cached.clear();
         self.due.clear();
     }
 
-    /// The way, remembered or asked for.
+    /// The route, from the cache or from the kernel.
     pub(super) fn find(
         &mut self,
         netlink: &mut Netlink,
@@ -52,8 +52,8 @@ impl RouteCache {
         route
     }
 
-    /// Asks for some of them again; whether one has changed. The kernel tells nobody when it has
-    /// learned that a way takes less than the devices on it (RFC 1191, RFC 8201).
+    /// Asks the kernel for some routes again; returns whether one has changed. The kernel reports
+    /// no change when path MTU discovery has lowered the MTU of a route (RFC 1191, RFC 8201).
     pub(super) fn check(&mut self, netlink: &mut Netlink, now: Instant) -> bool {
         if self.rest.is_some_and(|rest| now < rest) {
             return false;
@@ -70,7 +70,8 @@ impl RouteCache {
         changed
     }
 
-    /// What follows from a changed way took so long, until `now`.
+    /// Records the time that it took to follow changed routes, until `now`. The next check waits in
+    /// proportion.
     pub(super) fn record_reroute(&mut self, took: Duration, now: Instant) {
         self.rest = Some(now + took * SHARE);
     }

@@ -1,6 +1,6 @@
-//! The things that have no safe wrapper: the monotonic clock as a number, taking an entry out of a
-//! map, memory shared with a map, running a program on a packet, and which programs are attached to
-//! a device.
+//! System calls that have no safe wrapper: the monotonic clock as a number, taking an entry out of
+//! a map, memory shared with a map, running a program on a packet, and which programs are attached
+//! to a device.
 #![allow(
     unsafe_code,
     reason = "bpf(2) commands that the loader does not offer, mmap and clock_gettime"
@@ -140,12 +140,12 @@ pub(super) fn share(map: BorrowedFd<'_>, count: u32) -> io::Result<&'static [Ato
     Ok(unsafe { std::slice::from_raw_parts(pages.cast::<AtomicU64>(), count) })
 }
 
-/// What a program did to a packet.
+/// Result of a run of a program on a packet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct TestRun {
-    /// What it returned.
+    /// Return value of the program.
     pub(super) verdict: i32,
-    /// The packet afterwards.
+    /// The packet after the run.
     pub(super) packet: Vec<u8>,
     /// Nanoseconds for one run.
     pub(super) duration: u32,

@@ -12,7 +12,7 @@ use crate::relay::{
 /// Label values of `data_path`.
 pub(super) const PATHS: [&str; 2] = ["socket", "kernel"];
 
-/// What each path of [`PATHS`] forwarded from one family to another.
+/// Traffic that each path of [`PATHS`] forwarded from one IP version to another.
 pub(super) fn forwarded(snapshot: &Snapshot, from: Family, to: Family) -> [Traffic; 2] {
     let kernel = snapshot.kernel.as_ref().filter(|_| from == to);
     let kernel = kernel.map_or_else(Traffic::default, |kernel| kernel.forwarded[from as usize]);

@@ -17,14 +17,14 @@ use tokio::{
 
 use crate::relay::socket_path::PROBE_HEADER;
 
-/// How long each bind waits for its challenge.
+/// Time that each bind of an attempt waits for its challenge.
 const WAITS: [Duration; 3] = [
     Duration::from_millis(700),
     Duration::from_millis(1_300),
     Duration::from_secs(2),
 ];
 
-/// What came of an attempt.
+/// Result of an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum AttemptResult {
     /// The relay answered in this time.
@@ -35,7 +35,7 @@ pub(super) enum AttemptResult {
     NoRoute,
 }
 
-/// Makes attempts with one key.
+/// Attempts with the key of this relay.
 pub(super) struct Attempt {
     secret: DiscoSecret,
     generation: AtomicU32,

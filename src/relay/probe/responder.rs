@@ -18,7 +18,7 @@ const PENDING: usize = 16;
 /// Random bytes for a reply: a challenge and a nonce.
 pub(super) type Random = ([u8; 32], [u8; 24]);
 
-/// Answers those that it knows.
+/// Answers binds of the relays that it knows.
 pub(super) struct Responder {
     secret: DiscoSecret,
     public: DiscoPublic,
@@ -97,8 +97,8 @@ impl Responder {
     }
 }
 
-/// Generations that came: each once, and none that is older than 63 others. So who records a bind
-/// cannot have it answered elsewhere.
+/// Sliding window of generations: each is admitted once, and none that is older than 63 others. So
+/// a recorded bind is not answered when it is sent again from another address.
 #[derive(Default)]
 struct Window {
     greatest: u32,

@@ -1,4 +1,4 @@
-//! Which address of which relay is tried when. Pure.
+//! The schedule of attempts: which address of which relay is due. Pure.
 
 use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::config::peers::{MOST_TRIED, ProbePeer, decode_key};
 const AGAIN: Duration = Duration::from_secs(300);
 /// Time between two attempts at one that does not, so that a mended firewall shows soon.
 const AGAIN_FAILED: Duration = Duration::from_secs(30);
-/// Before the first failure counts: the other may not know this relay yet.
+/// Wait before the second attempt: the other relay may not know this one yet.
 const DOUBT: Duration = Duration::from_secs(3);
 /// Failures in a row until an address counts as not reachable.
 const FAILURES: u32 = 2;
@@ -28,7 +28,7 @@ pub(super) struct Target {
     pub(super) address: SocketAddr,
 }
 
-/// All addresses, with what is known of them.
+/// All addresses, each with its next attempt and its last result.
 pub(super) struct Schedule {
     own: String,
     entries: BTreeMap<(String, SocketAddr), Entry>,
@@ -50,7 +50,8 @@ impl Schedule {
         }
     }
 
-    /// Takes in who there is: what is new is due at once, what is gone is forgotten.
+    /// Takes over the current relays and addresses: new ones are due at once, and those that are
+    /// gone are forgotten.
     pub(super) fn update(&mut self, peers: &[ProbePeer], now: Instant, jitter: fn() -> f64) {
         let mut before = std::mem::take(&mut self.entries);
         for peer in neighbours(&self.own, peers) {
@@ -87,12 +88,12 @@ impl Schedule {
         })
     }
 
-    /// When [`Schedule::take_due`] has something.
+    /// Time at which [`Schedule::take_due`] has a target.
     pub(super) fn next_due(&self) -> Option<Instant> {
         self.entries.values().filter_map(|entry| entry.due).min()
     }
 
-    /// Notes what came of an attempt.
+    /// Records the result of an attempt.
     pub(super) fn record(
         &mut self,
         target: &Target,
@@ -131,7 +132,7 @@ impl Schedule {
         entry.due = Some(now + wait.mul_f64(jitter()));
     }
 
-    /// What is known, in a stable order.
+    /// The results so far, in a stable order.
     pub(super) fn results(&self) -> Vec<Probe> {
         let probe = |((relay, address), entry): (&(String, SocketAddr), &Entry)| {
             let (time, round_trip) = entry.result?;

@@ -35,10 +35,10 @@ const VERSION: CapabilityVersion = CapabilityVersion::CURRENT;
 /// Lets a load balancer in front of control keep a device on one server.
 const LOAD_BALANCER: HeaderName = HeaderName::from_static("ts-lb");
 
-/// Why the connection to control failed.
+/// Error of the connection to the control server.
 #[derive(Debug, thiserror::Error)]
 pub enum ControlError {
-    /// No connection.
+    /// The connection could not be opened.
     #[error(transparent)]
     Dial(#[from] DialError),
     /// The server did not say what a control server says.
@@ -54,7 +54,7 @@ pub enum ControlError {
     Status {
         /// Step of the protocol.
         what: &'static str,
-        /// HTTP status.
+        /// HTTP status of the answer.
         status: u16,
     },
     /// Nothing came for too long, or the connection broke.
@@ -319,7 +319,7 @@ mod tests {
         [&(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
     }
 
-    /// How many messages are read until the stream ends.
+    /// Number of messages that are read until the stream ends.
     fn read(bytes: &[u8]) -> usize {
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.enable_time().build().unwrap();

@@ -1,4 +1,4 @@
-//! DERP: where allocation requests come in, and through which they are answered.
+//! DERP: allocation requests come in through it, and are answered through it.
 //!
 //! The relay holds one connection to its home region. An answer goes through the requester's home
 //! region, so connections to other regions are opened on demand and closed when idle.
@@ -38,7 +38,7 @@ const QUEUE: usize = 64;
 /// Failures in a row after which another home region is looked for.
 const PATIENCE: u32 = 3;
 
-/// Everything the DERP side works with.
+/// Everything that the tasks of DERP share.
 #[derive(Clone)]
 pub(crate) struct Derp {
     pub(crate) dialer: Dialer,
@@ -90,7 +90,8 @@ impl Derp {
         }
     }
 
-    /// Serves the home region until its connection ends; whether it was ever up, and why it ended.
+    /// Serves the home region until its connection ends. Returns whether it was ever up, and why it
+    /// ended.
     async fn hold(&self, region: u32, map: &DerpMap) -> (bool, DerpError) {
         let connection = match Connection::open(&self.dialer, &self.node, region, map).await {
             Ok(connection) => connection,

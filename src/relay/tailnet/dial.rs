@@ -37,32 +37,32 @@ const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A boxed [`Stream`].
+/// A [`Stream`] of any kind, in a box.
 pub(crate) type BoxStream = Box<dyn Stream>;
 
-/// Why there is no connection.
+/// Error from opening a connection.
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The file with certificate authorities cannot be used.
     #[error("failed to read certificate authorities from {path}: it must be a PEM file")]
     CaFile {
-        /// The file.
+        /// File with certificate authorities.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Error of the PEM reader.
         #[source]
         source: rustls::pki_types::pem::Error,
     },
     /// The proxy of the environment cannot be used.
     #[error(transparent)]
     Proxy(#[from] InvalidProxy),
-    /// Name resolution or TCP.
+    /// The name could not be resolved, or TCP could not connect.
     #[error("failed to connect to {host}:{port}")]
     Tcp {
-        /// Host.
+        /// Host that was dialed.
         host: String,
-        /// TCP port.
+        /// TCP port that was dialed.
         port: u16,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -72,18 +72,18 @@ pub enum DialError {
          authority with --ca-file (tailnet.caBundle in a PeerRelay)"
     )]
     Untrusted {
-        /// Host.
+        /// Host that was dialed.
         host: String,
-        /// What is wrong with it.
+        /// Error of the TLS handshake.
         #[source]
         source: io::Error,
     },
     /// The host is neither a DNS name nor an address.
     #[error("failed to use {host} as a TLS server name")]
     ServerName {
-        /// Host.
+        /// Host that was dialed.
         host: String,
-        /// What is wrong with it.
+        /// Error of the parser of names.
         #[source]
         source: InvalidDnsNameError,
     },
@@ -127,7 +127,7 @@ impl Dialer {
         })
     }
 
-    /// TCP to `host`.
+    /// Opens a TCP connection to `host`.
     pub(crate) async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
         let connect = async {
             let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;

@@ -50,7 +50,7 @@ struct Stored {
     keys: PersistState,
 }
 
-/// Why there is no identity.
+/// Error from opening the identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     /// The directory or the file cannot be used.
@@ -58,7 +58,7 @@ pub enum IdentityError {
     Io {
         /// The state directory.
         dir: PathBuf,
-        /// What the system said.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
@@ -74,7 +74,7 @@ pub enum IdentityError {
          tailnet device"
     )]
     Damaged {
-        /// The file.
+        /// File of the identity.
         path: PathBuf,
     },
 }
@@ -139,12 +139,12 @@ impl Identity {
         })
     }
 
-    /// Whether control has let this device in before: then it needs no auth key.
+    /// Returns whether control has let this device in before: then it needs no auth key.
     pub fn is_registered(&self) -> bool {
         self.marker.exists()
     }
 
-    /// Whether control has let this device in without the tags that it asked for.
+    /// Returns whether control has let this device in without the tags that it asked for.
     pub fn is_without_tags(&self) -> bool {
         fs::read_to_string(&self.marker).is_ok_and(|text| text.trim() == WITHOUT_TAGS)
     }

@@ -1,4 +1,4 @@
-//! The network map: who is in the tailnet, and who may relay through this device.
+//! The network map: the peers of the tailnet, and those that may use this relay.
 
 mod clients;
 mod clock;
@@ -22,7 +22,7 @@ use super::wire::{DerpMap, MapResponse, Node, PeerChange};
 /// Node attribute that turns a relay off (`tailcfg.NodeAttrDisableRelayServer`).
 const ATTR_DISABLED: &str = "disable-relay-server";
 
-/// What the map stream has said so far.
+/// State of the tailnet, as the map stream has reported it so far.
 #[derive(Debug, Default)]
 pub(crate) struct Netmap {
     own: Option<Node>,
@@ -131,31 +131,31 @@ impl Netmap {
         next.duration_since(now).try_into().ok()
     }
 
-    /// This device.
+    /// This device as control has it.
     pub(crate) const fn own(&self) -> Option<&Node> {
         self.own.as_ref()
     }
 
-    /// Whether this device's node key has expired. `now` is this host's time.
+    /// Returns whether this device's node key has expired. `now` is this host's time.
     pub(crate) fn own_expired(&self, now: Timestamp) -> bool {
         let now = self.clock.now(now);
         self.own.as_ref().is_some_and(|own| has_expired(own, now))
     }
 
-    /// DERP regions.
+    /// DERP regions of the tailnet.
     pub(crate) fn derp(&self) -> &Arc<DerpMap> {
         &self.derp
     }
 
-    /// Whether the policy has turned this relay off.
+    /// Returns whether the policy has turned this relay off.
     pub(crate) fn relay_disabled(&self) -> bool {
         self.own
             .as_ref()
             .is_some_and(|own| own.has_attribute(ATTR_DISABLED))
     }
 
-    /// What the relay must know of the sender of a DERP packet, and its home region. `now` is this
-    /// host's time.
+    /// The sender of a DERP packet, as the core needs it, and its home region. `now` is this host's
+    /// time.
     pub(crate) fn peer(&self, key: NodeKey, now: Timestamp) -> Option<(Peer, Option<u32>)> {
         let node = self.peers.get(self.ids.get(&key)?)?;
         let peer = Peer {
@@ -183,7 +183,7 @@ impl Netmap {
         all
     }
 
-    /// What clients are called, by disco key.
+    /// Names of clients, by disco key.
     pub(crate) fn names(&self) -> HashMap<DiscoPublic, Name> {
         let nodes = self.peers.values().chain(&self.own);
         let named = nodes.filter_map(|node| {
@@ -196,8 +196,8 @@ impl Netmap {
         named.collect()
     }
 
-    /// Judges the first pair of addresses of the same family, as Go's relay does
-    /// (`magicsock.nodeHasCap`). `now` is control's time.
+    /// Returns whether a peer may use this relay. It judges the first pair of addresses of the same
+    /// family, as Go's relay does (`magicsock.nodeHasCap`). `now` is control's time.
     fn may_relay(&self, peer: &Node, now: Option<Timestamp>) -> bool {
         let Some(own) = &self.own else { return false };
         if peer.unsigned_peer_api_only || has_expired(peer, now) {
@@ -242,8 +242,8 @@ impl Netmap {
     }
 }
 
-/// Whether control or the time says that the node key of `node` has expired. `now` is control's
-/// time.
+/// Returns whether the node key of `node` has expired, by control or by the time. `now` is
+/// control's time.
 fn has_expired(node: &Node, now: Option<Timestamp>) -> bool {
     let is_over = |expiry| now.is_some_and(|now| expiry <= now);
     node.expired || node.key_expiry.is_some_and(is_over)

@@ -1,4 +1,4 @@
-//! What keeps a device from its place in the tailnet, and what to do about it.
+//! Problems that keep the device out of the tailnet, each with its fix.
 
 use url::Url;
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{crd::relay_reason::RelayReason, relay::problem::Problem};
 
-/// What is wrong with a device that control knows, if anything. `expired` says that its node key
+/// The problem of a device that is registered, if there is one. `expired` says that its node key
 /// has expired, `disabled` that the policy turns its relay off, `tags` is what was asked for.
 pub(super) fn device_problem(
     own: &Node,
@@ -46,7 +46,7 @@ fn tag_missing(own: &[String], wanted: &[String]) -> Option<Problem> {
     Some(Problem::new(RelayReason::TagMissing, message))
 }
 
-/// What is wrong with a registration, if anything.
+/// The problem of a registration, if there is one.
 pub(super) fn refusal(response: &RegisterResponse) -> Option<Problem> {
     let fix = "create a reusable, pre-approved auth key that may use the relay's tags, and put it \
                where the old one is";
@@ -66,7 +66,7 @@ pub(super) fn refusal(response: &RegisterResponse) -> Option<Problem> {
     (!response.machine_authorized).then(needs_approval)
 }
 
-/// Whether control refuses the tags that were asked for, be it these or any.
+/// Returns whether control refuses the tags that were asked for, be it these or any.
 pub(super) fn refuses_tags(response: &RegisterResponse) -> bool {
     let error = response.error.to_ascii_lowercase();
     error.contains("requested tags") && error.contains("not permitted")

@@ -77,7 +77,7 @@ impl Proxy {
         })
     }
 
-    /// Whether connections to `host` go through the proxy. Those to the own host never do.
+    /// Returns whether connections to `host` go through the proxy. Those to the own host never do.
     pub(crate) fn is_for(&self, host: &str) -> bool {
         let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
         let address: Option<IpAddr> = host.parse().ok();

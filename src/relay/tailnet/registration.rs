@@ -5,7 +5,8 @@ use std::sync::{MutexGuard, PoisonError};
 use tokio::time::sleep;
 
 use super::{
-    AuthKey, ControlState, Failure, Identity, KEY_POLL, Tailnet,
+    AuthKey, ControlState, Failure, Identity, Tailnet,
+    auth_key::KEY_POLL,
     control::{Control, ControlError},
     problem::{refusal, refuses_tags},
     wire::RegisterResponse,

@@ -48,7 +48,7 @@ impl std::fmt::Debug for Auth<'_> {
     }
 }
 
-/// What control answers to [`RegisterRequest`].
+/// Answer of control to [`RegisterRequest`].
 #[derive(Debug, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct RegisterResponse {
@@ -76,7 +76,7 @@ pub(crate) struct MapRequest<'a> {
     pub(crate) hostinfo: &'a Hostinfo,
 }
 
-/// What this device tells about itself.
+/// Properties that this device reports of itself.
 #[derive(Debug, Clone, Serialize)]
 #[serde(rename_all = "PascalCase")]
 pub(crate) struct Hostinfo {
@@ -136,7 +136,7 @@ pub(crate) struct UserProfile {
     pub(crate) login_name: String,
 }
 
-/// What a peer says about itself.
+/// Properties that a peer reports of itself.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct PeerHostinfo {
@@ -194,7 +194,7 @@ impl Node {
         }
     }
 
-    /// Whether the node attribute `name` is set.
+    /// Returns whether the node attribute `name` is set.
     pub(crate) fn has_attribute(&self, name: &str) -> bool {
         self.cap_map.contains_key(name) || self.capabilities.iter().any(|c| c == name)
     }
@@ -247,7 +247,7 @@ pub(crate) struct CapGrant {
     pub(crate) cap_map: BTreeMap<String, Value>,
 }
 
-/// DERP regions.
+/// DERP regions, by number.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct DerpMap {
@@ -263,7 +263,7 @@ impl DerpMap {
     }
 }
 
-/// A DERP region.
+/// A region of DERP servers.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct DerpRegion {
@@ -277,7 +277,7 @@ pub(crate) struct DerpRegion {
     pub(crate) nodes: Vec<DerpNode>,
 }
 
-/// A DERP server.
+/// A server of a DERP region.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct DerpNode {

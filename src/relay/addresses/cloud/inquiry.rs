@@ -1,4 +1,4 @@
-//! What a metadata service is asked, and how its answers are read. No clock, no socket: requests
+//! Requests to a metadata service, and how their answers are read. No clock, no socket: requests
 //! come out, answers go in.
 //!
 //! Only addresses are asked for, never what a user gave the machine: that may be secret, and long.
@@ -13,7 +13,7 @@ use super::{machine::Cloud, scope::is_global};
 
 /// Lifetime of a token of AWS: longer than an inquiry takes.
 const TOKEN_SECONDS: &str = "120";
-/// Longest token. They are 56 bytes.
+/// Most bytes of a session token. They are 56 bytes.
 const LONGEST_TOKEN: usize = 1024;
 /// Most network interfaces of a machine at AWS that are asked about.
 const MOST_INTERFACES: usize = 16;
@@ -27,7 +27,7 @@ const FLAVOR_GOOGLE: HeaderValue = HeaderValue::from_static("Google");
 /// An answer, whole.
 pub(super) type Answer = Response<Vec<u8>>;
 
-/// Why an answer is of no use.
+/// Error in an answer of a metadata service.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Unusable {
     /// The service does not answer this.
@@ -55,7 +55,7 @@ enum Question {
     Token,
     /// The network interfaces at AWS.
     Interfaces,
-    /// Addresses.
+    /// A list of addresses.
     Addresses { path: String, read: Read },
 }
 
@@ -63,21 +63,21 @@ enum Question {
 type Read = fn(&[u8]) -> Option<Vec<String>>;
 
 impl Inquiry {
-    /// What there is to ask at `cloud`:
+    /// The questions for `cloud`:
     ///
     /// - AWS: a token first, then the primary address and those of each interface
-    ///   (docs.aws.amazon.com/AWSEC2/latest/UserGuide, "Instance metadata categories").
+    /// (docs.aws.amazon.com/AWSEC2/latest/UserGuide, "Instance metadata categories").
     /// - Google: all interfaces as JSON (cloud.google.com/compute/docs/metadata).
     /// - Azure: the interfaces know addresses of the basic kind only, the load balancer's metadata
-    ///   those of the standard kind, also where there is no load balancer
-    ///   (learn.microsoft.com/azure: "Instance Metadata Service", "Retrieve load balancer metadata").
+    /// those of the standard kind, also where there is no load balancer
+    /// (learn.microsoft.com/azure: "Instance Metadata Service", "Retrieve load balancer metadata").
     /// - Oracle: the interfaces, of which only IPv6 addresses are public
-    ///   (docs.oracle.com/iaas, "Getting Instance Metadata"; cloud-init's `test_oracle.py`).
+    /// (docs.oracle.com/iaas, "Getting Instance Metadata"; cloud-init's `test_oracle.py`).
     /// - Hetzner: IPv4 (docs.hetzner.cloud, "Server metadata").
     /// - DigitalOcean: the public interface, and reserved addresses
-    ///   (docs.digitalocean.com/reference/api/metadata).
+    /// (docs.digitalocean.com/reference/api/metadata).
     /// - OpenStack: the floating IPv4 address, in the EC2-compatible part
-    ///   (docs.openstack.org/nova, "Metadata service").
+    /// (docs.openstack.org/nova, "Metadata service").
     pub(super) fn new(cloud: Cloud) -> Self {
         let addresses = |path: &str, read| Question::Addresses {
             path: path.to_owned(),

@@ -1,5 +1,5 @@
-//! Which cloud a machine is in, as its firmware says. Nothing is sent to find out, and a machine
-//! that names no cloud is in none.
+//! The cloud that a machine is in, by its firmware. Nothing is sent to find out, and a machine that
+//! names no cloud is in none.
 
 use std::{fmt, fs, path::Path};
 
@@ -29,8 +29,8 @@ impl fmt::Display for Cloud {
     }
 }
 
-/// What the hypervisor wrote into the firmware's tables (SMBIOS), in the kernel's names. Empty
-/// where it wrote nothing.
+/// Strings that the hypervisor wrote into the firmware's tables (SMBIOS), by the kernel's names.
+/// Empty where it wrote nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(super) struct Dmi {
     sys_vendor: String,

@@ -1,9 +1,9 @@
-//! Which addresses hosts elsewhere can send to.
+//! Addresses that hosts elsewhere on the internet can send to.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// Whether an address is one of the internet, by the registries of special addresses (RFC 6890).
-/// Those for documentation count: nobody has them, and examples are written with them.
+/// Returns whether an address is one of the internet, by the registries of special addresses (RFC
+/// 6890). Those for documentation count: nobody has them, and examples are written with them.
 pub(super) fn is_global(ip: IpAddr) -> bool {
     match ip {
         IpAddr::V4(v4) => is_global_v4(v4),

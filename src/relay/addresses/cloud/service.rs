@@ -24,18 +24,20 @@ const PATIENCE: Duration = Duration::from_secs(2);
 const LARGEST: u64 = 64 << 10;
 const PORT: u16 = 80;
 
-/// Where all of these clouds have the service; link-local, so nothing leaves the host.
+/// IPv4 address of the service in all of these clouds. It is link-local, so nothing leaves the
+/// host.
 const ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(169, 254, 169, 254));
-/// Where AWS has it on IPv6, when the instance asks for that
+/// IPv6 address of the service in AWS, when the instance asks for that
 /// (docs.aws.amazon.com/AWSEC2/latest/UserGuide, "Configure the Instance Metadata Service").
 const ADDRESS_AWS: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254));
-/// Where Oracle has it on IPv6 (`IPV6_METADATA_ROOT` of cloud-init's `DataSourceOracle`).
+/// IPv6 address of the service in Oracle Cloud (`IPV6_METADATA_ROOT` of cloud-init's
+/// `DataSourceOracle`).
 const ADDRESS_ORACLE: IpAddr = IpAddr::V6(Ipv6Addr::new(0xfd00, 0xc1, 0, 0, 0, 0, 0xa9fe, 0xa9fe));
 
-/// Why there is no answer.
+/// Error from asking a metadata service.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum Failure {
-    /// No connection.
+    /// The connection to the service failed.
     #[error("it is not reached")]
     Connect(#[source] io::Error),
     /// Nothing in time.
@@ -49,7 +51,7 @@ pub(super) enum Failure {
     TooLarge,
 }
 
-/// Where the service of `cloud` is, to be tried in this order.
+/// The addresses of the service of `cloud`, to be tried in this order.
 pub(super) fn addresses(cloud: Cloud) -> &'static [IpAddr] {
     match cloud {
         Cloud::Aws => &[ADDRESS, ADDRESS_AWS],

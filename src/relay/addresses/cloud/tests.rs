@@ -23,13 +23,13 @@ use crate::{
     relay::namespace::Net,
 };
 
-/// Where it is.
+/// Address of the service.
 const V4: &str = "169.254.169.254:80";
 const V6: &str = "[fd00:ec2::254]:80";
 const TOKEN: &str = "AQAAAHN1Y2ggYSBzZWNyZXQ=";
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// What the service does with those who show the token.
+/// Behaviour of the service towards clients with the token.
 #[derive(Clone, Copy)]
 enum Mode {
     /// One interface with this address.

@@ -16,7 +16,7 @@ const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 const OLD_XOR_MAPPED_ADDRESS: u16 = 0x8020;
 const SOFTWARE: u16 = 0x8022;
 const FINGERPRINT: u16 = 0x8028;
-/// What a DERP server's STUN answers to (`stun.software`).
+/// Value of SOFTWARE without which a DERP server does not answer (`stun.software`).
 const NAME: [u8; 8] = *b"tailnode";
 /// RFC 8489 section 14.7.
 const FINGERPRINT_XOR: u32 = 0x5354_554e;
@@ -103,7 +103,7 @@ fn crc32(bytes: &[u8]) -> u32 {
     })
 }
 
-/// What a server answers; for tests that are one.
+/// The answer of a server, for tests that play one.
 #[cfg(test)]
 pub(super) fn response(id: TransactionId, address: SocketAddr) -> Vec<u8> {
     let ip = match address.ip() {

@@ -152,7 +152,7 @@ impl Manager {
     }
 }
 
-/// Whether clients can reach a relay at this address.
+/// Returns whether clients can reach a relay at this address.
 fn is_served(ip: &IpAddr) -> bool {
     let link_local = match ip {
         IpAddr::V4(v4) => v4.is_link_local(),

@@ -66,8 +66,8 @@ impl Maps {
         })
     }
 
-    /// Whether the maps have the layout that this version expects for so many sessions: pinned ones need
-    /// not.
+    /// Returns whether the maps have the layout that this version expects for so many sessions:
+    /// pinned ones need not.
     pub(super) fn fit(&self, sessions: u32) -> Result<bool, LoadError> {
         Ok(self.entries.fit(sessions)? && self.vni_filter_words()? == known_words(sessions))
     }
@@ -86,7 +86,8 @@ impl CounterMaps {
         })
     }
 
-    /// Whether there are as many counters as this version has: in pinned maps there need not be.
+    /// Returns whether there are as many counters as this version has: in pinned maps there need
+    /// not be.
     pub(super) fn fit(&self) -> bool {
         self.counters.len() == abi::COUNTERS
     }

@@ -13,7 +13,7 @@ pub(super) fn link(directory: &Path, index: u32) -> PathBuf {
     directory.join(format!("{LINK}{index}"))
 }
 
-/// Whether a pinned attachment has this name.
+/// Returns whether a pinned attachment has this name.
 pub(super) fn is_link(name: &str) -> bool {
     name.starts_with(LINK)
 }

@@ -23,12 +23,12 @@ fn filters(net: &Net, device: &str) -> Vec<String> {
     ours.map(str::to_owned).collect()
 }
 
-/// Where a relay with this port pins.
+/// Directory of the pins of a relay with this port.
 fn pinned(pins: &Pins, port: u16) -> PathBuf {
     pins.path().with_file_name(format!("relay-{port}"))
 }
 
-/// What a relay that is killed leaves behind.
+/// Leaves behind what a killed relay with this port does.
 fn killed(net: &Net, pins: &Pins, port: u16) {
     net.run("relay", || {
         let devices = Netlink::new().unwrap().devices().unwrap();

@@ -13,8 +13,8 @@ use super::{
 const LEN: usize = 1 << 10;
 /// Datagrams that a limit lets through at once, however low it is.
 const BURST: u64 = 128;
-/// What a slow machine may let through besides: one for each second that it takes, and one for each
-/// CPU that looks at the same moment.
+/// Datagrams that a slow machine may let through besides: one for each second that it takes, and
+/// one for each CPU that looks at the same moment.
 const SLACK: u64 = 20;
 
 /// A limit of one datagram a second.
@@ -33,7 +33,7 @@ fn flood([from, to]: [&Wire; 2], vni: Vni, count: usize) -> u64 {
     came
 }
 
-/// What the program dropped for a reason.
+/// Datagrams that the program dropped for a reason.
 pub(super) fn dropped(relay: &Relay, wanted: DropReason) -> u64 {
     let counters = relay.kernel.counters();
     let mut all = counters.dropped.into_iter();

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::relay::namespace::Net;
 
-/// What some providers' links take.
+/// Longest packet on the links of some providers.
 const NARROW: usize = 1_360;
 /// WireGuard's own, around a packet of 1280 bytes.
 const WIREGUARD: usize = 1_280 + 32;

@@ -1,4 +1,4 @@
-//! What stays in the kernel when the relay ends without a word, and what the next one makes of it.
+//! The program after the end of its relay, and how the next relay takes it over.
 
 use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 

@@ -1,5 +1,5 @@
-//! A relay with two ways into the world: what leaves takes the uplink of its source address, also
-//! while uplinks come and go.
+//! A relay with two uplinks: a datagram leaves by the uplink of its source address, also while
+//! uplinks come and go.
 
 use std::{net::IpAddr, time::Duration};
 
@@ -109,14 +109,14 @@ fn what_leaves_takes_the_uplink_of_the_address_that_its_client_knows() {
     }
 }
 
-/// Datagrams both ways arrive, whoever forwards them; whether it is the kernel.
+/// Checks that datagrams arrive in both directions; returns whether the kernel forwarded them.
 fn forwards_in_the_kernel(relay: &Relay, vni: Vni, clients: [&Wire; 2], n: u8) -> bool {
     let before = relay.forwarded(Family::V4).1;
     exchange(vni, clients, n);
     relay.forwarded(Family::V4).1 == before + 2
 }
 
-/// What a datagram from A to B becomes while the second uplink is away: nothing, and not what leaves
+/// Checks that a datagram from A to B is lost while the second uplink is away, and does not leave
 /// by the first.
 fn goes_nowhere(host: &TwoUplinks, relay: &Relay, vni: Vni, a: &Wire) {
     relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(1));

@@ -29,7 +29,8 @@ use crate::relay::kernel::{
 /// Packets of each seed; each has a thread of its own.
 const PACKETS: usize = 1_000_000;
 const SEEDS: [u64; 2] = [4, 5];
-/// What the program answers when a packet goes on to the next program, or ends.
+/// Verdicts of the program for a packet that goes on to the next program, and for one that ends
+/// here.
 const NEXT: i32 = -1;
 const DROP: i32 = 2;
 
@@ -107,7 +108,7 @@ impl Twins {
         })
     }
 
-    /// Compares what both do with one packet; whether the program sent it on.
+    /// Compares what both do with one packet; returns whether the program sent it on.
     fn compare(&mut self, sent: &Sent) -> bool {
         let run = match sys::test_run(self.program.as_fd(), &sent.frame, sent.gso_size, 1) {
             Ok(run) => run,
@@ -190,7 +191,7 @@ struct Sent {
     for_relay: bool,
     /// Good data of an open session between addresses of one family.
     must_forward: bool,
-    /// What was changed of a good packet.
+    /// A packet, and how it differs from a good one.
     change: &'static str,
 }
 

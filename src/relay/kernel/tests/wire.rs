@@ -22,7 +22,7 @@ use crate::relay::{
 };
 
 pub(super) const PORT: u16 = 40_000;
-/// Longest wait for what must come.
+/// Longest wait for an event that must come.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Limits for little memory.
@@ -68,7 +68,7 @@ impl Relay {
         Self::after(net, namespace, addresses, config, options, None)
     }
 
-    /// One that goes on with what another has left.
+    /// Starts a relay that goes on with what another one has left.
     pub(super) fn after(
         net: &Net,
         namespace: &str,
@@ -227,7 +227,7 @@ impl Wire {
         self.socket.set_nonblocking(false).unwrap();
     }
 
-    /// The next datagram is this one, from the address that this client sends to.
+    /// Receives a datagram, which must be this one, from the address that this client sends to.
     pub(super) fn hear(&self, datagram: &[u8]) {
         assert_eq!(self.receive_from(), (datagram.to_vec(), self.relay));
     }
@@ -236,7 +236,7 @@ impl Wire {
         self.receive_from().0
     }
 
-    /// From now on.
+    /// Sets the longest wait of receives from now on.
     pub(super) fn wait_at_most(&self, time: Duration) {
         self.socket.set_read_timeout(Some(time)).unwrap();
     }
@@ -269,7 +269,7 @@ impl Wire {
     }
 }
 
-/// A datagram each way between the clients of a session.
+/// Sends a datagram in each direction between the clients of a session; both must arrive.
 pub(super) fn exchange(vni: Vni, [a, b]: [&Wire; 2], n: u8) {
     let datagram = data(vni, &[n; 900]);
     a.send(&datagram);
@@ -313,7 +313,7 @@ pub(super) fn two_cables() -> Option<Net> {
     Some(net)
 }
 
-/// Its clients, by IPv4.
+/// The clients of [`two_cables`], on IPv4.
 pub(super) fn clients4(net: &Net) -> [Wire; 2] {
     [
         Wire::new(net, "a", "10.1.0.2:1001", "10.1.0.1:40000"),
@@ -321,7 +321,7 @@ pub(super) fn clients4(net: &Net) -> [Wire; 2] {
     ]
 }
 
-/// Its clients, by IPv6.
+/// The clients of [`two_cables`], on IPv6.
 pub(super) fn clients6(net: &Net) -> [Wire; 2] {
     [
         Wire::new(net, "a", "[2001:db8:1::2]:1001", "[2001:db8:1::1]:40000"),

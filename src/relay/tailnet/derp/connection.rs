@@ -21,7 +21,7 @@ const QUEUE: usize = 256;
 /// TCP port of DERP unless the map says otherwise.
 const DEFAULT_PORT: u16 = 443;
 
-/// Why there is no connection, or no more.
+/// Error of a connection to a DERP server.
 #[derive(Debug, Clone, thiserror::Error)]
 pub(crate) enum DerpError {
     #[error(
@@ -46,11 +46,11 @@ pub(super) struct Connection {
     client: DerpClient<Upgraded>,
 }
 
-/// Sends packets.
+/// The sending half of a connection.
 pub(super) struct Sender(Arc<DerpClient<Upgraded>>);
 
-/// Receives packets. A task of its own reads, because the reader answers pings and must not be
-/// cut off in the middle of that.
+/// The receiving half of a connection. A task of its own reads, because the reader answers pings
+/// and must not be cut off in the middle of that.
 pub(super) struct Receiver {
     packets: mpsc::Receiver<(NodeKey, Vec<u8>)>,
     _task: JoinSet<()>,
@@ -81,7 +81,7 @@ impl Connection {
         sent.ok().and_then(Result::ok).ok_or(DerpError::Lost)
     }
 
-    /// Both directions.
+    /// Splits the connection into its two directions.
     pub(super) fn split(self) -> (Sender, Receiver) {
         let client = Arc::new(self.client);
         let (queue, packets) = mpsc::channel(QUEUE);

@@ -1,4 +1,4 @@
-//! Which DERP region is home: the one that answers first.
+//! Choice of the home DERP region: the one that answers first.
 
 use std::time::Duration;
 

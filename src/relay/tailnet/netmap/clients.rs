@@ -10,8 +10,8 @@ use crate::{
 };
 
 impl Netmap {
-    /// Which peers each entry names, and which of them may use this relay. `now` is this host's
-    /// time.
+    /// The peers that each entry names, and those of them that may use this relay. `now` is this
+    /// host's time.
     pub(crate) fn clients(&self, clients: &Clients, now: Timestamp) -> Vec<ClientView> {
         if clients.is_empty() {
             return Vec::new();
@@ -22,7 +22,8 @@ impl Netmap {
         clients.views(&devices.collect::<Vec<_>>())
     }
 
-    /// Notes that a peer asked for a session and got it. Returns whether that is worth telling.
+    /// Records that a peer asked for a session and got it. Returns whether the state is to be
+    /// reported anew.
     pub(crate) fn record_request(&self, key: NodeKey, clients: &Clients, now: Timestamp) -> bool {
         let peer = self.ids.get(&key).and_then(|id| self.peers.get(id));
         peer.is_some_and(|peer| clients.record_request(&self.device(peer), now))

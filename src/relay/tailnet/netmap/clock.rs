@@ -8,7 +8,7 @@ const TOLERANCE: SignedDuration = SignedDuration::from_mins(1);
 /// in seconds since 1970.
 const EARLIEST: i64 = 1_673_373_066;
 
-/// How far the control server's clock is ahead of this host's.
+/// Difference between the control server's clock and this host's.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct ControlClock {
     ahead: SignedDuration,

@@ -53,12 +53,12 @@ impl Filters {
         }
     }
 
-    /// Every rule.
+    /// Rules of all filters.
     pub(super) fn rules(&self) -> impl Iterator<Item = &RelayRule> {
         self.0.values().flatten()
     }
 
-    /// Whether `source` may use a relay that has the address `destination`.
+    /// Returns whether `source` may use a relay that has the address `destination`.
     pub(super) fn grants(&self, source: IpAddr, destination: IpAddr) -> bool {
         let hold = |sets: &[AddressSet], ip| sets.iter().any(|set| set.holds(ip));
         self.rules()

@@ -1,4 +1,4 @@
-//! What the packet filter says about who may use this relay.
+//! Clients that the packet filter lets use this relay.
 
 use std::net::IpAddr;
 
@@ -15,7 +15,8 @@ use crate::{grants::is_everyone, relay::grant::GrantView};
 const WIDE_RANGE: u32 = 1 << 21;
 
 impl Netmap {
-    /// Who may use this relay. `now` is this host's time.
+    /// Counts the peers that may use this relay, and the rules that say so. `now` is this host's
+    /// time.
     pub(crate) fn grant(&self, now: Timestamp) -> GrantView {
         let now = self.clock.now(now);
         let rules = || self.own.iter().flat_map(|own| self.rules_for(own));

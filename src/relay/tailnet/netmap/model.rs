@@ -39,7 +39,7 @@ enum Event {
     TimePasses,
 }
 
-/// What a relay would do after a step.
+/// Decisions of a relay after a step.
 #[derive(Debug, PartialEq, Deserialize)]
 struct Judgement {
     /// The stream was given up.
@@ -58,7 +58,7 @@ struct Judged {
     may_relay: bool,
 }
 
-/// What was seen, so that a comparison of nothing fails.
+/// Counts of what the comparison saw, so that a comparison of nothing fails.
 #[derive(Debug, Default)]
 struct Tally {
     steps: u64,
@@ -114,7 +114,7 @@ struct Difference {
     theirs: Judgement,
 }
 
-/// Plays the steps to both sides, from nothing, until they differ.
+/// Plays the steps to both sides, from an empty map, until they differ.
 fn compare(steps: &[Step], tailscale: &mut Tailscale, tally: &mut Tally) -> Option<Difference> {
     let mut map = Netmap::default();
     map.begin_stream();
@@ -153,7 +153,7 @@ fn shrunk(mut steps: Vec<Step>, tailscale: &mut Tailscale) -> Vec<Step> {
     steps
 }
 
-/// Our side.
+/// Plays a step to the map of this relay.
 fn judge(map: &mut Netmap, step: &Step) -> Judgement {
     let mut ended = false;
     match &step.event {
@@ -206,7 +206,7 @@ impl Step {
     }
 }
 
-/// The other side.
+/// Process with Tailscale's own code, which plays the same steps.
 struct Tailscale {
     child: Child,
     steps: ChildStdin,

@@ -14,7 +14,7 @@ use crate::relay::clients::Clients;
 
 const OFFICE: u8 = 2;
 const OTHER: u8 = 3;
-/// 2025-12-31.
+/// Midnight of 2025-12-31.
 const NOW: Timestamp = Timestamp::constant(1_767_139_200, 0);
 
 #[test]
