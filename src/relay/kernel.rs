@@ -50,7 +50,7 @@ use self::{
 };
 use super::socket::Waker;
 
-/// Where systemd mounts the BPF file system, and the directory in it for pins of relays.
+/// Directory for pins of relays in the BPF file system that systemd mounts.
 const PINS: &str = "/sys/fs/bpf/peerrelay";
 
 /// Settings of the kernel path.

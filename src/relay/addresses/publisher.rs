@@ -14,7 +14,7 @@ use crate::relay::{
 /// UDP port, and the addresses that were chosen for it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EndpointState {
-    /// The port.
+    /// UDP port of the relay, bound or not.
     pub port: PortState,
     /// Addresses that allocations advertise, in order.
     pub advertised: Vec<Advertised>,

@@ -17,8 +17,8 @@ pub(super) type Entry6 = [u8; COMMON + 2 * 16];
 /// Bytes of one leg with what came from it.
 const LEG: usize = 24;
 /// Offset of the session's theoretical arrival time (GCRA); the addresses follow it.
-const OWES: usize = 2 * LEG;
-const COMMON: usize = OWES + 8;
+const TAT: usize = 2 * LEG;
+const COMMON: usize = TAT + 8;
 /// A tick of [`LegActivity::last_seen`] is 2 to this power, in nanoseconds: 67 ms.
 const TICK: u32 = 26;
 
@@ -44,7 +44,7 @@ pub(super) struct Leg {
 pub(super) struct Usage {
     pub(super) from: [LegActivity; 2],
     /// Theoretical arrival time (GCRA) for its bandwidth limit, in nanoseconds of CLOCK_MONOTONIC.
-    pub(super) owes: u64,
+    pub(super) tat: u64,
 }
 
 /// Traffic from a leg since the session has had an entry.
@@ -116,7 +116,7 @@ impl SessionEntry {
             bytes[8..16].copy_from_slice(&heard.traffic.packets.to_ne_bytes());
             bytes[16..].copy_from_slice(&heard.traffic.bytes.to_ne_bytes());
         }
-        entry[OWES..COMMON].copy_from_slice(&self.usage.owes.to_ne_bytes());
+        entry[TAT..COMMON].copy_from_slice(&self.usage.tat.to_ne_bytes());
     }
 
     fn decode(entry: &[u8], ip: impl Fn(usize) -> IpAddr) -> Self {
@@ -142,7 +142,7 @@ impl SessionEntry {
             legs: [0, 1].map(leg),
             usage: Usage {
                 from: [0, 1].map(heard),
-                owes: long(OWES),
+                tat: long(TAT),
             },
         }
     }
@@ -175,7 +175,7 @@ mod tests {
             legs: [leg(0), leg(1)],
             usage: Usage {
                 from: [heard(1), heard(u64::MAX / 2000)],
-                owes: u64::MAX / 3,
+                tat: u64::MAX / 3,
             },
         }
     }

@@ -37,7 +37,7 @@ enum {
 };
 
 // A limit on bandwidth, as the core's `RateLimit`.
-struct pace {
+struct rate_limit {
 	// 0 for no limit.
 	u64 bytes_per_second;
 	// Nanoseconds whose data may come at once.
@@ -53,8 +53,8 @@ struct config {
 	// Number of words in KNOWN, a power of two, less one.
 	u32 known_mask;
 	// Limits of each session, and of all sessions together.
-	struct pace session;
-	struct pace relay;
+	struct rate_limit session;
+	struct rate_limit relay;
 };
 
 struct traffic {
@@ -78,7 +78,7 @@ struct leg {
 struct session {
 	struct leg legs[2];
 	// Theoretical arrival time (GCRA, CLOCK_MONOTONIC, ns) for the limit of the session.
-	u64 owes;
+	u64 tat;
 };
 
 // Entry of a session with both legs on IPv4. It has 64 bytes, so that it takes 128 with the header that

@@ -3,6 +3,7 @@
 //! Where there is a BPF file system, maps and attachments are pinned in a directory of it: then they
 //! outlive this process, and the next one takes them over without a packet lost.
 
+mod error;
 mod load;
 mod maps;
 mod pins;
@@ -19,7 +20,7 @@ use aya::{
 };
 
 pub(super) use self::{
-    load::LoadError,
+    error::LoadError,
     maps::{CounterMaps, Maps},
     pins::remove as remove_pins,
 };

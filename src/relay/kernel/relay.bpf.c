@@ -151,25 +151,25 @@ INLINE int unknown(struct scratch *scratch)
 	return pass(PASS_UNKNOWN_VNI);
 }
 
-INLINE u64 cost(const struct pace *pace, u32 bytes)
+INLINE u64 cost(const struct rate_limit *limit, u32 bytes)
 {
-	return bytes * 1000000000ull / pace->bytes_per_second;
+	return bytes * 1000000000ull / limit->bytes_per_second;
 }
 
-INLINE int has_room(const struct pace *pace, const u64 *owes, u64 cost, u64 now)
+INLINE int has_room(const struct rate_limit *limit, const u64 *tat, u64 cost, u64 now)
 {
-	u64 from = *owes > now ? *owes : now;
-	return from + cost - now <= pace->burst;
+	u64 from = *tat > now ? *tat : now;
+	return from + cost - now <= limit->burst;
 }
 
 // Adds the cost of a datagram. CPUs that meet here each let one datagram too many through, and its cost
 // is counted all the same. The plain write may lose what another CPU adds at that moment, but only
 // where the limit has not been reached for a while.
-INLINE void owe(u64 *owes, u64 cost, u64 now)
+INLINE void charge(u64 *tat, u64 cost, u64 now)
 {
-	if (*owes < now)
-		*owes = now;
-	__sync_fetch_and_add(owes, cost);
+	if (*tat < now)
+		*tat = now;
+	__sync_fetch_and_add(tat, cost);
 }
 
 // Takes data into account, and returns 0, if it is within the limits of its session and of the relay;
@@ -179,23 +179,23 @@ INLINE u32 above_limit(const struct scratch *scratch, struct session *session)
 	const struct config *config = map_lookup(&CONFIG, &scratch->zero);
 	u32 bytes = scratch->packet.payload;
 	u64 now = scratch->packet.now;
-	u64 of_session = 0, *owes;
+	u64 of_session = 0, *tat;
 	// The self-test has VNI 0, and no limit.
 	if (!config || !scratch->packet.vni)
 		return 0;
 	if (config->session.bytes_per_second) {
 		of_session = cost(&config->session, bytes);
-		if (!has_room(&config->session, &session->owes, of_session, now))
+		if (!has_room(&config->session, &session->tat, of_session, now))
 			return DROPPED_SESSION_RATE;
 	}
-	if (config->relay.bytes_per_second && (owes = map_lookup(&DEBT, &scratch->zero))) {
+	if (config->relay.bytes_per_second && (tat = map_lookup(&DEBT, &scratch->zero))) {
 		u64 of_relay = cost(&config->relay, bytes);
-		if (!has_room(&config->relay, owes, of_relay, now))
+		if (!has_room(&config->relay, tat, of_relay, now))
 			return DROPPED_RELAY_RATE;
-		owe(owes, of_relay, now);
+		charge(tat, of_relay, now);
 	}
 	if (of_session)
-		owe(&session->owes, of_session, now);
+		charge(&session->tat, of_session, now);
 	return 0;
 }
 

@@ -1,4 +1,4 @@
-//! How a device gets its place in the tailnet, and its tags.
+//! Registration of the device with the control server, with its tags.
 
 use std::sync::{MutexGuard, PoisonError};
 
@@ -13,11 +13,11 @@ use super::{
 };
 use crate::{crd::relay_reason::RelayReason, relay::problem::Problem};
 
-/// What has been tried.
+/// Attempts to register so far.
 pub(super) struct Registration {
     /// The auth key that was used last.
     used: Option<String>,
-    /// A known device is to use its auth key: it lacks its tags.
+    /// A registered device is to use its auth key: it lacks its tags.
     renew: bool,
     /// Control has let the device in without its tags. To ask for them again is to ask for other tags
     /// than the device has, and the hosted control server ends the node key of such a device.
@@ -25,7 +25,7 @@ pub(super) struct Registration {
 }
 
 impl Registration {
-    /// What an earlier run has tried.
+    /// Attempts of an earlier run, as the identity has them.
     pub(super) fn resumed(identity: &Identity) -> Self {
         Self {
             used: None,
@@ -44,8 +44,8 @@ impl Registration {
 }
 
 impl Tailnet {
-    /// Gets a place in the tailnet. A known device needs no key, and a key that may be used once is
-    /// gone by then.
+    /// Registers the device. A known device needs no key, and a key that may be used once is gone
+    /// by then.
     pub(super) async fn register(&self, control: &Control<'_>) -> Result<(), Failure> {
         let registered = self.identity.is_registered();
         let renew = std::mem::take(&mut self.registration().renew);
@@ -114,7 +114,8 @@ impl Tailnet {
         registration.renew
     }
 
-    /// The last resort when there is no key or it is refused: a known device keeps its place.
+    /// Registers without a key, where there is none or it is refused: a registered device needs
+    /// none.
     async fn without_key(
         &self,
         control: &Control<'_>,

@@ -21,7 +21,7 @@ pub struct TailnetSenders {
 /// State of the control connection, and contents of the last network map.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ControlState {
-    /// Whether control knows the device and sent a network map on a stream that is open.
+    /// Control knows the device and has sent a network map on a stream that is open.
     pub map_received: bool,
     /// Problem of the connection or of the device, while there is one.
     pub problem: Option<Problem>,
@@ -34,11 +34,11 @@ pub struct ControlState {
 /// The relay as a tailnet device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TailnetIdentity {
-    /// Device name.
+    /// Name of the device in the tailnet.
     pub name: String,
     /// Device name that the relay asked for, if another device has it.
     pub taken_name: Option<String>,
-    /// Stable node id.
+    /// Stable node id, as control gives it.
     pub node_id: String,
     /// Tailnet addresses.
     pub addresses: Vec<IpAddr>,

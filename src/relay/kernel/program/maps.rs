@@ -12,7 +12,7 @@ use super::{
         egress::EgressTable,
         entries::Entries,
     },
-    load::LoadError,
+    error::LoadError,
 };
 
 /// Names of the maps, as `maps.bpf.h` has them. They are also the names of the pinned files: a relay

@@ -97,12 +97,10 @@ fn sockets_fragment_what_does_not_fit_a_narrow_device() {
     }
 }
 
-#[test]
-fn a_narrow_way_behind_a_router_is_learned_and_heeded() {
-    let Some(net) = namespaces(["a", "relay", "router", "b"]) else {
-        return;
-    };
-    // Or a link-local address becomes valid meanwhile, and the relay looks at everything again.
+/// Opens a scene with client `b` behind a router, whose link to it is narrow.
+fn narrow_behind_router() -> Option<Net> {
+    let net = namespaces(["a", "relay", "router", "b"])?;
+    // Otherwise a link-local address becomes valid during the test, and the relay reads its routes again.
     net.run("relay", || {
         for which in ["all", "default"] {
             let switch = format!("/proc/sys/net/ipv6/conf/{which}/accept_dad");
@@ -139,6 +137,14 @@ fn a_narrow_way_behind_a_router_is_learned_and_heeded() {
             &format!("route add 2001:db8:{to}::/64 via 2001:db8:{near}::{via}"),
         );
     }
+    Some(net)
+}
+
+#[test]
+fn a_narrow_link_behind_a_router_is_learned_and_heeded() {
+    let Some(net) = narrow_behind_router() else {
+        return;
+    };
     let relay = Relay::start(&net, "relay", &["10.1.0.1:40000"]);
     for (number, family, own, to) in [
         (

@@ -67,37 +67,12 @@ impl Twins {
             let legs = legs.map(at);
             let bound = legs.map(|leg| {
                 let of_family = |ip: &&IpAddr| ip.is_ipv4() == leg.is_ipv4();
-                *locals
-                    .iter()
-                    .filter(of_family)
-                    .nth(usize::from(leg.port() & 1))
-                    .unwrap()
+                let mut locals = locals.iter().filter(of_family);
+                *locals.nth(usize::from(leg.port() & 1)).unwrap()
             });
             let vni = bind(&mut relay, number, legs, bound);
-            let key = |ip: &IpAddr| 1 + locals.iter().position(|l| l == ip).unwrap() as u16;
-            let mtu = match legs {
-                [SocketAddr::V4(_), SocketAddr::V4(_)] | [SocketAddr::V6(_), SocketAddr::V6(_)] => {
-                    1_500
-                }
-                _ => 0,
-            };
-            let mut leg = |at: usize| {
-                let egress = Egress {
-                    ifindex: 1,
-                    local: key(&bound[at]),
-                    gateway: None,
-                };
-                Leg {
-                    address: legs[at],
-                    mtu,
-                    egress: maps.egresses.key(egress).unwrap(),
-                }
-            };
-            let session = SessionEntry {
-                legs: [leg(0), leg(1)],
-                usage: Usage::default(),
-            };
-            maps.entries.insert(vni.number(), &session).unwrap();
+            let keys = bound.map(|ip| 1 + locals.iter().position(|l| *l == ip).unwrap() as u16);
+            enter(&mut maps, vni, legs, keys);
             sessions.push((vni, legs, bound));
         }
         Some(Self {
@@ -182,7 +157,32 @@ fn bind(relay: &mut Relay, number: u8, legs: [SocketAddr; 2], locals: [IpAddr; 2
     vni
 }
 
-/// A packet, and what is known of it by how it was made.
+/// Gives the program an entry for a session whose legs are bound through local addresses with these keys.
+fn enter(maps: &mut Maps, vni: Vni, legs: [SocketAddr; 2], keys: [u16; 2]) {
+    let mtu = match legs {
+        [SocketAddr::V4(_), SocketAddr::V4(_)] | [SocketAddr::V6(_), SocketAddr::V6(_)] => 1_500,
+        _ => 0,
+    };
+    let mut leg = |at: usize| {
+        let egress = Egress {
+            ifindex: 1,
+            local: keys[at],
+            gateway: None,
+        };
+        Leg {
+            address: legs[at],
+            mtu,
+            egress: maps.egresses.key(egress).unwrap(),
+        }
+    };
+    let session = SessionEntry {
+        legs: [leg(0), leg(1)],
+        usage: Usage::default(),
+    };
+    maps.entries.insert(vni.number(), &session).unwrap();
+}
+
+/// A packet, with what must come of it by the way it was made.
 #[derive(Debug)]
 struct Sent {
     frame: Vec<u8>,
@@ -191,157 +191,189 @@ struct Sent {
     for_relay: bool,
     /// Good data of an open session between addresses of one family.
     must_forward: bool,
-    /// A packet, and how it differs from a good one.
+    /// Change that was made to a good packet.
     change: &'static str,
 }
 
-fn generate(rng: &mut StdRng, twins: &Twins) -> Sent {
-    let (vni, legs, bound) = twins.sessions[rng.random_range(0..twins.sessions.len())];
-    let side = rng.random_range(0..2);
-    let same_family = legs[0].is_ipv4() == legs[1].is_ipv4();
-    let relay = SocketAddr::new(bound[side], PORT);
-    // Most are short: length decides little, and costs time.
-    let most = if rng.random_ratio(1, 8) { 1_400 } else { 64 };
-    let mut body = vec![0; rng.random_range(0..most)];
-    rng.fill(&mut body[..]);
-    let mut payload = data(vni, &body);
-    let mut gso_size = 0;
-    let mut from = legs[side];
-    let mut to = relay;
-    let mut ttl = 64;
-    let mut sent = Sent {
-        frame: Vec::new(),
-        gso_size: 0,
-        for_relay: true,
-        must_forward: same_family,
-        change: "nothing",
-    };
-    let mut changed = |change, for_relay, must_forward| {
-        sent.change = change;
-        sent.for_relay = for_relay;
-        sent.must_forward = must_forward && same_family;
-    };
-    let mut late: Option<fn(&mut StdRng, &mut Vec<u8>)> = None;
-    match rng.random_range(0..20) {
-        0 => {
-            from.set_port(from.port() ^ 4);
-            changed("source port", true, false);
+/// A packet while it is made.
+struct Draft {
+    vni: Vni,
+    other_leg: SocketAddr,
+    from: SocketAddr,
+    to: SocketAddr,
+    ttl: u8,
+    body: Vec<u8>,
+    payload: Vec<u8>,
+    sent: Sent,
+}
+
+impl Draft {
+    /// Good data of one of the sessions.
+    fn good(rng: &mut StdRng, twins: &Twins) -> Self {
+        let (vni, legs, bound) = twins.sessions[rng.random_range(0..twins.sessions.len())];
+        let side = rng.random_range(0..2);
+        // Most are short: length decides little, and costs time.
+        let most = if rng.random_ratio(1, 8) { 1_400 } else { 64 };
+        let mut body = vec![0; rng.random_range(0..most)];
+        rng.fill(&mut body[..]);
+        Self {
+            vni,
+            other_leg: legs[1 - side],
+            from: legs[side],
+            to: SocketAddr::new(bound[side], PORT),
+            ttl: 64,
+            payload: data(vni, &body),
+            body,
+            sent: Sent {
+                frame: Vec::new(),
+                gso_size: 0,
+                for_relay: true,
+                must_forward: legs[0].is_ipv4() == legs[1].is_ipv4(),
+                change: "nothing",
+            },
         }
-        1 => {
-            from = legs[1 - side];
-            if from.is_ipv4() != relay.is_ipv4() {
-                from = legs[side];
-                from.set_port(9);
+    }
+
+    /// Names the change; data that is changed so need not be forwarded any more.
+    const fn changed(&mut self, change: &'static str, for_relay: bool) {
+        self.sent.change = change;
+        self.sent.for_relay = for_relay;
+        self.sent.must_forward = false;
+    }
+
+    /// Changes a field that the frame is made of.
+    fn change_field(&mut self, rng: &mut StdRng, change: u32) {
+        match change {
+            0 => {
+                self.from.set_port(self.from.port() ^ 4);
+                self.changed("source port", true);
             }
-            changed("the other leg", true, same_family);
-        }
-        2 => {
-            payload[1] |= 0x80;
-            changed("control", true, false);
-        }
-        3 => {
-            payload[0] = 0x40 << rng.random_range(0..2);
-            changed("version", true, false);
-        }
-        4 => {
-            payload[4..7].fill(0);
-            changed("VNI 0", true, false);
-        }
-        5 => {
-            payload[4] ^= 0x55;
-            changed("unknown VNI", true, false);
-        }
-        6 => {
-            payload.truncate(rng.random_range(0..8));
-            changed("too short", true, false);
-        }
-        7 => {
-            to.set_port(PORT + 1);
-            changed("another port", false, false);
-        }
-        8 => {
-            to.set_ip(match to {
-                SocketAddr::V4(_) => "10.9.0.77".parse().unwrap(),
-                SocketAddr::V6(_) => "2001:db8:9::77".parse().unwrap(),
-            });
-            changed("another host", false, false);
-        }
-        9 => {
-            ttl = rng.random_range(0..2);
-            changed("time to live", true, false);
-        }
-        10 => {
-            late = Some(|_, frame| {
-                if frame[12] == 0x08 {
-                    frame[20] |= 0x20;
+            1 => {
+                // Within a family, the other client may send to the same address.
+                let must_forward = self.sent.must_forward;
+                if self.other_leg.is_ipv4() == self.to.is_ipv4() {
+                    self.from = self.other_leg;
                 } else {
-                    frame[20] = 44;
+                    self.from.set_port(9);
                 }
-            });
-            changed("fragment", false, false);
+                self.changed("the other leg", true);
+                self.sent.must_forward = must_forward;
+            }
+            2 => {
+                self.payload[1] |= 0x80;
+                self.changed("control", true);
+            }
+            3 => {
+                self.payload[0] = 0x40 << rng.random_range(0..2);
+                self.changed("version", true);
+            }
+            4 => {
+                self.payload[4..7].fill(0);
+                self.changed("VNI 0", true);
+            }
+            5 => {
+                self.payload[4] ^= 0x55;
+                self.changed("unknown VNI", true);
+            }
+            6 => {
+                self.payload.truncate(rng.random_range(0..8));
+                self.changed("too short", true);
+            }
+            7 => {
+                self.to.set_port(PORT + 1);
+                self.changed("another port", false);
+            }
+            8 => {
+                self.to.set_ip(match self.to {
+                    SocketAddr::V4(_) => "10.9.0.77".parse().unwrap(),
+                    SocketAddr::V6(_) => "2001:db8:9::77".parse().unwrap(),
+                });
+                self.changed("another host", false);
+            }
+            _ => {
+                self.ttl = rng.random_range(0..2);
+                self.changed("time to live", true);
+            }
         }
-        11 => {
-            late = Some(|_, frame| {
-                if frame[12] == 0x08 {
-                    frame[21] = 5;
-                } else {
-                    frame[20] = 60;
+    }
+
+    /// Makes it a super-packet, in half of all cases with a segment that is no good data.
+    fn join_segments(&mut self, rng: &mut StdRng) {
+        let segments = rng.random_range(2..15);
+        let segment = data(self.vni, &self.body[..self.body.len().min(200)]);
+        self.payload = segment.repeat(segments);
+        let tail = &data(self.vni, b"tail")[..8.min(segment.len())];
+        self.payload.extend_from_slice(tail);
+        self.sent.gso_size = segment.len() as u32;
+        if rng.random_bool(0.5) {
+            let spoiled = rng.random_range(1..=segments) * segment.len();
+            let at = rng.random_range(0..3);
+            self.payload[spoiled + [0, 1, 5][at]] ^= [0x40, 0x80, 0x11][at];
+            self.changed("a spoiled segment", true);
+        } else {
+            self.sent.change = "a super-packet";
+        }
+    }
+
+    /// Changes the whole frame.
+    fn change_frame(&mut self, rng: &mut StdRng, change: u32) {
+        let is_v4 = self.to.is_ipv4();
+        let frame = &mut self.sent.frame;
+        let udp = frame::udp_at(frame);
+        match change {
+            10 => {
+                match is_v4 {
+                    true => frame[20] |= 0x20,
+                    false => frame[20] = 44,
                 }
-            });
-            changed("later fragment or extension header", false, false);
-        }
-        12 => {
-            late = Some(|_, frame| frame[14] = frame[14].wrapping_add(1));
-            changed("IP options or class", true, false);
-        }
-        13 => {
-            late = Some(|_, frame| {
-                let at = frame::udp_at(frame);
-                frame[at + 6..at + 8].fill(0);
-            });
-            changed("no checksum", true, false);
-        }
-        14 => {
-            late = Some(|rng, frame| {
+                self.changed("fragment", false);
+            }
+            11 => {
+                match is_v4 {
+                    true => frame[21] = 5,
+                    false => frame[20] = 60,
+                }
+                self.changed("later fragment or extension header", false);
+            }
+            12 => {
+                frame[14] = frame[14].wrapping_add(1);
+                self.changed("IP options or class", true);
+            }
+            13 => {
+                frame[udp + 6..udp + 8].fill(0);
+                self.changed("no checksum", true);
+            }
+            14 => {
                 let len = rng.random_range(14..frame.len());
                 frame.truncate(len);
-            });
-            changed("cut", true, false);
-        }
-        15 => {
-            late = Some(|_, frame| frame.extend_from_slice(&[0; 3]));
-            changed("padding", true, false);
-        }
-        16 => {
-            late = Some(|_, frame| {
-                let at = frame::udp_at(frame);
-                frame[at + 5] ^= 1;
-            });
-            changed("UDP length", true, false);
-        }
-        17 | 18 => {
-            let segments = rng.random_range(2..15);
-            let segment = data(vni, &body[..body.len().min(200)]);
-            payload = segment.repeat(segments);
-            payload.extend_from_slice(&data(vni, b"tail")[..8.min(segment.len())]);
-            gso_size = segment.len() as u32;
-            if rng.random_bool(0.5) {
-                let spoiled = rng.random_range(1..=segments) * segment.len();
-                let at = rng.random_range(0..3);
-                payload[spoiled + [0, 1, 5][at]] ^= [0x40, 0x80, 0x11][at];
-                changed("a spoiled segment", true, false);
-            } else {
-                changed("a super-packet", true, true);
+                self.changed("cut", true);
+            }
+            15 => {
+                frame.extend_from_slice(&[0; 3]);
+                self.changed("padding", true);
+            }
+            _ => {
+                frame[udp + 5] ^= 1;
+                self.changed("UDP length", true);
             }
         }
+    }
+}
+
+/// Good data of an open session, most of it with one change.
+fn generate(rng: &mut StdRng, twins: &Twins) -> Sent {
+    let mut draft = Draft::good(rng, twins);
+    let change = rng.random_range(0..20);
+    match change {
+        0..10 => draft.change_field(rng, change),
+        17 | 18 => draft.join_segments(rng),
         _ => {}
     }
-    sent.frame = frame::udp(from, to, ttl, &payload);
-    sent.gso_size = gso_size;
-    if let Some(late) = late {
-        late(rng, &mut sent.frame);
+    draft.sent.frame = frame::udp(draft.from, draft.to, draft.ttl, &draft.payload);
+    if (10..17).contains(&change) {
+        draft.change_frame(rng, change);
     }
-    sent
+    draft.sent
 }
 
 #[test]
