@@ -66,18 +66,18 @@ impl Inquiry {
     /// The questions for `cloud`:
     ///
     /// - AWS: a token first, then the primary address and those of each interface
-    /// (docs.aws.amazon.com/AWSEC2/latest/UserGuide, "Instance metadata categories").
+    ///   (docs.aws.amazon.com/AWSEC2/latest/UserGuide, "Instance metadata categories").
     /// - Google: all interfaces as JSON (cloud.google.com/compute/docs/metadata).
     /// - Azure: the interfaces know addresses of the basic kind only, the load balancer's metadata
-    /// those of the standard kind, also where there is no load balancer
-    /// (learn.microsoft.com/azure: "Instance Metadata Service", "Retrieve load balancer metadata").
+    ///   those of the standard kind, also where there is no load balancer
+    ///   (learn.microsoft.com/azure: "Instance Metadata Service", "Retrieve load balancer metadata").
     /// - Oracle: the interfaces, of which only IPv6 addresses are public
-    /// (docs.oracle.com/iaas, "Getting Instance Metadata"; cloud-init's `test_oracle.py`).
+    ///   (docs.oracle.com/iaas, "Getting Instance Metadata"; cloud-init's `test_oracle.py`).
     /// - Hetzner: IPv4 (docs.hetzner.cloud, "Server metadata").
     /// - DigitalOcean: the public interface, and reserved addresses
-    /// (docs.digitalocean.com/reference/api/metadata).
+    ///   (docs.digitalocean.com/reference/api/metadata).
     /// - OpenStack: the floating IPv4 address, in the EC2-compatible part
-    /// (docs.openstack.org/nova, "Metadata service").
+    ///   (docs.openstack.org/nova, "Metadata service").
     pub(super) fn new(cloud: Cloud) -> Self {
         let addresses = |path: &str, read| Question::Addresses {
             path: path.to_owned(),

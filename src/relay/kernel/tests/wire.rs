@@ -134,6 +134,8 @@ impl Relay {
         other: &Client,
         wire: &Wire,
     ) {
+        // Data may have come here after the leg had moved away: the kernel follows in its own time.
+        while wire.try_receive_now() {}
         let binds = self.snapshot().counters.binds + self.snapshot().counters.rebinds;
         wire.send(&client.bind(vni, generation, other));
         let challenge = wire.receive();
