@@ -21,14 +21,13 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     let seed = args.seed();
     let progress = Progress::stderr();
     progress.line(format_args!("seed {seed}; --seed {seed} draws the same"));
-    let skipped = match args.is_whole() {
-        true => cargo_tests(seed, &progress)?,
-        false => 0,
-    };
+    let mut of_cargo = String::new();
+    if args.is_whole() {
+        let skipped = cargo_tests(seed, &progress)?;
+        of_cargo = format!("; {skipped} skipped (cargo test)");
+    }
     let Totals { passed, failed } = suite::run(args, seed)?;
-    println!(
-        "test result: {passed} passed, {failed} failed (scenarios); {skipped} skipped (cargo test)"
-    );
+    println!("test result: {passed} passed, {failed} failed (scenarios){of_cargo}");
     Ok(match failed {
         0 => ExitCode::SUCCESS,
         _ => ExitCode::FAILURE,
