@@ -89,6 +89,15 @@ impl Channel {
         }
     }
 
+    /// The channel whose frames name `sender`, as someone would forge them in that client's name.
+    #[must_use]
+    pub fn claiming(&self, sender: DiscoPublic) -> Self {
+        Self {
+            own: sender,
+            ..self.clone()
+        }
+    }
+
     /// The relay's key.
     pub const fn remote(&self) -> DiscoPublic {
         self.remote
@@ -133,6 +142,18 @@ impl Channel {
     /// A control datagram with this message.
     pub fn control(&self, nonce: [u8; NONCE_LEN], vni: Vni, message: &Message) -> Vec<u8> {
         self.datagram(control_header(vni), nonce, message)
+    }
+
+    /// The VNI and the challenge in a control datagram from the relay.
+    pub fn challenge(&self, datagram: &[u8]) -> Option<(Vni, BindCommon)> {
+        let header = Header::decode(datagram)?;
+        if !header.control || header.protocol != PROTOCOL_DISCO {
+            return None;
+        }
+        match self.open(&datagram[HEADER_LEN..])? {
+            Message::Challenge(challenge) => Some((header.vni, challenge)),
+            _ => None,
+        }
     }
 
     /// A datagram with this header and this message.
@@ -209,6 +230,11 @@ impl Handshake {
         let challenge = self.challenge(server, reply)?;
         Some(server.datagram(self.header, nonce, &Message::Answer(challenge)))
     }
+}
+
+/// A control datagram of the session `vni` with any frame.
+pub fn control(vni: Vni, frame: &[u8]) -> Vec<u8> {
+    [&control_header(vni)[..], frame].concat()
 }
 
 /// A data datagram of the session `vni`.

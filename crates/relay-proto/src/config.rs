@@ -1,30 +1,30 @@
-//! What a relay is given: lifetimes and limits, keys, and what is known of peers.
+//! The inputs of a relay: lifetimes and limits, keys, and entries of the network map.
 
 use std::{num::NonZero, time::Duration};
 
 use crate::crypto::key::{DiscoPublic, DiscoSecret, NodeKey};
 
-/// Lifetimes and limits.
+/// Lifetimes and limits of a relay.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// An allocation that is not bound on both legs ends after this (upstream: 30 s).
+    /// The lifetime of a session that is not bound on both legs (upstream: 30 s).
     pub bind_lifetime: Duration,
-    /// A session with a silent leg ends after this (upstream: 5 min).
+    /// The time after which a session with a silent leg ends (upstream: 5 min).
     pub steady_lifetime: Duration,
-    /// Age at which the challenge secret is replaced (upstream: 2 min).
+    /// The age at which the challenge secret is replaced (upstream: 2 min).
     pub secret_rotation: Duration,
-    /// Sessions in total; at most 2^22, so that free VNIs are found at once.
+    /// The most sessions of the relay, at most 2^22, so that a random VNI is likely to be free.
     pub max_sessions: usize,
-    /// Sessions that one node may have asked for. It may ask as often at once, and as often again in
-    /// the time of [`Config::bind_lifetime`]; 4,096 times where that is more.
+    /// The most sessions of one node. A node may send as many requests at once, or 4,096 if that is
+    /// more, and as many again in each [`Config::bind_lifetime`].
     pub max_sessions_per_node: usize,
-    /// Sessions that all nodes of one tag together may have asked for, for each tag.
+    /// The most sessions of all nodes of one tag together, for each tag.
     pub max_sessions_per_tag: Option<usize>,
-    /// Bytes of UDP payload that the relay forwards in a second.
+    /// The bandwidth of the relay, in bytes of UDP payload per second.
     pub max_bytes_per_second: Option<NonZero<u64>>,
-    /// The same for each session, both directions together.
+    /// The bandwidth of each session, both directions together, in bytes of UDP payload per second.
     pub max_bytes_per_second_per_session: Option<NonZero<u64>>,
-    /// Whether loopback addresses may bind: for tests on one machine.
+    /// Whether loopback addresses may bind; for tests on one machine.
     pub allow_loopback_bind: bool,
 }
 
@@ -45,29 +45,29 @@ impl Default for Config {
 }
 
 impl Config {
-    /// Upper bound of [`Config::max_sessions`].
+    /// The upper bound of [`Config::max_sessions`].
     pub const MOST_SESSIONS: usize = 1 << 22;
 }
 
 /// The relay's disco keys.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    /// The node's, as the network map has it: clients seal allocation requests for it.
+    /// The node's key in the network map: clients seal allocation requests for it.
     pub node: DiscoSecret,
-    /// The server's, as the allocation names it: seals the bind handshake.
+    /// The server's key, which allocations name: it seals the bind handshake.
     pub server: DiscoSecret,
 }
 
-/// What the network map knows of a DERP packet's sender.
+/// The network map's entry of a DERP packet's sender.
 #[derive(Debug, Clone, Copy)]
 pub struct Peer {
-    /// Node key that DERP authenticated.
+    /// The node key that DERP has authenticated.
     pub node_key: NodeKey,
-    /// Disco key in the network map.
+    /// The disco key in the network map.
     pub disco: Option<DiscoPublic>,
-    /// The packet filter grants `tailscale.com/cap/relay` from one of the peer's addresses to one
-    /// of ours of the same family.
+    /// Whether the packet filter grants `tailscale.com/cap/relay` from an address of the peer to an
+    /// address of the relay of the same IP version.
     pub may_relay: bool,
-    /// The peer is not signed by tailnet lock and gets no capabilities.
+    /// Whether tailnet lock has not signed the peer, which then gets no capabilities.
     pub unsigned_peer_api_only: bool,
 }

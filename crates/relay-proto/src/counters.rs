@@ -1,10 +1,10 @@
-//! Plain counters; the driver turns them into metrics.
+//! Counters as plain numbers; the driver turns them into metrics.
 
 use std::net::SocketAddr;
 
 use crate::verdict::DropReason;
 
-/// IP version of a leg.
+/// The IP version of a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
     /// IPv4.
@@ -14,10 +14,10 @@ pub enum Family {
 }
 
 impl Family {
-    /// Both, in index order.
+    /// Both versions, in the order of indices.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 
-    /// The family of an address.
+    /// The IP version of an address.
     pub const fn of(address: &SocketAddr) -> Self {
         match address {
             SocketAddr::V4(_) => Self::V4,
@@ -26,45 +26,45 @@ impl Family {
     }
 }
 
-/// Datagrams and their UDP payload, Geneve header included.
+/// A number of datagrams and of their payload.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Traffic {
-    /// Datagrams.
+    /// The number of datagrams.
     pub packets: u64,
-    /// UDP payload bytes.
+    /// Their UDP payload in bytes, Geneve headers included.
     pub bytes: u64,
 }
 
 impl Traffic {
-    /// Stops at the greatest number.
+    /// Adds more traffic; the sums saturate.
     pub(crate) const fn add(&mut self, more: Self) {
         self.packets = self.packets.saturating_add(more.packets);
         self.bytes = self.bytes.saturating_add(more.bytes);
     }
 }
 
-/// What happened since the relay started; every field only grows.
+/// Counts since a core was made; every field only grows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Counters {
-    /// Forwarded data by transport in and out, indexed by [`Family`].
+    /// Forwarded data by IP version in and out, indexed by [`Family`].
     pub forwarded: [[Traffic; 2]; 2],
     /// Dropped packets, indexed by [`DropReason::index`].
     pub drops: [u64; DropReason::ALL.len()],
-    /// New sessions.
+    /// Sessions that were allocated.
     pub allocations: u64,
-    /// Requests that were answered with a session that was there.
+    /// Requests that were answered with the pair's present session.
     pub reallocations: u64,
-    /// Challenges sent.
+    /// Challenges that were sent.
     pub challenges: u64,
-    /// Legs bound for the first time.
+    /// Legs that were bound for the first time.
     pub binds: u64,
-    /// Legs bound again by a newer handshake.
+    /// Legs that were bound again by a newer handshake.
     pub rebinds: u64,
-    /// Sessions that ended because not both clients bound in time.
+    /// Sessions that ended because a client did not bind in time.
     pub expired_unbound: u64,
     /// Sessions that ended because a leg was silent.
     pub expired_silent: u64,
-    /// Unbound sessions that gave way at a limit.
+    /// Unbound sessions that gave way to newer ones at a limit.
     pub evicted: u64,
     /// Sessions that ended because the policy no longer allows them.
     pub revoked: u64,
@@ -89,22 +89,22 @@ impl Default for Counters {
 }
 
 impl Counters {
-    /// Forwarded data from one family to another.
+    /// The data that was forwarded from one IP version to another.
     pub const fn forwarded(&self, from: Family, to: Family) -> Traffic {
         self.forwarded[from as usize][to as usize]
     }
 
-    /// Packets dropped for `reason`.
+    /// The number of packets dropped for `reason`.
     pub const fn dropped(&self, reason: DropReason) -> u64 {
         self.drops[reason.index()]
     }
 
-    /// Counts a packet that was dropped for `reason`: for those that never reach a core.
+    /// Counts a packet that was dropped for `reason`, also one that never reached a core.
     pub const fn count_drop(&mut self, reason: DropReason) {
         self.drops[reason.index()] += 1;
     }
 
-    /// Adds what another core of the same relay has counted.
+    /// Adds the counts of another core of the same relay.
     pub fn add(&mut self, other: &Self) {
         let Self {
             forwarded,

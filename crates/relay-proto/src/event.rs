@@ -1,82 +1,82 @@
-//! What a relay tells: changes of sessions, and the sessions themselves.
+//! What a core reports: changes of sessions, and descriptions of sessions.
 
 use std::net::{IpAddr, SocketAddr};
 
 use crate::{counters::Traffic, crypto::key::DiscoPublic, time::Timestamp, wire::geneve::Vni};
 
-/// What changed; read with [`crate::Relay::poll_event`].
+/// A change of a session, read with [`Core::poll_event`](crate::Core::poll_event).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
-    /// Both legs are bound: data flows between these addresses.
+    /// Both legs of a session are bound: data flows between these addresses.
     Opened {
-        /// The session.
+        /// The VNI of the session.
         vni: Vni,
-        /// Leg A and leg B.
+        /// Addresses of leg A and leg B.
         legs: [SocketAddr; 2],
-        /// Local address that each was bound through, where the driver said.
+        /// The local address through which each leg was bound, if the driver named it.
         locals: [Option<IpAddr>; 2],
     },
     /// A leg of an open session moved.
     Moved {
-        /// The session.
+        /// The VNI of the session.
         vni: Vni,
-        /// Leg A and leg B.
+        /// Addresses of leg A and leg B.
         legs: [SocketAddr; 2],
-        /// Local address that each was bound through, where the driver said.
+        /// The local address through which each leg was bound, if the driver named it.
         locals: [Option<IpAddr>; 2],
     },
-    /// The session is gone and its VNI with it.
+    /// A session has ended; its VNI is free.
     Closed {
-        /// The session.
+        /// The VNI of the session.
         vni: Vni,
-        /// Why.
+        /// The reason why it ended.
         reason: CloseReason,
     },
 }
 
-/// Why a session ended.
+/// The reason why a session ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CloseReason {
-    /// Not both clients bound in time.
+    /// At least one client did not bind in time.
     Unbound,
     /// A leg was silent for too long.
     Silent,
-    /// It gave way at a limit.
+    /// The session gave way to a newer one at a limit.
     Evicted,
-    /// The policy no longer lets the node that asked for it use this relay.
+    /// The policy no longer lets the session's node use this relay.
     Revoked,
 }
 
-/// One session, as an operator of the relay sees it.
+/// A session, as a person who operates the relay sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SessionInfo {
-    /// Number of the session.
+    /// The VNI of the session.
     pub vni: Vni,
-    /// Order of allocation.
+    /// The session's LamportID, which orders allocations.
     pub lamport: u64,
-    /// When it was allocated.
+    /// The time of the allocation.
     pub allocated: Timestamp,
     /// Leg A and leg B.
     pub legs: [LegInfo; 2],
 }
 
-/// One leg of a [`SessionInfo`].
+/// A leg of a [`SessionInfo`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LegInfo {
-    /// The client.
+    /// The disco key of the client.
     pub client: DiscoPublic,
-    /// Where it is bound.
+    /// The address that the client has bound.
     pub address: Option<SocketAddr>,
-    /// Local address that it was bound through, where the driver said.
+    /// The local address through which the leg was bound, if the driver named it.
     pub local: Option<IpAddr>,
-    /// Data datagrams received from it.
+    /// The number of data datagrams received from the client.
     pub packets: u64,
-    /// UDP payload of these.
+    /// The UDP payload of these datagrams, in bytes.
     pub bytes: u64,
 }
 
 impl SessionInfo {
-    /// Adds what another path forwarded from leg A and leg B.
+    /// Adds the data that another data path forwarded from leg A and leg B.
     pub const fn add(&mut self, [a, b]: [Activity; 2]) {
         self.legs[0].add(a.traffic);
         self.legs[1].add(b.traffic);
@@ -90,20 +90,20 @@ impl LegInfo {
     }
 }
 
-/// What another data path forwarded from one leg since the session is open.
+/// The data that another data path forwarded from one leg since the session was opened.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Activity {
     /// Data datagrams and their UDP payload, Geneve header included.
     pub traffic: Traffic,
-    /// The last one; [`Timestamp::START`] for none.
+    /// Time of the last datagram; [`Timestamp::START`] for none.
     pub last_seen: Timestamp,
 }
 
-/// Number of sessions by state.
+/// The number of sessions by state.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct SessionCounts {
-    /// Allocated, not bound on both legs.
+    /// Sessions that are allocated and not bound on both legs.
     pub connecting: usize,
-    /// Bound on both legs.
+    /// Sessions that are bound on both legs.
     pub open: usize,
 }

@@ -1,27 +1,27 @@
-//! What the core decides about a packet, and why it drops one.
+//! Decisions about packets, and the reasons for drops.
 
 use std::net::{IpAddr, SocketAddr};
 
-/// What to do with a datagram from the UDP port.
+/// The decision about a datagram from the UDP port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[must_use]
 pub enum Verdict {
-    /// Send it, unchanged, to the other leg.
+    /// Send the datagram, unchanged, to the other leg.
     Forward {
-        /// The other leg.
+        /// The address of the other leg.
         to: SocketAddr,
-        /// Local address to send from: the one that the other leg was bound through, so that its
-        /// client and the firewalls before it know who speaks.
+        /// The local address to send from: the one through which the other leg was bound, because
+        /// firewalls before its client let nothing else in.
         from: Option<IpAddr>,
     },
-    /// Send the first `len` bytes of the reply buffer back to where it came from.
+    /// Send the first `len` bytes of the reply buffer back to the source.
     Reply {
-        /// Never more than the datagram had.
+        /// The length of the reply, never more than that of the datagram.
         len: usize,
     },
-    /// It did its work (an answer that bound a leg); nothing is sent.
+    /// Send nothing: the datagram was an answer that bound a leg.
     Consumed,
-    /// Silence.
+    /// Send nothing, and count the reason.
     Drop(DropReason),
 }
 

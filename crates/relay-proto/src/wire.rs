@@ -1,5 +1,5 @@
-//! Codecs of what stands on the wire: the Geneve header, disco messages, and STUN as far as a relay
-//! must tell it from its own traffic (docs/wire.md).
+//! Codecs of the wire format (docs/wire.md): the Geneve header, disco messages, and STUN as far as a
+//! relay must tell it from its own traffic.
 
 pub mod disco;
 pub mod geneve;

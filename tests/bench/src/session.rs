@@ -7,12 +7,11 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
-use crypto_box::{PublicKey, SalsaBox, SecretKey};
+use anyhow::{Context, Result, ensure};
 use relay_proto::{
-    DiscoPublic, DiscoSecret, Vni,
-    disco::{BindCommon, Frame, Generation, Message, seal},
-    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, PROTOCOL_WIREGUARD},
+    DiscoPublic, DiscoSecret, NodeKey, Vni,
+    client::{self, Channel, Handshake},
+    geneve::{HEADER_LEN, Header},
 };
 use rig::signals;
 
@@ -28,6 +27,11 @@ const CHUNK: usize = 200;
 const PATIENCE: Duration = Duration::from_millis(400);
 const ATTEMPTS: u32 = 8;
 
+/// The generation of allocation requests.
+const REQUEST: u32 = 1;
+/// These keys live for one measurement and protect nothing.
+const NONCE: [u8; 24] = [9; 24];
+
 /// A client with one socket.
 #[derive(Debug)]
 pub struct Client {
@@ -37,18 +41,11 @@ pub struct Client {
     pub relay: SocketAddr,
     /// The disco key of the client.
     pub key: DiscoPublic,
-    secret: [u8; 32],
-    /// With the relay's key for requests, and with its key for handshakes.
-    node: Shared,
-    server: Option<(DiscoPublic, Shared)>,
-}
-
-struct Shared(SalsaBox);
-
-impl std::fmt::Debug for Shared {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Shared(..)")
-    }
+    client: client::Client,
+    /// The channel to the relay's key for requests.
+    node: Channel,
+    /// The channel to the relay's key for handshakes, once an allocation has named it.
+    server: Option<Channel>,
 }
 
 /// A session that both clients have bound.
@@ -104,20 +101,17 @@ impl Clients {
         self.next += 1;
         let mut secret = [0x5a; 32];
         secret[..8].copy_from_slice(&self.next.to_be_bytes());
+        // The relay learns the node from whoever passes the request on.
+        let client = client::Client::new(DiscoSecret::from_bytes(secret), NodeKey([0; 32]));
         Client {
             socket,
             relay,
-            secret,
-            key: DiscoSecret::from_bytes(secret).public(),
-            node: shared(&secret, node),
+            key: client.key,
+            node: client.channel(node),
+            client,
             server: None,
         }
     }
-}
-
-fn shared(secret: &[u8; 32], other: DiscoPublic) -> Shared {
-    let (other, secret) = (PublicKey::from(other.0), SecretKey::from(*secret));
-    Shared(SalsaBox::new(&other, &secret))
 }
 
 /// A bound socket whose buffers hold what a window of load is.
@@ -131,14 +125,7 @@ pub fn socket(address: SocketAddr) -> Result<UdpSocket> {
 impl Client {
     /// A datagram of a session, `len` bytes with its header.
     pub fn datagram(vni: Vni, len: usize) -> Vec<u8> {
-        let header = Header {
-            control: false,
-            protocol: PROTOCOL_WIREGUARD,
-            vni,
-        };
-        let mut datagram = vec![0xa5; len.max(HEADER_LEN)];
-        datagram[..HEADER_LEN].copy_from_slice(&header.encode());
-        datagram
+        client::data(vni, &vec![0xa5; len.saturating_sub(HEADER_LEN)])
     }
 
     fn send(&self, datagram: &[u8]) -> Result<()> {
@@ -146,36 +133,20 @@ impl Client {
         Ok(())
     }
 
-    fn seal(&self, Shared(shared): &Shared, message: &Message) -> Vec<u8> {
-        // These keys live for one measurement and protect nothing.
-        seal(shared, self.key, [9; 24], &message.marshal())
-    }
-
-    /// Asks for a session with `other`.
+    /// A request for a session with `other`.
     pub fn request(&self, other: DiscoPublic) -> Vec<u8> {
-        let request = Message::AllocateRequest {
-            clients: [self.key, other],
-            generation: Generation(1),
-        };
-        self.seal(&self.node, &request)
+        self.node.request(NONCE, [self.key, other], REQUEST)
     }
 
     /// The first datagram of a handshake.
     pub fn bind(&self, vni: Vni, generation: u32, other: DiscoPublic) -> Result<Vec<u8>> {
-        self.control(
-            vni,
-            &Message::Bind(BindCommon::first(vni.number(), generation, other)),
-        )
+        Ok(Handshake::new(vni, generation, other).bind(self.server()?, NONCE))
     }
 
-    fn control(&self, vni: Vni, message: &Message) -> Result<Vec<u8>> {
-        let header = Header {
-            control: true,
-            protocol: PROTOCOL_DISCO,
-            vni,
-        };
-        let (_, shared) = self.server.as_ref().context("it has an allocation")?;
-        Ok([&header.encode()[..], &self.seal(shared, message)].concat())
+    fn server(&self) -> Result<&Channel> {
+        self.server
+            .as_ref()
+            .context("a client binds without an allocation")
     }
 }
 
@@ -221,17 +192,12 @@ fn allocate(
     let answers = server.relay.ask(&requests)?;
     let mut sessions = Vec::with_capacity(pairs.len());
     for (pair, answer) in pairs.iter().zip(answers) {
-        let frame = Frame::parse(&answer).context("a relay refused an allocation")?;
-        let opened = frame.open(&clients[pair[0]].node.0);
-        let Some(Message::AllocateResponse { endpoint, .. }) = opened else {
-            bail!("a relay answered an allocation with something else");
-        };
+        ensure!(!answer.is_empty(), "a relay refused an allocation");
+        let endpoint = clients[pair[0]].node.allocation(REQUEST, &answer);
+        let endpoint = endpoint.context("a relay answered an allocation with something else")?;
         for client in pair {
-            let client = &mut clients[*client];
-            if client.server.is_none() {
-                let shared = shared(&client.secret, endpoint.server);
-                client.server = Some((endpoint.server, shared));
-            }
+            let Client { client, server, .. } = &mut clients[*client];
+            server.get_or_insert_with(|| client.channel(endpoint.server));
         }
         sessions.push(Session {
             vni: Vni::new(endpoint.vni).context("a relay gave out VNI 0")?,
@@ -243,16 +209,14 @@ fn allocate(
 
 /// Does both handshakes of each session. A lost datagram shows in [`unproven_of`].
 fn bind(clients: &[Client], sessions: &[Session], generation: u32) -> Result<()> {
-    let mut waiting: HashMap<(usize, Vni), BindCommon> = HashMap::new();
+    let mut waiting: HashMap<(usize, Vni), Handshake> = HashMap::new();
     for session in sessions {
         let [a, b] = session.clients;
         for (own, other) in [(a, b), (b, a)] {
-            let other = clients[other].key;
-            clients[own].send(&clients[own].bind(session.vni, generation, other)?)?;
-            waiting.insert(
-                (own, session.vni),
-                BindCommon::first(session.vni.number(), generation, other),
-            );
+            let handshake = Handshake::new(session.vni, generation, clients[other].key);
+            let client = &clients[own];
+            client.send(&handshake.bind(client.server()?, NONCE))?;
+            waiting.insert((own, session.vni), handshake);
         }
     }
     for session in sessions {
@@ -270,29 +234,24 @@ fn answer(
     clients: &[Client],
     client: usize,
     vni: Vni,
-    waiting: &mut HashMap<(usize, Vni), BindCommon>,
+    waiting: &mut HashMap<(usize, Vni), Handshake>,
 ) -> Result<()> {
     let own = &clients[client];
-    let (_, Shared(shared)) = own.server.as_ref().context("it has an allocation")?;
+    let server = own.server()?;
     let mut buffer = [0; 2048];
     while waiting.contains_key(&(client, vni)) {
         let Some(len) = receive(&own.socket, &mut buffer)? else {
             return Ok(());
         };
-        let Some(header) = Header::decode(&buffer[..len]).filter(|header| header.control) else {
+        let datagram = &buffer[..len];
+        let Some(header) = Header::decode(datagram) else {
             continue;
         };
-        let frame = Frame::parse(&buffer[HEADER_LEN..len]);
-        let Some(Message::Challenge(challenge)) = frame.and_then(|frame| frame.open(shared)) else {
-            continue;
-        };
-        if let Some(common) = waiting.remove(&(client, header.vni)) {
-            let answer = BindCommon {
-                challenge: challenge.challenge,
-                ..common
-            };
-            let answer = own.control(header.vni, &Message::Answer(answer))?;
+        let handshake = waiting.get(&(client, header.vni));
+        let answer = handshake.and_then(|handshake| handshake.answer(server, NONCE, datagram));
+        if let Some(answer) = answer {
             own.send(&answer)?;
+            waiting.remove(&(client, header.vni));
         }
     }
     Ok(())

@@ -5,7 +5,6 @@
 //! Ours is the core alone; Go's is a process on loopback ([`mod@reference`] tells why nothing is waited
 //! for). Each has its own keys, VNIs and challenges, so a step is described once and made twice.
 
-pub mod client;
 pub mod difference;
 pub mod ours;
 pub mod place;

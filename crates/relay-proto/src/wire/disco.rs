@@ -14,9 +14,9 @@ use crypto_secretbox::aead::{
 
 use crate::crypto::key::{DiscoPublic, KEY_LEN, Pair};
 
-/// First bytes of every disco frame: "TS" and U+1F4AC (`disco.Magic`).
+/// The first bytes of every disco frame: "TS" and U+1F4AC (`disco.Magic`).
 pub const MAGIC: [u8; 6] = [0x54, 0x53, 0xf0, 0x9f, 0x92, 0xac];
-/// Length of a NaCl box nonce, in bytes.
+/// The length of a NaCl box nonce in bytes.
 pub const NONCE_LEN: usize = 24;
 
 const TAG_LEN: usize = 16;
@@ -26,29 +26,29 @@ const CHALLENGE_LEN: usize = 32;
 const ADDR_LEN: usize = 18;
 const FRAME_OVERHEAD: usize = MAGIC.len() + KEY_LEN + NONCE_LEN + TAG_LEN;
 
-/// Length of a sealed bind, challenge or answer, in bytes: all three are equal, so that a reply is
-/// never larger than what provoked it.
+/// The length in bytes of a sealed bind, challenge or answer. All three are equal, so that a reply is
+/// never larger than the datagram that caused it.
 pub const BIND_FRAME_LEN: usize = FRAME_OVERHEAD + TYPE_LEN + COMMON_LEN;
 
-/// Number of a client's handshake for one session; counted upward by the client, never zero.
+/// The number of a client's handshake for one session. The client counts it upward from one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Generation(pub u32);
 
-/// The part that the three bind messages share (`disco.BindUDPRelayEndpointCommon`).
+/// The body of the three bind messages (`disco.BindUDPRelayEndpointCommon`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BindCommon {
-    /// Number of the session, again; the sealed one counts.
+    /// The VNI of the session. This sealed copy counts, not the one in the Geneve header.
     pub vni: u32,
-    /// Which handshake.
+    /// The number of the handshake.
     pub generation: Generation,
-    /// Disco key of the *other* client.
+    /// The disco key of the *other* client.
     pub remote: DiscoPublic,
-    /// MAC over the sender's address; zero in a bind.
+    /// The relay's MAC over the sender's address; zero in a bind.
     pub challenge: [u8; CHALLENGE_LEN],
 }
 
 impl BindCommon {
-    /// As a handshake begins: nothing is proven yet.
+    /// The body of a handshake's first message, without challenge.
     pub const fn first(vni: u32, generation: u32, remote: DiscoPublic) -> Self {
         Self {
             vni,
@@ -59,46 +59,46 @@ impl BindCommon {
     }
 }
 
-/// What a relay tells a client about an allocation (`disco.UDPRelayEndpoint`).
+/// The description of an allocation that a relay sends to a client (`disco.UDPRelayEndpoint`).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Endpoint {
     /// The key that seals the relay's side of the bind handshake.
     pub server: DiscoPublic,
-    /// Who may bind.
+    /// The clients that may bind.
     pub clients: Pair,
-    /// With `server`, identifies this allocation.
+    /// The LamportID, which identifies this allocation together with `server`.
     pub lamport: u64,
-    /// Number of the session.
+    /// The VNI of the session.
     pub vni: u32,
-    /// Time until an unbound session ends, in nanoseconds.
+    /// The lifetime of an unbound session, in nanoseconds.
     pub bind_lifetime_ns: u64,
-    /// Time until a silent session ends, in nanoseconds.
+    /// The time until a silent session ends, in nanoseconds.
     pub steady_lifetime_ns: u64,
-    /// Where to bind, in order of preference; at least one.
+    /// The addresses of the relay, in order of preference; at least one.
     pub addresses: Vec<SocketAddr>,
 }
 
 /// A message of the peer relay protocol.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Message {
-    /// 0x04, client to relay: start a handshake.
+    /// 0x04, client to relay: starts a handshake.
     Bind(BindCommon),
-    /// 0x05, relay to client: prove that you receive here.
+    /// 0x05, relay to client: asks for proof that the client receives at its address.
     Challenge(BindCommon),
-    /// 0x06, client to relay: the proof.
+    /// 0x06, client to relay: is the proof.
     Answer(BindCommon),
-    /// 0x07, client to client over DERP: use this relay to reach me.
+    /// 0x07, client to client over DERP: names the relay through which the sender is reached.
     CallMeMaybeVia(Endpoint),
-    /// 0x08, client to relay over DERP: allocate a session for this pair.
+    /// 0x08, client to relay over DERP: asks for a session of a pair.
     AllocateRequest {
         /// The two clients, in the order of the wire.
         clients: [DiscoPublic; 2],
-        /// Echoed in the response.
+        /// A number that the response echoes.
         generation: Generation,
     },
-    /// 0x09, relay to client over DERP: the allocation.
+    /// 0x09, relay to client over DERP: describes the allocation.
     AllocateResponse {
-        /// Of the request.
+        /// The generation of the request.
         generation: Generation,
         /// The allocation.
         endpoint: Endpoint,
@@ -106,7 +106,7 @@ pub enum Message {
 }
 
 impl Message {
-    /// Type byte (`disco.MessageType`).
+    /// The message's type byte (`disco.MessageType`).
     pub const fn kind(&self) -> u8 {
         match self {
             Self::Bind(_) => 0x04,
@@ -118,8 +118,8 @@ impl Message {
         }
     }
 
-    /// Reads a decrypted message. `None` for other types, for bodies that are too short, and for
-    /// versions that Go takes for empty; bytes after the body are ignored, as Go does.
+    /// Reads a decrypted message; `None` for other types, for bodies that are too short, and for
+    /// versions that Go reads as empty messages. Bytes after the body are ignored, as in Go.
     pub fn parse(plaintext: &[u8]) -> Option<Self> {
         let ([kind, version], body) = plaintext.split_first_chunk::<TYPE_LEN>()?;
         let mut body = Reader(body);
@@ -143,7 +143,7 @@ impl Message {
         })
     }
 
-    /// The message's bytes, before sealing.
+    /// The plaintext of the message.
     pub fn marshal(&self) -> Vec<u8> {
         let mut out = vec![self.kind(), 0];
         match self {
@@ -272,17 +272,17 @@ pub fn seal(
     frame
 }
 
-/// A disco frame whose box is not opened yet.
+/// A disco frame with its box unopened.
 #[derive(Debug, Clone, Copy)]
 pub struct Frame<'a> {
-    /// Claimed sender; proven by opening the box.
+    /// The claimed sender, which opening the box proves.
     pub sender: DiscoPublic,
     nonce: [u8; NONCE_LEN],
     sealed: &'a [u8],
 }
 
 impl<'a> Frame<'a> {
-    /// Splits a frame into its parts; `None` when it is none.
+    /// Splits a frame into its parts; `None` if the bytes are no frame.
     pub fn parse(frame: &'a [u8]) -> Option<Self> {
         let rest = frame.strip_prefix(&MAGIC)?;
         let (sender, rest) = rest.split_first_chunk::<KEY_LEN>()?;
@@ -294,8 +294,8 @@ impl<'a> Frame<'a> {
         })
     }
 
-    /// Opens the box; `None` when it was not sealed by `sender` for us, or is no message of this
-    /// protocol.
+    /// Opens the box; `None` if `sender` has not sealed it with `shared`, or it holds no message of
+    /// this protocol.
     pub fn open(&self, shared: &impl Aead<NonceSize = U24>) -> Option<Message> {
         let plaintext = shared
             .decrypt(&GenericArray::from(self.nonce), self.sealed)

@@ -12,16 +12,17 @@
 
 use std::{fmt, num::NonZeroU32};
 
-/// Length of the header, in bytes. Options are not used.
+/// The length of the header in bytes. Options are not used.
 pub const HEADER_LEN: usize = 8;
-/// Protocol type of disco messages (`packet.GeneveProtocolDisco`).
+/// The protocol type of disco messages (`packet.GeneveProtocolDisco`).
 pub const PROTOCOL_DISCO: u16 = 0x7A11;
-/// Protocol type of WireGuard packets (`packet.GeneveProtocolWireGuard`).
+/// The protocol type of WireGuard packets (`packet.GeneveProtocolWireGuard`).
 pub const PROTOCOL_WIREGUARD: u16 = 0x7A12;
 
+/// The O bit of the header's second byte.
 const CONTROL_BIT: u8 = 0x80;
 
-/// Virtual Network Identifier: names a session on this relay's port, `1 ..= 2^24 - 1`.
+/// A Virtual Network Identifier, `1 ..= 2^24 - 1`: the name of a session on one relay's port.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Vni(NonZeroU32);
 
@@ -37,7 +38,7 @@ impl Vni {
         }
     }
 
-    /// The number, as it stands on the wire.
+    /// The VNI's number, as on the wire.
     pub const fn number(self) -> u32 {
         self.0.get()
     }
@@ -49,20 +50,20 @@ impl fmt::Display for Vni {
     }
 }
 
-/// What the relay reads of a header.
+/// The fields of a header that the relay reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// The relay itself is addressed; never forwarded.
+    /// Whether the datagram is for the relay itself and is never forwarded.
     pub control: bool,
-    /// Protocol type; only looked at in control packets.
+    /// The protocol type; the relay reads it in control datagrams only.
     pub protocol: u16,
-    /// The session.
+    /// The VNI of the session.
     pub vni: Vni,
 }
 
 impl Header {
-    /// Reads the header of `datagram`. `None` when it is too short, of a version other than 0, or
-    /// without a VNI.
+    /// Reads the header of `datagram`; `None` if that is too short, or the header has a version other
+    /// than 0 or VNI 0.
     pub fn decode(datagram: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER_LEN] = datagram.first_chunk()?;
         let version = header[0] >> 6;
@@ -77,7 +78,7 @@ impl Header {
         })
     }
 
-    /// The header's bytes.
+    /// The bytes of the header.
     pub const fn encode(self) -> [u8; HEADER_LEN] {
         let [p0, p1] = self.protocol.to_be_bytes();
         let [v0, v1, v2, _] = (self.vni.number() << 8).to_be_bytes();
@@ -86,19 +87,19 @@ impl Header {
     }
 }
 
-/// Whether a datagram's header, if it has one, says that it is for the relay itself.
+/// Whether a datagram has a header with the control bit: it is for the relay itself.
 pub fn is_control(datagram: &[u8]) -> bool {
     datagram
         .get(1)
         .is_some_and(|flags| flags & CONTROL_BIT != 0)
 }
 
-/// The one VNI of a super-datagram (UDP GRO) that holds nothing but data: every segment of
-/// `segment_len` bytes, and the rest as last one, carries version 0, no control bit and the same
-/// VNI. `None` otherwise: then each segment must be looked at alone.
+/// The VNI of a super-datagram (UDP GRO) that holds nothing but data of one session: each segment of
+/// `segment_len` bytes, and the shorter last one, has version 0, no control bit and the same VNI.
+/// `None` otherwise: then each segment must be handled alone.
 ///
-/// The kernel merges on addresses, ports and length only, so one buffer can hold several sessions
-/// and control messages (Linux `udp_gro_receive_segment`).
+/// The kernel merges datagrams by addresses, ports and length only, so one buffer can hold several
+/// sessions and control messages (Linux `udp_gro_receive_segment`).
 pub fn uniform_data(buffer: &[u8], segment_len: usize) -> Option<Vni> {
     if segment_len == 0 {
         return None;

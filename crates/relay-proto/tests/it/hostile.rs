@@ -6,8 +6,9 @@ use std::net::{IpAddr, SocketAddr};
 use bolero::{TypeGenerator, ValueGenerator, check, one_of, one_value_of, produce};
 use relay_proto::{
     Counters, DropReason, NodeKey, Pair, Peer, REPLY_LEN, SessionInfo, Timestamp, Vni,
+    client::control,
     disco::{BindCommon, Endpoint, Generation, MAGIC, Message, NONCE_LEN},
-    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO, uniform_data},
+    geneve::{HEADER_LEN, Header, uniform_data},
 };
 
 use crate::sim::{Client, Outcome, Sim, at, common, data, node_key, server_key};
@@ -231,14 +232,10 @@ fn messages_that_are_not_for_the_port_are_refused() {
         scene.refuses(here, &datagram, DropReason::UnexpectedMessage);
     }
     let ping = carol.seal(server_key(), b"\x01\x00ping");
-    scene.refuses(here, &behind_control(fresh, &ping), DropReason::BadSeal);
+    scene.refuses(here, &control(fresh, &ping), DropReason::BadSeal);
     let bind = Message::Bind(common(fresh, 1, dave.key)).marshal();
     let for_the_node = carol.seal(node_key(), &bind);
-    scene.refuses(
-        here,
-        &behind_control(fresh, &for_the_node),
-        DropReason::BadSeal,
-    );
+    scene.refuses(here, &control(fresh, &for_the_node), DropReason::BadSeal);
 }
 
 #[test]
@@ -400,7 +397,7 @@ impl Scene {
         let bind = Message::Bind(common(self.fresh, generation, dave.key));
         let plaintext = [bind.marshal(), vec![0; padding]].concat();
         let frame = carol.seal(server_key(), &plaintext);
-        behind_control(self.fresh, &frame)
+        control(self.fresh, &frame)
     }
 
     fn shaped(&self, shape: Shape, bytes: &[u8]) -> Vec<u8> {
@@ -408,9 +405,9 @@ impl Scene {
         match shape {
             Shape::Plain => bytes.to_vec(),
             Shape::Data => data(self.open, bytes),
-            Shape::Control => behind_control(self.open, bytes),
-            Shape::Frame => behind_control(self.open, &frame(&self.clients.alice)),
-            Shape::FrameOfEve => behind_control(self.open, &frame(&self.clients.eve)),
+            Shape::Control => control(self.open, bytes),
+            Shape::Frame => control(self.open, &frame(&self.clients.alice)),
+            Shape::FrameOfEve => control(self.open, &frame(&self.clients.eve)),
         }
     }
 
@@ -504,18 +501,9 @@ fn as_mapped(address: SocketAddr) -> SocketAddr {
     }
 }
 
-fn behind_control(vni: Vni, bytes: &[u8]) -> Vec<u8> {
-    let header = Header {
-        control: true,
-        protocol: PROTOCOL_DISCO,
-        vni,
-    };
-    [&header.encode()[..], bytes].concat()
-}
-
 /// The datagram with another VNI in its header.
 fn renumbered(datagram: &[u8], vni: Vni) -> Vec<u8> {
-    behind_control(vni, &datagram[HEADER_LEN..])
+    control(vni, &datagram[HEADER_LEN..])
 }
 
 /// A bind that claims to be `claimed`'s, sealed by `sealer`.

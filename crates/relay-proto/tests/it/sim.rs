@@ -12,7 +12,6 @@ use relay_proto::{
     Vni,
     client::{self, Channel, Handshake},
     disco::{BindCommon, Endpoint, Message},
-    geneve::{HEADER_LEN, Header, PROTOCOL_DISCO},
 };
 
 pub(crate) use relay_proto::client::data;
@@ -103,12 +102,8 @@ impl Client {
 
     /// The message in the relay's reply to a bind.
     pub(crate) fn read_challenge(&self, reply: &[u8]) -> BindCommon {
-        let header = Header::decode(reply).expect("the relay sends Geneve headers");
-        assert!(header.control && header.protocol == PROTOCOL_DISCO);
-        match self.server.open(&reply[HEADER_LEN..]) {
-            Some(Message::Challenge(challenge)) => challenge,
-            other => panic!("not a challenge: {other:?}"),
-        }
+        let challenge = self.server.challenge(reply);
+        challenge.expect("the relay replies with a challenge").1
     }
 }
 

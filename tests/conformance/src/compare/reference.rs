@@ -21,14 +21,14 @@ use std::{
 use anyhow::{Context, Result, bail, ensure};
 use relay_proto::{
     DiscoPublic, Vni,
-    disco::{BindCommon, Message},
+    client::{self, Handshake},
 };
 use rig::{bare::BareRelay, command::program, process::wait_until};
 
 use super::{
-    client::{self, Client},
     place::{Kind, Places, has_ipv6},
     rng::Rng,
+    sequence::random_client,
     subject::{Arrival, LegState, Reaction, Subject},
 };
 
@@ -136,28 +136,23 @@ impl Marks {
         for socket in &sockets {
             socket.set_read_timeout(Some(PATIENCE))?;
         }
-        let clients = [Client::new(rng), Client::new(rng)];
-        let node = clients[0].shared_with(DiscoPublic(relay.node));
-        let request = clients[0].request(&node, rng, [clients[0].key, clients[1].key], 1);
+        let clients = [random_client(rng), random_client(rng)];
+        let node = clients[0].channel(DiscoPublic(relay.node));
+        let request = node.request(rng.bytes(), [clients[0].key, clients[1].key], 1);
         let answer = relay.ask(&[request])?.remove(0);
-        let opened = client::open(&answer, DiscoPublic(relay.node), &node);
-        let Some(Message::AllocateResponse { endpoint, .. }) = opened else {
-            bail!("it gives out no session");
-        };
+        let endpoint = node.allocation(1, &answer);
+        let endpoint = endpoint.context("it gives out no session")?;
         let vni = Vni::new(endpoint.vni).context("it gave out VNI 0")?;
         for (own, other) in [(0, 1), (1, 0)] {
             let (socket, own) = (&sockets[own], &clients[own]);
             let to = relay_address(socket.local_addr()?.is_ipv6(), port);
-            let shared = own.shared_with(endpoint.server);
-            let bind = BindCommon::first(vni.number(), 1, clients[other].key);
-            let frame = own.seal(&shared, rng, &Message::Bind(bind).marshal());
-            socket.send_to(&client::control(vni, &frame), to)?;
+            let server = own.channel(endpoint.server);
+            let handshake = Handshake::new(vni, 1, clients[other].key);
+            socket.send_to(&handshake.bind(&server, rng.bytes()), to)?;
             let mut buffer = [0; 512];
             let len = socket.recv(&mut buffer)?;
-            let (_, challenge) = client::challenge(&buffer[..len], endpoint.server, &shared)
-                .context("it sent no challenge")?;
-            let frame = own.seal(&shared, rng, &Message::Answer(challenge).marshal());
-            socket.send_to(&client::control(vni, &frame), to)?;
+            let answer = handshake.answer(&server, rng.bytes(), &buffer[..len]);
+            socket.send_to(&answer.context("it sent no challenge")?, to)?;
         }
         // Each answer went to another thread of Go's.
         let bound = || match relay.say(&format!("session {vni}"))?.contains('-') {

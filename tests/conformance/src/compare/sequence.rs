@@ -8,10 +8,12 @@ mod request;
 use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
-use relay_proto::{DiscoPublic, DropReason, SharedBox, Vni};
+use relay_proto::{
+    DiscoPublic, DiscoSecret, DropReason, NodeKey, Vni,
+    client::{Channel, Client},
+};
 
 use super::{
-    client::{self, Client},
     difference::Difference,
     ours::Ours,
     place::{Kind, Places},
@@ -35,8 +37,8 @@ pub struct Sequence<'a> {
     ours: Ours,
     limits: bool,
     stranger: Client,
-    /// Between each client and the relay's node key.
-    node_boxes: Vec<Both<SharedBox>>,
+    /// Channels between each client and the relays' node keys.
+    node_channels: Vec<Both<Channel>>,
     server: Option<Server>,
     /// VNI and LamportID that were given out last.
     newest: &'a mut (u32, u64),
@@ -46,11 +48,11 @@ pub struct Sequence<'a> {
     tally: &'a mut Tally,
 }
 
-/// The key of the relays' handshakes, and the boxes of it.
+/// The keys of the relays' handshakes, and the channels to them.
 struct Server {
     key: Both<DiscoPublic>,
-    clients: Vec<Both<SharedBox>>,
-    stranger: Both<SharedBox>,
+    clients: Vec<Both<Channel>>,
+    stranger: Both<Channel>,
 }
 
 /// A session that both gave.
@@ -125,11 +127,12 @@ impl<'a> Sequence<'a> {
         let mut rng = Rng::new(seed);
         let limits = rng.percent(30);
         let ours = Ours::new(places.clone(), limits, &mut rng);
-        let clients: Vec<_> = (0..CLIENTS).map(|_| Client::new(&mut rng)).collect();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| random_client(&mut rng)).collect();
         let node = Both::from([go.node(), ours.node()]);
-        let boxes = clients.iter().map(|client| boxes(client, node)).collect();
+        let node_channels = clients.iter().map(|client| channels(client, node));
+        let node_channels = node_channels.collect();
         Self {
-            stranger: Client::new(&mut rng),
+            stranger: random_client(&mut rng),
             rng,
             places,
             clients,
@@ -137,7 +140,7 @@ impl<'a> Sequence<'a> {
             go,
             ours,
             limits,
-            node_boxes: boxes,
+            node_channels,
             server: None,
             newest,
             our_newest: (0, 0),
@@ -236,8 +239,9 @@ impl<'a> Sequence<'a> {
         }
         let session = &self.sessions[session];
         let server = self.server.as_ref().context("no server key is known")?;
-        let shared = &server.clients[session.pair[side]][which];
-        let (vni, common) = client::challenge(sent, server.key[which], shared)
+        let channel = &server.clients[session.pair[side]][which];
+        let (vni, common) = channel
+            .challenge(sent)
             .with_context(|| format!("{which:?} sends what is no challenge"))?;
         ensure!(
             vni == session.vni[which] && common.vni == vni.number(),
@@ -329,6 +333,12 @@ impl Session {
     }
 }
 
-fn boxes(client: &Client, key: Both<DiscoPublic>) -> Both<SharedBox> {
-    Both::from(Which::ALL.map(|which| client.shared_with(key[which])))
+/// The channels of a client to a key of each relay.
+fn channels(client: &Client, key: Both<DiscoPublic>) -> Both<Channel> {
+    Both::from(Which::ALL.map(|which| client.channel(key[which])))
+}
+
+/// A client with a random disco key. The relays learn its node from the harness.
+pub(super) fn random_client(rng: &mut Rng) -> Client {
+    Client::new(DiscoSecret::from_bytes(rng.bytes()), NodeKey([0; 32]))
 }

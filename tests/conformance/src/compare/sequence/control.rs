@@ -1,11 +1,13 @@
 //! The judgement of handshake datagrams.
 
 use anyhow::{Context, Result, ensure};
-use relay_proto::disco::{BindCommon, Generation, Message as Wire};
+use relay_proto::{
+    client,
+    disco::{BindCommon, Generation, Message as Wire},
+};
 
 use super::{Outcome, Seen, Sequence};
 use crate::compare::{
-    client,
     difference::Difference,
     place::Kind,
     step::{Challenge, Content, Message, Oddity},
@@ -241,15 +243,19 @@ impl Sequence<'_> {
             Some(Oddity::Trailing(len)) => plaintext.resize(plaintext.len() + len, 0xee),
             _ => {}
         }
-        let own = &server.clients[sender][which];
-        let (key, shared) = match oddity {
-            Some(Oddity::ForeignSeal) => (&self.clients[sender], &server.stranger[which]),
-            Some(Oddity::Stranger) => (&self.stranger, &server.stranger[which]),
-            Some(Oddity::OtherClient) => (&self.clients[other], &server.clients[other][which]),
-            Some(Oddity::SealedForNode) => (&self.clients[sender], &self.node_boxes[sender][which]),
-            _ => (&self.clients[sender], own),
+        let (own, nonce) = (&server.clients[sender][which], self.rng.bytes());
+        let frame = match oddity {
+            // The frame names the sender, and the stranger's key seals it.
+            Some(Oddity::ForeignSeal) => server.stranger[which]
+                .claiming(self.clients[sender].key)
+                .seal(nonce, &plaintext),
+            Some(Oddity::Stranger) => server.stranger[which].seal(nonce, &plaintext),
+            Some(Oddity::OtherClient) => server.clients[other][which].seal(nonce, &plaintext),
+            Some(Oddity::SealedForNode) => {
+                self.node_channels[sender][which].seal(nonce, &plaintext)
+            }
+            _ => own.seal(nonce, &plaintext),
         };
-        let frame = key.seal(shared, &mut self.rng, &plaintext);
         let mut datagram = client::control(session.vni[which], &frame);
         if let Some(oddity) = oddity {
             oddity.mark(&mut datagram, |session| self.sessions[session].vni[which]);

@@ -1,11 +1,10 @@
 //! Data, and what is nothing of this protocol.
 
 use anyhow::{Context, Result, ensure};
-use relay_proto::DropReason;
+use relay_proto::{DropReason, client};
 
 use super::{Outcome, Seen, Sequence};
 use crate::compare::{
-    client,
     difference::Difference,
     step::Oddity,
     subject::{Both, Which},

@@ -6,9 +6,8 @@ use relay_proto::{
     disco::{Endpoint, Generation, Message as Wire},
 };
 
-use super::{Leg, Sequence, Server, Session, boxes};
+use super::{Leg, Sequence, Server, Session, channels};
 use crate::compare::{
-    client,
     difference::Difference,
     ours::MOST_SESSIONS_PER_NODE,
     place::Kind,
@@ -32,15 +31,15 @@ impl Sequence<'_> {
             let Some(answer) = &reactions[which].sent else {
                 return Ok(None);
             };
-            let node = self.subject(which).node();
-            let shared = &self.node_boxes[client][which];
-            match client::open(answer, node, shared) {
-                Some(Wire::AllocateResponse {
-                    generation: Generation(echo),
-                    endpoint,
-                }) if echo == generation => Ok(Some(endpoint)),
-                other => bail!("{which:?} answered a request with {other:?}"),
-            }
+            let channel = &self.node_channels[client][which];
+            let endpoint = channel.allocation(generation, answer);
+            let opened = || {
+                format!(
+                    "{which:?} answered a request with {:?}",
+                    channel.open(answer)
+                )
+            };
+            endpoint.with_context(opened).map(Some)
         })?;
         let fresh = self.note_newest(&given)?;
         let reason = reactions[Which::Ours].reason;
@@ -141,8 +140,8 @@ impl Sequence<'_> {
         let key = Both::from([go.server, ours.server]);
         let server = self.server.get_or_insert_with(|| Server {
             key,
-            clients: self.clients.iter().map(|c| boxes(c, key)).collect(),
-            stranger: boxes(&self.stranger, key),
+            clients: self.clients.iter().map(|c| channels(c, key)).collect(),
+            stranger: channels(&self.stranger, key),
         });
         ensure!(server.key == key, "another server key than before");
         let vni = |endpoint: &Endpoint| Vni::new(endpoint.vni).context("it has VNI 0");
@@ -211,16 +210,16 @@ impl Sequence<'_> {
             generation: Generation(generation),
         }
         .marshal();
-        let mut shared = &self.node_boxes[client][which];
+        let mut channel = &self.node_channels[client][which];
         match flaw {
             Some(RequestFlaw::Kind(kind)) => plaintext[0] = kind,
             Some(RequestFlaw::Version) => plaintext[1] = 1,
             Some(RequestFlaw::SealedForServer) => {
-                shared = &server.context("no server key is known")?.clients[client][which];
+                channel = &server.context("no server key is known")?.clients[client][which];
             }
             _ => {}
         }
-        let mut request = self.clients[client].seal(shared, &mut self.rng, &plaintext);
+        let mut request = channel.seal(self.rng.bytes(), &plaintext);
         match flaw {
             Some(RequestFlaw::Changed(at)) => {
                 let at = at % request.len();
