@@ -1,5 +1,9 @@
 //! The core: datagrams and time in, decisions out. One core serves one thread's share of a relay's
 //! sessions.
+//!
+//! A core is generic, so its code is compiled in the driver's crate. The functions that each datagram
+//! runs are `#[inline]` for that reason: without it, a core with more sessions than the CPU caches
+//! forwards a fifth fewer datagrams a second (`cargo run --release -p relay-proto --example scale`).
 
 mod admission;
 mod expiry;

@@ -37,6 +37,7 @@ pub struct Traffic {
 
 impl Traffic {
     /// Adds more traffic; the sums saturate.
+    #[inline]
     pub(crate) const fn add(&mut self, more: Self) {
         self.packets = self.packets.saturating_add(more.packets);
         self.bytes = self.bytes.saturating_add(more.bytes);
@@ -137,6 +138,7 @@ impl Counters {
         self.revoked += revoked;
     }
 
+    #[inline]
     pub(crate) fn count_forward(
         &mut self,
         from: &SocketAddr,

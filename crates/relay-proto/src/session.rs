@@ -100,6 +100,7 @@ impl Session {
     }
 
     /// The local address through which the client on `side` is bound.
+    #[inline]
     pub(crate) const fn local(&self, side: Side) -> LocalAddrId {
         self.legs[side.index()].local
     }
@@ -176,6 +177,7 @@ impl Session {
 
     /// Counts data from `source`; returns the address of the other leg and the local address from
     /// which the data must leave.
+    #[inline]
     pub(crate) fn forward(
         &mut self,
         source: SocketAddr,
@@ -194,6 +196,7 @@ impl Session {
     }
 
     /// The side of the leg at `source`, and the address of the other leg.
+    #[inline]
     pub(crate) fn route(&self, source: SocketAddr) -> Result<(Side, Address), DropReason> {
         let [Some(a), Some(b)] = [self.legs[0].address, self.legs[1].address] else {
             return Err(DropReason::NotBound);

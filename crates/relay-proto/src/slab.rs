@@ -52,11 +52,13 @@ impl<T> Slab<T> {
         Some(value)
     }
 
+    #[inline]
     pub(crate) fn get(&self, slot: Slot) -> Option<&T> {
         let slot = slot as usize;
         self.pieces.get(slot / PIECE)?.get(slot % PIECE)?.as_ref()
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, slot: Slot) -> Option<&mut T> {
         self.at(slot).as_mut()
     }
@@ -67,6 +69,7 @@ impl<T> Slab<T> {
         slots.filter_map(|(value, slot)| Some((slot, value.as_ref()?)))
     }
 
+    #[inline]
     fn at(&mut self, slot: Slot) -> &mut Option<T> {
         let slot = slot as usize;
         &mut self.pieces[slot / PIECE][slot % PIECE]

@@ -16,6 +16,7 @@ pub(crate) struct Address {
 impl Address {
     /// The compact form of `address`; `None` for port 0, from which nobody sends. Flow label and scope
     /// of IPv6 are left out.
+    #[inline]
     pub(crate) const fn of(address: SocketAddr) -> Option<Self> {
         let Some(port) = NonZeroU16::new(address.port()) else {
             return None;
@@ -35,6 +36,7 @@ impl From<Address> for SocketAddr {
 }
 
 /// The address with an IPv4-mapped IPv6 address turned back into IPv4.
+#[inline]
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address {
         SocketAddr::V6(v6) => SocketAddr::new(v6.ip().to_canonical(), v6.port()),

@@ -30,6 +30,7 @@ impl LocalAddrTable {
     }
 
     /// The address with this id.
+    #[inline]
     pub(crate) fn address(&self, id: LocalAddrId) -> Option<IpAddr> {
         let at = usize::from(id).checked_sub(1)?;
         self.addresses.get(at).copied()

@@ -58,6 +58,7 @@ impl Table {
         self.sessions.get(self.slot(vni)?)
     }
 
+    #[inline]
     pub(crate) fn get_mut(&mut self, vni: Vni) -> Option<&mut Session> {
         self.sessions.get_mut(self.slot(vni)?)
     }
@@ -146,6 +147,7 @@ impl Table {
         Some(session)
     }
 
+    #[inline]
     fn slot(&self, vni: Vni) -> Option<Slot> {
         let is = |slot| self.sessions.get(slot).is_some_and(|s| s.vni == vni);
         self.by_vni.find(hash(vni), is)
@@ -165,6 +167,7 @@ impl Table {
 
 /// The hash of a VNI. VNIs are random but for the bits of their shard, so one multiplication spreads
 /// them well enough; its high bits are mixed into the low ones, which the tables use.
+#[inline]
 fn hash(vni: Vni) -> u64 {
     let product = u64::from(vni.number()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
     product ^ (product >> 32)

@@ -19,6 +19,7 @@ impl Default for Index {
 
 impl Index {
     /// The slot with this hash for which `is` returns true.
+    #[inline]
     pub(crate) fn find(&self, hash: u64, is: impl Fn(Slot) -> bool) -> Option<Slot> {
         self.0[part(hash)].find(hash, |slot| is(*slot)).copied()
     }
@@ -38,6 +39,7 @@ impl Index {
 }
 
 /// The table of a hash. The tables themselves use the lowest and the highest bits.
+#[inline]
 const fn part(hash: u64) -> usize {
     (hash >> 40) as usize % PARTS
 }

@@ -39,6 +39,7 @@ impl Vni {
     }
 
     /// The VNI's number, as on the wire.
+    #[inline]
     pub const fn number(self) -> u32 {
         self.0.get()
     }
@@ -64,6 +65,7 @@ pub struct Header {
 impl Header {
     /// Reads the header of `datagram`; `None` if that is too short, or the header has a version other
     /// than 0 or VNI 0.
+    #[inline]
     pub fn decode(datagram: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER_LEN] = datagram.first_chunk()?;
         let version = header[0] >> 6;

@@ -28,7 +28,6 @@ use rig::{bare::BareRelay, command::program, process::wait_until};
 use super::{
     place::{Kind, Places, has_ipv6},
     rng::Rng,
-    sequence::random_client,
     subject::{Arrival, LegState, Reaction, Subject},
 };
 
@@ -136,7 +135,7 @@ impl Marks {
         for socket in &sockets {
             socket.set_read_timeout(Some(PATIENCE))?;
         }
-        let clients = [random_client(rng), random_client(rng)];
+        let clients = [rng.client(), rng.client()];
         let node = clients[0].channel(DiscoPublic(relay.node));
         let request = node.request(rng.bytes(), [clients[0].key, clients[1].key], 1);
         let answer = relay.ask(&[request])?.remove(0);

@@ -9,7 +9,7 @@ use std::rc::Rc;
 
 use anyhow::{Context, Result, ensure};
 use relay_proto::{
-    DiscoPublic, DiscoSecret, DropReason, NodeKey, Vni,
+    DiscoPublic, DropReason, Vni,
     client::{Channel, Client},
 };
 
@@ -127,12 +127,12 @@ impl<'a> Sequence<'a> {
         let mut rng = Rng::new(seed);
         let limits = rng.percent(30);
         let ours = Ours::new(places.clone(), limits, &mut rng);
-        let clients: Vec<_> = (0..CLIENTS).map(|_| random_client(&mut rng)).collect();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| rng.client()).collect();
         let node = Both::from([go.node(), ours.node()]);
         let node_channels = clients.iter().map(|client| channels(client, node));
         let node_channels = node_channels.collect();
         Self {
-            stranger: random_client(&mut rng),
+            stranger: rng.client(),
             rng,
             places,
             clients,
@@ -336,9 +336,4 @@ impl Session {
 /// The channels of a client to a key of each relay.
 fn channels(client: &Client, key: Both<DiscoPublic>) -> Both<Channel> {
     Both::from(Which::ALL.map(|which| client.channel(key[which])))
-}
-
-/// A client with a random disco key. The relays learn its node from the harness.
-pub(super) fn random_client(rng: &mut Rng) -> Client {
-    Client::new(DiscoSecret::from_bytes(rng.bytes()), NodeKey([0; 32]))
 }
