@@ -1,23 +1,24 @@
-//! Memory that starting needed and going on does not: program text, and heap that was freed.
+//! Release of memory that only the start of a process needs: program text, and heap that was freed.
 //!
-//! Joining a tailnet runs once through TLS, JSON and a command line, and for each page of text that
-//! is touched the kernel maps the 64 KiB around it (`fault_around_bytes`, mm/memory.c). What an idle
-//! relay needs again comes back from the page cache by itself.
+//! Joining a tailnet runs once through TLS, JSON and a command line, and for each touched page of text
+//! the kernel maps the 64 KiB around it (`fault_around_bytes`, mm/memory.c). Text that an idle relay
+//! needs again comes back from the page cache by itself.
 #![allow(unsafe_code, reason = "madvise and malloc_trim have no safe wrappers")]
 
 use std::{convert::Infallible, fs, io, ops::Range, ptr, time::Duration};
 
 use tokio::time::sleep;
 
-/// From ready to settled.
+/// Time after which a process that is ready has settled.
 const SETTLED: Duration = Duration::from_secs(5);
-/// Joining again and reports run through the same text; a list of everything fills the same heap.
-const AGAIN: Duration = Duration::from_secs(3600);
+/// Interval of further releases: joining again and reports use the same text, and a list of all objects
+/// fills the same heap.
+const INTERVAL: Duration = Duration::from_secs(3600);
 
 /// Releases memory once `ready` resolves to true, and every hour from then on. `false` ends that.
 ///
 /// # Errors
-/// Never: where the kernel refuses, the text stays mapped.
+/// None occurs. Where the kernel refuses, the text stays mapped.
 pub(crate) async fn release_when_ready<F: Future<Output = bool>>(
     mut ready: impl FnMut() -> F,
 ) -> Result<Infallible, Infallible> {
@@ -30,11 +31,11 @@ pub(crate) async fn release_when_ready<F: Future<Output = bool>>(
         if let Err(error) = unmap() {
             tracing::debug!(%error, "program text stays mapped");
         }
-        sleep(AGAIN).await;
+        sleep(INTERVAL).await;
     }
 }
 
-/// Gives freed heap back, which glibc would keep for the next time.
+/// Returns freed heap to the system, which glibc would keep.
 pub(crate) fn trim() {
     // SAFETY: no argument is a pointer, and glibc takes its own locks.
     #[cfg(target_env = "gnu")]
@@ -43,12 +44,12 @@ pub(crate) fn trim() {
     };
 }
 
-/// Unmaps what can be mapped again from its file.
+/// Unmaps text that can be mapped again from its file.
 fn unmap() -> io::Result<()> {
     for range in unchanged(&fs::read_to_string("/proc/self/smaps")?) {
         let start = ptr::with_exposed_provenance_mut(range.start);
-        // SAFETY: a private mapping of a file that is not writable and of which no page differs
-        // from the file: whoever reads or runs it next faults in the same bytes.
+        // SAFETY: the range is a private mapping of a file, is not writable, and has no page that
+        // differs from the file, so the next access faults in the same bytes.
         if unsafe { libc::madvise(start, range.len(), libc::MADV_DONTNEED) } != 0 {
             return Err(io::Error::last_os_error());
         }
@@ -56,7 +57,8 @@ fn unmap() -> io::Result<()> {
     Ok(())
 }
 
-/// Mappings of files that cannot be written, and of which nothing was (relocations are).
+/// Returns the mappings of files that are not writable and have no changed page. Relocated pages are
+/// changed ones.
 fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     let mut found = Vec::new();
     let mut candidate = None;
@@ -70,8 +72,8 @@ fn unchanged(smaps: &str) -> Vec<Range<usize>> {
     found
 }
 
-/// Of the first line of a mapping, its range if it is one of a file that cannot be written:
-/// `55d0-55e0 r-xp 00001000 08:01 42    /usr/bin/peerrelay`.
+/// Parses the first line of a mapping, such as `55d0-55e0 r-xp 00001000 08:01 42    /usr/bin/peerrelay`.
+/// The inner value is its range if it maps a file and is not writable.
 fn mapping(line: &str) -> Option<Option<Range<usize>>> {
     let mut words = line.split_ascii_whitespace();
     let (start, end) = words.next()?.split_once('-')?;
@@ -106,7 +108,7 @@ Anonymous:             0 kB
 ";
 
     #[test]
-    fn what_differs_from_its_file_or_has_none_is_left_alone() {
+    fn changed_and_anonymous_mappings_are_left_alone() {
         assert_eq!(unchanged(SMAPS), [0x1000..0x3000, 0x3000..0x9000]);
     }
 

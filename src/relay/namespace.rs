@@ -1,4 +1,4 @@
-//! Network namespaces on this machine, removed with the value that made them.
+//! Network namespaces for tests, removed with the value that made them.
 #![allow(
     unsafe_code,
     clippy::unwrap_used,
@@ -15,7 +15,7 @@ use std::{
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 
-/// Some namespaces with devices between them.
+/// A set of namespaces with devices between them.
 pub(super) struct Net {
     names: Vec<String>,
 }
@@ -41,13 +41,13 @@ impl Net {
         net
     }
 
-    /// The full name.
+    /// Returns the full name of a namespace.
     pub(super) fn name(&self, short: &str) -> &str {
         let end = format!("-{short}");
         self.names.iter().find(|name| name.ends_with(&end)).unwrap()
     }
 
-    /// A cable: a device in each of two namespaces, with addresses (`10.0.0.1/24`).
+    /// Connects two namespaces by a pair of devices with addresses (`10.0.0.1/24`).
     pub(super) fn cable(&self, ends: [(&str, &str, &[&str]); 2]) {
         let [(a, a_device, _), (b, b_device, _)] = ends;
         ip(&[
@@ -91,7 +91,7 @@ impl Net {
         ip(&all);
     }
 
-    /// Runs `tc` in one namespace; what it prints.
+    /// Runs `tc` in one namespace, and returns its output.
     pub(super) fn tc(&self, short: &str, arguments: &str) -> String {
         let mut all = vec!["netns", "exec", self.name(short), "tc"];
         all.extend(arguments.split(' '));
@@ -116,7 +116,7 @@ impl Net {
         !unknown
     }
 
-    /// Runs something on a thread of a namespace; threads and sockets made there belong to it.
+    /// Runs `work` on a thread of a namespace. Threads and sockets that it makes belong there too.
     pub(super) fn run<T: Send>(&self, short: &str, work: impl FnOnce() -> T + Send) -> T {
         let namespace = File::open(format!("/run/netns/{}", self.name(short))).unwrap();
         thread::scope(|scope| {

@@ -64,7 +64,7 @@ pub struct RelayOptions {
     pub report: Option<ReportConfig>,
 }
 
-/// Why a configuration cannot work.
+/// Error of a configuration that cannot work.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
     /// The control URL is neither http nor https.

@@ -56,9 +56,9 @@ pub struct DynamicConfig {
     pub endpoints: EndpointsConfig,
     /// Other relays of the PeerRelay, which this one probes and is probed by.
     pub peers: Vec<ProbePeer>,
-    /// Log level.
+    /// Level of log messages.
     pub log_level: LogLevel,
-    /// When the withdrawal of this relay was requested, if it is withdrawn.
+    /// Time at which the withdrawal of this relay was requested, if it is withdrawn.
     pub withdrawn_since: Option<Timestamp>,
     /// Whether the configuration turns the relay off, which happens once no client uses it.
     pub off: bool,

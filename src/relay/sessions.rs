@@ -30,7 +30,7 @@ pub const LOCAL_API: &str = "/localapi/v0/debug-peer-relay-sessions";
 /// Name of a client in the network map.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Name {
-    /// Device name.
+    /// Name of the device.
     pub node: String,
     /// Tags of the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -49,7 +49,7 @@ pub struct Report {
     pub sessions: Vec<Session>,
 }
 
-/// One session.
+/// A session as it is reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Session {
@@ -61,7 +61,7 @@ pub struct Session {
     pub path: String,
     /// Seconds since the allocation.
     pub age_seconds: u64,
-    /// Both clients, in the order of their disco keys.
+    /// The two clients, in the order of their disco keys.
     pub clients: [Client; 2],
 }
 

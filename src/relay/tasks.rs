@@ -1,6 +1,6 @@
 //! The tasks of a relay.
 
-use std::sync::Arc;
+use std::{convert::Infallible, sync::Arc};
 
 use tokio::sync::watch;
 
@@ -34,67 +34,42 @@ pub(super) async fn start(
     bootstrap: Bootstrap,
     parts: &StateParts,
 ) -> anyhow::Result<watch::Receiver<DynamicConfig>> {
-    let Bootstrap {
-        options,
-        dialer,
-        kernel,
-        identity,
-        file,
-        socket_path,
-        driver,
-        ..
-    } = bootstrap;
+    let (options, socket_path) = (bootstrap.options, bootstrap.socket_path);
+    let path = || socket_path.clone();
     let (state_sender, state) = watch::channel(RelayState::default());
     let (config_sender, config) = watch::channel(options.dynamic_config());
+    let stun_servers = watch::Sender::default();
     logging::set_level(options.log_level);
     log_start(&options);
 
-    supervisor.spawn("socket path", driver.run());
-    supervisor.spawn("session file", file.keep(socket_path.clone()));
+    supervisor.spawn("socket path", bootstrap.driver.run());
+    supervisor.spawn("session file", bootstrap.file.keep(path()));
     supervisor.spawn("state", parts.clone().publish(state_sender));
     let answers = answers(&options, &socket_path, &state);
     metrics_server::serve(supervisor, &options, answers, parts.metrics_problem.clone()).await?;
     let reload = options.reload.clone();
-    supervisor.spawn(
-        "configuration",
-        reload.follow(options.report.clone(), config_sender),
-    );
-    let stun_servers = watch::Sender::default();
+    let reload = reload.follow(options.report.clone(), config_sender);
+    supervisor.spawn("configuration", reload);
     let endpoints = EndpointPublisher {
         dynamic_config: config.clone(),
         node: options.node_name.clone(),
-        socket_path: socket_path.clone(),
+        socket_path: path(),
         stun_servers: stun_servers.subscribe(),
         state: parts.endpoints.clone(),
     };
     supervisor.spawn("endpoints", endpoints.run());
-    let counts = parts.sessions.clone();
-    supervisor.spawn(
-        "session counts",
-        sessions::count(socket_path.clone(), counts),
-    );
-    let withdrawal = parts.withdrawal.clone();
-    supervisor.spawn(
-        "withdrawal",
-        withdrawal::follow(config.clone(), socket_path.clone(), withdrawal),
-    );
-    let ready = state.clone();
-    supervisor.spawn(
-        "memory",
-        memory::release_when_ready(move || {
-            let mut state = ready.clone();
-            async move { state.wait_for(RelayState::ready).await.is_ok() }
-        }),
-    );
-    let data_path = parts.data_path.clone();
-    supervisor.spawn(
-        "kernel path",
-        data_path::follow(options.data_path, kernel, socket_path.port(), data_path),
-    );
+    let counts = sessions::count(path(), parts.sessions.clone());
+    supervisor.spawn("session counts", counts);
+    let withdrawal = withdrawal::follow(config.clone(), path(), parts.withdrawal.clone());
+    supervisor.spawn("withdrawal", withdrawal);
+    supervisor.spawn("memory", release_memory(state.clone()));
+    let (wanted, sender) = (options.data_path, parts.data_path.clone());
+    let data_path = data_path::follow(wanted, bootstrap.kernel, socket_path.port(), sender);
+    supervisor.spawn("kernel path", data_path);
     if let Some(report) = options.report {
         let reporter = Reporter::new(report).await?;
-        let probes = parts.probes.clone();
-        let probing = Probing::new(reporter.name(), socket_path.clone(), config.clone(), probes);
+        let (name, probes) = (reporter.name(), parts.probes.clone());
+        let probing = Probing::new(name, path(), config.clone(), probes);
         supervisor.spawn("probes", probing.run());
         supervisor.spawn("report", reporter.run(state));
     }
@@ -103,20 +78,24 @@ pub(super) async fn start(
         derp: parts.derp.clone(),
         stun_servers,
     };
-    let tailnet = Tailnet::new(
-        options.tailnet,
-        identity,
-        dialer,
-        socket_path.clone(),
-        senders,
-        config.clone(),
-    );
-    match sessions::serve(&options.session_dir, socket_path, tailnet.directory()) {
+    let (identity, dialer) = (bootstrap.identity, bootstrap.dialer);
+    let changes = config.clone();
+    let tailnet = Tailnet::new(options.tailnet, identity, dialer, path(), senders, changes);
+    match sessions::serve(&options.session_dir, path(), tailnet.directory()) {
         Ok(server) => supervisor.spawn("sessions server", server),
         Err(error) => tracing::warn!(%error, "'peerrelay sessions' cannot ask this relay"),
     }
     supervisor.spawn("tailnet", tailnet.run());
     Ok(config)
+}
+
+/// Releases memory that only the start needs, once the relay is ready.
+async fn release_memory(state: watch::Receiver<RelayState>) -> Result<Infallible, Infallible> {
+    let ready = || {
+        let mut state = state.clone();
+        async move { state.wait_for(RelayState::ready).await.is_ok() }
+    };
+    memory::release_when_ready(ready).await
 }
 
 fn log_start(options: &RelayOptions) {

@@ -28,7 +28,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 /// State of a withdrawal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Withdrawal {
-    /// When the withdrawal was requested, which tells one withdrawal from the next.
+    /// Time of the request, which tells one withdrawal from the next.
     pub since: Timestamp,
     /// Whether no client uses a session of this relay any more.
     pub complete: bool,

@@ -15,7 +15,7 @@ use crate::relay::socket_path::RestoredState;
 #[derive(Clone)]
 pub struct SealKey([u8; 32]);
 
-/// Why sealed bytes are refused.
+/// Reason for which sealed bytes are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
     /// The bytes end before the state begins.

@@ -24,11 +24,11 @@ const ROOM: Duration = Duration::from_millis(2);
 /// A datagram or super-datagram to send.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
-    /// Destination.
+    /// Destination address.
     pub to: SocketAddr,
     /// Local address to send from; the kernel chooses one for `None`.
     pub from: Option<IpAddr>,
-    /// Bytes to send.
+    /// Contents of the datagram.
     pub payload: Payload,
 }
 

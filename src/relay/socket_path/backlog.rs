@@ -1,4 +1,4 @@
-//! How a thread sheds handshakes when more arrives than it can handle, so that no data is lost.
+//! Shedding of handshakes when more arrives than a thread can handle, so that no data is lost.
 //!
 //! A handshake message costs some twenty times as much as a forwarded datagram, and whoever has seen
 //! one can replay it from anywhere. While messages queue, the socket's buffer fills up, and then the

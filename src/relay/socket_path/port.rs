@@ -34,7 +34,7 @@ impl PortState {
         }
     }
 
-    /// Why the port is not bound, if binding failed.
+    /// Reason for which the port is not bound, if binding failed.
     pub const fn problem(&self) -> Option<&PortProblem> {
         match self {
             Self::Failed(problem) => Some(problem),
@@ -43,7 +43,7 @@ impl PortState {
     }
 }
 
-/// Why the UDP port is not bound.
+/// Reason for which the UDP port is not bound.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PortProblem {
     /// Another process has the port.
@@ -147,7 +147,7 @@ impl Port {
         true
     }
 
-    /// When [`Port::bind`] must be called next.
+    /// Time of the next call of [`Port::bind`].
     pub(super) fn due(&self) -> Option<Instant> {
         let due = |slot: &Slot| match slot {
             Slot::Lost { retry, .. } => *retry,

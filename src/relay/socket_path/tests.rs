@@ -1,4 +1,4 @@
-//! The whole data path on loopback: real sockets, real handshakes, one thread.
+//! Tests of the whole socket path on loopback, with real sockets and real handshakes.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod busy;
@@ -46,7 +46,7 @@ async fn ipv4_and_ipv6_meet() {
     assert_eq!(a.receive(), datagram);
 }
 
-/// A relay has many addresses; each client hears it from the one that it has bound through.
+/// A relay has many addresses, and answers each client from the one that the client has bound at.
 #[tokio::test]
 async fn datagrams_leave_from_the_address_that_the_receiver_knows() {
     let relay = Fixture::start().await;
@@ -77,7 +77,8 @@ async fn super_datagram_arrives_as_the_datagrams_it_was_made_of() {
     }
 }
 
-/// The kernel merges by addresses, ports and length: sessions of one client come in one buffer.
+/// The kernel merges datagrams by addresses, ports and length, so one buffer can hold several sessions
+/// of a client.
 #[tokio::test]
 async fn super_datagram_of_two_sessions_is_taken_apart() {
     let relay = Fixture::start().await;
@@ -93,7 +94,7 @@ async fn super_datagram_of_two_sessions_is_taken_apart() {
     }
 }
 
-/// Sessions of several threads in one buffer: the kernel steers it by the first segment only.
+/// The kernel steers a buffer by its first segment, although others may belong to other threads.
 #[tokio::test]
 async fn super_datagram_of_sessions_of_all_threads_reaches_each() {
     let relay = Fixture::start().await;
@@ -151,7 +152,7 @@ async fn strangers_get_no_answer_and_are_counted() {
     stranger.send(relay.v4(), &[]);
     stranger.send(relay.v4(), b"short");
     stranger.send(relay.v4(), &stranger.data(vni, &[7; 60_000]));
-    // An answer to a later request would come after one to these.
+    // An answer to these would come before the answers to a later request.
     let (a, b) = (Client::new(1, V4), Client::new(2, V4));
     relay.open(&a, &b).await;
     assert!(stranger.hears_nothing());
@@ -177,7 +178,7 @@ async fn draining_keeps_sessions_and_gives_out_none() {
     assert_eq!(b.receive(), datagram);
 }
 
-/// Also when the node was looked up before its right ended.
+/// This holds also when the node was looked up before its right ended.
 #[tokio::test]
 async fn a_node_whose_right_has_ended_has_no_session_and_gets_none() {
     let relay = Fixture::start().await;
@@ -236,7 +237,7 @@ async fn allocator_memory_is_freed_once_nobody_asks() {
 }
 
 #[tokio::test]
-async fn port_that_is_taken_is_said_and_bound_once_it_is_free() {
+async fn a_taken_port_is_reported_and_bound_once_it_is_free() {
     let holder = UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).unwrap();
     let port = holder.local_addr().unwrap().port();
     let handle = fixture::spawn(options(port));
@@ -251,7 +252,7 @@ async fn port_that_is_taken_is_said_and_bound_once_it_is_free() {
     handle.stop();
 }
 
-/// The kernel steers by position, so all sockets of the IP version go and come together.
+/// All sockets of the IP version are replaced together, because the kernel steers by position.
 #[tokio::test]
 async fn socket_that_broke_is_bound_again_and_sessions_go_on() {
     let relay = Fixture::start().await;
@@ -274,7 +275,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const V4: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const V6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
-/// A relay on a port of its own; it ends with this.
+/// A socket path on a port of its own, which ends with this value.
 struct Fixture {
     handle: SocketPathHandle,
     port: u16,
@@ -291,7 +292,7 @@ impl Fixture {
         let broken = driver.port_binder.broken();
         fixture::run_in_background(driver);
         let port = fixture::bound(&handle).await;
-        // Not the ones that it is reached by: what it advertises never binds.
+        // An address of nobody, because a client at an advertised address never binds.
         handle.set_addresses(vec!["192.0.2.1:40000".parse().unwrap()]);
         Self {
             handle,
@@ -308,7 +309,7 @@ impl Fixture {
         SocketAddr::new(V6, self.port)
     }
 
-    /// A session that both have bound.
+    /// Opens a session that both clients have bound.
     async fn open(&self, a: &Client, b: &Client) -> Vni {
         let response = self
             .handle
@@ -324,7 +325,7 @@ impl Fixture {
             };
             client.bind(relay, server_key(), vni, other.key);
         }
-        // The last answer is consumed without a reply: wait until it was.
+        // The last answer of the handshake gets no reply that could be waited for.
         while !self.is_open(vni).await {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }

@@ -249,7 +249,7 @@ impl Worker {
         }
     }
 
-    /// When the memory of the receive buffers is freed, if nothing is received until then.
+    /// Time at which the memory of the receive buffers is freed, if nothing is received until then.
     fn buffers_due(&self) -> Option<Timestamp> {
         self.last_received.map(|received| received + QUIET)
     }

@@ -1,8 +1,8 @@
-//! A thread for which more comes than it can do.
+//! Test of a thread that receives more than it can handle.
 
 use super::*;
 
-/// As many as one socket has room for, with some data among them.
+/// Number of handshake messages: as many as one socket has room for, with some data among them.
 const BINDS: u64 = 8_000;
 const DATA: u64 = 80;
 
@@ -35,7 +35,7 @@ async fn handshakes_give_way_when_a_thread_is_behind_and_data_is_not_lost() {
     for _ in 0..DATA {
         assert_eq!(b.receive(), data);
     }
-    // Some come after the last data.
+    // Some of them come after the last data.
     let mut counters = next.handle.snapshot().await.counters;
     for _ in 0..1_000 {
         if counters.challenges + counters.dropped(DropReason::Busy) < BINDS {
@@ -49,6 +49,6 @@ async fn handshakes_give_way_when_a_thread_is_behind_and_data_is_not_lost() {
         counters.challenges > 2_000,
         "what comes at once is answered"
     );
-    // A thread that has caught up answers again.
+    // The thread has caught up, so it answers again.
     b.bind_again(next.v4(), server_key(), vni, a.key, 2);
 }

@@ -1,4 +1,4 @@
-//! Sessions as they are forget_scheduled on the node, and the time that datagrams take.
+//! Tests of what is reported about sessions on the node, and of the time that datagrams take.
 
 use std::{collections::HashMap, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
@@ -12,7 +12,7 @@ use super::*;
 use crate::relay::sessions::{self, Name};
 
 #[tokio::test]
-async fn sessions_are_told_on_the_node_with_names() {
+async fn sessions_are_reported_on_the_node_with_names() {
     let dir = tempfile::tempdir().unwrap();
     let relay = Fixture::start().await;
     let (a, b) = (Client::new(1, V4), Client::new(2, V4));

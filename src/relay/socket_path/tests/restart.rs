@@ -1,4 +1,4 @@
-//! Relays that end and relays that go on.
+//! Tests of relays that end, and of relays that go on with their sessions.
 
 use std::{fs, os::unix::fs::PermissionsExt};
 
@@ -31,7 +31,7 @@ async fn sessions_of_a_killed_relay_go_on_in_the_next() {
 }
 
 #[tokio::test]
-async fn file_is_for_nobody_else_and_is_refused_when_damaged() {
+async fn file_is_private_and_is_refused_when_damaged() {
     let dir = tempfile::tempdir().unwrap();
     let file = SessionFile::new(dir.path(), key()).unwrap();
     let relay = Fixture::start().await;
@@ -61,7 +61,7 @@ async fn file_is_for_nobody_else_and_is_refused_when_damaged() {
     assert!(file.read().is_none());
 }
 
-/// Nothing is lost: what is sent while no relay runs waits in the sockets.
+/// Nothing is lost, because datagrams wait in the sockets while no relay runs.
 #[tokio::test]
 async fn heir_goes_on_with_sessions_and_sockets() {
     let dir = tempfile::tempdir().unwrap();
