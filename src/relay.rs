@@ -44,7 +44,7 @@ use crate::{config::unknown, supervisor::Supervisor};
 /// Longest time between a stop signal and the end of the process.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Why the tasks of a relay have ended, if not for an error.
+/// Reason for which the tasks of a relay have ended, other than an error.
 enum End {
     /// A stop signal came.
     Stopped,

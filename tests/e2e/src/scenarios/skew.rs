@@ -61,7 +61,7 @@ fn newer_configuration(deployment: &Deployment<'_>) -> Result<String> {
             .kubectl(["logs", "-n", NAMESPACE, name_of(next)?])?;
         let line = log
             .lines()
-            .find(|line| line.contains("unknown field") && line.contains(FIELD));
+            .find(|line| line.contains("unknown configuration field") && line.contains(FIELD));
         told = line.context("the log has no warning")?.to_owned();
         Ok(())
     })?;
