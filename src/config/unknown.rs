@@ -28,7 +28,7 @@ pub struct UnknownField {
     pub similar: Option<&'static str>,
 }
 
-/// Parses YAML. Also returns the unknown fields, at most [`MAX_REPORTED`].
+/// Parses a YAML document. Also returns its unknown fields, up to a limit.
 ///
 /// # Errors
 /// The text is not YAML, or a known field has a value of the wrong type.
