@@ -17,7 +17,7 @@ impl Counts {
         Self::default()
     }
 
-    /// Counts a fault.
+    /// Adds one fault to the count.
     pub(crate) fn add(&mut self, rule: &str, room: String) {
         *self.0.entry((rule.to_owned(), room)).or_default() += 1;
     }

@@ -16,7 +16,7 @@ pub(crate) struct Crate {
     pub(crate) files: Vec<File>,
 }
 
-/// One Rust file.
+/// Rust file with its code.
 pub(crate) struct File {
     /// Relative to the root of the repository.
     pub(crate) path: String,

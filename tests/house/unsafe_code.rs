@@ -30,8 +30,8 @@ pub(crate) fn unexplained(file: &File) -> Vec<usize> {
         .collect()
 }
 
-/// Whether the comment that ends nearest above begins with `SAFETY:`. The block may stand within a
-/// statement of several lines.
+/// Returns true if the nearest comment above contains `SAFETY:`. The block may be a part of a
+/// statement with several lines.
 fn is_explained(before: &[&str]) -> bool {
     let is_comment = |line: &&&str| line.trim_start().starts_with("//");
     let mut lines = before
@@ -44,7 +44,7 @@ fn is_explained(before: &[&str]) -> bool {
         .any(|line| line.contains("SAFETY:"))
 }
 
-/// Whether a line ends a statement or an item.
+/// Returns true if a line ends a statement or an item.
 fn ends(line: &&&str) -> bool {
     line.ends_with([';', '}']) || line.is_empty()
 }
