@@ -71,7 +71,7 @@ pub struct RelayConfig {
     /// Register an ephemeral device, which the control server removes when it is offline.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ephemeral: Option<bool>,
-    /// UDP port. An empty port turns the relay off.
+    /// UDP port of the relay. An empty port turns it off.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<RelayPort>,
     /// Number of threads that forward. If empty, one per core is used, at most 8.
@@ -114,8 +114,8 @@ pub struct RelayConfig {
     /// Data path that forwards packets of open sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub data_path: Option<DataPath>,
-    /// Log level. The environment variable `PEERRELAY_LOG` takes precedence. A change takes effect
-    /// without a restart.
+    /// Log level of the relay. The environment variable `PEERRELAY_LOG` takes precedence. A change
+    /// takes effect without a restart.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub log_level: Option<LogLevel>,
     /// Target of the relay's reports in Kubernetes.

@@ -1,4 +1,5 @@
-//! What is logged: said by the environment, else by the configuration, also while the process runs.
+//! Log of the process. The environment sets its level, or else the configuration, which may change
+//! while the process runs.
 
 use std::{io::IsTerminal, sync::OnceLock};
 
@@ -6,9 +7,9 @@ use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
 use crate::config::log_level::LogLevel;
 
-/// Says what is logged, and wins over the configuration.
+/// Environment variable with the log level. It takes precedence over the configuration.
 const VARIABLE: &str = "PEERRELAY_LOG";
-/// The libraries log errors that we report ourselves, with the fix.
+/// Libraries whose errors this program reports itself, with the fix.
 const QUIET: [&str; 4] = [
     "ts_http_util=off",
     "ts_control=off",
@@ -16,10 +17,10 @@ const QUIET: [&str; 4] = [
     "kube_runtime=warn",
 ];
 
-/// Replaces what is logged; unset before [`start`].
+/// Function that replaces the filter of the log. It is unset before [`start`].
 static REPLACE: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
-/// Starts to log, to standard error.
+/// Starts to log to standard error.
 pub fn start() {
     let log = tracing_subscriber::fmt()
         .with_env_filter(filter(&given().unwrap_or_default()))
@@ -41,7 +42,7 @@ pub fn start() {
     }
 }
 
-/// Logs from now on what `level` says, unless the environment says something.
+/// Sets the level of the log, unless the environment sets it.
 pub fn set_level(level: LogLevel) {
     if let Some(replace) = REPLACE.get().filter(|_| given().is_none()) {
         replace(filter(directives(level)));
@@ -52,7 +53,8 @@ fn given() -> Option<String> {
     std::env::var(VARIABLE).ok().filter(|text| !text.is_empty())
 }
 
-/// Debugging is about what is ours: libraries at that level write down what they send.
+/// Returns the filter for a level. At debug level, libraries log the data that they send, so only
+/// this program's own messages are enabled.
 const fn directives(level: LogLevel) -> &'static str {
     match level {
         LogLevel::Error => "error",

@@ -21,7 +21,8 @@ pub enum Scope {
     Operator,
 }
 
-/// Alert rule. `SELECTOR` in its expression stands for matchers of the relays' series.
+/// Alert rule of Prometheus. `SELECTOR` in its expression stands for matchers of the relays'
+/// series.
 #[derive(Debug, Clone, Copy)]
 pub struct Alert {
     /// Name of the alert and of its runbook.

@@ -10,7 +10,7 @@ use prometheus::{
 
 use crate::registry::register;
 
-/// Measurements of a process; a value that cannot be read is left out.
+/// Measurements of a process. A value that cannot be read is left out.
 #[derive(Debug, Default, PartialEq)]
 struct Usage {
     cpu_seconds: Option<f64>,
@@ -114,7 +114,7 @@ impl Collector for ProcessMetrics {
     }
 }
 
-/// Time of the boot of the machine, in seconds since 1970; it is read once.
+/// Time at which the machine was booted, in seconds since 1970. It is read once.
 fn boot_seconds() -> Option<f64> {
     static BOOT: OnceLock<Option<f64>> = OnceLock::new();
     *BOOT.get_or_init(|| value(&read("/proc/stat"), "btime"))

@@ -60,7 +60,7 @@ pub(super) struct RelayArgs {
     /// Register an ephemeral device, which the control server removes when it is offline
     #[arg(long, env = "PEERRELAY_EPHEMERAL", num_args = 0..=1, default_missing_value = "true")]
     ephemeral: Option<bool>,
-    /// UDP port. An empty port turns the relay off
+    /// UDP port of the relay. An empty port turns it off
     #[arg(long, value_name = "PORT", env = "PEERRELAY_PORT", help = format!("UDP port on IPv4 and IPv6. An empty port (\"\") turns the relay off: it binds no port and does not join the tailnet [default: {DEFAULT_PORT}]"))]
     port: Option<RelayPort>,
     /// Number of threads that forward [default: one per core, at most 8]

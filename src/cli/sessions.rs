@@ -36,7 +36,7 @@ pub(super) struct SessionsArgs {
     /// Session directory of the relay [default: the usual directories]
     #[arg(long, value_name = "DIR", env = "PEERRELAY_SESSION_DIR")]
     session_dir: Option<PathBuf>,
-    /// Output format
+    /// Format of the output
     #[arg(short, long, value_enum, default_value = "table")]
     output: Output,
 }

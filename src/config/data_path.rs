@@ -12,9 +12,9 @@ pub enum DataPath {
     /// path in use and the reason.
     #[default]
     Auto,
-    /// Use the kernel. If the node does not support it, sockets forward, and the relay is not
+    /// Use the kernel path. If the node does not support it, sockets forward, and the relay is not
     /// ready.
     Kernel,
-    /// Use sockets. The relay then needs no privileges.
+    /// Use the socket path. The relay then needs no privileges.
     Socket,
 }

@@ -36,7 +36,7 @@ pub enum GrantsOutput {
     /// A ConfigMap with `grants.hujson`, `grants.json` and their checksum.
     #[default]
     ConfigMap,
-    /// No output. `peerrelay grants` still prints the policy.
+    /// The policy is not written. `peerrelay grants` still prints it.
     None,
 }
 

@@ -95,7 +95,7 @@ pub struct Relabeling {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(range(min = 1))]
     pub modulus: Option<u32>,
-    /// Value to write. If empty, `$1` is used.
+    /// Value that is written. If empty, `$1` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 1024))]
     pub replacement: Option<String>,

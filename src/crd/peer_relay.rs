@@ -51,9 +51,9 @@ pub struct PeerRelaySpec {
     /// nothing.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub paused: bool,
-    /// Run relays. If false, all relays are removed, and everything else stays: grants, node ports
-    /// and the identities on the nodes. If it becomes true again, the same devices return. Before a
-    /// relay is removed, its clients have up to two minutes to find another one.
+    /// Run relays on the nodes. If false, all relays are removed, and everything else stays: grants,
+    /// node ports and the identities on the nodes. If it becomes true again, the same devices
+    /// return. Before a relay is removed, its clients have up to two minutes to find another one.
     #[serde(default = "yes")]
     pub enabled: bool,
     /// Tailnet that the relays join.

@@ -53,7 +53,7 @@ pub struct Device<'a> {
 pub enum Kind {
     /// All devices of the tailnet.
     Everyone,
-    /// Tag: `tag:NAME`.
+    /// Tag of devices: `tag:NAME`.
     Tag,
     /// Group of users: `group:NAME`.
     Group,

@@ -37,9 +37,9 @@ const VARIABLES: [(&str, &str, &str, &str); 4] = [
 /// PeerRelays that a dashboard shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shown<'a> {
-    /// All PeerRelays, which variables filter.
+    /// The dashboard shows all PeerRelays, which variables filter.
     All,
-    /// One PeerRelay.
+    /// The dashboard shows one PeerRelay.
     One {
         /// Namespace of the PeerRelay.
         namespace: &'a str,

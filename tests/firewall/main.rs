@@ -1,5 +1,6 @@
-//! What `peerrelay firewall` prints is run in a network namespace whose firewall refuses everything
-//! else, and packets are sent there. Needs root, `ip`, `nft`, `iptables` and `bash`.
+//! Firewall rules, applied: the output of `peerrelay firewall` runs in a network namespace whose
+//! firewall refuses everything else, and packets are sent there. Needs root, `ip`, `nft`,
+//! `iptables` and `bash`.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 #[path = "../common/fed.rs"]
@@ -12,7 +13,7 @@ use std::{
     process::{Command, Stdio},
 };
 
-/// What a host that refuses everything has; neighbours must still be found.
+/// Firewall that refuses everything but the discovery of neighbours.
 const NFT_REFUSES: &str = r#"nft -f - <<X
 table inet filter {
   chain input {
@@ -23,7 +24,7 @@ table inet filter {
 X"#;
 const IPTABLES_REFUSES: &str = "iptables -P INPUT DROP; ip6tables -P INPUT DROP; \
                                 ip6tables -A INPUT -p ipv6-icmp -j ACCEPT";
-/// Counts what the firewall let through: dropped packets never get here.
+/// Counts packets that the firewall lets through. Dropped packets never arrive here.
 const COUNT: &str = r#"nft -f - <<X
 table inet seen {
   chain input {
@@ -46,7 +47,7 @@ fn iptables_output_lets_relay_packets_through_and_nothing_else() {
     opens("iptables", IPTABLES_REFUSES);
 }
 
-/// A node that forwards from its node port to a pod, as kube-proxy does, and refuses all else.
+/// Node that forwards from its node port to a pod, as kube-proxy does, and refuses everything else.
 const FORWARDS: &str = r#"sysctl -qw net.ipv4.ip_forward=1
 nft -f - <<X
 table ip proxy {
@@ -79,7 +80,8 @@ fn iptables_output_lets_node_ports_through_to_pods() {
     forwards("iptables");
 }
 
-/// A packet to the node port reaches the pod, one to another node port does not.
+/// Checks that a packet to the node port reaches the pod, and a packet to another node port does
+/// not.
 fn forwards(tool: &str) {
     if !can_run() {
         return;
@@ -150,7 +152,7 @@ fn opens(tool: &str, refuse: &str) {
     assert_eq!(pair.seen(), [1, 1, 0, 0], "{tool}: v4, v6, other UDP, TCP");
 }
 
-/// What guides recommend, and why it is no good idea.
+/// Guides recommend tailnet addresses as the source, which lets in no client.
 #[test]
 fn tailnet_addresses_as_source_let_no_client_in() {
     if !can_run() {
@@ -167,13 +169,13 @@ fn tailnet_addresses_as_source_let_no_client_in() {
     assert_eq!(pair.seen(), [0, 0, 0, 0]);
 }
 
-/// What the program prints for the smallest example.
+/// Returns the output of the program for the smallest example.
 fn printed(tool: &str, more: &[&str]) -> String {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/smallest.yaml");
     printed_for(&std::fs::read_to_string(example).unwrap(), tool, more)
 }
 
-/// What the program prints for a manifest.
+/// Returns the output of the program for a manifest.
 fn printed_for(manifest: &str, tool: &str, more: &[&str]) -> String {
     let mut program = Command::new(env!("CARGO_BIN_EXE_peerrelay"));
     program
@@ -197,7 +199,8 @@ fn printed_for(manifest: &str, tool: &str, more: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Two network namespaces with a link: `host` has the firewall. Removed with this.
+/// Two network namespaces with a link. `host` has the firewall. Both are removed when this is
+/// dropped.
 struct Pair {
     host: String,
     client: String,
@@ -227,7 +230,8 @@ impl Pair {
         run(&format!("ip netns exec {} bash", self.host), script)
     }
 
-    /// One packet of each sort: UDP to the port by IPv4 and by IPv6, UDP to another, TCP.
+    /// Sends one packet of each kind: UDP to the port on IPv4 and on IPv6, UDP to another port,
+    /// TCP.
     fn send(&self) {
         let script = "echo relay > /dev/udp/192.0.2.1/40000
              echo relay > /dev/udp/2001:db8::1/40000
@@ -238,12 +242,12 @@ impl Pair {
         run(&format!("ip netns exec {} bash", self.client), script);
     }
 
-    /// Packets that the firewall has let through, by sort.
+    /// Returns the number of packets that the firewall has let through, by kind.
     fn seen(&self) -> [u64; 4] {
         ["v4", "v6", "other", "tcp"].map(|sort| self.count("input", sort))
     }
 
-    /// Packets that a rule of the table `seen` has counted.
+    /// Returns the number of packets that a rule of the table `seen` has counted.
     fn count(&self, chain: &str, sort: &str) -> u64 {
         let table = self.host(&format!("nft -j list chain inet seen {chain}"));
         let table: serde_json::Value = serde_json::from_str(&table).unwrap();
@@ -266,7 +270,7 @@ impl Drop for Pair {
     }
 }
 
-/// Runs a script, which must go well, and gives its output.
+/// Runs a script that must succeed, and returns its output.
 fn run(shell: &str, script: &str) -> String {
     let words: Vec<_> = shell.split(' ').collect();
     let mut child = Command::new(words[0])
@@ -289,7 +293,7 @@ fn run(shell: &str, script: &str) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Why this machine cannot run it.
+/// Returns the reason why this machine cannot run the tests.
 fn missing() -> Option<String> {
     let owner =
         std::fs::metadata("/proc/self").map(|own| std::os::unix::fs::MetadataExt::uid(&own));

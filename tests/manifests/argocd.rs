@@ -30,7 +30,7 @@ const KINDS: [&str; 2] = ["PeerRelay", "RelayNode"];
 
 /// An object, and the health that Argo CD is to show.
 struct Case {
-    /// Names the file, and begins with the health.
+    /// Name of the file, which begins with the health.
     name: &'static str,
     health: &'static str,
     message: String,
@@ -136,7 +136,7 @@ data:
     hold(CONFIG_MAP, &text);
 }
 
-/// PeerRelays in the states that their conditions tell apart.
+/// PeerRelays in each state that their conditions distinguish.
 fn peer_relays() -> Vec<Case> {
     let ready = || {
         computed(
@@ -265,7 +265,7 @@ fn peer_relays() -> Vec<Case> {
     ]
 }
 
-/// Relays' reports.
+/// Reports of relays in each state.
 fn relay_nodes() -> Vec<Case> {
     let problem = |reason: RelayReason, message: &str| json!({"ready": false, "reason": reason.as_str(), "message": message});
     let mut silent = relay_node(&json!({}));
@@ -316,7 +316,7 @@ fn relay_nodes() -> Vec<Case> {
         .collect()
 }
 
-/// The case whose status the operator computes, and whose message is that of `Ready`.
+/// Returns the case of a status that the operator computes. Its message is the message of `Ready`.
 fn told(name: &'static str, spec: &Value, seen: &ClusterView, ending: Ending<'_>) -> Case {
     let status = computed(spec, seen, ending);
     let conditions = status["conditions"].as_array().unwrap();
@@ -355,7 +355,7 @@ enum Ending<'a> {
     Invalid(&'a str),
 }
 
-/// The status that the operator writes.
+/// Returns the status that the operator writes.
 fn computed(spec: &Value, view: &ClusterView, ending: Ending<'_>) -> Value {
     let relay: PeerRelay = serde_json::from_value(peer_relay(spec, &json!({}))).unwrap();
     let spec = validate(&relay, &Defaults::default()).unwrap();

@@ -1,4 +1,4 @@
-//! The chart, rendered by helm: `PEERRELAY_HELM` names the program, as `cargo dev test` does.
+//! Chart, rendered with helm. `PEERRELAY_HELM` names the program, as in `cargo dev test`.
 
 use std::{path::Path, process::Command};
 

@@ -1,4 +1,5 @@
-//! The chart's README has a table of all values, made from `values.yaml`, and its metadata is true.
+//! README of the chart: its table of values is generated from `values.yaml`, and its metadata is
+//! correct.
 
 use std::fs;
 
@@ -9,7 +10,7 @@ use crate::{hold, root};
 
 const CHART: &str = "charts/peerrelay-operator";
 const README: &str = "charts/peerrelay-operator/README.md";
-/// Line before the table, which goes to the end of the file.
+/// Line before the table. The table ends with the file.
 const MARK: &str = "<!-- Made from values.yaml: UPDATE=1 cargo test --test manifests -->\n";
 
 #[test]
@@ -74,11 +75,11 @@ fn metadata_names_the_definitions_the_version_and_an_example() {
 struct Row {
     path: String,
     comment: String,
-    /// It has fields, which have rows of their own.
+    /// True if the value has fields, which have rows of their own.
     is_section: bool,
 }
 
-/// Values in their order, with the comments before them.
+/// Returns the values in their order, with the comments before them.
 fn rows() -> Vec<Row> {
     let text = fs::read_to_string(root().join(CHART).join("values.yaml")).unwrap();
     let lines: Vec<&str> = text.lines().collect();

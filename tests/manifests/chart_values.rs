@@ -1,4 +1,4 @@
-//! What each value of the chart does, and which values are refused.
+//! Values of the chart: the effect of each value, and the values that are refused.
 
 use std::{collections::BTreeMap, io::Write, process::Command};
 
@@ -10,7 +10,7 @@ use crate::{
     root,
 };
 
-/// Every value that is not empty with the defaults, and then some.
+/// File with every value that is not empty by default, and more.
 const MUCH: &str = "tests/manifests/values/much.yaml";
 
 #[test]
@@ -256,7 +256,7 @@ fn every_value_of_the_pod_is_where_it_belongs() {
     }
 }
 
-/// Objects of users have what users give them.
+/// Returns true if an object of the user has the user's annotation.
 fn extra_or(object: &Value, annotation: &str) -> Value {
     match object["data"]["of"].is_null() {
         true => json!(annotation),
@@ -502,7 +502,7 @@ fn both_majors_of_helm_make_the_same_objects() {
     }
 }
 
-/// What kube-score asks for and the chart does not do.
+/// Complaints of kube-score that the chart accepts.
 const NOT_DONE: [&str; 3] = [
     // A CPU limit would throttle the leader, which may then lose its lease.
     "--ignore-container-cpu-limit",
@@ -559,7 +559,7 @@ fn setting(objects: &[Value], name: &str) -> Option<String> {
     found["value"].as_str().map(str::to_owned)
 }
 
-/// Paths of values: of objects with fields, and of everything else.
+/// Collects the paths of values: those of objects with fields, and all others.
 fn paths(value: &Value, at: &str, sections: &mut Vec<String>, leaves: &mut Vec<String>) {
     for (key, value) in value.as_object().into_iter().flatten() {
         let key = key.replace('.', "\\.");

@@ -1,6 +1,6 @@
-//! Every manifest of the corpus through `peerrelay validate`. The beginning of its name is the
-//! verdict: `accepted`, `refused` by the API server, or refused by the `operator` alone. A scenario
-//! of the cluster tests sends the same files to a real API server.
+//! Manifests of the corpus, checked with `peerrelay validate`. The beginning of a file's name is
+//! the expected result: `accepted`, `refused` by the API server, or refused by the `operator`
+//! alone. A scenario sends the same files to a real API server.
 
 use std::{
     fs,

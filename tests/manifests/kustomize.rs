@@ -11,7 +11,7 @@ use crate::{
 };
 
 const KUSTOMIZE: &str = "deploy/kustomize";
-/// What the component adds, and the values that make the chart add it.
+/// Effect of a component, and the values of the chart with the same effect.
 const ADDED: [(&str, &str); 2] = [
     (
         "monitoring/monitoring.yaml",

@@ -1,5 +1,4 @@
-//! Files that are made from code are what the code makes. `UPDATE=1 cargo test --test manifests`
-//! writes them again.
+//! Generated files are up to date. `UPDATE=1 cargo test --test manifests` regenerates them.
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 mod argocd;
@@ -23,7 +22,7 @@ use peerrelay::{
 };
 use serde::Deserialize;
 
-/// The definitions, for kubectl and for the chart.
+/// Directories of the definitions: for kubectl and for the chart.
 const CRD_DIRS: [&str; 2] = ["crds", "charts/peerrelay-operator/crds-source"];
 
 #[test]
@@ -37,7 +36,7 @@ fn custom_resource_definitions_are_what_the_types_say() {
     }
 }
 
-/// Each definition, with where it is kept.
+/// Returns each definition with its path.
 fn definitions() -> impl Iterator<Item = (String, String)> {
     crd::all().into_iter().flat_map(|definition| {
         let name = definition.metadata.name.clone().unwrap();
@@ -77,7 +76,7 @@ fn examples_are_what_the_operator_understands() {
     assert!(found > 0, "there is no example");
 }
 
-/// Fails unless the file says `wanted`; writes it when asked to.
+/// Fails unless the file has the wanted content. Writes it if `UPDATE` is set.
 fn hold(path: &str, wanted: &str) {
     update_sources();
     update(path, wanted);
@@ -89,7 +88,8 @@ fn hold(path: &str, wanted: &str) {
     );
 }
 
-/// Writes, when asked to, what helm and promtool read in other tests: once, before any of them does.
+/// Writes the sources of other generated files if `UPDATE` is set. helm and promtool read them in
+/// other tests, so this happens once, before any test reads them.
 fn update_sources() {
     static WRITTEN: Once = Once::new();
     WRITTEN.call_once(|| {
@@ -101,7 +101,7 @@ fn update_sources() {
     });
 }
 
-/// Writes the file when asked to and if it would change: others may be reading it.
+/// Writes the file if `UPDATE` is set and its content differs. Other tests may be reading it.
 fn update(path: &str, wanted: &str) {
     let file = root().join(path);
     let asked = std::env::var_os("UPDATE").is_some();

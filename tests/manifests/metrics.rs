@@ -1,4 +1,4 @@
-//! The list of metrics, made from what relay and operator serve.
+//! List of metrics, generated from the metrics that relay and operator serve.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -35,7 +35,7 @@ fn metrics_are_documented_as_they_are_served() {
     );
 }
 
-/// Name, type, labels and help of each family.
+/// Returns a table with the name, type, labels and help of each metric family.
 fn table(text: &str) -> String {
     let mut families: BTreeMap<&str, (&str, &str, BTreeSet<&str>)> = BTreeMap::new();
     for line in text.lines() {

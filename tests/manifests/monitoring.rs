@@ -1,4 +1,4 @@
-//! Alerts, records and the dashboard: generated files, runbooks, and what promtool says.
+//! Alerts, recording rules and dashboard: generated files, runbooks, and the results of promtool.
 
 use std::{
     fs,
@@ -25,7 +25,7 @@ fn rules_and_dashboard_are_what_the_code_says() {
     }
 }
 
-/// Each file, with where it is kept; the chart and promtool read them.
+/// Returns each file with its path. The chart and promtool read them.
 pub(crate) fn files() -> [(String, String); 5] {
     let groups = |scopes: &[Scope]| {
         let groups = scopes.iter().map(|scope| alerts(*scope, ""));

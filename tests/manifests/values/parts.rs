@@ -368,7 +368,7 @@ pub(super) struct OpenShift {
     relay_security_context_constraints: Option<bool>,
 }
 
-/// Labels. `null` removes a default.
+/// Schema of labels. `null` removes a default.
 pub(super) fn labels(_: &mut SchemaGenerator) -> Schema {
     json_schema!({
         "type": ["object", "null"],
