@@ -9,7 +9,6 @@ pub mod difference;
 pub mod ours;
 pub mod place;
 pub mod reference;
-pub mod rng;
 pub mod sequence;
 pub mod step;
 pub mod subject;
@@ -18,7 +17,7 @@ pub mod tally;
 use std::{path::Path, rc::Rc, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rig::{progress::Progress, seed, signals, tools::Tools};
+use rig::{progress::Progress, rng, seed, signals, tools::Tools};
 
 use self::{place::Places, reference::Reference, rng::Rng, sequence::Sequence, tally::Tally};
 use crate::cpu::stay_on_one_cpu;

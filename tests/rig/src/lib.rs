@@ -33,6 +33,7 @@ pub mod process;
 pub mod progress;
 pub mod prometheus;
 mod rig;
+pub mod rng;
 pub mod seed;
 pub mod signals;
 pub mod spec;
