@@ -154,7 +154,7 @@ fn is_not_stuck(deployment: &Deployment<'_>, name: &str) -> Result<()> {
         ])
     };
     patch(json!(1_000))?;
-    deployment.eventually("the operator follows a change", || {
+    deployment.soon("the operator follows a change", || {
         let object = deployment.object("peerrelay", name)?;
         let (generation, seen) = (
             &object["metadata"]["generation"],

@@ -22,6 +22,7 @@ use crate::{
     spec::{self, SECRET},
     state::repository,
     tailnet::{Client, LOGIN_SERVER},
+    wait::Wait,
 };
 
 /// Namespace of the operator.
@@ -30,8 +31,10 @@ pub const OPERATOR_NAMESPACE: &str = "peerrelay-system";
 pub const NAMESPACE: &str = "relays";
 /// Name of the chart and of its release.
 pub const CHART: &str = "peerrelay-operator";
-/// Longest time for a pod to start, or a status to follow.
-const PATIENCE: Duration = Duration::from_secs(90);
+/// TCP port of a relay's metrics, unless its PeerRelay names another UDP port or another one.
+pub const METRICS_PORT: u16 = 9_440;
+/// Time for which a route must stay as wanted.
+const STAY: Duration = Duration::from_secs(1);
 
 /// A rig on which the operator is installed.
 #[derive(Clone, Copy, Debug)]
@@ -295,29 +298,42 @@ impl<'a> Deployment<'a> {
         })
     }
 
-    /// Pings until the route is as wanted; says what it is and how long that took.
+    /// Pings until the route has been as wanted for a second on end; says what it is, and the time until
+    /// that second began.
     pub fn wait_route(
         &self,
         from: &Client,
         to: &Client,
         wanted: impl Fn(&Route) -> bool,
-        patience: Duration,
+        longest: Duration,
     ) -> Result<(Route, Duration)> {
         let start = Instant::now();
         let mut last = "no route".to_owned();
-        while start.elapsed() < patience {
+        let mut since: Option<Instant> = None;
+        while start.elapsed() < longest || since.is_some() {
             signals::check()?;
             match self.route(from, to) {
-                Ok(route) if wanted(&route) => return Ok((route, start.elapsed())),
-                Ok(route) => last = route.to_string(),
-                Err(error) => last = format!("{error:#}"),
+                Ok(route) if wanted(&route) => {
+                    let since = *since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= STAY {
+                        return Ok((route, since - start));
+                    }
+                }
+                Ok(route) => {
+                    since = None;
+                    last = route.to_string();
+                }
+                Err(error) => {
+                    since = None;
+                    last = format!("{error:#}");
+                }
             }
             thread::sleep(Duration::from_millis(200));
         }
         let (from, to) = (from.machine.name, to.machine.name);
         bail!(
             "{from} reaches {to} by {last} after {} s",
-            patience.as_secs()
+            longest.as_secs()
         )
     }
 
@@ -326,10 +342,16 @@ impl<'a> Deployment<'a> {
         self.rig.tailnet.client(name)
     }
 
-    /// Metrics of the relay on a node.
+    /// Metrics of the relay on a node, at the port that it has for them by default.
     pub fn metrics(&self, node: &Node) -> Result<Vec<(String, f64)>> {
+        self.metrics_at(node, METRICS_PORT)
+    }
+
+    /// Metrics of the relay that has this port for them on a node.
+    pub fn metrics_at(&self, node: &Node, port: u16) -> Result<Vec<(String, f64)>> {
+        let url = format!("http://127.0.0.1:{port}/metrics");
         let mut curl = program_in(node.machine.namespace, "curl");
-        let text = run(curl.args(["-sS", "--max-time", "5", "http://127.0.0.1:9440/metrics"]))?;
+        let text = run(curl.args(["-sS", "--max-time", "5", &url]))?;
         let samples = text.lines().filter(|line| !line.starts_with('#'));
         Ok(samples
             .filter_map(|line| {
@@ -425,10 +447,14 @@ impl<'a> Deployment<'a> {
         Ok((code, text.to_owned()))
     }
 
-    /// Repeats `probe` until it succeeds, or the time is over.
+    /// Waits for what needs pods, until it holds and stays.
     pub fn eventually(&self, what: &str, probe: impl FnMut() -> Result<()>) -> Result<()> {
-        crate::process::wait_until(PATIENCE, || true, probe)
-            .with_context(|| format!("never came true: {what}"))
+        Wait::PODS.until(what, probe).map(drop)
+    }
+
+    /// Waits for what needs no pods, until it holds and stays.
+    pub fn soon(&self, what: &str, probe: impl FnMut() -> Result<()>) -> Result<()> {
+        Wait::STATUS.until(what, probe).map(drop)
     }
 
     fn namespace(&self, name: &str, labels: &Value) -> Result<()> {

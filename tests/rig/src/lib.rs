@@ -40,5 +40,6 @@ pub mod spec;
 pub mod state;
 pub mod tailnet;
 pub mod tools;
+pub mod wait;
 
 pub use self::rig::{Part, Rig};

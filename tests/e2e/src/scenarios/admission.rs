@@ -365,12 +365,12 @@ fn older_name(deployment: &Deployment<'_>) -> Result<String> {
     let all = rules.as_array().cloned().unwrap_or_default();
     let older = |rule: &Value| rule["optionalOldSelf"] != true;
     set(&all.iter().filter(|rule| older(rule)).cloned().collect())?;
-    let created = deployment.eventually("the older definition admits the name", || {
+    let created = deployment.soon("the older definition admits the name", || {
         deployment.apply(NAME, &json!({}))
     });
     set(rules)?;
     created?;
-    deployment.eventually("the name is told, with one that can work", || {
+    deployment.soon("the name is told, with one that can work", || {
         let said = deployment.condition(NAME, "Stalled")?;
         ensure!(said == "True/InvalidSpec", "Stalled is '{said}'");
         let relay = deployment.object("peerrelay", NAME)?;

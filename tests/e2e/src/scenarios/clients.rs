@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rig::deployment::{Deployment, Route};
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset};
+use super::{EDGE, SEARCH, Scenario, is_relay, relayed, reset};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -34,7 +34,7 @@ fn restart(deployment: &Deployment<'_>) -> Result<String> {
     let sessions = deployment.metric("peerrelay_allocations_total{session=\"new\"}")?;
     c2.stop()?;
     c2.start()?;
-    let (_, took) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+    let (_, took) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
     let now = deployment.metric("peerrelay_allocations_total{session=\"new\"}")?;
     ensure!(
         now > sessions,
@@ -48,7 +48,7 @@ fn renumber(deployment: &Deployment<'_>) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     relayed(deployment)?;
     deployment.rig.network.renumber("c1")?;
-    let (_, took) = deployment.wait_route(c2, c1, is_relay, MINUTE)?;
+    let (_, took) = deployment.wait_route(c2, c1, is_relay, SEARCH)?;
     Ok(format!("after {} s", took.as_secs()))
 }
 
@@ -61,7 +61,7 @@ fn no_grant(deployment: &Deployment<'_>) -> Result<String> {
       "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}],
     }"#;
     deployment.rig.tailnet.write_policy(policy)?;
-    deployment.eventually("relays know that nobody is granted", || {
+    deployment.soon("relays know that nobody is granted", || {
         let granted = deployment.metric("peerrelay_granted_peers")?;
         ensure!(granted == 0.0, "{granted} are");
         Ok(())
@@ -105,7 +105,7 @@ fn other_region(deployment: &Deployment<'_>) -> Result<String> {
             client.tailscale(["debug", "force-prefer-derp", &theirs.to_string()])?;
         }
         deployment.delete(EDGE)?;
-        deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+        deployment.wait_route(c1, c2, |route| *route == Route::Derp, SEARCH)?;
         deployment.apply(EDGE, &one)?;
         deployment.wait_ready(EDGE)?;
         let nodes = deployment.rig.tailnet.nodes()?;
@@ -125,7 +125,7 @@ fn other_region(deployment: &Deployment<'_>) -> Result<String> {
             })?;
             continue;
         }
-        let (route, _) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+        let (route, _) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
         for client in [c1, c2] {
             client.tailscale(["debug", "force-prefer-derp", "0"])?;
         }

@@ -1,9 +1,6 @@
 //! Packets go through the kernel where it can be had, and status says which way they go.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -15,11 +12,10 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, relayed, reset, underlay::through_ipv4};
+use super::{EDGE, SEARCH, Scenario, carried, relayed, reset, underlay::through_ipv4};
 
 /// Bytes through the tunnel.
 const BULK: u64 = 100_000_000;
-const PORT: u16 = 7_001;
 /// The policy that takes capabilities away.
 const STRIPPING: &str = "no-capabilities";
 const REMEDY: &str = "give the relay CAP_BPF and CAP_NET_ADMIN";
@@ -56,7 +52,7 @@ fn kernel(deployment: &Deployment<'_>) -> Result<String> {
             .rig
             .network
             .cut(client.machine.name, Family::V6)?;
-        deployment.wait_route(client, other, through_ipv4, MINUTE)?;
+        deployment.wait_route(client, other, through_ipv4, SEARCH)?;
     }
     let said = transfer(deployment, KERNEL)?;
     reset(deployment)?;
@@ -122,7 +118,7 @@ fn without_capabilities(deployment: &Deployment<'_>) -> Result<String> {
     })?;
     // Who asks for the kernel path is told in the PeerRelay itself.
     deployment.apply(EDGE, &json!({"dataPath": "Kernel"}))?;
-    deployment.eventually("the PeerRelay says so", || {
+    deployment.soon("the PeerRelay says so", || {
         for (kind, wanted) in [("Ready", "False"), ("Stalled", "True")] {
             let is = deployment.condition(EDGE, kind)?;
             let wanted = format!("{wanted}/KernelPathUnavailable");
@@ -201,7 +197,7 @@ fn wait_until_pods_get(deployment: &Deployment<'_>, wanted: &Value) -> Result<()
             "securityContext": {"capabilities": {"add": ["BPF"]}},
         }]},
     });
-    deployment.eventually("the policy is known, or gone", || {
+    deployment.soon("the policy is known, or gone", || {
         let mut create = deployment.rig.kubectl_command();
         create.args(["create", "--dry-run=server", "-o", "json", "-f", "-"]);
         let made = run_with_input(&mut create, pod.to_string().as_bytes())?;
@@ -262,17 +258,11 @@ fn all_report(deployment: &Deployment<'_>, check: impl Fn(&Value) -> Result<()>)
     Ok(())
 }
 
-/// Sends through the tunnel; the relays' metric with this prefix counts it.
+/// Sends through the relays; their metric with this prefix counts it.
 fn transfer(deployment: &Deployment<'_>, metric: &str) -> Result<String> {
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     relayed(deployment)?;
     let before = deployment.metric(metric)?;
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let sent = deployment
-        .probe(c1, &["send", &to, &BULK.to_string()])?
-        .finish()?;
-    drop(server);
+    let sent = carried::transfer(deployment, BULK)?;
     let counted = deployment.metric(metric)? - before;
     ensure!(counted > BULK as f64, "{metric}: {counted} bytes only");
     Ok(format!("{sent}, {counted} bytes counted"))

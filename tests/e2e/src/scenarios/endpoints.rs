@@ -15,7 +15,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, reset};
+use super::{EDGE, SEARCH, Scenario, reset};
 
 /// Port that a forward on the nodes listens on.
 const FORWARDED: u16 = 41_999;
@@ -80,7 +80,7 @@ fn through_forward(deployment: &Deployment<'_>, pods: &BTreeMap<String, String>)
     c1.start()?;
     let port = format!(":{FORWARDED}:vni:");
     let through = |route: &Route| matches!(route, Route::Relay(address) if address.contains(&port));
-    let (route, _) = deployment.wait_route(c1, c2, through, MINUTE)?;
+    let (route, _) = deployment.wait_route(c1, c2, through, SEARCH)?;
     let now = lives(deployment)?;
     ensure!(now == *pods, "pods were replaced: {pods:?}, then {now:?}");
     Ok(format!("{route}; reported after {} ms", known.as_millis()))
@@ -251,7 +251,7 @@ fn by_stun(deployment: &Deployment<'_>) -> Result<String> {
         Route::Relay(to) => outside.iter().any(|at| to.starts_with(at)),
         _ => false,
     };
-    let (route, _) = deployment.wait_route(c1, c2, through, MINUTE)?;
+    let (route, _) = deployment.wait_route(c1, c2, through, SEARCH)?;
     Ok(format!(
         "{route}; reported after {:.1} s",
         seen.as_secs_f64()

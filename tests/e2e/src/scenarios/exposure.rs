@@ -7,7 +7,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, network_policies::where_enforced, vacant};
+use super::{EDGE, SEARCH, Scenario, is_relay, network_policies::where_enforced, vacant};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -61,7 +61,7 @@ fn node_port(deployment: &Deployment<'_>) -> Result<String> {
         let mut open = behind.clone();
         open["regions"][0]["exposure"]["networkPolicy"] = json!(false);
         deployment.apply(EDGE, &open)?;
-        deployment.eventually("the policy is removed", || {
+        deployment.soon("the policy is removed", || {
             let left = deployment.list("networkpolicies", EDGE)?.len();
             ensure!(left == 0, "{left} policies are left");
             Ok(())
@@ -79,7 +79,7 @@ fn load_balancer(deployment: &Deployment<'_>) -> Result<String> {
             EDGE,
             &behind_balancers(json!({"ipFamilyPolicy": "PreferDualStack"})),
         )?;
-        deployment.eventually("addresses are waited for", || {
+        deployment.soon("addresses are waited for", || {
             let told = deployment.condition(EDGE, "EndpointsPublished")?;
             ensure!(
                 told == "False/LoadBalancerPending",
@@ -197,7 +197,7 @@ pub(super) fn through(deployment: &Deployment<'_>, parts: &[String]) -> Result<S
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     let has = |text: &str| parts.iter().any(|part| text.contains(part));
     let wanted = |route: &Route| is_relay(route) && has(&route.to_string());
-    let (route, took) = deployment.wait_route(c1, c2, wanted, MINUTE)?;
+    let (route, took) = deployment.wait_route(c1, c2, wanted, SEARCH)?;
     let status = c1.tailscale(["status"])?;
     ensure!(
         status.contains("active; peer-relay") && has(&status),

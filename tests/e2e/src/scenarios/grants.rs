@@ -8,7 +8,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, THIRTY, is_relay, relayed, reset};
+use super::{EDGE, SEARCH, Scenario, THIRTY, is_relay, relayed, reset};
 
 const IN_FORCE: &str = "GrantsInForce";
 
@@ -71,7 +71,7 @@ fn removed(deployment: &Deployment<'_>) -> Result<String> {
     );
 
     // Also a bound session ends with its grant.
-    deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+    deployment.wait_route(c1, c2, |route| *route == Route::Derp, SEARCH)?;
 
     deployment
         .rig
@@ -98,7 +98,7 @@ fn merged(deployment: &Deployment<'_>) -> Result<String> {
         in_force(deployment, "False/GrantsMissing")?;
         tailnet.write_policy(&policy(base, &written))?;
         in_force(deployment, "True/GrantsEffective")?;
-        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_route(c1, c2, is_relay, SEARCH)?;
     }
     deployment.apply(EDGE, &json!({"grants": {"tests": "Deny"}}))?;
     deployment.eventually("the operator writes tests", || {

@@ -12,7 +12,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, revoked::none_left, vacant};
+use super::{EDGE, SEARCH, Scenario, is_relay, revoked::none_left, vacant};
 use crate::evidence;
 
 /// The longest time until sessions without a grant have ended.
@@ -65,7 +65,7 @@ fn joined(deployment: &Deployment<'_>) -> Result<String> {
             "Stalled stays"
         );
         let (c1, c2) = headscale.clients();
-        let (_, found) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+        let (_, found) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
 
         // Sessions that nobody has bound yet end by themselves.
         let bound = || deployment.metric("peerrelay_sessions{state=\"open\"}");
@@ -111,13 +111,13 @@ fn revoked(deployment: &Deployment<'_>) -> Result<String> {
         apply(deployment)?;
         deployment.wait_ready(EDGE)?;
         let (c1, c2) = headscale.clients();
-        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_route(c1, c2, is_relay, SEARCH)?;
 
         headscale.write_policy(&policy(false))?;
         let grant = none_left(deployment)?;
-        deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+        deployment.wait_route(c1, c2, |route| *route == Route::Derp, SEARCH)?;
         headscale.write_policy(&policy(true))?;
-        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_route(c1, c2, is_relay, SEARCH)?;
 
         let all = headscale.devices()?;
         let clients: Vec<_> = all
@@ -132,7 +132,7 @@ fn revoked(deployment: &Deployment<'_>) -> Result<String> {
         for client in [c1, c2] {
             client.join_anew()?;
         }
-        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_route(c1, c2, is_relay, SEARCH)?;
 
         let before = relays(&headscale)?;
         for relay in &before {
@@ -146,7 +146,7 @@ fn revoked(deployment: &Deployment<'_>) -> Result<String> {
         };
         wait_until(REJOINED, || true, again).context("deleted relays do not join again")?;
         deployment.wait_ready(EDGE)?;
-        deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+        deployment.wait_route(c1, c2, is_relay, SEARCH)?;
         Ok(format!(
             "ended {:.1} s after the grant, {:.1} s after the devices",
             grant.as_secs_f64(),

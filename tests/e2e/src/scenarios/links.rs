@@ -1,24 +1,28 @@
 //! Links that are narrow, that come twice, or that come and go.
 
-use std::{net::SocketAddr, thread, time::Duration};
+use std::{thread, time::Duration};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use rig::{
     deployment::{Deployment, Route},
     net::{Family, UPLINK_V4},
+    process::wait_until,
 };
 use serde_json::{Value, json};
 
 use super::{
-    EDGE, MINUTE, Scenario,
+    EDGE, SEARCH, Scenario,
+    carried::{send, transfer},
     endpoints::with_endpoints,
     reset,
     underlay::{through_ipv4, through_ipv6},
 };
 
+/// The longest time until a transfer has begun.
+const BEGUN: Duration = Duration::from_secs(10);
+
 /// Bytes through the tunnel.
 const BULK: u64 = 100_000_000;
-const PORT: u16 = 7_004;
 /// The MTU of some providers' links: enough for WireGuard's longest packets over IPv4, and too little
 /// for those over IPv6.
 const NARROW: u16 = 1_360;
@@ -65,10 +69,10 @@ fn over_narrow_link(deployment: &Deployment<'_>) -> Result<String> {
             network.cut(client, cut)?;
         }
         for (from, to) in [(c1, c2), (c2, c1)] {
-            deployment.wait_route(from, to, wanted, MINUTE)?;
+            deployment.wait_route(from, to, wanted, SEARCH)?;
         }
         let before = deployment.metric(metric)?;
-        let sent = transfer(deployment)?;
+        let sent = transfer(deployment, BULK)?;
         let counted = deployment.metric(metric)? - before;
         ensure!(counted > BULK as f64, "{metric}: {counted} bytes only");
         let route = deployment.route(c1, c2)?;
@@ -108,20 +112,25 @@ fn second_uplink(deployment: &Deployment<'_>) -> Result<String> {
     }
     let through = |route: &Route| matches!(route, Route::Relay(to) if to.starts_with(&endpoint));
     for (from, to) in [(c1, c2), (c2, c1)] {
-        deployment.wait_route(from, to, through, MINUTE)?;
+        deployment.wait_route(from, to, through, SEARCH)?;
     }
     let pods = containers(deployment)?;
     let sent = by_kernel(deployment)?;
 
     let start = counted(deployment, FORWARDED)?;
     let resumed = thread::scope(|scope| {
-        let sent = scope.spawn(|| transfer(deployment));
+        let sent = scope.spawn(|| send(deployment, BULK));
         let flapped = (|| {
-            deployment.eventually("the transfer has begun", || {
-                let so_far = counted(deployment, FORWARDED)? - start;
-                ensure!(so_far > 1e6, "{so_far} bytes were forwarded");
-                Ok(())
-            })?;
+            wait_until(
+                BEGUN,
+                || true,
+                || {
+                    let so_far = counted(deployment, FORWARDED)? - start;
+                    ensure!(so_far > 1e6, "{so_far} bytes were forwarded");
+                    Ok(())
+                },
+            )
+            .context("the transfer does not begin")?;
             network.set_uplink(false)?;
             ensure!(
                 !sent.is_finished(),
@@ -133,7 +142,7 @@ fn second_uplink(deployment: &Deployment<'_>) -> Result<String> {
         let sent = sent.join().map_err(|_| anyhow!("the sender panicked"))?;
         flapped.and(sent)
     })?;
-    let (_, back) = deployment.wait_route(c1, c2, through, MINUTE)?;
+    let (_, back) = deployment.wait_route(c1, c2, through, SEARCH)?;
     by_kernel(deployment).context("after the flap")?;
     ensure!(containers(deployment)? == pods, "the relay was replaced");
     let strays = network.strays()?;
@@ -148,7 +157,7 @@ fn second_uplink(deployment: &Deployment<'_>) -> Result<String> {
 /// Sends through the tunnel, and the only relay's kernel forwards it.
 fn by_kernel(deployment: &Deployment<'_>) -> Result<String> {
     let before = counted(deployment, BY_KERNEL)?;
-    let sent = transfer(deployment)?;
+    let sent = transfer(deployment, BULK)?;
     let bytes = counted(deployment, BY_KERNEL)? - before;
     ensure!(bytes > BULK as f64, "{BY_KERNEL}: {bytes} bytes only");
     Ok(sent)
@@ -166,16 +175,4 @@ fn containers(deployment: &Deployment<'_>) -> Result<Vec<Value>> {
     let pods = deployment.list("pods", EDGE)?;
     let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
     Ok(pods.iter().map(id).collect())
-}
-
-/// Sends [`BULK`] bytes from c1 to c2, and says that they arrived unchanged.
-fn transfer(deployment: &Deployment<'_>) -> Result<String> {
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let sent = deployment
-        .probe(c1, &["send", &to, &BULK.to_string()])?
-        .finish();
-    drop(server);
-    sent
 }

@@ -33,11 +33,11 @@ fn scraped(deployment: &Deployment<'_>) -> Result<String> {
         "metricRelabelings": [{"sourceLabels": ["__name__"], "regex": "tailscaled_.*", "action": "drop"}],
     }});
     deployment.apply(EDGE, &own)?;
-    deployment.eventually("annotations stand in for a ServiceMonitor", || {
+    deployment.soon("annotations stand in for a ServiceMonitor", || {
         annotated(deployment)
     })?;
     let prometheus = Prometheus::start(deployment.rig)?;
-    deployment.eventually("everything is made once its kind is there", || {
+    deployment.soon("everything is made once its kind is there", || {
         made(deployment)
     })?;
     deployment.rig.apply(&charts_own(deployment)?)?;
@@ -74,7 +74,7 @@ fn scraped(deployment: &Deployment<'_>) -> Result<String> {
     // What is not wanted any more goes, while its kind stays.
     let off = json!({"monitoring": {"serviceMonitor": "Disabled", "prometheusRule": "Disabled"}});
     deployment.apply(EDGE, &off)?;
-    deployment.eventually("what is disabled is removed", || {
+    deployment.soon("what is disabled is removed", || {
         for kind in ["servicemonitors", "prometheusrules", "services"] {
             let left = deployment.list(kind, EDGE)?;
             ensure!(left.is_empty(), "there are {} {kind}", left.len());
@@ -82,9 +82,9 @@ fn scraped(deployment: &Deployment<'_>) -> Result<String> {
         Ok(())
     })?;
     deployment.apply(EDGE, &json!({}))?;
-    deployment.eventually("everything is made again", || made(deployment))?;
+    deployment.soon("everything is made again", || made(deployment))?;
     prometheus.remove()?;
-    deployment.eventually("annotations stand in again", || annotated(deployment))?;
+    deployment.soon("annotations stand in again", || annotated(deployment))?;
     deployment.wait_ready(EDGE)?;
     Ok(format!("{seen}; {queries}; {alerts}"))
 }

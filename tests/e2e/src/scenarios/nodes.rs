@@ -8,7 +8,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, regions::running, reset, vacant};
+use super::{EDGE, SEARCH, Scenario, is_relay, regions::running, reset, vacant};
 
 /// A taint of the tests.
 const TAINT: &str = "rig-maintenance";
@@ -105,7 +105,7 @@ fn templated(deployment: &Deployment<'_>) -> Result<String> {
 /// Evicts both relays at once: the budget lets one go.
 fn evicted(deployment: &Deployment<'_>, pods: &[Value]) -> Result<String> {
     let budget = format!("{EDGE}-office");
-    deployment.eventually("the budget lets one relay go", || {
+    deployment.soon("the budget lets one relay go", || {
         let allowed =
             deployment.object("poddisruptionbudget", &budget)?["status"]["disruptionsAllowed"]
                 .clone();
@@ -137,7 +137,7 @@ fn drained(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     deployment.eventually("two relays are ready", || relays(deployment, "2/2"))?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let (route, _) = deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+    let (route, _) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
     let on = |node: &str| {
         let machine = deployment.rig.nodes.iter().find(|n| n.machine.name == node);
         let own = machine.map(|n| [n.machine.v4.to_string(), n.machine.v6.to_string()]);
@@ -166,7 +166,7 @@ fn drained(deployment: &Deployment<'_>) -> Result<String> {
         let taint = format!("{TAINT}=yes:NoExecute");
         deployment.rig.kubectl(["taint", "node", first, &taint])?;
         deployment.eventually("the status counts one relay", || relays(deployment, "1/1"))?;
-        deployment.wait_route(c1, c2, on(second), MINUTE)
+        deployment.wait_route(c1, c2, on(second), SEARCH)
     });
     deployment.rig.kubectl(["uncordon", first])?;
     untaint(deployment, first)?;
@@ -219,7 +219,7 @@ fn placed(deployment: &Deployment<'_>) -> Result<String> {
     apply(one(json!(["a"])))?;
     only("the relay leaves the zone, and waits for the cordon", &[])?;
     let ready = || deployment.condition(EDGE, "Ready");
-    deployment.eventually("the status says that no node fits", || {
+    deployment.soon("the status says that no node fits", || {
         let ready = ready()?;
         ensure!(ready == "False/NoNodes", "Ready is '{ready}'");
         Ok(())

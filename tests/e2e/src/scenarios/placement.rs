@@ -7,7 +7,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, regions::running, vacant};
+use super::{EDGE, SEARCH, Scenario, regions::running, vacant};
 
 /// A second PeerRelay.
 const OTHER: &str = "other";
@@ -81,7 +81,7 @@ fn apart(deployment: &Deployment<'_>, one: &dyn Fn(u16) -> Value) -> Result<()> 
         Ok(())
     })?;
     deployment.apply(OTHER, &one(40_000))?;
-    deployment.eventually("who has the port is told", || {
+    deployment.soon("who has the port is told", || {
         let status = deployment.object("peerrelay", OTHER)?["status"].clone();
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         let stalled = conditions.iter().find(|c| c["type"] == "Stalled");
@@ -106,7 +106,7 @@ fn stored_port(deployment: &Deployment<'_>) -> Result<()> {
     let stored = |port: u16| json!({"port": port, "monitoring": {"port": 9_440}});
     deployment.apply(EDGE, &stored(40_000))?;
     deployment.apply(OTHER, &stored(40_300))?;
-    deployment.eventually("the port and the field are told", || {
+    deployment.soon("the port and the field are told", || {
         let is = deployment.condition(OTHER, "Stalled")?;
         let said = message(&deployment.object("peerrelay", OTHER)?, "Stalled");
         let words = [
@@ -249,7 +249,7 @@ fn rolled_out(deployment: &Deployment<'_>) -> Result<String> {
     let start = std::time::Instant::now();
     deployment.apply(EDGE, &three("2"))?;
     // Between the two, one reads of the other in its ConfigMap and reaches it.
-    rig::process::wait_until(MINUTE * 3, || true, in_round("2"))?;
+    rig::process::wait_until(SEARCH * 3, || true, in_round("2"))?;
     let took = start.elapsed().as_secs();
     let after = running(deployment)?;
     ensure!(

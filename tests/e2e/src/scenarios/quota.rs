@@ -109,7 +109,7 @@ fn one(port: u16, control_url: Option<&str>) -> Value {
 
 fn told(deployment: &Deployment<'_>, name: &str, wanted: &str, words: &str) -> Result<()> {
     deployment
-        .eventually("the total is told", || {
+        .soon("the total is told", || {
             let is = deployment.condition(name, "WithinQuota")?;
             let said = message(&deployment.object("peerrelay", name)?, "WithinQuota");
             ensure!(

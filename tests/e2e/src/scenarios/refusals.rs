@@ -68,7 +68,7 @@ fn bad_resources(deployment: &Deployment<'_>) -> Result<String> {
         available == "True/RelaysReady",
         "RelaysAvailable is '{available}'"
     );
-    deployment.eventually("the policy has the new client", || {
+    deployment.soon("the policy has the new client", || {
         let policy = deployment.object("configmap", &format!("{EDGE}-grants"))?;
         let text = policy["data"].to_string();
         ensure!(text.contains("tag:annex"), "it is {text}");
@@ -287,7 +287,7 @@ fn namespace_goes(deployment: &Deployment<'_>) -> Result<()> {
     )?;
     relay["metadata"]["namespace"] = json!("leaving");
     deployment.rig.apply(&relay.to_string())?;
-    deployment.eventually("its objects are made", || {
+    deployment.soon("its objects are made", || {
         let words = ["get", "daemonset", "other-office", "-n", "leaving"];
         deployment.rig.kubectl(words).map(drop)
     })?;

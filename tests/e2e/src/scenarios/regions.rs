@@ -10,7 +10,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset, vacant};
+use super::{EDGE, SEARCH, Scenario, is_relay, relayed, reset, vacant};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -91,7 +91,7 @@ fn two_regions(deployment: &Deployment<'_>) -> Result<String> {
 fn total(deployment: &Deployment<'_>) -> Result<String> {
     vacant(deployment)?;
     let quota = |wanted: &str| {
-        deployment.eventually("the quota is told", || {
+        deployment.soon("the quota is told", || {
             let told = deployment.condition(EDGE, "WithinQuota")?;
             ensure!(told == wanted, "WithinQuota is '{told}'");
             Ok(())
@@ -160,7 +160,7 @@ fn shared(deployment: &Deployment<'_>) -> Result<String> {
     ensure!(kept.count() == 1, "{alone:?} became {later:?}");
     let nowhere = region("lab", json!({"disktype": "sdd"}));
     deployment.apply(EDGE, &json!({"maxRelays": 2, "regions": [office, nowhere]}))?;
-    deployment.eventually("the region without a relay is named", || {
+    deployment.soon("the region without a relay is named", || {
         let status = deployment.object("peerrelay", EDGE)?["status"].clone();
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         let ready = conditions.iter().find(|c| c["type"] == "Ready");
@@ -194,7 +194,7 @@ fn node_deleted(deployment: &Deployment<'_>) -> Result<String> {
         .find(|n| n.machine.name == first);
     let node = node.context("the relay is on no node of the rig")?;
     deployment.rig.kubectl(["cordon", &first])?;
-    let cordoned = deployment.eventually("the cordon is seen", || {
+    let cordoned = deployment.soon("the cordon is seen", || {
         let nodes = deployment.object("peerrelay", EDGE)?["status"]["regions"][0]["nodes"].clone();
         ensure!(nodes == 2, "{nodes} nodes fit");
         Ok(())
@@ -231,7 +231,7 @@ fn node_deleted(deployment: &Deployment<'_>) -> Result<String> {
     let by_new =
         |route: &Route| is_relay(route) && own.iter().any(|ip| route.to_string().contains(ip));
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let (route, took) = deployment.wait_route(c1, c2, by_new, MINUTE)?;
+    let (route, took) = deployment.wait_route(c1, c2, by_new, SEARCH)?;
     deployment.delete(EDGE)?;
     Ok(format!(
         "{first} to {second}, {route} after {} s",

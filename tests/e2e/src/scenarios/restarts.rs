@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rig::deployment::{Deployment, NAMESPACE};
 use serde_json::{Value, json};
 
-use super::{EDGE, Scenario, endpoints::with_endpoints, relayed, reset};
+use super::{EDGE, Scenario, carried::Counters, endpoints::with_endpoints, relayed, reset};
 
 const PORT: u16 = 7_002;
 const BULK_PORT: u16 = 7_003;
@@ -22,6 +22,10 @@ const BULK: u64 = 1_000_000_000;
 /// A relay is away for a second or two, in which a session between IPv4 and IPv6 is not forwarded; after
 /// 6.5 seconds of silence clients leave it.
 pub(crate) const STALL: Duration = Duration::from_secs(5);
+
+/// Share of the traffic, in percent, that clients may send elsewhere than to relays while these are replaced:
+/// they go on looking for a direct path.
+const STRAY_PERCENT: f64 = 10.0;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -48,6 +52,7 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     relayed(deployment)?;
     let held = deployment.probe(c1, &["hold", &to])?;
     let session = relayed(deployment)?;
+    let before = Counters::read(deployment)?;
 
     let pod = pod_of(deployment, &session)?;
     let start = Instant::now();
@@ -75,13 +80,15 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     stays(deployment, &session, &now)?;
     let trips = held.finish().context("a TCP connection over the relay")?;
     drop(server);
+    let carried = Counters::read(deployment)?.since(&before);
+    let ways = carried.mostly_to_relays(STRAY_PERCENT)?;
     ensure!(
         longest(&trips)? < STALL,
         "{session} has become {now}; {trips}"
     );
     Ok(format!(
-        "{session}, then {now}; on one connection {trips}; relay back {:.1} s after SIGKILL, {:.1} s \
-         after its deletion",
+        "{session}, then {now}; on one connection {trips}; {ways}; relay back {:.1} s after SIGKILL, \
+         {:.1} s after its deletion",
         killed.as_secs_f64(),
         deleted.as_secs_f64()
     ))
@@ -113,6 +120,7 @@ fn under_load(deployment: &Deployment<'_>) -> Result<String> {
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, BULK_PORT).to_string();
     let session = relayed(deployment)?;
     let set = format!("daemonset/{EDGE}-office");
+    let counted = Counters::read(deployment)?;
     let sent = thread::scope(|scope| {
         let send = || {
             deployment
@@ -143,8 +151,10 @@ fn under_load(deployment: &Deployment<'_>) -> Result<String> {
         disturbed.and(sent)
     })?;
     drop(server);
+    let carried = Counters::read(deployment)?.since(&counted);
+    let ways = carried.sent_to_relays(BULK, STRAY_PERCENT)?;
     let now = relayed(deployment)?;
-    Ok(format!("{sent}, by {session} and then {now}"))
+    Ok(format!("{sent}, by {session} and then {now}: {ways}"))
 }
 
 /// Relays advertise a port that nothing listens on, so that no other relay reaches them.
@@ -175,7 +185,7 @@ fn paused(deployment: &Deployment<'_>) -> Result<String> {
     })?;
     deployment.apply(EDGE, &spec(&unreached))?;
     let strategy = |wanted: &str| {
-        deployment.eventually(wanted, || {
+        deployment.soon(wanted, || {
             let set = deployment.object("daemonset", &format!("{EDGE}-office"))?;
             let now = &set["spec"]["updateStrategy"]["type"];
             ensure!(now == wanted, "updateStrategy is {now}");

@@ -20,7 +20,7 @@ fn newer_configuration(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     // The operator would put the ConfigMap back.
     deployment.apply(EDGE, &json!({"paused": true}))?;
-    deployment.eventually("the operator has seen the pause", || {
+    deployment.soon("the operator has seen the pause", || {
         let object = deployment.object("peerrelay", EDGE)?;
         let seen = &object["status"]["observedGeneration"];
         ensure!(*seen == object["metadata"]["generation"], "seen is {seen}");
@@ -66,7 +66,7 @@ fn newer_configuration(deployment: &Deployment<'_>) -> Result<String> {
         Ok(())
     })?;
     deployment.apply(EDGE, &json!({}))?;
-    deployment.eventually("the operator's configuration is back", || {
+    deployment.soon("the operator's configuration is back", || {
         let map = deployment.object("configmap", &name)?;
         let text = map["data"]["relay.yaml"].as_str().unwrap_or_default();
         ensure!(!text.contains(FIELD), "it still has {FIELD}");

@@ -9,7 +9,10 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rig::{command::program_in, deployment::Deployment};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, relayed, reset};
+use super::{
+    EDGE, SEARCH, Scenario, is_relay, relayed, reset,
+    restarts::{STALL, longest},
+};
 
 const PORT: u16 = 7_001;
 /// Program in the image, as the rig built it.
@@ -152,6 +155,7 @@ fn control_lost(deployment: &Deployment<'_>) -> Result<String> {
     let ready = back.elapsed().as_secs();
     let trips = held.finish().context("the connection did not survive")?;
     drop(server);
-    deployment.wait_route(c1, c2, is_relay, MINUTE)?;
+    ensure!(longest(&trips)? < STALL, "TCP stalled: {trips}");
+    deployment.wait_route(c1, c2, is_relay, SEARCH)?;
     Ok(format!("{trips}, ready {ready} s after control was back"))
 }

@@ -60,7 +60,7 @@ fn every_pair(deployment: &Deployment<'_>) -> Result<String> {
             "NodePort" => vec!["NodePort"],
             _ => vec!["LoadBalancer"; 2],
         };
-        deployment.eventually("the Services are those of the type", || {
+        deployment.soon("the Services are those of the type", || {
             let services = deployment.list("services", EDGE)?;
             let types = services.iter().filter_map(|s| s["spec"]["type"].as_str());
             let types: Vec<_> = types.filter(|kind| *kind != "ClusterIP").collect();
@@ -123,7 +123,7 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
         let class = load_balancer["class"].clone();
         let family = load_balancer["ipFamilies"][0].clone();
         deployment
-            .eventually("the Services are as they should be", || {
+            .soon("the Services are as they should be", || {
                 let services = services(deployment)?;
                 ensure!(services.len() == 2, "{} Services", services.len());
                 for service in &services {
@@ -138,7 +138,7 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
             true => deployment
                 .wait_ready(EDGE)
                 .with_context(|| format!("{load_balancer} {}", metallb.log()))?,
-            false => deployment.eventually("addresses are waited for", || {
+            false => deployment.soon("addresses are waited for", || {
                 let told = deployment.condition(EDGE, "EndpointsPublished")?;
                 ensure!(told.starts_with("False/"), "EndpointsPublished is '{told}'");
                 Ok(())

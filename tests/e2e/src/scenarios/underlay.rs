@@ -6,7 +6,7 @@ use rig::{
     net::Family,
 };
 
-use super::{MINUTE, Scenario, reset};
+use super::{SEARCH, Scenario, reset};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -26,7 +26,7 @@ fn ipv6(deployment: &Deployment<'_>) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     deployment.rig.network.cut("c1", Family::V4)?;
     deployment.rig.network.cut("c2", Family::V4)?;
-    let (route, _) = deployment.wait_route(c1, c2, through_ipv6, MINUTE)?;
+    let (route, _) = deployment.wait_route(c1, c2, through_ipv6, SEARCH)?;
     Ok(route.to_string())
 }
 
@@ -37,8 +37,8 @@ fn mixed(deployment: &Deployment<'_>) -> Result<String> {
     deployment.rig.network.cut("c2", Family::V4)?;
     let prefix = "peerrelay_forwarded_packets_total{data_path=\"socket\",region=\"office\",transport_in=\"udp4\",transport_out=\"udp6\"}";
     let before = deployment.metric(prefix)?;
-    deployment.wait_route(c1, c2, through_ipv4, MINUTE)?;
-    let (route, _) = deployment.wait_route(c2, c1, through_ipv6, MINUTE)?;
+    deployment.wait_route(c1, c2, through_ipv4, SEARCH)?;
+    let (route, _) = deployment.wait_route(c2, c1, through_ipv6, SEARCH)?;
     let crossed = deployment.metric(prefix)? - before;
     ensure!(crossed > 0.0, "no datagram crossed from IPv4 to IPv6");
     Ok(format!("{crossed} datagrams from IPv4 to {route}"))

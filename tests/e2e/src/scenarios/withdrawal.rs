@@ -15,7 +15,10 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, MINUTE, Scenario, is_relay, regions::running, relayed, reset, vacant};
+use super::{
+    EDGE, FALLBACK, SEARCH, Scenario, is_relay, regions::running, relayed, reset,
+    restarts::longest, vacant,
+};
 
 const PORT: u16 = 7_004;
 /// Name of a relay outside of Kubernetes.
@@ -87,13 +90,19 @@ fn fewer(deployment: &Deployment<'_>) -> Result<String> {
 
     deployment.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
     let start = Instant::now();
-    deployment.eventually("the relay is withdrawn", || {
-        let told = deployment.condition(EDGE, "Ready")?;
-        ensure!(told == "False/RelaysWithdrawing", "Ready is '{told}'");
-        let report = report(deployment, goes)?;
-        ensure!(!report["status"]["withdrawal"].is_null(), "it goes on");
-        Ok(())
-    })?;
+    // It may be gone a moment later.
+    wait_until(
+        SEARCH,
+        || true,
+        || {
+            let told = deployment.condition(EDGE, "Ready")?;
+            ensure!(told == "False/RelaysWithdrawing", "Ready is '{told}'");
+            let report = report(deployment, goes)?;
+            ensure!(!report["status"]["withdrawal"].is_null(), "it goes on");
+            Ok(())
+        },
+    )
+    .context("the relay is not withdrawn")?;
     let withdrawn = start.elapsed();
     let mut complete = false;
     wait_until(
@@ -118,9 +127,10 @@ fn fewer(deployment: &Deployment<'_>) -> Result<String> {
     let on_other = |route: &Route| {
         is_relay(route) && is_on(deployment, &route.to_string(), &stays).unwrap_or(false)
     };
-    let (route, found) = deployment.wait_route(c1, c2, on_other, MINUTE)?;
+    let (route, found) = deployment.wait_route(c1, c2, on_other, SEARCH)?;
     let trips = held.finish().context("the connection did not survive")?;
     drop(server);
+    ensure!(longest(&trips)? < FALLBACK, "TCP stalled: {trips}");
     deployment.wait_ready(EDGE)?;
     deployment.delete(EDGE)?;
     Ok(format!(
@@ -171,7 +181,7 @@ fn disabled(deployment: &Deployment<'_>) -> Result<String> {
     deployment.object("configmap", &format!("{EDGE}-grants"))?;
     deployment.object("daemonset", &format!("{EDGE}-office"))?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    deployment.wait_route(c1, c2, |route| *route == Route::Derp, MINUTE)?;
+    deployment.wait_route(c1, c2, |route| *route == Route::Derp, SEARCH)?;
 
     deployment.apply(EDGE, &json!({"enabled": true}))?;
     let start = Instant::now();
@@ -200,7 +210,7 @@ fn cordoned(deployment: &Deployment<'_>) -> Result<String> {
         .machine
         .name;
     let withdrawn = |wanted: bool| {
-        deployment.eventually("the cordon reaches the relay", || {
+        deployment.soon("the cordon reaches the relay", || {
             let report = report(deployment, first)?;
             let is = !report["status"]["withdrawal"].is_null();
             ensure!(is == wanted, "withdrawn: {is}");

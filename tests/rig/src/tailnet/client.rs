@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::LOGIN_SERVER;
@@ -159,6 +159,19 @@ impl Client {
     pub fn status(&self) -> Result<Value> {
         let status = self.tailscale(["status", "--json"])?;
         serde_json::from_str(&status).context("failed to parse the status")
+    }
+
+    /// Bytes that it has sent, by path as tailscaled names it: `derp`, `direct_ipv4`, `peer_relay_ipv6`.
+    pub fn sent_bytes(&self) -> Result<Vec<(String, f64)>> {
+        let text = self.tailscale(["metrics", "print"])?;
+        let sent = text.lines().filter_map(|line| {
+            let rest = line.strip_prefix("tailscaled_outbound_bytes_total{path=\"")?;
+            let (path, value) = rest.split_once("\"} ")?;
+            Some((path.to_owned(), value.parse().ok()?))
+        });
+        let sent: Vec<_> = sent.collect();
+        ensure!(!sent.is_empty(), "it counts no bytes: {text}");
+        Ok(sent)
     }
 
     /// The client's tailnet addresses, IPv4 first.
