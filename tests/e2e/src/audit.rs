@@ -1,4 +1,4 @@
-//! The requests of our parts to the API server in the whole run, compared with their rights.
+//! Requests of operator and relays to the API server in the whole run, beside the rights that they have.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -6,8 +6,12 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, OPERATOR_NAMESPACE};
+use rig::{
+    audit::WRITES,
+    deployment::{Deployment, OPERATOR_NAMESPACE},
+};
 use serde_json::Value;
+use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Requests of these programs are tests that something is refused.
 const NEGATIVE_TESTS: [&str; 2] = ["curl/", "kubectl/"];
@@ -21,26 +25,34 @@ const NO_REQUEST: [(&str, &str); 3] = [
     ("peerrelay.dev/relaynodes", "verify"),
 ];
 
+/// Groups of which objects are created to ask something.
+const QUESTIONS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
+/// Prefix of the user names of ServiceAccounts; namespace and name follow.
+const ACCOUNT: &str = "system:serviceaccount:";
+/// Longest time for which a pod runs without its rights: its grace period, twice.
+const LINGER: Duration = Duration::seconds(60);
+/// Time in which the API server's authorizer knows of a right that was given.
+const SPREAD: Duration = Duration::seconds(2);
+
 /// A right: group and resource, and the verb.
 type Right = (String, String);
 
-/// Fails if a request of ours was refused.
+/// Fails if a request of ours was refused. Pods of a PeerRelay or an operator that is being removed outlive
+/// their rights, so refusals after the removal do not count.
 pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
-    let asked = Asked::read(&log(deployment)?);
-    let accounts = accounts(deployment)?;
-    // An operator that is being uninstalled loses its rights before its pods have ended.
-    let there = asked
-        .refused
-        .values()
-        .filter(|refusal| accounts.contains(&refusal.account));
-    let refused: Vec<_> = there.map(|refusal| refusal.text.as_str()).collect();
+    let asked = Asked::read(&log(deployment)?)?;
+    let refused = asked.refused_with_rights();
     ensure!(refused.is_empty(), "refused: {}", refused.join("; "));
-    Ok(format!("{} requests", asked.requests))
+    let excused = asked.refused.len();
+    Ok(format!(
+        "{} requests, {excused} of them by those whose rights had been removed",
+        asked.requests
+    ))
 }
 
 /// Fails if something is allowed that no request has needed. Means something for a whole run only.
 pub(crate) fn check_needed(deployment: &Deployment<'_>) -> Result<String> {
-    let asked = Asked::read(&log(deployment)?);
+    let asked = Asked::read(&log(deployment)?)?;
     let granted = granted(deployment)?;
     ensure!(!granted.is_empty(), "no rights were found");
     let unused = unused(&granted, &asked.used);
@@ -48,13 +60,33 @@ pub(crate) fn check_needed(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("{} rights", granted.len()))
 }
 
-/// Identities of the ServiceAccounts that exist.
-fn accounts(deployment: &Deployment<'_>) -> Result<BTreeSet<String>> {
-    let words = ["get", "serviceaccounts", "-A", "-o", "json"];
-    let list: Value = serde_json::from_str(&deployment.rig.kubectl(words)?)?;
-    let items = list["items"].as_array().into_iter().flatten();
-    let uids = items.filter_map(|account| account["metadata"]["uid"].as_str());
-    Ok(uids.map(str::to_owned).collect())
+/// Writes of operators that began at a moment or later, as verb, kind and name. Their lease, and questions
+/// that are asked by creating something, are none.
+pub(crate) fn operators_writes(
+    deployment: &Deployment<'_>,
+    since: OffsetDateTime,
+) -> Result<Vec<String>> {
+    let of_operators = format!("{ACCOUNT}{OPERATOR_NAMESPACE}:");
+    let mut writes = Vec::new();
+    for line in log(deployment)?.lines() {
+        // The last line may not be whole.
+        let Ok(event) = serde_json::from_str::<Value>(line) else {
+            continue;
+        };
+        let (about, verb) = (&event["objectRef"], text(&event["verb"]));
+        let group = text(&about["apiGroup"]);
+        let asks = QUESTIONS.contains(&&*group) || about["resource"] == "leases";
+        if text(&event["user"]["username"]).starts_with(&of_operators)
+            && WRITES.contains(&&*verb)
+            && !asks
+            && time(&event["requestReceivedTimestamp"])? >= since
+        {
+            let (kind, name) = (text(&about["resource"]), text(&about["name"]));
+            let sub = text(&about["subresource"]);
+            writes.push(format!("{verb} {kind}/{name} {sub}").trim_end().to_owned());
+        }
+    }
+    Ok(writes)
 }
 
 fn log(deployment: &Deployment<'_>) -> Result<String> {
@@ -78,78 +110,161 @@ fn unused(granted: &BTreeSet<Right>, used: &BTreeSet<Right>) -> Vec<String> {
 /// A request that was refused.
 #[derive(Debug)]
 struct Refusal {
-    /// Identity of the ServiceAccount.
+    /// Name of the ServiceAccount, without its namespace.
     account: String,
+    began: OffsetDateTime,
+    ended: OffsetDateTime,
     text: String,
 }
 
-/// A summary of the audit log.
+/// A moment at which a role, a binding or a ServiceAccount was made or removed.
+#[derive(Clone, Copy, Debug)]
+struct Change {
+    removed: bool,
+    began: OffsetDateTime,
+    ended: OffsetDateTime,
+}
+
+/// Requests in the audit log.
 #[derive(Debug, Default)]
 struct Asked {
     requests: usize,
+    /// Rights by which a request has succeeded.
     used: BTreeSet<Right>,
-    /// Last words, by who asked and for what object.
-    refused: BTreeMap<(String, String), Refusal>,
-    /// The accounts that have written, each with the name of the object.
-    wrote: BTreeSet<(String, String)>,
+    refused: Vec<Refusal>,
+    /// Changes of rights, by kind and name of the object.
+    rights: BTreeMap<(String, String), Vec<Change>>,
 }
 
 impl Asked {
-    fn read(log: &str) -> Self {
+    fn read(log: &str) -> Result<Self> {
         let mut asked = Self::default();
         for event in log
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         {
-            asked.note(&event);
+            asked.record(&event)?;
         }
-        asked
+        Ok(asked)
     }
 
-    fn note(&mut self, event: &Value) {
-        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    fn record(&mut self, event: &Value) -> Result<()> {
         let agent = text(&event["userAgent"]);
         let about = &event["objectRef"];
-        if !about.is_object()
-            || NEGATIVE_TESTS
-                .iter()
-                .any(|program| agent.starts_with(program))
-        {
-            return;
+        if !about.is_object() {
+            return Ok(());
+        }
+        let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
+        let verb = text(&event["verb"]);
+        let succeeded = (200..300).contains(&code);
+        if succeeded && is_about_rights(about) {
+            self.change(event, &verb, code)?;
+        }
+        let user = text(&event["user"]["username"]);
+        let account = user.strip_prefix(ACCOUNT).unwrap_or_default();
+        let (namespace, account) = account.split_once(':').unwrap_or_default();
+        let is_negative_test = NEGATIVE_TESTS
+            .iter()
+            .any(|program| agent.starts_with(program));
+        if account.is_empty() || namespace == "kube-system" || is_negative_test {
+            return Ok(());
         }
         self.requests += 1;
         let mut what = format!("{}/{}", text(&about["apiGroup"]), text(&about["resource"]));
         if let Some(sub) = about["subresource"].as_str() {
             what += &format!("/{sub}");
         }
-        let verb = text(&event["verb"]);
-        let code = event["responseStatus"]["code"].as_u64().unwrap_or_default();
-        let said = text(&event["responseStatus"]["message"]);
-        // What somebody's admission policy or quota refuses is allowed; what ours refuses is not.
-        // A namespace that is being deleted takes nothing new, whoever asks.
-        let forbidden = event["annotations"]["authorization.k8s.io/decision"] == "forbid"
-            || what.starts_with("peerrelay.dev/") && !said.contains("being terminated");
-        let user = text(&event["user"]["username"]);
-        let key = (user.clone(), text(&about["name"]));
-        if code == 401 || code == 403 && forbidden {
-            // A relay that is on its way out outlives its Role: it has written its report before,
-            // and never does again.
-            if !(what.starts_with("peerrelay.dev/relaynodes") && self.wrote.contains(&key)) {
-                let refusal = Refusal {
-                    account: text(&event["user"]["uid"]),
-                    text: format!("{user}: {verb} {what}: {said}"),
-                };
-                self.refused.insert(key, refusal);
+        if is_refusal(event, &what, code) {
+            let said = text(&event["responseStatus"]["message"]);
+            self.refused.push(Refusal {
+                account: account.to_owned(),
+                began: time(&event["requestReceivedTimestamp"])?,
+                ended: time(&event["stageTimestamp"])?,
+                text: format!("{user}: {verb} {what}: {said}"),
+            });
+        } else if succeeded {
+            // Applying what is not there takes the right to create, too.
+            if verb == "patch" && code == 201 {
+                self.used.insert((what.clone(), "create".into()));
             }
-            return;
+            self.used.insert((what, verb));
         }
-        self.wrote.insert(key);
-        // Applying what is not there takes the right to create, too.
-        if verb == "patch" && code == 201 {
-            self.used.insert((what.clone(), "create".into()));
-        }
-        self.used.insert((what, verb));
+        Ok(())
     }
+
+    /// Records that a role, a binding or a ServiceAccount was made or removed.
+    fn change(&mut self, event: &Value, verb: &str, code: u64) -> Result<()> {
+        let removed = verb.starts_with("delete");
+        if !removed && code != 201 {
+            return Ok(());
+        }
+        let about = &event["objectRef"];
+        let key = (text(&about["resource"]), text(&about["name"]));
+        let change = Change {
+            removed,
+            began: time(&event["requestReceivedTimestamp"])?,
+            ended: time(&event["stageTimestamp"])?,
+        };
+        self.rights.entry(key).or_default().push(change);
+        Ok(())
+    }
+
+    /// Requests that were refused although nobody had just taken the rights of who asked.
+    fn refused_with_rights(&self) -> Vec<&str> {
+        let counts = |refusal: &&Refusal| {
+            let of_account = self
+                .rights
+                .iter()
+                .filter(|((_, name), _)| *name == refusal.account);
+            !of_account.into_iter().any(|(_, changes)| {
+                let last = changes
+                    .iter()
+                    .rev()
+                    .find(|change| change.is_before(refusal));
+                last.is_some_and(|change| change.removed && refusal.began - change.ended < LINGER)
+            })
+        };
+        let refused = self.refused.iter().filter(counts);
+        refused.map(|refusal| refusal.text.as_str()).collect()
+    }
+}
+
+impl Change {
+    /// Says if the change came before a refusal: the authorizer may know of a removal at once, and knows of
+    /// what was given after a moment.
+    fn is_before(&self, refusal: &Refusal) -> bool {
+        if self.removed {
+            self.began <= refusal.ended
+        } else {
+            self.ended + SPREAD <= refusal.began
+        }
+    }
+}
+
+/// Says if an object gives rights to a ServiceAccount, or is one.
+fn is_about_rights(about: &Value) -> bool {
+    about["subresource"].is_null()
+        && (about["apiGroup"] == "rbac.authorization.k8s.io"
+            || about["resource"] == "serviceaccounts")
+}
+
+/// Says if the API server refused a request for want of a right. What somebody's admission policy or quota
+/// refuses is allowed; what ours refuses is not. A namespace that is being deleted takes nothing new,
+/// whoever asks.
+fn is_refusal(event: &Value, what: &str, code: u64) -> bool {
+    let said = text(&event["responseStatus"]["message"]);
+    let forbidden = event["annotations"]["authorization.k8s.io/decision"] == "forbid"
+        || what.starts_with("peerrelay.dev/") && !said.contains("being terminated");
+    code == 401 || code == 403 && forbidden
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}
+
+fn time(value: &Value) -> Result<OffsetDateTime> {
+    let text = value.as_str().context("an event has no time")?;
+    OffsetDateTime::parse(text, &Rfc3339).with_context(|| format!("'{text}' is no time"))
 }
 
 /// Rights of the operator and of the relays; the operator gives nothing that it does not have.
@@ -228,40 +343,68 @@ mod tests {
 
     use super::*;
 
+    const RELAY: &str = "system:serviceaccount:relays:edge-office";
+    const COLLECTOR: &str = "system:serviceaccount:kube-system:generic-garbage-collector";
+
+    fn event(user: &str, verb: &str, what: &str, code: u16, second: u8) -> String {
+        let (group, resource) = what.split_once('/').unwrap_or_default();
+        let (resource, sub) = resource.split_once('/').unwrap_or((resource, ""));
+        let decision = if code == 403 { "forbid" } else { "allow" };
+        let mut about = json!({"apiGroup": group, "resource": resource, "name": "edge-office"});
+        if !sub.is_empty() {
+            about["subresource"] = sub.into();
+        }
+        json!({
+            "annotations": {"authorization.k8s.io/decision": decision},
+            "verb": verb, "userAgent": "ours", "user": {"username": user},
+            "requestReceivedTimestamp": format!("2026-11-29T02:00:{second:02}.000000Z"),
+            "stageTimestamp": format!("2026-11-29T02:00:{second:02}.500000Z"),
+            "objectRef": about,
+            "responseStatus": {"code": code, "message": "no"},
+        })
+        .to_string()
+    }
+
+    fn read(log: &[String]) -> Asked {
+        Asked::read(&log.join("\n")).expect("the log is whole")
+    }
+
     #[test]
-    fn what_was_used_and_what_was_refused_is_told_apart() {
-        let event = |verb: &str, agent: &str, code: u16| {
-            let decision = if verb == "delete" { "forbid" } else { "allow" };
-            json!({
-                "annotations": {"authorization.k8s.io/decision": decision},
-                "verb": verb, "userAgent": agent, "user": {"username": "relay", "uid": "uid"},
-                "objectRef": {"apiGroup": "apps", "resource": "daemonsets", "subresource": "status"},
-                "responseStatus": {"code": code, "message": "no"},
-            })
-            .to_string()
-        };
-        let log = [
-            event("patch", "ours", 201),
-            event("get", "curl/8", 403),
-            event("delete", "ours", 403),
-            event("update", "ours", 403),
+    fn a_right_is_used_by_requests_that_succeed() {
+        let sets = "apps/daemonsets/status";
+        let asked = read(&[
+            event(RELAY, "patch", sets, 201, 0),
+            event(RELAY, "get", sets, 404, 0),
+            event(RELAY, "update", sets, 409, 0),
+            event(RELAY, "watch", sets, 200, 0),
+            event(COLLECTOR, "delete", sets, 200, 0),
+            event(RELAY, "get", sets, 403, 0).replace("ours", "curl/8"),
             json!({"verb": "get", "requestURI": "/version"}).to_string(),
-        ];
-        let asked = Asked::read(&log.join("\n"));
-        let right = |verb: &str| ("apps/daemonsets/status".to_owned(), verb.to_owned());
+        ]);
+        let right = |verb: &str| (sets.to_owned(), verb.to_owned());
         assert_eq!(
             asked.used,
-            BTreeSet::from([right("create"), right("patch"), right("update")])
+            BTreeSet::from([right("create"), right("patch"), right("watch")])
         );
-        assert_eq!(asked.requests, 3);
-        assert_eq!(
-            asked
-                .refused
-                .values()
-                .map(|r| (&*r.account, &*r.text))
-                .collect::<Vec<_>>(),
-            [("uid", "relay: delete apps/daemonsets/status: no")]
-        );
+        assert_eq!(asked.requests, 4);
+        assert!(asked.refused.is_empty());
+    }
+
+    #[test]
+    fn a_refusal_counts_unless_the_rights_were_removed_before() {
+        let report = "peerrelay.dev/relaynodes/status";
+        let binding = "rbac.authorization.k8s.io/rolebindings";
+        let refused = |log: &[String]| read(log).refused_with_rights().len();
+        let made = event("admin", "patch", binding, 201, 1);
+        let removed = event(COLLECTOR, "delete", binding, 200, 20);
+        let again = event("admin", "patch", binding, 201, 40);
+        let at = |second| event(RELAY, "patch", report, 403, second);
+        let all = [made, event(RELAY, "patch", report, 200, 5), removed, again];
+        for (second, counts) in [(10, 1), (20, 0), (30, 0), (41, 0), (50, 1)] {
+            let log = [all.as_slice(), &[at(second)]].concat();
+            assert_eq!(refused(&log), counts, "{second}");
+        }
+        assert_eq!(refused(&[at(10)]), 1);
     }
 
     #[test]

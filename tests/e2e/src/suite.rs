@@ -15,7 +15,7 @@ use rig::{
 use crate::{
     audit, evidence,
     scenarios::{self, Scenario},
-    traces,
+    traces::{self, collector::Collector},
 };
 
 /// The choice of scenarios and of the rig's versions.
@@ -107,9 +107,13 @@ pub fn run(args: &TestArgs, seed: u64) -> Result<Totals> {
     let background = args
         .is_whole()
         .then(|| BackgroundBuild::start(&TOOLS_OF_FEW));
-    let result = run_scenarios(&rig, seed, &scenarios, &progress);
-    drop(background);
-    let result = result.and_then(|failed| Ok(failed + closing(&rig, args, &progress)?));
+    let result = Collector::start(&rig).and_then(|collector| {
+        let failed = run_scenarios(&rig, seed, &scenarios, &progress)?;
+        drop(background);
+        let failed = failed + closing(&rig, args, &progress)?;
+        collector.finish()?;
+        Ok(failed)
+    });
     if !args.keep {
         signals::acknowledge();
         rig.down(&progress)?;

@@ -1,21 +1,22 @@
 //! Secrets that the run used, looked for in everything that it left behind.
 
+pub(crate) mod collector;
+
 use std::{
     collections::BTreeMap,
     fs,
-    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
-use rig::{auth_key, deployment::Deployment, process};
+use rig::{auth_key, deployment::Deployment};
 use serde_json::Value;
+
+use self::collector::Places;
 
 /// Objects that say what people see; Secrets are where secrets belong.
 const OBJECTS: &str = "events,peerrelays,relaynodes,configmaps,daemonsets,pods,services,leases,\
     serviceaccounts,roles,rolebindings";
-/// The path of a pod's token, below its root.
-const TOKEN_FILE: &str = "var/run/secrets/kubernetes.io/serviceaccount/token";
 /// The name under which an auth key is reported.
 const AUTH_KEY: &str = "an auth key";
 /// Shorter text is no key of another kind, and is found by chance.
@@ -40,30 +41,38 @@ pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
             }
         }
     };
-    let mut files = Vec::new();
+    let collected = Places::of(deployment.rig)?;
+    let mut files = vec![collected.arguments];
     collect(&deployment.rig.logs(), &mut files);
-    for node in &deployment.rig.nodes {
-        collect(&node.pod_logs(), &mut files);
-    }
+    let rig = files.len();
+    collect(&collected.logs, &mut files);
+    let pods = files.len() - rig;
+    let deleted = pods.saturating_sub(pods_there(deployment)?);
     for file in files {
-        if let Ok(text) = fs::read(&file) {
-            look(&file.display().to_string(), &text);
-        }
+        let text = fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
+        look(&file.display().to_string(), &text);
     }
     let objects = deployment
         .rig
         .kubectl(["get", OBJECTS, "-A", "-o", "json"])?;
     look("objects", objects.as_bytes());
-    for (id, process) in process::running()? {
-        if let Ok(arguments) = fs::read(process.join("cmdline")) {
-            look(&format!("the arguments of process {id}"), &arguments);
-        }
-    }
     ensure!(found.is_empty(), "{}", found.join("; "));
     Ok(format!(
-        "{} secrets in none of {places} places",
+        "{} secrets in none of {places} places, {deleted} of them logs of pods that are deleted",
         secrets.len()
     ))
+}
+
+/// Containers that exist, each with its log.
+fn pods_there(deployment: &Deployment<'_>) -> Result<usize> {
+    let words = ["get", "pods", "-A", "-o", "json"];
+    let pods: Value = serde_json::from_str(&deployment.rig.kubectl(words)?)?;
+    let pods = pods["items"].as_array().into_iter().flatten();
+    let containers = pods.map(|pod| {
+        let statuses = pod["status"]["containerStatuses"].as_array();
+        statuses.map_or(0, Vec::len)
+    });
+    Ok(containers.sum())
 }
 
 /// Each secret, and what it is.
@@ -81,30 +90,13 @@ fn secrets(deployment: &Deployment<'_>) -> Result<BTreeMap<String, &'static str>
             private_keys(&serde_json::from_slice(&text)?, &mut secrets);
         }
     }
-    for token in tokens()? {
-        secrets.insert(token, "a token");
+    let tokens =
+        fs::read_to_string(Places::of(deployment.rig)?.tokens).context("no tokens were kept")?;
+    for token in tokens.lines() {
+        secrets.insert(token.to_owned(), "a token");
     }
     secrets.retain(|secret, kind| *kind == AUTH_KEY || secret.len() >= SHORTEST);
     Ok(secrets)
-}
-
-/// Tokens of the pods that run, as these see them: what the kubelet mounts is hidden from others.
-fn tokens() -> Result<Vec<String>> {
-    let mut tokens = Vec::new();
-    let own = fs::metadata("/")?;
-    for (_, process) in process::running()? {
-        let root = process.join("root");
-        let Ok(of) = fs::metadata(&root) else {
-            continue;
-        };
-        // This machine may be a pod itself; its token is none of the rig's.
-        if (of.dev(), of.ino()) != (own.dev(), own.ino())
-            && let Ok(token) = fs::read_to_string(root.join(TOKEN_FILE))
-        {
-            tokens.push(token.trim().to_owned());
-        }
-    }
-    Ok(tokens)
 }
 
 /// Every long text in the identity is a key, with its kind before a colon.

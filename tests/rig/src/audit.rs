@@ -4,11 +4,19 @@ use std::path::Path;
 
 use serde_json::{Value, json};
 
-/// The API server's audit policy: metadata of what service accounts ask, except Kubernetes' own.
+/// Verbs that change an object.
+pub const WRITES: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
+
+/// The API server's audit policy: metadata of the requests of service accounts, except Kubernetes' own,
+/// and of the requests of anyone that give or take rights.
 pub fn policy() -> Value {
     json!({
         "apiVersion": "audit.k8s.io/v1", "kind": "Policy", "omitStages": ["RequestReceived"],
         "rules": [
+            {"level": "Metadata", "verbs": WRITES, "resources": [
+                {"group": "rbac.authorization.k8s.io"},
+                {"group": "", "resources": ["serviceaccounts"]},
+            ]},
             {"level": "None", "userGroups": ["system:serviceaccounts:kube-system"]},
             {"level": "Metadata", "userGroups": ["system:serviceaccounts"]},
             {"level": "None"},

@@ -1,19 +1,23 @@
 //! The operator under trouble.
 
-use std::{
-    collections::BTreeMap,
-    thread,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, OPERATOR_NAMESPACE};
+use rig::{
+    deployment::{Deployment, OPERATOR_NAMESPACE},
+    signals,
+};
 use serde_json::{Value, json};
+use time::OffsetDateTime;
 
 use super::{EDGE, Scenario, reset};
+use crate::audit;
 
 /// Kinds of which each region has one; there is one ConfigMap more, with the policy.
 const CHILDREN: &str = "daemonsets,configmaps,serviceaccounts,roles,rolebindings";
+
+/// Time in which nothing may be written: several times what an operator takes to do what it has to.
+const QUIET: Duration = Duration::from_secs(12);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -52,26 +56,36 @@ fn thrift(deployment: &Deployment<'_>) -> Result<String> {
         Ok(())
     })?;
     let before = versions(deployment, EDGE)?;
-    let status = settled(deployment)?;
+    let (status, sessions) = (settled(deployment)?, sessions(deployment)?);
+    let since = OffsetDateTime::now_utc();
     // Metadata only: the operator looks again and finds nothing to do.
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)?
-        .as_nanos()
-        .to_string();
-    let note = format!("rig/looked={now}");
+    let note = format!("rig/looked={}", since.unix_timestamp_nanos());
     deployment.annotate(EDGE, &note)?;
-    thread::sleep(Duration::from_secs(3));
-    ensure!(versions(deployment, EDGE)? == before, "a second look wrote");
+    signals::pause(QUIET)?;
+    let mut writes = audit::operators_writes(deployment, since)?;
+    ensure!(writes.is_empty(), "a second look wrote {writes:?}");
     kill_operators(deployment)?;
     wait_for_operator(deployment)?;
-    thread::sleep(Duration::from_secs(3));
-    ensure!(
-        versions(deployment, EDGE)? == before,
-        "a new operator wrote"
-    );
+    signals::pause(QUIET)?;
+    writes = audit::operators_writes(deployment, since)?;
+    // Relays tell of the sessions that come and go, which the status follows.
+    let counted = format!("patch peerrelays/{EDGE} status");
+    if self::sessions(deployment)? != sessions {
+        writes.retain(|write| *write != counted);
+    }
+    ensure!(writes.is_empty(), "a new operator wrote {writes:?}");
+    ensure!(versions(deployment, EDGE)? == before, "somebody else wrote");
     let now = settled(deployment)?;
     ensure!(now == status, "the status changed: {now} was {status}");
-    Ok(format!("{} objects untouched", before.len()))
+    Ok(format!(
+        "{} objects untouched, no request to write in {} s",
+        before.len(),
+        2 * QUIET.as_secs()
+    ))
+}
+
+fn sessions(deployment: &Deployment<'_>) -> Result<Value> {
+    Ok(deployment.object("peerrelay", EDGE)?["status"]["sessions"].clone())
 }
 
 /// The status without the number of sessions, which relays tell as it changes.
@@ -98,7 +112,7 @@ fn drift(deployment: &Deployment<'_>) -> Result<String> {
         "-p",
         patch,
     ])?;
-    deployment.eventually("drift is repaired", || {
+    deployment.soon("drift is repaired", || {
         deployment.object("configmap", &name)?;
         let set = deployment.object("daemonset", &name)?;
         let grace = &set["spec"]["template"]["spec"]["terminationGracePeriodSeconds"];
@@ -111,13 +125,13 @@ fn drift(deployment: &Deployment<'_>) -> Result<String> {
          "placement": {"nodeSelector": {"peerrelay.dev/no-such-node": "true"}}},
     ]});
     deployment.apply(EDGE, &two)?;
-    deployment.eventually("both regions have their objects", || {
+    deployment.soon("both regions have their objects", || {
         let children = versions(deployment, EDGE)?.len();
         ensure!(children == 11, "{children} objects");
         Ok(())
     })?;
     deployment.apply(EDGE, &json!({}))?;
-    deployment.eventually("the second region's objects are gone", || {
+    deployment.soon("the second region's objects are gone", || {
         let children = versions(deployment, EDGE)?;
         ensure!(
             children.len() == 6 && children.keys().all(|k| !k.ends_with("spare")),
@@ -184,7 +198,7 @@ fn taken(deployment: &Deployment<'_>) -> Result<String> {
         "taken",
         &json!({"port": 40_100, "monitoring": {"port": 9_540}}),
     )?;
-    deployment.eventually("the name is said to be taken", || {
+    deployment.soon("the name is said to be taken", || {
         let stalled = deployment.condition("taken", "Stalled")?;
         ensure!(stalled == "True/NameTaken", "Stalled is '{stalled}'");
         Ok(())
