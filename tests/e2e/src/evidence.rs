@@ -1,5 +1,6 @@
 //! The state of the cluster after a failure, for a person who was not there.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 use anyhow::Result;
@@ -7,6 +8,7 @@ use rig::{
     cluster::Node,
     deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE},
 };
+use serde_json::Value;
 
 /// Last lines of each look.
 const LINES: usize = 25;
@@ -26,12 +28,15 @@ pub(crate) fn of(deployment: &Deployment<'_>) -> String {
             deployment.rig.kubectl(words),
         );
     }
+    let ports = metrics_ports(deployment).unwrap_or_default();
     for node in &deployment.rig.nodes {
-        let name = node.machine.name;
-        look(
-            &format!("metrics of the relay on {name}"),
-            counted(deployment, node),
-        );
+        for &port in &ports {
+            let name = node.machine.name;
+            look(
+                &format!("metrics of the relay on {name} at port {port}"),
+                counted(deployment, node, port),
+            );
+        }
     }
     for client in deployment.rig.tailnet.clients() {
         let name = client.machine.name;
@@ -76,9 +81,23 @@ const KUBECTL: [&[&str]; 5] = [
     ],
 ];
 
+/// Ports at which the relays of the namespace have their metrics.
+fn metrics_ports(deployment: &Deployment<'_>) -> Result<BTreeSet<u16>> {
+    let words = ["get", "daemonsets", "-n", NAMESPACE, "-o", "json"];
+    let sets: Value = serde_json::from_str(&deployment.rig.kubectl(words)?)?;
+    let sets = sets["items"].as_array().into_iter().flatten();
+    let ports = sets.flat_map(|set| {
+        let ports = &set["spec"]["template"]["spec"]["containers"][0]["ports"];
+        ports.as_array().into_iter().flatten()
+    });
+    let metrics = ports.filter(|port| port["name"] == "metrics");
+    let numbers = metrics.filter_map(|port| port["containerPort"].as_u64());
+    Ok(numbers.filter_map(|port| port.try_into().ok()).collect())
+}
+
 /// The samples that are not zero, in a few lines.
-fn counted(deployment: &Deployment<'_>, node: &Node) -> Result<String> {
-    let metrics = deployment.metrics(node)?;
+fn counted(deployment: &Deployment<'_>, node: &Node, port: u16) -> Result<String> {
+    let metrics = deployment.metrics_at(node, port)?;
     let counted = metrics.iter().filter(|(name, value)| {
         *value != 0.0 && name.starts_with("peerrelay_") && !name.contains("_bucket{")
     });

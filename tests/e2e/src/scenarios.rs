@@ -2,6 +2,7 @@
 
 mod admission;
 mod carried;
+mod changes;
 mod chart;
 mod clients;
 mod data_path;
@@ -96,12 +97,12 @@ pub fn all() -> Vec<Scenario> {
         monitoring::scenarios(),
         faults::scenarios(),
         restarts::scenarios(),
+        status::scenarios(),
+        changes::scenarios(),
         skew::scenarios(),
         standalone::scenarios(),
         headscale::scenarios(),
         gitops::scenarios(),
-        // Leaves another port behind, which a known fault (docs/decisions/0010) may follow.
-        status::scenarios(),
         chart::closing(),
     ];
     groups.into_iter().flatten().collect()

@@ -1,9 +1,11 @@
 //! Traffic of tests: hidden commands that run inside of a namespace.
 
 mod datagrams;
+mod steady;
 mod tcp;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 
 use anyhow::Result;
 use clap::Subcommand;
@@ -28,6 +30,15 @@ pub enum Probe {
         /// Address of a `serve`
         to: SocketAddr,
     },
+    /// Send a datagram each tenth of a second and record the arrival of the peer's, until standard input ends
+    Steady {
+        /// UDP port to send from, and to receive at
+        port: u16,
+        /// Another `steady`
+        peer: SocketAddr,
+        /// File for a line per arrival: milliseconds since 1970, and number
+        record: PathBuf,
+    },
     /// Keep a UDP port taken until standard input ends
     Occupy {
         /// UDP port to listen on
@@ -47,6 +58,7 @@ impl Probe {
             Self::Serve { port } => tcp::serve(port),
             Self::Send { to, bytes } => tcp::send(to, bytes),
             Self::Hold { to } => tcp::hold(to),
+            Self::Steady { port, peer, record } => steady::steady(port, peer, &record),
             Self::Occupy { port } => datagrams::occupy(port),
             Self::Hostile { to } => datagrams::hostile(to),
         }
