@@ -1,7 +1,7 @@
 //! The kinds of objects that a PeerRelay owns, named once.
 //!
 //! Stores, the objects to apply, the order of applying, pruning and waiting follow from
-//! [`child_kinds`]: a further kind is one line there and a builder.
+//! `child_kinds`: a further kind is one line there and a builder.
 
 use k8s_openapi::{
     NamespaceResourceScope,
@@ -59,7 +59,7 @@ pub trait Child:
     + Sync
     + 'static
 {
-    /// Kinds that an object of the same region needs; see [`child_kinds`].
+    /// Kinds that an object of the same region needs; see `child_kinds`.
     fn needs() -> Vec<String>;
 }
 

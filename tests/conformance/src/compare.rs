@@ -17,6 +17,7 @@ pub mod tally;
 use std::{path::Path, rc::Rc, thread};
 
 use anyhow::{Context, Result, anyhow, ensure};
+use relay_proto::{DiscoSecret, NodeKey, client::Client};
 use rig::{progress::Progress, rng, seed, signals, tools::Tools};
 
 use self::{place::Places, reference::Reference, rng::Rng, sequence::Sequence, tally::Tally};
@@ -146,4 +147,9 @@ fn play(mut sequence: Sequence<'_>, history: &mut Vec<String>) -> Result<()> {
         sequence.take(&step)?;
     }
     sequence.close()
+}
+
+/// A client with a random disco key. The relays learn its node from the harness.
+fn random_client(rng: &mut Rng) -> Client {
+    Client::new(DiscoSecret::from_bytes(rng.bytes()), NodeKey([0; 32]))
 }

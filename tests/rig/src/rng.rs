@@ -1,7 +1,5 @@
 //! Numbers that look random and are the same for the same seed (SplitMix64).
 
-use relay_proto::{DiscoSecret, NodeKey, client::Client};
-
 /// A source of such numbers.
 #[derive(Debug)]
 pub struct Rng(u64);
@@ -37,10 +35,5 @@ impl Rng {
     /// Bytes without a pattern.
     pub fn bytes<const N: usize>(&mut self) -> [u8; N] {
         std::array::from_fn(|_| self.next() as u8)
-    }
-
-    /// A client with a random disco key. The relays learn its node from the harness.
-    pub fn client(&mut self) -> Client {
-        Client::new(DiscoSecret::from_bytes(self.bytes()), NodeKey([0; 32]))
     }
 }

@@ -27,6 +27,7 @@ use rig::{bare::BareRelay, command::program, process::wait_until};
 
 use super::{
     place::{Kind, Places, has_ipv6},
+    random_client,
     rng::Rng,
     subject::{Arrival, LegState, Reaction, Subject},
 };
@@ -135,7 +136,7 @@ impl Marks {
         for socket in &sockets {
             socket.set_read_timeout(Some(PATIENCE))?;
         }
-        let clients = [rng.client(), rng.client()];
+        let clients = [random_client(rng), random_client(rng)];
         let node = clients[0].channel(DiscoPublic(relay.node));
         let request = node.request(rng.bytes(), [clients[0].key, clients[1].key], 1);
         let answer = relay.ask(&[request])?.remove(0);

@@ -17,6 +17,7 @@ use super::{
     difference::Difference,
     ours::Ours,
     place::{Kind, Places},
+    random_client,
     reference::Reference,
     rng::Rng,
     step::{Challenge, Oddity, Step},
@@ -127,12 +128,12 @@ impl<'a> Sequence<'a> {
         let mut rng = Rng::new(seed);
         let limits = rng.percent(30);
         let ours = Ours::new(places.clone(), limits, &mut rng);
-        let clients: Vec<_> = (0..CLIENTS).map(|_| rng.client()).collect();
+        let clients: Vec<_> = (0..CLIENTS).map(|_| random_client(&mut rng)).collect();
         let node = Both::from([go.node(), ours.node()]);
         let node_channels = clients.iter().map(|client| channels(client, node));
         let node_channels = node_channels.collect();
         Self {
-            stranger: rng.client(),
+            stranger: random_client(&mut rng),
             rng,
             places,
             clients,
