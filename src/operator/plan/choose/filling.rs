@@ -10,6 +10,8 @@ use super::{Choice, Request, score};
 /// Regions, and the nodes that they have so far.
 pub(super) struct Filling<'a> {
     regions: Vec<Region<'a>>,
+    /// Nodes that an exclusive region gave up for another region, which took a different node.
+    given_up: BTreeSet<&'a str>,
 }
 
 /// The nodes of one region so far.
@@ -43,7 +45,10 @@ impl<'a> Filling<'a> {
                 }
             }
         }
-        Self { regions }
+        Self {
+            regions,
+            given_up: BTreeSet::new(),
+        }
     }
 
     /// Gives relays to the region with the fewest until there are `allowance` in total.
@@ -110,6 +115,10 @@ impl<'a> Filling<'a> {
                     break;
                 };
                 self.regions[giver].lose(node);
+                if self.regions[giver].request.exclusive {
+                    self.given_up.insert(node);
+                }
+                self.given_up.remove(taken);
                 match self.regions[to].request.exclusive {
                     true => self.occupy(taken),
                     false => self.regions[to].occupy(taken),
@@ -122,10 +131,15 @@ impl<'a> Filling<'a> {
     }
 
     /// A region that has at least two relays more than `to`, the node that it gives up, and the node
-    /// that `to` gets for it. Where the total is `tight`, another node than the one given up will do.
+    /// that `to` gets for it. Where the total is `tight`, another node than the one given up will do:
+    /// a free one, or one that was given up before and that nobody took.
     fn giver(&self, to: usize, tight: bool) -> Option<(usize, &'a str, &'a str)> {
         let receiver = &self.regions[to];
-        let free = receiver.best_free().filter(|_| tight);
+        let vacant = || {
+            let fits = |node: &&&str| receiver.possible.contains(**node);
+            self.given_up.iter().find(fits).copied()
+        };
+        let free = receiver.best_free().or_else(vacant).filter(|_| tight);
         let mut richer: Vec<_> = (0..self.regions.len())
             .filter(|at| self.regions[*at].count() >= receiver.count() + 2)
             .collect();

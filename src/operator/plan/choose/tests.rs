@@ -288,6 +288,34 @@ fn a_region_that_is_added_gets_its_share() {
 }
 
 #[test]
+fn nodes_given_up_for_an_added_region_serve_it_before_more_are_given_up() {
+    let region = |key: &str, nodes: &[u32], most: usize, exclusive: bool| {
+        let candidate = |node: &u32| Candidate {
+            name: format!("n{node}"),
+            zone: format!("z{}", node % 3),
+            open: true,
+        };
+        let candidates: Vec<_> = nodes.iter().map(candidate).collect();
+        Request {
+            most,
+            exclusive,
+            ..request(key, &candidates, &BTreeSet::new())
+        }
+    };
+    let old = [
+        region("k0", &[0, 1, 2, 3, 4, 5, 10, 11], 7, false),
+        region("k1", &[1, 3, 4, 5, 6, 7, 8, 10], 7, true),
+    ];
+    let mut now = settled(&old, 14);
+    now.push(region("k2", &[0, 3, 4, 5, 9], 5, true));
+    let counts: Vec<_> = choose(&now, 14)
+        .iter()
+        .map(|choice| choice.stay.len() + choice.awaited.len())
+        .collect();
+    assert_eq!(counts, [5, 5, 4]);
+}
+
+#[test]
 fn a_node_that_goes_moves_no_relay_of_any_region() {
     holds_for_regions(|requests, allowance| {
         let before = settled(requests, allowance);
