@@ -129,7 +129,7 @@ struct Change {
 #[derive(Debug, Default)]
 struct Asked {
     requests: usize,
-    /// Rights by which a request has succeeded.
+    /// Rights by which a request has succeeded, or has learned that an object does not exist.
     used: BTreeSet<Right>,
     refused: Vec<Refusal>,
     /// Changes of rights, by kind and name of the object.
@@ -182,7 +182,7 @@ impl Asked {
                 ended: time(&event["stageTimestamp"])?,
                 text: format!("{user}: {verb} {what}: {said}"),
             });
-        } else if succeeded {
+        } else if succeeded || verb == "get" && code == 404 {
             // Applying what is not there takes the right to create, too.
             if verb == "patch" && code == 201 {
                 self.used.insert((what.clone(), "create".into()));
@@ -370,11 +370,12 @@ mod tests {
     }
 
     #[test]
-    fn a_right_is_used_by_requests_that_succeed() {
+    fn a_right_is_used_by_requests_that_succeed_or_find_nothing() {
         let sets = "apps/daemonsets/status";
         let asked = read(&[
             event(RELAY, "patch", sets, 201, 0),
             event(RELAY, "get", sets, 404, 0),
+            event(RELAY, "delete", sets, 404, 0),
             event(RELAY, "update", sets, 409, 0),
             event(RELAY, "watch", sets, 200, 0),
             event(COLLECTOR, "delete", sets, 200, 0),
@@ -384,9 +385,14 @@ mod tests {
         let right = |verb: &str| (sets.to_owned(), verb.to_owned());
         assert_eq!(
             asked.used,
-            BTreeSet::from([right("create"), right("patch"), right("watch")])
+            BTreeSet::from([
+                right("create"),
+                right("get"),
+                right("patch"),
+                right("watch")
+            ])
         );
-        assert_eq!(asked.requests, 4);
+        assert_eq!(asked.requests, 5);
         assert!(asked.refused.is_empty());
     }
 
