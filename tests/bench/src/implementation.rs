@@ -29,10 +29,19 @@ pub enum Implementation {
     Socket,
     /// Our relay, in the kernel.
     Kernel,
+    /// Our relay of another commit, in user space.
+    #[serde(rename = "socket-before")]
+    SocketBefore,
+    /// Our relay of another commit, in the kernel.
+    #[serde(rename = "kernel-before")]
+    KernelBefore,
 }
 
 impl Implementation {
-    /// All, cheapest first.
+    /// Relays of another commit, cheapest first.
+    pub const BEFORE: [Self; 2] = [Self::KernelBefore, Self::SocketBefore];
+
+    /// All of this commit, cheapest first.
     pub const ALL: [Self; 6] = [
         Self::Direct,
         Self::Route,
@@ -51,12 +60,23 @@ impl Implementation {
             Self::Go => "go",
             Self::Socket => "socket",
             Self::Kernel => "kernel",
+            Self::SocketBefore => "socket-before",
+            Self::KernelBefore => "kernel-before",
         }
     }
 
     /// Says whether clients allocate and bind sessions.
     pub const fn is_relay(self) -> bool {
-        matches!(self, Self::Go | Self::Socket | Self::Kernel)
+        matches!(self, Self::Go) || self.data_path().is_some()
+    }
+
+    /// The data path of our relay, as its `--data-path` has it; `None` of what is not ours.
+    pub const fn data_path(self) -> Option<&'static str> {
+        match self {
+            Self::Socket | Self::SocketBefore => Some("socket"),
+            Self::Kernel | Self::KernelBefore => Some("kernel"),
+            _ => None,
+        }
     }
 }
 
@@ -73,6 +93,8 @@ pub struct Programs {
     go: PathBuf,
     /// Our data path without a tailnet.
     ours: PathBuf,
+    /// The same of another commit; empty without one.
+    before: PathBuf,
 }
 
 impl Programs {
@@ -91,10 +113,17 @@ impl Programs {
         Ok(programs)
     }
 
+    /// Adds the bare relay of another commit: its `examples/bare_relay.rs`, built for release.
+    pub fn with_before(self, before: Option<&Path>) -> Self {
+        let before = before.unwrap_or(Path::new("")).to_owned();
+        Self { before, ..self }
+    }
+
     /// The program of a relay.
     pub fn of(&self, implementation: Implementation) -> &Path {
         match implementation {
             Implementation::Go => &self.go,
+            Implementation::SocketBefore | Implementation::KernelBefore => &self.before,
             _ => &self.ours,
         }
     }

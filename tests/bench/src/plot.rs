@@ -146,7 +146,9 @@ fn bar(svg: &mut String, row: &Row, decades: (f64, f64), y: f64) {
     let color = match row.implementation {
         Implementation::Go => "#8c959f",
         Implementation::Socket => "#0969da",
+        Implementation::SocketBefore => "#80ccff",
         Implementation::Kernel => "#1a7f37",
+        Implementation::KernelBefore => "#7ee787",
         Implementation::Route => "#d4a72c",
         Implementation::Dnat => "#bc4c00",
         Implementation::Direct => "#000000",

@@ -1,6 +1,6 @@
 //! `cargo dev bench relay`: the same load through every implementation, in turns.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rig::{packages, progress::Progress, state::State};
@@ -38,6 +38,10 @@ pub struct RelayArgs {
     /// Only these implementations; direct is always among them
     #[arg(long, value_name = "NAME", value_delimiter = ',')]
     only: Vec<String>,
+    /// Also this relay of another commit, as kernel-before and socket-before: the program that
+    /// `cargo build --release --example bare_relay` makes there
+    #[arg(long, value_name = "PROGRAM", conflicts_with = "update_docs")]
+    before: Option<PathBuf>,
     #[command(flatten)]
     output: Output,
 }
@@ -71,7 +75,7 @@ pub fn run(args: &RelayArgs) -> Result<()> {
     packages::ensure(&progress)?;
     let lock = State::open_named("peerrelay-bench")?.lock()?;
     let wanted = wanted(args)?;
-    let programs = Programs::build(&wanted, &progress)?;
+    let programs = Programs::build(&wanted, &progress)?.with_before(args.before.as_deref());
     system::raise_descriptor_limit()?;
     let results = measure(args, &programs, &wanted, &progress)?;
     drop(lock);
@@ -85,11 +89,19 @@ fn wanted(args: &RelayArgs) -> Result<Vec<Implementation>> {
             || args.only.is_empty()
             || args.only.iter().any(|name| name == implementation.name())
     };
+    let before: &[_] = match &args.before {
+        Some(program) => {
+            ensure!(program.is_file(), "{} is not a file", program.display());
+            &Implementation::BEFORE
+        }
+        None => &[],
+    };
+    let all = [&Implementation::ALL[..], before].concat();
     for name in &args.only {
-        let known = Implementation::ALL.iter().any(|i| i.name() == name);
+        let known = all.iter().any(|i| i.name() == name);
         ensure!(known, "there is no implementation {name}: see --help");
     }
-    Ok(Implementation::ALL.into_iter().filter(named).collect())
+    Ok(all.into_iter().filter(named).collect())
 }
 
 fn measure(

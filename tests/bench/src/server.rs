@@ -74,12 +74,12 @@ impl Server {
         .map(|(side, family)| SocketAddr::new(link.relay(side, family), port).to_string());
         let mut command = program_in(&link.namespace(), programs.of(implementation));
         command.arg(format!("--port={port}"));
-        match implementation {
-            Implementation::Go => {
+        match implementation.data_path() {
+            None => {
                 command.arg(format!("--addresses={}", addresses.join(",")));
             }
-            other => {
-                command.arg(format!("--data-path={other}"));
+            Some(data_path) => {
+                command.arg(format!("--data-path={data_path}"));
                 command.args(addresses.map(|address| format!("--address={address}")));
             }
         }

@@ -8,7 +8,7 @@ use super::row::{Conditions, Results, Row};
 pub fn of(results: &Results) -> String {
     let mut text = conditions(&results.conditions);
     text += &format!(
-        "\n{:<6} {:>8} {:>5} {:>4} {:<7} {:>10} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>8} {:>8} {:>8}\n",
+        "\n{:<6} {:>8} {:>5} {:>4} {:<13} {:>10} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>8} {:>8} {:>8}\n",
         "PATH",
         "SESSIONS",
         "SIZE",
@@ -27,7 +27,7 @@ pub fn of(results: &Results) -> String {
     );
     for row in results.rows.iter().filter(|row| row.size.is_some()) {
         let line = format!(
-            "{:<6} {:>8} {:>5} {:>4} {:<7} {:>10} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>8} {:>8} {:>8}",
+            "{:<6} {:>8} {:>5} {:>4} {:<13} {:>10} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>8} {:>8} {:>8}",
             row.path,
             row.sessions,
             row.size.unwrap_or_default(),
@@ -54,7 +54,7 @@ pub fn of(results: &Results) -> String {
         .collect();
     if !memory.is_empty() {
         text += &format!(
-            "\n{:<7} {:>8} {:>10} {:>10} {:>14} {:>10} {:>16} {:>16}\n",
+            "\n{:<13} {:>8} {:>10} {:>10} {:>14} {:>10} {:>16} {:>16}\n",
             "IMPL",
             "SESSIONS",
             "IDLE RSS",
@@ -81,7 +81,7 @@ fn memory_line(row: &Row) -> String {
         mesh,
     ] = memory_cells(row);
     format!(
-        "{implementation:<7} {sessions:>8} {rss:>10} {anonymous:>10} {bytes:>14} {bpf:>10} \
+        "{implementation:<13} {sessions:>8} {rss:>10} {anonymous:>10} {bytes:>14} {bpf:>10} \
          {bound:>16} {mesh:>16}\n"
     )
 }
