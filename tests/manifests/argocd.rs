@@ -138,29 +138,14 @@ data:
 
 /// PeerRelays in each state that their conditions distinguish.
 fn peer_relays() -> Vec<Case> {
-    let ready = || {
-        computed(
-            &json!({}),
-            &seen(2, 2, &[json!({"ready": true})]),
-            Ending::Applied,
-        )
-    };
-    let ungranted = json!({"ready": true,
-        "grant": {"rules": 0, "knownPeers": 1, "everyone": false}});
-    let no_key = json!({"ready": false, "reason": "AuthKeyInvalid",
-        "message": "the control server refuses the auth key: put a new one into the Secret"});
+    let states = [progressing(), degraded(), healthy(), suspended()];
+    states.into_iter().flatten().collect()
+}
+
+fn progressing() -> Vec<Case> {
     let no_control = json!({"ready": false, "reason": "ControlUnreachable",
         "message": "failed to connect to the control server"});
-    let refused = |cause, words: &str| Summary {
-        cause,
-        message: format!("failed to apply Service edge-office: {words}"),
-    };
-    let invalid = Ending::Invalid("rename the region");
-    let off = json!({"enabled": false});
-    let paused = json!({"paused": true});
-    let rejected = refused(Cause::Rejected, "exceeded quota: services");
     let failed = refused(Cause::Failed, "the API server is overloaded");
-    let taken = refused(Cause::NameTaken, "it belongs to someone else");
     let waiting = "waiting for the operator".to_owned();
     vec![
         case(
@@ -204,10 +189,20 @@ fn peer_relays() -> Vec<Case> {
         ),
         told(
             "progressing_withdrawing",
-            &off,
+            &off(),
             &seen(2, 2, &[]),
             Ending::Applied,
         ),
+    ]
+}
+
+fn degraded() -> Vec<Case> {
+    let no_key = json!({"ready": false, "reason": "AuthKeyInvalid",
+        "message": "the control server refuses the auth key: put a new one into the Secret"});
+    let invalid = Ending::Invalid("rename the region");
+    let rejected = refused(Cause::Rejected, "exceeded quota: services");
+    let taken = refused(Cause::NameTaken, "it belongs to someone else");
+    vec![
         told(
             "degraded_authKeyInvalid",
             &json!({}),
@@ -238,6 +233,13 @@ fn peer_relays() -> Vec<Case> {
             &seen(2, 2, &[]),
             Ending::Refused(&taken),
         ),
+    ]
+}
+
+fn healthy() -> Vec<Case> {
+    let ungranted = json!({"ready": true,
+        "grant": {"rules": 0, "knownPeers": 1, "everyone": false}});
+    vec![
         told(
             "healthy_ready",
             &json!({}),
@@ -250,19 +252,41 @@ fn peer_relays() -> Vec<Case> {
             &seen(1, 1, &[ungranted]),
             Ending::Applied,
         ),
+    ]
+}
+
+fn suspended() -> Vec<Case> {
+    vec![
         told(
             "suspended_paused",
-            &paused,
+            &json!({"paused": true}),
             &seen(2, 2, &[]),
             Ending::Paused,
         ),
         told(
             "suspended_disabled",
-            &off,
+            &off(),
             &seen(0, 0, &[]),
             Ending::Applied,
         ),
     ]
+}
+
+fn off() -> Value {
+    json!({"enabled": false})
+}
+
+/// The status of a PeerRelay whose relays are ready.
+fn ready() -> Value {
+    let seen = seen(2, 2, &[json!({"ready": true})]);
+    computed(&json!({}), &seen, Ending::Applied)
+}
+
+fn refused(cause: Cause, words: &str) -> Summary {
+    Summary {
+        cause,
+        message: format!("failed to apply Service edge-office: {words}"),
+    }
 }
 
 /// Reports of relays in each state.

@@ -169,7 +169,7 @@ fn operator_is_closed_off_by_a_network_policy_on_request() {
 }
 
 #[test]
-fn operator_reaches_an_api_server_where_it_is_said_to_be_and_the_resolver_anywhere() {
+fn operator_reaches_only_the_given_api_server_and_any_resolver() {
     let server = json!([{"ipBlock": {"cidr": "192.0.2.1/32"}}]);
     let place = format!("networkPolicy.apiServerTo={server}");
     let on = ["--set", "networkPolicy.enabled=true", "--set-json", &place];

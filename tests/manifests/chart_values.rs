@@ -229,6 +229,14 @@ fn every_value_of_the_pod_is_where_it_belongs() {
     ] {
         assert_eq!(*found, wanted);
     }
+}
+
+#[test]
+fn every_value_of_the_other_objects_is_where_it_belongs() {
+    let Some(rendered) = render(&["--values", MUCH]) else {
+        return;
+    };
+    let all = objects(&rendered.unwrap());
     let account = of_kind(&all, "ServiceAccount");
     assert_eq!(account["automountServiceAccountToken"], json!(false));
     assert_eq!(account["metadata"]["annotations"]["role"], "arn");

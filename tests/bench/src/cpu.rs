@@ -31,7 +31,7 @@ pub struct Reading {
 /// The time and the CPU time between two readings.
 #[derive(Clone, Copy, Debug)]
 pub struct Used {
-    /// The wall time.
+    /// Wall time of the measurement.
     pub time: Duration,
     /// CPU time of the machine that was not idle, without what a hypervisor took.
     pub machine: Duration,

@@ -79,10 +79,10 @@ pub struct Results {
 /// The result of a relay under an attack.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
-    /// The relay.
+    /// The relay that was attacked.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
-    /// The attack.
+    /// The kind of attack.
     pub attack: Attack,
     /// Datagrams, or requests, of the attack in a second.
     pub offered: f64,

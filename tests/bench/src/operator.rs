@@ -49,7 +49,7 @@ pub struct Results {
     pub conditions: Conditions,
     /// Number of times that each scenario was played.
     pub rounds: u8,
-    /// The scenarios.
+    /// The figures of each scenario.
     pub scenarios: Vec<Scenario>,
     /// The crowds, one for each number of PeerRelays.
     pub crowds: Vec<Crowd>,

@@ -28,7 +28,7 @@ use super::{
 
 /// Datagrams a second, over all sessions.
 const RATE: u32 = 50_000;
-/// The load.
+/// The load during the restarts.
 const CASE: Case = Case {
     sessions: 16,
     size: 200,
@@ -79,7 +79,7 @@ pub struct Results {
 /// The result of one relay and event.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
-    /// The relay.
+    /// The relay that was restarted.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
     /// The event that the relay went through.

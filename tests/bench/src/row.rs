@@ -34,7 +34,7 @@ pub struct Conditions {
     pub foreign_cpu: f64,
 }
 
-/// A row. A field that was not measured is absent.
+/// A row of the results of the throughput bench. A field that was not measured is absent.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
     /// The implementation that was measured.

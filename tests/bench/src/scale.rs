@@ -63,7 +63,7 @@ pub struct Results {
 /// The result of a relay with so many of its sessions in use.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Row {
-    /// The relay.
+    /// The relay that was measured.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
     /// Sessions that took turns.

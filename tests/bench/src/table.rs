@@ -47,26 +47,28 @@ pub fn of(results: &Results) -> String {
         text += line.trim_end();
         text.push('\n');
     }
-    let memory: Vec<_> = results
-        .rows
-        .iter()
-        .filter(|r| r.idle_rss.is_some())
-        .collect();
-    if !memory.is_empty() {
-        text += &format!(
-            "\n{:<13} {:>8} {:>10} {:>10} {:>14} {:>10} {:>16} {:>16}\n",
-            "IMPL",
-            "SESSIONS",
-            "IDLE RSS",
-            "ANONYMOUS",
-            "BYTES/SESSION",
-            "BPF MAPS",
-            "BOUND/CPU-S",
-            "MESH BOUND/CPU-S"
-        );
-        memory.iter().for_each(|row| text += &memory_line(row));
+    text + &memory(results)
+}
+
+/// Table of memory and allocations: empty if no row has them.
+fn memory(results: &Results) -> String {
+    let rows = results.rows.iter().filter(|row| row.idle_rss.is_some());
+    let lines: String = rows.map(memory_line).collect();
+    if lines.is_empty() {
+        return lines;
     }
-    text
+    let head = format!(
+        "\n{:<13} {:>8} {:>10} {:>10} {:>14} {:>10} {:>16} {:>16}\n",
+        "IMPL",
+        "SESSIONS",
+        "IDLE RSS",
+        "ANONYMOUS",
+        "BYTES/SESSION",
+        "BPF MAPS",
+        "BOUND/CPU-S",
+        "MESH BOUND/CPU-S"
+    );
+    head + &lines
 }
 
 fn memory_line(row: &Row) -> String {

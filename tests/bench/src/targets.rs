@@ -10,7 +10,7 @@ use super::{
 /// A target and the figure that a run gives it.
 #[derive(Clone, Debug)]
 pub struct Target {
-    /// The quantity.
+    /// Name of the quantity, with its unit.
     pub what: String,
     /// The wanted value.
     pub wanted: String,
@@ -30,131 +30,196 @@ const SINGLE: Key = (64, 200, 1);
 
 /// All targets that this run has figures for.
 pub fn of(results: &Results) -> Vec<Target> {
-    let cost = |implementation, key| {
-        let row = results.find(implementation, "v4", key)?;
-        row.relay_cost_us_per_packet.filter(|cost| *cost > 0.0)
-    };
-    // How many times cheaper the second is.
-    let cheaper = |than, one, key| Some(cost(than, key)? / cost(one, key)?);
-    let added = |implementation| {
-        let p99 = |one| results.find(one, "v4", SINGLE)?.p99_us;
-        Some(p99(implementation)? - p99(Direct)?)
-    };
-    let syscalls = |key| results.find(Socket, "v4", key)?.syscalls_per_packet;
-    let memory = |implementation: Implementation| {
-        let mut rows = results.rows.iter();
-        rows.find(|row| row.implementation == implementation && row.idle_rss.is_some())
-    };
-    let of_memory = |one, field: fn(&Row) -> Option<f64>| memory(one).and_then(field);
-    let ratio = |one, other, field: fn(&Row) -> Option<f64>| {
-        Some(of_memory(one, field)? / of_memory(other, field)?)
-    };
-    let mib = |row: &Row| Some(row.idle_rss? as f64 / f64::from(1 << 20));
-    let targets = [
-        at_least(
-            "socket path, 1,000 sessions, 200 B: packets per CPU-second",
-            "x Go",
-            2.0,
-            cheaper(Go, Socket, MANY_SMALL),
-        ),
-        at_least(
-            "socket path, 1,000 sessions, 1,320 B: packets per CPU-second",
-            "x Go",
-            2.0,
-            cheaper(Go, Socket, MANY),
-        ),
-        at_most(
-            "socket path, 1,000 sessions, 200 B",
-            " system calls per packet",
-            0.05,
-            syscalls(MANY_SMALL),
-        ),
-        at_most(
-            "socket path, 1,000 sessions, 1,320 B",
-            " system calls per packet",
-            0.05,
-            syscalls(MANY),
-        ),
-        at_least(
-            "socket path, bulk with segmentation offload",
-            "x Go",
-            1.3,
-            cheaper(Go, Socket, BULK),
-        ),
-        at_least(
-            "kernel path, single datagrams",
-            "x Go",
-            8.0,
-            cheaper(Go, Kernel, SINGLE),
-        ),
-        at_least(
-            "kernel path, bulk with segmentation offload",
-            "x Go",
-            20.0,
-            cheaper(Go, Kernel, BULK),
-        ),
-        at_least(
-            "kernel path, single datagrams",
-            "x DNAT with conntrack",
-            1.0,
-            cheaper(Dnat, Kernel, SINGLE),
-        ),
-        at_least(
-            "kernel path, single datagrams",
-            "x plain routing",
-            0.8,
-            cheaper(Route, Kernel, SINGLE),
-        ),
-        at_most(
-            "socket path, added p99 at 10,000 packets a second",
-            "x Go",
-            0.8,
-            added(Socket).zip(added(Go)).map(|(a, b)| a / b),
-        ),
-        at_most(
-            "kernel path, added p99 at 10,000 packets a second",
-            "x plain routing",
-            1.2,
-            added(Kernel).zip(added(Route)).map(|(a, b)| a / b),
-        ),
-        at_most(
-            "socket path, memory per bound session",
-            " B",
-            400.0,
-            of_memory(Socket, |row| row.bytes_per_session),
-        ),
-        at_most(
-            "socket path, memory per bound session",
-            "x Go",
-            0.4,
-            ratio(Socket, Go, |row| row.bytes_per_session),
-        ),
-        at_most(
-            "kernel path, memory per bound session",
-            " B",
-            400.0,
-            of_memory(Kernel, |row| row.bytes_per_session),
-        ),
-        at_most(
-            "data path alone, idle RSS",
-            " MiB",
-            12.0,
-            of_memory(Socket, mib),
-        ),
-        at_least(
-            "allocations bound per CPU-second",
-            "x Go",
-            3.0,
-            ratio(Socket, Go, |row| row.bound_per_cpu_second),
-        ),
-        at_least(
-            "allocations bound per CPU-second, full mesh",
-            "x Go",
-            10.0,
-            ratio(Socket, Go, |row| row.mesh_bound_per_cpu_second),
-        ),
+    let figures = Figures(results);
+    let groups = [
+        figures.socket_throughput(),
+        figures.kernel_throughput(),
+        figures.latency(),
+        figures.memory(),
+        figures.allocations(),
     ];
-    targets.into_iter().flatten().collect()
+    groups.into_iter().flatten().flatten().collect()
+}
+
+/// The figures of a run that targets compare.
+struct Figures<'a>(&'a Results);
+
+impl Figures<'_> {
+    /// Packets per CPU-second and system calls of the socket path.
+    fn socket_throughput(&self) -> Vec<Option<Target>> {
+        vec![
+            at_least(
+                "socket path, 1,000 sessions, 200 B: packets per CPU-second",
+                "x Go",
+                2.0,
+                self.cheaper(Go, Socket, MANY_SMALL),
+            ),
+            at_least(
+                "socket path, 1,000 sessions, 1,320 B: packets per CPU-second",
+                "x Go",
+                2.0,
+                self.cheaper(Go, Socket, MANY),
+            ),
+            at_most(
+                "socket path, 1,000 sessions, 200 B",
+                " system calls per packet",
+                0.05,
+                self.syscalls(MANY_SMALL),
+            ),
+            at_most(
+                "socket path, 1,000 sessions, 1,320 B",
+                " system calls per packet",
+                0.05,
+                self.syscalls(MANY),
+            ),
+            at_least(
+                "socket path, bulk with segmentation offload",
+                "x Go",
+                1.3,
+                self.cheaper(Go, Socket, BULK),
+            ),
+        ]
+    }
+
+    /// Packets per CPU-second of the kernel path.
+    fn kernel_throughput(&self) -> Vec<Option<Target>> {
+        vec![
+            at_least(
+                "kernel path, single datagrams",
+                "x Go",
+                8.0,
+                self.cheaper(Go, Kernel, SINGLE),
+            ),
+            at_least(
+                "kernel path, bulk with segmentation offload",
+                "x Go",
+                20.0,
+                self.cheaper(Go, Kernel, BULK),
+            ),
+            at_least(
+                "kernel path, single datagrams",
+                "x DNAT with conntrack",
+                1.0,
+                self.cheaper(Dnat, Kernel, SINGLE),
+            ),
+            at_least(
+                "kernel path, single datagrams",
+                "x plain routing",
+                0.8,
+                self.cheaper(Route, Kernel, SINGLE),
+            ),
+        ]
+    }
+
+    /// Latency that each path adds.
+    fn latency(&self) -> Vec<Option<Target>> {
+        vec![
+            at_most(
+                "socket path, added p99 at 10,000 packets a second",
+                "x Go",
+                0.8,
+                self.added(Socket).zip(self.added(Go)).map(|(a, b)| a / b),
+            ),
+            at_most(
+                "kernel path, added p99 at 10,000 packets a second",
+                "x plain routing",
+                1.2,
+                self.added(Kernel)
+                    .zip(self.added(Route))
+                    .map(|(a, b)| a / b),
+            ),
+        ]
+    }
+
+    /// Memory of sessions and of an idle data path.
+    fn memory(&self) -> Vec<Option<Target>> {
+        vec![
+            at_most(
+                "socket path, memory per bound session",
+                " B",
+                400.0,
+                self.of_memory(Socket, |row| row.bytes_per_session),
+            ),
+            at_most(
+                "socket path, memory per bound session",
+                "x Go",
+                0.4,
+                self.ratio(Socket, Go, |row| row.bytes_per_session),
+            ),
+            at_most(
+                "kernel path, memory per bound session",
+                " B",
+                400.0,
+                self.of_memory(Kernel, |row| row.bytes_per_session),
+            ),
+            at_most(
+                "data path alone, idle RSS",
+                " MiB",
+                12.0,
+                self.of_memory(Socket, idle_mib),
+            ),
+        ]
+    }
+
+    /// Allocations that are bound per CPU-second.
+    fn allocations(&self) -> Vec<Option<Target>> {
+        vec![
+            at_least(
+                "allocations bound per CPU-second",
+                "x Go",
+                3.0,
+                self.ratio(Socket, Go, |row| row.bound_per_cpu_second),
+            ),
+            at_least(
+                "allocations bound per CPU-second, full mesh",
+                "x Go",
+                10.0,
+                self.ratio(Socket, Go, |row| row.mesh_bound_per_cpu_second),
+            ),
+        ]
+    }
+
+    /// CPU time of the relay for a packet, in microseconds.
+    fn cost(&self, implementation: Implementation, key: Key) -> Option<f64> {
+        let row = self.0.find(implementation, "v4", key)?;
+        row.relay_cost_us_per_packet.filter(|cost| *cost > 0.0)
+    }
+
+    /// Ratio of the costs of `than` and `one`.
+    fn cheaper(&self, than: Implementation, one: Implementation, key: Key) -> Option<f64> {
+        Some(self.cost(than, key)? / self.cost(one, key)?)
+    }
+
+    /// 99th percentile of the latency that an implementation adds to a direct path.
+    fn added(&self, implementation: Implementation) -> Option<f64> {
+        let p99 = |one| self.0.find(one, "v4", SINGLE)?.p99_us;
+        Some(p99(implementation)? - p99(Direct)?)
+    }
+
+    fn syscalls(&self, key: Key) -> Option<f64> {
+        self.0.find(Socket, "v4", key)?.syscalls_per_packet
+    }
+
+    /// A figure of the row about memory of an implementation.
+    fn of_memory(&self, one: Implementation, field: fn(&Row) -> Option<f64>) -> Option<f64> {
+        let mut rows = self.0.rows.iter();
+        let row = rows.find(|row| row.implementation == one && row.idle_rss.is_some());
+        row.and_then(field)
+    }
+
+    /// Ratio of a figure about memory of two implementations.
+    fn ratio(
+        &self,
+        one: Implementation,
+        other: Implementation,
+        field: fn(&Row) -> Option<f64>,
+    ) -> Option<f64> {
+        Some(self.of_memory(one, field)? / self.of_memory(other, field)?)
+    }
+}
+
+fn idle_mib(row: &Row) -> Option<f64> {
+    Some(row.idle_rss? as f64 / f64::from(1 << 20))
 }
 
 /// Table for docs/performance.md.

@@ -25,12 +25,12 @@ pub const A: &str = "prb-a";
 pub const B: &str = "prb-b";
 const PREFIX: &str = "prb-";
 
-/// An IP version.
+/// The IP version of a path.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub enum Family {
-    /// IP version 4.
+    /// The path uses IPv4 addresses.
     V4,
-    /// IP version 6.
+    /// The path uses IPv6 addresses.
     V6,
 }
 
@@ -174,36 +174,43 @@ fn add_path(implementation: Implementation) -> Result<()> {
         )?;
     }
     match implementation {
-        Implementation::Route => {
-            set_forwarding(&namespace)?;
-            for (side, other) in [(Side::A, Side::B), (Side::B, Side::A)] {
-                let route = |family| {
-                    format!(
-                        "route add {} via {}\n",
-                        link.client(other, family),
-                        link.relay(side, family)
-                    )
-                };
-                ip(side.namespace(), &(route(Family::V4) + &route(Family::V6)))?;
-            }
-        }
-        Implementation::Dnat => {
-            set_forwarding(&namespace)?;
-            let rules = format!(
-                "table inet bench {{\n\
-                 chain in {{ type nat hook prerouting priority dstnat;\n\
-                 iifname \"a\" meta nfproto ipv4 meta l4proto udp dnat ip to {}\n\
-                 iifname \"a\" meta nfproto ipv6 meta l4proto udp dnat ip6 to {}\n}}\n\
-                 chain out {{ type nat hook postrouting priority srcnat;\n\
-                 oifname \"b\" meta l4proto udp masquerade\n}}\n}}\n",
-                link.client(Side::B, Family::V4),
-                link.client(Side::B, Family::V6),
-            );
-            nft(&namespace, &rules)?;
-        }
-        _ => {}
+        Implementation::Route => route(link),
+        Implementation::Dnat => translate(link),
+        _ => Ok(()),
+    }
+}
+
+/// Routes between the clients through the namespace of a link.
+fn route(link: Link) -> Result<()> {
+    set_forwarding(&link.namespace())?;
+    for (side, other) in [(Side::A, Side::B), (Side::B, Side::A)] {
+        let route = |family| {
+            format!(
+                "route add {} via {}\n",
+                link.client(other, family),
+                link.relay(side, family)
+            )
+        };
+        ip(side.namespace(), &(route(Family::V4) + &route(Family::V6)))?;
     }
     Ok(())
+}
+
+/// Translates addresses in the namespace of a link, so that client A reaches client B there.
+fn translate(link: Link) -> Result<()> {
+    let namespace = link.namespace();
+    set_forwarding(&namespace)?;
+    let rules = format!(
+        "table inet bench {{\n\
+         chain in {{ type nat hook prerouting priority dstnat;\n\
+         iifname \"a\" meta nfproto ipv4 meta l4proto udp dnat ip to {}\n\
+         iifname \"a\" meta nfproto ipv6 meta l4proto udp dnat ip6 to {}\n}}\n\
+         chain out {{ type nat hook postrouting priority srcnat;\n\
+         oifname \"b\" meta l4proto udp masquerade\n}}\n}}\n",
+        link.client(Side::B, Family::V4),
+        link.client(Side::B, Family::V6),
+    );
+    nft(&namespace, &rules)
 }
 
 /// Gives a client's device on side A many more addresses, and names them.

@@ -6,10 +6,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rig::{
-    audit::WRITES,
-    deployment::{Deployment, OPERATOR_NAMESPACE},
-};
+use rig::{audit::WRITES, deployment::Deployment, names::OPERATOR_NAMESPACE};
 use serde_json::Value;
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 

@@ -28,7 +28,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const PORT: u16 = 7_000;
 const BYTES: u64 = 50_000_000;
 
-/// Runs the demo.
+/// Shows the product on a rig of its own.
 pub fn run(args: &DemoArgs) -> Result<()> {
     let progress = Progress::stderr();
     progress.line("native: a real Kubernetes cluster and a real tailnet on this machine");

@@ -6,7 +6,8 @@ use std::fmt::Write as _;
 use anyhow::Result;
 use rig::{
     cluster::Node,
-    deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE},
+    deployment::Deployment,
+    names::{NAMESPACE, OPERATOR_NAMESPACE},
 };
 use serde_json::Value;
 

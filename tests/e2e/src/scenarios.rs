@@ -13,6 +13,7 @@ mod gitops;
 mod grants;
 mod headscale;
 mod hostile;
+mod isolation;
 mod links;
 mod manifests;
 mod monitoring;

@@ -3,7 +3,7 @@
 use rig::spec::{region, tailnet};
 use serde_json::{Value, json};
 
-use super::snapshot::LAST_NAMED_PORT;
+use super::names::LAST_NAMED_PORT;
 
 /// An action of a user, an administrator or a cloud.
 #[derive(Clone, Debug)]
@@ -64,17 +64,23 @@ const PORTS: [u16; 2] = [LAST_NAMED_PORT - 1, LAST_NAMED_PORT];
 
 /// All cases, those of exposure last.
 pub fn all() -> Vec<Case> {
-    let smallest = || Step::Apply(json!({}));
-    // Enough for every node: which nodes are chosen depends on the PeerRelay's name.
-    let many = || Step::Apply(json!({"maxRelays": 9}));
-    let changed = |what: &str, spec: Value| case(what, vec![smallest()], vec![Step::Apply(spec)]);
-    let two = two_regions();
-    let mut ported = two.clone();
-    ported["port"] = json!(41_000);
-    let placed = region("placement", json!({"nodeSelector": {"zone": "a"}}));
+    let groups = [
+        fields(),
+        regions(),
+        surroundings(),
+        two(),
+        exposures(),
+        deletions(),
+        transitions().collect(),
+    ];
+    groups.into_iter().flatten().collect()
+}
+
+/// Changes of fields that are not about regions or exposure.
+fn fields() -> Vec<Case> {
     let toleration = json!({"tolerations": [{"key": "relays", "operator": "Exists"}]});
     let ca = "-----BEGIN CERTIFICATE-----\nrig\n-----END CERTIFICATE-----\n";
-    let mut cases = vec![
+    vec![
         case("create", vec![], vec![smallest()]),
         changed("port", json!({"port": 41_000})),
         changed("metrics port", json!({"monitoring": {"port": 9_999}})),
@@ -91,7 +97,7 @@ pub fn all() -> Vec<Case> {
         changed("ephemeral", tailnet("ephemeral", json!(true))),
         changed("clients", region("clients", json!(["tag:other"]))),
         changed("tag", region("tag", json!("tag:other"))),
-        changed("node selector", placed.clone()),
+        changed("node selector", placed()),
         changed("tolerations", region("placement", toleration)),
         changed("paused", json!({"paused": true})),
         changed("disabled", json!({"enabled": false})),
@@ -100,6 +106,15 @@ pub fn all() -> Vec<Case> {
             vec![Step::Apply(json!({"enabled": false}))],
             vec![smallest()],
         ),
+    ]
+}
+
+/// Changes of the set of regions.
+fn regions() -> Vec<Case> {
+    let two = two_regions();
+    let mut ported = two.clone();
+    ported["port"] = json!(41_000);
+    vec![
         changed("region renamed", region("name", json!("annex"))),
         changed("region added", two.clone()),
         case("two regions", vec![], vec![Step::Apply(two.clone())]),
@@ -109,6 +124,14 @@ pub fn all() -> Vec<Case> {
             vec![Step::Apply(ported)],
         ),
         case("region removed", vec![Step::Apply(two)], vec![smallest()]),
+    ]
+}
+
+/// Changes of nodes, of the Secret and of the operator's image.
+fn surroundings() -> Vec<Case> {
+    // Enough for every node: which nodes are chosen depends on the PeerRelay's name.
+    let many = || Step::Apply(json!({"maxRelays": 9}));
+    vec![
         case("node up", vec![many()], vec![Step::NodeUp("late")]),
         case(
             "node down",
@@ -117,12 +140,12 @@ pub fn all() -> Vec<Case> {
         ),
         case(
             "node labelled",
-            vec![Step::Apply(placed.clone())],
+            vec![Step::Apply(placed())],
             vec![Step::NodeLabel("n1", Some("a"))],
         ),
         case(
             "label taken from node",
-            vec![Step::NodeLabel("n1", Some("a")), Step::Apply(placed)],
+            vec![Step::NodeLabel("n1", Some("a")), Step::Apply(placed())],
             vec![Step::NodeLabel("n1", None)],
         ),
         case(
@@ -135,6 +158,12 @@ pub fn all() -> Vec<Case> {
             vec![smallest()],
             vec![Step::Upgrade("example.test/peerrelay:2")],
         ),
+    ]
+}
+
+/// Changes of two PeerRelays that share nodes.
+fn two() -> Vec<Case> {
+    vec![
         case(
             "two: other created",
             vec![smallest()],
@@ -158,6 +187,12 @@ pub fn all() -> Vec<Case> {
                 other(json!({"port": 43_000})),
             ],
         ),
+    ]
+}
+
+/// Changes of ports and classes of an exposure.
+fn exposures() -> Vec<Case> {
+    vec![
         case(
             "exposure: port exchanged",
             vec![Step::Apply(ports(PORTS[0], PORTS[1]))],
@@ -168,7 +203,7 @@ pub fn all() -> Vec<Case> {
             vec![Step::Apply(balanced(json!({})))],
             vec![Step::Apply(balanced(json!({"class": "example.net/lb"})))],
         ),
-        // No second Service brings another turn.
+        // No second Service triggers another reconciliation.
         case(
             "exposure: class added to the only one",
             vec![Step::Apply(only(balanced(json!({}))))],
@@ -181,11 +216,15 @@ pub fn all() -> Vec<Case> {
             vec![Step::Apply(balanced(json!({"class": "example.net/lb"})))],
             vec![Step::Apply(balanced(json!({})))],
         ),
+    ]
+}
+
+/// Deletions of a PeerRelay.
+fn deletions() -> Vec<Case> {
+    vec![
         case("delete", vec![smallest()], vec![Step::Delete]),
         case("delete at once", vec![], vec![smallest(), Step::Delete]),
-    ];
-    cases.extend(transitions());
-    cases
+    ]
 }
 
 /// From every type of exposure to every other.
@@ -256,9 +295,19 @@ fn other(mut spec: Value) -> Step {
     Step::ApplyOther(spec)
 }
 
-/// Name of the other PeerRelay beside one called `name`.
-pub fn other_name(name: &str) -> String {
-    format!("{name}-b")
+/// The smallest PeerRelay is applied.
+fn smallest() -> Step {
+    Step::Apply(json!({}))
+}
+
+/// The smallest PeerRelay gets these fields.
+fn changed(name: &str, spec: Value) -> Case {
+    case(name, vec![smallest()], vec![Step::Apply(spec)])
+}
+
+/// Relays on nodes in zone `a` only.
+fn placed() -> Value {
+    region("placement", json!({"nodeSelector": {"zone": "a"}}))
 }
 
 fn case(name: &str, before: Vec<Step>, change: Vec<Step>) -> Case {

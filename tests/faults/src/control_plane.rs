@@ -13,7 +13,7 @@ use anyhow::{Context, Result, bail};
 use rig::{
     command::{program, run},
     control_plane::{Component, Placement},
-    deployment::{CHART, OPERATOR_NAMESPACE},
+    names::{CHART, OPERATOR_NAMESPACE},
     pki::{Pki, random_token},
     state::{repository, write_private},
     tools::Tools,

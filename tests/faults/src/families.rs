@@ -12,7 +12,8 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     case::{REGIONS, Step, two_regions},
-    trial::{Harness, relay_path},
+    names::relay_path,
+    trial::Harness,
 };
 
 /// The longest time until a refusal is in the status.

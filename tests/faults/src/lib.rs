@@ -10,6 +10,7 @@ pub mod api;
 pub mod case;
 pub mod control_plane;
 pub mod families;
+pub mod names;
 pub mod operator;
 pub mod play;
 pub mod proxy;
@@ -56,7 +57,7 @@ pub struct Part {
 }
 
 impl Part {
-    /// All faults.
+    /// The part that is the whole.
     pub const ALL: Self = Self { first: 0, every: 1 };
 }
 
@@ -110,12 +111,12 @@ pub enum Extent {
     Whole {
         /// Control planes at a time: most of the time is spent on waits.
         planes: usize,
-        /// The part.
+        /// The part of each case's faults.
         part: Part,
     },
     /// Typical cases, and as many faults as fit into a time, spread over all.
     Sample {
-        /// The time.
+        /// The time that the faults may take.
         time: Duration,
         /// The seed that decides which faults these are.
         seed: u64,

@@ -7,7 +7,7 @@ use std::{
 
 use anyhow::Result;
 
-use rig::{control_plane::bound, deployment::OPERATOR_NAMESPACE};
+use rig::{control_plane::bound, names::OPERATOR_NAMESPACE};
 
 use super::{
     control_plane::{ChildGuard, ControlPlane},

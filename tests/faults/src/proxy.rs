@@ -14,6 +14,7 @@ use hyper::{
     Request, Response, StatusCode,
     body::{Frame, Incoming},
     header::{CONTENT_TYPE, HOST, RETRY_AFTER},
+    http::request::Parts,
     service::service_fn,
 };
 use hyper_util::rt::TokioIo;
@@ -74,7 +75,7 @@ pub struct Plan {
     pub about: String,
     /// Writes to let pass before.
     pub nth: usize,
-    /// The fault.
+    /// The fault that strikes.
     pub fault: Fault,
     /// The number of writes in a row that the fault strikes.
     pub times: usize,
@@ -299,7 +300,7 @@ impl Proxy {
 }
 
 impl Route {
-    /// An error breaks the connection.
+    /// Answers a request, or breaks the connection with an error.
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
@@ -316,21 +317,7 @@ impl Route {
             }
             _ => {}
         }
-        let target = head.uri.path_and_query().context("no path")?;
-        let mut forwarded = Request::builder()
-            .method(head.method)
-            .uri(format!("{}{target}", self.server));
-        for (name, value) in head.headers.iter().filter(|(name, _)| *name != HOST) {
-            forwarded = forwarded.header(name, value);
-        }
-        let response = match self
-            .upstream
-            .request(forwarded.body(Full::new(body))?)
-            .await
-        {
-            Ok(response) => response,
-            Err(error) => return Err(anyhow!(error).context("the API server is gone")),
-        };
+        let response = self.forward(head, body).await?;
         match fault {
             Some(Fault::KillAfter) => {
                 response.into_body().collect().await?;
@@ -363,6 +350,20 @@ impl Route {
         Ok(Response::from_parts(head, Full::new(body).boxed_unsync()))
     }
 
+    /// Forwards a request to the API server.
+    async fn forward(&self, head: Parts, body: Bytes) -> Result<Response<Incoming>> {
+        let target = head.uri.path_and_query().context("no path")?;
+        let mut forwarded = Request::builder()
+            .method(head.method)
+            .uri(format!("{}{target}", self.server));
+        for (name, value) in head.headers.iter().filter(|(name, _)| *name != HOST) {
+            forwarded = forwarded.header(name, value);
+        }
+        let forwarded = forwarded.body(Full::new(body))?;
+        let answered = self.upstream.request(forwarded).await;
+        answered.map_err(|error| anyhow!(error).context("the API server is gone"))
+    }
+
     fn note(&self, request: Asked, body: &[u8]) -> usize {
         let mut exchanges = lock(&self.record.0.exchanges);
         exchanges.push(Exchange {
@@ -386,7 +387,7 @@ impl Route {
         self.record.0.struck.send_modify(|number| *number += 1);
     }
 
-    /// Until the operator is killed.
+    /// Gives no answer until the operator is killed.
     async fn silence(&self) -> Result<Response<Body>> {
         self.strike();
         std::future::pending().await

@@ -15,7 +15,7 @@ pub struct Exchange {
     pub answered: Option<Instant>,
     /// The name of the operator's process that asked.
     pub actor: String,
-    /// The request.
+    /// The request without its body.
     pub request: Asked,
     /// Checksum of the body.
     pub body: String,

@@ -1,4 +1,4 @@
-//! Two replicas of the operator: one acts, also when the other only seemed to be gone.
+//! Two replicas of the operator: only the leader writes, also after the former leader hung.
 
 use std::{path::Path, time::Duration};
 
@@ -18,10 +18,10 @@ use super::{
     trial::Harness,
 };
 
-/// A lease runs out after 15 s; the machine may be slow.
+/// Longest time to each event. A lease expires after 15 s, and the machine may be slow.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// Shows it, and says what it saw.
+/// Shows that a replaced leader writes nothing, and that a replica that stops gives the lease back.
 pub async fn show(harness: &mut Harness, program: &Path) -> Result<String> {
     let mut second = Operator::new(&harness.plane, &harness.record, program, "second").await?;
     let name = harness.next_name();
@@ -34,27 +34,34 @@ pub async fn show(harness: &mut Harness, program: &Path) -> Result<String> {
     })
     .await?;
 
-    // As on a node that hangs in the middle of a change: it believes to lead, and goes on with what
-    // it was about to write when it wakes up.
+    replace_leader(harness, &name).await?;
+    let took = hand_over(harness, &name, &second).await?;
+    harness.step(&name, &Step::Delete).await?;
+    Ok(format!(
+        "no write by the replaced leader; handed over in {:.1} s",
+        took.as_secs_f64()
+    ))
+}
+
+/// Stops the leader in the middle of a change, as a node that hangs does, until the second operator
+/// leads. When the first continues, it has a write to send and takes itself for the leader.
+async fn replace_leader(harness: &mut Harness, name: &str) -> Result<()> {
     let mut held = harness.record.arm(Plan {
-        about: name.clone(),
+        about: name.to_owned(),
         nth: 0,
         fault: Fault::HoldAfter,
         times: 1,
     });
     harness
-        .step(&name, &Step::Apply(json!({"port": 41_000})))
+        .step(name, &Step::Apply(json!({"port": 41_000})))
         .await?;
     held.changed().await?;
-    let pid = harness
-        .operator
-        .pid()
-        .context("the first does not run")?
-        .to_string();
+    let pid = harness.operator.pid();
+    let pid = pid.context("the first does not run")?.to_string();
     run(find("kill").args(["-STOP", &pid]))?;
     let mark = harness.record.len();
     harness
-        .step(&name, &Step::Apply(json!({"port": 41_001})))
+        .step(name, &Step::Apply(json!({"port": 41_001})))
         .await?;
     wait(harness, mark, "the second acts", |e| {
         e.actor == "second" && e.request.resource == "daemonsets" && e.request.writes()
@@ -72,11 +79,9 @@ pub async fn show(harness: &mut Harness, program: &Path) -> Result<String> {
         );
         sleep(Duration::from_millis(100)).await;
     }
-    harness.settle(&name).await?;
-    let late: Vec<_> = harness
-        .record
-        .since(mark)
-        .into_iter()
+    harness.settle(name).await?;
+    let exchanges = harness.record.since(mark).into_iter();
+    let late: Vec<_> = exchanges
         .filter(|e| e.actor == "first" && e.request.writes() && !e.request.is_lease())
         .map(|e| e.request.to_string())
         .collect();
@@ -85,30 +90,29 @@ pub async fn show(harness: &mut Harness, program: &Path) -> Result<String> {
         "the first still writes: {}",
         late.join(", ")
     );
+    Ok(())
+}
 
-    // A replica that is told to stop gives the lease back.
+/// Starts the first operator again and stops the second, which leads; the time until the first acts.
+async fn hand_over(harness: &mut Harness, name: &str, second: &Operator) -> Result<Duration> {
     harness.operator.start()?;
     let mark = harness.record.len();
     wait(harness, mark, "the first asks for the lease", |e| {
         e.actor == "first" && e.request.is_lease()
     })
     .await?;
-    let told = Instant::now();
+    let stopped = Instant::now();
     let pid = second.pid().context("the second does not run")?;
     signals::terminate(i32::try_from(pid)?);
-    harness.step(&name, &Step::Apply(json!({}))).await?;
+    harness.step(name, &Step::Apply(json!({}))).await?;
     wait(harness, mark, "the first acts", |e| {
         e.actor == "first" && e.request.resource == "daemonsets" && e.request.writes()
     })
     .await?;
-    let took = told.elapsed();
-    harness.step(&name, &Step::Delete).await?;
-    Ok(format!(
-        "no write by the replaced one; handed over in {:.1} s",
-        took.as_secs_f64()
-    ))
+    Ok(stopped.elapsed())
 }
 
+/// Waits for an exchange since `mark` that is as wanted.
 async fn wait(
     harness: &Harness,
     mark: usize,

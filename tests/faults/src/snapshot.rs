@@ -3,21 +3,16 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use anyhow::Result;
-use rig::deployment::NAMESPACE;
+use rig::names::NAMESPACE;
 use serde_json::Value;
 
 use super::{
     api::{Api, Resource},
-    case::other_name,
-    trial::relay_path,
+    names::{LAST_NAMED_PORT, other_name, relay_path},
 };
 
 /// Label of everything that the operator makes.
 const MANAGED: &str = "app.kubernetes.io/managed-by=peerrelay-operator";
-
-/// Last node port that the API server leaves to those who name one, as long as there are others
-/// (`--service-node-port-range` as it is by default; its static band).
-pub const LAST_NAMED_PORT: u16 = 30_085;
 
 /// Normalised objects by kind and name.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

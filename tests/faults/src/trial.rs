@@ -4,11 +4,11 @@ pub mod refusals;
 
 use std::{path::Path, time::Duration};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Error, Result, anyhow, ensure};
 use rig::{
-    deployment::NAMESPACE,
+    names::{NAMESPACE, SECRET},
     signals,
-    spec::{SECRET, peer_relay},
+    spec::peer_relay,
     tools::Tools,
 };
 use serde_json::{Value, json};
@@ -16,8 +16,9 @@ use tokio::time::{Instant, sleep};
 
 use super::{
     api::Resource,
-    case::{Case, Step, other_name},
+    case::{Case, Step},
     control_plane::ControlPlane,
+    names::{other_name, relay_path},
     operator::Operator,
     proxy::{Fault, Plan, Record},
     record::Exchange,
@@ -65,6 +66,20 @@ impl Golden {
 
     fn deletes(&self) -> usize {
         deletes(&self.requests)
+    }
+
+    /// Fails if objects were replaced that this course only changes.
+    fn ensure_kept(&self, before: &Snapshot, now: &Snapshot) -> Result<()> {
+        // A fault may spare an object: of two Services that exchange their ports, the one that could
+        // not be removed at first gets the port that the other one gave back.
+        let kept = now.kept(before);
+        let should = self.after.kept(&self.before);
+        let lost: Vec<_> = should.difference(&kept).collect();
+        ensure!(
+            lost.is_empty(),
+            "objects were replaced that should have been changed: {lost:?}"
+        );
+        Ok(())
     }
 }
 
@@ -176,37 +191,37 @@ impl Harness {
             if let Some((now, differs)) = self.looked_at(&name, &differs).await?
                 && differs.is_empty()
             {
-                // A fault may spare an object: of two Services that exchange their ports, the one
-                // that could not be removed at first gets the port that the other one gave back.
-                let kept = now.kept(&before);
-                let should = golden.after.kept(&golden.before);
-                let lost: Vec<_> = should.difference(&kept).collect();
-                ensure!(
-                    lost.is_empty(),
-                    "objects were replaced that should have been changed: {lost:?}"
-                );
+                golden.ensure_kept(&before, &now)?;
                 break;
             }
             if start.elapsed() > PATIENCE {
-                let differs = differs(&self.snapshot(&name).await?);
-                let log = self.operator.log_tail();
-                bail!("another end state\n{differs}\nthe operator says\n{log}");
+                return Err(self.unreached(differs(&self.snapshot(&name).await?)));
             }
         }
         self.record.disarm();
-        let removed = deletes(&self.record.since(mark));
+        let (removed, wanted) = (deletes(&self.record.since(mark)), golden.deletes());
         ensure!(
-            removed <= golden.deletes(),
-            "{removed} objects were deleted instead of {}",
-            golden.deletes()
+            removed <= wanted,
+            "{removed} objects were deleted instead of {wanted}"
         );
-        ensure!(
-            self.operator.alive(),
-            "the operator ended by itself; its last words are\n{}",
-            self.operator.log_tail()
-        );
+        self.ensure_alive()?;
         self.restore(&name).await?;
         Ok(hit)
+    }
+
+    /// The error that these differences from the end state have stayed.
+    fn unreached(&self, differs: String) -> Error {
+        let log = self.operator.log_tail();
+        anyhow!("the end state was not reached\n{differs}\nthe operator says\n{log}")
+    }
+
+    fn ensure_alive(&mut self) -> Result<()> {
+        ensure!(
+            self.operator.alive(),
+            "the operator ended by itself; the end of its log is\n{}",
+            self.operator.log_tail()
+        );
+        Ok(())
     }
 
     /// Waits until the operator has seen the PeerRelay and has nothing more to do.
@@ -295,9 +310,7 @@ impl Harness {
                 return Ok(());
             }
             if start.elapsed() > PATIENCE {
-                let differs = differs(&self.snapshot(name).await?);
-                let log = self.operator.log_tail();
-                bail!("never reached\n{differs}\nthe operator says\n{log}");
+                return Err(self.unreached(differs(&self.snapshot(name).await?)));
             }
         }
     }
@@ -383,9 +396,4 @@ impl Harness {
         self.trials += 1;
         format!("t{:05}x", self.trials)
     }
-}
-
-/// Path of a PeerRelay.
-pub fn relay_path(name: &str) -> String {
-    format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/peerrelays/{name}")
 }

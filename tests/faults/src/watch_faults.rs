@@ -3,11 +3,12 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use serde_json::json;
+use serde_json::{Value, json};
 use tokio::time::sleep;
 
 use super::{
     case::{Step, two_regions},
+    snapshot::Snapshot,
     trial::Harness,
 };
 
@@ -20,28 +21,7 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     let wanted = harness.snapshot(&calm).await?;
     harness.step(&calm, &Step::Delete).await?;
 
-    // The operator knows nothing new while it is changed twice, and then everything at once.
-    let name = harness.next_name();
-    harness
-        .step(&name, &Step::Apply(json!({"port": 41_000})))
-        .await?;
-    harness.settle(&name).await?;
-    let first = harness.snapshot(&name).await?;
-    harness.record.stall_watches(true);
-    harness.step(&name, &Step::Delete).await?;
-    sleep(Duration::from_secs(1)).await;
-    harness
-        .step(&name, &Step::Apply(json!({"port": 41_001})))
-        .await?;
-    sleep(Duration::from_secs(1)).await;
-    harness.step(&name, &Step::Apply(two.clone())).await?;
-    harness.record.stall_watches(false);
-    reached(harness, &name, &wanted, "stalled watches").await?;
-    let now = harness.snapshot(&name).await?;
-    ensure!(
-        now.kept(&first).is_empty(),
-        "the deleted one's objects were kept"
-    );
+    let name = stalled(harness, &two, &wanted).await?;
 
     // A region is removed and comes back while every watch ends again and again.
     for _ in 0..5 {
@@ -54,8 +34,8 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     }
     reached(harness, &name, &wanted, "cut watches").await?;
 
-    // A node goes while nobody watches, and the API server that is asked next was not there: it lists
-    // the nodes, and names none that went.
+    // A node leaves while no watch works. The API server that is asked next was started afterwards, so
+    // it sends no event about that node, only a list without it.
     harness.step(&name, &Step::NodeUp("late")).await?;
     harness.settle(&name).await?;
     harness.record.stall_watches(true);
@@ -63,7 +43,7 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     harness.plane.restart_api_server().await?;
     harness.record.cut_watches();
     harness.record.stall_watches(false);
-    reached(harness, &name, &wanted, "a node that went unseen").await?;
+    reached(harness, &name, &wanted, "a node that left unwatched").await?;
 
     for spec in [json!({}), two] {
         harness.step(&name, &Step::Apply(spec)).await?;
@@ -80,15 +60,36 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     Ok("stalled, cut, and the API server restarted twice".into())
 }
 
-async fn reached(
-    harness: &mut Harness,
-    name: &str,
-    wanted: &super::snapshot::Snapshot,
-    after: &str,
-) -> Result<()> {
+/// Stalls the watches while the PeerRelay is replaced and changed twice; its name.
+async fn stalled(harness: &mut Harness, two: &Value, wanted: &Snapshot) -> Result<String> {
+    let name = harness.next_name();
+    harness
+        .step(&name, &Step::Apply(json!({"port": 41_000})))
+        .await?;
+    harness.settle(&name).await?;
+    let first = harness.snapshot(&name).await?;
+    harness.record.stall_watches(true);
+    harness.step(&name, &Step::Delete).await?;
+    sleep(Duration::from_secs(1)).await;
+    harness
+        .step(&name, &Step::Apply(json!({"port": 41_001})))
+        .await?;
+    sleep(Duration::from_secs(1)).await;
+    harness.step(&name, &Step::Apply(two.clone())).await?;
+    harness.record.stall_watches(false);
+    reached(harness, &name, wanted, "stalled watches").await?;
+    let now = harness.snapshot(&name).await?;
+    ensure!(
+        now.kept(&first).is_empty(),
+        "objects of the deleted PeerRelay were kept"
+    );
+    Ok(name)
+}
+
+async fn reached(harness: &mut Harness, name: &str, wanted: &Snapshot, after: &str) -> Result<()> {
     let what = || format!("after {after}");
     // How often objects have changed differs; what they say does not.
-    let plain = |snapshot: &super::snapshot::Snapshot| snapshot.without_generations();
+    let plain = |snapshot: &Snapshot| snapshot.without_generations();
     harness
         .reach_by(name, |now| plain(now).differences(&plain(wanted)))
         .await

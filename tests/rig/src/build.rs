@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use crate::{
     command::{program, query},
-    image::Revision,
     progress::Progress,
+    revision::Revision,
     state::repository,
 };
 

@@ -17,22 +17,13 @@ use crate::{
     auth_key::AuthKey,
     cluster::{Node, PEERRELAY},
     command::{program_in, run},
-    prometheus::RELEASE,
-    seed, signals,
-    spec::{self, SECRET},
+    names::{CHART, METRICS_PORT, NAMESPACE, OPERATOR_NAMESPACE, RELEASE, SECRET},
+    seed, signals, spec,
     state::repository,
     tailnet::{Client, LOGIN_SERVER},
     wait::Wait,
 };
 
-/// Namespace of the operator.
-pub const OPERATOR_NAMESPACE: &str = "peerrelay-system";
-/// Namespace of the relays.
-pub const NAMESPACE: &str = "relays";
-/// Name of the chart and of its release.
-pub const CHART: &str = "peerrelay-operator";
-/// TCP port of a relay's metrics, unless its PeerRelay names another UDP port or another one.
-pub const METRICS_PORT: u16 = 9_440;
 /// Time for which a route must stay as wanted.
 const STAY: Duration = Duration::from_secs(1);
 
@@ -168,7 +159,7 @@ impl<'a> Deployment<'a> {
         }
     }
 
-    /// Uses this seed.
+    /// Replaces the seed of random choices.
     pub const fn with_seed(self, seed: u64) -> Self {
         Self { seed, ..self }
     }

@@ -7,7 +7,6 @@ mod archive;
 mod elf;
 mod layer;
 mod manifest;
-mod revision;
 mod sbom;
 
 use std::{
@@ -21,12 +20,12 @@ pub use self::{
     archive::{Archive, Compression, Digest, compress, digest},
     layer::{PROGRAM, entry},
     manifest::{Image, Labels, USER, architecture},
-    revision::Revision,
 };
 use crate::{
     build::{self, Profile},
     command::{program, run as run_program},
     progress::Progress,
+    revision::Revision,
     state::repository,
 };
 

@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 use crate::{
     Rig,
     command::{program, program_in, run},
-    deployment::{NAMESPACE, OPERATOR_NAMESPACE},
+    names::{NAMESPACE, OPERATOR_NAMESPACE, RELEASE},
     net::ROUTER,
     process::{Spec, wait_until},
     progress::Progress,
@@ -30,9 +30,6 @@ use crate::{
 const LISTEN: &str = "127.0.0.1:9090";
 const OPERATOR_LISTEN: &str = "127.0.0.1:9091";
 const READY: Duration = Duration::from_secs(60);
-/// Label `release` by which the Prometheus selects monitors and rules, as that of
-/// kube-prometheus-stack does.
-pub const RELEASE: &str = "monitoring";
 /// Name of the Prometheus object, and of what is made of it.
 const NAME: &str = "rig";
 /// The directory in which the configuration expects the rules.

@@ -2,10 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::deployment::NAMESPACE;
-
-/// The Secret with the auth key.
-pub const SECRET: &str = "tailnet-auth";
+use crate::names::{NAMESPACE, SECRET};
 
 /// The smallest PeerRelay, with the fields of `spec` in place of its own.
 pub fn peer_relay(name: &str, spec: &Value) -> Value {

@@ -43,7 +43,7 @@ pub enum Attack {
 }
 
 impl Attack {
-    /// All attacks.
+    /// Every attack, in the order of the report.
     pub const ALL: [Self; 3] = [Self::Junk, Self::Binds, Self::Allocations];
 }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use faults::{record::Exchange, trial::Harness};
-use rig::{deployment::NAMESPACE, progress::Progress, signals, spec::peer_relay, tools::Tools};
+use rig::{names::NAMESPACE, progress::Progress, signals, spec::peer_relay, tools::Tools};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::sleep;

@@ -19,7 +19,7 @@ pub enum Step {
     },
     /// A client says something to the relay.
     Control {
-        /// What.
+        /// The disco message.
         message: Message,
         /// The oddity of the datagram, if it has one.
         oddity: Option<Oddity>,
@@ -48,7 +48,7 @@ pub enum Step {
     Noise {
         /// The place from which it is sent.
         place: usize,
-        /// What.
+        /// The datagram's bytes.
         bytes: Vec<u8>,
     },
 }

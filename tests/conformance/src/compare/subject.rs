@@ -15,7 +15,7 @@ pub enum Which {
 }
 
 impl Which {
-    /// Both relays.
+    /// Both relays, the reference first.
     pub const ALL: [Self; 2] = [Self::Go, Self::Ours];
 }
 
@@ -66,7 +66,7 @@ pub struct Reaction<T> {
 pub struct Arrival {
     /// The place where it arrived.
     pub place: usize,
-    /// The payload.
+    /// The UDP payload that arrived.
     pub datagram: Vec<u8>,
 }
 

@@ -1,11 +1,15 @@
 //! Manifests that the API server refuses, and those that it accepts.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Result, bail, ensure};
 use rig::{
     command::run_with_input,
-    deployment::{Deployment, NAMESPACE},
+    deployment::Deployment,
+    names::NAMESPACE,
     spec::{region, tailnet},
 };
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
@@ -37,256 +41,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 }
 
 fn refused(deployment: &Deployment<'_>) -> Result<String> {
-    let balanced = |load_balancer: Value| {
-        let exposure = json!({"type": "LoadBalancer", "loadBalancer": load_balancer});
-        region("exposure", exposure)
-    };
-    let long = "x".repeat(41);
-    let cases = [
-        ("edge", json!({"port": 0}), "spec.port"),
-        ("edge", json!({"port": 65_536}), "spec.port"),
-        (
-            "edge",
-            json!({"port": 9_440, "monitoring": {"port": 9_440}}),
-            "monitoring.port must differ from port",
-        ),
-        (
-            "edge",
-            json!({"monitoring": {"port": 0}}),
-            "spec.monitoring.port",
-        ),
-        (
-            "edge",
-            json!({"monitoring": {"interval": "10s", "scrapeTimeout": "1m"}}),
-            "monitoring.scrapeTimeout must not be longer than monitoring.interval",
-        ),
-        (
-            "edge",
-            json!({"monitoring": {"interval": "0s"}}),
-            "must be more than 0s",
-        ),
-        (
-            "edge",
-            json!({"monitoring": {"interval": "soon"}}),
-            "spec.monitoring.interval",
-        ),
-        (
-            "edge",
-            json!({"monitoring": {"labels": {"release": "a b"}}}),
-            "spec.monitoring.labels",
-        ),
-        (
-            "edge",
-            json!({"monitoring": {"relabelings": [{"action": "explode"}]}}),
-            "spec.monitoring.relabelings",
-        ),
-        ("edge", json!({"regions": []}), "spec.regions"),
-        ("edge", json!({"tailnet": {}}), "spec.tailnet.authKey"),
-        (
-            "edge",
-            json!({"tailnet": {"authKey": {"secretName": ""}}}),
-            "secretName",
-        ),
-        (
-            "edge",
-            json!({"tailnet": {"authKey": {"secretName": "Not A Name"}}}),
-            "secretName",
-        ),
-        (
-            "edge",
-            tailnet("controlURL", json!("control.example.net")),
-            "must be a URL without a path",
-        ),
-        (
-            "edge",
-            tailnet("controlURL", json!("https://c.example.net/path")),
-            "must be a URL without a path",
-        ),
-        ("edge", tailnet("caBundle", json!("AAAA")), "must be PEM"),
-        (
-            "edge",
-            tailnet("hostnamePrefix", json!("Not_A_Label")),
-            "hostnamePrefix",
-        ),
-        ("edge", region("name", json!("Office")), "name"),
-        (
-            "edge",
-            region("name", json!("a-name-of-21-character")),
-            "name",
-        ),
-        ("edge", region("tag", json!("relay-office")), "tag"),
-        ("edge", region("clients", json!([])), "clients"),
-        ("edge", region("clients", json!([""])), "clients"),
-        ("edge", region("clients", json!(["tag:a b"])), "clients"),
-        (
-            "edge",
-            region("tag", json!("*")),
-            "every device of the tailnet would become a relay",
-        ),
-        (
-            "edge",
-            region("name", json!("grants")),
-            "name must not be grants, metrics or dashboard",
-        ),
-        (
-            "edge",
-            json!({"grants": {"output": "Secret"}}),
-            "spec.grants.output",
-        ),
-        (
-            "edge",
-            region("exposure", json!({"nodePort": 31_000})),
-            "exposure.nodePort is for type NodePort",
-        ),
-        (
-            "edge",
-            region("exposure", json!({"type": "NodePort", "nodePort": 0})),
-            "nodePort",
-        ),
-        (
-            "edge",
-            region("exposure", json!({"hostNetwork": false})),
-            "exposure.hostNetwork cannot be false",
-        ),
-        (
-            "edge",
-            balanced(json!({
-                "shareAddress": true,
-                "elasticIPs": [{"zone": "a", "subnet": "s", "allocations": ["eipalloc-1"]}],
-            })),
-            "exposure.loadBalancer.elasticIPs gives each relay an address of its own",
-        ),
-        (
-            "edge",
-            balanced(json!({
-                "elasticIPs": [{"zone": "a", "subnet": "s", "allocations": ["203.0.113.1"]}],
-            })),
-            "allocations",
-        ),
-        (
-            "edge",
-            region("exposure", json!({"networkPolicy": true})),
-            "exposure.networkPolicy is for relays on the pod network",
-        ),
-        (
-            "edge",
-            region("exposure", json!({"loadBalancer": {}})),
-            "exposure.loadBalancer is for type LoadBalancer",
-        ),
-        (
-            "edge",
-            balanced(json!({"basePort": 50_000})),
-            "basePort is for relays that share an address",
-        ),
-        (
-            "edge",
-            balanced(json!({"ipFamilies": ["IPv4", "IPv4"], "ipFamilyPolicy": "PreferDualStack"})),
-            "names a family twice",
-        ),
-        (
-            "edge",
-            balanced(json!({"ipFamilies": ["IPv4", "IPv6"]})),
-            "set ipFamilyPolicy to PreferDualStack",
-        ),
-        (
-            "edge",
-            balanced(json!({"sourceRanges": ["192.0.2.1"]})),
-            "sourceRanges",
-        ),
-        (
-            "edge",
-            region("placement", json!({"maxRelays": 0})),
-            "placement.maxRelays",
-        ),
-        (
-            "edge",
-            region("placement", json!({"zones": [""]})),
-            "placement.zones",
-        ),
-        ("edge", json!({"maxRelays": 0}), "spec.maxRelays"),
-        ("edge", json!({"logLevel": "Chatty"}), "spec.logLevel"),
-        (
-            "edge",
-            json!({"template": {"updateStrategy": {"type": "OnDelete", "maxUnavailable": 2}}}),
-            "maxUnavailable is for type RollingUpdate",
-        ),
-        (
-            "edge",
-            region("exposure", json!({"type": "Ingress"})),
-            "exposure.type",
-        ),
-        (
-            "edge",
-            region("endpoints", json!({"static": ["203.0.113.10"]})),
-            "endpoints.static: write each as",
-        ),
-        (
-            "edge",
-            region("endpoints", json!({"static": ["https://r.example.net:1"]})),
-            "endpoints.static: write each as",
-        ),
-        (
-            "edge",
-            region("endpoints", json!({"static": ["127.0.0.1:40000"]})),
-            "reaches no relay from elsewhere",
-        ),
-        (
-            "edge",
-            region("endpoints", json!({"perNode": {"n1": ["203.0.113.10:0"]}})),
-            "endpoints.perNode",
-        ),
-        (
-            "edge",
-            region("endpoints", json!({"include": ["10.0.0.0"]})),
-            "endpoints.include: write networks as",
-        ),
-        (
-            "edge",
-            region("endpoints", json!({"exclude": ["all"]})),
-            "endpoints.exclude: write networks as",
-        ),
-        (
-            "edge",
-            region("endpoints", json!({"discover": ["Oracle"]})),
-            "endpoints.discover",
-        ),
-        (
-            "edge",
-            region("endpoints", json!({"max": 33})),
-            "endpoints.max",
-        ),
-        (
-            "edge",
-            json!({"regions": [
-                {"name": "a", "clients": ["tag:a"]}, {"name": "a", "clients": ["tag:b"]},
-            ]}),
-            "Duplicate value",
-        ),
-        ("edge", json!({"prot": 1}), "unknown field \"spec.prot\""),
-        (&long, json!({}), "at most 40 characters"),
-        (
-            "edge.eu",
-            json!({}),
-            "metadata.name must be lower-case letters, digits and dashes",
-        ),
-        (
-            "1edge",
-            json!({}),
-            "metadata.name must be lower-case letters, digits and dashes",
-        ),
-        (
-            "edge",
-            region("name", json!("eu.west")),
-            "name must be lower-case letters, digits and dashes",
-        ),
-        (
-            "edge",
-            region("name", json!("1st")),
-            "name must be lower-case letters, digits and dashes",
-        ),
-    ];
-    for (name, spec, message) in &cases {
-        let object = deployment.peer_relay(name, spec)?.to_string();
+    let cases: Vec<Refused> = serde_yaml::from_str(include_str!("admission/refused.yaml"))?;
+    for case in &cases {
+        let (name, spec, message) = (&case.name, case.spec(), &case.message);
+        let object = deployment.peer_relay(name, &spec)?.to_string();
         let mut kubectl = deployment.rig.kubectl_command();
         kubectl.args(["create", "--dry-run=server", "--validate=strict", "-f", "-"]);
         match run_with_input(&mut kubectl, object.as_bytes()) {
@@ -300,7 +58,42 @@ fn refused(deployment: &Deployment<'_>) -> Result<String> {
             }
         }
     }
-    Ok(format!("{} ways to be wrong", cases.len()))
+    Ok(format!("{} invalid PeerRelays were refused", cases.len()))
+}
+
+/// A PeerRelay that the API server refuses.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Refused {
+    #[serde(default = "edge")]
+    name: String,
+    #[serde(default)]
+    spec: Value,
+    #[serde(default)]
+    region: BTreeMap<String, Value>,
+    #[serde(default)]
+    tailnet: BTreeMap<String, Value>,
+    /// A part of the message of the refusal.
+    message: String,
+}
+
+impl Refused {
+    fn spec(&self) -> Value {
+        let regions = self
+            .region
+            .iter()
+            .map(|(name, value)| region(name, value.clone()));
+        let tailnets = self
+            .tailnet
+            .iter()
+            .map(|(name, value)| tailnet(name, value.clone()));
+        let mut fields = regions.chain(tailnets);
+        fields.next().unwrap_or_else(|| self.spec.clone())
+    }
+}
+
+fn edge() -> String {
+    EDGE.to_owned()
 }
 
 fn smallest(deployment: &Deployment<'_>) -> Result<String> {

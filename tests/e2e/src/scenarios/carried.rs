@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr};
 
 use anyhow::{Result, ensure};
 
-use rig::deployment::{Deployment, METRICS_PORT};
+use rig::{deployment::Deployment, names::METRICS_PORT};
 
 /// Share of a transfer, in percent, that clients may send elsewhere: looking for paths takes some bytes.
 pub(crate) const STRAY_PERCENT: f64 = 1.0;

@@ -10,10 +10,7 @@ use std::{
 
 use anyhow::{Context, Result, bail, ensure};
 use rig::{
-    deployment::{Deployment, NAMESPACE},
-    progress::Progress,
-    rng::Rng,
-    signals,
+    deployment::Deployment, names::NAMESPACE, progress::Progress, rng::Rng, signals,
     tailnet::Client,
 };
 use serde_json::json;

@@ -7,7 +7,8 @@ use std::{collections::BTreeSet, fs};
 use anyhow::{Context, Result, ensure};
 use rig::{
     command::{program, run, run_with_input},
-    deployment::{Deployment, OPERATOR_NAMESPACE},
+    deployment::Deployment,
+    names::OPERATOR_NAMESPACE,
     state::repository,
 };
 use serde::Deserialize;

@@ -4,11 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::{
-    cluster::image::PAUSE,
-    command::run_with_input,
-    deployment::{Deployment, NAMESPACE},
-    net::Family,
-    process,
+    cluster::image::PAUSE, command::run_with_input, deployment::Deployment, names::NAMESPACE,
+    net::Family, process,
 };
 use serde_json::{Value, json};
 

@@ -2,12 +2,16 @@
 
 use anyhow::{Context, Result, ensure};
 use rig::{
-    deployment::{Deployment, NAMESPACE, Route},
+    deployment::{Deployment, Route},
     metallb::MetalLb,
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, SEARCH, Scenario, is_relay, network_policies::where_enforced, vacant};
+use super::{
+    EDGE, SEARCH, Scenario, is_relay,
+    isolation::{restricted, where_enforced},
+    vacant,
+};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -173,22 +177,6 @@ fn addresses(service: &Value) -> Vec<String> {
         .collect();
     all.sort_unstable();
     all
-}
-
-/// Runs `inside` while the relays' namespace enforces Pod Security `restricted`.
-pub(super) fn restricted<T>(
-    deployment: &Deployment<'_>,
-    inside: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let enforce = |level: &str| {
-        let label = format!("pod-security.kubernetes.io/enforce={level}");
-        let words = ["label", "namespace", NAMESPACE, "--overwrite", &label];
-        deployment.rig.kubectl(words).map(drop)
-    };
-    enforce("restricted")?;
-    let result = inside();
-    enforce("privileged")?;
-    result
 }
 
 /// Waits until both clients talk through a relay whose address contains one of `parts`, as `tailscale status`

@@ -8,8 +8,9 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use faults::control_plane::ControlPlane;
 use rig::{
-    deployment::{Deployment, NAMESPACE},
+    deployment::Deployment,
     gitops::{Change, GitOps},
+    names::NAMESPACE,
     progress::Progress,
     prometheus,
     state::repository,
@@ -118,20 +119,8 @@ fn flux(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -
     let spare = deployment.peer_relay(SPARE, &json!({"enabled": false, "port": 40_500}))?;
     let (dir, inventory) = (&repository.dir, &repository.inventory);
 
-    // Create: all current, and nothing to do afterwards.
     repository.commit(&[edge(&json!({}))?, spare])?;
-    all(&gitops.apply(dir, inventory)?, "created")?;
-    gitops.await_current(dir)?;
-    settled(deployment, gitops, repository)?;
-    let children = deployment.list("daemonsets,configmaps,services,serviceaccounts", EDGE)?;
-    ensure!(!children.is_empty(), "the PeerRelay has no children");
-    for child in &children {
-        let text = child["metadata"]["labels"].to_string();
-        ensure!(
-            !text.contains("toolkit"),
-            "a child is owned by Flux: {child}"
-        );
-    }
+    flux_creates(deployment, gitops, repository)?;
 
     patch(deployment, &drift())?;
     let found = gitops.diff(dir)?;
@@ -177,6 +166,30 @@ fn flux(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -
 
     all(&gitops.delete(inventory)?, "deleted")?;
     deployment.delete(EDGE)
+}
+
+/// Fails unless all objects of a new repository become current, and none of their children is Flux's.
+fn flux_creates(
+    deployment: &Deployment<'_>,
+    gitops: &GitOps,
+    repository: &Repository,
+) -> Result<()> {
+    all(
+        &gitops.apply(&repository.dir, &repository.inventory)?,
+        "created",
+    )?;
+    gitops.await_current(&repository.dir)?;
+    settled(deployment, gitops, repository)?;
+    let children = deployment.list("daemonsets,configmaps,services,serviceaccounts", EDGE)?;
+    ensure!(!children.is_empty(), "the PeerRelay has no children");
+    for child in &children {
+        let text = child["metadata"]["labels"].to_string();
+        ensure!(
+            !text.contains("toolkit"),
+            "a child is owned by Flux: {child}"
+        );
+    }
+    Ok(())
 }
 
 /// Fails unless a second apply changes nothing, and says so before.

@@ -6,8 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use rig::{
     auth_key::AuthKey,
-    deployment::{Deployment, NAMESPACE, Route, message},
+    deployment::{Deployment, Route, message},
     headscale::{Device, Headscale, LOGIN_SERVER},
+    names::NAMESPACE,
     process::wait_until,
 };
 use serde_json::{Value, json};
@@ -67,32 +68,7 @@ fn joined(deployment: &Deployment<'_>) -> Result<String> {
         let (c1, c2) = headscale.clients();
         let (_, found) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
 
-        // Sessions that nobody has bound yet end by themselves.
-        let bound = || deployment.metric("peerrelay_sessions{state=\"open\"}");
-        let revoked = || deployment.metric("peerrelay_sessions_closed_total{reason=\"revoked\"}");
-        let before = bound()?;
-        ensure!(before > 0.0, "no session is open");
-        let revoked_before = revoked()?;
-        headscale.stop()?;
-        deployment.eventually("relays say that control is gone", || {
-            let connected = deployment.condition(EDGE, "TailnetConnected")?;
-            ensure!(connected.starts_with("False/"), "it is '{connected}'");
-            Ok(())
-        })?;
-        deployment.wait_route(c1, c2, is_relay, SOON)?;
-        headscale.serve()?;
-        deployment.wait_ready(EDGE)?;
-        deployment.wait_route(c1, c2, is_relay, SOON)?;
-        let revoked_now = revoked()?;
-        ensure!(
-            revoked_now == revoked_before,
-            "{revoked_before} sessions were revoked before the restart, {revoked_now} after it"
-        );
-        deployment.eventually("sessions went on", || {
-            let now = bound()?;
-            ensure!(now >= before, "{now} of {before} sessions are open");
-            Ok(())
-        })?;
+        control_restarts(deployment, &headscale)?;
         names_taken(deployment)?;
         Ok(format!(
             "{} relays, ready {mended} s after the right key, relayed after {:.1} s",
@@ -101,6 +77,40 @@ fn joined(deployment: &Deployment<'_>) -> Result<String> {
         ))
     })();
     ended(deployment, &headscale, result)
+}
+
+/// Restarts Headscale, and fails unless sessions go on meanwhile and afterwards.
+fn control_restarts(deployment: &Deployment<'_>, headscale: &Headscale<'_>) -> Result<()> {
+    let (c1, c2) = headscale.clients();
+    // Sessions that nobody has bound yet end by themselves.
+    let bound = || deployment.metric("peerrelay_sessions{state=\"open\"}");
+    let revoked = || deployment.metric("peerrelay_sessions_closed_total{reason=\"revoked\"}");
+    let before = bound()?;
+    ensure!(before > 0.0, "no session is open");
+    let revoked_before = revoked()?;
+    headscale.stop()?;
+    deployment.eventually("relays report that the control server is gone", || {
+        let connected = deployment.condition(EDGE, "TailnetConnected")?;
+        ensure!(
+            connected.starts_with("False/"),
+            "TailnetConnected is '{connected}'"
+        );
+        Ok(())
+    })?;
+    deployment.wait_route(c1, c2, is_relay, SOON)?;
+    headscale.serve()?;
+    deployment.wait_ready(EDGE)?;
+    deployment.wait_route(c1, c2, is_relay, SOON)?;
+    let revoked_now = revoked()?;
+    ensure!(
+        revoked_now == revoked_before,
+        "{revoked_before} sessions were revoked before the restart, {revoked_now} after it"
+    );
+    deployment.eventually("sessions go on", || {
+        let now = bound()?;
+        ensure!(now >= before, "{now} of {before} sessions are open");
+        Ok(())
+    })
 }
 
 fn revoked(deployment: &Deployment<'_>) -> Result<String> {

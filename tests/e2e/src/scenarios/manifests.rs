@@ -5,7 +5,8 @@ use std::{fs, path::Path};
 use anyhow::{Context, Result, ensure};
 use rig::{
     command::{program, run},
-    deployment::{Deployment, NAMESPACE},
+    deployment::Deployment,
+    names::NAMESPACE,
 };
 
 use super::{Scenario, vacant};

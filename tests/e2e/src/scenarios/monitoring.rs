@@ -4,8 +4,9 @@
 use anyhow::{Context, Result, ensure};
 use rig::{
     command::{program, run},
-    deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE},
-    prometheus::{Prometheus, RELEASE},
+    deployment::Deployment,
+    names::{NAMESPACE, OPERATOR_NAMESPACE, RELEASE},
+    prometheus::Prometheus,
     state::repository,
 };
 use serde_json::{Value, json};
@@ -71,7 +72,15 @@ fn scraped(deployment: &Deployment<'_>) -> Result<String> {
         picture::draw(&prometheus, 120, &repository().join("docs/dashboard.svg"))?;
     }
     let alerts = outages::alarm(deployment, &prometheus)?;
-    // What is not wanted any more goes, while its kind stays.
+    disabled(deployment)?;
+    prometheus.remove()?;
+    deployment.soon("annotations stand in again", || annotated(deployment))?;
+    deployment.wait_ready(EDGE)?;
+    Ok(format!("{seen}; {queries}; {alerts}"))
+}
+
+/// Disables monitoring and enables it again, while the kinds of its objects stay.
+fn disabled(deployment: &Deployment<'_>) -> Result<()> {
     let off = json!({"monitoring": {"serviceMonitor": "Disabled", "prometheusRule": "Disabled"}});
     deployment.apply(EDGE, &off)?;
     deployment.soon("what is disabled is removed", || {
@@ -82,11 +91,7 @@ fn scraped(deployment: &Deployment<'_>) -> Result<String> {
         Ok(())
     })?;
     deployment.apply(EDGE, &json!({}))?;
-    deployment.soon("everything is made again", || made(deployment))?;
-    prometheus.remove()?;
-    deployment.soon("annotations stand in again", || annotated(deployment))?;
-    deployment.wait_ready(EDGE)?;
-    Ok(format!("{seen}; {queries}; {alerts}"))
+    deployment.soon("everything is made again", || made(deployment))
 }
 
 /// Checks that the metrics Service says by annotations where to scrape.

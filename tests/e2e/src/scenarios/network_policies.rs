@@ -6,7 +6,8 @@ use anyhow::{Context, Result, bail, ensure};
 use rig::{
     cluster::image::PAUSE,
     command::{program, run},
-    deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE},
+    deployment::Deployment,
+    names::{NAMESPACE, OPERATOR_NAMESPACE},
     net::ROUTER_V4,
     network_policies::NetworkPolicies,
     state::repository,
@@ -16,14 +17,14 @@ use serde_json::{Value, json};
 
 use super::{
     EDGE, Scenario,
-    exposure::{restricted, through},
+    exposure::through,
+    isolation::{CLOSED, restricted, where_enforced},
     reasons::process_of,
     vacant,
 };
 
 /// A pod of nobody, from which things are asked.
 const STRANGER: &str = "stranger";
-const CLOSED: &str = "closed";
 /// The exit status of curl when its time is over.
 const TIMED_OUT: &str = "exit status: 28";
 
@@ -51,22 +52,6 @@ fn relays(deployment: &Deployment<'_>) -> Result<String> {
         .rig
         .kubectl(["delete", "pod", STRANGER, "--ignore-not-found"])?;
     deployment.delete(EDGE)?;
-    seen
-}
-
-/// Runs `inside` while policies are enforced, in a namespace that is closed: without the relays' own
-/// policy nothing would reach them, nor they anything.
-pub(super) fn where_enforced<T>(
-    deployment: &Deployment<'_>,
-    inside: impl FnOnce() -> Result<T>,
-) -> Result<T> {
-    let enforced = NetworkPolicies::enforce(deployment.rig)?;
-    deployment.rig.apply(&everything_closed().to_string())?;
-    let seen = inside().with_context(|| enforced.log());
-    let policy = ["delete", "networkpolicy", CLOSED, "-n", NAMESPACE];
-    deployment
-        .rig
-        .kubectl(policy.into_iter().chain(["--ignore-not-found"]))?;
     seen
 }
 
@@ -158,15 +143,6 @@ fn operator_among(deployment: &Deployment<'_>) -> Result<String> {
     closed(&metrics, outside).context("from outside of the cluster")?;
     closed(&elsewhere, || Ok(inside_of(own))).context("from the operator")?;
     Ok(format!("{pod} reconciles"))
-}
-
-/// Refuses everything to every pod of the relays' namespace.
-fn everything_closed() -> Value {
-    json!({
-        "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",
-        "metadata": {"name": CLOSED, "namespace": NAMESPACE},
-        "spec": {"podSelector": {}, "policyTypes": ["Ingress", "Egress"]},
-    })
 }
 
 /// The chart's policy for the operator, which is off by default, with the API server's addresses of

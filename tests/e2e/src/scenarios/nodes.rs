@@ -4,7 +4,8 @@
 use anyhow::{Context, Result, bail, ensure};
 use rig::{
     cluster::image::PAUSE,
-    deployment::{Deployment, NAMESPACE, Route},
+    deployment::{Deployment, Route},
+    names::NAMESPACE,
 };
 use serde_json::{Value, json};
 

@@ -3,10 +3,7 @@
 use std::{collections::BTreeMap, thread, time::Duration};
 
 use anyhow::{Context, Result, ensure};
-use rig::{
-    deployment::{Deployment, OPERATOR_NAMESPACE},
-    signals,
-};
+use rig::{deployment::Deployment, names::OPERATOR_NAMESPACE, signals};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 

@@ -8,7 +8,8 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rig::{
-    deployment::{Deployment, NAMESPACE, Route},
+    deployment::{Deployment, Route},
+    names::NAMESPACE,
     wait::Wait,
 };
 use serde_json::json;

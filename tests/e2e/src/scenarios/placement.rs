@@ -3,7 +3,8 @@
 use anyhow::{Context, Result, ensure};
 use rig::{
     command::{program_in, run},
-    deployment::{Deployment, NAMESPACE, message},
+    deployment::{Deployment, message},
+    names::NAMESPACE,
 };
 use serde_json::{Value, json};
 

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result, ensure};
 use rig::{
-    deployment::{Deployment, NAMESPACE, message},
-    spec::SECRET,
+    deployment::{Deployment, message},
+    names::{NAMESPACE, SECRET},
     tailnet::LOGIN_SERVER,
 };
 use serde_json::{Value, json};

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rig::{
     auth_key::AuthKey,
-    deployment::{Deployment, NAMESPACE, message},
+    deployment::{Deployment, message},
+    names::NAMESPACE,
     process, signals,
 };
 use serde_json::{Value, json};

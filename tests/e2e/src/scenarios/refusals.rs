@@ -4,7 +4,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use rig::{
-    deployment::{Deployment, NAMESPACE, message},
+    deployment::{Deployment, message},
+    names::NAMESPACE,
     process,
     spec::region,
 };
@@ -187,32 +188,7 @@ fn port_taken(deployment: &Deployment<'_>) -> Result<String> {
 }
 
 fn policy_and_quota(deployment: &Deployment<'_>) -> Result<String> {
-    let policy = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
-        "metadata": {"name": "rig-no-host-network"},
-        "spec": {
-            "matchConstraints": {"resourceRules": [{
-                "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["daemonsets"],
-                "operations": ["CREATE"],
-            }]},
-            "validations": [{
-                "expression": "!has(object.spec.template.spec.hostNetwork) || !object.spec.template.spec.hostNetwork",
-                "message": "the rig forbids the network of nodes",
-            }],
-        },
-    });
-    let binding = json!({
-        "apiVersion": "admissionregistration.k8s.io/v1",
-        "kind": "ValidatingAdmissionPolicyBinding",
-        "metadata": {"name": "rig-no-host-network"},
-        "spec": {"policyName": "rig-no-host-network", "validationActions": ["Deny"]},
-    });
-    let quota = json!({
-        "apiVersion": "v1", "kind": "ResourceQuota",
-        "metadata": {"name": "rig-no-services", "namespace": NAMESPACE},
-        "spec": {"hard": {"count/services": "0"}},
-    });
-    for object in [&policy, &binding, &quota] {
+    for object in denials() {
         deployment.rig.apply(&object.to_string())?;
     }
     deployment.eventually("policy and quota are in force", || in_force(deployment))?;
@@ -250,6 +226,36 @@ fn policy_and_quota(deployment: &Deployment<'_>) -> Result<String> {
     ensure!(told == 1, "{told} events");
     deployment.delete(OTHER)?;
     Ok(format!("policy and quota after {took:.1} s"))
+}
+
+/// An admission policy against the network of nodes, its binding, and a quota without Services.
+fn denials() -> [Value; 3] {
+    let policy = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1", "kind": "ValidatingAdmissionPolicy",
+        "metadata": {"name": "rig-no-host-network"},
+        "spec": {
+            "matchConstraints": {"resourceRules": [{
+                "apiGroups": ["apps"], "apiVersions": ["v1"], "resources": ["daemonsets"],
+                "operations": ["CREATE"],
+            }]},
+            "validations": [{
+                "expression": "!has(object.spec.template.spec.hostNetwork) || !object.spec.template.spec.hostNetwork",
+                "message": "the rig forbids the network of nodes",
+            }],
+        },
+    });
+    let binding = json!({
+        "apiVersion": "admissionregistration.k8s.io/v1",
+        "kind": "ValidatingAdmissionPolicyBinding",
+        "metadata": {"name": "rig-no-host-network"},
+        "spec": {"policyName": "rig-no-host-network", "validationActions": ["Deny"]},
+    });
+    let quota = json!({
+        "apiVersion": "v1", "kind": "ResourceQuota",
+        "metadata": {"name": "rig-no-services", "namespace": NAMESPACE},
+        "spec": {"hard": {"count/services": "0"}},
+    });
+    [policy, binding, quota]
 }
 
 /// Fails unless the policy and the quota refuse objects of others.
@@ -304,25 +310,7 @@ fn unreadable(deployment: &Deployment<'_>) -> Result<String> {
         json!({"port": 40_200, "monitoring": {"port": 9_641}, "template": {"podOverrides": deep}});
     let start = Instant::now();
     deployment.apply(OTHER, &spec)?;
-    let report = json!({
-        "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
-        "metadata": {"name": "strange", "namespace": NAMESPACE},
-        "spec": {"peerRelay": EDGE, "region": "office", "nodeName": "strange"},
-    });
-    deployment.rig.apply(&report.to_string())?;
-    // The format of the schema lets through as many digits as one likes; ours has nine.
-    let status = r#"{"status":{"ready":true,"version":"9","dataPath":"Socket","lastUpdateTime":"2026-01-01T00:00:00.1234567890123Z"}}"#;
-    let words = [
-        "patch",
-        "relaynode",
-        "strange",
-        "-n",
-        NAMESPACE,
-        "--subresource=status",
-    ];
-    deployment
-        .rig
-        .kubectl(words.into_iter().chain(["--type=merge", "-p", status]))?;
+    create_strange_report(deployment)?;
     let invalid = || {
         let stalled = field(
             deployment,
@@ -358,6 +346,28 @@ fn unreadable(deployment: &Deployment<'_>) -> Result<String> {
     deployment.wait_ready(OTHER)?;
     deployment.delete(OTHER)?;
     Ok(format!("InvalidSpec after {took:.1} s"))
+}
+
+/// Creates a RelayNode whose time has more digits than the operator reads.
+fn create_strange_report(deployment: &Deployment<'_>) -> Result<()> {
+    let report = json!({
+        "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
+        "metadata": {"name": "strange", "namespace": NAMESPACE},
+        "spec": {"peerRelay": EDGE, "region": "office", "nodeName": "strange"},
+    });
+    deployment.rig.apply(&report.to_string())?;
+    // The format of the schema admits any number of digits; the operator's has nine.
+    let status = r#"{"status":{"ready":true,"version":"9","dataPath":"Socket","lastUpdateTime":"2026-01-01T00:00:00.1234567890123Z"}}"#;
+    let words = [
+        "patch",
+        "relaynode",
+        "strange",
+        "-n",
+        NAMESPACE,
+        "--subresource=status",
+    ];
+    let words = words.into_iter().chain(["--type=merge", "-p", status]);
+    deployment.rig.kubectl(words).map(drop)
 }
 
 /// Waits until the operator has mended something of [`EDGE`].

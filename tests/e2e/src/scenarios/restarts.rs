@@ -8,7 +8,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, anyhow, ensure};
-use rig::deployment::{Deployment, NAMESPACE};
+use rig::{deployment::Deployment, names::NAMESPACE};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, carried::Counters, endpoints::with_endpoints, relayed, reset};

@@ -3,7 +3,7 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, NAMESPACE};
+use rig::{deployment::Deployment, names::NAMESPACE};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reasons::process_of, reset};

@@ -1,7 +1,7 @@
 //! Operator and relays of different versions.
 
 use anyhow::{Context, Result, ensure};
-use rig::deployment::{Deployment, NAMESPACE};
+use rig::{deployment::Deployment, names::NAMESPACE};
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};

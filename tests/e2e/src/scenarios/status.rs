@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rig::{
     command::{program, program_in, run_with_input},
-    deployment::{Deployment, NAMESPACE},
+    deployment::Deployment,
+    names::NAMESPACE,
     net::ROUTER,
     progress::Progress,
     tools::Tools,

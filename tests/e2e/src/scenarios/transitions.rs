@@ -3,10 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
-use rig::{
-    deployment::{Deployment, NAMESPACE},
-    metallb::MetalLb,
-};
+use rig::{deployment::Deployment, metallb::MetalLb, names::NAMESPACE};
 use serde_json::{Value, json};
 
 use super::{
@@ -22,8 +19,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: every_pair,
         },
         Scenario {
-            name: "a change of exposure that Kubernetes does not make to a Service replaces it, and \
-                   is told",
+            name: "a change of exposure that Kubernetes does not make to a Service replaces it, with \
+                   an event",
             run: replaced,
         },
         Scenario {
@@ -71,11 +68,13 @@ fn every_pair(deployment: &Deployment<'_>) -> Result<String> {
             let reports = deployment.reports(EDGE)?;
             ensure!(reports.len() == 2, "{} relays report", reports.len());
             for report in &reports {
-                let told = endpoints(report);
-                let own = told.iter().any(|address| address.ends_with(":40000"));
-                ensure!(own != (kind == "NodePort"), "{kind}: {told:?}");
-                let pool = told.iter().any(|address| address.starts_with("10.89.0.2"));
-                ensure!(pool == (kind == "LoadBalancer"), "{kind}: {told:?}");
+                let advertised = endpoints(report);
+                let mut addresses = advertised.iter();
+                let own = addresses.any(|address| address.ends_with(":40000"));
+                ensure!(own != (kind == "NodePort"), "{kind}: {advertised:?}");
+                let mut addresses = advertised.iter();
+                let pool = addresses.any(|address| address.starts_with("10.89.0.2"));
+                ensure!(pool == (kind == "LoadBalancer"), "{kind}: {advertised:?}");
             }
             Ok(())
         })?;
@@ -120,27 +119,14 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     let mut replacements = 0;
     for (load_balancer, served) in steps {
         deployment.apply(EDGE, &balanced(load_balancer.clone()))?;
-        let class = load_balancer["class"].clone();
-        let family = load_balancer["ipFamilies"][0].clone();
-        deployment
-            .soon("the Services are as they should be", || {
-                let services = services(deployment)?;
-                ensure!(services.len() == 2, "{} Services", services.len());
-                for service in &services {
-                    let spec = &service["spec"];
-                    ensure!(spec["loadBalancerClass"] == class, "{spec}");
-                    ensure!(spec["ipFamilies"][0] == family, "{spec}");
-                }
-                Ok(())
-            })
-            .with_context(|| load_balancer.to_string())?;
+        services_have(deployment, &load_balancer).with_context(|| load_balancer.to_string())?;
         match served {
             true => deployment
                 .wait_ready(EDGE)
                 .with_context(|| format!("{load_balancer} {}", metallb.log()))?,
-            false => deployment.soon("addresses are waited for", || {
-                let told = deployment.condition(EDGE, "EndpointsPublished")?;
-                ensure!(told.starts_with("False/"), "EndpointsPublished is '{told}'");
+            false => deployment.soon("relays wait for addresses", || {
+                let is = deployment.condition(EDGE, "EndpointsPublished")?;
+                ensure!(is.starts_with("False/"), "EndpointsPublished is '{is}'");
                 Ok(())
             })?,
         }
@@ -152,17 +138,41 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
         replacements == 3,
         "Services were replaced {replacements} times"
     );
+    let fields = replaced_for(deployment)?;
+    ensure!(
+        fields.len() == 2,
+        "events name the class or another field: {fields:?}"
+    );
+    deployment.delete(EDGE)?;
+    Ok(format!("{replacements} replacements, each with an event"))
+}
+
+/// Waits until the Services have the class and the first IP family that a load balancer asks for.
+fn services_have(deployment: &Deployment<'_>, load_balancer: &Value) -> Result<()> {
+    let class = &load_balancer["class"];
+    let family = &load_balancer["ipFamilies"][0];
+    deployment.soon("the Services are as they should be", || {
+        let services = services(deployment)?;
+        ensure!(services.len() == 2, "{} Services", services.len());
+        for service in &services {
+            let spec = &service["spec"];
+            ensure!(spec["loadBalancerClass"] == *class, "{spec}");
+            ensure!(spec["ipFamilies"][0] == *family, "{spec}");
+        }
+        Ok(())
+    })
+}
+
+/// Events about replaced Services: `true` for those that name the class.
+fn replaced_for(deployment: &Deployment<'_>) -> Result<BTreeSet<bool>> {
     let words = ["get", "events", "-n", NAMESPACE, "-o", "json"];
     let events: Value = serde_json::from_str(&deployment.rig.kubectl(words)?)?;
     let events = events["items"].as_array().into_iter().flatten();
-    let told: BTreeSet<_> = events
-        .filter(|event| event["reason"] == "ServiceReplaced")
-        .filter_map(|event| event["message"].as_str())
-        .map(|note| note.contains("spec.loadBalancerClass"))
-        .collect();
-    ensure!(told.len() == 2, "events tell of {} fields", told.len());
-    deployment.delete(EDGE)?;
-    Ok(format!("{replacements} replacements, each told"))
+    let replaced = events.filter(|event| event["reason"] == "ServiceReplaced");
+    let messages = replaced.filter_map(|event| event["message"].as_str());
+    Ok(messages
+        .map(|message| message.contains("spec.loadBalancerClass"))
+        .collect())
 }
 
 fn exchanged(deployment: &Deployment<'_>) -> Result<String> {

@@ -9,7 +9,8 @@ use std::{
 use anyhow::{Context, Result, ensure};
 use rig::{
     command::program_in,
-    deployment::{Deployment, NAMESPACE, Route},
+    deployment::{Deployment, Route},
+    names::NAMESPACE,
     process::{Spec, wait_until},
     tailnet::LOGIN_SERVER,
 };
@@ -59,19 +60,7 @@ fn placed(placement: &Value) -> Value {
 
 fn fewer(deployment: &Deployment<'_>) -> Result<String> {
     vacant(deployment)?;
-    // With one relay, the preferred node has it: the one that keeps it when there are two.
-    deployment.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
-    deployment.wait_ready(EDGE)?;
-    let stays = running(deployment)?
-        .into_keys()
-        .next()
-        .context("no relay runs")?;
-    let goes = deployment.rig.nodes.iter().map(|node| node.machine.name);
-    let goes = goes
-        .clone()
-        .find(|name| *name != stays)
-        .context("one node")?;
-    deployment.delete(EDGE)?;
+    let (stays, goes) = preferred(deployment)?;
     let only = json!({"maxRelays": 1, "nodeSelector": {"kubernetes.io/hostname": goes}});
     deployment.apply(EDGE, &placed(&only))?;
     deployment.wait_ready(EDGE)?;
@@ -89,41 +78,7 @@ fn fewer(deployment: &Deployment<'_>) -> Result<String> {
     })?;
 
     deployment.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
-    let start = Instant::now();
-    // It may be gone a moment later.
-    wait_until(
-        SEARCH,
-        || true,
-        || {
-            let told = deployment.condition(EDGE, "Ready")?;
-            ensure!(told == "False/RelaysWithdrawing", "Ready is '{told}'");
-            let report = report(deployment, goes)?;
-            ensure!(!report["status"]["withdrawal"].is_null(), "it goes on");
-            Ok(())
-        },
-    )
-    .context("the relay is not withdrawn")?;
-    let withdrawn = start.elapsed();
-    let mut complete = false;
-    wait_until(
-        REMOVED,
-        || true,
-        || {
-            if let Ok(report) = report(deployment, goes) {
-                complete |= report["status"]["withdrawal"]["complete"] == true;
-            }
-            let running = running(deployment)?;
-            ensure!(!running.contains_key(goes), "it runs: {running:?}");
-            Ok(())
-        },
-    )
-    .context("the relay was not removed")?;
-    let removed = start.elapsed();
-    ensure!(
-        complete || removed >= LIMIT,
-        "clients used the relay when it was removed after {} s",
-        removed.as_secs()
-    );
+    let end = withdraw(deployment, goes)?;
     let on_other = |route: &Route| {
         is_relay(route) && is_on(deployment, &route.to_string(), &stays).unwrap_or(false)
     };
@@ -135,15 +90,82 @@ fn fewer(deployment: &Deployment<'_>) -> Result<String> {
     deployment.delete(EDGE)?;
     Ok(format!(
         "withdrawn after {:.1} s, {} after {} s; {route} {} s later; on one connection {trips}",
-        withdrawn.as_secs_f64(),
-        if complete {
+        end.withdrawn.as_secs_f64(),
+        if end.complete {
             "left and removed"
         } else {
             "removed at the limit"
         },
-        removed.as_secs(),
+        end.removed.as_secs(),
         found.as_secs(),
     ))
+}
+
+/// The node that keeps its relay when one of two is removed, and the other one.
+fn preferred(deployment: &Deployment<'_>) -> Result<(String, &'static str)> {
+    deployment.apply(EDGE, &placed(&json!({"maxRelays": 1})))?;
+    deployment.wait_ready(EDGE)?;
+    let running = running(deployment)?;
+    let stays = running.into_keys().next().context("no relay runs")?;
+    let mut nodes = deployment.rig.nodes.iter().map(|node| node.machine.name);
+    let goes = nodes.find(|name| *name != stays).context("one node")?;
+    deployment.delete(EDGE)?;
+    Ok((stays, goes))
+}
+
+/// The end of a relay that is not wanted any more.
+struct Withdrawal {
+    /// Time until the relay was withdrawn.
+    withdrawn: Duration,
+    /// True if clients had left the relay before it was removed.
+    complete: bool,
+    /// Time until the relay's pod was removed.
+    removed: Duration,
+}
+
+/// Waits until the relay of a node is withdrawn and removed, which has just been asked for.
+fn withdraw(deployment: &Deployment<'_>, node: &str) -> Result<Withdrawal> {
+    let start = Instant::now();
+    // The withdrawn relay may be gone a moment later, so this need not stay.
+    wait_until(
+        SEARCH,
+        || true,
+        || {
+            let ready = deployment.condition(EDGE, "Ready")?;
+            ensure!(ready == "False/RelaysWithdrawing", "Ready is '{ready}'");
+            let report = report(deployment, node)?;
+            let withdrawal = &report["status"]["withdrawal"];
+            ensure!(!withdrawal.is_null(), "it reports no withdrawal");
+            Ok(())
+        },
+    )
+    .context("the relay is not withdrawn")?;
+    let withdrawn = start.elapsed();
+    let mut complete = false;
+    wait_until(
+        REMOVED,
+        || true,
+        || {
+            if let Ok(report) = report(deployment, node) {
+                complete |= report["status"]["withdrawal"]["complete"] == true;
+            }
+            let running = running(deployment)?;
+            ensure!(!running.contains_key(node), "it runs: {running:?}");
+            Ok(())
+        },
+    )
+    .context("the relay was not removed")?;
+    let removed = start.elapsed();
+    ensure!(
+        complete || removed >= LIMIT,
+        "clients used the relay when it was removed after {} s",
+        removed.as_secs()
+    );
+    Ok(Withdrawal {
+        withdrawn,
+        complete,
+        removed,
+    })
 }
 
 fn disabled(deployment: &Deployment<'_>) -> Result<String> {
@@ -158,8 +180,8 @@ fn disabled(deployment: &Deployment<'_>) -> Result<String> {
         REMOVED,
         || true,
         || {
-            let told = deployment.condition(EDGE, "Ready")?;
-            ensure!(told == "True/Disabled", "Ready is '{told}'");
+            let ready = deployment.condition(EDGE, "Ready")?;
+            ensure!(ready == "True/Disabled", "Ready is '{ready}'");
             let running = running(deployment)?;
             ensure!(running.is_empty(), "relays run: {running:?}");
             Ok(())
@@ -194,7 +216,7 @@ fn disabled(deployment: &Deployment<'_>) -> Result<String> {
     })?;
     let route = relayed(deployment)?;
     Ok(format!(
-        "off after {off} s, on {:.1} s after it was asked, {} devices as before, {route}",
+        "off after {off} s, on after {:.1} s, {} devices as before, {route}",
         ready.as_secs_f64(),
         before.len(),
     ))
@@ -220,12 +242,12 @@ fn cordoned(deployment: &Deployment<'_>) -> Result<String> {
     let before = running(deployment)?;
     let start = Instant::now();
     deployment.rig.kubectl(["cordon", first])?;
-    let told = withdrawn(true);
+    let reported = withdrawn(true);
     let took = start.elapsed();
     let after = running(deployment)?;
     let ready = deployment.condition(EDGE, "Ready")?;
     deployment.rig.kubectl(["uncordon", first])?;
-    told?;
+    reported?;
     withdrawn(false)?;
     ensure!(after == before, "a cordon removed a relay");
     ensure!(ready == "True/RelaysReady", "Ready is '{ready}'");
@@ -239,26 +261,23 @@ fn switched(deployment: &Deployment<'_>) -> Result<String> {
     vacant(deployment)?;
     let dir = deployment.rig.scratch("switched")?;
     let file = dir.join("relay.yaml");
-    let write = |port: &str| {
+    let write = |port: Value| {
         let tailnet = &deployment.rig.tailnet;
         let config = json!({
             "controlURL": LOGIN_SERVER, "caFile": deployment.rig.ca(), "hostname": SWITCHED,
             "authKeyFile": tailnet.auth_key_file(), "stateDir": dir.join("state"),
-            "metricsAddr": "127.0.0.1:9442",
-            "port": port.parse::<u16>().map_or_else(|_| json!(port), |port| json!(port)),
+            "metricsAddr": "127.0.0.1:9442", "port": port,
         });
         std::fs::write(&file, config.to_string()).context("failed to write a configuration")
     };
     let namespace = deployment.client("c3")?.machine.namespace;
-    let ready = || {
-        let mut curl = program_in(namespace, "curl");
-        let output = curl.args(["-sS", "http://127.0.0.1:9442/readyz"]);
-        let output = output.output()?;
-        Ok::<_, anyhow::Error>(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
     let says = |wanted: &str| {
         deployment.eventually("the relay is as it should be", || {
-            let said = ready()?;
+            let mut curl = program_in(namespace, "curl");
+            let output = curl
+                .args(["-sS", "http://127.0.0.1:9442/readyz"])
+                .output()?;
+            let said = String::from_utf8_lossy(&output.stdout);
             ensure!(said.starts_with(wanted), "it says: {said}");
             Ok(())
         })
@@ -275,16 +294,16 @@ fn switched(deployment: &Deployment<'_>) -> Result<String> {
         Ok::<_, anyhow::Error>(spec.args(["relay", "--config", &path]))
     };
     let shown = (|| {
-        write("")?;
+        write(json!(""))?;
         processes.start(&spec()?)?;
         says(OFF)?;
         ensure!(device()?.is_none(), "a relay that is off has joined");
-        write("40000")?;
+        write(json!(40_000))?;
         says("ok")?;
         let first = device()?.context("a relay that is on has not joined")?;
-        write("")?;
+        write(json!(""))?;
         says(OFF)?;
-        write("40000")?;
+        write(json!(40_000))?;
         says("ok")?;
         let again = device()?;
         ensure!(again == Some(first), "it came back as another device");

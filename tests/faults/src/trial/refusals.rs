@@ -7,8 +7,8 @@ use rig::{deployment::condition, signals};
 use tokio::time::{Instant, sleep};
 
 use super::{
-    super::{case::Case, proxy::Refused, snapshot::Snapshot},
-    Duration, Golden, Harness, PATIENCE, relay_path,
+    super::{case::Case, names::relay_path, proxy::Refused, snapshot::Snapshot},
+    Duration, Golden, Harness, PATIENCE,
 };
 
 /// Codes by which an API server refuses for good.

@@ -9,8 +9,9 @@ use anyhow::{Context, Result, ensure};
 use rig::{
     build::{Profile, peerrelay_of},
     command::{program, query},
-    image::{Built, Revision, of},
+    image::{Built, of},
     progress::Progress,
+    revision::Revision,
     state::repository,
 };
 

@@ -128,7 +128,7 @@ impl Archive {
         Ok(self)
     }
 
-    /// The archive. It lists images only: not every program that imports archives passes over what
+    /// Encodes the archive as a tar file. It lists images only: not every program that imports archives passes over what
     /// refers to an image. The blobs of that are in it.
     pub fn to_tar(&self) -> Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());

@@ -6,8 +6,8 @@ use std::{collections::BTreeMap, fs};
 
 use serde_json::{Value, json};
 
-use super::{Image, Labels, PROGRAM, Revision, USER};
-use crate::state::repository;
+use super::{Image, Labels, PROGRAM, USER};
+use crate::{revision::Revision, state::repository};
 
 /// Instructions of the last stage, by name; continued lines are one.
 fn last_stage() -> Vec<(String, String)> {

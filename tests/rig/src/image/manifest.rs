@@ -6,7 +6,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 use time::OffsetDateTime;
 
-use super::revision::Revision;
+use crate::revision::Revision;
 
 /// User and group of the process.
 pub const USER: &str = "65532:65532";

@@ -10,9 +10,9 @@ use serde::{Deserialize, Serialize};
 /// An address family of the network below the tailnet.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
 pub enum Family {
-    /// IP version 4.
+    /// The family of IPv4 addresses.
     V4,
-    /// IP version 6.
+    /// The family of IPv6 addresses.
     V6,
 }
 

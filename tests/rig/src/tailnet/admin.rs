@@ -16,7 +16,7 @@ use serde::Deserialize;
 pub struct NodeStatus {
     /// The name of the device in the tailnet.
     pub name: String,
-    /// The node key.
+    /// The node key of the device.
     pub key: String,
     /// The tailnet addresses.
     #[serde(default, deserialize_with = "null_is_empty")]

@@ -131,19 +131,11 @@ impl Sequence<'_> {
         let counts =
             |which| valid && challenge.mac[which].is_some() && leg.begun[which] == generation;
         let (go, may) = (counts(Which::Go), counts(Which::Ours));
-        let of_challenge = match challenge.difference {
-            Some(Difference::StaleBind) => Some(Difference::StaleAnswer),
-            other => other,
-        };
-        let of_datagram = self.of_datagram(place, oddity);
-        let difference = match (go, may) {
-            (true, true) => of_datagram,
-            (true, false) => of_datagram
-                .or(of_challenge)
-                .or(Some(Difference::StaleAnswer)),
-            (false, true) if of_datagram.is_none() => Some(Difference::DisplacedHandshake),
-            (false, _) => None,
-        };
+        let difference = expected_difference(
+            (go, may),
+            challenge.difference,
+            self.of_datagram(place, oddity),
+        );
         let reason = seen.reason;
         let bound = reason.is_none();
         match difference {
@@ -261,5 +253,25 @@ impl Sequence<'_> {
             oddity.mark(&mut datagram, |session| self.sessions[session].vni[which]);
         }
         Ok(datagram)
+    }
+}
+
+/// The difference that an answer shows, if it binds with Go and may bind with ours, as `binds` says.
+fn expected_difference(
+    binds: (bool, bool),
+    of_challenge: Option<Difference>,
+    of_datagram: Option<Difference>,
+) -> Option<Difference> {
+    let of_challenge = match of_challenge {
+        Some(Difference::StaleBind) => Some(Difference::StaleAnswer),
+        other => other,
+    };
+    match binds {
+        (true, true) => of_datagram,
+        (true, false) => of_datagram
+            .or(of_challenge)
+            .or(Some(Difference::StaleAnswer)),
+        (false, true) if of_datagram.is_none() => Some(Difference::DisplacedHandshake),
+        (false, _) => None,
     }
 }

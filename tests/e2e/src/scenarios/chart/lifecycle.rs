@@ -5,7 +5,8 @@ use std::fs;
 use anyhow::{Context, Result, ensure};
 use rig::{
     cluster::PEERRELAY,
-    deployment::{Deployment, NAMESPACE, OPERATOR_NAMESPACE, condition, image_values},
+    deployment::{Deployment, condition, image_values},
+    names::{NAMESPACE, OPERATOR_NAMESPACE},
     progress::Progress,
     state::repository,
     tools::Tools,

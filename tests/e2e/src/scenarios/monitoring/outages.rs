@@ -4,10 +4,7 @@
 //! its rule says, minutes that nobody waits for here.
 
 use anyhow::{Context, Result, ensure};
-use rig::{
-    deployment::{Deployment, OPERATOR_NAMESPACE},
-    prometheus::Prometheus,
-};
+use rig::{deployment::Deployment, names::OPERATOR_NAMESPACE, prometheus::Prometheus};
 
 use super::EDGE;
 

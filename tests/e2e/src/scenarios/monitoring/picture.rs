@@ -174,8 +174,13 @@ fn graph(svg: &mut String, (x, y, w, h): (f64, f64, f64, f64), lines: &[Line], u
         )
         .ok();
     }
+    legend(svg, (x - 56.0, y + h + 22.0), lines, w + 60.0);
+}
+
+/// Writes the names of the lines at a place, as far as they fit into so many pixels.
+fn legend(svg: &mut String, (x, y): (f64, f64), lines: &[Line], width: f64) {
     let names: Vec<&str> = lines.iter().map(|(name, _)| &**name).collect();
-    let named = fitting(&names, w + 60.0);
+    let named = fitting(&names, width);
     let names = names.iter().take(named).enumerate().map(|(at, name)| {
         let color = COLORS[at % COLORS.len()];
         let name = name.replace('&', "&amp;").replace('<', "&lt;");
@@ -190,9 +195,7 @@ fn graph(svg: &mut String, (x, y, w, h): (f64, f64, f64, f64), lines: &[Line], u
     };
     writeln!(
         svg,
-        "<text x=\"{:.0}\" y=\"{:.0}\">{}{more}</text>",
-        x - 56.0,
-        y + h + 22.0,
+        "<text x=\"{x:.0}\" y=\"{y:.0}\">{}{more}</text>",
         names.join("  ")
     )
     .ok();
