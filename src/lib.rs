@@ -5,6 +5,7 @@ mod backoff;
 pub mod cli;
 pub mod config;
 pub mod crd;
+pub mod dial;
 pub mod firewall;
 pub mod grants;
 pub mod logging;
@@ -17,3 +18,4 @@ mod registry;
 #[cfg(feature = "relay")]
 pub mod relay;
 pub mod supervisor;
+pub mod tailnet_api;

@@ -12,8 +12,9 @@ use super::{
     options::RelayOptions,
     persistence::{HandoverState, SealKey, SessionFile, Successor},
     socket_path::{self, RestoredState, SocketPathHandle, SocketPathOptions, SocketSets},
-    tailnet::{Dialer, Identity, IdentityError},
+    tailnet::{Identity, IdentityError},
 };
+use crate::dial::Dialer;
 
 /// Number of attempts at a resource that another relay is about to release, and the wait between two.
 const IN_USE_RETRY: (u32, Duration) = (200, Duration::from_millis(10));

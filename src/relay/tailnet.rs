@@ -3,12 +3,10 @@
 mod auth_key;
 mod control;
 mod derp;
-mod dial;
 mod identity;
 mod netmap;
 mod policy;
 mod problem;
-mod proxy;
 mod registration;
 mod state;
 mod wire;
@@ -29,7 +27,6 @@ use url::Url;
 pub use self::{
     auth_key::AuthKey,
     control::ControlError,
-    dial::{DialError, Dialer},
     identity::{Identity, IdentityError},
     state::{ControlState, DerpState, TailnetIdentity, TailnetSenders},
 };
@@ -45,7 +42,7 @@ use super::{
     clients::Clients, problem::Problem, reload::DynamicConfig, sessions::Directory,
     socket_path::SocketPathHandle, watch_ext::SendIfChanged,
 };
-use crate::backoff::Backoff;
+use crate::{backoff::Backoff, dial::Dialer};
 
 /// Longest time between two updates that the relay sends to control; the keep-alives of control come about
 /// as often.

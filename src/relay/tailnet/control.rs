@@ -18,10 +18,10 @@ use ts_keys::MachinePublicKey;
 use url::Url;
 
 use super::{
-    dial::{BoxStream, DialError, Dialer},
     identity::Identity,
     wire::{Auth, Hostinfo, MapRequest, MapResponse, RegisterRequest, RegisterResponse},
 };
+use crate::dial::{DialError, Dialer};
 
 /// Longest time for a request, or for one message to arrive whole.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -295,12 +295,7 @@ async fn fetch_key(dialer: &Dialer, url: &Url) -> Result<MachinePublicKey, Contr
 
 async fn http1_client(dialer: &Dialer, url: &Url) -> Result<Http1<EmptyBody>, ControlError> {
     let what = "open an HTTP connection";
-    let host = url.host_str().unwrap_or_default();
-    let port = url.port_or_known_default().unwrap_or(443);
-    let stream: BoxStream = match url.scheme() {
-        "http" => Box::new(dialer.tcp(host, port).await?),
-        _ => dialer.tls(host, &[], port).await?,
-    };
+    let stream = dialer.open(url).await?;
     http1::connect(stream)
         .await
         .map_err(|_| ControlError::Lost { what })

@@ -22,9 +22,10 @@ use tokio::{
 use ts_keys::NodeKeyPair;
 
 use self::connection::{Connection, DerpError, Sender};
-use super::{BACKOFF, DerpState, dial::Dialer, netmap::Netmap, wire::DerpMap};
+use super::{BACKOFF, DerpState, netmap::Netmap, wire::DerpMap};
 use crate::{
     crd::relay_reason::RelayReason,
+    dial::Dialer,
     relay::{
         clients::Clients, problem::Problem, socket_path::SocketPathHandle, watch_ext::SendIfChanged,
     },

@@ -4,10 +4,9 @@ use url::Url;
 
 use super::{
     control::ControlError,
-    dial::DialError,
     wire::{Node, RegisterResponse},
 };
-use crate::{crd::relay_reason::RelayReason, relay::problem::Problem};
+use crate::{crd::relay_reason::RelayReason, dial::DialError, relay::problem::Problem};
 
 /// The problem of a device that is registered, if there is one. `expired` says that its node key
 /// has expired, `disabled` that the policy turns its relay off, `tags` is what was asked for.

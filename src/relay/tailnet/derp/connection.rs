@@ -9,9 +9,9 @@ use ts_http_util::{Client as _, EmptyBody, Http1, Upgraded, do_upgrade, http1, m
 use ts_keys::{NodeKeyPair, NodePublicKey};
 use url::Url;
 
-use crate::relay::tailnet::{
+use crate::{
     dial::{DialError, Dialer},
-    wire::{DerpMap, DerpNode},
+    relay::tailnet::wire::{DerpMap, DerpNode},
 };
 
 /// Longest time for the upgrade and handshake, and for sending a packet.

@@ -6,9 +6,9 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use tokio::time::{Instant, timeout};
 
 use super::connection::{addresses, port, servers};
-use crate::relay::tailnet::{
+use crate::{
     dial::Dialer,
-    wire::{DerpMap, DerpNode},
+    relay::tailnet::wire::{DerpMap, DerpNode},
 };
 
 /// Regions that answer later are no candidates.

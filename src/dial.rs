@@ -1,4 +1,7 @@
-//! TCP and TLS to control and DERP, trusting the public roots, the system's and a file of one's own.
+//! TCP and TLS connections to servers of a tailnet: control, DERP and the API. They trust the public
+//! roots, those of the system and those of a file, and use the HTTP proxy of the environment.
+
+mod proxy;
 
 use std::{
     io,
@@ -20,24 +23,28 @@ use tokio::{
 };
 use tokio_rustls::TlsConnector;
 
-use super::proxy::{InvalidProxy, Proxy};
+use url::Url;
+
+pub use self::proxy::InvalidProxy;
+use self::proxy::Proxy;
 
 /// Longest time for a TCP connection and a TLS handshake together.
 const DIAL_TIMEOUT: Duration = Duration::from_secs(10);
 
-/// Silence after which TCP asks whether the other side is still there, how often, and how many
-/// times before it gives up.
+/// Silence after which TCP sends its first keepalive probe, the time between two probes, and the
+/// number of probes without an answer that end the connection.
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
-/// Sent bytes that nobody has acknowledged for this long end the connection.
+/// Time after which sent bytes without an acknowledgement end the connection.
+#[cfg(target_os = "linux")]
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// A byte stream, encrypted or not.
 pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
-/// A [`Stream`] of any kind, in a box.
+/// A [`Stream`] of any kind.
 pub(crate) type BoxStream = Box<dyn Stream>;
 
 /// Error from opening a connection.
@@ -97,7 +104,7 @@ pub struct Dialer {
 }
 
 impl Dialer {
-    /// A dialer that trusts the public roots, the system's, and those in `ca_file`.
+    /// Makes a dialer that trusts the public roots, those of the system and those in `ca_file`.
     ///
     /// # Errors
     /// `ca_file` cannot be read or is no PEM file, or `HTTPS_PROXY` is no proxy.
@@ -105,8 +112,7 @@ impl Dialer {
         let mut roots = RootCertStore {
             roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
         };
-        // What of the system's store cannot be parsed is none of our business: the public roots
-        // are built in.
+        // Certificates of the system that cannot be parsed are left out: the public roots suffice.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         if let Some(path) = ca_file {
             let fail = |source| DialError::CaFile {
@@ -127,8 +133,18 @@ impl Dialer {
         })
     }
 
+    /// Opens a connection to the server of an `http` or `https` URL. Only `https` uses the proxy.
+    pub(crate) async fn open(&self, url: &Url) -> Result<BoxStream, DialError> {
+        let host = url.host_str().unwrap_or_default();
+        let port = url.port_or_known_default().unwrap_or(443);
+        match url.scheme() {
+            "http" => Ok(Box::new(self.tcp(host, port).await?)),
+            _ => self.tls(host, &[], port).await,
+        }
+    }
+
     /// Opens a TCP connection to `host`.
-    pub(crate) async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
+    async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
         let connect = async {
             let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
             configure(&stream)?;
@@ -141,7 +157,7 @@ impl Dialer {
         })
     }
 
-    /// TCP to one of `addresses`, or to the name `host`; TLS as `host`.
+    /// Opens a TLS connection to `host`, at one of `addresses` if there are any.
     pub(crate) async fn tls(
         &self,
         host: &str,
@@ -169,11 +185,10 @@ impl Dialer {
             }),
         }
     }
-}
 
-impl Dialer {
-    /// TCP to one of `addresses`, or to the name `host`, or through the proxy to that name: the
-    /// proxy may be the only one that can resolve it.
+    /// Opens a TCP connection to `host`: through the proxy if it is for this host, at one of
+    /// `addresses`, or at the addresses of the name. The proxy resolves the name itself, as it may
+    /// be the only one that can.
     pub(crate) async fn direct_or_proxied(
         &self,
         host: &str,
@@ -207,7 +222,7 @@ async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// Long-lived connections that say little: a dead one must be noticed without anything to send.
+/// Sets options with which a dead connection is noticed even if there is nothing to send.
 fn configure(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let keepalive = TcpKeepalive::new()
@@ -216,7 +231,9 @@ fn configure(stream: &TcpStream) -> io::Result<()> {
         .with_retries(KEEPALIVE_RETRIES);
     let socket = SockRef::from(stream);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))
+    #[cfg(target_os = "linux")]
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
+    Ok(())
 }
 
 async fn timed<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

@@ -1,4 +1,4 @@
-//! The HTTP proxy through which control and DERP are reached, as the environment names it.
+//! The HTTP proxy of the environment, and the hosts that are reached without it.
 
 use std::{env, io, net::IpAddr};
 
@@ -12,7 +12,7 @@ use url::Url;
 /// Longest answer of a proxy, in bytes.
 const LONGEST_ANSWER: usize = 8 * 1024;
 
-/// A proxy that opens TCP connections for others (`CONNECT`), and for which hosts it is not used.
+/// A proxy that opens TCP connections for others (`CONNECT`), with the hosts it is not used for.
 #[derive(Clone, PartialEq, Eq)]
 pub(crate) struct Proxy {
     host: String,
@@ -36,7 +36,7 @@ enum Exception {
 pub struct InvalidProxy;
 
 impl Proxy {
-    /// The proxy of `HTTPS_PROXY` with the exceptions of `NO_PROXY`, or of the same in lower case.
+    /// Reads the proxy of `HTTPS_PROXY` with the exceptions of `NO_PROXY`, or of the same in lower case.
     ///
     /// # Errors
     /// `HTTPS_PROXY` is no such URL.
@@ -120,7 +120,8 @@ impl Proxy {
     }
 }
 
-/// The head of the answer. What follows it belongs to the connection, so that single bytes are read.
+/// Reads the head of the answer. It reads single bytes, as the bytes after the head belong to the
+/// connection.
 async fn answer(stream: &mut TcpStream) -> io::Result<String> {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
@@ -160,7 +161,7 @@ impl Exception {
     }
 }
 
-/// Percent-encoded text of a URL.
+/// Decodes percent-encoded text of a URL.
 fn decoded(text: &str) -> String {
     let pairs = url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes())
         .map(|(key, _)| key.into_owned())
@@ -168,7 +169,7 @@ fn decoded(text: &str) -> String {
     pairs.unwrap_or_default()
 }
 
-/// Base64 with padding (RFC 4648).
+/// Encodes bytes in base64 with padding (RFC 4648).
 fn base64(bytes: &[u8]) -> String {
     const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
     let mut text = String::new();

@@ -1,0 +1,151 @@
+//! Client of Tailscale's API: keys and devices of a tailnet, with an OAuth client as credential.
+//!
+//! Each request has a connection of its own. No request is repeated, with one exception: the API
+//! may refuse an access token before it expires, and then one request with a new token follows.
+//! Callers decide about all other repetitions with [`ApiError::retry_after`] and
+//! [`ApiError::may_have_happened`]. There is no request that a caller does not cause.
+
+mod devices;
+mod error;
+mod http;
+mod keys;
+mod refusal;
+#[cfg(test)]
+mod tests;
+mod token;
+
+use ::http::{Method, StatusCode};
+use tokio::sync::Mutex;
+use url::Url;
+
+pub use self::{
+    devices::Device,
+    error::{ApiError, Scope},
+    keys::{KeyRequest, MintedKey},
+    token::OAuthClient,
+};
+use self::{
+    http::{Answer, Body, Connector, Request},
+    refusal::Refusal,
+    token::Token,
+};
+use crate::dial::Dialer;
+
+/// URL of the API of tailscale.com.
+pub const HOSTED_API: &str = "https://api.tailscale.com";
+
+/// The API of one tailnet, as one OAuth client.
+pub struct TailnetApi {
+    connector: Connector,
+    client: OAuthClient,
+    /// Access token of the last request. The lock is held while a new one is requested, so that
+    /// concurrent requests share it.
+    token: Mutex<Option<Token>>,
+}
+
+impl TailnetApi {
+    /// Makes a client of the API at `base`, such as [`HOSTED_API`]. It sends nothing yet.
+    pub fn new(base: Url, client: OAuthClient, dialer: Dialer) -> Self {
+        Self {
+            connector: Connector::new(base, dialer),
+            client,
+            token: Mutex::default(),
+        }
+    }
+
+    /// Sends a request with an access token, and returns the answer if it is a success.
+    async fn call(&self, call: Call<'_>) -> Result<Answer, ApiError> {
+        let token = self.token(call.operation, None).await?;
+        let (mut answer, mut used) = (self.send(&call, &token).await?, token);
+        if answer.status == StatusCode::UNAUTHORIZED {
+            used = self.token(call.operation, Some(&used)).await?;
+            answer = self.send(&call, &used).await?;
+        }
+        if answer.status.is_success() {
+            return Ok(answer);
+        }
+        let error = refusal::refused(
+            &answer,
+            Refusal {
+                operation: call.operation,
+                scope: call.scope,
+                tags: call.tags,
+                lacks_scope: !used.has(call.scope),
+                client_tags: &used.tags,
+            },
+        );
+        if error.may_depend_on_token() {
+            self.forget(&used).await;
+        }
+        Err(error)
+    }
+
+    async fn send(&self, call: &Call<'_>, token: &Token) -> Result<Answer, ApiError> {
+        let request = Request {
+            method: call.method.clone(),
+            path: &call.path,
+            bearer: Some(&token.secret),
+            body: call.body.clone(),
+        };
+        self.connector.send(call.operation, request).await
+    }
+
+    /// Returns the access token, or requests a new one: if there is none, if it is about to expire,
+    /// or if it is the `refused` one.
+    async fn token(
+        &self,
+        operation: &'static str,
+        refused: Option<&Token>,
+    ) -> Result<Token, ApiError> {
+        let mut token = self.token.lock().await;
+        let current = token
+            .as_ref()
+            .filter(|token| token.is_fresh() && Some(*token) != refused);
+        if let Some(current) = current {
+            return Ok(current.clone());
+        }
+        *token = None;
+        let new = token::request(&self.connector, &self.client, operation).await?;
+        Ok(token.insert(new).clone())
+    }
+
+    /// Forgets an access token, unless there is another one already.
+    async fn forget(&self, used: &Token) {
+        self.token.lock().await.take_if(|token| token == used);
+    }
+}
+
+/// A request of the API that needs an access token.
+struct Call<'a> {
+    /// Infinitive that completes "failed to", for errors.
+    operation: &'static str,
+    method: Method,
+    path: String,
+    body: Body,
+    /// Scope that the OAuth client needs for it.
+    scope: Scope,
+    /// Tags in the request.
+    tags: &'a [String],
+}
+
+impl Call<'_> {
+    fn new(operation: &'static str, method: Method, path: String, scope: Scope) -> Self {
+        Self {
+            operation,
+            method,
+            path,
+            body: Body::None,
+            scope,
+            tags: &[],
+        }
+    }
+}
+
+/// Makes a path below `/api/v2` of parts that are escaped.
+fn path(parts: &[&str]) -> String {
+    let mut url = Url::parse("http://api/api/v2").expect("a constant URL");
+    if let Ok(mut segments) = url.path_segments_mut() {
+        segments.extend(parts);
+    }
+    url.path().to_owned()
+}

@@ -1,0 +1,195 @@
+//! One HTTP request on a connection of its own.
+
+use std::{convert::Infallible, time::Duration};
+
+use bytes::Bytes;
+use http::{
+    HeaderMap, HeaderValue, Method, StatusCode,
+    header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT},
+};
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use k8s_openapi::jiff::{Timestamp, fmt::rfc2822};
+use secrecy::{ExposeSecret, SecretString};
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+use url::Url;
+
+use super::error::ApiError;
+use crate::dial::Dialer;
+
+/// Longest time for a request with its answer, after the connection is open.
+const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer, in bytes: the devices of a large tailnet fit.
+const LARGEST_ANSWER: usize = 64 << 20;
+/// Longest wait that an answer can ask for.
+const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
+
+/// Opens connections to one API server.
+pub(super) struct Connector {
+    base: Url,
+    dialer: Dialer,
+}
+
+/// A request below the base URL.
+pub(super) struct Request<'a> {
+    pub(super) method: Method,
+    /// Path with query.
+    pub(super) path: &'a str,
+    pub(super) bearer: Option<&'a SecretString>,
+    pub(super) body: Body,
+}
+
+/// The body of a request.
+#[derive(Clone)]
+pub(super) enum Body {
+    None,
+    Json(Bytes),
+    Form(Bytes),
+}
+
+/// The whole answer to a request.
+pub(super) struct Answer {
+    pub(super) status: StatusCode,
+    /// Wait that the server asks for, at most ten minutes.
+    pub(super) retry_after: Option<Duration>,
+    body: Bytes,
+}
+
+impl Connector {
+    pub(super) const fn new(base: Url, dialer: Dialer) -> Self {
+        Self { base, dialer }
+    }
+
+    /// URL of the server without a path, for messages.
+    pub(super) fn server(&self) -> String {
+        self.base.origin().ascii_serialization()
+    }
+
+    /// Sends a request and receives the answer, whatever its status.
+    pub(super) async fn send(
+        &self,
+        operation: &'static str,
+        request: Request<'_>,
+    ) -> Result<Answer, ApiError> {
+        let opened = self.dialer.open(&self.base).await;
+        let stream = opened.map_err(|source| ApiError::Unreachable {
+            operation,
+            server: self.server(),
+            source,
+        })?;
+        let lost = || ApiError::Lost { operation };
+        let exchange = async {
+            let (mut sender, connection) =
+                http1::handshake(TokioIo::new(stream)).await.map_err(drop)?;
+            let answer = async {
+                let response = sender.send_request(self.request(request)?).await;
+                let (head, body) = response.map_err(drop)?.into_parts();
+                let body = Limited::new(body, LARGEST_ANSWER).collect().await;
+                Ok::<_, ()>(Answer {
+                    status: head.status,
+                    retry_after: retry_after(&head.headers, Timestamp::now()),
+                    body: body.map_err(drop)?.to_bytes(),
+                })
+            };
+            // It only moves bytes: the answer alone says how the request went, also if the server
+            // keeps the connection open afterwards.
+            let transport = async {
+                connection.await.ok();
+                std::future::pending::<Infallible>().await
+            };
+            tokio::select! {
+                answer = answer => answer,
+                never = transport => match never {},
+            }
+        };
+        let answer = timeout(REQUEST_TIMEOUT, exchange).await;
+        answer.map_err(|_| lost())?.map_err(|()| lost())
+    }
+
+    fn request(&self, request: Request<'_>) -> Result<http::Request<Full<Bytes>>, ()> {
+        let (kind, body) = match request.body {
+            Body::None => (None, Bytes::new()),
+            Body::Json(body) => (Some("application/json"), body),
+            Body::Form(body) => (Some("application/x-www-form-urlencoded"), body),
+        };
+        let mut built = http::Request::builder()
+            .method(request.method)
+            .uri(request.path)
+            .header(HOST, self.base.authority())
+            .header(ACCEPT, "application/json")
+            .header(CONNECTION, "close")
+            .header(USER_AGENT, concat!("peerrelay/", env!("CARGO_PKG_VERSION")));
+        if let Some(kind) = kind {
+            built = built.header(CONTENT_TYPE, kind);
+        }
+        if let Some(secret) = request.bearer {
+            let bearer = format!("Bearer {}", secret.expose_secret());
+            let mut bearer = HeaderValue::try_from(bearer).map_err(drop)?;
+            bearer.set_sensitive(true);
+            built = built.header(AUTHORIZATION, bearer);
+        }
+        built.body(Full::new(body)).map_err(drop)
+    }
+}
+
+impl Answer {
+    /// Parses the body as JSON. The error has no part of the body, which may be a secret.
+    pub(super) fn json<T: DeserializeOwned>(&self, operation: &'static str) -> Result<T, ApiError> {
+        serde_json::from_slice(&self.body).map_err(|_| ApiError::Protocol { operation })
+    }
+
+    /// The message of an error, or an empty text. Tailscale calls it `message`, and OAuth (RFC 6749,
+    /// section 5.2) `error_description`.
+    pub(super) fn message(&self) -> String {
+        #[derive(Default, serde::Deserialize)]
+        #[serde(default)]
+        struct Error {
+            #[serde(alias = "error_description")]
+            message: String,
+        }
+
+        let error: Error = serde_json::from_slice(&self.body).unwrap_or_default();
+        error.message
+    }
+}
+
+/// Reads `Retry-After`: a number of seconds, or a date.
+fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let date = rfc2822::parse(text).ok()?.timestamp();
+            Duration::try_from(date.duration_since(now)).unwrap_or_default()
+        }
+    };
+    Some(wait.min(LONGEST_RETRY_AFTER))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use super::*;
+
+    #[test]
+    fn retry_after_is_read_as_seconds_or_date_and_has_a_limit() {
+        let now: Timestamp = "1994-11-06T08:49:30Z".parse().unwrap();
+        for (text, seconds) in [
+            ("3", Some(3)),
+            ("0", Some(0)),
+            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
+            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
+            ("86400", Some(600)),
+            ("99999999999999999999", None),
+            ("soon", None),
+        ] {
+            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
+            let wait = retry_after(&headers, now);
+            assert_eq!(wait, seconds.map(Duration::from_secs), "{text}");
+        }
+        assert_eq!(retry_after(&HeaderMap::new(), now), None);
+    }
+}

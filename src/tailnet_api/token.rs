@@ -1,0 +1,159 @@
+//! The access token of an OAuth client, by the client credentials grant.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Method, StatusCode};
+use secrecy::{ExposeSecret, SecretString};
+use tokio::time::Instant;
+use url::form_urlencoded::Serializer;
+
+use super::{
+    error::{ApiError, Scope},
+    http::{Body, Connector, Request},
+    refusal,
+};
+
+/// Time before its expiry at which a token counts as expired; half of its life if that is shorter.
+const MARGIN: Duration = Duration::from_secs(60);
+
+/// An OAuth client of a tailnet. Its secret is not printed.
+#[derive(Debug, Clone)]
+pub struct OAuthClient {
+    /// Public name of the client.
+    pub id: String,
+    /// Secret of the client. Servers differ in its prefix, so none is required.
+    pub secret: SecretString,
+}
+
+/// An access token.
+#[derive(Debug, Clone)]
+pub(super) struct Token {
+    pub(super) secret: SecretString,
+    /// Scopes of the token; empty if the server names none.
+    scopes: Vec<String>,
+    /// Tags of the OAuth client, as far as the server names them.
+    pub(super) tags: Vec<String>,
+    stale: Instant,
+}
+
+impl PartialEq for Token {
+    fn eq(&self, other: &Self) -> bool {
+        self.secret.expose_secret() == other.secret.expose_secret()
+    }
+}
+
+impl Token {
+    /// Returns whether the token lasts long enough for another request.
+    pub(super) fn is_fresh(&self) -> bool {
+        Instant::now() < self.stale
+    }
+
+    /// Returns whether the token has a scope, as far as the server told.
+    pub(super) fn has(&self, scope: Scope) -> bool {
+        self.scopes.is_empty() || self.scopes.iter().any(|held| scope.is_in(held))
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct Granted {
+    access_token: String,
+    /// Seconds; OAuth does not require it.
+    #[serde(default)]
+    expires_in: u64,
+    #[serde(default)]
+    scope: String,
+    #[serde(default)]
+    tags: String,
+}
+
+/// Requests an access token with all scopes of the client: one that names scopes would be refused
+/// as a whole if the client lacks one of them.
+pub(super) async fn request(
+    connector: &Connector,
+    client: &OAuthClient,
+    operation: &'static str,
+) -> Result<Token, ApiError> {
+    let form = Serializer::new(String::new())
+        .append_pair("grant_type", "client_credentials")
+        .append_pair("client_id", &client.id)
+        .append_pair("client_secret", client.secret.expose_secret())
+        .finish();
+    let request = Request {
+        method: Method::POST,
+        path: "/api/v2/oauth/token",
+        bearer: None,
+        body: Body::Form(Bytes::from(form)),
+    };
+    let asked = Instant::now();
+    let answer = connector.send(operation, request).await?;
+    match answer.status {
+        status if status.is_success() => {
+            let granted: Granted = answer.json(operation)?;
+            Ok(token(granted, asked))
+        }
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+            Err(refusal::client_refused(&answer, connector.server()))
+        }
+        _ => Err(refusal::without_reason(&answer, operation)),
+    }
+}
+
+fn token(granted: Granted, asked: Instant) -> Token {
+    let words = |text: &str| text.split_whitespace().map(str::to_owned).collect();
+    // Longer lives than a day are cut: a clock cannot overflow, and tokens live for an hour.
+    let life = Duration::from_secs(granted.expires_in.min(86_400));
+    Token {
+        secret: granted.access_token.into(),
+        scopes: words(&granted.scope),
+        tags: words(&granted.tags),
+        stale: asked + life - MARGIN.min(life / 2),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_token_is_used_until_shortly_before_it_expires() {
+        for (expires_in, used_for) in [(3_600, 3_540), (60, 30), (0, 0), (u64::MAX, 86_340)] {
+            let granted = Granted {
+                access_token: "t".into(),
+                expires_in,
+                scope: String::new(),
+                tags: String::new(),
+            };
+            let now = Instant::now();
+            assert_eq!(
+                token(granted, now).stale - now,
+                Duration::from_secs(used_for)
+            );
+        }
+    }
+
+    #[test]
+    fn a_token_has_its_scopes_or_any_if_none_is_named() {
+        let with = |scope: &str| {
+            let granted = Granted {
+                access_token: "t".into(),
+                expires_in: 0,
+                scope: scope.into(),
+                tags: String::new(),
+            };
+            token(granted, Instant::now())
+        };
+        assert!(with("devices:core auth_keys").has(Scope::AuthKeys));
+        assert!(with("all").has(Scope::AuthKeys));
+        assert!(with("").has(Scope::AuthKeys));
+        assert!(!with("auth_keys:read devices:core").has(Scope::AuthKeys));
+        for (held, reads) in [
+            ("devices:core:read", true),
+            ("all:read", true),
+            ("auth_keys", false),
+        ] {
+            assert_eq!(with(held).has(Scope::DevicesRead), reads, "{held}");
+            assert!(!with(held).has(Scope::Devices), "{held}");
+        }
+    }
+}
