@@ -96,7 +96,7 @@ impl Clients {
         self.recorded.notified().await;
     }
 
-    /// Whether there is no entry.
+    /// Returns whether there is no entry.
     pub fn is_empty(&self) -> bool {
         self.lock().is_empty()
     }

@@ -111,7 +111,7 @@ fn publish(wanted: DataPath, path: PathState, state: &watch::Sender<DataPathStat
     }
 }
 
-/// Whether sockets forward for a reason that needs no attention.
+/// Returns whether sockets forward for a reason that needs no attention.
 fn is_expected(error: &Unavailable) -> bool {
     matches!(
         error.reason,

@@ -18,11 +18,11 @@ pub struct GrantView {
     pub known_peers: usize,
     /// Peers that may use this relay.
     pub granted_peers: usize,
-    /// Whether a rule names every address of the tailnet.
+    /// `true` if a rule names every address of the tailnet.
     pub everyone: bool,
     /// Numbers of peers that may use this relay, by their tags.
     pub sources: BTreeMap<Vec<String>, usize>,
-    /// Whether there are more sets of tags than `sources` holds.
+    /// `true` if there are more sets of tags than `sources` holds.
     pub more_sources: bool,
     /// Entries of the configured `clients`.
     pub clients: Vec<ClientView>,
@@ -31,7 +31,7 @@ pub struct GrantView {
 }
 
 impl GrantView {
-    /// Whether `other` differs at most in the times of requests.
+    /// Returns whether `other` differs at most in the times of requests.
     pub(crate) fn is_like(&self, other: &Self) -> bool {
         let mut settled = self.clone();
         for (client, other) in settled.clients.iter_mut().zip(&other.clients) {

@@ -34,7 +34,7 @@ pub struct RelayOptions {
     pub state_dir: PathBuf,
     /// Directory of the sessions for the next relay, and of the sockets that hand them over.
     pub session_dir: PathBuf,
-    /// Whether the relay is off, because its port is empty.
+    /// `true` if the relay is off, because its port is empty.
     pub off: bool,
     /// UDP port, unless the relay is off.
     pub port: u16,
@@ -114,13 +114,8 @@ impl RelayOptions {
         let metrics_addr = config.metrics_addr.unwrap_or_else(|| {
             SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_METRICS_PORT)
         });
-        let auth_key = match (config.auth_key_file, environment.auth_key) {
-            (Some(_), Some(_)) => return Err(OptionsError::TwoAuthKeys),
-            (Some(path), None) => AuthKey::File(path),
-            (None, Some(value)) => AuthKey::Value(value),
-            (None, None) => AuthKey::None,
-        };
-        let limits = Config::default();
+        let limits = limits(&config);
+        let auth_key = auth_key(config.auth_key_file, environment.auth_key)?;
         let state_dir = config.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into());
         Ok(Self {
             tailnet: TailnetConfig {
@@ -152,26 +147,13 @@ impl RelayOptions {
             metrics_addr,
             region: config.region.unwrap_or_default(),
             clients: config.clients,
-            limits: Config {
-                max_sessions: config.max_sessions.unwrap_or(limits.max_sessions),
-                max_sessions_per_node: config
-                    .max_sessions_per_node
-                    .unwrap_or(limits.max_sessions_per_node),
-                max_sessions_per_tag: config.max_sessions_per_tag,
-                max_bytes_per_second: config.max_megabits_per_second.map(bytes),
-                max_bytes_per_second_per_session: config
-                    .max_megabits_per_second_per_session
-                    .map(bytes),
-                ..limits
-            },
+            limits,
             data_path: config.data_path.unwrap_or_default(),
             log_level: config.log_level.unwrap_or_default(),
             report: config.report,
         })
     }
-}
 
-impl RelayOptions {
     /// Changing part of the configuration, as it is when the relay starts.
     pub(super) fn dynamic_config(&self) -> DynamicConfig {
         DynamicConfig {
@@ -184,7 +166,32 @@ impl RelayOptions {
     }
 }
 
-/// Whether `text` is a valid tag of a tailnet policy (`tailcfg.CheckTag`).
+/// Returns the auth key, which may have one source only.
+fn auth_key(file: Option<PathBuf>, value: Option<String>) -> Result<AuthKey, OptionsError> {
+    match (file, value) {
+        (Some(_), Some(_)) => Err(OptionsError::TwoAuthKeys),
+        (Some(path), None) => Ok(AuthKey::File(path)),
+        (None, Some(value)) => Ok(AuthKey::Value(value)),
+        (None, None) => Ok(AuthKey::None),
+    }
+}
+
+/// Lifetimes and limits of sessions: those of the configuration, and defaults for all others.
+fn limits(config: &RelayConfig) -> Config {
+    let defaults = Config::default();
+    Config {
+        max_sessions: config.max_sessions.unwrap_or(defaults.max_sessions),
+        max_sessions_per_node: config
+            .max_sessions_per_node
+            .unwrap_or(defaults.max_sessions_per_node),
+        max_sessions_per_tag: config.max_sessions_per_tag,
+        max_bytes_per_second: config.max_megabits_per_second.map(bytes),
+        max_bytes_per_second_per_session: config.max_megabits_per_second_per_session.map(bytes),
+        ..defaults
+    }
+}
+
+/// Returns whether `text` is a valid tag of a tailnet policy (`tailcfg.CheckTag`).
 pub fn is_tag(text: &str) -> bool {
     let Some(name) = text.strip_prefix("tag:") else {
         return false;
@@ -193,7 +200,7 @@ pub fn is_tag(text: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-')
 }
 
-/// Number of bytes in so many megabits.
+/// Bytes in `megabits`.
 fn bytes(megabits: NonZero<u32>) -> NonZero<u64> {
     const BYTES: NonZero<u64> = NonZero::new(125_000).expect("it is not zero");
     NonZero::<u64>::from(megabits).saturating_mul(BYTES)

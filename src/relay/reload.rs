@@ -41,7 +41,7 @@ pub struct Reload {
     pub file: Option<PathBuf>,
     /// Endpoints from flags and environment, which win over the file.
     pub over: EndpointsConfig,
-    /// Whether flags or environment set the port.
+    /// `true` if flags or environment set the port, which then wins over the file.
     pub over_port: bool,
     /// Name of the Kubernetes node.
     pub node: Option<String>,
@@ -60,7 +60,7 @@ pub struct DynamicConfig {
     pub log_level: LogLevel,
     /// Time at which the withdrawal of this relay was requested, if it is withdrawn.
     pub withdrawn_since: Option<Timestamp>,
-    /// Whether the configuration turns the relay off, which happens once no client uses it.
+    /// `true` if the configuration turns the relay off, which happens once no client uses it.
     pub off: bool,
     /// Selectors of the clients that are meant to use the relay.
     pub clients: Vec<String>,

@@ -166,8 +166,8 @@ async fn wait_until_due(
     }
 }
 
-/// Whether `current` differs from `sent` in more than what may wait: numbers of sessions, times of
-/// probes and of requests.
+/// Returns whether `current` differs from `sent` in more than what may wait: numbers of sessions,
+/// times of probes and of requests.
 fn is_news(current: &RelayState, sent: &RelayState) -> bool {
     let grants_alike = match (&current.control.grant, &sent.control.grant) {
         (Some(current), Some(sent)) => current.is_like(sent),

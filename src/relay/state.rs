@@ -39,7 +39,7 @@ pub struct RelayState {
     /// Withdrawal, while the relay gives out no sessions because it is going to be removed or its
     /// node is cordoned.
     pub withdrawal: Option<Withdrawal>,
-    /// Whether the process is about to end and gives out no further session.
+    /// `true` if the process is about to end and gives out no further session.
     pub draining: bool,
 }
 
@@ -68,7 +68,7 @@ impl RelayState {
         .collect()
     }
 
-    /// Whether nothing is [missing](Self::missing).
+    /// Returns whether nothing is [missing](Self::missing).
     pub fn ready(&self) -> bool {
         self.missing().is_empty()
     }

@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(15);
 pub struct Withdrawal {
     /// Time of the request, which tells one withdrawal from the next.
     pub since: Timestamp,
-    /// Whether no client uses a session of this relay any more.
+    /// `true` if no client uses a session of this relay any more.
     pub complete: bool,
 }
 

@@ -98,7 +98,7 @@ impl Channel {
         }
     }
 
-    /// The relay's key.
+    /// The key of the relay at the other end of the channel.
     pub const fn remote(&self) -> DiscoPublic {
         self.remote
     }

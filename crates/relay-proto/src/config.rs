@@ -24,7 +24,7 @@ pub struct Config {
     pub max_bytes_per_second: Option<NonZero<u64>>,
     /// The bandwidth of each session, both directions together, in bytes of UDP payload per second.
     pub max_bytes_per_second_per_session: Option<NonZero<u64>>,
-    /// Whether loopback addresses may bind; for tests on one machine.
+    /// Allows loopback addresses to bind; for tests on one machine.
     pub allow_loopback_bind: bool,
 }
 
@@ -65,9 +65,9 @@ pub struct Peer {
     pub node_key: NodeKey,
     /// The disco key in the network map.
     pub disco: Option<DiscoPublic>,
-    /// Whether the packet filter grants `tailscale.com/cap/relay` from an address of the peer to an
+    /// `true` if the packet filter grants `tailscale.com/cap/relay` from an address of the peer to an
     /// address of the relay of the same IP version.
     pub may_relay: bool,
-    /// Whether tailnet lock has not signed the peer, which then gets no capabilities.
+    /// `true` if tailnet lock has not signed the peer, which then gets no capabilities.
     pub unsigned_peer_api_only: bool,
 }

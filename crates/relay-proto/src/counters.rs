@@ -7,9 +7,9 @@ use crate::verdict::DropReason;
 /// The IP version of a leg.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Family {
-    /// IPv4.
+    /// Internet Protocol, version 4.
     V4,
-    /// IPv6.
+    /// Internet Protocol, version 6.
     V6,
 }
 

@@ -1,4 +1,4 @@
-//! What a core reports: changes of sessions, and descriptions of sessions.
+//! Reports of a core: changes of sessions, and descriptions of sessions.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -56,7 +56,7 @@ pub struct SessionInfo {
     pub lamport: u64,
     /// The time of the allocation.
     pub allocated: Timestamp,
-    /// Leg A and leg B.
+    /// Both legs, leg A first.
     pub legs: [LegInfo; 2],
 }
 

@@ -151,7 +151,7 @@ impl<P> SharedLimits<P> {
         }
     }
 
-    /// Whether tags have a limit; without one, [`SharedLimits::set_tags`] has no effect.
+    /// Returns whether tags have a limit; without one, [`SharedLimits::set_tags`] has no effect.
     pub const fn limits_tags(&self) -> bool {
         self.max_sessions_per_tag.is_some()
     }

@@ -110,7 +110,7 @@ impl Session {
         self.heard[side.index()].traffic
     }
 
-    /// Whether both legs are bound.
+    /// Returns whether both legs are bound.
     pub(crate) const fn is_open(&self) -> bool {
         self.legs[0].address.is_some() && self.legs[1].address.is_some()
     }

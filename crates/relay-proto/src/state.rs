@@ -82,7 +82,7 @@ impl State {
         self.sessions.len()
     }
 
-    /// Whether there is no session.
+    /// Returns whether there is no session.
     pub const fn is_empty(&self) -> bool {
         self.sessions.is_empty()
     }
@@ -187,8 +187,8 @@ impl State {
         (body.is_empty() && state.is_consistent()).then_some(state)
     }
 
-    /// Whether VNIs and pairs are unique, LamportIDs are in range, and each VNI has the shard of its
-    /// pair.
+    /// Returns whether VNIs and pairs are unique, LamportIDs are in range, and each VNI has the shard of
+    /// its pair.
     fn is_consistent(&self) -> bool {
         let shards = ShardKey::of(&self.keys.server);
         let (mut vnis, mut pairs) = (BTreeSet::new(), BTreeSet::new());

@@ -4,7 +4,7 @@
 pub mod disco;
 pub mod geneve;
 
-/// Whether a datagram is a STUN binding message (RFC 8489, section 5): request or response.
+/// Returns whether a datagram is a STUN binding message (RFC 8489, section 5): request or response.
 ///
 /// The relay's port answers no STUN (docs/wire.md, section 8); such datagrams only get a counter of
 /// their own.

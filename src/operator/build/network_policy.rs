@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn relays_on_the_network_of_their_node_have_none_nor_those_whose_user_wants_none() {
+    fn relays_on_the_host_network_and_relays_with_network_policy_off_have_none() {
         for exposure in [
             json!({}),
             json!({"type": "NodePort", "hostNetwork": true}),

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_metrics_port_that_an_earlier_version_stored_is_named_with_the_field_to_remove() {
+    fn a_stored_host_port_for_metrics_is_named_with_the_field_to_remove() {
         let with_ports = |relay: &str, scheduled, port| {
             let mut pod = host_ports::tests::pod(relay, "n1", scheduled, port);
             let container = &mut pod.spec.as_mut().unwrap().containers[0];

@@ -41,7 +41,7 @@ pub struct ReceiveBatch {
 pub struct Taken {
     /// Number of datagrams and super-datagrams.
     pub count: usize,
-    /// Whether all offered slots were used, so that more may wait.
+    /// `true` if all offered slots were used, so that more datagrams may wait.
     pub full: bool,
 }
 

@@ -36,7 +36,7 @@ impl Segmentation {
         }
     }
 
-    /// Whether a super-datagram may be sent to this destination.
+    /// Returns whether a super-datagram may be sent to this destination.
     pub(super) fn may(&self, to: SocketAddr) -> bool {
         !self.broken && self.refused.iter().all(|(known, _)| *known != to)
     }

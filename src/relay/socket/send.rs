@@ -79,7 +79,7 @@ impl Default for SendBatch {
 }
 
 impl SendBatch {
-    /// Whether [`SendBatch::flush`] is due before the next push.
+    /// Returns whether [`SendBatch::flush`] is due before the next push.
     pub const fn is_full(&self) -> bool {
         self.outgoing.len() == CAPACITY
     }
@@ -89,7 +89,7 @@ impl SendBatch {
         &mut self.replies[self.next_reply]
     }
 
-    /// Adds a message. The batch must not be full.
+    /// Adds a datagram to the batch. The batch must not be full.
     pub fn push(&mut self, outgoing: Outgoing) {
         debug_assert!(!self.is_full());
         if matches!(outgoing.payload, Payload::Reply(_)) {
@@ -179,15 +179,11 @@ impl SendBatch {
                 iov_base,
                 iov_len: bytes.len(),
             };
-            let header = &mut messages[count].msg_hdr;
-            header.msg_name = ptr::from_mut(&mut names[count]).cast();
-            header.msg_namelen = name_len as libc::socklen_t;
-            header.msg_iov = &raw mut vectors[count];
-            header.msg_iovlen = 1;
-            if control_len > 0 {
-                header.msg_control = ptr::from_mut(&mut controls[count]).cast();
-                header.msg_controllen = control_len as _;
-            }
+            messages[count].msg_hdr = header(
+                (&mut names[count], name_len),
+                &mut vectors[count],
+                (&mut controls[count], control_len),
+            );
             count += 1;
         }
         let fd = socket.as_fd().as_raw_fd();
@@ -253,19 +249,34 @@ fn send_one(socket: &UdpSocket, outgoing: &Outgoing, bytes: &[u8]) -> bool {
         iov_base: bytes.as_ptr().cast_mut().cast(),
         iov_len: bytes.len(),
     };
-    // SAFETY: all-zero bytes are a valid msghdr.
-    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
-    header.msg_name = ptr::from_mut(&mut name).cast();
-    header.msg_namelen = name_len as libc::socklen_t;
-    header.msg_iov = &raw mut vector;
-    header.msg_iovlen = 1;
-    if control_len > 0 {
-        header.msg_control = ptr::from_mut(&mut control).cast();
-        header.msg_controllen = control_len as _;
-    }
+    let header = header(
+        (&mut name, name_len),
+        &mut vector,
+        (&mut control, control_len),
+    );
     let fd = socket.as_fd().as_raw_fd();
     // SAFETY: every pointer in `header` names a buffer of the stated length that lives until the
     // call returns.
     let sent = unsafe { libc::sendmsg(fd, &raw const header, libc::MSG_DONTWAIT) };
     sent >= 0
+}
+
+/// Header of a message that goes to `name`. It points to the arguments, which must outlive it.
+#[inline]
+fn header(
+    (name, name_len): (&mut Name, usize),
+    bytes: &mut libc::iovec,
+    (control, control_len): (&mut Control, usize),
+) -> libc::msghdr {
+    // SAFETY: all-zero bytes are a valid msghdr.
+    let mut header: libc::msghdr = unsafe { std::mem::zeroed() };
+    header.msg_name = ptr::from_mut(name).cast();
+    header.msg_namelen = name_len as libc::socklen_t;
+    header.msg_iov = bytes;
+    header.msg_iovlen = 1;
+    if control_len > 0 {
+        header.msg_control = ptr::from_mut(control).cast();
+        header.msg_controllen = control_len as _;
+    }
+    header
 }

@@ -18,7 +18,7 @@ const BURST: NonZero<u64> = NonZero::new(8_192).expect("it is not zero");
 /// The time in which as many again are admitted: 10,000 a second, a tenth of a thread's time.
 const BURST_PERIOD: Duration = Duration::from_micros(BURST.get() * 100);
 
-/// Whether a thread keeps up with one socket.
+/// State of one socket's queue: a thread keeps up with it, or does not.
 #[derive(Debug)]
 pub(super) struct Backlog {
     /// Full batches in a row.
@@ -47,7 +47,7 @@ impl Backlog {
         self.left = PER_BATCH;
     }
 
-    /// Whether a handshake message of this batch, which was read at `now`, is handled.
+    /// Returns whether a handshake message of this batch, which was read at `now`, is handled.
     pub(super) fn admits(&mut self, now: Timestamp) -> bool {
         let behind = self.full >= BEHIND;
         if behind && self.left == 0 {

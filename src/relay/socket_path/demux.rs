@@ -27,7 +27,7 @@ pub struct UnmatchedDatagram {
     pub source: SocketAddr,
     /// Local address that the sender has sent to.
     pub local: Option<IpAddr>,
-    /// Payload of UDP.
+    /// Payload of the UDP datagram.
     pub datagram: Vec<u8>,
 }
 

@@ -24,7 +24,7 @@ pub(super) struct Outcome {
     pub(super) sent: Sent,
     /// Number of datagrams for which another thread had no room.
     pub(super) not_handed: u64,
-    /// Whether something was sent.
+    /// `true` if a datagram was sent or queued to be sent.
     pub(super) handled: bool,
     /// Number of handshake messages among the datagrams.
     pub(super) handshakes: usize,

@@ -69,7 +69,7 @@ impl SocketPathHandle {
         self.dispatcher.revoke(allowed);
     }
 
-    /// Whether tags have a limit, so that [`SocketPathHandle::set_tags`] has an effect.
+    /// Returns whether tags have a limit, so that [`SocketPathHandle::set_tags`] has an effect.
     pub fn limits_tags(&self) -> bool {
         self.limits.limits_tags()
     }
@@ -202,7 +202,7 @@ impl SocketPathHandle {
         answers.into_iter().flatten().collect()
     }
 
-    /// Whether every thread has answered.
+    /// Returns whether every thread has answered.
     fn is_complete<T>(&self, answers: &[T]) -> bool {
         answers.len() == self.dispatcher.workers().len()
     }

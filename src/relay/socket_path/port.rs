@@ -220,7 +220,7 @@ const fn any(family: Family) -> IpAddr {
     }
 }
 
-/// Whether the host has no such IP version.
+/// Returns whether `error` says that the host lacks this IP version.
 fn is_absent(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

@@ -37,7 +37,7 @@ pub(super) struct PortBinder {
     broken_sockets: mpsc::UnboundedReceiver<BrokenSocket>,
     state: watch::Sender<PortState>,
     rebinds: Arc<AtomicU64>,
-    /// Whether the port has been bound before, so that binding it is binding it again.
+    /// `true` if the port has been bound before; then each further bind counts as a rebind.
     bound_before: bool,
 }
 

@@ -391,7 +391,10 @@ impl Worker {
     }
 }
 
-/// Whether an error concerns one datagram or one moment, not the socket.
+/// Returns whether an error concerns one datagram or one moment, not the socket.
+///
+/// Linux reports ICMP errors of earlier datagrams at the next call on the socket (udp(7)), so a client
+/// that is gone must not close the port for all others.
 fn is_transient(error: &io::Error) -> bool {
     let transient = [
         libc::EINTR,

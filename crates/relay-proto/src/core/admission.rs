@@ -1,4 +1,4 @@
-//! How sessions begin and end: allocation, eviction at a limit, revocation.
+//! Begin and end of sessions: allocation, eviction at a limit, revocation.
 
 use std::collections::BTreeSet;
 
@@ -99,7 +99,7 @@ impl<P: SharedTat + SharedVnis> Core<P> {
         self.table.insert(session);
     }
 
-    /// Ends a session.
+    /// Ends a session, frees its VNI and reports `reason`.
     pub(super) fn close(&mut self, vni: Vni, reason: CloseReason, now: Timestamp) {
         let Some(session) = self.table.remove(vni, now) else {
             return;

@@ -49,7 +49,7 @@ impl<P: SharedTat + SharedVnis> Core<P> {
             .count()
     }
 
-    /// Whether the session was imported.
+    /// Imports one session. Returns `false` for a session that this core cannot continue.
     fn import_session(&mut self, saved: &SavedSession, now: Timestamp) -> bool {
         let mut legs = saved.legs.iter().filter_map(|leg| leg.address);
         if self.table.has(saved.vni) || !legs.all(|leg| self.policy.may_bind(&leg)) {

@@ -44,6 +44,13 @@ impl Agreement {
     }
 }
 
+impl DiscoSecret {
+    /// The box of this key and `other`, which seals and opens messages between them.
+    pub fn shared_with(&self, other: DiscoPublic) -> SharedBox {
+        Agreement::new(self).with(other)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use crypto_box::{PublicKey, SalsaBox, SecretKey};

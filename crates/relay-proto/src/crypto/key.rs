@@ -5,8 +5,6 @@ use std::fmt;
 use aws_lc_rs::agreement::{PrivateKey, X25519};
 use zeroize::{Zeroize, ZeroizeOnDrop};
 
-use crate::crypto::agreement::{Agreement, SharedBox};
-
 /// The length of every key on the wire, in bytes.
 pub const KEY_LEN: usize = 32;
 
@@ -50,11 +48,6 @@ impl DiscoSecret {
     /// The 32 bytes of the secret.
     pub const fn bytes(&self) -> &[u8; KEY_LEN] {
         &self.0
-    }
-
-    /// The box of this key and `other`, which seals and opens messages between them.
-    pub fn shared_with(&self, other: DiscoPublic) -> SharedBox {
-        Agreement::new(self).with(other)
     }
 
     pub(crate) fn to_private(&self) -> PrivateKey {
@@ -104,7 +97,7 @@ impl Pair {
         }
     }
 
-    /// The key on `side`.
+    /// The disco key of the client on `side`.
     pub const fn key(&self, side: Side) -> DiscoPublic {
         self.0[side.index()]
     }

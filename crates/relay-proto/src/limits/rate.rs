@@ -20,9 +20,9 @@ const BANDWIDTH_BURST_BYTES: u64 = 128 << 10;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RateLimit {
     units: NonZero<u64>,
-    /// Nanoseconds.
+    /// Time in which `units` are admitted, in nanoseconds.
     period: u64,
-    /// Nanoseconds at the limit's rate.
+    /// Tolerated burst, as nanoseconds at the limit's rate.
     burst: u64,
 }
 

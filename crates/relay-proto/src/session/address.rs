@@ -64,7 +64,7 @@ impl AddressPolicy {
         self.own = own.collect();
     }
 
-    /// Whether the canonical address `source` may bind.
+    /// Returns whether the canonical address `source` may bind.
     pub(crate) fn may_bind(&self, source: &SocketAddr) -> bool {
         if source.port() == 0 || self.own.contains(source) {
             return false;

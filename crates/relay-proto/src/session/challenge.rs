@@ -109,7 +109,8 @@ impl Challenges {
         self.current.mac(bind, source)
     }
 
-    /// Whether `answer` carries a challenge that was issued for `source`; takes constant time.
+    /// Returns whether `answer` carries a challenge that was issued for `source`. The comparison takes
+    /// constant time, so that its duration tells an attacker nothing about a valid challenge.
     pub(crate) fn verify(&self, answer: &BindCommon, source: SocketAddr) -> bool {
         std::iter::once(&self.current)
             .chain(&self.previous)

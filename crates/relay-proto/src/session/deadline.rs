@@ -30,13 +30,14 @@ impl Due {
         }
     }
 
-    /// Whether this entry belongs to the session with its VNI and this LamportID.
+    /// Returns whether this entry belongs to the session with its VNI and this LamportID.
     pub(crate) const fn is_of(&self, lamport: u64) -> bool {
         self.lamport == lamport as u32
     }
 }
 
-/// The queue. Each session has at least one entry, and its earliest is no later than its end.
+/// The queue of deadlines. Each session has at least one entry, and its earliest is no later than its
+/// end.
 #[derive(Debug, Default)]
 pub(crate) struct Deadlines {
     heap: BinaryHeap<Reverse<Due>>,

@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Domain of the MAC that keys shards. Saved sessions keep their shards across releases, so these
-/// bytes never change.
+/// bytes never change; `lane` is an earlier name of a shard.
 const DOMAIN: &[u8] = b"peerrelay lane";
 
 /// One of [`Shard::COUNT`] shards.
@@ -80,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn vni_of_a_lane_names_the_lane() {
+    fn vni_of_a_shard_names_the_shard() {
         for number in 0..Shard::COUNT as u8 {
             let shard = Shard(number);
             for random in [1 << 6, 0x00ab_cdef, u32::MAX] {
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn pair_keeps_its_lane_and_pairs_spread_over_all() {
+    fn pair_keeps_its_shard_and_pairs_spread_over_all() {
         let key = shard_key();
         let pair = |n: u16| {
             let mut b = [0; 32];

@@ -122,7 +122,7 @@ impl Table {
         });
     }
 
-    /// Whether a session has this VNI.
+    /// Returns whether a session has this VNI.
     pub(crate) fn has(&self, vni: Vni) -> bool {
         self.slot(vni).is_some()
     }

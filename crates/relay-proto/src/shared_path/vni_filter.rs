@@ -40,7 +40,7 @@ impl<'a> VniFilter<'a> {
         Self(words)
     }
 
-    /// Whether a session may have this VNI.
+    /// Returns whether a session may have this VNI.
     pub fn contains(&self, vni: Vni) -> bool {
         let (word, bit) = self.bit(vni);
         word.load(Ordering::Relaxed) & bit != 0

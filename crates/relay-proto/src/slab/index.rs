@@ -29,7 +29,7 @@ impl Index {
         self.0[part(hash)].insert_unique(hash, slot, |slot| hash_of(*slot));
     }
 
-    /// Removes a slot.
+    /// Removes `slot`, whose key has this hash.
     pub(crate) fn remove(&mut self, hash: u64, slot: Slot) {
         let entry = self.0[part(hash)].find_entry(hash, |other| *other == slot);
         if let Ok(entry) = entry {

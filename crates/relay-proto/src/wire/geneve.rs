@@ -54,7 +54,7 @@ impl fmt::Display for Vni {
 /// The fields of a header that the relay reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Header {
-    /// Whether the datagram is for the relay itself and is never forwarded.
+    /// The O bit: the datagram is for the relay itself and is never forwarded.
     pub control: bool,
     /// The protocol type; the relay reads it in control datagrams only.
     pub protocol: u16,
@@ -89,7 +89,7 @@ impl Header {
     }
 }
 
-/// Whether a datagram has a header with the control bit: it is for the relay itself.
+/// Returns whether a datagram has a header with the control bit: it is for the relay itself.
 pub fn is_control(datagram: &[u8]) -> bool {
     datagram
         .get(1)

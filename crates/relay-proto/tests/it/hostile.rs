@@ -339,7 +339,7 @@ struct Scene {
     fresh: Vni,
 }
 
-/// How bytes are dressed up, to get past the first checks.
+/// Headers that are put before random bytes, to get past the first checks.
 #[derive(Debug, Clone, Copy, TypeGenerator)]
 enum Shape {
     Plain,
@@ -463,7 +463,7 @@ fn source() -> impl ValueGenerator<Output = SocketAddr> {
     one_of((known, produce::<SocketAddr>()))
 }
 
-/// What docs/wire.md section 9 keeps out.
+/// Addresses that may not bind (docs/wire.md, section 9).
 fn unbindable() -> impl ValueGenerator<Output = SocketAddr> {
     let v4 = |net: [u8; 4], mask: u32| {
         produce::<u32>().map_gen(move |host| {

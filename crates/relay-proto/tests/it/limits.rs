@@ -191,7 +191,7 @@ fn evicted_session_leaves_no_timer_behind() {
 }
 
 #[test]
-fn nodes_of_a_tag_share_its_limit_and_the_oldest_unbound_session_of_theirs_gives_way() {
+fn nodes_of_a_tag_share_its_limit_and_their_oldest_unbound_session_is_evicted() {
     let mut sim = Sim::with(Config {
         max_sessions_per_tag: Some(2),
         ..Config::default()

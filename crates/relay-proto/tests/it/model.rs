@@ -30,12 +30,12 @@ fn relay_does_what_the_model_says() {
     });
 }
 
-/// What may happen. Numbers pick from what there is.
+/// A step of a generated history. Numbers select a client, session or record that exists.
 #[derive(Debug, Clone)]
 enum Step {
     /// One client asks for a session with another.
     Allocate { client: usize, other: usize },
-    /// All of it: allocate, and both clients bind.
+    /// One client asks for a session, and both clients bind.
     Open {
         client: usize,
         other: usize,
@@ -66,7 +66,7 @@ enum Step {
     },
     /// Data from where a leg may be.
     Chat { session: usize, side: usize },
-    /// Time passes.
+    /// The clock advances by `span`.
     Pass { span: Duration },
     /// Another process takes over.
     Restart,

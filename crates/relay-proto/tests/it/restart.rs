@@ -1,4 +1,4 @@
-//! What outlives a process, and what is refused.
+//! State that outlives a process, and states that an import refuses.
 
 use std::{sync::Arc, time::Duration};
 

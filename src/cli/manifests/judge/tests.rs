@@ -40,81 +40,84 @@ fn entries_of_a_typed_list_need_no_kind() {
     assert_eq!((judged.len(), lines(&judged)), (1, vec![]));
 }
 
+/// Replacements of a part of [`SMALLEST`], and the text of the finding that each causes.
+const FAULTS: [(&str, &str, &str); 15] = [
+    (
+        "secretName",
+        "secretname",
+        "a.yaml:6: PeerRelay default/edge: spec.tailnet.authKey.secretname: unknown field: write secretName",
+    ),
+    (
+        "spec:",
+        "spec:\n  prot: 1",
+        "a.yaml:6: PeerRelay default/edge: spec.prot: unknown field: correct or remove it",
+    ),
+    (
+        "spec:",
+        "spec:\n  port: 0",
+        "a.yaml:6: PeerRelay default/edge: spec.port: must be 1 to 65535, not 0",
+    ),
+    (
+        "spec:",
+        "spec:\n  port: '40000'",
+        "spec.port: must be a whole number, not a string",
+    ),
+    (
+        "spec:",
+        "spec:\n  port: 9440\n  monitoring: {port: 9440}",
+        "spec: monitoring.port must differ from port",
+    ),
+    (
+        "tag:office",
+        "tag:office:22",
+        "spec.regions[0].clients[0]: clients of region office: 'tag:office:22' names no clients: clients have no port",
+    ),
+    (
+        "clients:",
+        "tag: '*', clients:",
+        "every device of the tailnet would become a relay",
+    ),
+    (
+        "clients:",
+        "tag: relay-x, clients:",
+        "spec.regions[0].tag: must match ^tag:",
+    ),
+    (
+        "clients: ['tag:office']",
+        "clients: []",
+        "spec.regions[0].clients: must not be empty",
+    ),
+    (
+        "kind: PeerRelay",
+        "kind: Peerrelay",
+        "kind: must be PeerRelay",
+    ),
+    (
+        "v1alpha1",
+        "v1",
+        "apiVersion: must be peerrelay.dev/v1alpha1",
+    ),
+    (
+        "metadata: {name: edge}",
+        "metadata: {}",
+        "PeerRelay: metadata.name: is required",
+    ),
+    (
+        "name: edge",
+        "name: edge, labels: {a: 1}",
+        "metadata.labels.a: ",
+    ),
+    ("tag:office", "tag:relay-office", "set selfRelay instead"),
+    (
+        "regions: [",
+        "regions: [{name: office, clients: [a]}, ",
+        "spec.regions[1].name: repeats an earlier entry",
+    ),
+];
+
 #[test]
-fn what_is_wrong_is_named_once_with_line_path_and_remedy() {
-    for (from_text, to, says) in [
-        (
-            "secretName",
-            "secretname",
-            "a.yaml:6: PeerRelay default/edge: spec.tailnet.authKey.secretname: unknown field: write secretName",
-        ),
-        (
-            "spec:",
-            "spec:\n  prot: 1",
-            "a.yaml:6: PeerRelay default/edge: spec.prot: unknown field: correct or remove it",
-        ),
-        (
-            "spec:",
-            "spec:\n  port: 0",
-            "a.yaml:6: PeerRelay default/edge: spec.port: must be 1 to 65535, not 0",
-        ),
-        (
-            "spec:",
-            "spec:\n  port: '40000'",
-            "spec.port: must be a whole number, not a string",
-        ),
-        (
-            "spec:",
-            "spec:\n  port: 9440\n  monitoring: {port: 9440}",
-            "spec: monitoring.port must differ from port",
-        ),
-        (
-            "tag:office",
-            "tag:office:22",
-            "spec.regions[0].clients[0]: clients of region office: 'tag:office:22' names no clients: clients have no port",
-        ),
-        (
-            "clients:",
-            "tag: '*', clients:",
-            "every device of the tailnet would become a relay",
-        ),
-        (
-            "clients:",
-            "tag: relay-x, clients:",
-            "spec.regions[0].tag: must match ^tag:",
-        ),
-        (
-            "clients: ['tag:office']",
-            "clients: []",
-            "spec.regions[0].clients: must not be empty",
-        ),
-        (
-            "kind: PeerRelay",
-            "kind: Peerrelay",
-            "kind: must be PeerRelay",
-        ),
-        (
-            "v1alpha1",
-            "v1",
-            "apiVersion: must be peerrelay.dev/v1alpha1",
-        ),
-        (
-            "metadata: {name: edge}",
-            "metadata: {}",
-            "PeerRelay: metadata.name: is required",
-        ),
-        (
-            "name: edge",
-            "name: edge, labels: {a: 1}",
-            "metadata.labels.a: ",
-        ),
-        ("tag:office", "tag:relay-office", "set selfRelay instead"),
-        (
-            "regions: [",
-            "regions: [{name: office, clients: [a]}, ",
-            "spec.regions[1].name: repeats an earlier entry",
-        ),
-    ] {
+fn each_fault_is_named_once_with_line_path_and_remedy() {
+    for (from_text, to, says) in FAULTS {
         let judged = from(&SMALLEST.replace(from_text, to));
         let said: Vec<_> = lines(&judged);
         let about: Vec<_> = said.iter().filter(|line| line.contains(says)).collect();

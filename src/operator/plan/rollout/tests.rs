@@ -38,7 +38,7 @@ fn a_region_with_one_daemon_set_leaves_turns_to_it() {
 }
 
 #[test]
-fn a_region_with_one_daemon_set_is_paused_until_replaced_relays_are_reached_again() {
+fn a_region_with_one_daemon_set_pauses_until_replaced_relays_are_reached() {
     let nodes = ["a", "b", "c"].map(|name| node(name, &[]));
     let wanted = |most: i32| {
         let mut set = set("edge-office", 2);

@@ -31,7 +31,7 @@ pub(super) struct Proof {
     pub(super) last: Timestamp,
 }
 
-/// What must become of a control datagram.
+/// The required result of a control datagram.
 #[derive(Debug)]
 pub(super) enum Expected {
     Challenge,
@@ -161,7 +161,7 @@ impl Model {
         self.events.push(Event::Closed { vni, reason });
     }
 
-    /// What a bind or an answer must do, and does unless it binds a leg.
+    /// The required result of a bind or an answer. The model changes too, unless a leg is bound.
     pub(super) fn control(&mut self, message: &Meaning, source: SocketAddr) -> Expected {
         let expected = self.judge(message, source);
         match &expected {
@@ -329,7 +329,8 @@ impl Model {
         }
     }
 
-    /// What the relay must say of its sessions, `keys` being those of the clients in order.
+    /// The descriptions of sessions that the relay must return; `keys` are those of the clients in
+    /// order.
     pub(super) fn infos(&self, keys: &[DiscoPublic]) -> Vec<SessionInfo> {
         let mut sessions: Vec<_> = self.sessions.iter().collect();
         sessions.sort_by_key(|session| session.pair);
