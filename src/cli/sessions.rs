@@ -12,7 +12,7 @@ use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 
 use super::output::print;
-use crate::relay::sessions::{self, Client, Report, Session};
+use crate::relay::sessions::{self, ListedClient, ListedSession, SessionList};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -48,7 +48,7 @@ impl SessionsArgs {
             _ => sessions::REPORT,
         };
         let body = self.get(path)?;
-        let report = || -> anyhow::Result<Report> {
+        let report = || -> anyhow::Result<SessionList> {
             serde_json::from_str(&body).context("failed to read what the relay says")
         };
         match self.output {
@@ -86,7 +86,7 @@ impl SessionsArgs {
     }
 }
 
-fn table(report: &Report, wide: bool) -> String {
+fn table(report: &SessionList, wide: bool) -> String {
     let mut rows = vec![header(wide)];
     rows.extend(report.sessions.iter().map(|session| row(session, wide)));
     let widths: Vec<_> = (0..rows[0].len())
@@ -113,9 +113,9 @@ fn header(wide: bool) -> Vec<String> {
     all.into_iter().chain(more).map(str::to_owned).collect()
 }
 
-fn row(session: &Session, wide: bool) -> Vec<String> {
-    let each = |cell: fn(&Client) -> String| session.clients.each_ref().map(cell).join(" | ");
-    let name = |client: &Client| match &client.name {
+fn row(session: &ListedSession, wide: bool) -> Vec<String> {
+    let each = |cell: fn(&ListedClient) -> String| session.clients.each_ref().map(cell).join(" | ");
+    let name = |client: &ListedClient| match &client.name {
         Some(name) => name.node.split('.').next().unwrap_or_default().to_owned(),
         None => client.disco.clone(),
     };
@@ -156,7 +156,7 @@ mod tests {
 
     #[test]
     fn each_session_is_a_line_and_wide_tells_more() {
-        let client = |node: Option<&str>, address: Option<&str>| Client {
+        let client = |node: Option<&str>, address: Option<&str>| ListedClient {
             disco: "d:0011223344556677".into(),
             name: node.map(|node| Name {
                 node: format!("{node}.example.ts.net"),
@@ -166,9 +166,9 @@ mod tests {
             packets: 7,
             bytes: 900,
         };
-        let report = Report {
+        let report = SessionList {
             port: Some(40_000),
-            sessions: vec![Session {
+            sessions: vec![ListedSession {
                 vni: 4_711,
                 state: "connecting".into(),
                 path: "socket".into(),

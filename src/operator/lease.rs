@@ -101,12 +101,12 @@ pub struct Leadership {
 pub struct Lost(String);
 
 /// The lease as others wrote it last, and since when this replica knows it.
-struct Seen {
+struct ObservedLease {
     resource_version: Option<String>,
     since: Instant,
 }
 
-impl Seen {
+impl ObservedLease {
     fn nothing() -> Self {
         Self {
             resource_version: None,
@@ -144,10 +144,10 @@ impl Leadership {
 
     /// Waits until this process leads.
     pub async fn acquire(&self) {
-        let mut seen = Seen::nothing();
+        let mut observed = ObservedLease::nothing();
         loop {
             // A connection may hang for ever.
-            match timeout(self.claim.times.deadline, self.attempt(&mut seen)).await {
+            match timeout(self.claim.times.deadline, self.attempt(&mut observed)).await {
                 Ok(Ok(Some(_))) => return,
                 Ok(Ok(None)) => self.readiness.stands_by(self.claim.times.duration),
                 Ok(Err(error)) => {
@@ -178,7 +178,7 @@ impl Leadership {
     /// the first that succeeds counts. Of two that read the same lease the API server refuses one,
     /// which is not taken for another leader.
     async fn renew(&self) -> Instant {
-        let attempt = async || self.attempt(&mut Seen::nothing()).await;
+        let attempt = async || self.attempt(&mut ObservedLease::nothing()).await;
         let mut attempts = FuturesUnordered::new();
         let mut next = interval(self.claim.times.retry);
         loop {
@@ -213,12 +213,12 @@ impl Leadership {
     }
 
     /// Since when this process leads, if it does. A conflict means that another write was faster.
-    async fn attempt(&self, seen: &mut Seen) -> Result<Option<Instant>, kube::Error> {
+    async fn attempt(&self, observed: &mut ObservedLease) -> Result<Option<Instant>, kube::Error> {
         // Others count from when they see it, which is later.
         let asked = Instant::now();
         let lease = self.api.get_opt(&self.claim.name).await?;
         let params = PostParams::default();
-        let written = match step(lease.as_ref(), &self.claim, seen) {
+        let written = match step(lease.as_ref(), &self.claim, observed) {
             Step::Wait => return Ok(None),
             Step::Create => self.api.create(&params, &self.lease(None)).await,
             Step::Take | Step::Renew => {
@@ -266,14 +266,14 @@ impl Leadership {
     }
 }
 
-/// Decides by how long we have seen the lease unchanged: clocks of other hosts are not trusted.
-fn step(lease: Option<&Lease>, claim: &Claim, seen: &mut Seen) -> Step {
+/// Decides by how long we have observed the lease unchanged: clocks of other hosts are not trusted.
+fn step(lease: Option<&Lease>, claim: &Claim, observed: &mut ObservedLease) -> Step {
     let Some(lease) = lease else {
         return Step::Create;
     };
     let version = lease.resource_version();
-    if seen.resource_version != version {
-        *seen = Seen {
+    if observed.resource_version != version {
+        *observed = ObservedLease {
             resource_version: version,
             since: Instant::now(),
         };
@@ -286,7 +286,7 @@ fn step(lease: Option<&Lease>, claim: &Claim, seen: &mut Seen) -> Step {
     match spec.holder_identity.as_deref() {
         None | Some("") => Step::Take,
         Some(holder) if holder == claim.identity => Step::Renew,
-        Some(_) if seen.since.elapsed() > duration => Step::Take,
+        Some(_) if observed.since.elapsed() > duration => Step::Take,
         Some(_) => Step::Wait,
     }
 }

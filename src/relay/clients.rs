@@ -18,12 +18,12 @@ const FRESH: Duration = Duration::from_secs(300);
 /// Entries of `clients`; clones share them. No device is stored.
 #[derive(Debug, Clone, Default)]
 pub struct Clients {
-    entries: Arc<Mutex<Vec<Client>>>,
+    entries: Arc<Mutex<Vec<ClientEntry>>>,
     recorded: Arc<Notify>,
 }
 
 #[derive(Debug, Clone)]
-struct Client {
+struct ClientEntry {
     selector: Selector,
     since: Timestamp,
     asked: Option<Timestamp>,
@@ -62,7 +62,7 @@ impl Clients {
             let selector = Selector::parse(text).inspect_err(|error| {
                 tracing::warn!(%error, "an entry of clients is not used");
             });
-            Some(Client {
+            Some(ClientEntry {
                 selector: selector.ok()?,
                 since: now,
                 asked: None,
@@ -75,13 +75,13 @@ impl Clients {
     /// has changed, for which [`Clients::recorded`] waits.
     pub fn record_request(&self, device: &Device<'_>, now: Timestamp) -> bool {
         let mut changed = false;
-        for client in self.lock().iter_mut() {
+        for entry in self.lock().iter_mut() {
             let is_old = |asked: Timestamp| {
                 let age = Duration::try_from(now.duration_since(asked));
                 age.unwrap_or_default() >= FRESH
             };
-            if client.asked.is_none_or(is_old) && client.selector.names(device) {
-                client.asked = Some(now);
+            if entry.asked.is_none_or(is_old) && entry.selector.names(device) {
+                entry.asked = Some(now);
                 changed = true;
             }
         }
@@ -104,17 +104,17 @@ impl Clients {
     /// Returns every entry with its devices among `devices`, of which those with `true` may use this
     /// relay.
     pub fn views(&self, devices: &[(Device<'_>, bool)]) -> Vec<ClientView> {
-        let view = |client: &Client| {
-            let named = devices.iter().filter(|(d, _)| client.selector.names(d));
+        let view = |entry: &ClientEntry| {
+            let named = devices.iter().filter(|(d, _)| entry.selector.names(d));
             let count = named.fold(Devices::default(), |count, (_, granted)| Devices {
                 known: count.known + 1,
                 granted: count.granted + usize::from(*granted),
             });
             ClientView {
-                client: client.selector.text().to_owned(),
-                devices: client.selector.is_resolvable().then_some(count),
-                since: client.since,
-                asked: client.asked,
+                client: entry.selector.text().to_owned(),
+                devices: entry.selector.is_resolvable().then_some(count),
+                since: entry.since,
+                asked: entry.asked,
             }
         };
         self.lock().iter().map(view).collect()
@@ -124,14 +124,14 @@ impl Clients {
     pub fn refresh(&self, views: &mut [ClientView]) {
         let clients = self.lock();
         for view in views {
-            let mut known = clients.iter();
-            if let Some(client) = known.find(|c| c.selector.text() == view.client) {
-                view.asked = client.asked;
+            let mut entries = clients.iter();
+            if let Some(entry) = entries.find(|e| e.selector.text() == view.client) {
+                view.asked = entry.asked;
             }
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<Client>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<ClientEntry>> {
         self.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

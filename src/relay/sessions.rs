@@ -22,7 +22,7 @@ const COUNT_INTERVAL: Duration = Duration::from_secs(10);
 
 /// Name of the socket in the session directory.
 pub const SOCKET: &str = "sessions.sock";
-/// Path of the sessions as [`Report`].
+/// Path of the sessions as [`SessionList`].
 pub const REPORT: &str = "/sessions";
 /// Path of the sessions in the form of a Tailscale relay (LocalAPI of tailscaled 1.102).
 pub const LOCAL_API: &str = "/localapi/v0/debug-peer-relay-sessions";
@@ -42,17 +42,17 @@ pub type Directory = Arc<dyn Fn() -> HashMap<DiscoPublic, Name> + Send + Sync>;
 
 /// All sessions of a relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Report {
+pub struct SessionList {
     /// UDP port, once bound.
     pub port: Option<u16>,
     /// Sessions in the order of allocation.
-    pub sessions: Vec<Session>,
+    pub sessions: Vec<ListedSession>,
 }
 
 /// A session as it is reported.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
-pub struct Session {
+pub struct ListedSession {
     /// Virtual network identifier, which clients show too.
     pub vni: u32,
     /// `open` or `connecting`.
@@ -62,12 +62,12 @@ pub struct Session {
     /// Seconds since the allocation.
     pub age_seconds: u64,
     /// The two clients, in the order of their disco keys.
-    pub clients: [Client; 2],
+    pub clients: [ListedClient; 2],
 }
 
 /// One client of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Client {
+pub struct ListedClient {
     /// Start of its disco key, as Tailscale shows it.
     pub disco: String,
     /// Name in the network map, if the client is in there.
@@ -163,21 +163,21 @@ async fn report(State(source): State<Source>) -> Json {
     let (port, sessions) = source.sessions().await;
     let names = (source.directory)();
     let now = source.socket_path.now();
-    let client = |leg: relay_proto::LegInfo| Client {
+    let client = |leg: relay_proto::LegInfo| ListedClient {
         disco: leg.client.to_string(),
         name: names.get(&leg.client).cloned(),
         address: leg.address.map(|address| address.to_string()),
         packets: leg.packets,
         bytes: leg.bytes,
     };
-    let session = |info: SessionInfo| Session {
+    let session = |info: SessionInfo| ListedSession {
         vni: info.vni.number(),
         state: if is_open(&info) { "open" } else { "connecting" }.to_owned(),
         path: source.socket_path.path(info.vni).to_owned(),
         age_seconds: now.since(info.allocated).as_secs(),
         clients: info.legs.map(client),
     };
-    json(&Report {
+    json(&SessionList {
         port,
         sessions: sessions.into_iter().map(session).collect(),
     })

@@ -75,33 +75,33 @@ async fn a_lease_goes_with_what_the_leader_belongs_to() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lease_is_taken_only_when_nobody_renews_it() {
-    let mut seen = Seen::nothing();
-    assert_eq!(step(None, &claim(), &mut seen), Step::Create);
+    let mut observed = ObservedLease::nothing();
+    assert_eq!(step(None, &claim(), &mut observed), Step::Create);
     assert_eq!(
-        step(Some(&lease(None, "1")), &claim(), &mut seen),
+        step(Some(&lease(None, "1")), &claim(), &mut observed),
         Step::Take
     );
     assert_eq!(
-        step(Some(&lease(Some("a"), "2")), &claim(), &mut seen),
+        step(Some(&lease(Some("a"), "2")), &claim(), &mut observed),
         Step::Renew
     );
     assert_eq!(
-        step(Some(&lease(Some("b"), "3")), &claim(), &mut seen),
+        step(Some(&lease(Some("b"), "3")), &claim(), &mut observed),
         Step::Wait
     );
     tokio::time::advance(Duration::from_secs(14)).await;
     assert_eq!(
-        step(Some(&lease(Some("b"), "3")), &claim(), &mut seen),
+        step(Some(&lease(Some("b"), "3")), &claim(), &mut observed),
         Step::Wait
     );
     assert_eq!(
-        step(Some(&lease(Some("b"), "4")), &claim(), &mut seen),
+        step(Some(&lease(Some("b"), "4")), &claim(), &mut observed),
         Step::Wait,
         "renewed"
     );
     tokio::time::advance(Duration::from_secs(16)).await;
     assert_eq!(
-        step(Some(&lease(Some("b"), "4")), &claim(), &mut seen),
+        step(Some(&lease(Some("b"), "4")), &claim(), &mut observed),
         Step::Take
     );
 }

@@ -15,12 +15,12 @@ pub(super) struct Forwarder {
     batches: [SendBatch; 2],
     workers: Workers,
     handoffs: Vec<HandoffBatch>,
-    outcome: Outcome,
+    result: BatchResult,
 }
 
 /// Result of a batch.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Outcome {
+pub(super) struct BatchResult {
     pub(super) sent: Sent,
     /// Number of datagrams for which another thread had no room.
     pub(super) not_handed: u64,
@@ -52,7 +52,7 @@ impl Forwarder {
             batches: Default::default(),
             workers,
             handoffs,
-            outcome: Outcome::default(),
+            result: BatchResult::default(),
         }
     }
 
@@ -61,8 +61,8 @@ impl Forwarder {
         &mut self,
         mut context: BatchContext<'_>,
         arrivals: impl Iterator<Item = &'a Arrival>,
-    ) -> Outcome {
-        self.outcome = Outcome::default();
+    ) -> BatchResult {
+        self.result = BatchResult::default();
         for arrival in arrivals {
             self.handle(&mut context, arrival);
         }
@@ -73,10 +73,10 @@ impl Forwarder {
             if !batch.arrivals.is_empty()
                 && let Err(lost) = self.workers.handles[thread].hand_off(std::mem::take(batch))
             {
-                self.outcome.not_handed += lost.datagrams();
+                self.result.not_handed += lost.datagrams();
             }
         }
-        self.outcome
+        self.result
     }
 
     /// Sends one datagram that answers no other. One that is too long counts as failed.
@@ -86,7 +86,7 @@ impl Forwarder {
         to: SocketAddr,
         from: Option<IpAddr>,
         datagram: &[u8],
-    ) -> Outcome {
+    ) -> BatchResult {
         let family = Family::of(&to) as usize;
         let batch = &mut self.batches[family];
         let room = batch.reply().get_mut(..datagram.len());
@@ -102,10 +102,10 @@ impl Forwarder {
                 no_room: 0,
             },
         };
-        Outcome {
+        BatchResult {
             sent,
             not_handed: 0,
-            ..Outcome::default()
+            ..BatchResult::default()
         }
     }
 
@@ -157,7 +157,7 @@ impl Forwarder {
             return;
         }
         if geneve::is_control(datagram) {
-            self.outcome.handshakes += 1;
+            self.result.handshakes += 1;
             if !context.backlog.admits(context.now) {
                 context.core.record_busy();
                 return;
@@ -201,7 +201,7 @@ impl Forwarder {
         if self.batches[family as usize].is_full() {
             self.flush(context, family);
         }
-        self.outcome.handled = true;
+        self.result.handled = true;
         self.batches[family as usize].push(outgoing);
     }
 
@@ -211,7 +211,7 @@ impl Forwarder {
             Some(socket) => batch.flush(socket, context.data),
             None => batch.discard(),
         };
-        self.outcome.sent.failed += sent.failed;
-        self.outcome.sent.no_room += sent.no_room;
+        self.result.sent.failed += sent.failed;
+        self.result.sent.no_room += sent.no_room;
     }
 }

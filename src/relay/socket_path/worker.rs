@@ -15,7 +15,7 @@ use super::{
     backlog::Backlog,
     coalescer::{Coalescer, Intake},
     command::{Command, DispatcherCommand, HandleCommand},
-    forward::{BatchContext, Forwarder, Outcome},
+    forward::{BatchContext, BatchResult, Forwarder},
     handoff::HandoffBatch,
     latency::Latency,
     port::{SocketChange, Sockets},
@@ -163,8 +163,8 @@ impl Worker {
     fn run_handle_command(&mut self, command: HandleCommand) -> Option<()> {
         match command {
             HandleCommand::Send { to, from, datagram } => {
-                let outcome = self.forwarder.send(&self.sockets, to, from, &datagram);
-                self.count(outcome);
+                let result = self.forwarder.send(&self.sockets, to, from, &datagram);
+                self.count(result);
             }
             HandleCommand::Sessions(answer) => {
                 answer.send(self.core.sessions().collect()).ok();
@@ -221,8 +221,8 @@ impl Worker {
             // The thread that handed it off has limited its handshakes.
             backlog: &mut Backlog::default(),
         };
-        let outcome = self.forwarder.run(context, batch.arrivals.iter());
-        self.count(outcome);
+        let result = self.forwarder.run(context, batch.arrivals.iter());
+        self.count(result);
     }
 
     fn run_timers(&mut self) {
@@ -273,10 +273,10 @@ impl Worker {
                         data: self.batch.all(),
                         backlog: &mut self.backlogs[family as usize],
                     };
-                    let outcome = self.forwarder.run(context, self.batch.arrivals(taken));
-                    self.intake.add(count, outcome.handshakes);
-                    self.count(outcome);
-                    self.sample(outcome);
+                    let result = self.forwarder.run(context, self.batch.arrivals(taken));
+                    self.intake.add(count, result.handshakes);
+                    self.count(result);
+                    self.sample(result);
                     // Datagrams that came meanwhile make the next wait return at once.
                     if !taken.full {
                         return false;
@@ -298,16 +298,16 @@ impl Worker {
         true
     }
 
-    const fn count(&mut self, outcome: Outcome) {
-        self.counters.send_failed += outcome.sent.failed;
-        self.counters.send_no_room += outcome.sent.no_room;
-        self.counters.not_handed += outcome.not_handed;
+    const fn count(&mut self, result: BatchResult) {
+        self.counters.send_failed += result.sent.failed;
+        self.counters.send_no_room += result.sent.no_room;
+        self.counters.not_handed += result.not_handed;
     }
 
     /// Records the latency of a batch, which is that of its first datagram. Both times are of the
     /// clock that the kernel stamps with; it may have been set in between, so odd ones are left out.
-    fn sample(&mut self, outcome: Outcome) {
-        let stamp = self.batch.take_stamp().filter(|_| outcome.handled);
+    fn sample(&mut self, result: BatchResult) {
+        let stamp = self.batch.take_stamp().filter(|_| result.handled);
         let since = |stamp: SystemTime| SystemTime::now().duration_since(stamp).ok();
         if let Some(time) = stamp.and_then(since).filter(|time| *time < MAX_LATENCY) {
             self.latency.record(time);
