@@ -78,7 +78,7 @@ enum Command {
 /// The command failed. The message says why and how to fix it.
 pub fn run() -> anyhow::Result<ExitCode> {
     match run_command() {
-        Ok(()) => Ok(ExitCode::SUCCESS),
+        Ok(code) => Ok(code),
         Err(error) if matches!(error.downcast_ref(), Some(OutputError::Closed)) => {
             Ok(ExitCode::from(output::CLOSED))
         }
@@ -86,13 +86,13 @@ pub fn run() -> anyhow::Result<ExitCode> {
     }
 }
 
-fn run_command() -> anyhow::Result<()> {
+fn run_command() -> anyhow::Result<ExitCode> {
     let cli = parse();
     crate::logging::start();
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .expect("nothing has installed another provider before");
-    match cli.command {
+    let ended: anyhow::Result<()> = match cli.command {
         #[cfg(feature = "relay")]
         Command::Relay(args) => block_on(crate::relay::run(move || args.options())),
         Command::Operator(args) => block_on(crate::operator::run(args.options()?)),
@@ -100,12 +100,13 @@ fn run_command() -> anyhow::Result<()> {
         Command::Sessions(args) => args.run(),
         Command::Crd => Ok(output::print(&crate::crd::to_yaml())?),
         Command::Validate(args) => args.run(),
-        Command::Grants(args) => args.run(),
+        Command::Grants(args) => return args.run(),
         Command::Firewall(args) => args.run(),
         Command::Pause => block_on(pause()),
         #[cfg(feature = "relay")]
         Command::PrepareState(args) => args.run(),
-    }
+    };
+    ended.map(|()| ExitCode::SUCCESS)
 }
 
 /// Parses the command line. As a kubectl plugin, help and errors show the name that users type.

@@ -5,6 +5,7 @@
 //! contains `tailscale.com/cap/relay-target`: the control server adds it, and refuses a policy that
 //! has it. `via` does not apply to peer relays.
 
+pub mod policy_file;
 mod render;
 mod selector;
 

@@ -47,6 +47,11 @@ impl Files {
             .collect())
     }
 
+    /// Returns whether one of the files is standard input.
+    pub(super) fn uses_standard_input(&self) -> bool {
+        self.files.iter().any(|file| is_stdin(file))
+    }
+
     /// Reads and checks all PeerRelays, including objects that are probably meant as PeerRelays.
     ///
     /// # Errors
