@@ -163,31 +163,31 @@ fn progressing() -> Vec<Case> {
             object["metadata"]["generation"] = json!(4);
             object
         }),
-        told(
+        reported(
             "progressing_starting",
             &json!({}),
             &seen(2, 1, &[]),
             Ending::Applied,
         ),
-        told(
+        reported(
             "progressing_noNodes",
             &json!({}),
             &seen(0, 0, &[]),
             Ending::Applied,
         ),
-        told(
+        reported(
             "progressing_controlUnreachable",
             &json!({}),
             &seen(2, 0, &[no_control]),
             Ending::Applied,
         ),
-        told(
+        reported(
             "progressing_applyFailed",
             &json!({}),
             &seen(2, 2, &[]),
             Ending::Refused(&failed),
         ),
-        told(
+        reported(
             "progressing_withdrawing",
             &off(),
             &seen(2, 2, &[]),
@@ -203,31 +203,31 @@ fn degraded() -> Vec<Case> {
     let rejected = refused(Cause::Rejected, "exceeded quota: services");
     let taken = refused(Cause::NameTaken, "it belongs to someone else");
     vec![
-        told(
+        reported(
             "degraded_authKeyInvalid",
             &json!({}),
             &seen(2, 0, &[no_key]),
             Ending::Applied,
         ),
-        told(
+        reported(
             "degraded_imagePullFailed",
             &json!({}),
             &image_pull_fails(),
             Ending::Applied,
         ),
-        told(
+        reported(
             "degraded_invalidSpec",
             &json!({}),
             &seen(2, 2, &[]),
             invalid,
         ),
-        told(
+        reported(
             "degraded_applyRejected",
             &json!({}),
             &seen(2, 2, &[]),
             Ending::Refused(&rejected),
         ),
-        told(
+        reported(
             "degraded_nameTaken",
             &json!({}),
             &seen(2, 2, &[]),
@@ -240,13 +240,13 @@ fn healthy() -> Vec<Case> {
     let ungranted = json!({"ready": true,
         "grant": {"rules": 0, "knownPeers": 1, "everyone": false}});
     vec![
-        told(
+        reported(
             "healthy_ready",
             &json!({}),
             &seen(2, 2, &[json!({"ready": true})]),
             Ending::Applied,
         ),
-        told(
+        reported(
             "healthy_grantsMissing",
             &json!({}),
             &seen(1, 1, &[ungranted]),
@@ -257,13 +257,13 @@ fn healthy() -> Vec<Case> {
 
 fn suspended() -> Vec<Case> {
     vec![
-        told(
+        reported(
             "suspended_paused",
             &json!({"paused": true}),
             &seen(2, 2, &[]),
             Ending::Paused,
         ),
-        told(
+        reported(
             "suspended_disabled",
             &off(),
             &seen(0, 0, &[]),
@@ -341,7 +341,7 @@ fn relay_nodes() -> Vec<Case> {
 }
 
 /// Returns the case of a status that the operator computes. Its message is the message of `Ready`.
-fn told(name: &'static str, spec: &Value, seen: &ClusterView, ending: Ending<'_>) -> Case {
+fn reported(name: &'static str, spec: &Value, seen: &ClusterView, ending: Ending<'_>) -> Case {
     let status = computed(spec, seen, ending);
     let conditions = status["conditions"].as_array().unwrap();
     let said = |condition: &Value| {

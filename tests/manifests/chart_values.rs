@@ -123,9 +123,9 @@ fn no_value_is_null_and_breaks_a_template() {
     for path in &sections {
         let set = format!("{path}=null");
         if let Err(error) = render(&["--set", &set]).unwrap() {
-            let told = error.contains("missing propert") || error.contains("is required");
+            let is_missing = error.contains("missing propert") || error.contains("is required");
             let name = path.rsplit('.').next().unwrap();
-            assert!(told && error.contains(name), "{path}: {error}");
+            assert!(is_missing && error.contains(name), "{path}: {error}");
         }
     }
     assert!(sections.len() > 20 && leaves.len() > 80, "{sections:?}");

@@ -12,7 +12,7 @@ use super::{
     implementation::Implementation,
     load::{Arrivals, Flow},
     server::Server,
-    session::{self, Client, Clients, Session},
+    session::{self, Client, ClientFactory, Session},
     system,
     topology::{Family, Link, Side},
 };
@@ -119,7 +119,7 @@ impl Prepared {
         implementation: Implementation,
         case: &Case,
         server: Option<&mut Server>,
-        clients: &mut Clients,
+        clients: &mut ClientFactory,
     ) -> Result<Self> {
         let mut families = case.families;
         let (pairs, pid) = match server {
@@ -167,7 +167,7 @@ pub struct Bound {
 
 impl Bound {
     /// Allocates and binds them.
-    pub fn open(server: &mut Server, case: &Case, clients: &mut Clients) -> Result<Self> {
+    pub fn open(server: &mut Server, case: &Case, clients: &mut ClientFactory) -> Result<Self> {
         let (a, b) = case.families;
         let sides: Vec<_> = (0..case.sessions)
             .flat_map(|_| [(Side::A, a), (Side::B, b)])

@@ -8,7 +8,7 @@ use rig::state::repository;
 use super::{
     implementation::Implementation,
     plot,
-    row::Results,
+    row::RelayResults,
     table::{self, number},
     targets::{self, Target},
 };
@@ -42,7 +42,7 @@ impl Place {
 }
 
 /// Writes tables and drawing where they are kept.
-pub fn update(results: &Results) -> Result<()> {
+pub fn update(results: &RelayResults) -> Result<()> {
     put(RELAY, &markdown(results))?;
     plot::write(results, &repository().join(DRAWING))?;
     println!("written: {DRAWING}");
@@ -85,7 +85,7 @@ fn replaced(text: &str, begin: &str, results: &str) -> Option<String> {
     Some(format!("{before}{begin}{results}{END}{after}"))
 }
 
-fn markdown(results: &Results) -> String {
+fn markdown(results: &RelayResults) -> String {
     let mut text = String::from("\n");
     for line in table::conditions(&results.conditions).lines() {
         writeln!(text, "- {line}").ok();

@@ -28,7 +28,7 @@ use super::{
     relay::PORT,
     row::Conditions,
     server::{self, Server},
-    session::Clients,
+    session::ClientFactory,
     system,
     topology::{Family, Topology},
 };
@@ -48,7 +48,7 @@ const QUIET: Duration = Duration::from_secs(4);
 /// From the beginning, before anything counts.
 const WARM_UP: Duration = Duration::from_secs(1);
 /// The interval at which memory is read.
-const LOOK: Duration = Duration::from_millis(500);
+const SAMPLE: Duration = Duration::from_millis(500);
 /// Sessions in total and of one node, as relays have them by default.
 const LIMITS: [&str; 2] = ["--max-sessions=65536", "--max-sessions-per-node=4096"];
 
@@ -67,18 +67,18 @@ pub struct FloodArgs {
 
 /// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Results {
+pub struct FloodResults {
     /// The conditions of the run.
     pub conditions: Conditions,
     /// Seconds of each attack.
     pub seconds: u64,
     /// The rows, one for each relay and attack.
-    pub rows: Vec<Row>,
+    pub rows: Vec<FloodRow>,
 }
 
 /// The result of a relay under an attack.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Row {
+pub struct FloodRow {
     /// The relay that was attacked.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
@@ -116,10 +116,10 @@ pub fn run(args: &FloodArgs) -> Result<()> {
     system::raise_descriptor_limit()?;
     let mut bench = Bench {
         programs: &programs,
-        clients: Clients::by_clock(),
+        clients: ClientFactory::by_clock(),
         time: Duration::from_secs(args.seconds),
     };
-    let mut results = Results {
+    let mut results = FloodResults {
         conditions: conditions::read()?,
         seconds: args.seconds,
         rows: Vec::new(),
@@ -146,12 +146,12 @@ pub fn run(args: &FloodArgs) -> Result<()> {
 
 struct Bench<'a> {
     programs: &'a Programs,
-    clients: Clients,
+    clients: ClientFactory,
     time: Duration,
 }
 
 /// The readings of a relay during an attack.
-struct Seen {
+struct Reading {
     offered: f64,
     cpus: f64,
     rss_before: u64,
@@ -178,7 +178,7 @@ impl Use {
 }
 
 impl Bench<'_> {
-    fn row(&mut self, implementation: Implementation, attack: Attack) -> Result<Row> {
+    fn row(&mut self, implementation: Implementation, attack: Attack) -> Result<FloodRow> {
         let _topology = Topology::create(&[implementation])?;
         let limits = match implementation {
             Go => Vec::new(),
@@ -192,7 +192,7 @@ impl Bench<'_> {
             receivers.push(receiver);
         }
         let mut attacker = Attacker::new(attack, &mut server, &bound)?;
-        let (outcome, latencies, phases) = paced::run(&mut flows, &receivers, RATE, |schedule| {
+        let (delivery, latencies, phases) = paced::run(&mut flows, &receivers, RATE, |schedule| {
             signals::pause(WARM_UP)?;
             let (first, quiet) = (schedule.due(), Use::of(&server)?);
             signals::pause(QUIET)?;
@@ -203,13 +203,13 @@ impl Bench<'_> {
             Ok((seen, cpus_before, first..begin, begin..end))
         })?;
         let (seen, cpus_before, before, during) = phases;
-        Ok(Row {
+        Ok(FloodRow {
             implementation,
             attack,
             offered: seen.offered,
-            sent: outcome.sent,
-            lost: outcome.lost,
-            longest_gap_ms: outcome.longest_gap.as_secs_f64() * 1e3,
+            sent: delivery.sent,
+            lost: delivery.lost,
+            longest_gap_ms: delivery.longest_gap.as_secs_f64() * 1e3,
             p99_before_us: latencies.p99_us(before),
             p99_us: latencies.p99_us(during),
             cpus_before,
@@ -221,7 +221,7 @@ impl Bench<'_> {
 }
 
 /// Attacks for `time`.
-fn watched(server: &mut Server, attacker: &mut Attacker, time: Duration) -> Result<Seen> {
+fn watched(server: &mut Server, attacker: &mut Attacker, time: Duration) -> Result<Reading> {
     let pid = server.pid()?;
     let rss_before = server::memory(pid)?.rss;
     let (start, work) = (Instant::now(), Use::of(server)?);
@@ -229,19 +229,19 @@ fn watched(server: &mut Server, attacker: &mut Attacker, time: Duration) -> Resu
     let (sent, rss_peak) = thread::scope(|scope| {
         let attack = scope.spawn(|| attacker.run(server, &stop));
         let mut peak = rss_before;
-        let mut look = || -> Result<()> {
+        let mut sample = || -> Result<()> {
             while start.elapsed() < time && !attack.is_finished() {
-                signals::pause(LOOK)?;
+                signals::pause(SAMPLE)?;
                 peak = peak.max(server::memory(pid)?.rss);
             }
             Ok(())
         };
-        let looked = look();
+        let sampled = sample();
         stop.store(true, Ordering::Relaxed);
-        (attack.join(), looked.map(|()| peak))
+        (attack.join(), sampled.map(|()| peak))
     });
     let sent = sent.map_err(|_| anyhow!("the attacker panicked"))??;
-    Ok(Seen {
+    Ok(Reading {
         offered: sent as f64 / start.elapsed().as_secs_f64(),
         cpus: work.cpus(server)?,
         rss_before,

@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use super::{
     implementation::{Implementation, Programs},
-    row::Row,
+    row::RelayRow,
     server::Server,
-    session::{self, Clients},
+    session::{self, ClientFactory},
     topology::{Family, Side},
 };
 
@@ -24,8 +24,8 @@ const MESH: usize = 100;
 pub fn measure(
     implementation: Implementation,
     programs: &Programs,
-    clients: &mut Clients,
-) -> Result<Row> {
+    clients: &mut ClientFactory,
+) -> Result<RelayRow> {
     let mut server = Server::start(implementation, programs, PORT)?;
     let idle = server.settled_memory()?;
     // A few at a time: clients need not stay for their sessions to.
@@ -47,20 +47,20 @@ pub fn measure(
         .collect();
     let used = cpu_time_to_bind(&mut server, clients, MESH, &pairs)?;
     let mesh = pairs.len() as f64 / used.as_secs_f64();
-    Ok(Row {
+    Ok(RelayRow {
         idle_rss: Some(idle.rss),
         idle_anonymous: Some(idle.anonymous),
         bpf_memory: (idle.bpf > 0).then_some(loaded.bpf),
         bytes_per_session: Some(taken as f64 / (SESSIONS - CHUNK) as f64),
         bound_per_cpu_second: Some(bound),
         mesh_bound_per_cpu_second: Some(mesh),
-        ..Row::new(implementation, "v4", SESSIONS)
+        ..RelayRow::new(implementation, "v4", SESSIONS)
     })
 }
 
 fn cpu_time_to_bind(
     server: &mut Server,
-    clients: &mut Clients,
+    clients: &mut ClientFactory,
     count: usize,
     pairs: &[[usize; 2]],
 ) -> Result<Duration> {

@@ -44,7 +44,7 @@ pub struct OperatorArgs {
 
 /// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Results {
+pub struct OperatorResults {
     /// The conditions of the run.
     pub conditions: Conditions,
     /// Number of times that each scenario was played.
@@ -63,10 +63,10 @@ pub fn run(args: &OperatorArgs) -> Result<()> {
     let tools = Tools::build(&progress)?;
     let program = build::peerrelay(Profile::Release, &progress)?;
     let filter = args.scenarios.as_deref().unwrap_or_default();
-    let mut results = Results {
+    let mut results = OperatorResults {
         conditions: conditions::read()?,
         rounds: args.rounds,
-        ..Results::default()
+        ..OperatorResults::default()
     };
     runtime()?.block_on(async {
         results.scenarios =

@@ -25,7 +25,7 @@ const MOST: u64 = 1 << 30;
 const BURST: u64 = 32;
 /// Pauses of sender and receiver.
 const PAUSE: Duration = Duration::from_micros(50);
-const LOOK: Duration = Duration::from_millis(1);
+const POLL: Duration = Duration::from_millis(1);
 /// For datagrams that are on their way when the last one was sent.
 const ON_THE_WAY: Duration = Duration::from_millis(300);
 /// A session passes data when some of its last datagrams arrived: those of this time.
@@ -71,7 +71,7 @@ impl Schedule {
 
 /// The result of a paced load.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub struct Outcome {
+pub struct DeliveryReport {
     /// Datagrams sent.
     pub sent: u64,
     /// Number of datagrams that did not arrive.
@@ -103,7 +103,7 @@ impl Latencies {
         Some(f64::from(*arrived[(last as f64 * 0.99).round() as usize]))
     }
 
-    fn note(&mut self, number: u64, latency: Duration) {
+    fn record(&mut self, number: u64, latency: Duration) {
         let number = number as usize;
         if self.0.len() <= number {
             self.0.resize(number + 1, Self::NONE);
@@ -120,7 +120,7 @@ pub fn run<T>(
     receivers: &[UdpSocket],
     rate: u32,
     work: impl FnOnce(Schedule) -> Result<T>,
-) -> Result<(Outcome, Latencies, T)> {
+) -> Result<(DeliveryReport, Latencies, T)> {
     let (sessions, size) = (
         flows.len(),
         flows.first().map_or(0, |flow| flow.bytes.len()),
@@ -136,7 +136,7 @@ pub fn run<T>(
         .collect();
     let schedule = Schedule::new(rate)?;
     let (stop, end) = (AtomicBool::new(false), AtomicBool::new(false));
-    let (sent, seen, done) = thread::scope(|scope| {
+    let (sent, arrivals, done) = thread::scope(|scope| {
         let sender = scope.spawn(|| send(flows, schedule, &stop));
         let receiver = scope.spawn(|| receive(receivers, &answers, size, schedule, &end));
         let done = work(schedule);
@@ -147,8 +147,12 @@ pub fn run<T>(
         (sent, receiver.join(), done)
     });
     let sent = sent.map_err(|_| anyhow!("the sender panicked"))??;
-    let seen = seen.map_err(|_| anyhow!("the receiver panicked"))??;
-    Ok((seen.outcome(sent, rate, sessions), seen.latencies, done?))
+    let arrivals = arrivals.map_err(|_| anyhow!("the receiver panicked"))??;
+    Ok((
+        arrivals.report(sent, rate, sessions),
+        arrivals.latencies,
+        done?,
+    ))
 }
 
 fn send(flows: &mut [Flow], schedule: Schedule, stop: &AtomicBool) -> Result<u64> {
@@ -168,7 +172,7 @@ fn send(flows: &mut [Flow], schedule: Schedule, stop: &AtomicBool) -> Result<u64
     Ok(number)
 }
 
-/// Sends although nobody may listen, of which the kernel tells once and sends nothing; says whether
+/// Sends although nobody may listen, which the kernel reports once instead of sending; says whether
 /// it was sent.
 fn send_anyway(socket: &UdpSocket, bytes: &[u8]) -> Result<bool> {
     for _ in 0..2 {
@@ -187,8 +191,8 @@ fn receive(
     size: usize,
     schedule: Schedule,
     end: &AtomicBool,
-) -> Result<Seen> {
-    let mut seen = Seen::default();
+) -> Result<Arrivals> {
+    let mut arrivals = Arrivals::default();
     let mut answered = Instant::now();
     loop {
         let last = end.load(Ordering::Relaxed);
@@ -203,14 +207,14 @@ fn receive(
                 if datagram.len() == size
                     && let Ok(number) = datagram[NUMBER].try_into().map(u64::from_be_bytes)
                 {
-                    seen.note(number, schedule.latency(number, received));
+                    arrivals.record(number, schedule.latency(number, received));
                 }
             })?;
         }
         if last {
-            return Ok(seen);
+            return Ok(arrivals);
         }
-        thread::sleep(LOOK);
+        thread::sleep(POLL);
     }
 }
 
@@ -231,18 +235,18 @@ fn drain(receiver: &UdpSocket, mut each: impl FnMut(&[u8], Duration)) -> Result<
 
 /// The numbers that arrived.
 #[derive(Debug, Default)]
-struct Seen {
+struct Arrivals {
     words: Vec<u64>,
     repeated: u64,
     latencies: Latencies,
 }
 
-impl Seen {
-    fn note(&mut self, number: u64, latency: Duration) {
+impl Arrivals {
+    fn record(&mut self, number: u64, latency: Duration) {
         if number >= MOST {
             return;
         }
-        self.latencies.note(number, latency);
+        self.latencies.record(number, latency);
         let (word, bit) = Self::place(number);
         if self.words.len() <= word {
             self.words.resize(word + 1, 0);
@@ -260,7 +264,7 @@ impl Seen {
         ((number / 64) as usize, 1 << (number % 64))
     }
 
-    fn outcome(&self, sent: u64, rate: u32, sessions: usize) -> Outcome {
+    fn report(&self, sent: u64, rate: u32, sessions: usize) -> DeliveryReport {
         let (mut lost, mut run, mut longest) = (0, 0, 0);
         for number in 0..sent {
             if self.has(number) {
@@ -275,7 +279,7 @@ impl Seen {
         let passes = |session: &u64| {
             (first..sent).any(|number| number % sessions as u64 == *session && self.has(number))
         };
-        Outcome {
+        DeliveryReport {
             sent,
             lost,
             repeated: self.repeated,
@@ -291,19 +295,19 @@ mod tests {
 
     #[test]
     fn every_number_that_did_not_arrive_is_lost() {
-        let mut seen = Seen::default();
+        let mut arrivals = Arrivals::default();
         for number in (0..100).chain(110..1_000).chain([500, MOST]) {
-            seen.note(number, Duration::ZERO);
+            arrivals.record(number, Duration::ZERO);
         }
-        let outcome = seen.outcome(1_000, 100, 4);
-        let expected = Outcome {
+        let report = arrivals.report(1_000, 100, 4);
+        let expected = DeliveryReport {
             sent: 1_000,
             lost: 10,
             repeated: 1,
             longest_gap: Duration::from_millis(100),
             sessions: 4,
         };
-        assert_eq!(outcome, expected);
+        assert_eq!(report, expected);
     }
 
     #[test]
@@ -312,9 +316,9 @@ mod tests {
         for number in (0..1_000).filter(|number| number % 7 != 0) {
             let slow = number % 50 == 1;
             let millis = if slow { number } else { 1 };
-            latencies.note(number, Duration::from_millis(millis));
+            latencies.record(number, Duration::from_millis(millis));
         }
-        latencies.note(1, Duration::from_secs(5_000));
+        latencies.record(1, Duration::from_secs(5_000));
         assert_eq!(latencies.p99_us(0..40), Some(1e3), "the first copy counts");
         assert!(latencies.p99_us(500..600).is_some_and(|p99| p99 > 500e3));
         assert_eq!(latencies.p99_us(1_000..2_000), None);
@@ -323,10 +327,10 @@ mod tests {
 
     #[test]
     fn session_of_which_nothing_arrives_any_more_is_lost() {
-        let mut seen = Seen::default();
+        let mut arrivals = Arrivals::default();
         (0..1_000)
             .filter(|number| number % 4 != 1 || *number < 800)
-            .for_each(|number| seen.note(number, Duration::ZERO));
-        assert_eq!(seen.outcome(1_000, 100, 4).sessions, 3);
+            .for_each(|number| arrivals.record(number, Duration::ZERO));
+        assert_eq!(arrivals.report(1_000, 100, 4).sessions, 3);
     }
 }

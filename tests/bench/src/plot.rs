@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 
 use super::{
     implementation::Implementation,
-    row::{Results, Row},
+    row::{RelayResults, RelayRow},
 };
 
 /// The results to draw.
@@ -45,13 +45,13 @@ pub fn run(args: &PlotArgs) -> Result<()> {
 }
 
 /// Writes the drawing to a file.
-pub fn write(results: &Results, output: &Path) -> Result<()> {
+pub fn write(results: &RelayResults, output: &Path) -> Result<()> {
     let drawing = draw(results);
     ensure!(drawing.contains("<rect"), "there is no cost to draw");
     fs::write(output, drawing).with_context(|| format!("failed to write {}", output.display()))
 }
 
-fn draw(results: &Results) -> String {
+fn draw(results: &RelayResults) -> String {
     let groups = groups(results);
     let costs = groups.iter().flatten().filter_map(|row| cost(row));
     let (least, most) = costs.fold((f64::MAX, 0.0_f64), |(a, b), c| (a.min(c), b.max(c)));
@@ -89,8 +89,8 @@ fn draw(results: &Results) -> String {
 }
 
 /// Rows with a cost, by case, in the order of the results.
-fn groups(results: &Results) -> Vec<Vec<&Row>> {
-    let mut groups: Vec<Vec<&Row>> = Vec::new();
+fn groups(results: &RelayResults) -> Vec<Vec<&RelayRow>> {
+    let mut groups: Vec<Vec<&RelayRow>> = Vec::new();
     for row in results.rows.iter().filter(|row| cost(row).is_some()) {
         match groups
             .iter_mut()
@@ -104,12 +104,12 @@ fn groups(results: &Results) -> Vec<Vec<&Row>> {
 }
 
 /// A cost that a logarithm can be taken of.
-fn cost(row: &Row) -> Option<f64> {
+fn cost(row: &RelayRow) -> Option<f64> {
     row.relay_cost_us_per_packet.filter(|cost| *cost > 0.0)
 }
 
-fn label(row: &Row) -> String {
-    let Row { path, sessions, .. } = row;
+fn label(row: &RelayRow) -> String {
+    let RelayRow { path, sessions, .. } = row;
     let size = row.size.unwrap_or_default();
     let segments = match row.segments {
         Some(segments) if segments > 1 => format!(", {segments} segments"),
@@ -139,7 +139,7 @@ fn grid(svg: &mut String, decades: (f64, f64), height: f64) {
     }
 }
 
-fn bar(svg: &mut String, row: &Row, decades: (f64, f64), y: f64) {
+fn bar(svg: &mut String, row: &RelayRow, decades: (f64, f64), y: f64) {
     let cost = cost(row).unwrap_or_default();
     let length = position(cost, decades).max(1.0);
     let (x, middle) = (WIDTHS.0, y + BAR - 4.0);
@@ -170,13 +170,13 @@ mod tests {
 
     #[test]
     fn bars_of_a_case_stand_together_and_nothing_else_is_drawn() {
-        let row = |implementation, sessions, cost| Row {
+        let row = |implementation, sessions, cost| RelayRow {
             size: Some(200),
             segments: Some(1),
             relay_cost_us_per_packet: cost,
-            ..Row::new(implementation, "v4", sessions)
+            ..RelayRow::new(implementation, "v4", sessions)
         };
-        let results = Results {
+        let results = RelayResults {
             rows: vec![
                 row(Implementation::Direct, 1, None),
                 row(Implementation::Go, 1, Some(12.5)),
@@ -184,7 +184,7 @@ mod tests {
                 row(Implementation::Socket, 1, Some(6.0)),
                 row(Implementation::Route, 1, Some(-0.1)),
             ],
-            ..Results::default()
+            ..RelayResults::default()
         };
         let counts: Vec<_> = groups(&results).iter().map(Vec::len).collect();
         assert_eq!(counts, [2, 1]);

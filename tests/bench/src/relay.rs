@@ -13,9 +13,9 @@ use super::{
     load::{self, Delivery},
     memory,
     output::Output,
-    row::{Conditions, Results, Row},
+    row::{Conditions, RelayResults, RelayRow},
     server::Server,
-    session::Clients,
+    session::ClientFactory,
     statistics::Figure,
     syscalls, system, table,
     topology::{Sink, Topology},
@@ -48,13 +48,13 @@ pub struct RelayArgs {
 
 /// The length of rounds and the number that counts.
 #[derive(Clone, Copy, Debug)]
-struct Plan {
+struct Rounds {
     rounds: usize,
     warm_up: Duration,
     time: Duration,
 }
 
-impl Plan {
+impl Rounds {
     const fn of(args: &RelayArgs) -> Self {
         let (rounds, warm_up, time) = if args.quick {
             (3, 100, 400)
@@ -109,18 +109,18 @@ fn measure(
     programs: &Programs,
     wanted: &[Implementation],
     progress: &Progress,
-) -> Result<Results> {
+) -> Result<RelayResults> {
     let _topology = Topology::create(wanted)?;
     let mut bench = Bench {
-        plan: Plan::of(args),
+        rounds: Rounds::of(args),
         servers: Vec::new(),
-        clients: Clients::by_clock(),
+        clients: ClientFactory::by_clock(),
         implementations: Vec::new(),
         foreign: Vec::new(),
         progress,
     };
     bench.start(programs, wanted);
-    let mut results = Results::default();
+    let mut results = RelayResults::default();
     let chosen = |text: &str| args.rows.as_ref().is_none_or(|part| text.contains(part));
     for case in matrix().iter().filter(|case| chosen(&case.to_string())) {
         progress.line(case);
@@ -135,7 +135,7 @@ fn measure(
         }
     }
     results.conditions = Conditions {
-        rounds: (bench.plan.rounds - 1, bench.plan.time.as_secs_f64()),
+        rounds: (bench.rounds.rounds - 1, bench.rounds.time.as_secs_f64()),
         ..conditions::read()?
     };
     bench.finish(&mut results);
@@ -143,9 +143,9 @@ fn measure(
 }
 
 struct Bench<'a> {
-    plan: Plan,
+    rounds: Rounds,
     servers: Vec<Server>,
-    clients: Clients,
+    clients: ClientFactory,
     implementations: Vec<Implementation>,
     /// Share of the machine's CPU time that others took, of every round.
     foreign: Vec<f64>,
@@ -170,7 +170,7 @@ impl Bench<'_> {
         }
     }
 
-    fn case(&mut self, case: &Case) -> Result<Vec<Row>> {
+    fn case(&mut self, case: &Case) -> Result<Vec<RelayRow>> {
         let mut prepared = Vec::new();
         for implementation in &self.implementations {
             if case.suits(*implementation) {
@@ -197,7 +197,7 @@ impl Bench<'_> {
             let server = servers.find(|server| server.implementation == ready.implementation);
             if let Some(server) = server {
                 row.syscalls_per_packet =
-                    syscalls::per_packet(server.pid()?, ready, case, self.plan.time)?;
+                    syscalls::per_packet(server.pid()?, ready, case, self.rounds.time)?;
             }
             rows.push(row);
         }
@@ -207,12 +207,12 @@ impl Bench<'_> {
     /// Latencies by implementation, of every round that counts.
     fn latencies(&self, prepared: &mut [Prepared]) -> Result<Vec<Vec<Latency>>> {
         let mut all = vec![Vec::new(); prepared.len()];
-        for round in 0..self.plan.rounds {
+        for round in 0..self.rounds.rounds {
             for index in turns(prepared.len(), round) {
                 let Prepared {
                     flows, receivers, ..
                 } = &mut prepared[index];
-                let latency = latency::run(flows, receivers, self.plan.time)?;
+                let latency = latency::run(flows, receivers, self.rounds.time)?;
                 if round > 0 {
                     all[index].push(latency);
                 }
@@ -225,10 +225,10 @@ impl Bench<'_> {
     fn deliveries(&mut self, prepared: &[Prepared], case: &Case) -> Result<Vec<Vec<Delivery>>> {
         let _sink = Sink::open(&self.implementations)?;
         let mut all = vec![Vec::new(); prepared.len()];
-        for round in 0..self.plan.rounds {
+        for round in 0..self.rounds.rounds {
             for index in turns(prepared.len(), round) {
                 let ready = &prepared[index];
-                let (warm_up, time) = (self.plan.warm_up, self.plan.time);
+                let (warm_up, time) = (self.rounds.warm_up, self.rounds.time);
                 let delivery = load::run(
                     &ready.flows,
                     case.size,
@@ -254,7 +254,7 @@ impl Bench<'_> {
     }
 
     /// Decides whose CPU time counts, and takes the direct path's from everyone else's.
-    fn finish(&self, results: &mut Results) {
+    fn finish(&self, results: &mut RelayResults) {
         let foreign = Figure::of(self.foreign.iter().copied()).unwrap_or_default();
         results.conditions.foreign_cpu = foreign.median;
         results.conditions.cpu = match foreign.median > FOREIGN {
@@ -270,7 +270,7 @@ impl Bench<'_> {
             .cloned()
             .collect();
         for row in &mut results.rows {
-            let same = |other: &&Row| {
+            let same = |other: &&RelayRow| {
                 (&other.path, other.sessions, other.size, other.segments)
                     == (&row.path, row.sessions, row.size, row.segments)
             };
@@ -292,14 +292,14 @@ fn turns(count: usize, round: usize) -> impl Iterator<Item = usize> {
     (0..count).map(move |index| (index + round) % count)
 }
 
-fn row(implementation: Implementation, case: &Case, deliveries: &[Delivery]) -> Row {
+fn row(implementation: Implementation, case: &Case, deliveries: &[Delivery]) -> RelayRow {
     let figure = |of: &dyn Fn(&Delivery) -> f64| Figure::of(deliveries.iter().map(of));
     let datagrams = |d: &Delivery| d.datagrams.max(1) as f64;
     let pps = figure(&|d| datagrams(d) / d.used.time.as_secs_f64());
     let machine = figure(&|d| d.used.machine.as_secs_f64() * 1e6 / datagrams(d));
     let own = figure(&|d| d.used.participants.as_secs_f64() * 1e6 / datagrams(d));
     let median = |figure: Option<Figure>| figure.map(|figure| figure.median);
-    Row {
+    RelayRow {
         size: Some(case.size),
         segments: Some(case.segments),
         delivered_pps: median(pps),
@@ -309,6 +309,6 @@ fn row(implementation: Implementation, case: &Case, deliveries: &[Delivery]) -> 
         noise: own.map(|figure| figure.noise()),
         lost: median(figure(&|d| d.lost as f64 / (d.lost as f64 + datagrams(d)))),
         datagrams_per_buffer: median(figure(&|d| datagrams(d) / d.buffers.max(1) as f64)),
-        ..Row::new(implementation, case.path(), case.sessions)
+        ..RelayRow::new(implementation, case.path(), case.sessions)
     }
 }

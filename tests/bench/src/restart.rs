@@ -21,7 +21,7 @@ use super::{
     relay::PORT,
     row::Conditions,
     server::Server,
-    session::Clients,
+    session::ClientFactory,
     system,
     topology::{Family, Topology},
 };
@@ -69,16 +69,16 @@ pub enum Event {
 
 /// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Results {
+pub struct RestartResults {
     /// The conditions of the run.
     pub conditions: Conditions,
     /// The rows, one for each relay and event.
-    pub rows: Vec<Row>,
+    pub rows: Vec<RestartRow>,
 }
 
 /// The result of one relay and event.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Row {
+pub struct RestartRow {
     /// The relay that was restarted.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
@@ -114,10 +114,10 @@ pub fn run(args: &RestartArgs) -> Result<()> {
     let mut bench = Bench {
         programs: &programs,
         legacy: &legacy,
-        clients: Clients::by_clock(),
+        clients: ClientFactory::by_clock(),
     };
     let _topology = Topology::create(&[Kernel, Socket, Go])?;
-    let mut results = Results {
+    let mut results = RestartResults {
         conditions: conditions::read()?,
         rows: Vec::new(),
     };
@@ -144,11 +144,11 @@ pub fn run(args: &RestartArgs) -> Result<()> {
 struct Bench<'a> {
     programs: &'a Programs,
     legacy: &'a Legacy,
-    clients: Clients,
+    clients: ClientFactory,
 }
 
 impl Bench<'_> {
-    fn row(&mut self, implementation: Implementation, event: Event) -> Result<Row> {
+    fn row(&mut self, implementation: Implementation, event: Event) -> Result<RestartRow> {
         self.legacy.forget(implementation);
         let mut server = self.start(implementation)?;
         let mut prepared =
@@ -157,7 +157,7 @@ impl Bench<'_> {
             flows, receivers, ..
         } = &mut prepared;
         // The last relay goes on until everything has arrived.
-        let (outcome, _, mut next) = paced::run(flows, receivers, RATE, |_| {
+        let (delivery, _, mut next) = paced::run(flows, receivers, RATE, |_| {
             signals::pause(BEFORE)?;
             let next = match event {
                 Event::Killed(away) => {
@@ -175,15 +175,15 @@ impl Bench<'_> {
             Ok(next)
         })?;
         let count = next.count()?;
-        Ok(Row {
+        Ok(RestartRow {
             implementation,
             event,
             sessions: CASE.sessions,
             rate: RATE,
-            sent: outcome.sent,
-            lost: outcome.lost,
-            longest_gap_ms: outcome.longest_gap.as_secs_f64() * 1e3,
-            passing: outcome.sessions,
+            sent: delivery.sent,
+            lost: delivery.lost,
+            longest_gap_ms: delivery.longest_gap.as_secs_f64() * 1e3,
+            passing: delivery.sessions,
             restored: count.map(|count| count.sessions),
             handshakes: count.map(|count| count.handshakes),
         })

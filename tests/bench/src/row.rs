@@ -6,9 +6,9 @@ use super::implementation::Implementation;
 
 /// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Results {
+pub struct RelayResults {
     /// Only what was measured.
-    pub rows: Vec<Row>,
+    pub rows: Vec<RelayRow>,
     /// The conditions of the run.
     pub conditions: Conditions,
 }
@@ -36,7 +36,7 @@ pub struct Conditions {
 
 /// A row of the results of the throughput bench. A field that was not measured is absent.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Row {
+pub struct RelayRow {
     /// The implementation that was measured.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
@@ -103,7 +103,7 @@ pub struct Row {
     pub mesh_bound_per_cpu_second: Option<f64>,
 }
 
-impl Row {
+impl RelayRow {
     /// A row with nothing measured yet.
     pub fn new(implementation: Implementation, path: &str, sessions: usize) -> Self {
         Self {
@@ -141,14 +141,14 @@ impl Row {
     }
 }
 
-impl Results {
+impl RelayResults {
     /// The row of an implementation and case.
     pub fn find(
         &self,
         implementation: Implementation,
         path: &str,
         (sessions, size, segments): (usize, usize, usize),
-    ) -> Option<&Row> {
+    ) -> Option<&RelayRow> {
         self.rows.iter().find(|row| {
             row.implementation == implementation
                 && row.path == path

@@ -22,7 +22,7 @@ use super::{
     relay::PORT,
     row::Conditions,
     server::Server,
-    session::{self, Client, Clients, Session},
+    session::{self, Client, ClientFactory, Session},
     statistics::Figure,
     system,
     topology::{Family, Link, Side, Sink, Topology},
@@ -32,7 +32,7 @@ use super::{
 const FEW: usize = 1_000;
 /// Bytes of each datagram's payload, Geneve header included.
 const SIZE: usize = 200;
-/// Sessions after which progress is told.
+/// Number of sessions after which a line of progress is printed.
 const PART: usize = 100_000;
 /// Rounds, of which the first does not count, and how long they are.
 const ROUNDS: usize = 4;
@@ -53,16 +53,16 @@ pub struct ScaleArgs {
 
 /// The results of a run.
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
-pub struct Results {
+pub struct ScaleResults {
     /// The conditions of the run.
     pub conditions: Conditions,
     /// Two for each relay: few sessions, and all.
-    pub rows: Vec<Row>,
+    pub rows: Vec<ScaleRow>,
 }
 
 /// The result of a relay with so many of its sessions in use.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Row {
+pub struct ScaleRow {
     /// The relay that was measured.
     #[serde(rename = "impl")]
     pub implementation: Implementation,
@@ -85,7 +85,7 @@ pub fn run(args: &ScaleArgs) -> Result<()> {
     let lock = State::open_named("peerrelay-bench")?.lock()?;
     let programs = Programs::build(&[Kernel, Socket], &progress)?;
     system::raise_descriptor_limit()?;
-    let mut results = Results {
+    let mut results = ScaleResults {
         conditions: conditions::read()?,
         rows: Vec::new(),
     };
@@ -105,7 +105,7 @@ fn measure(
     programs: &Programs,
     count: usize,
     progress: &Progress,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<ScaleRow>> {
     let _topology = Topology::create(&[implementation])?;
     let mut server = Server::start_with(implementation, programs, PORT, &[LIFETIME.into()])?;
     let idle = server.settled_memory()?;
@@ -115,7 +115,7 @@ fn measure(
         .into_iter()
         .flat_map(|side| (0..width).map(move |_| (side, Family::V4)))
         .collect();
-    let mut clients = Clients::by_clock().make(&server, &sides)?;
+    let mut clients = ClientFactory::by_clock().make(&server, &sides)?;
     let pairs: Vec<_> = (0..count).map(|n| [n % width, width + n / width]).collect();
     let mut sessions = Vec::with_capacity(count);
     for part in pairs.chunks(PART) {
@@ -164,12 +164,12 @@ fn row(
     sessions: usize,
     bytes_per_session: Option<f64>,
     deliveries: &[Delivery],
-) -> Row {
+) -> ScaleRow {
     let figure =
         |of: &dyn Fn(&Delivery) -> f64| Figure::of(deliveries.iter().map(of)).unwrap_or_default();
     let datagrams = |d: &Delivery| d.datagrams.max(1) as f64;
     let cpu = figure(&|d| d.used.machine.as_secs_f64() * 1e6 / datagrams(d));
-    Row {
+    ScaleRow {
         implementation,
         sessions,
         delivered_pps: figure(&|d| datagrams(d) / d.used.time.as_secs_f64()).median,

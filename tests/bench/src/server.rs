@@ -100,7 +100,7 @@ impl Server {
         memory(self.pid()?)
     }
 
-    /// The counters of the relay; `None` of a relay that does not tell.
+    /// The counters of the relay; `None` for a relay that does not report them.
     pub fn count(&mut self) -> Result<Option<Count>> {
         let line = self.relay.say("count")?;
         let numbers: Vec<_> = line

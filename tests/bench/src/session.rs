@@ -59,11 +59,11 @@ pub struct Session {
 
 /// Makes clients; no two have the same key.
 #[derive(Debug)]
-pub struct Clients {
+pub struct ClientFactory {
     next: u64,
 }
 
-impl Clients {
+impl ClientFactory {
     /// No two processes make the same clients.
     pub fn by_clock() -> Self {
         let seed = system::wall_clock().map_or(0, |now| now.as_nanos() as u64);

@@ -2,10 +2,10 @@
 
 use std::fmt::Write as _;
 
-use super::row::{Conditions, Results, Row};
+use super::row::{Conditions, RelayResults, RelayRow};
 
 /// Table for a terminal.
-pub fn of(results: &Results) -> String {
+pub fn of(results: &RelayResults) -> String {
     let mut text = conditions(&results.conditions);
     text += &format!(
         "\n{:<6} {:>8} {:>5} {:>4} {:<13} {:>10} {:>7} {:>9} {:>9} {:>9} {:>6} {:>6} {:>8} {:>8} {:>8}\n",
@@ -51,7 +51,7 @@ pub fn of(results: &Results) -> String {
 }
 
 /// Table of memory and allocations: empty if no row has them.
-fn memory(results: &Results) -> String {
+fn memory(results: &RelayResults) -> String {
     let rows = results.rows.iter().filter(|row| row.idle_rss.is_some());
     let lines: String = rows.map(memory_line).collect();
     if lines.is_empty() {
@@ -71,7 +71,7 @@ fn memory(results: &Results) -> String {
     head + &lines
 }
 
-fn memory_line(row: &Row) -> String {
+fn memory_line(row: &RelayRow) -> String {
     let [
         implementation,
         sessions,
@@ -89,7 +89,7 @@ fn memory_line(row: &Row) -> String {
 }
 
 /// The cells of a row about memory and allocations.
-pub fn memory_cells(row: &Row) -> [String; 8] {
+pub fn memory_cells(row: &RelayRow) -> [String; 8] {
     [
         row.implementation.to_string(),
         row.sessions.to_string(),

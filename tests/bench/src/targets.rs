@@ -4,7 +4,7 @@ use std::fmt::Write as _;
 
 use super::{
     implementation::Implementation::{self, Direct, Dnat, Go, Kernel, Route, Socket},
-    row::{Results, Row},
+    row::{RelayResults, RelayRow},
 };
 
 /// A target and the figure that a run gives it.
@@ -29,7 +29,7 @@ const BULK: Key = (1, 1400, 40);
 const SINGLE: Key = (64, 200, 1);
 
 /// All targets that this run has figures for.
-pub fn of(results: &Results) -> Vec<Target> {
+pub fn of(results: &RelayResults) -> Vec<Target> {
     let figures = Figures(results);
     let groups = [
         figures.socket_throughput(),
@@ -42,7 +42,7 @@ pub fn of(results: &Results) -> Vec<Target> {
 }
 
 /// The figures of a run that targets compare.
-struct Figures<'a>(&'a Results);
+struct Figures<'a>(&'a RelayResults);
 
 impl Figures<'_> {
     /// Packets per CPU-second and system calls of the socket path.
@@ -201,7 +201,7 @@ impl Figures<'_> {
     }
 
     /// A figure of the row about memory of an implementation.
-    fn of_memory(&self, one: Implementation, field: fn(&Row) -> Option<f64>) -> Option<f64> {
+    fn of_memory(&self, one: Implementation, field: fn(&RelayRow) -> Option<f64>) -> Option<f64> {
         let mut rows = self.0.rows.iter();
         let row = rows.find(|row| row.implementation == one && row.idle_rss.is_some());
         row.and_then(field)
@@ -212,13 +212,13 @@ impl Figures<'_> {
         &self,
         one: Implementation,
         other: Implementation,
-        field: fn(&Row) -> Option<f64>,
+        field: fn(&RelayRow) -> Option<f64>,
     ) -> Option<f64> {
         Some(self.of_memory(one, field)? / self.of_memory(other, field)?)
     }
 }
 
-fn idle_mib(row: &Row) -> Option<f64> {
+fn idle_mib(row: &RelayRow) -> Option<f64> {
     Some(row.idle_rss? as f64 / f64::from(1 << 20))
 }
 
@@ -304,20 +304,20 @@ mod tests {
 
     #[test]
     fn targets_without_a_figure_are_left_out() {
-        assert!(of(&Results::default()).is_empty());
+        assert!(of(&RelayResults::default()).is_empty());
     }
 
     #[test]
     fn cost_is_compared_with_go() {
-        let row = |implementation, cost| Row {
+        let row = |implementation, cost| RelayRow {
             size: Some(200),
             segments: Some(1),
             relay_cost_us_per_packet: Some(cost),
-            ..Row::new(implementation, "v4", 1000)
+            ..RelayRow::new(implementation, "v4", 1000)
         };
-        let results = Results {
+        let results = RelayResults {
             rows: vec![row(Go, 12.0), row(Socket, 5.0)],
-            ..Results::default()
+            ..RelayResults::default()
         };
         let [target] = &of(&results)[..] else {
             panic!("one case gives one target");

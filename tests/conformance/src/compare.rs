@@ -2,7 +2,7 @@
 //! and to ours, and what each accepts, drops and replies is the same, but for the differences of
 //! [`difference::Difference`].
 //!
-//! Ours is the core alone; Go's is a process on loopback ([`mod@reference`] tells why nothing is waited
+//! Ours is the core alone; Go's is a process on loopback ([`mod@reference`] explains why nothing is waited
 //! for). Each has its own keys, VNIs and challenges, so a step is described once and made twice.
 
 pub mod difference;

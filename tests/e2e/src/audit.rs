@@ -12,7 +12,7 @@ use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};
 
 /// Requests of these programs are tests that something is refused.
 const NEGATIVE_TESTS: [&str; 2] = ["curl/", "kubectl/"];
-/// Rights that no request shows, and who looks at them.
+/// Rights that no request shows, with the component that checks them.
 const NO_REQUEST: [(&str, &str); 3] = [
     // The admission plugin OwnerReferencesPermissionEnforcement, which the rig has: for owners of
     // children, and when the lease gets another owner.
@@ -37,22 +37,22 @@ type Right = (String, String);
 /// Fails if a request of ours was refused. Pods of a PeerRelay or an operator that is being removed outlive
 /// their rights, so refusals after the removal do not count.
 pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
-    let asked = Asked::read(&log(deployment)?)?;
-    let refused = asked.refused_with_rights();
+    let requests = Requests::read(&log(deployment)?)?;
+    let refused = requests.refused_with_rights();
     ensure!(refused.is_empty(), "refused: {}", refused.join("; "));
-    let excused = asked.refused.len();
+    let excused = requests.refused.len();
     Ok(format!(
         "{} requests, {excused} of them by those whose rights had been removed",
-        asked.requests
+        requests.requests
     ))
 }
 
 /// Fails if something is allowed that no request has needed. Means something for a whole run only.
 pub(crate) fn check_needed(deployment: &Deployment<'_>) -> Result<String> {
-    let asked = Asked::read(&log(deployment)?)?;
+    let requests = Requests::read(&log(deployment)?)?;
     let granted = granted(deployment)?;
     ensure!(!granted.is_empty(), "no rights were found");
-    let unused = unused(&granted, &asked.used);
+    let unused = unused(&granted, &requests.used);
     ensure!(unused.is_empty(), "never used: {}", unused.join(", "));
     Ok(format!("{} rights", granted.len()))
 }
@@ -124,7 +124,7 @@ struct Change {
 
 /// Requests in the audit log.
 #[derive(Debug, Default)]
-struct Asked {
+struct Requests {
     requests: usize,
     /// Rights by which a request has succeeded, or has learned that an object does not exist.
     used: BTreeSet<Right>,
@@ -133,16 +133,16 @@ struct Asked {
     rights: BTreeMap<(String, String), Vec<Change>>,
 }
 
-impl Asked {
+impl Requests {
     fn read(log: &str) -> Result<Self> {
-        let mut asked = Self::default();
+        let mut requests = Self::default();
         for event in log
             .lines()
             .filter_map(|line| serde_json::from_str::<Value>(line).ok())
         {
-            asked.record(&event)?;
+            requests.record(&event)?;
         }
-        Ok(asked)
+        Ok(requests)
     }
 
     fn record(&mut self, event: &Value) -> Result<()> {
@@ -206,7 +206,7 @@ impl Asked {
         Ok(())
     }
 
-    /// Requests that were refused although nobody had just taken the rights of who asked.
+    /// Requests that were refused although the rights of their account had not just been removed.
     fn refused_with_rights(&self) -> Vec<&str> {
         let counts = |refusal: &&Refusal| {
             let of_account = self
@@ -362,14 +362,14 @@ mod tests {
         .to_string()
     }
 
-    fn read(log: &[String]) -> Asked {
-        Asked::read(&log.join("\n")).expect("the log is whole")
+    fn read(log: &[String]) -> Requests {
+        Requests::read(&log.join("\n")).expect("the log is whole")
     }
 
     #[test]
     fn a_right_is_used_by_requests_that_succeed_or_find_nothing() {
         let sets = "apps/daemonsets/status";
-        let asked = read(&[
+        let requests = read(&[
             event(RELAY, "patch", sets, 201, 0),
             event(RELAY, "get", sets, 404, 0),
             event(RELAY, "delete", sets, 404, 0),
@@ -381,7 +381,7 @@ mod tests {
         ]);
         let right = |verb: &str| (sets.to_owned(), verb.to_owned());
         assert_eq!(
-            asked.used,
+            requests.used,
             BTreeSet::from([
                 right("create"),
                 right("get"),
@@ -389,8 +389,8 @@ mod tests {
                 right("watch")
             ])
         );
-        assert_eq!(asked.requests, 5);
-        assert!(asked.refused.is_empty());
+        assert_eq!(requests.requests, 5);
+        assert!(requests.refused.is_empty());
     }
 
     #[test]
@@ -411,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_allowed_and_never_asked_is_told_except_what_makes_no_request() {
+    fn rights_that_no_request_used_are_listed_unless_they_need_none() {
         let right = |what: &str, verb: &str| (what.to_owned(), verb.to_owned());
         let granted = BTreeSet::from([
             right("/services", "get"),

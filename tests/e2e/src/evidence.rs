@@ -11,20 +11,20 @@ use rig::{
 };
 use serde_json::Value;
 
-/// Last lines of each look.
+/// Number of last lines that are kept of each output.
 const LINES: usize = 25;
 
 /// The state as kubectl, the relays' metrics and the clients show it now.
 pub(crate) fn of(deployment: &Deployment<'_>) -> String {
     let mut text = String::new();
-    let mut look = |what: &str, said: Result<String>| {
+    let mut add = |what: &str, said: Result<String>| {
         let said = said.unwrap_or_else(|error| format!("{error:#}"));
         let lines: Vec<_> = said.lines().collect();
         let tail = lines[lines.len().saturating_sub(LINES)..].join("\n    ");
         write!(text, "  {what}\n    {tail}\n").ok();
     };
     for words in KUBECTL {
-        look(
+        add(
             &format!("kubectl {}", words.join(" ")),
             deployment.rig.kubectl(words),
         );
@@ -33,7 +33,7 @@ pub(crate) fn of(deployment: &Deployment<'_>) -> String {
     for node in &deployment.rig.nodes {
         for &port in &ports {
             let name = node.machine.name;
-            look(
+            add(
                 &format!("metrics of the relay on {name} at port {port}"),
                 counted(deployment, node, port),
             );
@@ -41,11 +41,11 @@ pub(crate) fn of(deployment: &Deployment<'_>) -> String {
     }
     for client in deployment.rig.tailnet.clients() {
         let name = client.machine.name;
-        look(
+        add(
             &format!("{name}: tailscale status"),
             client.tailscale(["status"]),
         );
-        look(
+        add(
             &format!("{name}: tailscale debug peer-relay-servers"),
             client.debug_peer_relay_servers(),
         );

@@ -130,7 +130,7 @@ fn is_asked(filter: &str, sentence: &str) -> bool {
 
 type Check = fn(&Deployment<'_>) -> Result<String>;
 
-/// Checks that look back at a whole run.
+/// Checks of a whole run.
 fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
     let secrets: (&str, Check) = (
         "no log, object or argument list has a secret that was used",
@@ -161,12 +161,12 @@ fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<usize> {
         return Ok(0);
     }
     let deployment = Deployment::of(rig);
-    // With relays that run, there are keys to look for and relays' roles to look at.
+    // With running relays there are keys to search for, and relays' roles to check.
     scenarios::reset(&deployment)?;
     let mut failed = 0;
     for (name, check) in checks {
         match check(&deployment) {
-            Ok(seen) => progress.line(format_args!("ok {name}: {seen}")),
+            Ok(summary) => progress.line(format_args!("ok {name}: {summary}")),
             Err(error) => {
                 failed += 1;
                 progress.line(format_args!("FAILED {name}: {error:#}"));
@@ -188,13 +188,13 @@ fn run_scenarios(
     let mut failed = 0;
     for (index, scenario) in scenarios.iter().enumerate() {
         let start = Instant::now();
-        let outcome = (scenario.run)(&deployment);
+        let result = (scenario.run)(&deployment);
         signals::check()?;
         let seconds = start.elapsed().as_secs();
         let (number, of) = (index + 1, scenarios.len());
-        match outcome {
-            Ok(seen) => progress.line(format_args!(
-                "ok {number}/{of} {} ({seconds} s): {seen}",
+        match result {
+            Ok(summary) => progress.line(format_args!(
+                "ok {number}/{of} {} ({seconds} s): {summary}",
                 scenario.name
             )),
             Err(error) => {

@@ -1,4 +1,4 @@
-//! Secrets that the run used, looked for in everything that it left behind.
+//! Search for secrets of the run in everything that it left behind.
 
 pub(crate) mod collector;
 
@@ -28,12 +28,12 @@ pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
     for wanted in [AUTH_KEY, "a private key", "a token"] {
         ensure!(
             secrets.values().any(|kind| *kind == wanted),
-            "{wanted} to look for was not found"
+            "{wanted} to search for was not found"
         );
     }
     let mut found = Vec::new();
     let mut places = 0;
-    let mut look = |place: &str, text: &[u8]| {
+    let mut search = |place: &str, text: &[u8]| {
         places += 1;
         for (secret, kind) in &secrets {
             if contains(text, secret.as_bytes()) {
@@ -50,12 +50,12 @@ pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
     let deleted = pods.saturating_sub(pods_there(deployment)?);
     for file in files {
         let text = fs::read(&file).with_context(|| format!("failed to read {}", file.display()))?;
-        look(&file.display().to_string(), &text);
+        search(&file.display().to_string(), &text);
     }
     let objects = deployment
         .rig
         .kubectl(["get", OBJECTS, "-A", "-o", "json"])?;
-    look("objects", objects.as_bytes());
+    search("objects", objects.as_bytes());
     ensure!(found.is_empty(), "{}", found.join("; "));
     Ok(format!(
         "{} secrets in none of {places} places, {deleted} of them logs of pods that are deleted",

@@ -90,18 +90,18 @@ impl Drop for ChildGuard {
 impl ControlPlane {
     /// Starts it, and gives the operator what its chart gives.
     pub async fn start(tools: &Tools) -> Result<Self> {
-        let (mut plane, token) = Self::without_controllers(tools).await?;
-        plane.install(tools).await?;
+        let (mut control_plane, token) = Self::without_controllers(tools).await?;
+        control_plane.install(tools).await?;
         // Started last: the garbage collector must find the custom resources at its first look.
-        plane.start_controllers(tools, &token)?;
-        Ok(plane)
+        control_plane.start_controllers(tools, &token)?;
+        Ok(control_plane)
     }
 
     /// Starts it without the operator's objects; the administrator's kubeconfig, too.
     pub async fn empty(tools: &Tools) -> Result<(Self, PathBuf)> {
-        let (mut plane, token) = Self::without_controllers(tools).await?;
-        let kubeconfig = plane.start_controllers(tools, &token)?;
-        Ok((plane, kubeconfig))
+        let (mut control_plane, token) = Self::without_controllers(tools).await?;
+        let kubeconfig = control_plane.start_controllers(tools, &token)?;
+        Ok((control_plane, kubeconfig))
     }
 
     fn start_controllers(&mut self, tools: &Tools, token: &str) -> Result<PathBuf> {
@@ -124,7 +124,7 @@ impl ControlPlane {
         let api_server = start(&api_server_command, dir.path())?;
         let server = placement.server();
         let upstream = api::upstream(&pki.ca())?;
-        let mut plane = Self {
+        let mut control_plane = Self {
             api: Api::new(upstream.clone(), &server, &token),
             upstream,
             server,
@@ -135,8 +135,8 @@ impl ControlPlane {
             _others: vec![etcd],
             dir,
         };
-        plane.wait_ready().await?;
-        Ok((plane, token))
+        control_plane.wait_ready().await?;
+        Ok((control_plane, token))
     }
 
     /// Ends the API server as a crash would, and starts it again.

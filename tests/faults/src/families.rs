@@ -19,7 +19,7 @@ use super::{
 /// The longest time until a refusal is in the status.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Shows that such a refusal is told in the API server's words, holds up nothing else, and ends with
+/// Shows that such a refusal is reported in the API server's words, holds up nothing else, and ends with
 /// its cause.
 pub async fn show(harness: &mut Harness) -> Result<String> {
     let name = harness.next_name();
@@ -33,15 +33,15 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     let words = [&*service, "not configured for dual-stack"];
     loop {
         signals::check()?;
-        let relay = harness.plane.api.read(&relay_path(&name)).await?;
+        let relay = harness.control_plane.api.read(&relay_path(&name)).await?;
         let is = ["Ready", "Stalled"].map(|kind| condition(&relay, kind));
         let said = message(&relay, "Ready");
         let objects = harness.snapshot(&name).await?.objects;
         let other = format!("DaemonSet/NAME-{}", REGIONS[1]);
         let made = objects.keys().any(|key| key.starts_with(&other));
-        let told = is == ["False/ApplyRejected", "True/ApplyRejected"]
+        let reported = is == ["False/ApplyRejected", "True/ApplyRejected"]
             && words.iter().all(|word| said.contains(word));
-        if told && made {
+        if reported && made {
             break;
         }
         ensure!(
@@ -54,7 +54,7 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     spec["regions"][0]["exposure"] = exposure("PreferDualStack");
     harness.step(&name, &Step::Apply(spec)).await?;
     harness.settle(&name).await?;
-    let relay = harness.plane.api.read(&relay_path(&name)).await?;
+    let relay = harness.control_plane.api.read(&relay_path(&name)).await?;
     let stalled = condition(&relay, "Stalled");
     ensure!(stalled != "True/ApplyRejected", "Stalled is '{stalled}'");
     let objects = harness.snapshot(&name).await?.objects;
@@ -65,5 +65,5 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
         objects.keys()
     );
     harness.step(&name, &Step::Delete).await?;
-    Ok(format!("told after {took:.1} s"))
+    Ok(format!("reported after {took:.1} s"))
 }

@@ -11,7 +11,7 @@ use rig::{control_plane::bound, names::OPERATOR_NAMESPACE};
 
 use super::{
     control_plane::{ChildGuard, ControlPlane},
-    proxy::{Proxy, Record},
+    proxy::{Proxy, Recorder},
 };
 
 /// An image that relays would run.
@@ -33,20 +33,27 @@ pub struct Operator {
 impl Operator {
     /// Prepares the operator called `name`, with the permissions of the chart and no others.
     pub async fn new(
-        plane: &ControlPlane,
-        record: &Record,
+        control_plane: &ControlPlane,
+        recorder: &Recorder,
         program: &Path,
         name: &str,
     ) -> Result<Self> {
-        let proxy = Proxy::start(record, &plane.upstream, &plane.server, name).await?;
-        let token = plane.operator_token().await?;
-        let kubeconfig = plane.kubeconfig(name, &format!("http://{}", proxy.address), &token)?;
+        let proxy = Proxy::start(
+            recorder,
+            &control_plane.upstream,
+            &control_plane.server,
+            name,
+        )
+        .await?;
+        let token = control_plane.operator_token().await?;
+        let kubeconfig =
+            control_plane.kubeconfig(name, &format!("http://{}", proxy.address), &token)?;
         Ok(Self {
             image: IMAGE.into(),
             name: name.into(),
             program: program.into(),
             kubeconfig,
-            log: plane.dir().join(format!("operator-{name}.log")),
+            log: control_plane.dir().join(format!("operator-{name}.log")),
             process: None,
             _proxy: proxy,
         })

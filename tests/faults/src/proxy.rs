@@ -27,7 +27,7 @@ use tokio::{
 
 use super::{
     api::Upstream,
-    record::{Asked, Exchange, Heard, checksum},
+    record::{ApiRequest, Exchange, WatchEvent, checksum},
 };
 
 /// A fault of a request.
@@ -37,13 +37,13 @@ pub enum Fault {
     KillBefore,
     /// The API server has done it, and no answer comes: the harness kills the operator.
     KillAfter,
-    /// The API server is not asked, and this is the answer.
+    /// The API server gets no request, and this is the answer.
     Answer(u16),
     /// The API server has done it, and the answer is a gateway's timeout.
     TimeoutAfter,
     /// The API server has done it, and the connection breaks.
     BreakAfter,
-    /// The API server has done it, and the answer comes after [`Record::release`].
+    /// The API server has done it, and the answer comes after [`Recorder::release`].
     HoldAfter,
 }
 
@@ -70,7 +70,7 @@ impl Fault {
 
 /// The request that a fault strikes: the `nth` write, from zero, that has `about` in path or body.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct PlannedFault {
     /// Name of the PeerRelay, as no other text has it.
     pub about: String,
     /// Writes to let pass before.
@@ -94,39 +94,39 @@ pub struct Refused {
 }
 
 impl Refused {
-    fn meets(&self, asked: &Asked) -> bool {
-        let rest = asked.name.strip_prefix(&*self.name);
+    fn meets(&self, request: &ApiRequest) -> bool {
+        let rest = request.name.strip_prefix(&*self.name);
         let named = rest.is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
-        asked.writes() && asked.resource == self.resource && named
+        request.writes() && request.resource == self.resource && named
     }
 }
 
 /// The log of requests that all proxies of a run share.
 #[derive(Clone, Debug)]
-pub struct Record(Arc<Shared>);
+pub struct Recorder(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
     exchanges: Mutex<Vec<Exchange>>,
     /// The events that watches have passed on.
-    heard: Mutex<Vec<Heard>>,
-    plan: Mutex<Option<Plan>>,
+    events: Mutex<Vec<WatchEvent>>,
+    planned: Mutex<Option<PlannedFault>>,
     refused: Mutex<Option<Refused>>,
     struck: watch::Sender<usize>,
     /// Watches that began before this number changed end.
     cut: watch::Sender<usize>,
     /// While set, watches carry nothing.
     stalled: watch::Sender<bool>,
-    /// Once set, held answers are given.
+    /// Once set, held answers are passed on.
     released: watch::Sender<bool>,
 }
 
-impl Default for Record {
+impl Default for Recorder {
     fn default() -> Self {
         Self(Arc::new(Shared {
             exchanges: Mutex::default(),
-            heard: Mutex::default(),
-            plan: Mutex::default(),
+            events: Mutex::default(),
+            planned: Mutex::default(),
             refused: Mutex::default(),
             struck: watch::Sender::new(0),
             cut: watch::Sender::new(0),
@@ -136,13 +136,13 @@ impl Default for Record {
     }
 }
 
-impl Record {
+impl Recorder {
     /// All exchanges since the start.
     pub fn exchanges(&self) -> Vec<Exchange> {
         lock(&self.0.exchanges).clone()
     }
 
-    /// Number of exchanges so far, to look at those after.
+    /// Number of exchanges so far, as a mark for those after it.
     pub fn len(&self) -> usize {
         lock(&self.0.exchanges).len()
     }
@@ -157,40 +157,42 @@ impl Record {
         lock(&self.0.exchanges)[mark..].to_vec()
     }
 
-    /// Number of events that watches have told so far, to look at those after.
-    pub fn told(&self) -> usize {
-        lock(&self.0.heard).len()
+    /// Number of events that watches have passed on so far, as a mark for those after it.
+    pub fn event_count(&self) -> usize {
+        lock(&self.0.events).len()
     }
 
     /// Says whether a watch has passed on an event of an object since `mark`.
-    pub fn told_of(&self, mark: usize, resource: &str, name: &str) -> bool {
-        let heard = lock(&self.0.heard);
-        let mut since = heard[mark..].iter();
+    pub fn has_event(&self, mark: usize, resource: &str, name: &str) -> bool {
+        let events = lock(&self.0.events);
+        let mut since = events[mark..].iter();
         since.any(|event| event.resource == resource && event.name == name)
     }
 
     /// The time since the last exchange that is neither a watch nor about the lease, and
-    /// since a watch told anything.
+    /// since a watch passed on an event.
     pub fn quiet(&self) -> Duration {
         let exchanges = lock(&self.0.exchanges);
         let mut counted = exchanges.iter().rev();
-        let asked = counted.find(|e| e.request.verb != "watch" && !e.request.is_lease());
-        let asked = asked.map(|exchange| exchange.at);
-        let told = lock(&self.0.heard).last().map(|event| event.at);
-        asked.max(told).map_or(Duration::MAX, |last| last.elapsed())
+        let requested = counted.find(|e| e.request.verb != "watch" && !e.request.is_lease());
+        let requested = requested.map(|exchange| exchange.at);
+        let event = lock(&self.0.events).last().map(|event| event.at);
+        requested
+            .max(event)
+            .map_or(Duration::MAX, |last| last.elapsed())
     }
 
     /// Arms a fault; says how often faults have struck so far.
-    pub fn arm(&self, plan: Plan) -> watch::Receiver<usize> {
+    pub fn arm(&self, planned: PlannedFault) -> watch::Receiver<usize> {
         let mut struck = self.0.struck.subscribe();
         struck.mark_unchanged();
-        *lock(&self.0.plan) = Some(plan);
+        *lock(&self.0.planned) = Some(planned);
         struck
     }
 
     /// Lets everything pass again.
     pub fn disarm(&self) {
-        *lock(&self.0.plan) = None;
+        *lock(&self.0.planned) = None;
     }
 
     /// Refuses every write to such objects from now on, or none.
@@ -203,36 +205,36 @@ impl Record {
         self.0.cut.send_modify(|number| *number += 1);
     }
 
-    /// Holds back, or lets go, what watches say.
+    /// Holds the events of watches back, or passes them on again.
     pub fn stall_watches(&self, stall: bool) {
         self.0.stalled.send_replace(stall);
     }
 
-    /// Gives the answers that are held.
+    /// Passes the held answers on.
     pub fn release(&self) {
         self.0.released.send_replace(true);
     }
 
     /// The fault for a write, if it is the one.
-    fn fault(&self, asked: &Asked, path: &str, body: &[u8]) -> Option<Fault> {
+    fn fault(&self, request: &ApiRequest, path: &str, body: &[u8]) -> Option<Fault> {
         let refused = lock(&self.0.refused).clone();
-        if let Some(refused) = refused.filter(|refused| refused.meets(asked)) {
+        if let Some(refused) = refused.filter(|refused| refused.meets(request)) {
             return Some(Fault::Answer(refused.code));
         }
-        let mut armed = lock(&self.0.plan);
-        let plan = armed.as_mut()?;
-        let about = plan.about.as_bytes();
-        let named = path.contains(&plan.about) || body.windows(about.len()).any(|w| w == about);
-        if !asked.writes() || asked.is_lease() || !named {
+        let mut armed = lock(&self.0.planned);
+        let planned = armed.as_mut()?;
+        let about = planned.about.as_bytes();
+        let named = path.contains(&planned.about) || body.windows(about.len()).any(|w| w == about);
+        if !request.writes() || request.is_lease() || !named {
             return None;
         }
-        if plan.nth > 0 {
-            plan.nth -= 1;
+        if planned.nth > 0 {
+            planned.nth -= 1;
             return None;
         }
-        let fault = plan.fault;
-        plan.times -= 1;
-        if plan.times == 0 {
+        let fault = planned.fault;
+        planned.times -= 1;
+        if planned.times == 0 {
             *armed = None;
         }
         Some(fault)
@@ -254,8 +256,8 @@ impl Drop for Proxy {
 }
 
 #[derive(Clone)]
-struct Route {
-    record: Record,
+struct Forwarder {
+    recorder: Recorder,
     upstream: Upstream,
     server: String,
     actor: String,
@@ -266,26 +268,26 @@ type Body = UnsyncBoxBody<Bytes, Infallible>;
 impl Proxy {
     /// Listens on loopback for the operator called `actor`.
     pub async fn start(
-        record: &Record,
+        recorder: &Recorder,
         upstream: &Upstream,
         server: &str,
         actor: &str,
     ) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let address = listener.local_addr()?;
-        let route = Route {
-            record: record.clone(),
+        let forwarder = Forwarder {
+            recorder: recorder.clone(),
             upstream: upstream.clone(),
             server: server.to_owned(),
             actor: actor.to_owned(),
         };
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                let route = route.clone();
+                let forwarder = forwarder.clone();
                 tokio::spawn(async move {
                     let answer = service_fn(|request| {
-                        let route = route.clone();
-                        async move { route.answer(request).await }
+                        let forwarder = forwarder.clone();
+                        async move { forwarder.answer(request).await }
                     });
                     // The operator may end in the middle; that is what it is here for.
                     let http = hyper::server::conn::http1::Builder::new();
@@ -299,15 +301,15 @@ impl Proxy {
     }
 }
 
-impl Route {
+impl Forwarder {
     /// Answers a request, or breaks the connection with an error.
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>> {
         let (head, body) = request.into_parts();
         let body = body.collect().await?.to_bytes();
         let path = head.uri.path().to_owned();
-        let asked = Asked::of(&head.method, &path, head.uri.query().unwrap_or_default());
-        let index = self.note(asked.clone(), &body);
-        let fault = self.record.fault(&asked, &path, &body);
+        let request = ApiRequest::of(&head.method, &path, head.uri.query().unwrap_or_default());
+        let index = self.record(request.clone(), &body);
+        let fault = self.recorder.fault(&request, &path, &body);
         match fault {
             Some(Fault::KillBefore) => return self.silence().await,
             Some(Fault::Answer(code)) => {
@@ -330,7 +332,7 @@ impl Route {
                 return refusal(504);
             }
             Some(Fault::HoldAfter) => {
-                let mut released = self.record.0.released.subscribe();
+                let mut released = self.recorder.0.released.subscribe();
                 self.strike();
                 released.wait_for(|released| *released).await?;
             }
@@ -343,8 +345,11 @@ impl Route {
         }
         self.status(index, response.status().as_u16());
         let (head, body) = response.into_parts();
-        if asked.verb == "watch" {
-            return Ok(Response::from_parts(head, self.watch(body, asked.resource)));
+        if request.verb == "watch" {
+            return Ok(Response::from_parts(
+                head,
+                self.watch(body, request.resource),
+            ));
         }
         let body = body.collect().await?.to_bytes();
         Ok(Response::from_parts(head, Full::new(body).boxed_unsync()))
@@ -364,8 +369,8 @@ impl Route {
         answered.map_err(|error| anyhow!(error).context("the API server is gone"))
     }
 
-    fn note(&self, request: Asked, body: &[u8]) -> usize {
-        let mut exchanges = lock(&self.record.0.exchanges);
+    fn record(&self, request: ApiRequest, body: &[u8]) -> usize {
+        let mut exchanges = lock(&self.recorder.0.exchanges);
         exchanges.push(Exchange {
             at: Instant::now(),
             answered: None,
@@ -378,13 +383,13 @@ impl Route {
     }
 
     fn status(&self, index: usize, status: u16) {
-        let mut exchanges = lock(&self.record.0.exchanges);
+        let mut exchanges = lock(&self.recorder.0.exchanges);
         exchanges[index].answered = Some(Instant::now());
         exchanges[index].status = Some(status);
     }
 
     fn strike(&self) {
-        self.record.0.struck.send_modify(|number| *number += 1);
+        self.recorder.0.struck.send_modify(|number| *number += 1);
     }
 
     /// Gives no answer until the operator is killed.
@@ -396,10 +401,10 @@ impl Route {
     /// Passes a watch on, as long as it is not cut, and while it is not stalled.
     fn watch(&self, mut body: Incoming, resource: String) -> Body {
         let (sender, receiver) = mpsc::channel::<Frame<Bytes>>(16);
-        let record = self.record.clone();
+        let recorder = self.recorder.clone();
         let mut unread = Vec::new();
-        let mut cut = self.record.0.cut.subscribe();
-        let mut stalled = self.record.0.stalled.subscribe();
+        let mut cut = self.recorder.0.cut.subscribe();
+        let mut stalled = self.recorder.0.stalled.subscribe();
         tokio::spawn(async move {
             loop {
                 let frame = tokio::select! {
@@ -413,8 +418,8 @@ impl Route {
                         return false;
                     }
                     unread.extend_from_slice(frame.data_ref().map_or(&[], |data| data));
-                    let events = Heard::read(&resource, &mut unread);
-                    lock(&record.0.heard).extend(events);
+                    let events = WatchEvent::read(&resource, &mut unread);
+                    lock(&recorder.0.events).extend(events);
                     sender.send(frame).await.is_ok()
                 };
                 tokio::select! {

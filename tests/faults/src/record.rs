@@ -13,10 +13,10 @@ pub struct Exchange {
     pub at: Instant,
     /// The time at which the operator was given an answer.
     pub answered: Option<Instant>,
-    /// The name of the operator's process that asked.
+    /// The name of the operator's process that sent the request.
     pub actor: String,
     /// The request without its body.
-    pub request: Asked,
+    pub request: ApiRequest,
     /// Checksum of the body.
     pub body: String,
     /// Status of the answer that the operator was given.
@@ -25,7 +25,7 @@ pub struct Exchange {
 
 /// An event of a watch.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Heard {
+pub struct WatchEvent {
     /// The time at which the event was passed on.
     pub at: Instant,
     /// The plural of the object's kind.
@@ -34,9 +34,9 @@ pub struct Heard {
     pub name: String,
 }
 
-impl Heard {
-    /// Takes whole events, a line each, from what a watch has said; bookmarks tell nothing.
-    pub fn read(resource: &str, said: &mut Vec<u8>) -> Vec<Self> {
+impl WatchEvent {
+    /// Takes whole events, a line each, from the bytes of a watch; bookmarks are left out.
+    pub fn read(resource: &str, read: &mut Vec<u8>) -> Vec<Self> {
         #[derive(Deserialize)]
         struct Event {
             #[serde(rename = "type")]
@@ -51,10 +51,10 @@ impl Heard {
         struct Metadata {
             name: Option<String>,
         }
-        let Some(end) = said.iter().rposition(|byte| *byte == b'\n') else {
+        let Some(end) = read.iter().rposition(|byte| *byte == b'\n') else {
             return Vec::new();
         };
-        let lines: Vec<u8> = said.drain(..=end).collect();
+        let lines: Vec<u8> = read.drain(..=end).collect();
         lines
             .split(|byte| *byte == b'\n')
             .filter_map(|line| serde_json::from_slice::<Event>(line).ok())
@@ -72,7 +72,7 @@ impl Heard {
 
 /// A request in the words of Kubernetes' authorization.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Asked {
+pub struct ApiRequest {
     /// get, list, watch, create, update, patch, delete.
     pub verb: &'static str,
     /// Group, empty for the core one.
@@ -85,7 +85,7 @@ pub struct Asked {
     pub name: String,
 }
 
-impl fmt::Display for Asked {
+impl fmt::Display for ApiRequest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self {
             verb,
@@ -97,7 +97,7 @@ impl fmt::Display for Asked {
     }
 }
 
-impl Asked {
+impl ApiRequest {
     /// Reads method, path and query.
     pub fn of(method: &Method, path: &str, query: &str) -> Self {
         let mut parts = path.split('/').filter(|part| !part.is_empty());
@@ -164,28 +164,28 @@ mod tests {
         };
         let all = event("ADDED", "a") + &event("BOOKMARK", "") + &event("DELETED", "b");
         let (first, second) = all.split_at(all.len() - 9);
-        let mut said = first.as_bytes().to_vec();
-        let names = |said: &mut Vec<u8>| -> Vec<String> {
-            let heard = Heard::read("nodes", said);
-            heard.into_iter().map(|event| event.name).collect()
+        let mut read = first.as_bytes().to_vec();
+        let names = |read: &mut Vec<u8>| -> Vec<String> {
+            let events = WatchEvent::read("nodes", read);
+            events.into_iter().map(|event| event.name).collect()
         };
-        assert_eq!(names(&mut said), ["a"]);
-        said.extend_from_slice(second.as_bytes());
-        assert_eq!(names(&mut said), ["b"]);
-        assert!(said.is_empty());
+        assert_eq!(names(&mut read), ["a"]);
+        read.extend_from_slice(second.as_bytes());
+        assert_eq!(names(&mut read), ["b"]);
+        assert!(read.is_empty());
     }
 
     #[test]
-    fn requests_are_told_in_the_words_of_authorization() {
-        let asked = |method, path, query| {
-            let asked = Asked::of(&method, path, query);
+    fn requests_are_described_in_the_words_of_authorization() {
+        let request = |method, path, query| {
+            let request = ApiRequest::of(&method, path, query);
             format!(
                 "{} {}/{} {}",
-                asked, asked.group, asked.resource, asked.namespace
+                request, request.group, request.resource, request.namespace
             )
         };
         assert_eq!(
-            asked(
+            request(
                 Method::PATCH,
                 "/apis/peerrelay.dev/v1alpha1/namespaces/n/peerrelays/a/status",
                 ""
@@ -193,15 +193,15 @@ mod tests {
             "patch peerrelays/status a peerrelay.dev/peerrelays/status n"
         );
         assert_eq!(
-            asked(Method::GET, "/api/v1/configmaps", "limit=1&watch=true"),
+            request(Method::GET, "/api/v1/configmaps", "limit=1&watch=true"),
             "watch configmaps  /configmaps "
         );
         assert_eq!(
-            asked(Method::GET, "/api/v1/namespaces/n/configmaps/a", ""),
+            request(Method::GET, "/api/v1/namespaces/n/configmaps/a", ""),
             "get configmaps a /configmaps n"
         );
         assert_eq!(
-            asked(
+            request(
                 Method::POST,
                 "/apis/events.k8s.io/v1/namespaces/n/events",
                 ""

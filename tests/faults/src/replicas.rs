@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep};
 use super::{
     case::Step,
     operator::Operator,
-    proxy::{Fault, Plan},
+    proxy::{Fault, PlannedFault},
     record::Exchange,
     trial::Harness,
 };
@@ -23,12 +23,13 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Shows that a replaced leader writes nothing, and that a replica that stops gives the lease back.
 pub async fn show(harness: &mut Harness, program: &Path) -> Result<String> {
-    let mut second = Operator::new(&harness.plane, &harness.record, program, "second").await?;
+    let mut second =
+        Operator::new(&harness.control_plane, &harness.recorder, program, "second").await?;
     let name = harness.next_name();
     harness.step(&name, &Step::Apply(json!({}))).await?;
     harness.settle(&name).await?;
     second.start()?;
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     wait(harness, mark, "the second asks for the lease", |e| {
         e.actor == "second" && e.request.is_lease()
     })
@@ -46,7 +47,7 @@ pub async fn show(harness: &mut Harness, program: &Path) -> Result<String> {
 /// Stops the leader in the middle of a change, as a node that hangs does, until the second operator
 /// leads. When the first continues, it has a write to send and takes itself for the leader.
 async fn replace_leader(harness: &mut Harness, name: &str) -> Result<()> {
-    let mut held = harness.record.arm(Plan {
+    let mut held = harness.recorder.arm(PlannedFault {
         about: name.to_owned(),
         nth: 0,
         fault: Fault::HoldAfter,
@@ -59,7 +60,7 @@ async fn replace_leader(harness: &mut Harness, name: &str) -> Result<()> {
     let pid = harness.operator.pid();
     let pid = pid.context("the first does not run")?.to_string();
     run(find("kill").args(["-STOP", &pid]))?;
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     harness
         .step(name, &Step::Apply(json!({"port": 41_001})))
         .await?;
@@ -67,8 +68,8 @@ async fn replace_leader(harness: &mut Harness, name: &str) -> Result<()> {
         e.actor == "second" && e.request.resource == "daemonsets" && e.request.writes()
     })
     .await?;
-    let mark = harness.record.len();
-    harness.record.release();
+    let mark = harness.recorder.len();
+    harness.recorder.release();
     run(find("kill").args(["-CONT", &pid]))?;
     let start = Instant::now();
     while harness.operator.alive() {
@@ -80,7 +81,7 @@ async fn replace_leader(harness: &mut Harness, name: &str) -> Result<()> {
         sleep(Duration::from_millis(100)).await;
     }
     harness.settle(name).await?;
-    let exchanges = harness.record.since(mark).into_iter();
+    let exchanges = harness.recorder.since(mark).into_iter();
     let late: Vec<_> = exchanges
         .filter(|e| e.actor == "first" && e.request.writes() && !e.request.is_lease())
         .map(|e| e.request.to_string())
@@ -96,7 +97,7 @@ async fn replace_leader(harness: &mut Harness, name: &str) -> Result<()> {
 /// Starts the first operator again and stops the second, which leads; the time until the first acts.
 async fn hand_over(harness: &mut Harness, name: &str, second: &Operator) -> Result<Duration> {
     harness.operator.start()?;
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     wait(harness, mark, "the first asks for the lease", |e| {
         e.actor == "first" && e.request.is_lease()
     })
@@ -122,7 +123,7 @@ async fn wait(
     let start = Instant::now();
     loop {
         signals::check()?;
-        if harness.record.since(mark).iter().any(&wanted) {
+        if harness.recorder.since(mark).iter().any(&wanted) {
             return Ok(());
         }
         if start.elapsed() > PATIENCE {

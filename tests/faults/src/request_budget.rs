@@ -21,7 +21,7 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     report(harness, &name).await?;
     let writes = change(harness, &name).await?;
     let path = report_path(&name);
-    harness.plane.api.delete(&path).await?;
+    harness.control_plane.api.delete(&path).await?;
     harness.step(&name, &Step::Delete).await?;
     Ok(format!(
         "0 requests in {} s and after a restart, 1 status for a report, {writes} writes for a changed port",
@@ -31,18 +31,18 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
 
 /// Fails if the operator sends a request while nothing changes, for an annotation, or when it starts.
 async fn at_rest(harness: &mut Harness, name: &str) -> Result<()> {
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     sleep(IDLE).await;
     none(harness, mark, "while nothing happens")?;
 
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     let annotation = json!({"metadata": {"annotations": {"rig/annotated": "again"}}});
     let path = relay_path(name);
-    harness.plane.api.merge(&path, &annotation).await?;
+    harness.control_plane.api.merge(&path, &annotation).await?;
     sleep(Duration::from_secs(2)).await;
     none(harness, mark, "for an annotation")?;
 
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     harness.operator.kill();
     harness.operator.start()?;
     sleep(Duration::from_secs(4)).await;
@@ -52,22 +52,22 @@ async fn at_rest(harness: &mut Harness, name: &str) -> Result<()> {
 
 /// Fails if an empty report costs a request, or a report more than a status and its events.
 async fn report(harness: &Harness, name: &str) -> Result<()> {
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     let report = json!({
         "apiVersion": "peerrelay.dev/v1alpha1", "kind": "RelayNode",
         "metadata": {"name": format!("{name}-office-1"), "namespace": NAMESPACE},
         "spec": {"peerRelay": name, "region": "office", "nodeName": "n1"},
     });
-    harness.plane.api.apply(&report).await?;
+    harness.control_plane.api.apply(&report).await?;
     sleep(Duration::from_secs(1)).await;
     none(harness, mark, "for an empty report")?;
 
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     let status = json!({"status": {
         "ready": true, "version": "1", "dataPath": "Socket", "sessions": {"open": 3, "connecting": 0},
     }});
     let path = format!("{}/status", report_path(name));
-    harness.plane.api.merge(&path, &status).await?;
+    harness.control_plane.api.merge(&path, &status).await?;
     sleep(Duration::from_secs(2)).await;
     let requests = requests(harness, mark);
     // Each transition of a condition is an event.
@@ -84,9 +84,9 @@ async fn report(harness: &Harness, name: &str) -> Result<()> {
 
 /// Fails if a changed port costs more writes than objects that have it, or a read; the writes.
 async fn change(harness: &mut Harness, name: &str) -> Result<usize> {
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     let relay = peer_relay(name, &json!({"port": 41_000}));
-    harness.plane.api.apply(&relay).await?;
+    harness.control_plane.api.apply(&relay).await?;
     harness.settle(name).await?;
     let requests = requests(harness, mark);
     let of = |resource: &str| {
@@ -125,7 +125,7 @@ fn none(harness: &Harness, mark: usize, occasion: &str) -> Result<()> {
 
 /// Requests since `mark`, besides watches and the lease.
 fn requests(harness: &Harness, mark: usize) -> Vec<Exchange> {
-    let mut exchanges = harness.record.since(mark);
+    let mut exchanges = harness.recorder.since(mark);
     exchanges.retain(|e| e.request.verb != "watch" && !e.request.is_lease());
     exchanges
 }

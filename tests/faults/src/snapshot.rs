@@ -36,10 +36,10 @@ impl Snapshot {
     /// The snapshot without the numbers of changes of the objects.
     pub fn without_generations(&self) -> Self {
         let mut plain = self.clone();
-        for said in plain.objects.values_mut() {
-            let mut object: Value = serde_json::from_str(said).unwrap_or_default();
+        for text in plain.objects.values_mut() {
+            let mut object: Value = serde_json::from_str(text).unwrap_or_default();
             drop_generations(&mut object);
-            *said = object.to_string();
+            *text = object.to_string();
         }
         plain
     }
@@ -86,7 +86,7 @@ pub fn kinds(api: &Api, rules: &[Value]) -> Vec<Resource> {
     kinds
 }
 
-/// Looks at a PeerRelay, the other one beside it if there is one, and everything made of them.
+/// Takes a snapshot of a PeerRelay, of the other one beside it if there is one, and of their children.
 pub async fn snapshot(api: &Api, kinds: &[Resource], name: &str) -> Result<Snapshot> {
     let mut snapshot = Snapshot::default();
     let relay = api.find(&relay_path(name)).await?;
@@ -95,19 +95,19 @@ pub async fn snapshot(api: &Api, kinds: &[Resource], name: &str) -> Result<Snaps
         let uid = relay.as_ref()?["metadata"]["uid"].as_str()?;
         Some((uid.to_owned(), word))
     });
-    let mut note = |kind: &str, object: &Value| {
+    let mut add = |kind: &str, object: &Value| {
         let text = |field: &str| object["metadata"][field].as_str().unwrap_or_default();
         let key = format!("{kind}/{}", text("name"));
         let key = without_hashes(&key).replace(name, "NAME");
         snapshot.uids.insert(key.clone(), text("uid").to_owned());
-        let mut said = without_hashes(&normalised(object).to_string()).replace(name, "NAME");
+        let mut text = without_hashes(&normalised(object).to_string()).replace(name, "NAME");
         for (uid, word) in owners.iter().flatten() {
-            said = said.replace(uid, word);
+            text = text.replace(uid, word);
         }
-        snapshot.objects.insert(key, said);
+        snapshot.objects.insert(key, text);
     };
     for relay in [&relay, &other].into_iter().flatten() {
-        note("PeerRelay", relay);
+        add("PeerRelay", relay);
     }
     for kind in kinds {
         let path = format!("{}?labelSelector={MANAGED}", kind.path(NAMESPACE, ""));
@@ -117,7 +117,7 @@ pub async fn snapshot(api: &Api, kinds: &[Resource], name: &str) -> Result<Snaps
                 .as_str()
                 .is_some_and(|n| n.contains(name))
             {
-                note(&kind.kind, object);
+                add(&kind.kind, object);
             }
         }
     }

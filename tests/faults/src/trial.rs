@@ -20,12 +20,12 @@ use super::{
     control_plane::ControlPlane,
     names::{other_name, relay_path},
     operator::Operator,
-    proxy::{Fault, Plan, Record},
+    proxy::{Fault, PlannedFault, Recorder},
     record::Exchange,
     snapshot::{Snapshot, kinds, snapshot},
 };
 
-/// The operator is done when it has asked nothing for this long.
+/// Time without requests after which the operator has nothing more to do.
 const QUIET: Duration = Duration::from_millis(250);
 /// The time without requests after which an unknown outcome is taken for the end.
 const SETTLED: Duration = Duration::from_millis(800);
@@ -36,9 +36,9 @@ const PATIENCE: Duration = Duration::from_secs(120);
 #[derive(Debug)]
 pub struct Harness {
     /// The control plane.
-    pub plane: ControlPlane,
+    pub control_plane: ControlPlane,
     /// The log of requests.
-    pub record: Record,
+    pub recorder: Recorder,
     /// The operator, a process of its own.
     pub operator: Operator,
     kinds: Vec<Resource>,
@@ -93,22 +93,22 @@ fn deletes(requests: &[Exchange]) -> usize {
 impl Harness {
     /// Starts a control plane with two nodes and the operator.
     pub async fn open(tools: &Tools, program: &Path) -> Result<Self> {
-        let plane = ControlPlane::start(tools).await?;
-        plane.namespace(NAMESPACE).await?;
+        let control_plane = ControlPlane::start(tools).await?;
+        control_plane.namespace(NAMESPACE).await?;
         for node in ["n1", "n2"] {
-            plane.node(node).await?;
+            control_plane.node(node).await?;
         }
-        let record = Record::default();
-        let mut operator = Operator::new(&plane, &record, program, "first").await?;
+        let recorder = Recorder::default();
+        let mut operator = Operator::new(&control_plane, &recorder, program, "first").await?;
         operator.start()?;
-        let kinds = kinds(&plane.api, &plane.rules);
+        let kinds = kinds(&control_plane.api, &control_plane.rules);
         ensure!(
             !kinds.is_empty(),
             "the operator's role lets it make nothing"
         );
         Ok(Self {
-            plane,
-            record,
+            control_plane,
+            recorder,
             operator,
             kinds,
             trials: 0,
@@ -123,16 +123,16 @@ impl Harness {
         }
         self.settle(&name).await?;
         let before = self.snapshot(&name).await?;
-        let mark = self.record.len();
+        let mark = self.recorder.len();
         let start = std::time::Instant::now();
         for step in &case.change {
-            let told = self.record.told();
+            let events = self.recorder.event_count();
             self.step(&name, step).await?;
-            self.until_told(told, &name, step).await?;
+            self.until_event(events, &name, step).await?;
         }
         self.settle(&name).await?;
         let after = self.snapshot(&name).await?;
-        let mut requests = self.record.since(mark);
+        let mut requests = self.recorder.since(mark);
         requests.retain(|e| e.request.verb != "watch" && !e.request.is_lease());
         let took = requests
             .last()
@@ -163,14 +163,14 @@ impl Harness {
             .await
             .context("before the fault")?;
         let before = self.snapshot(&name).await?;
-        let mark = self.record.len();
-        let plan = Plan {
+        let mark = self.recorder.len();
+        let planned = PlannedFault {
             about: name.clone(),
             nth,
             fault,
             times: 1,
         };
-        let mut struck = self.record.arm(plan);
+        let mut struck = self.recorder.arm(planned);
         for step in &case.change {
             self.step(&name, step).await?;
         }
@@ -188,7 +188,7 @@ impl Harness {
                 }
             }
             self.operator.revive()?;
-            if let Some((now, differs)) = self.looked_at(&name, &differs).await?
+            if let Some((now, differs)) = self.snapshot_at_rest(&name, &differs).await?
                 && differs.is_empty()
             {
                 golden.ensure_kept(&before, &now)?;
@@ -198,8 +198,8 @@ impl Harness {
                 return Err(self.unreached(differs(&self.snapshot(&name).await?)));
             }
         }
-        self.record.disarm();
-        let (removed, wanted) = (deletes(&self.record.since(mark)), golden.deletes());
+        self.recorder.disarm();
+        let (removed, wanted) = (deletes(&self.recorder.since(mark)), golden.deletes());
         ensure!(
             removed <= wanted,
             "{removed} objects were deleted instead of {wanted}"
@@ -230,14 +230,18 @@ impl Harness {
         loop {
             signals::check()?;
             self.operator.revive()?;
-            let relay = self.plane.api.find(&relay_path(name)).await?;
-            let other = self.plane.api.find(&relay_path(&other_name(name))).await?;
-            let seen = [&relay, &other].into_iter().flatten().all(|relay| {
+            let relay = self.control_plane.api.find(&relay_path(name)).await?;
+            let other = self
+                .control_plane
+                .api
+                .find(&relay_path(&other_name(name)))
+                .await?;
+            let is_current = [&relay, &other].into_iter().flatten().all(|relay| {
                 relay["status"]["observedGeneration"] == relay["metadata"]["generation"]
             });
             let of_other = |key: &String| key.contains(&other_name("NAME"));
             let gone = relay.is_some() || self.snapshot(name).await?.objects.keys().all(of_other);
-            if seen && gone && self.rolled_out().await? && self.record.quiet() > SETTLED {
+            if is_current && gone && self.rolled_out().await? && self.recorder.quiet() > SETTLED {
                 return Ok(());
             }
             ensure!(
@@ -249,9 +253,9 @@ impl Harness {
         }
     }
 
-    /// Waits until a watch has told the operator of a step that the PeerRelay `name` does not show,
-    /// or a new operator of the PeerRelay: its status would say nothing of whether it was seen.
-    async fn until_told(&self, mark: usize, name: &str, step: &Step) -> Result<()> {
+    /// Waits until a watch has passed on the event of a step that the status of the PeerRelay `name`
+    /// does not show; after an upgrade, until the new operator has the event of the PeerRelay.
+    async fn until_event(&self, mark: usize, name: &str, step: &Step) -> Result<()> {
         let (kind, name) = match step {
             Step::NodeUp(node) | Step::NodeDown(node) | Step::NodeLabel(node, _) => {
                 ("nodes", *node)
@@ -264,11 +268,11 @@ impl Harness {
             | Step::AuthKey(_) => return Ok(()),
         };
         let start = Instant::now();
-        while !self.record.told_of(mark, kind, name) {
+        while !self.recorder.has_event(mark, kind, name) {
             signals::check()?;
             ensure!(
                 start.elapsed() < PATIENCE,
-                "the operator is not told of {kind} {name}"
+                "the operator gets no event of {kind} {name}"
             );
             sleep(Duration::from_millis(10)).await;
         }
@@ -278,7 +282,7 @@ impl Harness {
     /// Says whether Kubernetes has rolled out all DaemonSets.
     async fn rolled_out(&self) -> Result<bool> {
         let path = format!("/apis/apps/v1/namespaces/{NAMESPACE}/daemonsets");
-        let list = self.plane.api.read(&path).await?;
+        let list = self.control_plane.api.read(&path).await?;
         let done = |set: &Value| {
             let status = &set["status"];
             let count = |field: &str| status[field].as_i64().unwrap_or_default();
@@ -304,7 +308,7 @@ impl Harness {
         loop {
             signals::check()?;
             self.operator.revive()?;
-            if let Some((_, differs)) = self.looked_at(name, &differs).await?
+            if let Some((_, differs)) = self.snapshot_at_rest(name, &differs).await?
                 && differs.is_empty()
             {
                 return Ok(());
@@ -316,13 +320,13 @@ impl Harness {
     }
 
     /// The snapshot and its differences, once the operator has nothing more to do; otherwise `None`,
-    /// a moment later. Looking costs the API server a list of each kind.
-    async fn looked_at(
+    /// a moment later. It costs the API server a list of each kind.
+    async fn snapshot_at_rest(
         &self,
         name: &str,
         differs: impl Fn(&Snapshot) -> String,
     ) -> Result<Option<(Snapshot, String)>> {
-        if self.record.quiet() <= QUIET {
+        if self.recorder.quiet() <= QUIET {
             sleep(Duration::from_millis(20)).await;
             return Ok(None);
         }
@@ -332,18 +336,18 @@ impl Harness {
             sleep(Duration::from_millis(50)).await;
         }
         // What came meanwhile may be the end of it, or its beginning.
-        let quiet = self.record.quiet() > QUIET;
+        let quiet = self.recorder.quiet() > QUIET;
         Ok(quiet.then_some((now, differs)))
     }
 
-    /// Looks at a PeerRelay and everything made of it.
+    /// Takes a snapshot of a PeerRelay and its children.
     pub async fn snapshot(&self, name: &str) -> Result<Snapshot> {
-        snapshot(&self.plane.api, &self.kinds, name).await
+        snapshot(&self.control_plane.api, &self.kinds, name).await
     }
 
     /// Performs a step of a case.
     pub async fn step(&mut self, name: &str, step: &Step) -> Result<()> {
-        let api = &self.plane.api;
+        let api = &self.control_plane.api;
         match step {
             Step::Apply(spec) => drop(api.apply(&peer_relay(name, spec)).await?),
             Step::Delete => api.delete(&relay_path(name)).await?,
@@ -351,7 +355,7 @@ impl Harness {
                 drop(api.apply(&peer_relay(&other_name(name), spec)).await?);
             }
             Step::DeleteOther => api.delete(&relay_path(&other_name(name))).await?,
-            Step::NodeUp(node) => self.plane.node(node).await?,
+            Step::NodeUp(node) => self.control_plane.node(node).await?,
             Step::NodeDown(node) => api.delete(&format!("/api/v1/nodes/{node}")).await?,
             Step::NodeLabel(node, zone) => {
                 let patch = json!({"metadata": {"labels": {"zone": zone}}});

@@ -26,10 +26,10 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     // A region is removed and comes back while every watch ends again and again.
     for _ in 0..5 {
         harness.step(&name, &Step::Apply(json!({}))).await?;
-        harness.record.cut_watches();
+        harness.recorder.cut_watches();
         sleep(Duration::from_millis(300)).await;
         harness.step(&name, &Step::Apply(two.clone())).await?;
-        harness.record.cut_watches();
+        harness.recorder.cut_watches();
         sleep(Duration::from_millis(300)).await;
     }
     reached(harness, &name, &wanted, "cut watches").await?;
@@ -38,16 +38,16 @@ pub async fn show(harness: &mut Harness) -> Result<String> {
     // it sends no event about that node, only a list without it.
     harness.step(&name, &Step::NodeUp("late")).await?;
     harness.settle(&name).await?;
-    harness.record.stall_watches(true);
+    harness.recorder.stall_watches(true);
     harness.step(&name, &Step::NodeDown("late")).await?;
-    harness.plane.restart_api_server().await?;
-    harness.record.cut_watches();
-    harness.record.stall_watches(false);
+    harness.control_plane.restart_api_server().await?;
+    harness.recorder.cut_watches();
+    harness.recorder.stall_watches(false);
     reached(harness, &name, &wanted, "a node that left unwatched").await?;
 
     for spec in [json!({}), two] {
         harness.step(&name, &Step::Apply(spec)).await?;
-        harness.plane.restart_api_server().await?;
+        harness.control_plane.restart_api_server().await?;
     }
     reached(harness, &name, &wanted, "a restarted API server").await?;
     let panicked = harness.operator.panicked();
@@ -68,7 +68,7 @@ async fn stalled(harness: &mut Harness, two: &Value, wanted: &Snapshot) -> Resul
         .await?;
     harness.settle(&name).await?;
     let first = harness.snapshot(&name).await?;
-    harness.record.stall_watches(true);
+    harness.recorder.stall_watches(true);
     harness.step(&name, &Step::Delete).await?;
     sleep(Duration::from_secs(1)).await;
     harness
@@ -76,7 +76,7 @@ async fn stalled(harness: &mut Harness, two: &Value, wanted: &Snapshot) -> Resul
         .await?;
     sleep(Duration::from_secs(1)).await;
     harness.step(&name, &Step::Apply(two.clone())).await?;
-    harness.record.stall_watches(false);
+    harness.recorder.stall_watches(false);
     reached(harness, &name, wanted, "stalled watches").await?;
     let now = harness.snapshot(&name).await?;
     ensure!(

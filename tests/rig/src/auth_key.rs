@@ -1,4 +1,4 @@
-//! Auth keys that a run uses. Each is remembered, so that the closing check looks for it.
+//! Auth keys that a run uses. Each is remembered, so that the closing check searches for it.
 
 use std::{
     collections::BTreeSet,

@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::signals;
 
-/// Longest wait for a process that was told to end.
+/// Longest wait for a process that was asked to end.
 const GRACE: Duration = Duration::from_secs(3);
 
 /// The running process; it ends with this.

@@ -73,7 +73,7 @@ fn finish(command: &mut Command, input: &[u8]) -> Result<(ExitStatus, String, St
     let stderr = child.stderr.take().map(collect);
     let writer = child.stdin.take().map(|mut stdin| {
         let input = input.to_vec();
-        // A program may end before it read everything; its exit status tells.
+        // A program may end before it read everything; its exit status shows whether that matters.
         thread::spawn(move || drop(stdin.write_all(&input)))
     });
     let status = wait(&mut child)?;
@@ -145,10 +145,10 @@ mod tests {
         let script = "echo for-programs; echo for-people >&2; exit 1";
         let mut command = program("sh");
         command.args(["-c", script]);
-        let told = |error: anyhow::Error| error.to_string().replace(script, "");
-        let queried = told(query(&mut command).unwrap_err());
+        let without_script = |error: anyhow::Error| error.to_string().replace(script, "");
+        let queried = without_script(query(&mut command).unwrap_err());
         assert!(queried.contains("for-people") && !queried.contains("for-programs"));
-        let ran = told(run(&mut command).unwrap_err());
+        let ran = without_script(run(&mut command).unwrap_err());
         assert!(ran.contains("for-people") && ran.contains("for-programs"));
     }
 }

@@ -261,10 +261,10 @@ impl<'a> Deployment<'a> {
         Ok(all)
     }
 
-    /// Annotates a PeerRelay, so that the operator looks at it again.
-    pub fn annotate(&self, name: &str, note: &str) -> Result<()> {
+    /// Annotates a PeerRelay, so that the operator reconciles it.
+    pub fn annotate(&self, name: &str, annotation: &str) -> Result<()> {
         let words = ["annotate", "peerrelay", name, "-n", NAMESPACE];
-        let words = words.into_iter().chain(["--overwrite", note]);
+        let words = words.into_iter().chain(["--overwrite", annotation]);
         self.rig.kubectl(words).map(drop)
     }
 
@@ -434,7 +434,7 @@ impl<'a> Deployment<'a> {
             .args(["-w", "\n%{http_code}"])
             .arg(format!("{server}{path}")))?;
         let (text, code) = said.trim_end().rsplit_once('\n').unwrap_or(("", &said));
-        let code = code.trim().parse().context("curl told no code")?;
+        let code = code.trim().parse().context("curl printed no code")?;
         Ok((code, text.to_owned()))
     }
 

@@ -92,7 +92,7 @@ impl Network {
 
     /// Puts a client behind an address translation whose UDP ports differ with each call.
     ///
-    /// To everyone else it looks as if the client had moved.
+    /// All others receive its packets as if the client had moved.
     pub fn renumber(&self, client: &str) -> Result<()> {
         self.change(|filter| {
             let moves = filter.renumbered.entry(client.into()).or_default();

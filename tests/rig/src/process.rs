@@ -87,7 +87,7 @@ impl Spec {
 
 /// The record of a process that the rig started.
 #[derive(Clone, Debug, Deserialize, Serialize)]
-pub struct Record {
+pub struct ProcessRecord {
     /// The name of the part, unique in the rig.
     pub name: String,
     /// The process id, which only together with `start_time` names one process.
@@ -100,7 +100,7 @@ pub struct Record {
     pub log: PathBuf,
 }
 
-impl Record {
+impl ProcessRecord {
     /// Says whether this very process still runs.
     pub fn alive(&self) -> bool {
         stat(self.pid).is_some_and(|(state, start)| start == self.start_time && state != 'Z')
@@ -114,7 +114,7 @@ impl Record {
         lines[lines.len().saturating_sub(LOG_TAIL)..].join("\n")
     }
 
-    /// Waits until `probe` holds; the error tells why it did not and how the log ends.
+    /// Waits until `probe` holds; the error has the last failure and the end of the log.
     pub fn wait_until(&self, deadline: Duration, probe: impl FnMut() -> Result<()>) -> Result<()> {
         wait_until(deadline, || self.alive(), probe).map_err(|error| {
             if signals::check().is_err() {
@@ -168,7 +168,7 @@ impl Processes {
     }
 
     /// Starts a program and records it before it can be lost.
-    pub fn start(&self, spec: &Spec) -> Result<Record> {
+    pub fn start(&self, spec: &Spec) -> Result<ProcessRecord> {
         signals::check()?;
         if self.find(&spec.name).is_some_and(|record| record.alive()) {
             bail!("{} runs already", spec.name);
@@ -185,7 +185,7 @@ impl Processes {
             .with_context(|| format!("failed to start {}", spec.name))?;
         let pid = i32::try_from(child.id())?;
         let start_time = stat(pid).map_or(0, |(_, start)| start);
-        let record = Record {
+        let record = ProcessRecord {
             name: spec.name.clone(),
             pid,
             start_time,
@@ -207,12 +207,12 @@ impl Processes {
     }
 
     /// The record of a part.
-    pub fn find(&self, name: &str) -> Option<Record> {
+    pub fn find(&self, name: &str) -> Option<ProcessRecord> {
         serde_json::from_slice(&fs::read(self.record_file(name)).ok()?).ok()
     }
 
     /// All records, in order of their start.
-    pub fn list(&self) -> Result<Vec<Record>> {
+    pub fn list(&self) -> Result<Vec<ProcessRecord>> {
         let mut records = Vec::new();
         for entry in fs::read_dir(&self.records)? {
             let path = entry?.path();
@@ -237,16 +237,16 @@ impl Processes {
     }
 
     /// Stops several parts at once.
-    pub fn stop_all(&self, records: &[Record], grace: Duration) -> Result<()> {
+    pub fn stop_all(&self, records: &[ProcessRecord], grace: Duration) -> Result<()> {
         for record in records.iter().filter(|record| record.alive()) {
             signals::terminate(record.pid);
         }
         self.end(records, grace)
     }
 
-    fn end(&self, records: &[Record], grace: Duration) -> Result<()> {
+    fn end(&self, records: &[ProcessRecord], grace: Duration) -> Result<()> {
         let start = Instant::now();
-        while records.iter().any(Record::alive) {
+        while records.iter().any(ProcessRecord::alive) {
             if start.elapsed() > grace + DEATH {
                 bail!("failed to stop a process, see {}", self.records.display());
             }
@@ -313,7 +313,7 @@ mod tests {
     fn record_with_other_start_time_is_not_alive() {
         let pid = i32::try_from(std::process::id()).expect("ids are small");
         let (_, start_time) = stat(pid).expect("it runs");
-        let mut record = Record {
+        let mut record = ProcessRecord {
             name: "self".into(),
             pid,
             start_time,

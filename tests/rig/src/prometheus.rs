@@ -62,7 +62,7 @@ impl<'a> Prometheus<'a> {
         };
         let apply = ["apply", "--server-side"].map(str::to_owned);
         rig.kubectl(apply.iter().chain(&this.crds))?;
-        // It looks once, when it starts.
+        // prometheus-operator reads the served kinds once, when it starts.
         wait_until(
             READY,
             || true,
@@ -172,7 +172,7 @@ impl<'a> Prometheus<'a> {
     }
 
     /// Names of the alerts whose condition holds, be it long enough or not yet.
-    pub fn alarmed(&self) -> Result<BTreeSet<String>> {
+    pub fn pending_alerts(&self) -> Result<BTreeSet<String>> {
         let series = self.query("ALERTS")?;
         let names = series
             .iter()
@@ -192,7 +192,7 @@ impl<'a> Prometheus<'a> {
         Ok(lines.collect::<Vec<_>>().join("\n"))
     }
 
-    /// The last words of both.
+    /// The ends of both logs.
     pub fn log(&self) -> String {
         let Ok(processes) = self.rig.processes() else {
             return String::new();

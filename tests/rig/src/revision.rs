@@ -23,7 +23,7 @@ pub struct Revision {
 }
 
 impl Revision {
-    /// Looks at a repository, or at a source archive of one.
+    /// Reads the revision of a repository, or of a source archive of one.
     ///
     /// # Errors
     /// `SOURCE_DATE_EPOCH` is no number.
@@ -58,7 +58,7 @@ impl Revision {
         let time = git(&["log", "-1", "--format=%ct"])?;
         Ok(Self {
             commit: commit.trim().to_owned() + if changed { "-dirty" } else { "" },
-            epoch: time.trim().parse().context("git told no time")?,
+            epoch: time.trim().parse().context("git printed no time")?,
         })
     }
 

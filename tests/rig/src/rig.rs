@@ -11,7 +11,7 @@ use crate::{
     net::{Network, ROUTER},
     packages,
     pki::Pki,
-    process::{Processes, Record},
+    process::{ProcessRecord, Processes},
     progress::Progress,
     signals,
     state::State,
@@ -41,7 +41,7 @@ pub struct Rig {
 #[derive(Clone, Debug)]
 pub struct Part {
     /// The record of the process.
-    pub record: Record,
+    pub record: ProcessRecord,
     /// True while the process runs.
     pub alive: bool,
 }
@@ -109,7 +109,7 @@ impl Rig {
     /// All processes that were started and not stopped, in order of their start.
     pub fn parts() -> Result<Vec<Part>> {
         let records = Processes::open(&State::open()?)?.list()?;
-        let part = |record: Record| Part {
+        let part = |record: ProcessRecord| Part {
             alive: record.alive(),
             record,
         };

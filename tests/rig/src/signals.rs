@@ -12,16 +12,16 @@ use anyhow::{Result, bail};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
-/// Notes SIGINT and SIGTERM from now on, for [`check`], instead of ending the process.
+/// Records SIGINT and SIGTERM from now on, for [`check`], instead of ending the process.
 pub fn install() {
-    let handler = note as extern "C" fn(libc::c_int) as libc::sighandler_t;
+    let handler = record as extern "C" fn(libc::c_int) as libc::sighandler_t;
     for signal in [libc::SIGINT, libc::SIGTERM] {
         // SAFETY: the handler only stores to an atomic, which is async-signal-safe.
         unsafe { libc::signal(signal, handler) };
     }
 }
 
-/// Fails once the process was told to stop.
+/// Fails once the process was asked to stop.
 pub fn check() -> Result<()> {
     if INTERRUPTED.load(Ordering::SeqCst) {
         bail!("interrupted");
@@ -29,7 +29,7 @@ pub fn check() -> Result<()> {
     Ok(())
 }
 
-/// Waits; fails as soon as the process is told to stop.
+/// Waits; fails as soon as the process is asked to stop.
 pub fn pause(time: Duration) -> Result<()> {
     let end = Instant::now() + time;
     loop {
@@ -65,6 +65,6 @@ fn send(pid: i32, signal: libc::c_int) {
     }
 }
 
-extern "C" fn note(_signal: libc::c_int) {
+extern "C" fn record(_signal: libc::c_int) {
     INTERRUPTED.store(true, Ordering::SeqCst);
 }

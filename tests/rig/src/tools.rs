@@ -350,8 +350,8 @@ pub fn module(set: &str, name: &str) -> Result<PathBuf> {
     go.current_dir(source(set))
         .env("GOFLAGS", "-mod=readonly")
         .args(["mod", "download", "-json", name]);
-    let told: Value = serde_json::from_str(&run(&mut go)?)?;
-    let dir = told["Dir"].as_str();
+    let module: Value = serde_json::from_str(&run(&mut go)?)?;
+    let dir = module["Dir"].as_str();
     dir.map(PathBuf::from)
         .with_context(|| format!("Go has no module {name}"))
 }

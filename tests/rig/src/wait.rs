@@ -84,14 +84,14 @@ mod tests {
 
     #[test]
     fn a_state_that_passes_does_not_end_a_wait() {
-        let mut looks = 0;
+        let mut probes = 0;
         let wait = Wait::new(1, 5).until("it stays", || {
-            looks += 1;
-            ensure!(looks != 2, "it has passed");
+            probes += 1;
+            ensure!(probes != 2, "it has passed");
             Ok(())
         });
-        wait.expect("it stays from the third look on");
-        assert!(looks > 3);
+        wait.expect("it stays from the third probe on");
+        assert!(probes > 3);
         let error = Wait::new(0, 0).until("it comes", || bail!("it is not there"));
         let error = error.expect_err("it never comes").to_string();
         assert!(error.contains("it comes: it is not there"), "{error}");

@@ -33,7 +33,7 @@ const GENERATION: u32 = 1_000;
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Attack {
-    /// Datagrams that nobody should answer: noise, unknown VNIs, boxes that do not open.
+    /// Datagrams that get no answer: noise, unknown VNIs, sealed messages that do not open.
     Junk,
     /// First messages of handshakes, rightly sealed by the clients of the bound sessions, from
     /// many addresses that are not theirs.

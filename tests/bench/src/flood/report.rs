@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Results, Row};
+use super::{FloodResults, FloodRow};
 use crate::{
     docs,
     implementation::Implementation::Go,
@@ -22,7 +22,7 @@ const WORK: f64 = 25.0;
 /// The number of cells of a row, without that of the implementation.
 const CELLS: usize = 12;
 
-impl Row {
+impl FloodRow {
     /// Lost datagrams in percent of those sent.
     fn loss(&self) -> f64 {
         self.lost as f64 * 100.0 / self.sent.max(1) as f64
@@ -42,9 +42,9 @@ impl Row {
     }
 }
 
-fn targets(results: &Results) -> Vec<Target> {
+fn targets(results: &FloodResults) -> Vec<Target> {
     let ours = results.rows.iter().filter(|row| row.implementation != Go);
-    let of = |row: &Row| {
+    let of = |row: &FloodRow| {
         let (path, attack) = (row.implementation, row.attack);
         let growth = row.growth() as f64 / f64::from(1 << 20);
         let lost = format!("{path} path, {attack}: datagrams of bound sessions lost");
@@ -61,13 +61,13 @@ fn targets(results: &Results) -> Vec<Target> {
     ours.flat_map(of).flatten().collect()
 }
 
-fn conditions(results: &Results) -> String {
+fn conditions(results: &FloodResults) -> String {
     let machine = table::machine(&results.conditions);
     format!("{machine}; {} s of each attack", results.seconds)
 }
 
 /// Tables for a terminal, and whether targets hold.
-pub fn table(results: &Results) -> String {
+pub fn table(results: &FloodResults) -> String {
     let mut text = conditions(results) + "\n\n";
     writeln!(
         text,
@@ -114,7 +114,7 @@ pub fn table(results: &Results) -> String {
 }
 
 /// Tables for docs/performance.md.
-pub fn markdown(results: &Results) -> String {
+pub fn markdown(results: &FloodResults) -> String {
     const HEAD: [&str; CELLS] = [
         "attack",
         "a second",
@@ -134,7 +134,7 @@ pub fn markdown(results: &Results) -> String {
     docs::tables(&conditions(results), &targets(results), HEAD, rows)
 }
 
-fn cells(row: &Row) -> [String; CELLS] {
+fn cells(row: &FloodRow) -> [String; CELLS] {
     [
         row.attack.to_string(),
         format!("{:.0}", row.offered),
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn our_relays_are_judged() {
-        let row = |implementation, attack| Row {
+        let row = |implementation, attack| FloodRow {
             implementation,
             attack,
             offered: 300_000.0,
@@ -172,9 +172,9 @@ mod tests {
             rss_before: 5 << 20,
             rss_peak: 6 << 20,
         };
-        let results = Results {
+        let results = FloodResults {
             rows: vec![row(Socket, Attack::Junk), row(Go, Attack::Junk)],
-            ..Results::default()
+            ..FloodResults::default()
         };
         let text = table(&results);
         assert!(text.ends_with("verdict: 2 of 4 targets missed\n"), "{text}");

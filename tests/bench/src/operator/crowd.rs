@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::time::sleep;
 
-use super::scenarios::{asked, by_verb};
+use super::scenarios::{by_verb, without_watches};
 use crate::{server::memory, system::cpu_time};
 
 /// The operator is done when nothing went through for this long.
@@ -75,16 +75,16 @@ async fn grow(harness: &mut Harness, from: usize, to: usize) -> Result<Crowd> {
     let added = to - from;
     let pid = process(harness)?;
     let cpu = cpu_time(pid)?;
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     let start = Instant::now();
     for index in from..to {
         let relay = peer_relay(&format!("crowd-{index:05}"), &json!({}));
-        harness.plane.api.apply(&relay).await?;
+        harness.control_plane.api.apply(&relay).await?;
     }
     quiet(harness, to).await?;
-    let requests = asked(harness.record.since(mark));
+    let requests = without_watches(harness.recorder.since(mark));
     let last = requests.iter().filter_map(|e| e.answered).max();
-    let last = last.context("the operator asked for nothing")?;
+    let last = last.context("the operator without_watches for nothing")?;
     let mut crowd = Crowd {
         peer_relays: to,
         added,
@@ -94,7 +94,7 @@ async fn grow(harness: &mut Harness, from: usize, to: usize) -> Result<Crowd> {
         rss_made: memory(pid)?.rss,
         ..Crowd::default()
     };
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     harness.operator.kill();
     harness.operator.start()?;
     sleep(SETTLED).await;
@@ -104,7 +104,7 @@ async fn grow(harness: &mut Harness, from: usize, to: usize) -> Result<Crowd> {
     crowd.rss_started = memory.rss;
     crowd.anonymous_started = memory.anonymous;
     crowd.peak_started = peak * 1024;
-    crowd.requests_started = by_verb(&asked(harness.record.since(mark)));
+    crowd.requests_started = by_verb(&without_watches(harness.recorder.since(mark)));
     Ok(crowd)
 }
 
@@ -114,7 +114,7 @@ fn process(harness: &Harness) -> Result<i32> {
 }
 
 /// The last requests, and what they were answered.
-fn told(exchanges: &[Exchange]) -> String {
+fn listed(exchanges: &[Exchange]) -> String {
     let last = &exchanges[exchanges.len().saturating_sub(40)..];
     let each: Vec<_> = last
         .iter()
@@ -130,8 +130,8 @@ async fn quiet(harness: &Harness, number: usize) -> Result<()> {
     let patience = Duration::from_secs(60) + PATIENCE * u32::try_from(number)?;
     loop {
         signals::check()?;
-        if harness.record.quiet() > QUIET {
-            let list = harness.plane.api.read(&path).await?;
+        if harness.recorder.quiet() > QUIET {
+            let list = harness.control_plane.api.read(&path).await?;
             let seen = |relay: &&Value| {
                 relay["status"]["observedGeneration"] == relay["metadata"]["generation"]
             };
@@ -143,7 +143,7 @@ async fn quiet(harness: &Harness, number: usize) -> Result<()> {
         ensure!(
             start.elapsed() < patience,
             "it is not done after {}; the operator says\n{}",
-            told(&harness.record.exchanges()),
+            listed(&harness.recorder.exchanges()),
             harness.operator.log_tail()
         );
         sleep(Duration::from_millis(200)).await;

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
-use super::Results;
+use super::OperatorResults;
 use crate::{
     table::{self, mib, number},
     targets::{self, Target},
@@ -11,7 +11,7 @@ use crate::{
 /// Verbs, in the order of their columns.
 const VERBS: [&str; 5] = ["get", "list", "create", "patch", "delete"];
 
-fn targets(results: &Results) -> Vec<Target> {
+fn targets(results: &OperatorResults) -> Vec<Target> {
     let scenario = |name: &str| results.scenarios.iter().find(|s| s.name == name);
     let mut targets = Vec::new();
     if let Some(crowd) = results.crowds.iter().find(|c| c.peer_relays == 1) {
@@ -55,13 +55,13 @@ fn count(requests: &BTreeMap<String, usize>, verb: &str) -> String {
         .map_or_else(String::new, ToString::to_string)
 }
 
-fn conditions(results: &Results) -> String {
+fn conditions(results: &OperatorResults) -> String {
     let machine = table::machine(&results.conditions);
     format!("{machine}; medians of {} rounds", results.rounds)
 }
 
 /// Tables for a terminal.
-pub fn table(results: &Results) -> String {
+pub fn table(results: &OperatorResults) -> String {
     let mut text = conditions(results) + "\n" + &targets::lines(&targets(results));
     if !results.scenarios.is_empty() {
         writeln!(
@@ -117,7 +117,7 @@ pub fn table(results: &Results) -> String {
 }
 
 /// Tables for docs/performance.md.
-pub fn markdown(results: &Results) -> String {
+pub fn markdown(results: &OperatorResults) -> String {
     let mut text = format!("\n- {}\n", conditions(results));
     text += &targets::markdown(&targets(results));
     text += "\n| scenario | get | list | create | patch | delete | DaemonSet, ms | last request, ms |\n";
@@ -174,7 +174,7 @@ mod tests {
             daemon_set_ms: Some(ms),
             last_ms: None,
         };
-        let results = Results {
+        let results = OperatorResults {
             scenarios: vec![
                 scenario("create", "patch", 1_500.0),
                 scenario("restart with all in place", "list", 0.0),
@@ -184,7 +184,7 @@ mod tests {
                 rss_started: 31_000_000,
                 ..Crowd::default()
             }],
-            ..Results::default()
+            ..OperatorResults::default()
         };
         let missed = |text: &str| text.lines().filter(|l| l.contains("missed")).count();
         let text = markdown(&results);

@@ -99,19 +99,19 @@ async fn restart(harness: &mut Harness) -> Result<Round> {
         .step(&name, &Step::Apply(serde_json::json!({})))
         .await?;
     harness.settle(&name).await?;
-    let mark = harness.record.len();
+    let mark = harness.recorder.len();
     harness.operator.kill();
     let start = Instant::now();
     harness.operator.start()?;
     sleep(START).await;
-    let requests = asked(harness.record.since(mark));
+    let requests = without_watches(harness.recorder.since(mark));
     harness.step(&name, &Step::Delete).await?;
     harness.settle(&name).await?;
     Ok(Round { requests, start })
 }
 
 /// Requests besides watches and the lease.
-pub fn asked(mut requests: Vec<Exchange>) -> Vec<Exchange> {
+pub fn without_watches(mut requests: Vec<Exchange>) -> Vec<Exchange> {
     requests.retain(|e| e.request.verb != "watch" && !e.request.is_lease());
     requests
 }

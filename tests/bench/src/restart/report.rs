@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Event, Results, Row};
+use super::{Event, RestartResults, RestartRow};
 use crate::{
     docs,
     implementation::Implementation::{self, Kernel, Socket},
@@ -16,14 +16,14 @@ const FEW: u64 = 50;
 /// The number of cells of a row, without that of the implementation.
 const CELLS: usize = 9;
 
-fn targets(results: &Results) -> Vec<Target> {
+fn targets(results: &RestartResults) -> Vec<Target> {
     let of = |implementation: Implementation, killed: bool| {
         let mut rows = results.rows.iter();
         rows.find(|row| {
             row.implementation == implementation && matches!(row.event, Event::Killed(_)) == killed
         })
     };
-    let sessions = |row: &Row| (row.sessions - row.passing) as u64;
+    let sessions = |row: &RestartRow| (row.sessions - row.passing) as u64;
     let mut targets = Vec::new();
     if let Some(row) = of(Kernel, true) {
         let handshakes = row.handshakes.unwrap_or_default();
@@ -70,7 +70,7 @@ fn none(what: &str, measured: u64) -> Target {
 }
 
 /// Tables for a terminal, and whether targets hold.
-pub fn table(results: &Results) -> String {
+pub fn table(results: &RestartResults) -> String {
     let mut text = table::machine(&results.conditions) + "\n\n";
     writeln!(
         text,
@@ -110,7 +110,7 @@ pub fn table(results: &Results) -> String {
 }
 
 /// Tables for docs/performance.md.
-pub fn markdown(results: &Results) -> String {
+pub fn markdown(results: &RestartResults) -> String {
     const HEAD: [&str; CELLS] = [
         "what happens",
         "sessions",
@@ -132,7 +132,7 @@ pub fn markdown(results: &Results) -> String {
     )
 }
 
-fn cells(row: &Row) -> [String; CELLS] {
+fn cells(row: &RestartRow) -> [String; CELLS] {
     let count = |count: Option<u64>| count.map_or_else(String::new, |count| count.to_string());
     [
         row.event.to_string(),
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn only_our_relays_have_targets_and_one_that_is_missed_says_so() {
-        let row = |implementation, event, lost| Row {
+        let row = |implementation, event, lost| RestartRow {
             implementation,
             event,
             sessions: 16,
@@ -166,13 +166,13 @@ mod tests {
             restored: Some(16),
             handshakes: Some(0),
         };
-        let results = Results {
+        let results = RestartResults {
             rows: vec![
                 row(Kernel, Event::Killed(60), 0),
                 row(Socket, Event::Replaced, 51),
                 row(Go, Event::Killed(1), 500_000),
             ],
-            ..Results::default()
+            ..RestartResults::default()
         };
         let text = table(&results);
         assert!(text.ends_with("verdict: 1 of 5 targets missed\n"), "{text}");

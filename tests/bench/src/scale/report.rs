@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Results, Row};
+use super::{ScaleResults, ScaleRow};
 use crate::{
     docs,
     implementation::Implementation::{self, Kernel, Socket},
@@ -16,7 +16,7 @@ const LEFT: f64 = 0.7;
 /// The number of cells of a row, without that of the implementation.
 const CELLS: usize = 5;
 
-fn targets(results: &Results) -> Vec<Target> {
+fn targets(results: &ScaleResults) -> Vec<Target> {
     let of = |implementation: Implementation| {
         let rows = results.rows.iter();
         let mut rows = rows.filter(|row| row.implementation == implementation);
@@ -37,7 +37,7 @@ fn targets(results: &Results) -> Vec<Target> {
 }
 
 /// Tables for a terminal, and whether targets hold.
-pub fn table(results: &Results) -> String {
+pub fn table(results: &ScaleResults) -> String {
     let mut text = table::machine(&results.conditions) + "\n\n";
     writeln!(
         text,
@@ -57,7 +57,7 @@ pub fn table(results: &Results) -> String {
 }
 
 /// Tables for docs/performance.md.
-pub fn markdown(results: &Results) -> String {
+pub fn markdown(results: &ScaleResults) -> String {
     const HEAD: [&str; CELLS] = [
         "sessions",
         "packets/s",
@@ -75,7 +75,7 @@ pub fn markdown(results: &Results) -> String {
     )
 }
 
-fn cells(row: &Row) -> [String; CELLS] {
+fn cells(row: &ScaleRow) -> [String; CELLS] {
     [
         row.sessions.to_string(),
         number(Some(row.delivered_pps), 0),
@@ -91,7 +91,7 @@ mod tests {
 
     #[test]
     fn all_sessions_are_compared_with_few() {
-        let row = |sessions, delivered_pps| Row {
+        let row = |sessions, delivered_pps| ScaleRow {
             implementation: Socket,
             sessions,
             delivered_pps,
@@ -99,9 +99,9 @@ mod tests {
             noise: 0.01,
             bytes_per_session: None,
         };
-        let results = Results {
+        let results = ScaleResults {
             rows: vec![row(1_000, 250_000.0), row(1_000_000, 150_000.0)],
-            ..Results::default()
+            ..ScaleResults::default()
         };
         let text = table(&results);
         assert!(text.ends_with("verdict: 1 of 1 targets missed\n"), "{text}");

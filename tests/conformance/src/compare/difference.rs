@@ -56,7 +56,7 @@ impl Difference {
             }
             Self::SessionLimit => "Go has no limit; ours keeps one node from taking the memory",
             Self::Bandwidth => "Go has no limit; ours is on request",
-            Self::GeneveVersion => "Go does not look at the version; RFC 8926 says to drop others",
+            Self::GeneveVersion => "Go ignores the version; RFC 8926 requires to drop others",
             Self::OwnAddress => "Go binds its own address and would talk to itself",
             Self::LoopbackAddress => "Go binds loopback and is a door into its host",
             Self::StaleBind => "Go begins any handshake; a recorded bind must begin nothing",

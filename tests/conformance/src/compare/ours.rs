@@ -50,7 +50,7 @@ impl Ours {
         }
     }
 
-    /// A session that gave way at a limit and was not told of yet.
+    /// A session that gave way at a limit and is not reported yet.
     pub fn take_evicted(&mut self) -> Option<Vni> {
         self.evicted.pop_front()
     }

@@ -31,7 +31,7 @@ pub struct Place {
     pub kind: Kind,
     /// The address on loopback, which Go's relay sees.
     pub real: SocketAddr,
-    /// The address it stands for, which ours is told: it binds nothing on loopback.
+    /// The address it stands for, which our relay is given: it binds nothing on loopback.
     pub seen: SocketAddr,
     socket: UdpSocket,
 }

@@ -28,16 +28,16 @@ use super::{
 /// Clients of a sequence.
 const CLIENTS: usize = 4;
 
-/// The two relays, what clients know of them, and what was seen so far.
+/// The two relays, what clients know of them, and the course so far.
 pub struct Sequence<'a> {
     rng: Rng,
     places: Rc<Places>,
     clients: Vec<Client>,
-    sessions: Vec<Session>,
+    sessions: Vec<PairedSession>,
     go: &'a mut Reference,
     ours: Ours,
     limits: bool,
-    stranger: Client,
+    outsider: Client,
     /// Channels between each client and the relays' node keys.
     node_channels: Vec<Both<Channel>>,
     server: Option<Server>,
@@ -53,11 +53,11 @@ pub struct Sequence<'a> {
 struct Server {
     key: Both<DiscoPublic>,
     clients: Vec<Both<Channel>>,
-    stranger: Both<Channel>,
+    outsider: Both<Channel>,
 }
 
 /// A session that both gave.
-struct Session {
+struct PairedSession {
     vni: Both<Vni>,
     lamport: Both<u64>,
     /// Clients, smaller disco key first.
@@ -94,7 +94,7 @@ impl Leg {
 
 /// The expected effect of a datagram.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Outcome {
+enum Effect {
     Silence,
     Forward {
         to: usize,
@@ -108,8 +108,8 @@ enum Outcome {
 
 /// The reactions of both relays to a datagram.
 #[derive(Clone, Copy)]
-struct Seen {
-    outcomes: Both<Outcome>,
+struct Reactions {
+    effects: Both<Effect>,
     /// The authenticators in the challenges of both relays.
     macs: Both<Option<[u8; 32]>>,
     /// The drop reason of our relay.
@@ -133,7 +133,7 @@ impl<'a> Sequence<'a> {
         let node_channels = clients.iter().map(|client| channels(client, node));
         let node_channels = node_channels.collect();
         Self {
-            stranger: random_client(&mut rng),
+            outsider: random_client(&mut rng),
             rng,
             places,
             clients,
@@ -204,19 +204,19 @@ impl<'a> Sequence<'a> {
         side: usize,
         place: usize,
         datagrams: &Both<Vec<u8>>,
-    ) -> Result<Seen> {
+    ) -> Result<Reactions> {
         let mut macs = Both::default();
         let mut reason = None;
-        let outcomes = Both::of(|which| {
+        let effects = Both::of(|which| {
             let datagram = &datagrams[which];
             let reaction = self.subject(which).deliver(place, datagram)?;
             reason = reason.or(reaction.reason);
-            let (outcome, mac) = self.read(which, session, side, datagram, &reaction)?;
+            let (effect, mac) = self.read(which, session, side, datagram, &reaction)?;
             macs[which] = mac;
-            Ok(outcome)
+            Ok(effect)
         })?;
-        Ok(Seen {
-            outcomes,
+        Ok(Reactions {
+            effects,
             macs,
             reason,
         })
@@ -229,14 +229,14 @@ impl<'a> Sequence<'a> {
         side: usize,
         datagram: &[u8],
         reaction: &Reaction<Vec<Arrival>>,
-    ) -> Result<(Outcome, Option<[u8; 32]>)> {
+    ) -> Result<(Effect, Option<[u8; 32]>)> {
         let [arrival] = &reaction.sent[..] else {
             ensure!(reaction.sent.is_empty(), "{which:?} sends more than one");
-            return Ok((Outcome::Silence, None));
+            return Ok((Effect::Silence, None));
         };
         let (to, sent) = (arrival.place, &arrival.datagram);
         if sent == datagram {
-            return Ok((Outcome::Forward { to }, None));
+            return Ok((Effect::Forward { to }, None));
         }
         let session = &self.sessions[session];
         let server = self.server.as_ref().context("no server key is known")?;
@@ -252,12 +252,12 @@ impl<'a> Sequence<'a> {
             sent.len() <= datagram.len(),
             "{which:?} sends more than it got"
         );
-        let outcome = Outcome::Challenge {
+        let effect = Effect::Challenge {
             to,
             generation: common.generation.0,
             remote: common.remote,
         };
-        Ok((outcome, Some(common.challenge)))
+        Ok((effect, Some(common.challenge)))
     }
 
     /// A difference that any datagram from there, or with this header, makes.
@@ -282,20 +282,20 @@ impl<'a> Sequence<'a> {
             as_expected,
             "{difference:?}: ours says {reason:?}, none of {expected:?}"
         );
-        self.tally.note(difference);
+        self.tally.count(difference);
         Ok(())
     }
 
-    fn alike(&mut self, seen: Seen) -> Result<()> {
-        let Seen {
-            outcomes, reason, ..
-        } = seen;
-        let (go, ours) = (outcomes[Which::Go], outcomes[Which::Ours]);
+    fn alike(&mut self, reactions: Reactions) -> Result<()> {
+        let Reactions {
+            effects, reason, ..
+        } = reactions;
+        let (go, ours) = (effects[Which::Go], effects[Which::Ours]);
         ensure!(go == ours, "Go: {go:?}; ours: {ours:?} ({reason:?})");
         match ours {
-            Outcome::Silence => self.tally.silences += 1,
-            Outcome::Forward { .. } => self.tally.forwarded += 1,
-            Outcome::Challenge { .. } => self.tally.challenges += 1,
+            Effect::Silence => self.tally.silences += 1,
+            Effect::Forward { .. } => self.tally.forwarded += 1,
+            Effect::Challenge { .. } => self.tally.challenges += 1,
         }
         Ok(())
     }
@@ -328,7 +328,7 @@ impl<'a> Sequence<'a> {
     }
 }
 
-impl Session {
+impl PairedSession {
     fn is_open(&self) -> bool {
         self.bound.iter().all(Option::is_some)
     }

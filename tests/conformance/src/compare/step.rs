@@ -124,14 +124,14 @@ pub enum Oddity {
     Challenge,
     /// Another type of message.
     Kind(u8),
-    /// Another version of the message, which is not looked at.
+    /// Another version of the message, which relays ignore.
     MessageVersion,
-    /// Bytes behind the body, which are not looked at.
+    /// Bytes behind the body, which relays ignore.
     Trailing(usize),
     /// Sealed by someone else in the client's name.
     ForeignSeal,
     /// Sealed by someone who is not of the pair.
-    Stranger,
+    Outsider,
     /// Sealed by the other client.
     OtherClient,
     /// Sealed for the relay's node key.

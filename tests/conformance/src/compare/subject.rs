@@ -57,7 +57,7 @@ impl<T> IndexMut<Which> for Both<T> {
 pub struct Reaction<T> {
     /// The datagrams or the answer that the relay sent.
     pub sent: T,
-    /// The reason why the relay sent nothing, where it tells one.
+    /// The reason why the relay sent nothing, if it reports one.
     pub reason: Option<DropReason>,
 }
 
@@ -81,7 +81,7 @@ pub struct LegState {
     pub bytes: u64,
 }
 
-/// A relay that can be asked and looked into.
+/// A relay that can be requested and inspected.
 pub trait Subject {
     /// The disco key that requests are sealed for.
     fn node(&self) -> DiscoPublic;
@@ -89,7 +89,7 @@ pub trait Subject {
     /// Gives it a request of the node number `node`, as from DERP.
     fn allocate(&mut self, node: u8, request: &[u8]) -> Result<Reaction<Option<Vec<u8>>>>;
 
-    /// Gives it a datagram from a place, and tells what arrived where because of it.
+    /// Delivers a datagram from a place, and returns the datagrams that arrived because of it.
     fn deliver(&mut self, from: usize, datagram: &[u8]) -> Result<Reaction<Vec<Arrival>>>;
 
     /// The legs of a session, smaller disco key first; `None` when there is no such session.

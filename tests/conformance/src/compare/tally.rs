@@ -30,7 +30,7 @@ pub struct Tally {
 
 impl Tally {
     /// Counts a difference.
-    pub fn note(&mut self, difference: Difference) {
+    pub fn count(&mut self, difference: Difference) {
         *self.differences.entry(difference).or_default() += 1;
     }
 

@@ -25,8 +25,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: smallest,
         },
         Scenario {
-            name: "a PeerRelay that an older version let through under a name that cannot work is \
-                   InvalidSpec, with a name that can",
+            name: "a PeerRelay that an older version admitted under a name that cannot work is \
+                   InvalidSpec, with a message that gives a name that can",
             run: older_name,
         },
         Scenario {
@@ -163,19 +163,22 @@ fn older_name(deployment: &Deployment<'_>) -> Result<String> {
     });
     set(rules)?;
     created?;
-    deployment.soon("the name is told, with one that can work", || {
-        let said = deployment.condition(NAME, "Stalled")?;
-        ensure!(said == "True/InvalidSpec", "Stalled is '{said}'");
-        let relay = deployment.object("peerrelay", NAME)?;
-        let told = relay["status"]["conditions"].to_string();
-        ensure!(told.contains("such as edge-eu"), "{told}");
-        let generations = (
-            &relay["status"]["observedGeneration"],
-            &relay["metadata"]["generation"],
-        );
-        ensure!(generations.0 == generations.1, "{generations:?}");
-        Ok(())
-    })?;
+    deployment.soon(
+        "the status names the fault and a name that can work",
+        || {
+            let said = deployment.condition(NAME, "Stalled")?;
+            ensure!(said == "True/InvalidSpec", "Stalled is '{said}'");
+            let relay = deployment.object("peerrelay", NAME)?;
+            let conditions = relay["status"]["conditions"].to_string();
+            ensure!(conditions.contains("such as edge-eu"), "{conditions}");
+            let generations = (
+                &relay["status"]["observedGeneration"],
+                &relay["metadata"]["generation"],
+            );
+            ensure!(generations.0 == generations.1, "{generations:?}");
+            Ok(())
+        },
+    )?;
     let services = deployment.list("services", NAME)?.len();
     deployment.delete(NAME)?;
     ensure!(services == 0, "{services} Services were made");

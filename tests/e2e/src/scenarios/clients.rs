@@ -52,7 +52,7 @@ fn renumber(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("after {} s", took.as_secs()))
 }
 
-/// Control tells c3 of relays that know nothing of c3: what a client sees while a policy spreads.
+/// The control server announces relays to c3 that have no grant for c3, as happens while a policy spreads.
 fn no_grant(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     let (c1, c3) = (deployment.client("c1")?, deployment.client("c3")?);
@@ -61,9 +61,9 @@ fn no_grant(deployment: &Deployment<'_>) -> Result<String> {
       "grants": [{"src": ["*"], "dst": ["*"], "ip": ["*"]}],
     }"#;
     deployment.rig.tailnet.write_policy(policy)?;
-    deployment.soon("relays know that nobody is granted", || {
+    deployment.soon("relays have no granted peers", || {
         let granted = deployment.metric("peerrelay_granted_peers")?;
-        ensure!(granted == 0.0, "{granted} are");
+        ensure!(granted == 0.0, "{granted} peers are granted");
         Ok(())
     })?;
     let refused = deployment.metric("peerrelay_drops_total{reason=\"no_grant\"}")?;

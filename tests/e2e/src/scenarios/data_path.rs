@@ -1,4 +1,4 @@
-//! Packets go through the kernel where it can be had, and status says which way they go.
+//! The data path: packets pass through the kernel where that is possible, and the status names the path.
 
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::{EDGE, SEARCH, Scenario, carried, relayed, reset, underlay::through_i
 
 /// Bytes through the tunnel.
 const BULK: u64 = 100_000_000;
-/// The policy that takes capabilities away.
+/// Name of the policy that removes capabilities.
 const STRIPPING: &str = "no-capabilities";
 const REMEDY: &str = "give the relay CAP_BPF and CAP_NET_ADMIN";
 /// The longest time until a running relay reports its data path.
@@ -24,16 +24,16 @@ const SOCKET: &str = "peerrelay_forwarded_bytes_total{data_path=\"socket\"";
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "100 MB between stock clients pass through the kernel path, and status says so",
+            name: "100 MB between stock clients pass through the kernel path, and the status names it",
             run: kernel,
         },
         Scenario {
-            name: "with dataPath Socket relays hold no capability and forward all the same",
+            name: "with dataPath Socket relays hold no capability, and forward",
             run: socket,
         },
         Scenario {
-            name: "relays whose capabilities a policy of the cluster takes away forward by sockets, say so \
-                   within 10 s, and are back in the kernel without it",
+            name: "relays whose capabilities a policy of the cluster removes forward by sockets, report it \
+                   within 10 s, and use the kernel again without the policy",
             run: stripped,
         },
     ]
@@ -67,8 +67,8 @@ fn socket(deployment: &Deployment<'_>) -> Result<String> {
         security["capabilities"] == json!({"drop": ["ALL"]}),
         "the relay's container has {security}"
     );
-    // For some seconds the kernel still forwards what the relays before left to it, and what it
-    // forwards then is not counted: until all of a transfer is.
+    // For some seconds the kernel still forwards for sessions of the replaced relays, and does not count
+    // those bytes. So transfers are repeated until all bytes of one are counted.
     let mut said = String::new();
     deployment.eventually("sockets forward", || {
         said = transfer(deployment, SOCKET)?;
@@ -113,9 +113,9 @@ fn without_capabilities(deployment: &Deployment<'_>) -> Result<String> {
         through = transfer(deployment, SOCKET)?;
         Ok(())
     })?;
-    // Who asks for the kernel path is told in the PeerRelay itself.
+    // With the kernel path required, the PeerRelay itself reports that it is missing.
     deployment.apply(EDGE, &json!({"dataPath": "Kernel"}))?;
-    deployment.soon("the PeerRelay says so", || {
+    deployment.soon("the PeerRelay reports it", || {
         for (kind, wanted) in [("Ready", "False"), ("Stalled", "True")] {
             let is = deployment.condition(EDGE, kind)?;
             let wanted = format!("{wanted}/KernelPathUnavailable");
@@ -124,13 +124,13 @@ fn without_capabilities(deployment: &Deployment<'_>) -> Result<String> {
         Ok(())
     })?;
     let relay = deployment.object("peerrelay", EDGE)?;
-    let told = relay["status"]["conditions"].to_string();
+    let conditions = relay["status"]["conditions"].to_string();
     ensure!(
-        told.contains(REMEDY) && told.contains("or set dataPath to Auto"),
-        "no remedy: {told}"
+        conditions.contains(REMEDY) && conditions.contains("or set dataPath to Auto"),
+        "no remedy: {conditions}"
     );
     relayed(deployment)?;
-    Ok(format!("told after {took:.1} s, {through}"))
+    Ok(format!("reported after {took:.1} s, {through}"))
 }
 
 /// Checks that a relay forwards by sockets for want of capabilities, and names them.
@@ -147,7 +147,7 @@ fn not_permitted(status: &Value) -> Result<()> {
     Ok(())
 }
 
-/// Takes added capabilities from pods of the relays' namespace, as policies of clusters do.
+/// Removes added capabilities from pods of the relays' namespace, as policies of clusters do.
 fn stripping() -> Value {
     let object = |kind: &str, spec: Value| {
         json!({
@@ -183,8 +183,8 @@ fn stripping() -> Value {
     ]})
 }
 
-/// Waits until a new pod that asks for a capability would have these. The API server takes a moment
-/// to know of a policy.
+/// Waits until a new pod that requests a capability would get these. The API server applies a policy a
+/// moment after it was created.
 fn wait_until_pods_get(deployment: &Deployment<'_>, wanted: &Value) -> Result<()> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
@@ -194,7 +194,7 @@ fn wait_until_pods_get(deployment: &Deployment<'_>, wanted: &Value) -> Result<()
             "securityContext": {"capabilities": {"add": ["BPF"]}},
         }]},
     });
-    deployment.soon("the policy is known, or gone", || {
+    deployment.soon("the policy is in force, or gone", || {
         let mut create = deployment.rig.kubectl_command();
         create.args(["create", "--dry-run=server", "-o", "json", "-f", "-"]);
         let made = run_with_input(&mut create, pod.to_string().as_bytes())?;
@@ -206,7 +206,7 @@ fn wait_until_pods_get(deployment: &Deployment<'_>, wanted: &Value) -> Result<()
     })
 }
 
-/// Deletes the relays' pods and says when the last of the new ones was seen running.
+/// Deletes the relays' pods, and returns the time at which all new ones run.
 fn replace_pods(deployment: &Deployment<'_>) -> Result<Instant> {
     let before = deployment.list("pods", EDGE)?;
     let label = format!("peerrelay.dev/peer-relay={EDGE}");
@@ -227,9 +227,9 @@ fn replace_pods(deployment: &Deployment<'_>) -> Result<Instant> {
     Ok(Instant::now())
 }
 
-/// Waits until every relay reports this path.
+/// Waits until every relay reports this data path.
 fn paths_are(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
-    deployment.eventually("relays report their path", || {
+    deployment.eventually("relays report their data path", || {
         all_report(deployment, |status| {
             ensure!(
                 status["dataPath"] == wanted,
@@ -255,7 +255,7 @@ fn all_report(deployment: &Deployment<'_>, check: impl Fn(&Value) -> Result<()>)
     Ok(())
 }
 
-/// Sends through the relays; their metric with this prefix counts it.
+/// Sends bytes through the relays, which the metric with this prefix must count.
 fn transfer(deployment: &Deployment<'_>, metric: &str) -> Result<String> {
     relayed(deployment)?;
     let before = deployment.metric(metric)?;

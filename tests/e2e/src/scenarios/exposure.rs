@@ -1,4 +1,4 @@
-//! Ways to relays other than their nodes' own network.
+//! Exposure of relays by NodePorts and load balancers.
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -16,16 +16,16 @@ use super::{
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "a NodePort leads clients to relays that pass Pod Security restricted",
+            name: "clients reach relays through a NodePort under Pod Security restricted",
             run: node_port,
         },
         Scenario {
-            name: "each relay has a LoadBalancer address, and is not started before it has",
+            name: "each relay gets a LoadBalancer address, and starts only afterwards",
             run: load_balancer,
         },
         Scenario {
-            name: "relays share one LoadBalancer address, each with a port of its own, also where \
-                   NetworkPolicies are enforced",
+            name: "relays share one LoadBalancer address, each with its own port, also where NetworkPolicies \
+                   are enforced",
             run: shared_address,
         },
     ]
@@ -56,8 +56,11 @@ fn node_port(deployment: &Deployment<'_>) -> Result<String> {
                 let own = deployment.rig.nodes.iter().find(|n| n.machine.name == on);
                 let own = own.context("a relay is on no node of the rig")?.machine;
                 let wanted = [format!("{}:{port}", own.v4), format!("[{}]:{port}", own.v6)];
-                let told = endpoints(&node);
-                ensure!(told == wanted, "{on} advertises {told:?}, not {wanted:?}");
+                let advertised = endpoints(&node);
+                ensure!(
+                    advertised == wanted,
+                    "{on} advertises {advertised:?}, not {wanted:?}"
+                );
             }
             Ok(())
         })?;
@@ -83,11 +86,11 @@ fn load_balancer(deployment: &Deployment<'_>) -> Result<String> {
             EDGE,
             &behind_balancers(json!({"ipFamilyPolicy": "PreferDualStack"})),
         )?;
-        deployment.soon("addresses are waited for", || {
-            let told = deployment.condition(EDGE, "EndpointsPublished")?;
+        deployment.soon("relays wait for addresses", || {
+            let is = deployment.condition(EDGE, "EndpointsPublished")?;
             ensure!(
-                told == "False/LoadBalancerPending",
-                "EndpointsPublished is '{told}'"
+                is == "False/LoadBalancerPending",
+                "EndpointsPublished is '{is}'"
             );
             Ok(())
         })?;
@@ -102,13 +105,13 @@ fn load_balancer(deployment: &Deployment<'_>) -> Result<String> {
             let node = &service["metadata"]["annotations"]["peerrelay.dev/node"];
             let nodes = deployment.reports(EDGE)?;
             let node = nodes.iter().find(|n| n["spec"]["nodeName"] == *node);
-            let told = endpoints(node.context("a relay does not report")?);
-            let given = addresses(&service);
+            let advertised = endpoints(node.context("a relay does not report")?);
+            let assigned = addresses(&service);
             ensure!(
-                told == given && given.len() == 2,
-                "the relay advertises {told:?}, its Service has {given:?}"
+                advertised == assigned && assigned.len() == 2,
+                "the relay advertises {advertised:?}, its Service has {assigned:?}"
             );
-            all.extend(given);
+            all.extend(assigned);
         }
         through(deployment, &all).with_context(|| metallb.log())
     });
@@ -163,7 +166,7 @@ pub(super) fn endpoints(node: &Value) -> Vec<String> {
     all
 }
 
-/// The addresses that a Service has been given, with its port.
+/// The addresses that are assigned to a Service, with its port.
 fn addresses(service: &Value) -> Vec<String> {
     let port = &service["spec"]["ports"][0]["port"];
     let ingress = service["status"]["loadBalancer"]["ingress"].as_array();

@@ -14,25 +14,25 @@ const TIME: Duration = Duration::from_secs(75);
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "a request that fails, or an operator killed before or after it, changes nothing about the end",
+            name: "a request that fails, or an operator that is killed before or after it, does not change the end state",
             run: sample,
         },
         Scenario {
-            name: "the operator asks for nothing it knows and writes nothing that is there",
-            run: sparing,
+            name: "the operator sends no request at rest, and one for each object that changes",
+            run: request_budget,
         },
         Scenario {
-            name: "a Service that needs two IP families is refused where there is one, which is told \
-                   within 5 s and holds up nothing else",
+            name: "a Service that needs two IP families is refused in a cluster with one, which is reported \
+                   within 5 s and blocks nothing else",
             run: one_family,
         },
         Scenario {
-            name: "of two operators one acts, and one that was replaced writes nothing any more",
-            run: two,
+            name: "of two operators only the leader writes, and a replaced leader writes nothing any more",
+            run: replicas,
         },
         Scenario {
-            name: "stalled and cut watches and a restarted API server change nothing about the end",
-            run: stormy,
+            name: "stalled and cut watches and a restarted API server do not change the end state",
+            run: watch_faults,
         },
     ]
 }
@@ -68,7 +68,7 @@ fn sample(deployment: &Deployment<'_>) -> Result<String> {
     ))
 }
 
-fn sparing(deployment: &Deployment<'_>) -> Result<String> {
+fn request_budget(deployment: &Deployment<'_>) -> Result<String> {
     faults::show(
         deployment.rig.tools(),
         &deployment.rig.program()?,
@@ -84,7 +84,7 @@ fn one_family(deployment: &Deployment<'_>) -> Result<String> {
     )
 }
 
-fn two(deployment: &Deployment<'_>) -> Result<String> {
+fn replicas(deployment: &Deployment<'_>) -> Result<String> {
     faults::show(
         deployment.rig.tools(),
         &deployment.rig.program()?,
@@ -92,7 +92,7 @@ fn two(deployment: &Deployment<'_>) -> Result<String> {
     )
 }
 
-fn stormy(deployment: &Deployment<'_>) -> Result<String> {
+fn watch_faults(deployment: &Deployment<'_>) -> Result<String> {
     faults::show(
         deployment.rig.tools(),
         &deployment.rig.program()?,

@@ -160,7 +160,7 @@ fn flux(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -
     ensure!(said.contains("Failed"), "it did not fail: '{said}'");
     repository.commit(&[edge(&json!({"port": 40_100}))?])?;
     gitops.apply(dir, inventory)?;
-    // Flux, too, looks again: pods that fail are there until the DaemonSet's controller has removed them.
+    // Flux polls as well: failed pods stay until the DaemonSet's controller has removed them.
     deployment.eventually("it is mended", || gitops.await_current(dir))?;
     settled(deployment, gitops, repository)?;
 
@@ -298,10 +298,10 @@ fn manifests(deployment: &Deployment<'_>) -> Result<String> {
     let tools = deployment.rig.tools();
     GitOps::build(tools)?;
     let runtime = faults::runtime()?;
-    let (plane, kubeconfig) = runtime.block_on(ControlPlane::empty(tools))?;
+    let (control_plane, kubeconfig) = runtime.block_on(ControlPlane::empty(tools))?;
     let gitops = GitOps::local(tools, kubeconfig);
     let deploy = repository().join("deploy");
-    let dir = plane.dir().join("kinds");
+    let dir = control_plane.dir().join("kinds");
     fs::create_dir(&dir)?;
     gitops.define_kinds(&dir)?;
     let mut apply = vec!["apply".to_owned(), "--server-side".to_owned()];
@@ -309,7 +309,7 @@ fn manifests(deployment: &Deployment<'_>) -> Result<String> {
     gitops.kubectl(&apply.iter().map(String::as_str).collect::<Vec<_>>())?;
     accepted(&gitops, &deploy)?;
     let overlay = deploy.join("kustomize/overlays/operator");
-    let count = operator_by_flux(&gitops, &overlay, plane.dir())?;
+    let count = operator_by_flux(&gitops, &overlay, control_plane.dir())?;
     operator_by_argo_cd(&gitops, &overlay)?;
     Ok(format!("{count} objects of the operator"))
 }

@@ -26,7 +26,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         },
         Scenario {
             name: "a client without a device, one that may not use the relays, and the relays' tag on \
-                   another device are told by name",
+                   another device are named in the status",
             run: clients,
         },
         Scenario {
@@ -145,9 +145,9 @@ fn clients(deployment: &Deployment<'_>) -> Result<String> {
     tailnet.write_policy(&partly)?;
     in_force(deployment, "True/GrantsEffective")?;
     tailnet.set_tags("c3", &["tag:other", "tag:relay-office"])?;
-    let told = in_force(deployment, "False/TagOnOtherDevices");
+    let reported = in_force(deployment, "False/TagOnOtherDevices");
     tailnet.set_tags("c3", &["tag:other"])?;
-    told?;
+    reported?;
     in_force(deployment, "True/GrantsEffective")?;
     reset(deployment)?;
     Ok("not seen, not granted, not alone with the tag".into())
@@ -217,7 +217,7 @@ fn broad(deployment: &Deployment<'_>) -> Result<String> {
     }
     reset(deployment)?;
     in_force(deployment, "True/GrantsEffective")?;
-    Ok("told, and taken back".into())
+    Ok("reported, and cleared again".into())
 }
 
 /// Waits until the condition is as wanted.

@@ -28,14 +28,14 @@ const OTHER: &str = "other";
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "relays join Headscale with the tag of their auth key, name the remedy when it is \
-                   another one, serve stock clients, outlast a restart of Headscale, and say whose \
-                   device name is taken",
+            name: "relays join Headscale with the tag of their auth key, report a wrong tag with its fix, \
+                   serve stock clients, outlast a restart of Headscale, and report device names \
+                   that are taken",
             run: joined,
         },
         Scenario {
-            name: "on Headscale, sessions end within 10 s of the only grant's or their devices' end, \
-                   and a relay that was deleted joins again",
+            name: "on Headscale, sessions end within 10 s after the only grant or their devices are removed, \
+                   and a deleted relay joins again",
             run: revoked,
         },
     ]
@@ -166,12 +166,13 @@ fn revoked(deployment: &Deployment<'_>) -> Result<String> {
     ended(deployment, &headscale, result)
 }
 
-/// Devices of a second PeerRelay that want the names of the first one's get others, which is told.
+/// Devices of a second PeerRelay that request the names of the first one's get others, which the status
+/// reports.
 fn names_taken(deployment: &Deployment<'_>) -> Result<()> {
     let mut tailnet = tailnet(deployment)?;
     tailnet["hostnamePrefix"] = json!(EDGE);
     deployment.apply(OTHER, &json!({"tailnet": tailnet, "port": 40_300}))?;
-    let told = deployment.eventually("the names of its devices are told", || {
+    let reported = deployment.eventually("the status names its devices", || {
         let is = deployment.condition(OTHER, "TailnetConnected")?;
         let said = message(&deployment.object("peerrelay", OTHER)?, "TailnetConnected");
         let words = [
@@ -186,7 +187,7 @@ fn names_taken(deployment: &Deployment<'_>) -> Result<()> {
         );
         Ok(())
     });
-    let ready = told.and_then(|()| deployment.wait_ready(OTHER));
+    let ready = reported.and_then(|()| deployment.wait_ready(OTHER));
     deployment.delete(OTHER)?;
     ready
 }
@@ -197,7 +198,7 @@ fn ended(
     headscale: &Headscale<'_>,
     result: Result<String>,
 ) -> Result<String> {
-    // The relays are deleted before the suite looks at them.
+    // The relays are deleted before the suite collects evidence.
     let result = result.with_context(|| {
         let seen = evidence::of(deployment);
         format!("{seen}\nHeadscale said:\n{}", headscale.log())

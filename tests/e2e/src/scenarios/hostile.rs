@@ -8,7 +8,7 @@ use super::{EDGE, Scenario, relayed, reset};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
-        name: "a stranger's datagrams get no answer and are counted by reason",
+        name: "datagrams of unknown senders get no answer, and are counted by reason",
         run: strangers,
     }]
 }

@@ -19,8 +19,8 @@ mod queries;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
-        name: "prometheus-operator comes, its Prometheus scrapes relays and operator and alarms when \
-               they fail, and it goes again",
+        name: "prometheus-operator is installed, its Prometheus scrapes relays and operator, alerts when they \
+               fail, and it is removed again",
         run: scraped,
     }]
 }
@@ -58,12 +58,12 @@ fn scraped(deployment: &Deployment<'_>) -> Result<String> {
                 .unwrap_or_else(|error| error.to_string())
         })?;
     let (mut queries, mut touched) = (String::new(), 0);
-    deployment.eventually("panels and alerts ask for what is there", || {
+    deployment.eventually("panels and alerts query series that exist", || {
         // Rates need traffic, and a reconciliation, between two scrapes.
         relayed(deployment)?;
         touched += 1;
-        let note = format!("rig/touched={touched}");
-        deployment.annotate(EDGE, &note)?;
+        let annotation = format!("rig/touched={touched}");
+        deployment.annotate(EDGE, &annotation)?;
         queries = queries::hold(&prometheus)?;
         Ok(())
     })?;
@@ -71,7 +71,7 @@ fn scraped(deployment: &Deployment<'_>) -> Result<String> {
     if std::env::var_os("UPDATE").is_some() {
         picture::draw(&prometheus, 120, &repository().join("docs/dashboard.svg"))?;
     }
-    let alerts = outages::alarm(deployment, &prometheus)?;
+    let alerts = outages::alerts(deployment, &prometheus)?;
     disabled(deployment)?;
     prometheus.remove()?;
     deployment.soon("annotations stand in again", || annotated(deployment))?;
@@ -97,8 +97,8 @@ fn disabled(deployment: &Deployment<'_>) -> Result<()> {
 /// Checks that the metrics Service says by annotations where to scrape.
 fn annotated(deployment: &Deployment<'_>) -> Result<()> {
     let service = deployment.object("service", &format!("{EDGE}-metrics"))?;
-    let note = &service["metadata"]["annotations"]["prometheus.io/scrape"];
-    ensure!(*note == "true", "the annotation is {note}");
+    let annotation = &service["metadata"]["annotations"]["prometheus.io/scrape"];
+    ensure!(*annotation == "true", "the annotation is {annotation}");
     Ok(())
 }
 

@@ -23,8 +23,8 @@ use super::{
     vacant,
 };
 
-/// A pod of nobody, from which things are asked.
-const STRANGER: &str = "stranger";
+/// Name of a pod that belongs to no PeerRelay, from which addresses are probed.
+const OUTSIDER: &str = "outsider";
 /// The exit status of curl when its time is over.
 const TIMED_OUT: &str = "exit status: 28";
 
@@ -50,7 +50,7 @@ fn relays(deployment: &Deployment<'_>) -> Result<String> {
     });
     deployment
         .rig
-        .kubectl(["delete", "pod", STRANGER, "--ignore-not-found"])?;
+        .kubectl(["delete", "pod", OUTSIDER, "--ignore-not-found"])?;
     deployment.delete(EDGE)?;
     seen
 }
@@ -68,7 +68,7 @@ fn relays_among(deployment: &Deployment<'_>) -> Result<String> {
     let route = through(deployment, &[":vni:".to_owned()])?;
     verified(deployment)?;
     let metrics = metrics(deployment)?;
-    let inside = stranger(deployment)?;
+    let inside = outsider(deployment)?;
     let outside = || Ok(deployment.client("c1")?.command("curl"));
     opened(&metrics, || Ok(inside_of(inside)))?;
     closed(&metrics, outside).context("from outside of the cluster")?;
@@ -101,7 +101,7 @@ fn operator(deployment: &Deployment<'_>) -> Result<String> {
     let seen = operator_among(deployment).with_context(|| enforced.log());
     deployment
         .rig
-        .kubectl(["delete", "pod", STRANGER, "--ignore-not-found"])?;
+        .kubectl(["delete", "pod", OUTSIDER, "--ignore-not-found"])?;
     let words = ["delete", "networkpolicy", "peerrelay-operator"];
     let place = ["-n", OPERATOR_NAMESPACE, "--ignore-not-found"];
     deployment.rig.kubectl(words.into_iter().chain(place))?;
@@ -109,7 +109,7 @@ fn operator(deployment: &Deployment<'_>) -> Result<String> {
 }
 
 fn operator_among(deployment: &Deployment<'_>) -> Result<String> {
-    let inside = stranger(deployment)?;
+    let inside = outsider(deployment)?;
     let outside = || Ok(deployment.client("c1")?.command("curl"));
     let elsewhere = [LOGIN_SERVER.to_owned()];
     let api = ["https://10.96.0.1:443/version".to_owned()];
@@ -206,26 +206,26 @@ fn urls(pod: &Value, port: u16) -> Vec<String> {
         .collect()
 }
 
-/// Starts the stranger and gives its process.
-fn stranger(deployment: &Deployment<'_>) -> Result<i32> {
+/// Starts the pod outside of the PeerRelay, and returns the id of its process.
+fn outsider(deployment: &Deployment<'_>) -> Result<i32> {
     let pod = json!({
         "apiVersion": "v1", "kind": "Pod",
-        "metadata": {"name": STRANGER, "namespace": "default"},
+        "metadata": {"name": OUTSIDER, "namespace": "default"},
         "spec": {
             "automountServiceAccountToken": false,
             "terminationGracePeriodSeconds": 0,
             "containers": [{
                 "name": "pause", "image": PAUSE, "imagePullPolicy": "Never",
-                "env": [{"name": "POD_NAME", "value": STRANGER}],
+                "env": [{"name": "POD_NAME", "value": OUTSIDER}],
             }],
         },
     });
     deployment.rig.apply(&pod.to_string())?;
-    let pod = format!("pod/{STRANGER}");
+    let pod = format!("pod/{OUTSIDER}");
     deployment
         .rig
         .kubectl(["wait", "--for=condition=Ready", &pod, "--timeout=60s"])?;
-    process_of(STRANGER).context("the stranger does not run")
+    process_of(OUTSIDER).context("the outsider does not run")
 }
 
 /// curl in the network of a pod, by one of its processes.

@@ -1,4 +1,4 @@
-//! The operator under trouble.
+//! The operator: no needless writes, repairs, kills and foreign objects.
 
 use std::{collections::BTreeMap, thread, time::Duration};
 
@@ -20,10 +20,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
             name: "an unchanged PeerRelay causes no write, not even by a new operator",
-            run: thrift,
+            run: unchanged,
         },
         Scenario {
-            name: "what is changed by hand is put back, what a region had goes with it",
+            name: "changes by hand are reverted, and the objects of a removed region are deleted",
             run: drift,
         },
         Scenario {
@@ -31,15 +31,15 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: killed,
         },
         Scenario {
-            name: "an object of someone else is left alone, and the PeerRelay says so",
+            name: "an object of another owner is not changed, and the PeerRelay reports it",
             run: taken,
         },
     ]
 }
 
-fn thrift(deployment: &Deployment<'_>) -> Result<String> {
+fn unchanged(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
-    // Relays try each other's addresses after they have become ready: the status follows.
+    // Relays verify each other's addresses after they have become ready, which changes the status.
     let mut last = Value::Null;
     deployment.eventually("the status stays as it is", || {
         thread::sleep(Duration::from_secs(3));
@@ -55,17 +55,17 @@ fn thrift(deployment: &Deployment<'_>) -> Result<String> {
     let before = versions(deployment, EDGE)?;
     let (status, sessions) = (settled(deployment)?, sessions(deployment)?);
     let since = OffsetDateTime::now_utc();
-    // Metadata only: the operator looks again and finds nothing to do.
-    let note = format!("rig/looked={}", since.unix_timestamp_nanos());
-    deployment.annotate(EDGE, &note)?;
+    // Metadata only: the operator reconciles and finds nothing to do.
+    let annotation = format!("rig/annotated={}", since.unix_timestamp_nanos());
+    deployment.annotate(EDGE, &annotation)?;
     signals::pause(QUIET)?;
     let mut writes = audit::operators_writes(deployment, since)?;
-    ensure!(writes.is_empty(), "a second look wrote {writes:?}");
+    ensure!(writes.is_empty(), "a reconciliation wrote {writes:?}");
     kill_operators(deployment)?;
     wait_for_operator(deployment)?;
     signals::pause(QUIET)?;
     writes = audit::operators_writes(deployment, since)?;
-    // Relays tell of the sessions that come and go, which the status follows.
+    // Relays report sessions that come and go, which changes the status.
     let counted = format!("patch peerrelays/{EDGE} status");
     if self::sessions(deployment)? != sessions {
         writes.retain(|write| *write != counted);
@@ -85,7 +85,7 @@ fn sessions(deployment: &Deployment<'_>) -> Result<Value> {
     Ok(deployment.object("peerrelay", EDGE)?["status"]["sessions"].clone())
 }
 
-/// The status without the number of sessions, which relays tell as it changes.
+/// The status without the number of sessions, which relays report as it changes.
 fn settled(deployment: &Deployment<'_>) -> Result<Value> {
     let mut status = deployment.object("peerrelay", EDGE)?["status"].clone();
     status["sessions"] = Value::Null;
@@ -141,7 +141,7 @@ fn drift(deployment: &Deployment<'_>) -> Result<String> {
 
 fn killed(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
-    let wanted = shape(deployment, EDGE)?;
+    let wanted = contents(deployment, EDGE)?;
     let mut kills = 0;
     let mut pauses = Pauses::new(deployment.seed);
     for _ in 0..3 {
@@ -176,7 +176,7 @@ fn killed(deployment: &Deployment<'_>) -> Result<String> {
         kill_operators(deployment)?;
         kills += 3;
         deployment.wait_ready(EDGE)?;
-        let now = shape(deployment, EDGE)?;
+        let now = contents(deployment, EDGE)?;
         ensure!(
             now == wanted,
             "another state: {now:?} instead of {wanted:?}"
@@ -195,7 +195,7 @@ fn taken(deployment: &Deployment<'_>) -> Result<String> {
         "taken",
         &json!({"port": 40_100, "monitoring": {"port": 9_540}}),
     )?;
-    deployment.soon("the name is said to be taken", || {
+    deployment.soon("the status says that the name is taken", || {
         let stalled = deployment.condition("taken", "Stalled")?;
         ensure!(stalled == "True/NameTaken", "Stalled is '{stalled}'");
         Ok(())
@@ -227,8 +227,8 @@ fn versions(deployment: &Deployment<'_>, name: &str) -> Result<BTreeMap<String, 
         .collect())
 }
 
-/// The content of each child, without what differs between two lives of the same object.
-fn shape(deployment: &Deployment<'_>, name: &str) -> Result<BTreeMap<String, String>> {
+/// The content of each child, without fields that differ between two objects of the same content.
+fn contents(deployment: &Deployment<'_>, name: &str) -> Result<BTreeMap<String, String>> {
     let children = deployment.list(CHILDREN, name)?;
     Ok(children
         .iter()
@@ -290,7 +290,7 @@ fn wait_for_operator(deployment: &Deployment<'_>) -> Result<()> {
     })
 }
 
-/// Random pauses below 1.5 s, those of a seed.
+/// Random pauses below 1.5 s, drawn from a seed.
 struct Pauses {
     state: u64,
 }

@@ -82,7 +82,7 @@ fn apart(deployment: &Deployment<'_>, one: &dyn Fn(u16) -> Value) -> Result<()> 
         Ok(())
     })?;
     deployment.apply(OTHER, &one(40_000))?;
-    deployment.soon("who has the port is told", || {
+    deployment.soon("the status names the owner of the port", || {
         let status = deployment.object("peerrelay", OTHER)?["status"].clone();
         let conditions = status["conditions"].as_array().cloned().unwrap_or_default();
         let stalled = conditions.iter().find(|c| c["type"] == "Stalled");
@@ -107,7 +107,7 @@ fn stored_port(deployment: &Deployment<'_>) -> Result<()> {
     let stored = |port: u16| json!({"port": port, "monitoring": {"port": 9_440}});
     deployment.apply(EDGE, &stored(40_000))?;
     deployment.apply(OTHER, &stored(40_300))?;
-    deployment.soon("the port and the field are told", || {
+    deployment.soon("the status names the port and the field", || {
         let is = deployment.condition(OTHER, "Stalled")?;
         let said = message(&deployment.object("peerrelay", OTHER)?, "Stalled");
         let words = [
@@ -192,13 +192,13 @@ fn none_there(deployment: &Deployment<'_>) -> Result<()> {
             let status = deployment.object("peerrelay", EDGE)?["status"].clone();
             let generation =
                 deployment.object("peerrelay", EDGE)?["metadata"]["generation"].clone();
-            let told = (
+            let reported = (
                 status["relays"].clone(),
                 status["regions"][0]["nodes"].clone(),
             );
             ensure!(
-                told == (json!("2/2"), json!(2)) && status["observedGeneration"] == generation,
-                "relays and nodes: {told:?}"
+                reported == (json!("2/2"), json!(2)) && status["observedGeneration"] == generation,
+                "relays and nodes: {reported:?}"
             );
             Ok(())
         })?;

@@ -44,13 +44,13 @@ fn counted(deployment: &Deployment<'_>) -> Result<String> {
     deployment.apply(first, &one(40_400, None))?;
     deployment.apply(second, &one(40_500, None))?;
     let within = "2 relays, at most 2 in total in the tailnet: 1 of this PeerRelay, 1 of ";
-    told(
+    reported(
         deployment,
         first,
         "True/WithinAllowance",
         &format!("{within}{NAMESPACE}/{second}"),
     )?;
-    told(
+    reported(
         deployment,
         second,
         "True/WithinAllowance",
@@ -62,16 +62,13 @@ fn counted(deployment: &Deployment<'_>) -> Result<String> {
     deployment.apply(own, &one(40_700, Some(LOGIN_SERVER)))?;
     for name in [first, second, third] {
         let exceeded = "3 relays, at most 2 in total in the tailnet: 1 of this PeerRelay";
-        told(deployment, name, "False/AllowanceExceeded", exceeded)?;
+        reported(deployment, name, "False/AllowanceExceeded", exceeded)?;
     }
-    deployment.eventually(
-        "the PeerRelay of another control server is looked at",
-        || {
-            let ready = deployment.condition(own, "Ready")?;
-            ensure!(!ready.is_empty(), "it has no condition");
-            Ok(())
-        },
-    )?;
+    deployment.eventually("the PeerRelay of another control server is counted", || {
+        let ready = deployment.condition(own, "Ready")?;
+        ensure!(!ready.is_empty(), "it has no condition");
+        Ok(())
+    })?;
     let quota = deployment.condition(own, "WithinQuota")?;
     ensure!(quota.is_empty(), "WithinQuota of {own} is '{quota}'");
 
@@ -79,7 +76,7 @@ fn counted(deployment: &Deployment<'_>) -> Result<String> {
     plan["maxRelays"] = json!(3);
     deployment.apply(first, &plan)?;
     for name in [first, second, third] {
-        told(
+        reported(
             deployment,
             name,
             "True/WithinAllowance",
@@ -107,9 +104,9 @@ fn one(port: u16, control_url: Option<&str>) -> Value {
     }]})
 }
 
-fn told(deployment: &Deployment<'_>, name: &str, wanted: &str, words: &str) -> Result<()> {
+fn reported(deployment: &Deployment<'_>, name: &str, wanted: &str, words: &str) -> Result<()> {
     deployment
-        .soon("the total is told", || {
+        .soon("the status has the total", || {
             let is = deployment.condition(name, "WithinQuota")?;
             let said = message(&deployment.object("peerrelay", name)?, "WithinQuota");
             ensure!(

@@ -43,7 +43,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: tag_missing,
         },
         Scenario {
-            name: "a policy that turns relays off, and a node key that expires, are each told within \
+            name: "a policy that turns relays off, and a node key that expires, are each reported within \
                    10 s, and so is their end",
             run: told_by_control,
         },
@@ -73,7 +73,7 @@ fn forbidden(deployment: &Deployment<'_>) -> Result<String> {
         "Stalled stays"
     );
     deployment.delete(OTHER)?;
-    Ok(format!("told after {found} s"))
+    Ok(format!("reported after {found} s"))
 }
 
 fn pods(deployment: &Deployment<'_>) -> Result<String> {
@@ -108,7 +108,7 @@ fn pods(deployment: &Deployment<'_>) -> Result<String> {
 
     let pod = first_pod(deployment)?;
     let start = Instant::now();
-    deployment.eventually("a crash loop is told", || {
+    deployment.eventually("the status reports a crash loop", || {
         // Each restart is a new process, until the kubelet waits.
         if let Some(pid) = process_of(&pod) {
             signals::kill(pid);
@@ -148,7 +148,7 @@ fn metrics_port(deployment: &Deployment<'_>) -> Result<String> {
         ensure!(*restarts == 0, "a relay was restarted {restarts} times");
     }
     deployment.delete(OTHER)?;
-    Ok(format!("told after {took} s"))
+    Ok(format!("reported after {took} s"))
 }
 
 /// The key belongs to a user who does not own the relays' tag: control refuses the tag, and lets the
@@ -233,7 +233,7 @@ fn told_by_control(deployment: &Deployment<'_>) -> Result<String> {
         let all = |set| names.iter().try_for_each(|name| change(name, set));
         let start = Instant::now();
         let mut took = Duration::ZERO;
-        let told = all(true).and_then(|()| {
+        let reported = all(true).and_then(|()| {
             let soon = || {
                 let is = deployment.condition(EDGE, "TailnetConnected")?;
                 ensure!(
@@ -247,7 +247,7 @@ fn told_by_control(deployment: &Deployment<'_>) -> Result<String> {
             stalled(deployment, EDGE, reason).map(drop)
         });
         all(false)?;
-        told.context(reason)?;
+        reported.context(reason)?;
         let start = Instant::now();
         deployment.wait_ready(EDGE)?;
         found.push(format!(

@@ -23,12 +23,12 @@ const TAKEN: u16 = 31_999;
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "what the API server refuses is told within 5 s in its words, holds up nothing \
-                   else, and ends with its cause",
+            name: "a refusal of the API server is reported within 5 s in its words, blocks nothing else, \
+                   and ends with its cause",
             run: refused,
         },
         Scenario {
-            name: "what the operator cannot read, a PeerRelay or a RelayNode, holds up nothing else",
+            name: "a PeerRelay or RelayNode that the operator cannot read blocks nothing else",
             run: unreadable,
         },
     ]
@@ -49,7 +49,7 @@ fn refused(deployment: &Deployment<'_>) -> Result<String> {
     Ok(found.join(", "))
 }
 
-/// Relays that run go on, and what does not depend on the refused object is changed.
+/// Running relays are kept, and objects that do not depend on the refused one are changed.
 fn bad_resources(deployment: &Deployment<'_>) -> Result<String> {
     let small = json!({"requests": {"memory": "1Gi"}, "limits": {"memory": "64Mi"}});
     let spec = json!({
@@ -76,9 +76,9 @@ fn bad_resources(deployment: &Deployment<'_>) -> Result<String> {
         Ok(())
     })?;
     ensure!(!waits(deployment), "kubectl wait takes it for ready");
-    let told = warnings(deployment, EDGE, "ApplyRejected")?;
-    ensure!(told == 1, "{told} events");
-    // What the API server writes in another way is no change.
+    let events = warnings(deployment, EDGE, "ApplyRejected")?;
+    ensure!(events == 1, "{events} events");
+    // Values that the API server normalises are no change.
     let fine =
         json!({"requests": {"cpu": "0.05", "memory": "32.0Mi"}, "limits": {"memory": "0.25Gi"}});
     let overrides =
@@ -90,8 +90,8 @@ fn bad_resources(deployment: &Deployment<'_>) -> Result<String> {
     deployment.wait_ready(EDGE)?;
     let before = applied(deployment)?;
     for round in 0..3 {
-        let note = format!("rig/looked={round}");
-        deployment.annotate(EDGE, &note)?;
+        let annotation = format!("rig/annotated={round}");
+        deployment.annotate(EDGE, &annotation)?;
         std::thread::sleep(Duration::from_secs(1));
     }
     let after = applied(deployment)?;
@@ -104,7 +104,7 @@ fn bad_resources(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("resources after {took:.1} s"))
 }
 
-/// Values of labels that admission does not look at.
+/// Values of labels that admission does not check.
 fn bad_labels(deployment: &Deployment<'_>) -> Result<String> {
     let value = "no value of a label!";
     let specs = [
@@ -222,8 +222,8 @@ fn policy_and_quota(deployment: &Deployment<'_>) -> Result<String> {
     }
     deployment.wait_ready(OTHER)?;
     deployment.object("service", "other-metrics")?;
-    let told = warnings(deployment, OTHER, "ApplyRejected")?;
-    ensure!(told == 1, "{told} events");
+    let events = warnings(deployment, OTHER, "ApplyRejected")?;
+    ensure!(events == 1, "{events} events");
     deployment.delete(OTHER)?;
     Ok(format!("policy and quota after {took:.1} s"))
 }
@@ -327,14 +327,14 @@ fn unreadable(deployment: &Deployment<'_>) -> Result<String> {
     kill_operators(deployment)?;
     mended(deployment).context("after they were listed")?;
     ensure!(invalid().is_ok(), "it is not InvalidSpec any more");
-    deployment.eventually("an event tells of the RelayNode", || {
-        let told = events(deployment, "strange")?;
-        let told = told.iter().any(|event| event["reason"] == "InvalidReport");
-        ensure!(told, "no event");
+    deployment.eventually("an event names the RelayNode", || {
+        let mut events = events(deployment, "strange")?.into_iter();
+        let is_named = events.any(|event| event["reason"] == "InvalidReport");
+        ensure!(is_named, "no event");
         Ok(())
     })?;
-    let told = warnings(deployment, OTHER, "InvalidSpec")?;
-    ensure!(told == 1, "{told} events");
+    let events = warnings(deployment, OTHER, "InvalidSpec")?;
+    ensure!(events == 1, "{events} events");
     deployment.wait_ready(EDGE)?;
     deployment
         .rig
@@ -381,7 +381,7 @@ fn mended(deployment: &Deployment<'_>) -> Result<()> {
     })
 }
 
-/// Waits until a refusal of the API server is told, and says after how many seconds it was.
+/// Waits until the status has a refusal of the API server; returns the seconds since `start`.
 fn rejected(
     deployment: &Deployment<'_>,
     name: &str,
@@ -448,11 +448,11 @@ fn events(deployment: &Deployment<'_>, about: &str) -> Result<Vec<Value>> {
 fn warnings(deployment: &Deployment<'_>, name: &str, reason: &str) -> Result<u64> {
     let uid = field(deployment, name, ".metadata.uid")?;
     let all = events(deployment, name)?;
-    let told = all.iter().filter(|event| {
+    let found = all.iter().filter(|event| {
         let about = &event["involvedObject"];
         event["type"] == "Warning" && event["reason"] == reason && about["uid"] == *uid
     });
-    Ok(told
+    Ok(found
         .map(|event| event["series"]["count"].as_u64().unwrap_or(1))
         .sum())
 }

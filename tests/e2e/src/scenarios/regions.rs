@@ -91,9 +91,9 @@ fn two_regions(deployment: &Deployment<'_>) -> Result<String> {
 fn total(deployment: &Deployment<'_>) -> Result<String> {
     vacant(deployment)?;
     let quota = |wanted: &str| {
-        deployment.soon("the quota is told", || {
-            let told = deployment.condition(EDGE, "WithinQuota")?;
-            ensure!(told == wanted, "WithinQuota is '{told}'");
+        deployment.soon("the status reports the quota", || {
+            let is = deployment.condition(EDGE, "WithinQuota")?;
+            ensure!(is == wanted, "WithinQuota is '{is}'");
             Ok(())
         })
     };

@@ -63,7 +63,7 @@ fn own_token(deployment: &Deployment<'_>) -> Result<String> {
         .with_context(|| format!("no state at {}", state.display()))?
         .permissions()
         .mode();
-    ensure!(mode & 0o077 == 0, "others may look at its keys: {mode:o}");
+    ensure!(mode & 0o077 == 0, "others may read its keys: {mode:o}");
     Ok(format!(
         "{} requests let through, {} refused",
         opened.len(),

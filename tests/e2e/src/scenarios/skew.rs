@@ -47,7 +47,7 @@ fn newer_configuration(deployment: &Deployment<'_>) -> Result<String> {
     deployment
         .rig
         .kubectl(["delete", "pod", &pod, "-n", NAMESPACE, "--wait=false"])?;
-    let mut told = String::new();
+    let mut warning = String::new();
     deployment.eventually("the next relay is ready and has warned", || {
         let now = deployment.list("pods", EDGE)?;
         let is_new = |pod: &&Value| {
@@ -62,7 +62,7 @@ fn newer_configuration(deployment: &Deployment<'_>) -> Result<String> {
         let line = log
             .lines()
             .find(|line| line.contains("unknown configuration field") && line.contains(FIELD));
-        told = line.context("the log has no warning")?.to_owned();
+        warning = line.context("the log has no warning")?.to_owned();
         Ok(())
     })?;
     deployment.apply(EDGE, &json!({}))?;
@@ -73,7 +73,7 @@ fn newer_configuration(deployment: &Deployment<'_>) -> Result<String> {
         Ok(())
     })?;
     deployment.wait_ready(EDGE)?;
-    Ok(told)
+    Ok(warning)
 }
 
 fn name_of(pod: &Value) -> Result<&str> {

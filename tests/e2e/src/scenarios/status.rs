@@ -90,7 +90,7 @@ fn judge(deployment: &Deployment<'_>, moments: &[Moment]) -> Result<String> {
     let mut seen = Vec::new();
     for (moment, kstatus) in moments.iter().zip(&said) {
         let (object, kstatus) = (&moment.object, kstatus.as_str());
-        let looked = object["status"]["observedGeneration"] == object["metadata"]["generation"];
+        let is_current = object["status"]["observedGeneration"] == object["metadata"]["generation"];
         let ready = is_true(object, "Ready");
         let stalled = is_true(object, "Stalled");
         let agrees = (kstatus == "Current") == ready && (kstatus == "Failed") == stalled;
@@ -101,7 +101,7 @@ fn judge(deployment: &Deployment<'_>, moments: &[Moment]) -> Result<String> {
         );
         let column = &moment.columns["Ready"];
         ensure!(
-            !looked || (column == "True") == ready,
+            !is_current || (column == "True") == ready,
             "the column says {column}, Ready is {ready}"
         );
         if seen.last() != Some(&kstatus) {
@@ -200,7 +200,7 @@ impl Watch {
                 columns: named.collect::<serde_json::Map<_, _>>().into(),
             });
         }
-        ensure!(!moments.is_empty(), "the watch told nothing: {text}");
+        ensure!(!moments.is_empty(), "the watch printed nothing: {text}");
         Ok(moments)
     }
 }

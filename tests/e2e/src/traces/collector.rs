@@ -17,10 +17,10 @@ use std::{
 use anyhow::{Context, Result, anyhow, ensure};
 use rig::{Rig, process};
 
-/// Time between two looks at the log files. No pod is made and deleted within it.
+/// Interval at which log files are collected. No pod is created and deleted within it.
 const INTERVAL: Duration = Duration::from_millis(250);
-/// Looks at the log files for one at the processes.
-const LOOKS: usize = 8;
+/// Number of these intervals between two collections of processes.
+const ROUNDS: usize = 8;
 /// The path of a pod's token, below its root.
 const TOKEN_FILE: &str = "var/run/secrets/kubernetes.io/serviceaccount/token";
 
@@ -65,12 +65,12 @@ impl Collector {
         let stop = ended.clone();
         let thread = thread::spawn(move || {
             let mut known = BTreeSet::new();
-            for look in 0.. {
+            for round in 0.. {
                 for dir in &nodes {
                     link_all(dir, &places.logs, &mut known)?;
                 }
-                if look % LOOKS == 0 {
-                    look_at_processes(&mut tokens, &mut arguments)?;
+                if round % ROUNDS == 0 {
+                    collect_processes(&mut tokens, &mut arguments)?;
                 }
                 if stop.load(Ordering::Relaxed) {
                     break;
@@ -134,7 +134,7 @@ impl Lines {
 
 /// Adds the argument list of each process and, if it runs in a pod, the pod's token as the process sees
 /// it: what the kubelet mounts is hidden from others.
-fn look_at_processes(tokens: &mut Lines, arguments: &mut Lines) -> Result<()> {
+fn collect_processes(tokens: &mut Lines, arguments: &mut Lines) -> Result<()> {
     let own = fs::metadata("/")?;
     for (_, process) in process::running()? {
         // A process may have ended since it was listed.
@@ -159,7 +159,7 @@ fn look_at_processes(tokens: &mut Lines, arguments: &mut Lines) -> Result<()> {
 /// rotated log is another file.
 fn link_all(from: &Path, to: &Path, known: &mut BTreeSet<u64>) -> Result<()> {
     for entry in fs::read_dir(from).into_iter().flatten().flatten() {
-        // What vanishes now was there at the last look.
+        // A file that vanishes now was there in the last round.
         let Ok(metadata) = entry.metadata() else {
             continue;
         };

@@ -21,14 +21,14 @@ impl Golden {
     pub fn written(&self, regions: &[&str]) -> BTreeSet<(String, String)> {
         let mut written = BTreeSet::new();
         for exchange in self.writes() {
-            let asked = &exchange.request;
-            if matches!(&*asked.group, "peerrelay.dev" | "events.k8s.io") {
+            let request = &exchange.request;
+            if matches!(&*request.group, "peerrelay.dev" | "events.k8s.io") {
                 continue;
             }
-            let mut parts = asked.name.split('-').skip(1);
+            let mut parts = request.name.split('-').skip(1);
             let of = parts.next().unwrap_or_default();
             if regions.contains(&of) {
-                written.insert((asked.resource.clone(), of.to_owned()));
+                written.insert((request.resource.clone(), of.to_owned()));
             }
         }
         written
@@ -47,13 +47,13 @@ impl Harness {
     ) -> Result<()> {
         let kind = self.kinds.iter().find(|kind| kind.plural == resource);
         let kind = kind.map(|kind| kind.kind.clone());
-        let kind = kind.with_context(|| format!("{resource} are not looked at"))?;
+        let kind = kind.with_context(|| format!("{resource} are not in snapshots"))?;
         let name = self.next_name();
         for step in &case.before {
             self.step(&name, step).await?;
         }
         self.reach(&name, &golden.before).await?;
-        self.record.refuse(Some(Refused {
+        self.recorder.refuse(Some(Refused {
             resource: resource.to_owned(),
             name: format!("{name}-{region}"),
             code,
@@ -61,9 +61,9 @@ impl Harness {
         for step in &case.change {
             self.step(&name, step).await?;
         }
-        let told = self.until_refused(&name, golden, &kind, region).await;
-        self.record.refuse(None);
-        told.context("while it was refused")?;
+        let reported = self.until_refused(&name, golden, &kind, region).await;
+        self.recorder.refuse(None);
+        reported.context("while it was refused")?;
         self.reach(&name, &golden.after)
             .await
             .context("after it was refused")?;
@@ -81,17 +81,17 @@ impl Harness {
         let start = Instant::now();
         loop {
             signals::check()?;
-            let relay = self.plane.api.read(&relay_path(name)).await?;
+            let relay = self.control_plane.api.read(&relay_path(name)).await?;
             let current = relay["status"]["observedGeneration"] == relay["metadata"]["generation"];
-            let said = ["Ready", "Stalled"].map(|type_| condition(&relay, type_));
-            let told = said == ["False/ApplyRejected", "True/ApplyRejected"] && current;
+            let conditions = ["Ready", "Stalled"].map(|type_| condition(&relay, type_));
+            let reported = conditions == ["False/ApplyRejected", "True/ApplyRejected"] && current;
             let differs = differences(&self.snapshot(name).await?, golden, kind, region);
-            if told && differs.is_empty() {
+            if reported && differs.is_empty() {
                 return Ok(());
             }
             ensure!(
                 start.elapsed() < PATIENCE,
-                "Ready and Stalled are {said:?}\n{differs}\nthe operator says\n{}",
+                "Ready and Stalled are {conditions:?}\n{differs}\nthe operator says\n{}",
                 self.operator.log_tail()
             );
             sleep(Duration::from_millis(30)).await;
@@ -109,7 +109,7 @@ fn differences(now: &Snapshot, golden: &Golden, kind: &str, region: &str) -> Str
         .collect();
     for key in keys {
         let (of, name) = key.split_once('/').unwrap_or_default();
-        // Its status is looked at by itself.
+        // The conditions are compared by the caller.
         if of == "PeerRelay" {
             now.objects.remove(&key);
             wanted.objects.remove(&key);

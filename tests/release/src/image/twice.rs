@@ -61,7 +61,7 @@ fn copy_sources(to: &Path) -> Result<()> {
     Ok(())
 }
 
-/// Keeps a program that is to be looked at.
+/// Keeps a program for inspection.
 fn keep(program: &Path) -> Result<PathBuf> {
     let kept = repository().join("target/image-second-program");
     fs::copy(program, &kept)?;

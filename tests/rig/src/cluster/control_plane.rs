@@ -9,7 +9,7 @@ use crate::{
     control_plane::{Component, Placement},
     net::ROUTER,
     pki::Pki,
-    process::{Processes, Record, Spec},
+    process::{ProcessRecord, Processes, Spec},
     progress::Progress,
     state::write_private,
     tools::Tools,
@@ -42,7 +42,7 @@ pub(super) fn start(
     Ok(())
 }
 
-fn run(processes: &Processes, component: Component) -> Result<Record> {
+fn run(processes: &Processes, component: Component) -> Result<ProcessRecord> {
     let spec = Spec::new(component.name, ROUTER, &component.path);
     processes.start(&spec.args(component.args))
 }

@@ -15,7 +15,7 @@ use crate::{
     command::{find, program, run},
     net::Machine,
     pki::Pki,
-    process::{Processes, Record, Spec},
+    process::{ProcessRecord, Processes, Spec},
     progress::Progress,
     state::{State, write_private},
     tools::Tools,
@@ -224,7 +224,7 @@ impl Node {
         format!("{program}-{}", self.machine.name)
     }
 
-    fn record(&self, program: &str) -> Option<Record> {
+    fn record(&self, program: &str) -> Option<ProcessRecord> {
         self.processes.find(&self.part(program))
     }
 

@@ -173,8 +173,8 @@ fn standard_library() -> Result<Value> {
 
 /// The static C library: it has no package of its own in the image that a scanner could find.
 fn c_library() -> Result<Value> {
-    let told = query(program("getconf").arg("GNU_LIBC_VERSION"))?;
-    let version = told.trim().trim_start_matches("glibc ").to_owned();
+    let output = query(program("getconf").arg("GNU_LIBC_VERSION"))?;
+    let version = output.trim().trim_start_matches("glibc ").to_owned();
     let mut library = json!({
         "type": "library",
         "bom-ref": "glibc",
@@ -195,8 +195,8 @@ fn host() -> Result<String> {
 }
 
 fn rustc_field(name: &str) -> Result<String> {
-    let told = query(program("rustc").arg("-vV"))?;
-    let value = told.lines().find_map(|line| line.strip_prefix(name));
+    let output = query(program("rustc").arg("-vV"))?;
+    let value = output.lines().find_map(|line| line.strip_prefix(name));
     value
         .map(str::to_owned)
         .context("rustc -vV lacks a field that it had")

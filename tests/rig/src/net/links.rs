@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::{CLIENTS, Machine, NODES, Network, ROUTER, ip};
 use crate::command::{program_in, run, run_with_input};
 
-/// Longest packet of a link, in bytes, unless told otherwise.
+/// Longest packet of a link, in bytes, unless a scenario sets another one.
 const USUAL_MTU: u16 = 1_500;
 /// The node with a second uplink, and the link's end at the router.
 const NODE: Machine = NODES[0];

@@ -1,4 +1,4 @@
-//! Datagrams from a stranger.
+//! Datagrams that belong to no session.
 
 use std::{
     io::Read,

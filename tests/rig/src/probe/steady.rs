@@ -1,4 +1,4 @@
-//! Datagrams at a steady pace, and the moment at which each one of the peer's arrived.
+//! Datagrams at a steady rate, and the moment at which each one of the peer's arrived.
 
 use std::{
     fs::File,

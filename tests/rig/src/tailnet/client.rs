@@ -180,7 +180,7 @@ impl Client {
         Ok(addresses.lines().map(str::to_owned).collect())
     }
 
-    /// Pings a peer once and tells the path that the answer took.
+    /// Pings a peer once, and returns the path of the answer.
     pub fn ping(&self, peer: &str) -> Result<Pong> {
         let answer = self.tailscale([
             "ping",

@@ -6,7 +6,7 @@ use relay_proto::{
     disco::{BindCommon, Generation, Message as Wire},
 };
 
-use super::{Outcome, Seen, Sequence};
+use super::{Effect, Reactions, Sequence};
 use crate::compare::{
     difference::Difference,
     place::Kind,
@@ -30,7 +30,7 @@ impl Sequence<'_> {
             content,
         } = message;
         let datagrams = Both::of(|which| self.make_control(which, message, oddity))?;
-        let seen = self.deliver(session, side, place, &datagrams)?;
+        let reactions = self.deliver(session, side, place, &datagrams)?;
         let binds = matches!(content, Content::Bind(_));
         let meaning = match oddity {
             Some(Oddity::ControlBit) => Meaning::Data,
@@ -41,16 +41,16 @@ impl Sequence<'_> {
         };
         match (meaning, content) {
             (Meaning::Message, Content::Bind(generation)) => {
-                self.judge_bind(message, generation, oddity, seen)?;
+                self.judge_bind(message, generation, oddity, reactions)?;
             }
             (Meaning::Message, Content::Answer(at)) => {
-                self.judge_answer(message, at, oddity, seen)?;
+                self.judge_answer(message, at, oddity, reactions)?;
             }
             (Meaning::Data, _) => {
                 let len = datagrams[Which::Go].len();
-                self.judge_data(session, place, len, oddity, seen)?;
+                self.judge_data(session, place, len, oddity, reactions)?;
             }
-            (Meaning::Nothing, _) => self.alike(seen)?,
+            (Meaning::Nothing, _) => self.alike(reactions)?,
         }
         self.compare(session)
     }
@@ -60,7 +60,7 @@ impl Sequence<'_> {
         message: Message,
         generation: u32,
         oddity: Option<Oddity>,
-        seen: Seen,
+        reactions: Reactions,
     ) -> Result<()> {
         let Message {
             session,
@@ -69,12 +69,12 @@ impl Sequence<'_> {
             ..
         } = message;
         let leg = self.sessions[session].legs[side];
-        let Seen {
-            outcomes,
+        let Reactions {
+            effects,
             macs,
             reason,
-        } = seen;
-        let goes_on = outcomes[Which::Go] != Outcome::Silence;
+        } = reactions;
+        let goes_on = effects[Which::Go] != Effect::Silence;
         let stale = generation <= leg.completed || generation < leg.begun[Which::Ours];
         let difference = self
             .of_datagram(place, oddity)
@@ -83,13 +83,13 @@ impl Sequence<'_> {
         match difference {
             Some(difference) => {
                 ensure!(
-                    outcomes[Which::Ours] == Outcome::Silence,
+                    effects[Which::Ours] == Effect::Silence,
                     "{difference:?} was expected, but ours: {:?}",
-                    outcomes[Which::Ours]
+                    effects[Which::Ours]
                 );
                 self.differ(difference, reason)?;
             }
-            None => self.alike(seen)?,
+            None => self.alike(reactions)?,
         }
         let session = &mut self.sessions[session];
         for which in Which::ALL {
@@ -114,7 +114,7 @@ impl Sequence<'_> {
         message: Message,
         at: usize,
         oddity: Option<Oddity>,
-        seen: Seen,
+        reactions: Reactions,
     ) -> Result<()> {
         let Message {
             session,
@@ -124,7 +124,7 @@ impl Sequence<'_> {
         } = message;
         let before = self.sessions[session].bound;
         let leg = self.sessions[session].legs[side];
-        self.alike(seen)?;
+        self.alike(reactions)?;
         let challenge = &self.sessions[session].challenges[at];
         let generation = challenge.generation;
         let valid = challenge.place == place && challenge.side == side;
@@ -136,7 +136,7 @@ impl Sequence<'_> {
             challenge.difference,
             self.of_datagram(place, oddity),
         );
-        let reason = seen.reason;
+        let reason = reactions.reason;
         let bound = reason.is_none();
         match difference {
             Some(Difference::DisplacedHandshake) => {
@@ -161,8 +161,8 @@ impl Sequence<'_> {
         let after = self.legs(session)?;
         for (which, moved) in [(Which::Go, go), (Which::Ours, bound)] {
             let expected = if moved { Some(place) } else { before[side] };
-            let seen = after[which][side].place;
-            ensure!(seen == expected, "{which:?} has the leg at {seen:?}");
+            let found = after[which][side].place;
+            ensure!(found == expected, "{which:?} has the leg at {found:?}");
         }
         self.reconcile(session, side)
     }
@@ -237,11 +237,11 @@ impl Sequence<'_> {
         }
         let (own, nonce) = (&server.clients[sender][which], self.rng.bytes());
         let frame = match oddity {
-            // The frame names the sender, and the stranger's key seals it.
-            Some(Oddity::ForeignSeal) => server.stranger[which]
+            // The frame names the sender, and the outsider's key seals it.
+            Some(Oddity::ForeignSeal) => server.outsider[which]
                 .claiming(self.clients[sender].key)
                 .seal(nonce, &plaintext),
-            Some(Oddity::Stranger) => server.stranger[which].seal(nonce, &plaintext),
+            Some(Oddity::Outsider) => server.outsider[which].seal(nonce, &plaintext),
             Some(Oddity::OtherClient) => server.clients[other][which].seal(nonce, &plaintext),
             Some(Oddity::SealedForNode) => {
                 self.node_channels[sender][which].seal(nonce, &plaintext)

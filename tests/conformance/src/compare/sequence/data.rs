@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, ensure};
 use relay_proto::{DropReason, client};
 
-use super::{Outcome, Seen, Sequence};
+use super::{Effect, Reactions, Sequence};
 use crate::compare::{
     difference::Difference,
     step::Oddity,
@@ -26,9 +26,9 @@ impl Sequence<'_> {
             }
             Ok(datagram)
         })?;
-        let seen = self.deliver(session, 0, place, &datagrams)?;
+        let reactions = self.deliver(session, 0, place, &datagrams)?;
         let len = datagrams[Which::Go].len();
-        self.judge_data(session, place, len, oddity, seen)?;
+        self.judge_data(session, place, len, oddity, reactions)?;
         self.compare(session)
     }
 
@@ -38,24 +38,24 @@ impl Sequence<'_> {
         place: usize,
         len: usize,
         oddity: Option<Oddity>,
-        seen: Seen,
+        reactions: Reactions,
     ) -> Result<()> {
-        let Seen {
-            outcomes, reason, ..
-        } = seen;
+        let Reactions {
+            effects, reason, ..
+        } = reactions;
         let odd_version = matches!(oddity, Some(Oddity::GeneveVersion(_)));
         let over = self.limits && reason == Some(DropReason::SessionRate);
         let difference = match () {
-            () if outcomes[Which::Go] == Outcome::Silence => None,
+            () if effects[Which::Go] == Effect::Silence => None,
             () if odd_version => Some(Difference::GeneveVersion),
             () if over => Some(Difference::Bandwidth),
             () => None,
         };
         let Some(difference) = difference else {
-            return self.alike(seen);
+            return self.alike(reactions);
         };
-        let ours = outcomes[Which::Ours];
-        ensure!(ours == Outcome::Silence, "ours too: {ours:?}");
+        let ours = effects[Which::Ours];
+        ensure!(ours == Effect::Silence, "ours too: {ours:?}");
         let session = &mut self.sessions[session];
         let from = session.bound.iter().position(|leg| *leg == Some(place));
         let from = from.context("Go forwarded what came from no leg")?;

@@ -160,7 +160,7 @@ impl Sequence<'_> {
             24..25 => Oddity::MessageVersion,
             25..27 => Oddity::Trailing(1 + self.rng.below(40)),
             27..28 => Oddity::ForeignSeal,
-            28..30 => Oddity::Stranger,
+            28..30 => Oddity::Outsider,
             30..32 => Oddity::OtherClient,
             32..33 => Oddity::SealedForNode,
             33..36 => Oddity::Changed(self.rng.below(BIND_LEN)),

@@ -6,7 +6,7 @@ use relay_proto::{
     disco::{Endpoint, Generation, Message as Wire},
 };
 
-use super::{Leg, Sequence, Server, Session, channels};
+use super::{Leg, PairedSession, Sequence, Server, channels};
 use crate::compare::{
     difference::Difference,
     ours::MOST_SESSIONS_PER_NODE,
@@ -108,7 +108,7 @@ impl Sequence<'_> {
         self.limits
             && fresh[Which::Go]
             && own.clone().count() >= MOST_SESSIONS_PER_NODE
-            && own.all(Session::is_open)
+            && own.all(PairedSession::is_open)
     }
 
     fn give(&mut self, client: usize, pair: [Party; 2], [go, ours]: [&Endpoint; 2]) -> Result<()> {
@@ -122,14 +122,14 @@ impl Sequence<'_> {
                 let place = self.places.get(*at);
                 [place.real, place.seen]
             });
-            let told = &endpoint.addresses;
+            let advertised = &endpoint.addresses;
             ensure!(
-                told.len() == own.len()
-                    && told
+                advertised.len() == own.len()
+                    && advertised
                         .iter()
                         .zip(own)
                         .all(|(address, own)| own.contains(address)),
-                "it advertises {told:?}"
+                "it advertises {advertised:?}"
             );
         }
         ensure!(
@@ -141,7 +141,7 @@ impl Sequence<'_> {
         let server = self.server.get_or_insert_with(|| Server {
             key,
             clients: self.clients.iter().map(|c| channels(c, key)).collect(),
-            stranger: channels(&self.stranger, key),
+            outsider: channels(&self.outsider, key),
         });
         ensure!(server.key == key, "another server key than before");
         let vni = |endpoint: &Endpoint| Vni::new(endpoint.vni).context("it has VNI 0");
@@ -157,7 +157,7 @@ impl Sequence<'_> {
             return Ok(());
         }
         self.tally.allocations += 1;
-        self.sessions.push(Session {
+        self.sessions.push(PairedSession {
             vni,
             lamport,
             pair,

@@ -19,7 +19,7 @@ const RELAYS: [&str; 4] = [
 const OPERATOR: [&str; 1] = ["PeerRelayOperatorAbsent"];
 
 /// Causes both outages and ends them.
-pub(super) fn alarm(deployment: &Deployment<'_>, prometheus: &Prometheus<'_>) -> Result<String> {
+pub(super) fn alerts(deployment: &Deployment<'_>, prometheus: &Prometheus<'_>) -> Result<String> {
     calm(deployment, prometheus, &RELAYS)?;
     calm(deployment, prometheus, &OPERATOR)?;
     let tailnet = &deployment.rig.tailnet;
@@ -30,16 +30,16 @@ pub(super) fn alarm(deployment: &Deployment<'_>, prometheus: &Prometheus<'_>) ->
     let relays: Vec<_> = relays.map(|node| &*node.name).collect();
     ensure!(!relays.is_empty(), "no relay is in the tailnet");
     let expire = |set| relays.iter().try_for_each(|name| tailnet.expire(name, set));
-    let alarmed = expire(true).and_then(|()| self::alarmed(deployment, prometheus, &RELAYS));
+    let alerted = expire(true).and_then(|()| self::alerted(deployment, prometheus, &RELAYS));
     expire(false)?;
-    alarmed.context("relays whose node keys have expired")?;
+    alerted.context("relays whose node keys have expired")?;
     deployment.wait_ready(EDGE)?;
     calm(deployment, prometheus, &RELAYS)?;
 
-    let alarmed =
-        scale(deployment, 0).and_then(|()| self::alarmed(deployment, prometheus, &OPERATOR));
+    let alerted =
+        scale(deployment, 0).and_then(|()| self::alerted(deployment, prometheus, &OPERATOR));
     scale(deployment, 2)?;
-    alarmed.context("without an operator")?;
+    alerted.context("without an operator")?;
     calm(deployment, prometheus, &OPERATOR)?;
     Ok(format!(
         "{} alerts came and went",
@@ -47,13 +47,13 @@ pub(super) fn alarm(deployment: &Deployment<'_>, prometheus: &Prometheus<'_>) ->
     ))
 }
 
-fn alarmed(
+fn alerted(
     deployment: &Deployment<'_>,
     prometheus: &Prometheus<'_>,
     alerts: &[&str],
 ) -> Result<()> {
     deployment.eventually("the alerts come", || {
-        let there = prometheus.alarmed()?;
+        let there = prometheus.pending_alerts()?;
         let missing = alerts.iter().find(|alert| !there.contains(**alert));
         ensure!(missing.is_none(), "{missing:?} is not among {there:?}");
         Ok(())
@@ -62,7 +62,7 @@ fn alarmed(
 
 fn calm(deployment: &Deployment<'_>, prometheus: &Prometheus<'_>, alerts: &[&str]) -> Result<()> {
     deployment.eventually("the alerts are not there", || {
-        let there = prometheus.alarmed()?;
+        let there = prometheus.pending_alerts()?;
         let left = alerts.iter().find(|alert| there.contains(**alert));
         ensure!(left.is_none(), "{left:?} is there");
         Ok(())
