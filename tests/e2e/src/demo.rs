@@ -1,9 +1,6 @@
 //! `cargo dev demo`: from nothing to a relayed packet, for people to watch.
 
-use std::{
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::time::Instant;
 
 use anyhow::{Result, bail};
 use rig::{
@@ -12,8 +9,11 @@ use rig::{
     deployment::{Deployment, Route},
     progress::Progress,
     signals,
+    wait::Wait,
 };
 use serde_json::json;
+
+use crate::scenarios::{self, carried};
 
 /// The arguments of the demo.
 #[derive(Debug, clap::Args)]
@@ -24,8 +24,8 @@ pub struct DemoArgs {
 }
 
 const PEER_RELAY: &str = "edge";
-const PATIENCE: Duration = Duration::from_secs(60);
-const PORT: u16 = 7_000;
+/// Wait until the clients have the path that the demo shows.
+const PATH: Wait = Wait::new(30, 60);
 const BYTES: u64 = 50_000_000;
 
 /// Shows the product on a rig of its own.
@@ -60,7 +60,7 @@ fn show(rig: &Rig, progress: &Progress) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     deployment.delete(PEER_RELAY)?;
     let is_derp = |route: &Route| *route == Route::Derp;
-    let (before, _) = deployment.wait_route(c1, c2, is_derp, PATIENCE)?;
+    let (before, _) = deployment.wait_route(c1, c2, is_derp, PATH)?;
     progress.line(format_args!(
         "c1 and c2 cannot reach each other directly: they talk by {before}"
     ));
@@ -69,7 +69,7 @@ fn show(rig: &Rig, progress: &Progress) -> Result<String> {
     let start = Instant::now();
     deployment.apply(PEER_RELAY, &json!({}))?;
     let is_relay = |route: &Route| matches!(route, Route::Relay(_));
-    let (route, _) = deployment.wait_route(c1, c2, is_relay, PATIENCE)?;
+    let (route, _) = deployment.wait_route(c1, c2, is_relay, PATH)?;
     let seconds = start.elapsed().as_secs_f64();
     progress.line(format_args!(
         "c1 and c2 talk by {route}, {seconds:.1} s after kubectl apply"
@@ -85,21 +85,11 @@ fn show(rig: &Rig, progress: &Progress) -> Result<String> {
     );
 
     say("50 MB over TCP from c1 to c2, through the tunnel");
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    scenarios::relayed(&deployment)?;
     let start = Instant::now();
-    println!(
-        "{}",
-        deployment
-            .probe(c1, &["send", &to, &BYTES.to_string()])?
-            .finish()?
-    );
+    let sent = carried::transfer(&deployment, BYTES)?;
     let seconds = start.elapsed().as_secs_f64();
-    drop(server);
-    let forwarded = deployment.metric("peerrelay_forwarded_bytes_total")?;
-    progress.line(format_args!(
-        "it took {seconds:.1} s; the relays forwarded {forwarded} bytes"
-    ));
+    progress.line(format_args!("{sent}; it took {seconds:.1} s"));
 
     say("tailscale status                     # on c1");
     let status = c1.tailscale(["status"])?;

@@ -1,7 +1,7 @@
 //! The scenarios: each is a sentence that holds on a real cluster and tailnet.
 
 mod admission;
-mod carried;
+pub(crate) mod carried;
 mod changes;
 mod chart;
 mod clients;
@@ -43,17 +43,18 @@ use anyhow::Result;
 use rig::{
     deployment::{Deployment, Route},
     tailnet::DEFAULT_POLICY,
+    wait::Wait,
 };
 use serde_json::json;
 
 /// Name of the PeerRelay that scenarios share.
 pub(crate) const EDGE: &str = "edge";
-/// The longest time until a path is found.
-const THIRTY: Duration = Duration::from_secs(30);
-/// Longest time in which both clients find a relay that is ready. Stock clients look every 30 s
+/// Wait for what a change brings about with clients that look for paths at that moment.
+const THIRTY: Wait = Wait::new(15, 30);
+/// Wait until both clients find a relay that is ready. Stock clients look every 30 s
 /// (`discoverUDPRelayPathsInterval` in magicsock), and not while a handshake with a relay that is gone lasts,
 /// which is another 30 s at most (`maxHandshakeLifetime`). They leave a path that ended after 6.5 s.
-const SEARCH: Duration = Duration::from_secs(75);
+const SEARCH: Wait = Wait::new(45, 75);
 
 /// Longest round trip over TCP on a path that ends without notice. Clients send by DERP as well 6.5 s after
 /// the last pong; TCP may have sent again just before, and waits twice as long each time.

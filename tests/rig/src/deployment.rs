@@ -5,11 +5,10 @@ use std::{
     io::{BufRead, BufReader, Read},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    thread,
-    time::{Duration, Instant},
+    time::Duration,
 };
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
 use crate::{
@@ -18,14 +17,11 @@ use crate::{
     cluster::{Node, PEERRELAY},
     command::{program_in, run},
     names::{CHART, METRICS_PORT, NAMESPACE, OPERATOR_NAMESPACE, RELEASE, SECRET},
-    seed, signals, spec,
+    seed, spec,
     state::repository,
     tailnet::{Client, LOGIN_SERVER},
     wait::Wait,
 };
-
-/// Time for which a route must stay as wanted.
-const STAY: Duration = Duration::from_secs(1);
 
 /// A rig on which the operator is installed.
 #[derive(Clone, Copy, Debug)]
@@ -289,43 +285,26 @@ impl<'a> Deployment<'a> {
         })
     }
 
-    /// Pings until the route has been as wanted for a second on end; says what it is, and the time until
-    /// that second began.
+    /// Pings until the route is as wanted and stays so; returns the route, and the time until it was
+    /// found.
     pub fn wait_route(
         &self,
         from: &Client,
         to: &Client,
         wanted: impl Fn(&Route) -> bool,
-        longest: Duration,
+        wait: Wait,
     ) -> Result<(Route, Duration)> {
-        let start = Instant::now();
-        let mut last = "no route".to_owned();
-        let mut since: Option<Instant> = None;
-        while start.elapsed() < longest || since.is_some() {
-            signals::check()?;
-            match self.route(from, to) {
-                Ok(route) if wanted(&route) => {
-                    let since = *since.get_or_insert_with(Instant::now);
-                    if since.elapsed() >= STAY {
-                        return Ok((route, since - start));
-                    }
-                }
-                Ok(route) => {
-                    since = None;
-                    last = route.to_string();
-                }
-                Err(error) => {
-                    since = None;
-                    last = format!("{error:#}");
-                }
-            }
-            thread::sleep(Duration::from_millis(200));
-        }
-        let (from, to) = (from.machine.name, to.machine.name);
-        bail!(
-            "{from} reaches {to} by {last} after {} s",
-            longest.as_secs()
-        )
+        let mut found = None;
+        let what = format!("the path from {} to {}", from.machine.name, to.machine.name);
+        let took = wait.until(&what, || {
+            let route = self.route(from, to)?;
+            let is_wanted = wanted(&route);
+            let text = route.to_string();
+            found = Some(route);
+            ensure!(is_wanted, "it is {text}");
+            Ok(())
+        })?;
+        Ok((found.context("no path was found")?, took))
     }
 
     /// A client by name.

@@ -35,6 +35,11 @@ impl Wait {
         }
     }
 
+    /// The longest time that this may take.
+    pub const fn longest(self) -> Duration {
+        self.longest
+    }
+
     /// Repeats `probe` until it has held for a second on end, and gives the time until that second began.
     /// Says so when that took longer than expected; fails when it takes longer than the longest time.
     pub fn until(self, what: &str, mut probe: impl FnMut() -> Result<()>) -> Result<Duration> {
@@ -46,6 +51,12 @@ impl Wait {
             match probe() {
                 Ok(()) => {
                     let since = *holds_since.get_or_insert_with(Instant::now);
+                    ensure!(
+                        since - start <= self.longest,
+                        "only after {} s, not within {}: {what}",
+                        (since - start).as_secs(),
+                        self.longest.as_secs()
+                    );
                     if since.elapsed() >= STAY {
                         let took = since - start;
                         self.report(what, took, passed);
@@ -92,6 +103,8 @@ mod tests {
         });
         wait.expect("it stays from the third probe on");
         assert!(probes > 3);
+        let late = Wait::new(0, 0).until("it comes late", || Ok(()));
+        late.expect_err("it comes after no time at all");
         let error = Wait::new(0, 0).until("it comes", || bail!("it is not there"));
         let error = error.expect_err("it never comes").to_string();
         assert!(error.contains("it comes: it is not there"), "{error}");

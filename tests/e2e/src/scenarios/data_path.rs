@@ -1,11 +1,11 @@
 //! The data path: packets pass through the kernel where that is possible, and the status names the path.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rig::{
     cluster::image::PAUSE, command::run_with_input, deployment::Deployment, names::NAMESPACE,
-    net::Family, process,
+    net::Family, wait::Wait,
 };
 use serde_json::{Value, json};
 
@@ -16,8 +16,8 @@ const BULK: u64 = 100_000_000;
 /// Name of the policy that removes capabilities.
 const STRIPPING: &str = "no-capabilities";
 const REMEDY: &str = "give the relay CAP_BPF and CAP_NET_ADMIN";
-/// The longest time until a running relay reports its data path.
-const SOON: Duration = Duration::from_secs(10);
+/// Wait until a running relay reports its data path.
+const SOON: Wait = Wait::new(5, 10);
 const KERNEL: &str = "peerrelay_forwarded_bytes_total{data_path=\"kernel\"";
 const SOCKET: &str = "peerrelay_forwarded_bytes_total{data_path=\"socket\"";
 
@@ -104,9 +104,11 @@ fn stripped(deployment: &Deployment<'_>) -> Result<String> {
 fn without_capabilities(deployment: &Deployment<'_>) -> Result<String> {
     wait_until_pods_get(deployment, &Value::Null)?;
     let start = replace_pods(deployment)?;
-    let soon = |probe: &dyn Fn() -> Result<()>| process::wait_until(SOON, || true, probe);
-    soon(&|| all_report(deployment, not_permitted))?;
-    let took = start.elapsed().as_secs_f64();
+    let called = start.elapsed();
+    let waited = SOON.until("relays report missing capabilities", || {
+        all_report(deployment, not_permitted)
+    })?;
+    let took = (called + waited).as_secs_f64();
     deployment.wait_ready(EDGE)?;
     let mut through = String::new();
     deployment.eventually("sockets forward", || {

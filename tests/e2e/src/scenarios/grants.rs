@@ -4,7 +4,6 @@ use anyhow::{Context, Result, ensure};
 use rig::{
     command::{program_in, run_with_input},
     deployment::{Deployment, Route},
-    process::wait_until,
 };
 use serde_json::{Value, json};
 
@@ -227,7 +226,8 @@ fn in_force(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
         ensure!(found == wanted, "it is '{found}'");
         Ok(())
     };
-    wait_until(THIRTY, || true, probe).with_context(|| format!("{IN_FORCE} never was {wanted}"))
+    let what = format!("{IN_FORCE} is {wanted}");
+    THIRTY.until(&what, probe).map(drop)
 }
 
 /// The policy that the operator wrote.

@@ -1,7 +1,7 @@
 //! Headscale as the control server: auth keys bring the tags, and peers see each other only where the
 //! policy lets them.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -9,17 +9,17 @@ use rig::{
     deployment::{Deployment, Route, message},
     headscale::{Device, Headscale, LOGIN_SERVER},
     names::NAMESPACE,
-    process::wait_until,
+    wait::Wait,
 };
 use serde_json::{Value, json};
 
 use super::{EDGE, SEARCH, Scenario, is_relay, revoked::none_left, vacant};
 use crate::evidence;
 
-/// The longest time until sessions without a grant have ended.
-const SOON: Duration = Duration::from_secs(10);
-/// The longest time until a relay finds out that Headscale has deleted it, and registers again.
-const REJOINED: Duration = Duration::from_secs(100);
+/// Wait for a path that clients have kept.
+const SOON: Wait = Wait::new(3, 10);
+/// Wait until a relay finds out that Headscale has deleted it, and registers again.
+const REJOINED: Wait = Wait::new(70, 100);
 const RELAY_TAG: &str = "tag:relay-office";
 const SECRET: &str = "headscale-auth";
 /// A second PeerRelay.
@@ -154,7 +154,7 @@ fn revoked(deployment: &Deployment<'_>) -> Result<String> {
             ensure!(new && now.len() == before.len(), "devices: {now:?}");
             Ok(())
         };
-        wait_until(REJOINED, || true, again).context("deleted relays do not join again")?;
+        REJOINED.until("deleted relays join again", again)?;
         deployment.wait_ready(EDGE)?;
         deployment.wait_route(c1, c2, is_relay, SEARCH)?;
         Ok(format!(

@@ -5,15 +5,19 @@ use rig::{
     command::{program_in, run},
     deployment::{Deployment, message},
     names::NAMESPACE,
+    wait::Wait,
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, SEARCH, Scenario, regions::running, vacant};
+use super::{EDGE, Scenario, regions::running, vacant};
 
 /// A second PeerRelay.
 const OTHER: &str = "other";
 /// Nodes that the tests make, without a machine.
 const MADE: [&str; 4] = ["windows-1", "mainframe-1", "virtual-1", "dead-1"];
+/// Wait until two relays are replaced, one after the other. In between, the first has to read of the second
+/// in its ConfigMap, which the kubelet updates within a minute or two, and to reach it.
+const REPLACED: Wait = Wait::new(150, 225);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -249,8 +253,7 @@ fn rolled_out(deployment: &Deployment<'_>) -> Result<String> {
     let before = running(deployment)?;
     let start = std::time::Instant::now();
     deployment.apply(EDGE, &three("2"))?;
-    // Between the two, one reads of the other in its ConfigMap and reaches it.
-    rig::process::wait_until(SEARCH * 3, || true, in_round("2"))?;
+    REPLACED.until("two of three relays are replaced", in_round("2"))?;
     let took = start.elapsed().as_secs();
     let after = running(deployment)?;
     ensure!(

@@ -12,13 +12,14 @@ use rig::{
     deployment::{Deployment, message},
     names::NAMESPACE,
     process, signals,
+    wait::Wait,
 };
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
 
 /// The longest time until the status has what control says.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Wait = Wait::new(5, 10);
 /// Relays that can run beside those of [`EDGE`].
 const OTHER: &str = "other";
 
@@ -242,8 +243,8 @@ fn told_by_control(deployment: &Deployment<'_>) -> Result<String> {
                 );
                 Ok(())
             };
-            process::wait_until(SOON, || true, soon)?;
-            took = start.elapsed();
+            let called = start.elapsed();
+            took = called + SOON.until(reason, soon)?;
             stalled(deployment, EDGE, reason).map(drop)
         });
         all(false)?;

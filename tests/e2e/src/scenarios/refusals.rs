@@ -6,15 +6,15 @@ use anyhow::{Context, Result, ensure};
 use rig::{
     deployment::{Deployment, message},
     names::NAMESPACE,
-    process,
     spec::region,
+    wait::Wait,
 };
 use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, operator::kill_operators, reset, status::waits};
 
-/// The longest time until a refusal is in the status.
-const SOON: Duration = Duration::from_secs(5);
+/// Wait until a refusal is in the status.
+const SOON: Wait = Wait::new(3, 5);
 /// A PeerRelay whose relays can run beside those of [`EDGE`].
 const OTHER: &str = "other";
 /// A node port that someone else's Service has.
@@ -320,8 +320,8 @@ fn unreadable(deployment: &Deployment<'_>) -> Result<String> {
         ensure!(stalled == "InvalidSpec", "Stalled is '{stalled}'");
         Ok(())
     };
-    process::wait_until(SOON, || true, invalid)?;
-    let took = start.elapsed().as_secs_f64();
+    let called = start.elapsed();
+    let took = (called + SOON.until("the PeerRelay is InvalidSpec", invalid)?).as_secs_f64();
     mended(deployment).context("while they were streamed")?;
     // A new operator lists them.
     kill_operators(deployment)?;
@@ -400,18 +400,15 @@ fn refused_for(
     words: &[&str],
     start: Instant,
 ) -> Result<f64> {
-    process::wait_until(
-        SOON,
-        || true,
-        || {
-            for (kind, wanted) in [("Ready", "False"), ("Stalled", "True")] {
-                let is = deployment.condition(name, kind)?;
-                ensure!(is == format!("{wanted}/{reason}"), "{kind} is '{is}'");
-            }
-            Ok(())
-        },
-    )?;
-    let took = start.elapsed().as_secs_f64();
+    let called = start.elapsed();
+    let waited = SOON.until("the status has the refusal", || {
+        for (kind, wanted) in [("Ready", "False"), ("Stalled", "True")] {
+            let is = deployment.condition(name, kind)?;
+            ensure!(is == format!("{wanted}/{reason}"), "{kind} is '{is}'");
+        }
+        Ok(())
+    })?;
+    let took = (called + waited).as_secs_f64();
     let message = message(&deployment.object("peerrelay", name)?, "Ready");
     for word in words {
         ensure!(message.contains(word), "'{word}' is not in '{message}'");

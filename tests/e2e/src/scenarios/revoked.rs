@@ -1,14 +1,14 @@
 //! Rights that end: sessions end with them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use rig::{deployment::Deployment, process::wait_until};
+use rig::{deployment::Deployment, wait::Wait};
 
 use super::{Scenario, relayed, reset};
 
 /// The longest time until sessions without a grant have ended. By themselves they last for minutes.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Wait = Wait::new(5, 10);
 
 /// Seconds until node keys expire.
 const IN: u32 = 3;
@@ -62,14 +62,11 @@ fn sessions(deployment: &Deployment<'_>) -> Result<f64> {
     deployment.metric("peerrelay_sessions{")
 }
 
-/// Waits until the relays have no session, and gives how long that took.
+/// Waits until the relays have no session, and returns the time that it took.
 pub(super) fn none_left(deployment: &Deployment<'_>) -> Result<Duration> {
-    let start = Instant::now();
-    let none = || {
+    SOON.until("the sessions have ended", || {
         let left = sessions(deployment)?;
         ensure!(left == 0.0, "{left} sessions are left");
         Ok(())
-    };
-    wait_until(SOON, || true, none)?;
-    Ok(start.elapsed())
+    })
 }

@@ -13,6 +13,7 @@ use rig::{
     names::NAMESPACE,
     process::{Spec, wait_until},
     tailnet::LOGIN_SERVER,
+    wait::Wait,
 };
 use serde_json::{Value, json};
 
@@ -28,8 +29,8 @@ const SWITCHED: &str = "switched";
 const OFF: &str = "the relay is off";
 /// Longest time that a relay stays after its withdrawal.
 const LIMIT: Duration = Duration::from_secs(120);
-/// The longest time until a withdrawn relay's pod is removed.
-const REMOVED: Duration = Duration::from_secs(150);
+/// Wait until a withdrawn relay's pod is removed.
+const REMOVED: Wait = Wait::new(90, 150);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -128,7 +129,7 @@ fn withdraw(deployment: &Deployment<'_>, node: &str) -> Result<Withdrawal> {
     let start = Instant::now();
     // The withdrawn relay may be gone a moment later, so this need not stay.
     wait_until(
-        SEARCH,
+        SEARCH.longest(),
         || true,
         || {
             let ready = deployment.condition(EDGE, "Ready")?;
@@ -142,20 +143,16 @@ fn withdraw(deployment: &Deployment<'_>, node: &str) -> Result<Withdrawal> {
     .context("the relay is not withdrawn")?;
     let withdrawn = start.elapsed();
     let mut complete = false;
-    wait_until(
-        REMOVED,
-        || true,
-        || {
-            if let Ok(report) = report(deployment, node) {
-                complete |= report["status"]["withdrawal"]["complete"] == true;
-            }
-            let running = running(deployment)?;
-            ensure!(!running.contains_key(node), "it runs: {running:?}");
-            Ok(())
-        },
-    )
-    .context("the relay was not removed")?;
-    let removed = start.elapsed();
+    let called = start.elapsed();
+    let waited = REMOVED.until("the withdrawn relay is removed", || {
+        if let Ok(report) = report(deployment, node) {
+            complete |= report["status"]["withdrawal"]["complete"] == true;
+        }
+        let running = running(deployment)?;
+        ensure!(!running.contains_key(node), "it runs: {running:?}");
+        Ok(())
+    })?;
+    let removed = called + waited;
     ensure!(
         complete || removed >= LIMIT,
         "clients used the relay when it was removed after {} s",
@@ -175,20 +172,14 @@ fn disabled(deployment: &Deployment<'_>) -> Result<String> {
     let before = devices(deployment)?;
     ensure!(!before.is_empty(), "no relay reports");
     deployment.apply(EDGE, &json!({"enabled": false}))?;
-    let start = Instant::now();
-    wait_until(
-        REMOVED,
-        || true,
-        || {
-            let ready = deployment.condition(EDGE, "Ready")?;
-            ensure!(ready == "True/Disabled", "Ready is '{ready}'");
-            let running = running(deployment)?;
-            ensure!(running.is_empty(), "relays run: {running:?}");
-            Ok(())
-        },
-    )
-    .context("relays go on")?;
-    let off = start.elapsed().as_secs();
+    let off = REMOVED.until("the PeerRelay is disabled and has no relays", || {
+        let ready = deployment.condition(EDGE, "Ready")?;
+        ensure!(ready == "True/Disabled", "Ready is '{ready}'");
+        let running = running(deployment)?;
+        ensure!(running.is_empty(), "relays run: {running:?}");
+        Ok(())
+    })?;
+    let off = off.as_secs();
     let available = deployment.condition(EDGE, "RelaysAvailable")?;
     ensure!(
         available == "False/Disabled",
