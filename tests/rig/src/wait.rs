@@ -9,7 +9,7 @@ use anyhow::{Result, ensure};
 
 use crate::{progress::Progress, signals};
 
-/// Time for which a probe must go on to hold, so that a passing state is not taken for the end.
+/// Time for which a probe must continue to hold, so that a passing state is not taken for the end.
 const STAY: Duration = Duration::from_secs(1);
 /// Time between two probes.
 const INTERVAL: Duration = Duration::from_millis(150);

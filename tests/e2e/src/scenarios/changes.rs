@@ -33,7 +33,7 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(8);
 const TRUST: Duration = Duration::from_secs(7);
 /// Time for which a path must stay: longer than clients trust one that carries nothing.
 const STAY: Duration = Duration::from_secs(8);
-/// Share of the traffic, in percent, that clients may send elsewhere on a path that stays: they go on
+/// Share of the traffic, in percent, that clients may send elsewhere on a path that stays: they keep
 /// looking for a direct one.
 const STRAY_PERCENT: f64 = 20.0;
 /// Longest silence on a path that stays.

@@ -27,8 +27,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 /// Installs and removes the operator, so that it comes last.
 pub(super) fn closing() -> Vec<Scenario> {
     vec![Scenario {
-        name: "the operator comes by either Helm, by kustomize and by install.yaml, and leaves only \
-               what was asked to be kept",
+        name: "the operator is installed by both majors of Helm, by kustomize and by \
+                   install.yaml, and its removal leaves only what is to be kept",
         run: lifecycle::run,
     }]
 }

@@ -85,7 +85,7 @@ fn no_grant(deployment: &Deployment<'_>) -> Result<String> {
         .set_attribute("c3", "rig-misled", false)?;
     counted?;
     let now = deployment.metric("peerrelay_allocations_total")?;
-    ensure!(now == allocated, "a session was given out");
+    ensure!(now == allocated, "a session was allocated");
     ensure!(!is_relay(&deployment.route(c3, c1)?), "c3 is relayed");
     Ok("no_grant counted, nothing allocated".into())
 }

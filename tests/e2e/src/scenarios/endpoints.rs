@@ -29,15 +29,16 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: changed,
         },
         Scenario {
-            name: "a PeerRelay without any endpoint says so, and recovers",
+            name: "a PeerRelay without endpoints reports it, and recovers",
             run: nothing,
         },
         Scenario {
-            name: "a wrong static endpoint is found out, and the firewall line is named",
+            name: "a wrong static endpoint is reported with the firewall rule to add",
             run: wrong,
         },
         Scenario {
-            name: "a node's annotation gives its relay an endpoint, and a wrong one is named",
+            name: "a node's annotation gives its relay an endpoint, and a wrong one is \
+                   reported",
             run: annotated,
         },
         Scenario {

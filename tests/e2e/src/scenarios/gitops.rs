@@ -30,13 +30,13 @@ const SPARE: &str = "spare";
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "Flux and Argo CD create, correct, prune and delete PeerRelays without a diff left, \
-                   and both judge their health rightly at every moment",
+            name: "Flux and Argo CD create, correct, prune and delete PeerRelays without a \
+                   remaining diff, and both judge their health correctly at every moment",
             run: loops,
         },
         Scenario {
-            name: "Flux and Argo CD install the operator's manifests without a diff left, and their \
-                   API accepts those of deploy/flux and deploy/argocd",
+            name: "Flux and Argo CD install the operator's manifests without a remaining \
+                   diff, and their API accepts those of deploy/flux and deploy/argocd",
             run: manifests,
         },
     ]
@@ -201,7 +201,7 @@ fn settled(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository
     all(&gitops.diff(&repository.dir)?, "unchanged")?;
     let again = gitops.apply(&repository.dir, &repository.inventory)?;
     all(&again, "unchanged")?;
-    ensure!(generation()? == before, "the generation goes on");
+    ensure!(generation()? == before, "the generation changes");
     Ok(())
 }
 

@@ -14,8 +14,8 @@ const IN_FORCE: &str = "GrantsInForce";
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "without its grant a PeerRelay says so within 30 s, and the policy that the \
-                   operator wrote brings the path back within 30 s",
+            name: "a missing grant is reported within 30 s, and the policy that the \
+                   operator wrote restores the path within 30 s",
             run: removed,
         },
         Scenario {
@@ -29,12 +29,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: clients,
         },
         Scenario {
-            name: "the status says who of the clients has asked for a session and who never has, also \
-                   after relays were replaced",
+            name: "the status lists clients that have requested a session and clients that \
+                   never have, also after relays were replaced",
             run: review,
         },
         Scenario {
-            name: "a grant for everyone, or for others too, is said to be too broad",
+            name: "a grant for everyone, or for other clients as well, is reported as too \
+                   broad",
             run: broad,
         },
     ]

@@ -76,7 +76,7 @@ fn joined(deployment: &Deployment<'_>) -> Result<String> {
             found.as_secs_f64()
         ))
     })();
-    ended(deployment, &headscale, result)
+    cleaned_up(deployment, &headscale, result)
 }
 
 /// Restarts Headscale, and fails unless sessions go on meanwhile and afterwards.
@@ -163,7 +163,7 @@ fn revoked(deployment: &Deployment<'_>) -> Result<String> {
             deleted.as_secs_f64()
         ))
     })();
-    ended(deployment, &headscale, result)
+    cleaned_up(deployment, &headscale, result)
 }
 
 /// Devices of a second PeerRelay that request the names of the first one's get others, which the status
@@ -192,8 +192,8 @@ fn names_taken(deployment: &Deployment<'_>) -> Result<()> {
     ready
 }
 
-/// Leaves nothing behind, and says what Headscale said when something failed.
-fn ended(
+/// Removes the objects of the scenario, and adds evidence and Headscale's log to an error.
+fn cleaned_up(
     deployment: &Deployment<'_>,
     headscale: &Headscale<'_>,
     result: Result<String>,

@@ -39,8 +39,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: narrow,
         },
         Scenario {
-            name: "a relay on a node's second uplink sends by that one alone, and a transfer outlives \
-                   a flap of the link",
+            name: "a relay on a node's second uplink sends through that uplink only, and a \
+                   transfer survives a flap of the link",
             run: uplinks,
         },
     ]

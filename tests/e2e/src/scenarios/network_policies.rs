@@ -36,8 +36,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: relays,
         },
         Scenario {
-            name: "an operator that its NetworkPolicy closes off leads and is scraped, and reaches \
-                   nothing but the API server",
+            name: "an operator restricted by its NetworkPolicy leads and is scraped, and \
+                   reaches only the API server",
             run: operator,
         },
     ]

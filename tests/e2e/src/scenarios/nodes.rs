@@ -18,7 +18,7 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "on each node, pods are what the template says, and are evicted one at a time",
+            name: "pods on each node follow the template, and are evicted one at a time",
             run: template,
         },
         Scenario {
@@ -26,7 +26,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: drained,
         },
         Scenario {
-            name: "zones, cordons and taints decide on which node the relay is",
+            name: "zones, cordons and taints decide which node gets the relay",
             run: zones,
         },
     ]

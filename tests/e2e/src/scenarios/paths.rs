@@ -33,7 +33,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: bulk,
         },
         Scenario {
-            name: "with the block lifted clients go direct, and back",
+            name: "clients use a direct path while the firewall allows it, and a relay \
+                   again afterwards",
             run: direct,
         },
         Scenario {

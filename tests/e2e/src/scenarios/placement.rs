@@ -27,7 +27,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: beside,
         },
         Scenario {
-            name: "nodes of other kinds get no relay, and a dead node holds up no roll-out",
+            name: "nodes of other kinds get no relay, and a dead node blocks no roll-out",
             run: kinds,
         },
     ]

@@ -26,27 +26,29 @@ const OTHER: &str = "other";
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "a namespace that forbids relays is named with the label to set, and setting it recovers",
+            name: "a namespace that forbids relays is reported with the label to set, and \
+                   the label recovers it",
             run: forbidden,
         },
         Scenario {
-            name: "a port that another pod has, an image that is missing and a crash each have their reason",
+            name: "a port that another pod uses, a missing image and a crash each have a \
+                   reason of their own",
             run: pods,
         },
         Scenario {
-            name: "a metrics port that a process outside of Kubernetes has is named, and the relay \
-                   serves there once it is free",
+            name: "a metrics port that a process outside of Kubernetes uses is reported, \
+                   and the relay serves there once it is free",
             run: metrics_port,
         },
         Scenario {
-            name: "relays whose auth key may not use their tag say which tag is missing, also after a \
-                   restart, and the right key mends it",
+            name: "relays whose auth key may not use their tag report the missing tag, also \
+                   after a restart, and recover with the right key",
             run: tag_missing,
         },
         Scenario {
-            name: "a policy that turns relays off, and a node key that expires, are each reported within \
-                   10 s, and so is their end",
-            run: told_by_control,
+            name: "a policy that disables relays and an expired node key are each reported \
+                   within 10 s, and relays recover afterwards",
+            run: reported_by_control,
         },
     ]
 }
@@ -214,7 +216,7 @@ fn restarted_without_tag(deployment: &Deployment<'_>, name: &str) -> Result<()> 
     stalled(deployment, name, "TagMissing").map(drop)
 }
 
-fn told_by_control(deployment: &Deployment<'_>) -> Result<String> {
+fn reported_by_control(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     let tailnet = &deployment.rig.tailnet;
     let nodes = tailnet.nodes()?;

@@ -19,11 +19,12 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: two_regions,
         },
         Scenario {
-            name: "a total keeps relays from nodes, and stops none that runs",
+            name: "spec.maxRelays limits new relays, and stops no running one",
             run: total,
         },
         Scenario {
-            name: "two regions on the same two nodes share the total, also one that comes later",
+            name: "two regions on the same two nodes share spec.maxRelays, also a region \
+                   that is added later",
             run: shared,
         },
         Scenario {

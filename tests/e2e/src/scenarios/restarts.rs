@@ -1,4 +1,4 @@
-//! Relays that end while clients talk: the next one on the node goes on with their sessions.
+//! Relays that end while clients talk: the next relay on the node continues their sessions.
 
 use std::{
     collections::BTreeSet,
@@ -19,22 +19,24 @@ const BULK_PORT: u16 = 7_003;
 const CLOSED_PORT: u16 = 41_998;
 /// Bytes through the tunnel.
 const BULK: u64 = 1_000_000_000;
-/// A relay is away for a second or two, in which a session between IPv4 and IPv6 is not forwarded; after
-/// 6.5 seconds of silence clients leave it.
+/// Longest round trip while a relay is replaced. That takes a second or two, in which a session between IPv4
+/// and IPv6 is not forwarded; after 6.5 seconds of silence clients leave the relay.
 pub(crate) const STALL: Duration = Duration::from_secs(5);
 
 /// Share of the traffic, in percent, that clients may send elsewhere than to relays while these are replaced:
-/// they go on looking for a direct path.
+/// they keep looking for a direct path.
 const STRAY_PERCENT: f64 = 10.0;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "TCP goes on when its relay is killed, and when its pod is deleted",
+            name: "a TCP connection continues when its relay is killed, and when its pod is \
+                   deleted",
             run: replaced,
         },
         Scenario {
-            name: "a roll-out pauses while replaced relays are ready but not reached, and goes on after",
+            name: "a roll-out pauses while replaced relays are ready but not reached, and \
+                   continues afterwards",
             run: paused,
         },
         Scenario {
@@ -60,7 +62,7 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     deployment.eventually("the container runs again", || {
         let now = pod_of(deployment, &session)?;
         ensure!(restarts(&now) > restarts(&pod), "it was not started again");
-        goes_on(deployment, &now)
+        continues(deployment, &now)
     })?;
     let killed = start.elapsed();
     stays(deployment, &session, &relayed(deployment)?)?;
@@ -73,7 +75,7 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     deployment.eventually("another pod has the session", || {
         let now = pod_of(deployment, &session)?;
         ensure!(self::name(&now)? != name, "the pod is still there");
-        goes_on(deployment, &now)
+        continues(deployment, &now)
     })?;
     let deleted = start.elapsed();
     let now = relayed(deployment)?;
@@ -94,7 +96,7 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     ))
 }
 
-/// Clients may find the other relay quicker, and change to it; one that they stay with has the session.
+/// Fails if clients have another session on the same relay. They may change to the other relay.
 pub(crate) fn stays(deployment: &Deployment<'_>, session: &str, now: &str) -> Result<()> {
     let node =
         |session| Ok::<_, anyhow::Error>(pod_of(deployment, session)?["spec"]["nodeName"].clone());
@@ -197,7 +199,7 @@ fn paused(deployment: &Deployment<'_>) -> Result<String> {
     let message = relay["status"]["conditions"].to_string();
     ensure!(
         message.contains("reached by another relay"),
-        "nobody says who waits: {message}"
+        "no message names the relays that wait: {message}"
     );
     let paused = uids(deployment)?;
     ensure!(!paused.is_disjoint(&before), "no relay waits");
@@ -233,8 +235,8 @@ fn uids(deployment: &Deployment<'_>) -> Result<BTreeSet<String>> {
         .collect())
 }
 
-/// The relay of the pod's node forwards for a session that it has not given out itself.
-fn goes_on(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
+/// The relay of the pod's node forwards for a session that it has not allocated itself.
+fn continues(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
     let host = pod["spec"]["nodeName"].as_str().context("no node")?;
     let node = deployment.rig.nodes.iter().find(|n| n.machine.name == host);
     let samples = deployment.metrics(node.context("no such node")?)?;
@@ -246,9 +248,9 @@ fn goes_on(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
         sum("peerrelay_forwarded_packets_total") > 0.0,
         "nothing is forwarded yet"
     );
-    // Clients ask again once a minute; a session that went on is there already.
+    // Clients request a session again once a minute; a continued session exists already.
     let new = sum("peerrelay_allocations_total{session=\"new\"");
-    ensure!(new == 0.0, "{new} sessions were given out anew");
+    ensure!(new == 0.0, "{new} sessions were allocated anew");
     Ok(())
 }
 

@@ -15,8 +15,8 @@ const IN: u32 = 3;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
-        name: "sessions end within 10 s when the policy turns relays off, and when their clients' \
-               node keys expire",
+        name: "sessions end within 10 s when the policy disables relays, and when the \
+                   node keys of their clients expire",
         run: rights_end,
     }]
 }

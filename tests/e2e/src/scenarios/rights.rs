@@ -10,7 +10,8 @@ use super::{EDGE, Scenario, reasons::process_of, reset};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
-        name: "a relay's own token opens its report and its configuration, and nothing else",
+        name: "a relay's own token gives access to its report and its configuration \
+                   only",
         run: own_token,
     }]
 }

@@ -10,7 +10,8 @@ use super::{EDGE, Scenario};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
-        name: "a missing and a wrong auth key stall with their reason, and the right one recovers",
+        name: "a missing and a wrong auth key stall with their reason, and the right \
+                   one recovers",
         run: keys,
     }]
 }

@@ -21,11 +21,12 @@ const PROGRAM: &str = "peerrelay";
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "what cannot work is said with the fix",
+            name: "a standalone relay that cannot work reports the fix",
             run: mistakes,
         },
         Scenario {
-            name: "bound sessions flow while control and DERP are gone, and relays recover",
+            name: "bound sessions carry data while the control server and DERP are down, \
+                   and relays recover",
             run: control_lost,
         },
     ]

@@ -35,7 +35,8 @@ const REMOVED: Wait = Wait::new(90, 150);
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "a relay fewer: a transfer leaves the relay that goes before its end, or at the limit",
+            name: "with one relay fewer, a transfer leaves the withdrawn relay before its \
+                   end, or at the limit",
             run: fewer,
         },
         Scenario {
@@ -43,11 +44,13 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: disabled,
         },
         Scenario {
-            name: "the relay of a cordoned node gives out no sessions, and does again afterwards",
+            name: "the relay of a cordoned node allocates no sessions, and does again \
+                   afterwards",
             run: cordoned,
         },
         Scenario {
-            name: "an empty port turns a relay off, and its configuration file turns it on and off",
+            name: "an empty port turns a relay off, and its configuration file turns it on \
+                   and off",
             run: switched,
         },
     ]

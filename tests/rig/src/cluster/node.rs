@@ -188,7 +188,7 @@ impl Node {
         Ok(())
     }
 
-    /// Stops the kubelet; its pods go on.
+    /// Stops the kubelet; its pods keep running.
     pub fn stop_kubelet(&self) -> Result<()> {
         self.processes.stop(&self.part("kubelet"))
     }
