@@ -19,6 +19,7 @@ use tokio::{sync::watch, time::sleep};
 
 use super::watch_ext::SendIfChanged;
 use crate::{
+    backoff::Backoff,
     config::{
         CONFIG_KEY, RelayConfig, ReportConfig,
         endpoints::EndpointsConfig,
@@ -31,6 +32,10 @@ use crate::{
     logging, names,
 };
 
+/// Waits between attempts to watch the ConfigMap. Relays of many nodes lose the API server together, so
+/// they spread their attempts.
+const BACKOFF: Backoff =
+    Backoff::new(Duration::from_secs(1), Duration::from_secs(30)).with_jitter(0.5..=1.5);
 /// Time between two reads of a configuration file.
 pub(super) const POLL: Duration = Duration::from_secs(2);
 
@@ -109,7 +114,7 @@ impl Reload {
         let name = names::child(&report.peer_relay, &report.region);
         let mut versions = watch_object(api, &name)
             .inspect_err(|error| tracing::debug!(%error, "configuration is not watched"))
-            .default_backoff()
+            .backoff(BACKOFF.waits())
             .boxed();
         while let Some(version) = versions.next().await {
             let data = version.ok().flatten().and_then(|map| map.data);

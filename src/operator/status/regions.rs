@@ -4,40 +4,32 @@ use std::collections::BTreeMap;
 
 use super::{
     condition::{LONGEST_MESSAGE, cut, some},
-    pods::{Trouble, port_conflict},
+    pods::port_conflict,
 };
 use crate::{crd::peer_relay::RegionStatus, operator::plan::Region};
 
 /// Most names in a message.
 const NAMED: usize = 5;
 
-/// The reason for which a region has no relay and will get none by itself, the one of most weight first.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Vacancy {
-    /// No node fits the placement.
-    NoNodes,
-    /// Other PeerRelays have a port of all nodes that fit.
-    HostPortConflict,
-    /// Other regions of the PeerRelay have all nodes that fit.
-    NodesTaken,
-    /// The total of relays is used up.
-    AllowanceExceeded,
-    /// A relay of another region makes way.
-    NodeAwaited,
+labels::label_enum! {
+    /// Reason why a region has no relay and will get none by itself, as conditions carry it. The
+    /// reason of most weight comes first.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub(super) enum Vacancy {
+        /// No node fits the placement.
+        NoNodes,
+        /// Other PeerRelays have a port of all nodes that fit.
+        HostPortConflict,
+        /// Other regions of the PeerRelay have all nodes that fit.
+        NodesTaken,
+        /// The total of relays is used up.
+        AllowanceExceeded,
+        /// A relay of another region makes way.
+        NodeAwaited = "RelaysStarting",
+    }
 }
 
 impl Vacancy {
-    /// The reason of conditions.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoNodes => "NoNodes",
-            Self::HostPortConflict => Trouble::HostPortConflict.as_str(),
-            Self::NodesTaken => "NodesTaken",
-            Self::AllowanceExceeded => "AllowanceExceeded",
-            Self::NodeAwaited => "RelaysStarting",
-        }
-    }
-
     /// Returns whether it passes without anybody's help.
     pub(super) const fn passes(self) -> bool {
         matches!(self, Self::NodeAwaited)
