@@ -127,12 +127,12 @@ mod tests {
         assert_eq!(config.port, Some(RelayPort::On(41_000)));
         assert_eq!(config.endpoints.max, Some(3));
         assert_eq!(config.report.unwrap().region, "r");
-        let told: Vec<_> = unknown
+        let named: Vec<_> = unknown
             .iter()
             .map(|field| (&*field.path, field.similar))
             .collect();
         assert_eq!(
-            told,
+            named,
             [
                 ("quantum", None),
                 ("report.?.shard", None),

@@ -7,7 +7,7 @@ use kube::core::Status;
 /// Longest part of the API server's answer that is repeated, in characters.
 const LONGEST_WORDS: usize = 400;
 /// Refusals that a message names; the others are counted.
-const TOLD: usize = 2;
+const SHOWN: usize = 2;
 /// Longest wait that an API server may ask for.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
@@ -135,9 +135,9 @@ impl Summary {
         let mut sorted: Vec<_> = refusals.iter().collect();
         sorted.sort_by_key(|refusal| (refusal.cause, &refusal.subject));
         let first = sorted.first()?;
-        let told: Vec<_> = sorted.iter().take(TOLD).map(|r| r.message()).collect();
-        let mut message = told.join("; ");
-        let others = sorted.len().saturating_sub(TOLD);
+        let shown: Vec<_> = sorted.iter().take(SHOWN).map(|r| r.message()).collect();
+        let mut message = shown.join("; ");
+        let others = sorted.len().saturating_sub(SHOWN);
         if others > 0 {
             message += &format!("; and {others} more");
         }
@@ -216,7 +216,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_only_a_person_can_end_is_told_from_what_passes() {
+    fn refusals_that_need_a_person_are_told_from_those_that_pass() {
         let quota = "services \"edge-office\" is forbidden: exceeded quota: none, requested: count/services=1";
         let policy = "daemonsets.apps \"edge-office\" is forbidden: ValidatingAdmissionPolicy 'p' denied request";
         let early = "services \"a\" is forbidden: not yet ready to handle request";
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn what_concerns_every_object_is_told_from_what_concerns_one() {
+    fn refusals_of_every_object_are_told_from_those_of_one() {
         let terminating = json!({"causes": [{"reason": "NamespaceTerminating"}]});
         let namespace = json!({"kind": "namespaces", "name": "relays"});
         for (code, details, all) in [

@@ -52,10 +52,12 @@ pub fn requirements() -> Vec<NodeSelectorRequirement> {
 /// state its operating system or architecture is not left out.
 fn can_relay(node: &Node) -> bool {
     let labels = node.labels();
-    let told = |key: &str| labels.get(key).map(String::as_str);
-    told(OS_LABEL).is_none_or(|os| os == "linux")
-        && told(ARCHITECTURE_LABEL).is_none_or(|a| ARCHITECTURES.contains(&a))
-        && VIRTUAL.iter().all(|(key, value)| told(key) != Some(*value))
+    let value = |key: &str| labels.get(key).map(String::as_str);
+    value(OS_LABEL).is_none_or(|os| os == "linux")
+        && value(ARCHITECTURE_LABEL).is_none_or(|a| ARCHITECTURES.contains(&a))
+        && VIRTUAL
+            .iter()
+            .all(|(key, virtual_node)| value(key) != Some(*virtual_node))
 }
 
 /// Returns whether a relay of this placement may be on `node`, taints left aside.

@@ -38,7 +38,11 @@ impl Segmentation {
 
     /// Returns whether a super-datagram may be sent to this destination.
     pub(super) fn may(&self, to: SocketAddr) -> bool {
-        !self.broken && self.refused.iter().all(|(known, _)| *known != to)
+        !self.broken
+            && self
+                .refused
+                .iter()
+                .all(|(destination, _)| *destination != to)
     }
 
     /// Records that a path cannot carry super-datagrams, because its device has no checksum offload
@@ -47,16 +51,17 @@ impl Segmentation {
         if self.broken {
             return;
         }
-        let Some(known) = self.refused.iter().position(|(known, _)| *known == to) else {
+        let refused = |(destination, _): &(SocketAddr, u32)| *destination == to;
+        let Some(index) = self.refused.iter().position(refused) else {
             if self.refused.len() == REMEMBERED {
                 self.refused.pop_front();
             }
             self.refused.push_back((to, AGAIN));
             return;
         };
-        self.refused[known].1 -= 1;
-        if self.refused[known].1 == 0 {
-            self.refused.remove(known);
+        self.refused[index].1 -= 1;
+        if self.refused[index].1 == 0 {
+            self.refused.remove(index);
         }
     }
 }
@@ -95,26 +100,26 @@ mod tests {
 
     #[test]
     fn a_refusal_concerns_one_destination_only() {
-        let mut known = Segmentation::default();
-        known.goes_singly(peer(1));
-        assert!(!known.may(peer(1)) && known.may(peer(2)));
+        let mut segmentation = Segmentation::default();
+        segmentation.goes_singly(peer(1));
+        assert!(!segmentation.may(peer(1)) && segmentation.may(peer(2)));
     }
 
     #[test]
     fn a_destination_is_tried_again() {
-        let mut known = Segmentation::default();
+        let mut segmentation = Segmentation::default();
         for _ in 0..=AGAIN {
-            assert!(known.may(peer(1)) || !known.refused.is_empty());
-            known.goes_singly(peer(1));
+            assert!(segmentation.may(peer(1)) || !segmentation.refused.is_empty());
+            segmentation.goes_singly(peer(1));
         }
-        assert!(known.may(peer(1)));
+        assert!(segmentation.may(peer(1)));
     }
 
     #[test]
     fn the_number_of_stored_destinations_is_limited() {
-        let mut known = Segmentation::default();
-        (0..1000).for_each(|port| known.goes_singly(peer(port)));
-        assert_eq!(known.refused.len(), REMEMBERED);
-        assert!(known.may(peer(0)) && !known.may(peer(999)));
+        let mut segmentation = Segmentation::default();
+        (0..1000).for_each(|port| segmentation.goes_singly(peer(port)));
+        assert_eq!(segmentation.refused.len(), REMEMBERED);
+        assert!(segmentation.may(peer(0)) && !segmentation.may(peer(999)));
     }
 }

@@ -6,7 +6,7 @@ use aya::programs::links::PinnedLink;
 use relay_proto::Family;
 
 use super::{
-    survival::Scene,
+    persistence::Scene,
     wire::{Relay, exchange},
 };
 use crate::relay::kernel::{

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 use relay_proto::Family;
 
 use super::{
-    survival::{Pins, Scene},
+    persistence::{Pins, Scene},
     wire::{PORT, Relay, exchange, few, options, two_cables},
 };
 use crate::relay::{
