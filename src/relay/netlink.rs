@@ -174,6 +174,8 @@ impl Netlink {
         request.extend_from_slice(&(len as u32).to_ne_bytes());
         request.extend_from_slice(&kind.to_ne_bytes());
         request.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
+        // Sequence number and port id. Zeros suffice: the socket is connected to the kernel, and each
+        // answer is read whole before the next request.
         request.extend_from_slice(&[0; 8]);
         request.extend_from_slice(body);
         self.socket.send(&request, 0)?;
@@ -233,6 +235,9 @@ impl AsRawFd for Changes {
 }
 
 /// Returns whether an error means that no route leads to an address.
+///
+/// Routes of type `blackhole` answer EINVAL, those of type `prohibit` EACCES (`fib_props` in the kernel's
+/// net/ipv4/fib_semantics.c). EINVAL also says that the host lacks the source address.
 fn is_unreachable(error: &io::Error) -> bool {
     matches!(
         error.raw_os_error(),

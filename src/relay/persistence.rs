@@ -88,6 +88,8 @@ impl SessionFile {
     /// The directory is full or not writable.
     pub fn write(&self, state: &State) -> io::Result<()> {
         let sealed = self.key.seal(state)?;
+        // A crash leaves the old file or the new one. Nothing is synced to disk, because no relay can
+        // read the file after a reboot.
         let draft = self.path.with_extension("new");
         let mut file = private::create(&draft)?;
         file.write_all(&sealed)?;

@@ -77,13 +77,17 @@ impl UdpSocket {
         if shared {
             socket.set_reuse_port(true)?;
         }
+        // Otherwise the socket would take the port of IPv4 too, and IPv4's own bind would fail (ipv6(7)).
         if family == Family::V6 {
             socket.set_only_v6(true)?;
         }
+        // On a host with several addresses a reply must leave from the one that was addressed: a
+        // NAT in front of the client lets nothing else in.
         match family {
             Family::V4 => enable(&socket, libc::SOL_IP, libc::IP_PKTINFO)?,
             Family::V6 => enable(&socket, libc::SOL_IPV6, libc::IPV6_RECVPKTINFO)?,
         }
+        // Datagrams then carry the number of those that a full buffer has lost (socket(7)).
         enable(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
         enable(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
         // Linux before 5.0 has no UDP GRO; then every datagram is received alone.

@@ -140,6 +140,7 @@ pub fn spawn(options: SocketPathOptions) -> io::Result<(SocketPathHandle, Driver
         let kernel = options.kernel.as_ref();
         restore(&mut cores, restored_state, kernel, clock.now());
     }
+    // Before the threads run: sessions that they open reach the kernel path after this list.
     if let Some(kernel) = &options.kernel {
         let sessions = cores.iter().flat_map(Core::sessions);
         let open = sessions.filter_map(|session| OpenSession::of(&session));

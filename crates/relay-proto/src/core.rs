@@ -125,6 +125,7 @@ impl<P: SharedTat + SharedVnis> Core<P> {
             Some(header) => self.forward(header.vni, source, 1, datagram.len() as u64, now),
         };
         verdict.unwrap_or_else(|reason| {
+            // The magic cookie of STUN is where Geneve has the VNI, so a STUN message reads as data.
             let stun = reason == DropReason::UnknownVni && is_stun(datagram);
             self.drop(if stun {
                 DropReason::UnsolicitedStun

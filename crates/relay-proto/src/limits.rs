@@ -109,6 +109,7 @@ impl<P> SharedLimits<P> {
 
     /// Takes the LamportID of a new allocation.
     pub(crate) fn take_lamport(&self) -> u64 {
+        // Relaxed: the number stands for itself, and additions of cores never yield one number twice.
         self.next_lamport.fetch_add(1, Ordering::Relaxed)
     }
 
@@ -117,6 +118,7 @@ impl<P> SharedLimits<P> {
         let mut usage = self.usage();
         let slot = usage.find(node);
         let counted = slot.and_then(|slot| usage.nodes.get(slot));
+        // The narrowest limit comes first: the reason names whose unbound session gives way.
         if counted.map_or(0, |node| node.sessions as usize) >= self.max_sessions_per_node {
             return Err(DropReason::NodeLimit);
         }

@@ -136,6 +136,7 @@ impl Session {
         let (Message::Bind(common) | Message::Answer(common)) = message else {
             return Err(DropReason::UnexpectedMessage);
         };
+        // The Geneve header is not sealed: a bind of one session could be sent with the VNI of another.
         if common.vni != self.vni.number() || common.remote != self.pair.key(side.other()) {
             return Err(DropReason::WrongSession);
         }
@@ -156,11 +157,13 @@ impl Session {
         }
         let rebound = leg.address.is_some();
         *leg = Leg {
+            // An answer that is replayed finds no handshake in progress.
             in_progress: Generation::default(),
             completed: common.generation,
             address: Address::of(source),
             local,
         };
+        // A leg that has sent no data yet has the whole lifetime for it.
         self.heard[side.index()].last = now;
         Ok(if rebound {
             Handshake::Rebound

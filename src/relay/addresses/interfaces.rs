@@ -100,6 +100,7 @@ async fn changed(changes: Option<&AsyncFd<Changes>>) {
         return std::future::pending().await;
     };
     sleep(SETTLE).await;
+    // Before the addresses are read, so that a change meanwhile is reported again.
     changes.get_ref().clear();
     ready.clear_ready();
 }

@@ -68,6 +68,7 @@ impl EgressTable {
     /// Forgets the egresses that no entry names.
     pub(super) fn keep(&mut self, used: &BTreeSet<u16>) {
         for (key, entry) in (0..).zip(&mut self.entries) {
+            // The value stays in the map until the key is given again: no entry leads to it.
             if key != NONE && !used.contains(&key) {
                 *entry = None;
             }
@@ -108,7 +109,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn exit_round_trips() {
+    fn egress_round_trips() {
         for gateway in [None, Some("192.0.2.9"), Some("fe80::9")] {
             let egress = Egress {
                 ifindex: 0x0102_0304,

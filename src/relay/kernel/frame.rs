@@ -15,6 +15,7 @@ pub(super) fn udp(from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) -> 
             frame[12..14].copy_from_slice(&[0x08, 0x00]);
             frame.extend_from_slice(&[0x45, 0]);
             frame.extend_from_slice(&(20 + len).to_be_bytes());
+            // Identification 1, Don't Fragment, no offset; the checksum of the header follows later.
             frame.extend_from_slice(&[0, 1, 0x40, 0, ttl, 17, 0, 0]);
             frame.extend_from_slice(&from.octets());
             frame.extend_from_slice(&to.octets());
@@ -46,6 +47,7 @@ pub(super) fn seal(frame: &mut [u8]) {
         frame[24..26].copy_from_slice(&check.to_be_bytes());
     }
     frame[at + 6..at + 8].fill(0);
+    // Zero stands for a datagram without checksum, so a sum of zero is sent as all ones (RFC 768).
     let check = match !udp_sum(frame) {
         0 => 0xffff,
         check => check,

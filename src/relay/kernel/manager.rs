@@ -136,6 +136,7 @@ impl Manager {
             settled_at: None,
         };
         loop {
+            // Before requests are read, so that one which is sent meanwhile ends the next wait.
             self.waker.clear();
             if let ControlFlow::Break(done) = self.handle_requests() {
                 // Who asked waits until everything that this thread holds is closed.

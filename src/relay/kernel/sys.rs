@@ -19,7 +19,8 @@ const LOOKUP_AND_DELETE: libc::c_int = 21;
 /// `BPF_TCX_INGRESS`, and the most programs that one hook takes.
 const TCX_INGRESS: u32 = 46;
 const TCX_MOST: usize = 64;
-/// Size of `union bpf_attr` up to the last field used here.
+/// Size of `union bpf_attr` up to the last field used here. The kernel takes any size, as long as bytes
+/// that it does not know are zero (`bpf_check_uarg_tail_zero`).
 const ATTR_LEN: usize = 80;
 /// Size of `struct __sk_buff`, and where the fields are that a test sets.
 const CONTEXT_LEN: usize = 192;
@@ -119,6 +120,7 @@ pub(super) fn attached(index: u32) -> io::Result<Vec<u32>> {
 /// # Errors
 /// What the kernel says.
 pub(super) fn share(map: BorrowedFd<'_>, count: u32) -> io::Result<&'static [AtomicU64]> {
+    // An array map stores values of 8 bytes without gaps (`array_map_alloc` rounds sizes up to 8).
     let count = count as usize;
     let (access, flags) = (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_SHARED);
     // SAFETY: asks for new memory; the kernel checks the descriptor, and that the map is that long.

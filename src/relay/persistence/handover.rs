@@ -133,6 +133,7 @@ impl TakeoverRequest {
         if !fds.is_empty() && !rights.push(SendAncillaryMessage::ScmRights(&fds)) {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
+        // Descriptors need a byte of data to travel with (unix(7)): the counts.
         sendmsg(
             &stream,
             &[IoSlice::new(&counts)],

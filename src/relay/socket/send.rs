@@ -108,6 +108,8 @@ impl SendBatch {
         let mut start = 0;
         while start < self.outgoing.len() {
             match self.send_from(socket, received, start) {
+                // The kernel counts the messages before the first that fails, and keeps the error to
+                // itself (sendmmsg(2)). The next call begins with that message, and returns it.
                 Ok(count) => start += count,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
@@ -164,6 +166,8 @@ impl SendBatch {
             };
             let segment_len = segment_len.filter(|len| *len < bytes.len());
             if segment_len.is_some() && !self.segmentation.may(outgoing.to) {
+                // What comes before it is sent first. Then it fails as the kernel would let it fail, and
+                // goes out datagram by datagram.
                 if count == 0 {
                     return Err(io::Error::from_raw_os_error(libc::EIO));
                 }

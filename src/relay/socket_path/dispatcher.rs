@@ -155,6 +155,7 @@ impl Dispatcher {
     }
 
     pub(super) fn set_addresses(&self, addresses: &[SocketAddr]) {
+        // The lock is held while commands are sent, so that two calls reach every thread in one order.
         let state = &mut *self.shared.state();
         state.allocator.set_addresses(addresses.to_vec());
         for worker in &*self.workers {

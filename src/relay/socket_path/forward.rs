@@ -140,6 +140,7 @@ impl Forwarder {
             let segment = start..range.end.min(start + segment_len);
             self.handle_one(context, arrival, segment);
         }
+        // A datagram without payload has no segment; the core counts it as malformed.
         if range.is_empty() {
             self.handle_one(context, arrival, range.clone());
         }

@@ -161,6 +161,7 @@ impl Port {
         let mut problem = None;
         let mut bound = Vec::new();
         for family in Family::ALL {
+            // Both IP versions have one number, also where the kernel has chosen it.
             let port = self.number().unwrap_or(self.wanted);
             let Slot::Lost {
                 retry: Some(retry),

@@ -110,6 +110,7 @@ impl Worker {
             sockets: [true; 2],
         };
         loop {
+            // Before commands are read, so that one which is sent meanwhile ends the next wait.
             if ready.waker {
                 self.inbox.waker.clear();
             }
@@ -201,9 +202,11 @@ impl Worker {
             } => {
                 self.sockets[family as usize] = Some(socket);
                 self.generations[family as usize] = generation;
+                // The kernel counts losses for each socket, from zero.
                 self.overflow[family as usize] = 0;
             }
             SocketChange::Close { family, generation } => {
+                // A socket of a later generation is not the one that broke.
                 if self.generations[family as usize] == generation {
                     self.sockets[family as usize] = None;
                 }

@@ -93,6 +93,7 @@ impl<P: SharedTat + SharedVnis> Core<P> {
 
     /// Adds a session to the table, and its VNI to the filter of another data path.
     pub(super) fn enter(&mut self, session: Session) {
+        // Before a client learns of the VNI: the other path drops data of VNIs that the filter lacks.
         if let Some(filter) = self.limits.vni_filter() {
             filter.insert(session.vni);
         }
@@ -104,6 +105,7 @@ impl<P: SharedTat + SharedVnis> Core<P> {
         let Some(session) = self.table.remove(vni, now) else {
             return;
         };
+        // After the removal from the table, which says whether another session shares the bit.
         if let Some(filter) = self.limits.vni_filter() {
             filter.remove(vni, |other| self.table.has(other));
         }

@@ -90,7 +90,7 @@ impl<P: SharedTat + SharedVnis> Core<P> {
         REPLY_LEN
     }
 
-    /// A random nonce for one sealed frame.
+    /// A random nonce for one sealed frame. It has 24 bytes, so random ones do not repeat.
     pub(crate) fn nonce(&mut self) -> [u8; NONCE_LEN] {
         let mut nonce = [0; NONCE_LEN];
         self.rng.fill_bytes(&mut nonce);

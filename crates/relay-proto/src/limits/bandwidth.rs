@@ -44,6 +44,7 @@ impl RelayBandwidth {
             let after = limit.admit(Timestamp::from_nanos(tat), bytes, now)?;
             Some(after.as_nanos())
         };
+        // Relaxed: the TAT is one number, and no other memory depends on it.
         match cell.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next) {
             Ok(_) => Ok(()),
             Err(_) => Err(DropReason::RelayRate),

@@ -75,6 +75,8 @@ impl AddressPolicy {
         }
         match ip {
             IpAddr::V4(v4) => {
+                // 0.0.0.0 leads to this host itself, and no other host has an address of 0.0.0.0/8
+                // (RFC 1122, section 3.2.1.3).
                 let this_network = v4.octets()[0] == 0;
                 !(this_network || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast())
             }

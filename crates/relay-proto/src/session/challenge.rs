@@ -34,6 +34,7 @@ impl Secret {
         mac.update(&bind.vni.to_be_bytes());
         mac.update(&bind.generation.0.to_be_bytes());
         mac.update(&bind.remote.0);
+        // No client reads the MAC, so this encoding of the address need not be that of Go.
         match source.ip() {
             IpAddr::V4(v4) => mac.update(&v4.to_ipv6_mapped().octets()),
             IpAddr::V6(v6) => mac.update(&v6.octets()),

@@ -123,6 +123,7 @@ impl Message {
     pub fn parse(plaintext: &[u8]) -> Option<Self> {
         let ([kind, version], body) = plaintext.split_first_chunk::<TYPE_LEN>()?;
         let mut body = Reader(body);
+        // Go looks at the version of 0x07 to 0x09 only (docs/wire.md, section 3).
         if *kind >= 0x07 && *version != 0 {
             return None;
         }

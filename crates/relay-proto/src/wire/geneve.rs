@@ -68,6 +68,8 @@ impl Header {
     #[inline]
     pub fn decode(datagram: &[u8]) -> Option<Self> {
         let header: &[u8; HEADER_LEN] = datagram.first_chunk()?;
+        // The option length is not read: as in Go, the payload begins at offset 8 whatever it says
+        // (docs/wire.md, section 1).
         let version = header[0] >> 6;
         let vni = u32::from_be_bytes([0, header[4], header[5], header[6]]);
         if version != 0 {

@@ -68,6 +68,7 @@ impl Manager {
 
     /// Attaches to the devices that carry the port, once the program has passed its self-test.
     pub(super) fn attach(&mut self) {
+        // This writes the port too, which the program must have when it is attached.
         self.renew(WATCHDOG);
         if self.config.port == 0 {
             return self.publish(PathState::default());

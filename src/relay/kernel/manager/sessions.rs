@@ -18,11 +18,11 @@ use super::{
 /// Stands for a local address that has no key: nothing is ever sent from it.
 const KEYLESS: u32 = u16::MAX as u32;
 
-/// Way of datagrams to a client.
+/// Next hop of datagrams to a client.
 #[derive(Debug, Clone, Copy, Default)]
 struct NextHop {
     ifindex: u32,
-    /// Longest IP packet on the way.
+    /// Longest IP packet that the device and the route take.
     mtu: u16,
     /// Router that comes next; `None` when the device's link leads to the client.
     gateway: Option<IpAddr>,
@@ -80,10 +80,14 @@ impl Manager {
                 self.replace(vni, new);
             }
         }
+        // Not earlier: until they are replaced, entries name their old egresses.
         self.maps.egresses.keep(&used);
     }
 
+    /// Replaces the entry of a session, and keeps its counts.
     fn replace(&mut self, vni: u32, session: SessionEntry) {
+        // Taken out and entered again: the program counts at any moment, and an update in place would
+        // overwrite what it has counted since the entry was read.
         let usage = self.maps.entries.take(vni).map(|old| old.usage);
         let usage = usage.unwrap_or_default();
         let entered = self
@@ -136,6 +140,7 @@ impl Manager {
         let device = self
             .devices
             .get(&route.ifindex)
+            // A route over loopback leads to this host itself.
             .filter(|device| !device.loopback)?;
         let mtu = route.mtu.map_or(device.mtu, |mtu| mtu.min(device.mtu));
         Some(NextHop {
