@@ -13,7 +13,7 @@ use crate::grants::{Device, Selector};
 /// Largest number of entries; the CRD allows no more.
 const MAX_ENTRIES: usize = 256;
 /// Time after which a further request of an entry is recorded again.
-const FRESH: Duration = Duration::from_secs(300);
+const RECORD_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Entries of `clients`; clones share them. No device is stored.
 #[derive(Debug, Clone, Default)]
@@ -78,7 +78,7 @@ impl Clients {
         for entry in self.lock().iter_mut() {
             let is_old = |asked: Timestamp| {
                 let age = Duration::try_from(now.duration_since(asked));
-                age.unwrap_or_default() >= FRESH
+                age.unwrap_or_default() >= RECORD_INTERVAL
             };
             if entry.asked.is_none_or(is_old) && entry.selector.names(device) {
                 entry.asked = Some(now);

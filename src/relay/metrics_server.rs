@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// Wait between attempts to bind an address that another process has.
-const RETRY: Duration = Duration::from_secs(2);
+const RETRY_INTERVAL: Duration = Duration::from_secs(2);
 
 /// Error that ends the server.
 #[derive(Debug, thiserror::Error)]
@@ -77,7 +77,7 @@ async fn serve_when_free(
     problem: watch::Sender<Option<Problem>>,
 ) -> Result<(), ServerError> {
     loop {
-        sleep(RETRY).await;
+        sleep(RETRY_INTERVAL).await;
         match admin::bind(address, probes.clone()).await {
             Ok(server) => {
                 tracing::info!(%address, "metrics and probes are served");

@@ -31,7 +31,7 @@ pub(super) const EVERYTHING: &[u32] = &[1, 5, 7, 9, 11, 8, 19];
 /// Parent of filters for packets that enter a device (`TC_H_CLSACT`, `TC_H_MIN_INGRESS`).
 const INGRESS: u32 = 0xffff_fff2;
 /// Bytes that suffice for any message that the kernel sends at once.
-const BUFFER: usize = 64 << 10;
+const BUFFER_LEN: usize = 64 << 10;
 
 /// A network device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -70,7 +70,7 @@ impl Netlink {
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {
             socket,
-            buffer: Vec::with_capacity(BUFFER),
+            buffer: Vec::with_capacity(BUFFER_LEN),
         })
     }
 
@@ -210,7 +210,7 @@ impl Changes {
     /// Reads all reports that wait, and forgets them. Reports that the kernel dropped (ENOBUFS) mean no
     /// more than that something has changed.
     pub(super) fn clear(&self) {
-        let mut buffer = Vec::with_capacity(BUFFER);
+        let mut buffer = Vec::with_capacity(BUFFER_LEN);
         loop {
             buffer.clear();
             match self.0.recv(&mut buffer, 0) {

@@ -32,7 +32,7 @@ const COUNTS_INTERVAL: Duration = Duration::from_secs(60);
 /// Longest time between two reports, changed or not.
 const RENEW_INTERVAL: Duration = Duration::from_secs(300);
 /// Wait after a request to the API server failed.
-const RETRY: Duration = Duration::from_secs(5);
+const RETRY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Writes the `RelayNode` of this pod.
 pub struct Reporter {
@@ -109,7 +109,7 @@ impl Reporter {
                 Err(error) => {
                     tracing::warn!(%error, "failed to report to the API server; trying again");
                     sent = None;
-                    sleep(RETRY).await;
+                    sleep(RETRY_INTERVAL).await;
                 }
             }
         }

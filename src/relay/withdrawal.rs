@@ -17,7 +17,7 @@ use super::{
 use crate::config::withdrawals::LIMIT;
 
 /// Time after which requests that were accepted before the withdrawal are answered.
-const SETTLE: Duration = Duration::from_secs(1);
+const SETTLE_TIME: Duration = Duration::from_secs(1);
 /// Time between two checks of the sessions.
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time without a datagram after which no client uses a session any more. Clients send a heartbeat
@@ -100,7 +100,7 @@ pub(super) async fn turned_off(
 
 /// Waits until there is no session, or no datagram has passed through one for [`SILENCE`].
 async fn until_unused<F: Future<Output = Snapshot>>(snapshot: impl Fn() -> F) {
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     let (mut forwarded, mut since) = (None, Instant::now());
     loop {
         let snapshot = snapshot().await;
@@ -140,7 +140,7 @@ mod tests {
     async fn a_relay_without_sessions_is_unused_at_once() {
         let start = Instant::now();
         until_unused(async || snapshot(0, 0, 7)).await;
-        assert_eq!(start.elapsed(), SETTLE);
+        assert_eq!(start.elapsed(), SETTLE_TIME);
     }
 
     #[tokio::test(start_paused = true)]

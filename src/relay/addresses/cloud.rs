@@ -29,8 +29,8 @@ use crate::{
 };
 
 /// Time between two inquiries, in seconds.
-const AGAIN: std::ops::Range<f64> = 270.0..330.0;
-/// Waits after failures. They end at [`AGAIN`], so the longest is one that is always longer.
+const INTERVAL: std::ops::Range<f64> = 270.0..330.0;
+/// Waits after failures. They end at [`INTERVAL`], so the longest is one that is always longer.
 const BACKOFF: Backoff =
     Backoff::new(Duration::from_secs(2), Duration::from_secs(512)).with_jitter(0.75..=1.25);
 
@@ -98,7 +98,7 @@ fn cloud(firmware: &Path) -> Option<Cloud> {
 
 /// Time until the next inquiry, after so many failures in a row.
 fn pause(failures: u32) -> Duration {
-    let usual = Duration::from_secs_f64(rand::random_range(AGAIN));
+    let usual = Duration::from_secs_f64(rand::random_range(INTERVAL));
     match failures {
         0 => usual,
         _ => usual.min(BACKOFF.after(failures)),

@@ -13,9 +13,9 @@ use crate::relay::{
 
 /// Time between two reads of the interfaces when the kernel reports nothing: it drops reports that
 /// do not fit into the socket's buffer.
-const AGAIN: Duration = Duration::from_secs(60);
+const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Time that changes of the network are given to settle: they come in bursts.
-const SETTLE: Duration = Duration::from_millis(200);
+const SETTLE_TIME: Duration = Duration::from_millis(200);
 
 /// Interfaces of container networks, by the beginning of their names: their addresses mean nothing
 /// outside the node.
@@ -74,7 +74,7 @@ pub(super) async fn follow(found: watch::Sender<Found>) -> Infallible {
         refresh(&found).await;
         tokio::select! {
             () = changed(changes.as_ref()) => {}
-            () = sleep(AGAIN) => {}
+            () = sleep(REFRESH_INTERVAL) => {}
         }
     }
 }
@@ -99,7 +99,7 @@ async fn changed(changes: Option<&AsyncFd<Changes>>) {
     let Ok(mut ready) = changes.readable().await else {
         return std::future::pending().await;
     };
-    sleep(SETTLE).await;
+    sleep(SETTLE_TIME).await;
     // Before the addresses are read, so that a change meanwhile is reported again.
     changes.get_ref().clear();
     ready.clear_ready();
@@ -174,7 +174,7 @@ mod tests {
                     move |found: &Found| found.interfaces.iter().any(|i| i.ip == ip)
                 };
                 // Before the next look of its own.
-                let patience = AGAIN / 2;
+                let patience = REFRESH_INTERVAL / 2;
                 seen.wait_for(has("127.0.0.1")).await.unwrap();
                 for (ip, prefix) in [("192.0.2.7", 24), ("2001:db8::7", 64)] {
                     net.ip("node", &format!("address add {ip}/{prefix} dev uplink0"));

@@ -19,11 +19,11 @@ use crate::{
 };
 
 /// Time between two lookups of a name.
-const AGAIN: Duration = Duration::from_secs(30);
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
 /// Longest time for one lookup.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Most addresses of one name.
-const MOST: usize = 4;
+const MAX_ADDRESSES: usize = 4;
 
 /// Keeps the addresses of all names that `dynamic_config` has for `node`.
 pub(super) async fn follow(
@@ -45,7 +45,7 @@ pub(super) async fn follow(
         let again = async {
             match wanted.is_empty() {
                 true => std::future::pending().await,
-                false => sleep(AGAIN).await,
+                false => sleep(LOOKUP_INTERVAL).await,
             }
         };
         tokio::select! {
@@ -80,11 +80,11 @@ fn keep(resolved: &mut BTreeMap<String, Vec<IpAddr>>, host: &str, answer: Option
 }
 
 async fn lookup(host: &str) -> Option<Vec<IpAddr>> {
-    let answer = timeout(PATIENCE, lookup_host((host, 1))).await.ok()?.ok()?;
+    let answer = timeout(TIMEOUT, lookup_host((host, 1))).await.ok()?.ok()?;
     let mut addresses: Vec<IpAddr> = answer.map(|address| address.ip().to_canonical()).collect();
     addresses.sort_unstable();
     addresses.dedup();
-    addresses.truncate(MOST);
+    addresses.truncate(MAX_ADDRESSES);
     Some(addresses)
 }
 

@@ -25,13 +25,13 @@ use crate::{
 };
 
 /// Time between two rounds, in seconds: shorter than NATs forget (`magicsock`).
-const AGAIN: std::ops::Range<f64> = 20.0..26.0;
+const INTERVAL: std::ops::Range<f64> = 20.0..26.0;
 /// Time between two rounds while nobody has answered.
-const AGAIN_SILENT: Duration = Duration::from_secs(5);
+const SILENT_INTERVAL: Duration = Duration::from_secs(5);
 /// Time in which the answers of one round must come.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Servers asked in one round; two tell whether a NAT gives each destination its own port.
-const MOST_SERVERS: usize = 3;
+const MAX_SERVERS: usize = 3;
 
 /// A server, as the DERP map names it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,11 +66,11 @@ pub(super) async fn follow(
                 let silent = seen.is_empty();
                 found.send_if_modified(|found| record(&mut found.stun, &seen, port));
                 match silent {
-                    true => AGAIN_SILENT,
-                    false => Duration::from_secs_f64(rand::rng().random_range(AGAIN)),
+                    true => SILENT_INTERVAL,
+                    false => Duration::from_secs_f64(rand::rng().random_range(INTERVAL)),
                 }
             }
-            None => AGAIN_SILENT,
+            None => SILENT_INTERVAL,
         };
         let changed = async {
             let servers_changed = stun_servers.wait_for(|current| *current != servers);
@@ -93,7 +93,7 @@ async fn round(
     servers: &[StunServer],
 ) -> Vec<SocketAddr> {
     let mut asked: Vec<(TransactionId, SocketAddr)> = Vec::new();
-    for server in servers.iter().take(MOST_SERVERS) {
+    for server in servers.iter().take(MAX_SERVERS) {
         let addresses = addresses(server).await;
         asked.extend(addresses.into_iter().map(|to| (rand::random(), to)));
     }
@@ -103,7 +103,7 @@ async fn round(
     for (id, to) in &asked {
         socket_path.send(*to, None, message::request(*id));
     }
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + TIMEOUT;
     let mut seen = Vec::new();
     while !asked.is_empty() {
         let Ok(Some(datagram)) = timeout_at(deadline, answers.recv()).await else {
@@ -156,7 +156,7 @@ fn record(current: &mut [Vec<SocketAddr>; 2], seen: &[SocketAddr], port: u16) ->
 async fn addresses(server: &StunServer) -> Vec<SocketAddr> {
     let mut ips = server.addresses.clone();
     if ips.is_empty() {
-        let lookup = timeout(PATIENCE, lookup_host((&*server.host, server.port))).await;
+        let lookup = timeout(TIMEOUT, lookup_host((&*server.host, server.port))).await;
         let found = lookup.ok().and_then(Result::ok);
         ips.extend(found.into_iter().flatten().map(|address| address.ip()));
     }

@@ -14,7 +14,7 @@ use super::abi::address_key;
 pub(super) type EgressValue = [u8; 24];
 
 /// Number of keys, with the first, which stands for no egress.
-const COUNT: u32 = 1024;
+const EGRESS_COUNT: u32 = 1024;
 /// Key of the egress without device and local address.
 pub(super) const NONE: u16 = 0;
 
@@ -42,7 +42,7 @@ impl EgressTable {
             let value = map.get(&key, 0).ok()?;
             (value != [0; size_of::<EgressValue>()]).then(|| Egress::decode(&value))
         };
-        let previous = (1..COUNT).map(read);
+        let previous = (1..EGRESS_COUNT).map(read);
         let entries = std::iter::once(Some(Egress::default()))
             .chain(previous)
             .collect();

@@ -10,15 +10,15 @@ use relay_proto::Traffic;
 use super::abi::address_key;
 
 /// Entry of a session between IPv4 addresses.
-pub(super) type Entry4 = [u8; COMMON + 2 * 4];
+pub(super) type Entry4 = [u8; COMMON_LEN + 2 * 4];
 /// Entry of any other session.
-pub(super) type Entry6 = [u8; COMMON + 2 * 16];
+pub(super) type Entry6 = [u8; COMMON_LEN + 2 * 16];
 
 /// Bytes of one leg with what came from it.
-const LEG: usize = 24;
+const LEG_LEN: usize = 24;
 /// Offset of the session's theoretical arrival time (GCRA); the addresses follow it.
-const TAT: usize = 2 * LEG;
-const COMMON: usize = TAT + 8;
+const TAT_OFFSET: usize = 2 * LEG_LEN;
+const COMMON_LEN: usize = TAT_OFFSET + 8;
 /// A tick of [`LegActivity::last_seen`] is 2 to this power, in nanoseconds: 67 ms.
 const TICK: u32 = 26;
 
@@ -74,7 +74,11 @@ impl SessionEntry {
     pub(super) fn encode4(&self) -> Option<Entry4> {
         let mut entry = [0; size_of::<Entry4>()];
         self.encode_common(&mut entry);
-        for (leg, bytes) in self.legs.iter().zip(entry[COMMON..].chunks_exact_mut(4)) {
+        for (leg, bytes) in self
+            .legs
+            .iter()
+            .zip(entry[COMMON_LEN..].chunks_exact_mut(4))
+        {
             let IpAddr::V4(ip) = leg.address.ip() else {
                 return None;
             };
@@ -87,7 +91,11 @@ impl SessionEntry {
     pub(super) fn encode6(&self) -> Entry6 {
         let mut entry = [0; size_of::<Entry6>()];
         self.encode_common(&mut entry);
-        for (leg, bytes) in self.legs.iter().zip(entry[COMMON..].chunks_exact_mut(16)) {
+        for (leg, bytes) in self
+            .legs
+            .iter()
+            .zip(entry[COMMON_LEN..].chunks_exact_mut(16))
+        {
             bytes.copy_from_slice(&address_key(leg.address.ip()));
         }
         entry
@@ -95,20 +103,20 @@ impl SessionEntry {
 
     pub(super) fn decode4(entry: &Entry4) -> Self {
         Self::decode(entry, |at| {
-            Ipv4Addr::from(array(entry, COMMON + at * 4)).into()
+            Ipv4Addr::from(array(entry, COMMON_LEN + at * 4)).into()
         })
     }
 
     pub(super) fn decode6(entry: &Entry6) -> Self {
         Self::decode(entry, |at| {
-            let ip = Ipv6Addr::from(array(entry, COMMON + at * 16));
+            let ip = Ipv6Addr::from(array(entry, COMMON_LEN + at * 16));
             IpAddr::V6(ip).to_canonical()
         })
     }
 
     fn encode_common(&self, entry: &mut [u8]) {
         let of = self.legs.iter().zip(&self.usage.from);
-        for ((leg, heard), bytes) in of.zip(entry.chunks_exact_mut(LEG)) {
+        for ((leg, heard), bytes) in of.zip(entry.chunks_exact_mut(LEG_LEN)) {
             bytes[..2].copy_from_slice(&leg.address.port().to_be_bytes());
             bytes[2..4].copy_from_slice(&leg.mtu.to_ne_bytes());
             bytes[4..6].copy_from_slice(&leg.egress.to_ne_bytes());
@@ -116,14 +124,14 @@ impl SessionEntry {
             bytes[8..16].copy_from_slice(&heard.traffic.packets.to_ne_bytes());
             bytes[16..].copy_from_slice(&heard.traffic.bytes.to_ne_bytes());
         }
-        entry[TAT..COMMON].copy_from_slice(&self.usage.tat.to_ne_bytes());
+        entry[TAT_OFFSET..COMMON_LEN].copy_from_slice(&self.usage.tat.to_ne_bytes());
     }
 
     fn decode(entry: &[u8], ip: impl Fn(usize) -> IpAddr) -> Self {
         let short = |at| u16::from_ne_bytes(array(entry, at));
         let long = |at| u64::from_ne_bytes(array(entry, at));
         let leg = |side: usize| {
-            let at = side * LEG;
+            let at = side * LEG_LEN;
             let port = u16::from_be_bytes(array(entry, at));
             Leg {
                 address: SocketAddr::new(ip(side), port),
@@ -133,16 +141,16 @@ impl SessionEntry {
         };
         let heard = |side: usize| LegActivity {
             traffic: Traffic {
-                packets: long(side * LEG + 8),
-                bytes: long(side * LEG + 16),
+                packets: long(side * LEG_LEN + 8),
+                bytes: long(side * LEG_LEN + 16),
             },
-            last_seen: short(side * LEG + 6),
+            last_seen: short(side * LEG_LEN + 6),
         };
         Self {
             legs: [0, 1].map(leg),
             usage: Usage {
                 from: [0, 1].map(heard),
-                tat: long(TAT),
+                tat: long(TAT_OFFSET),
             },
         }
     }

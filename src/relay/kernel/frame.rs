@@ -1,15 +1,15 @@
-//! Ethernet frames with UDP over IPv4 and IPv6, built and checked without the help of anything that
+//! Ethernet frames with UDP_LEN over IPv4 and IPv6, built and checked without the help of anything that
 //! forwards: for the self-test, and for tests.
 
 use std::net::{IpAddr, SocketAddr};
 
-const ETHERNET: usize = 14;
-const UDP: usize = 8;
+const ETHERNET_LEN: usize = 14;
+const UDP_LEN: usize = 8;
 
 /// A datagram with its headers; every checksum is right.
 pub(super) fn udp(from: SocketAddr, to: SocketAddr, ttl: u8, payload: &[u8]) -> Vec<u8> {
-    let mut frame = vec![0; ETHERNET];
-    let len = (UDP + payload.len()) as u16;
+    let mut frame = vec![0; ETHERNET_LEN];
+    let len = (UDP_LEN + payload.len()) as u16;
     match (from.ip(), to.ip()) {
         (IpAddr::V4(from), IpAddr::V4(to)) => {
             frame[12..14].copy_from_slice(&[0x08, 0x00]);
@@ -43,7 +43,7 @@ pub(super) fn seal(frame: &mut [u8]) {
     let at = udp_at(frame);
     if is_v4(frame) {
         frame[24..26].fill(0);
-        let check = !sum(0, &frame[ETHERNET..at]);
+        let check = !sum(0, &frame[ETHERNET_LEN..at]);
         frame[24..26].copy_from_slice(&check.to_be_bytes());
     }
     frame[at + 6..at + 8].fill(0);
@@ -58,7 +58,7 @@ pub(super) fn seal(frame: &mut [u8]) {
 /// Returns whether every checksum is right, recomputed over all bytes. A missing one is wrong.
 pub(super) fn is_sealed(frame: &[u8]) -> bool {
     let at = udp_at(frame);
-    let ip = !is_v4(frame) || sum(0, &frame[ETHERNET..at]) == 0xffff;
+    let ip = !is_v4(frame) || sum(0, &frame[ETHERNET_LEN..at]) == 0xffff;
     ip && frame[at + 6..at + 8] != [0, 0] && udp_sum(frame) == 0xffff
 }
 
@@ -78,14 +78,14 @@ pub(super) fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr, u8) {
     )
 }
 
-/// The UDP payload.
+/// The UDP_LEN payload.
 pub(super) fn payload(frame: &[u8]) -> &[u8] {
-    &frame[udp_at(frame) + UDP..]
+    &frame[udp_at(frame) + UDP_LEN..]
 }
 
-/// Offset of the UDP header.
+/// Offset of the UDP_LEN header.
 pub(super) fn udp_at(frame: &[u8]) -> usize {
-    ETHERNET + if is_v4(frame) { 20 } else { 40 }
+    ETHERNET_LEN + if is_v4(frame) { 20 } else { 40 }
 }
 
 fn is_v4(frame: &[u8]) -> bool {
@@ -100,7 +100,7 @@ fn ip6(bytes: &[u8]) -> IpAddr {
     IpAddr::from(*bytes.first_chunk::<16>().expect("sixteen bytes"))
 }
 
-/// Sum over the pseudo header and everything from the UDP header on.
+/// Sum over the pseudo header and everything from the UDP_LEN header on.
 fn udp_sum(frame: &[u8]) -> u16 {
     let at = udp_at(frame);
     let addresses = if is_v4(frame) { 26..34 } else { 22..54 };
@@ -142,7 +142,12 @@ mod tests {
         // 4500 + 0021 + 0001 + 4000 + 4011 + 0a00 + 0001 + 0a00 + 0002 = d936
         assert_eq!(frame[24..26], (!0xd936_u16).to_be_bytes());
         assert!(is_sealed(&frame));
-        for bit in [ETHERNET * 8 + 70, 27 * 8, 36 * 8 + 3, frame.len() * 8 - 1] {
+        for bit in [
+            ETHERNET_LEN * 8 + 70,
+            27 * 8,
+            36 * 8 + 3,
+            frame.len() * 8 - 1,
+        ] {
             let mut broken = frame.clone();
             broken[bit / 8] ^= 1 << (bit % 8);
             assert!(!is_sealed(&broken), "bit {bit}");

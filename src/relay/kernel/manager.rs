@@ -31,14 +31,14 @@ use crate::relay::{
 };
 
 /// Time between two renewals of the program's time.
-const RENEW: Duration = Duration::from_secs(30);
+const RENEW_INTERVAL: Duration = Duration::from_secs(30);
 /// Time for which the program forwards when nobody renews it: at least as long as a session lives when
 /// its clients are silent, however long ago the last renewal was.
-const WATCHDOG: Duration = Duration::from_secs(5 * 60).saturating_add(RENEW);
+const WATCHDOG: Duration = Duration::from_secs(5 * 60).saturating_add(RENEW_INTERVAL);
 /// Time between two checks of the attachments and of some routes.
-const WATCH: Duration = Duration::from_secs(1);
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 /// Time that changes of the network are given to settle: they come in bursts.
-const SETTLE: Duration = Duration::from_millis(100);
+const SETTLE_TIME: Duration = Duration::from_millis(100);
 
 /// State of the thread.
 pub(super) struct Manager {
@@ -132,7 +132,7 @@ impl Manager {
         let now = Instant::now();
         let mut timers = Timers {
             renew_at: now,
-            watch_at: now + WATCH,
+            watch_at: now + WATCH_INTERVAL,
             settled_at: None,
         };
         loop {
@@ -192,11 +192,11 @@ impl Manager {
             self.follow_network();
         }
         if timers.renew_at <= now {
-            timers.renew_at = now + RENEW;
+            timers.renew_at = now + RENEW_INTERVAL;
             self.renew(WATCHDOG);
         }
         if timers.watch_at <= now {
-            timers.watch_at = now + WATCH;
+            timers.watch_at = now + WATCH_INTERVAL;
             self.watch(now);
         }
     }
@@ -215,7 +215,7 @@ impl Manager {
         let time = timers.next().saturating_duration_since(Instant::now());
         let [_, changed, ..] = wait(fds, Some(time))?;
         if changed && timers.settled_at.is_none() {
-            timers.settled_at = Some(Instant::now() + SETTLE);
+            timers.settled_at = Some(Instant::now() + SETTLE_TIME);
         }
         Ok(())
     }

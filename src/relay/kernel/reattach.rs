@@ -8,11 +8,11 @@ use std::{
 use crate::backoff::Backoff;
 
 /// Longest wait before a device is tried again.
-const LONGEST: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Waits before a device is tried again, from its second loss on.
-const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST);
+const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), LONGEST_WAIT);
 /// Time after which a device that stayed attached counts as if it had never been lost.
-const PEACE: Duration = Duration::from_secs(5 * 60);
+const RESET_AFTER: Duration = Duration::from_secs(5 * 60);
 
 /// Losses by device index. Two programs that each put themselves in the other's place must not
 /// keep each other busy.
@@ -33,7 +33,7 @@ impl ReattachBackoff {
     /// Records the loss of a device; returns the wait before it may be attached again.
     pub(super) fn lose(&mut self, index: u32, now: Instant) -> Duration {
         let earlier = match self.lost.get(&index) {
-            Some(lost) if now < lost.at + lost.wait + PEACE => lost.earlier.saturating_add(1),
+            Some(lost) if now < lost.at + lost.wait + RESET_AFTER => lost.earlier.saturating_add(1),
             _ => 0,
         };
         let wait = BACKOFF.after(earlier);
@@ -80,7 +80,7 @@ mod tests {
         }
         assert_eq!(waits, [0, 1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert!(backoff.allows(8, start), "other devices are not concerned");
-        now += PEACE + LONGEST;
+        now += RESET_AFTER + LONGEST_WAIT;
         assert_eq!(backoff.lose(7, now), Duration::ZERO);
         backoff.retain(|index| index != 7);
         assert_eq!(backoff.lose(7, now), Duration::ZERO, "another device");

@@ -9,11 +9,11 @@ use std::{
 use crate::relay::netlink::{Netlink, Route};
 
 /// Most routes in the cache.
-const MOST: usize = 1 << 12;
+const MAX_ROUTES: usize = 1 << 12;
 /// Most routes that one check asks for again.
-const AGAIN: usize = 64;
+const MAX_CHECKS: usize = 64;
 /// Following changed routes takes at most one part in so many of the time.
-const SHARE: u32 = 10;
+const REST_FACTOR: u32 = 10;
 
 /// Local address, where it matters, and address of a client. On hosts with several uplinks, routing
 /// rules choose the route by the local address.
@@ -46,7 +46,7 @@ impl RouteCache {
             return *route;
         }
         let route = ask(netlink, (from, to));
-        if self.cached.len() < MOST {
+        if self.cached.len() < MAX_ROUTES {
             self.cached.insert((from, to), route);
         }
         route
@@ -61,7 +61,7 @@ impl RouteCache {
         if self.due.is_empty() {
             self.due.extend(self.cached.keys());
         }
-        let rest = self.due.len().saturating_sub(AGAIN);
+        let rest = self.due.len().saturating_sub(MAX_CHECKS);
         let mut changed = false;
         for ends in self.due.split_off(rest) {
             let route = ask(netlink, ends);
@@ -73,7 +73,7 @@ impl RouteCache {
     /// Records the time that it took to follow changed routes, until `now`. The next check waits in
     /// proportion.
     pub(super) fn record_reroute(&mut self, took: Duration, now: Instant) {
-        self.rest = Some(now + took * SHARE);
+        self.rest = Some(now + took * REST_FACTOR);
     }
 }
 

@@ -10,13 +10,13 @@ use super::{AttemptResult, Probe};
 use crate::config::peers::{MOST_TRIED, ProbePeer, decode_key};
 
 /// Time between two attempts at an address that works.
-const AGAIN: Duration = Duration::from_secs(300);
+const PROBE_INTERVAL: Duration = Duration::from_secs(300);
 /// Time between two attempts at one that does not, so that a mended firewall shows soon.
-const AGAIN_FAILED: Duration = Duration::from_secs(30);
+const FAILED_INTERVAL: Duration = Duration::from_secs(30);
 /// Wait before the second attempt: the other relay may not know this one yet.
-const DOUBT: Duration = Duration::from_secs(3);
+const RETRY_INTERVAL: Duration = Duration::from_secs(3);
 /// Failures in a row until an address counts as not reachable.
-const FAILURES: u32 = 2;
+const MAX_FAILURES: u32 = 2;
 /// Addresses of one relay that are tried.
 const MOST_ADDRESSES: usize = 16;
 
@@ -111,20 +111,20 @@ impl Schedule {
             AttemptResult::Reached(round_trip) => {
                 entry.failures = 0;
                 entry.result = Some((time, Some(round_trip)));
-                AGAIN
+                PROBE_INTERVAL
             }
             AttemptResult::NoRoute => {
                 entry.failures = 0;
                 entry.result = None;
-                AGAIN
+                PROBE_INTERVAL
             }
             AttemptResult::Silent => {
                 entry.failures += 1;
                 match entry.failures {
-                    ..FAILURES => DOUBT,
+                    ..MAX_FAILURES => RETRY_INTERVAL,
                     _ => {
                         entry.result = Some((time, None));
-                        AGAIN_FAILED
+                        FAILED_INTERVAL
                     }
                 }
             }
@@ -189,7 +189,7 @@ mod tests {
         assert!(schedule.take_due(now + LATER).is_none(), "own is not tried");
         let reached = AttemptResult::Reached(Duration::from_millis(3));
         schedule.record(&first, reached, now, Timestamp::UNIX_EPOCH, evenly);
-        assert_eq!(schedule.next_due(), Some(now + AGAIN));
+        assert_eq!(schedule.next_due(), Some(now + PROBE_INTERVAL));
 
         let two = peer("a", 1, &["192.0.2.1:1", "192.0.2.2:2"]);
         schedule.update(&[two, own], now, evenly);
@@ -211,10 +211,10 @@ mod tests {
         };
         record(&mut schedule, AttemptResult::Silent);
         assert!(schedule.results().is_empty());
-        assert_eq!(schedule.next_due(), Some(now + DOUBT));
+        assert_eq!(schedule.next_due(), Some(now + RETRY_INTERVAL));
         record(&mut schedule, AttemptResult::Silent);
         assert!(!schedule.results()[0].reachable);
-        assert_eq!(schedule.next_due(), Some(now + AGAIN_FAILED));
+        assert_eq!(schedule.next_due(), Some(now + FAILED_INTERVAL));
         record(
             &mut schedule,
             AttemptResult::Reached(Duration::from_millis(1)),

@@ -15,7 +15,7 @@ use super::{UdpSocket, checked, control::Control, name::Name};
 pub const SLOTS: usize = 96;
 /// Number of slots that a call offers after one that received few, because each costs some
 /// nanoseconds.
-const FEW: usize = 16;
+const MIN_SLOTS: usize = 16;
 /// Size of a slot, which has room for the largest super-datagram.
 const SLOT_LEN: usize = 65_536;
 /// Distance of two slots. It is no power of two, because then the first lines of all slots would
@@ -65,7 +65,7 @@ impl Default for ReceiveBatch {
             names: [Name::EMPTY; SLOTS],
             controls: [Control::EMPTY; SLOTS],
             arrivals: [const { None }; SLOTS],
-            offered: FEW,
+            offered: MIN_SLOTS,
             overflow: None,
             stamp: None,
         }
@@ -110,7 +110,7 @@ impl ReceiveBatch {
             )
         };
         let count = checked(count)?;
-        self.offered = (4 * count).clamp(FEW, SLOTS);
+        self.offered = (4 * count).clamp(MIN_SLOTS, SLOTS);
         for (slot, message) in messages.iter().enumerate().take(count) {
             self.arrivals[slot] = self.decode(slot, message);
         }

@@ -4,13 +4,13 @@
 use std::{collections::VecDeque, net::SocketAddr};
 
 /// Largest number of destinations without segmentation that are stored.
-const REMEMBERED: usize = 64;
+const MAX_REFUSED: usize = 64;
 /// Number of super-datagrams after which segmentation for a destination is tried again, because its
 /// path may have changed.
-const AGAIN: u32 = 1024;
+const RETRY_AFTER: u32 = 1024;
 /// Kernels whose segmentation mangles super-datagrams of which all datagrams have one length: from
 /// the first up to, and without, the second (tailscale.com commit 8b58bd6c6 and issue 21335).
-const BROKEN: [[u32; 3]; 2] = [[7, 0, 0], [7, 1, 5]];
+const BROKEN_KERNELS: [[u32; 3]; 2] = [[7, 0, 0], [7, 1, 5]];
 
 /// Destinations that refused a super-datagram.
 #[derive(Debug, Default)]
@@ -22,8 +22,8 @@ pub(super) struct Segmentation {
 impl Segmentation {
     /// Makes an empty set, for a kernel of this release (`uname -r`).
     pub(super) fn of(release: &str) -> Self {
-        let broken =
-            version(release).is_some_and(|version| version >= BROKEN[0] && version < BROKEN[1]);
+        let broken = version(release)
+            .is_some_and(|version| version >= BROKEN_KERNELS[0] && version < BROKEN_KERNELS[1]);
         if broken {
             tracing::info!(
                 release,
@@ -53,10 +53,10 @@ impl Segmentation {
         }
         let refused = |(destination, _): &(SocketAddr, u32)| *destination == to;
         let Some(index) = self.refused.iter().position(refused) else {
-            if self.refused.len() == REMEMBERED {
+            if self.refused.len() == MAX_REFUSED {
                 self.refused.pop_front();
             }
-            self.refused.push_back((to, AGAIN));
+            self.refused.push_back((to, RETRY_AFTER));
             return;
         };
         self.refused[index].1 -= 1;
@@ -108,7 +108,7 @@ mod tests {
     #[test]
     fn a_destination_is_tried_again() {
         let mut segmentation = Segmentation::default();
-        for _ in 0..=AGAIN {
+        for _ in 0..=RETRY_AFTER {
             assert!(segmentation.may(peer(1)) || !segmentation.refused.is_empty());
             segmentation.goes_singly(peer(1));
         }
@@ -119,7 +119,7 @@ mod tests {
     fn the_number_of_stored_destinations_is_limited() {
         let mut segmentation = Segmentation::default();
         (0..1000).for_each(|port| segmentation.goes_singly(peer(port)));
-        assert_eq!(segmentation.refused.len(), REMEMBERED);
+        assert_eq!(segmentation.refused.len(), MAX_REFUSED);
         assert!(segmentation.may(peer(0)) && !segmentation.may(peer(999)));
     }
 }

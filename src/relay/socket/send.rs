@@ -19,7 +19,7 @@ use super::{
 /// Largest number of messages per system call.
 const CAPACITY: usize = SLOTS;
 /// Longest wait for room in a full send buffer, after which datagrams are dropped.
-const ROOM: Duration = Duration::from_millis(2);
+const ROOM_TIMEOUT: Duration = Duration::from_millis(2);
 
 /// A datagram or super-datagram to send.
 #[derive(Debug, Clone)]
@@ -243,7 +243,7 @@ fn segments(payload: &Payload) -> u64 {
 }
 
 fn has_room(socket: &UdpSocket) -> bool {
-    wait(&[(socket.as_fd(), Interest::Write)], Some(ROOM)).is_ok_and(|[ready, ..]| ready)
+    wait(&[(socket.as_fd(), Interest::Write)], Some(ROOM_TIMEOUT)).is_ok_and(|[ready, ..]| ready)
 }
 
 fn send_one(socket: &UdpSocket, outgoing: &Outgoing, bytes: &[u8]) -> bool {

@@ -10,7 +10,7 @@ use relay_proto::{RateLimit, Timestamp};
 
 /// The number of full batches in a row after which a thread is behind: a sixth of what a socket has
 /// room for, and more than clients send at once when they all come back.
-const BEHIND: u32 = 21;
+const BEHIND_AFTER: u32 = 21;
 /// Handshake messages admitted from each batch while the thread is behind, of up to 96.
 const PER_BATCH: u32 = 6;
 /// Handshake messages admitted at once.
@@ -49,7 +49,7 @@ impl Backlog {
 
     /// Returns whether a handshake message of this batch, which was read at `now`, is handled.
     pub(super) fn admits(&mut self, now: Timestamp) -> bool {
-        let behind = self.full >= BEHIND;
+        let behind = self.full >= BEHIND_AFTER;
         if behind && self.left == 0 {
             return false;
         }

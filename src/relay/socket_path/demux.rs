@@ -16,7 +16,7 @@ pub const PROBE_HEADER: [u8; HEADER_LEN] = [0, 0x80, 0x7a, 0x11, 0, 0, 0, 0];
 const STUN_SUCCESS: [u8; 2] = [0x01, 0x01];
 const STUN_COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 /// Capacity of each queue, in datagrams.
-const QUEUE: usize = 64;
+const QUEUE_LEN: usize = 64;
 /// Largest datagram that is queued. Probes have 178 bytes, STUN answers mostly less than 100.
 const MAX_LEN: usize = 512;
 
@@ -51,14 +51,14 @@ pub type TransactionId = [u8; 12];
 impl Demux {
     /// Returns the queue of probes, which replaces an earlier one.
     pub fn probes(&self) -> mpsc::Receiver<UnmatchedDatagram> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = mpsc::channel(QUEUE_LEN);
         self.receivers().probes = Some(sender);
         receiver
     }
 
     /// Returns the queue of STUN answers, which replaces an earlier one.
     pub fn stun(&self) -> mpsc::Receiver<UnmatchedDatagram> {
-        let (sender, receiver) = mpsc::channel(QUEUE);
+        let (sender, receiver) = mpsc::channel(QUEUE_LEN);
         self.receivers().stun = Some(sender);
         receiver
     }

@@ -38,7 +38,7 @@ const MAX_COMMANDS: usize = 64;
 /// kernel's map for each, they take less than a millisecond.
 const MAX_DEADLINES: usize = 256;
 /// Time without datagrams after which memory of the receive buffers is freed.
-const QUIET: Duration = Duration::from_secs(1);
+const IDLE_RELEASE: Duration = Duration::from_secs(1);
 /// Longest time in the relay that is believed; no datagram waits longer.
 const MAX_LATENCY: Duration = Duration::from_secs(10);
 
@@ -254,7 +254,7 @@ impl Worker {
 
     /// Time at which the memory of the receive buffers is freed, if nothing is received until then.
     fn buffers_due(&self) -> Option<Timestamp> {
-        self.last_received.map(|received| received + QUIET)
+        self.last_received.map(|received| received + IDLE_RELEASE)
     }
 
     /// Reads from one socket and carries out the verdicts. Returns whether more may wait there.

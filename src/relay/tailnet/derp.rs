@@ -32,12 +32,12 @@ use crate::{
 };
 
 /// A connection to another region than home ends after this long without an answer to send.
-const IDLE: Duration = Duration::from_secs(60);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// Answers that wait for a connection to another region; more are dropped, and the client asks
 /// again.
-const QUEUE: usize = 64;
+const QUEUE_LEN: usize = 64;
 /// Failures in a row after which another home region is looked for.
-const PATIENCE: u32 = 3;
+const MAX_FAILURES: u32 = 3;
 
 /// Everything that the tasks of DERP share.
 #[derive(Clone)]
@@ -63,11 +63,11 @@ impl Derp {
     /// Keeps the home connection for as long as the process runs.
     pub(crate) async fn run(mut self) {
         let mut waits = BACKOFF.waits();
-        let mut failures = PATIENCE;
+        let mut failures = MAX_FAILURES;
         loop {
             let map = self.map.borrow_and_update().clone();
             let current = *self.home.borrow();
-            let stay = failures < PATIENCE && map.regions.contains_key(&current);
+            let stay = failures < MAX_FAILURES && map.regions.contains_key(&current);
             let region = if stay {
                 Some(current)
             } else {
@@ -227,7 +227,7 @@ impl Regions {
     }
 
     fn open(&mut self, region: u32) -> mpsc::Sender<Answer> {
-        let (queue, answers) = mpsc::channel(QUEUE);
+        let (queue, answers) = mpsc::channel(QUEUE_LEN);
         self.others.insert(region, queue.clone());
         let derp = self.derp.clone();
         self.tasks.spawn(async move {
@@ -248,13 +248,13 @@ async fn visit(
     let map = derp.map.borrow().clone();
     let connection = Connection::open(&derp.dialer, &derp.node, region, &map).await?;
     let (sender, mut receiver) = connection.split();
-    let mut deadline = Instant::now() + IDLE;
+    let mut deadline = Instant::now() + IDLE_TIMEOUT;
     loop {
         tokio::select! {
             answer = timeout_at(deadline, answers.recv()) => {
                 let Ok(Some(answer)) = answer else { return Ok(()) };
                 sender.send(answer.to, &answer.packet).await?;
-                deadline = Instant::now() + IDLE;
+                deadline = Instant::now() + IDLE_TIMEOUT;
             }
             // Requests come in through the home region; here it only matters that it is alive.
             packet = receiver.next() => if packet.is_none() { return Err(receiver.error()) },

@@ -16,14 +16,14 @@ use crate::{
 
 /// A box lives this long after its last use, and at most twice that: long enough for a round trip
 /// and for the next pairs of a client that has many.
-pub(crate) const KEPT: Duration = Duration::from_millis(500);
+pub(crate) const BOX_LIFETIME: Duration = Duration::from_millis(500);
 /// The number of boxes from which freeing the cache is reported: fewer fill less than two pages,
 /// which the allocator soon uses again.
-const MANY: usize = 64;
+const REPORTED_BOXES: usize = 64;
 
 /// A cache of the boxes between one secret and its clients, in two generations.
 ///
-/// When the young generation is full or [`KEPT`] has passed, it becomes the old one, and the boxes
+/// When the young generation is full or [`BOX_LIFETIME`] has passed, it becomes the old one, and the boxes
 /// of the old one that nobody has used since are dropped.
 pub(crate) struct SharedKeyCache {
     public: DiscoPublic,
@@ -33,7 +33,7 @@ pub(crate) struct SharedKeyCache {
     old: HashMap<DiscoPublic, SharedBox>,
     /// End of the young generation's time; `None` while the cache is empty.
     next_generation: Option<Timestamp>,
-    /// The cache has held [`MANY`] boxes since it was last empty.
+    /// The cache has held [`REPORTED_BOXES`] boxes since it was last empty.
     was_large: bool,
 }
 
@@ -66,9 +66,9 @@ impl SharedKeyCache {
             if self.young.len() == self.capacity {
                 self.old = mem::take(&mut self.young);
             }
-            self.next_generation.get_or_insert(now + KEPT);
+            self.next_generation.get_or_insert(now + BOX_LIFETIME);
             self.young.insert(client, shared);
-            self.was_large |= self.young.len() >= MANY;
+            self.was_large |= self.young.len() >= REPORTED_BOXES;
         }
         &self.young[&client]
     }
@@ -85,7 +85,7 @@ impl SharedKeyCache {
         }
         self.old = mem::take(&mut self.young);
         let empty = self.old.is_empty();
-        self.next_generation = (!empty).then(|| now + KEPT);
+        self.next_generation = (!empty).then(|| now + BOX_LIFETIME);
         empty && mem::take(&mut self.was_large)
     }
 }
@@ -122,12 +122,12 @@ mod tests {
         cache.shared_with(key(1), START);
         let mut now = START;
         for _ in 0..8 {
-            now = now + KEPT / 4;
+            now = now + BOX_LIFETIME / 4;
             cache.shared_with(key(2), now);
             cache.forget(now);
             let has = |n| cache.young.contains_key(&key(n)) || cache.old.contains_key(&key(n));
             assert!(has(2));
-            assert_eq!(has(1), now < START + 2 * KEPT, "{now:?}");
+            assert_eq!(has(1), now < START + 2 * BOX_LIFETIME, "{now:?}");
         }
     }
 

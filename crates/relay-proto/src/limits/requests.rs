@@ -10,22 +10,22 @@ use crate::{
 
 /// The least number of requests that a node may send at once: a node that starts asks once for each
 /// of its peers.
-const LEAST: usize = 1 << 12;
+const MIN_REQUESTS: usize = 1 << 12;
 /// The most nodes whose TAT is kept. A full table is cleared, and each node has its whole burst
 /// again; it would take as many nodes to get there.
 const CAPACITY: usize = (1 << 12) / 8 * 7;
 /// The pause between two sweeps for TATs that have passed.
-const SWEEP: Duration = Duration::from_millis(500);
+const SWEEP_INTERVAL: Duration = Duration::from_millis(500);
 /// The number of nodes from which freeing the table is reported: fewer fill less than two pages,
 /// which the allocator soon uses again.
-const MANY: usize = 64;
+const REPORTED_NODES: usize = 64;
 
 /// The TATs of nodes that have asked lately.
 pub(crate) struct Requests {
     limit: RateLimit,
     tats: HashMap<NodeKey, Timestamp>,
     next_sweep: Option<Timestamp>,
-    /// The table has held [`MANY`] nodes since it was last empty.
+    /// The table has held [`REPORTED_NODES`] nodes since it was last empty.
     was_large: bool,
 }
 
@@ -33,7 +33,7 @@ impl Requests {
     /// A node may ask at once as often as it may have sessions, and as often again in the lifetime
     /// of an unbound session: with more requests it could only evict its own.
     pub(crate) fn new(config: &Config) -> Self {
-        let count = config.max_sessions_per_node.max(LEAST) as u64;
+        let count = config.max_sessions_per_node.max(MIN_REQUESTS) as u64;
         let count = NonZero::new(count).unwrap_or(NonZero::<u64>::MIN);
         Self {
             limit: RateLimit::new(count, config.bind_lifetime),
@@ -60,8 +60,8 @@ impl Requests {
             }
         }
         self.tats.insert(node, tat);
-        self.was_large |= self.tats.len() >= MANY;
-        self.next_sweep.get_or_insert(now + SWEEP);
+        self.was_large |= self.tats.len() >= REPORTED_NODES;
+        self.next_sweep.get_or_insert(now + SWEEP_INTERVAL);
         Ok(())
     }
 
@@ -80,7 +80,7 @@ impl Requests {
             self.tats.shrink_to_fit();
         }
         let empty = self.tats.is_empty();
-        self.next_sweep = (!empty).then(|| now + SWEEP);
+        self.next_sweep = (!empty).then(|| now + SWEEP_INTERVAL);
         empty && mem::take(&mut self.was_large)
     }
 }
@@ -117,7 +117,7 @@ mod tests {
         check.with_generator(steps).for_each(|steps| {
             let mut requests = Requests::new(&Config::default());
             let most = nanoseconds(Config::default().bind_lifetime);
-            let each = most / LEAST as u64;
+            let each = most / MIN_REQUESTS as u64;
             let mut tokens = [most; 4];
             let mut now = START;
             for (ms, forget, number, count) in steps {

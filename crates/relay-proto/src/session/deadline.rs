@@ -9,7 +9,7 @@ use std::{cmp::Reverse, collections::BinaryHeap};
 use crate::{time::Timestamp, wire::geneve::Vni};
 
 /// The number of stale entries that are tolerated before the whole queue is swept.
-const TOLERATED: usize = 64;
+const MAX_STALE: usize = 64;
 
 /// An entry: when to check which session.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -54,7 +54,7 @@ impl Deadlines {
     /// due. `is_live` says whose entries are needed. The queue never has more than about twice those.
     pub(crate) fn discard_stale(&mut self, early: bool, is_live: impl Fn(&Due) -> bool) {
         self.stale += usize::from(early);
-        if self.stale > TOLERATED && self.stale > self.heap.len() / 2 {
+        if self.stale > MAX_STALE && self.stale > self.heap.len() / 2 {
             self.heap.retain(|Reverse(due)| is_live(due));
             self.stale = 0;
         }
@@ -101,7 +101,7 @@ mod tests {
             // All sessions but the last ten have ended; those are first in the queue.
             deadlines.insert(due(1_000_000 - u64::from(n), n));
             deadlines.discard_stale(true, |due| due.vni.number() + 10 > n);
-            assert!(deadlines.heap.len() < 20 + 2 * TOLERATED);
+            assert!(deadlines.heap.len() < 20 + 2 * MAX_STALE);
         }
     }
 }

@@ -25,7 +25,7 @@ const VNI_REST: Duration = Duration::from_secs(60);
 /// The most VNIs that rest at once, at about 24 bytes each: enough while 136 sessions end in every
 /// second. A node that evicts its own sessions as fast as it can ends a hundred times as many; then
 /// VNIs rest for less, and only chance (24 bits) keeps one from being drawn again.
-const MOST_RESTING: usize = 1 << 13;
+const MAX_RESTING: usize = 1 << 13;
 
 /// A session's place in the order of allocation: its LamportID and its VNI.
 pub(crate) type Allocated = (u64, Vni);
@@ -155,7 +155,7 @@ impl Table {
 
     /// Lets a freed VNI rest; at the limit the one that has rested longest is freed.
     fn rest(&mut self, vni: Vni, now: Timestamp) {
-        if self.resting_until.len() == MOST_RESTING
+        if self.resting_until.len() == MAX_RESTING
             && let Some((_, oldest)) = self.resting_until.pop_front()
         {
             self.resting.remove(&oldest);
@@ -184,7 +184,7 @@ mod tests {
             let vni = Vni::new(number).expect("not zero");
             table.rest(vni, Timestamp::START);
         }
-        assert_eq!(table.resting.len(), MOST_RESTING);
+        assert_eq!(table.resting.len(), MAX_RESTING);
         let queue = table.resting_until.capacity() * size_of::<(Timestamp, Vni)>();
         assert!(queue <= 1 << 18, "{queue} bytes");
     }

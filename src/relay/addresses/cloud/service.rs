@@ -19,9 +19,9 @@ use ts_http_util::{
 use super::{inquiry::Answer, machine::Cloud};
 
 /// Longest time for a request, from connecting to the end of the answer.
-const PATIENCE: Duration = Duration::from_secs(2);
+const TIMEOUT: Duration = Duration::from_secs(2);
 /// Largest answer, in bytes.
-const LARGEST: u64 = 64 << 10;
+const MAX_ANSWER_LEN: u64 = 64 << 10;
 const PORT: u16 = 80;
 
 /// IPv4 address of the service in all of these clouds. It is link-local, so nothing leaves the
@@ -41,13 +41,13 @@ pub(super) enum Failure {
     #[error("it is not reached")]
     Connect(#[source] io::Error),
     /// Nothing in time.
-    #[error("it did not answer within {} seconds", PATIENCE.as_secs())]
+    #[error("it did not answer within {} seconds", TIMEOUT.as_secs())]
     Silent,
     /// The connection broke, or was none of HTTP.
     #[error("it does not speak HTTP")]
     Protocol,
     /// More than such an answer has.
-    #[error("its answer is longer than {} bytes", LARGEST)]
+    #[error("its answer is longer than {} bytes", MAX_ANSWER_LEN)]
     TooLarge,
 }
 
@@ -68,7 +68,7 @@ pub(super) fn addresses(cloud: Cloud) -> &'static [IpAddr] {
 /// There is no whole answer; each status is one, redirects too.
 pub(super) async fn ask(address: IpAddr, request: Request<EmptyBody>) -> Result<Answer, Failure> {
     let exchange = exchange(SocketAddr::new(address, PORT), request);
-    timeout(PATIENCE, exchange)
+    timeout(TIMEOUT, exchange)
         .await
         .map_err(|_| Failure::Silent)?
 }
@@ -93,10 +93,10 @@ async fn exchange(address: SocketAddr, mut request: Request<EmptyBody>) -> Resul
 
 async fn read(body: impl AsyncRead + Unpin) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
-    let mut most = body.take(LARGEST + 1);
+    let mut most = body.take(MAX_ANSWER_LEN + 1);
     let read = most.read_to_end(&mut bytes).await;
     match read.map_err(|_| Failure::Protocol)? as u64 {
-        len if len > LARGEST => Err(Failure::TooLarge),
+        len if len > MAX_ANSWER_LEN => Err(Failure::TooLarge),
         _ => Ok(bytes),
     }
 }

@@ -316,10 +316,10 @@ fn nobody_is_asked_outside_of_clouds_nor_without_being_wanted() {
 fn pauses_grow_with_failures_up_to_the_usual_one() {
     for _ in 0..100 {
         let seconds = |failures| pause(failures).as_secs_f64();
-        assert!(AGAIN.contains(&seconds(0)));
+        assert!(INTERVAL.contains(&seconds(0)));
         assert!((1.5..=2.5).contains(&seconds(1)));
         assert!((6.0..10.0).contains(&seconds(3)));
-        assert!(AGAIN.contains(&seconds(9)));
-        assert!(AGAIN.contains(&seconds(u32::MAX)));
+        assert!(INTERVAL.contains(&seconds(9)));
+        assert!(INTERVAL.contains(&seconds(u32::MAX)));
     }
 }

@@ -15,9 +15,9 @@ use crate::{
 };
 
 /// Longest time for the upgrade and handshake, and for sending a packet.
-const PATIENCE: Duration = Duration::from_secs(10);
+const TIMEOUT: Duration = Duration::from_secs(10);
 /// Packets that wait to be handled.
-const QUEUE: usize = 256;
+const QUEUE_LEN: usize = 256;
 /// TCP port of DERP unless the map says otherwise.
 const DEFAULT_PORT: u16 = 443;
 
@@ -77,14 +77,14 @@ impl Connection {
     /// Tells the server that this is the home region.
     pub(super) async fn send_home(&self) -> Result<(), DerpError> {
         let note = NotePreferred { is_home: 1 };
-        let sent = timeout(PATIENCE, self.client.send_frame(&note)).await;
+        let sent = timeout(TIMEOUT, self.client.send_frame(&note)).await;
         sent.ok().and_then(Result::ok).ok_or(DerpError::Lost)
     }
 
     /// Splits the connection into its two directions.
     pub(super) fn split(self) -> (Sender, Receiver) {
         let client = Arc::new(self.client);
-        let (queue, packets) = mpsc::channel(QUEUE);
+        let (queue, packets) = mpsc::channel(QUEUE_LEN);
         let mut task = JoinSet::new();
         task.spawn(read(client.clone(), queue));
         (
@@ -100,7 +100,7 @@ impl Connection {
 impl Sender {
     pub(super) async fn send(&self, to: NodeKey, packet: &[u8]) -> Result<(), DerpError> {
         let to = NodePublicKey::from_bytes(to.0);
-        let sent = timeout(PATIENCE, self.0.send_one(to, packet)).await;
+        let sent = timeout(TIMEOUT, self.0.send_one(to, packet)).await;
         sent.ok().and_then(Result::ok).ok_or(DerpError::Lost)
     }
 }
@@ -171,7 +171,7 @@ async fn connect(
             .await
             .ok()
     };
-    let client = timeout(PATIENCE, handshake).await.ok().flatten();
+    let client = timeout(TIMEOUT, handshake).await.ok().flatten();
     client.ok_or_else(|| DerpError::Handshake { host: host.clone() })
 }
 

@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// Regions that answer later are no candidates.
-const PATIENCE: Duration = Duration::from_secs(4);
+const TIMEOUT: Duration = Duration::from_secs(4);
 /// After the first answer, how much longer others may take to be compared.
 const GRACE: Duration = Duration::from_millis(250);
 
@@ -28,7 +28,7 @@ pub(super) async fn choose(dialer: &Dialer, map: &DerpMap) -> Option<u32> {
     });
     let mut probes: FuturesUnordered<_> = probes.collect();
     let mut best: Option<(Duration, u32)> = None;
-    let mut deadline = Instant::now() + PATIENCE;
+    let mut deadline = Instant::now() + TIMEOUT;
     while let Ok(Some(answer)) = tokio::time::timeout_at(deadline, probes.next()).await {
         let Some(answer) = answer else { continue };
         if best.is_none() {
@@ -56,7 +56,7 @@ async fn probe(dialer: &Dialer, server: &DerpNode) -> bool {
         let stream = dialer.direct_or_proxied(&server.host_name, &addresses, port(server));
         stream.await.is_ok()
     };
-    timeout(PATIENCE, connect).await.unwrap_or(false)
+    timeout(TIMEOUT, connect).await.unwrap_or(false)
 }
 
 #[cfg(test)]
