@@ -128,7 +128,7 @@ fn is_plugin(own: &Path) -> bool {
     name.starts_with("kubectl-")
 }
 
-fn block_on(work: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
+fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     // Two threads, because one may be busy with cryptography or a large network map.
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

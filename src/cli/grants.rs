@@ -2,12 +2,14 @@
 
 mod file;
 mod merge;
+mod review;
+mod source;
 
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand, ValueEnum};
 
-use self::merge::MergeArgs;
+use self::{merge::MergeArgs, review::ReviewArgs};
 use super::{
     manifests::{EXIT_CODES, Files},
     output::{print, print_error},
@@ -38,6 +40,8 @@ pub(super) struct GrantsArgs {
 enum GrantsCommand {
     /// Write the policy for PeerRelays into a policy file, and keep everything else in it
     Merge(MergeArgs),
+    /// Find rules of a policy file that are too wide, without effect or not needed
+    Review(ReviewArgs),
 }
 
 #[derive(Args)]
@@ -76,6 +80,7 @@ impl GrantsArgs {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Some(GrantsCommand::Merge(args)) => args.run(),
+            Some(GrantsCommand::Review(args)) => args.run(),
             None => self.print.run().map(|()| ExitCode::SUCCESS),
         }
     }
@@ -83,7 +88,7 @@ impl GrantsArgs {
 
 impl PrintArgs {
     fn run(self) -> anyhow::Result<()> {
-        let policy = Policy::new(self.tests.regions(&self.files.relays()?));
+        let policy = Policy::new(self.tests.regions(self.files.relays()?.iter()));
         print_error(format_args!("warning: {}", grants::first_grants_warning()));
         for warning in policy.warnings() {
             print_error(format_args!("warning: {warning}"));
@@ -98,8 +103,8 @@ impl PrintArgs {
 
 impl TestsArgs {
     /// Returns the grants of all regions of the PeerRelays.
-    fn regions(&self, relays: &[ValidSpec]) -> Vec<RegionGrant> {
-        let regions = relays.iter().flat_map(|relay| &relay.regions);
+    fn regions<'a>(&self, relays: impl Iterator<Item = &'a ValidSpec>) -> Vec<RegionGrant> {
+        let regions = relays.flat_map(|relay| &relay.regions);
         let grant = regions.map(|region| {
             let mut grant = region.grant.clone();
             if let Some(tests) = self.tests {

@@ -47,6 +47,11 @@ impl Files {
             .collect())
     }
 
+    /// Creates the list of files.
+    pub(super) const fn new(files: Vec<PathBuf>) -> Self {
+        Self { files }
+    }
+
     /// Returns whether one of the files is standard input.
     pub(super) fn uses_standard_input(&self) -> bool {
         self.files.iter().any(|file| is_stdin(file))

@@ -9,12 +9,14 @@ mod edit;
 mod error;
 mod marker;
 mod merge;
+mod review;
 mod wanted;
 
 pub use self::{
     diff::unified,
     error::{PolicyFault, PolicyFileError},
     merge::{FirstGrants, MergeRequest, Merged, Note, decode, merge},
+    review::{ClientUse, Finding, FindingKind, ReviewRequest, ReviewedRegion, review},
 };
 
 #[cfg(test)]

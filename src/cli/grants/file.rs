@@ -12,7 +12,7 @@ use std::{
 use anyhow::{Context, ensure};
 
 /// File name that stands for standard input or standard output.
-pub(super) const STANDARD: &str = "-";
+const STANDARD: &str = "-";
 
 /// Mode of the temporary file until it has the mode of the file that it replaces.
 const PRIVATE: u32 = 0o600;
@@ -24,7 +24,7 @@ const NEW: u32 = 0o666;
 /// # Errors
 /// The file cannot be read.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    if path == Path::new(STANDARD) {
+    if is_standard(path) {
         let mut bytes = Vec::new();
         let read = io::stdin().read_to_end(&mut bytes);
         read.context("failed to read the policy from standard input")?;
@@ -33,9 +33,14 @@ pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     fs::read(path).with_context(|| format!("failed to read {}", path.display()))
 }
 
+/// Returns whether a path stands for standard input or standard output.
+pub(super) fn is_standard(path: &Path) -> bool {
+    path == Path::new(STANDARD)
+}
+
 /// Returns the name of a policy file for messages.
 pub(super) fn shown(path: &Path) -> String {
-    match path == Path::new(STANDARD) {
+    match is_standard(path) {
         true => "standard input".to_owned(),
         false => path.display().to_string(),
     }
@@ -121,8 +126,12 @@ impl Temporary {
 
     fn rename(self, target: &Path) -> io::Result<()> {
         fs::rename(&self.path, target)?;
-        // The name of the file is on disk only after the directory is.
-        File::open(directory(target))?.sync_all()
+        // The new name survives a crash only if the directory is on disk. The file is replaced
+        // already, and some file systems cannot do this.
+        if let Ok(directory) = File::open(directory(target)) {
+            directory.sync_all().ok();
+        }
+        Ok(())
     }
 }
 

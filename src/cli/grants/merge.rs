@@ -1,19 +1,13 @@
-//! Subcommand `grants merge`: PeerRelays in files into a policy file.
+//! Subcommand `grants merge`: the entries of PeerRelays in a policy file.
 
-use std::{
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 use anyhow::{Context, bail, ensure};
 use clap::{Args, ValueEnum};
 
-use super::{TestsArgs, file};
+use super::{TestsArgs, file, source::Source};
 use crate::{
-    cli::{
-        manifests::Files,
-        output::{print, print_error},
-    },
+    cli::output::{print, print_error},
     grants::{
         Policy,
         policy_file::{self, MergeRequest, Merged},
@@ -47,7 +41,7 @@ pub(super) struct MergeArgs {
     #[arg(value_name = "POLICY")]
     policy: PathBuf,
     #[command(flatten)]
-    files: Files,
+    source: Source,
     /// Print the difference and write nothing
     #[arg(long, conflicts_with = "output")]
     check: bool,
@@ -97,9 +91,8 @@ enum FirstGrants {
 impl MergeArgs {
     /// Merges, and writes or compares the result.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let is_standard = |path: &Path| path == Path::new(file::STANDARD);
         ensure!(
-            !(is_standard(&self.policy) && self.files.uses_standard_input()),
+            !(file::is_standard(&self.policy) && self.source.uses_standard_input()),
             "standard input can be read once only: give a file for the policy or for -f"
         );
         for owner in &self.tag_owners {
@@ -108,8 +101,8 @@ impl MergeArgs {
                 "--tag-owner '{owner}' is not an owner: write a tag, group, autogroup or user"
             );
         }
-        let relays = self.files.relays()?;
-        let regions = self.tests.regions(&relays);
+        let relays = self.source.peer_relays()?;
+        let regions = self.tests.regions(relays.iter().map(|relay| &relay.spec));
         for warning in Policy::new(regions.clone()).warnings() {
             print_error(format_args!("warning: {warning}"));
         }
@@ -139,9 +132,11 @@ impl MergeArgs {
             return check(&shown, text, &merged.text);
         }
         match &self.output {
-            Some(output) if !is_standard(output) => file::replace(output, &merged.text, None)?,
+            Some(output) if !file::is_standard(output) => {
+                file::replace(output, &merged.text, None)?
+            }
             Some(_) => print(&merged.text)?,
-            None if is_standard(&self.policy) => print(&merged.text)?,
+            None if file::is_standard(&self.policy) => print(&merged.text)?,
             None if merged.text == text => {
                 print_error(format_args!("{shown} is up to date"));
             }

@@ -1,0 +1,209 @@
+//! Subcommand `grants review`: findings about a policy file and the PeerRelays that it is for.
+
+use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
+
+use anyhow::{anyhow, ensure};
+use clap::{Args, ValueEnum};
+use k8s_openapi::jiff::Timestamp;
+use serde::Serialize;
+
+use super::{
+    file,
+    source::{Found, Source},
+};
+use crate::{
+    cli::{
+        manifests::counted,
+        output::{print, print_error},
+    },
+    crd::{
+        grants::{ClientStatus, GrantState},
+        peer_relay::RegionStatus,
+    },
+    grants::policy_file::{self, ClientUse, Finding, ReviewRequest, ReviewedRegion},
+    operator::validate::ValidRegion,
+};
+
+/// Exit code if there are findings.
+const FINDINGS: u8 = 3;
+
+#[derive(Args)]
+#[command(after_help = "\
+Examples:
+  peerrelay grants review policy.hujson
+      review the rules about relays in the policy file
+  peerrelay grants review policy.hujson -f deploy/
+      also compare them with the PeerRelays in files
+  peerrelay grants review policy.hujson --context
+      also use what relays of the current cluster report: clients that nobody uses, tags on other
+      devices, and relays over the quota
+
+Without PeerRelays, only the file is reviewed. With -f or --context, give all PeerRelays of the \
+tailnet: a grant for others is reported as not needed.
+
+Exit codes: 0 if there are no findings; 1 if the policy file or a PeerRelay is invalid or cannot be \
+read; 2 for incorrect usage; 3 if there are findings; 141 if standard output is closed.")]
+pub(super) struct ReviewArgs {
+    /// Policy file, as HuJSON or JSON, or '-' for standard input
+    #[arg(value_name = "POLICY")]
+    policy: PathBuf,
+    #[command(flatten)]
+    source: Source,
+    /// Number of days without a request after which a client counts as unused
+    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    unused_days: u32,
+    /// Output format: text for people, or JSON for programs
+    #[arg(short, long, value_enum, default_value = "text")]
+    output: Output,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Text,
+    Json,
+}
+
+#[derive(Serialize)]
+struct Entry<'a> {
+    file: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    kind: &'static str,
+    message: &'a str,
+}
+
+impl ReviewArgs {
+    /// Prints the findings.
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        ensure!(
+            !(file::is_standard(&self.policy) && self.source.uses_standard_input()),
+            "standard input can be read once only: give a file for the policy or for -f"
+        );
+        let relays = match self.source.is_given() {
+            true => Some(self.source.peer_relays()?),
+            false => None,
+        };
+        let relays = relays.as_deref();
+        let request = ReviewRequest {
+            regions: relays.map(|relays| relays.iter().flat_map(regions).collect()),
+            over_quota: relays.map(over_quota).unwrap_or_default(),
+            now: Timestamp::now(),
+            unused_days: self.unused_days,
+        };
+        let shown = file::shown(&self.policy);
+        let bytes = file::read(&self.policy)?;
+        let reviewed =
+            policy_file::decode(&bytes).and_then(|text| policy_file::review(text, &request));
+        let findings = reviewed
+            .map_err(|error| anyhow!("{shown}:{}:{}: {}", error.line, error.column, error.fault))?;
+        self.print(&shown, &findings)?;
+        Ok(match findings.len() {
+            0 => ExitCode::SUCCESS,
+            _ => ExitCode::from(FINDINGS),
+        })
+    }
+
+    fn print(&self, shown: &str, findings: &[Finding]) -> anyhow::Result<()> {
+        let entries = findings.iter().map(|finding| Entry {
+            file: shown,
+            line: finding.line,
+            kind: finding.kind.as_str(),
+            message: &finding.message,
+        });
+        if self.output == Output::Json {
+            let entries: Vec<_> = entries.collect();
+            let text = serde_json::to_string_pretty(&entries)?;
+            return Ok(print(&format!("{text}\n"))?);
+        }
+        let line = |entry: Entry<'_>| match entry.line {
+            Some(line) => format!("{shown}:{line}: {}: {}\n", entry.kind, entry.message),
+            None => format!("{}: {}\n", entry.kind, entry.message),
+        };
+        print(&entries.map(line).collect::<String>())?;
+        print_error(counted(findings.len(), "finding"));
+        Ok(())
+    }
+}
+
+/// Returns the regions of a PeerRelay with the observations in its status.
+fn regions(relay: &Found) -> impl Iterator<Item = ReviewedRegion> {
+    relay.spec.regions.iter().map(|region| {
+        let statuses = relay.status.iter().flat_map(|status| &status.regions);
+        let status = statuses.into_iter().find(|s| s.name == region.name);
+        reviewed(region, status)
+    })
+}
+
+fn reviewed(region: &ValidRegion, status: Option<&RegionStatus>) -> ReviewedRegion {
+    let client = |client: &ClientStatus| ClientUse {
+        client: client.client.clone(),
+        devices: client.devices,
+        counted_since: client.counted_since.as_ref().map(|time| time.0),
+        last_asked: client.last_asked.as_ref().map(|time| time.0),
+    };
+    let clients = status.iter().flat_map(|status| &status.clients);
+    ReviewedRegion {
+        grant: region.grant.clone(),
+        tag_on_others: status.is_some_and(|status| status.grant == GrantState::TagShared),
+        // The status may be older than the spec.
+        clients: clients
+            .filter(|client| {
+                region
+                    .grant
+                    .clients
+                    .iter()
+                    .any(|c| c.text() == client.client)
+            })
+            .map(client)
+            .collect(),
+    }
+}
+
+/// Describes the PeerRelays that have, or may have, more relays than their tailnet allows.
+fn over_quota(relays: &[Found]) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut by_tailnet: BTreeMap<_, Vec<(&str, u16)>> = BTreeMap::new();
+    for relay in relays {
+        let owner = &relay.spec.owner;
+        let name = format!("PeerRelay {}/{}", owner.namespace, owner.name);
+        let conditions = relay.status.iter().flat_map(|status| &status.conditions);
+        let mut quotas = conditions.filter(|c| c.type_ == "WithinQuota" && c.status == "False");
+        if let Some(quota) = quotas.next() {
+            found.push(format!("{name}: {}", quota.message));
+            continue;
+        }
+        let Some(most) = relay.spec.max_relays else {
+            continue;
+        };
+        let regions = relay.spec.regions.len();
+        if regions > usize::from(most) {
+            found.push(format!(
+                "{name}: {regions} regions share at most {most} relays, so some have none: raise \
+                 spec.maxRelays if your plan allows more"
+            ));
+        }
+        let tailnet = &relay.spec.tailnet;
+        let key = (
+            tailnet.control_url.as_ref(),
+            &owner.namespace,
+            &tailnet.auth_key_secret,
+        );
+        by_tailnet.entry(key).or_default().push((&owner.name, most));
+    }
+    for ((_, namespace, _), relays) in by_tailnet {
+        let total: u32 = relays.iter().map(|(_, most)| u32::from(*most)).sum();
+        let most = relays.iter().map(|(_, most)| *most).max().unwrap_or(0);
+        if total > u32::from(most) {
+            let names: Vec<_> = relays.iter().map(|(name, _)| *name).collect();
+            found.push(format!(
+                "the PeerRelays {} of namespace {namespace} share a tailnet and may have {total} \
+                 relays together, but the greatest maxRelays is {most}: lower maxRelays of each",
+                names.join(", ")
+            ));
+        }
+    }
+    found
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! Review of a policy file: rules about relays that are too wide, without effect, or not needed.
+
+mod cluster;
+mod rules;
+
+use k8s_openapi::jiff::Timestamp;
+
+use super::{
+    document::{Document, Entry, Value},
+    error::PolicyFileError,
+};
+use crate::grants::{Policy, RegionGrant};
+
+labels::label_enum! {
+    /// Kind of a finding.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum FindingKind {
+        /// A name is used twice in an object.
+        DuplicateName = "duplicate-name",
+        /// The policy has neither `acls` nor `grants`.
+        AllowsEverything = "allows-everything",
+        /// All devices may use relays.
+        WildcardSource = "wildcard-source",
+        /// All devices are relays.
+        WildcardDestination = "wildcard-destination",
+        /// The destination of a relay grant is not a tag.
+        DestinationNotTag = "destination-not-tag",
+        /// A grant has no sources or no destinations.
+        EmptyGrant = "empty-grant",
+        /// A policy contains the capability that only the control server may add.
+        RelayTarget = "relay-target",
+        /// A relay grant contains `via`.
+        Via = "via",
+        /// The tag of relays has no owner.
+        TagWithoutOwner = "tag-without-owner",
+        /// Everybody may give the tag of relays to a device.
+        TagForEveryone = "tag-for-everyone",
+        /// Devices that are not relays have the tag of relays.
+        TagOnOtherDevices = "tag-on-other-devices",
+        /// No PeerRelay has the tag of a relay grant.
+        UnneededGrant = "unneeded-grant",
+        /// A grant contains clients that no region names.
+        UnneededClient = "unneeded-client",
+        /// Clients of a region have no grant.
+        MissingGrant = "missing-grant",
+        /// Clients may not use relays by an attribute.
+        RelaysDisabled = "relays-disabled",
+        /// No device of a region's clients is in the tailnet.
+        RegionWithoutClients = "region-without-clients",
+        /// No device of a client has used relays lately.
+        UnusedClient = "unused-client",
+        /// There are more relays than allowed.
+        OverQuota = "over-quota",
+        /// A PeerRelay allows more than it should.
+        WideRegion = "wide-region",
+    }
+}
+
+/// Finding of a review.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding {
+    /// Line in the policy file. A finding about a PeerRelay has none.
+    pub line: Option<usize>,
+    /// Kind of the finding.
+    pub kind: FindingKind,
+    /// Description with the fix.
+    pub message: String,
+}
+
+/// Input of a review, except for the policy file.
+#[derive(Debug, Clone)]
+pub struct ReviewRequest {
+    /// All regions of all PeerRelays of the tailnet. If they are unknown, the file is reviewed
+    /// alone.
+    pub regions: Option<Vec<ReviewedRegion>>,
+    /// Descriptions of PeerRelays with more relays than allowed.
+    pub over_quota: Vec<String>,
+    /// Time of the review.
+    pub now: Timestamp,
+    /// Number of days after which a client counts as unused.
+    pub unused_days: u32,
+}
+
+/// Region with the observations of its relays, if there are any.
+#[derive(Debug, Clone)]
+pub struct ReviewedRegion {
+    /// Grant that the region needs.
+    pub grant: RegionGrant,
+    /// True if relays see their tag on devices that are not relays.
+    pub tag_on_others: bool,
+    /// Use of the entries of `clients`.
+    pub clients: Vec<ClientUse>,
+}
+
+/// Use of an entry of `clients`.
+#[derive(Debug, Clone)]
+pub struct ClientUse {
+    /// Entry of `clients`.
+    pub client: String,
+    /// Number of devices, if relays can resolve the entry.
+    pub devices: Option<i64>,
+    /// Time since which relays count requests.
+    pub counted_since: Option<Timestamp>,
+    /// Time of the last request.
+    pub last_asked: Option<Timestamp>,
+}
+
+/// Reviews a policy file. The findings are in the order of the file; findings about PeerRelays
+/// follow.
+///
+/// # Errors
+/// The text is not a policy file.
+pub fn review(text: &str, request: &ReviewRequest) -> Result<Vec<Finding>, PolicyFileError> {
+    let document = Document::parse(text)?;
+    let mut findings = Vec::new();
+    if let Some(error) = document.duplicate() {
+        findings.push(Finding {
+            line: Some(error.line),
+            kind: FindingKind::DuplicateName,
+            message: error.fault.to_string(),
+        });
+    }
+    rules::review(&document, request.regions.as_deref(), &mut findings);
+    findings.sort_by_key(|finding| finding.line);
+    if let Some(regions) = &request.regions {
+        cluster::review(&document, regions, request, &mut findings);
+    }
+    Ok(findings)
+}
+
+/// Relay grant in a policy file.
+struct RelayGrant<'d> {
+    line: usize,
+    src: Vec<&'d str>,
+    dst: Vec<&'d str>,
+    rule: &'d super::document::Container,
+}
+
+/// Returns the grants that contain one of the relay capabilities.
+fn relay_grants(document: &Document) -> Vec<RelayGrant<'_>> {
+    let Some(Value::Array(grants)) = document.root.member("grants").map(|m| &m.value) else {
+        return Vec::new();
+    };
+    let relay_grant = |entry| {
+        let &Entry {
+            value: Value::Object(ref rule),
+            ref range,
+            ..
+        } = entry
+        else {
+            return None;
+        };
+        let Value::Object(app) = &rule.member("app")?.value else {
+            return None;
+        };
+        let mut names = app.entries().filter_map(|entry| entry.name.as_deref());
+        names
+            .any(|name| name.starts_with(crate::grants::CAPABILITY))
+            .then(|| RelayGrant {
+                line: document.line(range.start),
+                src: texts(rule.member("src")),
+                dst: texts(rule.member("dst")),
+                rule,
+            })
+    };
+    grants.entries().filter_map(relay_grant).collect()
+}
+
+/// Returns the texts of a list. Other elements are left out.
+fn texts(member: Option<&Entry>) -> Vec<&str> {
+    let Some(Value::Array(list)) = member.map(|member| &member.value) else {
+        return Vec::new();
+    };
+    let text = |entry| match entry {
+        &Entry {
+            value: Value::Text(ref text),
+            ..
+        } => Some(&**text),
+        _ => None,
+    };
+    list.entries().filter_map(text).collect()
+}
+
+/// Returns the warnings about the PeerRelays themselves.
+fn warnings(regions: &[ReviewedRegion]) -> Vec<String> {
+    let grants = regions.iter().map(|region| region.grant.clone());
+    Policy::new(grants.collect()).warnings()
+}
+
+#[cfg(test)]
+mod tests;

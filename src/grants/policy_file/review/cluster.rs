@@ -1,0 +1,116 @@
+//! Review of PeerRelays against a policy file, with the observations of their relays.
+
+use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
+
+use super::{
+    ClientUse, Finding, FindingKind, RelayGrant, ReviewRequest, ReviewedRegion, relay_grants,
+    rules, warnings,
+};
+use crate::grants::policy_file::document::Document;
+
+const SECONDS_OF_DAY: i64 = 86_400;
+
+/// Adds the findings about PeerRelays.
+pub(super) fn review(
+    document: &Document,
+    regions: &[ReviewedRegion],
+    request: &ReviewRequest,
+    findings: &mut Vec<Finding>,
+) {
+    let grants = relay_grants(document);
+    let mut add = |kind, message| {
+        findings.push(Finding {
+            line: None,
+            kind,
+            message,
+        });
+    };
+    for warning in warnings(regions) {
+        add(FindingKind::WideRegion, warning);
+    }
+    for region in regions {
+        review_policy(&grants, region, &mut add);
+        review_clients(region, request, &mut add);
+    }
+    for relay in &request.over_quota {
+        add(FindingKind::OverQuota, relay.clone());
+    }
+}
+
+/// Reviews the grant and the tag of a region.
+fn review_policy(
+    grants: &[RelayGrant<'_>],
+    region: &ReviewedRegion,
+    add: &mut impl FnMut(FindingKind, String),
+) {
+    let (origin, tag) = (&region.grant.origin, &region.grant.tag);
+    let sources = region.grant.grant().src;
+    let missing = sources
+        .iter()
+        .filter(|client| !rules::is_granted(grants, tag, client));
+    let missing: Vec<_> = missing.map(String::as_str).collect();
+    if !missing.is_empty() {
+        add(
+            FindingKind::MissingGrant,
+            format!(
+                "{origin}: no grant lets {} use {tag}: run peerrelay grants merge",
+                missing.join(", ")
+            ),
+        );
+    }
+    if region.tag_on_others {
+        add(
+            FindingKind::TagOnOtherDevices,
+            format!(
+                "{origin}: devices that are not relays have {tag}, and clients try them as \
+                 relays: take the tag from them"
+            ),
+        );
+    }
+}
+
+/// Reviews the use of a region by its clients.
+fn review_clients(
+    region: &ReviewedRegion,
+    request: &ReviewRequest,
+    add: &mut impl FnMut(FindingKind, String),
+) {
+    let origin = &region.grant.origin;
+    let mut devices = region.clients.iter().map(|client| client.devices);
+    if !region.clients.is_empty() && devices.all(|devices| devices == Some(0)) {
+        add(
+            FindingKind::RegionWithoutClients,
+            format!("{origin}: the tailnet has no device that may use its relays"),
+        );
+        return;
+    }
+    for client in &region.clients {
+        if let Some(message) = unused(client, request) {
+            add(FindingKind::UnusedClient, format!("{origin}: {message}"));
+        }
+    }
+}
+
+/// Describes a client that has not used relays lately.
+fn unused(client: &ClientUse, request: &ReviewRequest) -> Option<String> {
+    let limit = i64::from(request.unused_days) * SECONDS_OF_DAY;
+    let is_old = |time: Timestamp| request.now.as_second() - time.as_second() > limit;
+    let name = &client.client;
+    match (client.last_asked, client.counted_since) {
+        (Some(last), _) if is_old(last) => Some(format!(
+            "no device of {name} has used relays since {}: remove it from clients if it is not \
+             needed",
+            day(last)
+        )),
+        (None, Some(since)) if is_old(since) => Some(format!(
+            "no device of {name} has used relays in the time that is recorded, since {}: remove \
+             it from clients if it is not needed",
+            day(since)
+        )),
+        _ => None,
+    }
+}
+
+fn day(time: Timestamp) -> String {
+    time.to_zoned(TimeZone::UTC).date().to_string()
+}
