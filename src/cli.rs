@@ -2,6 +2,7 @@
 
 mod firewall;
 mod grants;
+mod import;
 mod manifests;
 mod operator;
 mod output;
@@ -18,8 +19,8 @@ use std::{env, net::SocketAddr, path::Path, process::ExitCode};
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{
-    firewall::FirewallArgs, grants::GrantsArgs, operator::OperatorArgs, output::OutputError,
-    validate::ValidateArgs,
+    firewall::FirewallArgs, grants::GrantsArgs, import::ImportArgs, operator::OperatorArgs,
+    output::OutputError, validate::ValidateArgs,
 };
 #[cfg(feature = "relay")]
 use self::{relay::RelayArgs, sessions::SessionsArgs, state::PrepareStateArgs};
@@ -62,6 +63,8 @@ enum Command {
     Grants(GrantsArgs),
     /// Print the firewall rules for PeerRelays in files
     Firewall(FirewallArgs),
+    /// Convert relays of Tailscale's operator, or hosts that are relays, to PeerRelays
+    Import(ImportArgs),
     /// Sleep until a signal arrives: the sandbox process of a pod
     #[command(hide = true)]
     Pause,
@@ -102,6 +105,7 @@ fn run_command() -> anyhow::Result<ExitCode> {
         Command::Validate(args) => args.run(),
         Command::Grants(args) => return args.run(),
         Command::Firewall(args) => args.run(),
+        Command::Import(args) => block_on(args.run()),
         Command::Pause => block_on(pause()),
         #[cfg(feature = "relay")]
         Command::PrepareState(args) => args.run(),

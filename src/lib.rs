@@ -8,6 +8,7 @@ pub mod crd;
 pub mod dial;
 pub mod firewall;
 pub mod grants;
+pub mod import;
 pub mod logging;
 mod memory;
 pub mod monitoring;

@@ -12,7 +12,10 @@ use std::{
 use anyhow::{Context, bail, ensure};
 use clap::Args;
 
-pub(super) use self::judge::{Finding, Judged};
+pub(super) use self::{
+    judge::{Finding, Judged},
+    yaml::{Node, documents},
+};
 use super::output::print_error;
 use crate::operator::validate::ValidSpec;
 
@@ -62,29 +65,47 @@ impl Files {
     /// # Errors
     /// A file cannot be read, or the files contain nothing to check.
     pub(super) fn judge(&self) -> anyhow::Result<Vec<Judged>> {
-        let from_stdin = self.files.iter().filter(|file| is_stdin(file)).count();
-        ensure!(
-            from_stdin < 2,
-            "standard input can be read once only: give -f - once"
-        );
-        let mut all = Vec::new();
-        for file in self.files.iter().map(|file| expand(file)) {
-            for file in file? {
-                let shown = shown(&file);
-                let bytes = bytes(&file).with_context(|| format!("failed to read {shown}"))?;
-                all.push((shown, bytes));
-            }
-        }
-        let judged = judge::judge(&all);
+        let judged = judge::judge(&read(&self.files)?);
         if judged.is_empty() {
-            let files: Vec<_> = self.files.iter().map(|file| shown(file)).collect();
             bail!(
                 "there is no PeerRelay in {}: give a file as kubectl apply takes it",
-                files.join(", ")
+                named(&self.files)
             );
         }
         Ok(judged)
     }
+}
+
+/// Reads files and directories. Returns the name and the content of each file.
+///
+/// # Errors
+/// A file cannot be read, or standard input is named twice.
+pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
+    let from_stdin = files.iter().filter(|file| is_stdin(file)).count();
+    ensure!(
+        from_stdin < 2,
+        "standard input can be read once only: give -f - once"
+    );
+    let mut all = Vec::new();
+    for file in files.iter().map(|file| expand(file)) {
+        for file in file? {
+            let shown = shown(&file);
+            let bytes = bytes(&file).with_context(|| format!("failed to read {shown}"))?;
+            all.push((shown, bytes));
+        }
+    }
+    Ok(all)
+}
+
+/// Checks PeerRelays in a text, as [`Files::judge`] does.
+pub(super) fn judge_text(name: &str, text: &str) -> Vec<Judged> {
+    judge::judge(&[(name.to_owned(), text.as_bytes().to_vec())])
+}
+
+/// Returns the names of files, for messages.
+pub(super) fn named(files: &[PathBuf]) -> String {
+    let files: Vec<_> = files.iter().map(|file| shown(file)).collect();
+    files.join(", ")
 }
 
 /// Writes all problems to standard error.

@@ -8,6 +8,7 @@ mod chart_values;
 mod corpus;
 #[path = "../common/fed.rs"]
 mod fed;
+mod import;
 mod kustomize;
 mod metrics;
 mod monitoring;

@@ -138,18 +138,8 @@ impl Judge {
                 return refuse(self, field, message);
             }
         }
-        let items = node.field("items").and_then(Node::entries);
-        if let Some(items) = items.filter(|_| kind.ends_with("List")) {
-            let of = kind.strip_suffix("List").filter(|of| !of.is_empty());
-            for item in items {
-                let item = item.clone();
-                let item = match of {
-                    Some(of) => item.or_field("apiVersion", version).or_field("kind", of),
-                    None => item,
-                };
-                self.document(file, &item);
-            }
-            return;
+        if let Some(items) = node.items() {
+            return items.iter().for_each(|item| self.document(file, item));
         }
         let is_ours = version == GROUP || version.starts_with(&format!("{GROUP}/"));
         if kind == KIND && version == API_VERSION {

@@ -8,8 +8,8 @@ use serde_saphyr::{DuplicateKeyPolicy, Spanned};
 
 /// Value and its line. The line is 0 if unknown.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Node {
-    pub(super) line: u64,
+pub(in crate::cli) struct Node {
+    pub(in crate::cli) line: u64,
     content: Content,
 }
 
@@ -24,7 +24,7 @@ enum Content {
 ///
 /// # Errors
 /// The text is neither YAML nor JSON.
-pub(super) fn documents(bytes: &[u8]) -> Result<Vec<Node>, String> {
+pub(in crate::cli) fn documents(bytes: &[u8]) -> Result<Vec<Node>, String> {
     if let Some(values) = json(bytes) {
         return Ok(values.into_iter().map(Node::from).collect());
     }
@@ -60,7 +60,7 @@ fn json(bytes: &[u8]) -> Option<Vec<Value>> {
 
 impl Node {
     /// Returns the value without lines.
-    pub(super) fn value(&self) -> Value {
+    pub(in crate::cli) fn value(&self) -> Value {
         match &self.content {
             Content::Scalar(value) => value.clone(),
             Content::List(entries) => entries.iter().map(Self::value).collect(),
@@ -99,6 +99,19 @@ impl Node {
         }
     }
 
+    /// Returns the items of a Kubernetes list. Items of a typed list may lack `apiVersion` and
+    /// `kind`, which are added. Returns nothing for other objects.
+    pub(in crate::cli) fn items(&self) -> Option<Vec<Self>> {
+        let of = self.text("kind")?.strip_suffix("List")?;
+        let version = self.text("apiVersion").unwrap_or_default();
+        let items = self.field("items")?.entries()?.iter().cloned();
+        let complete = |item: Self| match of {
+            "" => item,
+            of => item.or_field("apiVersion", version).or_field("kind", of),
+        };
+        Some(items.map(complete).collect())
+    }
+
     /// Returns whether the value is an object.
     pub(super) fn is_object(&self) -> bool {
         matches!(self.content, Content::Fields(_))
@@ -116,7 +129,7 @@ impl Node {
 
     /// Returns the line of the value at a path. If there is none, returns the line of the nearest
     /// parent.
-    pub(super) fn line_of(&self, path: &str) -> u64 {
+    pub(in crate::cli) fn line_of(&self, path: &str) -> u64 {
         let mut node = self;
         let mut rest = path;
         while let Some(next) = node.step(&mut rest) {
