@@ -226,7 +226,7 @@ fn drain(receiver: &UdpSocket, mut each: impl FnMut(&[u8], Duration)) -> Result<
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
             // From before timestamps were asked for.
             Err(error) if error.kind() == ErrorKind::Other => {}
-            // What was sent back came to nobody.
+            // The peer reported that its port is closed.
             Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
             Err(error) => return Err(error).context("failed to receive"),
         }

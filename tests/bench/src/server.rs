@@ -49,7 +49,7 @@ impl Server {
     /// Starts a relay in its namespace and waits until its port is bound.
     ///
     /// # Errors
-    /// It does not start; the text has what it said.
+    /// The relay does not start; the text has its output.
     pub fn start(implementation: Implementation, programs: &Programs, port: u16) -> Result<Self> {
         Self::start_with(implementation, programs, port, &[])
     }

@@ -245,7 +245,7 @@ fn is_about_rights(about: &Value) -> bool {
             || about["resource"] == "serviceaccounts")
 }
 
-/// Says if the API server refused a request for want of a right. What somebody's admission policy or quota
+/// Says if the API server refused a request for want of a right. A refusal by a foreign admission policy or quota
 /// refuses is allowed; what ours refuses is not. A namespace that is being deleted takes nothing new,
 /// whoever asks.
 fn is_refusal(event: &Value, what: &str, code: u64) -> bool {

@@ -1,4 +1,4 @@
-//! The state of the cluster after a failure, for a person who was not there.
+//! The state of the cluster after a failure, for the reader of the run's output.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;

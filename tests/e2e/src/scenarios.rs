@@ -1,4 +1,4 @@
-//! The scenarios: each is a sentence that holds on a real cluster and tailnet.
+//! The scenarios: each shows that a sentence holds on a real cluster and tailnet.
 
 mod admission;
 pub(crate) mod carried;
@@ -49,7 +49,7 @@ use serde_json::json;
 
 /// Name of the PeerRelay that scenarios share.
 pub(crate) const EDGE: &str = "edge";
-/// Wait for what a change brings about with clients that look for paths at that moment.
+/// Wait for the effect of a change on clients that search for paths at that moment.
 const THIRTY: Wait = Wait::new(15, 30);
 /// Wait until both clients find a relay that is ready. Stock clients look every 30 s
 /// (`discoverUDPRelayPathsInterval` in magicsock), and not while a handshake with a relay that is gone lasts,
@@ -60,15 +60,15 @@ const SEARCH: Wait = Wait::new(45, 75);
 /// the last pong; TCP may have sent again just before, and waits twice as long each time.
 const FALLBACK: Duration = Duration::from_secs(15);
 
-/// A sentence, and what shows that it holds.
+/// A sentence, and the function that shows that it holds.
 pub struct Scenario {
     /// The sentence that the scenario shows to hold.
     pub name: &'static str,
-    /// Shows it; what it prints goes to the report.
+    /// Runs the scenario, and returns a summary for the report.
     pub run: fn(&Deployment<'_>) -> Result<String>,
 }
 
-/// All scenarios, in an order in which each finds what it needs.
+/// All scenarios, in an order that needs few changes between them.
 pub fn all() -> Vec<Scenario> {
     let groups = [
         paths::scenarios(),
@@ -111,7 +111,7 @@ pub fn all() -> Vec<Scenario> {
 }
 
 /// The state in which a scenario begins: the smallest PeerRelay is ready, the policy grants c1 and
-/// c2, clients cannot reach each other, and nothing is cut or renumbered.
+/// c2, clients cannot reach each other, and no address family is blocked or translated.
 pub fn reset(deployment: &Deployment<'_>) -> Result<()> {
     surroundings(deployment)?;
     deployment.apply(EDGE, &json!({}))?;
@@ -140,7 +140,7 @@ fn is_relay(route: &Route) -> bool {
     matches!(route, Route::Relay(_))
 }
 
-/// Waits until c1 and c2 reach each other through relays, and gives the address of the one that c1 uses.
+/// Waits until c1 and c2 reach each other through relays, and returns the address of the one that c1 uses.
 pub(crate) fn relayed(deployment: &Deployment<'_>) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     deployment.wait_route(c2, c1, is_relay, SEARCH)?;

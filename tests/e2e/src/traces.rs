@@ -75,7 +75,7 @@ fn pods_there(deployment: &Deployment<'_>) -> Result<usize> {
     Ok(containers.sum())
 }
 
-/// Each secret, and what it is.
+/// Each secret, with a word for its kind.
 fn secrets(deployment: &Deployment<'_>) -> Result<BTreeMap<String, &'static str>> {
     let mut secrets = BTreeMap::new();
     for key in auth_key::used() {

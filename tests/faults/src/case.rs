@@ -59,7 +59,7 @@ pub const REFUSED: [&str; 3] = ["two regions", "port of two regions", "region re
 /// The regions of the cases in [`REFUSED`].
 pub const REGIONS: [&str; 2] = ["office", "lab"];
 
-/// Node ports that the API server gives to nobody who does not name them.
+/// Node ports that the API server assigns only to Services that name them.
 const PORTS: [u16; 2] = [LAST_NAMED_PORT - 1, LAST_NAMED_PORT];
 
 /// All cases, those of exposure last.

@@ -123,7 +123,7 @@ pub enum Extent {
     },
 }
 
-/// Tries every fault at every write of every case, and what befalls watches and replicas.
+/// Tries every fault at every write of every case, and the faults of watches and replicas.
 pub fn run(args: &FaultsArgs) -> Result<()> {
     let progress = Progress::stderr();
     packages::ensure(&progress)?;

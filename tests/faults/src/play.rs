@@ -28,7 +28,7 @@ pub struct Play<'a> {
     progress: &'a Progress,
     cases: Vec<Case>,
     start: Instant,
-    /// Position of the next case that nobody plays yet.
+    /// Position of the next case that no control plane has taken yet.
     next: AtomicUsize,
 }
 

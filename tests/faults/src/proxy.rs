@@ -289,7 +289,7 @@ impl Proxy {
                         let forwarder = forwarder.clone();
                         async move { forwarder.answer(request).await }
                     });
-                    // The operator may end in the middle; that is what it is here for.
+                    // The harness kills operators in the middle of a request.
                     let http = hyper::server::conn::http1::Builder::new();
                     http.serve_connection(TokioIo::new(stream), answer)
                         .await

@@ -12,7 +12,7 @@ use super::{
     trial::Harness,
 };
 
-/// Shows that the operator ends in the same state, and says what it went through.
+/// Shows that the operator ends in the same state, and returns a summary.
 pub async fn show(harness: &mut Harness) -> Result<String> {
     let two = two_regions();
     let calm = harness.next_name();

@@ -1,4 +1,4 @@
-//! The API server's log of what service accounts ask.
+//! The API server's audit log of the requests of service accounts.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! Auth keys that a run uses. Each is remembered, so that the closing check searches for it.
+//! Auth keys that a run uses. Each is recorded, so that the closing check searches for it.
 
 use std::{
     collections::BTreeSet,
@@ -12,14 +12,14 @@ static USED: Mutex<BTreeSet<AuthKey>> = Mutex::new(BTreeSet::new());
 pub struct AuthKey(String);
 
 impl AuthKey {
-    /// The key with this text, which is remembered from now on.
+    /// Creates the key with this text, and records it.
     pub fn new(text: impl Into<String>) -> Self {
         let key = Self(text.into());
         used_keys().insert(key.clone());
         key
     }
 
-    /// The key as text, for where it is needed.
+    /// The text of the auth key, which is a secret.
     pub fn as_str(&self) -> &str {
         &self.0
     }

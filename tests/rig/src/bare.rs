@@ -1,4 +1,4 @@
-//! A relay without a tailnet: a process that gives out sessions over its standard streams, as
+//! A relay without a tailnet: a process that allocates sessions over its standard streams, as
 //! `tests/rig/tools/tailnet/relay` and `examples/bare_relay.rs` do.
 
 use std::{
@@ -14,7 +14,7 @@ use crate::signals;
 /// Longest wait for a process that was asked to end.
 const GRACE: Duration = Duration::from_secs(3);
 
-/// The running process; it ends with this.
+/// The running relay; its process ends when this is dropped.
 #[derive(Debug)]
 pub struct BareRelay {
     /// The disco key that seals requests.
@@ -25,10 +25,10 @@ pub struct BareRelay {
 }
 
 impl BareRelay {
-    /// Starts it and waits until its port is bound.
+    /// Starts a relay, and waits until its port is bound.
     ///
     /// # Errors
-    /// It does not start; the text has what it said.
+    /// The relay does not start; the text has its output.
     pub fn start(command: &mut Command) -> Result<Self> {
         let mut child = command
             .stdin(Stdio::piped())
@@ -66,13 +66,13 @@ impl BareRelay {
             .collect()
     }
 
-    /// The line that answers a line.
+    /// Sends a line, and reads the line that answers it.
     pub fn say(&mut self, line: &str) -> Result<String> {
         self.write(&format!("{line}\n"))?;
         self.read_line()
     }
 
-    /// Ends it as a crash would.
+    /// Kills the relay, as a crash would.
     pub fn kill(mut self) -> Result<()> {
         self.child.kill()?;
         self.child.wait()?;
@@ -106,7 +106,7 @@ impl BareRelay {
 
 impl Drop for BareRelay {
     fn drop(&mut self) {
-        // It ends with its input.
+        // The relay ends when its input is closed.
         self.input = None;
         let start = Instant::now();
         while matches!(self.child.try_wait(), Ok(None)) {

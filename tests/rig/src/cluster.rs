@@ -86,7 +86,7 @@ impl Cluster {
             )
             .with_context(|| format!("see the log of kubelet-{}", node.machine.name))?;
         }
-        // The controller manager makes it; pods are refused before.
+        // The controller manager creates it; the API server refuses pods before.
         wait_until(
             deadline,
             || true,
@@ -107,7 +107,7 @@ impl Cluster {
     /// kubectl as administrator, in the control plane's namespace, to add arguments to.
     pub fn kubectl_command(&self) -> Command {
         let mut kubectl = program_in(ROUTER, self.tools.program("kubectl"));
-        // What kubectl remembers of an API server is that of this rig, not of the one before.
+        // kubectl caches the kinds of an API server: those of this rig, not of the one before.
         kubectl
             .env("KUBECONFIG", self.pki.kubeconfig("admin"))
             .env("KUBECACHEDIR", self.kubectl_cache());
@@ -127,7 +127,7 @@ impl Cluster {
         run(self.kubectl_command().args(args))
     }
 
-    /// Ends what the control groups of the nodes hold and removes them.
+    /// Kills all processes in the control groups of the nodes, and removes the groups.
     pub fn remove_groups() -> Result<()> {
         NODES
             .iter()

@@ -34,7 +34,7 @@ pub fn program_in(namespace: &str, name: impl AsRef<Path>) -> Command {
     command
 }
 
-/// Runs a program and gives its standard output; its standard error is in the error.
+/// Runs a program, and returns its standard output; an error has its standard error as well.
 pub fn run(command: &mut Command) -> Result<String> {
     run_with_input(command, &[])
 }
@@ -116,7 +116,7 @@ fn wait(child: &mut Child) -> Result<ExitStatus> {
 fn collect(mut source: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
     thread::spawn(move || {
         let mut bytes = Vec::new();
-        // What was read before an error is still worth showing.
+        // The output before an error is shown.
         drop(source.read_to_end(&mut bytes));
         bytes
     })

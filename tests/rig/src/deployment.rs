@@ -28,7 +28,7 @@ use crate::{
 pub struct Deployment<'a> {
     /// The rig on which the operator is installed.
     pub rig: &'a Rig,
-    /// The seed of what scenarios draw at random.
+    /// The seed of random choices in scenarios.
     pub seed: u64,
 }
 
@@ -97,7 +97,7 @@ impl<'a> Deployment<'a> {
         deployment.namespace(OPERATOR_NAMESPACE, &labels)?;
         let chart = root.join("charts").join(CHART).display().to_string();
         let [repository, tag] = image_values(image);
-        // The name of the image stays, so this is what makes pods start with a new one.
+        // The name of the image stays the same; the changed annotation replaces the pods.
         let image = format!("podAnnotations.rig/image={}", rig.image_digest()?);
         let selected = format!("metrics.labels.release={RELEASE}");
         rig.helm([
@@ -373,8 +373,8 @@ impl<'a> Deployment<'a> {
         })
     }
 
-    /// Patches an object of our group with a bearer token, and gives the text of the answer.
-    /// kubectl would read it first, which a relay may not.
+    /// Patches an object of the group peerrelay.dev with a bearer token, and returns the text of the answer.
+    /// kubectl would read the object first, for which a relay has no right.
     pub fn patch_as(&self, token: &str, path: &str) -> Result<String> {
         let path = format!("/apis/peerrelay.dev/v1alpha1/namespaces/{NAMESPACE}/{path}");
         let body = r#"{"status":{"message":"hello"}}"#;
@@ -382,7 +382,7 @@ impl<'a> Deployment<'a> {
             .map(|(_, said)| said)
     }
 
-    /// Sends a request to the API server with a bearer token; gives code and text of the answer. GET
+    /// Sends a request to the API server with a bearer token; returns code and text of the answer. GET
     /// sends no body.
     pub fn ask_as(
         &self,
@@ -417,12 +417,12 @@ impl<'a> Deployment<'a> {
         Ok((code, text.to_owned()))
     }
 
-    /// Waits for what needs pods, until it holds and stays.
+    /// Waits for a state that needs pods, until it holds and stays.
     pub fn eventually(&self, what: &str, probe: impl FnMut() -> Result<()>) -> Result<()> {
         Wait::PODS.until(what, probe).map(drop)
     }
 
-    /// Waits for what needs no pods, until it holds and stays.
+    /// Waits for a state that needs no pods, until it holds and stays.
     pub fn soon(&self, what: &str, probe: impl FnMut() -> Result<()>) -> Result<()> {
         Wait::STATUS.until(what, probe).map(drop)
     }
@@ -446,7 +446,7 @@ pub struct ProbeHandle {
 }
 
 impl ProbeHandle {
-    /// Closes the input of the probe, and gives the last line that the probe prints.
+    /// Closes the input of the probe, and returns the last line that the probe prints.
     pub fn finish(mut self) -> Result<String> {
         drop(self.child.stdin.take());
         let last = self.output.by_ref().lines().map_while(Result::ok).last();

@@ -59,7 +59,7 @@ impl GitOps {
         Ok(())
     }
 
-    /// For the rig's cluster.
+    /// The programs, acting on the rig's cluster.
     pub fn of(deployment: &Deployment<'_>) -> Self {
         Self {
             tools: deployment.rig.tools().clone(),
@@ -68,7 +68,7 @@ impl GitOps {
         }
     }
 
-    /// For an API server on loopback.
+    /// The programs, acting on an API server on loopback.
     pub fn local(tools: &Tools, kubeconfig: PathBuf) -> Self {
         Self {
             tools: tools.clone(),
@@ -82,7 +82,7 @@ impl GitOps {
         run(self.command("kubectl").args(words))
     }
 
-    /// Applies a kustomization as Flux does, and prunes what the inventory has besides.
+    /// Applies a kustomization as Flux does, and prunes other objects of the inventory.
     pub fn apply(&self, dir: &Path, inventory: &Path) -> Result<Vec<Change>> {
         changes(&run(self
             .command("flux")
@@ -100,7 +100,7 @@ impl GitOps {
         changes(&run(self.command("flux").arg("diff").arg(dir))?)
     }
 
-    /// Removes what the inventory has, and waits until it is gone.
+    /// Removes the objects of the inventory, and waits until they are gone.
     pub fn delete(&self, inventory: &Path) -> Result<Vec<Change>> {
         changes(&run(self.command("flux").arg("delete").arg(inventory))?)
     }

@@ -44,11 +44,11 @@ pub struct Device {
 }
 
 impl<'a> Headscale<'a> {
-    /// Builds it and starts it with a user and `policy`; then c1 and c2 join with tag:office.
+    /// Builds Headscale and starts it with a user and `policy`; then c1 and c2 join with tag:office.
     pub fn start(rig: &'a Rig, policy: &Value) -> Result<Self> {
         Tools::build_only(NAME, &Progress::stderr())?;
         let dir = rig.scratch(NAME)?;
-        // A tailnet that nobody has joined yet.
+        // The tailnet has no devices yet.
         std::fs::remove_dir_all(&dir)?;
         let mut this = Self {
             rig,
@@ -89,7 +89,7 @@ impl<'a> Headscale<'a> {
         (&self.clients[0], &self.clients[1])
     }
 
-    /// A reusable auth key that brings a tag.
+    /// A reusable auth key that gives its devices a tag.
     pub fn key(&self, tag: &str) -> Result<AuthKey> {
         let words = ["preauthkeys", "create", "--reusable", "--tags", tag];
         let key = self.ask(&words)?["key"].clone();
@@ -104,7 +104,7 @@ impl<'a> Headscale<'a> {
             .map(drop)
     }
 
-    /// The devices that it knows.
+    /// The devices of the tailnet.
     pub fn devices(&self) -> Result<Vec<Device>> {
         let nodes = self.ask(&["nodes", "list"])?;
         let device = |node: &Value| {
@@ -136,7 +136,7 @@ impl<'a> Headscale<'a> {
             .map(drop)
     }
 
-    /// The last words of the server.
+    /// The end of the server's log.
     pub fn log(&self) -> String {
         let processes = self.rig.processes();
         let record = processes.ok().and_then(|all| all.find(NAME));
@@ -147,7 +147,7 @@ impl<'a> Headscale<'a> {
         let mut headscale = program_in(CONTROL.namespace, self.rig.tools().program(NAME));
         headscale.arg("-c").arg(self.config()).args(["-o", "json"]);
         let said = run(headscale.args(words))?;
-        // Some commands only say that it is done.
+        // Some commands print only that they have succeeded.
         Ok(serde_json::from_str(&said).unwrap_or_default())
     }
 

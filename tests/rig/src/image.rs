@@ -29,7 +29,7 @@ use crate::{
     state::repository,
 };
 
-/// Name of the image unless another is given; nobody else can own a repository of this host.
+/// Name of the image unless another is set; no one else can own a repository of this host.
 pub const DEFAULT_NAME: &str = "localhost/peerrelay";
 /// Name of the archive that `docker load` and `ctr images import` read.
 pub const ARCHIVE: &str = "image.tar";
@@ -104,7 +104,7 @@ pub fn write(built: &Built, output: &Path) -> Result<PathBuf> {
     Ok(archive)
 }
 
-/// Archive of the images that the rig runs: the program, and what holds a pod's namespaces.
+/// Archive of the images that the rig runs: the program, and the one that holds a pod's namespaces.
 ///
 /// The bytes are those that `cargo dev image` packs around the same program.
 pub fn for_rig(program: &Path, images: &[Image]) -> Result<Archive> {

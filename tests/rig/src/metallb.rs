@@ -14,7 +14,7 @@ use crate::{
 
 const NAMESPACE: &str = "metallb-system";
 const SPEAKER: &str = "speaker";
-/// Addresses that it may give, on the network of the nodes.
+/// Addresses that MetalLB may assign, on the network of the nodes.
 const POOL: [&str; 2] = ["10.89.0.200-10.89.0.220", "fd00:89::200-fd00:89::220"];
 
 /// MetalLB while it runs.
@@ -27,7 +27,7 @@ pub struct MetalLb<'a> {
 }
 
 impl<'a> MetalLb<'a> {
-    /// Builds it, applies the definitions of its module and starts it.
+    /// Builds MetalLB, applies the definitions of its module and starts it.
     pub fn start(rig: &'a Rig) -> Result<Self> {
         Tools::build_only("metallb", &Progress::stderr())?;
         let mut this = Self {
@@ -88,7 +88,7 @@ impl<'a> MetalLb<'a> {
         Ok(this)
     }
 
-    /// The last words of its parts.
+    /// The ends of the logs of its parts.
     pub fn log(&self) -> String {
         let Ok(processes) = self.rig.processes() else {
             return String::new();
@@ -98,7 +98,7 @@ impl<'a> MetalLb<'a> {
         tails.join("\n")
     }
 
-    /// Removes what an earlier one has left, and waits as `wait` says.
+    /// Removes the objects of an earlier MetalLB, with the flag `wait` for kubectl.
     fn gone(&self, wait: &str) -> Result<()> {
         let delete = ["delete", "--ignore-not-found", wait];
         let namespace = ["namespace", NAMESPACE];
@@ -126,7 +126,7 @@ impl Drop for MetalLb<'_> {
         for part in &self.parts {
             processes.as_ref().ok().map(|all| all.kill(part));
         }
-        // The next one waits until it is gone.
+        // The next MetalLB waits until they are gone.
         self.gone("--wait=false").ok();
     }
 }

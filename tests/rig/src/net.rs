@@ -22,7 +22,7 @@ pub use links::UPLINK_V4;
 use machine::Gateway;
 pub use machine::{CLIENTS, CONTROL, Machine, NODES, ROUTER, ROUTER_V4, machines, namespaces};
 
-/// The namespaces and what the router lets pass.
+/// The namespaces and the filter of the router.
 #[derive(Clone, Debug)]
 pub struct Network {
     filter_file: PathBuf,
@@ -78,14 +78,14 @@ impl Network {
         self.change(|filter| filter.clients_reach_each_other = !block)
     }
 
-    /// Takes one address family from a client, except TCP to the control server and DERP.
+    /// Blocks one address family of a client, except TCP to the control server and DERP.
     pub fn cut(&self, client: &str, family: Family) -> Result<()> {
         self.change(|filter| {
             filter.cuts.insert((client.into(), family));
         })
     }
 
-    /// Gives back what [`Network::cut`] took.
+    /// Allows both address families again after [`Network::cut`].
     pub fn mend(&self, client: &str) -> Result<()> {
         self.change(|filter| filter.cuts.retain(|(cut, _)| cut != client))
     }
@@ -130,7 +130,7 @@ impl Network {
                 ("ipv6", machine.v6.to_string()),
             ] {
                 let mut delete = program_in(ROUTER, "conntrack");
-                // It fails when there was none.
+                // conntrack fails when there is no translation.
                 run(delete.args(["-D", "-f", family, "-s", &source])).ok();
             }
         }

@@ -17,7 +17,7 @@ use crate::{
 };
 
 const PROGRAM: &str = "network-policies";
-/// Queue from which it takes packets.
+/// Number of the queue from which the program takes packets.
 const QUEUE: &str = "100";
 const READY: Duration = Duration::from_secs(20);
 /// The programs for the rules of each IP version.
@@ -30,7 +30,7 @@ pub struct NetworkPolicies<'a> {
 }
 
 impl<'a> NetworkPolicies<'a> {
-    /// Builds it, and waits until it decides on each node.
+    /// Builds the program, and waits until it decides on each node.
     pub fn enforce(rig: &'a Rig) -> Result<Self> {
         Tools::build_only(PROGRAM, &Progress::stderr())?;
         let this = Self { rig };
@@ -53,7 +53,7 @@ impl<'a> NetworkPolicies<'a> {
         Ok(this)
     }
 
-    /// The last words of its parts.
+    /// The ends of the logs of its parts.
     pub fn log(&self) -> String {
         let Ok(processes) = self.rig.processes() else {
             return String::new();
@@ -66,7 +66,7 @@ impl<'a> NetworkPolicies<'a> {
 }
 
 impl Drop for NetworkPolicies<'_> {
-    /// Rules first: without who decides they would stop everything.
+    /// Removes the rules first: without the programs they would block everything.
     fn drop(&mut self) {
         for node in &self.rig.nodes {
             for table in TABLES {
@@ -86,8 +86,8 @@ impl Drop for NetworkPolicies<'_> {
     }
 }
 
-/// Leads each new connection of pods to the queue, after the addresses of Services are gone and
-/// before nodes put theirs in.
+/// Sends each new connection of pods to the queue: after destination addresses of Services are translated,
+/// and before source addresses are.
 ///
 /// The program makes such rules of its own where the kernel has `nft_queue`; the rig's may not. As
 /// there, what root of the node sends is let through: probes of the kubelet.

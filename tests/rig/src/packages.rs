@@ -9,7 +9,7 @@ use crate::{
     progress::Progress,
 };
 
-/// Program, its package, what it is for.
+/// A program, its package, and its purpose.
 const PROGRAMS: [(&str, &str, &str); 15] = [
     ("containerd", "containerd", "runs the pods of each node"),
     ("ctr", "containerd", "imports images"),

@@ -150,7 +150,7 @@ impl Pki {
     }
 }
 
-/// A bearer token that nobody can guess.
+/// A random bearer token.
 pub fn random_token() -> Result<String> {
     let secret = KeyPair::generate()?.serialize_der();
     Ok(format!("{:x}", Sha256::digest(secret)))

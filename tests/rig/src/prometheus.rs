@@ -34,7 +34,7 @@ const READY: Duration = Duration::from_secs(60);
 const NAME: &str = "rig";
 /// The directory in which the configuration expects the rules.
 const RULES: &str = "/etc/prometheus/rules";
-/// Kinds that are defined; the others are larger than all these and nobody here needs them.
+/// Kinds that are defined. The others are larger than all of these, and no scenario needs them.
 const KINDS: [&str; 5] = [
     "servicemonitors",
     "podmonitors",

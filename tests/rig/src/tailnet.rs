@@ -30,7 +30,7 @@ const READY: Duration = Duration::from_secs(15);
 const SOON: Duration = Duration::from_secs(5);
 
 /// The policy that `up` starts with: clients may talk to each other, and c1 and c2 may relay through
-/// nodes tagged relay-office. Nothing else is allowed, so devices see nobody else.
+/// nodes tagged relay-office. Nothing else is allowed, so devices see no others.
 pub const DEFAULT_POLICY: &str = r#"{
   "tagOwners": {
     "tag:office":       ["autogroup:admin"],

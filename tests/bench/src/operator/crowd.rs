@@ -1,4 +1,4 @@
-//! The operator with many PeerRelays: what it takes to make them, and to know them.
+//! The operator with many PeerRelays: the cost of creating them, and of a restart with them.
 
 use std::{
     collections::BTreeMap,

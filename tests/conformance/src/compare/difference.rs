@@ -50,7 +50,7 @@ impl Difference {
     pub const fn reason(self) -> &'static str {
         match self {
             Self::CountedVni => "Go counts VNIs up; ours cannot be guessed",
-            Self::SameClientTwice => "Go gives a client a session with itself; nobody could use it",
+            Self::SameClientTwice => "Go gives a client a session with itself, which has no use",
             Self::NodeKeyAsClient => {
                 "Go gives a session with the relay's own node, which binds none"
             }

@@ -58,7 +58,7 @@ impl Ours {
     fn place(&self, address: SocketAddr) -> Result<usize> {
         self.places
             .find(address)
-            .with_context(|| format!("nobody is at {address}"))
+            .with_context(|| format!("no client has the address {address}"))
     }
 
     fn read_events(&mut self) {

@@ -78,7 +78,7 @@ impl Reference {
         let address: SocketAddr = address.parse()?;
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let place = self.places.find(address);
-        ensure!(place.is_some(), "nobody is at {address}");
+        ensure!(place.is_some(), "no client has the address {address}");
         Ok(place)
     }
 }

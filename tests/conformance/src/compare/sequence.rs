@@ -197,7 +197,7 @@ impl<'a> Sequence<'a> {
         }
     }
 
-    /// Gives each its datagram, and reads what it sends.
+    /// Gives each relay its datagram, and reads its answers.
     fn deliver(
         &mut self,
         session: usize,

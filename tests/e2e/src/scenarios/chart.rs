@@ -1,4 +1,4 @@
-//! The chart on a real API server: what it renders, and how it comes, changes and goes.
+//! The chart on a real API server: its objects, installation, upgrades and removal.
 
 mod lifecycle;
 
@@ -81,7 +81,7 @@ fn renderings(deployment: &Deployment<'_>) -> Result<String> {
         for with in [&[][..], &["--values", "values-ha.yaml"]] {
             let mut helm = program(deployment.rig.tools().program("helm"));
             helm.current_dir(&chart)
-                // A release of its own: of an object that is there, others own what is left out here.
+                // The release has a name of its own: fields of existing objects that are left out here have other owners.
                 .args(["template", "fifty", "."])
                 .args(["--namespace", OPERATOR_NAMESPACE])
                 .args(with)

@@ -90,7 +90,7 @@ fn no_grant(deployment: &Deployment<'_>) -> Result<String> {
     Ok("no_grant counted, nothing allocated".into())
 }
 
-/// With one relay, both clients move to a DERP region that is not the relay's home, and start over.
+/// With one relay, both clients move to a DERP region that is not the relay's home, and search for a path again.
 fn other_region(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
@@ -98,7 +98,7 @@ fn other_region(deployment: &Deployment<'_>) -> Result<String> {
         "name": "office", "clients": ["tag:office"],
         "placement": {"nodeSelector": {"kubernetes.io/hostname": "n1"}},
     }]});
-    // A relay chooses its home anew with each start.
+    // A relay chooses its home region at each start.
     for _ in 0..5 {
         let theirs = home(c1.status()?)?;
         for client in [c1, c2] {

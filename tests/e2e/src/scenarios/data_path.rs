@@ -42,7 +42,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 fn kernel(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     paths_are(deployment, "Kernel")?;
-    // Clients choose a family each, and between the families the sockets forward.
+    // Each client chooses an IP version, and sockets forward between the versions.
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     for (client, other) in [(c1, c2), (c2, c1)] {
         deployment
@@ -135,7 +135,7 @@ fn without_capabilities(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("reported after {took:.1} s, {through}"))
 }
 
-/// Checks that a relay forwards by sockets for want of capabilities, and names them.
+/// Checks that a relay forwards by sockets because capabilities are missing, and names them.
 fn not_permitted(status: &Value) -> Result<()> {
     let message = status["dataPathMessage"].as_str().unwrap_or_default();
     ensure!(
@@ -245,7 +245,7 @@ fn paths_are(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
     })
 }
 
-/// Checks what each relay that runs reports of itself; a report may outlive its pod for a while.
+/// Checks the report of each running relay; a report may outlive its pod for a while.
 fn all_report(deployment: &Deployment<'_>, check: impl Fn(&Value) -> Result<()>) -> Result<()> {
     let pods = deployment.list("pods", EDGE)?;
     ensure!(!pods.is_empty(), "no relay runs");

@@ -17,9 +17,9 @@ use serde_json::{Value, json};
 
 use super::{EDGE, SEARCH, Scenario, reset};
 
-/// Port that a forward on the nodes listens on.
+/// Port of the nodes that is forwarded to the relay's.
 const FORWARDED: u16 = 41_999;
-/// First of the ports that the router shows relays with.
+/// First of the source ports that the router gives relays.
 const TRANSLATED: u16 = 45_001;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -285,17 +285,17 @@ fn translate(deployment: &Deployment<'_>, on: bool) -> Result<()> {
     }
     let mut nft = program_in(ROUTER, "nft");
     run_with_input(nft.args(["-f", "-"]), rules.as_bytes())?;
-    // Rules are for new flows, and those to the STUN server go on and on.
+    // Rules apply to new flows only, and flows to the STUN server never end.
     for (node, _) in translations(deployment) {
         let mut delete = program_in(ROUTER, "conntrack");
         let from = node.machine.v4.to_string();
-        // It fails when there was none.
+        // conntrack fails when there is no flow.
         run(delete.args(["-D", "-p", "udp", "-s", &from, "--dport", "3478"])).ok();
     }
     Ok(())
 }
 
-/// Addresses of a node's relay, and whether others reached them.
+/// Addresses of a node's relay, each with the result of its verification.
 fn verdicts(deployment: &Deployment<'_>, node: &str) -> Result<Vec<(String, String)>> {
     let relay = relay_node(deployment, node)?;
     let verdicts = relay["status"]["verification"].as_array().cloned();
@@ -342,7 +342,7 @@ fn endpoints(deployment: &Deployment<'_>) -> Result<BTreeMap<String, String>> {
         .collect())
 }
 
-/// Pods, and how often their container started.
+/// Pods, with the number of restarts of their containers.
 fn lives(deployment: &Deployment<'_>) -> Result<BTreeMap<String, String>> {
     let pods = deployment.list("pods", EDGE)?;
     Ok(pods

@@ -182,8 +182,8 @@ fn addresses(service: &Value) -> Vec<String> {
     all
 }
 
-/// Waits until both clients talk through a relay whose address contains one of `parts`, as `tailscale status`
-/// says.
+/// Waits until both clients use a relay whose address contains one of `parts`, according to
+/// `tailscale status`.
 pub(super) fn through(deployment: &Deployment<'_>, parts: &[String]) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     let has = |text: &str| parts.iter().any(|part| text.contains(part));

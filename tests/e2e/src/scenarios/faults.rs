@@ -1,4 +1,4 @@
-//! The operator's requests go wrong, on a control plane of its own without nodes.
+//! Faults of the operator's requests, on a control plane without nodes.
 
 use std::time::Duration;
 
@@ -61,7 +61,7 @@ fn sample(deployment: &Deployment<'_>) -> Result<String> {
         deployment.seed
     );
     ensure!(faults > 0, "no fault struck");
-    // `cargo dev faults CASE --part K/N` tries the same.
+    // `cargo dev faults CASE --part K/N` repeats a part.
     Ok(format!(
         "{faults} faults in {cases} cases: {}",
         sample.join(", ")

@@ -42,7 +42,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ]
 }
 
-/// A repository of manifests, and what was applied of it.
+/// A repository of manifests, and the inventory of applied objects.
 struct Repository {
     dir: PathBuf,
     inventory: PathBuf,
@@ -55,7 +55,7 @@ impl Repository {
         Self { dir, inventory }
     }
 
-    /// Writes these objects, and no others.
+    /// Replaces the objects of the repository.
     fn commit(&self, objects: &[Value]) -> Result<()> {
         let names: Vec<_> = (0..objects.len()).map(|at| format!("{at}.yaml")).collect();
         for (name, object) in names.iter().zip(objects) {
@@ -92,7 +92,7 @@ fn loops(deployment: &Deployment<'_>) -> Result<String> {
         let wanted = match kstatus.as_str() {
             "Current" => "Healthy",
             "Failed" => "Degraded",
-            // Deleted with its children, or on its way.
+            // The object is deleted with its children, or its deletion has begun.
             _ => "Progressing",
         };
         ensure!(
@@ -136,7 +136,7 @@ fn flux(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -
         "the drift stays: {clients}"
     );
 
-    // Change, prune.
+    // A changed port, and a removed PeerRelay.
     repository.commit(&[edge(&json!({"port": 40_100}))?])?;
     let changes = gitops.apply(dir, inventory)?;
     ensure!(
@@ -151,7 +151,7 @@ fn flux(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -
         Ok(())
     })?;
 
-    // Break and repair.
+    // A broken image, and its repair.
     let broken = json!({"port": 40_100, "template": {"image": "example.test/none:1"}});
     repository.commit(&[edge(&broken)?])?;
     gitops.apply(dir, inventory)?;
@@ -207,7 +207,7 @@ fn settled(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository
 
 fn argo_cd(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository) -> Result<()> {
     let edge = deployment.peer_relay(EDGE, &json!({}))?;
-    // In a wave of its own, so that the sync waits for the one before.
+    // The ConfigMap has a later wave, so that the sync waits for the PeerRelay.
     let wave = json!({"argocd.argoproj.io/sync-wave": "1"});
     let note = json!({"apiVersion": "v1", "kind": "ConfigMap",
         "metadata": {"name": "gitops-note", "namespace": NAMESPACE, "annotations": wave}});
@@ -239,7 +239,7 @@ fn argo_cd(deployment: &Deployment<'_>, gitops: &GitOps, repository: &Repository
         "the drift stays: {clients}"
     );
 
-    // Prune the note, then everything.
+    // The ConfigMap is pruned, then everything.
     repository.commit(&[edge])?;
     gitops.sync(&gitops.objects(&repository.dir)?)?;
     let note = ["get", "configmap", "gitops-note", "-n", NAMESPACE];
@@ -271,7 +271,7 @@ fn drift() -> Value {
         "spec": {"regions": [{"name": "office", "clients": ["tag:stranger"]}]}})
 }
 
-/// Changes the PeerRelay as somebody with kubectl does.
+/// Changes the PeerRelay as a user of kubectl does.
 fn patch(deployment: &Deployment<'_>, patch: &Value) -> Result<()> {
     let patch = patch.to_string();
     let words = ["patch", "peerrelay", EDGE, "-n", NAMESPACE];
@@ -314,7 +314,7 @@ fn manifests(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("{count} objects of the operator"))
 }
 
-/// The APIs of Flux and Argo CD accept the objects that users give them.
+/// Fails unless the APIs of Flux and Argo CD accept the documented objects.
 fn accepted(gitops: &GitOps, deploy: &Path) -> Result<()> {
     for namespace in ["flux-system", "argocd", "peerrelay-system"] {
         gitops.kubectl(&["create", "namespace", namespace])?;
@@ -336,7 +336,7 @@ fn accepted(gitops: &GitOps, deploy: &Path) -> Result<()> {
             &path,
         ])?;
     }
-    // As docs/gitops.md has it.
+    // These are the objects of docs/gitops.md.
     let file = deploy.join("argocd/argocd-cm.yaml").display().to_string();
     let map = ["configmap", "argocd-cm", "-n", "argocd"];
     gitops.kubectl(&[&["create"], &map[..]].concat())?;
@@ -369,7 +369,7 @@ fn operator_by_flux(gitops: &GitOps, overlay: &Path, scratch: &Path) -> Result<u
     );
     all(&gitops.diff(overlay)?, "unchanged")?;
 
-    // Without components: what they added is pruned.
+    // Without components, the objects that they added are pruned.
     let plain = scratch.join("plain");
     fs::create_dir(&plain)?;
     let file = fs::read_to_string(overlay.join("kustomization.yaml"))?;
@@ -403,7 +403,7 @@ fn operator_by_argo_cd(gitops: &GitOps, overlay: &Path) -> Result<()> {
     in_sync(gitops, &objects)
 }
 
-/// The way from a directory to the root: kustomize takes no absolute paths.
+/// The relative path from a directory to the root: kustomize takes no absolute paths.
 fn up_to_root(dir: &Path) -> PathBuf {
     let depth = dir.components().count().saturating_sub(1);
     vec![".."; depth].iter().collect()

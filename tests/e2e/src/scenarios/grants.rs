@@ -1,4 +1,4 @@
-//! The policy that the operator writes, given to the real control server.
+//! The policy that the operator writes, on the control server of the rig.
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -126,7 +126,7 @@ fn clients(deployment: &Deployment<'_>) -> Result<String> {
     in_force(deployment, "True/GrantsEffective")?;
     let region = json!([{"name": "office", "clients": ["tag:office", "tag:other"]}]);
     deployment.apply(EDGE, &json!({"regions": region}))?;
-    // Devices see nobody without a rule, so relays do not see c3, which has the tag.
+    // Devices see no others without a rule, so relays do not see c3, which has the tag.
     in_force(deployment, "Unknown/ClientsNotSeen")?;
     said(deployment, "no device of tag:other;")?;
     let allow_all = json!({"acls": [{"action": "accept", "src": ["*"], "dst": ["*:*"]}]});
@@ -247,7 +247,7 @@ fn written(deployment: &Deployment<'_>) -> Result<Value> {
     )?)
 }
 
-/// The answer of the program for the same object from a file.
+/// The policy that `peerrelay grants` prints for the same object in a file.
 fn offline(deployment: &Deployment<'_>) -> Result<Value> {
     let object = deployment.peer_relay(EDGE, &json!({}))?.to_string();
     let mut program = program_in("prr-c3", deployment.rig.program()?);
@@ -258,7 +258,7 @@ fn offline(deployment: &Deployment<'_>) -> Result<Value> {
     )?)?)
 }
 
-/// A policy under which clients talk to each other, and nobody else does.
+/// A policy that lets clients talk to each other, and no other devices.
 fn clients_only() -> Value {
     let clients = ["tag:office", "tag:other"];
     json!({"grants": [{"src": clients, "dst": clients, "ip": ["*"]}]})

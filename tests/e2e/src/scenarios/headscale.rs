@@ -79,10 +79,10 @@ fn joined(deployment: &Deployment<'_>) -> Result<String> {
     cleaned_up(deployment, &headscale, result)
 }
 
-/// Restarts Headscale, and fails unless sessions go on meanwhile and afterwards.
+/// Restarts Headscale, and fails unless sessions continue meanwhile and afterwards.
 fn control_restarts(deployment: &Deployment<'_>, headscale: &Headscale<'_>) -> Result<()> {
     let (c1, c2) = headscale.clients();
-    // Sessions that nobody has bound yet end by themselves.
+    // Sessions that are not bound end by themselves, so only open ones count.
     let bound = || deployment.metric("peerrelay_sessions{state=\"open\"}");
     let revoked = || deployment.metric("peerrelay_sessions_closed_total{reason=\"revoked\"}");
     let before = bound()?;

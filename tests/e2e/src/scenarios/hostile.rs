@@ -1,4 +1,4 @@
-//! Datagrams of strangers.
+//! Datagrams that belong to no session.
 
 use anyhow::{Context, Result, ensure};
 use rig::deployment::Deployment;

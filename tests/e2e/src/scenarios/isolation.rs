@@ -23,8 +23,8 @@ pub(super) fn restricted<T>(
     result
 }
 
-/// Runs `inside` while policies are enforced, in a namespace that is closed: without the relays' own
-/// policy nothing would reach them, nor they anything.
+/// Runs `inside` while policies are enforced, in a namespace that is closed: only the relays' own policy
+/// lets traffic to and from them pass.
 pub(super) fn where_enforced<T>(
     deployment: &Deployment<'_>,
     inside: impl FnOnce() -> Result<T>,
@@ -39,7 +39,7 @@ pub(super) fn where_enforced<T>(
     seen
 }
 
-/// Refuses everything to every pod of the relays' namespace.
+/// A policy that blocks all traffic of all pods in the relays' namespace.
 fn everything_closed() -> Value {
     json!({
         "apiVersion": "networking.k8s.io/v1", "kind": "NetworkPolicy",

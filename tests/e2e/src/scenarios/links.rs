@@ -1,4 +1,4 @@
-//! Links that are narrow, that come twice, or that come and go.
+//! Links with a small MTU, a second uplink, and a link that flaps.
 
 use std::{thread, time::Duration};
 
@@ -105,7 +105,7 @@ fn second_uplink(deployment: &Deployment<'_>) -> Result<String> {
     deployment.apply(EDGE, &spec)?;
     deployment.wait_ready(EDGE)?;
     for client in [c1, c2] {
-        // What they know of other addresses is forgotten.
+        // A restart makes the clients forget other addresses.
         network.cut(client.machine.name, Family::V6)?;
         client.stop()?;
         client.start()?;

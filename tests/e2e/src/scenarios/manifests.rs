@@ -18,10 +18,10 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     }]
 }
 
-/// Sends each manifest to the API server and to the program. The verdict that its name begins with
-/// is also held by a test without a cluster.
+/// Sends each manifest to the API server and to the program. A test without a cluster compares the program's
+/// verdict with the name of the file.
 fn corpus(deployment: &Deployment<'_>) -> Result<String> {
-    // A manifest with the name of an object that is there would be refused for that.
+    // A manifest with the name of an existing object would be refused for that reason.
     vacant(deployment)?;
     let directory = rig::state::repository().join("tests/manifests/corpus");
     let binary = deployment.rig.program()?;
@@ -50,7 +50,7 @@ fn corpus(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("{} manifests", files.len()))
 }
 
-/// Creates what is in a file, without leaving it there.
+/// Creates the objects of a file in a dry run.
 fn create(deployment: &Deployment<'_>, file: &Path) -> Result<String> {
     let mut kubectl = deployment.rig.kubectl_command();
     kubectl.args([

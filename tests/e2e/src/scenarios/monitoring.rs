@@ -67,7 +67,7 @@ fn scraped(deployment: &Deployment<'_>) -> Result<String> {
         queries = queries::hold(&prometheus)?;
         Ok(())
     })?;
-    // As generated files are: only when asked to.
+    // As with other generated files, only on request.
     if std::env::var_os("UPDATE").is_some() {
         picture::draw(&prometheus, 120, &repository().join("docs/dashboard.svg"))?;
     }
@@ -94,7 +94,7 @@ fn disabled(deployment: &Deployment<'_>) -> Result<()> {
     deployment.soon("everything is made again", || made(deployment))
 }
 
-/// Checks that the metrics Service says by annotations where to scrape.
+/// Checks that the metrics Service has annotations for scrapers.
 fn annotated(deployment: &Deployment<'_>) -> Result<()> {
     let service = deployment.object("service", &format!("{EDGE}-metrics"))?;
     let annotation = &service["metadata"]["annotations"]["prometheus.io/scrape"];
@@ -102,8 +102,8 @@ fn annotated(deployment: &Deployment<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Checks that monitor and alerts are there, with the label of the operator's defaults,
-/// and that annotations are not.
+/// Checks that monitor and alerts exist, with the label of the operator's defaults,
+/// and that the annotations do not.
 fn made(deployment: &Deployment<'_>) -> Result<()> {
     for kind in ["servicemonitor", "prometheusrule"] {
         let object = deployment.object(kind, &format!("{EDGE}-metrics"))?;
@@ -114,7 +114,7 @@ fn made(deployment: &Deployment<'_>) -> Result<()> {
     Ok(())
 }
 
-/// The chart's monitoring objects of the operator, where prometheus-operator is known.
+/// The chart's monitoring objects of the operator, for clusters with prometheus-operator.
 fn charts_own(deployment: &Deployment<'_>) -> Result<String> {
     let chart = repository().join("charts/peerrelay-operator");
     let mut helm = program(deployment.rig.tools().program("helm"));
@@ -129,9 +129,9 @@ fn charts_own(deployment: &Deployment<'_>) -> Result<String> {
     run(&mut helm)
 }
 
-/// Checks series, labels and alerts; says what was seen.
+/// Checks series, labels and alerts; returns a summary.
 fn complete(prometheus: &Prometheus<'_>) -> Result<String> {
-    // As the alerts of a PeerRelay select its series.
+    // Alerts of a PeerRelay select its series in this way.
     let ours = format!("namespace=\"{NAMESPACE}\",peer_relay=\"{EDGE}\"");
     let relays = prometheus.query(&format!("peerrelay_ready{{{ours}}}"))?;
     ensure!(

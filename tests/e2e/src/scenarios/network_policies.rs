@@ -1,4 +1,4 @@
-//! NetworkPolicies where something enforces them: what must pass does, and nothing else.
+//! Enforced NetworkPolicies: required traffic passes, and nothing else.
 
 use std::process::Command;
 
@@ -55,7 +55,7 @@ fn relays(deployment: &Deployment<'_>) -> Result<String> {
     seen
 }
 
-/// Goes from all that is let in to nothing, and to everything.
+/// Allows metrics to pods only, then to none, then all traffic.
 fn relays_among(deployment: &Deployment<'_>) -> Result<String> {
     let region = |policy: bool| {
         json!([{
@@ -78,12 +78,13 @@ fn relays_among(deployment: &Deployment<'_>) -> Result<String> {
         EDGE,
         &json!({"regions": region(true), "monitoring": unscraped}),
     )?;
-    deployment.eventually("metrics that nobody scrapes are closed to pods", || {
-        closed(&metrics, || Ok(inside_of(inside)))
-    })?;
+    deployment.eventually(
+        "metrics without a ServiceMonitor are closed to pods",
+        || closed(&metrics, || Ok(inside_of(inside))),
+    )?;
     through(deployment, &[":vni:".to_owned()])?;
 
-    // The same requests pass once no policy is there.
+    // The same requests pass without policies.
     deployment.apply(EDGE, &json!({"regions": region(false)}))?;
     deployment
         .rig
@@ -120,7 +121,7 @@ fn operator_among(deployment: &Deployment<'_>) -> Result<String> {
     opened(&metrics, outside)?;
 
     deployment.rig.apply(&charts_own(deployment)?)?;
-    // What is open stays open: new pods connect anew.
+    // Open connections stay open, so pods are replaced.
     let workload = "deployment/peerrelay-operator";
     for words in [
         ["rollout", "restart", workload].as_slice(),
@@ -244,7 +245,7 @@ fn opened(urls: &[String], curl: impl Fn() -> Result<Command>) -> Result<()> {
     Ok(())
 }
 
-/// Fails if one of these addresses answers: what no policy allows gets no answer, not a refusal.
+/// Fails if one of these addresses answers: blocked traffic gets no answer, not a refusal.
 fn closed(urls: &[String], curl: impl Fn() -> Result<Command>) -> Result<()> {
     for url in urls {
         let Err(error) = ask(curl()?, url) else {
@@ -256,7 +257,7 @@ fn closed(urls: &[String], curl: impl Fn() -> Result<Command>) -> Result<()> {
     Ok(())
 }
 
-/// Fails without an answer; what it says does not matter.
+/// Fails without an answer; its content does not matter.
 fn ask(mut curl: Command, url: &str) -> Result<()> {
     curl.args(["-sS", "-k", "--noproxy", "*", "--max-time", "2", "-o"])
         .args(["/dev/null", url]);

@@ -1,5 +1,4 @@
-//! Relays as pods on nodes: what a template makes of them, and what becomes of them when nodes are
-//! cordoned, tainted, drained and in other zones.
+//! Relays as pods on nodes: templates, evictions, cordons, taints, drains and zones.
 
 use anyhow::{Context, Result, bail, ensure};
 use rig::{
@@ -103,7 +102,7 @@ fn templated(deployment: &Deployment<'_>) -> Result<String> {
     evicted(deployment, &pods)
 }
 
-/// Evicts both relays at once: the budget lets one go.
+/// Evicts both relays at once: the budget allows one eviction.
 fn evicted(deployment: &Deployment<'_>, pods: &[Value]) -> Result<String> {
     let budget = format!("{EDGE}-office");
     deployment.soon("the budget lets one relay go", || {
@@ -163,7 +162,7 @@ fn drained(deployment: &Deployment<'_>) -> Result<String> {
             running(deployment)? == pods,
             "a drain that ignores DaemonSets took a relay"
         );
-        // What is not ignored, as when the node is to be switched off.
+        // Pods that a drain does not ignore, as before a node is shut down.
         let taint = format!("{TAINT}=yes:NoExecute");
         deployment.rig.kubectl(["taint", "node", first, &taint])?;
         deployment.eventually("the status counts one relay", || relays(deployment, "1/1"))?;
@@ -247,7 +246,7 @@ fn relays(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
 
 fn untaint(deployment: &Deployment<'_>, node: &str) -> Result<()> {
     let taint = format!("{TAINT}-");
-    // It fails when there is none.
+    // kubectl fails when there is no taint.
     deployment.rig.kubectl(["taint", "node", node, &taint]).ok();
     Ok(())
 }

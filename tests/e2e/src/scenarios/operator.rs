@@ -13,7 +13,7 @@ use crate::audit;
 /// Kinds of which each region has one; there is one ConfigMap more, with the policy.
 const CHILDREN: &str = "daemonsets,configmaps,serviceaccounts,roles,rolebindings";
 
-/// Time in which nothing may be written: several times what an operator takes to do what it has to.
+/// Time in which nothing may be written: several times that of a reconciliation.
 const QUIET: Duration = Duration::from_secs(12);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -71,7 +71,10 @@ fn unchanged(deployment: &Deployment<'_>) -> Result<String> {
         writes.retain(|write| *write != counted);
     }
     ensure!(writes.is_empty(), "a new operator wrote {writes:?}");
-    ensure!(versions(deployment, EDGE)? == before, "somebody else wrote");
+    ensure!(
+        versions(deployment, EDGE)? == before,
+        "another client wrote"
+    );
     let now = settled(deployment)?;
     ensure!(now == status, "the status changed: {now} was {status}");
     Ok(format!(
@@ -280,7 +283,7 @@ fn wait_for_operator(deployment: &Deployment<'_>) -> Result<()> {
         let lease: Value = serde_json::from_str(&lease)?;
         let holder = lease["spec"]["holderIdentity"]
             .as_str()
-            .context("nobody leads")?;
+            .context("no operator leads")?;
         let pods =
             deployment
                 .rig

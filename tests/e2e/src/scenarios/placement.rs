@@ -1,4 +1,4 @@
-//! Relays that share nodes with others, or the cluster with nodes on which none can run.
+//! Relays that share nodes with others, and nodes on which no relay can run.
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -42,7 +42,7 @@ fn beside(deployment: &Deployment<'_>) -> Result<String> {
         json!({"port": port, "regions": [region]})
     };
     let seen = apart(deployment, &one).and_then(|()| {
-        // Nothing but the port is another.
+        // Only the port differs.
         deployment.apply(EDGE, &json!({}))?;
         deployment.apply(OTHER, &json!({"port": 40_300}))?;
         for name in [EDGE, OTHER] {
@@ -140,7 +140,7 @@ fn stored_port(deployment: &Deployment<'_>) -> Result<()> {
     deployment.wait_ready(OTHER)
 }
 
-/// A probe that reaches the other relay is not taken for an answer.
+/// Fails if a probe that reaches the other relay counts as an answer.
 fn answered(deployment: &Deployment<'_>) -> Result<String> {
     let node = deployment.rig.nodes.first().context("no node")?;
     let ask = |identity: &str| {

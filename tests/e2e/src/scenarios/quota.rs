@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{EDGE, Scenario, vacant};
 
 /// Nodes that the tests make. They have no machine and no room for a pod, so no relay runs, and
-/// nobody asks tailscale.com for anything.
+/// no request goes to tailscale.com.
 const NODES: [&str; 2] = ["quota-1", "quota-2"];
 /// PeerRelays with one relay each.
 const RELAYS: [&str; 4] = [EDGE, "second", "third", "own"];

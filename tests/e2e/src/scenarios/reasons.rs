@@ -1,4 +1,4 @@
-//! Pods that cannot run, relays that may not, and the reason that the status gives.
+//! Pods that cannot run, relays without a right, and the reasons in the status.
 
 use std::{
     collections::BTreeSet,
@@ -18,7 +18,7 @@ use serde_json::{Value, json};
 
 use super::{EDGE, Scenario, reset};
 
-/// The longest time until the status has what control says.
+/// Wait until the status has the state that the control server gives.
 const SOON: Wait = Wait::new(5, 10);
 /// Relays that can run beside those of [`EDGE`].
 const OTHER: &str = "other";
@@ -262,7 +262,7 @@ fn reported_by_control(deployment: &Deployment<'_>) -> Result<String> {
     Ok(found.join(", "))
 }
 
-/// A port that nobody else has.
+/// A specification with ports that no other PeerRelay uses.
 fn elsewhere() -> Value {
     json!({"port": 40_200})
 }

@@ -17,7 +17,7 @@ use super::{EDGE, Scenario, operator::kill_operators, reset, status::waits};
 const SOON: Wait = Wait::new(3, 5);
 /// A PeerRelay whose relays can run beside those of [`EDGE`].
 const OTHER: &str = "other";
-/// A node port that someone else's Service has.
+/// A node port that a foreign Service uses.
 const TAKEN: u16 = 31_999;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -158,7 +158,7 @@ fn unknown_kind(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("kind after {took:.1} s"))
 }
 
-/// A later region is made although the first one's Service is refused.
+/// A later region is created although the first one's Service is refused.
 fn port_taken(deployment: &Deployment<'_>) -> Result<String> {
     let foreign = json!({
         "apiVersion": "v1", "kind": "Service",
@@ -370,7 +370,7 @@ fn create_strange_report(deployment: &Deployment<'_>) -> Result<()> {
     deployment.rig.kubectl(words).map(drop)
 }
 
-/// Waits until the operator has mended something of [`EDGE`].
+/// Deletes a ConfigMap of [`EDGE`], and waits until the operator has created it again.
 fn mended(deployment: &Deployment<'_>) -> Result<()> {
     let name = format!("{EDGE}-office");
     deployment
@@ -391,8 +391,8 @@ fn rejected(
     refused_for(deployment, name, "ApplyRejected", words, start)
 }
 
-/// Waits until the status has the refusal with this reason and these words; gives the seconds since
-/// `start`.
+/// Waits until the status has the refusal with this reason and these words; returns the seconds
+/// since `start`.
 fn refused_for(
     deployment: &Deployment<'_>,
     name: &str,

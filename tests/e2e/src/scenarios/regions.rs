@@ -205,7 +205,7 @@ fn node_deleted(deployment: &Deployment<'_>) -> Result<String> {
     cordoned?;
     ensure!(after == before, "a cordon moved the relay");
     let moved = deleted(deployment, node, &first);
-    // Whatever happened, other scenarios need the node.
+    // Other scenarios need the node, also after a failure.
     node.stop_kubelet()?;
     node.start_kubelet()?;
     deployment.eventually("the node is back", || {
@@ -240,7 +240,7 @@ fn node_deleted(deployment: &Deployment<'_>) -> Result<String> {
     ))
 }
 
-/// Deletes the node's object, and says where the relay went.
+/// Deletes the node's object, and returns the relay's new node.
 fn deleted(deployment: &Deployment<'_>, node: &Node, first: &str) -> Result<String> {
     node.stop_kubelet()?;
     deployment.rig.kubectl(["delete", "node", first])?;
@@ -291,7 +291,7 @@ fn relay_of(deployment: &Deployment<'_>, region: &str) -> Result<String> {
     Ok(first.split('/').next().unwrap_or(first).to_owned())
 }
 
-/// The relays that a client may use, as the client says.
+/// The relays that a client may use, according to the client.
 fn servers(client: &Client) -> Result<Vec<String>> {
     let text = client.tailscale(["debug", "peer-relay-servers"])?;
     let all: Vec<String> = serde_json::from_str(&text)?;

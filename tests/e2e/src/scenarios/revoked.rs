@@ -1,4 +1,4 @@
-//! Rights that end: sessions end with them.
+//! Sessions whose right ends.
 
 use std::time::Duration;
 
@@ -7,7 +7,7 @@ use rig::{deployment::Deployment, wait::Wait};
 
 use super::{Scenario, relayed, reset};
 
-/// The longest time until sessions without a grant have ended. By themselves they last for minutes.
+/// Wait until sessions without a grant have ended. By themselves they last for minutes.
 const SOON: Wait = Wait::new(5, 10);
 
 /// Seconds until node keys expire.
@@ -30,7 +30,7 @@ fn rights_end(deployment: &Deployment<'_>) -> Result<String> {
     ensure!(!relays.is_empty(), "no relay is in the tailnet");
     let clients = ["c1".to_owned(), "c2".to_owned()];
     let disable = |name: &str, set| tailnet.set_attribute(name, "disable-relay-server", set);
-    // No map comes at the moment of the end.
+    // The control server sends no map when a key expires.
     let expire = |name: &str, set: bool| {
         if set {
             tailnet.expire_in(name, IN)

@@ -72,7 +72,7 @@ fn own_token(deployment: &Deployment<'_>) -> Result<String> {
     ))
 }
 
-/// The token that a relay has, as it sees it.
+/// The token in the file system of a relay.
 fn token(pod: &str) -> Result<String> {
     let pid = process_of(pod).context("the relay does not run")?;
     let file = format!("/proc/{pid}/root/var/run/secrets/kubernetes.io/serviceaccount/token");

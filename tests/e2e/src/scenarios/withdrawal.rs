@@ -266,7 +266,7 @@ fn switched(deployment: &Deployment<'_>) -> Result<String> {
     };
     let namespace = deployment.client("c3")?.machine.namespace;
     let says = |wanted: &str| {
-        deployment.eventually("the relay is as it should be", || {
+        deployment.eventually("the relay has the wanted state", || {
             let mut curl = program_in(namespace, "curl");
             let output = curl
                 .args(["-sS", "http://127.0.0.1:9442/readyz"])

@@ -37,7 +37,7 @@ impl Golden {
 
 impl Harness {
     /// Plays a case in which every write to a region's objects of a kind is refused, until the
-    /// status says so and all else is as it should be; then lets them pass.
+    /// status reports it and all other objects are as without the refusal; then lets the writes pass.
     pub async fn refusal(
         &mut self,
         case: &Case,

@@ -1,6 +1,6 @@
 //! Control groups of the nodes: one for its daemons, one that its kubelet divides among pods.
 //!
-//! Whatever a node starts stays inside, so that nothing has to be searched by name to end it.
+//! All processes of a node stay inside, so that they can be ended without a search by name.
 
 use std::{
     fs,
@@ -91,11 +91,11 @@ fn hierarchies() -> Result<Vec<PathBuf>> {
     Ok(found)
 }
 
-/// Lets the children of a version 2 group have what it has.
+/// Enables all controllers of a version 2 group for its children.
 fn delegate(group: &Path) -> Result<()> {
     let controllers = fs::read_to_string(group.join("cgroup.controllers"))?;
     for controller in controllers.split_whitespace() {
-        // Some cannot be passed on; kubelet says which it needs.
+        // Some cannot be enabled for children; the kubelet reports those that it lacks.
         fs::write(
             group.join("cgroup.subtree_control"),
             format!("+{controller}"),

@@ -65,7 +65,7 @@ impl Images {
             .context("nothing was built yet: run `cargo dev up`")
     }
 
-    /// A checksum of what was built last.
+    /// Checksum of the program that was packed last.
     pub fn digest(state: &State) -> Result<String> {
         let key = fs::read_to_string(state.path(KEY_FILE));
         key.context("nothing was built yet: run `cargo dev up`")
@@ -76,7 +76,7 @@ impl Images {
         &self.archive
     }
 
-    /// Says whether it differs from the one before.
+    /// True if the archive differs from the one before.
     pub fn changed(&self) -> bool {
         self.changed
     }

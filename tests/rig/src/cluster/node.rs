@@ -23,7 +23,7 @@ use crate::{
 
 const RUNTIME_READY: Duration = Duration::from_secs(20);
 
-/// Makes the mounts of a node and keeps them: they are gone when nothing of the node runs.
+/// Creates the mounts of a node in a namespace of their own; they end with its last process.
 ///
 /// The daemons share /run, /var/log, /var/lib/cni and /var/lib/kubelet with no other node and not with the host.
 /// What a kubelet mounts for pods must reach its containerd, so they share these mounts.
@@ -219,7 +219,7 @@ impl Node {
             .with_context(|| format!("failed to import images on {}", self.machine.name))
     }
 
-    /// The name of one of its parts in logs and records.
+    /// The name of a part of the node in logs and records.
     pub fn part(&self, program: &str) -> String {
         format!("{program}-{}", self.machine.name)
     }

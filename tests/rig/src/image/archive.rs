@@ -31,13 +31,13 @@ pub enum Compression {
 /// A sha256 digest, `sha256:` included.
 pub type Digest = String;
 
-/// Images with a common layer, and what is attached to them.
+/// Images with a common layer, and the documents that are attached to them.
 #[derive(Clone, Debug)]
 pub struct Archive {
     blobs: BTreeMap<Digest, Vec<u8>>,
     /// Descriptors of the images, in the order in which they were given.
     manifests: Vec<Value>,
-    /// Descriptors of what refers to an image.
+    /// Descriptors of documents that refer to an image.
     referrers: Vec<Value>,
     /// The manifest that `docker load` reads.
     docker: Vec<Value>,
@@ -106,7 +106,7 @@ impl Archive {
     }
 
     /// Attaches a bill of materials in CycloneDX to the first image, as registries do that list
-    /// what refers to an image.
+    /// documents that refer to an image.
     pub(super) fn with_sbom(mut self, sbom: &[u8]) -> Result<Self> {
         let mut subject = self.manifests[0].clone();
         if let Some(fields) = subject.as_object_mut() {
@@ -128,8 +128,8 @@ impl Archive {
         Ok(self)
     }
 
-    /// Encodes the archive as a tar file. It lists images only: not every program that imports archives passes over what
-    /// refers to an image. The blobs of that are in it.
+    /// Encodes the archive as a tar file. It lists images only, as not every program that imports
+    /// archives skips attached documents. Their blobs are in the file.
     pub fn to_tar(&self) -> Result<Vec<u8>> {
         let mut tar = tar::Builder::new(Vec::new());
         for (name, content) in self.files(&self.manifests)? {
@@ -139,7 +139,7 @@ impl Archive {
         tar.into_inner().context("failed to pack the archive")
     }
 
-    /// Writes the layout as a directory, which lists what refers to the images, too.
+    /// Writes the layout as a directory, which lists attached documents as well.
     pub fn write_layout(&self, directory: &Path) -> Result<()> {
         let all: Vec<_> = self
             .manifests
@@ -205,7 +205,7 @@ pub fn digest(content: &[u8]) -> Digest {
     format!("sha256:{:x}", Sha256::digest(content))
 }
 
-/// Compresses in a way that depends on the bytes and on the pinned crate only.
+/// Compresses bytes with a result that depends on them and on the pinned crate only.
 pub fn compress(content: &[u8]) -> Result<Vec<u8>> {
     let mut gzip = GzBuilder::new()
         .mtime(0)

@@ -23,7 +23,7 @@ pub(super) fn of(program: &Path, epoch: u64) -> Result<Vec<u8>> {
     Ok(layer.into_inner()?)
 }
 
-/// The header of what belongs to root.
+/// The header of an entry that belongs to root.
 pub fn entry(epoch: u64, mode: u32, size: u64) -> tar::Header {
     let mut header = tar::Header::new_gnu();
     header.set_mtime(epoch);

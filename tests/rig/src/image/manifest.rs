@@ -10,7 +10,7 @@ use crate::revision::Revision;
 
 /// User and group of the process.
 pub const USER: &str = "65532:65532";
-/// A path that the operator and a stand-alone relay expect commands to be found in.
+/// The variable PATH, in which the operator and a stand-alone relay search for commands.
 const PATH: &str = "PATH=/usr/bin";
 
 /// An image of an archive.
@@ -23,7 +23,7 @@ pub struct Image {
 }
 
 impl Image {
-    /// An image with a name and what it runs.
+    /// An image with a name and the command that it runs.
     pub fn new(name: &str, entrypoint: &[&str]) -> Self {
         Self {
             name: name.to_owned(),
@@ -65,7 +65,7 @@ pub struct Labels {
 }
 
 impl Labels {
-    /// Takes them from what the program says of itself: `peerrelay 0.1.0 (commit 0123, ...)`.
+    /// Reads the labels from the output of `--version`: `peerrelay 0.1.0 (commit 0123, ...)`.
     pub(super) fn of(said: &str, revision: &Revision) -> Result<Self> {
         let version = said
             .strip_prefix("peerrelay ")

@@ -102,7 +102,7 @@ impl<'a> Crates<'a> {
                 .flat_map(|node| list(&node["deps"]))
                 .filter(|dependency| is_linked(dependency))
                 .map(|dependency| text(&dependency["pkg"]))
-                // A procedural macro runs in the compiler; so does what it needs.
+                // A procedural macro runs in the compiler, and so do its dependencies.
                 .filter(|id| packages.get(id).is_some_and(|package| !is_macro(package)))
                 .collect();
             open.extend(&linked);

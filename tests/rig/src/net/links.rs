@@ -24,8 +24,8 @@ impl Network {
         ip(client.namespace, &format!("link set eth0 mtu {mtu}\n"))
     }
 
-    /// Gives the first node a second uplink, as a second provider would: what has its address leaves
-    /// by it or not at all, and the router counts and drops what comes by the wrong one.
+    /// Gives the first node a second uplink, as a second provider would: packets with its address leave
+    /// by it or not at all, and the router counts and drops packets on the wrong uplink.
     pub fn add_uplink(&self) -> Result<()> {
         let node = NODE.namespace;
         ip(
@@ -64,7 +64,7 @@ impl Network {
         ip(NODE.namespace, &commands)
     }
 
-    /// Packets that came by the wrong one of the two uplinks.
+    /// Number of packets that came by the wrong one of the two uplinks.
     pub fn strays(&self) -> Result<u64> {
         let mut nft = program_in(ROUTER, "nft");
         let text = run(nft.args(["-j", "list", "counter", "ip", "uplink", "wrong"]))?;
@@ -81,7 +81,7 @@ impl Network {
         for client in &CLIENTS {
             self.narrow(client, USUAL_MTU)?;
         }
-        // Each fails where it is not there.
+        // Each command fails where there is nothing to remove.
         for (namespace, words) in [
             (ROUTER, &["ip", "link", "delete", UPLINK][..]),
             (ROUTER, &["nft", "delete", "table", "ip", "uplink"]),

@@ -13,7 +13,7 @@ use sha2::{Digest, Sha256};
 /// Longest time without a byte. Clients leave a path 6.5 s after its end; TCP then sends again after twice as
 /// long as it has waited, 25 s after the first time at the latest.
 const PATIENCE: Duration = Duration::from_secs(45);
-/// First byte of a connection: what it wants.
+/// The first byte of a connection, which selects its use.
 const ECHO: u8 = b'e';
 const CHECKSUM: u8 = b'c';
 

@@ -108,7 +108,7 @@ impl Client {
         daemon.wait_until(READY, || self.join())
     }
 
-    /// Stops tailscaled; what it knows about itself stays.
+    /// Stops tailscaled; its state is kept.
     pub fn stop(&self) -> Result<()> {
         self.processes.stop(&self.part())
     }

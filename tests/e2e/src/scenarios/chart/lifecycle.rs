@@ -1,4 +1,4 @@
-//! Install and uninstall, by each way that there is.
+//! Installation and removal of the operator, in each supported way.
 
 use std::fs;
 
@@ -35,7 +35,7 @@ const HERE: &str = "configmaps,leases,pods,replicasets,secrets,serviceaccounts";
 const OF_KUBERNETES: [&str; 2] = ["serviceaccount/default", "configmap/kube-root-ca.crt"];
 const RELEASE: &str = "peerrelay-operator";
 
-/// Ends with the operator installed as all scenarios find it, whatever happens.
+/// Runs the scenario, and installs the operator for the other scenarios again, also after a failure.
 pub(super) fn run(deployment: &Deployment<'_>) -> Result<String> {
     Tools::build_only("helm3", &Progress::stderr())?;
     reset(deployment)?;
@@ -50,7 +50,7 @@ pub(super) fn run(deployment: &Deployment<'_>) -> Result<String> {
     again.map(|()| seen)
 }
 
-/// Takes away what a failure has left, as far as it can.
+/// Removes leftovers of a failure, as far as possible.
 fn clear(deployment: &Deployment<'_>) {
     let rig = deployment.rig;
     rig.helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])
@@ -74,7 +74,7 @@ fn by_each_way(deployment: &Deployment<'_>) -> Result<String> {
     )
 }
 
-/// Helm 4 takes everything away but the definitions, PeerRelays and relays.
+/// Helm 4 removes everything except the definitions, PeerRelays and relays.
 fn uninstalled(deployment: &Deployment<'_>) -> Result<()> {
     let before = relays(deployment)?;
     deployment
@@ -89,7 +89,7 @@ fn uninstalled(deployment: &Deployment<'_>) -> Result<()> {
 }
 
 /// Helm 3 installs a release with the name of a built-in role, for one namespace, beside the
-/// definitions that the other release has left.
+/// definitions that the other release has kept.
 fn view(deployment: &Deployment<'_>) -> Result<()> {
     let role = |deployment: &Deployment<'_>| -> Result<Value> {
         let text = deployment
@@ -140,7 +140,7 @@ fn view(deployment: &Deployment<'_>) -> Result<()> {
     gone(deployment, SPARE, VIEW)
 }
 
-/// The operator acts in its namespace, and leaves a PeerRelay of another alone.
+/// The operator acts in its namespace, and does not touch a PeerRelay of another one.
 fn elsewhere(deployment: &Deployment<'_>, spec: &Value) -> Result<()> {
     let mut other = deployment.peer_relay("other", &json!({}))?;
     other["metadata"]["namespace"] = json!("default");
@@ -219,7 +219,7 @@ fn kustomized(deployment: &Deployment<'_>) -> Result<()> {
     })
 }
 
-/// Helm takes over what `kubectl apply` of `install.yaml` has made.
+/// Helm adopts the objects that `kubectl apply` of `install.yaml` has created.
 fn adopted(deployment: &Deployment<'_>) -> Result<()> {
     let text = fs::read_to_string(repository().join("deploy/install.yaml"))?;
     let named = concat!("localhost/peerrelay:", env!("CARGO_PKG_VERSION"));
@@ -254,7 +254,7 @@ fn gone(deployment: &Deployment<'_>, namespace: &str, release: &str) -> Result<(
     deployment.eventually("nothing is left of the operator", || {
         let labelled = ["get", KINDS, "-A", "-l", &label, "-o", "name"];
         let mut left = deployment.rig.kubectl(labelled)?;
-        // The lease, for one, has no label.
+        // Some objects, such as the lease, have no label.
         left += &deployment
             .rig
             .kubectl(["get", HERE, "-n", namespace, "-o", "name"])?;
@@ -265,7 +265,7 @@ fn gone(deployment: &Deployment<'_>, namespace: &str, release: &str) -> Result<(
     })
 }
 
-/// Names of what the operator has made for the relays, and of their pods.
+/// Names of the objects that the operator has created for the relays, and of their pods.
 fn relays(deployment: &Deployment<'_>) -> Result<Vec<String>> {
     let all = deployment.list("peerrelays,daemonsets,configmaps,pods", EDGE)?;
     let name = |object: &Value| format!("{} {}", object["kind"], object["metadata"]["uid"]);

@@ -1,7 +1,7 @@
-//! Outages of relays and of the operator, and the alerts that they bring.
+//! Outages of relays and of the operator, and their alerts.
 //!
-//! The rules are as we ship them. An alert is pending until its condition has held for the time that
-//! its rule says, minutes that nobody waits for here.
+//! The rules are those of the product. An alert is pending until its condition has held for the time in
+//! its rule. That takes minutes, so a pending alert suffices here.
 
 use anyhow::{Context, Result, ensure};
 use rig::{deployment::Deployment, names::OPERATOR_NAMESPACE, prometheus::Prometheus};
@@ -69,7 +69,7 @@ fn calm(deployment: &Deployment<'_>, prometheus: &Prometheus<'_>, alerts: &[&str
     })
 }
 
-/// Lets so many operators run, and waits until they do.
+/// Sets the number of replicas of the operator, and waits until they run.
 fn scale(deployment: &Deployment<'_>, replicas: u8) -> Result<()> {
     let workload = "deployment/peerrelay-operator";
     let replicas = format!("--replicas={replicas}");

@@ -71,7 +71,7 @@ fn name(legend: &str, labels: &Value) -> String {
     name.trim().to_owned()
 }
 
-/// The names that fit into so many pixels, with a word about the others.
+/// The number of names that fit into so many pixels, with the number of the others.
 fn fitting(names: &[&str], width: f64) -> usize {
     let wide = |characters: usize| characters as f64 * CHARACTER.0 + CHARACTER.1;
     let mut left = width;

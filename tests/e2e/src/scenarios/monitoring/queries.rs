@@ -1,4 +1,4 @@
-//! Every query of the dashboard and every alert, held to series that real relays have.
+//! Every query of the dashboard and every alert, compared with the series of real relays.
 
 use std::{collections::BTreeSet, fs};
 
@@ -48,7 +48,7 @@ struct Needs {
     labels: BTreeSet<String>,
 }
 
-/// Evaluates all panels and variables, and what alerts select. Says how many there were.
+/// Evaluates all panels and variables, and what alerts select. Returns their number.
 pub(super) fn hold(prometheus: &Prometheus<'_>) -> Result<String> {
     let board = fs::read_to_string(repository().join("deploy/monitoring/dashboard.json"))?;
     let board: Value = serde_json::from_str(&board)?;

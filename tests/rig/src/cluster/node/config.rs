@@ -90,7 +90,7 @@ pub(super) fn kubelet(node: &Node) -> Value {
         // How full the disk is says nothing about the rig, and images cannot be pulled again.
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "50Mi"},
-        // With one node's worth of pods a slow retry is most of a test's time.
+        // With so few pods, a slow retry would be most of a test's time.
         "syncFrequency": "10s",
         "nodeStatusUpdateFrequency": "5s",
     })
