@@ -7,6 +7,7 @@ mod document;
 mod functions;
 mod limits;
 mod paths;
+mod references;
 mod source;
 mod unsafe_code;
 
