@@ -29,9 +29,9 @@ const ALLOW_ALL: &str = r#"{"src": ["*"], "dst": ["*"], "ip": ["*"]}"#;
 /// `grants` allows all connections. A file with either allows only what it lists.
 pub fn first_grants_warning() -> String {
     format!(
-        "a policy file that has neither acls nor grants allows every connection, and adding the \
-         first grants ends that: everybody would be cut off; if your file has neither, add the \
-         grant {ALLOW_ALL} beside the ones for relays"
+        "a policy file with neither acls nor grants allows all connections, and the first grant in \
+         such a file denies everything else; if your file has neither, add the grant {ALLOW_ALL} \
+         too, to keep all connections allowed"
     )
 }
 
@@ -159,15 +159,15 @@ impl Policy {
             let wide = region.clients.iter().filter(|client| client.is_everyone());
             warnings.extend(wide.map(|client| {
                 format!(
-                    "{}: the client '{client}' lets every device of the tailnet use these relays: \
-                     name tags, groups or users instead",
+                    "{}: the client '{client}' allows every device of the tailnet to use these relays; \
+                     use tags, groups or users instead",
                     region.origin
                 )
             }));
             let outside = region.clients.iter().filter(|c| c.is_outside_tailnet());
             warnings.extend(outside.map(|client| {
                 format!(
-                    "{}: the client {client} is no tailnet address: grants match devices by their \
+                    "{}: the client {client} is not a tailnet address; grants match devices by their \
                      addresses in 100.64.0.0/10 and fd7a:115c:a1e0::/48",
                     region.origin
                 )
@@ -182,8 +182,8 @@ impl Policy {
                 .collect();
             if origins.len() > 1 {
                 warnings.push(format!(
-                    "{tag} is the tag of more than one region ({}): each one's clients may use \
-                     the relays of all; give each its own tag",
+                    "{tag} is the tag of several regions ({}), so their clients may use the relays of \
+                     all these regions; set a different tag in each region",
                     origins.join(", ")
                 ));
             }

@@ -10,12 +10,12 @@ pub use self::dashboard::{Shown, dashboard};
 /// Address of the runbooks.
 const RUNBOOKS: &str = "https://peerrelay.dev/docs/runbooks";
 
-/// Source of the series that an alert evaluates.
+/// Origin of the series that an alert evaluates.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
     /// Series of relays.
     Relays,
-    /// Series about scrape targets of relays, which exist if a relay has none of its own.
+    /// Series about the scrape targets of relays. They exist even if a relay exports no series.
     Targets,
     /// Series of the operator.
     Operator,
@@ -45,7 +45,7 @@ pub const ALERTS: &[Alert] = &[
         lasts: "5m",
         severity: "warning",
         summary: "A relay cannot be scraped.",
-        description: "The relay of {{ $labels.peer_relay }} on node {{ $labels.node }} does not answer; its clients use other relays, or DERP.",
+        description: "The relay of {{ $labels.peer_relay }} on node {{ $labels.node }} does not respond to Prometheus. If it does not run, its clients use other relays or DERP.",
     },
     Alert {
         name: "PeerRelayNotScraped",
@@ -53,8 +53,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "absent(up{peer_relay!=\"\",SELECTOR} == 1)",
         lasts: "5m",
         severity: "critical",
-        summary: "Prometheus reaches no relay of a PeerRelay.",
-        description: "No relay{{ with $labels.peer_relay }} of {{ . }}{{ end }} answers: either none runs, and clients that cannot reach each other directly use DERP, or nothing is known about them.",
+        summary: "Prometheus can scrape no relay of a PeerRelay.",
+        description: "No relay{{ with $labels.peer_relay }} of {{ . }}{{ end }} responds to Prometheus. Either no relay runs, and clients that cannot reach each other directly use DERP, or relays run without monitoring.",
     },
     Alert {
         name: "PeerRelayNodeNotReady",
@@ -62,8 +62,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "peerrelay_ready{SELECTOR} == 0",
         lasts: "10m",
         severity: "warning",
-        summary: "A relay runs and is not ready.",
-        description: "The relay on node {{ $labels.node }} is not in the tailnet, has no DERP connection, no port or no address. Its RelayNode has the reason.",
+        summary: "A relay runs but is not ready.",
+        description: "The relay on node {{ $labels.node }} has no connection to the tailnet or to DERP, no port, or no address. Its RelayNode shows the reason.",
     },
     Alert {
         name: "PeerRelayGrantNotInForce",
@@ -71,8 +71,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "peerrelay_granted_peers{SELECTOR} == 0 and peerrelay_ready{SELECTOR} == 1",
         lasts: "15m",
         severity: "warning",
-        summary: "Nobody may use a relay.",
-        description: "The tailnet policy lets no device use the relay on node {{ $labels.node }}.",
+        summary: "The tailnet policy allows no device to use a relay.",
+        description: "No grant of the tailnet policy applies to the relay on node {{ $labels.node }}. The condition GrantsInForce of its PeerRelay contains the missing grant.",
     },
     Alert {
         name: "PeerRelayKeyExpiring",
@@ -81,7 +81,7 @@ pub const ALERTS: &[Alert] = &[
         lasts: "1h",
         severity: "warning",
         summary: "A relay's node key expires within two weeks.",
-        description: "The key of the relay on node {{ $labels.node }} expires in {{ $value | humanizeDuration }}; then the relay leaves the tailnet.",
+        description: "The node key of the relay on node {{ $labels.node }} expires in {{ $value | humanizeDuration }}. The control server then removes the relay from the tailnet.",
     },
     Alert {
         name: "PeerRelayLosesDatagrams",
@@ -90,7 +90,7 @@ pub const ALERTS: &[Alert] = &[
         lasts: "10m",
         severity: "warning",
         summary: "A relay loses more than one datagram in a thousand.",
-        description: "The UDP sockets of the relay on node {{ $labels.node }} lose datagrams: it has too little CPU or too small buffers.",
+        description: "The UDP sockets of the relay on node {{ $labels.node }} lose datagrams. The usual causes are too little CPU time and too small buffers.",
     },
     Alert {
         name: "PeerRelayUnavailable",
@@ -99,8 +99,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "(max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"RelaysAvailable\"}) == 0) unless on (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"Ready\"} == 1)",
         lasts: "5m",
         severity: "critical",
-        summary: "A PeerRelay has no relay that serves.",
-        description: "No relay of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} is ready: clients that cannot reach each other directly use DERP.",
+        summary: "A PeerRelay has no ready relay.",
+        description: "No relay of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} is ready. Clients that cannot reach each other directly use DERP.",
     },
     Alert {
         name: "PeerRelayStalled",
@@ -108,8 +108,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"Stalled\"}) == 1",
         lasts: "10m",
         severity: "warning",
-        summary: "A PeerRelay waits for somebody to mend something.",
-        description: "The condition Stalled of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} says what: it does not mend itself.",
+        summary: "A PeerRelay needs a change by a user.",
+        description: "The operator cannot continue with {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }}. The condition Stalled describes the problem and the fix.",
     },
     Alert {
         name: "PeerRelayNotReady",
@@ -118,7 +118,7 @@ pub const ALERTS: &[Alert] = &[
         lasts: "15m",
         severity: "warning",
         summary: "A PeerRelay is not ready.",
-        description: "The condition Ready of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} has the reason; relays that run go on.",
+        description: "The condition Ready of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} shows the reason. Running relays continue.",
     },
     Alert {
         name: "PeerRelayEndpointNotVerified",
@@ -126,8 +126,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"EndpointsVerified\"}) == 0",
         lasts: "15m",
         severity: "warning",
-        summary: "Clients are told an address at which a relay is not reached.",
-        description: "Relays of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} get no answer at addresses of each other that clients are told.",
+        summary: "A relay advertises an address at which it cannot be reached.",
+        description: "Relays of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} cannot reach each other at advertised addresses. The condition EndpointsVerified names them.",
     },
     Alert {
         name: "PeerRelayOverQuota",
@@ -135,8 +135,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"WithinQuota\"}) == 0",
         lasts: "15m",
         severity: "info",
-        summary: "A PeerRelay would run more relays than it may.",
-        description: "Nodes of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} fit and get no relay, as the allowance is used up.",
+        summary: "A PeerRelay needs more relays than its allowance.",
+        description: "Some nodes that fit {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} have no relay, because the allowance is used up.",
     },
     Alert {
         name: "PeerRelayOperatorFailing",
@@ -144,8 +144,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "rate(peerrelay_operator_reconcile_errors_total[10m]) > 0",
         lasts: "15m",
         severity: "warning",
-        summary: "The operator cannot do its work.",
-        description: "Reconciliations of the operator {{ $labels.pod }} keep failing; running relays go on.",
+        summary: "Reconciliations of the operator fail.",
+        description: "Reconciliations of the operator {{ $labels.pod }} fail repeatedly. Its log shows the error. Running relays continue.",
     },
     Alert {
         name: "PeerRelayOperatorNoLeader",
@@ -153,8 +153,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "max(peerrelay_operator_leader) == 0",
         lasts: "5m",
         severity: "warning",
-        summary: "No replica of the operator leads.",
-        description: "Changes of PeerRelays are not carried out; running relays go on.",
+        summary: "No replica of the operator is the leader.",
+        description: "Changes of PeerRelays have no effect. Running relays continue.",
     },
     Alert {
         name: "PeerRelayOperatorAbsent",
@@ -162,8 +162,8 @@ pub const ALERTS: &[Alert] = &[
         expression: "absent(peerrelay_operator_leader)",
         lasts: "10m",
         severity: "critical",
-        summary: "Prometheus reaches no replica of the operator.",
-        description: "Changes of PeerRelays are not carried out, and no other alert about PeerRelays as a whole can fire; running relays go on.",
+        summary: "Prometheus can scrape no replica of the operator.",
+        description: "If no replica runs, changes of PeerRelays have no effect. Other alerts about PeerRelays as a whole cannot fire. Running relays continue.",
     },
 ];
 

@@ -40,12 +40,14 @@ type Value = fn(&Usage) -> Option<f64>;
 
 /// Names, documentation and values of the gauges.
 const GAUGES: [(&str, &str, Value); 6] = [
-    ("process_open_fds", "Open file descriptors.", |usage| {
-        usage.open_files
-    }),
+    (
+        "process_open_fds",
+        "Number of open file descriptors.",
+        |usage| usage.open_files,
+    ),
     (
         "process_max_fds",
-        "Most file descriptors that may be open.",
+        "Maximum number of open file descriptors.",
         |usage| usage.most_open_files,
     ),
     (
@@ -60,12 +62,14 @@ const GAUGES: [(&str, &str, Value); 6] = [
     ),
     (
         "process_start_time_seconds",
-        "When the process started, in seconds since 1970.",
+        "Start time of the process, in seconds since 1970.",
         |usage| usage.start_seconds,
     ),
-    ("process_threads", "Threads of the process.", |usage| {
-        usage.threads
-    }),
+    (
+        "process_threads",
+        "Number of threads of the process.",
+        |usage| usage.threads,
+    ),
 ];
 
 impl ProcessMetrics {

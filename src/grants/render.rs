@@ -28,9 +28,9 @@ pub fn json(policy: &Policy) -> String {
 pub fn hujson(policy: &Policy) -> String {
     let mut text = lines(
         "",
-        "What the tailnet policy needs for peer relays. Merge each part into the part of the same \
-         name in the policy file; the rest of the policy stays as it is. Generated: change the \
-         PeerRelay, not this.",
+        "Additions to the tailnet policy for peer relays. Merge each section into the section of the \
+         same name in the policy file, and keep the rest of the file. This text is generated: to \
+         change it, change the PeerRelay.",
     );
     text += &lines("", &format!("WARNING: {}.", super::first_grants_warning()));
     for warning in policy.warnings() {
@@ -39,9 +39,9 @@ pub fn hujson(policy: &Policy) -> String {
     text += "{\n";
     text += &lines(
         "  ",
-        "Owners of the relays' tags. Save this before you make the auth key: a key can only have \
-         tags that the policy defines, and must be made by one of their owners. Give these tags \
-         to relays only: clients try every device that has one as a relay.",
+        "Owners of the relays' tags. Save them before you create the auth key: a key can only have \
+         tags that the policy defines, and only an owner of the tag can create it. Use these tags \
+         for relays only: clients try every device with such a tag as a relay.",
     );
     text += "  \"tagOwners\": {\n";
     for tag in policy.tags() {
@@ -50,9 +50,9 @@ pub fn hujson(policy: &Policy) -> String {
     text += "  },\n\n";
     text += &lines(
         "  ",
-        "src may ask the relays dst for a path to any peer. One side of a pair is enough. It \
-         grants no access to anything else. Control adds the matching relay-target capability; a \
-         policy that writes it is refused.",
+        "Clients in src may use the relays in dst to reach any peer. One client of a pair is \
+         enough. The grant allows nothing else. The control server adds the matching capability \
+         relay-target, and refuses a policy that contains it.",
     );
     text += "  \"grants\": [\n";
     for region in &policy.regions {
@@ -64,11 +64,11 @@ pub fn hujson(policy: &Policy) -> String {
         text += "\n";
         text += &lines(
             "  ",
-            "Relays need no access to their clients, not even to forward between them. Control \
-             refuses the policy if another rule of it grants one: a rule with src \"*\" does. \
-             Narrow it (autogroup:member and your tags), or leave these tests out \
-             (spec.grants.tests: Disabled). Tests can only name ports, not capabilities: whether \
-             the grants are in force is in the status of the PeerRelay.",
+            "Relays need no access to their clients, not even to forward their packets. The control \
+             server refuses the policy if another rule allows such access, for example a rule with \
+             src \"*\". Restrict that rule (to autogroup:member and your tags), or omit these tests \
+             (spec.grants.tests: Disabled). Tests can check ports only, not capabilities. The status \
+             of the PeerRelay shows whether the grants are in force.",
         );
         text += "  \"tests\": [\n";
         for test in tests {
@@ -85,7 +85,7 @@ fn grant(region: &RegionGrant) -> String {
     let grant = region.grant();
     let mut text = lines("    ", &capitalized(&region.origin));
     if region.self_relay {
-        let words = "Its own tag is among the sources: a device with it may relay for itself.";
+        let words = "The tag of the relays is also in src, so these devices may use the relays too.";
         text += &lines("    ", words);
     }
     let (src, dst) = (list(&grant.src), list(&grant.dst));

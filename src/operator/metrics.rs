@@ -59,24 +59,24 @@ impl Default for Metrics {
         let total = counter(
             &registry,
             "peerrelay_operator_reconcile_total",
-            "Reconciliations that ended, by result.",
+            "Completed reconciliations, by result.",
             &["controller", "result"],
         );
         let failures = counter(
             &registry,
             "peerrelay_operator_reconcile_errors_total",
-            "Reconciliations that failed and are tried again.",
+            "Reconciliations that failed and will be retried.",
             &["controller"],
         );
-        let help = "Time of a reconciliation.";
+        let help = "Duration of a reconciliation.";
         let opts = HistogramOpts::new("peerrelay_operator_reconcile_time_seconds", help);
         let seconds = HistogramVec::new(opts.buckets(SECONDS.into()), &["controller"]);
-        let help = "Time that a PeerRelay waited for its turn after something changed.";
+        let help = "Time that a PeerRelay waited in the queue after a change.";
         let opts = HistogramOpts::new("peerrelay_operator_workqueue_queue_duration_seconds", help);
         let waited = HistogramVec::new(opts.buckets(SECONDS.into()), &["controller"]);
         let workers = Opts::new(
             "peerrelay_operator_active_workers",
-            "Reconciliations that go on.",
+            "Reconciliations in progress.",
         );
         let workers = IntGaugeVec::new(workers, &["controller"]);
         let requests = requests(&registry);
@@ -85,8 +85,8 @@ impl Default for Metrics {
             "peerrelay_operator_applied_total",
             "Objects created or changed.",
         );
-        let pruned = simple("peerrelay_operator_pruned_total", "Objects removed.");
-        let help = "Whether this replica leads.";
+        let pruned = simple("peerrelay_operator_pruned_total", "Objects deleted.");
+        let help = "1 if this replica is the leader, otherwise 0.";
         let leader = register(&registry, IntGauge::new("peerrelay_operator_leader", help));
         register_version(&registry);
         Self {
@@ -113,7 +113,7 @@ fn requests(registry: &Registry) -> IntCounterVec {
     let requests = counter(
         registry,
         "peerrelay_operator_api_requests_total",
-        "Requests to the API server, by verb and code of the answer.",
+        "Requests to the API server, by verb and status code.",
         &["verb", "code"],
     );
     // There from the start, as an alert may ask for it.
@@ -122,7 +122,7 @@ fn requests(registry: &Registry) -> IntCounterVec {
 }
 
 fn register_version(registry: &Registry) {
-    let help = "Version that runs; the value is always 1.";
+    let help = "Running version; the value is always 1.";
     let info = IntGaugeVec::new(Opts::new("peerrelay_build_info", help), &["version"]);
     let info = register(registry, info);
     info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
@@ -210,25 +210,25 @@ impl Metrics {
             (
                 "workqueue_depth",
                 "gauge",
-                "PeerRelays that wait for their turn.",
+                "PeerRelays in the queue.",
                 depth.waiting as f64,
             ),
             (
                 "workqueue_adds_total",
                 "counter",
-                "Times that a PeerRelay began to wait for its turn.",
+                "Additions of a PeerRelay to the queue.",
                 depth.added as f64,
             ),
             (
                 "workqueue_oldest_seconds",
                 "gauge",
-                "Time that the PeerRelay which waits longest has waited.",
+                "Longest time that a PeerRelay in the queue has waited.",
                 depth.oldest.as_secs_f64(),
             ),
             (
                 "workqueue_longest_running_processor_seconds",
                 "gauge",
-                "Time that the longest reconciliation which goes on has taken.",
+                "Duration so far of the longest reconciliation in progress.",
                 longest,
             ),
         ];

@@ -113,7 +113,7 @@ fn decisions(registry: &Registry, snapshot: &Snapshot) {
     let drops = counter(
         registry,
         "peerrelay_drops_total",
-        "Packets dropped by reason.",
+        "Dropped packets, by reason.",
         &["reason"],
     );
     for reason in DropReason::ALL {
@@ -124,7 +124,7 @@ fn decisions(registry: &Registry, snapshot: &Snapshot) {
     let labelled = [
         (
             "peerrelay_allocations_total",
-            "Allocation requests that were answered.",
+            "Answered allocation requests.",
             "session",
             &[
                 ("new", counters.allocations),
@@ -133,13 +133,13 @@ fn decisions(registry: &Registry, snapshot: &Snapshot) {
         ),
         (
             "peerrelay_binds_total",
-            "Bind handshakes that were completed.",
+            "Completed bind handshakes.",
             "kind",
             &[("first", counters.binds), ("moved", counters.rebinds)],
         ),
         (
             "peerrelay_sessions_closed_total",
-            "Sessions that ended, by reason.",
+            "Ended sessions, by reason.",
             "reason",
             &[
                 ("unbound", counters.expired_unbound),
@@ -180,7 +180,7 @@ fn sockets(registry: &Registry, snapshot: &Snapshot) {
     for (cause, count) in causes {
         lost.with_label_values(&[cause]).inc_by(count);
     }
-    let help = "Times a UDP socket was bound again after an error.";
+    let help = "Number of times that a UDP socket was bound again after an error.";
     let rebinds = counter(registry, "peerrelay_socket_rebinds_total", help, &[]);
     rebinds
         .with_label_values::<&str>(&[])
@@ -197,22 +197,22 @@ fn health(registry: &Registry, state: &RelayState) {
     let gauges = [
         (
             "peerrelay_ready",
-            "Whether the relay is ready.",
+            "1 if the relay is ready, otherwise 0.",
             i64::from(state.ready()),
         ),
         (
             "peerrelay_granted_peers",
-            "Tailnet devices that the policy lets use this relay.",
+            "Tailnet devices that the policy allows to use this relay.",
             grant.map_or(0, |grant| grant.granted_peers) as i64,
         ),
         (
             "peerrelay_advertised_endpoints",
-            "Addresses that allocations advertise.",
+            "Number of addresses that the relay advertises to clients.",
             state.endpoints.advertised.len() as i64,
         ),
         (
             "peerrelay_key_expiry_timestamp_seconds",
-            "When the device's node key expires, in seconds since 1970; 0 if it never does.",
+            "Expiry time of the device's node key, in seconds since 1970; 0 if it does not expire.",
             expiry.map_or(0, |expiry| expiry.as_second()),
         ),
     ];
@@ -221,7 +221,7 @@ fn health(registry: &Registry, state: &RelayState) {
     }
     let opts = Opts::new(
         "peerrelay_build_info",
-        "Version that runs; the value is always 1.",
+        "Running version; the value is always 1.",
     );
     let info = register(registry, GaugeVec::new(opts, &["version"]));
     info.with_label_values(&[env!("CARGO_PKG_VERSION")])

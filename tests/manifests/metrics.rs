@@ -21,15 +21,14 @@ fn metrics_are_documented_as_they_are_served() {
         "docs/metrics.md",
         &format!(
             "# Metrics\n\n\
-             Made from the code: `UPDATE=1 cargo test --test manifests`. No label holds a client's \
-             address, name or key.\n\n\
-             The names that begin with `tailscaled_` are those of Tailscale's own relay, so that \
-             dashboards for it work, and those that begin with `process_` are the usual ones of a \
-             process.\n\n\
-             A histogram NAME has three series for each combination of its labels: `NAME_bucket` with \
-             the further label `le` counts what took at most `le` seconds, `NAME_count` counts all, and \
-             `NAME_sum` is all of them together, in seconds.\n\n\
-             ## Relay, on the node's loopback address, port 9440\n\n{relay}\n\
+             This page is generated from the code (`UPDATE=1 cargo test --test manifests`). No label contains \
+             the address, name or key of a client.\n\n\
+             Names that begin with `tailscaled_` are those of Tailscale's own relay, so its dashboards work \
+             with this relay. Names that begin with `process_` are the standard ones of a process.\n\n\
+             A histogram NAME has three series for each combination of its labels: `NAME_bucket` has the \
+             additional label `le` and counts values of at most `le` seconds, `NAME_count` counts all values, \
+             and `NAME_sum` is their sum in seconds.\n\n\
+             ## Relay, port 9440 by default\n\n{relay}\n\
              ## Operator, port 8080\n\n{operator}"
         ),
     );

@@ -3,9 +3,9 @@
 {{- .Values.nameOverride | default .Chart.Name | trunc 63 | trimSuffix "-" -}}
 {{- end -}}
 
-{{- /* Name of every object: the chart's is in it, so that a release called `view` does not meet the
-       ClusterRole of that name. 52 characters leave room for suffixes; a Service begins with a letter
-       and has no dots. */ -}}
+{{- /* Name of every object. It contains the name of the chart, so that a release with the name `view` does
+       not conflict with the ClusterRole of that name. 52 characters leave room for suffixes. The name of a
+       Service begins with a letter and has no dots. */ -}}
 {{- define "peerrelay-operator.fullname" -}}
 {{- $name := .Values.fullnameOverride -}}
 {{- if not $name -}}
@@ -30,7 +30,8 @@
 {{- .Values.serviceAccount.name | default $default -}}
 {{- end -}}
 
-{{- /* An image of {image, registry}: image as in values, registry for one that names none. */ -}}
+{{- /* Reference of an image. The input is {image, registry}: image as in values, and the registry for an
+       image without one. */ -}}
 {{- define "peerrelay-operator.reference" -}}
 {{- $image := .image -}}
 {{- $registry := .registry | default $image.registry -}}
@@ -63,7 +64,7 @@ image.repository is empty, and no registry has this image yet. Build it in a clo
   helm ... --set image.repository=REGISTRY/peerrelay
 {{- end -}}
 
-{{- /* Names of pull secrets, those that charts share first, as a list of a pod. */ -}}
+{{- /* Pull secrets as a list for a pod. Those of global values come first. */ -}}
 {{- define "peerrelay-operator.pullSecrets" -}}
 {{- $names := list -}}
 {{- range concat ((.Values.global | default dict).imagePullSecrets | default list) (.Values.imagePullSecrets | default list) -}}
@@ -79,7 +80,7 @@ app.kubernetes.io/name: {{ include "peerrelay-operator.name" . }}
 app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
 
-{{- /* Labels of the chart's own, which values cannot replace: selectors depend on them. */ -}}
+{{- /* Labels of the chart itself. Values cannot replace them, because selectors depend on them. */ -}}
 {{- define "peerrelay-operator.ownLabels" -}}
 {{ include "peerrelay-operator.selector" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | replace "+" "_" | quote }}
@@ -89,8 +90,8 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- end -}}
 
-{{- /* Labels of an object: a list of the root and of further labels, of which the first that has a
-       key wins. */ -}}
+{{- /* Labels of an object. The input is a list of the root and of further maps of labels. If several maps
+       have the same key, the first one applies. */ -}}
 {{- define "peerrelay-operator.labelsWith" -}}
 {{- $root := first . -}}
 {{- $labels := include "peerrelay-operator.ownLabels" $root | fromYaml -}}
@@ -102,7 +103,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
 {{- include "peerrelay-operator.labelsWith" (list .) -}}
 {{- end -}}
 
-{{- /* The field `annotations:` with those of all objects and further ones; nothing when there are none. */ -}}
+{{- /* Field `annotations:` with those of all objects and further ones. Without annotations, it is omitted. */ -}}
 {{- define "peerrelay-operator.annotations" -}}
 {{- $root := first . -}}
 {{- $all := dict -}}
@@ -112,7 +113,7 @@ annotations: {{- toYaml . | nindent 2 }}
 {{- end -}}
 {{- end -}}
 
-{{- /* Name, namespace, labels and annotations of a list of the root and a suffix of the name. */ -}}
+{{- /* Name, namespace, labels and annotations. The input is a list of the root and a suffix of the name. */ -}}
 {{- define "peerrelay-operator.metadata" -}}
 {{- $root := first . -}}
 name: {{ include "peerrelay-operator.fullname" $root }}{{ index . 1 }}
@@ -123,7 +124,7 @@ labels: {{- include "peerrelay-operator.labels" $root | nindent 2 }}
 {{- end }}
 {{- end -}}
 
-{{- /* The same of an object without namespace. */ -}}
+{{- /* The same for an object without a namespace. */ -}}
 {{- define "peerrelay-operator.clusterMetadata" -}}
 {{- $root := first . -}}
 name: {{ include "peerrelay-operator.fullname" $root }}{{ index . 1 }}
@@ -140,7 +141,7 @@ subjects:
     namespace: {{ include "peerrelay-operator.namespace" . }}
 {{- end -}}
 
-{{- /* Pairs of a map as KEY=VALUE, with a separator: a list of both. */ -}}
+{{- /* Pairs of a map as KEY=VALUE with a separator. The input is a list of the map and the separator. */ -}}
 {{- define "peerrelay-operator.pairs" -}}
 {{- $pairs := list -}}
 {{- range $key, $value := first . }}{{ $pairs = append $pairs (printf "%s=%s" $key $value) }}{{ end -}}

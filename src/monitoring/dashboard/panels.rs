@@ -53,14 +53,14 @@ pub(super) const ROWS: &[(&str, usize, &[Panel])] = &[
 const OVERVIEW: &[Panel] = &[
     Panel {
         title: "Relays ready",
-        description: "Relays that give out sessions.",
+        description: "Number of relays that accept new sessions.",
         steps: SOME_IS_GOOD,
         queries: &[("sum(peerrelay_ready{RELAYS})", "ready")],
         ..NUMBER
     },
     Panel {
         title: "Relays not ready",
-        description: "Relays that run and give out no sessions; open sessions go on.",
+        description: "Number of relays that run but accept no new sessions. Open sessions continue.",
         steps: NONE_IS_GOOD,
         queries: &[(
             "count(peerrelay_ready{RELAYS} == 0) or vector(0)",
@@ -69,18 +69,18 @@ const OVERVIEW: &[Panel] = &[
         ..NUMBER
     },
     Panel {
-        title: "Relays that do not answer",
-        description: "Targets that Prometheus knows and cannot scrape.",
+        title: "Relays that do not respond",
+        description: "Number of targets that Prometheus cannot scrape.",
         steps: NONE_IS_GOOD,
         queries: &[(
             "count(up{peer_relay!=\"\",RELAYS} == 0) or vector(0)",
-            "no answer",
+            "no response",
         )],
         ..NUMBER
     },
     Panel {
         title: "PeerRelays not ready",
-        description: "PeerRelays whose condition Ready is not True, as the operator says.",
+        description: "Number of PeerRelays whose condition Ready is not True.",
         steps: NONE_IS_GOOD,
         queries: &[(
             "count(peerrelay_operator_condition{type=\"Ready\",CONDITIONS} < 1) or vector(0)",
@@ -90,13 +90,13 @@ const OVERVIEW: &[Panel] = &[
     },
     Panel {
         title: "Open sessions",
-        description: "Pairs of clients that talk through a relay.",
+        description: "Number of client pairs that are connected through a relay.",
         queries: &[("sum(peerrelay_sessions{state=\"open\",RELAYS})", "open")],
         ..NUMBER
     },
     Panel {
         title: "Forwarded now",
-        description: "UDP payload that relays forward between clients.",
+        description: "Rate of UDP payload that relays forward between clients.",
         unit: "Bps",
         queries: &[(
             "sum(rate(peerrelay_forwarded_bytes_total{RELAYS}[$__rate_interval]))",
@@ -109,7 +109,7 @@ const OVERVIEW: &[Panel] = &[
 const TRAFFIC: &[Panel] = &[
     Panel {
         title: "Forwarded",
-        description: "UDP payload between clients, by node.",
+        description: "Rate of UDP payload that relays forward between clients, by node.",
         unit: "Bps",
         queries: &[(
             "sum by (node) (rate(peerrelay_forwarded_bytes_total{RELAYS}[$__rate_interval]))",
@@ -119,7 +119,7 @@ const TRAFFIC: &[Panel] = &[
     },
     Panel {
         title: "Packets",
-        description: "Datagrams between clients, by node and data path.",
+        description: "Datagrams per second between clients, by node and data path.",
         unit: "pps",
         queries: &[(
             "sum by (node, data_path) (rate(peerrelay_forwarded_packets_total{RELAYS}[$__rate_interval]))",
@@ -129,8 +129,8 @@ const TRAFFIC: &[Panel] = &[
     },
     Panel {
         title: "Latency",
-        description: "Time that a datagram spends in the relay, sampled: median and 99th percentile by \
-                      data path.",
+        description: "Time that a datagram spends in the relay: median and 99th percentile of samples, \
+                      by data path.",
         unit: "s",
         queries: &[
             (
@@ -146,7 +146,8 @@ const TRAFFIC: &[Panel] = &[
     },
     Panel {
         title: "Datagrams lost at sockets",
-        description: "By cause: too little CPU, a full buffer, an error of the network.",
+        description: "Datagrams that the UDP sockets of relays lost, by cause: too little CPU time, a full \
+                      buffer, or a network error.",
         unit: "pps",
         queries: &[(
             "sum by (node, cause) (rate(peerrelay_socket_lost_datagrams_total{RELAYS}[$__rate_interval]))",
@@ -156,7 +157,7 @@ const TRAFFIC: &[Panel] = &[
     },
     Panel {
         title: "Data path in use",
-        description: "Path that forwards on each node, and why it is not the kernel's.",
+        description: "Data path of each node, and the reason if it is not the kernel path.",
         queries: &[(
             "max by (node, path, reason) (peerrelay_data_path{RELAYS}) == 1",
             "{{node}} {{path}} {{reason}}",
@@ -164,8 +165,8 @@ const TRAFFIC: &[Panel] = &[
         ..GRAPH
     },
     Panel {
-        title: "Left to the sockets by the kernel",
-        description: "Datagrams that the kernel's program did not forward itself, by reason.",
+        title: "Passed to the sockets by the kernel path",
+        description: "Datagrams that the kernel path did not forward, by reason.",
         unit: "pps",
         queries: &[(
             "sum by (reason) (rate(peerrelay_kernel_passed_total{RELAYS}[$__rate_interval])) > 0",
@@ -178,7 +179,7 @@ const TRAFFIC: &[Panel] = &[
 const SESSIONS: &[Panel] = &[
     Panel {
         title: "Sessions by state",
-        description: "Open: both clients are bound. Connecting: allocated and not bound yet.",
+        description: "Open: both clients are bound. Connecting: allocated, but not bound by both clients yet.",
         queries: &[(
             "sum by (node, state) (peerrelay_sessions{RELAYS})",
             "{{node}} {{state}}",
@@ -187,7 +188,7 @@ const SESSIONS: &[Panel] = &[
     },
     Panel {
         title: "Allocations",
-        description: "Requests for sessions that were answered, by whether the session existed.",
+        description: "Answered allocation requests, for new and for existing sessions.",
         unit: "ops",
         queries: &[(
             "sum by (session) (rate(peerrelay_allocations_total{RELAYS}[$__rate_interval]))",
@@ -197,7 +198,8 @@ const SESSIONS: &[Panel] = &[
     },
     Panel {
         title: "Binds by kind",
-        description: "Completed handshakes: first ones, and those of clients that moved.",
+        description: "Completed bind handshakes: the first one of a client, and those after a change of its \
+                      address.",
         unit: "ops",
         queries: &[(
             "sum by (kind) (rate(peerrelay_binds_total{RELAYS}[$__rate_interval]))",
@@ -207,8 +209,8 @@ const SESSIONS: &[Panel] = &[
     },
     Panel {
         title: "Sessions closed by reason",
-        description: "Silent and unbound are usual; evicted means that a limit was reached, revoked \
-                      that the policy changed.",
+        description: "Silent and unbound are normal. Evicted: a limit was reached. Revoked: the tailnet \
+                      policy changed.",
         unit: "ops",
         queries: &[(
             "sum by (reason) (rate(peerrelay_sessions_closed_total{RELAYS}[$__rate_interval]))",
@@ -218,7 +220,7 @@ const SESSIONS: &[Panel] = &[
     },
     Panel {
         title: "Drops by reason",
-        description: "Packets that were not for an open session, or not allowed.",
+        description: "Packets that the relay dropped, for example because no session has their VNI.",
         unit: "pps",
         queries: &[(
             "sum by (reason) (rate(peerrelay_drops_total{RELAYS}[$__rate_interval])) > 0",
@@ -228,8 +230,8 @@ const SESSIONS: &[Panel] = &[
     },
     Panel {
         title: "Devices that may use a relay",
-        description: "Tailnet devices that the policy lets use the relay; 0 means that a grant is \
-                      missing.",
+        description: "Number of tailnet devices that the policy allows to use the relay. 0 means that a \
+                      grant is missing.",
         queries: &[(
             "max by (node) (peerrelay_granted_peers{RELAYS})",
             "{{node}}",
@@ -241,7 +243,7 @@ const SESSIONS: &[Panel] = &[
 const RELAYS: &[Panel] = &[
     Panel {
         title: "Ready",
-        description: "1 for a relay that gives out sessions.",
+        description: "1 if the relay accepts new sessions.",
         queries: &[(
             "max by (peer_relay, relay_region, node) (peerrelay_ready{RELAYS})",
             "{{peer_relay}} {{relay_region}} {{node}}",
@@ -250,7 +252,7 @@ const RELAYS: &[Panel] = &[
     },
     Panel {
         title: "Advertised endpoints",
-        description: "Addresses that clients are told.",
+        description: "Number of addresses that the relay advertises to clients.",
         queries: &[(
             "max by (node) (peerrelay_advertised_endpoints{RELAYS})",
             "{{node}}",
@@ -259,7 +261,7 @@ const RELAYS: &[Panel] = &[
     },
     Panel {
         title: "Node keys expire in",
-        description: "Empty if no key expires, as for tagged devices.",
+        description: "Time until the node key expires. Empty if no key expires, as with tagged devices.",
         unit: "s",
         from_zero: false,
         queries: &[(
@@ -270,7 +272,7 @@ const RELAYS: &[Panel] = &[
     },
     Panel {
         title: "CPU of relays",
-        description: "CPUs that a relay's process uses; the kernel path counts for the node.",
+        description: "CPUs that the relay process uses. The kernel path is not included.",
         queries: &[(
             "sum by (node) (rate(process_cpu_seconds_total{peer_relay!=\"\",RELAYS}[$__rate_interval]))",
             "{{node}}",
@@ -279,7 +281,7 @@ const RELAYS: &[Panel] = &[
     },
     Panel {
         title: "Memory of relays",
-        description: "Resident memory of each relay's process.",
+        description: "Resident memory of each relay process.",
         unit: "bytes",
         queries: &[(
             "sum by (node) (process_resident_memory_bytes{peer_relay!=\"\",RELAYS})",
@@ -289,7 +291,7 @@ const RELAYS: &[Panel] = &[
     },
     Panel {
         title: "Versions",
-        description: "Relays by the version that they run.",
+        description: "Number of relays by version.",
         queries: &[(
             "count by (version) (peerrelay_build_info{peer_relay!=\"\",RELAYS})",
             "{{version}}",
@@ -301,7 +303,7 @@ const RELAYS: &[Panel] = &[
 const OPERATOR: &[Panel] = &[
     Panel {
         title: "Conditions",
-        description: "1 is True, 0 False, -1 Unknown.",
+        description: "Conditions of PeerRelays: 1 is True, 0 is False, -1 is Unknown.",
         from_zero: false,
         queries: &[(
             "max by (peer_relay_namespace, peer_relay, type) (peerrelay_operator_condition{CONDITIONS})",
@@ -311,7 +313,7 @@ const OPERATOR: &[Panel] = &[
     },
     Panel {
         title: "Reconciliations by result",
-        description: "Of all PeerRelays.",
+        description: "Reconciliations of all PeerRelays per second, by result.",
         unit: "ops",
         queries: &[(
             "sum by (result) (rate(peerrelay_operator_reconcile_total[$__rate_interval]))",
@@ -321,7 +323,7 @@ const OPERATOR: &[Panel] = &[
     },
     Panel {
         title: "Time of a reconciliation",
-        description: "99th percentile, and how long PeerRelays waited for their turn.",
+        description: "99th percentiles of the time of a reconciliation and of the time in the queue.",
         unit: "s",
         queries: &[
             (
@@ -337,7 +339,7 @@ const OPERATOR: &[Panel] = &[
     },
     Panel {
         title: "Queue",
-        description: "PeerRelays that wait for their turn, and how long the first of them has.",
+        description: "Number of PeerRelays in the queue, and the longest time in it.",
         queries: &[
             ("sum(peerrelay_operator_workqueue_depth)", "waiting"),
             (
@@ -349,7 +351,7 @@ const OPERATOR: &[Panel] = &[
     },
     Panel {
         title: "Requests to the API server",
-        description: "By verb and code of the answer; none in steady state but those of the lease.",
+        description: "Requests by verb and status code. In steady state, only the lease is renewed.",
         unit: "reqps",
         queries: &[(
             "sum by (verb, code) (rate(peerrelay_operator_api_requests_total[$__rate_interval]))",

@@ -21,7 +21,7 @@ pub(super) fn forwarded(snapshot: &Snapshot, from: Family, to: Family) -> [Traff
 
 /// All families of this file.
 pub(super) fn render(registry: &Registry, path: &PathState, snapshot: &Snapshot) {
-    let help = "Which data path forwards, and why it is not the kernel's; 1 for the one that does.";
+    let help = "Data path in use, and the reason if it is not the kernel path; 1 for the data path in use.";
     let info = GaugeVec::new(Opts::new("peerrelay_data_path", help), &["path", "reason"]);
     let info = register(registry, info);
     let reason = path.0.as_ref().err().map(|error| error.reason);
@@ -36,7 +36,8 @@ pub(super) fn render(registry: &Registry, path: &PathState, snapshot: &Snapshot)
 }
 
 fn program(registry: &Registry, kernel: &KernelCounters) {
-    let help = "Datagrams and super-packets that the kernel's program left to the sockets.";
+    let help =
+        "Datagrams and super-datagrams that the kernel path passed to the sockets, by reason.";
     let passed = counter(registry, "peerrelay_kernel_passed_total", help, &["reason"]);
     for (at, reason) in PassReason::ALL.iter().enumerate() {
         let count = kernel.passed.get(at).copied().unwrap_or(0);
@@ -56,7 +57,7 @@ fn program(registry: &Registry, kernel: &KernelCounters) {
     for (reason, count) in &kernel.dropped {
         dropped.with_label_values(&[reason.as_str()]).inc_by(*count);
     }
-    let help = "Times that another process detached the kernel's program from a device.";
+    let help = "Number of times that another process detached the BPF program from a device.";
     let detached = counter(registry, "peerrelay_kernel_detached_total", help, &[]);
     let none: [&str; 0] = [];
     detached.with_label_values(&none).inc_by(kernel.detached);

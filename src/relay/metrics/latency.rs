@@ -12,7 +12,7 @@ use prometheus::{
 type Buckets = [(Option<Duration>, u64)];
 
 const NAME: &str = "peerrelay_relay_latency_seconds";
-const HELP: &str = "Time that a datagram spends in the relay, sampled.";
+const HELP: &str = "Time that a datagram spends in the relay (samples).";
 
 /// Registers the histogram of one data path.
 pub(super) fn render(

@@ -1,12 +1,12 @@
--- The health of a PeerRelay, from its conditions (docs/conditions.md). It agrees with kstatus, except
--- that a PeerRelay that is paused or turned off is Suspended.
+-- Health of a PeerRelay according to its conditions (docs/conditions.md). It is the same as that of
+-- kstatus, except that a paused or disabled PeerRelay is Suspended.
 local hs = { status = "Progressing", message = "waiting for the operator" }
 
 local status = obj.status
 if status == nil or status.conditions == nil then
   return hs
 end
--- Conditions of an earlier generation say nothing about this one.
+-- Conditions of an earlier generation do not apply to the current one.
 if status.observedGeneration ~= obj.metadata.generation then
   return hs
 end
@@ -33,7 +33,7 @@ elseif ready.status == "True" and ready.reason == "Disabled" then
   hs.status = "Suspended"
 elseif ready.status == "True" then
   hs.status = "Healthy"
-  -- What is not as it should be although relays are ready.
+  -- Problems that do not prevent relays from being ready.
   local others = { "TailnetConnected", "GrantsInForce", "EndpointsPublished", "EndpointsVerified", "WithinQuota" }
   for _, type in ipairs(others) do
     local condition = conditions[type]

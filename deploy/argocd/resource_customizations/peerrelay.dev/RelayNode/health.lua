@@ -1,4 +1,4 @@
--- The health of a relay, from its own report (docs/conditions.md, "Reasons that relays report").
+-- Health of a relay according to its report (docs/conditions.md, "Reasons that relays report").
 local hs = { status = "Progressing", message = "waiting for the relay's report" }
 
 local status = obj.status
@@ -15,7 +15,7 @@ if status.ready then
   return hs
 end
 
--- Reasons that only a person can mend; the relay retries the others.
+-- Reasons that need a change by a user. For all other reasons, the relay retries.
 local stalls = {
   AuthKeyMissing = true,
   AuthKeyInvalid = true,

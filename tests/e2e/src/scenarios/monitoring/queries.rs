@@ -1,4 +1,4 @@
-//! Every query of the dashboard and every alert, compared with the series of real relays.
+//! Comparison of all queries of dashboard and alerts with the series that real relays export.
 
 use std::{collections::BTreeSet, fs};
 
@@ -13,7 +13,7 @@ const MAY_BE_EMPTY: &[(&str, &str)] = &[
         "keys of tagged devices do not expire",
     ),
     (
-        "Left to the sockets by the kernel",
+        "Passed to the sockets by the kernel path",
         "shows reasons that occur, and on the rig sockets may forward",
     ),
     (
