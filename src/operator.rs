@@ -1,4 +1,4 @@
-//! The operator: it turns every `PeerRelay` into relays, and keeps its status.
+//! Operator that creates relays for every `PeerRelay` and updates its status.
 
 pub mod apply;
 pub mod build;
@@ -64,15 +64,15 @@ use crate::{
     supervisor::Supervisor,
 };
 
-/// Longest time between a stop signal and the end.
+/// Longest time that the process may run after a stop signal.
 const DRAIN: Duration = Duration::from_secs(5);
 
 /// The options of an operator.
 #[derive(Debug, Clone)]
 pub struct OperatorOptions {
-    /// Image of relays; that of the operator's own pod when empty.
+    /// Image of relays. If empty, relays use the image of the operator's own pod.
     pub image: Option<String>,
-    /// `imagePullPolicy` of relays; that of the operator's own pod when empty.
+    /// `imagePullPolicy` of relays. If empty, relays use that of the operator's own pod.
     pub pull_policy: Option<String>,
     /// Defaults for the monitoring of PeerRelays.
     pub monitoring: MonitoringDefaults,
@@ -80,11 +80,11 @@ pub struct OperatorOptions {
     pub template: TemplateDefaults,
     /// Address at which metrics and probes are served.
     pub metrics_addr: SocketAddr,
-    /// Namespaces whose PeerRelays are reconciled; those of all namespaces when empty.
+    /// Namespaces whose PeerRelays are reconciled. If empty, these are all namespaces.
     pub namespaces: Vec<String>,
     /// PeerRelays that are reconciled at the same time.
     pub concurrency: u16,
-    /// Namespace of the lease and of the own pod; no election without one.
+    /// Namespace of the lease and of the operator's pod. Without it, there is no leader election.
     pub lease_namespace: Option<String>,
     /// Name of the lease.
     pub lease_name: String,
@@ -105,7 +105,7 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
     let mut config = kube::Config::infer().await.context(
         "failed to find a cluster: run in a pod with a service account, or set KUBECONFIG",
     )?;
-    // A failed request is repeated by its caller, with the state and the leader of that time.
+    // The caller of a failed request retries it, with the state and the leader of that time.
     config.default_retry = false;
     let fence = match options.lease_namespace {
         Some(_) => Fence::closed(),
@@ -123,7 +123,7 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
         identity = options.identity,
         "operator starts"
     );
-    // Set once the own pod was read, which may take until the rights to do so are there.
+    // It is set when the operator's pod has been read. This can wait for the RBAC rules to exist.
     let leadership = Arc::new(OnceLock::new());
     let acting = leadership.clone();
     supervisor.spawn("controller", async move {

@@ -85,7 +85,8 @@ fn grant(region: &RegionGrant) -> String {
     let grant = region.grant();
     let mut text = lines("    ", &capitalized(&region.origin));
     if region.self_relay {
-        let words = "The tag of the relays is also in src, so these devices may use the relays too.";
+        let words =
+            "The tag of the relays is also in src, so these devices may use the relays too.";
         text += &lines("    ", words);
     }
     let (src, dst) = (list(&grant.src), list(&grant.dst));

@@ -1,6 +1,6 @@
-//! Makes the cluster hold what was built: one request per changed object, none for an unchanged one.
+//! Applies the objects of a PeerRelay: one request per changed object, none for an unchanged one.
 //!
-//! What the API server refuses holds up only what depends on it.
+//! If the API server refuses an object, only objects that depend on it wait.
 
 mod attempts;
 mod drift;
@@ -44,12 +44,12 @@ use super::{
 };
 use crate::names;
 
-/// Failures in a row of a kind that passes before the status names them: most pass at once.
+/// Number of temporary failures in a row before the status reports them. Most end immediately.
 const REPORTED_FAILURES: u32 = 2;
 
-/// Applies every object, and removes what belongs to the PeerRelay and should no longer exist.
+/// Applies every object, and removes other objects of the PeerRelay.
 ///
-/// Objects of a region wait while one that they need is refused: they are left as they are.
+/// While an object is refused, objects of its region that need it do not change.
 pub async fn apply(
     client: &Client,
     stores: &Stores,
@@ -87,11 +87,11 @@ macro_rules! define_apply_children {
 }
 child_kinds!(define_apply_children);
 
-/// The reason for which one object is not as it should be.
+/// Reason why an object could not be applied.
 enum Fault {
-    /// The name is taken by someone else's object.
+    /// An object of another owner has the name.
     NameTaken,
-    /// It was refused a moment ago, and is not tried yet.
+    /// The object was refused before, and the next attempt is not due yet.
     Waiting(Refusal),
     /// A request failed.
     Api(&'static str, kube::Error),
@@ -137,7 +137,7 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// Returns whether the other objects would meet the same as the last one.
+    /// Returns whether the other objects would fail for the same reason as the last one.
     fn is_over(&self) -> bool {
         self.refusals.iter().any(|refusal| refusal.concerns_all)
     }
@@ -162,8 +162,8 @@ impl<'a> Applier<'a> {
         (applied, self.attempts)
     }
 
-    /// Splits objects into those that can be applied and the names of those that cannot, as an object
-    /// of their region that they need was refused.
+    /// Splits objects into those that can be applied and the names of the others. These need an
+    /// object of their region that was refused.
     fn possible<K: Child>(&self, wanted: Vec<K>) -> (Vec<K>, Vec<String>) {
         let needs = K::needs();
         let refused = self
@@ -239,7 +239,7 @@ impl<'a> Applier<'a> {
         let live: Option<Arc<K>> = match store.get(&ObjectRef::new(name).within(namespace)) {
             Some(live) => Some(live),
             None if waiting.is_some() => None,
-            // Not ours, or not seen yet: look before touching it.
+            // The object has another owner, or the watch has not delivered it yet. Read it first.
             None => api
                 .get_opt(name)
                 .await
@@ -251,7 +251,7 @@ impl<'a> Applier<'a> {
             if !belongs_to(live.owner_references(), &self.owner.reference) {
                 return Err(Fault::NameTaken);
             }
-            // It comes back once it is gone.
+            // It is created again when it is gone.
             if live.meta().deletion_timestamp.is_some() {
                 return Ok(());
             }
@@ -284,8 +284,8 @@ impl<'a> Applier<'a> {
         Ok(())
     }
 
-    /// Removes Services that hold a node port of a wanted one. Deferred Services keep theirs, and the
-    /// wanted one is refused until they are removed.
+    /// Removes Services that have a node port of a wanted Service. Deferred Services keep their
+    /// ports, and the wanted Service is refused until they are removed.
     async fn release_ports(&mut self, store: &Store<Service>, wanted: &[Service]) {
         let namespace = &self.owner.namespace;
         let api: Api<Service> = Api::namespaced(self.client.clone(), namespace);
@@ -301,7 +301,7 @@ impl<'a> Applier<'a> {
                 return;
             }
             let done = self.replace(&api, service, services::NODE_PORT).await;
-            // The refusal of the other Service shows one that cannot be removed.
+            // If the removal fails, the refusal of the wanted Service reports it.
             if let Err(Fault::Api(verb, error)) = done {
                 let subject = subject(&**service);
                 self.refusals.push(Refusal::new(subject, verb, &error));
@@ -309,8 +309,8 @@ impl<'a> Applier<'a> {
         }
     }
 
-    /// Removes an object that cannot become what it should be. It is made anew once it is gone,
-    /// as it may take what it has with it: a cloud first gives its load balancer back.
+    /// Removes an object that cannot be changed as wanted. It is created again when it is gone,
+    /// because its removal may take time: a cloud first removes the load balancer.
     async fn replace<K>(&mut self, api: &Api<K>, live: &K, field: &'static str) -> Result<(), Fault>
     where
         K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
@@ -343,11 +343,10 @@ impl<'a> Applier<'a> {
     }
 }
 
-/// Deletes this very object, and no other one of its name; returns whether it was still there.
+/// Deletes exactly this object, and no other object with its name. Returns whether it existed.
 ///
 /// # Errors
-/// A request failed. A conflict is among them, and is tried again: the name may have another object
-/// by now, or not.
+/// A request failed. A conflict is an error too, because another object may have the name now.
 async fn delete<K>(api: &Api<K>, object: &K) -> Result<bool, kube::Error>
 where
     K: Resource<DynamicType = ()> + Clone + Debug + DeserializeOwned,
@@ -386,8 +385,8 @@ fn belongs_to(owners: &[OwnerReference], owner: &OwnerReference) -> bool {
         .any(|o| o.uid == owner.uid && o.controller == Some(true))
 }
 
-/// The object as it is sent, with a checksum: it shows when a field is no longer wanted, which the
-/// object alone does not.
+/// Returns the object as it is sent, with a checksum. The checksum shows that a field is no longer
+/// wanted.
 fn stamp<K: Resource<DynamicType = ()> + Serialize>(object: K) -> Value {
     let checksum = checksum(&object);
     let mut value = plain(&object);

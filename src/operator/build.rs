@@ -63,8 +63,8 @@ fn build_region(relay: &ValidSpec, region: Region<'_>) -> Prepared {
     }
 }
 
-/// Splits DaemonSets into those that are applied now and those that wait: for an address, for relays
-/// that are about to be removed, or for other relays of their region to be back.
+/// Splits DaemonSets into those that are applied now and those that wait for an address, for relays
+/// that will be removed, or for other relays of their region.
 fn defer(relay: &ValidSpec, plan: &Plan, sets: Vec<DaemonSet>) -> (Vec<DaemonSet>, Deferred) {
     let starts = |set: &DaemonSet| {
         let own = |region: &Region<'_>| daemon_sets::region(set) == Some(&region.name);

@@ -1,4 +1,4 @@
-//! Facts that a DaemonSet of relays states about itself. Pure.
+//! Properties of a DaemonSet of relays. Pure.
 
 use k8s_openapi::{
     api::{apps::v1::DaemonSet, core::v1::Pod},
@@ -16,7 +16,7 @@ pub fn is_off(set: &DaemonSet) -> bool {
     selector.is_some_and(|selector| selector.contains_key(names::OFF_LABEL))
 }
 
-/// Returns whether the controller of DaemonSets has acted on the last change of `set`.
+/// Returns whether the DaemonSet controller has observed the last change of `set`.
 pub fn is_observed(set: &DaemonSet) -> bool {
     let observed = set.status.as_ref().and_then(|s| s.observed_generation);
     set.metadata.generation.is_none() || observed == set.metadata.generation
@@ -38,8 +38,8 @@ pub fn outdated(set: &DaemonSet) -> usize {
     usize::try_from(status.desired_number_scheduled - updated).unwrap_or(0)
 }
 
-/// The number of relays of a region that may be missing at a time. `None` when the user replaces
-/// them by hand.
+/// Returns the number of relays of a region that may be unavailable at a time. `None` if the user
+/// replaces them manually.
 pub fn max_unavailable(set: &DaemonSet) -> Option<usize> {
     let strategy = set.spec.as_ref().and_then(|s| s.update_strategy.as_ref());
     if strategy.is_some_and(|strategy| strategy.type_.as_deref() == Some("OnDelete")) {

@@ -54,7 +54,7 @@ pub struct MonitoringDefaults {
 /// The reason for which a default cannot be used.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidDefault {
-    /// The text is no label.
+    /// The text is not a label.
     #[error("{0:?} is not a label: write it as release=kube-prometheus-stack")]
     Label(String),
     /// The text is no duration.
@@ -63,9 +63,9 @@ pub enum InvalidDefault {
     /// prometheus-operator would refuse every ServiceMonitor.
     #[error("a scrape may take {timeout}, longer than the interval of {interval}: lower it")]
     TimeoutBeyondInterval {
-        /// Timeout as it was given.
+        /// Timeout as the user wrote it.
         timeout: String,
-        /// Interval as it was given.
+        /// Interval as the user wrote it.
         interval: String,
     },
     /// The text is no list of rules.
@@ -96,8 +96,8 @@ pub struct TemplateDefaults {
 }
 
 impl TemplateDefaults {
-    /// Completes a PeerRelay's template where it names nothing: labels and annotations by name,
-    /// everything else by field.
+    /// Completes the template of a PeerRelay with defaults for empty fields, and for missing labels
+    /// and annotations.
     pub fn complete(&self, mut own: Template) -> Template {
         let defaults = &self.template;
         for (defaults, own) in [
@@ -173,10 +173,10 @@ fn strict<T: DeserializeOwned>(text: &str) -> Result<T, String> {
 }
 
 impl MonitoringDefaults {
-    /// Checks what no single field shows.
+    /// Checks rules that concern several fields.
     ///
     /// # Errors
-    /// A scrape may take longer than the time between two.
+    /// The scrape timeout is longer than the interval.
     pub fn checked(self) -> Result<Self, InvalidDefault> {
         if let (Some(timeout), Some(interval)) = (&self.scrape_timeout, &self.interval)
             && milliseconds(timeout) > milliseconds(interval)
@@ -189,14 +189,14 @@ impl MonitoringDefaults {
         Ok(self)
     }
 
-    /// Completes a PeerRelay's monitoring where it names nothing: labels by name, relabelings before
-    /// its own.
+    /// Completes the monitoring of a PeerRelay with defaults for empty fields and missing labels.
+    /// Default relabelings come before those of the PeerRelay.
     pub fn complete(&self, mut monitoring: Monitoring) -> Monitoring {
         for (key, value) in &self.labels {
             let labels = &mut monitoring.labels;
             labels.entry(key.clone()).or_insert_with(|| value.clone());
         }
-        // A timeout belongs to its interval: those of two authors may not fit together.
+        // A timeout belongs to its interval. Values from two sources may not fit together.
         if monitoring.interval.is_none() && monitoring.scrape_timeout.is_none() {
             monitoring.interval.clone_from(&self.interval);
             monitoring.scrape_timeout.clone_from(&self.scrape_timeout);
@@ -236,10 +236,10 @@ pub fn label(text: &str) -> Result<(String, String), InvalidDefault> {
     }
 }
 
-/// Parses a duration, and gives it as it was written.
+/// Checks a duration, and returns it as it was written.
 ///
 /// # Errors
-/// Prometheus or the PeerRelay's schema would not take it.
+/// Prometheus or the schema of PeerRelay would refuse it.
 pub fn duration(text: &str) -> Result<String, InvalidDefault> {
     match milliseconds(text) {
         Some(1..) => Ok(text.to_owned()),

@@ -1,4 +1,4 @@
-//! Events for what changes in the conditions of a PeerRelay.
+//! Events about changes of the conditions of a PeerRelay.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 use kube_runtime::events::{Event, EventType};
@@ -10,9 +10,9 @@ use super::{
 
 /// Reason of the event about a replaced Service.
 pub const SERVICE_REPLACED: &str = "ServiceReplaced";
-/// Longest note that the API server takes, in bytes.
+/// Longest note that the API server accepts, in bytes.
 const LONGEST_NOTE: usize = 1_024;
-/// Reasons for which a condition is not `True` while relays are started; nothing is wrong.
+/// Reasons of conditions that are not `True` while relays start. They are no problem.
 const STARTING: &[&str] = &[
     "RelaysStarting",
     "NoRelayReady",
@@ -66,7 +66,7 @@ pub fn replaced(replaced: &Replaced) -> Event {
         type_: EventType::Normal,
         reason: SERVICE_REPLACED.into(),
         note: Some(cut(note)),
-        // Events of one reason and action count as one, which keeps its first note.
+        // Kubernetes merges events with the same reason and action, and keeps the first note.
         action: match *field {
             CLASS => "ChangeClass",
             FAMILIES => "ChangeFamilies",
@@ -77,8 +77,8 @@ pub fn replaced(replaced: &Replaced) -> Event {
     }
 }
 
-/// Returns whether a condition states something new. A condition that is `Unknown` or only starting when
-/// it first appears is no news, except `Ready`.
+/// Returns whether a change of a condition needs an event. A new condition that is `Unknown` or
+/// starting needs none, except `Ready`.
 fn is_new(now: &Condition, before: Option<&Condition>, stalls: bool) -> bool {
     let is_ready = now.type_ == "Ready";
     match before {
@@ -89,7 +89,7 @@ fn is_new(now: &Condition, before: Option<&Condition>, stalls: bool) -> bool {
     }
 }
 
-/// Returns whether it is only the beginning: relays that were there and are lost are a problem.
+/// Returns whether relays only start. Lost relays are a problem.
 fn is_start(now: &Condition, before: Option<&Condition>) -> bool {
     let lost = now.type_ == "RelaysAvailable" && before.is_some_and(is_true);
     STARTING.contains(&&*now.reason) && !lost
@@ -99,7 +99,7 @@ fn is_true(condition: &Condition) -> bool {
     condition.status == "True"
 }
 
-/// Cut to what an event holds.
+/// Shortens a note to the longest length of an event.
 fn cut(mut note: String) -> String {
     if note.len() > LONGEST_NOTE {
         let end = note.floor_char_boundary(LONGEST_NOTE - '…'.len_utf8());

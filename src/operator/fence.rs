@@ -1,8 +1,8 @@
-//! Lets writes out only while this process leads.
+//! Check that lets a process send writes only while it is the leader.
 //!
-//! A process that was stopped for a while, or hangs, believes to lead until it looks at the lease
-//! again. What it was about to write is held back by the time of the last renewal, which needs no
-//! look.
+//! A process that was stopped for a while, or hangs, believes that it is the leader until it reads
+//! the lease again. The fence compares the time of the last renewal, without a request, and stops
+//! its writes.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -15,10 +15,10 @@ use kube::client::Body;
 use tokio::time::Instant;
 use tower::{BoxError, Layer, Service};
 
-/// Until when writes may go out; clones share it.
+/// Time until which writes may be sent. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Fence {
-    /// Nothing without leader election: then everything may go out.
+    /// Time of the end. `None` without leader election: all writes may be sent.
     until: Option<Arc<Mutex<Instant>>>,
 }
 
@@ -28,14 +28,14 @@ pub struct Fence {
 pub struct Fenced;
 
 impl Fence {
-    /// A fence that lets nothing out before [`Fence::extend`].
+    /// Creates a fence that allows no write before [`Fence::extend`].
     pub fn closed() -> Self {
         Self {
             until: Some(Arc::new(Mutex::new(Instant::now()))),
         }
     }
 
-    /// Lets writes out until then.
+    /// Allows writes until this time.
     pub fn extend(&self, until: Instant) {
         if let Some(limit) = &self.until {
             *limit.lock().unwrap_or_else(PoisonError::into_inner) = until;

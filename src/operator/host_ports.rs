@@ -1,4 +1,4 @@
-//! Ports of nodes that relays of several PeerRelays want. Pure.
+//! Ports of nodes that relays of several PeerRelays need. Pure.
 
 use std::{collections::BTreeMap, fmt, sync::Arc};
 
@@ -45,7 +45,7 @@ pub struct Holder {
     pub pod: String,
 }
 
-/// Ports that relays' pods have of nodes.
+/// Host ports of the relays' pods, by node.
 #[derive(Debug, Default)]
 pub struct Taken {
     nodes: BTreeMap<String, BTreeMap<HostPort, Holder>>,
@@ -78,8 +78,8 @@ impl Taken {
         taken
     }
 
-    /// Returns whether `relay` itself has one of `ports` on `node`, as while a relay of one region
-    /// makes way for that of another.
+    /// Returns whether `relay` itself has one of `ports` on `node`, for example while a relay of
+    /// one region replaces that of another.
     pub fn is_own(&self, node: &str, ports: &[HostPort], relay: &str) -> bool {
         let taken = self.nodes.get(node);
         let holders = ports.iter().filter_map(|port| taken?.get(port));
@@ -114,7 +114,7 @@ pub fn relay_of(pod: &Pod) -> Option<String> {
     Some(format!("{}/{name}", pod.namespace().unwrap_or_default()))
 }
 
-/// Ports that a pod takes of its node.
+/// Returns the host ports of a pod.
 pub fn wanted(pod: &Pod) -> Vec<HostPort> {
     let containers = pod.spec.iter().flat_map(|spec| &spec.containers);
     let ports = containers.flat_map(|container| container.ports.iter().flatten());
@@ -127,7 +127,7 @@ pub fn wanted(pod: &Pod) -> Vec<HostPort> {
     ports.filter_map(port).collect()
 }
 
-/// The node that a pod is on, or that its DaemonSet made it for.
+/// Returns the node of a pod: the one that runs it, or the one for which its DaemonSet created it.
 pub fn node_of(pod: &Pod) -> Option<String> {
     let spec = pod.spec.as_ref()?;
     if let Some(node) = &spec.node_name {

@@ -1,4 +1,4 @@
-//! The kinds of objects that a PeerRelay owns, named once.
+//! Table of the kinds of objects that a PeerRelay owns.
 //!
 //! Stores, the objects to apply, the order of applying, pruning and waiting follow from
 //! `child_kinds`: a further kind is one line there and a builder.
@@ -82,7 +82,7 @@ pub fn kind<K: Resource<DynamicType = ()>>() -> String {
 /// Group of prometheus-operator's kinds.
 const MONITORING_GROUP: &str = "monitoring.coreos.com";
 
-/// A kind of prometheus-operator, which the cluster may not know.
+/// Kind of prometheus-operator, which may not be installed in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum MonitoringKind {
     /// Scrapes the relays' metrics.

@@ -1,4 +1,4 @@
-//! Leader election by a `coordination.k8s.io` Lease: of several replicas, one acts.
+//! Leader election with a `coordination.k8s.io` Lease: only one of several replicas acts.
 
 use std::time::Duration;
 
@@ -19,12 +19,13 @@ use super::{fence::Fence, readiness::Readiness};
 /// Times of an election, with the names that Kubernetes' own components use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// A leader that has not renewed for this long is taken to be gone.
+    /// Time without a renewal after which another replica takes over.
     pub duration: Duration,
-    /// A leader that could not renew for this long stops acting. It renews at half of it.
+    /// Time without a renewal after which the leader stops acting. It renews after half of this
+    /// time.
     pub deadline: Duration,
-    /// The interval in which others look at the lease, and the time that a leader waits for an answer
-    /// before it asks again.
+    /// Interval in which other replicas read the lease, and in which the leader starts a further
+    /// attempt to renew while it has no response.
     pub retry: Duration,
 }
 
@@ -41,7 +42,7 @@ impl Default for Times {
 /// Times that cannot elect one leader.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum InvalidTimes {
-    /// Another would lead before the leader stops.
+    /// Another replica would lead before the leader stops.
     #[error(
         "the lease's duration must be longer than the deadline to renew it: raise --lease-duration, or lower --renew-deadline"
     )]
@@ -57,10 +58,10 @@ pub enum InvalidTimes {
 }
 
 impl Times {
-    /// Checks that one replica at most acts, and that a slow answer does not cost the lease.
+    /// Checks that at most one replica acts, and that a slow response does not end the leadership.
     ///
     /// # Errors
-    /// They do not fit together.
+    /// The times do not fit together.
     pub fn checked(self) -> Result<Self, InvalidTimes> {
         if self.duration <= self.deadline {
             Err(InvalidTimes::Deadline)
@@ -83,7 +84,7 @@ pub struct Claim {
     pub identity: String,
     /// Times of the election.
     pub times: Times,
-    /// Object that takes the lease with it when it is deleted.
+    /// Owner of the lease. The lease is deleted with it.
     pub owner: Option<OwnerReference>,
 }
 
@@ -100,7 +101,7 @@ pub struct Leadership {
 #[error("lost the lease {0}: another replica leads, or the API server cannot be reached")]
 pub struct Lost(String);
 
-/// The lease as others wrote it last, and since when this replica knows it.
+/// Last lease that another replica wrote, with the time at which this replica first read it.
 struct ObservedLease {
     resource_version: Option<String>,
     since: Instant,
@@ -125,8 +126,8 @@ enum Step {
 }
 
 impl Leadership {
-    /// A claim to a lease of `namespace`, which keeps `fence` open while it leads, and tells
-    /// `readiness` while it waits.
+    /// Creates a claim to a lease of `namespace`. It keeps `fence` open while this process leads,
+    /// and updates `readiness` while it waits.
     pub fn new(
         client: Client,
         namespace: &str,
@@ -159,7 +160,7 @@ impl Leadership {
         }
     }
 
-    /// Renews for as long as it can.
+    /// Renews the lease until this is no longer possible.
     pub async fn hold(&self) -> Result<std::convert::Infallible, Lost> {
         let mut renewed = Instant::now();
         loop {
@@ -173,10 +174,10 @@ impl Leadership {
 
     /// Renews the lease, and returns the time from which it counts.
     ///
-    /// Nobody knows whether an API server that does not answer is slow or will never do so. So an
-    /// attempt is not given up, but others begin beside it, each on a connection of its own, and
-    /// the first that succeeds counts. Of two that read the same lease the API server refuses one,
-    /// which is not taken for another leader.
+    /// A slow API server cannot be distinguished from a connection that hangs. A running attempt is
+    /// therefore not canceled; further attempts start beside it, each with its own connection, and
+    /// the first success counts. If two attempts read the same lease, the API server refuses one of
+    /// them. That conflict does not mean that there is another leader.
     async fn renew(&self) -> Instant {
         let attempt = async || self.attempt(&mut ObservedLease::nothing()).await;
         let mut attempts = FuturesUnordered::new();
@@ -193,7 +194,7 @@ impl Leadership {
         }
     }
 
-    /// Gives the lease up, so that another replica need not wait for it to run out.
+    /// Releases the lease, so that another replica does not wait until it expires.
     pub async fn release(&self) {
         let Ok(Some(mut lease)) = self.api.get_opt(&self.claim.name).await else {
             return;
@@ -212,9 +213,10 @@ impl Leadership {
         }
     }
 
-    /// Since when this process leads, if it does. A conflict means that another write was faster.
+    /// Tries to acquire or renew the lease. Returns the time from which this process leads, if it
+    /// does. A conflict means that another write was faster.
     async fn attempt(&self, observed: &mut ObservedLease) -> Result<Option<Instant>, kube::Error> {
-        // Others count from when they see it, which is later.
+        // Other replicas count from the time at which they read the lease, which is later.
         let asked = Instant::now();
         let lease = self.api.get_opt(&self.claim.name).await?;
         let params = PostParams::default();
@@ -246,7 +248,7 @@ impl Leadership {
             metadata: ObjectMeta {
                 name: Some(self.claim.name.clone()),
                 resource_version: old.and_then(ResourceExt::resource_version),
-                // A lease without owner would stay when the operator is uninstalled.
+                // A lease without an owner would remain after the operator is uninstalled.
                 owner_references: self.claim.owner.clone().map(|owner| vec![owner]),
                 ..ObjectMeta::default()
             },
@@ -266,7 +268,8 @@ impl Leadership {
     }
 }
 
-/// Decides by how long we have observed the lease unchanged: clocks of other hosts are not trusted.
+/// Decides by the time for which this replica has observed the lease unchanged. Clocks of other
+/// hosts are not trusted.
 fn step(lease: Option<&Lease>, claim: &Claim, observed: &mut ObservedLease) -> Step {
     let Some(lease) = lease else {
         return Step::Create;

@@ -116,7 +116,7 @@ fn requests(registry: &Registry) -> IntCounterVec {
         "Requests to the API server, by verb and status code.",
         &["verb", "code"],
     );
-    // There from the start, as an alert may ask for it.
+    // The series exists from the start, because an alert may use it.
     requests.with_label_values(&["GET", "200"]);
     requests
 }
@@ -141,7 +141,7 @@ impl Metrics {
         self.failing().remove(&(namespace, name.to_owned()));
     }
 
-    /// Counts one that failed, and returns how many in a row did before.
+    /// Counts a failed reconciliation, and returns the number of failures in a row before it.
     pub fn count_failure(&self, name: &str, namespace: Option<String>) -> u32 {
         self.failed.inc();
         self.failures.inc();
@@ -156,7 +156,7 @@ impl Metrics {
         &self.queue
     }
 
-    /// Takes a PeerRelay out of the queue, as its turn has come or it is gone.
+    /// Removes a PeerRelay from the queue, because its reconciliation begins or it was deleted.
     pub fn begin(&self, name: &str, namespace: Option<&str>) {
         let namespace = namespace.unwrap_or_default();
         if let Some(waited) = self.queue.take(name, namespace, Instant::now()) {
@@ -164,7 +164,7 @@ impl Metrics {
         }
     }
 
-    /// Measures a reconciliation, until what is returned is dropped.
+    /// Measures a reconciliation until the returned value is dropped.
     pub fn work(&self) -> Working {
         self.workers.inc();
         let start = Instant::now();
@@ -180,13 +180,13 @@ impl Metrics {
         Count(self.requests.clone())
     }
 
-    /// Tells the conditions of these PeerRelays, and of those that cannot be read.
+    /// Exports the conditions of these PeerRelays, and of unreadable ones.
     pub fn watch(&self, relays: Store<PeerRelay>, unreadable: UnreadableObjects) {
         // Set once: there is one controller.
         self.relays.set((relays, unreadable)).ok();
     }
 
-    /// Says that this replica leads.
+    /// Records that this replica is the leader.
     pub fn lead(&self) {
         self.leader.set(1);
     }
@@ -200,7 +200,8 @@ impl Metrics {
         text + &self.queued() + &self.conditions()
     }
 
-    /// Measured when it is asked for, as waiting goes on meanwhile.
+    /// Renders the metrics of the queue. They are computed for each scrape, because waiting times
+    /// grow.
     fn queued(&self) -> String {
         let now = Instant::now();
         let depth = self.queue.depth(now);
@@ -245,7 +246,8 @@ impl Metrics {
         text
     }
 
-    /// Read from the store, so that they go with their PeerRelay. Names need no escapes.
+    /// Renders conditions from the store, so that their series end with their PeerRelay. Names need
+    /// no escapes.
     fn conditions(&self) -> String {
         let help = "Conditions of a PeerRelay by type: 1 is True, 0 is False, -1 is Unknown. Labels: \
                     peer_relay, peer_relay_namespace, type.";
@@ -289,7 +291,7 @@ impl Metrics {
     }
 }
 
-/// A reconciliation that goes on.
+/// Reconciliation in progress.
 pub struct Working {
     metrics: Metrics,
     start: Instant,

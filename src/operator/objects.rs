@@ -26,7 +26,7 @@ use crate::names;
 pub struct Objects<S> {
     /// PeerRelay that owns them.
     pub owner: Owner,
-    /// Objects that stay as they are for now.
+    /// Objects that do not change in this pass.
     pub deferred: Deferred,
     /// The objects to apply, or the result of applying them.
     pub stage: S,
@@ -56,7 +56,7 @@ pub struct Deferred {
 
 macro_rules! define_prepared {
     ($($(#[$doc:meta])* $field:ident: $kind:ident, needs [$($need:ident),*];)*) => {
-        /// Every object that should exist, as it should be.
+        /// All objects that should exist.
         #[derive(Debug, Clone, Default, PartialEq)]
         pub struct Prepared {
             $($(#[$doc])* pub $field: Vec<$kind>,)*
@@ -81,9 +81,9 @@ child_kinds!(define_prepared);
 pub struct MonitoringObject {
     /// Kind of the object.
     pub kind: MonitoringKind,
-    /// True if the cluster knows the kind.
+    /// True if the kind is installed in the cluster.
     pub is_known: bool,
-    /// The object; `None` when there should be none.
+    /// Object to apply. `None` if it should not exist.
     pub object: Option<DynamicObject>,
 }
 
@@ -92,16 +92,16 @@ pub struct MonitoringObject {
 pub struct Applied {
     /// Numbers of changed objects.
     pub changes: Changes,
-    /// Objects that the API server refused, now or in an earlier pass that is not repeated yet.
+    /// Objects that the API server refused in this pass, or in an earlier pass and not retried yet.
     pub refused: Option<Summary>,
-    /// True if the status should name the refusals. A failure that passes is first tried again.
+    /// True if the status should report the refusals. Temporary failures are first retried.
     pub report_refused: bool,
     /// Time until the next attempt to apply a refused object.
     pub pause: Option<Duration>,
-    /// Services that were removed, to be created anew.
+    /// Services that were removed and will be created again.
     pub replaced: Vec<Replaced>,
-    /// Names of the DaemonSets that were created or changed. A view of the cluster may show them as
-    /// they were before.
+    /// Names of the DaemonSets that were created or changed. The cluster view may still show their
+    /// previous state.
     pub changed_sets: BTreeSet<String>,
 }
 
@@ -114,12 +114,12 @@ pub struct Changes {
     pub pruned: usize,
 }
 
-/// A Service that was removed, to be created anew.
+/// Service that was removed and will be created again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Replaced {
     /// Name of the Service.
     pub name: String,
-    /// Field that Kubernetes does not let change.
+    /// Field that Kubernetes does not allow to change.
     pub field: &'static str,
 }
 

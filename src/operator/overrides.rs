@@ -1,7 +1,7 @@
 //! `template.podOverrides`: a strategic merge patch for the `spec` of the relays' pods. Pure.
 //!
-//! What may be patched is listed rather than what may not: a field that Kubernetes adds tomorrow is
-//! refused until somebody has thought about it.
+//! There is a list of allowed fields, not of forbidden ones. A new field of Kubernetes is refused
+//! until it is added to the list.
 
 mod shape;
 
@@ -52,10 +52,10 @@ const OWN_CONTAINER: &[&str] = &[
     "terminationMessagePolicy",
     "volumeMounts",
 ];
-/// The operator's own containers: the list that they are in, and their name.
+/// Containers of the operator: their list and their name.
 const RELAY: (&str, &str) = ("containers", "relay");
 const PREPARE_STATE: (&str, &str) = ("initContainers", "prepare-state");
-/// The operator's own volumes, variables and mounts.
+/// Volumes, variables and mounts of the operator.
 const VOLUMES: &[&str] = &["auth", "bpf", "config", "sessions", "state"];
 pub(super) const VARIABLES: &[&str] = &["HOST_IP", "NODE_NAME", "POD_NAME", "POD_UID"];
 const MOUNTS: &[&str] = &[
@@ -72,10 +72,10 @@ pub enum OverrideError {
     /// Larger than `LARGEST`.
     #[error("template.podOverrides has {0} bytes, 16384 at most: move large things to a ConfigMap")]
     Large(usize),
-    /// Something that relays cannot do without, or that another field decides.
+    /// Relays need the item, or another field sets it.
     #[error("template.podOverrides must not change {0}: remove it{1}")]
     Forbidden(String, &'static str),
-    /// Something of the operator's that these relays do not have.
+    /// These relays do not have the item.
     #[error(
         "template.podOverrides changes {item}, which relays of region {region} do not have{why}: \
          remove it, or move the region to a PeerRelay of its own"
@@ -85,13 +85,13 @@ pub enum OverrideError {
         item: String,
         /// Name of the region.
         region: String,
-        /// Words about the relays that have it, if any do.
+        /// Description of the relays that have it, if any do.
         why: &'static str,
     },
     /// A container that is added, and has nothing to run.
     #[error("template.podOverrides: {0} has no image: add it")]
     NoImage(String),
-    /// A mount of a volume that is not there.
+    /// A mount refers to a volume that does not exist.
     #[error(
         "template.podOverrides: {at} is of volume {volume}, which pods of region {region} do not \
          have: add it to template.podOverrides.volumes, or correct its name"
@@ -110,18 +110,18 @@ pub enum OverrideError {
          digits and dashes, with a letter or digit at both ends"
     )]
     Name(String),
-    /// A list item without the name by which it is found.
+    /// A list item lacks the name that identifies it.
     #[error("template.podOverrides: an item of {0} has no {1}: add it")]
     Unnamed(String, &'static str),
-    /// The patched object is no pod.
+    /// The patched object is not a pod.
     #[error("template.podOverrides is no patch of a pod's spec: {0}")]
     Type(String),
-    /// A field that pods do not have.
+    /// Pods do not have the field.
     #[error("template.podOverrides: pods have no {0}: check its spelling")]
     Unknown(String),
 }
 
-/// Fails unless every pod of the operator, patched, is still a working relay.
+/// Checks that every patched pod of the operator is still a working relay.
 pub fn check(patch: &Map<String, Value>) -> Result<(), OverrideError> {
     let size = Value::Object(patch.clone()).to_string().len();
     if size > LARGEST {
@@ -170,7 +170,7 @@ fn check_own_container(container: &Map<String, Value>, at: &str) -> Result<(), O
     Ok(())
 }
 
-/// Every field must be one that pods have, of the type that pods have.
+/// Every field must exist in pods and have the correct type.
 fn check_types(patch: &Map<String, Value>) -> Result<(), OverrideError> {
     let mut plain = Value::Object(patch.clone());
     strip(&mut plain);
@@ -184,8 +184,8 @@ fn check_types(patch: &Map<String, Value>) -> Result<(), OverrideError> {
     lost(&plain, &known, "").map_or(Ok(()), |field| Err(OverrideError::Unknown(field)))
 }
 
-/// The path of the first field of `patch` that is not in `known`. Empty lists and maps are dropped
-/// when they are read.
+/// Returns the path of the first field of `patch` that is not in `known`. Empty lists and maps are
+/// missing from `known`, because the parser drops them.
 fn lost(patch: &Value, known: &Value, at: &str) -> Option<String> {
     match (patch, known) {
         (Value::Object(patch), Value::Object(known)) => patch.iter().find_map(|(key, value)| {
@@ -205,7 +205,7 @@ fn lost(patch: &Value, known: &Value, at: &str) -> Option<String> {
     }
 }
 
-/// Removes what only a patch may have: null values and directives.
+/// Removes parts that only a patch may have: null values and directives.
 fn strip(value: &mut Value) {
     match value {
         Value::Object(map) => {
@@ -217,8 +217,9 @@ fn strip(value: &mut Value) {
     }
 }
 
-/// Puts `patch` over `pod`: maps are merged, lists of named things by name, other lists replaced;
-/// null removes a field, `$patch: delete` an item, `$patch: replace` replaces instead of merging.
+/// Applies `patch` to `pod`. Maps are merged, lists of named items are merged by name, and other
+/// lists are replaced. Null removes a field, `$patch: delete` removes an item, and `$patch:
+/// replace` replaces instead of merging.
 pub fn merge(pod: &mut Value, patch: &Map<String, Value>) {
     let Value::Object(base) = pod else { return };
     for (key, value) in patch {
@@ -278,7 +279,7 @@ fn put(list: &mut Vec<Value>, by: &str, item: &Value) {
     }
 }
 
-/// By which field the items of a list are the same (`patchMergeKey` of Kubernetes' pods).
+/// Returns the field that identifies the items of a list (`patchMergeKey` of Kubernetes' pods).
 fn merge_key(list: &str) -> Option<&'static str> {
     match list {
         "containers" | "env" | "initContainers" | "volumes" => Some("name"),

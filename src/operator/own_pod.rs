@@ -21,14 +21,15 @@ pub struct OwnPod {
     pub image: String,
     /// `imagePullPolicy` of that container.
     pub pull_policy: String,
-    /// The controller of the pod, such as its ReplicaSet. What it owns goes with the operator.
+    /// Controller of the pod, such as its ReplicaSet. Objects that it owns are removed with the
+    /// operator.
     pub owner: Option<OwnerReference>,
 }
 
-/// The reason for which nothing can be taken from the own pod.
+/// Reason why the operator's pod cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnPodError {
-    /// The API server did not give it.
+    /// The API server did not return the pod.
     #[error(
         "failed to read the own pod {namespace}/{name}: {source}; the operator needs the right to get pods in its namespace"
     )]
@@ -40,14 +41,14 @@ pub enum OwnPodError {
         /// Error of the API server.
         source: Box<kube::Error>,
     },
-    /// No container of that name.
+    /// The pod has no container with the expected name.
     #[error(
         "the own pod {0} has no container called operator: name it so, or set --relay-image and unset POD_NAME"
     )]
     Container(String),
 }
 
-/// Reads the pod, again and again until it can be read: the rights to do so may come later.
+/// Reads the pod, and retries until it succeeds: the RBAC rules may be created later.
 pub async fn read(client: &Client, namespace: &str, name: &str, readiness: &Readiness) -> OwnPod {
     loop {
         match try_read(client, namespace, name).await {

@@ -1,7 +1,7 @@
-//! The plan: what the cluster decides about a PeerRelay. Pure.
+//! Plan of a PeerRelay: the decisions that depend on the state of the cluster. Pure.
 //!
-//! A plan names nodes, addresses, load balancers, relays that withdraw, relays that try each other,
-//! and which relays may be replaced now.
+//! A plan contains nodes, addresses, load balancers, withdrawn relays, the peers that relays probe,
+//! and the relays that may be replaced now.
 
 mod addresses;
 mod choose;
@@ -45,20 +45,20 @@ use crate::{
     names,
 };
 
-/// The cluster's decisions about a PeerRelay.
+/// Decisions about a PeerRelay.
 #[derive(Debug, Clone, Default)]
 pub struct Plan {
     /// Decisions about each region, in the order of the specification.
     pub regions: Vec<RegionPlan>,
-    /// Kinds of prometheus-operator that the cluster knows.
+    /// Kinds of prometheus-operator that are installed in the cluster.
     pub monitoring_kinds: BTreeSet<MonitoringKind>,
-    /// Relays that are about to be removed.
+    /// Relays that will be removed.
     pub leaving: Option<Leaving>,
     /// Order in which changed relays are replaced.
     pub rollout: Rollout,
 }
 
-/// The cluster's decisions about a region.
+/// Decisions about a region.
 #[derive(Debug, Clone, Default)]
 pub struct RegionPlan {
     /// Nodes that have or get a relay.
@@ -67,32 +67,33 @@ pub struct RegionPlan {
     pub access: AccessPlan,
     /// Conditions for the start of relays.
     pub start: StartPlan,
-    /// Endpoints that relays advertise, with those that the cluster has given them.
+    /// Endpoints that relays advertise, including those that the cluster has assigned.
     pub endpoints: EndpointsConfig,
     /// Nodes whose annotation with endpoints cannot be read.
     pub bad_annotations: BTreeSet<String>,
-    /// Relays that those of the region try, and that try them.
+    /// Relays that the relays of the region probe, and relays that probe them.
     pub peers: Vec<ProbePeer>,
-    /// Relays that give out no sessions.
+    /// Relays that accept no new sessions.
     pub withdrawals: Withdrawals,
 }
 
 /// The nodes of a region.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct NodePlan {
-    /// Nodes that have a relay of their own each. `None` when every node that fits gets one.
+    /// Chosen nodes, each with its own DaemonSet. `None` if every node that fits gets a relay.
     pub chosen: Option<Vec<String>>,
     /// Number of nodes that have a relay or could get one.
     pub fitting: usize,
-    /// Nodes that would have got a relay too, if the total allowed it.
+    /// Nodes that fit, and get no relay because the total is used up.
     pub excess: Vec<String>,
-    /// A node that fits and is not chosen because another PeerRelay has a port there, and the port.
+    /// Node that fits but is not chosen because another PeerRelay uses a port there, with the port
+    /// and its owner.
     pub conflict: Option<(String, HostPort, Holder)>,
-    /// Nodes that get a relay when the relay of another region, which gives it up, is gone.
+    /// Nodes that get a relay when the relay of another region on them has ended.
     pub awaited: Vec<String>,
 }
 
-/// The way of clients to the relays of a region, by node.
+/// Addresses and Services through which clients reach the relays of a region, by node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccessPlan {
     /// Addresses that lead to each relay; relays advertise them before all others.
@@ -110,9 +111,9 @@ pub struct AccessPlan {
 /// The conditions for the start of a region's relays.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct StartPlan {
-    /// Condition that is not met yet.
+    /// First condition that is not met yet.
     pub waiting: Option<Waiting>,
-    /// Nodes whose relay waits; all of the region when empty.
+    /// Nodes whose relay waits. If empty, all relays of the region wait.
     pub pending: BTreeSet<String>,
 }
 
@@ -128,9 +129,9 @@ pub struct Waiting {
 /// A region together with its plan.
 #[derive(Debug, Clone, Copy)]
 pub struct Region<'a> {
-    /// The region as it was validated.
+    /// Validated region.
     pub spec: &'a ValidRegion,
-    /// The cluster's decisions about it.
+    /// Decisions about the region.
     pub plan: &'a RegionPlan,
 }
 
@@ -166,7 +167,8 @@ impl NodePlan {
 }
 
 impl StartPlan {
-    /// Returns whether the relays of a DaemonSet, on one node or on all, must not be started yet.
+    /// Returns whether the relays of a DaemonSet must not be started yet. `node` is `None` for a
+    /// DaemonSet of all nodes.
     pub fn waits(&self, node: Option<&String>) -> bool {
         let pending = |node: &String| self.pending.contains(node);
         self.waiting.is_some() && (self.pending.is_empty() || node.is_some_and(pending))
@@ -206,7 +208,7 @@ pub fn plan(spec: &ValidSpec, view: &ClusterView, now: Timestamp) -> Plan {
     }
 }
 
-/// Plans the way to the relays of `region` on these nodes.
+/// Plans Services, addresses and endpoints of the relays of `region` on these nodes.
 fn region_plan(
     spec: &ValidSpec,
     region: &ValidRegion,
@@ -274,7 +276,7 @@ fn balance(
     };
     waiting.extend(missing);
     let pending = waiting.keys().cloned().collect();
-    // A fault that only a person can mend is named first.
+    // A problem that only a user can fix is reported first.
     let mut waiting: Vec<_> = waiting.into_values().collect();
     waiting.sort_by_key(|waiting| waiting.reason != elastic_ips::MISSING);
     let start = StartPlan {

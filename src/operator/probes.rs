@@ -1,4 +1,4 @@
-//! The results of the relays' probes of each other's addresses, joined by address. Pure.
+//! Results of the probes between relays, combined by address. Pure.
 
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
@@ -14,7 +14,7 @@ pub struct ProbeResults<'a> {
 }
 
 impl<'a> ProbeResults<'a> {
-    /// Joins the probes that `all` relays report. Probes of a relay by itself do not count.
+    /// Combines the probes that `all` relays report. Probes of a relay by itself do not count.
     pub fn new(all: &'a [Arc<RelayNode>]) -> Self {
         let mut reports: BTreeMap<_, Vec<_>> = BTreeMap::new();
         for node in all {
@@ -31,7 +31,7 @@ impl<'a> ProbeResults<'a> {
         Self { reports }
     }
 
-    /// Returns whether another relay has reached an address, and which one reached it quickest.
+    /// Returns whether another relay has reached an address, and the relay that reached it fastest.
     pub fn verify(&self, node: &RelayNode, address: &str) -> EndpointVerification {
         let name = node.metadata.name.as_deref().unwrap_or_default();
         let first = self.reports.get(&(name, address)).and_then(|r| r.first());
@@ -50,7 +50,8 @@ impl<'a> ProbeResults<'a> {
         }
     }
 
-    /// The verification of each address of `node`. `None` when its report already states the same.
+    /// Returns the verification of each address of `node`. `None` if its report already contains
+    /// the same.
     pub fn verification(&self, node: &RelayNode) -> Option<Vec<EndpointVerification>> {
         let status = node.status.as_ref()?;
         let endpoints = status.endpoints.iter();
@@ -63,7 +64,7 @@ impl<'a> ProbeResults<'a> {
     }
 }
 
-/// The firewall rule that would let probes, and clients, reach an address.
+/// Returns the firewall rule that allows probes and clients to reach an address.
 pub fn missing(node: &RelayNode, address: &str) -> String {
     let on = &node.spec.node_name;
     let Ok(parsed) = address.parse::<SocketAddr>() else {

@@ -1,4 +1,4 @@
-//! Writes the status of a PeerRelay, and the events that it brings.
+//! Writer of the status of a PeerRelay and of the events about its changes.
 
 use kube::{Api, Client, Resource, ResourceExt};
 use kube_runtime::events::{Event, Recorder};
@@ -6,7 +6,7 @@ use kube_runtime::events::{Event, Recorder};
 use super::{events::transitions, status::patch};
 use crate::crd::{PeerRelay, PeerRelayStatus};
 
-/// Writes about one PeerRelay.
+/// Writer of the status and events of one PeerRelay.
 pub struct Publisher<'a> {
     client: &'a Client,
     recorder: &'a Recorder,
@@ -38,7 +38,8 @@ impl<'a> Publisher<'a> {
         let name = self.relay.name_any();
         match api.patch_status(&name, &params, &patch).await {
             Ok(_) => {}
-            // Deleted in the meantime. A conflict is tried again: the status was not written.
+            // The PeerRelay was deleted in the meantime. A conflict is retried, because the status
+            // was not written.
             Err(kube::Error::Api(status)) if status.code == 404 => return Ok(()),
             Err(error) => return Err(Box::new(error)),
         }
@@ -49,7 +50,7 @@ impl<'a> Publisher<'a> {
         Ok(())
     }
 
-    /// Writes an event. One that cannot be written is only logged: the status states the same.
+    /// Writes an event. A failure is only logged, because the status contains the same information.
     pub async fn send_event(&self, event: &Event) {
         let about = self.relay.object_ref(&());
         if let Err(error) = self.recorder.publish(event, &about).await {

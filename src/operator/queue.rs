@@ -1,7 +1,7 @@
-//! PeerRelays that wait for their reconciliation: how many, and since when.
+//! Number and waiting times of PeerRelays that wait for their reconciliation.
 //!
-//! kube's controller keeps its queue to itself. What triggers it is recorded here on its way in,
-//! and taken out again when the reconciliation begins.
+//! The controller of kube does not export its queue. Triggers are recorded here before they reach
+//! it, and removed when the reconciliation begins.
 
 use std::{
     collections::HashMap,
@@ -18,30 +18,30 @@ use crate::crd::PeerRelay;
 /// Namespace and name of a PeerRelay.
 type Key = (String, String);
 
-/// Queue as seen from outside; clones share it.
+/// Copy of the queue. Clones share it.
 #[derive(Clone, Default)]
 pub struct Queue(Arc<Mutex<State>>);
 
 #[derive(Default)]
 struct State {
-    /// Time at which each was triggered first since its last reconciliation began.
+    /// Time of the first trigger of each PeerRelay since its last reconciliation began.
     waiting: HashMap<Key, Instant>,
     added: u64,
 }
 
-/// Queue at one moment.
+/// State of the queue at one moment.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Depth {
-    /// PeerRelays that wait.
+    /// Number of PeerRelays that wait.
     pub waiting: usize,
-    /// Time that the one which waits longest has waited.
+    /// Longest time that a PeerRelay has waited.
     pub oldest: Duration,
-    /// Times that a PeerRelay that did not wait was made to.
+    /// Number of times that a PeerRelay began to wait.
     pub added: u64,
 }
 
 impl Queue {
-    /// Records that a PeerRelay is going to be reconciled.
+    /// Records that a PeerRelay will be reconciled.
     pub fn add(&self, relay: &ObjectRef<PeerRelay>, now: Instant) {
         let key = (
             relay.namespace.clone().unwrap_or_default(),
@@ -50,14 +50,14 @@ impl Queue {
         self.add_key(key, now);
     }
 
-    /// Records that all of these are going to be reconciled.
+    /// Records that all of these PeerRelays will be reconciled.
     pub fn add_all(&self, relays: &[Arc<PeerRelay>], now: Instant) {
         for relay in relays {
             self.add(&ObjectRef::from_obj(&**relay), now);
         }
     }
 
-    /// Records that the PeerRelay which owns an object is going to be reconciled, if one does.
+    /// Records that the PeerRelay that owns an object will be reconciled, if there is one.
     pub fn add_owner(&self, child: &impl Resource, now: Instant) {
         let controller = |owner: &&OwnerReference| {
             owner.controller == Some(true) && owner.kind == PeerRelay::kind(&())
@@ -68,7 +68,7 @@ impl Queue {
         }
     }
 
-    /// Wraps a mapper from what was seen to the PeerRelays that it concerns, so that they are recorded.
+    /// Wraps a mapper from a changed object to the affected PeerRelays, so that they are recorded.
     pub fn recording<T, I>(
         &self,
         mapper: impl Fn(T) -> I + Send + Sync + 'static,
@@ -85,8 +85,8 @@ impl Queue {
         }
     }
 
-    /// Takes a PeerRelay out, as its reconciliation begins or it is gone. Returns how long it waited;
-    /// `None` if nothing but a timer made it be reconciled.
+    /// Removes a PeerRelay, because its reconciliation begins or it was deleted. Returns its
+    /// waiting time, or `None` if only a timer triggered the reconciliation.
     pub fn take(&self, name: &str, namespace: &str, now: Instant) -> Option<Duration> {
         let key = (namespace.to_owned(), name.to_owned());
         let since = self.state().waiting.remove(&key)?;

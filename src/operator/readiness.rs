@@ -1,4 +1,4 @@
-//! Answers `/readyz`: whether this replica does its part.
+//! Readiness of this replica for `/readyz`.
 
 use std::{
     collections::BTreeMap,
@@ -8,12 +8,13 @@ use std::{
 
 use tokio::time::Instant;
 
-/// A watch that has failed since then does not run: twice the longest pause between two attempts.
+/// Time after a failure for which a watch counts as not running: twice the longest pause between
+/// two attempts.
 const FAILING: Duration = Duration::from_secs(20);
 /// Longest reason that is repeated, in characters.
 const LONGEST: usize = 400;
 
-/// The state of this replica, and the reason for which it waits; clones share it.
+/// State of this replica and the reason why it waits. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Readiness {
     shared: Arc<Mutex<Shared>>,
@@ -26,16 +27,17 @@ struct Shared {
     failures: BTreeMap<String, (Instant, String)>,
 }
 
-/// The part of a replica.
+/// Role of a replica.
 #[derive(Debug)]
 enum Part {
-    /// It cannot begin yet.
+    /// The replica cannot start yet.
     Waits(String),
-    /// Another replica leads; it has read the lease, which is worth this long.
+    /// Another replica leads. This replica has read the lease, and the result is valid for a
+    /// limited time.
     StandsBy(Instant, Duration),
-    /// It acts, and has not seen the whole cluster yet.
+    /// The replica leads, but has not read the whole cluster yet.
     Begins,
-    /// Reconciles PeerRelays.
+    /// The replica leads and reconciles PeerRelays.
     Acts,
 }
 
@@ -52,30 +54,31 @@ impl Default for Readiness {
 }
 
 impl Readiness {
-    /// Notes that the replica cannot begin, and why.
+    /// Records that the replica cannot start, with the reason.
     pub fn waits_for(&self, reason: String) {
         self.shared().part = Part::Waits(shortened(&reason));
     }
 
-    /// Notes that the lease was read, and names another replica. It must be read again within
-    /// `worth`.
+    /// Records that the lease was read and that another replica leads. The lease must be read again
+    /// within `worth`.
     pub fn stands_by(&self, worth: Duration) {
         self.shared().part = Part::StandsBy(Instant::now(), worth);
     }
 
-    /// Notes that the replica begins to watch the cluster.
+    /// Records that the replica begins to watch the cluster.
     pub fn begins(&self) {
         self.shared().part = Part::Begins;
     }
 
-    /// Notes that every watch has seen the whole cluster, also those that had failed before.
+    /// Records that every watch has read the whole cluster, including watches that had failed
+    /// before.
     pub fn acts(&self) {
         let mut shared = self.shared();
         shared.failures.clear();
         shared.part = Part::Acts;
     }
 
-    /// Notes that the watch of `what` has failed; it tries again.
+    /// Records that the watch of `what` has failed. It will be retried.
     pub fn failed(&self, what: &str, reason: &str) {
         let failure = (Instant::now(), shortened(reason));
         self.shared().failures.insert(what.to_owned(), failure);

@@ -1,7 +1,6 @@
 //! One pass over a PeerRelay: view, validate, plan, build, apply, status.
 //!
-//! Only view and apply, and the writing of the status, meet the world outside; the other steps are
-//! pure.
+//! Only view, apply and the write of the status access the API server. The other steps are pure.
 
 use std::{sync::Arc, time::Duration};
 
@@ -28,12 +27,12 @@ use crate::{backoff::Backoff, crd::PeerRelay};
 
 /// Default wait until objects that the API server refused are applied again.
 const RETRY: Duration = Duration::from_secs(1);
-/// Waits after failures of one PeerRelay in a row.
+/// Backoff after consecutive failures of one PeerRelay.
 const BACKOFF: Backoff = Backoff::new(RETRY, Duration::from_secs(32));
 /// Times of withdrawals are whole seconds.
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Everything that a pass needs.
+/// Dependencies of a pass.
 pub struct Context {
     /// Client of the API server.
     pub client: Client,
@@ -49,7 +48,7 @@ pub struct Context {
     pub attempts: Attempts,
 }
 
-/// The reason for which a pass failed; every one is tried again.
+/// Reason why a pass failed. Every failed pass is retried.
 #[derive(Debug, thiserror::Error)]
 pub enum ReconcileError {
     /// The watches ended.
@@ -68,12 +67,12 @@ pub enum ReconcileError {
     Status(#[source] Box<kube::Error>),
 }
 
-/// Brings the cluster to what `relay` asks for, and its status to what the cluster states.
+/// Applies `relay` to the cluster, and updates its status from the cluster.
 ///
 /// # Errors
 /// A request failed.
 pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Action, ReconcileError> {
-    // Children are removed by the garbage collector, so a deletion needs nothing of ours.
+    // The garbage collector removes the children, so the operator does nothing at a deletion.
     if relay.metadata.deletion_timestamp.is_some() {
         return Ok(Action::await_change());
     }
@@ -107,7 +106,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     for replaced in &objects.stage.replaced {
         publisher.send_event(&events::replaced(replaced)).await;
     }
-    // Most failures that pass do so at once, so the status names them from the second one on.
+    // Most temporary failures end immediately, so the status reports them from the second one on.
     if objects.stage.refused.is_none() || objects.stage.report_refused {
         let pass = Pass {
             spec: &spec,
@@ -121,8 +120,8 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     next(&plan, objects)
 }
 
-/// The next pass: after a refusal, when relays that are withdrawn are removed, or when relays that
-/// are not reached hold up a roll-out no longer.
+/// Returns the time of the next pass: after a refusal, when withdrawn relays are removed, or when a
+/// roll-out no longer waits for relays that are not reached.
 fn next(plan: &Plan, objects: Objects<Applied>) -> Result<Action, ReconcileError> {
     let Objects {
         deferred, stage, ..
@@ -139,7 +138,7 @@ fn next(plan: &Plan, objects: Objects<Applied>) -> Result<Action, ReconcileError
     Ok(first.map_or_else(Action::await_change, Action::requeue))
 }
 
-/// Waits before the next attempt, and counts the failure.
+/// Returns the wait before the next attempt, and counts the failure.
 pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Context>) -> Action {
     let earlier = ctx
         .metrics

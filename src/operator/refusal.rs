@@ -1,35 +1,35 @@
-//! Objects that the API server refused, the reasons, and their summary for the status. Pure.
+//! Refusals of objects by the API server, and their summary for the status. Pure.
 
 use std::time::Duration;
 
 use kube::core::Status;
 
-/// Longest part of the API server's answer that is repeated, in characters.
+/// Longest part of the API server's message in the status, in characters.
 const LONGEST_WORDS: usize = 400;
-/// Refusals that a message names; the others are counted.
+/// Number of refusals in a message. Others are counted.
 const SHOWN: usize = 2;
-/// Longest wait that an API server may ask for.
+/// Longest wait that an API server may request.
 const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// The object that a request was about.
+/// Object of a request.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {
     /// Kind of the object.
     pub kind: String,
     /// Name of the object.
     pub name: String,
-    /// Region to which it belongs; none for objects of the PeerRelay as a whole.
+    /// Region of the object. `None` for objects of the whole PeerRelay.
     pub region: Option<String>,
 }
 
-/// The reason for which an object is not as it should be.
+/// Reason why an object could not be applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Cause {
     /// The API server refuses the object until something changes.
     Rejected,
-    /// The name is taken by an object of someone else, which is left alone.
+    /// An object of another owner has the name. The operator does not change it.
     NameTaken,
-    /// The request failed in a way that passes: overload, timeout, conflict, no answer.
+    /// The request failed temporarily: overload, timeout, conflict, no response.
     Failed,
 }
 
@@ -43,13 +43,13 @@ impl Cause {
         }
     }
 
-    /// Returns whether only a person can end it.
+    /// Returns whether only a user can fix it.
     pub const fn needs_user(self) -> bool {
         matches!(self, Self::Rejected | Self::NameTaken)
     }
 }
 
-/// A request that did not do what it should.
+/// Failed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal {
     /// Object that was refused.
@@ -58,17 +58,17 @@ pub struct Refusal {
     pub verb: &'static str,
     /// The kind of failure.
     pub cause: Cause,
-    /// The API server's words, cut.
+    /// Shortened message of the API server.
     pub words: String,
-    /// Time for which the API server asks not to be asked again.
+    /// Time for which the API server requests no further attempt.
     pub retry_after: Duration,
-    /// True if further requests would meet the same: the API server does not answer or has too much
-    /// to do, or the namespace takes nothing any more.
+    /// True if further requests would fail for the same reason: the API server does not respond or
+    /// is overloaded, or the namespace accepts no new objects.
     pub concerns_all: bool,
 }
 
 impl Refusal {
-    /// The refusal that an error of a request means.
+    /// Creates the refusal of an error of a request.
     pub fn new(subject: Subject, verb: &'static str, error: &kube::Error) -> Self {
         let (cause, words, concerns_all) = match error {
             kube::Error::Api(status) => (
@@ -76,7 +76,7 @@ impl Refusal {
                 status.message.clone(),
                 concerns_all(status, &subject),
             ),
-            // The answer came, but is of another form than expected.
+            // The response has an unexpected form.
             kube::Error::SerdeError(error) => (Cause::Failed, error.to_string(), false),
             other => (Cause::Failed, chain(other), true),
         };
@@ -90,7 +90,7 @@ impl Refusal {
         }
     }
 
-    /// The refusal of a name that someone else's object has.
+    /// Creates the refusal for a name that an object of another owner has.
     pub fn name_taken(subject: Subject) -> Self {
         let fix = match subject.region {
             Some(_) => "rename the region, or remove it",
@@ -123,14 +123,14 @@ impl Refusal {
 /// Several refusals as one reason and message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Summary {
-    /// The gravest cause.
+    /// Most severe cause.
     pub cause: Cause,
-    /// Names the first objects, and counts the others.
+    /// Message with the first objects and the number of others.
     pub message: String,
 }
 
 impl Summary {
-    /// Sums up `refusals`; nothing without any. Their order does not matter.
+    /// Summarizes `refusals`, in any order. `None` if there are none.
     pub fn new(refusals: &[Refusal]) -> Option<Self> {
         let mut sorted: Vec<_> = refusals.iter().collect();
         sorted.sort_by_key(|refusal| (refusal.cause, &refusal.subject));
@@ -148,7 +148,7 @@ impl Summary {
     }
 }
 
-/// Returns whether the answer to a write is final or passes.
+/// Returns whether the response to a write is final or temporary.
 fn cause(status: &Status) -> Cause {
     match status.code {
         // Admission has not started yet (apiserver, `admission/initializer` and plugins).
@@ -181,7 +181,8 @@ fn concerns_all(status: &Status, subject: &Subject) -> bool {
     }
 }
 
-/// The time for which an overloaded API server asks not to be asked again, at most a minute.
+/// Returns the time for which an overloaded API server requests no further attempt, at most a
+/// minute.
 pub fn retry_after(error: &kube::Error) -> Duration {
     let kube::Error::Api(status) = error else {
         return Duration::ZERO;

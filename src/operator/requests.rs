@@ -1,4 +1,4 @@
-//! Counts requests to the API server, by verb and code.
+//! Counter of requests to the API server, by verb and code.
 
 use std::task::{Context, Poll};
 
@@ -7,7 +7,7 @@ use http::{Request, Response};
 use prometheus::IntCounterVec;
 use tower::{Layer, Service};
 
-/// Code of a request that got no answer.
+/// Code of a request without a response.
 const NO_ANSWER: &str = "none";
 
 /// Wraps a client's service.
@@ -57,7 +57,7 @@ where
     }
 }
 
-/// A word of a fixed set; a watch is a GET that goes on.
+/// Returns the verb as a word of a fixed set. A watch is a GET.
 fn verb<B>(request: &Request<B>) -> &'static str {
     let watches = |query: &str| query.split('&').any(|part| part.starts_with("watch="));
     match request.method().as_str() {

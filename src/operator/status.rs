@@ -83,14 +83,14 @@ pub const REASONS: &[&str] = &[
     "NotTried",
 ];
 
-/// The outcome of a pass, which the status states.
+/// Outcome of a pass for the status.
 #[derive(Debug, Clone, Copy)]
 pub enum Outcome<'a> {
     /// `spec.paused` is set; nothing was changed.
     Paused,
-    /// The specification has a fault; nothing was changed.
+    /// The specification is invalid. Nothing was changed.
     Invalid {
-        /// Sentence that names the fault and its correction.
+        /// Sentence that names the fault and the fix.
         message: &'a str,
     },
     /// Objects were applied, except for those that were refused.
@@ -195,7 +195,8 @@ fn updates(observed: &Observed, view: &ClusterView, outcome: Outcome<'_>) -> Vec
     }
 }
 
-/// The request that sets the status of this very PeerRelay, and of no other one of its name.
+/// Returns the request that sets the status of exactly this PeerRelay, and of no other one with its
+/// name.
 pub(super) fn patch(relay: &ObjectMeta, new: &impl Serialize) -> (PatchParams, Patch<Value>) {
     let patch = json!({
         "apiVersion": PeerRelay::api_version(&()),

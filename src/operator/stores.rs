@@ -1,4 +1,4 @@
-//! The watches of the cluster: one for each kind, nothing is polled.
+//! Watches of the cluster: one for each kind. Nothing is polled.
 
 mod change_filter;
 mod changed_reports;
@@ -44,15 +44,15 @@ use crate::{
     names,
 };
 
-/// Everything that the operator watches, as the API server last stated it.
+/// Stores with the last known state of everything that the operator watches.
 pub struct Stores {
     /// All PeerRelays.
     pub(super) peer_relays: Store<PeerRelay>,
     /// Objects that PeerRelays own.
     pub(super) children: ChildStores,
-    /// Nodes, cut down to what the operator uses.
+    /// Nodes, reduced to the fields that the operator uses.
     pub(super) nodes: Store<Node>,
-    /// Kinds that the cluster may not know.
+    /// Kinds that may not be installed in the cluster.
     pub(super) monitoring: monitoring::Monitoring,
     /// Reports of the relays.
     pub(super) relay_nodes: Store<RelayNode>,
@@ -66,7 +66,7 @@ pub struct Stores {
     pub(super) pods: Store<Pod>,
     /// Events about pods that could not be created, for all DaemonSets of the cluster.
     pub(super) pod_refusals: Store<Event>,
-    /// Set once every watch has seen the whole cluster.
+    /// Signal that every watch has read the whole cluster.
     ready: OnceCell<()>,
 }
 
@@ -115,7 +115,7 @@ impl Stores {
         let (children, controller) = ChildStores::watch(scope, queue, controller);
         let relays = controller.store();
         let (nodes, stream) = nodes::watch(scope);
-        // One node is as good as all: each reconciles every PeerRelay.
+        // A single node stands for all, because a change of any node reconciles every PeerRelay.
         let stream = debounce::debounced(stream, |_: &Node| ());
         let controller =
             controller.watches_stream(stream, queue.recording(move |_: Node| everyone(&relays)));
@@ -159,10 +159,10 @@ impl Stores {
         (stores, controller)
     }
 
-    /// Waits until every watch has seen the whole cluster once: before that, an absent object may
-    /// only be one that was not seen yet.
+    /// Waits until every watch has read the whole cluster once. Before that, a missing object may
+    /// exist.
     ///
-    /// Any number may wait: a store by itself wakes only the task that asked it last.
+    /// Any number of tasks may wait. A store itself wakes only the last one.
     pub async fn wait_until_ready(&self) -> Result<(), WriterDropped> {
         let all = || self.wait_alone_until_ready();
         self.ready.get_or_try_init(all).await.copied()
@@ -181,8 +181,8 @@ impl Stores {
     }
 }
 
-/// Watches all PeerRelays. A change of one reconciles it, and a change that matters to others in its
-/// tailnet reconciles all.
+/// Watches all PeerRelays. A change reconciles the PeerRelay, or all of them if it affects others
+/// in the same tailnet.
 fn watch_peer_relays(
     scope: &Scope,
     queue: &Queue,
@@ -194,7 +194,7 @@ fn watch_peer_relays(
     let stream = stream.inspect_ok(move |relay: &PeerRelay| {
         let relay = ObjectRef::from_obj(relay);
         own_queue.add(&relay, Instant::now());
-        // A PeerRelay that is no longer paused may have results that were not written.
+        // A PeerRelay that is no longer paused may have unwritten results.
         changed_reports.add(relay);
     });
     let controller = Controller::for_stream(stream, peer_relays.clone());
@@ -235,7 +235,7 @@ fn watch_pods(
     (pods, stream)
 }
 
-/// The PeerRelay of a relay that reports.
+/// Returns the PeerRelay of a report.
 fn reported_relay(report: &RelayNode) -> ObjectRef<PeerRelay> {
     let namespace = report.namespace().unwrap_or_default();
     ObjectRef::new(&report.spec.peer_relay).within(&namespace)
@@ -287,7 +287,7 @@ where
     (store, recorded)
 }
 
-/// `prune` drops what nobody reads before it is kept.
+/// `prune` removes unused fields before an object is stored.
 fn reflect<K>(
     scope: &Scope,
     config: watcher::Config,
@@ -300,7 +300,7 @@ where
     keep(scope.events(config), reflector::store(), prune)
 }
 
-/// Watches all objects of a kind of which some may not be readable.
+/// Watches all objects of a kind, including unreadable ones.
 fn guarded<K>(
     scope: &Scope,
     unreadable: &UnreadableObjects,

@@ -1,23 +1,23 @@
-//! The PeerRelays of the cluster that share a tailnet, and the number of relays that it may have. Pure.
+//! PeerRelays of the cluster that share a tailnet, and the allowed number of relays. Pure.
 
 use kube::ResourceExt;
 use url::Url;
 
 use crate::crd::{PeerRelay, RelayNode, peer_relay::Tailnet};
 
-/// Relays that every plan of tailscale.com may have.
+/// Number of relays that every plan of tailscale.com allows.
 const HOSTED_ALLOWANCE: u16 = 2;
 /// Hosts of the control server of tailscale.com.
 const HOSTED: [&str; 2] = ["controlplane.tailscale.com", "login.tailscale.com"];
-/// Longest DNS name, in characters; relays write what they like.
+/// Longest DNS name, in characters. Reports may contain longer texts.
 const LONGEST_DOMAIN: usize = 253;
 
-/// A control server, whichever way its URL is written.
+/// Control server, independent of the form of its URL.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum Server {
-    /// The one of tailscale.com.
+    /// Control server of tailscale.com.
     Hosted,
-    /// Another one, by its origin.
+    /// Other control server, identified by its origin.
     Own(String),
 }
 
@@ -28,7 +28,7 @@ impl Server {
             return Self::Hosted;
         };
         let Ok(url) = Url::parse(text) else {
-            // Told as an invalid spec; it is equal to nothing but itself.
+            // An invalid URL is reported as an invalid spec. It equals only itself.
             return Self::Own(text.to_owned());
         };
         let host = url.host_str().unwrap_or_default().trim_end_matches('.');
@@ -39,22 +39,22 @@ impl Server {
     }
 }
 
-/// The most relays in total: the number that the user sets, or the one that tailscale.com documents
-/// for every plan. Other control servers document no number.
+/// Returns the maximum number of relays in total: the number that the user sets, or the one that
+/// tailscale.com documents for every plan. Other control servers document no number.
 pub fn limit(relay: &PeerRelay) -> Option<u16> {
     let hosted = Server::of(&relay.spec.tailnet) == Server::Hosted;
     let documented = hosted.then_some(HOSTED_ALLOWANCE);
     relay.spec.max_relays.or(documented)
 }
 
-/// Another PeerRelay of the cluster whose relays are in the same tailnet.
+/// Other PeerRelay of the cluster with relays in the same tailnet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Neighbour {
     /// Namespace and name.
     pub name: String,
-    /// Relays that it wants.
+    /// Number of relays that it requests.
     pub relays: usize,
-    /// Most relays of the tailnet, as this PeerRelay states it.
+    /// Maximum number of relays of the tailnet according to this PeerRelay.
     pub limit: Option<u16>,
 }
 
@@ -95,13 +95,13 @@ fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
         let domain = relay.status.as_ref().map(|status| status.tailnet.clone());
         domain.filter(|domain| !domain.is_empty())
     };
-    // The servers come last: their URLs must be parsed.
+    // The servers are compared last, because their URLs must be parsed.
     (secret(relay, tailnet) == secret(other, others)
         || domain(relay).is_some_and(|own| domain(other) == Some(own)))
         && Server::of(tailnet) == Server::of(others)
 }
 
-/// The number of relays that a PeerRelay wants, as its status states it.
+/// Returns the number of relays that a PeerRelay requests, according to its status.
 fn wanted(relay: &PeerRelay) -> usize {
     let regions = relay.status.iter().flat_map(|status| &status.regions);
     regions

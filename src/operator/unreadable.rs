@@ -1,4 +1,4 @@
-//! Reports objects that cannot be read: a PeerRelay by its status, a RelayNode by an event.
+//! Reports about unreadable objects: a PeerRelay in its status, a RelayNode in an event.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -20,11 +20,11 @@ use super::{
 };
 use crate::crd::{PeerRelay, RelayNode};
 
-/// Wait after an object could not be reported.
+/// Wait after a failed report about an object.
 const RETRY: Duration = Duration::from_secs(5);
-/// Shortest time between two events about RelayNodes, which others may write as they like.
+/// Shortest time between two events about RelayNodes, because other users may write many of them.
 const EVENT_INTERVAL: Duration = Duration::from_secs(1);
-/// Conditions of a status that are read at most.
+/// Maximum number of conditions that are read from a status.
 const MOST_CONDITIONS: usize = 16;
 /// Reason of the event about a RelayNode.
 pub const INVALID_REPORT: &str = "InvalidReport";
@@ -58,12 +58,12 @@ async fn report_relay(
     };
     let name = object.metadata.name.as_deref().unwrap_or_default();
     let namespace = object.metadata.namespace.as_deref().unwrap_or_default();
-    // The answer is the same object, and cannot be read either.
+    // The response contains the same object, which cannot be parsed either.
     let api: Api<Guarded<PeerRelay>> = Api::namespaced(client.clone(), namespace);
     let (params, patch) = status::patch(&object.metadata, &status);
     match api.patch_status(name, &params, &patch).await {
         Ok(_) => {}
-        // Gone, or another one by now.
+        // The object was deleted or replaced.
         Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => return Ok(()),
         Err(error) => return Err(Box::new(error)),
     }
@@ -107,7 +107,7 @@ pub async fn report_nodes(recorder: &Recorder, objects: &UnreadableObjects) -> I
         let object = objects.next().await;
         let existing: std::collections::BTreeSet<_> = objects.all().iter().map(uid).collect();
         reported.retain(|uid, _| existing.contains(uid));
-        // A relay writes its report again and again; the same error is reported once.
+        // A relay writes its report repeatedly. The same error is reported once.
         if reported.insert(uid(&object), object.error.clone()) == Some(object.error.clone()) {
             continue;
         }
@@ -130,7 +130,7 @@ fn uid(object: &Arc<Unreadable>) -> String {
     object.metadata.uid.clone().unwrap_or_default()
 }
 
-/// An event that cannot be written is only logged.
+/// A failure to write an event is only logged.
 async fn publish<K>(recorder: &Recorder, object: &Unreadable, event: &Event)
 where
     K: Resource<DynamicType = ()>,

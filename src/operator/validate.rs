@@ -1,4 +1,4 @@
-//! Validation: from a `PeerRelay` as written to a specification that every later step can rely on.
+//! Validation of a `PeerRelay`. The result is a specification that every later step can rely on.
 //! Pure.
 
 mod endpoints;
@@ -63,7 +63,7 @@ pub struct ValidSpec {
     pub pods: PodSettings,
 }
 
-/// The way of the relays into their tailnet.
+/// Access of the relays to their tailnet.
 #[derive(Debug, Clone)]
 pub struct TailnetAccess {
     /// Secret with the auth key.
@@ -115,13 +115,13 @@ pub struct ValidRegion {
     pub placement: Placement,
     /// Most relays of the region, if its number is limited.
     pub max_relays: Option<u16>,
-    /// Way of clients to its relays.
+    /// Exposure of its relays to clients.
     pub exposure: Exposure,
-    /// Endpoints that its relays advertise, as far as the PeerRelay names them.
+    /// Endpoints of its relays that the PeerRelay sets.
     pub endpoints: EndpointsConfig,
 }
 
-/// A fault of a PeerRelay that admission cannot find.
+/// Fault of a PeerRelay that admission cannot detect.
 #[derive(Debug, thiserror::Error)]
 pub enum InvalidRelay {
     /// The object has no identity, which the API server always gives it.
@@ -178,7 +178,7 @@ pub enum InvalidRelay {
 }
 
 impl ValidSpec {
-    /// The UDP ports of each region's relays, as far as they do not depend on the cluster.
+    /// Returns the UDP ports of each region's relays that do not depend on the cluster.
     pub fn firewall_ports(&self) -> impl Iterator<Item = (&str, firewall::Ports<'_>)> {
         self.regions.iter().map(|region| {
             let total = |most: u16| self.max_relays.map_or(most, |total| most.min(total));
@@ -198,7 +198,7 @@ impl ValidSpec {
     }
 }
 
-/// Validates `relay`, and completes it by the operator's `defaults`.
+/// Validates `relay`, and completes it with the operator's `defaults`.
 ///
 /// # Errors
 /// The first fault that the user must correct.
@@ -289,7 +289,8 @@ fn region(region: &Region, owner: &Owner, tests: GrantsTests) -> Result<ValidReg
     })
 }
 
-/// The most relays that a region may have: its own limit, or the number of its Elastic IPs.
+/// Returns the maximum number of relays of a region: its own limit, or the number of its Elastic
+/// IPs.
 fn max_relays(placement: &Placement, exposure: &Exposure) -> Option<u16> {
     let balanced = exposure.kind == ExposureType::LoadBalancer;
     let pools = exposure.load_balancer.iter().flat_map(|b| &b.elastic_ips);

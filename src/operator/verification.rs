@@ -1,5 +1,5 @@
-//! The verification controller: it writes into each `RelayNode` which of its addresses other relays
-//! reach. One request for each result that changes.
+//! Verification controller. It writes into each `RelayNode` which of its addresses other relays
+//! reach, with one request for each changed result.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -13,19 +13,19 @@ use tokio::time::sleep;
 use super::{probes::ProbeResults, stores::Stores, view::reports};
 use crate::{backoff::Backoff, crd::RelayNode, names};
 
-/// Waits after failures in a row.
+/// Backoff after consecutive failures.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(32));
 
 /// Verifies the addresses of each PeerRelay whose reports have changed.
 pub async fn control(client: &Client, stores: &Stores) -> Infallible {
-    // Before all pods are known, reports would seem to have lost theirs.
+    // Before all pods are known, reports seem to have no pod.
     if stores.wait_until_ready().await.is_err() {
         return std::future::pending().await;
     }
     let mut failures = 0;
     loop {
         let relay = stores.changed_reports.next().await;
-        // Reports of a PeerRelay that is gone go with it.
+        // Reports of a deleted PeerRelay are deleted with it.
         let Some(found) = stores.peer_relays.get(&relay) else {
             continue;
         };
@@ -46,7 +46,7 @@ pub async fn control(client: &Client, stores: &Stores) -> Infallible {
     }
 }
 
-/// Brings `status.verification` of all `nodes` of a PeerRelay to what they report of each other.
+/// Updates `status.verification` of all `nodes` of a PeerRelay from their reports about each other.
 async fn write(
     client: &Client,
     namespace: &str,
@@ -71,7 +71,7 @@ async fn write(
             .await;
         match patched {
             Ok(_) => {}
-            // The report went with its pod, or is of another pod by now.
+            // The report was deleted with its pod, or now belongs to another pod.
             Err(kube::Error::Api(status)) if matches!(status.code, 404 | 409) => {}
             Err(error) => return Err(error),
         }

@@ -1,4 +1,4 @@
-//! The view of the cluster that a pass over one PeerRelay works with, taken once.
+//! View of the cluster for a pass over one PeerRelay, taken once per pass.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -22,14 +22,15 @@ use crate::{
     names,
 };
 
-/// The cluster at one moment, as far as it matters to a PeerRelay. Nothing has an order.
+/// State of the cluster at one moment, reduced to the parts that affect a PeerRelay. Lists have no
+/// order.
 #[derive(Debug, Clone, Default)]
 pub struct ClusterView {
     /// All nodes of the cluster.
     pub nodes: Vec<Arc<Node>>,
     /// Pods of the relays of all PeerRelays in the cluster.
     pub pods: Vec<Arc<Pod>>,
-    /// Kinds of prometheus-operator that the cluster knows.
+    /// Kinds of prometheus-operator that are installed in the cluster.
     pub monitoring_kinds: BTreeSet<MonitoringKind>,
     /// Other PeerRelays in the same tailnet.
     pub neighbours: Vec<Neighbour>,
@@ -102,8 +103,9 @@ fn is_report_of(report: &RelayNode, relay: &PeerRelay) -> bool {
         && Some(&report.spec.peer_relay) == relay.metadata.name.as_ref()
 }
 
-/// Returns whether a report is of a pod that is not among those with these UIDs. Kubernetes removes such
-/// reports late at times: for half a minute after it has learned of RelayNodes it forgets them.
+/// Returns whether the pod of a report is not among those with these UIDs. Kubernetes may remove
+/// such reports late: for half a minute after the definition of RelayNodes is installed, the
+/// garbage collector misses them.
 fn has_lost_its_pod(report: &RelayNode, pods: &HashSet<&str>) -> bool {
     let mut owners = report.owner_references().iter();
     let pod = owners.find(|owner| owner.kind == "Pod");

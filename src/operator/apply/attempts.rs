@@ -1,5 +1,5 @@
-//! The results of earlier attempts to apply objects. A refused object is tried again seldom, and one
-//! that the API server stores in another form is not sent again.
+//! Results of earlier attempts to apply objects. A refused object is retried with a backoff. An
+//! object that the API server stores in another form is not sent again.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ use crate::{
     operator::refusal::{Refusal, Subject},
 };
 
-/// Waits after refusals of an object. Within the longest, an object follows after the cause of its
+/// Backoff after refusals of an object. The longest wait limits the delay after the cause of a
 /// refusal is gone.
 const BACKOFF: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(30));
 
@@ -27,7 +27,8 @@ pub struct Attempts {
 }
 
 impl Attempts {
-    /// Takes out the attempts of a PeerRelay; none if they are of another one of that name.
+    /// Removes and returns the attempts of a PeerRelay. There are none if they belong to another
+    /// PeerRelay with the same name.
     pub(super) fn take(&self, relay: &ObjectRef<PeerRelay>, uid: &str) -> RelayAttempts {
         let attempts = self.lock().remove(relay);
         attempts
@@ -62,7 +63,7 @@ pub(super) struct RelayAttempts {
     objects: HashMap<Subject, Attempt>,
 }
 
-/// The last attempt for an object, as it was wanted then.
+/// Last attempt to apply an object.
 #[derive(Debug)]
 struct Attempt {
     /// Checksum of the object.
@@ -72,7 +73,7 @@ struct Attempt {
 
 #[derive(Debug)]
 enum LastResult {
-    /// The API server keeps it with this difference.
+    /// The API server stores the object with this difference.
     Kept(u64),
     Refused {
         refusal: Refusal,
@@ -83,7 +84,7 @@ enum LastResult {
 }
 
 impl RelayAttempts {
-    /// The refusal of the same object, while it is too early to try again.
+    /// Returns the refusal of the same object while the next attempt is not due.
     pub(super) fn waiting(&self, subject: &Subject, sum: &str) -> Option<Refusal> {
         let attempt = self.objects.get(subject).filter(|a| a.sum == sum)?;
         match &attempt.result {
@@ -94,13 +95,13 @@ impl RelayAttempts {
         }
     }
 
-    /// Returns whether the API server keeps the object with this difference.
+    /// Returns whether the API server stores the object with this difference.
     pub(super) fn is_kept(&self, subject: &Subject, sum: &str, difference: u64) -> bool {
         let attempt = self.objects.get(subject).filter(|a| a.sum == sum);
         attempt.is_some_and(|a| matches!(a.result, LastResult::Kept(kept) if kept == difference))
     }
 
-    /// Records that an object was applied, and the difference with which the API server keeps it.
+    /// Records that an object was applied, and the difference with which the API server stores it.
     pub(super) fn applied(&mut self, subject: &Subject, sum: &str, difference: Option<u64>) {
         match difference {
             None => drop(self.objects.remove(subject)),
@@ -112,7 +113,7 @@ impl RelayAttempts {
         }
     }
 
-    /// Records that an object is as it should be.
+    /// Records that an object needs no change.
     pub(super) fn settled(&mut self, subject: &Subject) {
         let refused = |attempt: &Attempt| matches!(attempt.result, LastResult::Refused { .. });
         if self.objects.get(subject).is_some_and(refused) {

@@ -1,8 +1,8 @@
 //! The difference between an object in the cluster and the one that should be there. Pure.
 //!
-//! The API server completes objects with defaults, which is no drift. It also writes some values
-//! in another way than they were sent: quantities in their canonical form, and empty values not at
-//! all. Without regard for that, such an object would be sent anew with every look at it.
+//! The API server completes objects with defaults, which is no drift. It also stores some values in
+//! another form: quantities in canonical form, and empty values not at all. A comparison that
+//! ignored this would send such an object in every pass.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -12,7 +12,7 @@ use serde_json::Value;
 const QUANTITIES: &[&str] = &["limits", "requests", "overhead", "capacity"];
 /// Fields that are a quantity.
 const QUANTITY: &[&str] = &["sizeLimit", "divisor"];
-/// Maps of free text, in which every character counts. An empty map is not written.
+/// Maps of free text, in which every character counts. The API server does not store an empty map.
 const TEXTS: &[&str] = &[
     "labels",
     "annotations",
@@ -22,8 +22,8 @@ const TEXTS: &[&str] = &[
     "data",
     "binaryData",
 ];
-/// Fields of which Kubernetes does not tell zero or false from nothing (no pointers in its types,
-/// `omitempty`).
+/// Fields for which Kubernetes does not distinguish zero or false from a missing value (`omitempty`
+/// without a pointer).
 const ZERO_IS_NOTHING: &[&str] = &[
     "hostIPC",
     "hostNetwork",
@@ -37,9 +37,10 @@ const ZERO_IS_NOTHING: &[&str] = &[
     "tty",
 ];
 
-/// A checksum of everything in which `live` differs from `wanted`; nothing if it does not.
+/// Returns a checksum of the differences between `live` and `wanted`, or `None` without a
+/// difference.
 ///
-/// What `live` has more is a default of the API server.
+/// Additional fields of `live` are defaults of the API server.
 pub(super) fn drift(live: &Value, wanted: &Value) -> Option<u64> {
     let mut differences = Differences::default();
     differences.compare(Some(live), wanted, "", Kind::Plain);
@@ -55,7 +56,7 @@ enum Kind {
 }
 
 impl Kind {
-    /// The kind of what is under `key`.
+    /// Returns the meaning of the value of `key`.
     fn under(self, key: &str) -> Self {
         match self {
             Self::Texts => Self::Texts,
@@ -73,7 +74,7 @@ struct Differences {
 }
 
 impl Differences {
-    /// Compares what stands under `key`; `kind` is that of the object around it.
+    /// Compares the values of `key`. `kind` is that of the enclosing object.
     fn compare(&mut self, live: Option<&Value>, wanted: &Value, key: &str, kind: Kind) {
         match (live, wanted) {
             (Some(Value::Object(live)), Value::Object(wanted)) => {
@@ -114,13 +115,13 @@ fn same(live: Option<&Value>, wanted: &Value, key: &str, kind: Kind) -> bool {
     }
 }
 
-/// Returns whether the API server does not write such a value.
+/// Returns whether the API server omits such a value.
 fn is_nothing(wanted: &Value, key: &str) -> bool {
     match wanted {
         Value::Null => true,
         Value::String(text) => text.is_empty(),
         Value::Array(items) => items.is_empty(),
-        // An empty struct, such as `emptyDir: {}`, does say something.
+        // An empty struct such as `emptyDir: {}` has a meaning.
         Value::Object(fields) => {
             fields.is_empty() && (TEXTS.contains(&key) || QUANTITIES.contains(&key))
         }
@@ -129,7 +130,7 @@ fn is_nothing(wanted: &Value, key: &str) -> bool {
     }
 }
 
-/// A Kubernetes quantity in thousand millionths; nothing if it is none, or out of all bounds.
+/// Parses a Kubernetes quantity into billionths. `None` if it is not a quantity or out of range.
 fn quantity(text: &str) -> Option<i128> {
     let end = text
         .find(|c: char| !(c.is_ascii_digit() || matches!(c, '.' | '+' | '-')))
@@ -167,7 +168,7 @@ fn quantity(text: &str) -> Option<i128> {
     }?;
     let scaled = digits.checked_mul(scale)?;
     let parts = power(10, u32::try_from(fraction.len()).ok()?)?;
-    // Kubernetes rounds up what is smaller than it can tell.
+    // Kubernetes rounds smaller parts up.
     let rounded = scaled.checked_add(parts - 1)? / parts;
     Some(if negative { -rounded } else { rounded })
 }

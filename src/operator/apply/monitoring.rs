@@ -1,4 +1,4 @@
-//! Objects of kinds that the cluster may not know.
+//! Objects of kinds that may not be installed in the cluster.
 
 use kube::{
     Api, ResourceExt,
@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Makes the cluster hold `objects`, where it knows their kinds.
+/// Applies `objects` whose kinds are installed in the cluster.
 pub(super) async fn apply(
     applier: &mut Applier<'_>,
     seen: &Monitoring,
@@ -42,7 +42,7 @@ pub(super) async fn apply(
             name: names::metrics(&applier.owner.name),
             region: None,
         };
-        // A kind that the cluster learns to know is another reason to try.
+        // A newly installed kind is another reason to try.
         let sum = checksum(&(&applier.owner.reference.uid, &object));
         let tried = format!("{sum} {is_known}");
         let done = applier

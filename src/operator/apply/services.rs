@@ -1,4 +1,5 @@
-//! Services that the operator replaces, as Kubernetes does not let a field of them change. Pure.
+//! Services that the operator replaces, because Kubernetes does not allow the change of a field.
+//! Pure.
 
 use std::collections::BTreeSet;
 
@@ -15,7 +16,7 @@ pub const FAMILIES: &str = "spec.ipFamilies";
 /// The field with the ports of the nodes.
 pub(super) const NODE_PORT: &str = "spec.ports[].nodePort";
 
-/// The field for whose sake `live` must be replaced to become `wanted`, if there is one.
+/// Returns the field because of which `live` must be replaced to become `wanted`, if there is one.
 pub(super) fn replaced_for(live: &Value, wanted: &Value) -> Option<&'static str> {
     if wanted["kind"] != "Service" {
         return None;
@@ -29,7 +30,7 @@ pub(super) fn replaced_for(live: &Value, wanted: &Value) -> Option<&'static str>
     (!is.is_null() && !should.is_null() && is != should).then_some(FAMILIES)
 }
 
-/// Returns whether the class of `live` is to change. One that somebody else has set stays.
+/// Returns whether the class of `live` must change. A class that the operator did not set stays.
 fn class(live: &Value, wanted: &Value) -> bool {
     let class = |service: &Value| service["spec"]["loadBalancerClass"].clone();
     let (is, should) = (class(live), class(wanted));
@@ -40,8 +41,8 @@ fn class(live: &Value, wanted: &Value) -> bool {
     }
 }
 
-/// Completes the families of `wanted` by those that the cluster has added: Kubernetes takes a
-/// shorter list for a wish to have fewer, and refuses it unless the policy is `SingleStack`.
+/// Completes the families of `wanted` with those that the cluster has added. Kubernetes treats a
+/// shorter list as a removal, and refuses it unless the policy is `SingleStack`.
 pub(super) fn keep_families(live: &Value, wanted: &mut Value) {
     let families = |service: &Value| service["spec"]["ipFamilies"].as_array().cloned();
     if wanted["kind"] != "Service" || wanted["spec"]["ipFamilyPolicy"] == "SingleStack" {
@@ -55,8 +56,9 @@ pub(super) fn keep_families(live: &Value, wanted: &mut Value) {
     }
 }
 
-/// Names of the Services that have a port of the nodes which another one is to have. They must give
-/// it back first, wanted or not: two that change ports would each wait for the other.
+/// Returns the names of the Services that have a node port that another Service needs. They must
+/// release it first, even if they are wanted: two Services that swap ports would otherwise wait for
+/// each other.
 pub(super) fn in_the_way<'a>(
     live: impl Iterator<Item = &'a Service>,
     wanted: &[Service],

@@ -43,7 +43,7 @@ pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> ConfigMap {
         ..RelayConfig::default()
     };
     let mut data = data(relay, region, live);
-    // A single relay has no other one to try.
+    // A single relay has no peer to probe.
     if region.plan.peers.len() > 1 {
         let peers =
             serde_yaml::to_string(&region.plan.peers).expect("a list of relays is plain data");
@@ -58,7 +58,7 @@ pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> ConfigMap {
     }
 }
 
-/// The part that relays must be started again for: not what they take over while they run.
+/// Settings that need a restart of relays. Relays apply the other settings while they run.
 pub(super) fn started_with(relay: &ValidSpec, region: Region<'_>) -> BTreeMap<String, String> {
     data(relay, region, RelayConfig::default())
 }
@@ -81,7 +81,8 @@ fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<St
             false => format!("{}-{}", relay.tailnet.hostname_prefix, region.name),
         }),
         tags: vec![region.tag.clone()],
-        // What is not kept on the node would be left in the tailnet with each start.
+        // An identity that is not stored on the node would leave a device in the tailnet at each
+        // start.
         ephemeral: (relay.tailnet.ephemeral || !on_host).then_some(true),
         port: Some(RelayPort::On(relay.port)),
         metrics_addr: Some(match on_host {

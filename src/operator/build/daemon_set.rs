@@ -34,8 +34,8 @@ use crate::{
 
 /// Longer than a relay drains.
 const GRACE_SECONDS: i64 = 30;
-/// Time in which the operator sees that a replaced relay is ready, and pauses the roll-out until another
-/// relay reaches it.
+/// Time in which the operator can detect that a replaced relay is ready, and pause the roll-out
+/// until another relay reaches it.
 const MIN_READY_SECONDS: i32 = 10;
 
 /// One DaemonSet for all nodes that fit, or one for each node that was chosen.
@@ -69,7 +69,7 @@ pub(super) fn build(
     sets
 }
 
-/// Makes a DaemonSet run no pod. It stays, and with it which nodes were chosen.
+/// Makes a DaemonSet run no pod. The DaemonSet stays, and preserves which nodes were chosen.
 fn switch_off(set: &mut DaemonSet) {
     let nowhere = (names::OFF_LABEL.to_owned(), "true".to_owned());
     let selector = &mut pod_of(set).node_selector;
@@ -144,8 +144,8 @@ fn pin(set: &mut DaemonSet, child: &str, node: &str) {
     set.metadata.name = Some(name);
 }
 
-/// The node affinity of a placement: each of its terms also asks for a node on which relays can run, in
-/// one of the zones.
+/// Returns the node affinity of a placement. Each of its terms also requires a node on which relays
+/// can run, in one of the zones.
 fn affinity(placement: &Placement) -> Affinity {
     let mut wanted = requirements();
     if !placement.zones.is_empty() {
@@ -159,7 +159,7 @@ fn affinity(placement: &Placement) -> Affinity {
         || vec![NodeSelectorTerm::default()],
         |selector| selector.node_selector_terms.clone(),
     );
-    // A term of the user without requirements fits no node, and must not come to fit one.
+    // A term without requirements matches no node, and added requirements must not change this.
     let fits_nothing = |term: &NodeSelectorTerm| {
         let expressions = term.match_expressions.iter().flatten().next();
         let fields = term.match_fields.iter().flatten().next();
@@ -196,7 +196,7 @@ fn pod(relay: &ValidSpec, region: Region<'_>) -> PodSpec {
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         security_context: Some(PodSecurityContext {
-            // The auth key is readable for this group and for nobody else.
+            // Only this group can read the auth key.
             fs_group: Some(names::RELAY_USER.into()),
             seccomp_profile: Some(SeccompProfile {
                 type_: "RuntimeDefault".to_owned(),
@@ -316,7 +316,7 @@ fn image(relay: &ValidSpec) -> Container {
                 ("cpu".to_owned(), quantity("50m")),
                 ("memory".to_owned(), quantity("32Mi")),
             ])),
-            // No CPU limit: throttling would be latency for every session.
+            // There is no CPU limit, because throttling would delay every session.
             limits: Some(BTreeMap::from([("memory".to_owned(), quantity("256Mi"))])),
             claims: None,
         }),
@@ -330,7 +330,8 @@ fn volumes(relay: &ValidSpec, region: Region<'_>) -> Vec<Volume> {
         default_mode: Some(0o444),
         ..ConfigMapVolumeSource::default()
     };
-    // Optional, so that relays start without it, say what is missing, and go on once it is there.
+    // The Secret is optional, so that relays start without it, report that it is missing, and
+    // continue when it exists.
     let auth = SecretVolumeSource {
         secret_name: Some(relay.tailnet.auth_key_secret.clone()),
         optional: Some(true),
@@ -349,7 +350,7 @@ fn volumes(relay: &ValidSpec, region: Region<'_>) -> Vec<Volume> {
         },
     ];
     if region.exposure.on_host_network() {
-        // Sessions go on in the next pod on the node, and not after a reboot of it.
+        // Sessions continue in the next pod on the node, but not after a reboot.
         volumes.push(Volume {
             host_path: Some(HostPathVolumeSource {
                 path: format!(
@@ -384,7 +385,8 @@ fn state_volume(relay: &ValidSpec, region: Region<'_>) -> Volume {
             }),
             ..named("state")
         },
-        // In memory: a device that ends with its pod leaves no keys on a disk.
+        // The volume is in memory, so that a device that ends with its pod leaves no keys on a
+        // disk.
         false => Volume {
             empty_dir: Some(EmptyDirVolumeSource {
                 medium: Some("Memory".to_owned()),
@@ -417,7 +419,7 @@ fn port(name: &str, protocol: &str, number: u16, on_host: bool) -> ContainerPort
 
 fn probe(relay: &ValidSpec, region: Region<'_>, path: &str) -> Probe {
     let on_host = region.exposure.on_host_network();
-    // On the network of the node, another relay may have the port.
+    // On the host network, another relay may have the port.
     let identity = HTTPHeader {
         name: names::IDENTITY_HEADER.to_owned(),
         value: names::identity(&relay.owner.namespace, &relay.owner.name, &region.name),

@@ -1,4 +1,4 @@
-//! The rights of a relay for the kernel data path: two capabilities, and on the node's network the
+//! Permissions of a relay for the kernel data path: two capabilities, and on the host network the
 //! directory in which the program outlives the pod.
 
 use k8s_openapi::api::core::v1::{
@@ -14,8 +14,8 @@ use crate::{
 /// Path of the BPF file system on nodes.
 const BPF: &str = "/sys/fs/bpf";
 
-/// Returns whether relays of this region may load the program. On the pod network only if it is
-/// asked for: there `Auto` means pods that pass Pod Security `restricted`.
+/// Returns whether relays of this region may load the program. On the pod network this must be set
+/// explicitly: there, `Auto` means pods that comply with the Pod Security standard `restricted`.
 pub(super) fn in_kernel(relay: &ValidSpec, region: Region<'_>) -> bool {
     match relay.settings.data_path {
         DataPath::Auto => region.exposure.on_host_network(),
@@ -32,8 +32,8 @@ pub(super) fn user(relay: &ValidSpec, region: Region<'_>) -> u32 {
     }
 }
 
-/// Gives the relay's container what the program takes. Only root gets capabilities that work
-/// without ambient ones, which Kubernetes cannot give (docs/decisions/0008).
+/// Gives the relay's container the permissions that the program needs. Only root gets effective
+/// capabilities, because Kubernetes cannot set ambient ones (docs/decisions/0008).
 pub(super) fn permit(relay: &ValidSpec, region: Region<'_>, pod: &mut PodSpec) {
     if !in_kernel(relay, region) {
         return;

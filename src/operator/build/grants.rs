@@ -17,7 +17,7 @@ const JSON: &str = "grants.json";
 /// Changes with the policy.
 const CHECKSUM: &str = "checksum";
 
-/// `None` when the user wants none.
+/// `None` if the user disables it.
 pub(super) fn build(relay: &ValidSpec) -> Option<ConfigMap> {
     let status = status(relay)?;
     let policy = relay.policy();

@@ -52,7 +52,7 @@ fn service(relay: &ValidSpec, region: Region<'_>, node: &str) -> Service {
         ..ServicePort::default()
     };
     let policy = match wanted.share_address {
-        // One address leads to one node at a time, and the relays are on several.
+        // An address leads to one node at a time, and the relays are on several nodes.
         true => "Cluster",
         false => "Local",
     };
@@ -73,7 +73,8 @@ fn service(relay: &ValidSpec, region: Region<'_>, node: &str) -> Service {
                 .ip_family_policy
                 .map(|p| IpFamilyPolicy::as_str(p).to_owned()),
             ip_families: (!families.is_empty()).then_some(families),
-            // A relay that has lost control, or drains, still forwards what it has promised.
+            // A relay without the control server, or one that drains, still forwards its open
+            // sessions.
             publish_not_ready_addresses: Some(true),
             selector: Some(selector),
             ports: Some(vec![port]),
@@ -102,7 +103,7 @@ fn annotations(
         }
         false => {
             put(&aws("nlb-target-type"), "ip".to_owned());
-            // UDP cannot be probed.
+            // Load balancers cannot probe UDP.
             put(&aws("healthcheck-protocol"), "http".to_owned());
             put(&aws("healthcheck-port"), relay.metrics_port.to_string());
             put(&aws("healthcheck-path"), "/healthz".to_owned());
@@ -110,11 +111,12 @@ fn annotations(
     }
     if wanted.ip_families.contains(&IpFamily::IPv6) {
         put(&aws("ip-address-type"), "dualstack".to_owned());
-        // A load balancer of both families has no listener for UDP without.
+        // Without it, a load balancer of both families has no UDP listener.
         put(&aws("enable-prefix-for-ipv6-source-nat"), "on".to_owned());
     }
     if let Some(ip) = region.plan.access.elastic_ips.get(node) {
-        // As many subnets as addresses: the relay is in one zone only.
+        // The number of subnets equals the number of addresses, because the relay is in one zone
+        // only.
         put(names::ELASTIC_IP_ANNOTATION, ip.allocation.clone());
         put(&aws("subnets"), ip.subnet.clone());
     }
@@ -130,7 +132,8 @@ fn annotations(
     }
     all.extend(wanted.annotations.clone());
     all.insert(names::NODE_ANNOTATION.to_owned(), node.to_owned());
-    // Without it, the operator could not tell its own class from one that the cluster has chosen.
+    // Without it, the operator could not distinguish its own class from one that the cluster has
+    // set.
     all.remove(names::CLASS_ANNOTATION);
     let class = wanted.class.clone();
     all.extend(class.map(|class| (names::CLASS_ANNOTATION.to_owned(), class)));

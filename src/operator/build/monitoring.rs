@@ -19,7 +19,7 @@ use crate::{
 /// Name of the port of the metrics Service.
 const PORT: &str = "metrics";
 
-/// The object of each kind of prometheus-operator, where there should be one.
+/// Returns the object of each kind of prometheus-operator that should exist.
 pub(super) fn objects(
     relay: &ValidSpec,
     known: &BTreeSet<MonitoringKind>,
@@ -54,7 +54,7 @@ fn object(
     })
 }
 
-/// Returns whether there should be an object, given the kinds that the cluster knows.
+/// Returns whether an object should exist, depending on the kinds in the cluster.
 fn is_wanted(kind: MonitoringKind, relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> bool {
     let switch = match kind {
         MonitoringKind::ServiceMonitor => relay.monitoring.service_monitor,
@@ -63,16 +63,16 @@ fn is_wanted(kind: MonitoringKind, relay: &ValidSpec, known: &BTreeSet<Monitorin
     switch.is_on(known.contains(&kind))
 }
 
-/// Returns whether metrics can be read from elsewhere than the node itself.
+/// Returns whether metrics can be read from outside of the node.
 pub(super) fn is_scraped(relay: &ValidSpec) -> bool {
     relay.monitoring.service_monitor != Switch::Disabled
 }
 
-/// The Service that leads to the metrics of every relay, ready or not.
+/// Returns the Service for the metrics of every relay, ready or not.
 ///
-/// Annotations stand beside a ServiceMonitor without labels: most Prometheus
-/// servers select monitors by a label. A server that uses both has the targets twice, of which only
-/// those of the monitor have the labels that alerts and dashboard select by.
+/// With a ServiceMonitor without labels, the Service has annotations too, because most Prometheus
+/// servers select monitors by a label. A server that uses both has each target twice. Only those of
+/// the monitor have the labels that alerts and dashboard use.
 pub(super) fn service(relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> Option<Service> {
     let monitored = is_wanted(MonitoringKind::ServiceMonitor, relay, known)
         && (relay.monitoring.service_monitor == Switch::Enabled
@@ -112,7 +112,8 @@ pub(super) fn service(relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> Op
     })
 }
 
-/// The dashboard of this PeerRelay alone, for Grafana's sidecar. The chart has one that shows all.
+/// Returns the dashboard of this PeerRelay for the sidecar of Grafana. The chart has a dashboard of
+/// all PeerRelays.
 pub(super) fn dashboards(relay: &ValidSpec) -> Option<ConfigMap> {
     relay.monitoring.dashboards.is_on(false).then(|| {
         let shown = Shown::One {
@@ -186,7 +187,7 @@ fn prometheus_rule(relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> Value
         relay.owner.namespace, relay.owner.name
     );
     let mut scopes = vec![Scope::Relays];
-    // One that is turned off has no relay to be scraped, as it should.
+    // A disabled PeerRelay has no relay to scrape.
     if relay.enabled && is_wanted(MonitoringKind::ServiceMonitor, relay, known) {
         scopes.push(Scope::Targets);
     }
@@ -194,7 +195,7 @@ fn prometheus_rule(relay: &ValidSpec, known: &BTreeSet<MonitoringKind>) -> Value
     json!({"groups": groups.collect::<Vec<_>>()})
 }
 
-/// Metadata of what a Prometheus selects by labels.
+/// Returns the metadata of objects that Prometheus selects by labels.
 fn selected(relay: &ValidSpec) -> ObjectMeta {
     let own = metadata(relay);
     let mut labels = relay.monitoring.labels.clone();

@@ -15,8 +15,8 @@ use crate::{
     operator::{plan::Region, validate::ValidSpec},
 };
 
-/// A policy, unless the user wants none, or it would mean nothing: pods on the network of their
-/// node are reached as the node is.
+/// Returns the policy, unless the user disables it or the pods use the host network, to which
+/// policies do not apply.
 pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> Option<NetworkPolicy> {
     let wanted = region.exposure.network_policy.unwrap_or(true);
     (wanted && !region.exposure.on_host_network()).then(|| NetworkPolicy {
@@ -28,8 +28,9 @@ pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> Option<NetworkPoli
             }),
             policy_types: Some(vec!["Ingress".to_owned(), "Egress".to_owned()]),
             ingress: Some(ingress(relay, region)),
-            // Control, DERP, STUN, DNS, the API server, cloud metadata, and clients wherever they
-            // are. Without this, a policy that closes the namespace would close the relays.
+            // Relays need control server, DERP, STUN, DNS, API server, cloud metadata, and clients
+            // at any address. Without this rule, a policy that denies all traffic of the namespace
+            // would apply to relays.
             egress: Some(vec![NetworkPolicyEgressRule::default()]),
         }),
     })
@@ -53,7 +54,7 @@ fn ingress(relay: &ValidSpec, region: Region<'_>) -> Vec<NetworkPolicyIngressRul
         namespace_selector: Some(LabelSelector::default()),
         ..NetworkPolicyPeer::default()
     };
-    // The node of a pod always reaches it: the kubelet's probes need no rule.
+    // A node always reaches its own pods, so the kubelet's probes need no rule.
     match (probed, monitoring::is_scraped(relay)) {
         // Load balancers that send to pods probe them from addresses of their own.
         (true, _) => rules.push(rule("TCP", relay.metrics_port, None)),

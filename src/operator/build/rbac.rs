@@ -19,8 +19,8 @@ pub(super) fn service_account(relay: &ValidSpec, region: Region<'_>) -> ServiceA
     }
 }
 
-/// Server-side apply needs create and patch. That a relay writes only its own object is the
-/// admission policy's part: names are not known before pods are.
+/// Server-side apply needs create and patch. The admission policy limits a relay to its own object,
+/// because the names of pods are not known in advance.
 pub(super) fn role(relay: &ValidSpec, region: Region<'_>) -> Role {
     let rule = |resource: &str, verbs: &[&str]| PolicyRule {
         api_groups: Some(vec![GROUP.to_owned()]),
@@ -33,7 +33,8 @@ pub(super) fn role(relay: &ValidSpec, region: Region<'_>) -> Role {
         rules: Some(vec![
             rule("relaynodes", &["create", "patch"]),
             rule("relaynodes/status", &["patch"]),
-            // Nodes renew a mounted ConfigMap about once a minute; a watch tells at once.
+            // Nodes update a mounted ConfigMap about once a minute. A watch delivers changes
+            // immediately.
             PolicyRule {
                 api_groups: Some(vec![String::new()]),
                 resources: Some(vec!["configmaps".to_owned()]),

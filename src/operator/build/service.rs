@@ -17,7 +17,8 @@ pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> Vec<Service> {
     match region.exposure.kind {
         ExposureType::HostNetwork => Vec::new(),
         ExposureType::NodePort => vec![node_port(relay, region)],
-        // A load balancer costs money by the hour, so it goes with its relay. A node port costs nothing.
+        // A load balancer costs money by the hour, so it is removed with its relay. A node port
+        // costs nothing.
         ExposureType::LoadBalancer if !relay.enabled => Vec::new(),
         ExposureType::LoadBalancer => load_balancer::build(relay, region),
     }
@@ -36,10 +37,12 @@ fn node_port(relay: &ValidSpec, region: Region<'_>) -> Service {
         metadata: metadata(relay, region),
         spec: Some(ServiceSpec {
             type_: Some("NodePort".to_owned()),
-            // The relay must see the clients' own addresses, and a node must lead to its own relay.
+            // The relay must receive packets with the addresses of clients, and a node must lead to
+            // its own relay.
             external_traffic_policy: Some("Local".to_owned()),
             ip_family_policy: Some("PreferDualStack".to_owned()),
-            // A relay that has lost control, or drains, still forwards what it has promised.
+            // A relay without the control server, or one that drains, still forwards its open
+            // sessions.
             publish_not_ready_addresses: Some(true),
             selector: Some(names::selector(&relay.owner.name, &region.name)),
             ports: Some(vec![port]),

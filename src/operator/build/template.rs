@@ -1,4 +1,4 @@
-//! The changes of a DaemonSet that `spec.template` asks for.
+//! Changes of a DaemonSet according to `spec.template`.
 
 use k8s_openapi::{
     api::{
@@ -13,8 +13,8 @@ use crate::{
     operator::overrides,
 };
 
-/// Changes `set` as the user wants it. Labels, annotations and everything else that makes a relay
-/// work stay.
+/// Applies the template of the user to `set`. Labels, annotations and everything else that a relay
+/// needs stay.
 pub(super) fn apply(template: &Template, set: &mut DaemonSet) {
     let spec = set.spec.get_or_insert_default();
     if let Some(strategy) = &template.update_strategy {

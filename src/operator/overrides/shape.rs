@@ -1,11 +1,11 @@
-//! The parts of a region's pods that a patch may refer to.
+//! Parts of the pods of a region that a patch may refer to.
 
 use serde_json::{Map, Value};
 
 use super::{OverrideError, PREPARE_STATE, RELAY, VOLUMES, items, named};
 use crate::names;
 
-/// The shape of a region's pods before they are patched.
+/// Shape of the pods of a region before they are patched.
 #[derive(Debug, Clone, Copy)]
 pub struct Shape<'a> {
     /// Name of the region.
@@ -14,12 +14,12 @@ pub struct Shape<'a> {
     pub on_host: bool,
 }
 
-/// Fails if a patch that passed [`check`](super::check) changes what pods of this shape do not have.
-/// The API server would refuse such a pod, as a patch of what is not there makes something
-/// incomplete.
+/// Checks that a patch that passed [`check`](super::check) changes only parts that pods of this
+/// shape have. The API server would refuse other pods, because a patch of a missing item creates an
+/// incomplete one.
 ///
 /// # Errors
-/// The first thing that these pods do not have.
+/// The first item that these pods do not have.
 pub fn check_shape(patch: &Map<String, Value>, shape: Shape<'_>) -> Result<(), OverrideError> {
     let volumes = items(patch, "volumes")?;
     for item in &volumes {
@@ -105,7 +105,7 @@ fn check_name(item: &Map<String, Value>, name: &str, at: String) -> Result<(), O
     }
 }
 
-/// Returns whether an item of a patch removes what has its name.
+/// Returns whether an item of a patch removes the item with its name.
 fn deletes(item: &Map<String, Value>) -> bool {
     item.get("$patch").is_some_and(|verb| verb == "delete")
 }

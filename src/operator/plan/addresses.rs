@@ -1,4 +1,4 @@
-//! Endpoints that relays advertise, completed by what the cluster knows of their nodes.
+//! Endpoints that relays advertise, completed with addresses and annotations of their nodes.
 
 use std::{collections::BTreeSet, net::IpAddr};
 
@@ -12,12 +12,12 @@ use crate::{
     operator::{validate::ValidRegion, view::ClusterView},
 };
 
-/// Most endpoints that an annotation may name.
+/// Maximum number of endpoints in an annotation.
 const MOST: usize = 16;
 
-/// Completes the endpoints that the relays of `region` advertise: by the addresses of their Services,
-/// by annotations and by the addresses of the nodes that fit. Also returns the nodes whose annotation
-/// is no list of endpoints.
+/// Completes the endpoints that the relays of `region` advertise with the addresses of their
+/// Services, with annotations of nodes and with the addresses of the nodes that fit. Also returns
+/// the nodes whose annotation is not a list of endpoints.
 pub(super) fn complete(
     region: &ValidRegion,
     nodes: &NodePlan,
@@ -56,7 +56,7 @@ pub(super) fn complete(
         entry.external_ips = external_ips;
         entry.internal_ips = internal_ips;
     }
-    // Every relay reads the whole list, and each change of it is sent to every node with one.
+    // Every relay reads the whole list, and each change of it is sent to all of them.
     if let Some(chosen) = &nodes.chosen {
         endpoints.nodes.retain(|node, _| chosen.contains(node));
         refused.retain(|node| chosen.contains(node));
@@ -64,7 +64,7 @@ pub(super) fn complete(
     (endpoints, refused)
 }
 
-/// Endpoints in the node's annotation; an error when it holds anything else.
+/// Returns the endpoints in the annotation of a node, or an error if it contains anything else.
 fn annotated(node: &Node) -> Result<Vec<StaticEndpoint>, ()> {
     let Some(text) = node.annotations().get(STATIC_ENDPOINTS_ANNOTATION) else {
         return Ok(Vec::new());

@@ -1,5 +1,5 @@
-//! The choice of nodes for regions that get a number of relays: regions share the total, spread over
-//! zones, and move as little as possible.
+//! Choice of nodes for regions with a limited number of relays. Regions share the total, relays
+//! spread over zones, and as few relays as possible move.
 
 mod filling;
 
@@ -16,22 +16,22 @@ pub(super) struct Candidate {
     pub(super) name: String,
     /// Zone of the node.
     pub(super) zone: String,
-    /// True if a relay may be put onto the node; one that is there may stay either way.
+    /// True if a new relay may run on the node. A running relay may stay in any case.
     pub(super) open: bool,
 }
 
 /// The request of a region for nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Request {
-    /// Name of the region within the cluster; the preference for nodes depends on it.
+    /// Name of the region within the cluster. The preference for nodes depends on it.
     pub(super) key: String,
     /// Nodes that fit the region.
     pub(super) candidates: Vec<Candidate>,
     /// Nodes that have a relay of the region now, whether they fit or not.
     pub(super) running: BTreeSet<String>,
-    /// Most relays of the region.
+    /// Maximum number of relays of the region.
     pub(super) most: usize,
-    /// Most relays that the region has by being given nodes one by one; running ones stay.
+    /// Number of relays above which the region gets no further node. Running relays stay.
     pub(super) cap: usize,
     /// True if two regions cannot have relays on one node, because both take the same ports of it.
     pub(super) exclusive: bool,
@@ -42,11 +42,11 @@ pub(super) struct Request {
 pub(super) struct Choice {
     /// Nodes that keep their relay.
     pub(super) stay: Vec<String>,
-    /// Nodes that get one, the most wanted first.
+    /// Nodes that get a relay, the most preferred first.
     pub(super) start: Vec<String>,
-    /// Nodes that will get one when the relay of another region, which gives it up, is gone.
+    /// Nodes that get a relay when the relay of another region on them has ended.
     pub(super) awaited: Vec<String>,
-    /// Nodes that would get one too if the total allowed it.
+    /// Nodes that get no relay because the total is used up.
     pub(super) excess: Vec<String>,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Choice {
 pub(super) fn choose(requests: &[Request], allowance: usize) -> Vec<Choice> {
     let mut filling = Filling::new(requests);
     filling.fill(allowance);
-    // A region that gave a node up may have another one for it.
+    // A region that gave up a node may get a different one.
     while filling.hand_over(allowance) {
         filling.fill(allowance);
     }

@@ -11,20 +11,20 @@ use crate::{
     operator::{validate::ValidRegion, view::ClusterView},
 };
 
-/// Reason of who has none.
+/// Reason of a relay without an Elastic IP.
 pub(super) const MISSING: &str = "ElasticIPMissing";
 
-/// An Elastic IP, and where it is.
+/// Elastic IP of a load balancer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ElasticIp {
-    /// Its allocation.
+    /// Allocation ID of the Elastic IP.
     pub allocation: String,
-    /// The public subnet of its load balancer.
+    /// Public subnet of the load balancer.
     pub subnet: String,
 }
 
-/// An Elastic IP for the relay on each of `nodes` whose zone has one left. A relay that has one keeps
-/// it; others get the first that is free.
+/// Assigns an Elastic IP to the relay on each of `nodes`, as long as the zone has a free one. A
+/// relay that has one keeps it. Others get the first free one.
 pub(super) fn assign(
     region: &ValidRegion,
     nodes: &[String],
@@ -56,7 +56,7 @@ pub(super) fn assign(
     }
     for node in nodes {
         if let Some(pool) = pool(node) {
-            // Fails for all when the node has one.
+            // This fails for all of them if the node has one.
             pool.allocations.iter().any(|a| give(node, pool, a));
         }
     }
@@ -86,8 +86,8 @@ pub(super) fn missing(
     without.map(|node| (node.clone(), waiting(node))).collect()
 }
 
-/// Those of `missing` that get no Service: without an Elastic IP it would have an address that
-/// firewalls elsewhere do not know. A Service that exists stays.
+/// Returns the nodes of `missing` that get no Service. Without an Elastic IP, the Service would
+/// have an address that external firewalls do not allow. An existing Service stays.
 pub(super) fn unserved<'a>(
     region: &ValidRegion,
     missing: impl Iterator<Item = &'a String>,
@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(assigned(&relay), [("a1", "eipalloc-1")]);
         assert!(plan.start.pending.contains("a2"));
         assert!(services(&relay).keys().eq(["a1"]));
-        // The other one waits for its address, which solves itself.
+        // The other relay waits for its address, which needs no action.
         let waiting = plan.start.waiting.as_ref().unwrap();
         assert_eq!(waiting.reason, "ElasticIPMissing");
         assert!(waiting.message.contains("zone 'a'"), "{}", waiting.message);

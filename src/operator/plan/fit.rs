@@ -13,10 +13,10 @@ pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 const OS_LABEL: &str = "kubernetes.io/os";
 /// Label with the architecture of a node; every kubelet sets it.
 const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
-/// Architectures that the relay's image is made for.
+/// Architectures that the image supports.
 const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
-/// Labels and values of nodes that are none: pods there have no network of a host, and no
-/// DaemonSets. Virtual Kubelet (also AKS virtual nodes, Alibaba ECI), EKS Fargate.
+/// Labels of virtual nodes, which support neither the host network nor DaemonSets: Virtual Kubelet
+/// (also AKS virtual nodes, Alibaba ECI) and EKS Fargate.
 const VIRTUAL: [(&str, &str); 2] = [
     ("type", "virtual-kubelet"),
     ("eks.amazonaws.com/compute-type", "fargate"),
@@ -27,13 +27,13 @@ const OUTLIVED: [&str; 2] = [
     "node.kubernetes.io/unreachable",
 ];
 
-/// Zone of a node; nodes without one share the zone without a name.
+/// Returns the zone of a node. Nodes without a zone share the zone with an empty name.
 pub(super) fn zone(node: &Node) -> &str {
     node.labels().get(ZONE_LABEL).map_or("", String::as_str)
 }
 
-/// The requirements of every node of relays as a pod's affinity: Linux, an architecture of the image,
-/// and no virtual node.
+/// Returns the requirements for every node with relays, as part of a pod's affinity: Linux, a
+/// supported architecture, and no virtual node.
 pub fn requirements() -> Vec<NodeSelectorRequirement> {
     let requirement = |key: &str, operator: &str, values: &[&str]| NodeSelectorRequirement {
         key: key.to_owned(),
@@ -48,8 +48,8 @@ pub fn requirements() -> Vec<NodeSelectorRequirement> {
     all
 }
 
-/// Returns whether relays can run on `node` whatever its placement asks for. A node that does not
-/// state its operating system or architecture is not left out.
+/// Returns whether relays can run on `node`, regardless of the placement. A node without labels for
+/// its operating system or architecture counts as suitable.
 fn can_relay(node: &Node) -> bool {
     let labels = node.labels();
     let value = |key: &str| labels.get(key).map(String::as_str);
@@ -60,7 +60,7 @@ fn can_relay(node: &Node) -> bool {
             .all(|(key, virtual_node)| value(key) != Some(*virtual_node))
 }
 
-/// Returns whether a relay of this placement may be on `node`, taints left aside.
+/// Returns whether a relay of this placement may run on `node`, apart from taints.
 pub(super) fn fits(node: &Node, placement: &Placement) -> bool {
     let labels = node.labels();
     can_relay(node)
@@ -74,14 +74,15 @@ pub(super) fn fits(node: &Node, placement: &Placement) -> bool {
             .is_none_or(|s| s.node_selector_terms.iter().any(|term| holds(term, node)))
 }
 
-/// Returns whether a new relay may be put onto `node`, where one [may stay](may_stay): it is not
-/// cordoned, and has no taint that keeps relays away.
+/// Returns whether a new relay may run on `node`, on which a running one [may stay](may_stay): the
+/// node is not cordoned, and has no taint that prevents relays.
 pub(super) fn is_open(node: &Node, placement: &Placement) -> bool {
     let keeps_away = |taint: &Taint| taint.effect != "PreferNoSchedule";
     !is_cordoned(node) && !is_repelled(node, placement, keeps_away)
 }
 
-/// Returns whether the relay of a node may go on: cordons and most taints are for who comes.
+/// Returns whether a running relay may stay on a node. Cordons and most taints apply to new pods
+/// only.
 pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
     let ends = |taint: &Taint| taint.effect == "NoExecute" && !OUTLIVED.contains(&&*taint.key);
     node.metadata.deletion_timestamp.is_none()
@@ -89,7 +90,7 @@ pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
         && !is_repelled(node, placement, ends)
 }
 
-/// Returns whether `node` takes no new pods.
+/// Returns whether `node` accepts no new pods.
 pub(super) fn is_cordoned(node: &Node) -> bool {
     let spec = node.spec.as_ref();
     spec.and_then(|spec| spec.unschedulable).unwrap_or(false)
@@ -111,7 +112,8 @@ fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
         && (any_value || value(&toleration.value) == value(&taint.value))
 }
 
-/// A term without requirements fits nothing, as in a pod.
+/// Returns whether a term matches the node. A term without requirements matches no node, as in a
+/// pod.
 fn holds(term: &NodeSelectorTerm, node: &Node) -> bool {
     let labels = term.match_expressions.iter().flatten();
     let fields = term.match_fields.iter().flatten();

@@ -23,12 +23,12 @@ pub(super) struct Assigned {
     pub(super) addresses: BTreeMap<String, Vec<SocketAddr>>,
     /// DNS names with ports, which relays resolve.
     pub(super) names: BTreeMap<String, Vec<StaticEndpoint>>,
-    /// Missing addresses; relays that have theirs are started all the same.
+    /// Missing addresses. Relays with an address start anyway.
     pub(super) waiting: BTreeMap<String, Waiting>,
 }
 
-/// The port of the relay on each of `nodes`: `port`, or one of its own if they share an address. A
-/// relay that has one keeps it; others get the lowest that is free.
+/// Returns the port of the relay on each of `nodes`: `port`, or different ports if the relays share
+/// an address. A relay that has a port keeps it. Others get the lowest free port.
 pub(super) fn ports(
     region: &ValidRegion,
     nodes: &[String],
@@ -59,7 +59,8 @@ pub(super) fn ports(
     ports
 }
 
-/// The addresses that the Services of the relays on `nodes` have by now, at these ports.
+/// Returns the addresses that load balancers have assigned so far to the Services of the relays on
+/// `nodes`, with these ports.
 pub(super) fn assigned(
     region: &ValidRegion,
     nodes: &[String],
@@ -117,7 +118,7 @@ fn ingress(service: &Service, port: u16) -> (Vec<SocketAddr>, Vec<StaticEndpoint
     )
 }
 
-/// The Service of the relay on a node, unless it is being removed, as before it is replaced.
+/// Returns the Service of the relay on a node, unless the Service is being removed.
 pub(super) fn service_of<'a>(
     region: &ValidRegion,
     node: &str,

@@ -14,7 +14,7 @@ use crate::operator::{validate::ValidRegion, view::ClusterView};
 /// Addresses of each node at the node port.
 ///
 /// # Errors
-/// The cluster has not given the Service a node port yet.
+/// The cluster has not assigned a node port to the Service yet.
 pub(super) fn addresses(
     region: &ValidRegion,
     view: &ClusterView,
@@ -44,7 +44,7 @@ pub(super) fn addresses(
         .collect())
 }
 
-/// The port, once it is a NodePort Service: before that, the port is one of another kind.
+/// Returns the node port of a NodePort Service. A Service of another type has no port to use.
 fn node_port(service: &Service) -> Option<u16> {
     let spec = service.spec.as_ref()?;
     let port = spec.ports.as_ref()?.first()?.node_port?;
@@ -63,7 +63,8 @@ fn families(service: &Service) -> Vec<bool> {
         .collect()
 }
 
-/// Addresses of one IP version at which a node is reached: its external ones, else its internal.
+/// Returns the addresses of one IP version at which clients reach a node: external addresses, or
+/// internal ones if it has no external address.
 fn reachable(node: &Node, v6: bool) -> Vec<IpAddr> {
     let addresses = node.status.as_ref().and_then(|s| s.addresses.as_ref());
     let of = |kind: &str| -> Vec<IpAddr> {

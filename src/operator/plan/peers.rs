@@ -1,4 +1,4 @@
-//! The relays that try each other's addresses.
+//! Relays that probe each other's addresses.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,11 +14,12 @@ use crate::{
     operator::validate::{ValidRegion, ValidSpec},
 };
 
-/// Most relays in a list: a ConfigMap has its limit. Those after them are not tried.
+/// Maximum number of relays in a list, because the size of a ConfigMap is limited. Further relays
+/// are not probed.
 const MOST_PEERS: usize = 1_000;
 
-/// Assigns to each region of `relay` the relays that its own try, and those that try them: no others
-/// need to be known. A list that has all relays would change for every relay with every other.
+/// Assigns to each region of `relay` the relays that its relays probe, and the relays that probe
+/// them. With a list of all relays, each change of one relay would change the list of every other.
 pub(super) fn assign(relay: &ValidSpec, nodes: &[Arc<RelayNode>]) -> Vec<Vec<ProbePeer>> {
     let all = peers(nodes.iter().map(AsRef::as_ref));
     let regions: BTreeMap<String, &str> = nodes
@@ -33,7 +34,8 @@ pub(super) fn assign(relay: &ValidSpec, nodes: &[Arc<RelayNode>]) -> Vec<Vec<Pro
     relay.regions.iter().map(around_region).collect()
 }
 
-/// Those of `all` that are at most [`MOST_TRIED`] places from one that is `own`, around the end.
+/// Returns the relays of `all` that are at most [`MOST_TRIED`] places from a relay that is `own`.
+/// The order is circular.
 fn around(all: &[ProbePeer], own: impl Fn(&ProbePeer) -> bool) -> Vec<ProbePeer> {
     let (count, mut wanted) = (all.len(), BTreeSet::new());
     let reach = MOST_TRIED.min(count.saturating_sub(1));
@@ -43,7 +45,7 @@ fn around(all: &[ProbePeer], own: impl Fn(&ProbePeer) -> bool) -> Vec<ProbePeer>
     wanted.into_iter().map(|at| all[at].clone()).collect()
 }
 
-/// The relays of a PeerRelay that can be tried, in a stable order.
+/// Returns the relays of a PeerRelay that can be probed, in a stable order.
 fn peers<'a>(nodes: impl Iterator<Item = &'a RelayNode>) -> Vec<ProbePeer> {
     let peer = |node: &RelayNode| {
         let status = node.status.as_ref()?;

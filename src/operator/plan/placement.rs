@@ -1,4 +1,4 @@
-//! The nodes that get relays, where that is not left to a DaemonSet.
+//! Choice of the nodes that get relays, if no DaemonSet of a region decides this.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -86,7 +86,7 @@ fn request(relay: &ValidSpec, region: &ValidRegion, view: &ClusterView) -> Reque
     }
 }
 
-/// Leaves out nodes where another PeerRelay has a port of `relay`, and names the first of them. A
+/// Excludes nodes where another PeerRelay uses a port of `relay`, and returns the first of them. A
 /// relay that has the ports itself stays.
 fn avoid(
     relay: &ValidSpec,
@@ -124,8 +124,8 @@ fn fitting(request: &Request) -> impl Iterator<Item = &str> {
 /// Returns whether nodes are chosen one by one, by region: where a number applies that does not cover all
 /// nodes anyway, and where regions on the host network could meet on a node.
 ///
-/// A number up to [`MOST_CHOSEN`] always counts as one that applies. Otherwise the node that makes
-/// one too many would have all relays replaced, as their DaemonSets become others.
+/// A number up to [`MOST_CHOSEN`] always applies. Otherwise, one node more than the number would
+/// replace all relays, because their DaemonSets change.
 fn individually(relay: &ValidSpec, requests: &[Request]) -> Vec<bool> {
     let all: usize = requests
         .iter()
@@ -146,8 +146,8 @@ fn individually(relay: &ValidSpec, requests: &[Request]) -> Vec<bool> {
         .collect()
 }
 
-/// Nodes on which the region has a relay: those with a DaemonSet or a Service of their own; before
-/// the first of these, those that report.
+/// Returns the nodes on which the region has a relay: nodes with their own DaemonSet or Service,
+/// or, if there is none, nodes with a report.
 fn running(relay: &str, region: &ValidRegion, view: &ClusterView) -> BTreeSet<String> {
     let labels = names::selector(relay, &region.name);
     let is_ours = |metadata: &ObjectMeta| {

@@ -1,7 +1,7 @@
-//! The replacement of a region's relays one after the other. Pure.
+//! Roll-out of a change to the relays of a region, one after the other. Pure.
 //!
-//! Where each relay has a DaemonSet of its own, the operator chooses which one is applied next; where
-//! one DaemonSet has them all, Kubernetes replaces its pods, and the operator pauses it.
+//! If each relay has its own DaemonSet, the operator decides which one is applied next. If one
+//! DaemonSet has all relays, Kubernetes replaces its pods, and the operator can pause it.
 
 mod reach;
 mod shared;
@@ -24,15 +24,15 @@ use crate::{
     },
 };
 
-/// Most relays that a message names.
+/// Maximum number of relays in a message.
 const NAMED: usize = 3;
 
 /// The state of the DaemonSets of a PeerRelay that decides which of them may be replaced.
 #[derive(Debug, Clone, Default)]
 pub struct Rollout {
     live: BTreeMap<String, LiveSet>,
-    /// Relays of shared DaemonSets that no other relay has reached since they were replaced, with
-    /// the time for which others still wait for them, by region.
+    /// Relays of shared DaemonSets that no other relay has reached since their replacement, by
+    /// region, with the remaining time that the roll-out waits for them.
     unreached: BTreeMap<String, Vec<(String, Duration)>>,
 }
 
@@ -45,27 +45,27 @@ struct LiveSet {
     is_off: bool,
     /// Number of relays that Kubernetes has not replaced yet.
     outdated: usize,
-    /// Relay of the DaemonSet, if it has one node and its relay is missing.
+    /// Missing relay of a DaemonSet with one node.
     absent: Option<Absent>,
 }
 
-/// A relay that others wait for.
+/// Relay that the roll-out waits for.
 #[derive(Debug, Clone)]
 struct Absent {
     /// Name of its DaemonSet.
     name: String,
     node: String,
     why: &'static str,
-    /// Longest time that others wait for it; `None` without a limit.
+    /// Remaining time that the roll-out waits for it. `None` without a limit.
     remaining: Option<Duration>,
 }
 
-/// Changed DaemonSets, by whether they may be applied now.
+/// Changed DaemonSets, divided into those that may be applied now and deferred ones.
 #[derive(Debug, Default)]
 pub struct Admission {
     /// DaemonSets that may be applied now.
     pub now: Vec<DaemonSet>,
-    /// Names of those that stay as they are for the time being.
+    /// Names of DaemonSets that are not applied yet.
     pub deferred: Vec<String>,
     /// Sentences about relays that wait, by region.
     messages: Vec<String>,
@@ -173,7 +173,7 @@ impl LiveSet {
 }
 
 impl Absent {
-    /// A ready relay that no other relay has reached since it was replaced.
+    /// Creates the entry of a ready relay that no other relay has reached since its replacement.
     const fn unreached(name: String, node: String, remaining: Duration) -> Self {
         Self {
             name,
@@ -209,8 +209,8 @@ impl Admission {
         (!self.messages.is_empty()).then(|| self.messages.join("; "))
     }
 
-    /// Records that `waiting` relays of a region wait for `absent`. With 0 there is only something to
-    /// look at again.
+    /// Records that `waiting` relays of a region wait for `absent`. With 0, only a later check is
+    /// scheduled.
     fn wait(&mut self, region: &str, waiting: usize, absent: &[Absent]) {
         let remaining = absent.iter().filter_map(|absent| absent.remaining);
         self.recheck_after = remaining.chain(self.recheck_after).min();
@@ -222,7 +222,7 @@ impl Admission {
 
 fn message(region: &str, waiting: usize, absent: &[Absent]) -> String {
     let mut text = format!("region {region}: {waiting} relay(s) wait to be replaced");
-    // Those that are being replaced have not been seen to go yet.
+    // The view may not show yet that relays that are being replaced have ended.
     let named: Vec<_> = absent
         .iter()
         .take(NAMED)

@@ -1,9 +1,9 @@
-//! Relays that are going to be removed, and those on cordoned nodes, give out no sessions. A relay
-//! is removed once clients have left it, or after a limit. Pure.
+//! Withdrawal of relays that will be removed, and of relays on cordoned nodes: they accept no new
+//! sessions. A relay is removed when clients have left it, or after a limit. Pure.
 //!
-//! The request stands in the region's ConfigMap, which relays watch, with the time when it was made:
-//! a restarted operator neither forgets nor prolongs it. A relay that another one of the same
-//! PeerRelay replaces on its node goes on as it is: its sessions go on too.
+//! The request is stored in the ConfigMap of the region, which relays watch, with its time: a
+//! restarted operator neither forgets nor extends it. A relay that another relay of the same
+//! PeerRelay replaces on its node is not withdrawn, because its sessions continue.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
@@ -26,15 +26,16 @@ use crate::{
     },
 };
 
-/// Most nodes of a region that are named; a relay on another one is removed after the limit.
+/// Maximum number of nodes of a region in the request. A relay on another node is removed after the
+/// limit.
 const MOST_NAMED: usize = 1_000;
 
-/// Relays that are about to be removed.
+/// Relays that will be removed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Leaving {
     /// Number of these relays.
     pub relays: usize,
-    /// Time at which the last of them is removed, whatever its clients do.
+    /// Time at which the last of them is removed at the latest.
     pub until: Timestamp,
     /// Time at which the first of them is removed.
     pub next: Timestamp,
@@ -47,7 +48,7 @@ pub struct Leaving {
 }
 
 impl Leaving {
-    /// So many relays that are removed at the same time.
+    /// Creates a number of relays that are removed at the same time.
     #[cfg(test)]
     pub(crate) fn for_tests(relays: usize, until: Timestamp) -> Self {
         let tally = Tally {
@@ -86,8 +87,7 @@ struct Relay<'a> {
     report: Option<&'a RelayNode>,
 }
 
-/// Decides which relays of `relay` are withdrawn, by region, and which of them are about to be
-/// removed.
+/// Decides which relays of `relay` are withdrawn, by region, and which of them will be removed.
 pub(super) fn plan(
     relay: &ValidSpec,
     nodes: &[NodePlan],
@@ -127,13 +127,13 @@ pub(super) fn plan(
     (withdrawn, tally.leaving())
 }
 
-/// The text of `withdrawals` as relays read it, if there are any.
+/// Renders `withdrawals` for relays. `None` if there are none.
 pub fn text(withdrawals: &Withdrawals) -> Option<String> {
     let is_empty = withdrawals.0.is_empty();
     (!is_empty).then(|| serde_yaml::to_string(withdrawals).expect("a map is plain data"))
 }
 
-/// The pods of the PeerRelay's DaemonSets, where their node is known.
+/// Returns the pods of the PeerRelay's DaemonSets whose nodes are known.
 fn running<'a>(relay: &ValidSpec, view: &'a ClusterView) -> Vec<Relay<'a>> {
     let nodes: HashMap<_, &Node> = (view.nodes.iter())
         .filter_map(|node| Some((node.metadata.name.as_deref()?, &**node)))
@@ -157,7 +157,7 @@ fn running<'a>(relay: &ValidSpec, view: &'a ClusterView) -> Vec<Relay<'a>> {
         Some(Relay {
             set,
             region: daemon_sets::region(set)?,
-            // A relay goes with its node.
+            // A relay ends with its node.
             node: nodes.get(node)?,
             report: reports.get(pod.metadata.name.as_deref()?).copied(),
         })
@@ -168,11 +168,11 @@ fn running<'a>(relay: &ValidSpec, view: &'a ClusterView) -> Vec<Relay<'a>> {
         .collect()
 }
 
-/// Returns whether a relay goes on, or another one takes its place on the node.
+/// Returns whether a relay stays, or another one replaces it on the node.
 fn is_wanted(relay: &ValidSpec, nodes: &[NodePlan], one: &Relay<'_>) -> bool {
     let own = |region: &&ValidRegion| region.name == one.region;
     let here = relay.regions.iter().find(own);
-    // The relay of a region that is gone may have been on either network.
+    // The relay of a removed region may have used either network.
     let on_host = here.is_none_or(|region| Exposure::on_host_network(&region.exposure));
     let mut regions = relay.regions.iter().zip(nodes);
     relay.enabled
@@ -182,7 +182,7 @@ fn is_wanted(relay: &ValidSpec, nodes: &[NodePlan], one: &Relay<'_>) -> bool {
         })
 }
 
-/// The withdrawals that relays of the region `child` have been asked for.
+/// Returns the withdrawals that are requested in the ConfigMap of the region `child`.
 fn asked(view: &ClusterView, child: &str) -> Withdrawals {
     let map = view.config_maps.iter().find(|map| map.name_any() == child);
     let data = map.and_then(|map| map.data.as_ref());
@@ -191,8 +191,8 @@ fn asked(view: &ClusterView, child: &str) -> Withdrawals {
         .unwrap_or_default()
 }
 
-/// Asks relays that are going to be removed; those that have been asked keep their time. `whole`
-/// means that all relays of the region are among them.
+/// Returns withdrawals for relays that will be removed. Earlier requests keep their time. `whole`
+/// means that all relays of the region will be removed.
 fn ask(relays: &[&Relay<'_>], previous: &Withdrawals, now: Timestamp, whole: bool) -> Withdrawals {
     let mut asked = Withdrawals::default();
     for relay in relays {
@@ -209,8 +209,8 @@ fn ask(relays: &[&Relay<'_>], previous: &Withdrawals, now: Timestamp, whole: boo
     asked
 }
 
-/// Adds to `withdrawals` the relays of a region on cordoned nodes, while one on another node can be
-/// used.
+/// Adds to `withdrawals` the relays of a region on cordoned nodes, while a relay on another node
+/// can be used.
 fn cordoned(
     (region, nodes): (&ValidRegion, &NodePlan),
     running: &[Relay<'_>],
@@ -253,7 +253,7 @@ struct Tally {
 }
 
 impl Tally {
-    /// Adds those of `relays` that are not to be removed yet; whether there are any.
+    /// Adds those of `relays` that must not be removed yet, and returns whether there are any.
     fn add(
         &mut self,
         relays: &[&Relay<'_>],
@@ -292,8 +292,9 @@ impl Tally {
     }
 }
 
-/// Until when a relay that was asked at `since` stays, if it is not to be removed now: clients have
-/// left it, the limit has passed, or it has never reported and has no sessions.
+/// Returns the time until which a relay that was withdrawn at `since` stays. `None` if it can be
+/// removed now: clients have left it, the limit has passed, or it has never reported and has no
+/// sessions.
 fn stays_until(relay: &Relay<'_>, since: Timestamp, now: Timestamp) -> Option<Timestamp> {
     let until = since.saturating_add(LIMIT).unwrap_or(Timestamp::MAX);
     let status = relay.report?.status.as_ref()?;
@@ -301,7 +302,7 @@ fn stays_until(relay: &Relay<'_>, since: Timestamp, now: Timestamp) -> Option<Ti
     (!complete && now < until).then_some(until)
 }
 
-/// The ConfigMap of a region that is gone, with `withdrawals` for its last relays.
+/// Returns the ConfigMap of a removed region, with `withdrawals` for its last relays.
 fn with_withdrawals(live: &ConfigMap, withdrawals: &Withdrawals) -> ConfigMap {
     let mut map = ConfigMap {
         data: live.data.clone(),

@@ -1,4 +1,5 @@
-//! `WithinQuota`: the number of relays, and the one that the tailnet's plan allows.
+//! Condition `WithinQuota`: the number of relays compared with the number that the tailnet's plan
+//! allows.
 
 use super::{
     Pass,
@@ -9,8 +10,8 @@ use crate::operator::tailnet::Neighbour;
 /// Nodes or PeerRelays that are named in a message.
 const NAMED: usize = 10;
 
-/// `WithinQuota`, where a total applies. The relays of `neighbours` are in the same tailnet, and the
-/// greatest total of all is what the tailnet may have.
+/// Returns `WithinQuota`, if a total applies. The relays of `neighbours` are in the same tailnet,
+/// and the greatest total of all PeerRelays applies to the tailnet.
 pub(super) fn update(pass: Pass<'_>, neighbours: &[Neighbour]) -> Option<ConditionUpdate> {
     let own_most = usize::from(pass.spec.max_relays?);
     let chosen = pass.plan.regions.iter().map(|r| r.nodes.chosen.as_ref());

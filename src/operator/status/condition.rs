@@ -58,8 +58,8 @@ pub(in crate::operator) fn condition(
     }
 }
 
-/// Keeps conditions of an earlier specification that this one says nothing about. The reason for which
-/// relays were not ready then is not kept.
+/// Keeps conditions of an earlier specification for which there is no update. The reason why relays
+/// were not ready then is not kept.
 pub(super) fn keep_others(conditions: &mut Vec<Condition>, old: &[Condition]) {
     let is_judged = |all: &[Condition], type_: &str| {
         let mut all = all.iter();

@@ -1,15 +1,14 @@
-//! The status of a PeerRelay whose `spec.enabled` is false, and of relays that are about to be
-//! removed.
+//! Status of a PeerRelay whose `spec.enabled` is false, and of relays that will be removed.
 
 use super::{condition::ConditionUpdate, observed::Observed};
 use crate::operator::plan::withdrawal::Leaving;
 
-/// Reason of a PeerRelay that is as it should be: without relays.
+/// Reason of a disabled PeerRelay without relays.
 pub(super) const DISABLED: &str = "Disabled";
-/// Reason while relays that are going to be removed wait for their clients to leave.
+/// Reason while withdrawn relays wait for their clients to leave.
 pub(super) const WITHDRAWING: &str = "RelaysWithdrawing";
 
-/// Sentence about relays that are about to be removed.
+/// Sentence about relays that will be removed.
 pub(super) fn message(leaving: &Leaving) -> String {
     format!(
         "{} relay(s) give out no more sessions and are removed when clients have left them, at the \
@@ -18,8 +17,8 @@ pub(super) fn message(leaving: &Leaving) -> String {
     )
 }
 
-/// The conditions of a PeerRelay that is not enabled. It is ready once no relay runs: that is what
-/// it asks for.
+/// Returns the conditions of a disabled PeerRelay. It is ready when no relay runs, because this is
+/// the requested state.
 pub(super) fn updates(observed: &Observed) -> Vec<ConditionUpdate> {
     let off = "spec.enabled is false: no relay runs, everything else stays as it is";
     if observed.counts.desired == 0 && observed.progress.leaving.is_none() {

@@ -17,7 +17,7 @@ pub(super) fn published<'a>(
     for status in reports.iter().filter_map(|report| report.status.as_ref()) {
         relays += 1;
         addresses += status.endpoints.len();
-        // Without its port, a relay has no address for another reason than its configuration.
+        // If a relay has no port, its configuration is not the reason for missing addresses.
         silent += usize::from(status.endpoints.is_empty() && status.port.is_some());
     }
     let (status, reason, message) = match (relays, silent, addresses) {
@@ -54,7 +54,7 @@ pub(super) fn published<'a>(
     }
 }
 
-/// States that a Service has no port or address yet, of which nothing is advertised.
+/// Reports that a Service has no port or address yet, so that nothing is advertised.
 fn pending<'a>(mut regions: impl Iterator<Item = Region<'a>>) -> Option<ConditionUpdate> {
     let waiting = regions.find_map(|region| region.plan.start.waiting.as_ref())?;
     Some(ConditionUpdate {
@@ -65,7 +65,7 @@ fn pending<'a>(mut regions: impl Iterator<Item = Region<'a>>) -> Option<Conditio
     })
 }
 
-/// States that the annotation of a node cannot be read: its relay advertises less than it should.
+/// Reports that the annotation of a node cannot be parsed, so that its relay lacks endpoints.
 fn bad_annotations<'a>(regions: impl Iterator<Item = Region<'a>>) -> Option<ConditionUpdate> {
     let bad: BTreeSet<&str> = regions
         .flat_map(|region| &region.plan.bad_annotations)

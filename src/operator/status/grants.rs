@@ -1,4 +1,5 @@
-//! `GrantsInForce`: the tailnet policy as the relays read it, and the one that the PeerRelay needs. Pure.
+//! Condition `GrantsInForce`: the tailnet policy that relays report, compared with the policy that
+//! the PeerRelay needs. Pure.
 
 use super::condition::{ConditionUpdate, LONGEST_MESSAGE, cut, some};
 use crate::{
@@ -9,25 +10,25 @@ use crate::{
     grants::{RegionGrant, Selector, first_grants_warning},
 };
 
-/// The policy lets each region's clients use its relays, and no other device.
+/// The policy allows exactly the clients of each region to use its relays.
 pub(super) const EFFECTIVE: &str = "GrantsEffective";
-/// It does not let them.
+/// The policy does not allow the clients to use the relays.
 pub(super) const MISSING: &str = "GrantsMissing";
-/// It lets others too.
+/// The policy allows other devices too.
 pub(super) const TOO_BROAD: &str = "GrantsTooBroad";
-/// It lets some of them, and others not.
+/// The policy allows only some of the clients.
 pub(super) const INCOMPLETE: &str = "GrantsIncomplete";
-/// A device that is no relay has a relay tag.
+/// A device that is not a relay has a relay tag.
 pub(super) const TAG_SHARED: &str = "TagOnOtherDevices";
 /// No relay sees a device of a client.
 pub(super) const UNSEEN: &str = "ClientsNotSeen";
 /// No relay has reported its packet filter.
 pub(super) const NOT_REPORTED: &str = "GrantsNotReported";
 
-/// Clients that a message names.
+/// Maximum number of clients in a message.
 const NAMED: usize = 5;
 
-/// The verdict on the grant of one region.
+/// State of the grant of one region.
 pub(super) struct RegionVerdict {
     pub(super) state: GrantState,
     sentence: String,
@@ -44,7 +45,8 @@ const STATES: [(GrantState, &str, &str); 7] = [
     (GrantState::Effective, "True", EFFECTIVE),
 ];
 
-/// Judges a region by the reports of its relays; the worst of them counts, as clients try all.
+/// Evaluates the reports of a region's relays. The worst report counts, because clients try all
+/// relays.
 pub(super) fn judge<'a>(
     grant: &RegionGrant,
     nodes: impl Iterator<Item = &'a RelayNode>,
@@ -121,7 +123,7 @@ fn judge_one(grant: &RegionGrant, report: &GrantReport) -> RegionVerdict {
     effective(&clients, report, verdict)
 }
 
-/// The verdict on a grant without a fault.
+/// Returns the state of a grant without a fault.
 fn effective(
     clients: &Judged<'_>,
     report: &GrantReport,
@@ -142,16 +144,17 @@ fn effective(
     verdict(state, sentence)
 }
 
-/// The clients of a region by what a relay reports of them.
+/// Clients of a region, grouped by the report of a relay.
 #[derive(Default)]
 struct Judged<'a> {
-    /// Those with a device that may use the relay.
+    /// Clients with a device that may use the relay.
     resolved: usize,
-    /// The relay sees devices, and none of them may use it.
+    /// Clients with devices in the network map, none of which may use the relay.
     refused: Vec<&'a str>,
-    /// The relay sees no device.
+    /// Clients without a device in the network map of the relay.
     unseen: Vec<&'a str>,
-    /// Clients that the relay has not reported, as while it takes over a changed configuration.
+    /// Clients that the relay has not reported, for example while it applies a changed
+    /// configuration.
     unreported: Vec<&'a str>,
     /// Clients whose devices relays cannot recognize.
     opaque: Vec<&'a str>,
@@ -182,8 +185,9 @@ impl<'a> Judged<'a> {
     }
 }
 
-/// The sources that may use the relays although the region names others; `None` if there are none,
-/// or if it is unknown: addresses and host aliases name devices that reports do not.
+/// Returns the sources that may use the relays although they are not clients of the region. `None`
+/// if there are none, or if this is unknown: reports do not contain devices that are named by
+/// address or host alias.
 fn too_many(grant: &RegionGrant, report: &GrantReport) -> Option<String> {
     let clients = &grant.clients;
     if clients.iter().any(|client| client.is_everyone()) {

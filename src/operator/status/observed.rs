@@ -1,4 +1,4 @@
-//! The state of the relays of a PeerRelay, gathered from DaemonSets, pods and reports.
+//! State of the relays of a PeerRelay, collected from DaemonSets, pods and reports.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -29,14 +29,14 @@ use crate::{
     },
 };
 
-/// Most endpoints in the printed column.
+/// Maximum number of endpoints in the printed column.
 const SHOWN_ENDPOINTS: usize = 10;
-/// Longest address in the printed column, in characters; relays write what they like.
+/// Longest address in the printed column, in characters. Reports may contain longer texts.
 const LONGEST_ENDPOINT: usize = 64;
 /// Longest reason taken from a relay, in characters.
 const LONGEST_REASON: usize = 64;
 
-/// The state of a PeerRelay's relays, gathered from its regions.
+/// State of the relays of a PeerRelay, collected from its regions.
 #[derive(Default)]
 pub(super) struct Observed {
     pub(super) regions: Vec<RegionStatus>,
@@ -46,7 +46,7 @@ pub(super) struct Observed {
     pub(super) vacancies: regions::Vacancies,
     /// First addresses of relays.
     pub(super) endpoints: Vec<String>,
-    /// Relays whose device name another device has, and the names that they got.
+    /// Relays that got another device name because theirs was in use, with the new names.
     pub(super) renamed: Vec<String>,
     pub(super) grants: Vec<grants::RegionVerdict>,
     problems: Problems,
@@ -61,13 +61,13 @@ pub(super) struct Counts {
     pub(super) sessions: i64,
 }
 
-/// The work that remains until the cluster is as planned.
+/// Remaining work until the cluster matches the plan.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     pub(super) rolling_out: bool,
     /// First condition that relays wait for.
     pub(super) waiting: Option<Waiting>,
-    /// Relays that are about to be removed.
+    /// Relays that will be removed.
     pub(super) leaving: Option<Leaving>,
     /// Sentence about relays that wait to be replaced.
     deferred: Option<String>,
@@ -85,7 +85,7 @@ struct Problems {
 }
 
 impl Observed {
-    /// Gathers the state of the relays that were planned.
+    /// Collects the state of the planned relays.
     pub(super) fn new(
         relay: &PeerRelay,
         pass: Pass<'_>,
@@ -93,7 +93,7 @@ impl Observed {
         now: Timestamp,
     ) -> Self {
         let mut observed = Self::default();
-        // Stores have no order, and a status that only changes its order would be written again.
+        // Stores have no order, and a status with another order would be written again.
         let mut reports: Vec<&RelayNode> = view.reports.iter().map(AsRef::as_ref).collect();
         reports.sort_by_key(|report| report.name_any());
         let pods = PodsView::new(view);
@@ -109,8 +109,8 @@ impl Observed {
                 observed.record_daemon_set(set, &mut summary);
                 let changed = pass.objects.stage.changed_sets.contains(&name);
                 observed.progress.rolling_out |= changed;
-                // Until its controller has seen a change, pods are those of the spec before, and what
-                // keeps them from running may just have been mended.
+                // Until the DaemonSet controller has observed a change, the pods have the previous
+                // spec, and their problem may be fixed already.
                 if let Some(set) = set.filter(|set| !changed && daemon_sets::is_observed(set)) {
                     observed.record_pods(set, &region.name, &pods);
                 }
@@ -133,7 +133,7 @@ impl Observed {
         observed
     }
 
-    /// Gathers the state of the relays of the last status, as this pass plans nothing.
+    /// Collects the state of the relays from the last status, because this pass has no plan.
     pub(super) fn unchanged(relay: &PeerRelay, view: &ClusterView) -> Self {
         let mut observed = Self::default();
         let mut reports: Vec<&RelayNode> = view.reports.iter().map(AsRef::as_ref).collect();
@@ -219,7 +219,7 @@ impl Observed {
         }
     }
 
-    /// States how many relays are ready, and which ones are waited for.
+    /// Returns a sentence with the number of ready relays and the missing ones.
     pub(super) fn count(&self) -> String {
         let Counts { desired, ready, .. } = self.counts;
         let mut count = format!("{ready} of {desired} relays are ready");
@@ -232,7 +232,7 @@ impl Observed {
         cut(&count, LONGEST_MESSAGE)
     }
 
-    /// The problem of most weight: one that needs the user, before one that passes.
+    /// Returns the most severe problem. Problems that need the user come before temporary ones.
     pub(super) fn problem(&self) -> Option<Problem<'_>> {
         let pods = self
             .problems
@@ -244,7 +244,7 @@ impl Observed {
         self.relay_problems().chain(pods).max().map(Problem::new)
     }
 
-    /// The problem of most weight among those that relays report.
+    /// Returns the most severe problem that relays report.
     pub(super) fn relay_problem(&self) -> Option<Problem<'_>> {
         self.relay_problems().max().map(Problem::new)
     }
@@ -319,7 +319,7 @@ fn clients<'a>(
     review::review(&region.grant.clients, reports, old, most, now)
 }
 
-/// The reason for which relays are not ready.
+/// Returns the reason why relays are not ready.
 pub(super) struct Problem<'a> {
     pub(super) reason: &'a str,
     pub(super) message: String,

@@ -1,4 +1,4 @@
-//! The reasons for which a relay's pod does not run, as Kubernetes states them. Pure.
+//! Reasons why the pod of a relay does not run, according to Kubernetes. Pure.
 
 use std::collections::BTreeMap;
 
@@ -13,30 +13,30 @@ use crate::{
     operator::host_ports::{Holder, HostPort, Taken, node_of, relay_of, wanted},
 };
 
-/// Longest part of somebody else's message that is repeated, in characters.
+/// Longest part of a message of Kubernetes in the status, in characters.
 const LONGEST_QUOTE: usize = 300;
 
 labels::label_enum! {
-    /// Reason why a pod does not run, as conditions carry it; documented in `docs/conditions.md`.
+    /// Reason why a pod does not run. `docs/conditions.md` documents it.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub enum Trouble {
-        /// The namespace's Pod Security level refuses it.
+        /// The Pod Security level of the namespace refuses the pod.
         PodSecurityForbidden,
-        /// Something else refuses it: a quota, a webhook.
+        /// A quota or a webhook refuses the pod.
         PodsRefused,
         /// Another pod of the node has the port.
         HostPortConflict,
-        /// The node has no room for it.
+        /// The node lacks resources for the pod.
         Unschedulable,
-        /// The image does not come.
+        /// The image cannot be pulled.
         ImagePullFailed,
-        /// It ends again and again.
+        /// The container ends repeatedly.
         CrashLooping,
     }
 }
 
 impl Trouble {
-    /// Returns whether only a person can mend it.
+    /// Returns whether only a user can fix it.
     pub const fn needs_user(self) -> bool {
         match self {
             Self::PodSecurityForbidden | Self::HostPortConflict | Self::ImagePullFailed => true,
@@ -48,8 +48,8 @@ impl Trouble {
 /// Numbers of pods by trouble, with the message of the first.
 pub(super) type Troubles = BTreeMap<Trouble, (String, usize)>;
 
-/// The troubles that keep the pods of a DaemonSet from running. Messages stay the same as long as the
-/// trouble does: they are compared to know whether a status must be written.
+/// Returns the problems that prevent the pods of a DaemonSet from running. Messages must not change
+/// while a problem stays, because each change causes a write of the status.
 pub(super) fn troubles(
     set: &DaemonSet,
     pods: &[&Pod],
@@ -68,13 +68,13 @@ pub(super) fn troubles(
     troubles
 }
 
-/// Nobody waits for a pod that is being removed.
+/// Pods that are being removed do not count.
 fn leaves(pod: &Pod) -> bool {
     pod.metadata.deletion_timestamp.is_some()
 }
 
-/// Pods that are refused are not there; only an event of the DaemonSet shows them. It stays for an hour,
-/// so it counts only while pods are missing.
+/// Refused pods do not exist. Only an event of the DaemonSet shows them. It stays for an hour, so
+/// it counts only while pods are missing.
 fn refusal(set: &DaemonSet, events: &[&Event]) -> Option<(Trouble, String, usize)> {
     let status = set.status.as_ref()?;
     let missing = status.desired_number_scheduled - status.current_number_scheduled;
@@ -109,7 +109,7 @@ fn refusal(set: &DaemonSet, events: &[&Event]) -> Option<(Trouble, String, usize
 
 fn trouble(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
     let status = pod.status.as_ref()?;
-    // The kubelet's own check, when the scheduler did not know of the other pod yet.
+    // The kubelet refuses the pod if the scheduler did not know of the other pod yet.
     if status.reason.as_deref() == Some("NodePorts") {
         return conflict(pod, taken);
     }
@@ -126,7 +126,7 @@ fn trouble(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
                 Trouble::Unschedulable,
                 format!("a node that fits has no room: {}", quote(why)),
             )),
-            // Not looked at yet, or held back on purpose.
+            // The scheduler has not processed the pod yet, or a scheduling gate delays it.
             _ => None,
         };
     }
@@ -141,8 +141,8 @@ fn trouble(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
         })
 }
 
-/// The conflict about a port that a pod does not get. No trouble where a relay of the same PeerRelay has
-/// it: that one is on its way out.
+/// Returns the conflict about a port that a pod does not get. If a relay of the same PeerRelay has
+/// the port, there is no conflict, because that relay is being removed.
 fn conflict(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
     let node = node_of(pod).unwrap_or_default();
     let own = relay_of(pod).unwrap_or_default();
@@ -164,7 +164,7 @@ fn conflict(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
     Some((Trouble::HostPortConflict, message))
 }
 
-/// The message of `HostPortConflict` where another PeerRelay has the port.
+/// Returns the message of `HostPortConflict` if another PeerRelay has the port.
 pub(super) fn port_conflict(node: &str, port: &HostPort, holder: &Holder) -> String {
     // Objects of earlier versions keep the default that was stored with them.
     let fix = match &*port.protocol {
@@ -206,7 +206,7 @@ fn container_trouble(
         );
         return Some((Trouble::ImagePullFailed, message));
     }
-    // Between two restarts it runs for a moment; that is no recovery until it is ready.
+    // Between two restarts the container runs for a moment. It has recovered only when it is ready.
     let last = container
         .last_state
         .as_ref()

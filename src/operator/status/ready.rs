@@ -1,4 +1,4 @@
-//! `Ready`, `Stalled` and `Reconciling`: whether relays are ready, and why not.
+//! Conditions `Ready`, `Stalled` and `Reconciling`, with the reason why relays are not ready.
 
 use super::{
     condition::ConditionUpdate,
@@ -33,11 +33,11 @@ pub(super) fn updates(observed: &Observed) -> Vec<ConditionUpdate> {
     std::iter::once(ready).chain(state.detail()).collect()
 }
 
-/// The reasons for which relays are not ready.
+/// Reasons why relays are not ready.
 struct State<'a> {
     observed: &'a Observed,
     problem: Option<Problem<'a>>,
-    /// Sentence about relays that are about to be removed.
+    /// Sentence about relays that will be removed.
     leaving: Option<String>,
     vacancy: Option<(Vacancy, String)>,
     /// Sentence with the numbers of relays.
@@ -46,7 +46,7 @@ struct State<'a> {
 }
 
 impl State<'_> {
-    /// `Ready`, with the reason of most weight.
+    /// Returns `Ready` with the most severe reason.
     fn ready(&self) -> ConditionUpdate {
         let progress = &self.observed.progress;
         let leaving = self.leaving.as_ref().filter(|_| !progress.rolling_out);

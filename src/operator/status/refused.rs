@@ -1,11 +1,11 @@
-//! The effect of refused objects on the conditions.
+//! Effect of refused objects on the conditions.
 
 use super::condition::{ConditionUpdate, LONGEST_MESSAGE, cut};
 use crate::operator::refusal::Summary;
 
-/// Lets `updates` state what was refused, as relays that run are not all that the PeerRelay asks for.
+/// Adds refused objects to `updates`, because running relays alone do not fulfill the PeerRelay.
 ///
-/// A refusal that passes by itself does not replace a problem that needs the user.
+/// A temporary refusal does not replace a problem that needs the user.
 pub(super) fn apply(mut updates: Vec<ConditionUpdate>, refused: &Summary) -> Vec<ConditionUpdate> {
     let stalled = updates.iter().any(|update| update.kind == "Stalled");
     let needs_user = refused.cause.needs_user();

@@ -1,4 +1,4 @@
-//! Regions without a relay: one is never ready.
+//! Regions without a relay, which are never ready.
 
 use std::collections::BTreeMap;
 
@@ -24,18 +24,18 @@ labels::label_enum! {
         NodesTaken,
         /// The total of relays is used up.
         AllowanceExceeded,
-        /// A relay of another region makes way.
+        /// A relay of another region will be removed first.
         NodeAwaited = "RelaysStarting",
     }
 }
 
 impl Vacancy {
-    /// Returns whether it passes without anybody's help.
+    /// Returns whether it ends without any action.
     pub(super) const fn passes(self) -> bool {
         matches!(self, Self::NodeAwaited)
     }
 
-    /// Returns whether nothing but the user's change of this object, or of another, ends it.
+    /// Returns whether only a change by the user, of this object or of another, ends it.
     pub(super) const fn needs_user(self) -> bool {
         matches!(self, Self::HostPortConflict | Self::AllowanceExceeded)
     }
@@ -58,7 +58,7 @@ impl Vacancy {
         }
     }
 
-    /// The reason for which `region` has no relay. `None` where it is to have some.
+    /// Returns the reason why `region` has no relay. `None` if relays are planned.
     pub(super) fn of(region: Region<'_>, desired: i32) -> Option<Self> {
         if desired > 0 {
             return None;
@@ -97,7 +97,7 @@ impl Vacancies {
         }
     }
 
-    /// The reason of most weight, and a message that names its regions.
+    /// Returns the most severe reason, and a message that names its regions.
     pub(super) fn first(&self) -> Option<(Vacancy, String)> {
         let (vacancy, names) = self.regions.first_key_value()?;
         let named = some(names, NAMED, "");

@@ -1,4 +1,5 @@
-//! The clients of a region that ask for sessions, which shows rules that are no longer used. Pure.
+//! Clients of a region with the time of their last request. They show rules that are no longer
+//! used. Pure.
 
 use k8s_openapi::{apimachinery::pkg::apis::meta::v1::Time, jiff::Timestamp};
 
@@ -12,7 +13,7 @@ use crate::{
 
 /// Entries in the status of a PeerRelay, over all regions.
 const MOST: usize = 256;
-/// Seconds of an hour: a finer time would have the status written again too often.
+/// Seconds of an hour. A finer resolution would cause too many writes of the status.
 const HOUR: i64 = 3_600;
 
 /// Entries that the status of each region may have.
@@ -49,7 +50,7 @@ fn status(
     old: Option<&ClientStatus>,
     now: Timestamp,
 ) -> ClientStatus {
-    // A relay may have any clock.
+    // The clock of a relay may be wrong.
     let past = |time: &Option<Time>| time.as_ref().map(|time| time.0.min(now));
     let since = reports.iter().map(|report| past(&report.counted_since));
     let since = since.chain([old.and_then(|old| past(&old.counted_since))]);

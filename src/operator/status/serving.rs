@@ -1,16 +1,16 @@
-//! `TailnetConnected` and `RelaysAvailable`: what the running relays do.
+//! Conditions `TailnetConnected` and `RelaysAvailable` of running relays.
 
 use super::{
     condition::{ConditionUpdate, some},
     observed::Observed,
 };
 
-/// Reason of relays that are in the tailnet under other names than they asked for.
+/// Reason of relays with other device names than requested.
 pub(super) const DEVICE_NAME_TAKEN: &str = "DeviceNameTaken";
 /// Most devices that a message names.
 const NAMED_DEVICES: usize = 5;
 
-/// The conditions about relays that run, whatever the PeerRelay asks for.
+/// Returns the conditions about running relays, regardless of the specification.
 pub(super) fn updates(observed: &Observed) -> Vec<ConditionUpdate> {
     let count = observed.count();
     let mut updates = Vec::new();
@@ -50,7 +50,7 @@ pub(super) fn updates(observed: &Observed) -> Vec<ConditionUpdate> {
     updates
 }
 
-/// One sentence about relays that are in the tailnet under other names than they asked for.
+/// Returns a sentence about relays with other device names than requested.
 fn renamed(names: &[String]) -> String {
     format!(
         "all relays that report are connected; other devices of the tailnet have the names of {} \

@@ -1,4 +1,4 @@
-//! `EndpointsVerified`: the addresses at which relays reach each other.
+//! Condition `EndpointsVerified`: the addresses at which relays reach each other.
 
 use std::sync::Arc;
 
@@ -14,11 +14,11 @@ use crate::{
     operator::probes::{ProbeResults, missing},
 };
 
-/// States whether relays reach each other's addresses.
+/// Returns the condition about addresses at which relays reach each other.
 ///
-/// An address that was given and is not reached is wrong, whatever else works. One that was
-/// discovered, such as a private one, may be out of reach for others; then it counts only when its
-/// relay has none that works.
+/// A configured address that is not reached is always a problem. A discovered address, such as a
+/// private one, may be unreachable for others; it is a problem only if its relay has no working
+/// address.
 pub(super) fn verified(nodes: &[Arc<RelayNode>]) -> ConditionUpdate {
     let mut nodes = nodes.to_vec();
     nodes.sort_by_key(|node| node.name_any());

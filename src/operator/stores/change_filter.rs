@@ -1,11 +1,11 @@
-//! A filter for events of a watch: it passes only changes of facts that matter.
+//! Filter for events of a watch. It passes only relevant changes.
 
 use std::collections::{HashMap, HashSet};
 
 use kube::Resource;
 use kube_runtime::{reflector::ObjectRef, watcher::Event};
 
-/// The facts about each object as the last event stated them.
+/// Relevant facts about each object, from its last event.
 pub(super) struct ChangeFilter<K: Resource<DynamicType = ()>, T> {
     facts: fn(&K) -> T,
     facts_of: HashMap<ObjectRef<K>, T>,
@@ -22,7 +22,7 @@ impl<K: Resource<DynamicType = ()>, T: PartialEq> ChangeFilter<K, T> {
         }
     }
 
-    /// Records `event`; returns whether an object has come, gone or changed.
+    /// Records `event`. Returns whether an object was added, removed or changed.
     pub(super) fn record(&mut self, event: &Event<K>) -> bool {
         match event {
             Event::Apply(object) => self.changed(object),
@@ -38,7 +38,7 @@ impl<K: Resource<DynamicType = ()>, T: PartialEq> ChangeFilter<K, T> {
                 self.listed.clear();
                 false
             }
-            // Objects that went while nobody watched are not named.
+            // A new list does not name objects that were removed while the watch was down.
             Event::InitDone => {
                 let before = self.facts_of.len();
                 self.facts_of.retain(|key, _| self.listed.contains(key));

@@ -27,7 +27,7 @@ impl ChangedReports {
     /// Takes a PeerRelay, or waits for one.
     pub(in crate::operator) async fn next(&self) -> ObjectRef<PeerRelay> {
         loop {
-            // A PeerRelay that is added after this look leaves a permit.
+            // A PeerRelay that is added after this check leaves a permit.
             if let Some(relay) = self.take() {
                 return relay;
             }

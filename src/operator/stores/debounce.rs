@@ -10,8 +10,8 @@ use futures::{
 use kube_runtime::watcher;
 use tokio::time::sleep;
 
-/// Time for which changes are collected from the first one on. Later ones do not extend it, so a
-/// change is never older than this, however many there are.
+/// Time for which changes are collected after the first one. Later changes do not extend it, so a
+/// change never waits longer.
 const WINDOW: Duration = Duration::from_millis(300);
 
 /// Passes one item of each `key` for all that come within [`WINDOW`], and every error.

@@ -1,8 +1,8 @@
-//! Objects that this program cannot read: one must not hide the others of its kind.
+//! Handling of unreadable objects. One of them must not hide the others of its kind.
 //!
-//! A newer version, or somebody by hand, may have written what the API server's schema lets through
-//! and this program does not know. A watch of the plain type would fail at such an object, begin
-//! anew, and fail again.
+//! A newer version or a user may have written an object that the schema of the API server accepts
+//! and this program cannot parse. A watch of the plain type would fail at such an object, restart,
+//! and fail again.
 
 use std::{
     borrow::Cow,
@@ -21,14 +21,14 @@ use serde::{Deserialize, Deserializer, de::DeserializeOwned};
 use serde_json::{Value, value::RawValue};
 use tokio::sync::Notify;
 
-/// Longest error that is repeated, in characters.
+/// Longest error in a report, in characters.
 const LONGEST_ERROR: usize = 400;
 /// Largest status that is kept, in bytes.
 const LARGEST_STATUS: usize = 64 * 1024;
-/// Most objects of a kind that are reported; a user who may write objects can write many.
+/// Maximum number of objects of a kind that are reported, because a user can write many.
 const MOST: usize = 1_000;
 
-/// An object, or what can be read of one that cannot be read as a whole.
+/// Object, or the readable part of an unreadable object.
 #[derive(Debug, Clone)]
 pub enum Guarded<K> {
     /// The whole object.
@@ -37,21 +37,20 @@ pub enum Guarded<K> {
     Unreadable(Box<Unreadable>),
 }
 
-/// The readable part of an object that cannot be read as a whole.
+/// Readable part of an object that cannot be parsed as a whole.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Unreadable {
     /// Name, namespace, uid, version, generation and time of deletion.
     pub metadata: ObjectMeta,
     /// The status, unless it is large or cannot be read at all.
     pub status: Option<Value>,
-    /// The reason for which it cannot be read, without a position, which differs with each version
-    /// of the object.
+    /// Parse error without its position, which differs with each version of the object.
     pub error: String,
 }
 
 impl<'de, K: DeserializeOwned> Deserialize<'de> for Guarded<K> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // Taken as text: its depth does not matter then, which is limited for values.
+        // The status is kept as text, because the depth of parsed values is limited.
         let text = Box::<RawValue>::deserialize(deserializer)?;
         match serde_json::from_str(text.get()) {
             Ok(object) => Ok(Self::Whole(object)),
@@ -152,9 +151,9 @@ struct Shared {
 #[derive(Debug, Default)]
 struct State {
     objects: BTreeMap<Key, Arc<Unreadable>>,
-    /// Objects that are to be reported.
+    /// Objects that must be reported.
     unreported: BTreeSet<Key>,
-    /// Those that a list has named so far, while one is read.
+    /// Unreadable objects in the list that is being read.
     listed: Option<BTreeSet<Key>>,
 }
 
@@ -164,10 +163,10 @@ impl UnreadableObjects {
         self.lock().objects.values().cloned().collect()
     }
 
-    /// Waits for an object that has not been reported, and returns it as it is by then.
+    /// Waits for an object that has not been reported, and returns its current state.
     pub async fn next(&self) -> Arc<Unreadable> {
         loop {
-            // Whoever changes something after this look leaves a permit.
+            // A change after this check leaves a permit.
             {
                 let mut state = self.lock();
                 while let Some(key) = state.unreported.pop_first() {
@@ -180,7 +179,7 @@ impl UnreadableObjects {
         }
     }
 
-    /// Lets an object be reported again, if it still is as it was.
+    /// Allows another report about an object, if it has not changed.
     pub fn report_again(&self, unreadable: &Unreadable) {
         let mut state = self.lock();
         let key = key(&unreadable.metadata);
@@ -233,8 +232,8 @@ fn key(metadata: &ObjectMeta) -> Key {
     (metadata.namespace.clone(), name)
 }
 
-/// Leaves the objects that can be read, and notes the others. One that becomes unreadable is as if
-/// it were deleted from `store`, which holds what came through before.
+/// Passes readable objects, and records the others. An object that becomes unreadable counts as
+/// deleted from `store`, which contains the objects that passed before.
 pub(super) fn readable<K>(
     events: impl Stream<Item = Event<Guarded<K>>>,
     store: Store<K>,
@@ -410,7 +409,7 @@ mod tests {
         assert!(unreadable.next().now_or_never().is_none());
         unreadable.report_again(&next);
         assert_eq!(unreadable.next().await, next);
-        // It is another one by now, or gone.
+        // The object was replaced or deleted.
         unreadable.forget(&next.metadata);
         unreadable.report_again(&next);
         assert!(unreadable.next().now_or_never().is_none());

@@ -1,4 +1,4 @@
-//! The kinds of prometheus-operator that the cluster knows, and their objects.
+//! Kinds of prometheus-operator in the cluster, and their objects.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,16 +19,16 @@ use crate::operator::kinds::MonitoringKind;
 /// A definition, without its body.
 pub(super) type Definition = PartialObjectMeta<CustomResourceDefinition>;
 
-/// The definitions that exist, and the objects that are known to be as they should.
+/// Existing definitions, and the objects that are known to be up to date.
 ///
-/// These kinds are not watched, as they may not exist: an object is looked at once by each process,
-/// and again when it should be another one.
+/// These kinds are not watched, because they may not exist. Each process reads an object once, and
+/// again when the object must change.
 pub struct Monitoring {
     definitions: Vec<(MonitoringKind, Store<Definition>)>,
     done: Arc<Mutex<Done>>,
 }
 
-/// Checksum of what an object should be, by kind, namespace and name.
+/// Checksum of each applied object, by kind, namespace and name.
 type Done = HashMap<(MonitoringKind, String, String), String>;
 
 impl Monitoring {
@@ -53,7 +53,7 @@ impl Monitoring {
         (Self { definitions, done }, stream::select_all(streams))
     }
 
-    /// The kinds that the cluster knows.
+    /// Returns the kinds that are installed in the cluster.
     pub fn kinds(&self) -> BTreeSet<MonitoringKind> {
         let defined = self
             .definitions
@@ -69,7 +69,7 @@ impl Monitoring {
             .is_some_and(|done| done == sum)
     }
 
-    /// Notes that it is.
+    /// Records that the object was applied with this checksum.
     pub fn record(&self, kind: MonitoringKind, namespace: &str, name: &str, sum: String) {
         self.done().insert(key(kind, namespace, name), sum);
     }

@@ -1,4 +1,4 @@
-//! All PeerRelays, and when one of them changes in a way that matters to others in its tailnet.
+//! Watch of all PeerRelays, with the changes that affect others in the same tailnet.
 
 use futures::{Stream, StreamExt, channel::mpsc};
 use kube_runtime::{
@@ -14,8 +14,8 @@ use super::{
 };
 use crate::{crd::PeerRelay, operator::tailnet::seen_by_neighbours};
 
-/// All PeerRelays that can be read, a stream with each that has come, gone or changed, and one with
-/// a word whenever that matters to others.
+/// Returns all readable PeerRelays, a stream of added, removed and changed ones, and a stream with
+/// a signal for each change that affects others.
 pub(super) fn watch(
     scope: &Scope,
     unreadable: &UnreadableObjects,
@@ -26,7 +26,7 @@ pub(super) fn watch(
 ) {
     let (store, writer) = reflector::store();
     let mut filter = ChangeFilter::new(seen_by_neighbours);
-    // One word that waits is enough, however much has changed by then; each sender has one more.
+    // One waiting signal is enough for any number of changes. Each sender has one more slot.
     let (mut sender, receiver) = mpsc::channel(0);
     let events = scope.events(watcher::Config::default());
     let stream = readable(events, store.clone(), unreadable.clone())
@@ -37,7 +37,7 @@ pub(super) fn watch(
             if let Ok(event) = event
                 && matters(&mut filter, event)
             {
-                // Full: the word that waits is about this, too.
+                // The channel is full. The waiting signal covers this change too.
                 let _ = sender.try_send(());
             }
         })
@@ -45,7 +45,7 @@ pub(super) fn watch(
     (store, stream, receiver)
 }
 
-/// Returns whether `event` matters to others than the PeerRelay that it is about.
+/// Returns whether `event` affects other PeerRelays.
 fn matters<T: PartialEq>(
     filter: &mut ChangeFilter<PeerRelay, T>,
     event: &Event<PeerRelay>,

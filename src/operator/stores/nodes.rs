@@ -1,4 +1,4 @@
-//! The nodes of the cluster, and when they change in a way that matters.
+//! Watch of the nodes of the cluster and of their relevant changes.
 
 use std::hash::{DefaultHasher, Hash, Hasher};
 
@@ -13,7 +13,7 @@ use kube_runtime::{
 use super::{Scope, change_filter::ChangeFilter};
 use crate::names;
 
-/// All nodes, and a stream with a node, as good as any other, whenever one has come, gone or changed.
+/// Returns all nodes, and a stream with any node whenever one was added, removed or changed.
 pub(super) fn watch(
     scope: &Scope,
 ) -> (
@@ -37,7 +37,8 @@ pub(super) fn watch(
     (store, stream)
 }
 
-/// Leaves labels, our annotation, taints and addresses: the rest is large, and changes all the time.
+/// Keeps labels, the operator's annotation, taints and addresses. The rest is large and changes
+/// often.
 fn prune(node: &mut Node) {
     node.metadata.managed_fields = None;
     let own = |key: &String| key == names::STATIC_ENDPOINTS_ANNOTATION;
@@ -50,8 +51,7 @@ fn prune(node: &mut Node) {
     }
 }
 
-/// A node, as good as any other, if `event` matters. A controller refers to it by its name, so it has
-/// one.
+/// Returns any node if `event` is relevant. A controller refers to it by its name.
 fn touched(filter: &mut ChangeFilter<Node, u64>, event: &Event<Node>) -> Option<Node> {
     filter.record(event).then(|| {
         let mut any = Node::default();
@@ -60,7 +60,7 @@ fn touched(filter: &mut ChangeFilter<Node, u64>, event: &Event<Node>) -> Option<
     })
 }
 
-/// Checksum of what matters of a node.
+/// Returns a checksum of the relevant fields of a node.
 fn facts(node: &Node) -> u64 {
     let mut hasher = DefaultHasher::new();
     let (spec, status) = (node.spec.as_ref(), node.status.as_ref());

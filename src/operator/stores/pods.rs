@@ -1,4 +1,5 @@
-//! The relays' pods and the refusals to make them, cut down to what the status needs.
+//! Watches of the relays' pods and of events about refused pods, reduced to the fields that the
+//! status needs.
 
 use futures::Stream;
 use k8s_openapi::api::{
@@ -17,14 +18,14 @@ use crate::{
     operator::host_ports::{HostPort, wanted},
 };
 
-/// Watches the pods that the operator's DaemonSets make, and only those.
+/// Watches only the pods of the operator's DaemonSets.
 pub(super) fn pods(scope: &Scope) -> (Store<Pod>, impl Stream<Item = Touched<Pod>> + Send + use<>) {
     let config = watcher::Config::default().labels(&names::managed());
     reflect(scope, config, prune_pod)
 }
 
-/// Watches the events of DaemonSets whose pods Kubernetes cannot create. These events carry no label
-/// of ours; there are few of them in a cluster, and other DaemonSets' are dropped at once.
+/// Watches the events of DaemonSets whose pods Kubernetes cannot create. These events have no label
+/// of the operator. A cluster has few of them, and those of other DaemonSets are dropped.
 pub(super) fn refusals(
     scope: &Scope,
 ) -> (
@@ -36,7 +37,7 @@ pub(super) fn refusals(
     reflect(scope, config, prune_event)
 }
 
-/// The PeerRelay whose pod it is, and those that would take one of its ports of a node.
+/// Returns the PeerRelay of a pod, and those that need one of its host ports.
 pub(super) fn concerned(pod: &Pod, relays: &Store<PeerRelay>) -> Vec<ObjectRef<PeerRelay>> {
     let ports = wanted(pod);
     let rival = |relay: &PeerRelay| {
@@ -49,15 +50,15 @@ pub(super) fn concerned(pod: &Pod, relays: &Store<PeerRelay>) -> Vec<ObjectRef<P
     owner_of_pod(pod).into_iter().chain(rivals).collect()
 }
 
-/// The PeerRelay whose pod it is.
+/// Returns the PeerRelay of a pod.
 pub(super) fn owner_of_pod(pod: &Pod) -> Option<ObjectRef<PeerRelay>> {
     let labels = pod.metadata.labels.as_ref()?;
     let name = labels.get(names::PEER_RELAY_LABEL)?;
     Some(ObjectRef::new(name).within(pod.metadata.namespace.as_deref()?))
 }
 
-/// The PeerRelay whose DaemonSet it is about. A DaemonSet that is not known yet brings its
-/// PeerRelay's turn itself.
+/// Returns the PeerRelay of the DaemonSet of an event. A DaemonSet that is not known yet triggers
+/// its PeerRelay itself.
 pub(super) fn owner_of_refusal(
     event: &Event,
     sets: &Store<DaemonSet>,

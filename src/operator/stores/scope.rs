@@ -14,7 +14,7 @@ use serde::de::DeserializeOwned;
 use super::stream::{events, throttle::throttled};
 use crate::operator::readiness::Readiness;
 
-/// The scope of watches, and the readiness that learns of their failures.
+/// Scope of watches, and the readiness that records their failures.
 #[derive(Clone)]
 pub struct Scope {
     /// Speaks to the API server.
@@ -61,8 +61,8 @@ impl Scope {
 
 type Open<K> = Box<dyn Fn() -> BoxStream<'static, Event<K>> + Send>;
 
-/// Joins several watches into one, which begins anew when one of them does: its reader sees each
-/// object that exists between `Init` and `InitDone`, and no change of it before.
+/// Joins several watches into one, which restarts when one of them does. Its reader gets each
+/// existing object between `Init` and `InitDone`, and no earlier change of it.
 fn merged<K: Send + 'static>(watches: Vec<Open<K>>) -> impl Stream<Item = Event<K>> + Send {
     let merged = Merged {
         watches,
@@ -80,7 +80,8 @@ struct Merged<K> {
 
 enum Phase<K> {
     Begins,
-    /// Lists one after the other. The last of the streams is being listed, the others are done.
+    /// Watches list one after the other. The last of the streams is being listed, and the others
+    /// are done.
     Lists(Vec<BoxStream<'static, Event<K>>>, Listed),
     Watches(SelectAll<BoxStream<'static, Event<K>>>),
 }

@@ -1,4 +1,5 @@
-//! Watches that each mend themselves, and begin with a streamed list where the API server has them.
+//! Watches that recover by themselves, and begin with a streamed list if the API server supports
+//! it.
 
 pub(in crate::operator::stores) mod throttle;
 
@@ -15,20 +16,20 @@ use serde::de::DeserializeOwned;
 
 use crate::{backoff::Backoff, operator::readiness::Readiness};
 
-/// Shortest wait before a watch that failed is tried again.
+/// Shortest wait before a failed watch is restarted.
 const SHORTEST: Duration = Duration::from_millis(500);
-/// Longest one: what happens in the meantime is seen late.
+/// Longest wait before a failed watch is restarted. Changes in the meantime are delivered late.
 const LONGEST: Duration = Duration::from_secs(10);
-/// Waits with a random part: replicas and watches do not come back all at once.
+/// Backoff with a random part, so that replicas and watches do not return all at once.
 const BACKOFF: Backoff = Backoff::new(SHORTEST, LONGEST).with_jitter(0.5..=1.0);
 
-/// The events of a watch, without its errors: they are logged and passed to `readiness`, and the watch
-/// begins anew after a pause.
+/// Returns the events of a watch without its errors. Errors are logged and recorded in `readiness`,
+/// and the watch restarts after a pause.
 ///
-/// A controller would pause all of its watches for each error of one, so that ten watches whose API
-/// server was away for a moment would see nothing for minutes.
+/// A controller pauses all of its watches for each error of one. If the API server is unavailable
+/// for a moment, ten watches would deliver nothing for minutes.
 ///
-/// Lists are streamed until the API server refuses to, and come in pages from then on.
+/// Lists are streamed until the API server refuses this, and then come in pages.
 pub(super) fn events<K>(
     api: Api<K>,
     config: watcher::Config,
@@ -74,11 +75,11 @@ fn refusal(error: &watcher::Error) -> Option<&Status> {
     matches!(status.code, 0 | 400 | 422 | 504).then_some(status)
 }
 
-/// A client whose streamed lists begin with what is true now, as lists in pages do.
+/// Returns a client whose streamed lists begin with the current state, like lists in pages.
 ///
-/// kube asks for any state (`resourceVersion=0`). One that a cache of an API server is behind with
-/// would have the operator undo what has happened since. When no version is named, the API server
-/// waits until its cache has what etcd has.
+/// kube requests any state (`resourceVersion=0`). With an outdated state from a cache of the API
+/// server, the operator would undo later changes. Without a version, the API server waits until its
+/// cache is as current as etcd.
 pub(super) fn newest(client: &Client) -> Client {
     let inner = client.clone();
     let send = move |mut request: Request<Body>| {
@@ -91,7 +92,7 @@ pub(super) fn newest(client: &Client) -> Client {
     Client::new(tower::service_fn(send), client.default_namespace())
 }
 
-/// The same without `resourceVersion=0`, where it asks for a streamed list.
+/// Removes `resourceVersion=0` from a request for a streamed list.
 fn without_version(uri: &Uri) -> Option<Uri> {
     let parts: Vec<_> = uri.query()?.split('&').collect();
     if !parts.contains(&"sendInitialEvents=true") {

@@ -1,4 +1,4 @@
-//! Relays are given to regions one after the other.
+//! Assignment of relays to regions, one after the other.
 
 use std::{
     cmp::Reverse,
@@ -7,23 +7,23 @@ use std::{
 
 use super::{Choice, Request, score};
 
-/// Regions, and the nodes that they have so far.
+/// Regions and the nodes that are assigned to them so far.
 pub(super) struct Filling<'a> {
     regions: Vec<Region<'a>>,
     /// Nodes that an exclusive region gave up for another region, which took a different node.
     given_up: BTreeSet<&'a str>,
 }
 
-/// The nodes of one region so far.
+/// Nodes that are assigned to one region so far.
 struct Region<'a> {
     request: &'a Request,
     /// Nodes whose relay stays.
     kept: BTreeSet<&'a str>,
-    /// Nodes that get a relay, in the order in which they were given.
+    /// Nodes that get a relay, in the order of assignment.
     started: Vec<&'a str>,
-    /// Nodes that get a relay when another region's is gone.
+    /// Nodes that get a relay when the relay of another region has ended.
     awaited: Vec<&'a str>,
-    /// Nodes onto which a relay may be put, taken or not.
+    /// Nodes on which a new relay may run, assigned or not.
     possible: HashSet<&'a str>,
     /// Free candidates by zone, with their scores.
     free: BTreeMap<&'a str, BTreeSet<(u64, &'a str)>>,
@@ -51,7 +51,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Gives relays to the region with the fewest until there are `allowance` in total.
+    /// Assigns relays to the region with the fewest until there are `allowance` in total.
     pub(super) fn fill(&mut self, allowance: usize) {
         let mut total: usize = self.regions.iter().map(Region::count).sum();
         let mut complete = vec![false; self.regions.len()];
@@ -69,8 +69,8 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Gives a node to region `to`, if need be one that other regions leave for others: the shortest
-    /// augmenting path of a bipartite matching.
+    /// Assigns a node to region `to`. If no node is free, other regions change to different nodes:
+    /// the shortest augmenting path of a bipartite matching.
     fn extend(&mut self, to: usize) -> bool {
         let mut from = BTreeMap::<usize, (usize, &'a str)>::new();
         let mut queue = VecDeque::from([to]);
@@ -102,8 +102,7 @@ impl<'a> Filling<'a> {
         false
     }
 
-    /// Lets regions without any relay have their share of what others run, and returns whether there
-    /// was anything to be had.
+    /// Moves relays from other regions to regions without any relay. Returns whether a relay moved.
     pub(super) fn hand_over(&mut self, allowance: usize) -> bool {
         let mut any = false;
         let total: usize = self.regions.iter().map(Region::count).sum();
@@ -130,9 +129,9 @@ impl<'a> Filling<'a> {
         any
     }
 
-    /// A region that has at least two relays more than `to`, the node that it gives up, and the node
-    /// that `to` gets for it. Where the total is `tight`, another node than the one given up will do:
-    /// a free one, or one that was given up before and that nobody took.
+    /// Returns a region with at least two relays more than `to`, the node that it gives up, and the
+    /// node that `to` gets. If the total is `tight`, `to` may get another node than the one given
+    /// up: a free one, or one that was given up before and not taken.
     fn giver(&self, to: usize, tight: bool) -> Option<(usize, &'a str, &'a str)> {
         let receiver = &self.regions[to];
         let vacant = || {
@@ -163,7 +162,7 @@ impl<'a> Filling<'a> {
         self.regions[at].get(node);
     }
 
-    /// Makes a node that an exclusive region takes unavailable to all such regions.
+    /// Makes a node that an exclusive region takes unavailable to all exclusive regions.
     fn occupy(&mut self, node: &'a str) {
         let regions = self.regions.iter_mut();
         for region in regions.filter(|region| region.request.exclusive) {
@@ -171,7 +170,7 @@ impl<'a> Filling<'a> {
         }
     }
 
-    /// Ends, and adds what each region would get without a total.
+    /// Finishes the assignment, and adds the nodes that each region would get without a total.
     pub(super) fn into_choices(mut self) -> Vec<Choice> {
         let given: Vec<usize> = self.regions.iter().map(|r| r.started.len()).collect();
         let mut open: BTreeSet<(usize, usize)> = (self.regions.iter().enumerate())
@@ -236,7 +235,7 @@ impl<'a> Region<'a> {
         self.kept.len() + self.started.len() + self.awaited.len()
     }
 
-    /// Most relays that the region may have by being given one more.
+    /// Number of relays above which the region gets no further one.
     fn cap(&self) -> usize {
         self.request.most.min(self.request.cap)
     }
@@ -249,7 +248,7 @@ impl<'a> Region<'a> {
         self.per_zone.get(zone).copied().unwrap_or(0)
     }
 
-    /// The node that the next relay goes to: in the zone with the fewest.
+    /// Returns the free node with the highest score in the zone with the fewest relays.
     fn best_free(&self) -> Option<&'a str> {
         let zones = self.free.iter().filter(|(_, nodes)| !nodes.is_empty());
         let key = &self.request.key;
@@ -258,7 +257,8 @@ impl<'a> Region<'a> {
         nodes.last().map(|(_, node)| *node)
     }
 
-    /// The kept node that is given up first, of those that are `eligible`: in the fullest zone.
+    /// Returns the `eligible` node that the region gives up first: in the zone with the most
+    /// relays.
     fn least_wanted(&self, eligible: impl Fn(&str) -> bool) -> Option<&'a str> {
         let key = &self.request.key;
         let kept = self.kept.iter().filter(|node| eligible(node));

@@ -1,4 +1,4 @@
-//! Relays that are not reached yet since they were replaced.
+//! Relays that no other relay has reached since their replacement.
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -17,10 +17,11 @@ use crate::{
     operator::probes::ProbeResults,
 };
 
-/// Time after which a relay that is not reached holds up nothing: cloud load balancers take a few
-/// minutes to send to a new pod, and a condition of its own states that a firewall is closed.
+/// Time after which the roll-out no longer waits for a relay that is not reached. Cloud load
+/// balancers take a few minutes to send to a new pod. A closed firewall is reported by a separate
+/// condition.
 const LIMIT: SignedDuration = SignedDuration::from_mins(5);
-/// Taints of nodes that do not answer.
+/// Taints of nodes that do not respond.
 const DEAD: [&str; 3] = [
     "node.kubernetes.io/unreachable",
     "node.kubernetes.io/not-ready",
@@ -51,12 +52,13 @@ impl<'a> Reach<'a> {
         }
     }
 
-    /// Returns whether a node is gone or does not answer.
+    /// Returns whether a node is gone or does not respond.
     pub(super) fn is_dead(&self, node: &str) -> bool {
         !self.alive.contains(node)
     }
 
-    /// Nodes with a relay of `region` that others wait for, and for how long.
+    /// Returns the nodes with a relay of `region` that the roll-out waits for, with the remaining
+    /// time.
     pub(super) fn unreached(&self, region: &str) -> impl Iterator<Item = (String, Duration)> {
         let mut newest: BTreeMap<&str, &RelayNode> = BTreeMap::new();
         for relay in self.relays.iter().filter(|r| r.spec.region == region) {
@@ -69,8 +71,9 @@ impl<'a> Reach<'a> {
         alive.filter_map(|(node, relay)| Some((node.to_owned(), self.remaining(relay)?)))
     }
 
-    /// The time for which others still wait until another relay reaches that of `region` on `node`.
-    /// `None` when one has, when no other relay can try, or when it has taken too long already.
+    /// Returns the remaining time that the roll-out waits until another relay reaches that of
+    /// `region` on `node`. `None` if one has reached it, if no other relay can probe it, or if the
+    /// time is over.
     pub(super) fn awaited(&self, region: &str, node: &str) -> Option<Duration> {
         let here =
             |relay: &&Arc<RelayNode>| relay.spec.region == region && relay.spec.node_name == node;
@@ -78,7 +81,7 @@ impl<'a> Reach<'a> {
         self.remaining(of_pod.max_by_key(|relay| created(relay))?)
     }
 
-    /// The time for which others still wait for the relay of this report, the newest on its node.
+    /// Returns the remaining time for the relay of this report, the newest on its node.
     fn remaining(&self, relay: &RelayNode) -> Option<Duration> {
         let node = &relay.spec.node_name;
         let probed = |relay: &RelayNode| {

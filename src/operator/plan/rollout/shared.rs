@@ -1,4 +1,4 @@
-//! The pause of the roll-out of a DaemonSet that has all relays of a region.
+//! Pause of the roll-out of a DaemonSet that has all relays of a region.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use crate::operator::daemon_sets::{is_off, max_unavailable, only_node};
 
 /// The effect on a roll-out of relays that are ready but not reached.
 pub(super) struct Pause {
-    /// Relays that no other relay has reached since they were replaced.
+    /// Relays that no other relay has reached since their replacement.
     pub(super) absent: Vec<Absent>,
     /// Number of relays that have to wait: 0 when some may be replaced meanwhile.
     pub(super) waiting: usize,
@@ -24,9 +24,9 @@ pub(super) fn is_shared(set: &DaemonSet) -> bool {
     only_node(set).is_none()
 }
 
-/// Changes the update strategy of `set` so that Kubernetes replaces no more relays than may be absent,
-/// when relays that are ready but `unreached` count as absent too. `live` is the DaemonSet as the API
-/// server has it. Returns `None` and leaves `set` alone when there are no such relays.
+/// Changes the update strategy of `set` so that Kubernetes replaces no more relays than may be
+/// absent, if ready but `unreached` relays count as absent too. `live` is the DaemonSet in the
+/// cluster. Returns `None`, and does not change `set`, if there are no such relays.
 ///
 /// `OnDelete` is the only strategy that replaces none at all. Kubernetes sees a new pod as available
 /// after `minReadySeconds`, which leaves the operator time to pause the roll-out.
