@@ -18,7 +18,7 @@ use tower::{BoxError, Layer, Service};
 /// Time until which writes may be sent. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Fence {
-    /// Time of the end. `None` without leader election: all writes may be sent.
+    /// Time until which writes are allowed. `None` without leader election: all writes may be sent.
     until: Option<Arc<Mutex<Instant>>>,
 }
 

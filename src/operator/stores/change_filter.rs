@@ -22,7 +22,7 @@ impl<K: Resource<DynamicType = ()>, T: PartialEq> ChangeFilter<K, T> {
         }
     }
 
-    /// Records `event`. Returns whether an object was added, removed or changed.
+    /// Records an event. Returns whether an object was added, removed or changed.
     pub(super) fn record(&mut self, event: &Event<K>) -> bool {
         match event {
             Event::Apply(object) => self.changed(object),
