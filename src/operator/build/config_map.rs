@@ -81,8 +81,7 @@ fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<St
             false => format!("{}-{}", relay.tailnet.hostname_prefix, region.name),
         }),
         tags: vec![region.tag.clone()],
-        // An identity that is not stored on the node would leave a device in the tailnet at each
-        // start.
+        // Without a stored identity, each start would leave a device in the tailnet.
         ephemeral: (relay.tailnet.ephemeral || !on_host).then_some(true),
         port: Some(RelayPort::On(relay.port)),
         metrics_addr: Some(match on_host {
@@ -93,7 +92,7 @@ fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<St
         metrics_on_node: (on_host && is_scraped(relay)).then_some(true),
         region: Some(region.name.clone()),
         data_path: match relay.settings.data_path {
-            // Where it cannot be had, there is nothing to be said about it.
+            // Without the permissions for the kernel path, `Auto` reports no problem.
             DataPath::Auto if !data_path::in_kernel(relay, region) => Some(DataPath::Socket),
             chosen => Some(chosen),
         },
