@@ -22,6 +22,7 @@ mod nodes;
 mod operator;
 mod paths;
 mod placement;
+mod policy_file;
 mod quota;
 mod reasons;
 mod refusals;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Scenario> {
         reasons::scenarios(),
         refusals::scenarios(),
         grants::scenarios(),
+        policy_file::scenarios(),
         revoked::scenarios(),
         admission::scenarios(),
         manifests::scenarios(),

@@ -96,12 +96,21 @@ impl<'a> Headscale<'a> {
         key.as_str().map(AuthKey::new).context("it made no key")
     }
 
+    /// Lets Headscale check a policy file against its users and devices, and run its tests.
+    pub fn check_policy(&self, file: &str) -> Result<()> {
+        self.ask(&["policy", "check", "-f", file]).map(drop)
+    }
+
+    /// Replaces the policy by a file.
+    pub fn set_policy(&self, file: &str) -> Result<()> {
+        self.ask(&["policy", "set", "-f", file]).map(drop)
+    }
+
     /// Replaces the policy.
     pub fn write_policy(&self, policy: &Value) -> Result<()> {
         let file = self.dir.join("policy.hujson");
         write_private(&file, policy.to_string())?;
-        self.ask(&["policy", "set", "-f", &file.display().to_string()])
-            .map(drop)
+        self.set_policy(&file.display().to_string())
     }
 
     /// The devices of the tailnet.

@@ -221,7 +221,7 @@ fn broad(deployment: &Deployment<'_>) -> Result<String> {
 }
 
 /// Waits until the condition is as wanted.
-fn in_force(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
+pub(super) fn in_force(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
     let probe = || {
         let found = deployment.condition(EDGE, IN_FORCE)?;
         ensure!(found == wanted, "it is '{found}'");

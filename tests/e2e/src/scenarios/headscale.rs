@@ -13,7 +13,9 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, SEARCH, Scenario, is_relay, revoked::none_left, vacant};
+use super::{
+    EDGE, SEARCH, Scenario, is_relay, policy_file::PolicyFile, revoked::none_left, vacant,
+};
 use crate::evidence;
 
 /// Wait for a path that clients have kept.
@@ -37,6 +39,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             name: "on Headscale, sessions end within 10 s after the only grant or their devices are removed, \
                    and a deleted relay joins again",
             run: revoked,
+        },
+        Scenario {
+            name: "Headscale's policy check accepts what peerrelay grants merge wrote in every layout, \
+                   and its policy lets stock clients use relays",
+            run: merged,
         },
     ]
 }
@@ -161,6 +168,33 @@ fn revoked(deployment: &Deployment<'_>) -> Result<String> {
             "ended {:.1} s after the grant, {:.1} s after the devices",
             grant.as_secs_f64(),
             deleted.as_secs_f64()
+        ))
+    })();
+    cleaned_up(deployment, &headscale, result)
+}
+
+fn merged(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    let headscale = Headscale::start(deployment.rig, &policy(false))?;
+    let result = (|| {
+        let relay = deployment.peer_relay(EDGE, &json!({"tailnet": tailnet(deployment)?}))?;
+        let mut file = PolicyFile::new(deployment, "rig@")?;
+        let mut accepted = 0;
+        for layout in PolicyFile::layouts() {
+            let merged = file.merge(layout, &relay, &["--tag-owner", "rig@"])?;
+            headscale
+                .check_policy(&file.path())
+                .with_context(|| format!("Headscale refuses:\n{merged}"))?;
+            accepted += 1;
+        }
+        headscale.set_policy(&file.path())?;
+        write_secret(deployment, &headscale.key(RELAY_TAG)?)?;
+        apply(deployment)?;
+        deployment.wait_ready(EDGE)?;
+        let (c1, c2) = headscale.clients();
+        deployment.wait_route(c1, c2, is_relay, SEARCH)?;
+        Ok(format!(
+            "{accepted} layouts accepted, relayed with the last one"
         ))
     })();
     cleaned_up(deployment, &headscale, result)
