@@ -28,7 +28,7 @@ pub fn run(args: &MemoryArgs) -> Result<()> {
 
 fn show(rig: &Rig, args: &MemoryArgs, progress: &Progress) -> Result<()> {
     let deployment = Deployment::install(rig)?;
-    deployment.write_secret(&rig.tailnet.auth_key())?;
+    deployment.write_secret(&rig.tailnet.auth_key()?)?;
     deployment.apply("edge", &json!({}))?;
     deployment.wait_ready("edge")?;
     progress.line(format_args!(

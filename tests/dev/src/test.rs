@@ -11,7 +11,7 @@ use rig::{
     packages,
     progress::Progress,
     state::{State, repository},
-    tools::Tools,
+    tools::{Tools, source},
 };
 
 use crate::skipped;
@@ -63,6 +63,7 @@ fn cargo_tests(seed: u64, progress: &Progress) -> Result<usize> {
     ensure!(status.success(), "cargo test failed");
     let skipped = skipped::check(&record, progress)?;
     golden_vectors(progress)?;
+    control_server(progress)?;
     dashboard(progress)?;
     workflows::check(progress)?;
     deny::check(progress)?;
@@ -92,6 +93,19 @@ fn golden_vectors(progress: &Progress) -> Result<()> {
         );
     }
     progress.line("golden vectors are what Tailscale's own packages make");
+    Ok(())
+}
+
+/// The rig's control server and its API follow their rules, and Tailscale's own client of the API gets along
+/// with it.
+fn control_server(progress: &Progress) -> Result<()> {
+    let mut go = program("go");
+    go.current_dir(source("tailnet"))
+        .env("GOFLAGS", "-mod=readonly")
+        .args(["test", "./control"]);
+    run_program(&mut go).context("the control server of the rig breaks its rules")?;
+    progress
+        .line("the control server follows its rules, and Tailscale's API client accepts its API");
     Ok(())
 }
 

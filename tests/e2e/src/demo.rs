@@ -56,7 +56,7 @@ pub fn run(args: &DemoArgs) -> Result<()> {
 fn show(rig: &Rig, progress: &Progress) -> Result<String> {
     progress.line("helm install peerrelay-operator charts/peerrelay-operator");
     let deployment = Deployment::install(rig)?;
-    deployment.write_secret(&rig.tailnet.auth_key())?;
+    deployment.write_secret(&rig.tailnet.auth_key()?)?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     deployment.delete(PEER_RELAY)?;
     let is_derp = |route: &Route| *route == Route::Derp;

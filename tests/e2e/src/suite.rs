@@ -184,7 +184,7 @@ fn run_scenarios(
 ) -> Result<usize> {
     progress.line("installing the chart");
     let deployment = Deployment::install(rig)?.with_seed(seed);
-    deployment.write_secret(&rig.tailnet.auth_key())?;
+    deployment.write_secret(&rig.tailnet.auth_key()?)?;
     let mut failed = 0;
     for (index, scenario) in scenarios.iter().enumerate() {
         let start = Instant::now();

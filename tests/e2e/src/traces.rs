@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context, Result, ensure};
-use rig::{auth_key, deployment::Deployment};
+use rig::{auth_key, deployment::Deployment, tailnet::User};
 use serde_json::Value;
 
 use self::collector::Places;
@@ -19,13 +19,15 @@ const OBJECTS: &str = "events,peerrelays,relaynodes,configmaps,daemonsets,pods,s
     serviceaccounts,roles,rolebindings";
 /// The name under which an auth key is reported.
 const AUTH_KEY: &str = "an auth key";
+/// The name under which an access token, auth key or client secret of the tailnet's API is reported.
+const API_SECRET: &str = "a secret of the API";
 /// Shorter text is no key of another kind, and is found by chance.
 const SHORTEST: usize = 20;
 
 /// Fails if a secret is in a log, an object, or an argument list.
 pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
     let secrets = secrets(deployment)?;
-    for wanted in [AUTH_KEY, "a private key", "a token"] {
+    for wanted in [AUTH_KEY, API_SECRET, "a private key", "a token"] {
         ensure!(
             secrets.values().any(|kind| *kind == wanted),
             "{wanted} to search for was not found"
@@ -78,6 +80,9 @@ fn pods_there(deployment: &Deployment<'_>) -> Result<usize> {
 /// Each secret, with a word for its kind.
 fn secrets(deployment: &Deployment<'_>) -> Result<BTreeMap<String, &'static str>> {
     let mut secrets = BTreeMap::new();
+    for secret in deployment.rig.tailnet.api(User::Admin)?.secrets()? {
+        secrets.insert(secret, API_SECRET);
+    }
     for key in auth_key::used() {
         secrets.insert(key.as_str().to_owned(), AUTH_KEY);
     }

@@ -71,7 +71,7 @@ fn upgrade_and_back(rig: &Rig, from: &Version, to: &Version, progress: &Progress
         version.import(rig)?;
     }
     let deployment = Deployment::install_version(rig, &from.root, &from.image)?;
-    deployment.write_secret(&rig.tailnet.auth_key())?;
+    deployment.write_secret(&rig.tailnet.auth_key()?)?;
     scenarios::reset(&deployment)?;
     deployment.apply(STORED, &json!({"port": 41_000}))?;
     deployment.wait_ready(STORED)?;

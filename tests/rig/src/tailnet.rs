@@ -1,6 +1,7 @@
 //! The tailnet: a control server with DERP and STUN, and stock clients.
 
 mod admin;
+mod api;
 mod client;
 
 use std::{path::PathBuf, thread, time::Duration};
@@ -19,11 +20,14 @@ use crate::{
 };
 pub use admin::NodeStatus;
 use admin::PolicyWrite;
+pub use api::{
+    Api, ApiRequest, Device, Fault, FederatedIdentity, LostPart, MintedKey, NewKey, OauthClient,
+    User,
+};
 pub use client::{Client, Pong};
 
 /// The URL of the control server, for clients and for pods.
 pub const LOGIN_SERVER: &str = "https://10.90.0.1:443";
-const AUTH_KEY: &str = "tskey-auth-rig";
 const READY: Duration = Duration::from_secs(15);
 
 /// The longest time until control has taken over a policy.
@@ -78,8 +82,9 @@ impl Tailnet {
     /// Starts control server and clients, and waits until the clients have joined.
     pub fn start(&self, progress: &Progress) -> Result<()> {
         self.write_policy(DEFAULT_POLICY)?;
-        write_private(&self.auth_key_file(), self.auth_key().as_str())?;
         self.start_control()?;
+        let key = self.api(User::Admin)?.mint(&NewKey::reusable())?;
+        write_private(&self.auth_key_file(), key.as_str())?;
         progress.line("tailnet control ready");
         thread::scope(|scope| {
             let joins: Vec<_> = self
@@ -97,7 +102,8 @@ impl Tailnet {
         Ok(())
     }
 
-    /// Starts the control server, also after it was stopped; it then knows no node.
+    /// Starts the control server, also after it was stopped; it then knows no node, and every auth key
+    /// and credential that it knew.
     pub fn start_control(&self) -> Result<()> {
         let file = |path: PathBuf| path.display().to_string();
         let spec = Spec::new(
@@ -111,7 +117,7 @@ impl Tailnet {
             format!("--cert={}", file(self.pki.path("control.crt"))),
             format!("--key={}", file(self.pki.path("control.key"))),
             format!("--policy={}", file(self.policy_file())),
-            format!("--auth-key-file={}", file(self.auth_key_file())),
+            format!("--state={}", file(self.dir.join("control.json"))),
             format!("--admin={}", file(self.admin_socket())),
             "--regions=2".to_owned(),
         ]);
@@ -150,9 +156,18 @@ impl Tailnet {
             .with_context(|| format!("there is no client {name}"))
     }
 
-    /// The auth key that lets nodes join.
-    pub fn auth_key(&self) -> AuthKey {
-        AuthKey::new(AUTH_KEY)
+    /// The auth key of an administrator with which any number of nodes join, with tags that they
+    /// request.
+    pub fn auth_key(&self) -> Result<AuthKey> {
+        let file = self.auth_key_file();
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("failed to read {}", file.display()))?;
+        Ok(AuthKey::new(text))
+    }
+
+    /// The API of the tailnet, for requests of a user.
+    pub fn api(&self, user: User) -> Result<Api> {
+        Api::open(self.admin_socket(), user)
     }
 
     /// The file with the auth key.
@@ -200,14 +215,6 @@ impl Tailnet {
         let staging = self.dir.join("policy.new");
         write_private(&staging, policy)?;
         std::fs::rename(&staging, self.policy_file()).context("failed to replace the policy")
-    }
-
-    /// Makes an auth key whose devices have these tags or, without tags, may have those that a
-    /// member of the tailnet owns.
-    pub fn add_key(&self, key: &AuthKey, tags: &[&str]) -> Result<()> {
-        let tags = tags.join(",");
-        let path = format!("/keys?key={}&tags={tags}&owner=member", key.as_str());
-        admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 
     /// The nodes that control knows.

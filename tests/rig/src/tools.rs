@@ -383,12 +383,15 @@ fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> Result<()> {
         let path = entry?.path();
         if path.is_dir() {
             collect(&path, files)?;
-        } else if path.extension().is_some_and(|extension| extension == "go")
-            || path.ends_with("go.mod")
-            || path.ends_with("go.sum")
-        {
+        } else if is_source(&path) {
             files.push(path);
         }
     }
     Ok(())
+}
+
+/// Says whether a build reads the file; it does not read those of tests.
+fn is_source(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    name == "go.mod" || name == "go.sum" || name.ends_with(".go") && !name.ends_with("_test.go")
 }

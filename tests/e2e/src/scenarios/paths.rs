@@ -48,7 +48,7 @@ fn first(deployment: &Deployment<'_>) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     deployment.delete(EDGE)?;
     deployment.wait_route(c1, c2, |route| *route == Route::Derp, SEARCH)?;
-    deployment.write_secret(&deployment.rig.tailnet.auth_key())?;
+    deployment.write_secret(&deployment.rig.tailnet.auth_key()?)?;
     let start = Instant::now();
     deployment.apply(EDGE, &json!({}))?;
     let created = Wait::STATUS.until("the DaemonSet exists", || {

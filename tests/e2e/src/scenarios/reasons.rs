@@ -8,10 +8,10 @@ use std::{
 
 use anyhow::{Context, Result, ensure};
 use rig::{
-    auth_key::AuthKey,
     deployment::{Deployment, message},
     names::NAMESPACE,
     process, signals,
+    tailnet::{NewKey, User},
     wait::Wait,
 };
 use serde_json::{Value, json};
@@ -159,11 +159,8 @@ fn metrics_port(deployment: &Deployment<'_>) -> Result<String> {
 fn tag_missing(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     deployment.delete(EDGE)?;
-    let (member, tagged) = (
-        AuthKey::new("tskey-auth-member"),
-        AuthKey::new("tskey-auth-tagged"),
-    );
-    deployment.rig.tailnet.add_key(&member, &[])?;
+    let tailnet = &deployment.rig.tailnet;
+    let member = tailnet.api(User::Member)?.mint(&NewKey::reusable())?;
     deployment.write_secret(&member)?;
     let name = &format!("untagged-{}", std::process::id());
     deployment.apply(name, &json!({}))?;
@@ -173,15 +170,12 @@ fn tag_missing(deployment: &Deployment<'_>) -> Result<String> {
         "the message does not name the remedy: {said}"
     );
     restarted_without_tag(deployment, name)?;
-    deployment
-        .rig
-        .tailnet
-        .add_key(&tagged, &["tag:relay-office"])?;
-    deployment.write_secret(&tagged)?;
+    let tagged = NewKey::reusable().with_tags(&["tag:relay-office"]);
+    deployment.write_secret(&tailnet.api(User::Admin)?.mint(&tagged)?)?;
     let start = Instant::now();
     deployment.wait_ready(name)?;
     deployment.delete(name)?;
-    deployment.write_secret(&deployment.rig.tailnet.auth_key())?;
+    deployment.write_secret(&deployment.rig.tailnet.auth_key()?)?;
     Ok(format!(
         "ready {} s after the right key",
         start.elapsed().as_secs()

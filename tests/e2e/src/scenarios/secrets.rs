@@ -27,7 +27,7 @@ fn keys(deployment: &Deployment<'_>) -> Result<String> {
     deployment.write_secret(&wrong)?;
     stalled(deployment, name, "AuthKeyInvalid")?;
     let pods = pods(deployment, name)?;
-    deployment.write_secret(&deployment.rig.tailnet.auth_key())?;
+    deployment.write_secret(&deployment.rig.tailnet.auth_key()?)?;
     let start = Instant::now();
     deployment.wait_ready(name)?;
     ensure!(
@@ -44,7 +44,7 @@ fn keys(deployment: &Deployment<'_>) -> Result<String> {
     for reason in ["AuthKeyMissing", "AuthKeyInvalid", "RelaysReady"] {
         ensure!(events.contains(reason), "no event says {reason}");
     }
-    for secret in [wrong, deployment.rig.tailnet.auth_key()] {
+    for secret in [wrong, deployment.rig.tailnet.auth_key()?] {
         let relay = deployment.object("peerrelay", name)?.to_string();
         let secret = secret.as_str();
         ensure!(

@@ -43,15 +43,30 @@ pub(super) struct PolicyWrite {
     pub(super) refused: String,
 }
 
-/// Sends a request and returns the body of the answer.
+/// Sends a request without a body and returns the body of the answer.
 pub(super) fn request(socket: &Path, method: &str, path: &str) -> Result<String> {
+    send(socket, method, path, None, "")
+}
+
+/// Sends a request, with a token of the API if there is one, and returns the body of the answer.
+pub(super) fn send(
+    socket: &Path,
+    method: &str,
+    path: &str,
+    token: Option<&str>,
+    body: &str,
+) -> Result<String> {
     let mut stream = UnixStream::connect(socket)
         .with_context(|| format!("failed to connect to {}", socket.display()))?;
     stream.set_read_timeout(Some(Duration::from_secs(10)))?;
     // HTTP/1.0 ends the answer with the connection and knows no chunks.
+    let token = token.map(|token| format!("Authorization: Bearer {token}\r\n"));
     write!(
         stream,
-        "{method} {path} HTTP/1.0\r\nHost: control\r\nContent-Length: 0\r\n\r\n"
+        "{method} {path} HTTP/1.0\r\nHost: control\r\n{}Content-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{body}",
+        token.unwrap_or_default(),
+        body.len()
     )?;
     let mut answer = String::new();
     stream

@@ -45,7 +45,7 @@ pub(super) fn run(deployment: &Deployment<'_>) -> Result<String> {
     }
     let again = Deployment::install(deployment.rig)
         .context("failed to install the operator again")
-        .and_then(|deployment| deployment.write_secret(&deployment.rig.tailnet.auth_key()));
+        .and_then(|deployment| deployment.write_secret(&deployment.rig.tailnet.auth_key()?));
     let seen = seen?;
     again.map(|()| seen)
 }

@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"tailscale.com/tailcfg"
-	"tailscale.com/types/key"
 )
 
 type nodeStatus struct {
@@ -26,10 +25,7 @@ type nodeStatus struct {
 func (t *tailnet) status() []nodeStatus {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	streaming := map[key.NodePublic]bool{}
-	for _, node := range t.streams {
-		streaming[node] = true
-	}
+	streaming := t.streaming()
 	found := []nodeStatus{}
 	for _, node := range t.sortedNodes() {
 		status := nodeStatus{
@@ -65,7 +61,7 @@ func (t *tailnet) serveAdmin(ctx context.Context, path string) error {
 	mux.HandleFunc("GET /policy", func(w http.ResponseWriter, _ *http.Request) {
 		json.NewEncoder(w).Encode(t.policy.lastWrite())
 	})
-	mux.HandleFunc("POST /keys", t.addKey)
+	t.api.AdminRoutes(mux)
 	mux.HandleFunc("POST /attr", t.named(func(node *tailcfg.Node, r *http.Request) {
 		attrs := tailcfg.NodeCapMap{}
 		if r.FormValue("set") == "true" {
@@ -85,6 +81,7 @@ func (t *tailnet) serveAdmin(ctx context.Context, path string) error {
 	mux.HandleFunc("POST /tags", t.named(func(node *tailcfg.Node, r *http.Request) {
 		node.Tags = strings.Split(r.FormValue("tags"), ",")
 	}))
+	mux.HandleFunc("POST /ephemeral", func(http.ResponseWriter, *http.Request) { t.removeEphemeral() })
 	go http.Serve(listener, mux)
 	go func() {
 		<-ctx.Done()

@@ -1,18 +1,20 @@
 // Command control is the coordination server of the rig's tailnet, with a DERP server on the same
 // port and a STUN server. It does with a policy file what the hosted control server does: it refuses
 // a policy that does not parse or whose tests fail, lets devices see each other only if a rule
-// concerns both, and gives a device the tags that its auth key may give.
+// concerns both, and gives a device the tags that its auth key may give. Auth keys, OAuth clients and
+// devices are those of its API, which has the shape of Tailscale's.
 //
 // Ways in:
 //
-//	https://ADDR:PORT        control protocol (/key, /ts2021) and DERP (/derp)
+//	https://ADDR:PORT        control protocol (/key, /ts2021), API (/api/v2) and DERP (/derp)
 //	udp ADDR:STUN-PORT       STUN
-//	unix ADMIN               GET /nodes
+//	unix ADMIN               what package api lists, and
+//	                         GET /nodes
 //	                         GET /policy: the text last read, and why it was refused
-//	                         POST /keys?key=K&tags=T,T&owner=admin|member
 //	                         POST /attr?name=N&attr=A&set=true|false
 //	                         POST /expire?name=N&set=true|false[&in=5s]
 //	                         POST /tags?name=N&tags=T,T
+//	                         POST /ephemeral: removes ephemeral devices that are not connected
 //
 // It prints "ready" once it listens. The policy file is read again when it changes; while one is
 // refused, the one before stays in force.
@@ -29,7 +31,6 @@ import (
 	"os"
 	"os/signal"
 	"strconv"
-	"strings"
 	"syscall"
 
 	"tailscale.com/derp/derpserver"
@@ -40,12 +41,12 @@ import (
 )
 
 type options struct {
-	addr4, addr6    string
-	port, stunPort  int
-	cert, key       string
-	policy, authKey string
-	admin           string
-	regions         int
+	addr4, addr6   string
+	port, stunPort int
+	cert, key      string
+	policy, state  string
+	admin          string
+	regions        int
 }
 
 func main() {
@@ -57,7 +58,7 @@ func main() {
 	flag.StringVar(&o.cert, "cert", "", "TLS certificate chain, PEM; must name the addresses")
 	flag.StringVar(&o.key, "key", "", "TLS private key, PEM")
 	flag.StringVar(&o.policy, "policy", "", "tailnet policy file, HuJSON")
-	flag.StringVar(&o.authKey, "auth-key-file", "", "file with an auth key of the administrator; the admin interface adds others")
+	flag.StringVar(&o.state, "state", "", "file in which auth keys and credentials outlive a restart; empty for none")
 	flag.StringVar(&o.admin, "admin", "", "unix socket of the admin interface")
 	flag.IntVar(&o.regions, "regions", 1, "DERP regions; all are served by this process, on ports that follow -port")
 	flag.Parse()
@@ -75,13 +76,9 @@ func run(ctx context.Context, o options) error {
 	if err != nil {
 		return err
 	}
-	tailnet := newTailnet(derpMap(o), policy)
-	if o.authKey != "" {
-		data, err := os.ReadFile(o.authKey)
-		if err != nil {
-			return err
-		}
-		tailnet.keys[strings.TrimSpace(string(data))] = authKey{owner: admin}
+	tailnet, err := newTailnet(derpMap(o), policy, o.state)
+	if err != nil {
+		return err
 	}
 	go tailnet.followPolicy(ctx)
 

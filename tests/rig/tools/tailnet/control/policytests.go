@@ -1,10 +1,11 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"peerrelay.dev/rig/tailnet/api"
 )
 
 // Test asserts which HOST:PORT src can reach. It can assert no capability.
@@ -17,11 +18,12 @@ type Test struct {
 
 // runTests evaluates the policy's tests, by what it says and not by the devices that there are.
 func (p *Policy) runTests() error {
-	var failures []error
+	var failures []api.Complaint
 	for _, test := range p.Tests {
 		if err := p.checkTag(test.Src); err != nil {
 			return err
 		}
+		failure := api.Complaint{User: test.Src}
 		for _, wanted := range []struct {
 			verdict      string
 			destinations []string
@@ -32,14 +34,17 @@ func (p *Policy) runTests() error {
 					return err
 				}
 				if got != wanted.verdict {
-					failures = append(failures, fmt.Errorf("%s: address %q: want: %s, got: %s",
-						test.Src, destination, wanted.verdict, got))
+					failure.Errors = append(failure.Errors, fmt.Sprintf("address %q: want: %s, got: %s",
+						destination, wanted.verdict, got))
 				}
 			}
 		}
+		if len(failure.Errors) > 0 {
+			failures = append(failures, failure)
+		}
 	}
 	if len(failures) > 0 {
-		return fmt.Errorf("test(s) failed\n%w", errors.Join(failures...))
+		return &api.Refusal{Message: "test(s) failed", Data: failures}
 	}
 	return nil
 }

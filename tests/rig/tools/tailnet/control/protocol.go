@@ -32,6 +32,7 @@ func (p *protocol) handler() http.Handler {
 	})
 	mux.HandleFunc("/ts2021", p.upgrade)
 	mux.HandleFunc("/generate_204", noContent)
+	mux.Handle("/api/v2/", p.tailnet.api.Handler())
 	return mux
 }
 
@@ -65,7 +66,7 @@ func (p *protocol) upgrade(w http.ResponseWriter, r *http.Request) {
 	var server http2.Server
 	server.ServeConn(conn, &http2.ServeConnOpts{
 		Context:    context.WithoutCancel(r.Context()),
-		BaseConfig: &http.Server{Handler: mux},
+		BaseConfig: &http.Server{Handler: p.tailnet.api.Faults.Wrap(mux)},
 	})
 }
 

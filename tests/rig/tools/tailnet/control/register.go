@@ -2,7 +2,6 @@ package main
 
 import (
 	"fmt"
-	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -33,37 +32,44 @@ func isIn(autogroup, login string) bool {
 	return false
 }
 
-// authKey lets devices in: with its tags, or as its owner's, with tags that the owner may give.
-type authKey struct {
+// authority is what lets a device have tags: those of an auth key or of the device itself, or those
+// that a user owns.
+type authority struct {
 	owner tailcfg.UserID
 	tags  []string
 }
 
-// tagsFor gives the tags of a device that registers with a key.
-func (p *Policy) tagsFor(key authKey, requested []string) ([]string, error) {
+// tagsFor gives the tags of a device that registers.
+func (p *Policy) tagsFor(by authority, requested []string) ([]string, error) {
 	if len(requested) == 0 {
-		return key.tags, nil
+		return by.tags, nil
 	}
 	for _, tag := range requested {
-		if !p.mayGive(key, tag) {
+		if !p.mayGive(by, tag) {
 			return nil, fmt.Errorf("requested tags [%s] are invalid or not permitted", strings.Join(requested, " "))
 		}
 	}
 	return slices.Clone(requested), nil
 }
 
-func (p *Policy) mayGive(key authKey, tag string) bool {
+func (p *Policy) mayGive(by authority, tag string) bool {
 	owners, defined := p.TagOwners[tag]
-	if len(key.tags) > 0 {
-		owned := slices.ContainsFunc(key.tags, func(own string) bool { return slices.Contains(owners, own) })
-		return defined && (owned || slices.Contains(key.tags, tag))
+	if len(by.tags) > 0 {
+		owned := slices.ContainsFunc(by.tags, func(own string) bool { return slices.Contains(owners, own) })
+		return defined && (owned || slices.Contains(by.tags, tag))
 	}
-	login := logins[key.owner]
+	login := logins[by.owner]
 	owns := slices.ContainsFunc(owners, func(owner string) bool {
 		return owner == login || isIn(owner, login) || slices.Contains(p.Groups[owner], login)
 	})
 	// Administrators own every tag that the policy defines.
-	return defined && (owns || key.owner == admin)
+	return defined && (owns || by.owner == admin)
+}
+
+// record is what the API tells about a device and its network map does not.
+type record struct {
+	created, lastSeen            time.Time
+	ephemeral, keyExpiryDisabled bool
 }
 
 func (t *tailnet) register(machine key.MachinePublic, req *tailcfg.RegisterRequest) tailcfg.RegisterResponse {
@@ -78,56 +84,104 @@ func (t *tailnet) register(machine key.MachinePublic, req *tailcfg.RegisterReque
 	if known != nil && known.Machine != machine {
 		return tailcfg.RegisterResponse{Error: "node key belongs to another machine"}
 	}
+	if !req.Expiry.IsZero() && req.Expiry.Before(time.Now()) {
+		t.logOut(req.NodeKey)
+		return tailcfg.RegisterResponse{NodeKeyExpired: true}
+	}
 	if known != nil && secret == "" {
 		// A device that is known needs no key.
 		return registered(known)
 	}
-	authKey, valid := t.keys[secret]
-	if !valid {
-		return tailcfg.RegisterResponse{Error: "invalid key: API key does not exist"}
+	node, err := t.join(machine, req, secret)
+	if err != nil {
+		return tailcfg.RegisterResponse{Error: err.Error()}
+	}
+	return registered(node)
+}
+
+// join lets a device in by an auth key, which is used up by that unless it is reusable. The caller
+// holds t.mu.
+func (t *tailnet) join(machine key.MachinePublic, req *tailcfg.RegisterRequest, secret string) (*tailcfg.Node, error) {
+	authKey, err := t.api.FindKey(secret)
+	if err != nil {
+		return nil, err
+	}
+	// The tailnet owns the keys of OAuth clients, which always have tags.
+	by := authority{owner: admin, tags: authKey.Tags}
+	if id, isUser := userID(authKey.User); isUser {
+		by.owner = id
 	}
 	var hostinfo tailcfg.Hostinfo
 	if req.Hostinfo != nil {
 		hostinfo = *req.Hostinfo
 	}
-	tags, err := t.policy.policy().tagsFor(authKey, hostinfo.RequestTags)
+	tags, err := t.policy.policy().tagsFor(by, hostinfo.RequestTags)
 	if err != nil {
-		return tailcfg.RegisterResponse{Error: err.Error()}
+		return nil, err
 	}
-	if known != nil {
-		known.User, known.Tags = authKey.owner, tags
-		return registered(known)
+	node := t.nodes[req.NodeKey]
+	if node == nil {
+		if node, err = t.newNode(machine, req, hostinfo); err != nil {
+			return nil, err
+		}
+		node.MachineAuthorized = authKey.Preauthorized || !t.api.ApprovalRequired()
+		t.nodes[req.NodeKey] = node
+		now := time.Now()
+		t.records[req.NodeKey] = &record{created: now, lastSeen: now, ephemeral: authKey.Ephemeral}
 	}
-	t.lastID++
-	id := t.lastID
+	node.User, node.Tags = by.owner, tags
+	return node, t.api.UseKey(authKey.ID, string(node.StableID))
+}
+
+func userID(login string) (tailcfg.UserID, bool) {
+	for id, known := range logins {
+		if known == login {
+			return id, true
+		}
+	}
+	return 0, false
+}
+
+func (t *tailnet) newNode(machine key.MachinePublic, req *tailcfg.RegisterRequest, hostinfo tailcfg.Hostinfo) (*tailcfg.Node, error) {
+	id, err := t.api.NextDevice()
+	if err != nil {
+		return nil, err
+	}
 	v4 := netaddr.IPv4(100, 64, uint8(id>>8), uint8(id))
 	addresses := []netip.Prefix{
 		netip.PrefixFrom(v4, v4.BitLen()),
 		netip.PrefixFrom(tsaddr.Tailscale4To6(v4), 128),
 	}
-	node := &tailcfg.Node{
-		ID:                tailcfg.NodeID(id),
-		StableID:          tailcfg.StableNodeID(fmt.Sprintf("RIG%08x", id)),
-		Name:              hostinfo.Hostname + "." + domain + ".",
-		User:              authKey.owner,
-		Machine:           machine,
-		Key:               req.NodeKey,
-		MachineAuthorized: true,
-		Addresses:         addresses,
-		AllowedIPs:        addresses,
-		Hostinfo:          hostinfo.View(),
-		Tags:              tags,
-		Cap:               req.Version,
+	return &tailcfg.Node{
+		ID:         tailcfg.NodeID(id),
+		StableID:   tailcfg.StableNodeID(fmt.Sprintf("nRIG%08xCNTRL", id)),
+		Name:       hostinfo.Hostname + "." + domain + ".",
+		Machine:    machine,
+		Key:        req.NodeKey,
+		Addresses:  addresses,
+		AllowedIPs: addresses,
+		Hostinfo:   hostinfo.View(),
+		Cap:        req.Version,
+	}, nil
+}
+
+// logOut lets a device's node key expire, and removes an ephemeral device. The caller holds t.mu.
+func (t *tailnet) logOut(key key.NodePublic) {
+	node := t.nodes[key]
+	switch {
+	case node == nil:
+	case t.records[key].ephemeral:
+		t.remove(key)
+	default:
+		node.KeyExpiry = time.Now()
 	}
-	t.nodes[req.NodeKey] = node
-	return registered(node)
 }
 
 func registered(node *tailcfg.Node) tailcfg.RegisterResponse {
 	return tailcfg.RegisterResponse{
 		User:              tailcfg.User{ID: node.User, DisplayName: logins[node.User]},
 		Login:             tailcfg.Login{ID: tailcfg.LoginID(node.User), LoginName: logins[node.User]},
-		MachineAuthorized: true,
+		MachineAuthorized: node.MachineAuthorized,
 		NodeKeyExpired:    !node.KeyExpiry.IsZero() && node.KeyExpiry.Before(time.Now()),
 	}
 }
@@ -141,7 +195,7 @@ func (t *tailnet) retag(node *tailcfg.Node, requested []string) {
 	}
 	policy := t.policy.policy()
 	for _, tag := range requested {
-		if !policy.mayGive(authKey{owner: node.User, tags: node.Tags}, tag) {
+		if !policy.mayGive(authority{owner: node.User, tags: node.Tags}, tag) {
 			node.KeyExpiry = time.Now().Add(-time.Minute)
 			return
 		}
@@ -151,24 +205,4 @@ func (t *tailnet) retag(node *tailcfg.Node, requested []string) {
 
 func sameTags(a, b []string) bool {
 	return slices.Equal(slices.Sorted(slices.Values(a)), slices.Sorted(slices.Values(b)))
-}
-
-// addKey serves POST /keys: an auth key with tags, or of an owner.
-func (t *tailnet) addKey(w http.ResponseWriter, r *http.Request) {
-	added := authKey{owner: admin}
-	if tags := r.FormValue("tags"); tags != "" {
-		added.tags = strings.Split(tags, ",")
-	}
-	for _, tag := range added.tags {
-		if err := t.policy.policy().checkTag(tag); err != nil {
-			http.Error(w, err.Error(), http.StatusBadRequest)
-			return
-		}
-	}
-	if r.FormValue("owner") == "member" {
-		added.owner = member
-	}
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.keys[r.FormValue("key")] = added
 }

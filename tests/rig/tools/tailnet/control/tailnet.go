@@ -4,10 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"net/http"
 	"slices"
 	"sync"
 	"time"
 
+	"peerrelay.dev/rig/tailnet/api"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
 )
@@ -19,30 +21,36 @@ const (
 	keepAlive = 50 * time.Second
 	// attrMisled makes a client believe in a grant that relays do not have, as while a policy spreads.
 	attrMisled = "rig-misled"
+	// nodeNotFound is the answer to a device that was deleted (tailscale/tailscale#12032).
+	nodeNotFound = "node not found"
 )
 
 // tailnet knows the devices and sends them network maps according to the policy.
 type tailnet struct {
 	derp   *tailcfg.DERPMap
 	policy *policyFile
+	api    *api.Server
 
 	mu      sync.Mutex
-	keys    map[string]authKey
 	nodes   map[key.NodePublic]*tailcfg.Node
-	lastID  int
+	records map[key.NodePublic]*record
 	streams map[chan struct{}]key.NodePublic
 	attrs   map[key.NodePublic]tailcfg.NodeCapMap
 }
 
-func newTailnet(derp *tailcfg.DERPMap, policy *policyFile) *tailnet {
-	return &tailnet{
+// newTailnet makes a tailnet without devices. Auth keys and credentials are in the file state.
+func newTailnet(derp *tailcfg.DERPMap, policy *policyFile, state string) (*tailnet, error) {
+	t := &tailnet{
 		derp:    derp,
 		policy:  policy,
-		keys:    map[string]authKey{},
 		nodes:   map[key.NodePublic]*tailcfg.Node{},
+		records: map[key.NodePublic]*record{},
 		streams: map[chan struct{}]key.NodePublic{},
 		attrs:   map[key.NodePublic]tailcfg.NodeCapMap{},
 	}
+	var err error
+	t.api, err = api.New(t, domain, state, time.Now)
+	return t, err
 }
 
 func (t *tailnet) followPolicy(ctx context.Context) {
@@ -79,6 +87,9 @@ func (t *tailnet) subscribe(node key.NodePublic) chan struct{} {
 func (t *tailnet) unsubscribe(stream chan struct{}) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	if record := t.records[t.streams[stream]]; record != nil {
+		record.lastSeen = time.Now()
+	}
 	delete(t.streams, stream)
 }
 
@@ -89,9 +100,12 @@ func (t *tailnet) serveMap(ctx context.Context, w *mapWriter, machine key.Machin
 		if !req.ReadOnly && t.update(machine, req) {
 			t.notify()
 		}
-		if res := t.mapResponse(machine, req); res != nil {
-			w.send(res)
+		res := t.mapResponse(machine, req)
+		if res == nil {
+			http.Error(w.http, nodeNotFound, http.StatusNotFound)
+			return
 		}
+		w.send(res)
 		return
 	}
 	stream := t.subscribe(req.NodeKey)
@@ -100,6 +114,10 @@ func (t *tailnet) serveMap(ctx context.Context, w *mapWriter, machine key.Machin
 	for {
 		res := t.mapResponse(machine, req)
 		if res == nil {
+			// Once the stream has begun, its end says so.
+			if sent == nil {
+				http.Error(w.http, nodeNotFound, http.StatusNotFound)
+			}
 			return
 		}
 		sent = sent.delta(res)
@@ -201,6 +219,9 @@ func (t *tailnet) mapResponse(machine key.MachinePublic, req *tailcfg.MapRequest
 	}
 	for _, peer := range nodes {
 		if peer.ID == node.ID || req.OmitPeers || !misled && !policy.visible(node, peer) {
+			continue
+		}
+		if !node.MachineAuthorized || !peer.MachineAuthorized {
 			continue
 		}
 		// Clients take some ways only for peers that are online.
