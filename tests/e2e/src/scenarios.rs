@@ -1,6 +1,7 @@
 //! The scenarios: each shows that a sentence holds on a real cluster and tailnet.
 
 mod admission;
+mod api;
 pub(crate) mod carried;
 mod changes;
 mod chart;
@@ -85,6 +86,7 @@ pub fn all() -> Vec<Scenario> {
         grants::scenarios(),
         policy_file::scenarios(),
         revoked::scenarios(),
+        api::scenarios(),
         admission::scenarios(),
         manifests::scenarios(),
         rights::scenarios(),
@@ -135,7 +137,7 @@ fn surroundings(deployment: &Deployment<'_>) -> Result<()> {
         deployment.rig.network.restore_numbers(client)?;
     }
     deployment.rig.network.restore_links()?;
-    deployment.write_secret(&deployment.rig.tailnet.auth_key())
+    deployment.write_secret(&deployment.rig.tailnet.auth_key()?)
 }
 
 fn is_relay(route: &Route) -> bool {
