@@ -63,7 +63,7 @@ fn names_file(span: &str) -> bool {
     let is_outside = ["/", "target/"].iter().any(|start| span.starts_with(start));
     let is_file = |ending: &&str| span.ends_with(*ending) && span.len() > ending.len();
     let is_directory = span.ends_with('/') && !is_outside;
-    is_directory || ENDINGS.iter().any(|ending| is_file(ending)) || tree().is_path(span)
+    is_directory || ENDINGS.iter().any(is_file) || tree().is_path(span)
 }
 
 #[test]
