@@ -80,7 +80,7 @@ fn grants_and_peer_relays_are_compared() {
         (
             None,
             FindingKind::WideRegion,
-            "the client '*' lets every device",
+            "the client '*' allows every device",
         ),
         (
             None,
