@@ -152,6 +152,12 @@ impl Document {
         None
     }
 
+    /// Returns whether the policy has a section that is not null.
+    pub(super) fn has(&self, section: &str) -> bool {
+        let member = self.root.member(section);
+        member.is_some_and(|member| !matches!(member.value, Value::Null))
+    }
+
     /// Returns the text of a range.
     pub(super) fn slice(&self, range: &Range<usize>) -> &str {
         &self.text[range.clone()]
@@ -172,6 +178,11 @@ impl Container {
         })
     }
 
+    /// Returns the names of the members, in order.
+    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+        self.entries().filter_map(|entry| entry.name.as_deref())
+    }
+
     /// Returns the last member with a name, without regard to case.
     pub(super) fn member(&self, name: &str) -> Option<&Entry> {
         self.entries().rev().find(|entry| {
@@ -182,14 +193,7 @@ impl Container {
 
     /// Returns the texts of a list, or nothing if an element is not text.
     pub(super) fn texts(&self) -> Option<Vec<&str>> {
-        let text = |entry| match entry {
-            &Entry {
-                value: Value::Text(ref text),
-                ..
-            } => Some(&**text),
-            _ => None,
-        };
-        self.entries().map(text).collect()
+        self.entries().map(Entry::text).collect()
     }
 
     /// Returns the position after the opening bracket.
@@ -205,6 +209,32 @@ impl Container {
 
     fn is_array(&self, text: &str) -> bool {
         text[self.range.clone()].starts_with('[')
+    }
+}
+
+impl Entry {
+    /// Returns the value if it is a text.
+    pub(super) fn text(&self) -> Option<&str> {
+        match &self.value {
+            Value::Text(text) => Some(text),
+            _ => None,
+        }
+    }
+
+    /// Returns the value if it is an object.
+    pub(super) const fn object(&self) -> Option<&Container> {
+        match &self.value {
+            Value::Object(container) => Some(container),
+            _ => None,
+        }
+    }
+
+    /// Returns the value if it is an array.
+    pub(super) const fn array(&self) -> Option<&Container> {
+        match &self.value {
+            Value::Array(container) => Some(container),
+            _ => None,
+        }
     }
 }
 

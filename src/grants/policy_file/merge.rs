@@ -155,12 +155,8 @@ impl<'a> Plan<'a> {
 
     /// Adds `grants` to a policy that has neither `acls` nor `grants`, if that is permitted.
     fn first_grants(&self, document: Document) -> Result<Document, PolicyFileError> {
-        let has = |name: &str| {
-            let member = document.root.member(name);
-            member.is_some_and(|member| !matches!(member.value, Value::Null))
-        };
         let needed = self.wanted.iter().any(|w| w.section == Section::Grants);
-        if !needed || has("acls") || has("grants") {
+        if !needed || document.has("acls") || document.has("grants") {
             return Ok(document);
         }
         match self.request.first_grants {
@@ -275,10 +271,10 @@ impl<'a> Plan<'a> {
                 (!owners.is(&found.entry.value))
                     .then(|| Edit::replace(found.entry.value_range.clone(), owners.render()))
             }
-            Content::Rule(members) => match &found.entry.value {
-                Value::Object(rule) => update_rule(document, rule, members, marker.is_some()),
-                _ => None,
-            },
+            Content::Rule(members) => {
+                let rule = found.entry.object();
+                rule.and_then(|rule| update_rule(document, rule, members, marker.is_some()))
+            }
         };
         match (marker, content) {
             (Some(marker), Some(content)) => Some(marker.and(content)),
@@ -400,10 +396,10 @@ fn update_list(document: &Document, list: &Container, wanted: &[String]) -> Opti
     }
     let mut children = list.children.iter();
     let extra = children.position(|child| match child {
-        Child::Entry(entry) => match &entry.value {
-            Value::Text(text) => !wanted.contains(text),
-            _ => false,
-        },
+        Child::Entry(entry) => {
+            let text = entry.text();
+            text.is_some_and(|text| !wanted.iter().any(|wanted| wanted == text))
+        }
         _ => false,
     })?;
     Some(edit::remove(document, list, extra, None))

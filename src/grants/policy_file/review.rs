@@ -6,7 +6,7 @@ mod rules;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    document::{Document, Entry, Value},
+    document::{Container, Document, Entry},
     error::PolicyFileError,
 };
 use crate::grants::{Policy, RegionGrant};
@@ -120,10 +120,16 @@ pub fn review(text: &str, request: &ReviewRequest) -> Result<Vec<Finding>, Polic
             message: error.fault.to_string(),
         });
     }
-    rules::review(&document, request.regions.as_deref(), &mut findings);
+    let grants = relay_grants(&document);
+    rules::review(
+        &document,
+        &grants,
+        request.regions.as_deref(),
+        &mut findings,
+    );
     findings.sort_by_key(|finding| finding.line);
     if let Some(regions) = &request.regions {
-        cluster::review(&document, regions, request, &mut findings);
+        cluster::review(&grants, regions, request, &mut findings);
     }
     Ok(findings)
 }
@@ -133,52 +139,36 @@ struct RelayGrant<'d> {
     line: usize,
     src: Vec<&'d str>,
     dst: Vec<&'d str>,
-    rule: &'d super::document::Container,
+    rule: &'d Container,
 }
 
 /// Returns the grants that contain one of the relay capabilities.
 fn relay_grants(document: &Document) -> Vec<RelayGrant<'_>> {
-    let Some(Value::Array(grants)) = document.root.member("grants").map(|m| &m.value) else {
-        return Vec::new();
-    };
-    let relay_grant = |entry| {
-        let &Entry {
-            value: Value::Object(ref rule),
-            ref range,
-            ..
-        } = entry
-        else {
-            return None;
-        };
-        let Value::Object(app) = &rule.member("app")?.value else {
-            return None;
-        };
-        let mut names = app.entries().filter_map(|entry| entry.name.as_deref());
-        names
+    fn relay_grant<'d>(document: &Document, entry: &'d Entry) -> Option<RelayGrant<'d>> {
+        let rule = entry.object()?;
+        let app = rule.member("app")?.object()?;
+        app.names()
             .any(|name| name.starts_with(crate::grants::CAPABILITY))
             .then(|| RelayGrant {
-                line: document.line(range.start),
+                line: document.line(entry.range.start),
                 src: texts(rule.member("src")),
                 dst: texts(rule.member("dst")),
                 rule,
             })
-    };
-    grants.entries().filter_map(relay_grant).collect()
+    }
+
+    let grants = document.root.member("grants").and_then(Entry::array);
+    let entries = grants.into_iter().flat_map(Container::entries);
+    entries
+        .filter_map(|entry| relay_grant(document, entry))
+        .collect()
 }
 
 /// Returns the texts of a list. Other elements are left out.
 fn texts(member: Option<&Entry>) -> Vec<&str> {
-    let Some(Value::Array(list)) = member.map(|member| &member.value) else {
-        return Vec::new();
-    };
-    let text = |entry| match entry {
-        &Entry {
-            value: Value::Text(ref text),
-            ..
-        } => Some(&**text),
-        _ => None,
-    };
-    list.entries().filter_map(text).collect()
+    let list = member.and_then(Entry::array);
+    let entries = list.into_iter().flat_map(Container::entries);
+    entries.filter_map(Entry::text).collect()
 }
 
 /// Returns the warnings about the PeerRelays themselves.

@@ -74,36 +74,27 @@ impl Section {
 
     /// Returns the content of the section in a policy file.
     pub(super) fn of(self, document: &Document) -> Option<&Container> {
-        match (self, &document.root.member(self.name())?.value) {
-            (Self::TagOwners, Value::Object(container)) => Some(container),
-            (Self::Grants | Self::Tests, Value::Array(container)) => Some(container),
-            _ => None,
+        let member = document.root.member(self.name())?;
+        match self {
+            Self::TagOwners => member.object(),
+            Self::Grants | Self::Tests => member.array(),
         }
     }
 
     /// Returns the tag of the relays in an entry that has the form of a generated one.
     pub(super) fn tag(self, entry: &Entry) -> Option<&str> {
-        match (self, &entry.value) {
-            (Self::TagOwners, _) => entry.name.as_deref(),
-            (Self::Grants, Value::Object(rule)) => {
-                let app = rule.member("app")?;
-                let Value::Object(app) = &app.value else {
-                    return None;
-                };
-                let is_relay = app.entries().any(|e| e.name.as_deref() == Some(CAPABILITY));
-                let Value::Array(dst) = &rule.member("dst")?.value else {
-                    return None;
-                };
-                match dst.texts()?[..] {
+        match self {
+            Self::TagOwners => entry.name.as_deref(),
+            Self::Grants => {
+                let rule = entry.object()?;
+                let app = rule.member("app")?.object()?;
+                let is_relay = app.names().any(|name| name == CAPABILITY);
+                match rule.member("dst")?.array()?.texts()?[..] {
                     [tag] if is_relay => Some(tag),
                     _ => None,
                 }
             }
-            (Self::Tests, Value::Object(rule)) => match &rule.member("src")?.value {
-                Value::Text(tag) => Some(tag),
-                _ => None,
-            },
-            _ => None,
+            Self::Tests => entry.object()?.member("src")?.text(),
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Facts about entries that a merge leaves as they are.
 
 use super::{
-    Container, Content, Document, Field, Found, Note, Plan, Section, Value, Wanted, found, is_used,
+    Container, Content, Document, Field, Found, Note, Plan, Section, Wanted, found, is_used,
 };
 
 impl Plan<'_> {
@@ -64,10 +64,8 @@ impl Plan<'_> {
         wanted.peek()?;
         match (&found.marker, satisfied) {
             (None, Some(wanted)) => {
-                let is_more = match &found.entry.value {
-                    Value::Object(rule) => !is_exact(rule, wanted),
-                    _ => false,
-                };
+                let rule = found.entry.object();
+                let is_more = rule.is_some_and(|rule| !is_exact(rule, wanted));
                 is_more.then(|| {
                     format!(
                         "this grant without a marker lets more clients use {tag} than the \

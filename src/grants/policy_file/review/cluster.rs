@@ -3,21 +3,18 @@
 use k8s_openapi::jiff::{Timestamp, tz::TimeZone};
 
 use super::{
-    ClientUse, Finding, FindingKind, RelayGrant, ReviewRequest, ReviewedRegion, relay_grants,
-    rules, warnings,
+    ClientUse, Finding, FindingKind, RelayGrant, ReviewRequest, ReviewedRegion, rules, warnings,
 };
-use crate::grants::policy_file::document::Document;
 
 const SECONDS_OF_DAY: i64 = 86_400;
 
 /// Adds the findings about PeerRelays.
 pub(super) fn review(
-    document: &Document,
+    grants: &[RelayGrant<'_>],
     regions: &[ReviewedRegion],
     request: &ReviewRequest,
     findings: &mut Vec<Finding>,
 ) {
-    let grants = relay_grants(document);
     let mut add = |kind, message| {
         findings.push(Finding {
             line: None,
@@ -29,7 +26,7 @@ pub(super) fn review(
         add(FindingKind::WideRegion, warning);
     }
     for region in regions {
-        review_policy(&grants, region, &mut add);
+        review_policy(grants, region, &mut add);
         review_clients(region, request, &mut add);
     }
     for relay in &request.over_quota {

@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use super::{Finding, FindingKind, RelayGrant, ReviewedRegion, relay_grants, texts};
+use super::{Finding, FindingKind, RelayGrant, ReviewedRegion, texts};
 use crate::grants::{
     ALLOW_ALL, CAPABILITY, Selector,
-    policy_file::document::{Container, Document, Entry, Value},
+    policy_file::document::{Container, Document, Entry},
 };
 
 /// Capability that the control server adds.
@@ -18,15 +18,11 @@ const EVERY_USER: [&str; 3] = ["autogroup:member", "autogroup:members", "*"];
 /// Adds the findings about the rules.
 pub(super) fn review(
     document: &Document,
+    grants: &[RelayGrant<'_>],
     regions: Option<&[ReviewedRegion]>,
     findings: &mut Vec<Finding>,
 ) {
-    let grants = relay_grants(document);
-    let has = |name: &str| {
-        let member = document.root.member(name);
-        member.is_some_and(|member| !matches!(member.value, Value::Null))
-    };
-    if !has("acls") && !has("grants") {
+    if !document.has("acls") && !document.has("grants") {
         findings.push(Finding {
             line: Some(document.line(document.root.range.start)),
             kind: FindingKind::AllowsEverything,
@@ -36,24 +32,22 @@ pub(super) fn review(
             ),
         });
     }
-    for grant in &grants {
+    for grant in grants {
         review_form(grant, findings);
         review_lists(grant, findings);
         if let Some(regions) = regions {
             review_need(grant, regions, findings);
         }
     }
-    review_tags(document, &grants, findings);
-    review_attributes(document, &grants, findings);
+    review_tags(document, grants, findings);
+    review_attributes(document, grants, findings);
 }
 
 /// Reviews members that have no effect.
 fn review_form(grant: &RelayGrant<'_>, findings: &mut Vec<Finding>) {
     let mut add = finding(grant.line, findings);
-    if let Some(app) = grant.rule.member("app").and_then(object)
-        && app
-            .entries()
-            .any(|entry| entry.name.as_deref() == Some(TARGET))
+    if let Some(app) = grant.rule.member("app").and_then(Entry::object)
+        && app.names().any(|name| name == TARGET)
     {
         add(
             FindingKind::RelayTarget,
@@ -145,7 +139,7 @@ fn review_need(grant: &RelayGrant<'_>, regions: &[ReviewedRegion], findings: &mu
 
 /// Reviews the owners of relay tags.
 fn review_tags(document: &Document, grants: &[RelayGrant<'_>], findings: &mut Vec<Finding>) {
-    let owners = document.root.member("tagOwners").and_then(object);
+    let owners = document.root.member("tagOwners").and_then(Entry::object);
     let mut seen = BTreeSet::new();
     for grant in grants {
         for tag in grant.dst.iter().filter(|dst| dst.starts_with("tag:")) {
@@ -182,11 +176,9 @@ fn review_tags(document: &Document, grants: &[RelayGrant<'_>], findings: &mut Ve
 
 /// Reviews attributes that keep clients from using relays.
 fn review_attributes(document: &Document, grants: &[RelayGrant<'_>], findings: &mut Vec<Finding>) {
-    let Some(Value::Array(rules)) = document.root.member("nodeAttrs").map(|m| &m.value) else {
-        return;
-    };
-    for entry in rules.entries() {
-        let Value::Object(rule) = &entry.value else {
+    let rules = document.root.member("nodeAttrs").and_then(Entry::array);
+    for entry in rules.into_iter().flat_map(Container::entries) {
+        let Some(rule) = entry.object() else {
             continue;
         };
         if !texts(rule.member("attr")).contains(&DISABLED) {
@@ -209,13 +201,6 @@ fn review_attributes(document: &Document, grants: &[RelayGrant<'_>], findings: &
     }
 }
 
-fn object(entry: &Entry) -> Option<&Container> {
-    match &entry.value {
-        Value::Object(container) => Some(container),
-        _ => None,
-    }
-}
-
 fn finding(line: usize, findings: &mut Vec<Finding>) -> impl FnMut(FindingKind, String) {
     move |kind, message| {
         findings.push(Finding {
@@ -229,9 +214,8 @@ fn finding(line: usize, findings: &mut Vec<Finding>) -> impl FnMut(FindingKind, 
 /// Returns whether a relay grant allows all clients of a region to use its relays.
 pub(super) fn is_granted(grants: &[RelayGrant<'_>], tag: &str, client: &str) -> bool {
     grants.iter().any(|grant| {
-        let app = grant.rule.member("app").and_then(object);
-        let mut names = app.into_iter().flat_map(Container::entries);
-        names.any(|entry| entry.name.as_deref() == Some(CAPABILITY))
+        let app = grant.rule.member("app").and_then(Entry::object);
+        app.is_some_and(|app| app.names().any(|name| name == CAPABILITY))
             && (grant.dst.contains(&tag) || grant.dst.contains(&"*"))
             && (grant.src.contains(&client) || grant.src.contains(&"*"))
     })
