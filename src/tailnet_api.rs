@@ -80,6 +80,15 @@ impl TailnetApi {
         Err(error)
     }
 
+    /// As [`Self::call`], about an object that may not exist. Then there is no answer.
+    async fn call_if_found(&self, call: Call<'_>) -> Result<Option<Answer>, ApiError> {
+        match self.call(call).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(ApiError::NotFound { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
     async fn send(&self, call: &Call<'_>, token: &Token) -> Result<Answer, ApiError> {
         let request = Request {
             method: call.method.clone(),

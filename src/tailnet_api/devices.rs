@@ -57,11 +57,8 @@ impl TailnetApi {
         let operation = "find a device of the tailnet";
         let device = path(&["device", node_id]);
         let call = Call::new(operation, Method::GET, device, Scope::DevicesRead);
-        match self.call(call).await {
-            Ok(answer) => answer.json(operation).map(Some),
-            Err(ApiError::NotFound { .. }) => Ok(None),
-            Err(error) => Err(error),
-        }
+        let answer = self.call_if_found(call).await?;
+        answer.map(|answer| answer.json(operation)).transpose()
     }
 
     /// Removes the device with a stable ID from the tailnet. Returns false if it is gone already.
@@ -71,10 +68,6 @@ impl TailnetApi {
     pub async fn delete_device(&self, node_id: &str) -> Result<bool, ApiError> {
         let device = path(&["device", node_id]);
         let call = Call::new("delete a device", Method::DELETE, device, Scope::Devices);
-        match self.call(call).await {
-            Ok(_) => Ok(true),
-            Err(ApiError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(self.call_if_found(call).await?.is_some())
     }
 }

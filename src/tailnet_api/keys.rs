@@ -86,11 +86,7 @@ impl TailnetApi {
     pub async fn delete_key(&self, id: &str) -> Result<bool, ApiError> {
         let key = path(&["tailnet", "-", "keys", id]);
         let call = Call::new("delete an auth key", Method::DELETE, key, Scope::AuthKeys);
-        match self.call(call).await {
-            Ok(_) => Ok(true),
-            Err(ApiError::NotFound { .. }) => Ok(false),
-            Err(error) => Err(error),
-        }
+        Ok(self.call_if_found(call).await?.is_some())
     }
 }
 
