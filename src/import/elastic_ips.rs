@@ -1,6 +1,6 @@
 //! Elastic IPs of AWS: one for each replica in the source, and by zone in a PeerRelay.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde::Deserialize;
 
@@ -35,7 +35,7 @@ pub(super) fn convert(
     notes: &mut Notes,
 ) -> Vec<ElasticIps> {
     let mut by_zone: Vec<ElasticIps> = Vec::new();
-    let mut unknown = BTreeMap::new();
+    let mut unknown = BTreeSet::new();
     for (at, ip) in given.iter().enumerate() {
         let place = Place {
             path: format!("{}[{at}]", place.path),
@@ -50,7 +50,7 @@ pub(super) fn convert(
         }
         let known = options.zones.get(&ip.subnet_id).map(String::as_str);
         let zone = known.or(zone).map(str::to_owned).unwrap_or_else(|| {
-            unknown.insert(ip.subnet_id.clone(), ());
+            unknown.insert(ip.subnet_id.clone());
             let placeholder = format!("zone-of-{}", ip.subnet_id);
             placeholder.chars().take(LONGEST_ZONE).collect()
         });
@@ -73,7 +73,7 @@ pub(super) fn convert(
         }
     }
     if !unknown.is_empty() {
-        let subnets: Vec<_> = unknown.into_keys().collect();
+        let subnets: Vec<_> = unknown.into_iter().collect();
         notes.required(
             place.clone(),
             format!(

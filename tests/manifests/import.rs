@@ -5,11 +5,10 @@
 
 use std::{
     fs,
-    io::Write as _,
-    process::{Command, Output, Stdio},
+    process::{Command, Output},
 };
 
-use super::{hold, root};
+use super::{fed::fed, hold, root};
 
 const DIRECTORY: &str = "tests/manifests/import";
 
@@ -78,16 +77,10 @@ fn input_without_relays_is_an_error_that_names_the_command() {
 }
 
 fn run(arguments: &[&str], input: &str) -> Output {
-    let mut child = Command::new(env!("CARGO_BIN_EXE_peerrelay"))
+    let mut command = Command::new(env!("CARGO_BIN_EXE_peerrelay"));
+    command
         .args(arguments)
         .current_dir(root())
-        .env("KUBECONFIG", "/nonexistent")
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    // A program that reads no input may be gone already.
-    child.stdin.take().unwrap().write_all(input.as_bytes()).ok();
-    child.wait_with_output().unwrap()
+        .env("KUBECONFIG", "/nonexistent");
+    fed(&mut command, input)
 }

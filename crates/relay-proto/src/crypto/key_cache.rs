@@ -23,8 +23,8 @@ const REPORTED_BOXES: usize = 64;
 
 /// A cache of the boxes between one secret and its clients, in two generations.
 ///
-/// When the young generation is full or [`BOX_LIFETIME`] has passed, it becomes the old one, and the boxes
-/// of the old one that nobody has used since are dropped.
+/// The young generation becomes the old one when it is full or [`BOX_LIFETIME`] has passed. Boxes of the
+/// old one that nobody has used since are dropped.
 pub(crate) struct SharedKeyCache {
     public: DiscoPublic,
     agreement: Agreement,
