@@ -1,8 +1,10 @@
 //! Command line of `peerrelay`, with a subcommand for each role.
 
+mod cluster;
 mod firewall;
 mod grants;
 mod import;
+mod input;
 mod manifests;
 mod operator;
 mod output;

@@ -200,7 +200,7 @@ fn place(source: &Source, path: &str) -> String {
 fn check(yaml: &str) -> anyhow::Result<()> {
     let judged = manifests::judge_text(RESULT, yaml);
     manifests::report(&judged);
-    let problems: usize = judged.iter().map(|judged| judged.findings.len()).sum();
+    let problems = manifests::problems(&judged);
     ensure!(
         problems == 0,
         "{} in the result: correct the result, or the input and convert again",

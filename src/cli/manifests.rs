@@ -5,7 +5,6 @@ mod yaml;
 
 use std::{
     fs,
-    io::{self, Read},
     path::{Path, PathBuf},
 };
 
@@ -16,11 +15,12 @@ pub(super) use self::{
     judge::{Finding, Judged},
     yaml::{Node, documents},
 };
-use super::output::print_error;
+use super::{
+    input::{self, is_standard, shown},
+    output::print_error,
+};
 use crate::operator::validate::ValidSpec;
 
-/// File name that stands for standard input.
-const STDIN: &str = "-";
 /// Help text about the exit codes of commands that read manifests.
 pub(super) const EXIT_CODES: &str = "Exit codes: 0 if every PeerRelay is valid, 1 if a PeerRelay is invalid or a file cannot be \
      read, 2 for incorrect usage, 141 if standard output is closed. Problems and warnings go to standard error.";
@@ -42,7 +42,7 @@ impl Files {
     pub(super) fn relays(&self) -> anyhow::Result<Vec<ValidSpec>> {
         let judged = self.judge()?;
         report(&judged);
-        let problems: usize = judged.iter().map(|judged| judged.findings.len()).sum();
+        let problems = problems(&judged);
         ensure!(problems == 0, "{}", counted(problems, "problem"));
         Ok(judged
             .into_iter()
@@ -53,11 +53,6 @@ impl Files {
     /// Creates the list of files.
     pub(super) const fn new(files: Vec<PathBuf>) -> Self {
         Self { files }
-    }
-
-    /// Returns whether one of the files is standard input.
-    pub(super) fn uses_standard_input(&self) -> bool {
-        self.files.iter().any(|file| is_stdin(file))
     }
 
     /// Reads and checks all PeerRelays, including objects that are probably meant as PeerRelays.
@@ -81,7 +76,7 @@ impl Files {
 /// # Errors
 /// A file cannot be read, or standard input is named twice.
 pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
-    let from_stdin = files.iter().filter(|file| is_stdin(file)).count();
+    let from_stdin = files.iter().filter(|file| is_standard(file)).count();
     ensure!(
         from_stdin < 2,
         "standard input can be read once only: give -f - once"
@@ -90,7 +85,7 @@ pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>)>> 
     for file in files.iter().map(|file| expand(file)) {
         for file in file? {
             let shown = shown(&file);
-            let bytes = bytes(&file).with_context(|| format!("failed to read {shown}"))?;
+            let bytes = input::read(&file).with_context(|| format!("failed to read {shown}"))?;
             all.push((shown, bytes));
         }
     }
@@ -117,6 +112,11 @@ pub(super) fn report(judged: &[Judged]) {
     }
 }
 
+/// Returns the number of problems of all PeerRelays.
+pub(super) fn problems(judged: &[Judged]) -> usize {
+    judged.iter().map(|judged| judged.findings.len()).sum()
+}
+
 /// Returns a number with its noun, such as "2 problems".
 pub(super) fn counted(number: usize, thing: &str) -> String {
     match number {
@@ -125,20 +125,9 @@ pub(super) fn counted(number: usize, thing: &str) -> String {
     }
 }
 
-fn is_stdin(file: &Path) -> bool {
-    file == Path::new(STDIN)
-}
-
-fn shown(file: &Path) -> String {
-    match is_stdin(file) {
-        true => "standard input".to_owned(),
-        false => file.display().to_string(),
-    }
-}
-
 /// Returns the path itself, or the manifests of a directory in their order.
 fn expand(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
-    if is_stdin(file) || !file.is_dir() {
+    if is_standard(file) || !file.is_dir() {
         return Ok(vec![file.to_owned()]);
     }
     let failed = || format!("failed to read directory {}", file.display());
@@ -152,13 +141,4 @@ fn expand(file: &Path) -> anyhow::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
-}
-
-fn bytes(file: &Path) -> io::Result<Vec<u8>> {
-    if !is_stdin(file) {
-        return fs::read(file);
-    }
-    let mut bytes = Vec::new();
-    io::stdin().read_to_end(&mut bytes)?;
-    Ok(bytes)
 }

@@ -2,6 +2,15 @@
 
 use std::io::{self, ErrorKind, Write};
 
+use clap::ValueEnum;
+
+/// Format of findings.
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Format {
+    Text,
+    Json,
+}
+
 /// Exit code if standard output is closed before everything is written: the code that shells report for
 /// a program that SIGPIPE has ended.
 pub(super) const CLOSED: u8 = 141;

@@ -1,12 +1,12 @@
 //! Subcommand `validate`: checks of PeerRelays in files.
 
 use anyhow::ensure;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use serde::Serialize;
 
 use super::{
     manifests::{self, EXIT_CODES, Files, Finding, Judged, counted},
-    output::print,
+    output::{Format, print},
 };
 
 #[derive(Args)]
@@ -23,13 +23,7 @@ pub(super) struct ValidateArgs {
     files: Files,
     /// Output format: text for people, or JSON for programs
     #[arg(short, long, value_enum, default_value = "text")]
-    output: Output,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
+    output: Format,
 }
 
 #[derive(Serialize)]
@@ -55,18 +49,18 @@ impl ValidateArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let judged = self.files.judge()?;
         match self.output {
-            Output::Json => {
+            Format::Json => {
                 let report = serde_json::to_string_pretty(&report(&judged))?;
                 print(&format!("{report}\n"))?;
             }
-            Output::Text => {
+            Format::Text => {
                 manifests::report(&judged);
                 for judged in judged.iter().filter(|judged| judged.findings.is_empty()) {
                     print(&format!("{}: {} is valid\n", judged.file, judged.shown()))?;
                 }
             }
         }
-        let problems: usize = judged.iter().map(|judged| judged.findings.len()).sum();
+        let problems = manifests::problems(&judged);
         ensure!(problems == 0, "{}", counted(problems, "problem"));
         Ok(())
     }

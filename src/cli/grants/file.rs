@@ -3,16 +3,18 @@
 use std::{
     ffi::OsString,
     fs::{self, File, Metadata, OpenOptions},
-    io::{self, Read, Write},
+    io::{self, Write},
     os::unix::fs::{MetadataExt, OpenOptionsExt, chown},
     path::{Path, PathBuf},
     process,
 };
 
-use anyhow::{Context, ensure};
+use anyhow::{Context, anyhow, ensure};
 
-/// File name that stands for standard input or standard output.
-const STANDARD: &str = "-";
+use crate::{
+    cli::input::{self, is_standard},
+    grants::policy_file::PolicyFileError,
+};
 
 /// Mode of the temporary file until it has the mode of the file that it replaces.
 const PRIVATE: u32 = 0o600;
@@ -24,26 +26,15 @@ const NEW: u32 = 0o666;
 /// # Errors
 /// The file cannot be read.
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    if is_standard(path) {
-        let mut bytes = Vec::new();
-        let read = io::stdin().read_to_end(&mut bytes);
-        read.context("failed to read the policy from standard input")?;
-        return Ok(bytes);
-    }
-    fs::read(path).with_context(|| format!("failed to read {}", path.display()))
+    input::read(path).with_context(|| match is_standard(path) {
+        true => "failed to read the policy from standard input".to_owned(),
+        false => format!("failed to read {}", path.display()),
+    })
 }
 
-/// Returns whether a path stands for standard input or standard output.
-pub(super) fn is_standard(path: &Path) -> bool {
-    path == Path::new(STANDARD)
-}
-
-/// Returns the name of a policy file for messages.
-pub(super) fn shown(path: &Path) -> String {
-    match is_standard(path) {
-        true => "standard input".to_owned(),
-        false => path.display().to_string(),
-    }
+/// Returns the message for an error in a policy file, which begins with its name, line and column.
+pub(super) fn invalid(shown: &str, error: &PolicyFileError) -> anyhow::Error {
+    anyhow!("{shown}:{}:{}: {}", error.line, error.column, error.fault)
 }
 
 /// Replaces a file as a whole. At no time does the file contain a part of the text: a temporary

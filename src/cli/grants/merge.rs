@@ -2,15 +2,18 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::{Args, ValueEnum};
 
 use super::{TestsArgs, file, source::Source};
 use crate::{
-    cli::output::{print, print_error},
+    cli::{
+        input::{is_standard, shown},
+        output::{print, print_error},
+    },
     grants::{
         Policy,
-        policy_file::{self, MergeRequest, Merged},
+        policy_file::{self, MergeRequest},
     },
 };
 
@@ -91,10 +94,7 @@ enum FirstGrants {
 impl MergeArgs {
     /// Merges, and writes or compares the result.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        ensure!(
-            !(file::is_standard(&self.policy) && self.source.uses_standard_input()),
-            "standard input can be read once only: give a file for the policy or for -f"
-        );
+        self.source.check_input_of(&self.policy)?;
         for owner in &self.tag_owners {
             ensure!(
                 !owner.is_empty() && !owner.contains(char::is_whitespace),
@@ -120,9 +120,11 @@ impl MergeArgs {
             prune: self.prune,
             no_markers: self.no_markers,
         };
-        let shown = file::shown(&self.policy);
+        let shown = shown(&self.policy);
         let before = file::read(&self.policy)?;
-        let merged = merged(&shown, &before, &request)?;
+        let merged =
+            policy_file::decode(&before).and_then(|text| policy_file::merge(text, &request));
+        let merged = merged.map_err(|error| file::invalid(&shown, &error))?;
         for note in &merged.notes {
             let line = note.line;
             print_error(format_args!("note: {shown}:{line}: {}", note.message));
@@ -132,11 +134,9 @@ impl MergeArgs {
             return check(&shown, text, &merged.text);
         }
         match &self.output {
-            Some(output) if !file::is_standard(output) => {
-                file::replace(output, &merged.text, None)?
-            }
+            Some(output) if !is_standard(output) => file::replace(output, &merged.text, None)?,
             Some(_) => print(&merged.text)?,
-            None if file::is_standard(&self.policy) => print(&merged.text)?,
+            None if is_standard(&self.policy) => print(&merged.text)?,
             None if merged.text == text => {
                 print_error(format_args!("{shown} is up to date"));
             }
@@ -146,18 +146,6 @@ impl MergeArgs {
             }
         }
         Ok(ExitCode::SUCCESS)
-    }
-}
-
-/// Merges the bytes of a policy file.
-///
-/// # Errors
-/// The file cannot be merged. The message begins with its name, line and column.
-fn merged(shown: &str, bytes: &[u8], request: &MergeRequest) -> anyhow::Result<Merged> {
-    let merged = policy_file::decode(bytes).and_then(|text| policy_file::merge(text, request));
-    match merged {
-        Ok(merged) => Ok(merged),
-        Err(error) => bail!("{shown}:{}:{}: {}", error.line, error.column, error.fault),
     }
 }
 

@@ -2,8 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 
-use anyhow::{anyhow, ensure};
-use clap::{Args, ValueEnum};
+use clap::Args;
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
 
@@ -13,8 +12,9 @@ use super::{
 };
 use crate::{
     cli::{
+        input::shown,
         manifests::counted,
-        output::{print, print_error},
+        output::{Format, print, print_error},
     },
     crd::{
         grants::{ClientStatus, GrantState},
@@ -54,13 +54,7 @@ pub(super) struct ReviewArgs {
     unused_days: u32,
     /// Output format: text for people, or JSON for programs
     #[arg(short, long, value_enum, default_value = "text")]
-    output: Output,
-}
-
-#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
-enum Output {
-    Text,
-    Json,
+    output: Format,
 }
 
 #[derive(Serialize)]
@@ -75,10 +69,7 @@ struct Entry<'a> {
 impl ReviewArgs {
     /// Prints the findings.
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        ensure!(
-            !(file::is_standard(&self.policy) && self.source.uses_standard_input()),
-            "standard input can be read once only: give a file for the policy or for -f"
-        );
+        self.source.check_input_of(&self.policy)?;
         let relays = match self.source.is_given() {
             true => Some(self.source.peer_relays()?),
             false => None,
@@ -90,12 +81,11 @@ impl ReviewArgs {
             now: Timestamp::now(),
             unused_days: self.unused_days,
         };
-        let shown = file::shown(&self.policy);
+        let shown = shown(&self.policy);
         let bytes = file::read(&self.policy)?;
         let reviewed =
             policy_file::decode(&bytes).and_then(|text| policy_file::review(text, &request));
-        let findings = reviewed
-            .map_err(|error| anyhow!("{shown}:{}:{}: {}", error.line, error.column, error.fault))?;
+        let findings = reviewed.map_err(|error| file::invalid(&shown, &error))?;
         self.print(&shown, &findings)?;
         Ok(match findings.len() {
             0 => ExitCode::SUCCESS,
@@ -110,7 +100,7 @@ impl ReviewArgs {
             kind: finding.kind.as_str(),
             message: &finding.message,
         });
-        if self.output == Output::Json {
+        if self.output == Format::Json {
             let entries: Vec<_> = entries.collect();
             let text = serde_json::to_string_pretty(&entries)?;
             return Ok(print(&format!("{text}\n"))?);

@@ -1,17 +1,13 @@
 //! PeerRelays that a policy file is for: from manifests, or from a cluster.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, ensure};
 use clap::Args;
-use kube::{
-    Api, Client, Config,
-    api::ListParams,
-    config::{KubeConfigOptions, Kubeconfig},
-};
+use kube::{Api, api::ListParams};
 
 use crate::{
-    cli::{block_on, manifests::Files},
+    cli::{block_on, cluster, input::is_standard, manifests::Files},
     crd::{PeerRelay, PeerRelayStatus},
     operator::{
         defaults::Defaults,
@@ -45,9 +41,16 @@ pub(super) struct Found {
 }
 
 impl Source {
-    /// Returns whether one of the files is standard input.
-    pub(super) fn uses_standard_input(&self) -> bool {
-        Files::new(self.files.clone()).uses_standard_input()
+    /// Checks that standard input is not both the policy file and a file with PeerRelays.
+    ///
+    /// # Errors
+    /// It is both.
+    pub(super) fn check_input_of(&self, policy: &Path) -> anyhow::Result<()> {
+        ensure!(
+            !(is_standard(policy) && self.files.iter().any(|file| is_standard(file))),
+            "standard input can be read once only: give a file for the policy or for -f"
+        );
+        Ok(())
     }
 
     /// Returns whether PeerRelays are named.
@@ -87,15 +90,8 @@ fn found(mut relay: PeerRelay) -> anyhow::Result<Found> {
 
 /// Lists the PeerRelays that are not being deleted.
 async fn list(context: &str, namespace: Option<&str>) -> anyhow::Result<Vec<PeerRelay>> {
-    let kubeconfig = Kubeconfig::read()
-        .context("failed to read the kubeconfig: set KUBECONFIG, or give the PeerRelays with -f")?;
-    let options = KubeConfigOptions {
-        context: (!context.is_empty()).then(|| context.to_owned()),
-        ..KubeConfigOptions::default()
-    };
-    let config = Config::from_custom_kubeconfig(kubeconfig, &options).await;
-    let config = config.context("failed to use the kubeconfig")?;
-    let client = Client::try_from(config).context("failed to use the kubeconfig")?;
+    let context = Some(context).filter(|context| !context.is_empty());
+    let client = cluster::client(context, "give the PeerRelays with -f").await?;
     let api: Api<PeerRelay> = match namespace {
         Some(namespace) => Api::namespaced(client, namespace),
         None => Api::all(client),

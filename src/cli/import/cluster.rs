@@ -4,14 +4,16 @@ use std::collections::BTreeSet;
 
 use anyhow::{Context, bail};
 use kube::{
-    Api, Client, Config,
+    Api, Client,
     api::{ApiResource, DynamicObject, GroupVersionKind, ListParams},
-    config::KubeConfigOptions,
 };
 use serde_json::Value;
 
 use super::Source;
-use crate::import::{GROUP, VERSION};
+use crate::{
+    cli::cluster,
+    import::{GROUP, VERSION},
+};
 
 /// Field of a PeerRelay that names another object, with the kind and plural of that object.
 const NAMED: [(&str, &str, &str); 2] = [
@@ -24,15 +26,8 @@ const NAMED: [(&str, &str, &str); 2] = [
 /// # Errors
 /// The kubeconfig cannot be used, or the API server refuses a request.
 pub(super) async fn read(context: Option<&str>) -> anyhow::Result<Vec<Source>> {
-    let options = KubeConfigOptions {
-        context: context.map(str::to_owned),
-        ..KubeConfigOptions::default()
-    };
-    let config = Config::from_kubeconfig(&options).await.context(
-        "failed to read the kubeconfig: set KUBECONFIG, or pass a file or the output of kubectl \
-         with -f",
-    )?;
-    let client = Client::try_from(config).context("failed to use the kubeconfig")?;
+    let alternative = "pass a file or the output of kubectl with -f";
+    let client = cluster::client(context, alternative).await?;
     let relays = api(&client, "PeerRelay", "peerrelays");
     let relays = match relays.list(&ListParams::default()).await {
         Ok(list) => list.items,
