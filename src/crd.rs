@@ -11,6 +11,7 @@
 )]
 
 pub mod admission;
+pub mod control_server;
 pub mod endpoints;
 pub mod exposure;
 pub mod grants;

@@ -39,6 +39,10 @@ pub const IDENTITY_HEADER: &str = "peerrelay-identity";
 pub const AUTH_KEY: &str = "authkey";
 /// User ID and group ID of the relay process.
 pub const RELAY_USER: u32 = 65_532;
+/// Label of a node with its zone.
+pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
+/// Label of a node with its host name, which selects one node.
+pub const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 
 /// Maximum length of a DNS label (RFC 1035), of a label value, and of a Service name.
 pub const LONGEST_LABEL: usize = 63;
@@ -132,11 +136,7 @@ pub fn is_taken(wanted: &str, device: &str) -> bool {
 pub fn is_qualified(text: &str) -> bool {
     match text.split_once('/') {
         None => is_label_value(text),
-        Some((domain, name)) => {
-            domain.len() <= LONGEST_NAME
-                && domain.split('.').all(is_dns_part)
-                && is_label_value(name)
-        }
+        Some((domain, name)) => is_dns_name(domain) && is_label_value(name),
     }
 }
 
@@ -149,6 +149,11 @@ pub fn is_label_value(text: &str) -> bool {
 /// Returns whether `text` is a lower-case DNS label (RFC 1123), as names of namespaces are.
 pub fn is_dns_label(text: &str) -> bool {
     text.len() <= LONGEST_LABEL && is_dns_part(text)
+}
+
+/// Returns whether `text` is a lower-case DNS name (RFC 1123), as names of most objects are.
+pub fn is_dns_name(text: &str) -> bool {
+    text.len() <= LONGEST_NAME && text.split('.').all(is_dns_part)
 }
 
 /// Returns whether `text` is one part of a lower-case DNS name, of any length.

@@ -223,8 +223,7 @@ fn client(text: &str) -> Result<String, String> {
 }
 
 fn secret(text: &str) -> Result<String, String> {
-    let fits = text.len() <= names::LONGEST_NAME && text.split('.').all(names::is_dns_part);
-    match fits {
+    match names::is_dns_name(text) {
         true => Ok(text.to_owned()),
         false => Err("expected the name of a Secret, such as tailnet-auth".to_owned()),
     }

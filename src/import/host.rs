@@ -15,7 +15,6 @@ use super::{
 use crate::{config::DEFAULT_PORT, crd::placement::Placement, names};
 
 const PORT: &str = "RelayServerPort";
-const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// Label value that stands for the name of the node.
 const PLACEHOLDER: &str = "name-of-the-node";
 /// Preferences that are in every output.
@@ -159,7 +158,7 @@ fn placement(hostname: &str, fields: &Fields, options: &Options, notes: &mut Not
         }
     };
     Placement {
-        node_selector: BTreeMap::from([(HOSTNAME_LABEL.to_owned(), node)]),
+        node_selector: BTreeMap::from([(names::HOSTNAME_LABEL.to_owned(), node)]),
         ..Placement::default()
     }
 }

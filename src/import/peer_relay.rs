@@ -12,15 +12,17 @@ use super::{
     note::Notes,
     proxy_class, tags, tailnet,
 };
-use crate::crd::exposure::{Exposure, ExposureType, IpFamily, IpFamilyPolicy, LoadBalancer};
+use crate::{
+    crd::{
+        control_server::ControlServer,
+        exposure::{Exposure, ExposureType, IpFamily, IpFamilyPolicy, LoadBalancer},
+        placement::MOST_CHOSEN,
+    },
+    names,
+};
 
 /// UDP port of Tailscale's relays unless the object names one.
 const DEFAULT_PORT: u16 = 41_641;
-/// Maximum number of relays of a region.
-const MOST_REPLICAS: u16 = 100;
-/// Number of relays that a tailnet of tailscale.com allows by default.
-const ALLOWANCE: u16 = 2;
-const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Beginnings of annotations that Tailscale's operator sets itself, and whose values it ignores.
 const FIXED_ANNOTATIONS: [&str; 4] = [
     "service.beta.kubernetes.io/aws-load-balancer-type",
@@ -70,7 +72,7 @@ pub(super) fn convert(
     let static_endpoints: Vec<String> = spec.typed("staticEndpoints", notes).unwrap_or_default();
     region.endpoints = endpoints::convert(&static_endpoints, &spec.place("staticEndpoints"), notes);
     let (port, mut balancer) = service(spec.object("service", notes), notes);
-    let zone = region.placement.node_selector.get(ZONE_LABEL);
+    let zone = region.placement.node_selector.get(names::ZONE_LABEL);
     aws(
         &mut spec,
         zone.map(String::as_str),
@@ -90,13 +92,20 @@ pub(super) fn convert(
         Spec {
             enabled: (replicas == 0).then_some(false),
             port,
-            max_relays: (replicas > ALLOWANCE && tailnet.control_url.is_none()).then_some(replicas),
+            max_relays: more_than_allowed(replicas, &tailnet),
             tailnet,
             regions: vec![region],
             monitoring: class.monitoring,
             template: class.template,
         },
     )
+}
+
+/// Returns the number of replicas if the control server does not allow so many without a setting.
+fn more_than_allowed(replicas: u16, tailnet: &Tailnet) -> Option<u16> {
+    let server = ControlServer::of(tailnet.control_url.as_deref());
+    let allowance = server.allowance()?;
+    (replicas > allowance).then_some(replicas)
 }
 
 fn access(
@@ -118,7 +127,7 @@ fn access(
 fn replicas(spec: &mut Fields, notes: &mut Notes) -> u16 {
     let given: i64 = spec.typed("replicas", notes).unwrap_or(1);
     let place = spec.place("replicas");
-    let most = i64::from(MOST_REPLICAS);
+    let most = i64::from(MOST_CHOSEN);
     if given > most {
         notes.lost(
             place.clone(),
@@ -190,7 +199,7 @@ fn without_fixed(annotations: &mut BTreeMap<String, String>, fields: &Fields, no
                 "both operators set this annotation themselves, and it is not copied: set it in \
                  exposure.loadBalancer.annotations if your value must win",
             );
-        } else if key == crate::names::CLASS_ANNOTATION {
+        } else if key == names::CLASS_ANNOTATION {
             notes.lost(place(key), "the annotation belongs to this operator");
         } else if ADDRESS_WORDS
             .iter()
@@ -204,7 +213,7 @@ fn without_fixed(annotations: &mut BTreeMap<String, String>, fields: &Fields, no
             );
         }
     }
-    annotations.retain(|key, _| !reserved(key) && key != crate::names::CLASS_ANNOTATION);
+    annotations.retain(|key, _| !reserved(key) && key != names::CLASS_ANNOTATION);
 }
 
 fn ip_families(given: &[String], fields: &Fields, notes: &mut Notes) -> Vec<IpFamily> {

@@ -16,12 +16,14 @@ use super::{
     note::{Notes, Place},
     overrides::Overrides,
 };
-use crate::crd::{
-    placement::{Affinity, NodeAffinity, Placement},
-    template::Template,
+use crate::{
+    crd::{
+        placement::{Affinity, NodeAffinity, Placement},
+        template::Template,
+    },
+    names::{HOSTNAME_LABEL, ZONE_LABEL},
 };
 
-const HOSTNAME_LABEL: &str = "kubernetes.io/hostname";
 /// Fields of a pod's security context that `template.podOverrides` may set.
 const POD_SECURITY: [&str; 5] = [
     "appArmorProfile",
@@ -31,7 +33,7 @@ const POD_SECURITY: [&str; 5] = [
     "sysctls",
 ];
 /// Keys of topology over which the operator spreads relays.
-const SPREAD_OVER: [&str; 2] = ["topology.kubernetes.io/zone", HOSTNAME_LABEL];
+const SPREAD_OVER: [&str; 2] = [ZONE_LABEL, HOSTNAME_LABEL];
 /// Environment variables of HTTP proxies, in lower case.
 const PROXY_VARIABLES: [&str; 4] = ["all_proxy", "http_proxy", "https_proxy", "no_proxy"];
 const NOT_FOR_RELAYS: &str = "the setting has no effect on relays, and is not needed";

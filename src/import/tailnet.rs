@@ -8,12 +8,8 @@ use super::{
     fields::Fields,
     note::{Notes, Place},
 };
+use crate::crd::control_server::ControlServer;
 
-/// URLs of the control server of tailscale.com.
-const DEFAULT_CONTROL: [&str; 2] = [
-    "https://controlplane.tailscale.com",
-    "https://login.tailscale.com",
-];
 /// Maximum length of a prefix of device names.
 const LONGEST_PREFIX: usize = 30;
 /// Client that stands for the clients of relays if they are not given.
@@ -84,7 +80,7 @@ pub(super) fn with_auth_key(options: &Options, place: &Place, notes: &mut Notes)
 /// Converts the URL of a control server. Returns nothing for tailscale.com.
 pub(super) fn control_url(text: String, place: Place, notes: &mut Notes) -> Option<String> {
     let bare = text.trim_end_matches('/');
-    if bare.is_empty() || DEFAULT_CONTROL.contains(&bare) {
+    if bare.is_empty() {
         return None;
     }
     let fits = |url: &Url| {
@@ -96,7 +92,13 @@ pub(super) fn control_url(text: String, place: Place, notes: &mut Notes) -> Opti
             && url.username().is_empty()
             && bare.len() <= 512
     };
+    let is_default = |url: &Url| {
+        url.scheme() == "https"
+            && url.port().is_none()
+            && ControlServer::of(Some(url.as_str())) == ControlServer::Hosted
+    };
     match Url::parse(bare) {
+        Ok(url) if fits(&url) && is_default(&url) => None,
         Ok(url) if fits(&url) => {
             notes.changed(
                 place,

@@ -23,10 +23,7 @@ use std::{
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt;
 
-pub use self::{
-    elastic_ips::ElasticIp,
-    fit::{ZONE_LABEL, requirements},
-};
+pub use self::{elastic_ips::ElasticIp, fit::requirements};
 use self::{load_balancers::Assigned, rollout::Rollout, withdrawal::Leaving};
 use super::{
     daemon_sets,

@@ -1,50 +1,17 @@
 //! PeerRelays of the cluster that share a tailnet, and the allowed number of relays. Pure.
 
 use kube::ResourceExt;
-use url::Url;
 
-use crate::crd::{PeerRelay, RelayNode, peer_relay::Tailnet};
+use crate::crd::{PeerRelay, RelayNode, control_server::ControlServer, peer_relay::Tailnet};
 
-/// Number of relays that every plan of tailscale.com allows.
-const HOSTED_ALLOWANCE: u16 = 2;
-/// Hosts of the control server of tailscale.com.
-const HOSTED: [&str; 2] = ["controlplane.tailscale.com", "login.tailscale.com"];
 /// Longest DNS name, in characters. Reports may contain longer texts.
 const LONGEST_DOMAIN: usize = 253;
-
-/// Control server, independent of the form of its URL.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub enum Server {
-    /// Control server of tailscale.com.
-    Hosted,
-    /// Other control server, identified by its origin.
-    Own(String),
-}
-
-impl Server {
-    /// The control server of a PeerRelay.
-    pub fn of(tailnet: &Tailnet) -> Self {
-        let Some(text) = tailnet.control_url.as_deref() else {
-            return Self::Hosted;
-        };
-        let Ok(url) = Url::parse(text) else {
-            // An invalid URL is reported as an invalid spec. It equals only itself.
-            return Self::Own(text.to_owned());
-        };
-        let host = url.host_str().unwrap_or_default().trim_end_matches('.');
-        match HOSTED.contains(&host) {
-            true => Self::Hosted,
-            false => Self::Own(url.origin().ascii_serialization()),
-        }
-    }
-}
 
 /// Returns the maximum number of relays in total: the number that the user sets, or the one that
 /// tailscale.com documents for every plan. Other control servers document no number.
 pub fn limit(relay: &PeerRelay) -> Option<u16> {
-    let hosted = Server::of(&relay.spec.tailnet) == Server::Hosted;
-    let documented = hosted.then_some(HOSTED_ALLOWANCE);
-    relay.spec.max_relays.or(documented)
+    let allowance = || server(&relay.spec.tailnet).allowance();
+    relay.spec.max_relays.or_else(allowance)
 }
 
 /// Other PeerRelay of the cluster with relays in the same tailnet.
@@ -86,6 +53,10 @@ pub fn neighbours<'a>(
     found
 }
 
+fn server(tailnet: &Tailnet) -> ControlServer {
+    ControlServer::of(tailnet.control_url.as_deref())
+}
+
 fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
     let (tailnet, others) = (&relay.spec.tailnet, &other.spec.tailnet);
     let secret = |relay: &PeerRelay, tailnet: &Tailnet| {
@@ -98,7 +69,7 @@ fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
     // The servers are compared last, because their URLs must be parsed.
     (secret(relay, tailnet) == secret(other, others)
         || domain(relay).is_some_and(|own| domain(other) == Some(own)))
-        && Server::of(tailnet) == Server::of(others)
+        && server(tailnet) == server(others)
 }
 
 /// Returns the number of relays that a PeerRelay requests, according to its status.
@@ -112,7 +83,7 @@ fn wanted(relay: &PeerRelay) -> usize {
 /// The facts about a PeerRelay that matter to its neighbours.
 pub fn seen_by_neighbours(relay: &PeerRelay) -> impl PartialEq + Send + use<> {
     (
-        Server::of(&relay.spec.tailnet),
+        server(&relay.spec.tailnet),
         relay.spec.tailnet.auth_key.secret_name.clone(),
         relay.status.as_ref().map(|status| status.tailnet.clone()),
         wanted(relay),
@@ -151,7 +122,7 @@ mod tests {
             "https://LOGIN.tailscale.com.",
         ] {
             let relay = at(url, "a");
-            assert_eq!(Server::of(&relay.spec.tailnet), Server::Hosted, "{url}");
+            assert_eq!(server(&relay.spec.tailnet), ControlServer::Hosted, "{url}");
             assert_eq!(limit(&relay), Some(2), "{url}");
         }
         for url in [
@@ -165,7 +136,7 @@ mod tests {
 
     #[test]
     fn one_server_is_one_whichever_way_it_is_written() {
-        let server = |url| Server::of(&at(url, "a").spec.tailnet);
+        let server = |url| server(&at(url, "a").spec.tailnet);
         let plain = server("https://control.example.net");
         for same in [
             "https://control.example.net/",

@@ -89,7 +89,7 @@ fn name(metadata: &ObjectMeta, object: &mut Value, problems: &mut Vec<Problem>) 
         problems.push(Problem::new("metadata.name", "is required"));
         return;
     };
-    if name.len() > names::LONGEST_NAME || !name.split('.').all(names::is_dns_part) {
+    if !names::is_dns_name(&name) {
         let message = "must be lower-case letters, digits, dashes and dots, and begin and end with \
                        a letter or digit";
         problems.push(Problem::new(path, message));

@@ -27,7 +27,7 @@ use crate::{
     crd::placement::Placement,
     names,
     operator::{
-        plan::{Region, ZONE_LABEL, requirements},
+        plan::{Region, requirements},
         validate::ValidSpec,
     },
 };
@@ -150,7 +150,7 @@ fn affinity(placement: &Placement) -> Affinity {
     let mut wanted = requirements();
     if !placement.zones.is_empty() {
         wanted.push(NodeSelectorRequirement {
-            key: ZONE_LABEL.to_owned(),
+            key: names::ZONE_LABEL.to_owned(),
             operator: "In".to_owned(),
             values: Some(placement.zones.clone()),
         });

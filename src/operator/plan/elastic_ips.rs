@@ -221,7 +221,7 @@ mod tests {
 
     fn cluster(services: &[(&str, &str)]) -> ClusterView {
         let node = |(name, zone): &(&str, &str)| {
-            let labels = json!({fit::ZONE_LABEL: zone});
+            let labels = json!({names::ZONE_LABEL: zone});
             let node = json!({"metadata": {"name": name, "labels": labels}});
             Arc::new(serde_json::from_value(node).unwrap())
         };

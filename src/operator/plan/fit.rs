@@ -5,10 +5,8 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::ResourceExt;
 
-use crate::crd::placement::Placement;
+use crate::{crd::placement::Placement, names::ZONE_LABEL};
 
-/// Label with the zone of a node.
-pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Label with the operating system of a node; every kubelet sets it.
 const OS_LABEL: &str = "kubernetes.io/os";
 /// Label with the architecture of a node; every kubelet sets it.

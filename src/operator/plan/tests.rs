@@ -82,7 +82,7 @@ fn regions_share_the_total_before_they_exclude_each_other() {
 #[test]
 fn regions_that_do_not_meet_have_one_daemon_set_each() {
     let on = |name: &str, zone: &str| {
-        let placement = json!({"nodeSelector": {fit::ZONE_LABEL: zone}});
+        let placement = json!({"nodeSelector": {names::ZONE_LABEL: zone}});
         json!({"name": name, "clients": ["tag:a"], "placement": placement})
     };
     let regions = json!([on("a", "a"), on("b", "b")]);
@@ -266,7 +266,7 @@ fn own() -> Value {
 
 fn cluster() -> ClusterView {
     let node = |(name, zone): (&str, &str)| {
-        let labels = json!({fit::ZONE_LABEL: zone});
+        let labels = json!({names::ZONE_LABEL: zone});
         Arc::new(
             serde_json::from_value(json!({"metadata": {"name": name, "labels": labels}})).unwrap(),
         )
