@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::PathBuf, process::ExitCode};
 use clap::Args;
 use k8s_openapi::jiff::Timestamp;
 use serde::Serialize;
+use url::Url;
 
 use super::{
     file,
@@ -17,6 +18,7 @@ use crate::{
         output::{Format, print, print_error},
     },
     crd::{
+        control_server::ControlServer,
         grants::{ClientStatus, GrantState},
         peer_relay::RegionStatus,
     },
@@ -174,7 +176,7 @@ fn over_quota(relays: &[Found]) -> Vec<String> {
         }
         let tailnet = &relay.spec.tailnet;
         let key = (
-            tailnet.control_url.as_ref(),
+            ControlServer::of(tailnet.control_url.as_ref().map(Url::as_str)),
             &owner.namespace,
             &tailnet.auth_key_secret,
         );

@@ -72,6 +72,16 @@ fn more_relays_than_a_tailnet_allows_are_found() {
         [""; 0]
     );
 
+    let same = json!({"maxRelays": 1, "tailnet": {
+        "authKey": {"secretName": "a"}, "controlURL": "https://login.tailscale.com/",
+    }});
+    let both = over_quota(&[two(), found("three", &same, None)]);
+    assert_eq!(
+        both.len(),
+        1,
+        "one control server has several URLs: {both:?}"
+    );
+
     let regions = json!({"maxRelays": 1, "regions": [
         {"name": "eu", "clients": ["tag:a"]}, {"name": "us", "clients": ["tag:a"]},
     ]});
