@@ -140,6 +140,11 @@ pub fn is_qualified(text: &str) -> bool {
     }
 }
 
+/// Returns whether `key` and `value` are a label of Kubernetes. The value may be empty.
+pub fn is_label(key: &str, value: &str) -> bool {
+    is_qualified(key) && (value.is_empty() || is_label_value(value))
+}
+
 /// Returns whether `text` is a label value of Kubernetes that is not empty.
 pub fn is_label_value(text: &str) -> bool {
     let plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);

@@ -229,7 +229,7 @@ impl MonitoringDefaults {
 pub fn label(text: &str) -> Result<(String, String), InvalidDefault> {
     let invalid = || InvalidDefault::Label(text.to_owned());
     let (key, value) = text.split_once('=').ok_or_else(invalid)?;
-    if names::is_qualified(key) && (value.is_empty() || names::is_label_value(value)) {
+    if names::is_label(key, value) {
         Ok((key.to_owned(), value.to_owned()))
     } else {
         Err(invalid())

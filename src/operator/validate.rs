@@ -167,6 +167,19 @@ pub enum InvalidRelay {
          it relay for themselves"
     )]
     OwnTag(String),
+    /// No node can have a label of the node selector. The API server would refuse the DaemonSet, but
+    /// only after all relays had been withdrawn, because no node matches.
+    #[error(
+        "placement.nodeSelector of region {region}: {label:?} is not a label of Kubernetes: a \
+         value has at most 63 letters, digits, '-', '_' and '.', begins and ends with a letter or \
+         digit, and may be empty; correct it"
+    )]
+    NodeLabel {
+        /// Name of the region.
+        region: String,
+        /// The label as `KEY=VALUE`.
+        label: String,
+    },
     /// The endpoints of a region have a fault.
     #[error("region {region}: {source}")]
     Endpoints {
@@ -277,6 +290,7 @@ fn region(region: &Region, owner: &Owner, tests: GrantsTests) -> Result<ValidReg
     })?;
     let exposure = region.exposure.clone().unwrap_or_default();
     let placement = placement(region);
+    check_node_selector(&region.name, &placement.node_selector)?;
     Ok(ValidRegion {
         name: region.name.clone(),
         tag: region.tag(),
@@ -318,6 +332,20 @@ fn check_overrides(
         overrides::check_shape(patch, shape)?;
     }
     Ok(())
+}
+
+fn check_node_selector(
+    region: &str,
+    selector: &BTreeMap<String, String>,
+) -> Result<(), InvalidRelay> {
+    let is_invalid = |(key, value): &(&String, &String)| !names::is_label(key, value);
+    match selector.iter().find(is_invalid) {
+        None => Ok(()),
+        Some((key, value)) => Err(InvalidRelay::NodeLabel {
+            region: region.to_owned(),
+            label: format!("{key}={value}"),
+        }),
+    }
 }
 
 /// Relays with Elastic IPs are in zones that have some, unless the user names others.

@@ -295,6 +295,7 @@ fn problem(invalid: &InvalidRelay, region: &str, client: &str) -> Problem {
         InvalidRelay::Overrides(_) => "spec.template.podOverrides".to_owned(),
         InvalidRelay::Client { .. } | InvalidRelay::OwnTag(_) => client.to_owned(),
         InvalidRelay::EveryoneRelays(_) => format!("{region}.tag"),
+        InvalidRelay::NodeLabel { .. } => format!("{region}.placement.nodeSelector"),
         InvalidRelay::Endpoints { .. } => format!("{region}.endpoints"),
         _ => region.to_owned(),
     };

@@ -104,20 +104,34 @@ fn bad_resources(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("resources after {took:.1} s"))
 }
 
-/// Values of labels that admission does not check.
+/// Values of labels that admission does not check. One in a node selector stops no relay, although no
+/// node matches.
 fn bad_labels(deployment: &Deployment<'_>) -> Result<String> {
     let value = "no value of a label!";
-    let specs = [
-        json!({"template": {"labels": {"team": value}}}),
-        region("placement", json!({"nodeSelector": {"team": value}})),
+    let cases = [
+        (
+            json!({"template": {"labels": {"team": value}}}),
+            "ApplyRejected",
+            "DaemonSet edge-office",
+        ),
+        (
+            region("placement", json!({"nodeSelector": {"team": value}})),
+            "InvalidSpec",
+            "placement.nodeSelector of region office",
+        ),
     ];
     let mut slowest = 0.0_f64;
-    for spec in &specs {
+    for (spec, reason, subject) in &cases {
         let start = Instant::now();
         deployment.apply(EDGE, spec)?;
-        let took = rejected(deployment, EDGE, &["DaemonSet edge-office", value], start)
+        let took = refused_for(deployment, EDGE, reason, &[subject, value], start)
             .with_context(|| spec.to_string())?;
         slowest = slowest.max(took);
+        let available = deployment.condition(EDGE, "RelaysAvailable")?;
+        ensure!(
+            available == "True/RelaysReady",
+            "RelaysAvailable is '{available}' with {spec}"
+        );
     }
     deployment.apply(EDGE, &json!({}))?;
     deployment.wait_ready(EDGE)?;
