@@ -17,6 +17,7 @@ mod hostile;
 mod isolation;
 mod links;
 mod manifests;
+mod migration;
 mod monitoring;
 mod network_policies;
 mod nodes;
@@ -107,6 +108,7 @@ pub fn all() -> Vec<Scenario> {
         changes::scenarios(),
         skew::scenarios(),
         standalone::scenarios(),
+        migration::scenarios(),
         headscale::scenarios(),
         gitops::scenarios(),
         chart::closing(),

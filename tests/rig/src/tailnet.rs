@@ -11,7 +11,7 @@ use anyhow::{Context, Result, anyhow, bail, ensure};
 use crate::{
     auth_key::AuthKey,
     command::{program_in, run_with_input},
-    net::{CLIENTS, CONTROL},
+    net::{CLIENTS, CONTROL, Machine},
     pki::Pki,
     process::{Processes, Spec, wait_until},
     progress::Progress,
@@ -154,6 +154,14 @@ impl Tailnet {
             .iter()
             .find(|client| client.machine.name == name)
             .with_context(|| format!("there is no client {name}"))
+    }
+
+    /// Another stock device, on a node of the cluster, which may run Tailscale's own relay. It is not
+    /// started.
+    pub fn device_on(&self, node: Machine, name: &'static str, tag: &'static str) -> Client {
+        let mut machine = node;
+        machine.name = name;
+        Client::new(machine, &self.dir, &self.processes, &self.pki, &self.tools).in_userspace(tag)
     }
 
     /// The auth key of an administrator with which any number of nodes join, with tags that they

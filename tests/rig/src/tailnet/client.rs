@@ -33,6 +33,8 @@ pub struct Client {
     login_server: String,
     /// Tag to ask for; otherwise the auth key brings one.
     tag: Option<&'static str>,
+    /// True if it has no TUN device.
+    in_userspace: bool,
     dir: PathBuf,
     auth_key_file: PathBuf,
     processes: Processes,
@@ -65,11 +67,22 @@ impl Client {
             } else {
                 "tag:office"
             }),
+            in_userspace: false,
             dir: tailnet.join(machine.name),
             auth_key_file: tailnet.join("auth-key"),
             processes: processes.clone(),
             pki: pki.clone(),
             tools: tools.clone(),
+        }
+    }
+
+    /// The same device with a tag of its own and without a TUN device: it leaves the network of its
+    /// machine as it is.
+    pub(super) fn in_userspace(self, tag: &'static str) -> Self {
+        Self {
+            tag: Some(tag),
+            in_userspace: true,
+            ..self
         }
     }
 
@@ -99,6 +112,7 @@ impl Client {
                 format!("--statedir={dir}"),
                 format!("--socket={}", self.socket().display()),
             ])
+            .args(self.in_userspace.then_some("--tun=userspace-networking"))
             .env("SSL_CERT_FILE", self.pki.ca().display().to_string())
             .env("SSL_CERT_DIR", "/nonexistent");
         let daemon = self.processes.start(&spec)?;
