@@ -3,6 +3,7 @@
 
 pub mod data_path;
 pub mod endpoints;
+pub mod issued_keys;
 pub mod log_level;
 pub mod peers;
 pub mod port;
@@ -48,6 +49,9 @@ pub struct RelayConfig {
     /// File with the auth key. The relay reads it again while the control server refuses the key.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub auth_key_file: Option<PathBuf>,
+    /// Request an auth key from the operator, which seals it to this relay. It needs `report`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_auth_key: Option<bool>,
     /// PEM file with additional certificate authorities.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ca_file: Option<PathBuf>,
@@ -181,6 +185,7 @@ impl RelayConfig {
         Self {
             control_url: self.control_url.or(lower.control_url),
             auth_key_file: self.auth_key_file.or(lower.auth_key_file),
+            request_auth_key: self.request_auth_key.or(lower.request_auth_key),
             ca_file: self.ca_file.or(lower.ca_file),
             state_dir: self.state_dir.or(lower.state_dir),
             session_dir: self.session_dir.or(lower.session_dir),

@@ -59,6 +59,9 @@ pub enum DialError {
         #[source]
         source: rustls::pki_types::pem::Error,
     },
+    /// The text with certificate authorities cannot be used.
+    #[error("failed to read certificate authorities: they must be PEM (tailnet.caBundle)")]
+    CaBundle(#[source] rustls::pki_types::pem::Error),
     /// The proxy of the environment cannot be used.
     #[error(transparent)]
     Proxy(#[from] InvalidProxy),
@@ -109,20 +112,35 @@ impl Dialer {
     /// # Errors
     /// `ca_file` cannot be read or is no PEM file, or `HTTPS_PROXY` is no proxy.
     pub fn new(ca_file: Option<&Path>) -> Result<Self, DialError> {
-        let mut roots = RootCertStore {
-            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
-        };
-        // Certificates of the system that cannot be parsed are left out: the public roots suffice.
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let mut own = Vec::new();
         if let Some(path) = ca_file {
             let fail = |source| DialError::CaFile {
                 path: path.to_owned(),
                 source,
             };
-            for certificate in CertificateDer::pem_file_iter(path).map_err(fail)? {
-                roots.add_parsable_certificates([certificate.map_err(fail)?]);
-            }
+            let certificates = CertificateDer::pem_file_iter(path).map_err(fail)?;
+            own = certificates.collect::<Result<_, _>>().map_err(fail)?;
         }
+        Self::trusting(own)
+    }
+
+    /// Makes a dialer that trusts the public roots, those of the system and those in `pem`.
+    ///
+    /// # Errors
+    /// `pem` is not PEM, or `HTTPS_PROXY` is no proxy.
+    pub fn with_authorities(pem: Option<&str>) -> Result<Self, DialError> {
+        let pem = pem.unwrap_or_default().as_bytes();
+        let own = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>();
+        Self::trusting(own.map_err(DialError::CaBundle)?)
+    }
+
+    fn trusting(own: Vec<CertificateDer<'_>>) -> Result<Self, DialError> {
+        let mut roots = RootCertStore {
+            roots: webpki_roots::TLS_SERVER_ROOTS.to_vec(),
+        };
+        // Certificates of the system that cannot be parsed are left out: the public roots suffice.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        roots.add_parsable_certificates(own);
         let mut tls = ClientConfig::builder()
             .with_root_certificates(roots)
             .with_no_client_auth();

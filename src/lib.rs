@@ -18,5 +18,6 @@ mod process_metrics;
 mod registry;
 #[cfg(feature = "relay")]
 pub mod relay;
+pub mod sealed;
 pub mod supervisor;
 pub mod tailnet_api;

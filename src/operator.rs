@@ -2,6 +2,7 @@
 
 pub mod apply;
 pub mod build;
+pub mod credential;
 pub mod daemon_sets;
 pub mod defaults;
 pub mod events;
@@ -9,6 +10,7 @@ pub mod fence;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod host_ports;
+pub mod issuer;
 pub mod kinds;
 pub mod lease;
 pub mod metrics;
@@ -34,7 +36,7 @@ pub mod view;
 use std::{
     net::SocketAddr,
     sync::{Arc, OnceLock},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -50,9 +52,11 @@ use self::{
     apply::Attempts,
     defaults::{Defaults, MonitoringDefaults, RelayImage, TemplateDefaults},
     fence::Fence,
+    issuer::Issuer,
     lease::{Claim, Leadership, Times},
     metrics::Metrics,
     own_pod::OwnPod,
+    queue::Queue,
     readiness::Readiness,
     reconcile::{Context, ReconcileError, error_policy, reconcile},
     stores::{Scope, Stores},
@@ -203,6 +207,7 @@ async fn control(
     };
     let (stores, controller) = Stores::watch(&scope, metrics.queue());
     metrics.watch(controller.store(), stores.unreadable_relays.clone());
+    let (issuer, controller) = issue_keys(&client, metrics.queue(), controller);
     let controller = controller.with_config(Config::default().concurrency(options.concurrency));
     let reporter = Reporter {
         controller: names::OPERATOR.into(),
@@ -219,6 +224,7 @@ async fn control(
         },
         metrics,
         attempts: Attempts::default(),
+        issuer,
     });
     let Context {
         client,
@@ -248,6 +254,18 @@ async fn control(
     }
 }
 
+/// Makes the issuer of auth keys a trigger of the controller: each of its results is for a pass.
+fn issue_keys(
+    client: &Client,
+    queue: &Queue,
+    controller: Controller<PeerRelay>,
+) -> (Issuer, Controller<PeerRelay>) {
+    let (issuer, ended) = Issuer::new(client.clone());
+    let queue = queue.clone();
+    let ended = ended.inspect(move |relay| queue.add(relay, Instant::now()));
+    (issuer, controller.reconcile_on(ended))
+}
+
 /// Reconciles PeerRelays until the watches end.
 async fn reconcile_all(controller: Controller<PeerRelay>, context: &Arc<Context>) {
     let mut results = Box::pin(controller.run(measured, error_policy, context.clone()));
@@ -260,7 +278,9 @@ async fn reconcile_all(controller: Controller<PeerRelay>, context: &Arc<Context>
             // Deleted between its event and its pass.
             Err(Error::ObjectNotFound(gone)) => {
                 metrics.begin(&gone.name, gone.namespace.as_deref());
-                context.attempts.forget(&gone.into_kind_unchecked(()));
+                let gone = gone.into_kind_unchecked(());
+                context.attempts.forget(&gone);
+                context.issuer.forget(&gone);
             }
             Err(error) => tracing::warn!(%error, "watch failed; trying again"),
         }

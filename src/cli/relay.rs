@@ -140,6 +140,7 @@ impl RelayArgs {
         let environment = Environment {
             auth_key: std::env::var("PEERRELAY_AUTH_KEY").ok(),
             node_name: std::env::var("NODE_NAME").ok(),
+            pod_name: std::env::var("POD_NAME").ok(),
             runtime_dir: std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from),
             host_ip: std::env::var("HOST_IP").ok().and_then(|ip| ip.parse().ok()),
             host_name: fs::read_to_string("/proc/sys/kernel/hostname")

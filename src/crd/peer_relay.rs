@@ -98,11 +98,25 @@ pub struct PeerRelaySpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.controlURL) || self.controlURL.matches('^https?://[^/?#]+/?$')").message("tailnet.controlURL must be a URL without a path, such as https://control.example.net"))]
+#[x_kube(validation = Rule::new("has(self.authKey) != has(self.oauth)").message("tailnet must have either authKey (a Secret with an auth key) or oauth (a Secret with an OAuth client, with which the operator creates auth keys)"))]
+#[x_kube(validation = Rule::new("!has(self.apiURL) || self.apiURL.matches('^https?://[^/?#]+/?$')").message("tailnet.apiURL must be a URL without a path, such as https://api.example.net"))]
+#[x_kube(validation = Rule::new("!has(self.apiURL) || has(self.oauth)").message("tailnet.apiURL has an effect with oauth only: remove it"))]
 #[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle.contains('-----BEGIN CERTIFICATE-----')").message("tailnet.caBundle must be PEM: one or more blocks that begin with -----BEGIN CERTIFICATE-----"))]
 pub struct Tailnet {
     /// Auth key with which relays register. It should be reusable and pre-approved, and must be
-    /// allowed to use the tags of all regions.
-    pub auth_key: AuthKeyRef,
+    /// allowed to use the tags of all regions. Set either this or `oauth`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_key: Option<AuthKeyRef>,
+    /// OAuth client with which the operator creates an auth key for each relay, when the relay
+    /// needs one. The client needs the scope `auth_keys` and one tag, which must own the tags of
+    /// all regions (`tagOwners` of the tailnet policy).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OAuthRef>,
+    /// URL of the API with which the operator creates auth keys. If empty, it is the API of
+    /// tailscale.com, or `controlURL` if that is another control server.
+    #[serde(default, rename = "apiURL", skip_serializing_if = "Option::is_none")]
+    #[schemars(length(max = 512))]
+    pub api_url: Option<String>,
     /// URL of the control server. If empty, the control server of tailscale.com is used.
     #[serde(
         default,
@@ -126,7 +140,30 @@ pub struct Tailnet {
     pub ephemeral: bool,
 }
 
-/// Reference to a Secret in the namespace of the PeerRelay.
+impl Tailnet {
+    /// Returns the name of the Secret with the credential.
+    pub fn secret_name(&self) -> &str {
+        let auth_key = self.auth_key.as_ref().map(|key| &*key.secret_name);
+        let oauth = self.oauth.as_ref().map(|oauth| &*oauth.secret_name);
+        auth_key.or(oauth).unwrap_or_default()
+    }
+}
+
+/// Reference to a Secret with an OAuth client, in the namespace of the PeerRelay.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct OAuthRef {
+    /// Name of the Secret. Its keys `client_id` and `client_secret` contain the OAuth client. The
+    /// Secret may be created later, and may be replaced. The operator must be allowed to read it
+    /// (`credentials` in the values of the chart).
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    )]
+    pub secret_name: String,
+}
+
+/// Reference to a Secret with an auth key, in the namespace of the PeerRelay.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthKeyRef {
@@ -199,7 +236,7 @@ pub struct PeerRelayStatus {
     #[serde(default)]
     pub observed_generation: i64,
     /// Conditions: Ready, Reconciling, Stalled, TailnetConnected, WithinQuota, RelaysAvailable,
-    /// GrantsInForce, EndpointsPublished, EndpointsVerified. `docs/conditions.md` lists the reasons
+    /// GrantsInForce, EndpointsPublished, EndpointsVerified, CredentialAccepted. `docs/conditions.md` lists the reasons
     /// and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]

@@ -90,6 +90,10 @@ pub struct RelayNodeStatus {
     /// Description of the data path reason in a sentence.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub data_path_message: Option<String>,
+    /// Public key to which the operator seals the auth key that the relay requests, in hex. It is
+    /// absent if the relay needs no auth key from the operator.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub auth_key_request: Option<String>,
     /// Tailnet device of the relay.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tailnet: Option<NodeTailnet>,

@@ -6,6 +6,8 @@ labels::label_enum! {
     pub enum RelayReason {
         /// There is no auth key to register with.
         AuthKeyMissing,
+        /// The operator has not created the auth key that the relay requests yet.
+        AuthKeyPending,
         /// The control server refuses the auth key.
         AuthKeyInvalid,
         /// An administrator must approve the device.
@@ -46,7 +48,8 @@ impl RelayReason {
             | Self::KeyExpired
             | Self::TagMissing
             | Self::KernelPathUnavailable => true,
-            Self::ControlUnreachable
+            Self::AuthKeyPending
+            | Self::ControlUnreachable
             | Self::DerpUnreachable
             | Self::PortUnavailable
             | Self::NoEndpoints => false,

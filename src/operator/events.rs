@@ -14,6 +14,7 @@ pub const SERVICE_REPLACED: &str = "ServiceReplaced";
 const LONGEST_NOTE: usize = 1_024;
 /// Reasons of conditions that are not `True` while relays start. They are no problem.
 const STARTING: &[&str] = &[
+    "AuthKeyPending",
     "RelaysStarting",
     "NoRelayReady",
     "NodePortPending",

@@ -4,6 +4,7 @@
 //! and the relays that may be replaced now.
 
 mod addresses;
+mod auth_keys;
 mod choose;
 mod elastic_ips;
 mod fit;
@@ -23,7 +24,11 @@ use std::{
 use k8s_openapi::{api::core::v1::Node, jiff::Timestamp};
 use kube::ResourceExt;
 
-pub use self::{elastic_ips::ElasticIp, fit::requirements};
+pub use self::{
+    auth_keys::{RegionKeys, WantedKey},
+    elastic_ips::ElasticIp,
+    fit::requirements,
+};
 use self::{load_balancers::Assigned, rollout::Rollout, withdrawal::Leaving};
 use super::{
     daemon_sets,
@@ -72,6 +77,8 @@ pub struct RegionPlan {
     pub peers: Vec<ProbePeer>,
     /// Relays that accept no new sessions.
     pub withdrawals: Withdrawals,
+    /// Auth keys for relays that request one.
+    pub keys: RegionKeys,
 }
 
 /// The nodes of a region.
@@ -196,6 +203,7 @@ pub fn plan(spec: &ValidSpec, view: &ClusterView, now: Timestamp) -> Plan {
             .map(|(region, ((nodes, withdrawals), peers))| RegionPlan {
                 peers,
                 withdrawals,
+                keys: auth_keys::plan(spec, region, view),
                 ..region_plan(spec, region, nodes, view)
             })
             .collect(),

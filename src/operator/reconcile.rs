@@ -6,13 +6,18 @@ use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
 use kube::{Client, ResourceExt};
-use kube_runtime::{controller::Action, events::Recorder, reflector::store::WriterDropped};
+use kube_runtime::{
+    controller::Action,
+    events::Recorder,
+    reflector::{ObjectRef, store::WriterDropped},
+};
 
 use super::{
     apply::{Attempts, apply},
     build::build,
     defaults::Defaults,
     events,
+    issuer::Issuer,
     metrics::Metrics,
     objects::{Applied, Objects},
     plan::{Plan, plan},
@@ -46,6 +51,8 @@ pub struct Context {
     pub metrics: Metrics,
     /// Results of earlier attempts to apply objects.
     pub attempts: Attempts,
+    /// Creator of auth keys.
+    pub issuer: Issuer,
 }
 
 /// Reason why a pass failed. Every failed pass is retried.
@@ -80,7 +87,8 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     ready.map_err(ReconcileError::Watch)?;
     let now = Timestamp::now();
     let publisher = Publisher::new(&ctx.client, &ctx.recorder, &relay);
-    let view = view(&ctx.stores, &relay);
+    let key = ObjectRef::from_obj(&*relay);
+    let view = view(&ctx.stores, ctx.issuer.issuing(&key), &relay);
     if relay.spec.paused {
         let status = status(&relay, &view, Outcome::Paused, now);
         let published = publisher.publish(status).await;
@@ -100,6 +108,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         }
     };
     let plan = plan(&spec, &view, now);
+    let next_key = ctx.issuer.issue(key, &spec, &view.issuing.issued, &plan);
     let objects = build(&spec, &plan);
     let objects = apply(&ctx.client, &ctx.stores, &ctx.attempts, objects).await;
     ctx.metrics.count_changes(objects.stage.changes);
@@ -117,12 +126,16 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         let published = publisher.publish(status).await;
         published.map_err(ReconcileError::Status)?;
     }
-    next(&plan, objects)
+    next(&plan, objects, next_key)
 }
 
-/// Returns the time of the next pass: after a refusal, when withdrawn relays are removed, or when a
-/// roll-out no longer waits for relays that are not reached.
-fn next(plan: &Plan, objects: Objects<Applied>) -> Result<Action, ReconcileError> {
+/// Returns the time of the next pass: after a refusal, when withdrawn relays are removed, when a
+/// roll-out no longer waits for relays that are not reached, or when another auth key may be created.
+fn next(
+    plan: &Plan,
+    objects: Objects<Applied>,
+    next_key: Option<Duration>,
+) -> Result<Action, ReconcileError> {
     let Objects {
         deferred, stage, ..
     } = objects;
@@ -134,7 +147,8 @@ fn next(plan: &Plan, objects: Objects<Applied>) -> Result<Action, ReconcileError
         let left = leaving.next.duration_since(Timestamp::now());
         Duration::try_from(left).unwrap_or_default() + SECOND
     });
-    let first = removal.into_iter().chain(deferred.recheck_after).min();
+    let others = deferred.recheck_after.into_iter().chain(next_key);
+    let first = removal.into_iter().chain(others).min();
     Ok(first.map_or_else(Action::await_change, Action::requeue))
 }
 

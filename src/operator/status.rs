@@ -2,6 +2,7 @@
 
 mod allowance;
 pub(super) mod condition;
+mod credential;
 mod disabled;
 mod endpoints;
 mod grants;
@@ -16,7 +17,10 @@ mod verified;
 
 use std::collections::BTreeSet;
 
-use k8s_openapi::{apimachinery::pkg::apis::meta::v1::ObjectMeta, jiff::Timestamp};
+use k8s_openapi::{
+    apimachinery::pkg::apis::meta::v1::{Condition, ObjectMeta},
+    jiff::Timestamp,
+};
 use kube::{
     Resource,
     api::{Patch, PatchParams},
@@ -30,6 +34,7 @@ use self::{
 };
 use super::{
     build::grants_status,
+    credential::ACCEPTED,
     objects::{Applied, Objects},
     plan::{Plan, Region},
     refusal::Cause,
@@ -81,6 +86,7 @@ pub const REASONS: &[&str] = &[
     "EndpointUnreachable",
     "NoOtherRelay",
     "NotTried",
+    ACCEPTED,
 ];
 
 /// Outcome of a pass for the status.
@@ -131,7 +137,7 @@ pub fn status(
         .status
         .as_ref()
         .map_or(&[][..], |status| &status.conditions);
-    let mut conditions: Vec<_> = updates(&observed, view, outcome)
+    let mut conditions: Vec<_> = updates(&observed, view, outcome, old)
         .into_iter()
         .map(|update| condition(update, old, generation, now))
         .collect();
@@ -163,7 +169,12 @@ pub fn status(
 }
 
 /// The conditions that follow from an outcome.
-fn updates(observed: &Observed, view: &ClusterView, outcome: Outcome<'_>) -> Vec<ConditionUpdate> {
+fn updates(
+    observed: &Observed,
+    view: &ClusterView,
+    outcome: Outcome<'_>,
+    old: &[Condition],
+) -> Vec<ConditionUpdate> {
     let pass = match outcome {
         Outcome::Paused => {
             let message = "spec.paused is set: nothing is changed until it is false";
@@ -186,6 +197,7 @@ fn updates(observed: &Observed, view: &ClusterView, outcome: Outcome<'_>) -> Vec
             updates.push(verified::verified(&view.reports));
             updates.push(endpoints::published(&view.reports, pass.regions()));
             updates.extend(allowance::update(pass, &view.neighbours));
+            updates.extend(credential::update(pass, &view.issuing, old));
             updates
         }
     };

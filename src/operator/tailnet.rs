@@ -60,7 +60,7 @@ fn server(tailnet: &Tailnet) -> ControlServer {
 fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
     let (tailnet, others) = (&relay.spec.tailnet, &other.spec.tailnet);
     let secret = |relay: &PeerRelay, tailnet: &Tailnet| {
-        (relay.namespace(), tailnet.auth_key.secret_name.clone())
+        (relay.namespace(), tailnet.secret_name().to_owned())
     };
     let domain = |relay: &PeerRelay| {
         let domain = relay.status.as_ref().map(|status| status.tailnet.clone());
@@ -84,7 +84,7 @@ fn wanted(relay: &PeerRelay) -> usize {
 pub fn seen_by_neighbours(relay: &PeerRelay) -> impl PartialEq + Send + use<> {
     (
         server(&relay.spec.tailnet),
-        relay.spec.tailnet.auth_key.secret_name.clone(),
+        relay.spec.tailnet.secret_name().to_owned(),
         relay.status.as_ref().map(|status| status.tailnet.clone()),
         wanted(relay),
         relay.spec.max_relays,

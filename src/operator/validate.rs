@@ -19,17 +19,19 @@ use crate::{
     config::{data_path::DataPath, endpoints::EndpointsConfig, log_level::LogLevel},
     crd::{
         PeerRelay,
+        control_server::ControlServer,
         exposure::{Exposure, ExposureType},
         grants::{GrantsOutput, GrantsTests},
         limits::Limits,
         monitoring::Monitoring,
-        peer_relay::Region,
+        peer_relay::{Region, Tailnet},
         placement::{MOST_CHOSEN, Placement},
         template::Template,
     },
     firewall,
     grants::{Policy, RegionGrant, Selector, SelectorError},
     names,
+    tailnet_api::HOSTED_API,
 };
 
 /// Relays of a region behind load balancers unless the PeerRelay names a number: each costs an
@@ -66,8 +68,8 @@ pub struct ValidSpec {
 /// Access of the relays to their tailnet.
 #[derive(Debug, Clone)]
 pub struct TailnetAccess {
-    /// Secret with the auth key.
-    pub auth_key_secret: String,
+    /// Credential with which the relays get their auth keys.
+    pub credential: Credential,
     /// Control server, unless it is tailscale.com's.
     pub control_url: Option<Url>,
     /// Further certificate authorities, PEM.
@@ -76,6 +78,34 @@ pub struct TailnetAccess {
     pub hostname_prefix: String,
     /// True if devices leave the tailnet when they are offline.
     pub ephemeral: bool,
+}
+
+/// The source of the relays' auth keys.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    /// Name of a Secret with an auth key, which nodes mount into the pods.
+    AuthKey(String),
+    /// An OAuth client, with which the operator creates an auth key for each relay.
+    OAuth(OAuthCredential),
+}
+
+impl Credential {
+    /// Returns the name of its Secret.
+    pub fn secret(&self) -> &str {
+        match self {
+            Self::AuthKey(secret) => secret,
+            Self::OAuth(oauth) => &oauth.secret,
+        }
+    }
+}
+
+/// An OAuth client of a tailnet's API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OAuthCredential {
+    /// Name of the Secret.
+    pub secret: String,
+    /// URL of the tailnet's API.
+    pub url: Url,
 }
 
 /// The settings that every relay of a PeerRelay has.
@@ -144,6 +174,12 @@ pub enum InvalidRelay {
     /// The URL of the control server cannot be parsed.
     #[error("tailnet.controlURL is not a URL: {0}; write it as https://control.example.net")]
     ControlUrl(url::ParseError),
+    /// The URL of the API cannot be parsed.
+    #[error("tailnet.apiURL is not a URL: {0}; write it as https://api.example.net")]
+    ApiUrl(url::ParseError),
+    /// The relays have no credential, or two.
+    #[error("tailnet must have either authKey or oauth")]
+    Credential,
     /// The patch of the pods has a fault, or would break relays.
     #[error(transparent)]
     Overrides(#[from] OverrideError),
@@ -203,6 +239,12 @@ impl ValidSpec {
             };
             (&*region.name, ports)
         })
+    }
+
+    /// Returns whether the devices of a region leave the tailnet when they are offline. Devices
+    /// that are not kept on their node would be left in the tailnet with each start.
+    pub fn is_ephemeral(&self, region: &ValidRegion) -> bool {
+        self.tailnet.ephemeral || !region.exposure.on_host_network()
     }
 
     /// The rules that the tailnet policy must have.
@@ -270,14 +312,41 @@ fn owner(relay: &PeerRelay) -> Result<Owner, InvalidRelay> {
 fn tailnet_access(relay: &PeerRelay) -> Result<TailnetAccess, InvalidRelay> {
     let tailnet = &relay.spec.tailnet;
     let control_url = tailnet.control_url.as_deref().map(Url::parse).transpose();
+    let control_url = control_url.map_err(InvalidRelay::ControlUrl)?;
     let prefix = tailnet.hostname_prefix.clone();
     Ok(TailnetAccess {
-        auth_key_secret: tailnet.auth_key.secret_name.clone(),
-        control_url: control_url.map_err(InvalidRelay::ControlUrl)?,
+        credential: credential(tailnet, control_url.as_ref())?,
+        control_url,
         ca_bundle: tailnet.ca_bundle.clone(),
         hostname_prefix: prefix.unwrap_or_else(|| relay.name_any()),
         ephemeral: tailnet.ephemeral,
     })
+}
+
+/// The credential. The API of another control server than tailscale.com's has its URL.
+fn credential(tailnet: &Tailnet, control_url: Option<&Url>) -> Result<Credential, InvalidRelay> {
+    let own = tailnet.api_url.as_deref().map(Url::parse).transpose();
+    let own = own.map_err(InvalidRelay::ApiUrl)?;
+    match (&tailnet.auth_key, &tailnet.oauth) {
+        (Some(key), None) => Ok(Credential::AuthKey(key.secret_name.clone())),
+        (None, Some(oauth)) => {
+            let hosted = || {
+                HOSTED_API
+                    .parse()
+                    .expect("the URL of the hosted API is valid")
+            };
+            let url =
+                own.unwrap_or_else(|| match ControlServer::of(tailnet.control_url.as_deref()) {
+                    ControlServer::Hosted => hosted(),
+                    ControlServer::Own(_) => control_url.cloned().unwrap_or_else(hosted),
+                });
+            Ok(Credential::OAuth(OAuthCredential {
+                secret: oauth.secret_name.clone(),
+                url,
+            }))
+        }
+        _ => Err(InvalidRelay::Credential),
+    }
 }
 
 fn region(region: &Region, owner: &Owner, tests: GrantsTests) -> Result<ValidRegion, InvalidRelay> {

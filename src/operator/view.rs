@@ -13,6 +13,7 @@ use kube::{Resource, ResourceExt};
 use kube_runtime::reflector::Store;
 
 use super::{
+    credential::Issuing,
     kinds::MonitoringKind,
     stores::Stores,
     tailnet::{self, Neighbour},
@@ -48,10 +49,12 @@ pub struct ClusterView {
     pub own_pods: Vec<Arc<Pod>>,
     /// Reports of the PeerRelay's own relays, without those whose pod is gone.
     pub reports: Vec<Arc<RelayNode>>,
+    /// Results of the operator's attempts to create auth keys.
+    pub issuing: Issuing,
 }
 
 /// Takes the view of `relay`.
-pub fn view(stores: &Stores, relay: &PeerRelay) -> ClusterView {
+pub fn view(stores: &Stores, issuing: Issuing, relay: &PeerRelay) -> ClusterView {
     let namespace = relay.metadata.namespace.as_deref();
     let own_pods = own_pods(stores, relay);
     ClusterView {
@@ -69,6 +72,7 @@ pub fn view(stores: &Stores, relay: &PeerRelay) -> ClusterView {
         pod_refusals: in_namespace(&stores.pod_refusals, namespace),
         reports: reports_of(stores, relay, &own_pods),
         own_pods,
+        issuing,
     }
 }
 

@@ -12,7 +12,7 @@ use url::Url;
 use super::{
     reload::{DynamicConfig, Reload},
     socket_path::default_threads,
-    tailnet::{AuthKey, TailnetConfig},
+    tailnet::{AuthKey, KeyRequest, TailnetConfig},
 };
 use crate::{
     config::{
@@ -78,6 +78,11 @@ pub enum OptionsError {
     /// The auth key comes both from a file and from the environment.
     #[error("auth key is given twice: use either --auth-key-file or PEERRELAY_AUTH_KEY")]
     TwoAuthKeys,
+    /// The relay is to request an auth key, but is not in a pod that reports.
+    #[error(
+        "requestAuthKey needs report, and POD_NAME in the environment: only the operator sets it"
+    )]
+    RequestOutsideOfKubernetes,
 }
 
 /// Facts from the environment of the process that are no part of the configuration.
@@ -87,6 +92,8 @@ pub struct Environment {
     pub auth_key: Option<String>,
     /// Name of the Kubernetes node.
     pub node_name: Option<String>,
+    /// Name of the Kubernetes pod.
+    pub pod_name: Option<String>,
     /// Address of the Kubernetes node.
     pub host_ip: Option<IpAddr>,
     /// Name of the host.
@@ -115,7 +122,7 @@ impl RelayOptions {
             SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_METRICS_PORT)
         });
         let limits = limits(&config);
-        let auth_key = auth_key(config.auth_key_file, environment.auth_key)?;
+        let auth_key = auth_key(&config, &environment)?;
         let state_dir = config.state_dir.unwrap_or_else(|| DEFAULT_STATE_DIR.into());
         Ok(Self {
             tailnet: TailnetConfig {
@@ -166,12 +173,17 @@ impl RelayOptions {
     }
 }
 
-/// Returns the auth key, which may have one source only.
-fn auth_key(file: Option<PathBuf>, value: Option<String>) -> Result<AuthKey, OptionsError> {
-    match (file, value) {
+/// The source of the auth key.
+fn auth_key(config: &RelayConfig, environment: &Environment) -> Result<AuthKey, OptionsError> {
+    if config.request_auth_key == Some(true) {
+        let place = config.report.as_ref().zip(environment.pod_name.as_ref());
+        let (report, pod) = place.ok_or(OptionsError::RequestOutsideOfKubernetes)?;
+        return Ok(AuthKey::Requested(KeyRequest::new(&report.namespace, pod)));
+    }
+    match (&config.auth_key_file, &environment.auth_key) {
         (Some(_), Some(_)) => Err(OptionsError::TwoAuthKeys),
-        (Some(path), None) => Ok(AuthKey::File(path)),
-        (None, Some(value)) => Ok(AuthKey::Value(value)),
+        (Some(path), None) => Ok(AuthKey::File(path.clone())),
+        (None, Some(value)) => Ok(AuthKey::Value(value.clone())),
         (None, None) => Ok(AuthKey::None),
     }
 }

@@ -23,6 +23,7 @@ use crate::{
     config::{
         CONFIG_KEY, RelayConfig, ReportConfig,
         endpoints::EndpointsConfig,
+        issued_keys::{ISSUED_KEYS_KEY, IssuedKeys},
         log_level::LogLevel,
         peers::{PEERS_KEY, ProbePeer},
         port::RelayPort,
@@ -69,6 +70,8 @@ pub struct DynamicConfig {
     pub off: bool,
     /// Selectors of the clients that are meant to use the relay.
     pub clients: Vec<String>,
+    /// Auth keys that the operator has created for relays of the region.
+    pub issued_keys: IssuedKeys,
     /// Fields of the configuration that were ignored.
     pub unknown: Vec<UnknownField>,
 }
@@ -136,9 +139,10 @@ impl Reload {
             let (config, unknown): (RelayConfig, _) = unknown::parse(text)?;
             let peers: Vec<ProbePeer> = list(data, PEERS_KEY)?;
             let withdrawals: Withdrawals = list(data, WITHDRAWALS_KEY)?;
-            Ok::<_, serde_yaml::Error>((config, unknown, peers, withdrawals))
+            let issued_keys: IssuedKeys = list(data, ISSUED_KEYS_KEY)?;
+            Ok::<_, serde_yaml::Error>((config, unknown, peers, withdrawals, issued_keys))
         })();
-        let (config, unknown, peers, withdrawals) = match parsed {
+        let (config, unknown, peers, withdrawals, issued_keys) = match parsed {
             Ok(parsed) => parsed,
             Err(error) => {
                 tracing::warn!(%error, "changed configuration is not used: fix the named field");
@@ -158,6 +162,7 @@ impl Reload {
             log_level: config.log_level.unwrap_or_default(),
             withdrawn_since,
             clients: config.clients,
+            issued_keys,
             unknown,
         };
         if next.endpoints != previous.endpoints {

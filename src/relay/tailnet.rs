@@ -25,7 +25,7 @@ use tokio::{
 use url::Url;
 
 pub use self::{
-    auth_key::AuthKey,
+    auth_key::{AuthKey, KeyRequest},
     control::ControlError,
     identity::{Identity, IdentityError},
     state::{ControlState, DerpState, TailnetIdentity, TailnetSenders},
@@ -176,7 +176,8 @@ impl Tailnet {
                 }
                 Failure::Refused { key, problem } => {
                     self.report(problem);
-                    self.config.auth_key.wait_for_other(key.as_deref()).await;
+                    let read = || self.auth_key();
+                    auth_key::wait_for_other(key.as_deref(), read).await;
                 }
                 Failure::OtherKey => {
                     tracing::info!("registering again, with an auth key that may bring the tags");

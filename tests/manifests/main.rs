@@ -19,7 +19,10 @@ use std::{fs, path::Path, sync::Once};
 
 use peerrelay::{
     crd::{self, PeerRelay, relay_reason::RelayReason},
-    operator::status::{self, pods::Trouble},
+    operator::{
+        credential,
+        status::{self, pods::Trouble},
+    },
 };
 use serde::Deserialize;
 
@@ -52,7 +55,8 @@ fn every_reason_is_documented() {
     let relay = RelayReason::ALL.iter().map(|reason| reason.as_str());
     let operator = status::REASONS.iter().copied();
     let pods = Trouble::ALL.iter().map(|trouble| trouble.as_str());
-    for reason in relay.chain(operator).chain(pods) {
+    let credentials = credential::REASONS.iter().copied();
+    for reason in relay.chain(operator).chain(pods).chain(credentials) {
         assert!(
             text.contains(&format!("| `{reason}` |")),
             "docs/conditions.md lacks {reason}"

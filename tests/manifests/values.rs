@@ -11,9 +11,9 @@ use schemars::{JsonSchema, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
 use self::parts::{
-    AdmissionPolicy, Annotations, Crds, Fields, Image, LeaderElection, Log, Metrics, NetworkPolicy,
-    Objects, OpenShift, PodDisruptionBudget, PullSecret, Rbac, Relay, RelayDefaults, Service,
-    ServiceAccount, fields, labels, name, namespaces, objects, texts,
+    AdmissionPolicy, Annotations, Crds, Credentials, Fields, Image, LeaderElection, Log, Metrics,
+    NetworkPolicy, Objects, OpenShift, PodDisruptionBudget, PullSecret, Rbac, Relay, RelayDefaults,
+    Service, ServiceAccount, fields, labels, name, namespaces, objects, texts,
 };
 
 /// Path of the generated schema.
@@ -60,6 +60,9 @@ pub(crate) struct ChartValues {
     /// Namespaces whose PeerRelays the operator reconciles
     #[schemars(schema_with = "namespaces")]
     watch_namespaces: Vec<String>,
+    /// Secrets with OAuth clients that the operator may read
+    #[schemars(length(max = 64))]
+    credentials: Option<Vec<Credentials>>,
     /// ServiceAccount of the operator
     service_account: ServiceAccount,
     /// Mount the token into the operator's pods

@@ -178,7 +178,7 @@ fn over_quota(relays: &[Found]) -> Vec<String> {
         let key = (
             ControlServer::of(tailnet.control_url.as_ref().map(Url::as_str)),
             &owner.namespace,
-            &tailnet.auth_key_secret,
+            tailnet.credential.secret(),
         );
         by_tailnet.entry(key).or_default().push((&owner.name, most));
     }

@@ -12,13 +12,13 @@ use super::{data_path, metadata, monitoring::is_scraped};
 use crate::{
     config::{
         CONFIG_KEY, DEFAULT_STATE_DIR, POD_SESSION_DIR, RelayConfig, ReportConfig,
-        data_path::DataPath, log_level::LogLevel, peers::PEERS_KEY, port::RelayPort,
-        withdrawals::WITHDRAWALS_KEY,
+        data_path::DataPath, issued_keys::ISSUED_KEYS_KEY, log_level::LogLevel, peers::PEERS_KEY,
+        port::RelayPort, withdrawals::WITHDRAWALS_KEY,
     },
     names,
     operator::{
         plan::{Region, withdrawal},
-        validate::ValidSpec,
+        validate::{Credential, ValidSpec},
     },
 };
 
@@ -49,6 +49,11 @@ pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> ConfigMap {
             serde_yaml::to_string(&region.plan.peers).expect("a list of relays is plain data");
         data.insert(PEERS_KEY.to_owned(), peers);
     }
+    if !region.plan.keys.issued.0.is_empty() {
+        let keys = serde_yaml::to_string(&region.plan.keys.issued);
+        let keys = keys.expect("a list of auth keys is plain data");
+        data.insert(ISSUED_KEYS_KEY.to_owned(), keys);
+    }
     let withdrawals = withdrawal::text(&region.plan.withdrawals);
     data.extend(withdrawals.map(|text| (WITHDRAWALS_KEY.to_owned(), text)));
     ConfigMap {
@@ -65,14 +70,13 @@ pub(super) fn started_with(relay: &ValidSpec, region: Region<'_>) -> BTreeMap<St
 
 fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<String, String> {
     let on_host = region.exposure.on_host_network();
+    let is_mounted = matches!(relay.tailnet.credential, Credential::AuthKey(_));
+    let authorities = relay.tailnet.ca_bundle.as_ref();
     let config = RelayConfig {
         control_url: relay.tailnet.control_url.clone(),
-        auth_key_file: Some(format!("{AUTH_DIR}/{}", names::AUTH_KEY).into()),
-        ca_file: relay
-            .tailnet
-            .ca_bundle
-            .as_ref()
-            .map(|_| format!("{DIR}/{CA}").into()),
+        auth_key_file: is_mounted.then(|| format!("{AUTH_DIR}/{}", names::AUTH_KEY).into()),
+        request_auth_key: (!is_mounted).then_some(true),
+        ca_file: authorities.map(|_| format!("{DIR}/{CA}").into()),
         state_dir: Some(state_dir(region).into()),
         session_dir: on_host.then(|| POD_SESSION_DIR.into()),
         hostname_prefix: Some(match on_host {
@@ -81,8 +85,7 @@ fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<St
             false => format!("{}-{}", relay.tailnet.hostname_prefix, region.name),
         }),
         tags: vec![region.tag.clone()],
-        // Without a stored identity, each start would leave a device in the tailnet.
-        ephemeral: (relay.tailnet.ephemeral || !on_host).then_some(true),
+        ephemeral: relay.is_ephemeral(region.spec).then_some(true),
         port: Some(RelayPort::On(relay.port)),
         metrics_addr: Some(match on_host {
             true => SocketAddr::from((Ipv4Addr::LOCALHOST, relay.metrics_port)),
@@ -118,7 +121,7 @@ fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<St
     };
     let config = serde_yaml::to_string(&config).expect("a configuration is plain data");
     let mut data = BTreeMap::from([(CONFIG_KEY.to_owned(), config)]);
-    if let Some(ca) = &relay.tailnet.ca_bundle {
+    if let Some(ca) = authorities {
         data.insert(CA.to_owned(), ca.clone());
     }
     data

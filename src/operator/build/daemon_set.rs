@@ -28,7 +28,7 @@ use crate::{
     names,
     operator::{
         plan::{Region, requirements},
-        validate::ValidSpec,
+        validate::{Credential, ValidSpec},
     },
 };
 
@@ -273,7 +273,7 @@ fn container(relay: &ValidSpec, region: Region<'_>) -> Container {
             period_seconds: Some(2),
             ..probe(relay, region, "/readyz")
         }),
-        volume_mounts: Some(volume_mounts(on_host)),
+        volume_mounts: Some(volume_mounts(relay, on_host)),
         security_context: Some(security),
         ..image(relay)
     }
@@ -294,12 +294,14 @@ fn environment(relay: &ValidSpec) -> Vec<EnvVar> {
     fields.into_iter().chain(extra).collect()
 }
 
-fn volume_mounts(on_host: bool) -> Vec<VolumeMount> {
+fn volume_mounts(relay: &ValidSpec, on_host: bool) -> Vec<VolumeMount> {
     let mut mounts = vec![
         mount("state", DEFAULT_STATE_DIR, false),
         mount("config", config_map::DIR, true),
-        mount("auth", config_map::AUTH_DIR, true),
     ];
+    if matches!(relay.tailnet.credential, Credential::AuthKey(_)) {
+        mounts.push(mount("auth", config_map::AUTH_DIR, true));
+    }
     if on_host {
         mounts.push(mount("sessions", POD_SESSION_DIR, false));
     }
@@ -330,25 +332,27 @@ fn volumes(relay: &ValidSpec, region: Region<'_>) -> Vec<Volume> {
         default_mode: Some(0o444),
         ..ConfigMapVolumeSource::default()
     };
-    // The Secret is optional, so that relays start without it, report that it is missing, and
-    // continue when it exists.
-    let auth = SecretVolumeSource {
-        secret_name: Some(relay.tailnet.auth_key_secret.clone()),
-        optional: Some(true),
-        default_mode: Some(0o440),
-        ..SecretVolumeSource::default()
-    };
     let mut volumes = vec![
         state_volume(relay, region),
         Volume {
             config_map: Some(config),
             ..named("config")
         },
-        Volume {
+    ];
+    if let Credential::AuthKey(secret) = &relay.tailnet.credential {
+        // The Secret is optional, so that relays start without it, report that it is missing, and
+        // continue when it exists.
+        let auth = SecretVolumeSource {
+            secret_name: Some(secret.clone()),
+            optional: Some(true),
+            default_mode: Some(0o440),
+            ..SecretVolumeSource::default()
+        };
+        volumes.push(Volume {
             secret: Some(auth),
             ..named("auth")
-        },
-    ];
+        });
+    }
     if region.exposure.on_host_network() {
         // Sessions continue in the next pod on the node, but not after a reboot.
         volumes.push(Volume {

@@ -14,7 +14,7 @@ use kube::ResourceExt;
 use super::{
     Pass,
     condition::{LONGEST_MESSAGE, cut},
-    grants, pods,
+    credential, grants, pods,
     regions::{self, Vacancy},
     review,
 };
@@ -22,6 +22,7 @@ use crate::{
     crd::{PeerRelay, RelayNode, peer_relay::RegionStatus, relay_reason::RelayReason},
     firewall, names,
     operator::{
+        credential::CredentialProblem,
         daemon_sets,
         host_ports::{Taken, is_unscheduled},
         plan::{Region, Waiting, withdrawal::Leaving},
@@ -82,6 +83,8 @@ struct Problems {
     relays: BTreeMap<String, (String, usize)>,
     /// Problems that keep pods from running.
     pods: pods::Troubles,
+    /// Problem of the credential, if a relay waits for an auth key because of it.
+    credential: Option<CredentialProblem>,
 }
 
 impl Observed {
@@ -125,6 +128,8 @@ impl Observed {
             }
             observed.regions.push(summary);
         }
+        let failed = view.issuing.last.clone().and_then(Result::err);
+        observed.problems.credential = failed.filter(|_| credential::is_waiting(pass));
         let progress = &mut observed.progress;
         progress.leaving.clone_from(&pass.plan.leaving);
         progress.deferred.clone_from(&pass.objects.deferred.message);
@@ -241,6 +246,14 @@ impl Observed {
             .map(|(trouble, (message, count))| {
                 (trouble.needs_user(), *count, trouble.as_str(), message)
             });
+        let credential = self.problems.credential.as_ref();
+        if let Some(problem) = credential.filter(|problem| problem.needs_user) {
+            return Some(Problem {
+                reason: problem.reason,
+                message: cut(&problem.message, LONGEST_MESSAGE),
+                needs_user: true,
+            });
+        }
         self.relay_problems().chain(pods).max().map(Problem::new)
     }
 

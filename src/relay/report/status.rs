@@ -28,7 +28,12 @@ pub(super) fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
         .map(|problem| (problem.reason.as_str().to_owned(), problem.message))
         .unzip();
     let unavailable = kernel_unavailable(state);
-    let ControlState { device, grant, .. } = &state.control;
+    let ControlState {
+        device,
+        grant,
+        auth_key_request,
+        ..
+    } = &state.control;
     RelayNodeStatus {
         ready: state.ready(),
         reason,
@@ -42,6 +47,7 @@ pub(super) fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
         .to_owned(),
         data_path_reason: unavailable.map(|error| error.reason.as_str().to_owned()),
         data_path_message: unavailable.map(|error| error.message.clone()),
+        auth_key_request: auth_key_request.clone(),
         tailnet: device
             .as_ref()
             .map(|device| tailnet(device, state.derp.home.clone())),

@@ -133,6 +133,7 @@ impl Tailnet {
             },
             device: Some(device),
             grant: Some(grant),
+            auth_key_request: previous.auth_key_request,
         });
     }
 }

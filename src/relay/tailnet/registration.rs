@@ -56,8 +56,9 @@ impl Tailnet {
                 return Ok(());
             }
         }
-        let key = self.config.auth_key.read();
+        let key = self.auth_key();
         if key.is_none() && !matches!(self.config.auth_key, AuthKey::None) {
+            self.request_key();
             let problem = self.config.auth_key.missing();
             return self.without_key(control, registered, key, problem).await;
         }
@@ -80,9 +81,15 @@ impl Tailnet {
                     problem: self.config.auth_key.missing(),
                 })
             }
-            Some(problem) => self.without_key(control, registered, key, problem).await,
+            Some(problem) => {
+                // The key may be used up because the answer to an earlier request was lost: then
+                // the device is known, and needs none.
+                let may_be_known = self.end_request() || registered;
+                self.without_key(control, may_be_known, key, problem).await
+            }
             None => {
                 self.identity.mark_registered(without_tags);
+                self.end_request();
                 tracing::info!(control = %self.config.control_url, "registered with control");
                 Ok(())
             }
@@ -100,8 +107,12 @@ impl Tailnet {
             if state.wait_for(lacks_tag).await.is_err() {
                 return std::future::pending().await;
             }
-            if self.renew_with(self.config.auth_key.read()) {
+            if self.renew_with(self.auth_key()) {
                 return;
+            }
+            // An auth key of the operator brings the tag: another one would change nothing.
+            if self.registration().used.is_none() {
+                self.request_key();
             }
             sleep(KEY_POLL).await;
         }
@@ -124,9 +135,48 @@ impl Tailnet {
         problem: Problem,
     ) -> Result<(), Failure> {
         if registered && refusal(&self.ask(control, None, &[]).await?).is_none() {
+            if !self.identity.is_registered() {
+                self.identity
+                    .mark_registered(self.registration().without_tags);
+            }
+            self.end_request();
             return Ok(());
         }
+        if matches!(self.config.auth_key, AuthKey::Requested(_)) && key.is_some() {
+            self.request_key();
+        }
         Err(Failure::Refused { key, problem })
+    }
+
+    /// The auth key, if there is one now.
+    pub(super) fn auth_key(&self) -> Option<String> {
+        let config = self.dynamic_config.borrow();
+        self.config.auth_key.read(&config.issued_keys)
+    }
+
+    /// Requests an auth key from the operator, if that is the source of auth keys.
+    fn request_key(&self) {
+        if let AuthKey::Requested(request) = &self.config.auth_key {
+            self.publish_request(request.begin());
+        }
+    }
+
+    /// Ends the request for an auth key. Returns whether the operator is the source of auth keys.
+    fn end_request(&self) -> bool {
+        let AuthKey::Requested(request) = &self.config.auth_key else {
+            return false;
+        };
+        request.end();
+        self.publish_request(None);
+        true
+    }
+
+    fn publish_request(&self, request: Option<String>) {
+        self.senders.control.send_if_modified(|state| {
+            let changes = state.auth_key_request != request;
+            state.auth_key_request = request;
+            changes
+        });
     }
 
     async fn ask(

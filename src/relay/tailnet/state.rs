@@ -25,6 +25,8 @@ pub struct ControlState {
     pub map_received: bool,
     /// Problem of the connection or of the device, while there is one.
     pub problem: Option<Problem>,
+    /// Public key of the relay's request for an auth key, in hex, while there is one.
+    pub auth_key_request: Option<String>,
     /// The relay as a tailnet device.
     pub device: Option<TailnetIdentity>,
     /// Devices that may use this relay.

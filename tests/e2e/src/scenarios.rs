@@ -21,6 +21,7 @@ mod migration;
 mod monitoring;
 mod network_policies;
 mod nodes;
+mod oauth;
 mod operator;
 mod paths;
 mod placement;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Scenario> {
         links::scenarios(),
         hostile::scenarios(),
         secrets::scenarios(),
+        oauth::scenarios(),
         reasons::scenarios(),
         refusals::scenarios(),
         grants::scenarios(),

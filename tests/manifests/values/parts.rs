@@ -48,6 +48,24 @@ enum PullPolicy {
     Empty,
 }
 
+/// Secrets of a namespace that the operator may read
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct Credentials {
+    /// Namespace of the Secrets and of the PeerRelays
+    #[schemars(length(max = 63), regex(pattern = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"))]
+    namespace: String,
+    /// Names of the Secrets
+    #[schemars(
+        length(min = 1, max = 64),
+        inner(
+            length(min = 1, max = 253),
+            regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+        )
+    )]
+    secrets: Vec<String>,
+}
+
 /// Reference to a Secret by its name
 #[derive(JsonSchema)]
 #[serde(untagged)]

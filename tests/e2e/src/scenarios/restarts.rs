@@ -255,7 +255,8 @@ fn continues(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
 }
 
 /// The relay's pod on the node that has the address of `session`.
-fn pod_of(deployment: &Deployment<'_>, session: &str) -> Result<Value> {
+/// Returns the pod of the relay with which clients have a session.
+pub(crate) fn pod_of(deployment: &Deployment<'_>, session: &str) -> Result<Value> {
     let address = session.split(":40000").next().unwrap_or_default();
     let address = address.trim_matches(['[', ']']);
     let node = deployment.rig.nodes.iter().find(|node| {

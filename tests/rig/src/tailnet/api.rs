@@ -237,7 +237,8 @@ impl Api {
 
     /// The last requests of programs under test, at most 10,000, the newest last.
     pub fn requests(&self) -> Result<Vec<ApiRequest>> {
-        parse(&self.send("GET", "/requests", "")?)
+        let requests: Option<_> = parse(&self.send("GET", "/requests", "")?)?;
+        Ok(requests.unwrap_or_default())
     }
 
     /// Forgets the requests.
