@@ -108,17 +108,22 @@ pub fn run(args: &TestArgs, seed: u64) -> Result<Totals> {
         .is_whole()
         .then(|| BackgroundBuild::start(&TOOLS_OF_FEW));
     let result = Collector::start(&rig).and_then(|collector| {
-        let failed = run_scenarios(&rig, seed, &scenarios, &progress)?;
+        let mut failures = run_scenarios(&rig, seed, &scenarios, &progress)?;
         drop(background);
-        let failed = failed + closing(&rig, args, &progress)?;
+        failures.extend(closing(&rig, args, &progress)?);
         collector.finish()?;
-        Ok(failed)
+        Ok(failures)
     });
     if !args.keep {
         signals::acknowledge();
         rig.down(&progress)?;
     }
-    let failed = result?;
+    let failures = result?;
+    // Once more at the end, because logs are often cut at their beginning.
+    for failure in &failures {
+        progress.line(failure);
+    }
+    let failed = failures.len();
     let passed = scenarios.len() + closing_checks(args).len() - failed;
     Ok(Totals { passed, failed })
 }
@@ -154,38 +159,40 @@ fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
     }
 }
 
-/// Runs the closing checks, and counts those that fail.
-fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<usize> {
+/// Runs the closing checks, and returns a line for each that fails.
+fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<Vec<String>> {
     let checks = closing_checks(args);
     if checks.is_empty() {
-        return Ok(0);
+        return Ok(Vec::new());
     }
     let deployment = Deployment::of(rig);
     // With running relays there are keys to search for, and relays' roles to check.
     scenarios::reset(&deployment)?;
-    let mut failed = 0;
+    let mut failures = Vec::new();
     for (name, check) in checks {
         match check(&deployment) {
             Ok(summary) => progress.line(format_args!("ok {name}: {summary}")),
             Err(error) => {
-                failed += 1;
-                progress.line(format_args!("FAILED {name}: {error:#}"));
+                let failure = format!("FAILED {name}: {error:#}");
+                progress.line(&failure);
+                failures.push(failure);
             }
         }
     }
-    Ok(failed)
+    Ok(failures)
 }
 
+/// Runs the scenarios, and returns a line for each that fails.
 fn run_scenarios(
     rig: &Rig,
     seed: u64,
     scenarios: &[Scenario],
     progress: &Progress,
-) -> Result<usize> {
+) -> Result<Vec<String>> {
     progress.line("installing the chart");
     let deployment = Deployment::install(rig)?.with_seed(seed);
     deployment.write_secret(&rig.tailnet.auth_key()?)?;
-    let mut failed = 0;
+    let mut failures = Vec::new();
     for (index, scenario) in scenarios.iter().enumerate() {
         let start = Instant::now();
         let result = (scenario.run)(&deployment);
@@ -198,14 +205,14 @@ fn run_scenarios(
                 scenario.name
             )),
             Err(error) => {
-                failed += 1;
-                let state = evidence::of(&deployment);
-                progress.line(format_args!(
-                    "FAILED {number}/{of} {} ({seconds} s): {error:#}\n{state}",
+                let failure = format!(
+                    "FAILED {number}/{of} {} ({seconds} s): {error:#}",
                     scenario.name
-                ));
+                );
+                progress.line(format_args!("{failure}\n{}", evidence::of(&deployment)));
+                failures.push(failure);
             }
         }
     }
-    Ok(failed)
+    Ok(failures)
 }
