@@ -150,9 +150,17 @@ fn is_relay(route: &Route) -> bool {
 
 /// Waits until c1 and c2 reach each other through relays, and returns the address of the one that c1 uses.
 pub(crate) fn relayed(deployment: &Deployment<'_>) -> Result<String> {
+    relayed_by(deployment, |_| true)
+}
+
+/// Waits until c1 and c2 reach each other through relays whose addresses `is_wanted` accepts, and returns the
+/// address of the one that c1 uses. A scenario that needs a particular relay waits for it: for some seconds
+/// after a change, clients still have a path through the relay that they used before.
+fn relayed_by(deployment: &Deployment<'_>, is_wanted: impl Fn(&str) -> bool) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    deployment.wait_route(c2, c1, is_relay, SEARCH)?;
-    let (route, _) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
+    let is_path = |route: &Route| matches!(route, Route::Relay(address) if is_wanted(address));
+    deployment.wait_route(c2, c1, is_path, SEARCH)?;
+    let (route, _) = deployment.wait_route(c1, c2, is_path, SEARCH)?;
     match route {
         Route::Relay(address) => Ok(address),
         other => unreachable!("waited for a relay, not for {other}"),

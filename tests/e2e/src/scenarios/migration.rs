@@ -13,7 +13,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{FALLBACK, SEARCH, Scenario, is_relay, relayed, restarts::longest, vacant};
+use super::{FALLBACK, SEARCH, Scenario, is_relay, relayed, relayed_by, restarts::longest, vacant};
 
 /// TCP port of the connection between the clients.
 const PORT: u16 = 7_006;
@@ -70,8 +70,8 @@ fn migrate(deployment: &Deployment<'_>, old: &Client, node: &str) -> Result<Stri
     let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
     let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     old.tailscale(["set", &format!("--relay-server-port={RELAY_PORT}")])?;
-    let by_old = relayed(deployment).context("Tailscale's relay is not used")?;
-    ensure!(is_at(&by_old, old), "{by_old} is not Tailscale's relay");
+    relayed_by(deployment, |address| is_at(address, old))
+        .context("Tailscale's relay is not used")?;
     let held = deployment.probe(c1, &["hold", &to])?;
 
     let prefs = old.tailscale(["debug", "prefs"])?;
