@@ -30,6 +30,8 @@ labels::label_enum! {
         KeyExpired,
         /// The device lacks a tag that it asked for.
         TagMissing,
+        /// Tailnet Lock is enabled and has not signed the device's node key.
+        TailnetLockUnsigned,
         /// The kernel path is asked for and cannot be had.
         KernelPathUnavailable,
     }
@@ -47,6 +49,7 @@ impl RelayReason {
             | Self::RelayDisabledByPolicy
             | Self::KeyExpired
             | Self::TagMissing
+            | Self::TailnetLockUnsigned
             | Self::KernelPathUnavailable => true,
             Self::AuthKeyPending
             | Self::ControlUnreachable

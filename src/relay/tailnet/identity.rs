@@ -158,6 +158,14 @@ impl Identity {
         }
     }
 
+    /// Returns the command with which a device with a trusted key signs this device for Tailnet Lock.
+    pub fn sign_command(&self) -> String {
+        let key = self.network_lock.public.to_string();
+        // Commands show keys of Tailnet Lock with another prefix than the protocol has.
+        let key = key.strip_prefix("nlpub:").unwrap_or(&key);
+        format!("tailscale lock sign {} tlpub:{key}", self.node.public)
+    }
+
     /// Goes on with the disco keys of the last run: clients know the relay by them.
     pub fn adopt(&mut self, keys: &Keys) {
         let pair = |secret: &DiscoSecret| {
@@ -207,6 +215,23 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use super::*;
+
+    #[test]
+    fn the_command_that_signs_a_device_names_both_keys_as_tailscale_does() {
+        let dir = tempfile::tempdir().unwrap();
+        let identity = Identity::load(&dir.path().join("state")).unwrap();
+        let command = identity.sign_command();
+        let words: Vec<_> = command.split(' ').collect();
+        let [program @ .., node, lock] = &words[..] else {
+            panic!("{command}");
+        };
+        assert_eq!(program, ["tailscale", "lock", "sign"]);
+        for (key, prefix) in [(node, "nodekey:"), (lock, "tlpub:")] {
+            let digits = key.strip_prefix(prefix).unwrap();
+            assert_eq!(digits.len(), 64, "{key}");
+            assert!(digits.bytes().all(|c| c.is_ascii_hexdigit()), "{key}");
+        }
+    }
 
     #[test]
     fn restart_is_the_same_device_with_new_disco_keys() {

@@ -33,6 +33,8 @@ pub(crate) struct Netmap {
     filters: Filters,
     derp: Arc<DerpMap>,
     clock: ControlClock,
+    /// Tailnet Lock is enabled.
+    locked: bool,
     /// A map stream has begun and has sent no map yet: the map of the stream before holds.
     awaits_first: bool,
 }
@@ -82,6 +84,9 @@ impl Netmap {
         // Without regions it only changes parameters that are of no use here.
         if let Some(derp) = message.derp_map.filter(|derp| !derp.regions.is_empty()) {
             self.derp = Arc::new(derp);
+        }
+        if let Some(lock) = message.tailnet_lock {
+            self.locked = !lock.disabled;
         }
         self.filters
             .apply(message.packet_filter.as_deref(), message.packet_filters);
@@ -140,6 +145,14 @@ impl Netmap {
     pub(crate) fn own_expired(&self, now: Timestamp) -> bool {
         let now = self.clock.now(now);
         self.own.as_ref().is_some_and(|own| has_expired(own, now))
+    }
+
+    /// Returns whether Tailnet Lock is enabled and control has no signature of this device's node key.
+    /// Clients then remove the device from their network maps. A signature that control has is not
+    /// verified here: that would need the chain of trusted keys, which only clients keep.
+    pub(crate) fn own_unsigned(&self) -> bool {
+        let own = self.own.as_ref();
+        self.locked && own.is_some_and(|own| !own.is_signed)
     }
 
     /// DERP regions of the tailnet.

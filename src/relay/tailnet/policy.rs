@@ -8,7 +8,7 @@ use tokio::time::sleep;
 use super::{
     Tailnet,
     netmap::{DeviceMissing, Netmap},
-    problem::device_problem,
+    problem::{DeviceFacts, device_problem},
     state::{ControlState, TailnetIdentity},
     wire::MapResponse,
 };
@@ -108,8 +108,13 @@ impl Tailnet {
             tagged_others: netmap.tagged_others(&self.config.tags),
             ..netmap.grant(now)
         };
-        let expired = netmap.own_expired(now);
-        let problem = device_problem(own, expired, disabled, &self.config.tags);
+        let facts = DeviceFacts {
+            own,
+            expired: netmap.own_expired(now),
+            relay_disabled: disabled,
+            unsigned: netmap.own_unsigned(),
+        };
+        let problem = device_problem(&facts, &self.config.tags, || self.identity.sign_command());
         let device = TailnetIdentity {
             taken_name: names::is_taken(&self.config.hostname, &own.name)
                 .then(|| self.config.hostname.clone()),

@@ -8,21 +8,40 @@ use super::{
 };
 use crate::{crd::relay_reason::RelayReason, dial::DialError, relay::problem::Problem};
 
-/// The problem of a device that is registered, if there is one. `expired` says that its node key
-/// has expired, `disabled` that the policy turns its relay off, `tags` is what was asked for.
+/// Facts about this device from the network map.
+pub(super) struct DeviceFacts<'a> {
+    /// The device as control has it.
+    pub(super) own: &'a Node,
+    /// Its node key has expired.
+    pub(super) expired: bool,
+    /// The policy disables its relay.
+    pub(super) relay_disabled: bool,
+    /// Tailnet Lock is enabled and has not signed its node key.
+    pub(super) unsigned: bool,
+}
+
+/// Returns the problem of a device that is registered, if there is one. `tags` are those that it
+/// requested, `sign` is the command that signs its node key.
 pub(super) fn device_problem(
-    own: &Node,
-    expired: bool,
-    disabled: bool,
+    facts: &DeviceFacts<'_>,
     tags: &[String],
+    sign: impl FnOnce() -> String,
 ) -> Option<Problem> {
-    if expired {
+    let own = facts.own;
+    if facts.expired {
         let message = "the device's node key has expired: renew it or disable key expiry for this \
                        device in the admin console";
         Some(Problem::new(RelayReason::KeyExpired, message))
     } else if !own.machine_authorized {
         Some(needs_approval())
-    } else if disabled {
+    } else if facts.unsigned {
+        let message = format!(
+            "Tailnet Lock is enabled and has not signed this device, so clients ignore it: run `{}` \
+             on a device with a trusted key",
+            sign()
+        );
+        Some(Problem::new(RelayReason::TailnetLockUnsigned, message))
+    } else if facts.relay_disabled {
         let fix = "the policy sets the node attribute disable-relay-server on this device";
         Some(Problem::new(RelayReason::RelayDisabledByPolicy, fix))
     } else {
@@ -95,6 +114,41 @@ mod tests {
 
     use super::*;
 
+    const fn facts(own: &Node) -> DeviceFacts<'_> {
+        DeviceFacts {
+            own,
+            expired: false,
+            relay_disabled: false,
+            unsigned: false,
+        }
+    }
+
+    #[test]
+    fn a_device_that_tailnet_lock_has_not_signed_is_reported_with_the_command() {
+        let own = Node {
+            machine_authorized: true,
+            ..Node::default()
+        };
+        let unsigned = DeviceFacts {
+            unsigned: true,
+            relay_disabled: true,
+            ..facts(&own)
+        };
+        let problem = device_problem(&unsigned, &[], || "tailscale lock sign X".into()).unwrap();
+        assert_eq!(problem.reason, RelayReason::TailnetLockUnsigned);
+        assert!(problem.message.contains("`tailscale lock sign X`"));
+        let expired = DeviceFacts {
+            expired: true,
+            ..unsigned
+        };
+        let problem = device_problem(&expired, &[], String::new).unwrap();
+        assert_eq!(
+            problem.reason,
+            RelayReason::KeyExpired,
+            "its key is to be renewed first"
+        );
+    }
+
     #[test]
     fn a_device_without_a_tag_that_was_asked_for_is_told_with_the_remedy() {
         let reason = |own: &[&str], wanted: &[&str]| {
@@ -104,7 +158,7 @@ mod tests {
                 tags: texts(own),
                 ..Node::default()
             };
-            device_problem(&own, false, false, &texts(wanted))
+            device_problem(&facts(&own), &texts(wanted), String::new)
         };
         assert_eq!(reason(&["tag:a"], &[]), None);
         assert_eq!(reason(&["tag:b", "tag:a"], &["tag:a"]), None);

@@ -4,7 +4,7 @@
 //! Reading is tolerant: fields may be missing, null or unknown, so that a newer control server is
 //! understood. Only keys, addresses and times must parse.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
 
 use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
@@ -124,6 +124,17 @@ pub(crate) struct MapResponse {
     pub(crate) control_time: Option<Timestamp>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) user_profiles: Vec<UserProfile>,
+    /// Absent before Tailnet Lock is enabled, and from messages in which its state does not change.
+    #[serde(rename = "TKAInfo")]
+    pub(crate) tailnet_lock: Option<TailnetLock>,
+}
+
+/// State of Tailnet Lock (`tailcfg.TKAInfo`). It is enabled unless this says otherwise.
+#[derive(Debug, Clone, Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+pub(crate) struct TailnetLock {
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) disabled: bool,
 }
 
 /// A user who owns devices.
@@ -156,6 +167,9 @@ pub(crate) struct Node {
     pub(crate) name: String,
     #[serde(deserialize_with = "node_key")]
     pub(crate) key: Option<NodeKey>,
+    /// Control has a signature of Tailnet Lock on the node key.
+    #[serde(rename = "KeySignature", deserialize_with = "is_given")]
+    pub(crate) is_signed: bool,
     #[serde(deserialize_with = "disco_key")]
     pub(crate) disco_key: Option<DiscoPublic>,
     #[serde(deserialize_with = "or_default")]
@@ -318,6 +332,12 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
+/// Returns whether a text is neither absent nor empty. Texts of all peers would take memory.
+fn is_given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
+    let text: Option<Cow<'_, str>> = Option::deserialize(deserializer)?;
+    Ok(text.is_some_and(|text| !text.is_empty()))
 }
 
 /// Go's zero time, in the year 1, stands for none.

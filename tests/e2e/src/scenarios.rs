@@ -37,6 +37,7 @@ mod secrets;
 mod skew;
 mod standalone;
 mod status;
+mod tailnet_lock;
 mod transitions;
 mod underlay;
 mod withdrawal;
@@ -89,6 +90,7 @@ pub fn all() -> Vec<Scenario> {
         grants::scenarios(),
         policy_file::scenarios(),
         revoked::scenarios(),
+        tailnet_lock::scenarios(),
         api::scenarios(),
         admission::scenarios(),
         manifests::scenarios(),

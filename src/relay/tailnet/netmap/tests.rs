@@ -56,6 +56,35 @@ fn nobody_may_relay_where_the_policy_turns_the_relay_off() {
 }
 
 #[test]
+fn a_device_is_unsigned_while_tailnet_lock_is_enabled_and_has_not_signed_it() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    assert!(
+        !map.own_unsigned(),
+        "Tailnet Lock is off unless control says otherwise"
+    );
+    apply(&mut map, json!({"TKAInfo": {"Head": "A"}}));
+    assert!(map.own_unsigned());
+    let mut signed = node(1);
+    signed["KeySignature"] = json!("AAAA");
+    apply(&mut map, json!({"Node": signed}));
+    assert!(!map.own_unsigned());
+    apply(&mut map, json!({"Node": node(1)}));
+    assert!(
+        map.own_unsigned(),
+        "a message without TKAInfo changes nothing"
+    );
+    apply(&mut map, json!({"TKAInfo": {"Disabled": true}}));
+    assert!(!map.own_unsigned());
+    apply(&mut map, json!({"TKAInfo": {"Head": "B"}}));
+    map.begin_stream();
+    apply(&mut map, json!({"Node": node(1)}));
+    assert!(
+        !map.own_unsigned(),
+        "the first map of a stream says everything"
+    );
+}
+
+#[test]
 fn the_first_map_of_a_stream_replaces_all_that_was_known() {
     let mut map = netmap(grant(&["100.64.0.2"], &["*"]));
     let named = json!([grant(&["100.64.0.3"], &["*"])]);

@@ -262,7 +262,7 @@ fn elsewhere() -> Value {
 }
 
 /// Waits until a PeerRelay stalls for this reason, and gives the message.
-fn stalled(deployment: &Deployment<'_>, name: &str, reason: &str) -> Result<String> {
+pub(super) fn stalled(deployment: &Deployment<'_>, name: &str, reason: &str) -> Result<String> {
     deployment.eventually(reason, || {
         for (kind, wanted) in [("Stalled", "True"), ("Ready", "False")] {
             let is = deployment.condition(name, kind)?;

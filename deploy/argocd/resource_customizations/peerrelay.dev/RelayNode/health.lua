@@ -25,7 +25,7 @@ local stalls = {
   RelayDisabledByPolicy = true,
   KeyExpired = true,
   TagMissing = true,
-  HostPortConflict = true,
+  TailnetLockUnsigned = true,
   KernelPathUnavailable = true,
 }
 local reason = status.reason

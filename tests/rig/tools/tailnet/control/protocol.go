@@ -63,6 +63,7 @@ func (p *protocol) upgrade(w http.ResponseWriter, r *http.Request) {
 			p.tailnet.serveMap(r.Context(), &mapWriter{w, req.Compress != ""}, machine, &req)
 		}
 	})
+	p.tailnet.lockRoutes(mux)
 	var server http2.Server
 	server.ServeConn(conn, &http2.ServeConnOpts{
 		Context:    context.WithoutCancel(r.Context()),

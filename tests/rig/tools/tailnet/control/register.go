@@ -153,15 +153,17 @@ func (t *tailnet) newNode(machine key.MachinePublic, req *tailcfg.RegisterReques
 		netip.PrefixFrom(tsaddr.Tailscale4To6(v4), 128),
 	}
 	return &tailcfg.Node{
-		ID:         tailcfg.NodeID(id),
-		StableID:   tailcfg.StableNodeID(fmt.Sprintf("nRIG%08xCNTRL", id)),
-		Name:       hostinfo.Hostname + "." + domain + ".",
-		Machine:    machine,
-		Key:        req.NodeKey,
-		Addresses:  addresses,
-		AllowedIPs: addresses,
-		Hostinfo:   hostinfo.View(),
-		Cap:        req.Version,
+		ID:       tailcfg.NodeID(id),
+		StableID: tailcfg.StableNodeID(fmt.Sprintf("nRIG%08xCNTRL", id)),
+		Name:     hostinfo.Hostname + "." + domain + ".",
+		Machine:  machine,
+		Key:      req.NodeKey,
+		// Auth keys that Tailnet Lock has signed let a device sign its own node key.
+		KeySignature: req.NodeKeySignature,
+		Addresses:    addresses,
+		AllowedIPs:   addresses,
+		Hostinfo:     hostinfo.View(),
+		Cap:          req.Version,
 	}, nil
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"log"
 	"net/http"
 	"slices"
 	"sync"
@@ -36,6 +37,7 @@ type tailnet struct {
 	records map[key.NodePublic]*record
 	streams map[chan struct{}]key.NodePublic
 	attrs   map[key.NodePublic]tailcfg.NodeCapMap
+	lock    lock
 }
 
 // newTailnet makes a tailnet without devices. Auth keys and credentials are in the file state.
@@ -199,7 +201,7 @@ func (t *tailnet) mapResponse(machine key.MachinePublic, req *tailcfg.MapRequest
 	now := time.Now().UTC()
 	node := known.Clone()
 	node.CapMap = t.attrs[req.NodeKey]
-	node.Capabilities = append(node.Capabilities, tailcfg.NodeAttrDisableUPnP)
+	node.Capabilities = append(node.Capabilities, tailcfg.NodeAttrDisableUPnP, capLock)
 	nodes := t.sortedNodes()
 	rules := policy.filter(node, nodes)
 	misled := node.CapMap.Contains(attrMisled)
@@ -207,8 +209,13 @@ func (t *tailnet) mapResponse(machine key.MachinePublic, req *tailcfg.MapRequest
 		// It takes every node for a relay that it may use; no relay knows of that.
 		rules = append(rules, capRule(wholeTailnet, node, capRelayTarget, nil))
 	}
+	lockInfo, err := t.lock.info()
+	if err != nil {
+		log.Print(err)
+	}
 	res := &tailcfg.MapResponse{
 		Node:         node,
+		TKAInfo:      lockInfo,
 		DERPMap:      t.derp,
 		Domain:       domain,
 		DNSConfig:    &tailcfg.DNSConfig{},

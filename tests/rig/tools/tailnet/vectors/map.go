@@ -7,6 +7,7 @@ import (
 	"go4.org/mem"
 	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
+	"tailscale.com/types/tkatype"
 )
 
 // makeMap sets every field that the relay reads, each to a value of its own.
@@ -20,6 +21,7 @@ func makeMap() *tailcfg.MapResponse {
 			StableID:            "stable",
 			Name:                "name.example.ts.net.",
 			Key:                 nodeKey,
+			KeySignature:        tkatype.MarshaledSignature{1},
 			KeyExpiry:           expiry,
 			DiscoKey:            discoKey,
 			Addresses:           []netip.Prefix{netip.MustParsePrefix("100.64.0.1/32")},
@@ -74,6 +76,7 @@ func makeMap() *tailcfg.MapResponse {
 		PacketFilter:  rules,
 		PacketFilters: map[string][]tailcfg.FilterRule{"named": rules},
 		ControlTime:   &expiry,
+		TKAInfo:       &tailcfg.TKAInfo{Disabled: true},
 		UserProfiles:  []tailcfg.UserProfile{{ID: 11, LoginName: "alice@example.com"}},
 	}
 }
