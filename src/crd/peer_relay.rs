@@ -14,7 +14,10 @@ use super::{
     placement::Placement,
     template::Template,
 };
-use crate::config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel};
+use crate::{
+    config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel},
+    names,
+};
 
 /// Specification of the relays of one tailnet on the nodes of this cluster.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -141,10 +144,12 @@ pub struct Tailnet {
 }
 
 impl Tailnet {
-    /// Returns the name of the Secret with the credential.
-    pub fn secret_name(&self) -> &str {
-        let auth_key = self.auth_key.as_ref().map(|key| &*key.secret_name);
-        let oauth = self.oauth.as_ref().map(|oauth| &*oauth.secret_name);
+    /// Returns the name of the Secret with the credential, and the key that has it. An OAuth client
+    /// has two keys, which are always the same.
+    pub fn credential(&self) -> (&str, &str) {
+        let auth_key = self.auth_key.as_ref();
+        let auth_key = auth_key.map(|key| (&*key.secret_name, key.key()));
+        let oauth = self.oauth.as_ref().map(|oauth| (&*oauth.secret_name, ""));
         auth_key.or(oauth).unwrap_or_default()
     }
 }
@@ -167,13 +172,26 @@ pub struct OAuthRef {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 pub struct AuthKeyRef {
-    /// Name of the Secret. Its key `authkey` contains the auth key. The Secret may be created
-    /// later, and may be replaced.
+    /// Name of the Secret. It may be created later, and may be replaced.
     #[schemars(
         length(min = 1, max = 253),
         regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
     )]
     pub secret_name: String,
+    /// Key of the Secret that contains the auth key. If empty, it is `authkey`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")
+    )]
+    pub key: Option<String>,
+}
+
+impl AuthKeyRef {
+    /// Returns the key of the Secret that contains the auth key.
+    pub fn key(&self) -> &str {
+        self.key.as_deref().unwrap_or(names::AUTH_KEY)
+    }
 }
 
 /// Group of relays for a group of clients.

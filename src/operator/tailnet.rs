@@ -27,7 +27,7 @@ pub struct Neighbour {
 
 /// The neighbours of `relay` among `all`, by name.
 ///
-/// Two PeerRelays are in the same tailnet if they have the control server and the Secret in common,
+/// Two PeerRelays are in the same tailnet if they have the control server and the credential in common,
 /// or the control server and the domain that their relays report.
 pub fn neighbours<'a>(
     relay: &PeerRelay,
@@ -59,15 +59,14 @@ fn server(tailnet: &Tailnet) -> ControlServer {
 
 fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
     let (tailnet, others) = (&relay.spec.tailnet, &other.spec.tailnet);
-    let secret = |relay: &PeerRelay, tailnet: &Tailnet| {
-        (relay.namespace(), tailnet.secret_name().to_owned())
-    };
+    let credentials = [(relay, tailnet), (other, others)]
+        .map(|(relay, tailnet)| (relay.namespace(), tailnet.credential()));
     let domain = |relay: &PeerRelay| {
         let domain = relay.status.as_ref().map(|status| status.tailnet.clone());
         domain.filter(|domain| !domain.is_empty())
     };
     // The servers are compared last, because their URLs must be parsed.
-    (secret(relay, tailnet) == secret(other, others)
+    (credentials[0] == credentials[1]
         || domain(relay).is_some_and(|own| domain(other) == Some(own)))
         && server(tailnet) == server(others)
 }
@@ -82,9 +81,10 @@ fn wanted(relay: &PeerRelay) -> usize {
 
 /// The facts about a PeerRelay that matter to its neighbours.
 pub fn seen_by_neighbours(relay: &PeerRelay) -> impl PartialEq + Send + use<> {
+    let (secret, key) = relay.spec.tailnet.credential();
     (
         server(&relay.spec.tailnet),
-        relay.spec.tailnet.secret_name().to_owned(),
+        (secret.to_owned(), key.to_owned()),
         relay.status.as_ref().map(|status| status.tailnet.clone()),
         wanted(relay),
         relay.spec.max_relays,
@@ -161,11 +161,13 @@ mod tests {
             relay.metadata.namespace = Some("elsewhere".into());
             relay
         };
+        let other_key = json!({"authKey": {"secretName": "tailnet-auth", "key": "another"}});
         let all = [
             relay.clone(),
             same.clone(),
             named("key", at("https://login.tailscale.com", "another")),
             named("server", at("https://control.example.net", "tailnet-auth")),
+            named("other-key", fixtures::relay(json!({"tailnet": other_key}))),
             elsewhere(same),
         ];
         let found = neighbours(&relay, all.iter());

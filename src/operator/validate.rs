@@ -83,18 +83,24 @@ pub struct TailnetAccess {
 /// The source of the relays' auth keys.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
-    /// Name of a Secret with an auth key, which nodes mount into the pods.
-    AuthKey(String),
+    /// A Secret with an auth key, which nodes mount into the pods.
+    AuthKey {
+        /// Name of the Secret.
+        secret: String,
+        /// Key of the Secret.
+        key: String,
+    },
     /// An OAuth client, with which the operator creates an auth key for each relay.
     OAuth(OAuthCredential),
 }
 
 impl Credential {
-    /// Returns the name of its Secret.
-    pub fn secret(&self) -> &str {
+    /// Returns the name of its Secret, and the key that it has there. An OAuth client has two keys,
+    /// which are always the same.
+    pub fn secret(&self) -> (&str, &str) {
         match self {
-            Self::AuthKey(secret) => secret,
-            Self::OAuth(oauth) => &oauth.secret,
+            Self::AuthKey { secret, key } => (secret, key),
+            Self::OAuth(oauth) => (&oauth.secret, ""),
         }
     }
 }
@@ -328,7 +334,10 @@ fn credential(tailnet: &Tailnet, control_url: Option<&Url>) -> Result<Credential
     let own = tailnet.api_url.as_deref().map(Url::parse).transpose();
     let own = own.map_err(InvalidRelay::ApiUrl)?;
     match (&tailnet.auth_key, &tailnet.oauth) {
-        (Some(key), None) => Ok(Credential::AuthKey(key.secret_name.clone())),
+        (Some(auth_key), None) => Ok(Credential::AuthKey {
+            secret: auth_key.secret_name.clone(),
+            key: auth_key.key().to_owned(),
+        }),
         (None, Some(oauth)) => {
             let hosted = || {
                 HOSTED_API

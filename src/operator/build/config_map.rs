@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     net::{Ipv4Addr, Ipv6Addr, SocketAddr},
     num::NonZero,
+    path::PathBuf,
 };
 
 use k8s_openapi::api::core::v1::ConfigMap;
@@ -15,7 +16,6 @@ use crate::{
         data_path::DataPath, issued_keys::ISSUED_KEYS_KEY, log_level::LogLevel, peers::PEERS_KEY,
         port::RelayPort, withdrawals::WITHDRAWALS_KEY,
     },
-    names,
     operator::{
         plan::{Region, withdrawal},
         validate::{Credential, ValidSpec},
@@ -68,14 +68,22 @@ pub(super) fn started_with(relay: &ValidSpec, region: Region<'_>) -> BTreeMap<St
     data(relay, region, RelayConfig::default())
 }
 
+/// The file with the auth key, if there is one in a Secret.
+fn auth_key_file(credential: &Credential) -> Option<PathBuf> {
+    match credential {
+        Credential::AuthKey { key, .. } => Some(format!("{AUTH_DIR}/{key}").into()),
+        Credential::OAuth(_) => None,
+    }
+}
+
 fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<String, String> {
     let on_host = region.exposure.on_host_network();
-    let is_mounted = matches!(relay.tailnet.credential, Credential::AuthKey(_));
+    let auth_key_file = auth_key_file(&relay.tailnet.credential);
     let authorities = relay.tailnet.ca_bundle.as_ref();
     let config = RelayConfig {
         control_url: relay.tailnet.control_url.clone(),
-        auth_key_file: is_mounted.then(|| format!("{AUTH_DIR}/{}", names::AUTH_KEY).into()),
-        request_auth_key: (!is_mounted).then_some(true),
+        request_auth_key: auth_key_file.is_none().then_some(true),
+        auth_key_file,
         ca_file: authorities.map(|_| format!("{DIR}/{CA}").into()),
         state_dir: Some(state_dir(region).into()),
         session_dir: on_host.then(|| POD_SESSION_DIR.into()),

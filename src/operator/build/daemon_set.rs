@@ -299,7 +299,7 @@ fn volume_mounts(relay: &ValidSpec, on_host: bool) -> Vec<VolumeMount> {
         mount("state", DEFAULT_STATE_DIR, false),
         mount("config", config_map::DIR, true),
     ];
-    if matches!(relay.tailnet.credential, Credential::AuthKey(_)) {
+    if matches!(relay.tailnet.credential, Credential::AuthKey { .. }) {
         mounts.push(mount("auth", config_map::AUTH_DIR, true));
     }
     if on_host {
@@ -339,7 +339,7 @@ fn volumes(relay: &ValidSpec, region: Region<'_>) -> Vec<Volume> {
             ..named("config")
         },
     ];
-    if let Credential::AuthKey(secret) = &relay.tailnet.credential {
+    if let Credential::AuthKey { secret, .. } = &relay.tailnet.credential {
         // The Secret is optional, so that relays start without it, report that it is missing, and
         // continue when it exists.
         let auth = SecretVolumeSource {

@@ -148,6 +148,17 @@ fn limits_reach_the_relays() {
 }
 
 #[test]
+fn relays_read_the_auth_key_from_its_key_of_the_secret() {
+    for (key, file) in [(None, "authkey"), (Some("ts.key"), "ts.key")] {
+        let tailnet = json!({"authKey": {"secretName": "tailnet-auth", "key": key}});
+        let resources = undecided(json!({"tailnet": tailnet})).build();
+        let config = &resources.config_maps[0].data.as_ref().unwrap()["relay.yaml"];
+        let config: RelayConfig = serde_yaml::from_str(config).unwrap();
+        assert!(config.auth_key_file.unwrap().ends_with(file), "{key:?}");
+    }
+}
+
+#[test]
 fn relays_behind_a_node_port_pass_pod_security_restricted() {
     let region = json!({
         "name": "office", "clients": ["tag:office"],

@@ -18,7 +18,7 @@ pub(super) fn update(
     issuing: &Issuing,
     old: &[Condition],
 ) -> Option<ConditionUpdate> {
-    if matches!(pass.spec.tailnet.credential, Credential::AuthKey(_)) {
+    if matches!(pass.spec.tailnet.credential, Credential::AuthKey { .. }) {
         return None;
     }
     let is_waiting = is_waiting(pass);

@@ -51,8 +51,9 @@ impl AuthKey {
             }
             Self::File(path) => format!(
                 "auth key file {} is missing or empty: create it (in Kubernetes, the Secret that \
-                 tailnet.authKey names, with the key 'authkey'); it is used as soon as it is there",
-                path.display()
+                 tailnet.authKey names, with the key '{}'); it is used as soon as it is there",
+                path.display(),
+                path.file_name().unwrap_or_default().display()
             ),
             _ => "no auth key: give one with --auth-key-file or PEERRELAY_AUTH_KEY".into(),
         };

@@ -3,17 +3,54 @@
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
-use rig::{auth_key::AuthKey, deployment::Deployment};
+use rig::{
+    auth_key::AuthKey,
+    deployment::{Deployment, message},
+    names::NAMESPACE,
+};
 use serde_json::json;
 
 use super::{EDGE, Scenario};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "a missing and a wrong auth key stall with their reason, and the right \
+    vec![
+        Scenario {
+            name: "a missing and a wrong auth key stall with their reason, and the right \
                    one recovers",
-        run: keys,
-    }]
+            run: keys,
+        },
+        Scenario {
+            name: "relays register with an auth key at the key of the Secret that the PeerRelay \
+                   names",
+            run: named_key,
+        },
+    ]
+}
+
+fn named_key(deployment: &Deployment<'_>) -> Result<String> {
+    const SECRET: &str = "tailnet-keys";
+    deployment.delete(EDGE)?;
+    let name = &format!("named-key-{}", std::process::id());
+    let mut tailnet = deployment.peer_relay(name, &json!({}))?["spec"]["tailnet"].clone();
+    tailnet["authKey"] = json!({"secretName": SECRET, "key": "ts.key"});
+    let secret = |data| {
+        let secret = json!({
+            "apiVersion": "v1", "kind": "Secret", "stringData": data,
+            "metadata": {"name": SECRET, "namespace": NAMESPACE},
+        });
+        deployment.rig.apply(&secret.to_string())
+    };
+    let auth_key = deployment.rig.tailnet.auth_key()?;
+    secret(json!({"authkey": "tskey-auth-wrong"}))?;
+    deployment.apply(name, &json!({"tailnet": tailnet}))?;
+    stalled(deployment, name, "AuthKeyMissing")?;
+    let said = message(&deployment.object("peerrelay", name)?, "Stalled");
+    ensure!(said.contains("'ts.key'"), "the message is '{said}'");
+    secret(json!({"authkey": "tskey-auth-wrong", "ts.key": auth_key.as_str()}))?;
+    let start = Instant::now();
+    deployment.wait_ready(name)?;
+    deployment.delete(name)?;
+    Ok(format!("ready after {} s", start.elapsed().as_secs()))
 }
 
 fn keys(deployment: &Deployment<'_>) -> Result<String> {
