@@ -45,7 +45,10 @@ pub(super) struct Spec {
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Tailnet {
-    pub(super) auth_key: AuthKey,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) auth_key: Option<SecretRef>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) oauth: Option<SecretRef>,
     #[serde(rename = "controlURL", skip_serializing_if = "Option::is_none")]
     pub(super) control_url: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -54,7 +57,7 @@ pub(super) struct Tailnet {
 
 #[derive(Debug, Default, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub(super) struct AuthKey {
+pub(super) struct SecretRef {
     pub(super) secret_name: String,
 }
 

@@ -4,7 +4,7 @@ use url::Url;
 
 use super::{
     Kind, Options, Others,
-    draft::{AuthKey, Tailnet},
+    draft::{SecretRef, Tailnet},
     fields::Fields,
     note::{Notes, Place},
 };
@@ -24,15 +24,15 @@ pub(super) fn of_object(
     notes: &mut Notes,
     named: &mut Vec<usize>,
 ) -> Tailnet {
-    let mut tailnet = with_auth_key(options, &place, notes);
     let Some(name) = name.filter(|name| !name.is_empty()) else {
-        return tailnet;
+        return with_auth_key(options, &place, notes);
     };
     let Some((document, object)) = others.find(&Kind::Tailnet(&name)) else {
+        let tailnet = with_auth_key(options, &place, notes);
         notes.lost(
             place,
-            "the Tailnet is not in the input, so its control server is unknown: add the output of \
-             'kubectl get tailnets.tailscale.com -o yaml' with another -f",
+            "the Tailnet is not in the input, so its control server and its OAuth client are \
+             unknown: add the output of 'kubectl get tailnets.tailscale.com -o yaml' with another -f",
         );
         return tailnet;
     };
@@ -42,20 +42,37 @@ pub(super) fn of_object(
         fields.take(name);
     }
     let mut spec = fields.object("spec", notes);
-    if let Some(url) = spec.typed("loginUrl", notes) {
-        tailnet.control_url = control_url(url, spec.place("loginUrl"), notes);
-    }
+    let url = spec.typed("loginUrl", notes);
+    let url = url.and_then(|url| control_url(url, spec.place("loginUrl"), notes));
     let mut credentials = spec.object("credentials", notes);
-    credentials.drop_unneeded(
-        "secretName",
-        "the OAuth client or federated identity in this Secret is not used: the relays register \
-         with the auth key",
-        notes,
-    );
+    let secret: Option<String> = credentials.typed("secretName", notes);
+    let tailnet = match secret.filter(|secret| !secret.is_empty()) {
+        Some(secret) => with_oauth(secret, credentials.place("secretName"), notes),
+        None => with_auth_key(options, &place, notes),
+    };
     credentials.finish(notes);
     spec.finish(notes);
     fields.finish(notes);
-    tailnet
+    Tailnet {
+        control_url: url,
+        ..tailnet
+    }
+}
+
+/// Returns the access with the OAuth client of a `Tailnet` object.
+fn with_oauth(secret_name: String, place: Place, notes: &mut Notes) -> Tailnet {
+    notes.required(
+        place,
+        "copy this Secret from the namespace of Tailscale's operator to that of the PeerRelay, and \
+         allow the operator to read it (the value credentials of the chart). Its OAuth client needs \
+         the scope auth_keys and one tag, which owns the tag of the region (tagOwners in the tailnet \
+         policy). If the Secret has a federated identity, create an auth key, and set \
+         spec.tailnet.authKey instead of oauth",
+    );
+    Tailnet {
+        oauth: Some(SecretRef { secret_name }),
+        ..Tailnet::default()
+    }
 }
 
 /// Returns the access with an auth key, which the user creates.
@@ -70,9 +87,9 @@ pub(super) fn with_auth_key(options: &Options, place: &Place, notes: &mut Notes)
          PeerRelay",
     );
     Tailnet {
-        auth_key: AuthKey {
+        auth_key: Some(SecretRef {
             secret_name: options.auth_key_secret.clone(),
-        },
+        }),
         ..Tailnet::default()
     }
 }

@@ -199,7 +199,7 @@ fn elastic_ips_are_grouped_by_zone() {
 }
 
 #[test]
-fn control_server_of_a_tailnet_object_is_kept() {
+fn control_server_and_oauth_client_of_a_tailnet_object_are_kept() {
     let spec = json!({"tailnet": "other", "replicas": 3});
     let tailnet = |url: &str| {
         object(
@@ -237,7 +237,14 @@ fn control_server_of_a_tailnet_object_is_kept() {
             .iter()
             .find(|note| note.place.path == "spec.credentials.secretName");
         assert_eq!(secret.unwrap().place.document, 1);
+        assert_eq!(secret.unwrap().effect, Effect::ToDo);
+        let access = &relay["spec"]["tailnet"];
+        assert_eq!(access["oauth"], json!({"secretName": "s"}));
+        assert_eq!(access["authKey"], json!(null));
+        assert!(!notes.iter().any(|note| note.message.contains("reusable")));
     }
-    let (_, notes) = converted(&[object("PeerRelay", "edge", &spec)], &options());
+    let (relay, notes) = converted(&[object("PeerRelay", "edge", &spec)], &options());
     assert_eq!(lost(&notes), ["spec.tailnet"]);
+    let auth_key = json!({"authKey": {"secretName": "tailnet-auth"}});
+    assert_eq!(relay["spec"]["tailnet"], auth_key);
 }
