@@ -10,6 +10,7 @@ mod problem;
 mod registration;
 mod state;
 mod wire;
+mod wrapped_key;
 
 use std::{
     convert::Infallible,

@@ -20,6 +20,7 @@ use url::Url;
 use super::{
     identity::Identity,
     wire::{Auth, Hostinfo, MapRequest, MapResponse, RegisterRequest, RegisterResponse},
+    wrapped_key::WrappedKey,
 };
 use crate::dial::{DialError, Dialer};
 
@@ -117,7 +118,7 @@ impl<'a> Control<'a> {
     /// Asks for a place in the tailnet, with or without an auth key.
     pub(crate) async fn register(
         &self,
-        auth_key: Option<&str>,
+        key: Option<&WrappedKey<'_>>,
         hostinfo: &Hostinfo,
         ephemeral: bool,
     ) -> Result<RegisterResponse, ControlError> {
@@ -126,7 +127,13 @@ impl<'a> Control<'a> {
             version: VERSION.into(),
             node_key: self.identity.node.public.to_string(),
             network_lock_key: self.identity.network_lock.public.to_string(),
-            auth: auth_key.map(|auth_key| Auth { auth_key }),
+            node_key_signature: key.and_then(|key| {
+                let node = self.identity.node.public.to_x25519_dalek();
+                key.sign(node.as_bytes())
+            }),
+            auth: key.map(|key| Auth {
+                auth_key: key.auth_key,
+            }),
             hostinfo,
             ephemeral,
         };

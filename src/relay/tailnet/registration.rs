@@ -10,6 +10,7 @@ use super::{
     control::{Control, ControlError},
     problem::{refusal, refuses_tags},
     wire::RegisterResponse,
+    wrapped_key::WrappedKey,
 };
 use crate::{crd::relay_reason::RelayReason, relay::problem::Problem};
 
@@ -63,7 +64,15 @@ impl Tailnet {
             return self.without_key(control, registered, key, problem).await;
         }
         self.registration().used.clone_from(&key);
-        let mut response = self.ask(control, key.as_deref(), tags).await?;
+        let wrapped = match key.as_deref().map(WrappedKey::parse).transpose() {
+            Ok(wrapped) => wrapped,
+            Err(error) => {
+                let problem = Problem::new(RelayReason::AuthKeyInvalid, error.to_string());
+                let key = key.clone();
+                return self.without_key(control, registered, key, problem).await;
+            }
+        };
+        let mut response = self.ask(control, wrapped.as_ref(), tags).await?;
         let without_tags = refuses_tags(&response) && !tags.is_empty();
         if without_tags {
             // Headscale gives the tags of the key, and refuses a node with a key that asks for any.
@@ -71,7 +80,7 @@ impl Tailnet {
                 error = response.error,
                 "control refuses the tags; registering without"
             );
-            response = self.ask(control, key.as_deref(), &[]).await?;
+            response = self.ask(control, wrapped.as_ref(), &[]).await?;
         }
         self.registration().without_tags = without_tags;
         match refusal(&response) {
@@ -182,7 +191,7 @@ impl Tailnet {
     async fn ask(
         &self,
         control: &Control<'_>,
-        key: Option<&str>,
+        key: Option<&WrappedKey<'_>>,
         tags: &[String],
     ) -> Result<RegisterResponse, ControlError> {
         let mut hostinfo = self.hostinfo(0);

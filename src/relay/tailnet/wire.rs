@@ -28,6 +28,9 @@ pub(crate) struct RegisterRequest<'a> {
     /// Key of the device in tailnet lock, if the tailnet has that on.
     #[serde(rename = "NLKey")]
     pub(crate) network_lock_key: String,
+    /// Signature of Tailnet Lock on the node key, in base64, which an auth key allows to make.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) node_key_signature: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) auth: Option<Auth<'a>>,
     pub(crate) hostinfo: &'a Hostinfo,

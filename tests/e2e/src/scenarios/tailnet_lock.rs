@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use rig::{
+    auth_key::AuthKey,
     deployment::{Deployment, Route},
     tailnet::Client,
     wait::Wait,
@@ -15,8 +16,8 @@ const FOLLOWED: Wait = Wait::new(5, 30);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
-        name: "where Tailnet Lock is enabled, relays report the command that signs them, and clients use \
-               them afterwards",
+        name: "where Tailnet Lock is enabled, relays report the command that signs them, those with a \
+               signed auth key need none, and clients use both",
         run: signed,
     }]
 }
@@ -29,15 +30,23 @@ fn signed(deployment: &Deployment<'_>) -> Result<String> {
     let said = c1.tailscale(["lock", "init", "--confirm", "--gen-disablements=1", key])?;
     let secret = word(&said, "disablement-secret:")?;
     // A new PeerRelay: those that ran before Tailnet Lock was enabled have devices that it has signed.
-    let name = format!("locked-{}", std::process::id());
-    let shown = followed(deployment, true).and_then(|()| signed_by(deployment, c1, &name));
+    let [first, second] = ["locked", "signed"].map(|name| format!("{name}-{}", std::process::id()));
+    let shown = followed(deployment, true)
+        .and_then(|()| signed_by(deployment, c1, &first))
+        .and_then(|shown| {
+            Ok(format!(
+                "{shown}; {}",
+                with_signed_key(deployment, c1, &second)?
+            ))
+        });
+    deployment.write_secret(&deployment.rig.tailnet.auth_key()?)?;
     let disabled = c1
         .tailscale(["lock", "disable", secret])
         .and_then(|_| followed(deployment, false));
     let shown = shown?;
     disabled.context("Tailnet Lock stays enabled")?;
-    deployment.wait_ready(&name)?;
-    deployment.delete(&name)?;
+    deployment.wait_ready(&second)?;
+    deployment.delete(&second)?;
     Ok(shown)
 }
 
@@ -60,10 +69,23 @@ fn signed_by(deployment: &Deployment<'_>, client: &Client, name: &str) -> Result
     }
     deployment.wait_ready(name)?;
     let address = relayed(deployment)?;
+    deployment.delete(name)?;
     Ok(format!(
         "{} relays signed, then relayed by {address}",
         reports.len()
     ))
+}
+
+/// Lets relays join with an auth key that a client with a trusted key has signed.
+fn with_signed_key(deployment: &Deployment<'_>, client: &Client, name: &str) -> Result<String> {
+    let file = deployment.rig.tailnet.auth_key_file();
+    let key = client.tailscale(["lock", "sign", &format!("file:{}", file.display())])?;
+    ensure!(key.contains("--TL"), "the auth key has no credential");
+    deployment.write_secret(&AuthKey::new(key.trim()))?;
+    deployment.apply(name, &json!({}))?;
+    deployment.wait_ready(name)?;
+    let address = relayed(deployment)?;
+    Ok(format!("with a signed auth key by {address}"))
 }
 
 /// Waits until all clients know whether Tailnet Lock is enabled.
