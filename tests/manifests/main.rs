@@ -6,6 +6,7 @@ mod chart;
 mod chart_readme;
 mod chart_values;
 mod corpus;
+mod credentials;
 #[path = "../common/fed.rs"]
 mod fed;
 mod import;
