@@ -12,6 +12,7 @@
 
 pub mod admission;
 pub mod control_server;
+pub mod device;
 pub mod endpoints;
 pub mod exposure;
 pub mod grants;

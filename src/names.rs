@@ -32,6 +32,10 @@ pub const CLASS_ANNOTATION: &str = "peerrelay.dev/load-balancer-class";
 /// Controller.
 pub const ELASTIC_IP_ANNOTATION: &str =
     "service.beta.kubernetes.io/aws-load-balancer-eip-allocations";
+/// Finalizer of PeerRelays whose tailnet devices are deleted before them.
+pub const FINALIZER: &str = "peerrelay.dev/devices";
+/// Field manager of this finalizer.
+pub const FINALIZER_MANAGER: &str = "peerrelay-finalizer";
 /// HTTP header of a probe with the identity of the relay that it is for. Other relays refuse the
 /// probe.
 pub const IDENTITY_HEADER: &str = "peerrelay-identity";

@@ -1,10 +1,13 @@
 //! Operator that creates relays for every `PeerRelay` and updates its status.
 
+pub mod api_clients;
 pub mod apply;
 pub mod build;
 pub mod credential;
 pub mod daemon_sets;
 pub mod defaults;
+pub mod deleter;
+pub mod devices;
 pub mod events;
 pub mod fence;
 #[cfg(test)]
@@ -24,6 +27,7 @@ pub mod queue;
 pub mod readiness;
 pub mod reconcile;
 pub mod refusal;
+pub mod removal;
 pub mod requests;
 pub mod status;
 pub mod stores;
@@ -40,17 +44,20 @@ use std::{
 };
 
 use anyhow::Context as _;
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use kube::{Client, ResourceExt, client::ClientBuilder};
 use kube_runtime::{
     Controller,
     controller::{Action, Config, Error},
     events::{Recorder, Reporter},
+    reflector::ObjectRef,
 };
 
 use self::{
+    api_clients::ApiClients,
     apply::Attempts,
     defaults::{Defaults, MonitoringDefaults, RelayImage, TemplateDefaults},
+    deleter::Deleter,
     fence::Fence,
     issuer::Issuer,
     lease::{Claim, Leadership, Times},
@@ -207,14 +214,11 @@ async fn control(
     };
     let (stores, controller) = Stores::watch(&scope, metrics.queue());
     metrics.watch(controller.store(), stores.unreadable_relays.clone());
-    let (issuer, controller) = issue_keys(&client, metrics.queue(), controller);
+    let recorder = recorder(&client, options.identity);
+    let (issuer, deleter, controller) = call_apis(&client, &recorder, metrics.queue(), controller);
     let controller = controller.with_config(Config::default().concurrency(options.concurrency));
-    let reporter = Reporter {
-        controller: names::OPERATOR.into(),
-        instance: Some(options.identity),
-    };
     let context = Arc::new(Context {
-        recorder: Recorder::new(client.clone(), reporter),
+        recorder,
         client,
         stores,
         defaults: Defaults {
@@ -225,6 +229,7 @@ async fn control(
         metrics,
         attempts: Attempts::default(),
         issuer,
+        deleter,
     });
     let Context {
         client,
@@ -254,16 +259,38 @@ async fn control(
     }
 }
 
-/// Makes the issuer of auth keys a trigger of the controller: each of its results is for a pass.
-fn issue_keys(
+/// Makes the writer of events of the replica `identity`.
+fn recorder(client: &Client, identity: String) -> Recorder {
+    let reporter = Reporter {
+        controller: names::OPERATOR.into(),
+        instance: Some(identity),
+    };
+    Recorder::new(client.clone(), reporter)
+}
+
+/// Makes the parts that call APIs of tailnets. Each of their results is for a pass.
+fn call_apis(
     client: &Client,
+    recorder: &Recorder,
     queue: &Queue,
     controller: Controller<PeerRelay>,
-) -> (Issuer, Controller<PeerRelay>) {
-    let (issuer, ended) = Issuer::new(client.clone());
+) -> (Issuer, Deleter, Controller<PeerRelay>) {
+    let clients = ApiClients::new(client.clone());
+    let (issuer, ended) = Issuer::new(clients.clone());
+    let controller = triggered(controller, queue, ended);
+    let (deleter, ended) = Deleter::new(clients, recorder.clone());
+    let controller = triggered(controller, queue, ended);
+    (issuer, deleter, controller)
+}
+
+/// Makes a stream a trigger of the controller: each of its PeerRelays gets a pass.
+fn triggered(
+    controller: Controller<PeerRelay>,
+    queue: &Queue,
+    relays: impl Stream<Item = ObjectRef<PeerRelay>> + Send + 'static,
+) -> Controller<PeerRelay> {
     let queue = queue.clone();
-    let ended = ended.inspect(move |relay| queue.add(relay, Instant::now()));
-    (issuer, controller.reconcile_on(ended))
+    controller.reconcile_on(relays.inspect(move |relay| queue.add(relay, Instant::now())))
 }
 
 /// Reconciles PeerRelays until the watches end.
@@ -279,8 +306,7 @@ async fn reconcile_all(controller: Controller<PeerRelay>, context: &Arc<Context>
             Err(Error::ObjectNotFound(gone)) => {
                 metrics.begin(&gone.name, gone.namespace.as_deref());
                 let gone = gone.into_kind_unchecked(());
-                context.attempts.forget(&gone);
-                context.issuer.forget(&gone);
+                context.forget(&gone);
             }
             Err(error) => tracing::warn!(%error, "watch failed; trying again"),
         }

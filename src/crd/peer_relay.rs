@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    device::{DeletionPolicy, MOST_DEVICES, RelayDevice},
     endpoints::Endpoints,
     exposure::Exposure,
     grants::{ClientStatus, GrantState, Grants, GrantsStatus},
@@ -104,6 +105,7 @@ pub struct PeerRelaySpec {
 #[x_kube(validation = Rule::new("has(self.authKey) != has(self.oauth)").message("tailnet must have either authKey (a Secret with an auth key) or oauth (a Secret with an OAuth client, with which the operator creates auth keys)"))]
 #[x_kube(validation = Rule::new("!has(self.apiURL) || self.apiURL.matches('^https?://[^/?#]+/?$')").message("tailnet.apiURL must be a URL without a path, such as https://api.example.net"))]
 #[x_kube(validation = Rule::new("!has(self.apiURL) || has(self.oauth)").message("tailnet.apiURL has an effect with oauth only: remove it"))]
+#[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || has(self.oauth)").message("tailnet.deletionPolicy: Delete needs oauth, with which the operator deletes devices: set oauth, or remove deletionPolicy"))]
 #[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle.contains('-----BEGIN CERTIFICATE-----')").message("tailnet.caBundle must be PEM: one or more blocks that begin with -----BEGIN CERTIFICATE-----"))]
 pub struct Tailnet {
     /// Auth key with which relays register. It should be reusable and pre-approved, and must be
@@ -141,6 +143,12 @@ pub struct Tailnet {
     /// Register ephemeral devices. The control server removes them when they are offline.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,
+    /// Effect of the removal of relays on their devices: of the PeerRelay, a region or a node, or
+    /// of a relay that another placement removes. If empty, it is `Delete` with `oauth`, whose
+    /// client then needs the scope `devices:core` too, and `Retain` with `authKey`. With `Delete`,
+    /// the deletion of the PeerRelay waits up to two minutes for the deletion of its devices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub deletion_policy: Option<DeletionPolicy>,
 }
 
 impl Tailnet {
@@ -254,8 +262,8 @@ pub struct PeerRelayStatus {
     #[serde(default)]
     pub observed_generation: i64,
     /// Conditions: Ready, Reconciling, Stalled, TailnetConnected, WithinQuota, RelaysAvailable,
-    /// GrantsInForce, EndpointsPublished, EndpointsVerified, CredentialAccepted. `docs/conditions.md` lists the reasons
-    /// and their remedies.
+    /// GrantsInForce, EndpointsPublished, EndpointsVerified, CredentialAccepted, DevicesDeleted.
+    /// `docs/conditions.md` lists the reasons and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
     pub conditions: Vec<Condition>,
@@ -280,6 +288,11 @@ pub struct PeerRelayStatus {
     /// Summary of each region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<RegionStatus>,
+    /// Tailnet devices that the operator deletes when their relays are removed. Only these are
+    /// deleted. They are listed with `tailnet.deletionPolicy: Delete`, at most 1000.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = MOST_DEVICES))]
+    pub devices: Vec<RelayDevice>,
     /// Tailnet policy that was generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<GrantsStatus>,

@@ -42,7 +42,7 @@ use super::{
     refusal::{Refusal, Subject, Summary},
     stores::Stores,
 };
-use crate::names;
+use crate::{crd::PeerRelay, names};
 
 /// Number of temporary failures in a row before the status reports them. Most end immediately.
 const REPORTED_FAILURES: u32 = 2;
@@ -341,6 +341,34 @@ impl<'a> Applier<'a> {
         }
         Ok(())
     }
+}
+
+/// Removes the DaemonSets of a PeerRelay that is being deleted, before its other objects.
+///
+/// # Errors
+/// A request failed.
+pub async fn remove_relays(
+    client: &Client,
+    relay: &PeerRelay,
+    sets: &[Arc<DaemonSet>],
+) -> Result<(), Box<kube::Error>> {
+    let namespace = relay.namespace().unwrap_or_default();
+    let api: Api<DaemonSet> = Api::namespaced(client.clone(), &namespace);
+    let uid = relay.uid().unwrap_or_default();
+    let is_own = |set: &&Arc<DaemonSet>| {
+        let mut owners = set.owner_references().iter();
+        set.metadata.deletion_timestamp.is_none() && owners.any(|owner| owner.uid == uid)
+    };
+    for set in sets.iter().filter(is_own) {
+        if delete(&api, &**set).await? {
+            tracing::info!(
+                name = set.name_any(),
+                namespace,
+                "removed with its PeerRelay"
+            );
+        }
+    }
+    Ok(())
 }
 
 /// Deletes exactly this object, and no other object with its name. Returns whether it existed.

@@ -7,11 +7,18 @@ use super::{
     apply::{CLASS, FAMILIES},
     objects::Replaced,
 };
+use crate::crd::device::RelayDevice;
 
 /// Reason of the event about a replaced Service.
 pub const SERVICE_REPLACED: &str = "ServiceReplaced";
+/// Reason of the event about devices that a deleted PeerRelay has left in the tailnet.
+pub const DEVICES_LEFT: &str = "DevicesLeft";
+/// Reason of the event about a device that is not deleted because it lacks the tag of its relay.
+pub const DEVICE_KEPT: &str = "DeviceKept";
 /// Longest note that the API server accepts, in bytes.
 const LONGEST_NOTE: usize = 1_024;
+/// Devices that an event names.
+const MOST_NAMED: usize = 8;
 /// Reasons of conditions that are not `True` while relays start. They are no problem.
 const STARTING: &[&str] = &[
     "AuthKeyPending",
@@ -76,6 +83,54 @@ pub fn replaced(replaced: &Replaced) -> Event {
         .into(),
         secondary: None,
     }
+}
+
+/// The event about devices that are left in the tailnet after the deletion of their PeerRelay.
+pub fn devices_left(devices: &[RelayDevice], problem: Option<&str>) -> Event {
+    let because = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
+    let names: Vec<_> = devices.iter().map(described).collect();
+    let shown = names.len().min(MOST_NAMED);
+    let more = match names.len() - shown {
+        0 => String::new(),
+        more => format!(" and {more} more, which the operator's log names"),
+    };
+    let note = format!(
+        "delete these devices in the admin console of the tailnet, or with DELETE /api/v2/device/ID: \
+         {}{more}. The PeerRelay is deleted, and they could not be deleted in time{because}",
+        names[..shown].join(", ")
+    );
+    Event {
+        type_: EventType::Warning,
+        reason: DEVICES_LEFT.into(),
+        note: Some(cut(note)),
+        action: "Delete".into(),
+        secondary: None,
+    }
+}
+
+/// The event about a device that lacks the tag of its relay.
+pub fn device_kept(device: &RelayDevice) -> Event {
+    let note = format!(
+        "device {} is not deleted, because it does not have {}: delete it in the admin console if it \
+         was the relay of region {} on node {}",
+        described(device),
+        device.tag,
+        device.region,
+        device.node
+    );
+    Event {
+        type_: EventType::Warning,
+        reason: DEVICE_KEPT.into(),
+        note: Some(cut(note)),
+        // Kubernetes merges events with the same reason and action, and keeps the first note.
+        action: format!("Keep-{}", device.node_id),
+        secondary: None,
+    }
+}
+
+/// Name and ID of a device.
+fn described(device: &RelayDevice) -> String {
+    format!("{} (ID {})", device.name, device.node_id)
 }
 
 /// Returns whether a change of a condition needs an event. A new condition that is `Unknown` or
@@ -184,6 +239,26 @@ mod tests {
         let note = cut("ä".repeat(2_000));
         assert!(note.len() <= LONGEST_NOTE && note.ends_with("ä…"));
         assert_eq!(cut("short".into()), "short");
+    }
+
+    #[test]
+    fn devices_that_are_left_are_named_with_their_ids_and_the_fix() {
+        let device = |n: usize| RelayDevice {
+            node_id: format!("n{n}CNTRL"),
+            name: format!("edge-n{n}.tail1.ts.net"),
+            ..RelayDevice::default()
+        };
+        let devices: Vec<_> = (0..10).map(device).collect();
+        let note = devices_left(&devices[..1], Some("no answer")).note.unwrap();
+        for words in [
+            "edge-n0.tail1.ts.net (ID n0CNTRL).",
+            "DELETE /api/v2/device/ID",
+            "(no answer)",
+        ] {
+            assert!(note.contains(words), "{note}");
+        }
+        let note = devices_left(&devices, None).note.unwrap();
+        assert!(note.contains("n7CNTRL) and 2 more"), "{note}");
     }
 
     fn published(before: &[Condition], now: &[Condition]) -> Vec<String> {

@@ -14,15 +14,15 @@ use std::{
 };
 
 use futures::{Stream, channel::mpsc};
-use kube::Client;
 use kube_runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use self::{
     attempts::{Attempts, Due},
-    create::{CachedApi, Order, Outcome, create},
+    create::{Order, Outcome, create},
 };
 use super::{
+    api_clients::{ApiAccess, ApiClients},
     credential::{CredentialProblem, Issuing},
     plan::Plan,
     validate::{Credential, ValidSpec},
@@ -34,7 +34,7 @@ use crate::{config::issued_keys::IssuedKeys, crd::PeerRelay, sealed};
 pub struct Issuer(Arc<Shared>);
 
 struct Shared {
-    client: Client,
+    clients: ApiClients,
     states: Mutex<HashMap<ObjectRef<PeerRelay>, State>>,
     /// Receives each PeerRelay whose task has ended.
     ended: mpsc::UnboundedSender<ObjectRef<PeerRelay>>,
@@ -50,16 +50,14 @@ struct State {
     issued: IssuedKeys,
     attempts: Attempts,
     last: Option<Result<(), CredentialProblem>>,
-    /// API client of the last task, with its access token.
-    api: Option<CachedApi>,
 }
 
 impl Issuer {
     /// Makes an issuer, and the stream of PeerRelays whose tasks have ended.
-    pub fn new(client: Client) -> (Self, impl Stream<Item = ObjectRef<PeerRelay>> + Send) {
+    pub fn new(clients: ApiClients) -> (Self, impl Stream<Item = ObjectRef<PeerRelay>> + Send) {
         let (ended, stream) = mpsc::unbounded();
         let shared = Shared {
-            client,
+            clients,
             states: Mutex::default(),
             ended,
         };
@@ -109,12 +107,13 @@ impl Issuer {
         state.is_running = true;
         let order = Order {
             uid: uid.clone(),
-            namespace: spec.owner.namespace.clone(),
-            credential: credential.clone(),
-            ca_bundle: spec.tailnet.ca_bundle.clone(),
+            access: ApiAccess {
+                relay,
+                namespace: spec.owner.namespace.clone(),
+                credential: credential.clone(),
+                ca_bundle: spec.tailnet.ca_bundle.clone(),
+            },
             wanted: due.now,
-            api: state.api.clone(),
-            relay,
         };
         tokio::spawn(self.clone().run(order));
         None
@@ -123,17 +122,19 @@ impl Issuer {
     /// Forgets a PeerRelay that was deleted, or that has another kind of credential.
     pub fn forget(&self, relay: &ObjectRef<PeerRelay>) {
         self.0.lock().remove(relay);
+        self.0.clients.forget(relay);
     }
 
     async fn run(self, order: Order) {
-        let outcome = create(&self.0.client, &order).await;
-        if let Some(state) = self.0.lock().get_mut(&order.relay)
+        let outcome = create(&self.0.clients, &order).await;
+        let relay = order.access.relay;
+        if let Some(state) = self.0.lock().get_mut(&relay)
             && state.uid == order.uid
         {
             state.finish(outcome, Instant::now());
         }
         // It fails only if the operator ends.
-        self.0.ended.unbounded_send(order.relay).ok();
+        self.0.ended.unbounded_send(relay).ok();
     }
 }
 
@@ -167,7 +168,6 @@ impl State {
             self.attempts.created(relay, now);
         }
         self.issued.0.extend(outcome.issued.0);
-        self.api = outcome.api;
         self.last = Some(match &outcome.error {
             None => Ok(()),
             Some(error) => {

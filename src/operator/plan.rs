@@ -6,6 +6,7 @@
 mod addresses;
 mod auth_keys;
 mod choose;
+mod devices;
 mod elastic_ips;
 mod fit;
 mod load_balancers;
@@ -26,6 +27,7 @@ use kube::ResourceExt;
 
 pub use self::{
     auth_keys::{RegionKeys, WantedKey},
+    devices::DevicePlan,
     elastic_ips::ElasticIp,
     fit::requirements,
 };
@@ -58,6 +60,8 @@ pub struct Plan {
     pub leaving: Option<Leaving>,
     /// Order in which changed relays are replaced.
     pub rollout: Rollout,
+    /// Tailnet devices of the relays.
+    pub devices: DevicePlan,
 }
 
 /// Decisions about a region.
@@ -180,6 +184,13 @@ impl StartPlan {
 }
 
 impl Plan {
+    /// Returns whether devices of the relays may be in the tailnet that the operator deletes.
+    pub fn has_devices(&self) -> bool {
+        let mut regions = self.regions.iter();
+        !self.devices.recorded.is_empty()
+            || self.devices.deletes && regions.any(|region| !region.keys.issued.0.is_empty())
+    }
+
     /// The regions of `spec` with their plans.
     pub fn regions<'a>(&'a self, spec: &'a ValidSpec) -> impl Iterator<Item = Region<'a>> + Clone {
         let regions = spec.regions.iter().zip(&self.regions);
@@ -190,6 +201,7 @@ impl Plan {
 /// Plans the relays of `spec` in the cluster of `view`.
 pub fn plan(spec: &ValidSpec, view: &ClusterView, now: Timestamp) -> Plan {
     let nodes = placement::place(spec, view);
+    let devices = devices::plan(spec, &nodes, view, now);
     let (withdrawals, leaving) = withdrawal::plan(spec, &nodes, view, now);
     let peers = peers::assign(spec, &view.reports);
     let decided = nodes.into_iter().zip(withdrawals).zip(peers);
@@ -209,6 +221,7 @@ pub fn plan(spec: &ValidSpec, view: &ClusterView, now: Timestamp) -> Plan {
             .collect(),
         monitoring_kinds: view.monitoring_kinds.clone(),
         leaving,
+        devices,
         rollout: Rollout::new(live, &view.nodes, &view.reports, now),
     }
 }

@@ -1,10 +1,17 @@
 //! Writer of the status of a PeerRelay and of the events about its changes.
 
-use kube::{Api, Client, Resource, ResourceExt};
+use kube::{
+    Api, Client, Resource, ResourceExt,
+    api::{Patch, PatchParams},
+};
 use kube_runtime::events::{Event, Recorder};
+use serde_json::json;
 
 use super::{events::transitions, status::patch};
-use crate::crd::{PeerRelay, PeerRelayStatus};
+use crate::{
+    crd::{PeerRelay, PeerRelayStatus},
+    names,
+};
 
 /// Writer of the status and events of one PeerRelay.
 pub struct Publisher<'a> {
@@ -48,6 +55,29 @@ impl<'a> Publisher<'a> {
             self.send_event(&event).await;
         }
         Ok(())
+    }
+
+    /// Sets or removes the finalizer of the operator, and no other.
+    ///
+    /// # Errors
+    /// The request failed.
+    pub async fn set_finalizer(&self, is_held: bool) -> Result<(), Box<kube::Error>> {
+        let metadata = &self.relay.metadata;
+        let finalizers: &[&str] = if is_held { &[names::FINALIZER] } else { &[] };
+        let patch = json!({
+            "apiVersion": PeerRelay::api_version(&()),
+            "kind": PeerRelay::kind(&()),
+            "metadata": {"name": metadata.name, "uid": metadata.uid, "finalizers": finalizers},
+        });
+        let namespace = self.relay.namespace().unwrap_or_default();
+        let api: Api<PeerRelay> = Api::namespaced(self.client.clone(), &namespace);
+        let params = PatchParams::apply(names::FINALIZER_MANAGER).force();
+        let name = self.relay.name_any();
+        match api.patch(&name, &params, &Patch::Apply(&patch)).await {
+            // With the UID, the API server answers 409 if the PeerRelay is gone: none is created.
+            Err(kube::Error::Api(status)) if !is_held && matches!(status.code, 404 | 409) => Ok(()),
+            result => result.map(drop).map_err(Box::new),
+        }
     }
 
     /// Writes an event. A failure is only logged, because the status contains the same information.

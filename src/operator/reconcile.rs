@@ -2,6 +2,8 @@
 //!
 //! Only view, apply and the write of the status access the API server. The other steps are pure.
 
+mod deletion;
+
 use std::{sync::Arc, time::Duration};
 
 use k8s_openapi::jiff::Timestamp;
@@ -16,6 +18,7 @@ use super::{
     apply::{Attempts, apply},
     build::build,
     defaults::Defaults,
+    deleter::{Deleter, Deletions},
     events,
     issuer::Issuer,
     metrics::Metrics,
@@ -23,10 +26,11 @@ use super::{
     plan::{Plan, plan},
     publish::Publisher,
     refusal::{Summary, chain, retry_after},
+    removal,
     status::{Outcome, Pass, status},
     stores::Stores,
-    validate::validate,
-    view::view,
+    validate::{deletion_credential, validate},
+    view::{ClusterView, view},
 };
 use crate::{backoff::Backoff, crd::PeerRelay};
 
@@ -53,6 +57,17 @@ pub struct Context {
     pub attempts: Attempts,
     /// Creator of auth keys.
     pub issuer: Issuer,
+    /// Deleter of tailnet devices.
+    pub deleter: Deleter,
+}
+
+impl Context {
+    /// Forgets a PeerRelay that was deleted.
+    pub fn forget(&self, relay: &ObjectRef<PeerRelay>) {
+        self.attempts.forget(relay);
+        self.issuer.forget(relay);
+        self.deleter.forget(relay);
+    }
 }
 
 /// Reason why a pass failed. Every failed pass is retried.
@@ -72,6 +87,12 @@ pub enum ReconcileError {
     /// The status could not be written.
     #[error("failed to write the status")]
     Status(#[source] Box<kube::Error>),
+    /// The finalizer could not be set or removed.
+    #[error("failed to write the finalizer")]
+    Finalizer(#[source] Box<kube::Error>),
+    /// Relays of a deleted PeerRelay could not be removed.
+    #[error("failed to remove the relays of a deleted PeerRelay")]
+    Removal(#[source] Box<kube::Error>),
 }
 
 /// Applies `relay` to the cluster, and updates its status from the cluster.
@@ -79,8 +100,9 @@ pub enum ReconcileError {
 /// # Errors
 /// A request failed.
 pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Action, ReconcileError> {
-    // The garbage collector removes the children, so the operator does nothing at a deletion.
-    if relay.metadata.deletion_timestamp.is_some() {
+    // The garbage collector removes the children. The operator deletes devices before.
+    let is_deleted = relay.metadata.deletion_timestamp.is_some();
+    if is_deleted && !removal::is_held(&relay) {
         return Ok(Action::await_change());
     }
     let ready = ctx.stores.wait_until_ready().await;
@@ -88,7 +110,11 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let now = Timestamp::now();
     let publisher = Publisher::new(&ctx.client, &ctx.recorder, &relay);
     let key = ObjectRef::from_obj(&*relay);
-    let view = view(&ctx.stores, ctx.issuer.issuing(&key), &relay);
+    let results = (ctx.issuer.issuing(&key), ctx.deleter.deleting(&key));
+    let view = view(&ctx.stores, results, &relay);
+    if is_deleted {
+        return deletion::step(&relay, &view, &publisher, &ctx, now).await;
+    }
     if relay.spec.paused {
         let status = status(&relay, &view, Outcome::Paused, now);
         let published = publisher.publish(status).await;
@@ -109,12 +135,14 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     };
     let plan = plan(&spec, &view, now);
     let next_key = ctx.issuer.issue(key, &spec, &view.issuing.issued, &plan);
+    let next_deletion = delete_devices(&relay, &plan, &view, &ctx.deleter);
     let objects = build(&spec, &plan);
     let objects = apply(&ctx.client, &ctx.stores, &ctx.attempts, objects).await;
     ctx.metrics.count_changes(objects.stage.changes);
     for replaced in &objects.stage.replaced {
         publisher.send_event(&events::replaced(replaced)).await;
     }
+    let held = hold(&relay, &plan, &publisher).await;
     // Most temporary failures end immediately, so the status reports them from the second one on.
     if objects.stage.refused.is_none() || objects.stage.report_refused {
         let pass = Pass {
@@ -126,15 +154,50 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         let published = publisher.publish(status).await;
         published.map_err(ReconcileError::Status)?;
     }
-    next(&plan, objects, next_key)
+    held?;
+    next(&plan, objects, next_key.into_iter().chain(next_deletion))
+}
+
+/// Sets the finalizer if the tailnet may have devices that the operator deletes, and removes it
+/// otherwise.
+async fn hold(
+    relay: &PeerRelay,
+    plan: &Plan,
+    publisher: &Publisher<'_>,
+) -> Result<(), ReconcileError> {
+    let wanted = plan.has_devices();
+    if wanted == removal::is_held(relay) {
+        return Ok(());
+    }
+    let set = publisher.set_finalizer(wanted).await;
+    set.map_err(ReconcileError::Finalizer)
+}
+
+/// Starts to delete the devices of removed relays. Returns the time until the next attempt, if one
+/// must wait.
+fn delete_devices(
+    relay: &PeerRelay,
+    plan: &Plan,
+    view: &ClusterView,
+    deleter: &Deleter,
+) -> Option<Duration> {
+    let credential = deletion_credential(&relay.spec.tailnet)?;
+    let deletions = Deletions {
+        seen: &view.deleting,
+        before: &view.devices,
+        recorded: &plan.devices.recorded,
+        due: &plan.devices.due,
+    };
+    deleter.delete(relay, &credential, &deletions)
 }
 
 /// Returns the time of the next pass: after a refusal, when withdrawn relays are removed, when a
-/// roll-out no longer waits for relays that are not reached, or when another auth key may be created.
+/// roll-out no longer waits for relays that are not reached, or for the next one of the `attempts`
+/// to create an auth key or to delete a device.
 fn next(
     plan: &Plan,
     objects: Objects<Applied>,
-    next_key: Option<Duration>,
+    attempts: impl Iterator<Item = Duration>,
 ) -> Result<Action, ReconcileError> {
     let Objects {
         deferred, stage, ..
@@ -143,13 +206,17 @@ fn next(
         let pause = stage.pause.unwrap_or(RETRY);
         return Err(ReconcileError::Refused { summary, pause });
     }
-    let removal = plan.leaving.as_ref().map(|leaving| {
-        let left = leaving.next.duration_since(Timestamp::now());
-        Duration::try_from(left).unwrap_or_default() + SECOND
-    });
-    let others = deferred.recheck_after.into_iter().chain(next_key);
-    let first = removal.into_iter().chain(others).min();
+    let removal = plan.leaving.as_ref().map(|leaving| leaving.next);
+    let times = removal.into_iter().chain(plan.devices.next).map(until);
+    let others = deferred.recheck_after.into_iter().chain(attempts);
+    let first = times.chain(others).min();
     Ok(first.map_or_else(Action::await_change, Action::requeue))
+}
+
+/// Returns the wait until a time has passed that is known in whole seconds.
+fn until(time: Timestamp) -> Duration {
+    let left = time.duration_since(Timestamp::now());
+    Duration::try_from(left).unwrap_or_default() + SECOND
 }
 
 /// Returns the wait before the next attempt, and counts the failure.
@@ -166,7 +233,9 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
     let pause = BACKOFF.after(earlier.saturating_add(1));
     Action::requeue(match error {
         ReconcileError::Refused { pause, .. } => *pause,
-        ReconcileError::Status(source) => pause.max(retry_after(source)),
+        ReconcileError::Status(source)
+        | ReconcileError::Finalizer(source)
+        | ReconcileError::Removal(source) => pause.max(retry_after(source)),
         _ => pause,
     })
 }

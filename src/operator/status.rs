@@ -3,6 +3,7 @@
 mod allowance;
 pub(super) mod condition;
 mod credential;
+mod devices;
 mod disabled;
 mod endpoints;
 mod grants;
@@ -161,6 +162,10 @@ pub fn status(
         sessions: counts.sessions,
         tailnet: tailnet::domain(view.reports.iter().map(AsRef::as_ref)),
         regions: observed.regions,
+        devices: match outcome {
+            Outcome::Applied(pass) => pass.plan.devices.recorded.clone(),
+            _ => view.devices.clone(),
+        },
         grants: match outcome {
             Outcome::Applied(pass) => grants_status(pass.spec),
             _ => relay.status.as_ref().and_then(|last| last.grants.clone()),
@@ -188,7 +193,7 @@ fn updates(
         }
         Outcome::Applied(pass) => pass,
     };
-    let updates = match pass.spec.enabled {
+    let mut updates = match pass.spec.enabled {
         false => disabled::updates(observed),
         true => {
             let mut updates = ready::updates(observed);
@@ -201,6 +206,7 @@ fn updates(
             updates
         }
     };
+    updates.extend(devices::update(pass, &view.deleting));
     match &pass.objects.stage.refused {
         Some(refused) => refused::apply(updates, refused),
         None => updates,

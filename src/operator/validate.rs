@@ -20,6 +20,7 @@ use crate::{
     crd::{
         PeerRelay,
         control_server::ControlServer,
+        device::DeletionPolicy,
         exposure::{Exposure, ExposureType},
         grants::{GrantsOutput, GrantsTests},
         limits::Limits,
@@ -78,6 +79,8 @@ pub struct TailnetAccess {
     pub hostname_prefix: String,
     /// True if devices leave the tailnet when they are offline.
     pub ephemeral: bool,
+    /// True if the operator deletes the devices of removed relays.
+    pub deletes_devices: bool,
 }
 
 /// The source of the relays' auth keys.
@@ -326,7 +329,22 @@ fn tailnet_access(relay: &PeerRelay) -> Result<TailnetAccess, InvalidRelay> {
         ca_bundle: tailnet.ca_bundle.clone(),
         hostname_prefix: prefix.unwrap_or_else(|| relay.name_any()),
         ephemeral: tailnet.ephemeral,
+        deletes_devices: deletion_credential(tailnet).is_some(),
     })
+}
+
+/// Returns the credential with which devices of removed relays are deleted. `None` if they are
+/// retained, or if no credential can delete them.
+pub fn deletion_credential(tailnet: &Tailnet) -> Option<OAuthCredential> {
+    let control_url = tailnet.control_url.as_deref().map(Url::parse);
+    let control_url = control_url.transpose().ok()?;
+    match (
+        tailnet.deletion_policy,
+        credential(tailnet, control_url.as_ref()),
+    ) {
+        (Some(DeletionPolicy::Delete) | None, Ok(Credential::OAuth(oauth))) => Some(oauth),
+        _ => None,
+    }
 }
 
 /// The credential. The API of another control server than tailscale.com's has its URL.

@@ -14,12 +14,13 @@ use kube_runtime::reflector::Store;
 
 use super::{
     credential::Issuing,
+    devices::Deleting,
     kinds::MonitoringKind,
     stores::Stores,
     tailnet::{self, Neighbour},
 };
 use crate::{
-    crd::{PeerRelay, RelayNode},
+    crd::{PeerRelay, RelayNode, device::RelayDevice},
     names,
 };
 
@@ -51,10 +52,18 @@ pub struct ClusterView {
     pub reports: Vec<Arc<RelayNode>>,
     /// Results of the operator's attempts to create auth keys.
     pub issuing: Issuing,
+    /// Devices in the status of the PeerRelay.
+    pub devices: Vec<RelayDevice>,
+    /// Results of the operator's attempts to delete devices.
+    pub deleting: Deleting,
 }
 
 /// Takes the view of `relay`.
-pub fn view(stores: &Stores, issuing: Issuing, relay: &PeerRelay) -> ClusterView {
+pub fn view(
+    stores: &Stores,
+    (issuing, deleting): (Issuing, Deleting),
+    relay: &PeerRelay,
+) -> ClusterView {
     let namespace = relay.metadata.namespace.as_deref();
     let own_pods = own_pods(stores, relay);
     ClusterView {
@@ -73,6 +82,11 @@ pub fn view(stores: &Stores, issuing: Issuing, relay: &PeerRelay) -> ClusterView
         reports: reports_of(stores, relay, &own_pods),
         own_pods,
         issuing,
+        devices: match &relay.status {
+            Some(status) => status.devices.clone(),
+            None => Vec::new(),
+        },
+        deleting,
     }
 }
 

@@ -321,8 +321,13 @@ fn an_operator_of_some_namespaces_has_rights_in_them_only() {
         .collect();
     assert_eq!(
         resources,
-        [r#"["nodes"]"#, r#"["customresourcedefinitions"]"#]
+        [
+            r#"["nodes"]"#,
+            r#"["peerrelays"]"#,
+            r#"["customresourcedefinitions"]"#
+        ]
     );
+    assert_eq!(cluster[1]["verbs"].to_string(), r#"["patch"]"#);
     let role = format!("{RELEASE}-relays");
     let whole = objects(&render(&[]).unwrap().unwrap());
     let everywhere = whole

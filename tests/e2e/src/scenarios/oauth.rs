@@ -1,6 +1,7 @@
 //! PeerRelays whose auth keys the operator creates with an OAuth client.
 
 mod changes;
+mod devices;
 
 use std::{thread, time::Duration};
 
@@ -38,6 +39,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         },
     ];
     all.extend(changes::scenarios());
+    all.extend(devices::scenarios());
     all
 }
 
@@ -46,7 +48,7 @@ fn oauth_only(deployment: &Deployment<'_>) -> Result<String> {
     allow_secret(deployment)?;
     let api = deployment.rig.tailnet.api(User::Admin)?;
     deployment.rig.tailnet.write_policy(&policy(false))?;
-    let client = api.oauth_client(&["auth_keys"], &[OPERATOR_TAG])?;
+    let client = api.oauth_client(&["auth_keys", "devices:core"], &[OPERATOR_TAG])?;
     let name = &format!("oauth-{}", std::process::id());
     remove_secret(deployment)?;
     apply(deployment, name)?;
@@ -100,7 +102,7 @@ fn faults(deployment: &Deployment<'_>) -> Result<String> {
     allow_secret(deployment)?;
     let api = deployment.rig.tailnet.api(User::Admin)?;
     deployment.rig.tailnet.write_policy(&policy(true))?;
-    let client = api.oauth_client(&["auth_keys"], &[OPERATOR_TAG])?;
+    let client = api.oauth_client(&["auth_keys", "devices:core"], &[OPERATOR_TAG])?;
     write_secret(deployment, &client)?;
     let mut told = Vec::new();
     let create = || Fault::path("POST", KEYS);
@@ -190,12 +192,18 @@ fn allow_secret(deployment: &Deployment<'_>) -> Result<()> {
 }
 
 fn apply(deployment: &Deployment<'_>, name: &str) -> Result<()> {
+    let tailnet = tailnet(deployment, name)?;
+    deployment.apply(name, &json!({"tailnet": tailnet}))
+}
+
+/// The rig's tailnet, with the OAuth client in place of the auth key.
+fn tailnet(deployment: &Deployment<'_>, name: &str) -> Result<Value> {
     let relay = deployment.peer_relay(name, &json!({}))?;
     let mut tailnet = relay["spec"]["tailnet"].clone();
     let tailnet_fields = tailnet.as_object_mut().context("no tailnet")?;
     tailnet_fields.remove("authKey");
     tailnet_fields.insert("oauth".into(), json!({"secretName": SECRET}));
-    deployment.apply(name, &json!({"tailnet": tailnet}))
+    Ok(tailnet)
 }
 
 fn write_secret(deployment: &Deployment<'_>, client: &OauthClient) -> Result<()> {

@@ -41,7 +41,7 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     allow_secret(deployment)?;
     deployment.rig.tailnet.write_policy(&policy(true))?;
     let api = deployment.rig.tailnet.api(User::Admin)?;
-    let client = || api.oauth_client(&["auth_keys"], &[OPERATOR_TAG]);
+    let client = || api.oauth_client(&["auth_keys", "devices:core"], &[OPERATOR_TAG]);
     let (old, new) = (client()?, client()?);
     write_secret(deployment, &old)?;
     let name = &format!("replaced-{}", std::process::id());
@@ -97,7 +97,7 @@ fn changed(deployment: &Deployment<'_>) -> Result<String> {
     let before = devices(deployment, name)?;
 
     let api = tailnet.api(User::Admin)?;
-    let client = api.oauth_client(&["auth_keys"], &[OPERATOR_TAG])?;
+    let client = api.oauth_client(&["auth_keys", "devices:core"], &[OPERATOR_TAG])?;
     write_secret(deployment, &client)?;
     apply(deployment, name)?;
     deployment.wait_ready(name)?;

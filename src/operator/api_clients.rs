@@ -1,0 +1,145 @@
+//! Clients of the APIs of tailnets, with the credentials of PeerRelays.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use k8s_openapi::api::core::v1::Secret;
+use kube::{Api, Client};
+use kube_runtime::reflector::ObjectRef;
+use url::Url;
+
+use super::{credential::CredentialError, validate::OAuthCredential};
+use crate::{
+    crd::PeerRelay,
+    dial::Dialer,
+    tailnet_api::{OAuthClient, TailnetApi},
+};
+
+/// Keys of the Secret with an OAuth client.
+const CLIENT_ID: &str = "client_id";
+const CLIENT_SECRET: &str = "client_secret";
+
+/// The access of a PeerRelay to the API of its tailnet.
+#[derive(Debug, Clone)]
+pub struct ApiAccess {
+    /// PeerRelay with this access.
+    pub relay: ObjectRef<PeerRelay>,
+    /// Namespace of the PeerRelay and of the Secret.
+    pub namespace: String,
+    /// The OAuth client.
+    pub credential: OAuthCredential,
+    /// Further certificate authorities, PEM.
+    pub ca_bundle: Option<String>,
+}
+
+/// API clients of PeerRelays, each with its access token. Clones share them.
+#[derive(Clone)]
+pub struct ApiClients {
+    client: Client,
+    last: Arc<Mutex<HashMap<ObjectRef<PeerRelay>, CachedApi>>>,
+}
+
+/// An API client, and what it was made of.
+struct CachedApi {
+    secret_version: Option<String>,
+    credential: OAuthCredential,
+    ca_bundle: Option<String>,
+    api: Arc<TailnetApi>,
+}
+
+impl ApiClients {
+    /// Makes a set that reads Secrets with `client`.
+    pub fn new(client: Client) -> Self {
+        Self {
+            client,
+            last: Arc::default(),
+        }
+    }
+
+    /// Returns the API client of a PeerRelay: the last one, unless the Secret or the PeerRelay has
+    /// changed.
+    ///
+    /// # Errors
+    /// The Secret cannot be read or has no OAuth client, or the authorities cannot be used.
+    pub async fn get(&self, access: &ApiAccess) -> Result<Arc<TailnetApi>, CredentialError> {
+        let OAuthCredential { secret: name, url } = &access.credential;
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &access.namespace);
+        let secret = secrets.get(name).await;
+        let secret =
+            secret.map_err(|error| CredentialError::of_secret(error, name, &access.namespace))?;
+        let version = &secret.metadata.resource_version;
+        let is_current = |last: &CachedApi| last.secret_version == *version;
+        if let Some(api) = self.last(access, is_current) {
+            return Ok(api);
+        }
+        let client = oauth_client(&secret, name)?;
+        let dialer = Dialer::with_authorities(access.ca_bundle.as_deref())?;
+        let api = Arc::new(TailnetApi::new(Url::clone(url), client, dialer));
+        let cached = CachedApi {
+            secret_version: version.clone(),
+            credential: access.credential.clone(),
+            ca_bundle: access.ca_bundle.clone(),
+            api: api.clone(),
+        };
+        self.lock().insert(access.relay.clone(), cached);
+        Ok(api)
+    }
+
+    /// Returns the API client as [`Self::get`] does. If the Secret was deleted, or the operator may
+    /// no longer read it, the last client is returned: a namespace that is being deleted may lose
+    /// the Secret and the operator's rights before its PeerRelays.
+    ///
+    /// # Errors
+    /// As [`Self::get`], if there is no last client.
+    pub async fn get_or_last(
+        &self,
+        access: &ApiAccess,
+    ) -> Result<Arc<TailnetApi>, CredentialError> {
+        match self.get(access).await {
+            Err(
+                error @ (CredentialError::SecretMissing(_)
+                | CredentialError::SecretForbidden { .. }),
+            ) => self.last(access, |_| true).ok_or(error),
+            result => result,
+        }
+    }
+
+    /// Forgets a PeerRelay that was deleted.
+    pub fn forget(&self, relay: &ObjectRef<PeerRelay>) {
+        self.lock().remove(relay);
+    }
+
+    fn last(
+        &self,
+        access: &ApiAccess,
+        is_current: impl Fn(&CachedApi) -> bool,
+    ) -> Option<Arc<TailnetApi>> {
+        let all = self.lock();
+        let last = all.get(&access.relay)?;
+        let is_same = last.credential == access.credential && last.ca_bundle == access.ca_bundle;
+        (is_same && is_current(last)).then(|| last.api.clone())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef<PeerRelay>, CachedApi>> {
+        self.last.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn oauth_client(secret: &Secret, name: &str) -> Result<OAuthClient, CredentialError> {
+    let value = |key: &'static str| {
+        let bytes = secret.data.as_ref().and_then(|data| data.get(key));
+        let text = bytes.and_then(|bytes| String::from_utf8(bytes.0.clone()).ok());
+        let text = text.map(|text| text.trim().to_owned());
+        text.filter(|text| !text.is_empty())
+            .ok_or(CredentialError::KeyMissing {
+                secret: name.to_owned(),
+                key,
+            })
+    };
+    Ok(OAuthClient {
+        id: value(CLIENT_ID)?,
+        secret: value(CLIENT_SECRET)?.into(),
+    })
+}

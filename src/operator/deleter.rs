@@ -1,0 +1,377 @@
+//! Deletion of tailnet devices whose relays were removed, with the credential of their PeerRelay.
+//!
+//! As with auth keys ([`super::issuer`]), a task for each PeerRelay sends the requests, and its
+//! results are for the next pass.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use futures::{Stream, channel::mpsc};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::{Resource, ResourceExt};
+use kube_runtime::{events::Recorder, reflector::ObjectRef};
+use tokio::time::Instant;
+
+use super::{
+    api_clients::{ApiAccess, ApiClients},
+    credential::CredentialError,
+    devices::Deleting,
+    events,
+    validate::OAuthCredential,
+};
+use crate::{
+    backoff::Backoff,
+    crd::{PeerRelay, device::RelayDevice},
+    tailnet_api::{ApiError, TailnetApi},
+};
+
+/// Waits after failures in a row. The longest wait limits the delay after the cause is gone.
+const AFTER_FAILURE: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
+/// Maximum number of devices that a task deletes, one after the other.
+const MOST_AT_ONCE: usize = 50;
+
+/// Deletes devices in tasks of its own. Clones share them.
+#[derive(Clone)]
+pub struct Deleter(Arc<Shared>);
+
+struct Shared {
+    clients: ApiClients,
+    recorder: Recorder,
+    states: Mutex<HashMap<ObjectRef<PeerRelay>, State>>,
+    /// Receives each PeerRelay whose task has ended.
+    ended: mpsc::UnboundedSender<ObjectRef<PeerRelay>>,
+}
+
+/// The deletions for one PeerRelay.
+#[derive(Default)]
+struct State {
+    /// UID of the PeerRelay: another one of its name has nothing of it.
+    uid: String,
+    is_running: bool,
+    results: Deleting,
+    failures: u32,
+    /// Time of the next attempt after a failure.
+    next: Option<Instant>,
+}
+
+/// Devices of a PeerRelay in one pass.
+#[derive(Debug, Clone, Copy)]
+pub struct Deletions<'a> {
+    /// Results of earlier attempts from which the pass was planned.
+    pub seen: &'a Deleting,
+    /// Devices in the status before the pass.
+    pub before: &'a [RelayDevice],
+    /// Devices that the status will have.
+    pub recorded: &'a [RelayDevice],
+    /// Devices to delete.
+    pub due: &'a [RelayDevice],
+}
+
+/// The work of one task.
+struct Order {
+    access: ApiAccess,
+    uid: String,
+    /// The PeerRelay, for events.
+    about: ObjectReference,
+    due: Vec<RelayDevice>,
+}
+
+/// Devices to delete, or the time until some are to be deleted.
+#[derive(Debug, PartialEq, Eq)]
+enum Due {
+    Now(Vec<RelayDevice>),
+    After(Option<Duration>),
+}
+
+/// The results of one task.
+#[derive(Default)]
+struct Outcome {
+    done: BTreeSet<String>,
+    /// Devices that were not deleted because they lack the tag of their relay.
+    kept: Vec<RelayDevice>,
+    error: Option<CredentialError>,
+}
+
+impl Deleter {
+    /// Makes a deleter, and the stream of PeerRelays whose tasks have ended.
+    pub fn new(
+        clients: ApiClients,
+        recorder: Recorder,
+    ) -> (Self, impl Stream<Item = ObjectRef<PeerRelay>> + Send) {
+        let (ended, stream) = mpsc::unbounded();
+        let shared = Shared {
+            clients,
+            recorder,
+            states: Mutex::default(),
+            ended,
+        };
+        (Self(Arc::new(shared)), stream)
+    }
+
+    /// Results of earlier attempts for a PeerRelay.
+    pub fn deleting(&self, relay: &ObjectRef<PeerRelay>) -> Deleting {
+        let states = self.0.lock();
+        let state = states.get(relay);
+        state.map_or_else(Deleting::default, |state| state.results.clone())
+    }
+
+    /// Starts a task that deletes devices of `relay`, unless one runs. Returns the time until the
+    /// next attempt, if one must wait.
+    pub fn delete(
+        &self,
+        relay: &PeerRelay,
+        credential: &OAuthCredential,
+        deletions: &Deletions<'_>,
+    ) -> Option<Duration> {
+        let key = ObjectRef::from_obj(relay);
+        let uid = relay.uid().unwrap_or_default();
+        let mut states = self.0.lock();
+        if deletions.due.is_empty() && !states.contains_key(&key) {
+            return None;
+        }
+        let state = states.entry(key.clone()).or_default();
+        if state.uid != uid {
+            *state = State {
+                uid: uid.clone(),
+                ..State::default()
+            };
+        }
+        state.settle(deletions);
+        if state.is_running {
+            return None;
+        }
+        let now = Instant::now();
+        let due = match state.due(deletions.due, now) {
+            Due::Now(due) => due,
+            Due::After(wait) => return wait,
+        };
+        state.is_running = true;
+        let order = Order {
+            access: ApiAccess {
+                namespace: relay.namespace().unwrap_or_default(),
+                credential: credential.clone(),
+                ca_bundle: relay.spec.tailnet.ca_bundle.clone(),
+                relay: key,
+            },
+            uid,
+            about: relay.object_ref(&()),
+            due,
+        };
+        tokio::spawn(self.clone().run(order));
+        None
+    }
+
+    /// Forgets a PeerRelay that was deleted.
+    pub fn forget(&self, relay: &ObjectRef<PeerRelay>) {
+        self.0.lock().remove(relay);
+    }
+
+    async fn run(self, order: Order) {
+        let outcome = delete_all(&self.0.clients, &order).await;
+        for device in &outcome.kept {
+            let event = events::device_kept(device);
+            if let Err(error) = self.0.recorder.publish(&event, &order.about).await {
+                tracing::warn!(%error, "event not written");
+            }
+        }
+        let relay = order.access.relay;
+        if let Some(state) = self.0.lock().get_mut(&relay)
+            && state.uid == order.uid
+        {
+            state.finish(outcome, Instant::now());
+        }
+        // It fails only if the operator ends.
+        self.0.ended.unbounded_send(relay).ok();
+    }
+}
+
+impl State {
+    /// Forgets results that a pass has seen and that no status needs any more: the device is not
+    /// recorded, or a relay reports it again.
+    fn settle(&mut self, deletions: &Deletions<'_>) {
+        let has = |devices: &[RelayDevice], id: &String| devices.iter().any(|d| d.node_id == *id);
+        self.results.done.retain(|id| {
+            let is_settled = !has(deletions.before, id) || has(deletions.recorded, id);
+            !(deletions.seen.done.contains(id) && is_settled)
+        });
+    }
+
+    /// The devices to delete now.
+    fn due(&mut self, devices: &[RelayDevice], now: Instant) -> Due {
+        let done = &self.results.done;
+        let due = devices
+            .iter()
+            .filter(|device| !done.contains(&device.node_id));
+        let due: Vec<_> = due.take(MOST_AT_ONCE).cloned().collect();
+        if due.is_empty() {
+            self.failures = 0;
+            self.next = None;
+            self.results.problem = None;
+            return Due::After(None);
+        }
+        match self.next.filter(|next| *next > now) {
+            Some(next) => Due::After(Some(next - now)),
+            None => Due::Now(due),
+        }
+    }
+
+    /// Records the results of a task.
+    fn finish(&mut self, outcome: Outcome, now: Instant) {
+        self.is_running = false;
+        self.results.done.extend(outcome.done);
+        let Some(error) = outcome.error else {
+            self.failures = 0;
+            self.next = None;
+            self.results.problem = None;
+            return;
+        };
+        self.failures = self.failures.saturating_add(1);
+        let asked = match &error {
+            CredentialError::Api(error) => error.retry_after().unwrap_or_default(),
+            _ => Duration::ZERO,
+        };
+        self.next = Some(now + AFTER_FAILURE.after(self.failures).max(asked));
+        self.results.problem = Some(error.problem());
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef<PeerRelay>, State>> {
+        self.states.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Deletes the devices of an order, one after the other. A failure that concerns one device only
+/// does not keep the others.
+async fn delete_all(clients: &ApiClients, order: &Order) -> Outcome {
+    let mut outcome = Outcome::default();
+    let (name, namespace) = (&order.access.relay.name, &order.access.namespace);
+    let api = match clients.get_or_last(&order.access).await {
+        Ok(api) => api,
+        Err(error) => {
+            let message = error.problem().message;
+            tracing::warn!(name, namespace, error = message, "no device is deleted");
+            outcome.error = Some(error);
+            return outcome;
+        }
+    };
+    for device in &order.due {
+        let (id, device_name) = (&device.node_id, &device.name);
+        match delete_one(&api, device).await {
+            Ok(is_ours) => {
+                outcome.done.insert(id.clone());
+                if is_ours {
+                    tracing::info!(name, namespace, device_name, id, "device deleted");
+                } else {
+                    tracing::warn!(name, namespace, device_name, id, "device kept: other tags");
+                    outcome.kept.push(device.clone());
+                }
+            }
+            Err(error) => {
+                let is_of_device = matches!(
+                    error,
+                    ApiError::Refused { .. } | ApiError::Unavailable { .. }
+                );
+                let error = CredentialError::from(error);
+                let message = error.problem().message;
+                tracing::warn!(
+                    name,
+                    namespace,
+                    device_name,
+                    id,
+                    error = message,
+                    "not deleted"
+                );
+                outcome.error = Some(error);
+                if !is_of_device {
+                    break;
+                }
+            }
+        }
+    }
+    outcome
+}
+
+/// Deletes a device, if it is in the tailnet. Returns false if it lacks the tag of the relay: then
+/// it is not deleted, because the ID in the report of a relay may be that of any device.
+async fn delete_one(api: &TailnetApi, device: &RelayDevice) -> Result<bool, ApiError> {
+    let Some(found) = api.device(&device.node_id).await? else {
+        return Ok(true);
+    };
+    if !found.tags.contains(&device.tag) {
+        return Ok(false);
+    }
+    api.delete_device(&device.node_id).await.map(|_| true)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn device(id: &str) -> RelayDevice {
+        RelayDevice {
+            node_id: id.into(),
+            ..RelayDevice::default()
+        }
+    }
+
+    fn failed(error: ApiError) -> Outcome {
+        Outcome {
+            error: Some(error.into()),
+            ..Outcome::default()
+        }
+    }
+
+    #[test]
+    fn failures_delay_the_next_attempt_as_long_as_the_api_asks() {
+        let (mut state, now) = (State::default(), Instant::now());
+        let devices = [device("nA")];
+        let seconds = |due| match due {
+            Due::After(Some(wait)) => wait.as_secs(),
+            due => panic!("{due:?}"),
+        };
+        for wait in [2, 4, 8] {
+            state.finish(failed(ApiError::Lost { operation: "try" }), now);
+            assert_eq!(seconds(state.due(&devices, now)), wait);
+        }
+        let limited = ApiError::RateLimited {
+            operation: "try",
+            retry_after: Some(Duration::from_secs(90)),
+        };
+        state.finish(failed(limited), now);
+        assert_eq!(seconds(state.due(&devices, now)), 90);
+        assert!(state.results.problem.is_some());
+        let later = now + Duration::from_secs(90);
+        assert_eq!(state.due(&devices, later), Due::Now(devices.to_vec()));
+        assert_eq!(state.due(&[], now), Due::After(None));
+        assert_eq!(state.results.problem, None, "nothing is to be deleted");
+    }
+
+    #[test]
+    fn results_are_kept_until_the_status_has_them() {
+        let devices = [device("nA")];
+        let mut state = State::default();
+        state.results.done.insert("nA".into());
+        let after = |state: &State, seen: &Deleting, before, recorded| {
+            let mut results = State {
+                results: state.results.clone(),
+                ..State::default()
+            };
+            results.settle(&Deletions {
+                seen,
+                before,
+                recorded,
+                due: &[],
+            });
+            results.results.done.len()
+        };
+        let (unseen, seen) = (Deleting::default(), state.results.clone());
+        assert_eq!(after(&state, &unseen, &devices, &devices), 1);
+        assert_eq!(after(&state, &seen, &devices, &[]), 1);
+        assert_eq!(after(&state, &seen, &[], &[]), 0, "the status has it");
+        assert_eq!(after(&state, &seen, &devices, &devices), 0, "it is back");
+    }
+}

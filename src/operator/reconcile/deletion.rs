@@ -1,0 +1,80 @@
+//! Deletion of a PeerRelay: its relays end, then their devices are deleted, then the object goes.
+
+use k8s_openapi::jiff::Timestamp;
+use kube::ResourceExt;
+use kube_runtime::controller::Action;
+
+use super::{Context, ReconcileError, until};
+use crate::{
+    crd::PeerRelay,
+    operator::{
+        apply::remove_relays,
+        deleter::Deletions,
+        events,
+        publish::Publisher,
+        removal::{self, Deletion, Step},
+        view::ClusterView,
+    },
+};
+
+/// Takes the next step of the deletion of `relay`, which has the finalizer.
+pub(super) async fn step(
+    relay: &PeerRelay,
+    view: &ClusterView,
+    publisher: &Publisher<'_>,
+    ctx: &Context,
+    now: Timestamp,
+) -> Result<Action, ReconcileError> {
+    match removal::next(relay, view, now) {
+        Step::End(left) => {
+            if !left.is_empty() {
+                let problem = view.deleting.problem.as_ref();
+                let problem = problem.map(|problem| &*problem.message);
+                let (name, namespace) = (relay.name_any(), relay.namespace());
+                tracing::warn!(
+                    name,
+                    namespace,
+                    ?left,
+                    problem,
+                    "devices left in the tailnet"
+                );
+                let event = events::devices_left(&left, problem);
+                publisher.send_event(&event).await;
+            }
+            let removed = publisher.set_finalizer(false).await;
+            removed.map_err(ReconcileError::Finalizer)?;
+            Ok(Action::await_change())
+        }
+        Step::Delete(deletion) => delete(relay, view, publisher, ctx, deletion).await,
+    }
+}
+
+async fn delete(
+    relay: &PeerRelay,
+    view: &ClusterView,
+    publisher: &Publisher<'_>,
+    ctx: &Context,
+    deletion: Deletion,
+) -> Result<Action, ReconcileError> {
+    let removed = remove_relays(&ctx.client, relay, &view.daemon_sets).await;
+    let next = ctx.deleter.delete(
+        relay,
+        &deletion.credential,
+        &Deletions {
+            seen: &view.deleting,
+            before: &view.devices,
+            recorded: &deletion.recorded,
+            due: &deletion.due,
+        },
+    );
+    // A relay that has joined just before reports its device only as long as its pod exists.
+    let mut status = relay.status.clone().unwrap_or_default();
+    status.devices = deletion.recorded;
+    let published = publisher.publish(status).await;
+    removed.map_err(ReconcileError::Removal)?;
+    published.map_err(ReconcileError::Status)?;
+    let deadline = until(deletion.deadline);
+    Ok(Action::requeue(
+        next.map_or(deadline, |next| next.min(deadline)),
+    ))
+}

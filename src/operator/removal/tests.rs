@@ -1,0 +1,90 @@
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::sync::Arc;
+
+use serde_json::{Value, json};
+
+use super::*;
+use crate::{
+    crd::PeerRelayStatus,
+    operator::{devices::Deleting, fixtures},
+};
+
+fn device(id: &str, node: &str) -> RelayDevice {
+    RelayDevice {
+        node_id: id.into(),
+        node: node.into(),
+        region: "office".into(),
+        tag: "tag:relay-office".into(),
+        ..RelayDevice::default()
+    }
+}
+
+/// A PeerRelay whose deletion began at second 100, with its view.
+fn deleted(tailnet: &Value, devices: &[RelayDevice]) -> (PeerRelay, ClusterView) {
+    let mut relay = fixtures::relay(json!({"tailnet": tailnet}));
+    let meta = json!({
+        "name": "edge", "namespace": "relays", "uid": "u-1",
+        "deletionTimestamp": "1970-01-01T00:01:40Z", "finalizers": [names::FINALIZER],
+    });
+    relay.metadata = serde_json::from_value(meta).unwrap();
+    relay.status = Some(PeerRelayStatus {
+        devices: devices.to_vec(),
+        ..PeerRelayStatus::default()
+    });
+    let view = ClusterView {
+        devices: devices.to_vec(),
+        ..ClusterView::default()
+    };
+    (relay, view)
+}
+
+fn next_at(relay: &PeerRelay, view: &ClusterView, second: i64) -> Step {
+    next(relay, view, Timestamp::from_second(second).unwrap())
+}
+
+fn deletion(step: Step) -> Deletion {
+    match step {
+        Step::Delete(deletion) => deletion,
+        Step::End(left) => panic!("the deletion ends with {left:?}"),
+    }
+}
+
+#[test]
+fn devices_are_deleted_after_their_pods_and_until_the_deadline() {
+    let oauth = json!({"oauth": {"secretName": "s"}});
+    let devices = [device("nA", "n1"), device("nB", "n2")];
+    let (relay, mut view) = deleted(&oauth, &devices);
+    let pod = json!({
+        "metadata": {"name": "p", "labels": {names::REGION_LABEL: "office"}},
+        "spec": {"nodeName": "n2", "containers": []},
+    });
+    view.own_pods = vec![Arc::new(serde_json::from_value(pod).unwrap())];
+    let found = deletion(next_at(&relay, &view, 100));
+    assert_eq!(found.due, devices[..1]);
+    assert_eq!(found.recorded, devices);
+    assert_eq!(found.deadline.as_second(), 220);
+    assert_eq!(next_at(&relay, &view, 220), Step::End(devices.to_vec()));
+    view.own_pods.clear();
+    assert_eq!(deletion(next_at(&relay, &view, 101)).due, devices);
+    view.deleting = Deleting {
+        done: ["nA".to_owned(), "nB".to_owned()].into(),
+        problem: None,
+    };
+    assert_eq!(next_at(&relay, &view, 102), Step::End(Vec::new()));
+}
+
+#[test]
+fn nothing_is_deleted_if_devices_or_relays_are_to_stay() {
+    let devices = [device("nA", "n1")];
+    for tailnet in [
+        json!({"authKey": {"secretName": "s"}}),
+        json!({"oauth": {"secretName": "s"}, "deletionPolicy": "Retain"}),
+    ] {
+        let (relay, view) = deleted(&tailnet, &devices);
+        assert_eq!(next_at(&relay, &view, 100), Step::End(Vec::new()));
+    }
+    let (mut relay, view) = deleted(&json!({"oauth": {"secretName": "s"}}), &devices);
+    relay.finalizers_mut().push(ORPHAN.into());
+    assert_eq!(next_at(&relay, &view, 100), Step::End(Vec::new()));
+}
