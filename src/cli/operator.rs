@@ -22,7 +22,8 @@ use crate::{
 #[command(
     after_help = "The operator connects with the pod's service account, or with KUBECONFIG. \
     The cluster needs the custom resource definitions that 'peerrelay crd' prints, and the \
-    permissions in the chart. The operator reads no Secrets: nodes mount auth keys into relays."
+    permissions in the chart. The operator reads the Secrets with OAuth clients that it is allowed \
+    to read, and no others: nodes mount auth keys into relays."
 )]
 pub(super) struct OperatorArgs {
     /// Address and port of /metrics, /healthz and /readyz
