@@ -11,6 +11,7 @@ use k8s_openapi::api::{
 };
 use kube::{Resource, ResourceExt};
 use kube_runtime::reflector::Store;
+use serde::de::DeserializeOwned;
 
 use super::{
     credential::Issuing,
@@ -56,6 +57,17 @@ pub struct ClusterView {
     pub devices: Vec<RelayDevice>,
     /// Results of the operator's attempts to delete devices.
     pub deleting: Deleting,
+}
+
+impl ClusterView {
+    /// Reads the entry `key` of the ConfigMap `name`, as the operator has written it. It is empty if there
+    /// is none that can be parsed.
+    pub fn entry<T: DeserializeOwned + Default>(&self, name: &str, key: &str) -> T {
+        let map = self.config_maps.iter().find(|map| map.name_any() == name);
+        let text = map.and_then(|map| map.data.as_ref()?.get(key));
+        text.and_then(|text| serde_yaml::from_str(text).ok())
+            .unwrap_or_default()
+    }
 }
 
 /// Takes the view of `relay`.

@@ -1,12 +1,9 @@
 //! The auth keys of relays that request one: those that exist, and those that are to be created.
 //! Pure.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    sync::Arc,
-};
+use std::collections::{BTreeMap, HashMap};
 
-use k8s_openapi::api::core::v1::{ConfigMap, Pod};
+use k8s_openapi::api::core::v1::Pod;
 use kube::ResourceExt;
 
 use crate::{
@@ -55,7 +52,7 @@ pub(super) fn plan(spec: &ValidSpec, region: &ValidRegion, view: &ClusterView) -
     if !matches!(spec.tailnet.credential, Credential::OAuth(_)) {
         return keys;
     }
-    let stored = stored(&region.child, &view.config_maps);
+    let stored: IssuedKeys = view.entry(&region.child, ISSUED_KEYS_KEY);
     let pods: HashMap<String, &Pod> = view
         .own_pods
         .iter()
@@ -106,14 +103,6 @@ fn runs(pod: &Pod, report: &RelayNode, region: &ValidRegion) -> bool {
         && owners
             .iter()
             .any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref())
-}
-
-/// The auth keys in the ConfigMap of a region.
-fn stored(child: &str, config_maps: &[Arc<ConfigMap>]) -> IssuedKeys {
-    let map = config_maps.iter().find(|map| map.name_any() == child);
-    let text = map.and_then(|map| map.data.as_ref()?.get(ISSUED_KEYS_KEY));
-    let keys = text.and_then(|text| serde_yaml::from_str(text).ok());
-    keys.unwrap_or_default()
 }
 
 #[cfg(test)]

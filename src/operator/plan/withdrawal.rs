@@ -103,7 +103,7 @@ pub(super) fn plan(
     let mut tally = Tally::default();
     let mut withdrawn = Vec::new();
     for (region, nodes) in relay.regions.iter().zip(nodes) {
-        let previous = asked(view, &region.child);
+        let previous = view.entry(&region.child, WITHDRAWALS_KEY);
         let mut withdrawals = Withdrawals::default();
         if let Some(relays) = leaving.remove(&*region.name) {
             withdrawals = ask(&relays, &previous, now, !relay.enabled);
@@ -116,7 +116,7 @@ pub(super) fn plan(
     }
     for (region, relays) in leaving {
         let child = names::child(&relay.owner.name, region);
-        let withdrawals = ask(&relays, &asked(view, &child), now, true);
+        let withdrawals = ask(&relays, &view.entry(&child, WITHDRAWALS_KEY), now, true);
         if tally.add(&relays, &withdrawals, now, &running) {
             let live = view.config_maps.iter().find(|map| map.name_any() == child);
             let live = live.map(|live| with_withdrawals(live, &withdrawals));
@@ -180,15 +180,6 @@ fn is_wanted(relay: &ValidSpec, nodes: &[NodePlan], one: &Relay<'_>) -> bool {
             let same_port = on_host && region.exposure.on_host_network();
             (region.name == one.region || same_port) && nodes.wants(region, one.node)
         })
-}
-
-/// Returns the withdrawals that are requested in the ConfigMap of the region `child`.
-fn asked(view: &ClusterView, child: &str) -> Withdrawals {
-    let map = view.config_maps.iter().find(|map| map.name_any() == child);
-    let data = map.and_then(|map| map.data.as_ref());
-    let text = data.and_then(|data| data.get(WITHDRAWALS_KEY));
-    text.and_then(|text| serde_yaml::from_str(text).ok())
-        .unwrap_or_default()
 }
 
 /// Returns withdrawals for relays that will be removed. Earlier requests keep their time. `whole`

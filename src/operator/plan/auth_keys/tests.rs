@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use std::sync::Arc;
+
 use super::*;
 use crate::{
     config::issued_keys::IssuedKey,
