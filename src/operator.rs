@@ -29,6 +29,7 @@ pub mod reconcile;
 pub mod refusal;
 pub mod removal;
 pub mod requests;
+pub mod retries;
 pub mod status;
 pub mod stores;
 pub mod tailnet;

@@ -20,16 +20,14 @@ use super::{
     credential::CredentialError,
     devices::Deleting,
     events,
+    retries::Retries,
     validate::OAuthCredential,
 };
 use crate::{
-    backoff::Backoff,
     crd::{PeerRelay, device::RelayDevice},
     tailnet_api::{ApiError, TailnetApi},
 };
 
-/// Waits after failures in a row. The longest wait limits the delay after the cause is gone.
-const AFTER_FAILURE: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 /// Maximum number of devices that a task deletes, one after the other.
 const MOST_AT_ONCE: usize = 50;
 
@@ -52,9 +50,7 @@ struct State {
     uid: String,
     is_running: bool,
     results: Deleting,
-    failures: u32,
-    /// Time of the next attempt after a failure.
-    next: Option<Instant>,
+    retries: Retries,
 }
 
 /// Devices of a PeerRelay in one pass.
@@ -207,15 +203,19 @@ impl State {
             .filter(|device| !done.contains(&device.node_id));
         let due: Vec<_> = due.take(MOST_AT_ONCE).cloned().collect();
         if due.is_empty() {
-            self.failures = 0;
-            self.next = None;
-            self.results.problem = None;
+            self.succeeded();
             return Due::After(None);
         }
-        match self.next.filter(|next| *next > now) {
+        match self.retries.next().filter(|next| *next > now) {
             Some(next) => Due::After(Some(next - now)),
             None => Due::Now(due),
         }
+    }
+
+    /// Forgets failures: nothing is left to delete, or the last attempt had none.
+    fn succeeded(&mut self) {
+        self.retries.reset();
+        self.results.problem = None;
     }
 
     /// Records the results of a task.
@@ -223,17 +223,10 @@ impl State {
         self.is_running = false;
         self.results.done.extend(outcome.done);
         let Some(error) = outcome.error else {
-            self.failures = 0;
-            self.next = None;
-            self.results.problem = None;
+            self.succeeded();
             return;
         };
-        self.failures = self.failures.saturating_add(1);
-        let asked = match &error {
-            CredentialError::Api(error) => error.retry_after().unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
-        self.next = Some(now + AFTER_FAILURE.after(self.failures).max(asked));
+        self.retries.failed(&error, now);
         self.results.problem = Some(error.problem());
     }
 }

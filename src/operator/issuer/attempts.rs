@@ -6,11 +6,9 @@ use tokio::time::Instant;
 
 use crate::{
     backoff::Backoff,
-    operator::{credential::CredentialError, plan::WantedKey},
+    operator::{credential::CredentialError, plan::WantedKey, retries::Retries},
 };
 
-/// Waits after failures of a credential in a row.
-const AFTER_FAILURE: Backoff = Backoff::new(Duration::from_secs(2), Duration::from_secs(60));
 /// Waits after each auth key for the same relay. The first replacement is quick: the answer to the
 /// registration may have been lost.
 const AFTER_KEY: Backoff = Backoff::new(Duration::from_secs(5), Duration::from_secs(600));
@@ -20,9 +18,7 @@ const FORGET: Duration = Duration::from_secs(3_600);
 /// Earlier attempts to create auth keys.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    failures: u32,
-    /// Time of the next attempt after a failure.
-    next: Option<Instant>,
+    retries: Retries,
     /// Number of auth keys of each relay, and the time of the last one.
     created: HashMap<String, (u32, Instant)>,
 }
@@ -47,7 +43,7 @@ impl Attempts {
         for wanted in wanted {
             let relay = self.created.get(&wanted.relay);
             let relay = relay.map(|(count, at)| *at + AFTER_KEY.after(*count));
-            let at = relay.into_iter().chain(self.next).max();
+            let at = relay.into_iter().chain(self.retries.next()).max();
             match at.filter(|at| *at > now) {
                 None => due.now.push(wanted.clone()),
                 Some(at) => {
@@ -64,18 +60,12 @@ impl Attempts {
         let (count, at) = self.created.entry(relay.to_owned()).or_insert((0, now));
         *count = count.saturating_add(1);
         *at = now;
-        self.failures = 0;
-        self.next = None;
+        self.retries.reset();
     }
 
     /// Records a failure of the credential. The API may ask for a longer wait.
     pub(super) fn failed(&mut self, error: &CredentialError, now: Instant) {
-        self.failures = self.failures.saturating_add(1);
-        let asked = match error {
-            CredentialError::Api(error) => error.retry_after().unwrap_or_default(),
-            _ => Duration::ZERO,
-        };
-        self.next = Some(now + AFTER_FAILURE.after(self.failures).max(asked));
+        self.retries.failed(error, now);
     }
 }
 
