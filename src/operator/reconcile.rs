@@ -29,7 +29,7 @@ use super::{
     removal,
     status::{Outcome, Pass, status},
     stores::Stores,
-    validate::{deletion_credential, validate},
+    validate::{ValidSpec, validate},
     view::{ClusterView, view},
 };
 use crate::{backoff::Backoff, crd::PeerRelay};
@@ -135,7 +135,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     };
     let plan = plan(&spec, &view, now);
     let next_key = ctx.issuer.issue(key, &spec, &view.issuing.issued, &plan);
-    let next_deletion = delete_devices(&relay, &plan, &view, &ctx.deleter);
+    let next_deletion = delete_devices((&relay, &spec), &plan, &view, &ctx.deleter);
     let objects = build(&spec, &plan);
     let objects = apply(&ctx.client, &ctx.stores, &ctx.attempts, objects).await;
     ctx.metrics.count_changes(objects.stage.changes);
@@ -176,19 +176,19 @@ async fn hold(
 /// Starts to delete the devices of removed relays. Returns the time until the next attempt, if one
 /// must wait.
 fn delete_devices(
-    relay: &PeerRelay,
+    (relay, spec): (&PeerRelay, &ValidSpec),
     plan: &Plan,
     view: &ClusterView,
     deleter: &Deleter,
 ) -> Option<Duration> {
-    let credential = deletion_credential(&relay.spec.tailnet)?;
+    let credential = spec.tailnet.deletion_credential.as_ref()?;
     let deletions = Deletions {
         seen: &view.deleting,
         before: &view.devices,
         recorded: &plan.devices.recorded,
         due: &plan.devices.due,
     };
-    deleter.delete(relay, &credential, &deletions)
+    deleter.delete(relay, credential, &deletions)
 }
 
 /// Returns the time of the next pass: after a refusal, when withdrawn relays are removed, when a

@@ -79,8 +79,9 @@ pub struct TailnetAccess {
     pub hostname_prefix: String,
     /// True if devices leave the tailnet when they are offline.
     pub ephemeral: bool,
-    /// True if the operator deletes the devices of removed relays.
-    pub deletes_devices: bool,
+    /// Credential with which the operator deletes the devices of removed relays. `None` if they are
+    /// retained.
+    pub deletion_credential: Option<OAuthCredential>,
 }
 
 /// The source of the relays' auth keys.
@@ -323,26 +324,28 @@ fn tailnet_access(relay: &PeerRelay) -> Result<TailnetAccess, InvalidRelay> {
     let control_url = tailnet.control_url.as_deref().map(Url::parse).transpose();
     let control_url = control_url.map_err(InvalidRelay::ControlUrl)?;
     let prefix = tailnet.hostname_prefix.clone();
+    let credential = credential(tailnet, control_url.as_ref())?;
     Ok(TailnetAccess {
-        credential: credential(tailnet, control_url.as_ref())?,
+        deletion_credential: for_deletion(tailnet, &credential).cloned(),
+        credential,
         control_url,
         ca_bundle: tailnet.ca_bundle.clone(),
         hostname_prefix: prefix.unwrap_or_else(|| relay.name_any()),
         ephemeral: tailnet.ephemeral,
-        deletes_devices: deletion_credential(tailnet).is_some(),
     })
 }
 
-/// Returns the credential with which devices of removed relays are deleted. `None` if they are
-/// retained, or if no credential can delete them.
+/// Returns the credential with which devices of removed relays are deleted, also of a PeerRelay that
+/// is invalid for another reason. `None` if they are retained, or if no credential can delete them.
 pub fn deletion_credential(tailnet: &Tailnet) -> Option<OAuthCredential> {
     let control_url = tailnet.control_url.as_deref().map(Url::parse);
-    let control_url = control_url.transpose().ok()?;
-    match (
-        tailnet.deletion_policy,
-        credential(tailnet, control_url.as_ref()),
-    ) {
-        (Some(DeletionPolicy::Delete) | None, Ok(Credential::OAuth(oauth))) => Some(oauth),
+    let credential = credential(tailnet, control_url.transpose().ok()?.as_ref());
+    for_deletion(tailnet, &credential.ok()?).cloned()
+}
+
+fn for_deletion<'a>(tailnet: &Tailnet, credential: &'a Credential) -> Option<&'a OAuthCredential> {
+    match (tailnet.deletion_policy, credential) {
+        (Some(DeletionPolicy::Delete) | None, Credential::OAuth(oauth)) => Some(oauth),
         _ => None,
     }
 }

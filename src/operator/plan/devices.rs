@@ -38,7 +38,7 @@ pub(super) fn plan(
     view: &ClusterView,
     now: Timestamp,
 ) -> DevicePlan {
-    if !spec.tailnet.deletes_devices {
+    if spec.tailnet.deletion_credential.is_none() {
         return DevicePlan::default();
     }
     let tag = |region: &str| {
