@@ -33,6 +33,7 @@ pub mod retries;
 pub mod status;
 pub mod stores;
 pub mod tailnet;
+pub mod tasks;
 pub mod unreadable;
 pub mod validate;
 pub mod verification;

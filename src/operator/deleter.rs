@@ -3,13 +3,9 @@
 //! As with auth keys ([`super::issuer`]), a task for each PeerRelay sends the requests, and its
 //! results are for the next pass.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use futures::{Stream, channel::mpsc};
+use futures::Stream;
 use k8s_openapi::api::core::v1::ObjectReference;
 use kube::{Resource, ResourceExt};
 use kube_runtime::{events::Recorder, reflector::ObjectRef};
@@ -21,6 +17,7 @@ use super::{
     devices::Deleting,
     events,
     retries::Retries,
+    tasks::{Due, Tasks},
     validate::OAuthCredential,
 };
 use crate::{
@@ -38,17 +35,12 @@ pub struct Deleter(Arc<Shared>);
 struct Shared {
     clients: ApiClients,
     recorder: Recorder,
-    states: Mutex<HashMap<ObjectRef<PeerRelay>, State>>,
-    /// Receives each PeerRelay whose task has ended.
-    ended: mpsc::UnboundedSender<ObjectRef<PeerRelay>>,
+    tasks: Tasks<State>,
 }
 
 /// The deletions for one PeerRelay.
 #[derive(Default)]
 struct State {
-    /// UID of the PeerRelay: another one of its name has nothing of it.
-    uid: String,
-    is_running: bool,
     results: Deleting,
     retries: Retries,
 }
@@ -75,13 +67,6 @@ struct Order {
     due: Vec<RelayDevice>,
 }
 
-/// Devices to delete, or the time until some are to be deleted.
-#[derive(Debug, PartialEq, Eq)]
-enum Due {
-    Now(Vec<RelayDevice>),
-    After(Option<Duration>),
-}
-
 /// The results of one task.
 #[derive(Default)]
 struct Outcome {
@@ -97,21 +82,19 @@ impl Deleter {
         clients: ApiClients,
         recorder: Recorder,
     ) -> (Self, impl Stream<Item = ObjectRef<PeerRelay>> + Send) {
-        let (ended, stream) = mpsc::unbounded();
+        let (tasks, ended) = Tasks::new();
         let shared = Shared {
             clients,
             recorder,
-            states: Mutex::default(),
-            ended,
+            tasks,
         };
-        (Self(Arc::new(shared)), stream)
+        (Self(Arc::new(shared)), ended)
     }
 
     /// Results of earlier attempts for a PeerRelay.
     pub fn deleting(&self, relay: &ObjectRef<PeerRelay>) -> Deleting {
-        let states = self.0.lock();
-        let state = states.get(relay);
-        state.map_or_else(Deleting::default, |state| state.results.clone())
+        let results = self.0.tasks.read(relay, |state| state.results.clone());
+        results.unwrap_or_default()
     }
 
     /// Starts a task that deletes devices of `relay`, unless one runs. Returns the time until the
@@ -124,27 +107,16 @@ impl Deleter {
     ) -> Option<Duration> {
         let key = ObjectRef::from_obj(relay);
         let uid = relay.uid().unwrap_or_default();
-        let mut states = self.0.lock();
-        if deletions.due.is_empty() && !states.contains_key(&key) {
+        let tasks = &self.0.tasks;
+        if deletions.due.is_empty() && !tasks.has(&key) {
             return None;
         }
-        let state = states.entry(key.clone()).or_default();
-        if state.uid != uid {
-            *state = State {
-                uid: uid.clone(),
-                ..State::default()
-            };
-        }
-        state.settle(deletions);
-        if state.is_running {
-            return None;
-        }
-        let now = Instant::now();
-        let due = match state.due(deletions.due, now) {
+        let settle = |state: &mut State| state.settle(deletions);
+        let due = |state: &mut State| state.due(deletions.due, Instant::now());
+        let due = match tasks.next(&key, &uid, settle, due) {
             Due::Now(due) => due,
             Due::After(wait) => return wait,
         };
-        state.is_running = true;
         let order = Order {
             access: ApiAccess {
                 namespace: relay.namespace().unwrap_or_default(),
@@ -162,7 +134,7 @@ impl Deleter {
 
     /// Forgets a PeerRelay that was deleted.
     pub fn forget(&self, relay: &ObjectRef<PeerRelay>) {
-        self.0.lock().remove(relay);
+        self.0.tasks.forget(relay);
     }
 
     async fn run(self, order: Order) {
@@ -173,14 +145,8 @@ impl Deleter {
                 tracing::warn!(%error, "event not written");
             }
         }
-        let relay = order.access.relay;
-        if let Some(state) = self.0.lock().get_mut(&relay)
-            && state.uid == order.uid
-        {
-            state.finish(outcome, Instant::now());
-        }
-        // It fails only if the operator ends.
-        self.0.ended.unbounded_send(relay).ok();
+        let finish = |state: &mut State| state.finish(outcome, Instant::now());
+        self.0.tasks.end(order.access.relay, &order.uid, finish);
     }
 }
 
@@ -196,7 +162,7 @@ impl State {
     }
 
     /// The devices to delete now.
-    fn due(&mut self, devices: &[RelayDevice], now: Instant) -> Due {
+    fn due(&mut self, devices: &[RelayDevice], now: Instant) -> Due<Vec<RelayDevice>> {
         let done = &self.results.done;
         let due = devices
             .iter()
@@ -220,7 +186,6 @@ impl State {
 
     /// Records the results of a task.
     fn finish(&mut self, outcome: Outcome, now: Instant) {
-        self.is_running = false;
         self.results.done.extend(outcome.done);
         let Some(error) = outcome.error else {
             self.succeeded();
@@ -228,12 +193,6 @@ impl State {
         };
         self.retries.failed(&error, now);
         self.results.problem = Some(error.problem());
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef<PeerRelay>, State>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -7,24 +7,21 @@
 mod attempts;
 mod create;
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
-use futures::{Stream, channel::mpsc};
+use futures::Stream;
 use kube_runtime::reflector::ObjectRef;
 use tokio::time::Instant;
 
 use self::{
-    attempts::{Attempts, Due},
+    attempts::{Attempts, DueKeys},
     create::{Order, Outcome, create},
 };
 use super::{
     api_clients::{ApiAccess, ApiClients},
     credential::{CredentialProblem, Issuing},
     plan::Plan,
+    tasks::{Due, Tasks},
     validate::{Credential, ValidSpec},
 };
 use crate::{config::issued_keys::IssuedKeys, crd::PeerRelay, sealed};
@@ -35,17 +32,12 @@ pub struct Issuer(Arc<Shared>);
 
 struct Shared {
     clients: ApiClients,
-    states: Mutex<HashMap<ObjectRef<PeerRelay>, State>>,
-    /// Receives each PeerRelay whose task has ended.
-    ended: mpsc::UnboundedSender<ObjectRef<PeerRelay>>,
+    tasks: Tasks<State>,
 }
 
 /// The auth keys of one PeerRelay.
 #[derive(Default)]
 struct State {
-    /// UID of the PeerRelay: another one of its name has nothing of it.
-    uid: String,
-    is_running: bool,
     /// Auth keys that the next passes store.
     issued: IssuedKeys,
     attempts: Attempts,
@@ -55,23 +47,17 @@ struct State {
 impl Issuer {
     /// Makes an issuer, and the stream of PeerRelays whose tasks have ended.
     pub fn new(clients: ApiClients) -> (Self, impl Stream<Item = ObjectRef<PeerRelay>> + Send) {
-        let (ended, stream) = mpsc::unbounded();
-        let shared = Shared {
-            clients,
-            states: Mutex::default(),
-            ended,
-        };
-        (Self(Arc::new(shared)), stream)
+        let (tasks, ended) = Tasks::new();
+        (Self(Arc::new(Shared { clients, tasks })), ended)
     }
 
     /// Results of earlier attempts for a PeerRelay.
     pub fn issuing(&self, relay: &ObjectRef<PeerRelay>) -> Issuing {
-        let states = self.0.lock();
-        let state = states.get(relay);
-        state.map_or_else(Issuing::default, |state| Issuing {
+        let issuing = self.0.tasks.read(relay, |state| Issuing {
             issued: state.issued.clone(),
             last: state.last.clone(),
-        })
+        });
+        issuing.unwrap_or_default()
     }
 
     /// Starts a task for the auth keys that `plan` lacks, unless one runs. `seen` are the auth keys
@@ -88,23 +74,18 @@ impl Issuer {
             return None;
         };
         let uid = &spec.owner.reference.uid;
-        let mut states = self.0.lock();
-        let state = states.entry(relay.clone()).or_default();
-        if state.uid != *uid {
-            *state = State {
-                uid: uid.clone(),
-                ..State::default()
-            };
-        }
-        state.settle(seen, plan);
-        if state.is_running {
-            return None;
-        }
-        let due = state.due(plan, Instant::now());
-        if due.now.is_empty() {
-            return due.wait;
-        }
-        state.is_running = true;
+        let settle = |state: &mut State| state.settle(seen, plan);
+        let due = |state: &mut State| {
+            let due = state.due(plan, Instant::now());
+            match due.now.is_empty() {
+                true => Due::After(due.wait),
+                false => Due::Now(due.now),
+            }
+        };
+        let wanted = match self.0.tasks.next(&relay, uid, settle, due) {
+            Due::Now(wanted) => wanted,
+            Due::After(wait) => return wait,
+        };
         let order = Order {
             uid: uid.clone(),
             access: ApiAccess {
@@ -113,7 +94,7 @@ impl Issuer {
                 credential: credential.clone(),
                 ca_bundle: spec.tailnet.ca_bundle.clone(),
             },
-            wanted: due.now,
+            wanted,
         };
         tokio::spawn(self.clone().run(order));
         None
@@ -121,20 +102,14 @@ impl Issuer {
 
     /// Forgets a PeerRelay that was deleted, or that has another kind of credential.
     pub fn forget(&self, relay: &ObjectRef<PeerRelay>) {
-        self.0.lock().remove(relay);
+        self.0.tasks.forget(relay);
         self.0.clients.forget(relay);
     }
 
     async fn run(self, order: Order) {
         let outcome = create(&self.0.clients, &order).await;
-        let relay = order.access.relay;
-        if let Some(state) = self.0.lock().get_mut(&relay)
-            && state.uid == order.uid
-        {
-            state.finish(outcome, Instant::now());
-        }
-        // It fails only if the operator ends.
-        self.0.ended.unbounded_send(relay).ok();
+        let finish = |state: &mut State| state.finish(outcome, Instant::now());
+        self.0.tasks.end(order.access.relay, &order.uid, finish);
     }
 }
 
@@ -150,7 +125,7 @@ impl State {
     }
 
     /// The auth keys to create now. Requests to which nothing can be sealed get none.
-    fn due(&mut self, plan: &Plan, now: Instant) -> Due {
+    fn due(&mut self, plan: &Plan, now: Instant) -> DueKeys {
         let wanted = plan.regions.iter().flat_map(|region| &region.keys.wanted);
         let issued = &self.issued;
         let missing =
@@ -163,7 +138,6 @@ impl State {
 
     /// Records the results of a task.
     fn finish(&mut self, outcome: Outcome, now: Instant) {
-        self.is_running = false;
         for relay in outcome.issued.0.keys() {
             self.attempts.created(relay, now);
         }
@@ -175,12 +149,6 @@ impl State {
                 Err(error.problem())
             }
         });
-    }
-}
-
-impl Shared {
-    fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef<PeerRelay>, State>> {
-        self.states.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

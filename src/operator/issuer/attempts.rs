@@ -25,7 +25,7 @@ pub(super) struct Attempts {
 
 /// The auth keys to create now, and the time until there are more.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Due {
+pub(super) struct DueKeys {
     pub(super) now: Vec<WantedKey>,
     pub(super) wait: Option<Duration>,
 }
@@ -36,10 +36,10 @@ impl Attempts {
         &mut self,
         wanted: impl Iterator<Item = &'a WantedKey>,
         now: Instant,
-    ) -> Due {
+    ) -> DueKeys {
         self.created
             .retain(|_, (_, at)| now.duration_since(*at) < FORGET);
-        let mut due = Due::default();
+        let mut due = DueKeys::default();
         for wanted in wanted {
             let relay = self.created.get(&wanted.relay);
             let relay = relay.map(|(count, at)| *at + AFTER_KEY.after(*count));

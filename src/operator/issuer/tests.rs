@@ -57,7 +57,7 @@ fn a_key_that_is_created_during_a_pass_is_neither_lost_nor_created_again() {
     state.finish(created(key.clone()), now);
     state.settle(&IssuedKeys::default(), &before);
     assert_eq!(state.issued, key);
-    assert_eq!(state.due(&before, now), Due::default());
+    assert_eq!(state.due(&before, now), DueKeys::default());
     // The next pass stores it.
     state.settle(&key, &plan(key.clone(), vec![]));
     assert_eq!(state.issued, key);
