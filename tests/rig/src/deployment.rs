@@ -162,26 +162,35 @@ impl<'a> Deployment<'a> {
 
     /// Puts an auth key into the Secret that PeerRelays name.
     pub fn write_secret(&self, auth_key: &AuthKey) -> Result<()> {
+        self.write_secret_named(SECRET, &json!({"authkey": auth_key.as_str()}))
+    }
+
+    /// Writes a Secret with these texts into the namespace of relays.
+    pub fn write_secret_named(&self, name: &str, texts: &Value) -> Result<()> {
         let secret = json!({
             "apiVersion": "v1", "kind": "Secret",
-            "metadata": {"name": SECRET, "namespace": NAMESPACE},
-            "stringData": {"authkey": auth_key.as_str()},
+            "metadata": {"name": name, "namespace": NAMESPACE},
+            "stringData": texts,
         });
         self.rig.apply(&secret.to_string()).map(drop)
     }
 
     /// Removes the Secret with the auth key.
     pub fn remove_secret(&self) -> Result<()> {
-        self.rig
-            .kubectl([
-                "delete",
-                "secret",
-                SECRET,
-                "-n",
-                NAMESPACE,
-                "--ignore-not-found",
-            ])
-            .map(drop)
+        self.remove_secret_named(SECRET)
+    }
+
+    /// Removes a Secret of the namespace of relays, if it exists.
+    pub fn remove_secret_named(&self, name: &str) -> Result<()> {
+        let words = [
+            "delete",
+            "secret",
+            name,
+            "-n",
+            NAMESPACE,
+            "--ignore-not-found",
+        ];
+        self.rig.kubectl(words).map(drop)
     }
 
     /// The smallest PeerRelay for the rig's tailnet, with `spec` on top.

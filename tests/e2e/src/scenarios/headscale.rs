@@ -268,12 +268,7 @@ fn tailnet(deployment: &Deployment<'_>) -> Result<Value> {
 }
 
 fn write_secret(deployment: &Deployment<'_>, auth_key: &AuthKey) -> Result<()> {
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": SECRET, "namespace": NAMESPACE},
-        "stringData": {"authkey": auth_key.as_str()},
-    });
-    deployment.rig.apply(&secret.to_string()).map(drop)
+    deployment.write_secret_named(SECRET, &json!({"authkey": auth_key.as_str()}))
 }
 
 /// Waits until the PeerRelay stalls for this reason, and gives the message.

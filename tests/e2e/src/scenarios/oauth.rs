@@ -50,7 +50,7 @@ fn oauth_only(deployment: &Deployment<'_>) -> Result<String> {
     deployment.rig.tailnet.write_policy(&policy(false))?;
     let client = api.oauth_client(&["auth_keys", "devices:core"], &[OPERATOR_TAG])?;
     let name = &format!("oauth-{}", std::process::id());
-    remove_secret(deployment)?;
+    deployment.remove_secret_named(SECRET)?;
     apply(deployment, name)?;
     refused(deployment, name, "CredentialMissing", SECRET)?;
     write_secret(deployment, &client)?;
@@ -207,24 +207,8 @@ fn tailnet(deployment: &Deployment<'_>, name: &str) -> Result<Value> {
 }
 
 fn write_secret(deployment: &Deployment<'_>, client: &OauthClient) -> Result<()> {
-    let secret = json!({
-        "apiVersion": "v1", "kind": "Secret",
-        "metadata": {"name": SECRET, "namespace": NAMESPACE},
-        "stringData": {"client_id": client.id, "client_secret": client.secret},
-    });
-    deployment.rig.apply(&secret.to_string()).map(drop)
-}
-
-fn remove_secret(deployment: &Deployment<'_>) -> Result<()> {
-    let words = [
-        "delete",
-        "secret",
-        SECRET,
-        "-n",
-        NAMESPACE,
-        "--ignore-not-found",
-    ];
-    deployment.rig.kubectl(words).map(drop)
+    let texts = json!({"client_id": client.id, "client_secret": client.secret});
+    deployment.write_secret_named(SECRET, &texts)
 }
 
 /// Waits until a PeerRelay shows why its credential is not accepted.

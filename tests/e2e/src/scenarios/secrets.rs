@@ -6,7 +6,6 @@ use anyhow::{Result, ensure};
 use rig::{
     auth_key::AuthKey,
     deployment::{Deployment, message},
-    names::NAMESPACE,
 };
 use serde_json::json;
 
@@ -33,13 +32,7 @@ fn named_key(deployment: &Deployment<'_>) -> Result<String> {
     let name = &format!("named-key-{}", std::process::id());
     let mut tailnet = deployment.peer_relay(name, &json!({}))?["spec"]["tailnet"].clone();
     tailnet["authKey"] = json!({"secretName": SECRET, "key": "ts.key"});
-    let secret = |data| {
-        let secret = json!({
-            "apiVersion": "v1", "kind": "Secret", "stringData": data,
-            "metadata": {"name": SECRET, "namespace": NAMESPACE},
-        });
-        deployment.rig.apply(&secret.to_string())
-    };
+    let secret = |texts| deployment.write_secret_named(SECRET, &texts);
     let auth_key = deployment.rig.tailnet.auth_key()?;
     secret(json!({"authkey": "tskey-auth-wrong"}))?;
     deployment.apply(name, &json!({"tailnet": tailnet}))?;

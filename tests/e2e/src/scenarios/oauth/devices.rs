@@ -11,7 +11,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{OPERATOR_TAG, allow_secret, policy, remove_secret, tailnet, write_secret};
+use super::{OPERATOR_TAG, SECRET, allow_secret, policy, tailnet, write_secret};
 use crate::scenarios::{Scenario, operator::kill_operators, vacant};
 
 /// Pattern of the path of requests about one device.
@@ -91,7 +91,7 @@ fn leave(deployment: &Deployment<'_>) -> Result<String> {
     apply(&regions, "Delete")?;
     deployment.wait_ready(name)?;
     let both = recorded(deployment, name, 2)?;
-    remove_secret(deployment)?;
+    deployment.remove_secret_named(SECRET)?;
     delete(deployment, name)?;
     let took = Wait::PODS.until("the PeerRelay is gone", || absent(deployment, name))?;
     gone(&api, &both)?;
