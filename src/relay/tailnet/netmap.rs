@@ -213,7 +213,9 @@ impl Netmap {
     /// family, as Go's relay does (`magicsock.nodeHasCap`). `now` is control's time.
     fn may_relay(&self, peer: &Node, now: Option<Timestamp>) -> bool {
         let Some(own) = &self.own else { return false };
-        if peer.unsigned_peer_api_only || has_expired(peer, now) {
+        // tailscaled removes such devices from its network map.
+        let is_locked_out = self.locked && !peer.is_signed;
+        if peer.unsigned_peer_api_only || is_locked_out || has_expired(peer, now) {
             return false;
         }
         let pair = peer.ips().find_map(|source| {
@@ -248,6 +250,8 @@ impl Netmap {
         if change.derp_region != 0 {
             peer.home_derp = change.derp_region;
         }
+        // A signature is of one key.
+        peer.is_signed = change.is_signed || peer.is_signed && change.key.is_none();
         peer.key = change.key.or(peer.key);
         peer.disco_key = change.disco_key.or(peer.disco_key);
         peer.key_expiry = change.key_expiry.unwrap_or(peer.key_expiry);

@@ -235,6 +235,9 @@ pub(crate) struct PeerChange {
     pub(crate) derp_region: u32,
     #[serde(deserialize_with = "node_key")]
     pub(crate) key: Option<NodeKey>,
+    /// There is a new signature of Tailnet Lock on the node key.
+    #[serde(rename = "KeySignature", deserialize_with = "is_given")]
+    pub(crate) is_signed: bool,
     #[serde(deserialize_with = "disco_key")]
     pub(crate) disco_key: Option<DiscoPublic>,
     /// The new time, where it changes; `Some(None)` for a key that does not expire.

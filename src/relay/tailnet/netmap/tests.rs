@@ -85,6 +85,32 @@ fn a_device_is_unsigned_while_tailnet_lock_is_enabled_and_has_not_signed_it() {
 }
 
 #[test]
+fn peers_that_tailnet_lock_has_not_signed_may_not_relay() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    apply(&mut map, json!({"TKAInfo": {"Head": "A"}}));
+    assert_eq!(map.allowed(NOW), Some(BTreeSet::new()));
+    let mut signed = node(OFFICE);
+    signed["KeySignature"] = json!("AAAA");
+    apply(&mut map, json!({"PeersChanged": [signed]}));
+    assert!(may_relay(&map, OFFICE) && !may_relay(&map, OTHER));
+    let patch = |id, other| json!({"PeersChangedPatch": [{"NodeID": id, "DERPRegion": 1, "KeySignature": other}]});
+    apply(&mut map, patch(OTHER, json!("AAAA")));
+    assert!(may_relay(&map, OTHER));
+    apply(&mut map, patch(OTHER, Value::Null));
+    assert!(may_relay(&map, OTHER), "nothing is said of its signature");
+    let key = format!("nodekey:{}", "0a".repeat(32));
+    let rotated = json!({"PeersChangedPatch": [{"NodeID": OTHER, "Key": key}]});
+    apply(&mut map, rotated);
+    assert_eq!(
+        map.allowed(NOW),
+        Some([NodeKey([OFFICE; 32])].into()),
+        "the new key is unsigned"
+    );
+    apply(&mut map, json!({"TKAInfo": {"Disabled": true}}));
+    assert_eq!(map.allowed(NOW).unwrap().len(), 2);
+}
+
+#[test]
 fn the_first_map_of_a_stream_replaces_all_that_was_known() {
     let mut map = netmap(grant(&["100.64.0.2"], &["*"]));
     let named = json!([grant(&["100.64.0.3"], &["*"])]);
