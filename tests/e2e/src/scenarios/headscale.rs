@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use rig::{
     auth_key::AuthKey,
     deployment::{Deployment, Route, message},
@@ -14,7 +14,8 @@ use rig::{
 use serde_json::{Value, json};
 
 use super::{
-    EDGE, SEARCH, Scenario, is_relay, policy_file::PolicyFile, revoked::none_left, vacant,
+    EDGE, SEARCH, Scenario, is_relay, policy_file::PolicyFile, regions::running, relayed, reset,
+    revoked::none_left, vacant,
 };
 use crate::evidence;
 
@@ -44,6 +45,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             name: "Headscale's policy check accepts what peerrelay grants merge wrote in every layout, \
                    and its policy lets stock clients use relays",
             run: merged,
+        },
+        Scenario {
+            name: "two PeerRelays serve two tailnets on the same nodes, and the end of one leaves the other as \
+                   it is",
+            run: two_tailnets,
         },
     ]
 }
@@ -198,6 +204,43 @@ fn merged(deployment: &Deployment<'_>) -> Result<String> {
         ))
     })();
     cleaned_up(deployment, &headscale, result)
+}
+
+/// The rig's own tailnet has the first PeerRelay, Headscale's has the second one. Clients are in one tailnet at
+/// a time.
+fn two_tailnets(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let first = relayed(deployment)?;
+    let pods = running(deployment)?;
+    let headscale = Headscale::start(deployment.rig, &policy(true))?;
+    let result = (|| {
+        write_secret(deployment, &headscale.key(RELAY_TAG)?)?;
+        let tailnet = tailnet(deployment)?;
+        deployment.apply(OTHER, &json!({"tailnet": tailnet, "port": 40_300}))?;
+        for name in [OTHER, EDGE] {
+            deployment.wait_ready(name)?;
+        }
+        let (c1, c2) = headscale.clients();
+        let by_second = |route: &Route| is_relay(route) && route.to_string().contains(":40300:");
+        let (second, _) = deployment.wait_route(c1, c2, by_second, SEARCH)?;
+        deployment.delete(OTHER)?;
+        deployment.wait_route(c1, c2, |route| *route == Route::Derp, SEARCH)?;
+        deployment.wait_ready(EDGE)?;
+        ensure!(
+            running(deployment)? == pods,
+            "relays of the other tailnet were replaced"
+        );
+        Ok(second.to_string())
+    })();
+    let result = result.map_err(|error| anyhow!("{error:#}\nHeadscale said:\n{}", headscale.log()));
+    drop(headscale);
+    let gone = deployment.delete(OTHER);
+    let second = result?;
+    gone?;
+    let again = relayed(deployment)?;
+    let secret = ["delete", "secret", SECRET, "-n", NAMESPACE];
+    deployment.rig.kubectl(secret)?;
+    Ok(format!("{first}, then {second}, then {again}"))
 }
 
 /// Devices of a second PeerRelay that request the names of the first one's get others, which the status
