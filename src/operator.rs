@@ -20,6 +20,7 @@ pub mod metrics;
 pub mod objects;
 pub mod overrides;
 pub mod own_pod;
+pub mod own_tokens;
 pub mod plan;
 pub mod probes;
 pub mod publish;
@@ -41,6 +42,7 @@ pub mod view;
 
 use std::{
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
@@ -107,6 +109,8 @@ pub struct OperatorOptions {
     pub pod: Option<String>,
     /// Name of this replica.
     pub identity: String,
+    /// Directory with tokens of the operator for audiences outside of the cluster.
+    pub tokens: PathBuf,
 }
 
 /// Runs an operator until it receives a stop signal.
@@ -217,7 +221,8 @@ async fn control(
     let (stores, controller) = Stores::watch(&scope, metrics.queue());
     metrics.watch(controller.store(), stores.unreadable_relays.clone());
     let recorder = recorder(&client, options.identity);
-    let (issuer, deleter, controller) = call_apis(&client, &recorder, metrics.queue(), controller);
+    let clients = ApiClients::new(client.clone(), options.tokens.into());
+    let (issuer, deleter, controller) = call_apis(clients, &recorder, metrics.queue(), controller);
     let controller = controller.with_config(Config::default().concurrency(options.concurrency));
     let context = Arc::new(Context {
         recorder,
@@ -272,12 +277,11 @@ fn recorder(client: &Client, identity: String) -> Recorder {
 
 /// Makes the parts that call APIs of tailnets. Each of their results is for a pass.
 fn call_apis(
-    client: &Client,
+    clients: ApiClients,
     recorder: &Recorder,
     queue: &Queue,
     controller: Controller<PeerRelay>,
 ) -> (Issuer, Deleter, Controller<PeerRelay>) {
-    let clients = ApiClients::new(client.clone());
     let (issuer, ended) = Issuer::new(clients.clone());
     let controller = triggered(controller, queue, ended);
     let (deleter, ended) = Deleter::new(clients, recorder.clone());

@@ -1,4 +1,5 @@
-//! Client of Tailscale's API: keys and devices of a tailnet, with an OAuth client as credential.
+//! Client of Tailscale's API: keys and devices of a tailnet, with an OAuth client or a federated identity as
+//! credential.
 //!
 //! Each request has a connection of its own. No request is repeated, with one exception: the API
 //! may refuse an access token before it expires, and then one request with a new token follows.
@@ -8,6 +9,7 @@
 mod devices;
 mod error;
 mod http;
+mod identity;
 mod keys;
 mod refusal;
 #[cfg(test)]
@@ -21,8 +23,9 @@ use url::Url;
 pub use self::{
     devices::Device,
     error::{ApiError, Scope},
+    identity::{FederatedClient, IdentityToken},
     keys::{KeyRequest, MintedKey},
-    token::OAuthClient,
+    token::{ApiCredential, OAuthClient},
 };
 use self::{
     http::{Answer, Body, Connector, Request},
@@ -34,10 +37,10 @@ use crate::dial::Dialer;
 /// URL of the API of tailscale.com.
 pub const HOSTED_API: &str = "https://api.tailscale.com";
 
-/// The API of one tailnet, as one OAuth client.
+/// The API of one tailnet, with one credential.
 pub struct TailnetApi {
     connector: Connector,
-    client: OAuthClient,
+    credential: ApiCredential,
     /// Access token of the last request. The lock is held while a new one is requested, so that
     /// concurrent requests share it.
     token: Mutex<Option<Token>>,
@@ -45,10 +48,10 @@ pub struct TailnetApi {
 
 impl TailnetApi {
     /// Makes a client of the API at `base`, such as [`HOSTED_API`]. It sends nothing yet.
-    pub fn new(base: Url, client: OAuthClient, dialer: Dialer) -> Self {
+    pub fn new(base: Url, credential: ApiCredential, dialer: Dialer) -> Self {
         Self {
             connector: Connector::new(base, dialer),
-            client,
+            credential,
             token: Mutex::default(),
         }
     }
@@ -114,7 +117,7 @@ impl TailnetApi {
             return Ok(current.clone());
         }
         *token = None;
-        let new = token::request(&self.connector, &self.client, operation).await?;
+        let new = token::request(&self.connector, &self.credential, operation).await?;
         Ok(token.insert(new).clone())
     }
 

@@ -1,6 +1,6 @@
 //! Subcommand `operator`: the operator in a cluster.
 
-use std::{fs, net::SocketAddr, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, ValueEnum};
 
@@ -45,6 +45,15 @@ pub(super) struct OperatorArgs {
     /// lease has the owner of the pod as its owner
     #[arg(long, value_name = "NAME", env = "POD_NAME")]
     pod_name: Option<String>,
+    /// Directory with tokens of the operator's ServiceAccount for PeerRelays with workloadIdentity.
+    /// Each file has one token, for the audience of a federated identity
+    #[arg(
+        long,
+        value_name = "DIR",
+        env = "PEERRELAY_TOKEN_DIR",
+        default_value = "/var/run/secrets/peerrelay.dev"
+    )]
+    token_dir: PathBuf,
     #[command(flatten)]
     election: ElectionArgs,
     #[command(flatten)]
@@ -199,6 +208,7 @@ impl OperatorArgs {
             lease_times: times.checked()?,
             pod: self.pod_name,
             identity: identity.unwrap_or_else(unique),
+            tokens: self.token_dir,
         })
     }
 }

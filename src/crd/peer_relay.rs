@@ -102,14 +102,14 @@ pub struct PeerRelaySpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.controlURL) || self.controlURL.matches('^https?://[^/?#]+/?$')").message("tailnet.controlURL must be a URL without a path, such as https://control.example.net"))]
-#[x_kube(validation = Rule::new("has(self.authKey) != has(self.oauth)").message("tailnet must have either authKey (a Secret with an auth key) or oauth (a Secret with an OAuth client, with which the operator creates auth keys)"))]
+#[x_kube(validation = Rule::new("[has(self.authKey), has(self.oauth), has(self.workloadIdentity)].filter(given, given).size() == 1").message("tailnet must have either authKey (a Secret with an auth key), oauth (a Secret with an OAuth client, with which the operator creates auth keys) or workloadIdentity (a federated identity, with which it does)"))]
 #[x_kube(validation = Rule::new("!has(self.apiURL) || self.apiURL.matches('^https?://[^/?#]+/?$')").message("tailnet.apiURL must be a URL without a path, such as https://api.example.net"))]
-#[x_kube(validation = Rule::new("!has(self.apiURL) || has(self.oauth)").message("tailnet.apiURL has an effect with oauth only: remove it"))]
-#[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || has(self.oauth)").message("tailnet.deletionPolicy: Delete needs oauth, with which the operator deletes devices: set oauth, or remove deletionPolicy"))]
+#[x_kube(validation = Rule::new("!has(self.apiURL) || !has(self.authKey)").message("tailnet.apiURL has no effect with authKey: remove it"))]
+#[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || !has(self.authKey)").message("tailnet.deletionPolicy: Delete needs oauth or workloadIdentity, with which the operator deletes devices: set one of them, or remove deletionPolicy"))]
 #[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle.contains('-----BEGIN CERTIFICATE-----')").message("tailnet.caBundle must be PEM: one or more blocks that begin with -----BEGIN CERTIFICATE-----"))]
 pub struct Tailnet {
     /// Auth key with which relays register. It should be reusable and pre-approved, and must be
-    /// allowed to use the tags of all regions. Set either this or `oauth`.
+    /// allowed to use the tags of all regions. Set this, `oauth` or `workloadIdentity`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_key: Option<AuthKeyRef>,
     /// OAuth client with which the operator creates an auth key for each relay, when the relay
@@ -117,6 +117,10 @@ pub struct Tailnet {
     /// all regions (`tagOwners` of the tailnet policy).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub oauth: Option<OAuthRef>,
+    /// Federated identity with which the operator creates auth keys as with `oauth`. It trusts the
+    /// tokens that the cluster gives the operator, so that there is no secret.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_identity: Option<WorkloadIdentity>,
     /// URL of the API with which the operator creates auth keys. If empty, it is the API of
     /// tailscale.com, or `controlURL` if that is another control server.
     #[serde(default, rename = "apiURL", skip_serializing_if = "Option::is_none")]
@@ -144,8 +148,8 @@ pub struct Tailnet {
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ephemeral: bool,
     /// Effect of the removal of relays on their devices: of the PeerRelay, a region or a node, or
-    /// of a relay that another placement removes. If empty, it is `Delete` with `oauth`, whose
-    /// client then needs the scope `devices:core` too, and `Retain` with `authKey`. With `Delete`,
+    /// of a relay that another placement removes. If empty, it is `Retain` with `authKey`, and
+    /// otherwise `Delete`. With `Delete`, the credential needs the scope `devices:core` too, and
     /// the deletion of the PeerRelay waits up to two minutes for the deletion of its devices.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deletion_policy: Option<DeletionPolicy>,
@@ -153,12 +157,15 @@ pub struct Tailnet {
 
 impl Tailnet {
     /// Returns the name of the Secret with the credential, and the key that has it. An OAuth client
-    /// has two keys, which are always the same.
+    /// has two keys, which are always the same. A federated identity has no Secret, and is identified
+    /// by its client ID.
     pub fn credential(&self) -> (&str, &str) {
         let auth_key = self.auth_key.as_ref();
         let auth_key = auth_key.map(|key| (&*key.secret_name, key.key()));
         let oauth = self.oauth.as_ref().map(|oauth| (&*oauth.secret_name, ""));
-        auth_key.or(oauth).unwrap_or_default()
+        let identity = self.workload_identity.as_ref();
+        let identity = identity.map(|identity| ("", &*identity.client_id));
+        auth_key.or(oauth).or(identity).unwrap_or_default()
     }
 }
 
@@ -174,6 +181,33 @@ pub struct OAuthRef {
         regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
     )]
     pub secret_name: String,
+}
+
+/// Federated identity of the tailnet (`workload identity federation`).
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct WorkloadIdentity {
+    /// Client ID of the federated identity. Its issuer is that of the cluster, its subject is the
+    /// ServiceAccount of the operator.
+    #[serde(rename = "clientID")]
+    #[schemars(
+        length(min = 1, max = 128),
+        regex(pattern = "^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    )]
+    pub client_id: String,
+    /// Audience of the operator's token. If empty, it is `api.tailscale.com/CLIENT-ID`. The operator
+    /// needs a token for it (`workloadIdentity` in the values of the chart).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 256))]
+    pub audience: Option<String>,
+}
+
+impl WorkloadIdentity {
+    /// Returns the audience of the operator's token.
+    pub fn audience(&self) -> String {
+        let usual = || format!("api.tailscale.com/{}", self.client_id);
+        self.audience.clone().unwrap_or_else(usual)
+    }
 }
 
 /// Reference to a Secret with an auth key, in the namespace of the PeerRelay.

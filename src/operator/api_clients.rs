@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -10,11 +11,15 @@ use kube::{Api, Client};
 use kube_runtime::reflector::ObjectRef;
 use url::Url;
 
-use super::{credential::CredentialError, validate::OAuthCredential};
+use super::{
+    credential::CredentialError,
+    own_tokens,
+    validate::{AccountSource, ApiAccount},
+};
 use crate::{
     crd::PeerRelay,
     dial::Dialer,
-    tailnet_api::{OAuthClient, TailnetApi},
+    tailnet_api::{ApiCredential, FederatedClient, IdentityToken, OAuthClient, TailnetApi},
 };
 
 /// Keys of the Secret with an OAuth client.
@@ -28,8 +33,8 @@ pub struct ApiAccess {
     pub relay: ObjectRef<PeerRelay>,
     /// Namespace of the PeerRelay and of the Secret.
     pub namespace: String,
-    /// The OAuth client.
-    pub credential: OAuthCredential,
+    /// The account of the API.
+    pub account: ApiAccount,
     /// Further certificate authorities, PEM.
     pub ca_bundle: Option<String>,
 }
@@ -38,53 +43,88 @@ pub struct ApiAccess {
 #[derive(Clone)]
 pub struct ApiClients {
     client: Client,
+    /// Directory with tokens of the operator.
+    tokens: Arc<Path>,
     last: Arc<Mutex<HashMap<ObjectRef<PeerRelay>, CachedApi>>>,
 }
 
 /// An API client, and what it was made of.
 struct CachedApi {
-    secret_version: Option<String>,
-    credential: OAuthCredential,
+    version: Version,
+    account: ApiAccount,
     ca_bundle: Option<String>,
     api: Arc<TailnetApi>,
 }
 
+/// Version of a credential, which changes if the credential does.
+#[derive(PartialEq)]
+enum Version {
+    /// Version of a Secret.
+    Secret(Option<String>),
+    /// Token, which the kubelet replaces.
+    Token(IdentityToken),
+}
+
 impl ApiClients {
-    /// Makes a set that reads Secrets with `client`.
-    pub fn new(client: Client) -> Self {
+    /// Makes a set that reads Secrets with `client`, and tokens of the operator in a directory.
+    pub fn new(client: Client, tokens: Arc<Path>) -> Self {
         Self {
             client,
+            tokens,
             last: Arc::default(),
         }
     }
 
-    /// Returns the API client of a PeerRelay: the last one, unless the Secret or the PeerRelay has
+    /// Returns the API client of a PeerRelay: the last one, unless the credential or the PeerRelay has
     /// changed.
     ///
     /// # Errors
-    /// The Secret cannot be read or has no OAuth client, or the authorities cannot be used.
+    /// There is no credential, it cannot be read, or the authorities cannot be used.
     pub async fn get(&self, access: &ApiAccess) -> Result<Arc<TailnetApi>, CredentialError> {
-        let OAuthCredential { secret: name, url } = &access.credential;
-        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &access.namespace);
-        let secret = secrets.get(name).await;
-        let secret =
-            secret.map_err(|error| CredentialError::of_secret(error, name, &access.namespace))?;
-        let version = &secret.metadata.resource_version;
-        let is_current = |last: &CachedApi| last.secret_version == *version;
-        if let Some(api) = self.last(access, is_current) {
+        let (version, credential) = self.credential(access).await?;
+        if let Some(api) = self.last(access, |last| last.version == version) {
             return Ok(api);
         }
-        let client = oauth_client(&secret, name)?;
         let dialer = Dialer::with_authorities(access.ca_bundle.as_deref())?;
-        let api = Arc::new(TailnetApi::new(Url::clone(url), client, dialer));
+        let url = Url::clone(&access.account.url);
+        let api = Arc::new(TailnetApi::new(url, credential, dialer));
         let cached = CachedApi {
-            secret_version: version.clone(),
-            credential: access.credential.clone(),
+            version,
+            account: access.account.clone(),
             ca_bundle: access.ca_bundle.clone(),
             api: api.clone(),
         };
         self.lock().insert(access.relay.clone(), cached);
         Ok(api)
+    }
+
+    async fn credential(
+        &self,
+        access: &ApiAccess,
+    ) -> Result<(Version, ApiCredential), CredentialError> {
+        match &access.account.source {
+            AccountSource::OAuthClient { secret: name } => {
+                let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &access.namespace);
+                let secret = secrets
+                    .get(name)
+                    .await
+                    .map_err(|error| CredentialError::of_secret(error, name, &access.namespace))?;
+                let client = oauth_client(&secret, name)?;
+                let version = Version::Secret(secret.metadata.resource_version);
+                Ok((version, ApiCredential::OAuth(client)))
+            }
+            AccountSource::WorkloadIdentity {
+                client_id,
+                audience,
+            } => {
+                let token = own_tokens::find(&self.tokens, audience)
+                    .ok_or_else(|| CredentialError::TokenMissing(audience.clone()))?;
+                let version = Version::Token(token.clone());
+                let id = client_id.clone();
+                let client = FederatedClient { id, token };
+                Ok((version, ApiCredential::Federated(client)))
+            }
+        }
     }
 
     /// Returns the API client as [`Self::get`] does. If the Secret was deleted, or the operator may
@@ -118,7 +158,7 @@ impl ApiClients {
     ) -> Option<Arc<TailnetApi>> {
         let all = self.lock();
         let last = all.get(&access.relay)?;
-        let is_same = last.credential == access.credential && last.ca_bundle == access.ca_bundle;
+        let is_same = last.account == access.account && last.ca_bundle == access.ca_bundle;
         (is_same && is_current(last)).then(|| last.api.clone())
     }
 

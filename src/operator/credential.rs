@@ -77,6 +77,12 @@ pub enum CredentialError {
         /// Namespace of the Secret.
         namespace: String,
     },
+    /// The operator has no token for the federated identity.
+    #[error(
+        "the operator has no token for the audience {0}: add it to the chart's value \
+         workloadIdentity.audiences"
+    )]
+    TokenMissing(String),
     /// The API server did not answer the request for the Secret.
     #[error("failed to read Secret {secret}")]
     Kubernetes {
@@ -117,9 +123,9 @@ impl CredentialError {
     /// Describes the error for the status of the PeerRelay.
     pub fn problem(&self) -> CredentialProblem {
         let reason = match self {
-            Self::SecretMissing(_) | Self::KeyMissing { .. } => MISSING,
+            Self::SecretMissing(_) | Self::KeyMissing { .. } | Self::TokenMissing(_) => MISSING,
             Self::SecretForbidden { .. } => FORBIDDEN,
-            Self::Api(ApiError::ClientRefused { .. }) => REFUSED,
+            Self::Api(ApiError::ClientRefused { .. } | ApiError::IdentityRefused { .. }) => REFUSED,
             Self::Api(ApiError::ScopeMissing { .. }) => SCOPE_MISSING,
             Self::Api(ApiError::TagsRefused { .. }) => TAGS_REFUSED,
             Self::Api(error) if error.needs_user() => API_REFUSED,

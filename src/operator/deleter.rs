@@ -18,7 +18,7 @@ use super::{
     events,
     retries::Retries,
     tasks::{Due, Tasks},
-    validate::OAuthCredential,
+    validate::ApiAccount,
 };
 use crate::{
     crd::{PeerRelay, device::RelayDevice},
@@ -102,7 +102,7 @@ impl Deleter {
     pub fn delete(
         &self,
         relay: &PeerRelay,
-        credential: &OAuthCredential,
+        account: &ApiAccount,
         deletions: &Deletions<'_>,
     ) -> Option<Duration> {
         let key = ObjectRef::from_obj(relay);
@@ -120,7 +120,7 @@ impl Deleter {
         let order = Order {
             access: ApiAccess {
                 namespace: relay.namespace().unwrap_or_default(),
-                credential: credential.clone(),
+                account: account.clone(),
                 ca_bundle: relay.spec.tailnet.ca_bundle.clone(),
                 relay: key,
             },

@@ -69,7 +69,7 @@ impl Issuer {
         seen: &IssuedKeys,
         plan: &Plan,
     ) -> Option<Duration> {
-        let Credential::OAuth(credential) = &spec.tailnet.credential else {
+        let Credential::Api(account) = &spec.tailnet.credential else {
             self.forget(&relay);
             return None;
         };
@@ -91,7 +91,7 @@ impl Issuer {
             access: ApiAccess {
                 relay,
                 namespace: spec.owner.namespace.clone(),
-                credential: credential.clone(),
+                account: account.clone(),
                 ca_bundle: spec.tailnet.ca_bundle.clone(),
             },
             wanted,

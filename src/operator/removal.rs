@@ -5,7 +5,7 @@ use kube::ResourceExt;
 
 use super::{
     devices::{Devices, has_pod},
-    validate::{OAuthCredential, deletion_credential},
+    validate::{ApiAccount, deletion_credential},
     view::ClusterView,
 };
 use crate::{
@@ -31,7 +31,7 @@ pub enum Step {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deletion {
     /// Credential of the devices' tailnet.
-    pub credential: OAuthCredential,
+    pub credential: ApiAccount,
     /// Devices that are not deleted yet.
     pub recorded: Vec<RelayDevice>,
     /// Devices of relays that have ended.

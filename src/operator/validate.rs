@@ -81,7 +81,7 @@ pub struct TailnetAccess {
     pub ephemeral: bool,
     /// Credential with which the operator deletes the devices of removed relays. `None` if they are
     /// retained.
-    pub deletion_credential: Option<OAuthCredential>,
+    pub deletion_credential: Option<ApiAccount>,
 }
 
 /// The source of the relays' auth keys.
@@ -95,7 +95,7 @@ pub enum Credential {
         key: String,
     },
     /// An OAuth client, with which the operator creates an auth key for each relay.
-    OAuth(OAuthCredential),
+    Api(ApiAccount),
 }
 
 impl Credential {
@@ -104,18 +104,42 @@ impl Credential {
     pub fn secret(&self) -> (&str, &str) {
         match self {
             Self::AuthKey { secret, key } => (secret, key),
-            Self::OAuth(oauth) => (&oauth.secret, ""),
+            Self::Api(ApiAccount {
+                source: AccountSource::OAuthClient { secret },
+                ..
+            }) => (secret, ""),
+            Self::Api(ApiAccount {
+                source: AccountSource::WorkloadIdentity { client_id, .. },
+                ..
+            }) => ("", client_id),
         }
     }
 }
 
-/// An OAuth client of a tailnet's API.
+/// An account of a tailnet's API.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct OAuthCredential {
-    /// Name of the Secret.
-    pub secret: String,
+pub struct ApiAccount {
+    /// Proof of the account.
+    pub source: AccountSource,
     /// URL of the tailnet's API.
     pub url: Url,
+}
+
+/// Proof of an account of a tailnet's API.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AccountSource {
+    /// A Secret with an OAuth client.
+    OAuthClient {
+        /// Name of the Secret.
+        secret: String,
+    },
+    /// A token of the operator, which a federated identity trusts.
+    WorkloadIdentity {
+        /// Client ID of the federated identity.
+        client_id: String,
+        /// Audience of the token.
+        audience: String,
+    },
 }
 
 /// The settings that every relay of a PeerRelay has.
@@ -187,8 +211,8 @@ pub enum InvalidRelay {
     /// The URL of the API cannot be parsed.
     #[error("tailnet.apiURL is not a URL: {0}; write it as https://api.example.net")]
     ApiUrl(url::ParseError),
-    /// The relays have no credential, or two.
-    #[error("tailnet must have either authKey or oauth")]
+    /// The relays have no credential, or several.
+    #[error("tailnet must have either authKey, oauth or workloadIdentity")]
     Credential,
     /// The patch of the pods has a fault, or would break relays.
     #[error(transparent)]
@@ -337,15 +361,15 @@ fn tailnet_access(relay: &PeerRelay) -> Result<TailnetAccess, InvalidRelay> {
 
 /// Returns the credential with which devices of removed relays are deleted, also of a PeerRelay that
 /// is invalid for another reason. `None` if they are retained, or if no credential can delete them.
-pub fn deletion_credential(tailnet: &Tailnet) -> Option<OAuthCredential> {
+pub fn deletion_credential(tailnet: &Tailnet) -> Option<ApiAccount> {
     let control_url = tailnet.control_url.as_deref().map(Url::parse);
     let credential = credential(tailnet, control_url.transpose().ok()?.as_ref());
     for_deletion(tailnet, &credential.ok()?).cloned()
 }
 
-fn for_deletion<'a>(tailnet: &Tailnet, credential: &'a Credential) -> Option<&'a OAuthCredential> {
+fn for_deletion<'a>(tailnet: &Tailnet, credential: &'a Credential) -> Option<&'a ApiAccount> {
     match (tailnet.deletion_policy, credential) {
-        (Some(DeletionPolicy::Delete) | None, Credential::OAuth(oauth)) => Some(oauth),
+        (Some(DeletionPolicy::Delete) | None, Credential::Api(account)) => Some(account),
         _ => None,
     }
 }
@@ -354,29 +378,36 @@ fn for_deletion<'a>(tailnet: &Tailnet, credential: &'a Credential) -> Option<&'a
 fn credential(tailnet: &Tailnet, control_url: Option<&Url>) -> Result<Credential, InvalidRelay> {
     let own = tailnet.api_url.as_deref().map(Url::parse).transpose();
     let own = own.map_err(InvalidRelay::ApiUrl)?;
-    match (&tailnet.auth_key, &tailnet.oauth) {
-        (Some(auth_key), None) => Ok(Credential::AuthKey {
-            secret: auth_key.secret_name.clone(),
-            key: auth_key.key().to_owned(),
-        }),
-        (None, Some(oauth)) => {
-            let hosted = || {
-                HOSTED_API
-                    .parse()
-                    .expect("the URL of the hosted API is valid")
-            };
-            let url =
-                own.unwrap_or_else(|| match ControlServer::of(tailnet.control_url.as_deref()) {
-                    ControlServer::Hosted => hosted(),
-                    ControlServer::Own(_) => control_url.cloned().unwrap_or_else(hosted),
-                });
-            Ok(Credential::OAuth(OAuthCredential {
-                secret: oauth.secret_name.clone(),
-                url,
-            }))
+    let source = match (
+        &tailnet.auth_key,
+        &tailnet.oauth,
+        &tailnet.workload_identity,
+    ) {
+        (Some(auth_key), None, None) => {
+            return Ok(Credential::AuthKey {
+                secret: auth_key.secret_name.clone(),
+                key: auth_key.key().to_owned(),
+            });
         }
-        _ => Err(InvalidRelay::Credential),
-    }
+        (None, Some(oauth), None) => AccountSource::OAuthClient {
+            secret: oauth.secret_name.clone(),
+        },
+        (None, None, Some(identity)) => AccountSource::WorkloadIdentity {
+            client_id: identity.client_id.clone(),
+            audience: identity.audience(),
+        },
+        _ => return Err(InvalidRelay::Credential),
+    };
+    let hosted = || {
+        HOSTED_API
+            .parse()
+            .expect("the URL of the hosted API is valid")
+    };
+    let url = own.unwrap_or_else(|| match ControlServer::of(tailnet.control_url.as_deref()) {
+        ControlServer::Hosted => hosted(),
+        ControlServer::Own(_) => control_url.cloned().unwrap_or_else(hosted),
+    });
+    Ok(Credential::Api(ApiAccount { source, url }))
 }
 
 fn region(region: &Region, owner: &Owner, tests: GrantsTests) -> Result<ValidRegion, InvalidRelay> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::identity::Claims;
 use crate::dial::DialError;
 
 /// A scope of an OAuth client.
@@ -71,6 +72,22 @@ pub enum ApiError {
         /// Message of the API.
         message: String,
     },
+    /// The API refuses the token of the workload.
+    #[error(
+        "{server} refuses the token of the operator for the federated identity {id}{}: its issuer, subject and \
+         audience must be those of the token, which has {claims}",
+        quoted(message)
+    )]
+    IdentityRefused {
+        /// URL of the server.
+        server: String,
+        /// Message of the API.
+        message: String,
+        /// Public name of the federated identity.
+        id: String,
+        /// Claims of the token.
+        claims: Box<Claims>,
+    },
     /// The API refuses an access token that it has just given.
     #[error(
         "failed to {operation}: the API refuses a new access token{}",
@@ -84,7 +101,7 @@ pub enum ApiError {
     },
     /// The OAuth client lacks a scope.
     #[error(
-        "failed to {operation}: the OAuth client lacks the scope {}; add it in the admin console, \
+        "failed to {operation}: the credential lacks the scope {}; add it in the admin console, \
          with write access",
         scope.as_str()
     )]
@@ -96,7 +113,7 @@ pub enum ApiError {
     },
     /// The OAuth client may not use the tags.
     #[error(
-        "failed to {operation}: the OAuth client may not use {}; its only tag must own the tags of \
+        "failed to {operation}: the credential may not use {}; its only tag must own the tags of \
          all relays, by tagOwners in the tailnet policy: {}",
         tags.join(", "),
         tag_owners(tags, client_tags)
@@ -170,6 +187,7 @@ impl ApiError {
     pub const fn needs_user(&self) -> bool {
         match self {
             Self::ClientRefused { .. }
+            | Self::IdentityRefused { .. }
             | Self::ScopeMissing { .. }
             | Self::TagsRefused { .. }
             | Self::Refused { .. } => true,

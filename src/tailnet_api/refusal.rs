@@ -3,6 +3,7 @@
 use http::StatusCode;
 
 use super::{
+    ApiCredential,
     error::{ApiError, Scope},
     http::Answer,
 };
@@ -80,11 +81,21 @@ pub(super) fn without_reason(answer: &Answer, operation: &'static str) -> ApiErr
     }
 }
 
-/// Makes the error of an answer that refuses an access token for the client.
-pub(super) fn client_refused(answer: &Answer, server: String) -> ApiError {
-    ApiError::ClientRefused {
-        server,
-        message: printable(&answer.message()),
+/// Makes the error of an answer that refuses an access token for a credential.
+pub(super) fn credential_refused(
+    answer: &Answer,
+    server: String,
+    credential: &ApiCredential,
+) -> ApiError {
+    let message = printable(&answer.message());
+    match credential {
+        ApiCredential::OAuth(_) => ApiError::ClientRefused { server, message },
+        ApiCredential::Federated(client) => ApiError::IdentityRefused {
+            server,
+            message,
+            id: client.id.clone(),
+            claims: Box::new(client.token.claims.clone()),
+        },
     }
 }
 

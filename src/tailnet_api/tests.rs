@@ -14,6 +14,7 @@ use axum::{
     http::{HeaderMap, Method, StatusCode, Uri},
     response::{IntoResponse, Response},
 };
+use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use secrecy::ExposeSecret;
 use serde_json::{Value, json};
 use tokio::{io::AsyncReadExt, net::TcpListener};
@@ -47,11 +48,18 @@ async fn answer(
     body: Bytes,
 ) -> Response {
     let mut script = script.lock().unwrap();
-    if uri.path() == "/api/v2/oauth/token" {
+    let is_exchange = uri.path() == "/api/v2/oauth/token-exchange";
+    if is_exchange || uri.path() == "/api/v2/oauth/token" {
         script.tokens += 1;
         let text = String::from_utf8(body.to_vec()).unwrap();
-        assert!(text.contains("grant_type=client_credentials"), "{text}");
-        assert!(text.contains(&format!("client_secret={SECRET}")), "{text}");
+        let (first, second) = match is_exchange {
+            true => ("client_id=identity", "jwt=e30.".to_owned()),
+            false => (
+                "grant_type=client_credentials",
+                format!("client_secret={SECRET}"),
+            ),
+        };
+        assert!(text.contains(first) && text.contains(&second), "{text}");
         assert!(!text.contains("scope="), "{text}");
         if let Some((status, body)) = script.token_refusal {
             return (StatusCode::from_u16(status).unwrap(), body).into_response();
@@ -90,12 +98,18 @@ async fn api(answers: &[(u16, &str)]) -> (TailnetApi, Shared) {
 }
 
 async fn serve(script: Script) -> (TailnetApi, Shared) {
+    let (url, script) = listen(script).await;
+    (client(&url), script)
+}
+
+/// Starts the server, and returns its URL.
+async fn listen(script: Script) -> (String, Shared) {
     let script = Arc::new(Mutex::new(script));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let router = Router::new().fallback(answer).with_state(script.clone());
     tokio::spawn(async move { axum::serve(listener, router).await.unwrap() });
-    (client(&url), script)
+    (url, script)
 }
 
 fn client(url: &str) -> TailnetApi {
@@ -103,7 +117,8 @@ fn client(url: &str) -> TailnetApi {
         id: "client".into(),
         secret: SECRET.into(),
     };
-    TailnetApi::new(url.parse().unwrap(), client, Dialer::new(None).unwrap())
+    let credential = ApiCredential::OAuth(client);
+    TailnetApi::new(url.parse().unwrap(), credential, Dialer::new(None).unwrap())
 }
 
 fn key_request() -> KeyRequest {
@@ -258,6 +273,52 @@ async fn an_oauth_client_that_is_refused_is_told_without_its_secret() {
         assert!(!whole(&error).contains(SECRET));
         assert!(error.needs_user());
     }
+}
+
+/// A client with a federated identity.
+fn federated(url: &str) -> TailnetApi {
+    let claims = r#"{"iss":"https://cluster","sub":"system:serviceaccount:a:b","aud":["me"]}"#;
+    let claims = BASE64_URL_SAFE_NO_PAD.encode(claims);
+    let credential = ApiCredential::Federated(FederatedClient {
+        id: "identity".into(),
+        token: IdentityToken::parse(&format!("e30.{claims}.{SECRET}")).unwrap(),
+    });
+    TailnetApi::new(url.parse().unwrap(), credential, Dialer::new(None).unwrap())
+}
+
+#[tokio::test]
+async fn a_federated_identity_exchanges_its_token() {
+    let script = Script {
+        answers: [(200, &[][..], MINTED.to_owned())].into(),
+        ..Script::default()
+    };
+    let (url, script) = listen(script).await;
+    federated(&url).create_key(&key_request()).await.unwrap();
+    assert_eq!(script.lock().unwrap().tokens, 1);
+}
+
+#[tokio::test]
+async fn a_refused_token_of_a_workload_is_told_by_its_claims() {
+    let script = Script {
+        token_refusal: Some((401, r#"{"message":"no match"}"#)),
+        ..Script::default()
+    };
+    let (url, _) = listen(script).await;
+    let error = federated(&url)
+        .create_key(&key_request())
+        .await
+        .unwrap_err();
+    for words in [
+        "identity",
+        "no match",
+        "https://cluster",
+        "serviceaccount:a:b",
+        "audience me",
+    ] {
+        assert!(error.to_string().contains(words), "{error}");
+    }
+    assert!(!whole(&error).contains(SECRET));
+    assert!(error.needs_user());
 }
 
 #[tokio::test]

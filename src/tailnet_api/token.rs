@@ -1,4 +1,4 @@
-//! The access token of an OAuth client, by the client credentials grant.
+//! The access token of a credential: by the client credentials grant of OAuth, or for a token of a workload.
 
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use url::form_urlencoded::Serializer;
 
 use super::{
+    FederatedClient,
     error::{ApiError, Scope},
     http::{Body, Connector, Request},
     refusal,
@@ -16,6 +17,37 @@ use super::{
 
 /// Time before its expiry at which a token counts as expired; half of its life if that is shorter.
 const MARGIN: Duration = Duration::from_secs(60);
+
+/// A credential of a tailnet.
+#[derive(Debug, Clone)]
+pub enum ApiCredential {
+    /// An OAuth client with a secret.
+    OAuth(OAuthClient),
+    /// A federated identity, with a token of a workload that it trusts.
+    Federated(FederatedClient),
+}
+
+impl ApiCredential {
+    /// The path and the form of the request for an access token. They name no scopes: a request that does
+    /// would be refused as a whole if the credential lacks one of them.
+    fn request(&self) -> (&'static str, String) {
+        let mut form = Serializer::new(String::new());
+        let path = match self {
+            Self::OAuth(client) => {
+                form.append_pair("grant_type", "client_credentials")
+                    .append_pair("client_id", &client.id)
+                    .append_pair("client_secret", client.secret.expose_secret());
+                "/api/v2/oauth/token"
+            }
+            Self::Federated(client) => {
+                form.append_pair("client_id", &client.id)
+                    .append_pair("jwt", client.token.secret.expose_secret());
+                "/api/v2/oauth/token-exchange"
+            }
+        };
+        (path, form.finish())
+    }
+}
 
 /// An OAuth client of a tailnet. Its secret is not printed.
 #[derive(Debug, Clone)]
@@ -67,21 +99,16 @@ struct Granted {
     tags: String,
 }
 
-/// Requests an access token with all scopes of the client: one that names scopes would be refused
-/// as a whole if the client lacks one of them.
+/// Requests an access token with all scopes of the credential.
 pub(super) async fn request(
     connector: &Connector,
-    client: &OAuthClient,
+    credential: &ApiCredential,
     operation: &'static str,
 ) -> Result<Token, ApiError> {
-    let form = Serializer::new(String::new())
-        .append_pair("grant_type", "client_credentials")
-        .append_pair("client_id", &client.id)
-        .append_pair("client_secret", client.secret.expose_secret())
-        .finish();
+    let (path, form) = credential.request();
     let request = Request {
         method: Method::POST,
-        path: "/api/v2/oauth/token",
+        path,
         bearer: None,
         body: Body::Form(Bytes::from(form)),
     };
@@ -92,9 +119,9 @@ pub(super) async fn request(
             let granted: Granted = answer.json(operation)?;
             Ok(token(granted, asked))
         }
-        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
-            Err(refusal::client_refused(&answer, connector.server()))
-        }
+        StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(
+            refusal::credential_refused(&answer, connector.server(), credential),
+        ),
         _ => Err(refusal::without_reason(&answer, operation)),
     }
 }

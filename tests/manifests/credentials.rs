@@ -37,6 +37,38 @@ fn the_operator_may_read_the_secrets_of_its_credentials_and_no_others() {
 }
 
 #[test]
+fn the_operator_gets_a_token_for_each_audience_and_no_right() {
+    let audiences = ["api.tailscale.com/kT1CNTRL", "api.example.net/k2"];
+    let value = format!("workloadIdentity.audiences={}", json!(audiences));
+    let (Some(without), Some(rendered)) = (render(&[]), render(&["--set-json", &value])) else {
+        return;
+    };
+    let (without, all) = (objects(&without.unwrap()), objects(&rendered.unwrap()));
+    let roles = |objects: &[Value]| -> Vec<Value> {
+        let is_role = |o: &&Value| {
+            o["kind"]
+                .as_str()
+                .is_some_and(|kind| kind.ends_with("Role"))
+        };
+        objects.iter().filter(is_role).cloned().collect()
+    };
+    assert_eq!(roles(&without), roles(&all));
+    let deployment = all.iter().find(|o| o["kind"] == "Deployment").unwrap();
+    let pod = &deployment["spec"]["template"]["spec"];
+    let volume = &pod["volumes"][0];
+    let sources = volume["projected"]["sources"].as_array().unwrap();
+    let given: Vec<_> = sources
+        .iter()
+        .map(|s| &s["serviceAccountToken"]["audience"])
+        .collect();
+    assert_eq!(given, audiences);
+    let mount = &pod["containers"][0]["volumeMounts"][0];
+    assert_eq!(mount["name"], volume["name"]);
+    assert_eq!(mount["mountPath"], "/var/run/secrets/peerrelay.dev");
+    assert_eq!(mount["readOnly"], true);
+}
+
+#[test]
 fn credentials_that_cannot_work_are_refused_with_the_name_of_the_value() {
     for entries in [
         json!([{"namespace": "relays"}]),

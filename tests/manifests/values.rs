@@ -13,7 +13,7 @@ use serde_json::{Map, Value};
 use self::parts::{
     AdmissionPolicy, Annotations, Crds, Credentials, Fields, Image, LeaderElection, Log, Metrics,
     NetworkPolicy, Objects, OpenShift, PodDisruptionBudget, PullSecret, Rbac, Relay, RelayDefaults,
-    Service, ServiceAccount, fields, labels, name, namespaces, objects, texts,
+    Service, ServiceAccount, WorkloadIdentity, fields, labels, name, namespaces, objects, texts,
 };
 
 /// Path of the generated schema.
@@ -63,6 +63,8 @@ pub(crate) struct ChartValues {
     /// Secrets with OAuth clients that the operator may read
     #[schemars(length(max = 64))]
     credentials: Option<Vec<Credentials>>,
+    /// Tokens of the operator for federated identities
+    workload_identity: WorkloadIdentity,
     /// ServiceAccount of the operator
     service_account: ServiceAccount,
     /// Mount the token into the operator's pods

@@ -49,7 +49,7 @@ pub struct RegionKeys {
 /// the relay has used it, or is gone.
 pub(super) fn plan(spec: &ValidSpec, region: &ValidRegion, view: &ClusterView) -> RegionKeys {
     let mut keys = RegionKeys::default();
-    if !matches!(spec.tailnet.credential, Credential::OAuth(_)) {
+    if !matches!(spec.tailnet.credential, Credential::Api(_)) {
         return keys;
     }
     let stored: IssuedKeys = view.entry(&region.child, ISSUED_KEYS_KEY);

@@ -66,6 +66,15 @@ pub(super) struct Credentials {
     secrets: Vec<String>,
 }
 
+/// Tokens of the operator for federated identities
+#[derive(JsonSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(super) struct WorkloadIdentity {
+    /// Audiences of the tokens
+    #[schemars(length(max = 64), inner(length(min = 1, max = 256)))]
+    audiences: Option<Vec<String>>,
+}
+
 /// Reference to a Secret by its name
 #[derive(JsonSchema)]
 #[serde(untagged)]

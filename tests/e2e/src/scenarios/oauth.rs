@@ -2,6 +2,7 @@
 
 mod changes;
 mod devices;
+mod federation;
 
 use std::{thread, time::Duration};
 
@@ -40,6 +41,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     ];
     all.extend(changes::scenarios());
     all.extend(devices::scenarios());
+    all.extend(federation::scenarios());
     all
 }
 
