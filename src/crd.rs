@@ -12,6 +12,7 @@
 
 pub mod admission;
 pub mod control_server;
+pub mod credential;
 pub mod device;
 pub mod endpoints;
 pub mod exposure;
@@ -23,6 +24,7 @@ pub mod placement;
 pub mod probe;
 pub mod relay_node;
 pub mod relay_reason;
+pub mod tailnet_credential;
 pub mod template;
 
 use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::{
@@ -34,6 +36,7 @@ use serde_json::{Value, json};
 pub use self::{
     peer_relay::{PeerRelay, PeerRelaySpec, PeerRelayStatus},
     relay_node::{RelayNode, RelayNodeSpec, RelayNodeStatus},
+    tailnet_credential::{TailnetCredential, TailnetCredentialSpec},
 };
 
 use crate::names;
@@ -47,7 +50,11 @@ pub const CHECKSUM_ANNOTATION: &str = "peerrelay.dev/spec-checksum";
 
 /// Returns the definitions of all kinds, as they are installed.
 pub fn all() -> Vec<CustomResourceDefinition> {
-    let definitions = [unseen_until_reconciled(PeerRelay::crd()), RelayNode::crd()];
+    let definitions = [
+        unseen_until_reconciled(PeerRelay::crd()),
+        RelayNode::crd(),
+        TailnetCredential::crd(),
+    ];
     definitions.map(with_known_formats).map(summed).into()
 }
 
@@ -129,7 +136,7 @@ mod tests {
 
     #[test]
     fn checksum_differs_when_the_spec_does() {
-        let [relay, node] = all().try_into().expect("there are two kinds");
+        let [relay, node, _] = all().try_into().expect("there are three kinds");
         let sum = |crd: &CustomResourceDefinition| {
             crd.metadata
                 .annotations

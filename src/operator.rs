@@ -27,6 +27,7 @@ pub mod publish;
 pub mod queue;
 pub mod readiness;
 pub mod reconcile;
+pub mod referred_credential;
 pub mod refusal;
 pub mod removal;
 pub mod requests;
@@ -221,7 +222,8 @@ async fn control(
     let (stores, controller) = Stores::watch(&scope, metrics.queue());
     metrics.watch(controller.store(), stores.unreadable_relays.clone());
     let recorder = recorder(&client, options.identity);
-    let clients = ApiClients::new(client.clone(), options.tokens.into());
+    let own_namespace = options.lease_namespace.map(Into::into);
+    let clients = ApiClients::new(client.clone(), options.tokens.into(), own_namespace);
     let (issuer, deleter, controller) = call_apis(clients, &recorder, metrics.queue(), controller);
     let controller = controller.with_config(Config::default().concurrency(options.concurrency));
     let context = Arc::new(Context {

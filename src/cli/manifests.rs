@@ -1,4 +1,4 @@
-//! Manifests: PeerRelays from files, for commands that need no cluster.
+//! Manifests: PeerRelays and TailnetCredentials from files, for commands that need no cluster.
 
 mod judge;
 mod yaml;
@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use clap::Args;
 
 pub(super) use self::{
@@ -44,10 +44,19 @@ impl Files {
         report(&judged);
         let problems = problems(&judged);
         ensure!(problems == 0, "{}", counted(problems, "problem"));
-        Ok(judged
+        let relays: Vec<_> = judged
             .into_iter()
             .filter_map(|judged| judged.relay)
-            .collect())
+            .collect();
+        ensure!(!relays.is_empty(), "{}", self.empty());
+        Ok(relays)
+    }
+
+    fn empty(&self) -> String {
+        format!(
+            "there is no PeerRelay in {}: give a file as kubectl apply takes it",
+            named(&self.files)
+        )
     }
 
     /// Creates the list of files.
@@ -55,18 +64,14 @@ impl Files {
         Self { files }
     }
 
-    /// Reads and checks all PeerRelays, including objects that are probably meant as PeerRelays.
+    /// Reads and checks all PeerRelays and TailnetCredentials, including objects that are probably
+    /// meant as such.
     ///
     /// # Errors
     /// A file cannot be read, or the files contain nothing to check.
     pub(super) fn judge(&self) -> anyhow::Result<Vec<Judged>> {
         let judged = judge::judge(&read(&self.files)?);
-        if judged.is_empty() {
-            bail!(
-                "there is no PeerRelay in {}: give a file as kubectl apply takes it",
-                named(&self.files)
-            );
-        }
+        ensure!(!judged.is_empty(), "{}", self.empty());
         Ok(judged)
     }
 }
@@ -112,7 +117,7 @@ pub(super) fn report(judged: &[Judged]) {
     }
 }
 
-/// Returns the number of problems of all PeerRelays.
+/// Returns the number of problems of all objects.
 pub(super) fn problems(judged: &[Judged]) -> usize {
     judged.iter().map(|judged| judged.findings.len()).sum()
 }

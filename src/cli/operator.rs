@@ -66,7 +66,8 @@ pub(super) struct OperatorArgs {
 #[derive(Args)]
 #[command(next_help_heading = "Leader election")]
 struct ElectionArgs {
-    /// Namespace of the lease. Without it, there is no election, and every replica acts
+    /// Namespace of the operator, in which the lease and the Secrets of TailnetCredentials are.
+    /// Without it, there is no election, and every replica acts
     #[arg(long, value_name = "NAMESPACE", env = "POD_NAMESPACE")]
     lease_namespace: Option<String>,
     /// Name of the lease

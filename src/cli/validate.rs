@@ -1,4 +1,4 @@
-//! Subcommand `validate`: checks of PeerRelays in files.
+//! Subcommand `validate`: checks of PeerRelays and TailnetCredentials in files.
 
 use anyhow::ensure;
 use clap::Args;
@@ -8,13 +8,15 @@ use super::{
     manifests::{self, EXIT_CODES, Files, Finding, Judged, counted},
     output::{Format, print},
 };
+use crate::crd::admission::Kind;
 
 #[derive(Args)]
 #[command(
     after_help = format!(
         "Example: check a file before it is committed\n  peerrelay validate -f relay.yaml\n\nThe \
-        command uses the schema and the rules of the definition (peerrelay crd). The API server \
-        accepts a file that is valid here, and the operator can use it. Only the cluster knows \
+        command uses the schemas and the rules of the definitions (peerrelay crd). The API server \
+        accepts a file that is valid here, and the operator can use it. A PeerRelay that refers to a \
+        TailnetCredential is compared with it if the files have it. Only the cluster knows \
         whether nodes match, a port is free, or a Secret exists. {EXIT_CODES}"
     )
 )]
@@ -31,6 +33,8 @@ pub(super) struct ValidateArgs {
 struct Report<'a> {
     valid: bool,
     peer_relays: Vec<Entry<'a>>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    tailnet_credentials: Vec<CredentialEntry<'a>>,
 }
 
 #[derive(Serialize)]
@@ -44,8 +48,17 @@ struct Entry<'a> {
     problems: &'a [Finding],
 }
 
+#[derive(Serialize)]
+struct CredentialEntry<'a> {
+    file: &'a str,
+    line: u64,
+    name: &'a str,
+    valid: bool,
+    problems: &'a [Finding],
+}
+
 impl ValidateArgs {
-    /// Prints the result for every PeerRelay.
+    /// Prints the result for every object.
     pub(super) fn run(self) -> anyhow::Result<()> {
         let judged = self.files.judge()?;
         match self.output {
@@ -67,10 +80,21 @@ impl ValidateArgs {
 }
 
 fn report(judged: &[Judged]) -> Report<'_> {
-    let peer_relays: Vec<_> = judged.iter().map(entry).collect();
+    let of = |kind: Kind| judged.iter().filter(move |judged| judged.kind == kind);
     Report {
-        valid: peer_relays.iter().all(|entry| entry.valid),
-        peer_relays,
+        valid: judged.iter().all(|judged| judged.findings.is_empty()),
+        peer_relays: of(Kind::PeerRelay).map(entry).collect(),
+        tailnet_credentials: of(Kind::TailnetCredential).map(credential).collect(),
+    }
+}
+
+fn credential(judged: &Judged) -> CredentialEntry<'_> {
+    CredentialEntry {
+        file: &judged.file,
+        line: judged.line,
+        name: &judged.name,
+        valid: judged.findings.is_empty(),
+        problems: &judged.findings,
     }
 }
 

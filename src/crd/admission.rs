@@ -1,5 +1,5 @@
-//! Admission of a `PeerRelay` without an API server: its schema, its CEL rules and its metadata are
-//! checked.
+//! Admission of a `PeerRelay` or `TailnetCredential` without an API server: its schema, its CEL
+//! rules and its metadata are checked.
 //!
 //! The installed definition is the source of the schema and the rules, so both sides refuse the
 //! same objects. A test sends the corpus in `tests/manifests/corpus` to a real API server and
@@ -42,16 +42,39 @@ impl fmt::Display for Problem {
     }
 }
 
-/// Checks of the PeerRelay definition, compiled.
+/// Kind of objects that users write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// [`PeerRelay`](super::PeerRelay).
+    PeerRelay,
+    /// [`TailnetCredential`](super::TailnetCredential).
+    TailnetCredential,
+}
+
+impl Kind {
+    /// All kinds that are checked.
+    pub const ALL: [Self; 2] = [Self::PeerRelay, Self::TailnetCredential];
+
+    /// Name of the kind in manifests.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::PeerRelay => "PeerRelay",
+            Self::TailnetCredential => "TailnetCredential",
+        }
+    }
+}
+
+/// Checks of the definition of a kind, compiled.
 pub struct Admission {
     schema: JSONSchemaProps,
     rules: CompiledSchema,
     evaluator: Validator,
 }
 
-impl Default for Admission {
-    fn default() -> Self {
-        let mut schema = peer_relay_schema();
+impl Admission {
+    /// Compiles the checks of a kind.
+    pub fn of(kind: Kind) -> Self {
+        let mut schema = schema_of(kind);
         let mut json = serde_json::to_value(&schema).expect("a schema is plain data");
         without_old_self(&mut json);
         // The API server accepts these two fields in addition to those of the definition.
@@ -65,10 +88,8 @@ impl Default for Admission {
             evaluator: Validator::new(),
         }
     }
-}
 
-impl Admission {
-    /// Checks a PeerRelay that is to be created, and adds the defaults of its definition.
+    /// Checks an object that is to be created, and adds the defaults of its definition.
     ///
     /// # Errors
     /// All problems for which the API server would refuse the object, each once.
@@ -141,12 +162,14 @@ fn says_the_same(known: &Problem, parent: &str, message: &str) -> bool {
     field.is_some_and(|field| !field.is_empty() && field == named)
 }
 
-fn peer_relay_schema() -> JSONSchemaProps {
-    let mut versions = super::all().swap_remove(0).spec.versions;
+fn schema_of(kind: Kind) -> JSONSchemaProps {
+    let mut definitions = super::all().into_iter();
+    let definition = definitions.find(|definition| definition.spec.names.kind == kind.as_str());
+    let mut versions = definition.expect("each kind is defined").spec.versions;
     let schema = versions.swap_remove(0).schema;
     schema
         .and_then(|schema| schema.open_api_v3_schema)
-        .expect("the PeerRelay definition has a schema")
+        .expect("each definition has a schema")
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    credential::{AuthKeyRef, CredentialIdentity, CredentialsRef, OAuthRef, WorkloadIdentity},
     device::{DeletionPolicy, MOST_DEVICES, RelayDevice},
     endpoints::Endpoints,
     exposure::Exposure,
@@ -15,10 +16,7 @@ use super::{
     placement::Placement,
     template::Template,
 };
-use crate::{
-    config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel},
-    names,
-};
+use crate::config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel};
 
 /// Specification of the relays of one tailnet on the nodes of this cluster.
 #[derive(CustomResource, KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq)]
@@ -102,14 +100,16 @@ pub struct PeerRelaySpec {
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.controlURL) || self.controlURL.matches('^https?://[^/?#]+/?$')").message("tailnet.controlURL must be a URL without a path, such as https://control.example.net"))]
-#[x_kube(validation = Rule::new("[has(self.authKey), has(self.oauth), has(self.workloadIdentity)].filter(given, given).size() == 1").message("tailnet must have either authKey (a Secret with an auth key), oauth (a Secret with an OAuth client, with which the operator creates auth keys) or workloadIdentity (a federated identity, with which it does)"))]
+#[x_kube(validation = Rule::new("[has(self.authKey), has(self.oauth), has(self.workloadIdentity), has(self.credentialsRef)].filter(given, given).size() == 1").message("tailnet must have either authKey (a Secret with an auth key), oauth (a Secret with an OAuth client, with which the operator creates auth keys), workloadIdentity (a federated identity, with which it does) or credentialsRef (a TailnetCredential, which has one of the last two)"))]
+#[x_kube(validation = Rule::new("!has(self.credentialsRef) || !(has(self.controlURL) || has(self.apiURL) || has(self.caBundle))").message("tailnet.controlURL, apiURL and caBundle are fields of the TailnetCredential with credentialsRef: remove them here, and set them there"))]
 #[x_kube(validation = Rule::new("!has(self.apiURL) || self.apiURL.matches('^https?://[^/?#]+/?$')").message("tailnet.apiURL must be a URL without a path, such as https://api.example.net"))]
 #[x_kube(validation = Rule::new("!has(self.apiURL) || !has(self.authKey)").message("tailnet.apiURL has no effect with authKey: remove it"))]
-#[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || !has(self.authKey)").message("tailnet.deletionPolicy: Delete needs oauth or workloadIdentity, with which the operator deletes devices: set one of them, or remove deletionPolicy"))]
+#[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || !has(self.authKey)").message("tailnet.deletionPolicy: Delete needs oauth, workloadIdentity or credentialsRef, with which the operator deletes devices: set one of them, or remove deletionPolicy"))]
 #[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle.contains('-----BEGIN CERTIFICATE-----')").message("tailnet.caBundle must be PEM: one or more blocks that begin with -----BEGIN CERTIFICATE-----"))]
 pub struct Tailnet {
     /// Auth key with which relays register. It should be reusable and pre-approved, and must be
-    /// allowed to use the tags of all regions. Set this, `oauth` or `workloadIdentity`.
+    /// allowed to use the tags of all regions. Set this, `oauth`, `workloadIdentity` or
+    /// `credentialsRef`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub auth_key: Option<AuthKeyRef>,
     /// OAuth client with which the operator creates an auth key for each relay, when the relay
@@ -121,6 +121,11 @@ pub struct Tailnet {
     /// tokens that the cluster gives the operator, so that there is no secret.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload_identity: Option<WorkloadIdentity>,
+    /// TailnetCredential with an OAuth client or a federated identity, which PeerRelays of several
+    /// namespaces can share. It also has the URLs of the control server and the API, and the
+    /// certificate authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credentials_ref: Option<CredentialsRef>,
     /// URL of the API with which the operator creates auth keys. If empty, it is the API of
     /// tailscale.com, or `controlURL` if that is another control server.
     #[serde(default, rename = "apiURL", skip_serializing_if = "Option::is_none")]
@@ -156,83 +161,33 @@ pub struct Tailnet {
 }
 
 impl Tailnet {
-    /// Returns the name of the Secret with the credential, and the key that has it. An OAuth client
-    /// has two keys, which are always the same. A federated identity has no Secret, and is identified
-    /// by its client ID.
-    pub fn credential(&self) -> (&str, &str) {
-        let auth_key = self.auth_key.as_ref();
-        let auth_key = auth_key.map(|key| (&*key.secret_name, key.key()));
-        let oauth = self.oauth.as_ref().map(|oauth| (&*oauth.secret_name, ""));
-        let identity = self.workload_identity.as_ref();
-        let identity = identity.map(|identity| ("", &*identity.client_id));
-        auth_key.or(oauth).or(identity).unwrap_or_default()
-    }
-}
-
-/// Reference to a Secret with an OAuth client, in the namespace of the PeerRelay.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct OAuthRef {
-    /// Name of the Secret. Its keys `client_id` and `client_secret` contain the OAuth client. The
-    /// Secret may be created later, and may be replaced. The operator must be allowed to read it
-    /// (`credentials` in the values of the chart).
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
-    )]
-    pub secret_name: String,
-}
-
-/// Federated identity of the tailnet (`workload identity federation`).
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct WorkloadIdentity {
-    /// Client ID of the federated identity. Its issuer is that of the cluster, its subject is the
-    /// ServiceAccount of the operator.
-    #[serde(rename = "clientID")]
-    #[schemars(
-        length(min = 1, max = 128),
-        regex(pattern = "^[A-Za-z0-9][A-Za-z0-9_-]*$")
-    )]
-    pub client_id: String,
-    /// Audience of the operator's token. If empty, it is `api.tailscale.com/CLIENT-ID`. The operator
-    /// needs a token for it (`workloadIdentity` in the values of the chart).
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(length(min = 1, max = 256))]
-    pub audience: Option<String>,
-}
-
-impl WorkloadIdentity {
-    /// Returns the audience of the operator's token.
-    pub fn audience(&self) -> String {
-        let usual = || format!("api.tailscale.com/{}", self.client_id);
-        self.audience.clone().unwrap_or_else(usual)
-    }
-}
-
-/// Reference to a Secret with an auth key, in the namespace of the PeerRelay.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
-#[serde(rename_all = "camelCase")]
-pub struct AuthKeyRef {
-    /// Name of the Secret. It may be created later, and may be replaced.
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
-    )]
-    pub secret_name: String,
-    /// Key of the Secret that contains the auth key. If empty, it is `authkey`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schemars(
-        length(min = 1, max = 253),
-        regex(pattern = "^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")
-    )]
-    pub key: Option<String>,
-}
-
-impl AuthKeyRef {
-    /// Returns the key of the Secret that contains the auth key.
-    pub fn key(&self) -> &str {
-        self.key.as_deref().unwrap_or(names::AUTH_KEY)
+    /// Returns the identity of the credential of a PeerRelay in this namespace. An OAuth client has
+    /// two keys in its Secret, which are always the same.
+    pub fn credential<'a>(&'a self, namespace: &'a str) -> CredentialIdentity<'a> {
+        let of = |namespace: Option<&'a str>, name: &'a str, key: &'a str| CredentialIdentity {
+            namespace: namespace.map(Into::into),
+            name: name.into(),
+            key: key.into(),
+        };
+        let own = Some(namespace);
+        match self {
+            Self {
+                credentials_ref: Some(reference),
+                ..
+            } => of(None, &reference.name, ""),
+            Self {
+                auth_key: Some(auth_key),
+                ..
+            } => of(own, &auth_key.secret_name, auth_key.key()),
+            Self {
+                oauth: Some(oauth), ..
+            } => of(own, &oauth.secret_name, ""),
+            Self {
+                workload_identity: Some(identity),
+                ..
+            } => of(own, "", &identity.client_id),
+            _ => of(own, "", ""),
+        }
     }
 }
 

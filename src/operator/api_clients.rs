@@ -14,7 +14,8 @@ use url::Url;
 use super::{
     credential::CredentialError,
     own_tokens,
-    validate::{AccountSource, ApiAccount},
+    referred_credential::ReferenceError,
+    validate::{AccountSource, ApiAccount, SecretNamespace},
 };
 use crate::{
     crd::PeerRelay,
@@ -31,12 +32,10 @@ const CLIENT_SECRET: &str = "client_secret";
 pub struct ApiAccess {
     /// PeerRelay with this access.
     pub relay: ObjectRef<PeerRelay>,
-    /// Namespace of the PeerRelay and of the Secret.
+    /// Namespace of the PeerRelay.
     pub namespace: String,
-    /// The account of the API.
-    pub account: ApiAccount,
-    /// Further certificate authorities, PEM.
-    pub ca_bundle: Option<String>,
+    /// The account of the API, or the reason why it is not known.
+    pub account: Result<ApiAccount, ReferenceError>,
 }
 
 /// API clients of PeerRelays, each with its access token. Clones share them.
@@ -45,6 +44,8 @@ pub struct ApiClients {
     client: Client,
     /// Directory with tokens of the operator.
     tokens: Arc<Path>,
+    /// Namespace of the operator, if it is known.
+    namespace: Option<Arc<str>>,
     last: Arc<Mutex<HashMap<ObjectRef<PeerRelay>, CachedApi>>>,
 }
 
@@ -52,7 +53,6 @@ pub struct ApiClients {
 struct CachedApi {
     version: Version,
     account: ApiAccount,
-    ca_bundle: Option<String>,
     api: Arc<TailnetApi>,
 }
 
@@ -67,10 +67,12 @@ enum Version {
 
 impl ApiClients {
     /// Makes a set that reads Secrets with `client`, and tokens of the operator in a directory.
-    pub fn new(client: Client, tokens: Arc<Path>) -> Self {
+    /// `namespace` is that of the operator.
+    pub fn new(client: Client, tokens: Arc<Path>, namespace: Option<Arc<str>>) -> Self {
         Self {
             client,
             tokens,
+            namespace,
             last: Arc::default(),
         }
     }
@@ -81,17 +83,17 @@ impl ApiClients {
     /// # Errors
     /// There is no credential, it cannot be read, or the authorities cannot be used.
     pub async fn get(&self, access: &ApiAccess) -> Result<Arc<TailnetApi>, CredentialError> {
-        let (version, credential) = self.credential(access).await?;
+        let account = access.account.as_ref().map_err(Clone::clone)?;
+        let (version, credential) = self.credential(access, &account.source).await?;
         if let Some(api) = self.last(access, |last| last.version == version) {
             return Ok(api);
         }
-        let dialer = Dialer::with_authorities(access.ca_bundle.as_deref())?;
-        let url = Url::clone(&access.account.url);
+        let dialer = Dialer::with_authorities(account.ca_bundle.as_deref())?;
+        let url = Url::clone(&account.url);
         let api = Arc::new(TailnetApi::new(url, credential, dialer));
         let cached = CachedApi {
             version,
-            account: access.account.clone(),
-            ca_bundle: access.ca_bundle.clone(),
+            account: account.clone(),
             api: api.clone(),
         };
         self.lock().insert(access.relay.clone(), cached);
@@ -101,14 +103,24 @@ impl ApiClients {
     async fn credential(
         &self,
         access: &ApiAccess,
+        source: &AccountSource,
     ) -> Result<(Version, ApiCredential), CredentialError> {
-        match &access.account.source {
-            AccountSource::OAuthClient { secret: name } => {
-                let secrets: Api<Secret> = Api::namespaced(self.client.clone(), &access.namespace);
+        match source {
+            AccountSource::OAuthClient {
+                secret: name,
+                namespace,
+            } => {
+                let namespace = match namespace {
+                    SecretNamespace::PeerRelay => Some(&*access.namespace),
+                    SecretNamespace::Operator => self.namespace.as_deref(),
+                };
+                let unknown = || CredentialError::NamespaceUnknown(name.clone());
+                let namespace = namespace.ok_or_else(unknown)?;
+                let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
                 let secret = secrets
                     .get(name)
                     .await
-                    .map_err(|error| CredentialError::of_secret(error, name, &access.namespace))?;
+                    .map_err(|error| CredentialError::of_secret(error, name, namespace))?;
                 let client = oauth_client(&secret, name)?;
                 let version = Version::Secret(secret.metadata.resource_version);
                 Ok((version, ApiCredential::OAuth(client)))
@@ -127,9 +139,10 @@ impl ApiClients {
         }
     }
 
-    /// Returns the API client as [`Self::get`] does. If the Secret was deleted, or the operator may
-    /// no longer read it, the last client is returned: a namespace that is being deleted may lose
-    /// the Secret and the operator's rights before its PeerRelays.
+    /// Returns the API client as [`Self::get`] does. If the TailnetCredential or the Secret was
+    /// deleted, or the operator may no longer read the Secret, the last client is returned: all of
+    /// them may be deleted together with the PeerRelay, and a namespace that is being deleted may
+    /// lose the Secret and the operator's rights before its PeerRelays.
     ///
     /// # Errors
     /// As [`Self::get`], if there is no last client.
@@ -138,10 +151,7 @@ impl ApiClients {
         access: &ApiAccess,
     ) -> Result<Arc<TailnetApi>, CredentialError> {
         match self.get(access).await {
-            Err(
-                error @ (CredentialError::SecretMissing(_)
-                | CredentialError::SecretForbidden { .. }),
-            ) => self.last(access, |_| true).ok_or(error),
+            Err(error) if error.is_gone() => self.last(access, |_| true).ok_or(error),
             result => result,
         }
     }
@@ -158,7 +168,8 @@ impl ApiClients {
     ) -> Option<Arc<TailnetApi>> {
         let all = self.lock();
         let last = all.get(&access.relay)?;
-        let is_same = last.account == access.account && last.ca_bundle == access.ca_bundle;
+        let account = access.account.as_ref().ok();
+        let is_same = account.is_none_or(|account| last.account == *account);
         (is_same && is_current(last)).then(|| last.api.clone())
     }
 
@@ -183,3 +194,6 @@ fn oauth_client(secret: &Secret, name: &str) -> Result<OAuthClient, CredentialEr
         secret: value(CLIENT_SECRET)?.into(),
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -81,7 +81,7 @@ macro_rules! define_apply_children {
         /// Applies the objects kind by kind.
         async fn apply_children(applier: &mut Applier<'_>, stores: &Stores, objects: Prepared) {
             $(applier.kind::<$kind>(&stores.children.$field, objects.$field).await;)*
-            monitoring::apply(applier, &stores.monitoring, objects.monitoring).await;
+            monitoring::apply(applier, &stores.of_cluster.monitoring, objects.monitoring).await;
         }
     };
 }

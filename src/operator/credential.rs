@@ -3,7 +3,10 @@
 
 use kube::core::Status;
 
-use super::refusal::chain;
+use super::{
+    referred_credential::{self, ReferenceError},
+    refusal::chain,
+};
 use crate::{
     config::issued_keys::IssuedKeys, dial::DialError, sealed::InvalidRecipient,
     tailnet_api::ApiError,
@@ -20,6 +23,9 @@ pub const REASONS: &[&str] = &[
     TAGS_REFUSED,
     API_REFUSED,
     API_UNREACHABLE,
+    referred_credential::MISSING,
+    referred_credential::INVALID,
+    referred_credential::NOT_ALLOWED,
 ];
 const MISSING: &str = "CredentialMissing";
 const FORBIDDEN: &str = "CredentialForbidden";
@@ -52,12 +58,26 @@ pub struct CredentialProblem {
 /// Error of an attempt to create an auth key.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialError {
+    /// The TailnetCredential of the PeerRelay cannot be used.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// The Secret does not exist.
     #[error(
-        "Secret {0} does not exist: create it with the keys client_id and client_secret of an \
-         OAuth client"
+        "Secret {secret} does not exist in namespace {namespace}: create it with the keys \
+         client_id and client_secret of an OAuth client"
     )]
-    SecretMissing(String),
+    SecretMissing {
+        /// Name of the Secret.
+        secret: String,
+        /// Namespace of the Secret.
+        namespace: String,
+    },
+    /// The operator does not know its namespace, in which the Secret of a TailnetCredential is.
+    #[error(
+        "the operator does not know its own namespace, in which Secret {0} of the \
+         TailnetCredential is: set --lease-namespace"
+    )]
+    NamespaceUnknown(String),
     /// The Secret lacks a key.
     #[error("Secret {secret} has no key {key}: it must have client_id and client_secret")]
     KeyMissing {
@@ -106,13 +126,14 @@ pub enum CredentialError {
 impl CredentialError {
     /// Makes the error of a request for a Secret.
     pub fn of_secret(error: kube::Error, secret: &str, namespace: &str) -> Self {
-        let secret = secret.to_owned();
+        let (secret, namespace) = (secret.to_owned(), namespace.to_owned());
         match &error {
-            kube::Error::Api(status) if is(status, 404) => Self::SecretMissing(secret),
-            kube::Error::Api(status) if is(status, 403) => Self::SecretForbidden {
-                secret,
-                namespace: namespace.to_owned(),
-            },
+            kube::Error::Api(status) if is(status, 404) => {
+                Self::SecretMissing { secret, namespace }
+            }
+            kube::Error::Api(status) if is(status, 403) => {
+                Self::SecretForbidden { secret, namespace }
+            }
             _ => Self::Kubernetes {
                 secret,
                 source: Box::new(error),
@@ -120,10 +141,24 @@ impl CredentialError {
         }
     }
 
+    /// Returns whether the credential may have been deleted together with the PeerRelay, or just
+    /// before.
+    pub const fn is_gone(&self) -> bool {
+        match self {
+            Self::SecretMissing { .. } | Self::SecretForbidden { .. } => true,
+            Self::Reference(error) => error.is_missing(),
+            _ => false,
+        }
+    }
+
     /// Describes the error for the status of the PeerRelay.
     pub fn problem(&self) -> CredentialProblem {
         let reason = match self {
-            Self::SecretMissing(_) | Self::KeyMissing { .. } | Self::TokenMissing(_) => MISSING,
+            Self::Reference(error) => error.reason(),
+            Self::SecretMissing { .. }
+            | Self::NamespaceUnknown(_)
+            | Self::KeyMissing { .. }
+            | Self::TokenMissing(_) => MISSING,
             Self::SecretForbidden { .. } => FORBIDDEN,
             Self::Api(ApiError::ClientRefused { .. } | ApiError::IdentityRefused { .. }) => REFUSED,
             Self::Api(ApiError::ScopeMissing { .. }) => SCOPE_MISSING,
@@ -169,7 +204,8 @@ mod tests {
     #[test]
     fn every_reason_is_listed() {
         for error in [
-            CredentialError::SecretMissing("s".into()),
+            CredentialError::NamespaceUnknown("s".into()),
+            ReferenceError::Missing("acme".into()).into(),
             CredentialError::Recipient(InvalidRecipient),
             ApiError::Lost { operation: "try" }.into(),
             ApiError::NotFound { operation: "try" }.into(),

@@ -291,7 +291,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::operator::{fixtures, validate::validate};
+    use crate::operator::{fixtures, referred_credential::Referred, validate::validate};
 
     fn filled(defaults: &MonitoringDefaults, own: serde_json::Value) -> Monitoring {
         defaults.complete(fixtures::relay(json!({"monitoring": own})).spec.monitoring)
@@ -386,7 +386,12 @@ mod tests {
             },
             ..Defaults::default()
         };
-        let pods = |spec| validate(&fixtures::relay(spec), &defaults).unwrap().pods;
+        let pods = |spec| {
+            let relay = fixtures::relay(spec);
+            validate(&relay, &Referred::Unknown, &defaults)
+                .unwrap()
+                .pods
+        };
         let plain = pods(json!({}));
         assert_eq!(plain.template, defaults.template.template);
         assert_eq!(plain.environment["HTTPS_PROXY"], "http://p:1");

@@ -16,6 +16,7 @@ use super::{
     credential::CredentialError,
     devices::Deleting,
     events,
+    referred_credential::ReferenceError,
     retries::Retries,
     tasks::{Due, Tasks},
     validate::ApiAccount,
@@ -102,7 +103,7 @@ impl Deleter {
     pub fn delete(
         &self,
         relay: &PeerRelay,
-        account: &ApiAccount,
+        account: Result<&ApiAccount, &ReferenceError>,
         deletions: &Deletions<'_>,
     ) -> Option<Duration> {
         let key = ObjectRef::from_obj(relay);
@@ -120,8 +121,7 @@ impl Deleter {
         let order = Order {
             access: ApiAccess {
                 namespace: relay.namespace().unwrap_or_default(),
-                account: account.clone(),
-                ca_bundle: relay.spec.tailnet.ca_bundle.clone(),
+                account: account.cloned().map_err(Clone::clone),
                 relay: key,
             },
             uid,

@@ -1,4 +1,4 @@
-//! PeerRelays, specifications and plans for tests.
+//! PeerRelays, TailnetCredentials, specifications and plans for tests.
 
 use k8s_openapi::jiff::Timestamp;
 use serde_json::{Value, json};
@@ -8,11 +8,12 @@ use super::{
     defaults::{Defaults, RelayImage},
     objects::{Applied, Deferred, Objects, Prepared},
     plan::{Plan, Region, RegionPlan, plan},
+    referred_credential::Referred,
     status::{Outcome, Pass},
     validate::{ValidSpec, validate},
     view::ClusterView,
 };
-use crate::crd::PeerRelay;
+use crate::crd::{PeerRelay, TailnetCredential};
 
 /// A specification, its plan and the result of applying its objects.
 pub(crate) struct Fixture {
@@ -79,9 +80,21 @@ pub(crate) fn relay(spec: Value) -> PeerRelay {
     .expect("the fixture is a PeerRelay")
 }
 
-/// The specification of the same PeerRelay.
+/// A TailnetCredential `acme` with this specification.
+pub(crate) fn tailnet_credential(spec: &Value) -> TailnetCredential {
+    serde_json::from_value(json!({
+        "apiVersion": "peerrelay.dev/v1alpha1",
+        "kind": "TailnetCredential",
+        "metadata": {"name": "acme", "uid": "u-2"},
+        "spec": spec,
+    }))
+    .expect("the fixture is a TailnetCredential")
+}
+
+/// The specification of the smallest PeerRelay; `spec` replaces fields.
 pub(crate) fn validated(spec: Value) -> ValidSpec {
-    validate(&relay(spec), &defaults()).expect("the fixture is valid")
+    let referred = Referred::Unknown;
+    validate(&relay(spec), &referred, &defaults()).expect("the fixture is valid")
 }
 
 /// The same PeerRelay with a plan that decides nothing: a relay runs on every node that fits.

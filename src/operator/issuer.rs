@@ -91,8 +91,7 @@ impl Issuer {
             access: ApiAccess {
                 relay,
                 namespace: spec.owner.namespace.clone(),
-                account: account.clone(),
-                ca_bundle: spec.tailnet.ca_bundle.clone(),
+                account: Ok(account.clone()),
             },
             wanted,
         };

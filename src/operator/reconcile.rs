@@ -122,11 +122,12 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
             .map(|()| Action::await_change())
             .map_err(ReconcileError::Status);
     }
-    let spec = match validate(&relay, &ctx.defaults) {
+    let spec = match validate(&relay, &view.referred, &ctx.defaults) {
         Ok(spec) => spec,
         Err(invalid) => {
-            let message = &invalid.to_string();
-            let status = status(&relay, &view, Outcome::Invalid { message }, now);
+            let (reason, message) = (invalid.reason(), &*invalid.to_string());
+            let outcome = Outcome::Invalid { reason, message };
+            let status = status(&relay, &view, outcome, now);
             let published = publisher.publish(status).await;
             return published
                 .map(|()| Action::await_change())
@@ -188,7 +189,7 @@ fn delete_devices(
         recorded: &plan.devices.recorded,
         due: &plan.devices.due,
     };
-    deleter.delete(relay, credential, &deletions)
+    deleter.delete(relay, Ok(credential), &deletions)
 }
 
 /// Returns the time of the next pass: after a refusal, when withdrawn relays are removed, when a

@@ -5,6 +5,7 @@ use kube::ResourceExt;
 
 use super::{
     devices::{Devices, has_pod},
+    referred_credential::ReferenceError,
     validate::{ApiAccount, deletion_credential},
     view::ClusterView,
 };
@@ -30,8 +31,8 @@ pub enum Step {
 /// The devices of a PeerRelay that is being deleted.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Deletion {
-    /// Credential of the devices' tailnet.
-    pub credential: ApiAccount,
+    /// Credential of the devices' tailnet, or the reason why it is not known.
+    pub credential: Result<ApiAccount, ReferenceError>,
     /// Devices that are not deleted yet.
     pub recorded: Vec<RelayDevice>,
     /// Devices of relays that have ended.
@@ -43,8 +44,8 @@ pub struct Deletion {
 /// Decides the next step for a PeerRelay that is being deleted.
 pub fn next(relay: &PeerRelay, view: &ClusterView, now: Timestamp) -> Step {
     let is_orphaning = relay.finalizers().iter().any(|f| f == ORPHAN);
-    let Some(credential) = deletion_credential(&relay.spec.tailnet).filter(|_| !is_orphaning)
-    else {
+    let credential = deletion_credential(relay, &view.referred);
+    let Some(credential) = credential.filter(|_| !is_orphaning) else {
         return Step::End(Vec::new());
     };
     let tag = |region: &str| {

@@ -40,7 +40,7 @@ use super::{
     plan::{Plan, Region},
     refusal::Cause,
     tailnet,
-    validate::ValidSpec,
+    validate::{INVALID_SPEC, ValidSpec},
     view::ClusterView,
 };
 use crate::{
@@ -68,7 +68,7 @@ pub const REASONS: &[&str] = &[
     "Paused",
     disabled::DISABLED,
     disabled::WITHDRAWING,
-    "InvalidSpec",
+    INVALID_SPEC,
     Cause::NameTaken.reason(),
     Cause::Rejected.reason(),
     Cause::Failed.reason(),
@@ -97,6 +97,8 @@ pub enum Outcome<'a> {
     Paused,
     /// The specification is invalid. Nothing was changed.
     Invalid {
+        /// Documented reason, in CamelCase.
+        reason: &'a str,
         /// Sentence that names the fault and the fix.
         message: &'a str,
     },
@@ -186,10 +188,12 @@ fn updates(
             let ready = ConditionUpdate::new("Ready", "Unknown", "Paused", message);
             return [vec![ready], serving::updates(observed)].concat();
         }
-        Outcome::Invalid { message } => {
-            let update = |kind, status| ConditionUpdate::new(kind, status, "InvalidSpec", message);
+        Outcome::Invalid { reason, message } => {
+            let update = |kind, status| ConditionUpdate::new(kind, status, reason, message);
             let invalid = vec![update("Ready", "False"), update("Stalled", "True")];
-            return [invalid, serving::updates(observed)].concat();
+            let credential = credential::refused(reason, message);
+            let serving = serving::updates(observed);
+            return [invalid, credential.into_iter().collect(), serving].concat();
         }
         Outcome::Applied(pass) => pass,
     };

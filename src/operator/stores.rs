@@ -7,9 +7,11 @@ pub mod guard;
 pub mod monitoring;
 mod neighbours;
 mod nodes;
+mod of_cluster;
 mod pods;
 mod scope;
 mod stream;
+mod tailnet_credentials;
 
 use std::{fmt::Debug, hash::Hash, sync::Arc, time::Instant};
 
@@ -18,7 +20,7 @@ use k8s_openapi::{
     NamespaceResourceScope,
     api::{
         apps::v1::DaemonSet,
-        core::v1::{ConfigMap, Event, Node, Pod, Service, ServiceAccount},
+        core::v1::{ConfigMap, Event, Pod, Service, ServiceAccount},
         networking::v1::NetworkPolicy,
         policy::v1::PodDisruptionBudget,
         rbac::v1::{Role, RoleBinding},
@@ -50,10 +52,8 @@ pub struct Stores {
     pub(super) peer_relays: Store<PeerRelay>,
     /// Objects that PeerRelays own.
     pub(super) children: ChildStores,
-    /// Nodes, reduced to the fields that the operator uses.
-    pub(super) nodes: Store<Node>,
-    /// Kinds that may not be installed in the cluster.
-    pub(super) monitoring: monitoring::Monitoring,
+    /// Objects without a namespace.
+    pub(super) of_cluster: of_cluster::ClusterStores,
     /// Reports of the relays.
     pub(super) relay_nodes: Store<RelayNode>,
     /// PeerRelays whose reports may have changed, for the verification of addresses.
@@ -113,18 +113,7 @@ impl Stores {
         let (peer_relays, controller) =
             watch_peer_relays(scope, queue, &unreadable_relays, &changed_reports);
         let (children, controller) = ChildStores::watch(scope, queue, controller);
-        let relays = controller.store();
-        let (nodes, stream) = nodes::watch(scope);
-        // A single node stands for all, because a change of any node reconciles every PeerRelay.
-        let stream = debounce::debounced(stream, |_: &Node| ());
-        let controller =
-            controller.watches_stream(stream, queue.recording(move |_: Node| everyone(&relays)));
-        let relays = controller.store();
-        let (monitoring, stream) = monitoring::Monitoring::watch(scope);
-        let controller = controller.watches_stream(
-            stream,
-            queue.recording(move |_: monitoring::Definition| everyone(&relays)),
-        );
+        let (of_cluster, controller) = of_cluster::ClusterStores::watch(scope, queue, controller);
         let unreadable_nodes = UnreadableObjects::default();
         let (relay_nodes, stream) = watch_reports(scope, &unreadable_nodes, &changed_reports);
         let controller = controller.watches_stream(
@@ -146,8 +135,7 @@ impl Stores {
         let stores = Self {
             peer_relays,
             children,
-            nodes,
-            monitoring,
+            of_cluster,
             relay_nodes,
             changed_reports,
             unreadable_relays,
@@ -171,8 +159,7 @@ impl Stores {
     async fn wait_alone_until_ready(&self) -> Result<(), WriterDropped> {
         tokio::try_join!(
             self.children.wait_until_ready(),
-            self.nodes.wait_until_ready(),
-            self.monitoring.wait_until_ready(),
+            self.of_cluster.wait_until_ready(),
             self.relay_nodes.wait_until_ready(),
             self.pods.wait_until_ready(),
             self.pod_refusals.wait_until_ready(),
@@ -239,13 +226,6 @@ fn watch_pods(
 fn reported_relay(report: &RelayNode) -> ObjectRef<PeerRelay> {
     let namespace = report.namespace().unwrap_or_default();
     ObjectRef::new(&report.spec.peer_relay).within(&namespace)
-}
-
-/// Every PeerRelay.
-fn everyone(relays: &Store<PeerRelay>) -> Vec<ObjectRef<PeerRelay>> {
-    let relays = relays.state();
-    let relays = relays.iter().map(AsRef::as_ref);
-    relays.map(ObjectRef::from_obj).collect()
 }
 
 /// A kind of objects in namespaces.

@@ -2,15 +2,17 @@
 
 use kube::ResourceExt;
 
-use crate::crd::{PeerRelay, RelayNode, control_server::ControlServer, peer_relay::Tailnet};
+use crate::crd::{
+    PeerRelay, RelayNode, control_server::ControlServer, credential::CredentialIdentity,
+};
 
 /// Longest DNS name, in characters. Reports may contain longer texts.
 const LONGEST_DOMAIN: usize = 253;
 
 /// Returns the maximum number of relays in total: the number that the user sets, or the one that
 /// tailscale.com documents for every plan. Other control servers document no number.
-pub fn limit(relay: &PeerRelay) -> Option<u16> {
-    let allowance = || server(&relay.spec.tailnet).allowance();
+pub fn limit(relay: &PeerRelay, server: Option<&ControlServer>) -> Option<u16> {
+    let allowance = || server.and_then(ControlServer::allowance);
     relay.spec.max_relays.or_else(allowance)
 }
 
@@ -25,20 +27,22 @@ pub struct Neighbour {
     pub limit: Option<u16>,
 }
 
-/// The neighbours of `relay` among `all`, by name.
+/// The neighbours of `relay` among `all`, by name. `server` returns the control server of a
+/// PeerRelay, if it is known.
 ///
 /// Two PeerRelays are in the same tailnet if they have the control server and the credential in common,
 /// or the control server and the domain that their relays report.
 pub fn neighbours<'a>(
     relay: &PeerRelay,
     all: impl Iterator<Item = &'a PeerRelay>,
+    server: impl Fn(&PeerRelay) -> Option<ControlServer>,
 ) -> Vec<Neighbour> {
     let is_self = |other: &PeerRelay| {
         other.namespace() == relay.namespace() && other.name_any() == relay.name_any()
     };
     let mut found: Vec<_> = all
         .filter(|other| !is_self(other) && other.metadata.deletion_timestamp.is_none())
-        .filter(|other| shares_tailnet(relay, other))
+        .filter(|other| shares_tailnet(relay, other, &server))
         .map(|other| Neighbour {
             name: format!(
                 "{}/{}",
@@ -46,29 +50,34 @@ pub fn neighbours<'a>(
                 other.name_any()
             ),
             relays: wanted(other),
-            limit: limit(other),
+            limit: limit(other, server(other).as_ref()),
         })
         .collect();
     found.sort_by(|a, b| a.name.cmp(&b.name));
     found
 }
 
-fn server(tailnet: &Tailnet) -> ControlServer {
-    ControlServer::of(tailnet.control_url.as_deref())
-}
-
-fn shares_tailnet(relay: &PeerRelay, other: &PeerRelay) -> bool {
-    let (tailnet, others) = (&relay.spec.tailnet, &other.spec.tailnet);
-    let credentials = [(relay, tailnet), (other, others)]
-        .map(|(relay, tailnet)| (relay.namespace(), tailnet.credential()));
+fn shares_tailnet(
+    relay: &PeerRelay,
+    other: &PeerRelay,
+    server: impl Fn(&PeerRelay) -> Option<ControlServer>,
+) -> bool {
+    let [credential, others] = [relay, other].map(identity);
     let domain = |relay: &PeerRelay| {
         let domain = relay.status.as_ref().map(|status| status.tailnet.clone());
         domain.filter(|domain| !domain.is_empty())
     };
     // The servers are compared last, because their URLs must be parsed.
-    (credentials[0] == credentials[1]
-        || domain(relay).is_some_and(|own| domain(other) == Some(own)))
-        && server(tailnet) == server(others)
+    (credential == others || domain(relay).is_some_and(|own| domain(other) == Some(own)))
+        && match (server(relay), server(other)) {
+            (Some(server), Some(others)) => server == others,
+            _ => true,
+        }
+}
+
+fn identity(relay: &PeerRelay) -> CredentialIdentity<'_> {
+    let namespace = relay.metadata.namespace.as_deref();
+    relay.spec.tailnet.credential(namespace.unwrap_or_default())
 }
 
 /// Returns the number of relays that a PeerRelay requests, according to its status.
@@ -79,12 +88,12 @@ fn wanted(relay: &PeerRelay) -> usize {
         .sum()
 }
 
-/// The facts about a PeerRelay that matter to its neighbours.
+/// The facts about a PeerRelay that matter to its neighbours. A change of a TailnetCredential is
+/// another event.
 pub fn seen_by_neighbours(relay: &PeerRelay) -> impl PartialEq + Send + use<> {
-    let (secret, key) = relay.spec.tailnet.credential();
     (
-        server(&relay.spec.tailnet),
-        (secret.to_owned(), key.to_owned()),
+        ControlServer::of(relay.spec.tailnet.control_url.as_deref()),
+        identity(relay).into_owned(),
         relay.status.as_ref().map(|status| status.tailnet.clone()),
         wanted(relay),
         relay.spec.max_relays,
@@ -107,7 +116,25 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::operator::fixtures;
+    use crate::operator::{
+        fixtures,
+        referred_credential::{Referred, control_server},
+    };
+
+    fn server(relay: &PeerRelay) -> Option<ControlServer> {
+        control_server(&relay.spec.tailnet, &Referred::Unknown)
+    }
+
+    fn limit(relay: &PeerRelay) -> Option<u16> {
+        super::limit(relay, server(relay).as_ref())
+    }
+
+    fn neighbours<'a>(
+        relay: &PeerRelay,
+        all: impl Iterator<Item = &'a PeerRelay>,
+    ) -> Vec<Neighbour> {
+        super::neighbours(relay, all, server)
+    }
 
     #[test]
     fn the_hosted_control_server_is_known_however_it_is_written() {
@@ -122,7 +149,7 @@ mod tests {
             "https://LOGIN.tailscale.com.",
         ] {
             let relay = at(url, "a");
-            assert_eq!(server(&relay.spec.tailnet), ControlServer::Hosted, "{url}");
+            assert_eq!(server(&relay), Some(ControlServer::Hosted), "{url}");
             assert_eq!(limit(&relay), Some(2), "{url}");
         }
         for url in [
@@ -136,7 +163,7 @@ mod tests {
 
     #[test]
     fn one_server_is_one_whichever_way_it_is_written() {
-        let server = |url| server(&at(url, "a").spec.tailnet);
+        let server = |url| server(&at(url, "a"));
         let plain = server("https://control.example.net");
         for same in [
             "https://control.example.net/",
@@ -190,6 +217,28 @@ mod tests {
         };
         assert_eq!(names(&[far]), ["elsewhere/far"]);
         assert!(names(&[foreign]).is_empty());
+    }
+
+    #[test]
+    fn neighbours_of_other_namespaces_share_a_tailnet_credential() {
+        let refers = |namespace: &str, name: &str| {
+            let tailnet = json!({"credentialsRef": {"name": name}});
+            let mut relay = fixtures::relay(json!({"tailnet": tailnet, "maxRelays": 3}));
+            relay.metadata.namespace = Some(namespace.into());
+            relay
+        };
+        let all = [
+            refers("tenants", "acme"),
+            refers("tenants", "other"),
+            named(
+                "own",
+                fixtures::relay(json!({"tailnet": {"oauth": {"secretName": "acme"}}})),
+            ),
+        ];
+        let found = neighbours(&refers("relays", "acme"), all.iter());
+        let names: Vec<_> = found.iter().map(|found| &*found.name).collect();
+        assert_eq!(names, ["tenants/edge"]);
+        assert_eq!(found[0].limit, Some(3), "the control server is not known");
     }
 
     #[test]

@@ -2,42 +2,48 @@
 //! Pure.
 
 mod endpoints;
+mod tailnet_access;
 
 use std::collections::BTreeMap;
 
 use kube::{Resource, ResourceExt};
-use url::Url;
 
-pub use self::endpoints::InvalidEndpoints;
+pub use self::{
+    endpoints::InvalidEndpoints,
+    tailnet_access::{
+        AccountSource, ApiAccount, Credential, SecretNamespace, TailnetAccess, deletion_credential,
+    },
+};
 use super::{
     defaults::{Defaults, RelayImage},
     objects::Owner,
     overrides::{self, OverrideError, Shape},
+    referred_credential::{ReferenceError, Referred, control_server},
     tailnet,
 };
 use crate::{
     config::{data_path::DataPath, endpoints::EndpointsConfig, log_level::LogLevel},
     crd::{
         PeerRelay,
-        control_server::ControlServer,
-        device::DeletionPolicy,
         exposure::{Exposure, ExposureType},
         grants::{GrantsOutput, GrantsTests},
         limits::Limits,
         monitoring::Monitoring,
-        peer_relay::{Region, Tailnet},
+        peer_relay::Region,
         placement::{MOST_CHOSEN, Placement},
         template::Template,
     },
     firewall,
     grants::{Policy, RegionGrant, Selector, SelectorError},
     names,
-    tailnet_api::HOSTED_API,
 };
 
 /// Relays of a region behind load balancers unless the PeerRelay names a number: each costs an
 /// address.
 const BALANCED_RELAYS: u16 = 2;
+
+/// Reason of a PeerRelay whose specification has a fault.
+pub const INVALID_SPEC: &str = "InvalidSpec";
 
 /// The specification of a `PeerRelay` that can be planned and built, with the operator's defaults.
 #[derive(Debug, Clone)]
@@ -64,82 +70,6 @@ pub struct ValidSpec {
     pub grants_output: GrantsOutput,
     /// Form of the relays' pods.
     pub pods: PodSettings,
-}
-
-/// Access of the relays to their tailnet.
-#[derive(Debug, Clone)]
-pub struct TailnetAccess {
-    /// Credential with which the relays get their auth keys.
-    pub credential: Credential,
-    /// Control server, unless it is tailscale.com's.
-    pub control_url: Option<Url>,
-    /// Further certificate authorities, PEM.
-    pub ca_bundle: Option<String>,
-    /// First part of device names.
-    pub hostname_prefix: String,
-    /// True if devices leave the tailnet when they are offline.
-    pub ephemeral: bool,
-    /// Credential with which the operator deletes the devices of removed relays. `None` if they are
-    /// retained.
-    pub deletion_credential: Option<ApiAccount>,
-}
-
-/// The source of the relays' auth keys.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Credential {
-    /// A Secret with an auth key, which nodes mount into the pods.
-    AuthKey {
-        /// Name of the Secret.
-        secret: String,
-        /// Key of the Secret.
-        key: String,
-    },
-    /// An OAuth client, with which the operator creates an auth key for each relay.
-    Api(ApiAccount),
-}
-
-impl Credential {
-    /// Returns the name of its Secret, and the key that it has there. An OAuth client has two keys,
-    /// which are always the same.
-    pub fn secret(&self) -> (&str, &str) {
-        match self {
-            Self::AuthKey { secret, key } => (secret, key),
-            Self::Api(ApiAccount {
-                source: AccountSource::OAuthClient { secret },
-                ..
-            }) => (secret, ""),
-            Self::Api(ApiAccount {
-                source: AccountSource::WorkloadIdentity { client_id, .. },
-                ..
-            }) => ("", client_id),
-        }
-    }
-}
-
-/// An account of a tailnet's API.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ApiAccount {
-    /// Proof of the account.
-    pub source: AccountSource,
-    /// URL of the tailnet's API.
-    pub url: Url,
-}
-
-/// Proof of an account of a tailnet's API.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum AccountSource {
-    /// A Secret with an OAuth client.
-    OAuthClient {
-        /// Name of the Secret.
-        secret: String,
-    },
-    /// A token of the operator, which a federated identity trusts.
-    WorkloadIdentity {
-        /// Client ID of the federated identity.
-        client_id: String,
-        /// Audience of the token.
-        audience: String,
-    },
 }
 
 /// The settings that every relay of a PeerRelay has.
@@ -212,8 +142,11 @@ pub enum InvalidRelay {
     #[error("tailnet.apiURL is not a URL: {0}; write it as https://api.example.net")]
     ApiUrl(url::ParseError),
     /// The relays have no credential, or several.
-    #[error("tailnet must have either authKey, oauth or workloadIdentity")]
+    #[error("tailnet must have either authKey, oauth, workloadIdentity or credentialsRef")]
     Credential,
+    /// The TailnetCredential of the PeerRelay cannot be used.
+    #[error(transparent)]
+    Reference(#[from] ReferenceError),
     /// The patch of the pods has a fault, or would break relays.
     #[error(transparent)]
     Overrides(#[from] OverrideError),
@@ -260,6 +193,16 @@ pub enum InvalidRelay {
     },
 }
 
+impl InvalidRelay {
+    /// The reason in conditions.
+    pub const fn reason(&self) -> &'static str {
+        match self {
+            Self::Reference(error) => error.reason(),
+            _ => INVALID_SPEC,
+        }
+    }
+}
+
 impl ValidSpec {
     /// Returns the UDP ports of each region's relays that do not depend on the cluster.
     pub fn firewall_ports(&self) -> impl Iterator<Item = (&str, firewall::Ports<'_>)> {
@@ -287,11 +230,16 @@ impl ValidSpec {
     }
 }
 
-/// Validates `relay`, and completes it with the operator's `defaults`.
+/// Validates `relay`, which refers to the TailnetCredential `referred`, and completes it with the
+/// operator's `defaults`.
 ///
 /// # Errors
 /// The first fault that the user must correct.
-pub fn validate(relay: &PeerRelay, defaults: &Defaults) -> Result<ValidSpec, InvalidRelay> {
+pub fn validate(
+    relay: &PeerRelay,
+    referred: &Referred,
+    defaults: &Defaults,
+) -> Result<ValidSpec, InvalidRelay> {
     let owner = owner(relay)?;
     let spec = &relay.spec;
     let regions = spec
@@ -300,13 +248,14 @@ pub fn validate(relay: &PeerRelay, defaults: &Defaults) -> Result<ValidSpec, Inv
         .map(|r| region(r, &owner, spec.grants.tests));
     let regions = regions.collect::<Result<Vec<_>, InvalidRelay>>()?;
     check_overrides(spec.template.as_ref(), &regions)?;
-    let tailnet = tailnet_access(relay)?;
+    let tailnet = tailnet_access::access(relay, referred)?;
+    let server = control_server(&spec.tailnet, referred);
     Ok(ValidSpec {
         enabled: spec.enabled,
         port: spec.port,
         metrics_port: spec.monitoring.port_beside(spec.port),
         tailnet,
-        max_relays: tailnet::limit(relay),
+        max_relays: tailnet::limit(relay, server.as_ref()),
         regions,
         settings: RelaySettings {
             limits: spec.limits.unwrap_or_default(),
@@ -341,73 +290,6 @@ fn owner(relay: &PeerRelay) -> Result<Owner, InvalidRelay> {
         namespace,
         reference: reference.ok_or(InvalidRelay::Incomplete("uid"))?,
     })
-}
-
-fn tailnet_access(relay: &PeerRelay) -> Result<TailnetAccess, InvalidRelay> {
-    let tailnet = &relay.spec.tailnet;
-    let control_url = tailnet.control_url.as_deref().map(Url::parse).transpose();
-    let control_url = control_url.map_err(InvalidRelay::ControlUrl)?;
-    let prefix = tailnet.hostname_prefix.clone();
-    let credential = credential(tailnet, control_url.as_ref())?;
-    Ok(TailnetAccess {
-        deletion_credential: for_deletion(tailnet, &credential).cloned(),
-        credential,
-        control_url,
-        ca_bundle: tailnet.ca_bundle.clone(),
-        hostname_prefix: prefix.unwrap_or_else(|| relay.name_any()),
-        ephemeral: tailnet.ephemeral,
-    })
-}
-
-/// Returns the credential with which devices of removed relays are deleted, also of a PeerRelay that
-/// is invalid for another reason. `None` if they are retained, or if no credential can delete them.
-pub fn deletion_credential(tailnet: &Tailnet) -> Option<ApiAccount> {
-    let control_url = tailnet.control_url.as_deref().map(Url::parse);
-    let credential = credential(tailnet, control_url.transpose().ok()?.as_ref());
-    for_deletion(tailnet, &credential.ok()?).cloned()
-}
-
-fn for_deletion<'a>(tailnet: &Tailnet, credential: &'a Credential) -> Option<&'a ApiAccount> {
-    match (tailnet.deletion_policy, credential) {
-        (Some(DeletionPolicy::Delete) | None, Credential::Api(account)) => Some(account),
-        _ => None,
-    }
-}
-
-/// The credential. The API of another control server than tailscale.com's has its URL.
-fn credential(tailnet: &Tailnet, control_url: Option<&Url>) -> Result<Credential, InvalidRelay> {
-    let own = tailnet.api_url.as_deref().map(Url::parse).transpose();
-    let own = own.map_err(InvalidRelay::ApiUrl)?;
-    let source = match (
-        &tailnet.auth_key,
-        &tailnet.oauth,
-        &tailnet.workload_identity,
-    ) {
-        (Some(auth_key), None, None) => {
-            return Ok(Credential::AuthKey {
-                secret: auth_key.secret_name.clone(),
-                key: auth_key.key().to_owned(),
-            });
-        }
-        (None, Some(oauth), None) => AccountSource::OAuthClient {
-            secret: oauth.secret_name.clone(),
-        },
-        (None, None, Some(identity)) => AccountSource::WorkloadIdentity {
-            client_id: identity.client_id.clone(),
-            audience: identity.audience(),
-        },
-        _ => return Err(InvalidRelay::Credential),
-    };
-    let hosted = || {
-        HOSTED_API
-            .parse()
-            .expect("the URL of the hosted API is valid")
-    };
-    let url = own.unwrap_or_else(|| match ControlServer::of(tailnet.control_url.as_deref()) {
-        ControlServer::Hosted => hosted(),
-        ControlServer::Own(_) => control_url.cloned().unwrap_or_else(hosted),
-    });
-    Ok(Credential::Api(ApiAccount { source, url }))
 }
 
 fn region(region: &Region, owner: &Owner, tests: GrantsTests) -> Result<ValidRegion, InvalidRelay> {

@@ -17,6 +17,7 @@ use super::{
     credential::Issuing,
     devices::Deleting,
     kinds::MonitoringKind,
+    referred_credential::{Referred, control_server},
     stores::Stores,
     tailnet::{self, Neighbour},
 };
@@ -51,6 +52,8 @@ pub struct ClusterView {
     pub own_pods: Vec<Arc<Pod>>,
     /// Reports of the PeerRelay's own relays, without those whose pod is gone.
     pub reports: Vec<Arc<RelayNode>>,
+    /// The TailnetCredential that the PeerRelay refers to.
+    pub referred: Referred,
     /// Results of the operator's attempts to create auth keys.
     pub issuing: Issuing,
     /// Devices in the status of the PeerRelay.
@@ -78,13 +81,18 @@ pub fn view(
 ) -> ClusterView {
     let namespace = relay.metadata.namespace.as_deref();
     let own_pods = own_pods(stores, relay);
+    let find = |relay: &PeerRelay| match &relay.spec.tailnet.credentials_ref {
+        Some(reference) => stores.of_cluster.tailnet_credentials.find(&reference.name),
+        None => Referred::Unknown,
+    };
     ClusterView {
-        nodes: stores.nodes.state(),
+        nodes: stores.of_cluster.nodes.state(),
         pods: stores.pods.state(),
-        monitoring_kinds: stores.monitoring.kinds(),
+        monitoring_kinds: stores.of_cluster.monitoring.kinds(),
         neighbours: {
             let all = stores.peer_relays.state();
-            tailnet::neighbours(relay, all.iter().map(AsRef::as_ref))
+            let server = |relay: &PeerRelay| control_server(&relay.spec.tailnet, &find(relay));
+            tailnet::neighbours(relay, all.iter().map(AsRef::as_ref), server)
         },
         services: in_namespace(&stores.children.services, namespace),
         daemon_sets: in_namespace(&stores.children.daemon_sets, namespace),
@@ -93,6 +101,7 @@ pub fn view(
         pod_refusals: in_namespace(&stores.pod_refusals, namespace),
         reports: reports_of(stores, relay, &own_pods),
         own_pods,
+        referred: find(relay),
         issuing,
         devices: match &relay.status {
             Some(status) => status.devices.clone(),

@@ -14,6 +14,7 @@ use peerrelay::{
         defaults::Defaults,
         objects::{Applied, Deferred, Objects},
         plan::{Plan, RegionPlan},
+        referred_credential::Referred,
         refusal::{Cause, Summary},
         status::{Outcome, Pass, status},
         validate::validate,
@@ -382,7 +383,7 @@ enum Ending<'a> {
 /// Returns the status that the operator writes.
 fn computed(spec: &Value, view: &ClusterView, ending: Ending<'_>) -> Value {
     let relay: PeerRelay = serde_json::from_value(peer_relay(spec, &json!({}))).unwrap();
-    let spec = validate(&relay, &Defaults::default()).unwrap();
+    let spec = validate(&relay, &Referred::Unknown, &Defaults::default()).unwrap();
     let plan = Plan {
         regions: vec![RegionPlan::default()],
         ..Plan::default()
@@ -401,7 +402,10 @@ fn computed(spec: &Value, view: &ClusterView, ending: Ending<'_>) -> Value {
     };
     let outcome = match ending {
         Ending::Paused => Outcome::Paused,
-        Ending::Invalid(message) => Outcome::Invalid { message },
+        Ending::Invalid(message) => Outcome::Invalid {
+            reason: "InvalidSpec",
+            message,
+        },
         Ending::Applied | Ending::Refused(_) => Outcome::Applied(Pass {
             spec: &spec,
             plan: &plan,

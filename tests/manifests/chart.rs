@@ -14,6 +14,7 @@ use peerrelay::{
         build,
         defaults::{self, Defaults},
         plan::plan,
+        referred_credential::Referred,
         validate::validate,
         view::ClusterView,
     },
@@ -195,7 +196,7 @@ fn operator_may_give_relays_what_it_gives_them() {
         "spec": {"tailnet": {"authKey": {"secretName": "s"}},
                  "regions": [{"name": "r", "clients": ["tag:c"]}]},
     }));
-    let spec = validate(&relay.unwrap(), &Defaults::default()).unwrap();
+    let spec = validate(&relay.unwrap(), &Referred::Unknown, &Defaults::default()).unwrap();
     let plan = plan(&spec, &ClusterView::default(), Timestamp::UNIX_EPOCH);
     let objects = build::build(&spec, &plan).stage;
     for rule in objects.roles[0].rules.as_ref().unwrap() {

@@ -324,6 +324,7 @@ fn an_operator_of_some_namespaces_has_rights_in_them_only() {
         [
             r#"["nodes"]"#,
             r#"["peerrelays"]"#,
+            r#"["tailnetcredentials"]"#,
             r#"["customresourcedefinitions"]"#
         ]
     );

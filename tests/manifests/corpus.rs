@@ -57,11 +57,9 @@ fn each_problem_of_the_corpus_is_told_once() {
             continue;
         };
         assert_eq!(report["valid"] == true, output.status.success());
-        let mut paths: Vec<_> = report["peerRelays"]
-            .as_array()
-            .unwrap()
-            .iter()
-            .flat_map(|relay| relay["problems"].as_array().unwrap())
+        let objects = ["peerRelays", "tailnetCredentials"].map(|kind| report[kind].as_array());
+        let mut paths: Vec<_> = (objects.into_iter().flatten().flatten())
+            .flat_map(|object| object["problems"].as_array().unwrap())
             .map(|problem| problem["path"].to_string())
             .collect();
         let all = paths.len();

@@ -69,6 +69,23 @@ fn the_operator_gets_a_token_for_each_audience_and_no_right() {
 }
 
 #[test]
+fn no_role_of_the_chart_allows_to_write_tailnet_credentials() {
+    let Some(rendered) = render(&[]) else { return };
+    let all = objects(&rendered.unwrap());
+    let rules = all.iter().filter_map(|object| object["rules"].as_array());
+    let mut found = 0;
+    for rule in rules.flatten() {
+        if rule["resources"].to_string().contains("tailnetcredentials") {
+            let verbs = rule["verbs"].as_array().unwrap();
+            let reads = |verb: &Value| ["get", "list", "watch"].iter().any(|read| verb == read);
+            assert!(verbs.iter().all(reads), "{rule}");
+            found += 1;
+        }
+    }
+    assert_eq!(found, 2, "the operator and users with the role view");
+}
+
+#[test]
 fn credentials_that_cannot_work_are_refused_with_the_name_of_the_value() {
     for entries in [
         json!([{"namespace": "relays"}]),

@@ -19,11 +19,12 @@ use crate::{
     },
     crd::{
         control_server::ControlServer,
+        credential::CredentialIdentity,
         grants::{ClientStatus, GrantState},
         peer_relay::RegionStatus,
     },
     grants::policy_file::{self, ClientUse, Finding, ReviewRequest, ReviewedRegion},
-    operator::validate::ValidRegion,
+    operator::{objects::Owner, validate::ValidRegion},
 };
 
 /// Exit code if there are findings.
@@ -154,7 +155,7 @@ fn reviewed(region: &ValidRegion, status: Option<&RegionStatus>) -> ReviewedRegi
 /// Describes the PeerRelays that have, or may have, more relays than their tailnet allows.
 fn over_quota(relays: &[Found]) -> Vec<String> {
     let mut found = Vec::new();
-    let mut by_tailnet: BTreeMap<_, Vec<(&str, u16)>> = BTreeMap::new();
+    let mut by_tailnet: BTreeMap<_, Vec<(&Owner, u16)>> = BTreeMap::new();
     for relay in relays {
         let owner = &relay.spec.owner;
         let name = format!("PeerRelay {}/{}", owner.namespace, owner.name);
@@ -175,26 +176,41 @@ fn over_quota(relays: &[Found]) -> Vec<String> {
             ));
         }
         let tailnet = &relay.spec.tailnet;
-        let key = (
-            ControlServer::of(tailnet.control_url.as_ref().map(Url::as_str)),
-            &owner.namespace,
-            tailnet.credential.secret(),
-        );
-        by_tailnet.entry(key).or_default().push((&owner.name, most));
+        let url = tailnet.control_url.as_ref().map(Url::as_str);
+        let key = (ControlServer::of(url), &tailnet.identity);
+        by_tailnet.entry(key).or_default().push((owner, most));
     }
-    for ((_, namespace, _), relays) in by_tailnet {
+    for ((_, credential), relays) in by_tailnet {
         let total: u32 = relays.iter().map(|(_, most)| u32::from(*most)).sum();
         let most = relays.iter().map(|(_, most)| *most).max().unwrap_or(0);
         if total > u32::from(most) {
-            let names: Vec<_> = relays.iter().map(|(name, _)| *name).collect();
+            let names = sharing(credential, relays.iter().map(|(owner, _)| *owner));
             found.push(format!(
-                "the PeerRelays {} of namespace {namespace} share a tailnet and may have {total} \
-                 relays together, but the greatest maxRelays is {most}: lower maxRelays of each",
-                names.join(", ")
+                "the PeerRelays {names} share a tailnet and may have {total} relays together, but \
+                 the greatest maxRelays is {most}: lower maxRelays of each"
             ));
         }
     }
     found
+}
+
+/// Names PeerRelays that have the same credential.
+fn sharing<'a>(
+    credential: &CredentialIdentity<'_>,
+    owners: impl Iterator<Item = &'a Owner>,
+) -> String {
+    match &credential.namespace {
+        Some(namespace) => {
+            let names: Vec<_> = owners.map(|owner| &*owner.name).collect();
+            format!("{} of namespace {namespace}", names.join(", "))
+        }
+        None => {
+            let name = |owner: &Owner| format!("{}/{}", owner.namespace, owner.name);
+            let names: Vec<_> = owners.map(name).collect();
+            let shared = &credential.name;
+            format!("{} with TailnetCredential {shared}", names.join(", "))
+        }
+    }
 }
 
 #[cfg(test)]

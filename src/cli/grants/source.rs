@@ -11,6 +11,7 @@ use crate::{
     crd::{PeerRelay, PeerRelayStatus},
     operator::{
         defaults::Defaults,
+        referred_credential::Referred,
         validate::{ValidSpec, validate},
     },
 };
@@ -79,7 +80,7 @@ impl Source {
 
 fn found(mut relay: PeerRelay) -> anyhow::Result<Found> {
     let status = relay.status.take();
-    let spec = validate(&relay, &Defaults::default()).with_context(|| {
+    let spec = validate(&relay, &Referred::Unknown, &Defaults::default()).with_context(|| {
         let metadata = &relay.metadata;
         let namespace = metadata.namespace.as_deref().unwrap_or_default();
         let name = metadata.name.as_deref().unwrap_or_default();

@@ -1,4 +1,6 @@
-//! Checks of the PeerRelays in files.
+//! Checks of the PeerRelays and TailnetCredentials in files.
+
+use std::{collections::HashMap, sync::Arc};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -6,27 +8,31 @@ use serde_json::Value;
 use super::yaml::{self, Node};
 use crate::{
     crd::{
-        GROUP, PeerRelay,
-        admission::{Admission, Problem},
+        GROUP, PeerRelay, TailnetCredential,
+        admission::{Admission, Kind, Problem},
     },
     operator::{
         defaults::Defaults,
+        referred_credential::Referred,
         validate::{InvalidRelay, ValidSpec, validate},
     },
 };
 
-/// Kind and version that are accepted.
-const KIND: &str = "PeerRelay";
+/// Kind of an object whose kind is missing or wrong.
+const KIND: &str = Kind::PeerRelay.as_str();
+/// Version that is accepted.
 const API_VERSION: &str = "peerrelay.dev/v1alpha1";
 /// Namespace of an object that names none, as in kubectl.
 const NAMESPACE: &str = "default";
 
-/// PeerRelay, or an object that is probably meant as one, with its problems.
+/// PeerRelay or TailnetCredential, or an object that is probably meant as one, with its problems.
 pub(in crate::cli) struct Judged {
     /// Name of the file.
     pub(in crate::cli) file: String,
     /// Line on which the object begins, or 0 if unknown.
     pub(in crate::cli) line: u64,
+    /// Kind of the object. It is PeerRelay if the object has another one.
+    pub(in crate::cli) kind: Kind,
     /// Namespace of the object, or `default`.
     pub(in crate::cli) namespace: String,
     /// Name of the object, or an empty string.
@@ -65,9 +71,11 @@ pub(in crate::cli) enum RefusedBy {
 impl Judged {
     /// Returns the kind, namespace and name for messages.
     pub(in crate::cli) fn shown(&self) -> String {
-        match self.name.is_empty() {
-            true => KIND.to_owned(),
-            false => format!("{KIND} {}/{}", self.namespace, self.name),
+        let (kind, name) = (self.kind.as_str(), &self.name);
+        match self.kind {
+            _ if name.is_empty() => kind.to_owned(),
+            Kind::PeerRelay => format!("{kind} {}/{name}", self.namespace),
+            Kind::TailnetCredential => format!("{kind} {name}"),
         }
     }
 
@@ -95,14 +103,24 @@ impl Judged {
     }
 }
 
-/// Checks every PeerRelay of the files. The files are given as name and content.
+/// Checks every PeerRelay and TailnetCredential of the files. The files are given as name and
+/// content.
 pub(super) fn judge(files: &[(String, Vec<u8>)]) -> Vec<Judged> {
     let mut judge = Judge {
-        admission: Admission::default(),
+        relays: Admission::of(Kind::PeerRelay),
+        credentials: Admission::of(Kind::TailnetCredential),
+        known: HashMap::new(),
         judged: Vec::new(),
     };
-    for (file, bytes) in files {
-        match yaml::documents(bytes) {
+    let files: Vec<_> = files
+        .iter()
+        .map(|(file, bytes)| (file, yaml::documents(bytes)))
+        .collect();
+    for document in files.iter().flat_map(|(_, documents)| documents).flatten() {
+        judge.learn(document);
+    }
+    for (file, documents) in &files {
+        match documents {
             Ok(documents) => documents
                 .iter()
                 .for_each(|document| judge.document(file, document)),
@@ -114,11 +132,27 @@ pub(super) fn judge(files: &[(String, Vec<u8>)]) -> Vec<Judged> {
 }
 
 struct Judge {
-    admission: Admission,
+    relays: Admission,
+    credentials: Admission,
+    /// The valid TailnetCredentials of all files, by name.
+    known: HashMap<String, Arc<TailnetCredential>>,
     judged: Vec<Judged>,
 }
 
 impl Judge {
+    /// Records the TailnetCredentials of a document.
+    fn learn(&mut self, node: &Node) {
+        if let Some(items) = node.items() {
+            items.iter().for_each(|item| self.learn(item));
+        } else if kind_of(node) == Some(Kind::TailnetCredential)
+            && let Ok(object) = self.credentials.admit(node.value())
+            && let Ok(credential) = serde_json::from_value::<TailnetCredential>(object)
+        {
+            let name = credential.metadata.name.clone().unwrap_or_default();
+            self.known.insert(name, Arc::new(credential));
+        }
+    }
+
     fn document(&mut self, file: &str, node: &Node) {
         let refuse = |judge: &mut Self, path: &str, message: String| {
             judge.refuse(file, Some(node), Problem::new(path, message));
@@ -142,21 +176,38 @@ impl Judge {
             return items.iter().for_each(|item| self.document(file, item));
         }
         let is_ours = version == GROUP || version.starts_with(&format!("{GROUP}/"));
-        if kind == KIND && version == API_VERSION {
-            self.peer_relay(file, node);
-        } else if kind == KIND {
-            refuse(self, "apiVersion", format!("must be {API_VERSION}"));
-        } else if kind.eq_ignore_ascii_case(KIND) || (is_ours && kind != "RelayNode") {
-            refuse(self, "kind", format!("must be {KIND}"));
-        } else if is_ours && version != API_VERSION {
-            refuse(self, "apiVersion", format!("must be {API_VERSION}"));
+        let credential = Kind::TailnetCredential.as_str();
+        match kind_of(node) {
+            Some(Kind::PeerRelay) => self.peer_relay(file, node),
+            Some(Kind::TailnetCredential) => self.tailnet_credential(file, node),
+            None if kind == KIND || (is_ours && kind == credential) => {
+                refuse(self, "apiVersion", format!("must be {API_VERSION}"));
+            }
+            None if kind.eq_ignore_ascii_case(KIND) || (is_ours && kind != "RelayNode") => {
+                refuse(self, "kind", format!("must be {KIND} or {credential}"));
+            }
+            None if is_ours && version != API_VERSION => {
+                refuse(self, "apiVersion", format!("must be {API_VERSION}"));
+            }
+            None => {}
         }
     }
 
+    fn tailnet_credential(&mut self, file: &str, node: &Node) {
+        let admitted = self.credentials.admit(node.value());
+        let problems = admitted.err().unwrap_or_default();
+        self.push(
+            file,
+            Some(node),
+            by(RefusedBy::Admission, node, problems),
+            None,
+        );
+    }
+
     fn peer_relay(&mut self, file: &str, node: &Node) {
-        let (found, relay) = match self.admission.admit(node.value()) {
+        let (found, relay) = match self.relays.admit(node.value()) {
             Err(problems) => (by(RefusedBy::Admission, node, problems), None),
-            Ok(object) => match operator(object) {
+            Ok(object) => match operator(object, &self.known) {
                 Err(problems) => (by(RefusedBy::Operator, node, problems), None),
                 Ok(relay) => (Vec::new(), Some(*relay)),
             },
@@ -187,6 +238,7 @@ impl Judge {
         self.judged.push(Judged {
             file: file.to_owned(),
             line: node.map_or(0, |node| node.line),
+            kind: node.and_then(kind_of).unwrap_or(Kind::PeerRelay),
             is_object: node.is_some_and(Node::is_object),
             namespace: text("namespace").unwrap_or(NAMESPACE).to_owned(),
             name: text("name")
@@ -203,19 +255,20 @@ impl Judge {
         for at in 0..self.judged.len() {
             let (earlier, rest) = self.judged.split_at_mut(at);
             let judged = &mut rest[0];
+            let is_in_namespace = judged.kind == Kind::PeerRelay;
             let same = |other: &&mut Judged| {
-                other.name == judged.name && other.namespace == judged.namespace
+                other.kind == judged.kind
+                    && other.name == judged.name
+                    && (other.namespace == judged.namespace || !is_in_namespace)
             };
-            if let Some(other) = earlier
-                .iter_mut()
-                .find(same)
-                .filter(|_| judged.relay.is_some())
-            {
+            let is_valid = judged.findings.is_empty();
+            if let Some(other) = earlier.iter_mut().find(same).filter(|_| is_valid) {
                 judged.relay = None;
                 judged.findings.push(Finding {
                     path: "metadata.name".into(),
                     message: format!(
-                        "repeats the PeerRelay of {}: the later one would replace it",
+                        "repeats the {} of {}: the later one would replace it",
+                        judged.kind.as_str(),
                         other.file
                     ),
                     line: judged.line,
@@ -224,6 +277,13 @@ impl Judge {
             }
         }
     }
+}
+
+/// The kind of an object with the version that is accepted.
+fn kind_of(node: &Node) -> Option<Kind> {
+    let (version, kind) = (node.text("apiVersion")?, node.text("kind")?);
+    let mut kinds = Kind::ALL.into_iter();
+    kinds.find(|known| known.as_str() == kind && version == API_VERSION)
 }
 
 /// Converts problems to findings, in the order of the file.
@@ -239,8 +299,12 @@ fn by(refused_by: RefusedBy, node: &Node, problems: Vec<Problem>) -> Vec<Finding
     findings
 }
 
-/// Validates an object as the operator does, after the API server has accepted it.
-fn operator(object: Value) -> Result<Box<ValidSpec>, Vec<Problem>> {
+/// Validates an object as the operator does, after the API server has accepted it. A
+/// TailnetCredential that no file has may be in the cluster.
+fn operator(
+    object: Value,
+    credentials: &HashMap<String, Arc<TailnetCredential>>,
+) -> Result<Box<ValidSpec>, Vec<Problem>> {
     let mut relay: PeerRelay = serde_json::from_value(object).map_err(|error| {
         vec![Problem::new(
             "",
@@ -250,18 +314,23 @@ fn operator(object: Value) -> Result<Box<ValidSpec>, Vec<Problem>> {
     let metadata = &mut relay.metadata;
     metadata.namespace.get_or_insert_with(|| NAMESPACE.into());
     metadata.uid.get_or_insert_default();
+    let reference = relay.spec.tailnet.credentials_ref.as_ref();
+    let referred = match reference.and_then(|reference| credentials.get(&reference.name)) {
+        Some(credential) => Referred::Found(credential.clone()),
+        None => Referred::Unknown,
+    };
     // No command without a cluster shows an operator's defaults.
-    validate(&relay, &Defaults::default())
+    validate(&relay, &referred, &Defaults::default())
         .map(Box::new)
-        .map_err(|_| each_invalid(&relay))
+        .map_err(|_| each_invalid(&relay, &referred))
 }
 
 /// Returns all problems that the operator finds. It stops at the first one, so each part of the
 /// spec is validated separately.
-fn each_invalid(relay: &PeerRelay) -> Vec<Problem> {
+fn each_invalid(relay: &PeerRelay, referred: &Referred) -> Vec<Problem> {
     let mut problems: Vec<Problem> = Vec::new();
-    let mut check = |part: &PeerRelay, region: &str, client: &str| {
-        if let Err(invalid) = validate(part, &Defaults::default()) {
+    let mut check = |part: &PeerRelay, referred: &Referred, region: &str, client: &str| {
+        if let Err(invalid) = validate(part, referred, &Defaults::default()) {
             let problem = problem(&invalid, region, client);
             if !problems
                 .iter()
@@ -273,7 +342,7 @@ fn each_invalid(relay: &PeerRelay) -> Vec<Problem> {
     };
     let mut part = relay.clone();
     part.spec.regions.clear();
-    check(&part, "spec", "");
+    check(&part, referred, "spec", "");
     part.spec.tailnet.control_url = None;
     part.spec.template = None;
     for (at, region) in relay.spec.regions.iter().enumerate() {
@@ -281,17 +350,19 @@ fn each_invalid(relay: &PeerRelay) -> Vec<Problem> {
         for (nth, client) in region.clients.iter().enumerate() {
             part.spec.regions[0].clients = vec![client.clone()];
             let place = format!("spec.regions[{at}]");
-            check(&part, &place, &format!("{place}.clients[{nth}]"));
+            let client = format!("{place}.clients[{nth}]");
+            check(&part, &Referred::Unknown, &place, &client);
         }
     }
     // Some problems concern several parts together.
-    check(relay, "spec", "spec");
+    check(relay, referred, "spec", "spec");
     problems
 }
 
 fn problem(invalid: &InvalidRelay, region: &str, client: &str) -> Problem {
     let path = match invalid {
         InvalidRelay::ControlUrl(_) => "spec.tailnet.controlURL".to_owned(),
+        InvalidRelay::Reference(_) => "spec.tailnet.credentialsRef".to_owned(),
         InvalidRelay::Overrides(_) => "spec.template.podOverrides".to_owned(),
         InvalidRelay::Client { .. } | InvalidRelay::OwnTag(_) => client.to_owned(),
         InvalidRelay::EveryoneRelays(_) => format!("{region}.tag"),

@@ -51,7 +51,9 @@ fn every_keyword_of_the_definition_is_checked() {
             }
         }
     }
-    look(&serde_json::to_value(peer_relay_schema()).unwrap(), "");
+    for kind in Kind::ALL {
+        look(&serde_json::to_value(schema_of(kind)).unwrap(), "");
+    }
 }
 
 #[test]
@@ -63,16 +65,6 @@ fn every_rule_and_pattern_can_be_evaluated() {
         let below = schema.properties.values().chain(schema.items.as_deref());
         schema.validations.len() + below.map(rules).sum::<usize>()
     }
-    let admission = Admission::default();
-    assert!(rules(&admission.rules) > 15);
-    let mut json = serde_json::to_value(peer_relay_schema()).unwrap();
-    without_old_self(&mut json);
-    let text = json.to_string();
-    assert!(
-        !text.contains("oldSelf.") || !text.contains("optionalOldSelf"),
-        "a rule needs the earlier version of an object that is created"
-    );
-    assert!(!text.contains("oldSelf.hasValue()"));
     fn patterns(schema: &JSONSchemaProps) {
         if let Some(pattern) = &schema.pattern {
             let built = regex::bytes::RegexBuilder::new(pattern)
@@ -86,7 +78,19 @@ fn every_rule_and_pattern_can_be_evaluated() {
             .flatten()
             .for_each(|(_, schema)| patterns(schema));
     }
-    patterns(&admission.schema);
+    for (kind, least) in [(Kind::PeerRelay, 15), (Kind::TailnetCredential, 5)] {
+        let admission = Admission::of(kind);
+        assert!(rules(&admission.rules) >= least, "{kind:?}");
+        let mut json = serde_json::to_value(schema_of(kind)).unwrap();
+        without_old_self(&mut json);
+        let text = json.to_string();
+        assert!(
+            !text.contains("oldSelf.") || !text.contains("optionalOldSelf"),
+            "a rule needs the earlier version of an object that is created"
+        );
+        assert!(!text.contains("oldSelf.hasValue()"));
+        patterns(&admission.schema);
+    }
 }
 
 #[test]
@@ -119,9 +123,9 @@ fn a_name_may_be_generated() {
         "metadata": {"generateName": "edge-"},
         "spec": {"tailnet": {"authKey": {"secretName": "a"}}, "regions": [{"name": "a", "clients": ["tag:a"]}]},
     });
-    assert!(Admission::default().admit(object.clone()).is_ok());
+    assert!(Admission::of(Kind::PeerRelay).admit(object.clone()).is_ok());
     object["metadata"]["generateName"] = "x".repeat(36).into();
-    let problems = Admission::default().admit(object).unwrap_err();
+    let problems = Admission::of(Kind::PeerRelay).admit(object).unwrap_err();
     assert!(
         problems[0].message.contains("at most 40 characters"),
         "{problems:?}"
@@ -141,5 +145,5 @@ fn admit(spec: Value) -> Result<Value, Vec<Problem>> {
     for (field, value) in spec.as_object().unwrap() {
         object["spec"][field] = value.clone();
     }
-    Admission::default().admit(object)
+    Admission::of(Kind::PeerRelay).admit(object)
 }

@@ -11,6 +11,7 @@ use super::*;
 use crate::operator::{
     fixtures::{self, Fixture},
     kinds::MonitoringKind,
+    referred_credential::Referred,
     validate::validate,
 };
 
@@ -91,7 +92,7 @@ fn judge(peer_relay: &str, region: &str, nodes: &[String]) {
             });
             let mut relay = fixtures::relay(json!({"regions": [region]}));
             relay.metadata.name = Some(peer_relay.to_owned());
-            let spec = validate(&relay, &fixtures::defaults()).unwrap();
+            let spec = validate(&relay, &Referred::Unknown, &fixtures::defaults()).unwrap();
             let mut relay = fixtures::unplanned(spec);
             relay.plan.regions[0].nodes.chosen = chosen;
             relay.plan.monitoring_kinds = MonitoringKind::ALL.into();

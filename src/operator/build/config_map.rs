@@ -72,7 +72,7 @@ pub(super) fn started_with(relay: &ValidSpec, region: Region<'_>) -> BTreeMap<St
 fn auth_key_file(credential: &Credential) -> Option<PathBuf> {
     match credential {
         Credential::AuthKey { key, .. } => Some(format!("{AUTH_DIR}/{key}").into()),
-        Credential::Api(_) => None,
+        Credential::Api(_) | Credential::Unknown => None,
     }
 }
 

@@ -83,7 +83,10 @@ fn a_failure_holds_up_the_next_task_and_a_key_ends_it() {
     let plan = plan(IssuedKeys::default(), vec![wanted("edge-1", &request)]);
     state.finish(
         Outcome {
-            error: Some(CredentialError::SecretMissing("tailnet-oauth".into())),
+            error: Some(CredentialError::SecretMissing {
+                secret: "tailnet-oauth".into(),
+                namespace: "relays".into(),
+            }),
             ..Outcome::default()
         },
         now,

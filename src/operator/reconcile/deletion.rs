@@ -59,7 +59,7 @@ async fn delete(
     let removed = remove_relays(&ctx.client, relay, &view.daemon_sets).await;
     let next = ctx.deleter.delete(
         relay,
-        &deletion.credential,
+        deletion.credential.as_ref(),
         &Deletions {
             seen: &view.deleting,
             before: &view.devices,

@@ -7,7 +7,11 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     crd::PeerRelayStatus,
-    operator::{devices::Deleting, fixtures},
+    operator::{
+        devices::Deleting,
+        fixtures,
+        referred_credential::{self, Referred},
+    },
 };
 
 fn device(id: &str, node: &str) -> RelayDevice {
@@ -86,5 +90,32 @@ fn nothing_is_deleted_if_devices_or_relays_are_to_stay() {
     }
     let (mut relay, view) = deleted(&json!({"oauth": {"secretName": "s"}}), &devices);
     relay.finalizers_mut().push(ORPHAN.into());
+    assert_eq!(next_at(&relay, &view, 100), Step::End(Vec::new()));
+}
+
+#[test]
+fn a_deletion_ends_at_the_deadline_without_its_tailnet_credential() {
+    let reference = json!({"credentialsRef": {"name": "acme"}});
+    let devices = [device("nA", "n1")];
+    let (relay, mut view) = deleted(&reference, &devices);
+    let allows = |namespace: &str| {
+        let spec = json!({"oauth": {"secretName": "s"}, "allowedNamespaces": [namespace]});
+        Referred::Found(Arc::new(fixtures::tailnet_credential(&spec)))
+    };
+    for (referred, reason) in [
+        (Referred::Missing, Some(referred_credential::MISSING)),
+        (allows("other"), Some(referred_credential::NOT_ALLOWED)),
+        (allows("relays"), None),
+    ] {
+        view.referred = referred;
+        let found = deletion(next_at(&relay, &view, 100));
+        assert_eq!(found.due, devices);
+        let error = found.credential.err();
+        assert_eq!(error.map(|error| error.reason()), reason);
+        assert_eq!(next_at(&relay, &view, 220), Step::End(devices.to_vec()));
+    }
+    let retained = json!({"credentialsRef": {"name": "acme"}, "deletionPolicy": "Retain"});
+    let (relay, mut view) = deleted(&retained, &devices);
+    view.referred = Referred::Missing;
     assert_eq!(next_at(&relay, &view, 100), Step::End(Vec::new()));
 }

@@ -4,7 +4,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
 
 use super::{Pass, condition::ConditionUpdate};
 use crate::operator::{
-    credential::{ACCEPTED, Issuing},
+    credential::{ACCEPTED, Issuing, REASONS},
     validate::Credential,
 };
 
@@ -41,6 +41,12 @@ pub(super) fn update(
             .map(|(status, last)| ConditionUpdate::new(KIND, status, &last.reason, &last.message))
         }
     }
+}
+
+/// `CredentialAccepted` of a PeerRelay that cannot be reconciled, if the reason is its credential.
+pub(super) fn refused(reason: &str, message: &str) -> Option<ConditionUpdate> {
+    let is_credential = REASONS.contains(&reason);
+    is_credential.then(|| ConditionUpdate::new(KIND, "False", reason, message))
 }
 
 /// Returns whether a relay waits for an auth key.

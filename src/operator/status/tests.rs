@@ -202,7 +202,10 @@ fn a_vacancy_names_who_has_the_port() {
 
 #[test]
 fn paused_and_invalid_ones_say_what_serves() {
-    let invalid = Outcome::Invalid { message: "rename" };
+    let invalid = Outcome::Invalid {
+        reason: "InvalidSpec",
+        message: "rename",
+    };
     let ready = node(json!({"ready": true, "sessions": {"open": 3, "connecting": 0}}));
     let before = compute(daemon_set(2, 2), vec![ready.clone()]);
     let mut relay = fixtures::relay(json!({}));
@@ -224,6 +227,17 @@ fn paused_and_invalid_ones_say_what_serves() {
         (
             invalid,
             &["Ready=False/InvalidSpec", "Stalled=True/InvalidSpec"],
+        ),
+        (
+            Outcome::Invalid {
+                reason: "TailnetCredentialMissing",
+                message: "create it",
+            },
+            &[
+                "Ready=False/TailnetCredentialMissing",
+                "Stalled=True/TailnetCredentialMissing",
+                "CredentialAccepted=False/TailnetCredentialMissing",
+            ],
         ),
     ] {
         let status = status(&relay, &seen, outcome, now());

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use super::*;
 use crate::{
     crd::PeerRelay,
-    operator::{defaults::Defaults, validate::validate},
+    operator::{defaults::Defaults, referred_credential::Referred, validate::validate},
 };
 
 #[derive(Parser)]
@@ -132,7 +132,7 @@ fn found(name: &str, spec: &serde_json::Value, status: Option<&serde_json::Value
     let relay: PeerRelay = serde_json::from_value(object).unwrap();
     assert_eq!(relay.name_any(), name);
     Found {
-        spec: validate(&relay, &Defaults::default()).unwrap(),
+        spec: validate(&relay, &Referred::Unknown, &Defaults::default()).unwrap(),
         status: relay.status,
     }
 }

@@ -90,7 +90,7 @@ const FAULTS: [(&str, &str, &str); 15] = [
     (
         "kind: PeerRelay",
         "kind: Peerrelay",
-        "kind: must be PeerRelay",
+        "kind: must be PeerRelay or TailnetCredential",
     ),
     (
         "v1alpha1",
@@ -149,6 +149,59 @@ fn everything_that_the_operator_refuses_is_found_at_once() {
     );
     let by_operator = |f: &Finding| f.refused_by == RefusedBy::Operator;
     assert!(judged[0].findings.iter().all(by_operator));
+}
+
+const CREDENTIAL: &str = "
+apiVersion: peerrelay.dev/v1alpha1
+kind: TailnetCredential
+metadata: {name: acme}
+spec: {oauth: {secretName: tailnet-oauth}, allowedNamespaces: [default]}
+";
+
+#[test]
+fn a_tailnet_credential_applies_to_the_relays_that_refer_to_it_in_any_order() {
+    let refers = SMALLEST.replace(
+        "authKey: {secretName: tailnet-auth}",
+        "credentialsRef: {name: acme}",
+    );
+    let judged = from(&format!("{refers}---{CREDENTIAL}"));
+    assert_eq!(lines(&judged), Vec::<String>::new());
+    assert_eq!(judged[1].shown(), "TailnetCredential acme");
+    assert!(judged[0].relay.is_some() && judged[1].relay.is_none());
+
+    let other = CREDENTIAL.replace("[default]", "[relays]");
+    for text in [format!("{refers}---{other}"), format!("{other}---{refers}")] {
+        let said = lines(&from(&text));
+        assert_eq!(said.len(), 1, "{said:?}");
+        let place = "PeerRelay default/edge: spec.tailnet.credentialsRef: TailnetCredential acme";
+        assert!(said[0].contains(place), "{said:?}");
+        assert!(said[0].contains("allowedNamespaces"), "{said:?}");
+    }
+    assert_eq!(
+        lines(&from(&refers)),
+        Vec::<String>::new(),
+        "it may be in the cluster"
+    );
+}
+
+#[test]
+fn a_tailnet_credential_is_checked_and_cannot_be_given_twice() {
+    let said = lines(&from(&CREDENTIAL.replace("[default]", "[default, '*']")));
+    assert_eq!(said.len(), 1, "{said:?}");
+    assert!(
+        said[0].contains("TailnetCredential acme: spec: allowedNamespaces has '*'"),
+        "{said:?}"
+    );
+    let said = lines(&from(&CREDENTIAL.replace("v1alpha1", "v1")));
+    assert!(
+        said[0].contains("apiVersion: must be peerrelay.dev/v1alpha1"),
+        "{said:?}"
+    );
+    let said = lines(&from(&format!("{CREDENTIAL}---{CREDENTIAL}")));
+    assert!(
+        said[0].contains("repeats the TailnetCredential of a.yaml"),
+        "{said:?}"
+    );
 }
 
 #[test]
