@@ -15,8 +15,8 @@ use serde_json::Value;
 use self::collector::Places;
 
 /// Objects that say what people see; Secrets are where secrets belong.
-const OBJECTS: &str = "events,peerrelays,relaynodes,configmaps,daemonsets,pods,services,leases,\
-    serviceaccounts,roles,rolebindings";
+const OBJECTS: &str = "events,peerrelays,relaynodes,tailnetcredentials,configmaps,daemonsets,pods,\
+    services,leases,serviceaccounts,roles,rolebindings";
 /// The name under which an auth key is reported.
 const AUTH_KEY: &str = "an auth key";
 /// The name under which an access token, auth key or client secret of the tailnet's API is reported.

@@ -3,6 +3,7 @@
 mod changes;
 mod devices;
 mod federation;
+mod shared;
 
 use std::{thread, time::Duration};
 
@@ -42,6 +43,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     all.extend(changes::scenarios());
     all.extend(devices::scenarios());
     all.extend(federation::scenarios());
+    all.extend(shared::scenarios());
     all
 }
 
@@ -151,13 +153,20 @@ fn policy(owns: bool) -> String {
 
 /// Allows the operator to read the Secret, by a value of the chart.
 fn allow_secret(deployment: &Deployment<'_>) -> Result<()> {
+    allow_secrets(deployment, NAMESPACE, &[SECRET])
+}
+
+/// Allows the operator to read Secrets of a namespace, and no others.
+fn allow_secrets(deployment: &Deployment<'_>, namespace: &str, secrets: &[&str]) -> Result<()> {
     let chart = repository()
         .join("charts")
         .join(CHART)
         .display()
         .to_string();
-    let namespace = format!("credentials[0].namespace={NAMESPACE}");
-    let secrets = format!("credentials[0].secrets={{{SECRET}}}");
+    let values = [
+        format!("credentials[0].namespace={namespace}"),
+        format!("credentials[0].secrets={{{}}}", secrets.join(",")),
+    ];
     let words = [
         "upgrade",
         CHART,
@@ -166,30 +175,20 @@ fn allow_secret(deployment: &Deployment<'_>) -> Result<()> {
         OPERATOR_NAMESPACE,
         "--reuse-values",
     ];
-    let values = ["--set", &namespace, "--set", &secrets];
+    let values = values.iter().flat_map(|value| ["--set", value]);
     deployment.rig.helm(words.into_iter().chain(values))?;
     let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{CHART}");
-    deployment.soon("the operator may read the Secret", || {
-        let secret = format!("secret/{SECRET}");
+    let may_read = |secret: &str| {
+        let secret = format!("secret/{secret}");
         let words = [
-            "auth", "can-i", "get", &secret, "-n", NAMESPACE, "--as", &account,
+            "auth", "can-i", "get", &secret, "-n", namespace, "--as", &account,
         ];
         deployment.rig.kubectl(words).map(drop)
+    };
+    deployment.soon("the operator may read the Secrets", || {
+        secrets.iter().try_for_each(|secret| may_read(secret))
     })?;
-    let others = [
-        "auth",
-        "can-i",
-        "get",
-        "secret/other",
-        "-n",
-        NAMESPACE,
-        "--as",
-        &account,
-    ];
-    ensure!(
-        deployment.rig.kubectl(others).is_err(),
-        "it may read others"
-    );
+    ensure!(may_read("other").is_err(), "it may read others");
     Ok(())
 }
 
@@ -209,8 +208,21 @@ fn tailnet(deployment: &Deployment<'_>, name: &str) -> Result<Value> {
 }
 
 fn write_secret(deployment: &Deployment<'_>, client: &OauthClient) -> Result<()> {
-    let texts = json!({"client_id": client.id, "client_secret": client.secret});
-    deployment.write_secret_named(SECRET, &texts)
+    write_secret_in(deployment, NAMESPACE, SECRET, client)
+}
+
+fn write_secret_in(
+    deployment: &Deployment<'_>,
+    namespace: &str,
+    name: &str,
+    client: &OauthClient,
+) -> Result<()> {
+    let secret = json!({
+        "apiVersion": "v1", "kind": "Secret",
+        "metadata": {"name": name, "namespace": namespace},
+        "stringData": {"client_id": client.id, "client_secret": client.secret},
+    });
+    deployment.rig.apply(&secret.to_string()).map(drop)
 }
 
 /// Waits until a PeerRelay shows why its credential is not accepted.
