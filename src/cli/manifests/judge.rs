@@ -238,7 +238,7 @@ impl Judge {
         self.judged.push(Judged {
             file: file.to_owned(),
             line: node.map_or(0, |node| node.line),
-            kind: node.and_then(kind_of).unwrap_or(Kind::PeerRelay),
+            kind: node.and_then(named_kind).unwrap_or(Kind::PeerRelay),
             is_object: node.is_some_and(Node::is_object),
             namespace: text("namespace").unwrap_or(NAMESPACE).to_owned(),
             name: text("name")
@@ -281,9 +281,13 @@ impl Judge {
 
 /// The kind of an object with the version that is accepted.
 fn kind_of(node: &Node) -> Option<Kind> {
-    let (version, kind) = (node.text("apiVersion")?, node.text("kind")?);
-    let mut kinds = Kind::ALL.into_iter();
-    kinds.find(|known| known.as_str() == kind && version == API_VERSION)
+    named_kind(node).filter(|_| node.text("apiVersion") == Some(API_VERSION))
+}
+
+/// The kind that an object names, in any version.
+fn named_kind(node: &Node) -> Option<Kind> {
+    let kind = node.text("kind")?;
+    Kind::ALL.into_iter().find(|known| known.as_str() == kind)
 }
 
 /// Converts problems to findings, in the order of the file.

@@ -194,7 +194,7 @@ fn a_tailnet_credential_is_checked_and_cannot_be_given_twice() {
     );
     let said = lines(&from(&CREDENTIAL.replace("v1alpha1", "v1")));
     assert!(
-        said[0].contains("apiVersion: must be peerrelay.dev/v1alpha1"),
+        said[0].contains("TailnetCredential acme: apiVersion: must be peerrelay.dev/v1alpha1"),
         "{said:?}"
     );
     let said = lines(&from(&format!("{CREDENTIAL}---{CREDENTIAL}")));
