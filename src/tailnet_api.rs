@@ -1,5 +1,5 @@
-//! Client of Tailscale's API: keys and devices of a tailnet, with an OAuth client or a federated identity as
-//! credential.
+//! Client of Tailscale's API: keys, devices and the policy file of a tailnet, with an OAuth client or a
+//! federated identity as credential. With an API key, it is a client of the policy of Headscale.
 //!
 //! Each request has a connection of its own. No request is repeated, with one exception: the API
 //! may refuse an access token before it expires, and then one request with a new token follows.
@@ -8,9 +8,11 @@
 
 mod devices;
 mod error;
+mod headscale;
 mod http;
 mod identity;
 mod keys;
+mod policy;
 mod refusal;
 #[cfg(test)]
 mod tests;
@@ -25,10 +27,11 @@ pub use self::{
     error::{ApiError, Scope},
     identity::{FederatedClient, IdentityToken},
     keys::{KeyRequest, MintedKey},
+    policy::{PolicyGuard, PolicyText},
     token::{ApiCredential, OAuthClient},
 };
 use self::{
-    http::{Answer, Body, Connector, Request},
+    http::{Answer, Body, Connector, JSON, Request},
     refusal::Refusal,
     token::Token,
 };
@@ -60,12 +63,16 @@ impl TailnetApi {
     async fn call(&self, call: Call<'_>) -> Result<Answer, ApiError> {
         let token = self.token(call.operation, None).await?;
         let (mut answer, mut used) = (self.send(&call, &token).await?, token);
-        if answer.status == StatusCode::UNAUTHORIZED {
+        if answer.status == StatusCode::UNAUTHORIZED && !self.is_headscale() {
             used = self.token(call.operation, Some(&used)).await?;
             answer = self.send(&call, &used).await?;
         }
         if answer.status.is_success() {
             return Ok(answer);
+        }
+        if answer.status == StatusCode::UNAUTHORIZED && self.is_headscale() {
+            let server = self.connector.server();
+            return Err(ApiError::KeyRefused { server });
         }
         let error = refusal::refused(
             &answer,
@@ -98,6 +105,8 @@ impl TailnetApi {
             path: &call.path,
             bearer: Some(&token.secret),
             body: call.body.clone(),
+            accept: call.accept,
+            if_match: call.if_match,
         };
         self.connector.send(call.operation, request).await
     }
@@ -109,6 +118,9 @@ impl TailnetApi {
         operation: &'static str,
         refused: Option<&Token>,
     ) -> Result<Token, ApiError> {
+        if let ApiCredential::ApiKey(key) = &self.credential {
+            return Ok(Token::of_key(key.clone()));
+        }
         let mut token = self.token.lock().await;
         let current = token
             .as_ref()
@@ -138,6 +150,8 @@ struct Call<'a> {
     scope: Scope,
     /// Tags in the request.
     tags: &'a [String],
+    accept: &'static str,
+    if_match: Option<&'a str>,
 }
 
 impl Call<'_> {
@@ -149,6 +163,8 @@ impl Call<'_> {
             body: Body::None,
             scope,
             tags: &[],
+            accept: JSON,
+            if_match: None,
         }
     }
 }

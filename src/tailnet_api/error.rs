@@ -14,6 +14,10 @@ pub enum Scope {
     Devices,
     /// Reads devices, as the scope to change them also does.
     DevicesRead,
+    /// Reads and validates the policy file.
+    PolicyRead,
+    /// Writes the policy file.
+    Policy,
 }
 
 impl Scope {
@@ -22,15 +26,44 @@ impl Scope {
         match self {
             Self::AuthKeys => "auth_keys",
             Self::Devices | Self::DevicesRead => "devices:core",
+            Self::PolicyRead => {
+                "policy_file:read, devices:core:read or devices:posture_attributes:read (all three \
+                 are needed)"
+            }
+            Self::Policy => {
+                "policy_file, devices:core:read or devices:posture_attributes:read (all three are \
+                 needed)"
+            }
         }
     }
 
-    /// Returns whether a scope of an access token includes this one.
-    pub(super) fn is_in(self, held: &str) -> bool {
+    /// Returns the access to add in the admin console.
+    pub(super) const fn access(self) -> &'static str {
         match self {
-            Self::DevicesRead if held == "all:read" || held == "devices:core:read" => true,
-            _ => held == "all" || held == self.as_str(),
+            Self::PolicyRead => "with read access",
+            Self::Policy => "policy_file with write access",
+            Self::AuthKeys | Self::Devices | Self::DevicesRead => "with write access",
         }
+    }
+
+    /// Returns whether the scopes of an access token include this one. A policy file also needs
+    /// scopes that refusals do not name.
+    pub(super) fn is_in(self, held: &[String]) -> bool {
+        const POSTURE: &str = "devices:posture_attributes:read";
+        let needed: &[&str] = match self {
+            Self::AuthKeys => &["auth_keys"],
+            Self::Devices => &["devices:core"],
+            Self::DevicesRead => &["devices:core:read"],
+            Self::PolicyRead => &["policy_file:read", "devices:core:read", POSTURE],
+            Self::Policy => &["policy_file", "devices:core:read", POSTURE],
+        };
+        let includes = |held: &str, needed: &str| {
+            let written = needed.strip_suffix(":read");
+            let is_read = written.is_some_and(|scope| held == scope || held == "all:read");
+            held == "all" || held == needed || is_read
+        };
+        let is_held = |needed: &&str| held.iter().any(|held| includes(held, needed));
+        needed.iter().all(is_held)
     }
 }
 
@@ -72,6 +105,12 @@ pub enum ApiError {
         /// Message of the API.
         message: String,
     },
+    /// The API refuses the API key.
+    #[error("{server} refuses the API key: store one that is not expired")]
+    KeyRefused {
+        /// URL of the server.
+        server: String,
+    },
     /// The API refuses the token of the workload.
     #[error(
         "{server} refuses the token of the operator for the federated identity {id}{}: its issuer, subject and \
@@ -101,9 +140,9 @@ pub enum ApiError {
     },
     /// The OAuth client lacks a scope.
     #[error(
-        "failed to {operation}: the credential lacks the scope {}; add it in the admin console, \
-         with write access",
-        scope.as_str()
+        "failed to {operation}: the credential lacks the scope {}; add it in the admin console, {}",
+        scope.as_str(),
+        scope.access()
     )]
     ScopeMissing {
         /// Infinitive that names the request.
@@ -187,6 +226,7 @@ impl ApiError {
     pub const fn needs_user(&self) -> bool {
         match self {
             Self::ClientRefused { .. }
+            | Self::KeyRefused { .. }
             | Self::IdentityRefused { .. }
             | Self::ScopeMissing { .. }
             | Self::TagsRefused { .. }

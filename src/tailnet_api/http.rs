@@ -5,7 +5,10 @@ use std::{convert::Infallible, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT},
+    header::{
+        ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, ETAG, HOST, IF_MATCH, RETRY_AFTER,
+        USER_AGENT,
+    },
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
@@ -19,6 +22,10 @@ use url::Url;
 use super::error::ApiError;
 use crate::dial::Dialer;
 
+/// Media type of most answers.
+pub(super) const JSON: &str = "application/json";
+/// Media type of policy files.
+pub(super) const HUJSON: &str = "application/hujson";
 /// Longest time for a request with its answer, after the connection is open.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer, in bytes: the devices of a large tailnet fit.
@@ -39,6 +46,10 @@ pub(super) struct Request<'a> {
     pub(super) path: &'a str,
     pub(super) bearer: Option<&'a SecretString>,
     pub(super) body: Body,
+    /// Media type of the answer.
+    pub(super) accept: &'static str,
+    /// Entity tag that the object must have.
+    pub(super) if_match: Option<&'a str>,
 }
 
 /// The body of a request.
@@ -47,6 +58,7 @@ pub(super) enum Body {
     None,
     Json(Bytes),
     Form(Bytes),
+    HuJson(Bytes),
 }
 
 /// The whole answer to a request.
@@ -54,7 +66,9 @@ pub(super) struct Answer {
     pub(super) status: StatusCode,
     /// Wait that the server asks for, at most ten minutes.
     pub(super) retry_after: Option<Duration>,
-    body: Bytes,
+    /// Entity tag of the object, with its quotes.
+    pub(super) etag: Option<String>,
+    pub(super) body: Bytes,
 }
 
 impl Connector {
@@ -90,6 +104,7 @@ impl Connector {
                 Ok::<_, ()>(Answer {
                     status: head.status,
                     retry_after: retry_after(&head.headers, Timestamp::now()),
+                    etag: etag(&head.headers),
                     body: body.map_err(drop)?.to_bytes(),
                 })
             };
@@ -111,18 +126,22 @@ impl Connector {
     fn request(&self, request: Request<'_>) -> Result<http::Request<Full<Bytes>>, ()> {
         let (kind, body) = match request.body {
             Body::None => (None, Bytes::new()),
-            Body::Json(body) => (Some("application/json"), body),
+            Body::Json(body) => (Some(JSON), body),
+            Body::HuJson(body) => (Some(HUJSON), body),
             Body::Form(body) => (Some("application/x-www-form-urlencoded"), body),
         };
         let mut built = http::Request::builder()
             .method(request.method)
             .uri(request.path)
             .header(HOST, self.base.authority())
-            .header(ACCEPT, "application/json")
+            .header(ACCEPT, request.accept)
             .header(CONNECTION, "close")
             .header(USER_AGENT, concat!("peerrelay/", env!("CARGO_PKG_VERSION")));
         if let Some(kind) = kind {
             built = built.header(CONTENT_TYPE, kind);
+        }
+        if let Some(etag) = request.if_match {
+            built = built.header(IF_MATCH, etag);
         }
         if let Some(secret) = request.bearer {
             let bearer = format!("Bearer {}", secret.expose_secret());
@@ -153,6 +172,12 @@ impl Answer {
         let error: Error = serde_json::from_slice(&self.body).unwrap_or_default();
         error.message
     }
+}
+
+/// Reads the entity tag.
+fn etag(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get(ETAG)?.to_str().ok()?.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 /// Reads `Retry-After`: a number of seconds, or a date.

@@ -89,6 +89,7 @@ pub(super) fn credential_refused(
 ) -> ApiError {
     let message = printable(&answer.message());
     match credential {
+        ApiCredential::ApiKey(_) => ApiError::KeyRefused { server },
         ApiCredential::OAuth(_) => ApiError::ClientRefused { server, message },
         ApiCredential::Federated(client) => ApiError::IdentityRefused {
             server,

@@ -22,23 +22,26 @@ use tokio::{io::AsyncReadExt, net::TcpListener};
 use super::*;
 
 const SECRET: &str = "tskey-client-secret";
+const SCOPES: &str = "auth_keys devices:core policy_file devices:posture_attributes:read";
 const MINTED: &str = r#"{"id":"k1","key":"tskey-auth-minted"}"#;
 
 /// A status, headers and a body.
-type Prepared = (u16, &'static [(&'static str, &'static str)], String);
+pub(super) type Prepared = (u16, &'static [(&'static str, &'static str)], String);
 
 /// The answers that are left, and the requests that came.
 #[derive(Default)]
-struct Script {
-    answers: VecDeque<Prepared>,
+pub(super) struct Script {
+    pub(super) answers: VecDeque<Prepared>,
     /// Number of access tokens given so far.
-    tokens: usize,
+    pub(super) tokens: usize,
     /// Answer to requests for access tokens, unless they are granted.
-    token_refusal: Option<(u16, &'static str)>,
-    requests: Vec<(String, String, String)>,
+    pub(super) token_refusal: Option<(u16, &'static str)>,
+    pub(super) requests: Vec<(String, String, String)>,
+    /// Headers of the requests.
+    pub(super) headers: Vec<HeaderMap>,
 }
 
-type Shared = Arc<Mutex<Script>>;
+pub(super) type Shared = Arc<Mutex<Script>>;
 
 async fn answer(
     State(script): State<Shared>,
@@ -66,7 +69,7 @@ async fn answer(
         }
         let granted = json!({
             "access_token": format!("token-{}", script.tokens), "expires_in": 3600,
-            "token_type": "Bearer", "scope": "auth_keys devices:core", "tags": "tag:op",
+            "token_type": "Bearer", "scope": SCOPES, "tags": "tag:op",
         });
         return granted.to_string().into_response();
     }
@@ -77,6 +80,7 @@ async fn answer(
         String::from_utf8(body.to_vec()).unwrap(),
     );
     script.requests.push(request);
+    script.headers.push(headers);
     let (status, headers, body) = script.answers.pop_front().expect("no answer is left");
     let mut response = (StatusCode::from_u16(status).unwrap(), body).into_response();
     for (name, value) in headers {
@@ -103,7 +107,7 @@ async fn serve(script: Script) -> (TailnetApi, Shared) {
 }
 
 /// Starts the server, and returns its URL.
-async fn listen(script: Script) -> (String, Shared) {
+pub(super) async fn listen(script: Script) -> (String, Shared) {
     let script = Arc::new(Mutex::new(script));
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
@@ -387,4 +391,77 @@ async fn devices_are_listed_by_tag_even_if_the_server_has_no_filters() {
         line,
         "GET /api/v2/tailnet/-/devices?tags=tag%3Arelay-office"
     );
+}
+
+#[tokio::test]
+async fn a_policy_is_read_with_its_entity_tag_and_written_only_if_it_has_not_changed() {
+    let text = "// ours\n{\"grants\": [],}\n";
+    let changed = r#"{"message":"precondition failed, invalid old hash"}"#;
+    let script = Script {
+        answers: VecDeque::from([
+            (200, &[("etag", "\"abc\"")][..], text.to_owned()),
+            (200, &[][..], text.to_owned()),
+            (412, &[][..], changed.to_owned()),
+            (200, &[][..], text.to_owned()),
+        ]),
+        ..Script::default()
+    };
+    let (api, script) = serve(script).await;
+    let read = api.policy().await.unwrap();
+    let guard = read.guard.unwrap();
+    assert_eq!(read.text, text);
+    assert_eq!(guard, PolicyGuard::EntityTag("\"abc\"".into()));
+    assert!(api.write_policy(text, &guard).await.unwrap());
+    assert!(!api.write_policy(text, &guard).await.unwrap());
+    assert_eq!(api.policy().await.unwrap().guard, None);
+    let script = script.lock().unwrap();
+    let (line, _, body) = &script.requests[1];
+    assert_eq!((&**line, &**body), ("POST /api/v2/tailnet/-/acl", text));
+    assert_eq!(script.requests[0].0, "GET /api/v2/tailnet/-/acl");
+    assert_eq!(script.headers[0]["accept"], "application/hujson");
+    assert_eq!(script.headers[1]["content-type"], "application/hujson");
+    assert_eq!(script.headers[1]["if-match"], "\"abc\"");
+}
+
+#[tokio::test]
+async fn a_policy_is_judged_by_the_errors_in_the_answer() {
+    let failed =
+        r#"{"message":"test(s) failed","data":[{"user":"tag:a","errors":["want: Drop"]}]}"#;
+    let warned = r#"{"message":"warning(s) found","data":[{"user":"group:a","warnings":["w"]}]}"#;
+    for (status, body, faults) in [
+        (200, "", &[][..]),
+        (200, "{}", &[]),
+        (200, warned, &[]),
+        (200, failed, &["tag:a: want: Drop"]),
+        (200, r#"{"message":"no such group"}"#, &["no such group"]),
+        (400, r#"{"message":"line 3: no"}"#, &["line 3: no"]),
+    ] {
+        let (api, script) = api(&[(status, body)]).await;
+        assert_eq!(api.validate_policy("{}").await.unwrap(), faults, "{body}");
+        let line = &script.lock().unwrap().requests[0].0;
+        assert_eq!(line, "POST /api/v2/tailnet/-/acl/validate");
+    }
+    let (api, _) = api(&[(200, "<html>")]).await;
+    let error = api.validate_policy("{}").await.unwrap_err();
+    assert!(matches!(error, ApiError::Protocol { .. }), "{error}");
+}
+
+#[tokio::test]
+async fn a_policy_that_may_not_be_read_is_told_with_all_scopes() {
+    let refusal =
+        r#"{"message":"calling actor does not have enough permissions to perform this function"}"#;
+    let (api, _) = api(&[(403, refusal), (403, refusal)]).await;
+    let read = api.policy().await.unwrap_err().to_string();
+    let guard = PolicyGuard::EntityTag("a".into());
+    let write = api
+        .write_policy("{}", &guard)
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(
+        read.contains("policy_file:read, devices:core:read"),
+        "{read}"
+    );
+    assert!(write.contains("devices:posture_attributes:read"), "{write}");
+    assert!(write.contains("policy_file with write access"), "{write}");
 }

@@ -11,7 +11,7 @@ use url::form_urlencoded::Serializer;
 use super::{
     FederatedClient,
     error::{ApiError, Scope},
-    http::{Body, Connector, Request},
+    http::{Body, Connector, JSON, Request},
     refusal,
 };
 
@@ -25,12 +25,14 @@ pub enum ApiCredential {
     OAuth(OAuthClient),
     /// A federated identity, with a token of a workload that it trusts.
     Federated(FederatedClient),
+    /// An API key of Headscale, which is sent with each request.
+    ApiKey(SecretString),
 }
 
 impl ApiCredential {
-    /// The path and the form of the request for an access token. They name no scopes: a request that does
-    /// would be refused as a whole if the credential lacks one of them.
-    fn request(&self) -> (&'static str, String) {
+    /// The path and the form of the request for an access token, unless the credential is one itself. They
+    /// name no scopes: a request that does would be refused as a whole if the credential lacks one of them.
+    fn request(&self) -> Option<(&'static str, String)> {
         let mut form = Serializer::new(String::new());
         let path = match self {
             Self::OAuth(client) => {
@@ -44,8 +46,9 @@ impl ApiCredential {
                     .append_pair("jwt", client.token.secret.expose_secret());
                 "/api/v2/oauth/token-exchange"
             }
+            Self::ApiKey(_) => return None,
         };
-        (path, form.finish())
+        Some((path, form.finish()))
     }
 }
 
@@ -76,14 +79,24 @@ impl PartialEq for Token {
 }
 
 impl Token {
+    /// Makes a token of a key that needs no request.
+    pub(super) fn of_key(secret: SecretString) -> Self {
+        Self {
+            secret,
+            scopes: Vec::new(),
+            tags: Vec::new(),
+            stale: Instant::now(),
+        }
+    }
+
     /// Returns whether the token lasts long enough for another request.
     pub(super) fn is_fresh(&self) -> bool {
         Instant::now() < self.stale
     }
 
-    /// Returns whether the token has a scope, as far as the server told.
+    /// Returns whether the token has the scopes that a request needs, as far as the server told.
     pub(super) fn has(&self, scope: Scope) -> bool {
-        self.scopes.is_empty() || self.scopes.iter().any(|held| scope.is_in(held))
+        self.scopes.is_empty() || scope.is_in(&self.scopes)
     }
 }
 
@@ -105,12 +118,16 @@ pub(super) async fn request(
     credential: &ApiCredential,
     operation: &'static str,
 ) -> Result<Token, ApiError> {
-    let (path, form) = credential.request();
+    let (path, form) = credential
+        .request()
+        .ok_or(ApiError::Protocol { operation })?;
     let request = Request {
         method: Method::POST,
         path,
         bearer: None,
         body: Body::Form(Bytes::from(form)),
+        accept: JSON,
+        if_match: None,
     };
     let asked = Instant::now();
     let answer = connector.send(operation, request).await?;
@@ -181,6 +198,17 @@ mod tests {
         ] {
             assert_eq!(with(held).has(Scope::DevicesRead), reads, "{held}");
             assert!(!with(held).has(Scope::Devices), "{held}");
+        }
+        let companions = "devices:core:read devices:posture_attributes:read";
+        for (held, reads, writes) in [
+            ("policy_file", true, true),
+            ("policy_file:read", true, false),
+            ("devices:core", false, false),
+        ] {
+            let token = with(&format!("{held} {companions}"));
+            assert_eq!(token.has(Scope::PolicyRead), reads, "{held}");
+            assert_eq!(token.has(Scope::Policy), writes, "{held}");
+            assert!(!with(held).has(Scope::PolicyRead), "{held} alone");
         }
     }
 }
