@@ -60,11 +60,15 @@ pub fn all() -> Vec<CustomResourceDefinition> {
 
 /// Renders the definitions as one YAML stream.
 pub fn to_yaml() -> String {
-    let document = |crd: &CustomResourceDefinition| {
-        let yaml = serde_yaml::to_string(crd).expect("definitions are plain data");
-        format!("---\n{yaml}")
-    };
+    let document = |crd: &CustomResourceDefinition| format!("---\n{}", document(crd));
     all().iter().map(document).collect()
+}
+
+/// Renders a definition as YAML. The word `Off` is in quotes: kubectl and Helm read it as false
+/// otherwise.
+pub fn document(crd: &CustomResourceDefinition) -> String {
+    let yaml = serde_yaml::to_string(crd).expect("definitions are plain data");
+    yaml.replace("- Off\n", "- 'Off'\n")
 }
 
 /// Gives a new object the status `observedGeneration: -1`. kstatus then does not report it as

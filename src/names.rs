@@ -41,6 +41,8 @@ pub const FINALIZER_MANAGER: &str = "peerrelay-finalizer";
 pub const IDENTITY_HEADER: &str = "peerrelay-identity";
 /// Key of the auth key in its Secret.
 pub const AUTH_KEY: &str = "authkey";
+/// Key of the API key of Headscale in its Secret.
+pub const API_KEY: &str = "apikey";
 /// User ID and group ID of the relay process.
 pub const RELAY_USER: u32 = 65_532;
 /// Label of a node with its zone.

@@ -22,6 +22,7 @@ pub mod overrides;
 pub mod own_pod;
 pub mod own_tokens;
 pub mod plan;
+pub mod policy_sync;
 pub mod probes;
 pub mod publish;
 pub mod queue;
@@ -34,6 +35,7 @@ pub mod requests;
 pub mod retries;
 pub mod status;
 pub mod stores;
+pub mod syncer;
 pub mod tailnet;
 pub mod tasks;
 pub mod unreadable;
@@ -70,8 +72,9 @@ use self::{
     own_pod::OwnPod,
     queue::Queue,
     readiness::Readiness,
-    reconcile::{Context, ReconcileError, error_policy, reconcile},
+    reconcile::{ApiTasks, Context, ReconcileError, error_policy, reconcile},
     stores::{Scope, Stores},
+    syncer::Syncer,
 };
 use crate::{
     admin::{self, NotReady, Probes},
@@ -222,9 +225,10 @@ async fn control(
     let (stores, controller) = Stores::watch(&scope, metrics.queue());
     metrics.watch(controller.store(), stores.unreadable_relays.clone());
     let recorder = recorder(&client, options.identity);
-    let own_namespace = options.lease_namespace.map(Into::into);
-    let clients = ApiClients::new(client.clone(), options.tokens.into(), own_namespace);
-    let (issuer, deleter, controller) = call_apis(clients, &recorder, metrics.queue(), controller);
+    let tokens = Arc::from(options.tokens);
+    let own_namespace: Option<Arc<str>> = options.lease_namespace.map(Into::into);
+    let clients = || ApiClients::new(client.clone(), Arc::clone(&tokens), own_namespace.clone());
+    let (apis, controller) = call_apis(clients, &recorder, metrics.queue(), controller);
     let controller = controller.with_config(Config::default().concurrency(options.concurrency));
     let context = Arc::new(Context {
         recorder,
@@ -237,8 +241,7 @@ async fn control(
         },
         metrics,
         attempts: Attempts::default(),
-        issuer,
-        deleter,
+        apis,
     });
     let Context {
         client,
@@ -279,16 +282,24 @@ fn recorder(client: &Client, identity: String) -> Recorder {
 
 /// Makes the parts that call APIs of tailnets. Each of their results is for a pass.
 fn call_apis(
-    clients: ApiClients,
+    clients: impl Fn() -> ApiClients,
     recorder: &Recorder,
     queue: &Queue,
     controller: Controller<PeerRelay>,
-) -> (Issuer, Deleter, Controller<PeerRelay>) {
-    let (issuer, ended) = Issuer::new(clients.clone());
+) -> (ApiTasks, Controller<PeerRelay>) {
+    let shared = clients();
+    let (issuer, ended) = Issuer::new(shared.clone());
     let controller = triggered(controller, queue, ended);
-    let (deleter, ended) = Deleter::new(clients, recorder.clone());
+    let (deleter, ended) = Deleter::new(shared, recorder.clone());
     let controller = triggered(controller, queue, ended);
-    (issuer, deleter, controller)
+    let (syncer, ended) = Syncer::new(clients());
+    let controller = triggered(controller, queue, ended);
+    let apis = ApiTasks {
+        issuer,
+        deleter,
+        syncer,
+    };
+    (apis, controller)
 }
 
 /// Makes a stream a trigger of the controller: each of its PeerRelays gets a pass.

@@ -74,6 +74,33 @@ impl AuthKeyRef {
     }
 }
 
+/// Reference to a Secret with an API key of Headscale, in the namespace of the PeerRelay.
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
+#[serde(rename_all = "camelCase")]
+pub struct ApiKeyRef {
+    /// Name of the Secret. It may be created later, and may be replaced. The operator must be allowed
+    /// to read it (`credentials` in the values of the chart).
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+    )]
+    pub secret_name: String,
+    /// Key of the Secret that contains the API key. If empty, it is `apikey`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(
+        length(min = 1, max = 253),
+        regex(pattern = "^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")
+    )]
+    pub key: Option<String>,
+}
+
+impl ApiKeyRef {
+    /// Returns the key of the Secret that contains the API key.
+    pub fn key(&self) -> &str {
+        self.key.as_deref().unwrap_or(names::API_KEY)
+    }
+}
+
 /// Reference to a TailnetCredential.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]

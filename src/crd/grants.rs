@@ -5,9 +5,14 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::credential::{ApiKeyRef, OAuthRef, WorkloadIdentity};
+
 /// The part of the tailnet policy that allows clients to use the relays.
-#[derive(KubeSchema, Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.sync) || self.sync == 'Off' || has(self.oauth) || has(self.workloadIdentity) || has(self.apiKey)").message("grants.sync needs a credential of its own, which may access the policy: set grants.oauth (a Secret with an OAuth client), grants.workloadIdentity (a federated identity) or grants.apiKey (a Secret with an API key of Headscale), or set grants.sync to Off"))]
+#[x_kube(validation = Rule::new("[has(self.oauth), has(self.workloadIdentity), has(self.apiKey)].filter(given, given).size() <= 1").message("grants must have only one of oauth, workloadIdentity and apiKey: remove the others"))]
+#[x_kube(validation = Rule::new("!has(self.sync) || self.sync != 'Propose' || !has(self.output) || self.output == 'ConfigMap'").message("grants.sync: Propose writes the difference into the ConfigMap of grants.output: set grants.output to ConfigMap"))]
 pub struct Grants {
     /// Output of the policy: the ConfigMap `<name>-grants`, or none.
     #[serde(default)]
@@ -17,6 +22,88 @@ pub struct Grants {
     /// allow relays to connect to clients; an allow-all rule does.
     #[serde(default)]
     pub tests: GrantsTests,
+    /// Merge of the entries that the relays need into the policy file of the tailnet, by the API of
+    /// tailscale.com, of a server with the same API (`tailnet.apiURL`), or of Headscale. If empty, it is
+    /// `Off`, and the policy stays as it is, also after `Apply`. In YAML, write `"Off"` in quotes.
+    #[serde(default, skip_serializing_if = "GrantsSync::is_off")]
+    pub sync: GrantsSync,
+    /// OAuth client for `sync`. It needs the scopes `policy_file` (with `Propose`,
+    /// `policy_file:read` is sufficient), `devices:core:read` and
+    /// `devices:posture_attributes:read`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub oauth: Option<OAuthRef>,
+    /// Federated identity for `sync`, with the same scopes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub workload_identity: Option<WorkloadIdentity>,
+    /// API key of Headscale for `sync`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_key: Option<ApiKeyRef>,
+    /// Owners of the relays' tags in the merged entries, such as the tag of the OAuth client in
+    /// `tailnet.oauth`. If empty, owners in the policy are kept, and new tags belong to
+    /// `autogroup:admin`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(
+        length(max = 16),
+        inner(length(min = 1, max = 256), regex(pattern = "^[^\\s\"]+$"))
+    )]
+    pub tag_owners: Vec<String>,
+    /// Name of the cluster in the comments above the merged entries. PeerRelays of several clusters
+    /// with the same namespace and name need it if they share a policy.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(length(min = 1, max = 63), regex(pattern = "^[A-Za-z0-9._-]+$"))]
+    pub cluster: Option<String>,
+}
+
+/// Merge of the generated policy into that of the tailnet.
+#[derive(Serialize, Deserialize, Clone, Copy, Debug, Default, PartialEq, Eq, JsonSchema)]
+pub enum GrantsSync {
+    /// The operator does not access the policy of the tailnet.
+    #[default]
+    Off,
+    /// The operator reads the policy, and writes the difference into the ConfigMap and the status.
+    /// It does not change the policy.
+    Propose,
+    /// The operator adds, updates and removes the entries of this PeerRelay in the policy, and no
+    /// others. The deletion of the PeerRelay removes its entries.
+    Apply,
+}
+
+impl GrantsSync {
+    #[expect(
+        clippy::trivially_copy_pass_by_ref,
+        reason = "serde passes fields by reference"
+    )]
+    fn is_off(&self) -> bool {
+        *self == Self::Off
+    }
+}
+
+/// State of `grants.sync`.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyStatus {
+    /// Checksum of the entries and settings with which the policy was last compared. It is empty
+    /// before the first comparison.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub checksum: String,
+    /// True if the policy may contain entries of this PeerRelay, which its deletion removes.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub has_entries: bool,
+    /// Difference that `Propose` found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<PolicyProposal>,
+}
+
+/// Difference between the policy of the tailnet and the policy with the entries of a PeerRelay.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyProposal {
+    /// Checksum of the difference.
+    pub checksum: String,
+    /// Beginning of the difference, at most 4096 characters. The entry `policy.diff` of the
+    /// ConfigMap has all of it.
+    #[schemars(length(max = 4096))]
+    pub diff: String,
 }
 
 /// Tests in the generated policy.

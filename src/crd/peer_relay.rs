@@ -10,7 +10,7 @@ use super::{
     device::{DeletionPolicy, MOST_DEVICES, RelayDevice},
     endpoints::Endpoints,
     exposure::Exposure,
-    grants::{ClientStatus, GrantState, Grants, GrantsStatus},
+    grants::{ClientStatus, GrantState, Grants, GrantsStatus, PolicyStatus},
     limits::Limits,
     monitoring::Monitoring,
     placement::Placement,
@@ -43,6 +43,8 @@ use crate::config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel};
     printcolumn(name = "Reason", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].reason", priority = "1")
 )]
 #[serde(rename_all = "camelCase")]
+#[x_kube(validation = Rule::new("!has(self.tailnet.apiURL) || !has(self.tailnet.authKey) || (has(self.grants.sync) && self.grants.sync != 'Off')").message("tailnet.apiURL has no effect with authKey and without grants.sync: remove it"))]
+#[x_kube(validation = Rule::new("!has(self.grants.apiKey) || has(self.tailnet.controlURL) || has(self.tailnet.apiURL) || has(self.tailnet.credentialsRef)").message("grants.apiKey is an API key of Headscale: set tailnet.controlURL to the URL of Headscale, or use grants.oauth for tailscale.com"))]
 #[x_kube(validation = Rule::new("!has(self.monitoring.port) || self.port != self.monitoring.port").message("monitoring.port must differ from port: both are opened on the node"))]
 pub struct PeerRelaySpec {
     /// UDP port that relays open on their nodes. Clients must be able to reach it.
@@ -103,7 +105,6 @@ pub struct PeerRelaySpec {
 #[x_kube(validation = Rule::new("[has(self.authKey), has(self.oauth), has(self.workloadIdentity), has(self.credentialsRef)].filter(given, given).size() == 1").message("tailnet must have either authKey (a Secret with an auth key), oauth (a Secret with an OAuth client, with which the operator creates auth keys), workloadIdentity (a federated identity, with which it does) or credentialsRef (a TailnetCredential, which has one of the last two)"))]
 #[x_kube(validation = Rule::new("!has(self.credentialsRef) || !(has(self.controlURL) || has(self.apiURL) || has(self.caBundle))").message("tailnet.controlURL, apiURL and caBundle are fields of the TailnetCredential with credentialsRef: remove them here, and set them there"))]
 #[x_kube(validation = Rule::new("!has(self.apiURL) || self.apiURL.matches('^https?://[^/?#]+/?$')").message("tailnet.apiURL must be a URL without a path, such as https://api.example.net"))]
-#[x_kube(validation = Rule::new("!has(self.apiURL) || !has(self.authKey)").message("tailnet.apiURL has no effect with authKey: remove it"))]
 #[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || !has(self.authKey)").message("tailnet.deletionPolicy: Delete needs oauth, workloadIdentity or credentialsRef, with which the operator deletes devices: set one of them, or remove deletionPolicy"))]
 #[x_kube(validation = Rule::new("!has(self.caBundle) || self.caBundle.contains('-----BEGIN CERTIFICATE-----')").message("tailnet.caBundle must be PEM: one or more blocks that begin with -----BEGIN CERTIFICATE-----"))]
 pub struct Tailnet {
@@ -126,8 +127,9 @@ pub struct Tailnet {
     /// certificate authorities.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub credentials_ref: Option<CredentialsRef>,
-    /// URL of the API with which the operator creates auth keys. If empty, it is the API of
-    /// tailscale.com, or `controlURL` if that is another control server.
+    /// URL of the API with which the operator creates auth keys, deletes devices and accesses the
+    /// policy. If empty, it is the API of tailscale.com, or `controlURL` if that is another control
+    /// server.
     #[serde(default, rename = "apiURL", skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 512))]
     pub api_url: Option<String>,
@@ -251,7 +253,8 @@ pub struct PeerRelayStatus {
     #[serde(default)]
     pub observed_generation: i64,
     /// Conditions: Ready, Reconciling, Stalled, TailnetConnected, WithinQuota, RelaysAvailable,
-    /// GrantsInForce, EndpointsPublished, EndpointsVerified, CredentialAccepted, DevicesDeleted.
+    /// GrantsInForce, PolicySynced, EndpointsPublished, EndpointsVerified, CredentialAccepted,
+    /// DevicesDeleted.
     /// `docs/conditions.md` lists the reasons and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]
@@ -285,6 +288,9 @@ pub struct PeerRelayStatus {
     /// Tailnet policy that was generated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub grants: Option<GrantsStatus>,
+    /// State of `grants.sync`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub policy: Option<PolicyStatus>,
 }
 
 /// Summary of one region.

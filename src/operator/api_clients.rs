@@ -115,15 +115,23 @@ impl ApiClients {
                     SecretNamespace::Operator => self.namespace.as_deref(),
                 };
                 let unknown = || CredentialError::NamespaceUnknown(name.clone());
-                let namespace = namespace.ok_or_else(unknown)?;
-                let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
-                let secret = secrets
-                    .get(name)
-                    .await
-                    .map_err(|error| CredentialError::of_secret(error, name, namespace))?;
+                let secret = self.secret(namespace.ok_or_else(unknown)?, name).await?;
                 let client = oauth_client(&secret, name)?;
                 let version = Version::Secret(secret.metadata.resource_version);
                 Ok((version, ApiCredential::OAuth(client)))
+            }
+            AccountSource::ApiKey { secret: name, key } => {
+                let missing = || CredentialError::ApiKeyMissing {
+                    secret: name.clone(),
+                    key: key.clone(),
+                };
+                let secret = match self.secret(&access.namespace, name).await {
+                    Err(CredentialError::SecretMissing { .. }) => return Err(missing()),
+                    secret => secret?,
+                };
+                let api_key = text(&secret, key).ok_or_else(missing)?;
+                let version = Version::Secret(secret.metadata.resource_version);
+                Ok((version, ApiCredential::ApiKey(api_key.into())))
             }
             AccountSource::WorkloadIdentity {
                 client_id,
@@ -137,6 +145,12 @@ impl ApiClients {
                 Ok((version, ApiCredential::Federated(client)))
             }
         }
+    }
+
+    async fn secret(&self, namespace: &str, name: &str) -> Result<Secret, CredentialError> {
+        let secrets: Api<Secret> = Api::namespaced(self.client.clone(), namespace);
+        let secret = secrets.get(name).await;
+        secret.map_err(|error| CredentialError::of_secret(error, name, namespace))
     }
 
     /// Returns the API client as [`Self::get`] does. If the TailnetCredential or the Secret was
@@ -180,19 +194,23 @@ impl ApiClients {
 
 fn oauth_client(secret: &Secret, name: &str) -> Result<OAuthClient, CredentialError> {
     let value = |key: &'static str| {
-        let bytes = secret.data.as_ref().and_then(|data| data.get(key));
-        let text = bytes.and_then(|bytes| String::from_utf8(bytes.0.clone()).ok());
-        let text = text.map(|text| text.trim().to_owned());
-        text.filter(|text| !text.is_empty())
-            .ok_or(CredentialError::KeyMissing {
-                secret: name.to_owned(),
-                key,
-            })
+        text(secret, key).ok_or(CredentialError::KeyMissing {
+            secret: name.to_owned(),
+            key,
+        })
     };
     Ok(OAuthClient {
         id: value(CLIENT_ID)?,
         secret: value(CLIENT_SECRET)?.into(),
     })
+}
+
+/// Reads a text in a Secret, without spaces around it. `None` if it is empty.
+fn text(secret: &Secret, key: &str) -> Option<String> {
+    let bytes = secret.data.as_ref()?.get(key)?;
+    let text = String::from_utf8(bytes.0.clone()).ok()?;
+    let text = text.trim();
+    (!text.is_empty()).then(|| text.to_owned())
 }
 
 #[cfg(test)]

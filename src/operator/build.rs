@@ -30,7 +30,7 @@ pub fn build(relay: &ValidSpec, plan: &Plan) -> Objects<Prepared> {
     let built = regions.map(|region| build_region(relay, region));
     let mut prepared = built.fold(Prepared::default(), Prepared::join);
     let known = &plan.monitoring_kinds;
-    prepared.config_maps.extend(grants::build(relay));
+    prepared.config_maps.extend(grants::build(relay, plan));
     prepared.config_maps.extend(monitoring::dashboards(relay));
     prepared.services.extend(monitoring::service(relay, known));
     prepared.monitoring = monitoring::objects(relay, known);

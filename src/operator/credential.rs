@@ -86,6 +86,17 @@ pub enum CredentialError {
         /// Missing key of the Secret.
         key: &'static str,
     },
+    /// The Secret with an API key does not exist, or lacks its key.
+    #[error(
+        "Secret {secret} with the key {key} does not exist: create it with an API key of Headscale \
+         (headscale apikeys create)"
+    )]
+    ApiKeyMissing {
+        /// Name of the Secret.
+        secret: String,
+        /// Key of the Secret.
+        key: String,
+    },
     /// The operator may not read the Secret.
     #[error(
         "the operator may not read Secret {secret}: add it to the chart's value \
@@ -145,7 +156,9 @@ impl CredentialError {
     /// before.
     pub const fn is_gone(&self) -> bool {
         match self {
-            Self::SecretMissing { .. } | Self::SecretForbidden { .. } => true,
+            Self::SecretMissing { .. }
+            | Self::ApiKeyMissing { .. }
+            | Self::SecretForbidden { .. } => true,
             Self::Reference(error) => error.is_missing(),
             _ => false,
         }
@@ -158,9 +171,14 @@ impl CredentialError {
             Self::SecretMissing { .. }
             | Self::NamespaceUnknown(_)
             | Self::KeyMissing { .. }
+            | Self::ApiKeyMissing { .. }
             | Self::TokenMissing(_) => MISSING,
             Self::SecretForbidden { .. } => FORBIDDEN,
-            Self::Api(ApiError::ClientRefused { .. } | ApiError::IdentityRefused { .. }) => REFUSED,
+            Self::Api(
+                ApiError::ClientRefused { .. }
+                | ApiError::KeyRefused { .. }
+                | ApiError::IdentityRefused { .. },
+            ) => REFUSED,
             Self::Api(ApiError::ScopeMissing { .. }) => SCOPE_MISSING,
             Self::Api(ApiError::TagsRefused { .. }) => TAGS_REFUSED,
             Self::Api(error) if error.needs_user() => API_REFUSED,

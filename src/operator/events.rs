@@ -1,13 +1,14 @@
 //! Events about changes of the conditions of a PeerRelay.
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Condition;
+use kube::ResourceExt;
 use kube_runtime::events::{Event, EventType};
 
 use super::{
     apply::{CLASS, FAMILIES},
     objects::Replaced,
 };
-use crate::crd::device::RelayDevice;
+use crate::crd::{PeerRelay, device::RelayDevice};
 
 /// Reason of the event about a replaced Service.
 pub const SERVICE_REPLACED: &str = "ServiceReplaced";
@@ -15,6 +16,8 @@ pub const SERVICE_REPLACED: &str = "ServiceReplaced";
 pub const DEVICES_LEFT: &str = "DevicesLeft";
 /// Reason of the event about a device that is not deleted because it lacks the tag of its relay.
 pub const DEVICE_KEPT: &str = "DeviceKept";
+/// Reason of the event about entries that a deleted PeerRelay has left in the tailnet policy.
+pub const ENTRIES_LEFT: &str = "PolicyEntriesLeft";
 /// Longest note that the API server accepts, in bytes.
 const LONGEST_NOTE: usize = 1_024;
 /// Devices that an event names.
@@ -102,6 +105,24 @@ pub fn devices_left(devices: &[RelayDevice], problem: Option<&str>) -> Event {
     Event {
         type_: EventType::Warning,
         reason: DEVICES_LEFT.into(),
+        note: Some(cut(note)),
+        action: "Delete".into(),
+        secondary: None,
+    }
+}
+
+/// The event about entries that are left in the tailnet policy after the deletion of their PeerRelay.
+pub fn entries_left(relay: &PeerRelay, problem: Option<&str>) -> Event {
+    let because = problem.map_or_else(String::new, |problem| format!(" ({problem})"));
+    let (namespace, name) = (relay.namespace().unwrap_or_default(), relay.name_any());
+    let note = format!(
+        "remove the entries of {namespace}/{name} from the tailnet policy: those below a comment with \
+         'of {namespace}/{name}'. The PeerRelay is deleted, and they could not be removed in \
+         time{because}"
+    );
+    Event {
+        type_: EventType::Warning,
+        reason: ENTRIES_LEFT.into(),
         note: Some(cut(note)),
         action: "Delete".into(),
         secondary: None,

@@ -13,6 +13,7 @@ mod load_balancers;
 mod node_ports;
 mod peers;
 mod placement;
+mod policy;
 pub mod rollout;
 pub mod withdrawal;
 
@@ -30,6 +31,7 @@ pub use self::{
     devices::DevicePlan,
     elastic_ips::ElasticIp,
     fit::requirements,
+    policy::{DIFF as POLICY_DIFF, PolicyPlan},
 };
 use self::{load_balancers::Assigned, rollout::Rollout, withdrawal::Leaving};
 use super::{
@@ -62,6 +64,8 @@ pub struct Plan {
     pub rollout: Rollout,
     /// Tailnet devices of the relays.
     pub devices: DevicePlan,
+    /// Entries of the tailnet policy.
+    pub policy: PolicyPlan,
 }
 
 /// Decisions about a region.
@@ -222,6 +226,7 @@ pub fn plan(spec: &ValidSpec, view: &ClusterView, now: Timestamp) -> Plan {
         monitoring_kinds: view.monitoring_kinds.clone(),
         leaving,
         devices,
+        policy: policy::plan(spec, view),
         rollout: Rollout::new(live, &view.nodes, &view.reports, now),
     }
 }

@@ -24,13 +24,15 @@ use super::{
     metrics::Metrics,
     objects::{Applied, Objects},
     plan::{Plan, plan},
+    policy_sync::Wish,
     publish::Publisher,
     refusal::{Summary, chain, retry_after},
     removal,
     status::{Outcome, Pass, status},
     stores::Stores,
+    syncer::Syncer,
     validate::{ValidSpec, validate},
-    view::{ClusterView, view},
+    view::{ApiResults, ClusterView, view},
 };
 use crate::{backoff::Backoff, crd::PeerRelay};
 
@@ -55,18 +57,54 @@ pub struct Context {
     pub metrics: Metrics,
     /// Results of earlier attempts to apply objects.
     pub attempts: Attempts,
+    /// Tasks that call APIs of tailnets.
+    pub apis: ApiTasks,
+}
+
+/// Tasks that call APIs of tailnets beside the passes.
+pub struct ApiTasks {
     /// Creator of auth keys.
     pub issuer: Issuer,
     /// Deleter of tailnet devices.
     pub deleter: Deleter,
+    /// Syncer of tailnet policies.
+    pub syncer: Syncer,
+}
+
+impl ApiTasks {
+    /// Returns the results of earlier tasks for a PeerRelay.
+    fn results(&self, relay: &ObjectRef<PeerRelay>) -> ApiResults {
+        ApiResults {
+            issuing: self.issuer.issuing(relay),
+            deleting: self.deleter.deleting(relay),
+            syncing: self.syncer.syncing(relay),
+        }
+    }
+
+    /// Starts the tasks that are due. Returns the times until the next ones, if some must wait.
+    fn start(
+        &self,
+        (relay, spec): (&PeerRelay, &ValidSpec),
+        plan: &Plan,
+        view: &ClusterView,
+    ) -> impl Iterator<Item = Duration> + use<> {
+        let key = ObjectRef::from_obj(relay);
+        let next = [
+            self.issuer.issue(key, spec, &view.issuing.issued, plan),
+            delete_devices((relay, spec), plan, view, &self.deleter),
+            sync_policy((relay, spec), plan, view, &self.syncer),
+        ];
+        next.into_iter().flatten()
+    }
 }
 
 impl Context {
     /// Forgets a PeerRelay that was deleted.
     pub fn forget(&self, relay: &ObjectRef<PeerRelay>) {
         self.attempts.forget(relay);
-        self.issuer.forget(relay);
-        self.deleter.forget(relay);
+        self.apis.issuer.forget(relay);
+        self.apis.deleter.forget(relay);
+        self.apis.syncer.forget(relay);
     }
 }
 
@@ -110,8 +148,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let now = Timestamp::now();
     let publisher = Publisher::new(&ctx.client, &ctx.recorder, &relay);
     let key = ObjectRef::from_obj(&*relay);
-    let results = (ctx.issuer.issuing(&key), ctx.deleter.deleting(&key));
-    let view = view(&ctx.stores, results, &relay);
+    let view = view(&ctx.stores, ctx.apis.results(&key), &relay);
     if is_deleted {
         return deletion::step(&relay, &view, &publisher, &ctx, now).await;
     }
@@ -135,8 +172,7 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         }
     };
     let plan = plan(&spec, &view, now);
-    let next_key = ctx.issuer.issue(key, &spec, &view.issuing.issued, &plan);
-    let next_deletion = delete_devices((&relay, &spec), &plan, &view, &ctx.deleter);
+    let tasks = ctx.apis.start((&relay, &spec), &plan, &view);
     let objects = build(&spec, &plan);
     let objects = apply(&ctx.client, &ctx.stores, &ctx.attempts, objects).await;
     ctx.metrics.count_changes(objects.stage.changes);
@@ -156,17 +192,17 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
         published.map_err(ReconcileError::Status)?;
     }
     held?;
-    next(&plan, objects, next_key.into_iter().chain(next_deletion))
+    next(&plan, objects, tasks)
 }
 
-/// Sets the finalizer if the tailnet may have devices that the operator deletes, and removes it
-/// otherwise.
+/// Sets the finalizer if the tailnet may have devices or entries in its policy that the operator
+/// removes, and removes it otherwise.
 async fn hold(
     relay: &PeerRelay,
     plan: &Plan,
     publisher: &Publisher<'_>,
 ) -> Result<(), ReconcileError> {
-    let wanted = plan.has_devices();
+    let wanted = plan.has_devices() || plan.policy.has_entries();
     if wanted == removal::is_held(relay) {
         return Ok(());
     }
@@ -192,9 +228,35 @@ fn delete_devices(
     deleter.delete(relay, Ok(credential), &deletions)
 }
 
+/// Starts to compare the tailnet policy with the entries of the PeerRelay, if a comparison is due.
+/// Returns the time until the next one, if one must wait.
+fn sync_policy(
+    (relay, spec): (&PeerRelay, &ValidSpec),
+    plan: &Plan,
+    view: &ClusterView,
+    syncer: &Syncer,
+) -> Option<Duration> {
+    let (Some(access), Some(entries)) = (&spec.policy_access, &plan.policy.entries) else {
+        syncer.forget(&ObjectRef::from_obj(relay));
+        return None;
+    };
+    let stored = view.policy.as_ref();
+    let regions = relay.status.iter().flat_map(|status| &status.regions);
+    let wish = Wish {
+        checksum: entries.checksum.clone(),
+        writes: access.writes,
+        // Both are in the cluster before the first write.
+        is_held: removal::is_held(relay) && stored.is_some_and(|policy| policy.has_entries),
+        is_known: plan.policy.is_known(),
+        is_proposed: plan.policy.diff.is_some(),
+        reports: regions.map(|region| region.grant).collect(),
+    };
+    syncer.sync(relay, access, &wish, &entries.request)
+}
+
 /// Returns the time of the next pass: after a refusal, when withdrawn relays are removed, when a
 /// roll-out no longer waits for relays that are not reached, or for the next one of the `attempts`
-/// to create an auth key or to delete a device.
+/// to create an auth key, to delete a device or to compare the policy.
 fn next(
     plan: &Plan,
     objects: Objects<Applied>,

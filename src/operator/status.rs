@@ -9,6 +9,7 @@ mod endpoints;
 mod grants;
 mod observed;
 pub mod pods;
+mod policy;
 mod ready;
 mod refused;
 mod regions;
@@ -172,6 +173,10 @@ pub fn status(
             Outcome::Applied(pass) => grants_status(pass.spec),
             _ => relay.status.as_ref().and_then(|last| last.grants.clone()),
         },
+        policy: match outcome {
+            Outcome::Applied(pass) => pass.plan.policy.status.clone(),
+            _ => view.policy.clone(),
+        },
     }
 }
 
@@ -211,6 +216,7 @@ fn updates(
         }
     };
     updates.extend(devices::update(pass, &view.deleting));
+    updates.extend(policy::update(pass, &view.syncing, old));
     match &pass.objects.stage.refused {
         Some(refused) => refused::apply(updates, refused),
         None => updates,

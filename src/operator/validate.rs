@@ -2,6 +2,7 @@
 //! Pure.
 
 mod endpoints;
+mod policy;
 mod tailnet_access;
 
 use std::collections::BTreeMap;
@@ -10,6 +11,7 @@ use kube::{Resource, ResourceExt};
 
 pub use self::{
     endpoints::InvalidEndpoints,
+    policy::{PolicyAccess, policy_access},
     tailnet_access::{
         AccountSource, ApiAccount, Credential, SecretNamespace, TailnetAccess, deletion_credential,
     },
@@ -68,6 +70,8 @@ pub struct ValidSpec {
     pub monitoring: Monitoring,
     /// Place where the tailnet policy is written.
     pub grants_output: GrantsOutput,
+    /// Access to the policy of the tailnet. `None` if the operator does not access it.
+    pub policy_access: Option<PolicyAccess>,
     /// Form of the relays' pods.
     pub pods: PodSettings,
 }
@@ -141,6 +145,12 @@ pub enum InvalidRelay {
     /// The URL of the API cannot be parsed.
     #[error("tailnet.apiURL is not a URL: {0}; write it as https://api.example.net")]
     ApiUrl(url::ParseError),
+    /// The operator has no credential for the policy.
+    #[error(
+        "grants.sync needs either grants.oauth, grants.workloadIdentity or grants.apiKey; set one, or set \
+         grants.sync to Off"
+    )]
+    PolicyCredential,
     /// The relays have no credential, or several.
     #[error("tailnet must have either authKey, oauth, workloadIdentity or credentialsRef")]
     Credential,
@@ -264,6 +274,7 @@ pub fn validate(
         },
         monitoring: defaults.monitoring.complete(spec.monitoring.clone()),
         grants_output: spec.grants.output,
+        policy_access: policy::access(relay, referred)?,
         pods: PodSettings {
             image: defaults.image.clone(),
             template: defaults

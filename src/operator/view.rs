@@ -17,12 +17,13 @@ use super::{
     credential::Issuing,
     devices::Deleting,
     kinds::MonitoringKind,
+    policy_sync::Syncing,
     referred_credential::{Referred, control_server},
     stores::Stores,
     tailnet::{self, Neighbour},
 };
 use crate::{
-    crd::{PeerRelay, RelayNode, device::RelayDevice},
+    crd::{PeerRelay, RelayNode, device::RelayDevice, grants::PolicyStatus},
     names,
 };
 
@@ -60,25 +61,48 @@ pub struct ClusterView {
     pub devices: Vec<RelayDevice>,
     /// Results of the operator's attempts to delete devices.
     pub deleting: Deleting,
+    /// State of `grants.sync` in the status of the PeerRelay.
+    pub policy: Option<PolicyStatus>,
+    /// Results of the operator's comparisons with the tailnet policy.
+    pub syncing: Syncing,
+}
+
+/// Results of the operator's requests to the API of a tailnet.
+#[derive(Debug, Clone, Default)]
+pub struct ApiResults {
+    /// Results of attempts to create auth keys.
+    pub issuing: Issuing,
+    /// Results of attempts to delete devices.
+    pub deleting: Deleting,
+    /// Results of comparisons with the tailnet policy.
+    pub syncing: Syncing,
 }
 
 impl ClusterView {
     /// Reads the entry `key` of the ConfigMap `name`, as the operator has written it. It is empty if there
     /// is none that can be parsed.
     pub fn entry<T: DeserializeOwned + Default>(&self, name: &str, key: &str) -> T {
-        let map = self.config_maps.iter().find(|map| map.name_any() == name);
-        let text = map.and_then(|map| map.data.as_ref()?.get(key));
+        let text = self.config_map_text(name, key);
         text.and_then(|text| serde_yaml::from_str(text).ok())
             .unwrap_or_default()
+    }
+
+    /// Reads the text of the entry `key` of the ConfigMap `name`.
+    pub fn config_map_text(&self, name: &str, key: &str) -> Option<&str> {
+        let mut maps = self.config_maps.iter();
+        let map = maps.find(|map| map.name_any() == name)?;
+        map.data.as_ref()?.get(key).map(String::as_str)
     }
 }
 
 /// Takes the view of `relay`.
-pub fn view(
-    stores: &Stores,
-    (issuing, deleting): (Issuing, Deleting),
-    relay: &PeerRelay,
-) -> ClusterView {
+pub fn view(stores: &Stores, results: ApiResults, relay: &PeerRelay) -> ClusterView {
+    let ApiResults {
+        issuing,
+        deleting,
+        syncing,
+    } = results;
+    let status = relay.status.as_ref();
     let namespace = relay.metadata.namespace.as_deref();
     let own_pods = own_pods(stores, relay);
     let find = |relay: &PeerRelay| match &relay.spec.tailnet.credentials_ref {
@@ -103,11 +127,10 @@ pub fn view(
         own_pods,
         referred: find(relay),
         issuing,
-        devices: match &relay.status {
-            Some(status) => status.devices.clone(),
-            None => Vec::new(),
-        },
+        devices: status.map(|s| s.devices.clone()).unwrap_or_default(),
         deleting,
+        policy: status.and_then(|status| status.policy.clone()),
+        syncing,
     }
 }
 

@@ -21,7 +21,7 @@ use std::{fs, path::Path, sync::Once};
 use peerrelay::{
     crd::{self, PeerRelay, relay_reason::RelayReason},
     operator::{
-        credential,
+        credential, policy_sync,
         status::{self, pods::Trouble},
     },
 };
@@ -45,7 +45,7 @@ fn custom_resource_definitions_are_what_the_types_say() {
 fn definitions() -> impl Iterator<Item = (String, String)> {
     crd::all().into_iter().flat_map(|definition| {
         let name = definition.metadata.name.clone().unwrap();
-        let text = serde_yaml::to_string(&definition).unwrap();
+        let text = crd::document(&definition);
         CRD_DIRS.map(|dir| (format!("{dir}/{name}.yaml"), text.clone()))
     })
 }
@@ -57,7 +57,9 @@ fn every_reason_is_documented() {
     let operator = status::REASONS.iter().copied();
     let pods = Trouble::ALL.iter().map(|trouble| trouble.as_str());
     let credentials = credential::REASONS.iter().copied();
-    for reason in relay.chain(operator).chain(pods).chain(credentials) {
+    let policy = policy_sync::REASONS.iter().copied();
+    let all = relay.chain(operator).chain(pods).chain(credentials);
+    for reason in all.chain(policy) {
         assert!(
             text.contains(&format!("| `{reason}` |")),
             "docs/conditions.md lacks {reason}"

@@ -119,6 +119,7 @@ impl MergeArgs {
             adopt: self.adopt,
             prune: self.prune,
             no_markers: self.no_markers,
+            removed: Vec::new(),
         };
         let shown = shown(&self.policy);
         let before = file::read(&self.policy)?;

@@ -255,6 +255,7 @@ impl<'de> Visitor<'de> for ContentVisitor {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
+    use k8s_openapi::apiextensions_apiserver::pkg::apis::apiextensions::v1::CustomResourceDefinition;
     use serde_json::json;
 
     use super::*;
@@ -292,6 +293,18 @@ mod tests {
         );
         assert_eq!(values("{\"a\": 1}\n{\"b\": 2}").len(), 2);
         assert!(values("").is_empty());
+    }
+
+    #[test]
+    fn definitions_are_read_as_they_are() {
+        let wanted = crate::crd::all();
+        let found = values(&crate::crd::to_yaml());
+        assert_eq!(found.len(), wanted.len());
+        for (found, wanted) in found.into_iter().zip(wanted) {
+            // Read back, because whole numbers are written as floating-point numbers.
+            let found: CustomResourceDefinition = serde_json::from_value(found).unwrap();
+            assert!(found == wanted, "{}", wanted.metadata.name.unwrap());
+        }
     }
 
     #[test]

@@ -39,6 +39,8 @@ pub struct MergeRequest {
     pub prune: bool,
     /// Write no markers.
     pub no_markers: bool,
+    /// PeerRelays, as `NAMESPACE/NAME`, whose entries are removed.
+    pub removed: Vec<String>,
 }
 
 /// Effect of the first `grants` on connections that the policy allowed before.
@@ -131,7 +133,11 @@ impl<'a> Plan<'a> {
         };
         let markers: Vec<_> = request.regions.iter().map(marker).collect();
         let known = markers.iter().map(|marker| marker.peer_relay().to_owned());
-        let known = known.collect();
+        let removed = request.removed.iter().map(|name| match &request.cluster {
+            Some(cluster) => format!("{name} in {cluster}"),
+            None => name.clone(),
+        });
+        let known = known.chain(removed).collect();
         let mut by_tag = BTreeMap::new();
         let mut wanted = Vec::new();
         for marker in &markers {

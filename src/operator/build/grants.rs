@@ -1,13 +1,15 @@
 //! The policy that the tailnet needs, for people and for GitOps.
 
-use std::collections::BTreeMap;
-
 use k8s_openapi::{api::core::v1::ConfigMap, apimachinery::pkg::apis::meta::v1::ObjectMeta};
 
 use crate::{
     crd::grants::{GrantsOutput, GrantsStatus},
     grants, names,
-    operator::{objects::checksum, validate::ValidSpec},
+    operator::{
+        objects::checksum,
+        plan::{POLICY_DIFF, Plan},
+        validate::ValidSpec,
+    },
 };
 
 /// The policy for people.
@@ -18,7 +20,7 @@ const JSON: &str = "grants.json";
 const CHECKSUM: &str = "checksum";
 
 /// `None` if the user disables it.
-pub(super) fn build(relay: &ValidSpec) -> Option<ConfigMap> {
+pub(super) fn build(relay: &ValidSpec, plan: &Plan) -> Option<ConfigMap> {
     let status = status(relay)?;
     let policy = relay.policy();
     let data = [
@@ -26,6 +28,8 @@ pub(super) fn build(relay: &ValidSpec) -> Option<ConfigMap> {
         (JSON, grants::json(&policy)),
         (CHECKSUM, status.checksum),
     ];
+    let diff = plan.policy.diff.iter();
+    let diff = diff.map(|diff| (POLICY_DIFF, diff.clone()));
     Some(ConfigMap {
         metadata: ObjectMeta {
             name: Some(status.config_map),
@@ -34,9 +38,12 @@ pub(super) fn build(relay: &ValidSpec) -> Option<ConfigMap> {
             owner_references: Some(vec![relay.owner.reference.clone()]),
             ..ObjectMeta::default()
         },
-        data: Some(BTreeMap::from(
-            data.map(|(key, text)| (key.to_owned(), text)),
-        )),
+        data: Some(
+            data.into_iter()
+                .chain(diff)
+                .map(|(key, text)| (key.to_owned(), text))
+                .collect(),
+        ),
         ..ConfigMap::default()
     })
 }

@@ -1,4 +1,5 @@
-//! Deletion of a PeerRelay: its relays end, then their devices are deleted, then the object goes.
+//! Deletion of a PeerRelay: its relays end, then their devices are deleted, then the object goes. At the
+//! same time, its entries in the tailnet policy are removed.
 
 use k8s_openapi::jiff::Timestamp;
 use kube::ResourceExt;
@@ -11,6 +12,7 @@ use crate::{
         apply::remove_relays,
         deleter::Deletions,
         events,
+        policy_sync::Finding,
         publish::Publisher,
         removal::{self, Deletion, Step},
         view::ClusterView,
@@ -27,10 +29,20 @@ pub(super) async fn step(
 ) -> Result<Action, ReconcileError> {
     match removal::next(relay, view, now) {
         Step::End(left) => {
-            if !left.is_empty() {
+            let (name, namespace) = (relay.name_any(), relay.namespace());
+            if left.has_entries {
+                let problem = match &view.syncing.finding {
+                    Some(Finding::Failed(problem)) => Some(&*problem.message),
+                    _ => None,
+                };
+                tracing::warn!(name, namespace, problem, "entries left in the policy");
+                let event = events::entries_left(relay, problem);
+                publisher.send_event(&event).await;
+            }
+            if !left.devices.is_empty() {
+                let left = left.devices;
                 let problem = view.deleting.problem.as_ref();
                 let problem = problem.map(|problem| &*problem.message);
-                let (name, namespace) = (relay.name_any(), relay.namespace());
                 tracing::warn!(
                     name,
                     namespace,
@@ -45,7 +57,7 @@ pub(super) async fn step(
             removed.map_err(ReconcileError::Finalizer)?;
             Ok(Action::await_change())
         }
-        Step::Delete(deletion) => delete(relay, view, publisher, ctx, deletion).await,
+        Step::Delete(deletion) => delete(relay, view, publisher, ctx, *deletion).await,
     }
 }
 
@@ -57,16 +69,17 @@ async fn delete(
     deletion: Deletion,
 ) -> Result<Action, ReconcileError> {
     let removed = remove_relays(&ctx.client, relay, &view.daemon_sets).await;
-    let next = ctx.deleter.delete(
-        relay,
-        deletion.credential.as_ref(),
-        &Deletions {
-            seen: &view.deleting,
-            before: &view.devices,
-            recorded: &deletion.recorded,
-            due: &deletion.due,
-        },
-    );
+    let deletions = Deletions {
+        seen: &view.deleting,
+        before: &view.devices,
+        recorded: &deletion.recorded,
+        due: &deletion.due,
+    };
+    let credential = deletion.credential.as_ref();
+    let devices = credential.and_then(|c| ctx.apis.deleter.delete(relay, c.as_ref(), &deletions));
+    let policy = deletion.policy.as_ref();
+    let entries = policy.and_then(|access| ctx.apis.syncer.remove(relay, access));
+    let next = devices.into_iter().chain(entries).min();
     // A relay that has joined just before reports its device only as long as its pod exists.
     let mut status = relay.status.clone().unwrap_or_default();
     status.devices = deletion.recorded;

@@ -73,6 +73,13 @@ pub enum AccountSource {
         /// Namespace of the Secret.
         namespace: SecretNamespace,
     },
+    /// A Secret with an API key of Headscale, in the namespace of the PeerRelay.
+    ApiKey {
+        /// Name of the Secret.
+        secret: String,
+        /// Key of the Secret.
+        key: String,
+    },
     /// A token of the operator, which a federated identity trusts.
     WorkloadIdentity {
         /// Client ID of the federated identity.
@@ -130,7 +137,7 @@ impl<'a> Fields<'a> {
         url.map_err(InvalidRelay::ControlUrl)
     }
 
-    /// Returns the account. The API of another control server than tailscale.com's has its URL.
+    /// Returns the account with which relays get their auth keys.
     fn account(&self) -> Result<ApiAccount, InvalidRelay> {
         let source = match (self.oauth, self.workload_identity) {
             (Some(oauth), None) => AccountSource::OAuthClient {
@@ -143,6 +150,12 @@ impl<'a> Fields<'a> {
             },
             _ => return Err(InvalidRelay::Credential),
         };
+        self.account_with(source)
+    }
+
+    /// Returns the account with this proof. The API of another control server than tailscale.com's has
+    /// its URL.
+    fn account_with(&self, source: AccountSource) -> Result<ApiAccount, InvalidRelay> {
         let own = self.api_url.map(|text| Url::parse(text)).transpose();
         let own = own.map_err(InvalidRelay::ApiUrl)?;
         let control_url = self.control_url()?;
@@ -221,19 +234,48 @@ fn of_credential(found: &TailnetCredential) -> Result<Parts, InvalidRelay> {
         let ca_bundle = account.ca_bundle.clone();
         Ok((Credential::Api(account), fields.control_url()?, ca_bundle))
     })();
-    parts.map_err(|problem: InvalidRelay| {
-        let problem = match problem {
-            InvalidRelay::ControlUrl(error) => format!(
+    parts.map_err(|problem| invalid(found, &problem))
+}
+
+/// Makes the error of a TailnetCredential that cannot be used.
+fn invalid(found: &TailnetCredential, problem: &InvalidRelay) -> InvalidRelay {
+    let problem = match problem {
+        InvalidRelay::ControlUrl(error) => {
+            format!(
                 "spec.controlURL is not a URL: {error}; write it as https://control.example.net"
-            ),
-            InvalidRelay::ApiUrl(error) => {
-                format!("spec.apiURL is not a URL: {error}; write it as https://api.example.net")
-            }
-            _ => "spec must have either oauth or workloadIdentity".to_owned(),
-        };
-        let name = found.meta().name.clone().unwrap_or_default();
-        ReferenceError::Invalid { name, problem }.into()
-    })
+            )
+        }
+        InvalidRelay::ApiUrl(error) => {
+            format!("spec.apiURL is not a URL: {error}; write it as https://api.example.net")
+        }
+        _ => "spec must have either oauth or workloadIdentity".to_owned(),
+    };
+    let name = found.meta().name.clone().unwrap_or_default();
+    ReferenceError::Invalid { name, problem }.into()
+}
+
+/// Returns the account of the API of the tailnet with a proof that is not the one of the relays. `None`
+/// if the TailnetCredential is not known, because there is no cluster.
+///
+/// # Errors
+/// A URL is invalid, or the TailnetCredential cannot be used.
+pub(super) fn account_with(
+    relay: &PeerRelay,
+    referred: &Referred,
+    source: AccountSource,
+) -> Result<Option<ApiAccount>, InvalidRelay> {
+    let tailnet = &relay.spec.tailnet;
+    let Some(reference) = &tailnet.credentials_ref else {
+        return Fields::of_relay(tailnet).account_with(source).map(Some);
+    };
+    let namespace = relay.namespace().unwrap_or_default();
+    let Some(found) = referred.for_namespace(&reference.name, &namespace)? else {
+        return Ok(None);
+    };
+    let account = Fields::of_credential(found).account_with(source);
+    account
+        .map(Some)
+        .map_err(|problem| invalid(found, &problem))
 }
 
 fn has_own(tailnet: &Tailnet) -> bool {
