@@ -106,6 +106,19 @@ impl<'a> Headscale<'a> {
         self.ask(&["policy", "set", "-f", file]).map(drop)
     }
 
+    /// Text of the policy.
+    pub fn policy(&self) -> Result<String> {
+        let text = self.say(&["policy", "get"])?;
+        // The command adds a line feed.
+        Ok(text.strip_suffix('\n').unwrap_or(&text).to_owned())
+    }
+
+    /// An API key, which may do everything.
+    pub fn api_key(&self) -> Result<String> {
+        let key = self.ask(&["apikeys", "create"])?;
+        key.as_str().map(str::to_owned).context("it made no key")
+    }
+
     /// Replaces the policy.
     pub fn write_policy(&self, policy: &Value) -> Result<()> {
         let file = self.dir.join("policy.hujson");
@@ -153,11 +166,15 @@ impl<'a> Headscale<'a> {
     }
 
     fn ask(&self, words: &[&str]) -> Result<Value> {
-        let mut headscale = program_in(CONTROL.namespace, self.rig.tools().program(NAME));
-        headscale.arg("-c").arg(self.config()).args(["-o", "json"]);
-        let said = run(headscale.args(words))?;
+        let said = self.say(words)?;
         // Some commands print only that they have succeeded.
         Ok(serde_json::from_str(&said).unwrap_or_default())
+    }
+
+    fn say(&self, words: &[&str]) -> Result<String> {
+        let mut headscale = program_in(CONTROL.namespace, self.rig.tools().program(NAME));
+        headscale.arg("-c").arg(self.config()).args(["-o", "json"]);
+        run(headscale.args(words))
     }
 
     fn config(&self) -> PathBuf {

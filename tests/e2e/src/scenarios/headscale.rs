@@ -14,8 +14,8 @@ use rig::{
 use serde_json::{Value, json};
 
 use super::{
-    EDGE, SEARCH, Scenario, is_relay, policy_file::PolicyFile, regions::running, relayed, reset,
-    revoked::none_left, vacant,
+    EDGE, SEARCH, Scenario, is_relay, oauth::allow_secrets, policy_file::PolicyFile,
+    regions::running, relayed, reset, revoked::none_left, vacant,
 };
 use crate::evidence;
 
@@ -25,6 +25,8 @@ const SOON: Wait = Wait::new(3, 10);
 const REJOINED: Wait = Wait::new(70, 100);
 const RELAY_TAG: &str = "tag:relay-office";
 const SECRET: &str = "headscale-auth";
+/// Name of the Secret with the API key.
+const API_KEY: &str = "headscale-api";
 /// A second PeerRelay.
 const OTHER: &str = "other";
 
@@ -45,6 +47,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             name: "Headscale's policy check accepts what peerrelay grants merge wrote in every layout, \
                    and its policy lets stock clients use relays",
             run: merged,
+        },
+        Scenario {
+            name: "with an API key, the operator merges its entries into Headscale's policy, and removes them \
+                   with the PeerRelay",
+            run: synced,
         },
         Scenario {
             name: "two PeerRelays serve two tailnets on the same nodes, and the end of one leaves the other as \
@@ -204,6 +211,50 @@ fn merged(deployment: &Deployment<'_>) -> Result<String> {
         ))
     })();
     cleaned_up(deployment, &headscale, result)
+}
+
+fn synced(deployment: &Deployment<'_>) -> Result<String> {
+    vacant(deployment)?;
+    allow_secrets(deployment, NAMESPACE, &[API_KEY])?;
+    let headscale = Headscale::start(deployment.rig, &policy(false))?;
+    let result = (|| {
+        let file = PolicyFile::new(deployment, "rig@")?;
+        file.write_base()?;
+        headscale.set_policy(&file.path())?;
+        let base = headscale.policy()?;
+        // Headscale creates no key with a tag that the policy does not have.
+        let owned = base.replace(
+            "\"tag:other\":",
+            &format!("{RELAY_TAG:?}: [\"rig@\"],\n    \"tag:other\":"),
+        );
+        file.write(&owned)?;
+        headscale.set_policy(&file.path())?;
+        write_secret(deployment, &headscale.key(RELAY_TAG)?)?;
+        let key = json!({"apikey": headscale.api_key()?});
+        deployment.write_secret_named(API_KEY, &key)?;
+        let grants = json!({
+            "sync": "Apply", "apiKey": {"secretName": API_KEY}, "tagOwners": ["rig@"],
+        });
+        let spec = json!({"tailnet": tailnet(deployment)?, "grants": grants});
+        deployment.apply(EDGE, &spec)?;
+        deployment.wait_ready(EDGE)?;
+        deployment.soon("the policy has the entries", || {
+            let synced = deployment.condition(EDGE, "PolicySynced")?;
+            ensure!(synced == "True/PolicyUpToDate", "it is '{synced}'");
+            Ok(())
+        })?;
+        let (c1, c2) = headscale.clients();
+        deployment.wait_route(c1, c2, is_relay, SEARCH)?;
+        let merged = headscale.policy()?;
+        let added = merged.lines().count() - owned.lines().count();
+        ensure!(added == 6, "{added} lines were added:\n{merged}");
+        deployment.delete(EDGE)?;
+        let left = headscale.policy()?;
+        ensure!(left == owned, "the policy is\n{left}");
+        Ok(format!("{added} lines added and removed"))
+    })();
+    let gone = deployment.remove_secret_named(API_KEY);
+    cleaned_up(deployment, &headscale, result).and_then(|seen| gone.map(|()| seen))
 }
 
 /// The rig's own tailnet has the first PeerRelay, Headscale's has the second one. Clients are in one tailnet at

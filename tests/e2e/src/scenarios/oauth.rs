@@ -3,6 +3,7 @@
 mod changes;
 mod devices;
 mod federation;
+mod policy_sync;
 mod shared;
 
 use std::{thread, time::Duration};
@@ -43,6 +44,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     all.extend(changes::scenarios());
     all.extend(devices::scenarios());
     all.extend(federation::scenarios());
+    all.extend(policy_sync::scenarios());
     all.extend(shared::scenarios());
     all
 }
@@ -157,7 +159,11 @@ fn allow_secret(deployment: &Deployment<'_>) -> Result<()> {
 }
 
 /// Allows the operator to read Secrets of a namespace, and no others.
-fn allow_secrets(deployment: &Deployment<'_>, namespace: &str, secrets: &[&str]) -> Result<()> {
+pub(super) fn allow_secrets(
+    deployment: &Deployment<'_>,
+    namespace: &str,
+    secrets: &[&str],
+) -> Result<()> {
     let chart = repository()
         .join("charts")
         .join(CHART)

@@ -138,7 +138,13 @@ impl<'a> PolicyFile<'a> {
         self.path.display().to_string()
     }
 
-    fn write(&self, base: &str) -> Result<()> {
+    /// Writes the policy without relays in the way that people write.
+    pub(super) fn write_base(&self) -> Result<()> {
+        self.write(BASE)
+    }
+
+    /// Writes a policy.
+    pub(super) fn write(&self, base: &str) -> Result<()> {
         Ok(fs::write(&self.path, base.replace("OWNER", self.owner))?)
     }
 

@@ -224,6 +224,11 @@ impl Api {
         self.send("POST", "/ephemeral", "").map(drop)
     }
 
+    /// The text of the policy file in force.
+    pub fn policy(&self) -> Result<String> {
+        self.send("GET", "/api/v2/tailnet/-/acl", "")
+    }
+
     /// Injects a fault from now on.
     pub fn inject(&self, fault: &Fault) -> Result<()> {
         let body = serde_json::to_string(fault)?;

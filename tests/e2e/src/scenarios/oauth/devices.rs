@@ -16,6 +16,8 @@ use crate::scenarios::{Scenario, operator::kill_operators, vacant};
 
 /// Pattern of the path of requests about one device.
 const DEVICE: &str = "/api/v2/device/*";
+/// Pattern of the path of the policy.
+const POLICY: &str = "/api/v2/tailnet/*/acl";
 /// Wait until a PeerRelay is deleted that cannot delete its devices: two minutes.
 const DEADLINE: Wait = Wait::new(125, 150);
 /// Wait until a device is deleted whose node is gone: about 40 seconds until Kubernetes removes the
@@ -30,8 +32,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: leave,
         },
         Scenario {
-            name: "a PeerRelay is deleted while the API fails: it ends after two minutes, and an \
-                   event names its devices",
+            name: "a PeerRelay is deleted while the API fails: it ends after two minutes, and \
+                   events name its devices and its entries in the policy",
             run: left,
         },
         Scenario {
@@ -116,10 +118,19 @@ fn regions() -> Value {
 fn left(deployment: &Deployment<'_>) -> Result<String> {
     let api = begin(deployment)?;
     let name = &format!("left-{}", std::process::id());
-    super::apply(deployment, name)?;
+    let grants = json!({"sync": "Apply", "oauth": {"secretName": SECRET}});
+    let spec = json!({"tailnet": tailnet(deployment, name)?, "grants": grants});
+    deployment.apply(name, &spec)?;
     deployment.wait_ready(name)?;
     let devices = recorded(deployment, name, 2)?;
-    api.inject(&Fault::path("", DEVICE).answers(503, "try later"))?;
+    deployment.soon("the policy has the entries", || {
+        let synced = deployment.condition(name, "PolicySynced")?;
+        ensure!(synced == "True/PolicyUpToDate", "it is '{synced}'");
+        Ok(())
+    })?;
+    for path in [DEVICE, POLICY] {
+        api.inject(&Fault::path("", path).answers(503, "try later"))?;
+    }
     delete(deployment, name)?;
     let seen = DEADLINE.until("the PeerRelay is gone", || absent(deployment, name));
     api.clear_faults()?;
@@ -127,12 +138,19 @@ fn left(deployment: &Deployment<'_>) -> Result<String> {
     ensure!(took > Duration::from_secs(110), "gone after {took:?}");
     let words = ["get", "events", "-n", NAMESPACE, "-o", "json"];
     let events: Value = serde_json::from_str(&deployment.rig.kubectl(words)?)?;
-    let mut events = events["items"].as_array().into_iter().flatten();
-    let is_own = |event: &&Value| {
-        event["reason"] == "DevicesLeft" && event["involvedObject"]["name"] == **name
+    let note = |reason: &str| -> Result<&str> {
+        let mut events = events["items"].as_array().into_iter().flatten();
+        let event = events
+            .find(|event| event["reason"] == reason && event["involvedObject"]["name"] == **name);
+        let event = event.with_context(|| format!("there is no event {reason}"))?;
+        Ok(event["message"].as_str().unwrap_or_default())
     };
-    let event = events.find(is_own).context("there is no event")?;
-    let note = event["message"].as_str().unwrap_or_default();
+    let entries = note("PolicyEntriesLeft")?;
+    ensure!(
+        entries.contains(&format!("{NAMESPACE}/{name}")) && entries.contains("503"),
+        "it says '{entries}'"
+    );
+    let note = note("DevicesLeft")?;
     for id in &devices {
         ensure!(note.contains(id), "{id} is not in '{note}'");
         api.delete_device(id)?;
@@ -184,7 +202,13 @@ fn begin(deployment: &Deployment<'_>) -> Result<Api> {
     let policy = policy(true).replace(lab, &own);
     deployment.rig.tailnet.write_policy(&policy)?;
     let api = deployment.rig.tailnet.api(User::Admin)?;
-    let client = api.oauth_client(&["auth_keys", "devices:core"], &[OPERATOR_TAG])?;
+    let scopes = [
+        "auth_keys",
+        "devices:core",
+        "policy_file",
+        "devices:posture_attributes:read",
+    ];
+    let client = api.oauth_client(&scopes, &[OPERATOR_TAG])?;
     write_secret(deployment, &client)?;
     Ok(api)
 }
