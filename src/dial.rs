@@ -1,9 +1,14 @@
 //! TCP and TLS connections to servers of a tailnet: control, DERP and the API. They trust the public
 //! roots, those of the system and those of a file, and use the HTTP proxy of the environment.
 
+mod certificate;
 mod proxy;
+#[cfg(test)]
+mod tests;
 
 use std::{
+    convert::Infallible,
+    future::ready,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -11,20 +16,25 @@ use std::{
     time::Duration,
 };
 
+use http::Uri;
+use hyper_util::{
+    client::legacy::connect::{HttpConnector, dns::Name},
+    rt::TokioIo,
+};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject},
 };
-use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::TcpStream,
+    net::{TcpStream, lookup_host},
     time::timeout,
 };
 use tokio_rustls::TlsConnector;
-
+use tower::{Service, service_fn};
 use url::Url;
 
+pub use self::certificate::ExpectedCertificate;
 pub use self::proxy::InvalidProxy;
 use self::proxy::Proxy;
 
@@ -102,6 +112,7 @@ pub enum DialError {
 /// Opens connections, those with TLS through the proxy that the environment names.
 #[derive(Clone)]
 pub struct Dialer {
+    roots: Arc<RootCertStore>,
     tls: Arc<ClientConfig>,
     proxy: Option<Arc<Proxy>>,
 }
@@ -141,12 +152,10 @@ impl Dialer {
         // Certificates of the system that cannot be parsed are left out: the public roots suffice.
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         roots.add_parsable_certificates(own);
-        let mut tls = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_no_client_auth();
-        tls.alpn_protocols = vec![b"http/1.1".to_vec()];
+        let roots = Arc::new(roots);
         Ok(Self {
-            tls: Arc::new(tls),
+            tls: tls_config(&ExpectedCertificate::OfHost, &roots)?,
+            roots,
             proxy: Proxy::from_environment()?.map(Arc::new),
         })
     }
@@ -157,39 +166,40 @@ impl Dialer {
         let port = url.port_or_known_default().unwrap_or(443);
         match url.scheme() {
             "http" => Ok(Box::new(self.tcp(host, port).await?)),
-            _ => self.tls(host, &[], port).await,
+            _ => {
+                self.tls(host, &ExpectedCertificate::OfHost, &[], port)
+                    .await
+            }
         }
     }
 
-    /// Opens a TCP connection to `host`.
+    /// Opens a TCP connection to `host`, without the proxy.
     async fn tcp(&self, host: &str, port: u16) -> Result<TcpStream, DialError> {
-        let connect = async {
-            let stream = TcpStream::connect((host.trim_matches(['[', ']']), port)).await?;
-            configure(&stream)?;
-            Ok(stream)
-        };
-        timed(connect).await.map_err(|source| DialError::Tcp {
+        let stream = timed(connect(host, &[], port)).await;
+        stream.map_err(|source| DialError::Tcp {
             host: host.into(),
             port,
             source,
         })
     }
 
-    /// Opens a TLS connection to `host`, at one of `addresses` if there are any.
+    /// Opens a TLS connection to `host`, at one of `addresses` if there are any. It must show the
+    /// certificate `expected`.
     pub(crate) async fn tls(
         &self,
         host: &str,
+        expected: &ExpectedCertificate,
         addresses: &[SocketAddr],
         port: u16,
     ) -> Result<BoxStream, DialError> {
         let host = host.trim_matches(['[', ']']);
-        let name =
-            ServerName::try_from(host.to_owned()).map_err(|source| DialError::ServerName {
-                host: host.into(),
-                source,
-            })?;
+        let name = server_name(host)?;
+        let config = match expected {
+            ExpectedCertificate::OfHost => self.tls.clone(),
+            other => tls_config(other, &self.roots)?,
+        };
         let stream = self.direct_or_proxied(host, addresses, port).await?;
-        let stream = timed(TlsConnector::from(self.tls.clone()).connect(name, stream)).await;
+        let stream = timed(TlsConnector::from(config).connect(name, stream)).await;
         match stream {
             Ok(stream) => Ok(Box::new(stream)),
             Err(source) if is_certificate_error(&source) => Err(DialError::Untrusted {
@@ -214,17 +224,9 @@ impl Dialer {
         port: u16,
     ) -> Result<TcpStream, DialError> {
         let proxy = self.proxy.as_ref().filter(|proxy| proxy.is_for(host));
-        let stream = match (proxy, addresses) {
-            (Some(proxy), _) => {
-                timed(async {
-                    let stream = proxy.open(host, port).await?;
-                    configure(&stream)?;
-                    Ok(stream)
-                })
-                .await
-            }
-            (None, []) => return self.tcp(host, port).await,
-            (None, addresses) => timed(connect(addresses)).await,
+        let stream = match proxy {
+            Some(proxy) => timed(proxy.open(host, port)).await,
+            None => timed(connect(host, addresses, port)).await,
         };
         stream.map_err(|source| DialError::Tcp {
             host: host.into(),
@@ -234,24 +236,43 @@ impl Dialer {
     }
 }
 
-async fn connect(addresses: &[SocketAddr]) -> io::Result<TcpStream> {
-    let stream = TcpStream::connect(addresses).await?;
-    configure(&stream)?;
-    Ok(stream)
+fn tls_config(
+    expected: &ExpectedCertificate,
+    roots: &Arc<RootCertStore>,
+) -> Result<Arc<ClientConfig>, DialError> {
+    let mut config = expected.config(roots)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
 }
 
-/// Sets options with which a dead connection is noticed even if there is nothing to send.
-fn configure(stream: &TcpStream) -> io::Result<()> {
-    stream.set_nodelay(true)?;
-    let keepalive = TcpKeepalive::new()
-        .with_time(KEEPALIVE_IDLE)
-        .with_interval(KEEPALIVE_INTERVAL)
-        .with_retries(KEEPALIVE_RETRIES);
-    let socket = SockRef::from(stream);
-    socket.set_tcp_keepalive(&keepalive)?;
+fn server_name(host: &str) -> Result<ServerName<'static>, DialError> {
+    ServerName::try_from(host.to_owned()).map_err(|source| DialError::ServerName {
+        host: host.into(),
+        source,
+    })
+}
+
+/// Connects to the first of `addresses` that answers, or of those that `host` has. An IP version that
+/// does not answer delays the connection by a fraction of a second (Happy Eyeballs, RFC 8305).
+async fn connect(host: &str, addresses: &[SocketAddr], port: u16) -> io::Result<TcpStream> {
+    let mut addresses = addresses.to_vec();
+    if addresses.is_empty() {
+        addresses.extend(lookup_host((host.trim_matches(['[', ']']), port)).await?);
+    }
+    let resolved = move |_: Name| ready(Ok::<_, Infallible>(addresses.clone().into_iter()));
+    let mut connector = HttpConnector::new_with_resolver(service_fn(resolved));
+    // Each address gets its part of this time.
+    connector.set_connect_timeout(Some(DIAL_TIMEOUT));
+    connector.set_nodelay(true);
+    // A dead connection is noticed even if there is nothing to send.
+    connector.set_keepalive(Some(KEEPALIVE_IDLE));
+    connector.set_keepalive_interval(Some(KEEPALIVE_INTERVAL));
+    connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     #[cfg(target_os = "linux")]
-    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED))?;
-    Ok(())
+    connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    let uri = Uri::try_from(format!("http://resolved:{port}")).map_err(io::Error::other)?;
+    let stream = connector.call(uri).await.map_err(io::Error::other)?;
+    Ok(TokioIo::into_inner(stream))
 }
 
 async fn timed<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

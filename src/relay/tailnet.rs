@@ -33,7 +33,7 @@ pub use self::{
 };
 use self::{
     control::{Control, MapStream},
-    derp::Derp,
+    derp::{Derp, Timing},
     netmap::Netmap,
     problem::control_problem,
     registration::Registration,
@@ -153,6 +153,8 @@ impl Tailnet {
             clients: self.clients.clone(),
             state: self.senders.derp.clone(),
             home,
+            timing: Timing::default(),
+            health: Arc::default(),
         };
         let (_, _, never, _) = tokio::join!(
             derp.run(),

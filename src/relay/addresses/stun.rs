@@ -3,6 +3,7 @@
 mod message;
 
 use std::{
+    collections::BTreeSet,
     net::{IpAddr, SocketAddr},
     time::Duration,
 };
@@ -30,7 +31,8 @@ const INTERVAL: std::ops::Range<f64> = 20.0..26.0;
 const SILENT_INTERVAL: Duration = Duration::from_secs(5);
 /// Time in which the answers of one round must come.
 const TIMEOUT: Duration = Duration::from_secs(2);
-/// Servers asked in one round; two tell whether a NAT gives each destination its own port.
+/// Servers asked in one round; two tell whether a NAT gives each destination its own port. If one of them
+/// does not answer, the next round asks others.
 const MAX_SERVERS: usize = 3;
 
 /// A server, as the DERP map names it.
@@ -52,6 +54,7 @@ pub(super) async fn follow(
     found: watch::Sender<Found>,
 ) {
     let mut answers = socket_path.demux().stun();
+    let mut first = 0;
     loop {
         let wanted = dynamic_config
             .borrow_and_update()
@@ -62,7 +65,11 @@ pub(super) async fn follow(
         let port = socket_path.port().borrow().bound();
         let wait = match port.filter(|_| wanted && !servers.is_empty()) {
             Some(port) => {
-                let seen = round(&socket_path, &mut answers, &servers).await;
+                let chosen = servers_from(&servers, first);
+                let Round { seen, complete } = round(&socket_path, &mut answers, &chosen).await;
+                if !complete {
+                    first = (first + chosen.len()) % servers.len();
+                }
                 let silent = seen.is_empty();
                 found.send_if_modified(|found| record(&mut found.stun, &seen, port));
                 match silent {
@@ -86,21 +93,37 @@ pub(super) async fn follow(
     }
 }
 
-/// Asks each server at each of its addresses, and returns the addresses that they see.
+/// Answers of one round.
+#[derive(Debug, PartialEq, Eq)]
+struct Round {
+    /// Addresses that servers see.
+    seen: Vec<SocketAddr>,
+    /// Each server has answered, at one of its addresses at least.
+    complete: bool,
+}
+
+/// Returns the servers of a round, from the position `first` on.
+fn servers_from(servers: &[StunServer], first: usize) -> Vec<StunServer> {
+    let from = servers.iter().cycle().skip(first % servers.len().max(1));
+    from.take(MAX_SERVERS.min(servers.len())).cloned().collect()
+}
+
+/// Asks each server at each of its addresses.
 async fn round(
     socket_path: &SocketPathHandle,
     answers: &mut mpsc::Receiver<UnmatchedDatagram>,
     servers: &[StunServer],
-) -> Vec<SocketAddr> {
-    let mut asked: Vec<(TransactionId, SocketAddr)> = Vec::new();
-    for server in servers.iter().take(MAX_SERVERS) {
+) -> Round {
+    let mut asked: Vec<(TransactionId, SocketAddr, usize)> = Vec::new();
+    for (number, server) in servers.iter().enumerate() {
         let addresses = addresses(server).await;
-        asked.extend(addresses.into_iter().map(|to| (rand::random(), to)));
+        asked.extend(addresses.into_iter().map(|to| (rand::random(), to, number)));
     }
+    let mut silent: BTreeSet<usize> = (0..servers.len()).collect();
     socket_path
         .demux()
-        .expect(asked.iter().map(|(id, _)| *id).collect());
-    for (id, to) in &asked {
+        .expect(asked.iter().map(|(id, ..)| *id).collect());
+    for (id, to, _) in &asked {
         socket_path.send(*to, None, message::request(*id));
     }
     let deadline = Instant::now() + TIMEOUT;
@@ -113,17 +136,18 @@ async fn round(
             continue;
         };
         // From whom it was asked, or it is made up.
-        let from = |(question, to): &(TransactionId, SocketAddr)| {
+        let is_answered = |(question, to, _): &(TransactionId, SocketAddr, usize)| {
             *question == id && *to == datagram.source
         };
-        let before = asked.len();
-        asked.retain(|question| !from(question));
-        if asked.len() < before {
+        if let Some(position) = asked.iter().position(is_answered) {
+            let (.., number) = asked.swap_remove(position);
+            silent.remove(&number);
             seen.push(address);
         }
     }
     socket_path.demux().expect(Vec::new());
-    seen
+    let complete = silent.is_empty();
+    Round { seen, complete }
 }
 
 /// Replaces what is known of each IP version that `seen` has; whether that changes anything.
@@ -179,6 +203,25 @@ mod tests {
     }
 
     #[test]
+    fn rounds_pass_over_all_servers() {
+        let server = |number: u16| StunServer {
+            host: String::new(),
+            addresses: vec![],
+            port: number,
+        };
+        let ports = |servers: &[StunServer], first| -> Vec<u16> {
+            let chosen = servers_from(servers, first);
+            chosen.iter().map(|server| server.port).collect()
+        };
+        let servers: Vec<_> = (0..5).map(server).collect();
+        assert_eq!(ports(&servers, 0), [0, 1, 2]);
+        assert_eq!(ports(&servers, 3), [3, 4, 0]);
+        assert_eq!(ports(&servers, 6), [1, 2, 3], "the map has shrunk");
+        assert_eq!(ports(&servers[..2], 1), [1, 0]);
+        assert!(ports(&[], 4).is_empty());
+    }
+
+    #[test]
     fn answers_that_agree_are_taken_and_kept_while_nobody_answers() {
         let mut current = [vec![], vec![]];
         assert!(record(
@@ -228,8 +271,13 @@ mod tests {
             from
         });
         let mut answers = handle.demux().stun();
-        let seen = round(&handle, &mut answers, &[server]).await;
-        assert_eq!(seen, [thread.join().unwrap()]);
+        let servers = [server];
+        let first = round(&handle, &mut answers, &servers).await;
+        let seen = vec![thread.join().unwrap()];
+        let complete = true;
+        assert_eq!(first, Round { seen, complete });
+        let second = round(&handle, &mut answers, &servers).await;
+        assert!(!second.complete, "the server answers once");
         let drops = handle.snapshot().await.counters;
         let unsolicited = drops.dropped(relay_proto::DropReason::UnsolicitedStun);
         assert_eq!(unsolicited, 1, "an answer to no question");

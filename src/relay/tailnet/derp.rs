@@ -1,28 +1,37 @@
 //! DERP: allocation requests come in through it, and are answered through it.
 //!
 //! The relay holds one connection to its home region. An answer goes through the requester's home
-//! region, so connections to other regions are opened on demand and closed when idle.
+//! region, or through the relay's own if that fails: the request came through it.
 
 mod connection;
+#[cfg(test)]
+mod fixture;
+mod health;
 mod home;
+mod other_regions;
+#[cfg(test)]
+mod tests;
+mod timing;
 
 use std::{
-    collections::BTreeMap,
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::Duration,
 };
 
 use k8s_openapi::jiff::Timestamp;
 use relay_proto::{NodeKey, Peer};
 use tokio::{
-    sync::{mpsc, watch},
-    task::JoinSet,
-    time::{Instant, sleep, timeout_at},
+    sync::watch,
+    time::{Instant, sleep},
 };
 use ts_keys::NodeKeyPair;
 
-use self::connection::{Connection, DerpError, Sender};
-use super::{BACKOFF, DerpState, netmap::Netmap, wire::DerpMap};
+use self::{
+    connection::{Connection, DerpError, Received, Sender},
+    other_regions::OtherRegions,
+};
+pub(crate) use self::{health::RegionHealth, timing::Timing};
+use super::{DerpState, netmap::Netmap, wire::DerpMap};
 use crate::{
     crd::relay_reason::RelayReason,
     dial::Dialer,
@@ -30,14 +39,6 @@ use crate::{
         clients::Clients, problem::Problem, socket_path::SocketPathHandle, watch_ext::SendIfChanged,
     },
 };
-
-/// A connection to another region than home ends after this long without an answer to send.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// Answers that wait for a connection to another region; more are dropped, and the client asks
-/// again.
-const QUEUE_LEN: usize = 64;
-/// Failures in a row after which another home region is looked for.
-const MAX_FAILURES: u32 = 3;
 
 /// Everything that the tasks of DERP share.
 #[derive(Clone)]
@@ -51,6 +52,18 @@ pub(crate) struct Derp {
     pub(crate) state: watch::Sender<DerpState>,
     /// Home region, as control should know it; 0 until there is one.
     pub(crate) home: watch::Sender<u32>,
+    pub(crate) timing: Timing,
+    pub(crate) health: Arc<Mutex<RegionHealth>>,
+}
+
+/// End of a connection to the home region.
+enum Ended {
+    /// It was never open.
+    NotOpened(DerpError),
+    /// It was open, and its region was home.
+    Lost(DerpError),
+    /// The DERP map has other servers for the region, or none.
+    MapChanged,
 }
 
 /// An answer on its way through a region.
@@ -62,16 +75,19 @@ struct Answer {
 impl Derp {
     /// Keeps the home connection for as long as the process runs.
     pub(crate) async fn run(mut self) {
-        let mut waits = BACKOFF.waits();
-        let mut failures = MAX_FAILURES;
+        let mut waits = self.timing.retry.clone().waits();
+        let mut map = Arc::default();
+        // Until then the home region is not changed.
+        let mut stay_until = Instant::now();
         loop {
-            let map = self.map.borrow_and_update().clone();
-            let current = *self.home.borrow();
-            let stay = failures < MAX_FAILURES && map.regions.contains_key(&current);
-            let region = if stay {
-                Some(current)
+            let before = std::mem::replace(&mut map, self.map.borrow_and_update().clone());
+            self.health().follow(&before, &map);
+            let home = *self.home.borrow();
+            let stays = Instant::now() < stay_until && map.regions.contains_key(&home);
+            let region = if stays {
+                Some(home)
             } else {
-                home::choose(&self.dialer, &map).await
+                self.choose(&map).await
             };
             let Some(region) = region else {
                 if !map.regions.is_empty() {
@@ -80,27 +96,61 @@ impl Derp {
                 self.wait(waits.wait()).await;
                 continue;
             };
-            let (connected, error) = self.hold(region, &map).await;
-            if connected {
-                waits.reset();
-                failures = 0;
+            let is_retried_at_once = match self.hold(region, &map).await {
+                Ended::MapChanged => {
+                    stay_until = Instant::now() + self.timing.stay;
+                    true
+                }
+                Ended::NotOpened(error) => {
+                    self.report(&error.to_string());
+                    self.health().record_failure(region, Instant::now());
+                    !stays && self.usable(&map).next().is_some()
+                }
+                Ended::Lost(error) => {
+                    self.report(&error.to_string());
+                    waits.reset();
+                    stay_until = Instant::now();
+                    if matches!(error, DerpError::Stalled(_)) {
+                        self.health().record_failure(region, Instant::now());
+                    } else {
+                        stay_until += self.timing.stay;
+                    }
+                    false
+                }
+            };
+            if !is_retried_at_once {
+                self.wait(waits.wait()).await;
             }
-            failures += 1;
-            self.report(&error.to_string());
-            self.wait(waits.wait()).await;
         }
     }
 
-    /// Serves the home region until its connection ends. Returns whether it was ever up, and why it
-    /// ended.
-    async fn hold(&self, region: u32, map: &DerpMap) -> (bool, DerpError) {
-        let connection = match Connection::open(&self.dialer, &self.node, region, map).await {
-            Ok(connection) => connection,
-            Err(error) => return (false, error),
-        };
-        if let Err(error) = connection.send_home().await {
-            return (false, error);
+    /// Returns the region that becomes home: one that works before one that failed.
+    async fn choose(&self, map: &DerpMap) -> Option<u32> {
+        let usable: Vec<_> = self.usable(map).collect();
+        let failed = home::candidates(map).filter(|region| !usable.contains(region));
+        match home::choose(&self.dialer, map, usable.iter().copied()).await {
+            Some(region) => Some(region),
+            None => home::choose(&self.dialer, map, failed).await,
         }
+    }
+
+    fn usable<'a>(&'a self, map: &'a DerpMap) -> impl Iterator<Item = u32> {
+        let now = Instant::now();
+        home::candidates(map).filter(move |region| self.health().is_usable(*region, now))
+    }
+
+    /// Serves the home region until its connection ends.
+    async fn hold(&self, region: u32, map: &Arc<DerpMap>) -> Ended {
+        let limit = self.timing.open;
+        let opened = Connection::open(&self.dialer, &self.node, region, map, limit).await;
+        let connection = match opened {
+            Ok(connection) => connection,
+            Err(error) => return Ended::NotOpened(error),
+        };
+        if let Err(error) = connection.send_home(limit).await {
+            return Ended::NotOpened(error);
+        }
+        self.health().record_success(region);
         self.home.send_if_changed(region);
         let code = map
             .regions
@@ -115,9 +165,14 @@ impl Derp {
             home: Some(name),
             problem: None,
         });
-        let error = Regions::new(self.clone(), region).serve(connection).await;
+        let home = HomeConnection::new(self.clone(), region, map.clone());
+        let ended = home.serve(connection).await;
         self.state.send_modify(|state| state.home = None);
-        (true, error)
+        ended
+    }
+
+    fn health(&self) -> MutexGuard<'_, RegionHealth> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn peer(&self, key: NodeKey) -> Option<(Peer, Option<u32>)> {
@@ -152,50 +207,59 @@ impl Derp {
     }
 }
 
-/// The connections of one home connection's lifetime.
-struct Regions {
+/// The home connection, with those to other regions that its requests open.
+struct HomeConnection {
     derp: Derp,
-    home: u32,
-    others: BTreeMap<u32, mpsc::Sender<Answer>>,
-    tasks: JoinSet<()>,
+    region: u32,
+    map: Arc<DerpMap>,
+    others: OtherRegions,
 }
 
-impl Regions {
-    fn new(derp: Derp, home: u32) -> Self {
+impl HomeConnection {
+    fn new(derp: Derp, region: u32, map: Arc<DerpMap>) -> Self {
         Self {
             derp,
-            home,
-            others: BTreeMap::new(),
-            tasks: JoinSet::new(),
+            region,
+            map,
+            others: OtherRegions::new(),
         }
     }
 
-    async fn serve(mut self, connection: Connection) -> DerpError {
-        let (sender, mut receiver) = connection.split();
+    /// Answers requests until the connection ends, or the map moves the region.
+    async fn serve(mut self, connection: Connection) -> Ended {
+        let (sender, mut receiver) = connection.split(&self.derp.timing);
         loop {
             tokio::select! {
-                packet = receiver.next() => {
-                    let Some((from, packet)) = packet else { return receiver.error() };
-                    if let Err(error) = self.answer(&sender, from, packet).await {
-                        return error;
+                received = receiver.next() => {
+                    let answered = match received {
+                        Ok(packet) => self.answer(&sender, packet).await,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = answered {
+                        return Ended::Lost(error);
                     }
                 }
-                Some(ended) = self.tasks.join_next() => {
-                    self.others.retain(|_, queue| !queue.is_closed());
-                    if let Err(error) = ended {
-                        tracing::error!(%error, "DERP connection failed");
+                () = self.others.join_next() => {}
+                Ok(()) = self.derp.map.changed() => {
+                    if !self.follow_map() {
+                        return Ended::MapChanged;
                     }
                 }
             }
         }
     }
 
-    async fn answer(
-        &mut self,
-        home: &Sender,
-        from: NodeKey,
-        packet: Vec<u8>,
-    ) -> Result<(), DerpError> {
+    /// Takes over a changed DERP map. Returns whether the home region has the same servers as before.
+    fn follow_map(&mut self) -> bool {
+        let next = self.derp.map.borrow_and_update().clone();
+        let before = std::mem::replace(&mut self.map, next);
+        self.derp.health().follow(&before, &self.map);
+        let is_same = |region| before.regions.get(&region) == self.map.regions.get(&region);
+        self.others.retain(is_same);
+        is_same(self.region)
+    }
+
+    async fn answer(&mut self, home: &Sender, (from, packet): Received) -> Result<(), DerpError> {
         let (peer, region) = self.derp.peer(from).unzip();
         let packet = match self.derp.socket_path.handle_derp(peer, packet).await {
             Ok(packet) => packet,
@@ -205,59 +269,18 @@ impl Regions {
             }
         };
         self.derp.record_request(from);
-        match region.flatten() {
-            Some(region) if region != self.home => {
-                self.answer_through(region, Answer { to: from, packet });
-                Ok(())
-            }
-            _ => home.send(from, &packet).await,
-        }
-    }
-
-    fn answer_through(&mut self, region: u32, answer: Answer) {
-        let open = self
-            .others
-            .get(&region)
-            .filter(|queue| !queue.is_closed())
-            .cloned();
-        let queue = open.unwrap_or_else(|| self.open(region));
-        if queue.try_send(answer).is_err() {
-            tracing::debug!(region, "answer dropped: the connection is too slow");
-        }
-    }
-
-    fn open(&mut self, region: u32) -> mpsc::Sender<Answer> {
-        let (queue, answers) = mpsc::channel(QUEUE_LEN);
-        self.others.insert(region, queue.clone());
-        let derp = self.derp.clone();
-        self.tasks.spawn(async move {
-            if let Err(error) = visit(&derp, region, answers).await {
-                tracing::warn!(region, %error, "DERP region of a client cannot be reached");
-            }
-        });
-        queue
-    }
-}
-
-/// Sends answers through another region until there are none for a while.
-async fn visit(
-    derp: &Derp,
-    region: u32,
-    mut answers: mpsc::Receiver<Answer>,
-) -> Result<(), DerpError> {
-    let map = derp.map.borrow().clone();
-    let connection = Connection::open(&derp.dialer, &derp.node, region, &map).await?;
-    let (sender, mut receiver) = connection.split();
-    let mut deadline = Instant::now() + IDLE_TIMEOUT;
-    loop {
-        tokio::select! {
-            answer = timeout_at(deadline, answers.recv()) => {
-                let Ok(Some(answer)) = answer else { return Ok(()) };
-                sender.send(answer.to, &answer.packet).await?;
-                deadline = Instant::now() + IDLE_TIMEOUT;
-            }
-            // Requests come in through the home region; here it only matters that it is alive.
-            packet = receiver.next() => if packet.is_none() { return Err(receiver.error()) },
+        let answer = Answer { to: from, packet };
+        let region = region.flatten().filter(|region| *region != self.region);
+        let unsent = match region {
+            Some(region) => self
+                .others
+                .send(&self.derp, &self.map, region, answer)
+                .err(),
+            None => Some(answer),
+        };
+        match unsent {
+            Some(answer) => home.send(answer.to, &answer.packet).await,
+            None => Ok(()),
         }
     }
 }

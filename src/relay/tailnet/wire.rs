@@ -316,6 +316,9 @@ pub(crate) struct DerpNode {
     pub(crate) stun_port: i32,
     #[serde(rename = "DERPPort", deserialize_with = "or_default")]
     pub(crate) derp_port: u16,
+    /// The server's certificate is not verified.
+    #[serde(deserialize_with = "or_default")]
+    pub(crate) insecure_for_tests: bool,
 }
 
 impl DerpNode {

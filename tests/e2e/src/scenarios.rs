@@ -7,6 +7,7 @@ mod changes;
 mod chart;
 mod clients;
 mod data_path;
+mod derp;
 mod endpoints;
 mod exposure;
 mod faults;
@@ -47,7 +48,7 @@ use std::time::Duration;
 use anyhow::Result;
 use rig::{
     deployment::{Deployment, Route},
-    tailnet::DEFAULT_POLICY,
+    tailnet::{DEFAULT_POLICY, DERP_REGIONS},
     wait::Wait,
 };
 use serde_json::json;
@@ -82,6 +83,7 @@ pub fn all() -> Vec<Scenario> {
         endpoints::scenarios(),
         underlay::scenarios(),
         links::scenarios(),
+        derp::scenarios(),
         hostile::scenarios(),
         secrets::scenarios(),
         oauth::scenarios(),
@@ -137,6 +139,9 @@ fn vacant(deployment: &Deployment<'_>) -> Result<()> {
 fn surroundings(deployment: &Deployment<'_>) -> Result<()> {
     deployment.rig.tailnet.write_policy(DEFAULT_POLICY)?;
     deployment.rig.tailnet.cut_off(false)?;
+    for region in DERP_REGIONS {
+        deployment.rig.tailnet.stall_derp(region, false)?;
+    }
     deployment.rig.network.block_clients(true)?;
     for client in ["c1", "c2"] {
         deployment.rig.network.mend(client)?;

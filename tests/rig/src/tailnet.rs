@@ -30,6 +30,9 @@ pub use client::{Client, Pong};
 pub const LOGIN_SERVER: &str = "https://10.90.0.1:443";
 const READY: Duration = Duration::from_secs(15);
 
+/// The DERP regions that the control server serves.
+pub const DERP_REGIONS: [u32; 2] = [1, 2];
+
 /// The longest time until control has taken over a policy.
 const SOON: Duration = Duration::from_secs(5);
 
@@ -119,7 +122,7 @@ impl Tailnet {
             format!("--policy={}", file(self.policy_file())),
             format!("--state={}", file(self.dir.join("control.json"))),
             format!("--admin={}", file(self.admin_socket())),
-            "--regions=2".to_owned(),
+            format!("--regions={}", DERP_REGIONS.len()),
         ]);
         self.processes
             .start(&spec)?
@@ -252,6 +255,12 @@ impl Tailnet {
     /// Lets the keys of nodes of that name expire in so many seconds.
     pub fn expire_in(&self, node: &str, seconds: u32) -> Result<()> {
         let path = format!("/expire?name={node}&set=true&in={seconds}s");
+        admin::request(&self.admin_socket(), "POST", &path).map(drop)
+    }
+
+    /// Stalls the DERP server of a region, or lets it work again. It stays reachable by TCP and TLS.
+    pub fn stall_derp(&self, region: u32, stalled: bool) -> Result<()> {
+        let path = format!("/derp?region={region}&stalled={stalled}");
         admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 

@@ -16,15 +16,18 @@ const TIMEOUT: Duration = Duration::from_secs(4);
 /// After the first answer, how much longer others may take to be compared.
 const GRACE: Duration = Duration::from_millis(250);
 
-/// The region with the shortest TCP round trip among those that may be home; `None` if none
+/// Returns the region with the shortest TCP round trip among those of `candidates`, or `None` if none
 /// answers.
-pub(super) async fn choose(dialer: &Dialer, map: &DerpMap) -> Option<u32> {
-    let candidates = candidates(map);
-    let probes = candidates.iter().map(|(region, server)| async {
+pub(super) async fn choose(
+    dialer: &Dialer,
+    map: &DerpMap,
+    candidates: impl Iterator<Item = u32>,
+) -> Option<u32> {
+    let probes = candidates.map(|region| async move {
         let start = Instant::now();
-        probe(dialer, server)
+        answers(dialer, map, region)
             .await
-            .then(|| (start.elapsed(), *region))
+            .then(|| (start.elapsed(), region))
     });
     let mut probes: FuturesUnordered<_> = probes.collect();
     let mut best: Option<(Duration, u32)> = None;
@@ -39,15 +42,30 @@ pub(super) async fn choose(dialer: &Dialer, map: &DerpMap) -> Option<u32> {
     best.map(|(_, region)| region)
 }
 
-fn candidates(map: &DerpMap) -> Vec<(u32, &DerpNode)> {
+/// Returns the regions that may be home (`netcheck`: neither `Avoid` nor `NoMeasureNoHome`) and have a
+/// DERP server.
+pub(super) fn candidates(map: &DerpMap) -> impl Iterator<Item = u32> {
     let regions = map
         .regions
         .iter()
         .filter_map(|(id, region)| Some((*id, region.as_ref()?)));
     let homes = regions.filter(|(_, region)| !region.avoid && !region.no_measure_no_home);
     homes
-        .filter_map(|(id, _)| Some((id, servers(map, id).next()?)))
-        .collect()
+        .map(|(id, _)| id)
+        .filter(|id| servers(map, *id).next().is_some())
+}
+
+/// Returns whether a server of the region accepts TCP connections.
+async fn answers(dialer: &Dialer, map: &DerpMap, region: u32) -> bool {
+    let mut probes: FuturesUnordered<_> = servers(map, region)
+        .map(|server| probe(dialer, server))
+        .collect();
+    while let Some(answers) = probes.next().await {
+        if answers {
+            return true;
+        }
+    }
+    false
 }
 
 async fn probe(dialer: &Dialer, server: &DerpNode) -> bool {
@@ -63,7 +81,7 @@ async fn probe(dialer: &Dialer, server: &DerpNode) -> bool {
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-    use serde_json::json;
+    use serde_json::{Value, json};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -75,17 +93,27 @@ mod tests {
         let gone = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let closed = gone.local_addr().unwrap().port();
         drop(gone);
-        let node = |port: u16| json!([{"HostName": "derp.invalid", "IPv4": "127.0.0.1", "DERPPort": port}]);
+        let node =
+            |port: u16| json!({"HostName": "derp.invalid", "IPv4": "127.0.0.1", "DERPPort": port});
+        let stun_only = |port: u16| {
+            let mut node = node(port);
+            node["STUNOnly"] = Value::Bool(true);
+            node
+        };
         let map: DerpMap = serde_json::from_value(json!({"Regions": {
-            "1": {"Nodes": node(open), "Avoid": true},
-            "2": {"Nodes": node(open), "NoMeasureNoHome": true},
-            "3": {"Nodes": node(closed)},
-            "4": {"Nodes": node(open)},
+            "1": {"Nodes": [node(open)], "Avoid": true},
+            "2": {"Nodes": [node(open)], "NoMeasureNoHome": true},
+            "3": {"Nodes": [node(closed)]},
+            "4": {"Nodes": [stun_only(open), node(closed), node(open)]},
             "5": null,
+            "6": {"Nodes": [stun_only(open)]},
         }}))
         .unwrap();
+        let all: Vec<_> = candidates(&map).collect();
+        assert_eq!(all, [3, 4]);
         let dialer = Dialer::new(None).unwrap();
-        assert_eq!(choose(&dialer, &map).await, Some(4));
-        assert_eq!(choose(&dialer, &DerpMap::default()).await, None);
+        assert_eq!(choose(&dialer, &map, candidates(&map)).await, Some(4));
+        assert_eq!(choose(&dialer, &map, [3].into_iter()).await, None);
+        assert_eq!(choose(&dialer, &map, [].into_iter()).await, None);
     }
 }

@@ -48,7 +48,7 @@ func shortName(node *tailcfg.Node) string {
 	return strings.TrimSuffix(node.Name, "."+domain+".")
 }
 
-func (t *tailnet) serveAdmin(ctx context.Context, path string) error {
+func (t *tailnet) serveAdmin(ctx context.Context, path string, regions []*derpRegion) error {
 	os.Remove(path)
 	listener, err := net.Listen("unix", path)
 	if err != nil {
@@ -82,6 +82,7 @@ func (t *tailnet) serveAdmin(ctx context.Context, path string) error {
 		node.Tags = strings.Split(r.FormValue("tags"), ",")
 	}))
 	mux.HandleFunc("POST /ephemeral", func(http.ResponseWriter, *http.Request) { t.removeEphemeral() })
+	mux.HandleFunc("POST /derp", serveStall(regions))
 	go http.Serve(listener, mux)
 	go func() {
 		<-ctx.Done()

@@ -33,11 +33,8 @@ import (
 	"strconv"
 	"syscall"
 
-	"tailscale.com/derp/derpserver"
 	"tailscale.com/net/stunserver"
-	"tailscale.com/tailcfg"
 	"tailscale.com/types/key"
-	"tailscale.com/types/logger"
 )
 
 type options struct {
@@ -88,11 +85,12 @@ func run(ctx context.Context, o options) error {
 		return err
 	}
 	failed := make(chan error, 1)
+	regions := []*derpRegion{}
 	for region := range o.regions {
 		mux := http.NewServeMux()
-		derp := derpserver.New(key.NewNode(), logger.Discard)
-		mux.Handle("/derp", derpserver.Handler(derp))
-		mux.HandleFunc("/derp/probe", func(w http.ResponseWriter, _ *http.Request) {})
+		derp := newDERPRegion()
+		derp.handle(mux)
+		regions = append(regions, derp)
 		if region == 0 {
 			mux.Handle("/", control.handler())
 		}
@@ -108,7 +106,7 @@ func run(ctx context.Context, o options) error {
 		go stun.Serve()
 	}
 	if o.admin != "" {
-		if err := tailnet.serveAdmin(ctx, o.admin); err != nil {
+		if err := tailnet.serveAdmin(ctx, o.admin, regions); err != nil {
 			return err
 		}
 	}
@@ -136,34 +134,13 @@ func serve(ctx context.Context, o options, port int, handler http.Handler, certi
 		}
 		// The control protocol upgrades an HTTP/1.1 connection, so HTTP/2 is not offered.
 		config := &tls.Config{Certificates: []tls.Certificate{certificate}, NextProtos: []string{"http/1.1"}}
-		web := &http.Server{Handler: handler, ErrorLog: log.New(os.Stderr, "http: ", 0)}
-		go func() { failed <- web.Serve(tls.NewListener(listener, config)) }()
+		web := &http.Server{Handler: handler, ErrorLog: log.New(os.Stderr, "http: ", 0), ConnContext: withConn}
+		stallable := stallableListener{listener}
+		go func() { failed <- web.Serve(tls.NewListener(stallable, config)) }()
 		go func() {
 			<-ctx.Done()
 			web.Close()
 		}()
 	}
 	return nil
-}
-
-func derpMap(o options) *tailcfg.DERPMap {
-	regions := map[int]*tailcfg.DERPRegion{}
-	for i := range o.regions {
-		id := i + 1
-		regions[id] = &tailcfg.DERPRegion{
-			RegionID:   id,
-			RegionCode: fmt.Sprintf("rig%d", id),
-			RegionName: fmt.Sprintf("Rig %d", id),
-			Nodes: []*tailcfg.DERPNode{{
-				Name:     fmt.Sprintf("%da", id),
-				RegionID: id,
-				HostName: o.addr4,
-				IPv4:     o.addr4,
-				IPv6:     o.addr6,
-				DERPPort: o.port + i,
-				STUNPort: o.stunPort,
-			}},
-		}
-	}
-	return &tailcfg.DERPMap{Regions: regions, OmitDefaultRegions: true}
 }
