@@ -8,6 +8,7 @@ mod tests;
 
 use std::{
     convert::Infallible,
+    error::Error,
     future::ready,
     io,
     net::SocketAddr,
@@ -271,8 +272,17 @@ async fn connect(host: &str, addresses: &[SocketAddr], port: u16) -> io::Result<
     #[cfg(target_os = "linux")]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
     let uri = Uri::try_from(format!("http://resolved:{port}")).map_err(io::Error::other)?;
-    let stream = connector.call(uri).await.map_err(io::Error::other)?;
+    let stream = connector.call(uri).await.map_err(system_error)?;
     Ok(TokioIo::into_inner(stream))
+}
+
+/// Returns the error of the system in an error of the connector, which does not print it.
+fn system_error(error: impl Error + Send + Sync + 'static) -> io::Error {
+    let system = error.source().and_then(|source| source.downcast_ref());
+    match system {
+        Some(system) => io::Error::new(io::Error::kind(system), system.to_string()),
+        None => io::Error::other(error),
+    }
 }
 
 async fn timed<T>(work: impl Future<Output = io::Result<T>>) -> io::Result<T> {

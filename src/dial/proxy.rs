@@ -33,46 +33,54 @@ enum Exception {
 
 /// The reason for which a proxy cannot be used. The URL is not repeated, as it may have a password.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("HTTPS_PROXY is not the URL of an HTTP proxy: write it as http://proxy.example.net:3128")]
-pub struct InvalidProxy;
+#[error("{0} is not the URL of an HTTP proxy: write it as http://proxy.example.net:3128")]
+pub struct InvalidProxy(&'static str);
 
 impl Proxy {
-    /// Reads the proxy of `HTTPS_PROXY` with the exceptions of `NO_PROXY`, or of the same in lower case.
+    /// Reads the proxy of `HTTPS_PROXY`, or else of `ALL_PROXY`, with the exceptions of `NO_PROXY`. Each may
+    /// be in lower case.
     ///
     /// # Errors
-    /// `HTTPS_PROXY` is no such URL.
+    /// The variable is no such URL.
     pub(crate) fn from_environment() -> Result<Option<Self>, InvalidProxy> {
-        let variable = |name: &str| {
-            let found = env::var(name).or_else(|_| env::var(name.to_lowercase()));
-            found.unwrap_or_default()
-        };
-        match variable("HTTPS_PROXY").trim() {
-            "" => Ok(None),
-            url => Self::parse(url, &variable("NO_PROXY")).map(Some),
-        }
+        Self::from_variables(|name| env::var(name).ok())
     }
 
-    fn parse(url: &str, except: &str) -> Result<Self, InvalidProxy> {
+    fn from_variables(
+        variable: impl Fn(&str) -> Option<String>,
+    ) -> Result<Option<Self>, InvalidProxy> {
+        let given = |name: &'static str| {
+            let found = variable(name).or_else(|| variable(&name.to_lowercase()));
+            found.filter(|value| !value.trim().is_empty())
+        };
+        let except = given("NO_PROXY").unwrap_or_default();
+        for name in ["HTTPS_PROXY", "ALL_PROXY"] {
+            if let Some(url) = given(name) {
+                let proxy = Self::parse(url.trim(), &except);
+                return proxy.map(Some).ok_or(InvalidProxy(name));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Returns the proxy with this URL, or `None` if it is no URL of an HTTP proxy.
+    fn parse(url: &str, except: &str) -> Option<Self> {
         let whole = match url.contains("://") {
             true => url.to_owned(),
             false => format!("http://{url}"),
         };
-        let url = Url::parse(&whole).map_err(|_| InvalidProxy)?;
+        let url = Url::parse(&whole).ok()?;
         if url.scheme() != "http" || url.path() != "/" || url.query().is_some() {
-            return Err(InvalidProxy);
+            return None;
         }
         let credentials = format!(
             "{}:{}",
             decoded(url.username()),
             decoded(url.password().unwrap_or_default())
         );
-        Ok(Self {
-            host: url
-                .host_str()
-                .ok_or(InvalidProxy)?
-                .trim_matches(['[', ']'])
-                .to_owned(),
-            port: url.port_or_known_default().ok_or(InvalidProxy)?,
+        Some(Self {
+            host: url.host_str()?.trim_matches(['[', ']']).to_owned(),
+            port: url.port_or_known_default()?,
             authorization: (credentials != ":").then(|| STANDARD.encode(credentials)),
             except: except.split(',').filter_map(Exception::parse).collect(),
         })
@@ -208,6 +216,26 @@ mod tests {
     }
 
     #[test]
+    fn the_proxy_for_tls_is_used_before_the_one_for_everything() {
+        let host = |variables: &[(&str, &str)]| {
+            let read = |name: &str| {
+                let found = variables.iter().find(|(set, _)| *set == name);
+                found.map(|(_, value)| (*value).to_owned())
+            };
+            let proxy = Proxy::from_variables(read).unwrap();
+            proxy.map(|proxy| (proxy.host.clone(), proxy.is_for("inner.test")))
+        };
+        assert_eq!(host(&[]), None);
+        assert_eq!(host(&[("HTTP_PROXY", "http://plain")]), None);
+        assert_eq!(host(&[("HTTPS_PROXY", " ")]), None);
+        let all = ("ALL_PROXY", "http://all");
+        assert_eq!(host(&[all]), Some(("all".into(), true)));
+        let tls = ("https_proxy", "http://tls");
+        let except = ("no_proxy", "inner.test");
+        assert_eq!(host(&[all, tls, except]), Some(("tls".into(), false)));
+    }
+
+    #[test]
     fn what_is_no_http_proxy_is_refused_without_its_password() {
         for wrong in [
             "socks5://u:secret@p:1",
@@ -216,8 +244,12 @@ mod tests {
             "http://p:0x",
             "https://p",
         ] {
-            let error = Proxy::parse(wrong, "").err().unwrap().to_string();
-            assert!(!error.contains("secret"), "{error}");
+            for variable in ["HTTPS_PROXY", "all_proxy"] {
+                let read = |name: &str| (name == variable).then(|| wrong.to_owned());
+                let error = Proxy::from_variables(read).err().unwrap().to_string();
+                assert!(!error.contains("secret"), "{error}");
+                assert!(error.starts_with(&variable.to_uppercase()), "{error}");
+            }
         }
         let open = Proxy::parse("http://p:8080", "").unwrap();
         assert_eq!(

@@ -50,6 +50,8 @@ async fn the_next_address_is_used_where_one_refuses() {
         error.to_string(),
         format!("failed to connect to derp.invalid:{port}")
     );
+    let cause = error.source().unwrap().to_string();
+    assert!(cause.contains("Connection refused"), "{cause}");
 }
 
 #[tokio::test]

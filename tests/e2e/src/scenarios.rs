@@ -139,6 +139,7 @@ fn vacant(deployment: &Deployment<'_>) -> Result<()> {
 fn surroundings(deployment: &Deployment<'_>) -> Result<()> {
     deployment.rig.tailnet.write_policy(DEFAULT_POLICY)?;
     deployment.rig.tailnet.cut_off(false)?;
+    deployment.rig.tailnet.require_proxy(false)?;
     for region in DERP_REGIONS {
         deployment.rig.tailnet.stall_derp(region, false)?;
     }

@@ -30,6 +30,10 @@ pub use client::{Client, Pong};
 pub const LOGIN_SERVER: &str = "https://10.90.0.1:443";
 const READY: Duration = Duration::from_secs(15);
 
+/// The URL of an HTTP proxy on the control server's host, with its credentials.
+pub const PROXY: &str = "http://rig:through@10.90.0.1:3128";
+const PROXY_PORT: u16 = 3128;
+
 /// The DERP regions that the control server serves.
 pub const DERP_REGIONS: [u32; 2] = [1, 2];
 
@@ -123,6 +127,7 @@ impl Tailnet {
             format!("--state={}", file(self.dir.join("control.json"))),
             format!("--admin={}", file(self.admin_socket())),
             format!("--regions={}", DERP_REGIONS.len()),
+            format!("--proxy-port={PROXY_PORT}"),
         ]);
         self.processes
             .start(&spec)?
@@ -131,14 +136,18 @@ impl Tailnet {
 
     /// Cuts control, DERP and STUN off from everyone, or lets packets through again.
     pub fn cut_off(&self, cut: bool) -> Result<()> {
-        let rules = if cut {
-            "table inet cut {\n chain input {\n type filter hook input priority 0; policy drop;\n \
-             iif lo accept\n }\n}\n"
-        } else {
-            "table inet cut\ndelete table inet cut\n"
-        };
-        let mut nft = program_in(CONTROL.namespace, "nft");
-        run_with_input(nft.args(["-f", "-"]), rules.as_bytes()).map(drop)
+        filter_input("cut", if cut { "drop" } else { "accept" }, "iif lo accept")
+    }
+
+    /// Drops TCP from nodes of the cluster to control and DERP, except through the proxy, or lets it pass
+    /// again.
+    pub fn require_proxy(&self, required: bool) -> Result<()> {
+        let verdict = if required { "drop" } else { "accept" };
+        let ports = "tcp dport 443-444";
+        let rules = format!(
+            "ip saddr 10.89.0.0/24 {ports} {verdict}\n ip6 saddr fd00:89::/64 {ports} {verdict}"
+        );
+        filter_input("proxied", "accept", &rules)
     }
 
     /// Stops the control server, and with it DERP and STUN.
@@ -272,4 +281,14 @@ impl Tailnet {
     fn policy_file(&self) -> PathBuf {
         self.dir.join("policy.hujson")
     }
+}
+
+/// Filters what arrives at the control server's host, in place of the table's earlier rules.
+fn filter_input(table: &str, policy: &str, rules: &str) -> Result<()> {
+    let chain = format!("type filter hook input priority 0; policy {policy};\n {rules}");
+    let text = format!(
+        "table inet {table}\ndelete table inet {table}\ntable inet {table} {{\n chain input {{\n {chain}\n }}\n}}\n"
+    );
+    let mut nft = program_in(CONTROL.namespace, "nft");
+    run_with_input(nft.args(["-f", "-"]), text.as_bytes()).map(drop)
 }

@@ -1,11 +1,12 @@
-//! DERP servers that work half.
+//! Ways to control and DERP that work half.
 
 use anyhow::{Result, ensure};
 use rig::{
     deployment::Deployment,
-    tailnet::{DERP_REGIONS, NodeStatus},
+    tailnet::{DERP_REGIONS, NodeStatus, PROXY},
     wait::Wait,
 };
+use serde_json::json;
 
 use super::{EDGE, Scenario, relayed, reset};
 
@@ -13,10 +14,41 @@ use super::{EDGE, Scenario, relayed, reset};
 const LEFT: Wait = Wait::new(45, 60);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
-    vec![Scenario {
-        name: "relays whose home DERP server stalls have another within 60 s, and give out new sessions",
-        run: stalled,
-    }]
+    vec![
+        Scenario {
+            name: "relays whose home DERP server stalls have another within 60 s, and give out new sessions",
+            run: stalled,
+        },
+        Scenario {
+            name: "relays reach control and DERP through an HTTP proxy where there is no other way, and \
+                   report that they cannot without it",
+            run: proxied,
+        },
+    ]
+}
+
+fn proxied(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    deployment.rig.tailnet.require_proxy(true)?;
+    deployment.apply(EDGE, &with_proxy("http://10.90.0.1:3128"))?;
+    deployment.eventually("the PeerRelay reports the refused proxy", || {
+        let relay = deployment.object("peerrelay", EDGE)?;
+        let conditions = relay["status"]["conditions"].to_string();
+        ensure!(conditions.contains("407"), "it reports {conditions}");
+        Ok(())
+    })?;
+    deployment.apply(EDGE, &with_proxy(PROXY))?;
+    deployment.wait_ready(EDGE)?;
+    let path = relayed(deployment)?;
+    deployment.rig.tailnet.require_proxy(false)?;
+    reset(deployment)?;
+    Ok(format!("refused without credentials, then {path}"))
+}
+
+/// A PeerRelay whose relays have this proxy in their environment.
+fn with_proxy(url: &str) -> serde_json::Value {
+    let relay = json!({"name": "relay", "env": [{"name": "HTTPS_PROXY", "value": url}]});
+    json!({"template": {"podOverrides": {"containers": [relay]}}})
 }
 
 fn stalled(deployment: &Deployment<'_>) -> Result<String> {

@@ -44,6 +44,7 @@ type options struct {
 	policy, state  string
 	admin          string
 	regions        int
+	proxyPort      int
 }
 
 func main() {
@@ -58,6 +59,7 @@ func main() {
 	flag.StringVar(&o.state, "state", "", "file in which auth keys and credentials outlive a restart; empty for none")
 	flag.StringVar(&o.admin, "admin", "", "unix socket of the admin interface")
 	flag.IntVar(&o.regions, "regions", 1, "DERP regions; all are served by this process, on ports that follow -port")
+	flag.IntVar(&o.proxyPort, "proxy-port", 0, "TCP port of an HTTP proxy; 0 for none")
 	flag.Parse()
 	log.SetFlags(log.Ltime | log.Lmicroseconds)
 
@@ -104,6 +106,11 @@ func run(ctx context.Context, o options) error {
 			return err
 		}
 		go stun.Serve()
+	}
+	if o.proxyPort != 0 {
+		if err := serveProxy(ctx, net.JoinHostPort(o.addr4, strconv.Itoa(o.proxyPort))); err != nil {
+			return err
+		}
 	}
 	if o.admin != "" {
 		if err := tailnet.serveAdmin(ctx, o.admin, regions); err != nil {
