@@ -32,11 +32,12 @@ pub struct EndpointsConfig {
     /// Sources of further addresses, in the order in which they are advertised.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub discover: Option<Vec<Discover>>,
-    /// Networks of discovered addresses to advertise. If empty, all discovered addresses are
-    /// advertised.
+    /// Networks of addresses to advertise. They apply to discovered addresses and to those of
+    /// Services, and not to static ones. If empty, all are advertised.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub include: Vec<IpNet>,
-    /// Networks of discovered addresses that are not advertised.
+    /// Networks of addresses that are not advertised. They apply to discovered addresses and to
+    /// those of Services.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<IpNet>,
     /// Selection of static and discovered addresses.
@@ -225,7 +226,7 @@ impl EndpointsConfig {
         }
     }
 
-    /// Returns whether `include` and `exclude` allow a discovered address.
+    /// Returns whether `include` and `exclude` allow an address that is not static.
     pub fn admits(&self, ip: IpAddr) -> bool {
         let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
         (self.include.is_empty() || within(&self.include)) && !within(&self.exclude)

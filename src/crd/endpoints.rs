@@ -40,12 +40,13 @@ pub struct Endpoints {
     #[schemars(length(max = 8))]
     #[x_kube(merge_strategy = ListMerge::Set)]
     pub discover: Option<Vec<Discover>>,
-    /// Networks of discovered addresses to advertise. If empty, all discovered addresses are
-    /// advertised.
+    /// Networks of addresses to advertise. They apply to discovered addresses and to those of
+    /// Services, and not to static ones. If empty, all are advertised.
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(min = 1, max = 50)))]
     pub include: Vec<String>,
-    /// Networks of discovered addresses that are not advertised.
+    /// Networks of addresses that are not advertised. They apply to discovered addresses and to
+    /// those of Services.
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(min = 1, max = 50)))]
     pub exclude: Vec<String>,

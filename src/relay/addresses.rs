@@ -4,6 +4,7 @@ mod cloud;
 mod interfaces;
 mod names;
 mod publisher;
+mod reach;
 mod stun;
 
 use std::{
@@ -37,7 +38,7 @@ pub struct Found {
     pub names: BTreeMap<String, Vec<IpAddr>>,
     /// Last answer of the cloud's metadata service.
     pub cloud: Vec<IpAddr>,
-    /// Addresses of network interfaces.
+    /// Addresses of network interfaces that other hosts may reach.
     pub interfaces: Vec<InterfaceAddress>,
     /// Addresses that STUN servers saw last, by IP version.
     pub stun: [Vec<SocketAddr>; 2],
@@ -69,7 +70,10 @@ pub fn advertised(
         }
     }
     let own = node.and_then(|name| config.nodes.get(name));
-    for address in own.iter().flat_map(|own| &own.assigned) {
+    let is_told =
+        |address: &SocketAddr| config.admits(address.ip()) && !reach::is_of_tailnet(address.ip());
+    let assigned = own.iter().flat_map(|own| &own.assigned);
+    for address in assigned.filter(|address| is_told(address)) {
         add(*address, EndpointSource::Service);
     }
     let with_port = |ips: &[IpAddr]| -> Vec<SocketAddr> {
@@ -87,9 +91,12 @@ pub fn advertised(
             ),
             Discover::CloudMetadata => (with_port(&found.cloud), EndpointSource::CloudMetadata),
             Discover::Stun => (found.stun.concat(), EndpointSource::Stun),
-            Discover::Interface => (of_interfaces(found, port), EndpointSource::Interface),
+            Discover::Interface => {
+                let ips: Vec<_> = found.interfaces.iter().map(|found| found.ip).collect();
+                (with_port(&ips), EndpointSource::Interface)
+            }
         };
-        addresses.retain(|address| config.admits(address.ip()));
+        addresses.retain(is_told);
         addresses.sort_by_key(SocketAddr::is_ipv6);
         addresses
             .into_iter()
@@ -97,11 +104,6 @@ pub fn advertised(
     }
     all.truncate(config.most());
     all
-}
-
-fn of_interfaces(found: &Found, port: u16) -> Vec<SocketAddr> {
-    let usable = found.interfaces.iter().filter(|i| i.is_reachable());
-    usable.map(|i| SocketAddr::new(i.ip, port)).collect()
 }
 
 #[cfg(test)]
@@ -164,7 +166,23 @@ mod tests {
     }
 
     #[test]
-    fn networks_filter_what_is_discovered_and_not_what_is_told() {
+    fn no_source_but_the_spec_tells_addresses_of_the_tailnet() {
+        let config = "{static: ['100.64.0.9:7'], discover: [NodeExternalIP, NodeInternalIP, Interface], \
+                      nodes: {n1: {assigned: ['100.64.0.1:31000', '203.0.113.1:31000'], \
+                      externalIPs: [100.64.0.2], internalIPs: [100.64.0.3, 'fd7a:115c:a1e0::3']}}}";
+        assert_eq!(
+            addresses(config, Some("n1")),
+            [
+                "100.64.0.9:7",
+                "203.0.113.1:31000",
+                "192.0.2.1:4000",
+                "[2001:db8::1]:4000"
+            ]
+        );
+    }
+
+    #[test]
+    fn networks_filter_all_but_static_endpoints() {
         let config = "{static: ['192.0.2.1:7'], exclude: [192.0.2.0/24]}";
         assert_eq!(
             addresses(config, None),
@@ -174,6 +192,9 @@ mod tests {
             addresses("{include: [192.0.2.0/24]}", None),
             ["192.0.2.1:4000"]
         );
+        let behind_service = "{include: [203.0.113.0/24], \
+                              nodes: {n1: {assigned: ['198.51.100.1:31000', '203.0.113.1:31000']}}}";
+        assert_eq!(addresses(behind_service, Some("n1")), ["203.0.113.1:31000"]);
     }
 
     #[test]

@@ -41,7 +41,25 @@ pub(super) struct Device {
     pub(super) ethernet: bool,
     pub(super) up: bool,
     pub(super) loopback: bool,
-    pub(super) addresses: Vec<IpAddr>,
+    /// Type of a device that software makes, such as `bridge` or `vxlan`. Hardware has none.
+    pub(super) kind: Option<String>,
+    /// Index of the device below this one, such as that of a VLAN.
+    pub(super) lower: Option<u32>,
+    /// The device below this one is in another network namespace.
+    pub(super) lower_is_elsewhere: bool,
+    /// Index of the bridge or bond that this device is a port of.
+    pub(super) master: Option<u32>,
+    pub(super) addresses: Vec<DeviceAddress>,
+}
+
+/// Address of a network device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct DeviceAddress {
+    pub(super) ip: IpAddr,
+    /// It is an IPv6 address of the privacy extensions (RFC 8981), which another one follows.
+    pub(super) is_temporary: bool,
+    /// It is neither tentative nor deprecated nor a duplicate (RFC 4862).
+    pub(super) is_usable: bool,
 }
 
 /// Route to a client.
@@ -86,10 +104,10 @@ impl Netlink {
         })?;
         self.ask(RTM_GETADDR, NLM_F_DUMP, &[0; IFADDRMSG], |kind, body| {
             if kind == RTM_NEWADDR
-                && let Some((index, ip)) = message::address(body)
+                && let Some((index, address)) = message::address(body)
                 && let Some(device) = devices.get_mut(&index)
             {
-                device.addresses.push(ip);
+                device.addresses.push(address);
             }
         })?;
         Ok(devices)
@@ -98,6 +116,21 @@ impl Netlink {
     /// The route of a datagram to `to`, from the local address `from` if that is given. `None` when the
     /// datagram stays on this host, or when no route leads there.
     pub(super) fn route(&mut self, from: Option<IpAddr>, to: IpAddr) -> io::Result<Option<Route>> {
+        self.lookup(from, to, message::route)
+    }
+
+    /// Returns the index of the device through which datagrams to `to` leave, and the source address that
+    /// they get. `None` if they stay on this host, or no route leads there. Nothing is sent.
+    pub(super) fn source(&mut self, to: IpAddr) -> io::Result<Option<(u32, Option<IpAddr>)>> {
+        self.lookup(None, to, message::route_source)
+    }
+
+    fn lookup<T>(
+        &mut self,
+        from: Option<IpAddr>,
+        to: IpAddr,
+        read: impl Fn(&[u8]) -> Option<T>,
+    ) -> io::Result<Option<T>> {
         let mut body = vec![0; RTMSG];
         body[0] = match to {
             IpAddr::V4(_) => libc::AF_INET as u8,
@@ -118,7 +151,7 @@ impl Netlink {
         let mut found = None;
         let asked = self.ask(RTM_GETROUTE, 0, &body, |kind, body| {
             if kind == RTM_NEWROUTE {
-                found = message::route(body);
+                found = read(body);
             }
         });
         match asked {
@@ -281,7 +314,8 @@ mod tests {
         assert_eq!(loopback.name, "lo");
         assert!(!loopback.ethernet && loopback.mtu > 0);
         if loopback.up {
-            assert!(loopback.addresses.contains(&IpAddr::from([127, 0, 0, 1])));
+            let ips: Vec<_> = loopback.addresses.iter().map(|a| a.ip).collect();
+            assert!(ips.contains(&IpAddr::from([127, 0, 0, 1])));
             let own = netlink.route(None, IpAddr::from([127, 0, 0, 1])).unwrap();
             assert_eq!(own, None, "a local route leaves no host");
         }

@@ -100,7 +100,8 @@ fn port_problem(problem: &PortProblem) -> Problem {
 }
 
 fn no_endpoints() -> Problem {
-    let message = "there is no address to advertise: name one in endpoints.static \
+    let message = "there is no address to advertise (those of the tailnet, of tunnels and of \
+                   container networks do not count): name one in endpoints.static \
                    (--static-endpoint), or let endpoints.discover, include and exclude leave one";
     Problem::new(RelayReason::NoEndpoints, message)
 }

@@ -40,7 +40,8 @@ pub(super) fn published<'a>(
             "False",
             "NoEndpoints",
             format!(
-                "{silent} of {relays} relay(s) have no address to advertise: name one in \
+                "{silent} of {relays} relay(s) have no address to advertise (those of the tailnet, of \
+                 tunnels and of container networks do not count): name one in \
                  regions[].endpoints.static or perNode, or let discover, include and exclude \
                  leave one"
             ),

@@ -1,11 +1,18 @@
 //! Addresses of the host's network interfaces.
 
-use std::{convert::Infallible, io, net::IpAddr, time::Duration};
+use std::{
+    convert::Infallible,
+    io,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
+};
 
-use ipnet::IpNet;
 use tokio::{io::unix::AsyncFd, sync::watch, time::sleep};
 
-use super::Found;
+use super::{
+    Found,
+    reach::{self, Outside},
+};
 use crate::relay::{
     netlink::{self, Changes, Netlink},
     watch_ext::SendIfChanged,
@@ -17,25 +24,14 @@ const REFRESH_INTERVAL: Duration = Duration::from_secs(60);
 /// Time that changes of the network are given to settle: they come in bursts.
 const SETTLE_TIME: Duration = Duration::from_millis(200);
 
-/// Interfaces of container networks, by the beginning of their names: their addresses mean nothing
-/// outside the node.
-const CONTAINER_INTERFACES: &[&str] = &[
-    "cni",
-    "docker",
-    "veth",
-    "cali",
-    "cilium",
-    "lxc",
-    "flannel",
-    "kube-",
-    "br-",
-    "nodelocaldns",
+/// Addresses outside: two of the root name servers, which change rarely (a.root-servers.net). They are only
+/// looked up in the routing table. Nothing is sent to them.
+const OUTSIDE: [IpAddr; 2] = [
+    IpAddr::V4(Ipv4Addr::new(198, 41, 0, 4)),
+    IpAddr::V6(Ipv6Addr::new(0x2001, 0x503, 0xba3e, 0, 0, 0, 2, 0x30)),
 ];
-/// Addresses of the tailnet itself (`tsaddr.CGNATRange`, `tsaddr.TailscaleULARange`): a path
-/// through the tunnel that the path is for.
-const TAILNET: [&str; 2] = ["100.64.0.0/10", "fd7a:115c:a1e0::/48"];
 
-/// An address of a network interface.
+/// An address of a network interface that other hosts may reach.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InterfaceAddress {
     /// Name of the interface.
@@ -44,27 +40,7 @@ pub struct InterfaceAddress {
     pub ip: IpAddr,
 }
 
-impl InterfaceAddress {
-    /// Returns whether other hosts may reach this host at this address.
-    pub fn is_reachable(&self) -> bool {
-        let Self { interface, ip } = self;
-        let link_local = match ip {
-            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-            IpAddr::V6(ip) => ip.is_unicast_link_local(),
-        };
-        let tailnet = TAILNET.map(|net| net.parse::<IpNet>().expect("constant networks are valid"));
-        !ip.is_loopback()
-            && !ip.is_unspecified()
-            && !ip.is_multicast()
-            && !link_local
-            && !tailnet.iter().any(|net| net.contains(ip))
-            && !CONTAINER_INTERFACES
-                .iter()
-                .any(|prefix| interface.starts_with(prefix))
-    }
-}
-
-/// Keeps the addresses of all interfaces that are up.
+/// Keeps the addresses that other hosts may reach, of interfaces that are up.
 pub(super) async fn follow(found: watch::Sender<Found>) -> Infallible {
     let changes = Changes::of(netlink::ADDRESSES)
         .and_then(Changes::into_async)
@@ -106,20 +82,13 @@ async fn changed(changes: Option<&AsyncFd<Changes>>) {
 }
 
 fn list() -> io::Result<Vec<InterfaceAddress>> {
-    let devices = Netlink::new()?.devices()?;
-    let up = devices.into_values().filter(|device| device.up);
-    Ok(up
-        .flat_map(|device| {
-            let interface = device.name;
-            device
-                .addresses
-                .into_iter()
-                .map(move |ip| InterfaceAddress {
-                    interface: interface.clone(),
-                    ip,
-                })
-        })
-        .collect())
+    let mut netlink = Netlink::new()?;
+    let devices = netlink.devices()?;
+    let mut outside = Outside::new();
+    for to in OUTSIDE {
+        outside.extend(netlink.source(to)?);
+    }
+    Ok(reach::reachable(&devices, &outside))
 }
 
 #[cfg(test)]
@@ -130,32 +99,6 @@ mod tests {
 
     use super::*;
     use crate::relay::namespace::Net;
-
-    #[test]
-    fn addresses_that_clients_cannot_reach_are_left_out() {
-        for (interface, ip) in [
-            ("lo", "127.0.0.1"),
-            ("lo", "::1"),
-            ("eth0", "169.254.3.4"),
-            ("eth0", "fe80::1"),
-            ("cni0", "10.244.1.1"),
-            ("veth12ab", "10.244.1.9"),
-            ("docker0", "172.17.0.1"),
-            ("tailscale0", "100.100.1.2"),
-            ("tailscale0", "fd7a:115c:a1e0::1"),
-        ] {
-            let address = InterfaceAddress {
-                interface: interface.into(),
-                ip: ip.parse().unwrap(),
-            };
-            assert!(!address.is_reachable(), "{interface} {ip}");
-        }
-        let address = InterfaceAddress {
-            interface: "eth0".into(),
-            ip: "192.0.2.1".parse().unwrap(),
-        };
-        assert!(address.is_reachable());
-    }
 
     #[test]
     fn address_that_comes_or_goes_is_seen_without_waiting_for_the_next_look() {
@@ -175,7 +118,14 @@ mod tests {
                 };
                 // Before the next look of its own.
                 let patience = REFRESH_INTERVAL / 2;
-                seen.wait_for(has("127.0.0.1")).await.unwrap();
+                net.ip("node", "address add 192.0.2.1/24 dev uplink0");
+                net.ip("node", "route add default via 192.0.2.254");
+                net.ip(
+                    "node",
+                    "route add default via 2001:db8::fe dev uplink0 onlink",
+                );
+                let first = timeout(patience, seen.wait_for(has("192.0.2.1")));
+                first.await.unwrap().unwrap();
                 for (ip, prefix) in [("192.0.2.7", 24), ("2001:db8::7", 64)] {
                     net.ip("node", &format!("address add {ip}/{prefix} dev uplink0"));
                     timeout(patience, seen.wait_for(has(ip)))

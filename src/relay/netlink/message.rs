@@ -5,7 +5,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
 };
 
-use super::{Device, Route};
+use super::{Device, DeviceAddress, Route};
 
 /// Message types and flags (linux/rtnetlink.h, linux/netlink.h).
 const NLMSG_ERROR: u16 = 2;
@@ -23,12 +23,18 @@ pub(super) const NLM_F_DUMP: u16 = 0x300;
 /// Types of attributes (linux/if_link.h, linux/if_addr.h, linux/rtnetlink.h, linux/pkt_cls.h).
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_LINK: u16 = 5;
+const IFLA_MASTER: u16 = 10;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_LINK_NETNSID: u16 = 37;
+const IFLA_INFO_KIND: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
 pub(super) const RTA_DST: u16 = 1;
 pub(super) const RTA_SRC: u16 = 2;
 const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
+const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
 const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
@@ -47,6 +53,14 @@ const ETHERNET: u16 = 1;
 /// A device that is up (`IFF_UP`), and one that leads back (`IFF_LOOPBACK`).
 const UP: u32 = 1;
 const LOOPBACK: u32 = 8;
+
+/// Flags of an IPv6 address (linux/if_addr.h): made by privacy extensions, unusable because another host
+/// has it, not to be used for new connections, and not yet known to be free. For IPv4 the first one means
+/// a secondary address.
+const IFA_F_TEMPORARY: u8 = 0x01;
+const IFA_F_DADFAILED: u8 = 0x08;
+const IFA_F_DEPRECATED: u8 = 0x20;
+const IFA_F_TENTATIVE: u8 = 0x40;
 
 /// Hands over each message of a part of an answer; returns whether it is the last part.
 pub(super) fn read(mut rest: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
@@ -95,24 +109,41 @@ pub(super) fn device(body: &[u8]) -> Option<(u32, Device)> {
     };
     for (kind, value) in attributes(&body[IFINFOMSG..]) {
         match kind {
-            IFLA_IFNAME => {
-                let name = value.strip_suffix(&[0]).unwrap_or(value);
-                device.name = String::from_utf8_lossy(name).into_owned();
-            }
+            IFLA_IFNAME => device.name = text(value),
             IFLA_MTU => device.mtu = number(value)?,
+            IFLA_LINK => device.lower = number(value),
+            IFLA_LINK_NETNSID => device.lower_is_elsewhere = true,
+            IFLA_MASTER => device.master = number(value),
+            IFLA_LINKINFO => {
+                let kind = attributes(value).find(|(kind, _)| *kind == IFLA_INFO_KIND);
+                device.kind = kind.map(|(_, value)| text(value));
+            }
             _ => {}
         }
     }
     Some((number(&header[4..])?, device))
 }
 
+/// Returns a text that may end in a zero byte.
+fn text(value: &[u8]) -> String {
+    let text = value.strip_suffix(&[0]).unwrap_or(value);
+    String::from_utf8_lossy(text).into_owned()
+}
+
 /// The index of a device, and one of its addresses. On a point-to-point device `IFA_ADDRESS` is the other
 /// end, and `IFA_LOCAL` is this one.
-pub(super) fn address(body: &[u8]) -> Option<(u32, IpAddr)> {
+pub(super) fn address(body: &[u8]) -> Option<(u32, DeviceAddress)> {
     let header: &[u8; IFADDRMSG] = body.first_chunk()?;
     let find = |wanted| attributes(&body[IFADDRMSG..]).find(|(kind, _)| *kind == wanted);
     let (_, value) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
-    Some((number(&header[4..])?, ip(value)?))
+    let ip = ip(value)?;
+    let has = |flags: u8| ip.is_ipv6() && header[2] & flags != 0;
+    let address = DeviceAddress {
+        ip,
+        is_temporary: has(IFA_F_TEMPORARY),
+        is_usable: !has(IFA_F_DADFAILED | IFA_F_DEPRECATED | IFA_F_TENTATIVE),
+    };
+    Some((number(&header[4..])?, address))
 }
 
 fn ip(value: &[u8]) -> Option<IpAddr> {
@@ -150,6 +181,13 @@ pub(super) fn route(body: &[u8]) -> Option<Route> {
         }
     }
     (route.ifindex != 0).then_some(route)
+}
+
+/// Returns the index of the device of a route to another host, and the source address that it gives.
+pub(super) fn route_source(body: &[u8]) -> Option<(u32, Option<IpAddr>)> {
+    let Route { ifindex, .. } = route(body)?;
+    let source = attributes(&body[RTMSG..]).find(|(kind, _)| *kind == RTA_PREFSRC);
+    Some((ifindex, source.and_then(|(_, value)| ip(value))))
 }
 
 /// Id of the BPF program of a filter.
@@ -234,7 +272,7 @@ mod tests {
             all.0 += 1;
             match kind {
                 RTM_NEWLINK => all.1.extend(device(body).map(|(_, device)| device)),
-                RTM_NEWADDR => all.2.extend(address(body).map(|(_, ip)| ip)),
+                RTM_NEWADDR => all.2.extend(address(body).map(|(_, address)| address.ip)),
                 RTM_NEWROUTE => all.3.extend(route(body)),
                 _ => {}
             }

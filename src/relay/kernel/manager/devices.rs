@@ -26,8 +26,9 @@ impl Manager {
         self.devices = self.netlink.devices()?;
         let addresses = self.devices.values().flat_map(|device| &device.addresses);
         let wanted: BTreeSet<AddressKey> = addresses
-            .filter(|ip| is_served(ip))
-            .map(|ip| abi::address_key(*ip))
+            .map(|address| address.ip)
+            .filter(is_served)
+            .map(abi::address_key)
             .collect();
         let gone = self
             .locals
@@ -113,7 +114,10 @@ impl Manager {
             device.ethernet
                 && device.up
                 && !device.loopback
-                && device.addresses.iter().any(is_served)
+                && device
+                    .addresses
+                    .iter()
+                    .any(|address| is_served(&address.ip))
         };
         self.reattach
             .retain(|index| self.devices.contains_key(&index));
