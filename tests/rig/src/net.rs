@@ -190,8 +190,29 @@ fn machine_setup(machine: &Machine) -> String {
             commands += &format!("route add {pods_v4} via {}\n", other.v4);
             commands += &format!("route add {pods_v6} via {}\n", other.v6);
         }
+        commands += &inner_networks(machine);
     }
     commands
+}
+
+/// Interfaces that nodes in the field have besides their uplink: an overlay between nodes, a bridge of
+/// virtual machines with the same address on each node, and a tunnel with an address of the tailnet. No
+/// client reaches their addresses.
+fn inner_networks(machine: &Machine) -> String {
+    let [_, _, _, last] = machine.v4.octets();
+    format!(
+        "link add vxlan.calico type vxlan id 4096 dstport 4789 local {v4}\n\
+         addr add 10.245.0.{last}/32 dev vxlan.calico\n\
+         addr add fd00:245::{last}/128 dev vxlan.calico nodad\n\
+         link set vxlan.calico up\n\
+         link add virbr0 type bridge\n\
+         addr add 192.168.122.1/24 dev virbr0\n\
+         link set virbr0 up\n\
+         tuntap add dev tunnel0 mode tun\n\
+         addr add 100.101.0.{last}/32 dev tunnel0\n\
+         link set tunnel0 up\n",
+        v4 = machine.v4,
+    )
 }
 
 fn ip(namespace: &str, commands: &str) -> Result<()> {

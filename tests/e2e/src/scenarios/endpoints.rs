@@ -29,6 +29,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: changed,
         },
         Scenario {
+            name: "of nodes with an overlay, a bridge of virtual machines and a tunnel, relays advertise \
+                   the uplink alone",
+            run: uplink_alone,
+        },
+        Scenario {
             name: "a PeerRelay without endpoints reports it, and recovers",
             run: nothing,
         },
@@ -46,6 +51,29 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             run: translated,
         },
     ]
+}
+
+fn uplink_alone(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    deployment.apply(EDGE, &with_endpoints(&json!({"discover": ["Interface"]})))?;
+    deployment.wait_ready(EDGE)?;
+    let nodes = &deployment.rig.nodes;
+    let wanted = |name: &str| {
+        let node = nodes.iter().find(|node| node.machine.name == name)?;
+        let (v4, v6) = (node.machine.v4, node.machine.v6);
+        Some(format!("{v4}:40000,[{v6}]:40000"))
+    };
+    deployment.eventually("each relay advertises the uplink of its node", || {
+        for (node, endpoints) in endpoints(deployment)? {
+            ensure!(
+                wanted(&node).as_ref() == Some(&endpoints),
+                "{node}: {endpoints}"
+            );
+        }
+        Ok(())
+    })?;
+    let advertised: Vec<_> = endpoints(deployment)?.into_values().collect();
+    Ok(advertised.join(" and "))
 }
 
 fn changed(deployment: &Deployment<'_>) -> Result<String> {
