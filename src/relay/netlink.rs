@@ -17,7 +17,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use self::message::{
-    IFADDRMSG, IFINFOMSG, NLM_F_DUMP, NLM_F_REQUEST, NLMSGHDR, RTA_DST, RTA_SRC, RTM_GETADDR,
+    IFADDRMSG, IFINFOMSG, NLM_F_DUMP, NLM_F_REQUEST, NLMSGHDR, Part, RTA_DST, RTA_SRC, RTM_GETADDR,
     RTM_GETLINK, RTM_GETROUTE, RTM_GETTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
     RTM_NEWTFILTER, RTMSG, TCMSG,
 };
@@ -76,6 +76,8 @@ pub(super) struct Route {
 pub(super) struct Netlink {
     socket: Socket,
     buffer: Vec<u8>,
+    /// Number of the last request.
+    sequence: u32,
 }
 
 /// Socket that is readable when something has changed.
@@ -89,6 +91,7 @@ impl Netlink {
         Ok(Self {
             socket,
             buffer: Vec::with_capacity(BUFFER_LEN),
+            sequence: 0,
         })
     }
 
@@ -207,16 +210,19 @@ impl Netlink {
         request.extend_from_slice(&(len as u32).to_ne_bytes());
         request.extend_from_slice(&kind.to_ne_bytes());
         request.extend_from_slice(&(NLM_F_REQUEST | flags).to_ne_bytes());
-        // Sequence number and port id. Zeros suffice: the socket is connected to the kernel, and each
-        // answer is read whole before the next request.
-        request.extend_from_slice(&[0; 8]);
+        self.sequence = self.sequence.wrapping_add(1);
+        request.extend_from_slice(&self.sequence.to_ne_bytes());
+        // The port id may be zero, because the socket is connected to the kernel.
+        request.extend_from_slice(&[0; 4]);
         request.extend_from_slice(body);
         self.socket.send(&request, 0)?;
         loop {
             self.buffer.clear();
             self.socket.recv(&mut self.buffer, 0)?;
-            if message::read(&self.buffer, &mut each)? || flags & NLM_F_DUMP == 0 {
-                return Ok(());
+            match message::read(&self.buffer, self.sequence, &mut each)? {
+                Part::Last => return Ok(()),
+                Part::Messages if flags & NLM_F_DUMP == 0 => return Ok(()),
+                Part::Messages | Part::Foreign => {}
             }
         }
     }

@@ -62,22 +62,42 @@ const IFA_F_DADFAILED: u8 = 0x08;
 const IFA_F_DEPRECATED: u8 = 0x20;
 const IFA_F_TENTATIVE: u8 = 0x40;
 
-/// Hands over each message of a part of an answer; returns whether it is the last part.
-pub(super) fn read(mut rest: &[u8], mut each: impl FnMut(u16, &[u8])) -> io::Result<bool> {
+/// What a part of an answer was.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Part {
+    /// It belongs to another request.
+    Foreign,
+    /// Messages of the answer, after which others may come.
+    Messages,
+    /// The end of the answer.
+    Last,
+}
+
+/// Hands over each message of a part of an answer to the request with this sequence number. Messages of
+/// another request are left out: if an answer was not read to its end, they come before the next one.
+pub(super) fn read(
+    mut rest: &[u8],
+    sequence: u32,
+    mut each: impl FnMut(u16, &[u8]),
+) -> io::Result<Part> {
+    let mut part = Part::Foreign;
     while let Some(header) = rest.first_chunk::<NLMSGHDR>() {
         let len = u32::from_ne_bytes([header[0], header[1], header[2], header[3]]) as usize;
         let kind = u16::from_ne_bytes([header[4], header[5]]);
         let Some(body) = rest.get(NLMSGHDR..len) else {
             return Err(io::ErrorKind::InvalidData.into());
         };
-        match kind {
-            NLMSG_DONE => return Ok(true),
-            NLMSG_ERROR => return error(body).map(|()| true),
-            _ => each(kind, body),
+        if u32::from_ne_bytes([header[8], header[9], header[10], header[11]]) == sequence {
+            match kind {
+                NLMSG_DONE => return Ok(Part::Last),
+                NLMSG_ERROR => return error(body).map(|()| Part::Last),
+                _ => each(kind, body),
+            }
+            part = Part::Messages;
         }
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
     }
-    Ok(false)
+    Ok(part)
 }
 
 /// Splits attributes: each has a length, a type, and a value, padded to four bytes.
@@ -222,11 +242,20 @@ mod tests {
         out
     }
 
+    /// Sequence number of the request.
+    const SEQUENCE: u32 = 0x0102_0304;
+
     fn message(kind: u16, header: &[u8], attributes: &[Vec<u8>]) -> Vec<u8> {
         let body = [header, &attributes.concat()].concat();
         let len = (NLMSGHDR + body.len()) as u32;
-        let head = [&len.to_ne_bytes()[..], &kind.to_ne_bytes(), &[0; 10]].concat();
-        [head, body].concat()
+        let head = [
+            &len.to_ne_bytes()[..],
+            &kind.to_ne_bytes(),
+            &[0; 2],
+            &SEQUENCE.to_ne_bytes(),
+            &[0; 4],
+        ];
+        [head.concat(), body].concat()
     }
 
     /// A device, its address, a route through it, and the end.
@@ -268,7 +297,7 @@ mod tests {
     /// Content of an answer, and the number of its messages.
     fn all(bytes: &[u8]) -> (usize, Vec<Device>, Vec<IpAddr>, Vec<Route>) {
         let mut all = (0, Vec::new(), Vec::new(), Vec::new());
-        let last = read(bytes, |kind, body| {
+        let last = read(bytes, SEQUENCE, |kind, body| {
             all.0 += 1;
             match kind {
                 RTM_NEWLINK => all.1.extend(device(body).map(|(_, device)| device)),
@@ -300,6 +329,18 @@ mod tests {
             let (count, ..) = all(&bytes);
             assert!(count * NLMSGHDR <= bytes.len());
         });
+    }
+
+    #[test]
+    fn messages_of_another_request_are_left_out() {
+        let answer = answer();
+        let mut count = 0;
+        let part = read(&answer, SEQUENCE + 1, |_, _| count += 1);
+        assert_eq!((part.unwrap(), count), (Part::Foreign, 0));
+        let part = read(&answer, SEQUENCE, |_, _| count += 1);
+        assert_eq!((part.unwrap(), count), (Part::Last, 3));
+        let begin = message(RTM_NEWLINK, &[0; IFINFOMSG], &[]);
+        assert_eq!(read(&begin, SEQUENCE, |_, _| {}).unwrap(), Part::Messages);
     }
 
     #[test]
