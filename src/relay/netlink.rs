@@ -17,8 +17,8 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use tokio::io::{Interest, unix::AsyncFd};
 
 use self::message::{
-    IFADDRMSG, IFINFOMSG, NLM_F_DUMP, NLM_F_REQUEST, NLMSGHDR, Part, RTA_DST, RTA_SRC, RTM_GETADDR,
-    RTM_GETLINK, RTM_GETROUTE, RTM_GETTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
+    IFADDRMSG, IFINFOMSG, NLM_F_DUMP, NLM_F_REQUEST, NLMSGHDR, Part, RTA_DST, RTA_MARK, RTA_SRC,
+    RTM_GETADDR, RTM_GETLINK, RTM_GETROUTE, RTM_GETTFILTER, RTM_NEWADDR, RTM_NEWLINK, RTM_NEWROUTE,
     RTM_NEWTFILTER, RTMSG, TCMSG,
 };
 
@@ -32,6 +32,10 @@ pub(super) const EVERYTHING: &[u32] = &[1, 5, 7, 9, 11, 8, 19];
 const INGRESS: u32 = 0xffff_fff2;
 /// Bytes that suffice for any message that the kernel sends at once.
 const BUFFER_LEN: usize = 64 << 10;
+
+/// Mark of packets that Tailscale keeps out of its own tunnel (`tsconst.LinuxBypassMark`). Where
+/// tailscaled of the same host uses an exit node or accepts routes, other packets go into the tunnel.
+pub(super) const BYPASS_MARK: u32 = 0x8_0000;
 
 /// A network device.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -116,8 +120,8 @@ impl Netlink {
         Ok(devices)
     }
 
-    /// The route of a datagram to `to`, from the local address `from` if that is given. `None` when the
-    /// datagram stays on this host, or when no route leads there.
+    /// The route of a datagram with [`BYPASS_MARK`] to `to`, from the local address `from` if that is
+    /// given. `None` when the datagram stays on this host, or when no route leads there.
     pub(super) fn route(&mut self, from: Option<IpAddr>, to: IpAddr) -> io::Result<Option<Route>> {
         self.lookup(from, to, message::route)
     }
@@ -151,6 +155,9 @@ impl Netlink {
             body.extend_from_slice(&kind.to_ne_bytes());
             body.extend_from_slice(&octets);
         }
+        body.extend_from_slice(&8_u16.to_ne_bytes());
+        body.extend_from_slice(&RTA_MARK.to_ne_bytes());
+        body.extend_from_slice(&BYPASS_MARK.to_ne_bytes());
         let mut found = None;
         let asked = self.ask(RTM_GETROUTE, 0, &body, |kind, body| {
             if kind == RTM_NEWROUTE {
@@ -303,6 +310,45 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use super::*;
+    use crate::relay::namespace::Net;
+
+    /// As tailscaled with an exit node sets routes up (`wgengine/router/osrouter`): its table is read for
+    /// all packets but marked ones.
+    #[test]
+    fn routes_of_an_exit_node_are_passed_over() {
+        let Some(net) = Net::open(["node", "router"]) else {
+            return;
+        };
+        net.cable([("node", "uplink0", &[]), ("router", "node0", &[])]);
+        net.cable([("node", "tunnel0", &[]), ("router", "exit0", &[])]);
+        for (address, device) in [
+            ("192.0.2.1/24", "uplink0"),
+            ("2001:db8::1/64", "uplink0"),
+            ("100.64.0.1/32", "tunnel0"),
+        ] {
+            net.ip("node", &format!("address add {address} dev {device}"));
+        }
+        for (family, gateway) in [("-4", "192.0.2.254"), ("-6", "2001:db8::fe")] {
+            let commands = [
+                format!("route add default via {gateway} dev uplink0 onlink"),
+                "route add default dev tunnel0 table 52".to_owned(),
+                "rule add fwmark 0x80000/0xff0000 table main priority 5210".to_owned(),
+                "rule add table 52 priority 5270".to_owned(),
+            ];
+            for command in commands {
+                net.ip("node", &format!("{family} {command}"));
+            }
+        }
+        net.run("node", || {
+            let mut netlink = Netlink::new().unwrap();
+            let devices = netlink.devices().unwrap();
+            for to in ["198.51.100.7", "2001:db8:7::7"] {
+                let route = netlink.route(None, to.parse().unwrap()).unwrap().unwrap();
+                assert_eq!(devices[&route.ifindex].name, "uplink0", "{to}");
+                assert!(route.gateway.is_some());
+            }
+        });
+    }
 
     #[test]
     fn a_filter_that_is_not_there_is_told_from_a_device_that_is_not_there() {

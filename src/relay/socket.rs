@@ -29,6 +29,8 @@ pub use receive::{Arrival, ReceiveBatch, SLOTS, Taken};
 pub use send::{Outgoing, Payload, SendBatch, Sent};
 pub use wake::{Interest, Waker, wait};
 
+use super::netlink::BYPASS_MARK;
+
 /// Requested size of a receive buffer. The kernel doubles it for its own overhead, which for a small
 /// datagram is several times its length, so there is room for some 12,000 of them. Memory is used for
 /// waiting datagrams only.
@@ -95,6 +97,7 @@ impl UdpSocket {
             tracing::info!(%error, "no UDP receive offload: datagrams are read one by one");
         }
         enlarge_buffers(&socket)?;
+        bypass_tunnel(&socket);
         socket.bind(&SockAddr::from(address))?;
         let local = socket
             .local_addr()?
@@ -114,6 +117,8 @@ impl UdpSocket {
             return Err(io::ErrorKind::InvalidInput.into());
         }
         let local = local.ok_or(io::ErrorKind::InvalidInput)?;
+        // A relay of an earlier version has not done it.
+        bypass_tunnel(&socket);
         Ok(Self { socket, local })
     }
 
@@ -144,6 +149,13 @@ impl AsFd for UdpSocket {
 /// Returns an address of packet information unless it is unspecified.
 fn specified(ip: IpAddr) -> Option<IpAddr> {
     (!ip.is_unspecified()).then_some(ip)
+}
+
+/// Keeps datagrams out of the tunnel of a tailscaled on the same host, if the relay may do so.
+fn bypass_tunnel(socket: &Socket) {
+    if let Err(error) = socket.set_mark(BYPASS_MARK) {
+        tracing::debug!(%error, "datagrams are not marked for tailscaled of this host");
+    }
 }
 
 /// Enlarges both buffers. The privileged options may exceed `net.core.{r,w}mem_max`; without the

@@ -36,6 +36,7 @@ const RTA_OIF: u16 = 4;
 const RTA_GATEWAY: u16 = 5;
 const RTA_PREFSRC: u16 = 7;
 const RTA_METRICS: u16 = 8;
+pub(super) const RTA_MARK: u16 = 16;
 const RTA_VIA: u16 = 18;
 const RTAX_MTU: u16 = 2;
 const TCA_OPTIONS: u16 = 2;
@@ -62,7 +63,7 @@ const IFA_F_DADFAILED: u8 = 0x08;
 const IFA_F_DEPRECATED: u8 = 0x20;
 const IFA_F_TENTATIVE: u8 = 0x40;
 
-/// What a part of an answer was.
+/// Content of a part of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Part {
     /// It belongs to another request.
