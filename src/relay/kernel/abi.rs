@@ -1,7 +1,7 @@
 //! Layout of the configuration, counters and local addresses of the program, byte for byte as
 //! `maps.bpf.h` has them.
 
-use std::net::IpAddr;
+use std::{net::IpAddr, time::Duration};
 
 use relay_proto::{DropReason, RateLimit};
 
@@ -16,6 +16,10 @@ pub(super) type TrafficValue = [u64; 2];
 pub(super) const BUCKETS: usize = 16;
 /// Upper bound of the first bucket is 2 to this power, in nanoseconds; each next one doubles it.
 const FIRST_BUCKET: u32 = 7;
+
+/// Time without forwarding after which no session is open: far longer than the five minutes of silence that
+/// end a session, and shorter than the time after which ticks wrap.
+const OUTDATED: Duration = Duration::from_secs(30 * 60);
 
 /// Reasons for which the program itself drops datagrams, in the order of its counters.
 pub const DROPPED: [DropReason; 4] = [
@@ -108,6 +112,14 @@ impl Config {
             ..Self::default()
         }
     }
+
+    /// Returns whether the program has forwarded nothing for so long that no session of the process which
+    /// wrote this can still be open. Ticks of its entries would name such a silence as a shorter one, as
+    /// they wrap after 73 minutes.
+    pub(super) fn is_outdated(&self, clock: u64) -> bool {
+        let silent = Duration::from_nanos(clock.saturating_sub(self.valid_until));
+        self.valid_until != 0 && silent > OUTDATED
+    }
 }
 
 /// An address as the program compares it: IPv4 in IPv6's mapped form.
@@ -124,5 +136,31 @@ pub(super) const fn bucket_bound(bucket: usize) -> Option<u64> {
         Some(1 << (FIRST_BUCKET as usize + bucket))
     } else {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_relay_left_is_outdated_once_no_session_can_be_open() {
+        let minute = 60_000_000_000;
+        let config = Config {
+            valid_until: 100 * minute,
+            ..Config::default()
+        };
+        for (clock, wanted) in [
+            (0, false),
+            (100 * minute, false),
+            (120 * minute, false),
+            (131 * minute, true),
+            // The ticks have wrapped, and name silences of some minutes.
+            (175 * minute, true),
+            (u64::MAX, true),
+        ] {
+            assert_eq!(config.is_outdated(clock), wanted, "{clock}");
+        }
+        assert!(!Config::default().is_outdated(u64::MAX), "nobody wrote it");
     }
 }

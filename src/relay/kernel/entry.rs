@@ -58,8 +58,8 @@ pub(super) struct LegActivity {
 impl LegActivity {
     /// Time since the last datagram from the leg, at most a tick less, when CLOCK_MONOTONIC is at
     /// `clock` nanoseconds. For a leg that has sent nothing it is the time since the boot of the
-    /// host. Sessions end when a leg is silent for five minutes, so no silence is as long as what
-    /// ticks tell apart.
+    /// host. Sessions end when a leg is silent for five minutes, and entries of a relay that was away for
+    /// longer are removed, so no silence is as long as what ticks tell apart.
     pub(super) const fn silence(&self, clock: u64) -> Duration {
         if self.traffic.bytes == 0 {
             return Duration::from_nanos(clock);

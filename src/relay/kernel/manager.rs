@@ -123,6 +123,9 @@ impl Manager {
             reattach_at: None,
             detached,
         };
+        if left.is_outdated(sys::monotonic_ns()) {
+            manager.retain(Vec::new());
+        }
         manager.refresh_addresses()?;
         Ok(manager)
     }
