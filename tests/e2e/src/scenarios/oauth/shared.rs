@@ -64,17 +64,20 @@ fn shared(deployment: &Deployment<'_>) -> Result<String> {
         relays("stranger", OUTSIDE, PORTS[2]),
     ];
     let shown = show(deployment, &all);
-    let ended = all.iter().try_for_each(Relays::delete);
+    let cleaned = clean_up(deployment, &all);
+    shown.and_then(|shown| cleaned.map(|()| shown))
+}
+
+fn clean_up(deployment: &Deployment<'_>, all: &[Relays<'_>]) -> Result<()> {
+    all.iter().try_for_each(Relays::delete)?;
     remove_credential(deployment)?;
     for secret in SECRETS {
         let words = ["delete", "secret", secret, "-n", OPERATOR_NAMESPACE];
         let words = words.into_iter().chain(["--ignore-not-found"]);
         deployment.rig.kubectl(words)?;
     }
-    deployment
-        .rig
-        .kubectl(["delete", "namespace", TENANTS, OUTSIDE])?;
-    shown.and_then(|shown| ended.map(|()| shown))
+    let words = ["delete", "namespace", TENANTS, OUTSIDE];
+    deployment.rig.kubectl(words).map(drop)
 }
 
 fn show(
