@@ -156,7 +156,9 @@ impl ApiClients {
     /// Returns the API client as [`Self::get`] does. If the TailnetCredential or the Secret was
     /// deleted, or the operator may no longer read the Secret, the last client is returned: all of
     /// them may be deleted together with the PeerRelay, and a namespace that is being deleted may
-    /// lose the Secret and the operator's rights before its PeerRelays.
+    /// lose the Secret and the operator's rights before its PeerRelays. The last client is forgotten
+    /// if the TailnetCredential does not allow the namespace, so that its later deletion does not
+    /// allow it.
     ///
     /// # Errors
     /// As [`Self::get`], if there is no last client.
@@ -166,6 +168,10 @@ impl ApiClients {
     ) -> Result<Arc<TailnetApi>, CredentialError> {
         match self.get(access).await {
             Err(error) if error.is_gone() => self.last(access, |_| true).ok_or(error),
+            Err(error @ CredentialError::Reference(ReferenceError::NotAllowed { .. })) => {
+                self.forget(&access.relay);
+                Err(error)
+            }
             result => result,
         }
     }

@@ -31,10 +31,13 @@ use super::{
     status::{Outcome, Pass, status},
     stores::Stores,
     syncer::Syncer,
-    validate::{ValidSpec, validate},
+    validate::{InvalidRelay, ValidSpec, validate},
     view::{ApiResults, ClusterView, view},
 };
-use crate::{backoff::Backoff, crd::PeerRelay};
+use crate::{
+    backoff::Backoff,
+    crd::{PeerRelay, PeerRelayStatus},
+};
 
 /// Default wait until objects that the API server refused are applied again.
 const RETRY: Duration = Duration::from_secs(1);
@@ -162,9 +165,10 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let spec = match validate(&relay, &view.referred, &ctx.defaults) {
         Ok(spec) => spec,
         Err(invalid) => {
-            let (reason, message) = (invalid.reason(), &*invalid.to_string());
-            let outcome = Outcome::Invalid { reason, message };
-            let status = status(&relay, &view, outcome, now);
+            if invalid.withdraws_access() {
+                ctx.apis.issuer.forget(&key);
+            }
+            let status = invalid_status(&relay, &view, &invalid, now);
             let published = publisher.publish(status).await;
             return published
                 .map(|()| Action::await_change())
@@ -193,6 +197,17 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     }
     held?;
     next(&plan, objects, tasks)
+}
+
+/// The status of a PeerRelay that cannot be planned.
+fn invalid_status(
+    relay: &PeerRelay,
+    view: &ClusterView,
+    invalid: &InvalidRelay,
+    now: Timestamp,
+) -> PeerRelayStatus {
+    let (reason, message) = (invalid.reason(), &*invalid.to_string());
+    status(relay, view, Outcome::Invalid { reason, message }, now)
 }
 
 /// Sets the finalizer if the tailnet may have devices or entries in its policy that the operator

@@ -211,6 +211,12 @@ impl InvalidRelay {
             _ => INVALID_SPEC,
         }
     }
+
+    /// Returns whether an administrator of the cluster has withdrawn the access to the tailnet, so
+    /// that the operator must forget it.
+    pub const fn withdraws_access(&self) -> bool {
+        matches!(self, Self::Reference(ReferenceError::NotAllowed { .. }))
+    }
 }
 
 impl ValidSpec {
