@@ -9,7 +9,7 @@ use rig::{deployment::Deployment, progress::Progress};
 use super::Scenario;
 
 /// The time of the sample of all faults; `cargo dev faults` tries all of them.
-const TIME: Duration = Duration::from_secs(75);
+const TIME: Duration = Duration::from_secs(45);
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
