@@ -1,6 +1,6 @@
 //! Manifests that the API server refuses, and those that it accepts.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Result, bail, ensure};
 use rig::{
@@ -192,9 +192,10 @@ fn manifests(deployment: &Deployment<'_>) -> Result<String> {
         ("-k", "kustomize/base"),
         ("-f", "examples"),
     ];
-    for (flag, source) in sources {
+    let created = create_namespaces(deployment, &deploy.join("examples"))?;
+    let accepted = sources.iter().try_for_each(|(flag, source)| {
         let path = deploy.join(source).display().to_string();
-        deployment.rig.kubectl([
+        let dry_run = [
             "apply",
             "--server-side",
             "--force-conflicts",
@@ -202,9 +203,33 @@ fn manifests(deployment: &Deployment<'_>) -> Result<String> {
             "--validate=strict",
             flag,
             &path,
-        ])?;
+        ];
+        deployment.rig.kubectl(dry_run).map(drop)
+    });
+    for name in created {
+        deployment.rig.kubectl(["delete", "namespace", &name])?;
     }
+    accepted?;
     Ok(format!("{} sources", sources.len()))
+}
+
+/// Creates namespaces that manifests of a directory contain, where they do not exist: a dry run creates
+/// none for the objects in them. Returns their names.
+fn create_namespaces(deployment: &Deployment<'_>, manifests: &Path) -> Result<Vec<String>> {
+    let mut created = Vec::new();
+    for entry in fs::read_dir(manifests)? {
+        let text = fs::read_to_string(entry?.path())?;
+        for document in serde_yaml::Deserializer::from_str(&text) {
+            let object = Value::deserialize(document)?;
+            let name = object["metadata"]["name"].as_str().unwrap_or_default();
+            let get = ["get", "namespace", name, "--ignore-not-found", "-o", "name"];
+            if object["kind"] == "Namespace" && deployment.rig.kubectl(get)?.is_empty() {
+                deployment.rig.kubectl(["create", "namespace", name])?;
+                created.push(name.to_owned());
+            }
+        }
+    }
+    Ok(created)
 }
 
 fn own_report(deployment: &Deployment<'_>) -> Result<String> {
