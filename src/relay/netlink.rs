@@ -66,6 +66,17 @@ pub(super) struct DeviceAddress {
     pub(super) is_usable: bool,
 }
 
+impl DeviceAddress {
+    /// Returns whether other hosts can know it: it belongs neither to this host alone nor to a link.
+    pub(super) fn is_global(&self) -> bool {
+        let link_local = match self.ip {
+            IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
+            IpAddr::V6(ip) => ip.is_unicast_link_local(),
+        };
+        !(self.ip.is_loopback() || self.ip.is_unspecified() || self.ip.is_multicast() || link_local)
+    }
+}
+
 /// Route to a client.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Route {

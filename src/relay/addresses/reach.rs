@@ -76,7 +76,7 @@ pub(super) fn reachable(
                 .iter()
                 .any(|(_, source)| *source == Some(address.ip));
             let is_told = is_told || is_source && !is_tunnel(device);
-            if !is_told || !is_global(address.ip) || is_of_tailnet(address.ip) {
+            if !is_told || !address.is_global() || is_of_tailnet(address.ip) {
                 tracing::trace!(interface = device.name, ip = %address.ip, "address not told");
                 continue;
             }
@@ -131,15 +131,6 @@ fn is_uplink(
             { ports }.any(|(port, _)| below(*port))
         }
     }
-}
-
-/// Returns whether an address is not bound to a host or a link.
-fn is_global(ip: IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(ip) => ip.is_link_local() || ip.is_broadcast(),
-        IpAddr::V6(ip) => ip.is_unicast_link_local(),
-    };
-    !ip.is_loopback() && !ip.is_unspecified() && !ip.is_multicast() && !link_local
 }
 
 #[cfg(test)]

@@ -3,7 +3,6 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     io,
-    net::IpAddr,
     sync::atomic::Ordering,
     time::Instant,
 };
@@ -15,7 +14,7 @@ use super::{
     },
     Manager, WATCHDOG,
 };
-use crate::relay::netlink::Device;
+use crate::relay::netlink::{Device, DeviceAddress};
 
 /// Keys of local addresses; 0 is none.
 const LOCALS: std::ops::Range<u32> = 1..1024;
@@ -26,9 +25,8 @@ impl Manager {
         self.devices = self.netlink.devices()?;
         let addresses = self.devices.values().flat_map(|device| &device.addresses);
         let wanted: BTreeSet<AddressKey> = addresses
-            .map(|address| address.ip)
-            .filter(is_served)
-            .map(abi::address_key)
+            .filter(|address| address.is_global())
+            .map(|address| abi::address_key(address.ip))
             .collect();
         let gone = self
             .locals
@@ -114,10 +112,7 @@ impl Manager {
             device.ethernet
                 && device.up
                 && !device.loopback
-                && device
-                    .addresses
-                    .iter()
-                    .any(|address| is_served(&address.ip))
+                && device.addresses.iter().any(DeviceAddress::is_global)
         };
         self.reattach
             .retain(|index| self.devices.contains_key(&index));
@@ -155,13 +150,4 @@ impl Manager {
             self.routes.record_reroute(begin.elapsed(), Instant::now());
         }
     }
-}
-
-/// Returns whether clients can reach a relay at this address.
-fn is_served(ip: &IpAddr) -> bool {
-    let link_local = match ip {
-        IpAddr::V4(v4) => v4.is_link_local(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !(ip.is_loopback() || ip.is_unspecified() || ip.is_multicast() || link_local)
 }
