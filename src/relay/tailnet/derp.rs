@@ -104,7 +104,7 @@ impl Derp {
                 Ended::NotOpened(error) => {
                     self.report(&error.to_string());
                     self.health().record_failure(region, Instant::now());
-                    !stays && self.usable(&map).next().is_some()
+                    !stays && home::candidates(&map).any(|region| self.is_usable(region))
                 }
                 Ended::Lost(error) => {
                     self.report(&error.to_string());
@@ -126,17 +126,16 @@ impl Derp {
 
     /// Returns the region that becomes home: one that works before one that failed.
     async fn choose(&self, map: &DerpMap) -> Option<u32> {
-        let usable: Vec<_> = self.usable(map).collect();
-        let failed = home::candidates(map).filter(|region| !usable.contains(region));
-        match home::choose(&self.dialer, map, usable.iter().copied()).await {
+        let (usable, failed): (Vec<_>, Vec<_>) =
+            home::candidates(map).partition(|region| self.is_usable(*region));
+        match home::choose(&self.dialer, map, usable.into_iter()).await {
             Some(region) => Some(region),
-            None => home::choose(&self.dialer, map, failed).await,
+            None => home::choose(&self.dialer, map, failed.into_iter()).await,
         }
     }
 
-    fn usable<'a>(&'a self, map: &'a DerpMap) -> impl Iterator<Item = u32> {
-        let now = Instant::now();
-        home::candidates(map).filter(move |region| self.health().is_usable(*region, now))
+    fn is_usable(&self, region: u32) -> bool {
+        self.health().is_usable(region, Instant::now())
     }
 
     /// Serves the home region until its connection ends.

@@ -44,8 +44,7 @@ impl OtherRegions {
         region: u32,
         answer: Answer,
     ) -> Result<(), Answer> {
-        let usable = || derp.health().is_usable(region, Instant::now());
-        if !map.regions.contains_key(&region) || !usable() {
+        if !map.regions.contains_key(&region) || !derp.is_usable(region) {
             return Err(answer);
         }
         let open = self.queues.get(&region).filter(|queue| !queue.is_closed());
