@@ -36,18 +36,12 @@ pub(super) fn access(
         return Ok(None);
     }
     let source = match (&grants.oauth, &grants.workload_identity, &grants.api_key) {
-        (Some(oauth), None, None) => AccountSource::OAuthClient {
-            secret: oauth.secret_name.clone(),
-            namespace: SecretNamespace::PeerRelay,
-        },
+        (Some(oauth), None, None) => AccountSource::of_oauth(oauth, SecretNamespace::PeerRelay),
         (None, None, Some(api_key)) => AccountSource::ApiKey {
             secret: api_key.secret_name.clone(),
             key: api_key.key().to_owned(),
         },
-        (None, Some(identity), None) => AccountSource::WorkloadIdentity {
-            client_id: identity.client_id.clone(),
-            audience: identity.audience(),
-        },
+        (None, Some(identity), None) => AccountSource::of_identity(identity),
         _ => return Err(InvalidRelay::PolicyCredential),
     };
     let account = match account_with(relay, referred, source) {

@@ -89,6 +89,24 @@ pub enum AccountSource {
     },
 }
 
+impl AccountSource {
+    /// Returns the proof of an OAuth client whose Secret is in this namespace.
+    pub(super) fn of_oauth(oauth: &OAuthRef, namespace: SecretNamespace) -> Self {
+        Self::OAuthClient {
+            secret: oauth.secret_name.clone(),
+            namespace,
+        }
+    }
+
+    /// Returns the proof of a federated identity.
+    pub(super) fn of_identity(identity: &WorkloadIdentity) -> Self {
+        Self::WorkloadIdentity {
+            client_id: identity.client_id.clone(),
+            audience: identity.audience(),
+        }
+    }
+}
+
 /// Namespace of a Secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SecretNamespace {
@@ -140,14 +158,8 @@ impl<'a> Fields<'a> {
     /// Returns the account with which relays get their auth keys.
     fn account(&self) -> Result<ApiAccount, InvalidRelay> {
         let source = match (self.oauth, self.workload_identity) {
-            (Some(oauth), None) => AccountSource::OAuthClient {
-                secret: oauth.secret_name.clone(),
-                namespace: self.secrets,
-            },
-            (None, Some(identity)) => AccountSource::WorkloadIdentity {
-                client_id: identity.client_id.clone(),
-                audience: identity.audience(),
-            },
+            (Some(oauth), None) => AccountSource::of_oauth(oauth, self.secrets),
+            (None, Some(identity)) => AccountSource::of_identity(identity),
             _ => return Err(InvalidRelay::Credential),
         };
         self.account_with(source)
