@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::names;
 
+/// Pattern of the name of a Secret or of a TailnetCredential.
+const NAME: &str = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$";
+/// Pattern of a key of a Secret.
+const SECRET_KEY: &str = "^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$";
+
 /// Reference to a Secret with an OAuth client.
 #[derive(KubeSchema, Serialize, Deserialize, Clone, Debug, PartialEq, Eq)]
 #[serde(rename_all = "camelCase")]
@@ -16,7 +21,7 @@ pub struct OAuthRef {
     /// (`credentials` in the values of the chart).
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+        regex(pattern = NAME)
     )]
     pub secret_name: String,
 }
@@ -55,14 +60,14 @@ pub struct AuthKeyRef {
     /// Name of the Secret. It may be created later, and may be replaced.
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+        regex(pattern = NAME)
     )]
     pub secret_name: String,
     /// Key of the Secret that contains the auth key. If empty, it is `authkey`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = "^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")
+        regex(pattern = SECRET_KEY)
     )]
     pub key: Option<String>,
 }
@@ -82,14 +87,14 @@ pub struct ApiKeyRef {
     /// to read it (`credentials` in the values of the chart).
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+        regex(pattern = NAME)
     )]
     pub secret_name: String,
     /// Key of the Secret that contains the API key. If empty, it is `apikey`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = "^[.]?[-_a-zA-Z0-9][-._a-zA-Z0-9]*$")
+        regex(pattern = SECRET_KEY)
     )]
     pub key: Option<String>,
 }
@@ -109,7 +114,7 @@ pub struct CredentialsRef {
     /// the namespace of the PeerRelay (`allowedNamespaces`).
     #[schemars(
         length(min = 1, max = 253),
-        regex(pattern = "^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$")
+        regex(pattern = NAME)
     )]
     pub name: String,
 }
