@@ -107,6 +107,9 @@ impl Allocator {
         if peer.disco != Some(frame.sender) {
             return Err(DropReason::DiscoMismatch);
         }
+        // Before the box is opened, which may cost an X25519. After the keys are compared: only packets
+        // that DERP attributes to the node and that name its disco key count, so nobody else can use up
+        // its rate.
         self.requests.admit(peer.node_key, now)?;
         let shared = self.shared_keys.shared_with(frame.sender, now);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
@@ -118,18 +121,23 @@ impl Allocator {
             return Err(DropReason::UnexpectedMessage);
         };
         let pair = Pair::new(a, b);
+        // With one key twice, every bind would be for leg A, and leg B could never be bound.
         if a == b || pair.side_of(frame.sender).is_none() {
             return Err(DropReason::NotAParty);
         }
         if !peer.may_relay || peer.unsigned_peer_api_only {
             return Err(DropReason::NoGrant);
         }
+        // Go compares the server's key only (`udprelay.Server.AllocateEndpoint`). The node's own key is
+        // no client either: a relay never binds.
         if [self.server, self.shared_keys.public()]
             .iter()
             .any(|own| pair.side_of(*own).is_some())
         {
             return Err(DropReason::OwnKey);
         }
+        // Clients cannot decode a response without an address (`disco.UDPRelayEndpoint.decode`), and
+        // would learn no more from it than from silence.
         if self.addresses.is_empty() {
             return Err(DropReason::NoAddress);
         }
@@ -161,6 +169,8 @@ impl Allocator {
             vni: allocation.vni.number(),
             bind_lifetime_ns: nanoseconds(bind),
             steady_lifetime_ns: nanoseconds(steady),
+            // Also for a session that exists, as in Go (`AllocateEndpoint`): clients ask again when
+            // they have lost the path, and may need an address that is new since then.
             addresses: self.addresses.clone(),
         };
         let response = Message::AllocateResponse {

@@ -31,6 +31,10 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Self {
         Self {
+            // `defaultBindLifetime`, `defaultSteadyStateLifetime` and `macSecretRotationInterval` of
+            // Go's udprelay. A client ends a handshake after the bind lifetime, and after 30 s at the
+            // latest (`maxHandshakeLifetime` in magicsock), so a longer one would only keep sessions that
+            // nobody binds.
             bind_lifetime: Duration::from_secs(30),
             steady_lifetime: Duration::from_secs(5 * 60),
             secret_rotation: Duration::from_secs(2 * 60),

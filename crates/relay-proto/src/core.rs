@@ -116,6 +116,8 @@ impl<P: SharedTat + SharedVnis> Core<P> {
         now: Timestamp,
         reply: &mut [u8; REPLY_LEN],
     ) -> Verdict {
+        // Legs are compared and judged in one form. A dual-stack socket would name an IPv4 source in
+        // mapped form.
         let source = canonical(source);
         let verdict = match Header::decode(datagram) {
             None => Err(DropReason::Malformed),

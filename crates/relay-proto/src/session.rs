@@ -216,6 +216,9 @@ impl Leg {
     /// Begins a handshake that is newer than the completed one and not older than the one in
     /// progress: a recorded bind that is replayed changes nothing.
     fn begin(&mut self, generation: Generation) -> Result<(), DropReason> {
+        // Equal to the one in progress is no replay: a client sends its bind to each address of the
+        // relay, with one generation (`relayManager.handshakeServerEndpoint`). Go accepts older ones
+        // too, so whoever has recorded a bind can keep a client from finishing its handshakes there.
         if generation <= self.completed || generation < self.in_progress {
             return Err(DropReason::StaleGeneration);
         }

@@ -196,6 +196,8 @@ impl State {
             let [a, b] = session.pair.keys();
             a != b
                 && session.lamport < self.next_lamport
+                // Datagrams are steered by the VNI, requests by the pair: if they disagreed, the core
+                // that answers requests would never see the datagrams.
                 && Shard::of(session.vni) == shards.shard(&session.pair)
                 && vnis.insert(session.vni)
                 && pairs.insert(session.pair)

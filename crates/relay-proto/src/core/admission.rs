@@ -24,6 +24,8 @@ impl<P: SharedTat + SharedVnis> Core<P> {
     pub fn allocate(&mut self, request: &Request) -> Result<Allocation, DropReason> {
         if let Some(session) = self.table.of_pair(&request.pair) {
             self.counters.reallocations += 1;
+            // Both clients ask, and ask again while they look for a path. The same VNI and LamportID
+            // tell them that this is the session which they know (`udprelay.Server.AllocateEndpoint`).
             return Ok(Allocation {
                 vni: session.vni,
                 lamport: session.lamport,
@@ -67,6 +69,7 @@ impl<P: SharedTat + SharedVnis> Core<P> {
     /// of this core: a core knows no others.
     fn make_room(&mut self, node: NodeKey, now: Timestamp) -> Result<Owner, DropReason> {
         loop {
+            // Asked again after each eviction: another core may have taken the place that became free.
             let full = match self.limits.enter(node) {
                 Ok(owner) => return Ok(owner),
                 Err(full) => full,

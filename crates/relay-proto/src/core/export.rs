@@ -52,6 +52,8 @@ impl<P: SharedTat + SharedVnis> Core<P> {
     /// Imports one session. Returns `false` for a session that this core cannot continue.
     fn import_session(&mut self, saved: &SavedSession, now: Timestamp) -> bool {
         let mut legs = saved.legs.iter().filter_map(|leg| leg.address);
+        // Whoever wrote the state may have allowed other addresses, and no handshake checks these
+        // again.
         if self.table.has(saved.vni) || !legs.all(|leg| self.policy.may_bind(&leg)) {
             return false;
         }

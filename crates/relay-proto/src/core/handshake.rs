@@ -43,6 +43,7 @@ impl<P: SharedTat + SharedVnis> Core<P> {
         let shared = self.shared_keys.shared_with(frame.sender, now);
         let message = frame.open(shared).ok_or(DropReason::BadSeal)?;
         self.challenges.rotate(&mut self.rng, now);
+        // Taken before the handshake, which may open the session.
         let was_open = session.is_open();
         let path = (source, self.locals.id(local));
         match session.handshake(side, &message, path, &self.challenges, now)? {

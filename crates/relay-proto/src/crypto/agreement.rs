@@ -35,6 +35,8 @@ impl Agreement {
             shared.copy_from_slice(agreed);
             Ok(())
         });
+        // AWS-LC refuses an agreement on zero (RFC 7748, section 6.1), Go's `box.Precompute` does not:
+        // both must come to the same box.
         if agreed.is_err() {
             shared.fill(0);
         }

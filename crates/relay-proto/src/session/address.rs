@@ -39,6 +39,8 @@ impl From<Address> for SocketAddr {
 #[inline]
 pub(crate) fn canonical(address: SocketAddr) -> SocketAddr {
     match address {
+        // Without this, ::ffff:127.0.0.1 would pass as an address that is not loopback (coturn's
+        // CVE-2026-27624).
         SocketAddr::V6(v6) => SocketAddr::new(v6.ip().to_canonical(), v6.port()),
         SocketAddr::V4(_) => address,
     }
@@ -81,6 +83,7 @@ impl AddressPolicy {
                 !(this_network || v4.is_link_local() || v4.is_multicast() || v4.is_broadcast())
             }
             IpAddr::V6(v6) => {
+                // The scope of an address is not stored, and without it a link-local one names no host.
                 !(v6.is_unspecified() || v6.is_unicast_link_local() || v6.is_multicast())
             }
         }

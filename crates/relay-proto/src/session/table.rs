@@ -96,6 +96,8 @@ impl Table {
             self.resting.remove(&vni);
         }
         loop {
+            // Go counts upward (`getNextVNILocked`), and clients take any number. Random ones cannot be
+            // guessed by others, and tell nobody how many sessions there are.
             if let Some(vni) = shard.vni(rng.next_u32())
                 && !self.has(vni)
                 && !self.resting.contains(&vni)
@@ -138,6 +140,7 @@ impl Table {
     }
 
     pub(crate) fn remove(&mut self, vni: Vni, now: Timestamp) -> Option<Session> {
+        // For its effect: the session leaves the orders of unbound ones, whether it was bound or not.
         self.mark_open(vni);
         let slot = self.slot(vni)?;
         let session = self.sessions.remove(slot)?;

@@ -234,6 +234,7 @@ impl Reader<'_> {
         let vni = self.bytes().map(u32::from_be_bytes)?;
         let bind_lifetime_ns = self.bytes().map(u64::from_be_bytes)?;
         let steady_lifetime_ns = self.bytes().map(u64::from_be_bytes)?;
+        // As in Go, where an endpoint without an address is an error (`disco.UDPRelayEndpoint.decode`).
         if self.0.is_empty() || !self.0.len().is_multiple_of(ADDR_LEN) {
             return None;
         }

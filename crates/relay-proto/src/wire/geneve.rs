@@ -109,6 +109,8 @@ pub fn uniform_data(buffer: &[u8], segment_len: usize) -> Option<Vni> {
         return None;
     }
     let first = Header::decode(buffer)?;
+    // The core never reads the other segments of a super-datagram that passes here, so each of them
+    // must be what the core has judged the first one to be.
     let same =
         |segment| Header::decode(segment).is_some_and(|h: Header| !h.control && h.vni == first.vni);
     buffer.chunks(segment_len).all(same).then_some(first.vni)
