@@ -133,6 +133,7 @@ fn try_start(options: KernelOptions) -> Result<KernelPath, StartError> {
     let (program, maps, counters) = Program::load(options.pins, sessions, options.attachment)?;
     let share =
         |map: &MapData, count| sys::share(map.fd().as_fd(), count).map_err(StartError::Share);
+    // Without a limit, cores must not find memory to share, or each datagram would be counted there.
     let relay_tat = match options.relay_limit {
         Some(_) => share(&maps.relay_tat, 1)?.first(),
         None => None,

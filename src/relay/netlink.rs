@@ -30,7 +30,8 @@ pub(super) const ADDRESSES: &[u32] = &[1, 5, 9];
 pub(super) const EVERYTHING: &[u32] = &[1, 5, 7, 9, 11, 8, 19];
 /// Parent of filters for packets that enter a device (`TC_H_CLSACT`, `TC_H_MIN_INGRESS`).
 const INGRESS: u32 = 0xffff_fff2;
-/// Bytes that suffice for any message that the kernel sends at once.
+/// Bytes that suffice for any message that the kernel sends at once: it fills at most 32 KiB for a dump
+/// (`netlink_recvmsg`), and cuts off what does not fit.
 const BUFFER_LEN: usize = 64 << 10;
 
 /// Mark of packets that Tailscale keeps out of its own tunnel (`tsconst.LinuxBypassMark`). Where
@@ -102,6 +103,8 @@ impl Netlink {
     pub(super) fn new() -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
+        // Connected to port 0, the kernel, the socket refuses messages of other processes
+        // (`netlink_getsockbyportid`).
         socket.connect(&SocketAddr::new(0, 0))?;
         Ok(Self {
             socket,
@@ -166,6 +169,8 @@ impl Netlink {
             body.extend_from_slice(&kind.to_ne_bytes());
             body.extend_from_slice(&octets);
         }
+        // With the mark of the sockets: rules of tailscaled choose another table for packets without
+        // it.
         body.extend_from_slice(&8_u16.to_ne_bytes());
         body.extend_from_slice(&RTA_MARK.to_ne_bytes());
         body.extend_from_slice(&BYPASS_MARK.to_ne_bytes());
@@ -195,6 +200,8 @@ impl Netlink {
     ) -> io::Result<Option<u32>> {
         let mut body = [0; TCMSG];
         let protocol = (libc::ETH_P_ALL as u16).to_be();
+        // `tcm_info` is the priority and the protocol, which is in network order also here
+        // (`TC_H_MAKE`).
         let info = u32::from(priority) << 16 | u32::from(protocol);
         for (at, value) in [(4, ifindex), (8, handle), (12, INGRESS), (16, info)] {
             body[at..at + 4].copy_from_slice(&value.to_ne_bytes());
@@ -239,6 +246,8 @@ impl Netlink {
             self.socket.recv(&mut self.buffer, 0)?;
             match message::read(&self.buffer, self.sequence, &mut each)? {
                 Part::Last => return Ok(()),
+                // The kernel ends a dump with NLMSG_DONE, and any other answer after its only message,
+                // as no acknowledgement was asked for.
                 Part::Messages if flags & NLM_F_DUMP == 0 => return Ok(()),
                 Part::Messages | Part::Foreign => {}
             }
@@ -251,6 +260,7 @@ impl Changes {
     pub(super) fn of(groups: &[u32]) -> io::Result<Self> {
         let mut socket = Socket::new(NETLINK_ROUTE)?;
         socket.bind_auto()?;
+        // [`Changes::clear`] reads until the socket has nothing more.
         socket.set_non_blocking(true)?;
         for group in groups {
             socket.add_membership(*group)?;

@@ -88,6 +88,7 @@ impl Config {
     pub(super) fn encode(self) -> ConfigValue {
         let mut value = [0; size_of::<ConfigValue>()];
         value[..8].copy_from_slice(&self.valid_until.to_ne_bytes());
+        // In network order: the program compares it with the port in the packet as it is.
         value[8..10].copy_from_slice(&self.port.to_be_bytes());
         value[12..16].copy_from_slice(&self.known_mask.to_ne_bytes());
         for (limit, bytes) in [self.session_limit, self.relay_limit]
@@ -118,6 +119,7 @@ impl Config {
     /// they wrap after 73 minutes.
     pub(super) fn is_outdated(&self, clock: u64) -> bool {
         let silent = Duration::from_nanos(clock.saturating_sub(self.valid_until));
+        // Zero is a map that no process has written to.
         self.valid_until != 0 && silent > OUTDATED
     }
 }

@@ -94,6 +94,7 @@ pub(super) fn attach_filter(
     }
     let (handle, ingress) = (handle(port), TcAttachType::Ingress);
     let old = SchedClassifierLink::attached(device, ingress, PRIORITY, handle, None)?;
+    // The link is made up from numbers; only replacing it shows whether there is such a filter.
     let id = program.attach_to_link(old).or_else(|_| {
         let options = NlOptions {
             priority: PRIORITY,

@@ -13,7 +13,7 @@ use super::abi::address_key;
 /// Encoded egress, as `maps.bpf.h` has it.
 pub(super) type EgressValue = [u8; 24];
 
-/// Number of keys, with the first, which stands for no egress.
+/// Number of keys, with the first, which stands for no egress (`EXIT_COUNT` in `maps.bpf.h`).
 const EGRESS_COUNT: u32 = 1024;
 /// Key of the egress without device and local address.
 pub(super) const NONE: u16 = 0;

@@ -61,6 +61,7 @@ impl LegActivity {
     /// host. Sessions end when a leg is silent for five minutes, and entries of a relay that was away for
     /// longer are removed, so no silence is as long as what ticks tell apart.
     pub(super) const fn silence(&self, clock: u64) -> Duration {
+        // A tick of zero is a time like any other, so only the count tells that nothing has come.
         if self.traffic.bytes == 0 {
             return Duration::from_nanos(clock);
         }

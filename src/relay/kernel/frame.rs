@@ -1,5 +1,5 @@
-//! Ethernet frames with UDP_LEN over IPv4 and IPv6, built and checked without the help of anything that
-//! forwards: for the self-test, and for tests.
+//! Ethernet frames with UDP over IPv4 and IPv6, for the self-test and for tests. The checksums are computed
+//! from all bytes, and not updated as the program does it, so that a fault of the program shows.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -55,7 +55,7 @@ pub(super) fn seal(frame: &mut [u8]) {
     frame[at + 6..at + 8].copy_from_slice(&check.to_be_bytes());
 }
 
-/// Returns whether every checksum is right, recomputed over all bytes. A missing one is wrong.
+/// Returns whether every checksum is right. A missing UDP checksum counts as wrong.
 pub(super) fn is_sealed(frame: &[u8]) -> bool {
     let at = udp_at(frame);
     let ip = !is_v4(frame) || sum(0, &frame[ETHERNET_LEN..at]) == 0xffff;
@@ -78,12 +78,12 @@ pub(super) fn ends(frame: &[u8]) -> (SocketAddr, SocketAddr, u8) {
     )
 }
 
-/// The UDP_LEN payload.
+/// Payload of the UDP datagram.
 pub(super) fn payload(frame: &[u8]) -> &[u8] {
     &frame[udp_at(frame) + UDP_LEN..]
 }
 
-/// Offset of the UDP_LEN header.
+/// Offset of the UDP header.
 pub(super) fn udp_at(frame: &[u8]) -> usize {
     ETHERNET_LEN + if is_v4(frame) { 20 } else { 40 }
 }
@@ -100,7 +100,7 @@ fn ip6(bytes: &[u8]) -> IpAddr {
     IpAddr::from(*bytes.first_chunk::<16>().expect("sixteen bytes"))
 }
 
-/// Sum over the pseudo header and everything from the UDP_LEN header on.
+/// Sum over the pseudo header and everything from the UDP header on.
 fn udp_sum(frame: &[u8]) -> u16 {
     let at = udp_at(frame);
     let addresses = if is_v4(frame) { 26..34 } else { 22..54 };

@@ -108,6 +108,7 @@ struct egress {
 // CAP_PERFMON, the kernel adds a barrier against speculation after each first write to the stack.
 struct scratch {
 	// Set while the program runs on this CPU: a run that interrupts it must not touch the rest.
+	// Volatile, because the compiler sees nobody else read it and would drop the writes.
 	volatile u32 busy;
 	// A key that is always 0.
 	u32 zero;
@@ -130,6 +131,7 @@ struct scratch {
 // Sessions between IPv4 addresses. The loader sets the relay's limit, here and below.
 struct {
 	UINT(type, MAP_HASH);
+	// Without preallocation, an entry takes memory only while its session is open.
 	UINT(map_flags, NO_PREALLOC);
 	UINT(max_entries, 65536);
 	TYPE(key, u32);

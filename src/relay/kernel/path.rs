@@ -141,6 +141,8 @@ impl KernelPath {
     }
 
     fn send(&self, request: Request) {
+        // In this order: the thread forgets wakes before it reads requests, so it never misses one. An
+        // error means that it has ended; then the sockets forward, and the request is of no use.
         self.0.requests.send(request).ok();
         self.0.waker.wake();
     }

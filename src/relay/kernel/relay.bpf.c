@@ -99,6 +99,7 @@ OWN int is_uniform(const struct __sk_buff *skb, u32 at, u32 segment, u64 first)
 		if (load_bytes(skb, at, &header, sizeof(header)) || (header & SAME) != first)
 			return 0;
 	}
+	// False when there is more behind the last segment that was read: what was not seen is not uniform.
 	return at + segment >= skb->len;
 }
 
@@ -126,6 +127,8 @@ INLINE void turn_window(struct scratch *scratch)
 // it was idle before.
 INLINE int handshake(struct scratch *scratch)
 {
+	// Before anything is counted against the window: packets that are routed or bridged to another host do
+	// not concern this relay, and must not be dropped.
 	if (!is_local(&scratch->packet))
 		return pass(PASS_NOT_LOCAL);
 	turn_window(scratch);
@@ -158,6 +161,7 @@ INLINE u64 cost(const struct rate_limit *limit, u32 bytes)
 
 INLINE int has_room(const struct rate_limit *limit, const u64 *tat, u64 cost, u64 now)
 {
+	// A TAT that has passed counts as now, so that a long pause earns no more than the burst.
 	u64 from = *tat > now ? *tat : now;
 	return from + cost - now <= limit->burst;
 }
@@ -190,6 +194,7 @@ INLINE u32 above_limit(const struct scratch *scratch, struct session *session)
 	}
 	if (config->relay.bytes_per_second && (tat = map_lookup(&DEBT, &scratch->zero))) {
 		u64 of_relay = cost(&config->relay, bytes);
+		// Nothing is charged yet: what the relay refuses must not use up the share of its session.
 		if (!has_room(&config->relay, tat, of_relay, now))
 			return DROPPED_RELAY_RATE;
 		charge(tat, of_relay, now);
@@ -207,6 +212,8 @@ INLINE int rewrite(struct __sk_buff *skb, u32 family, struct scratch *scratch)
 	const struct packet *packet = &scratch->packet;
 	u32 addresses = fold32((u64)address_difference(family, &packet->source, &packet->client) +
 			       address_difference(family, &packet->destination, &packet->hears_from));
+	// The local port stays, and only changes its place in the header, which changes no sum: the relay
+	// answers from the port to which the datagram came.
 	u32 ports = (u32)packet->client_port + (u16)~packet->udp.source;
 	u32 check_at = packet->udp_at + 6;
 
@@ -229,10 +236,14 @@ INLINE int rewrite(struct __sk_buff *skb, u32 family, struct scratch *scratch)
 		to->ports[0] = packet->udp.destination;
 		to->ports[1] = packet->client_port;
 	}
+	// With MANGLED_ZERO the kernel sends all ones where the sum is zero, which would mean that there is
+	// none.
 	if (l4_checksum_replace(skb, check_at, 0, addresses, PSEUDO_HEADER | MANGLED_ZERO) ||
 	    l4_checksum_replace(skb, check_at, 0, ports, MANGLED_ZERO))
 		return -1;
 	if (family == IPV4)
+		// One store for all fields, as each call of the helper checks first that the packet may be
+		// written.
 		return store_bytes(skb, ETHERNET + 8, &scratch->changes4,
 				   sizeof(scratch->changes4), 0);
 	return store_bytes(skb, ETHERNET + 7, &scratch->changes6.hop_limit,
@@ -253,6 +264,7 @@ INLINE void set_hop(struct scratch *scratch, const struct egress *egress)
 		third = client->word[2];
 		last = client->word[3];
 	}
+	// The router decides, not the client: an IPv4 client may be behind an IPv6 router (RFC 8950).
 	int four = !first && !second && third == BE32(0xffff);
 	scratch->packet.ifindex = egress->ifindex;
 	hop->family = four ? INTERNET : INTERNET6;
@@ -325,6 +337,8 @@ INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
 	const struct egress *egress = map_lookup(&EXITS, &packet->egress);
 	if (!egress)
 		return pass(PASS_ERROR);
+	// After all checks that pass the packet on: the core charges what the sockets forward to the same
+	// limit.
 	u32 limit = above_limit(scratch, session);
 	if (limit) {
 		count(limit, segments(packet));
@@ -338,8 +352,10 @@ INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
 	u32 packets = segments(packet);
 	__sync_fetch_and_add(&from->heard.packets, packets);
 	__sync_fetch_and_add(&from->heard.bytes, packet->payload);
+	// A plain write: CPUs that meet here write the same tick, or the one before.
 	from->last_seen = packet->now >> TICK;
 	struct traffic *forwarded = map_lookup(&FORWARDED, &packet->family);
+	// The datagrams of the self-test (VNI 0) are no traffic.
 	if (forwarded && packet->vni) {
 		forwarded->packets += packets;
 		forwarded->bytes += packet->payload;
@@ -354,6 +370,8 @@ INLINE int forward4(struct __sk_buff *skb, struct scratch *scratch)
 	struct packet *packet = &scratch->packet;
 	struct session4 *entry = map_lookup(&SESSIONS4, &packet->vni);
 	if (!entry) {
+		// An IPv4 datagram of a session with a leg on IPv6, which this program does not translate: the
+		// kernel cannot change the protocol of a super-packet (`bpf_skb_change_proto`).
 		if (map_lookup(&SESSIONS6, &packet->vni))
 			return pass_local(packet, PASS_SOCKET_SESSION);
 		return unknown(scratch);
@@ -410,6 +428,7 @@ INLINE int forward(struct __sk_buff *skb, struct scratch *scratch)
 {
 	struct packet *packet = &scratch->packet;
 	const be32 *header = packet->geneve;
+	// As in the core, the option length is not looked at.
 	if (packet->payload < GENEVE_LEN || header[0] & BE32(0xc0000000))
 		return pass_local(packet, PASS_MALFORMED);
 	packet->vni = BE32(header[1]) >> 8;
@@ -495,6 +514,8 @@ INLINE int decide(struct __sk_buff *skb, struct scratch *scratch)
 			return NEXT;
 	}
 	const struct config *config = map_lookup(&CONFIG, &scratch->zero);
+	// From here on the packet may be the relay's, and is counted. Everything else that enters the host
+	// has left the program above.
 	if (!config || !config->port || packet->udp.destination != config->port)
 		return NEXT;
 	if (packet->family == IPV4 && scratch->headers4.ip.fragment & BE16(0x2000))
@@ -504,8 +525,12 @@ INLINE int decide(struct __sk_buff *skb, struct scratch *scratch)
 	    BE16(packet->udp.len) < UDP_LEN)
 		return pass(PASS_MALFORMED);
 	packet->payload = BE16(packet->udp.len) - UDP_LEN;
+	// GRO has written the lengths of the whole super-packet into the headers; this is the payload of one
+	// datagram.
 	packet->segment = skb->gso_size ? skb->gso_size : packet->payload;
 	packet->start = scratch->seen++ % SAMPLE ? 0 : time_ns();
+	// The clock of the last timer tick is exact enough for limits and silence, and costs no read of the
+	// hardware.
 	packet->now = coarse_time_ns();
 	if (packet->now >= config->valid_until)
 		return pass(PASS_NOT_RENEWED);
@@ -517,10 +542,13 @@ int peerrelay(struct __sk_buff *skb)
 {
 	u32 zero = 0;
 
+	// A packet with a VLAN tag comes again at the ingress of its VLAN device, without the tag. Packets for
+	// other stations are seen by bridges and in promiscuous mode.
 	if (skb->vlan_present || skb->pkt_type != PACKET_HOST ||
 	    (skb->protocol != BE16(0x0800) && skb->protocol != BE16(0x86dd)))
 		return NEXT;
 	struct scratch *scratch = map_lookup(&SCRATCH, &zero);
+	// The self-test runs with interrupts on, and PREEMPT_RT preempts programs.
 	if (!scratch || scratch->busy)
 		return NEXT;
 	scratch->busy = 1;

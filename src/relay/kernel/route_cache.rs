@@ -46,6 +46,8 @@ impl RouteCache {
             return *route;
         }
         let route = ask(netlink, (from, to));
+        // A route that is not cached is asked for each time, and its changes are not noticed by
+        // `check`.
         if self.cached.len() < MAX_ROUTES {
             self.cached.insert((from, to), route);
         }
@@ -79,6 +81,7 @@ impl RouteCache {
 
 fn ask(netlink: &mut Netlink, (from, to): Ends) -> Option<Route> {
     netlink.route(from, to).unwrap_or_else(|error| {
+        // As if no route led there: the sockets then forward the session.
         tracing::debug!(%error, "failed to ask for a route");
         None
     })

@@ -101,6 +101,7 @@ fn between(clients: [SocketAddr; 2]) -> SessionEntry {
     SessionEntry {
         legs: clients.map(|address| Leg {
             address,
+            // At least the length of the test's packet; zero would leave it to the sockets.
             mtu: 1500,
             egress: egress::NONE,
         }),
@@ -121,6 +122,7 @@ fn forward(
     data.extend((0..100).map(|i| i as u8));
     let sent = frame::udp(clients[0], relay, 64, &data);
     let run = sys::test_run(program.as_fd(), &sent, 0, 1)?;
+    // The packet goes nowhere: a test run returns the verdict of the program and does not carry it out.
     if run.verdict != REDIRECTED {
         return Err(Cause::NotSent(run.verdict));
     }

@@ -6,8 +6,8 @@ use relay_proto::{ClockedTat, SharedTat, SharedVnis, Timestamp};
 
 use super::{KernelPath, sys};
 
-/// The maps that the cores read and write: the TAT of the relay's bandwidth limit, and the filter of
-/// VNIs. They stay mapped for as long as the process lives.
+/// Memory of the maps that the cores read and write: the TAT of the relay's bandwidth limit, and the filter
+/// of VNIs. It stays mapped for as long as the process lives.
 #[derive(Debug, Clone, Copy)]
 pub struct KernelShare {
     tat: Option<&'static AtomicU64>,

@@ -16,7 +16,7 @@ use std::{
 const TEST_RUN: libc::c_int = 10;
 const QUERY: libc::c_int = 16;
 const LOOKUP_AND_DELETE: libc::c_int = 21;
-/// `BPF_TCX_INGRESS`, and the most programs that one hook takes.
+/// `BPF_TCX_INGRESS`, and the most programs that one hook takes (`BPF_MPROG_MAX`).
 const TCX_INGRESS: u32 = 46;
 const TCX_MOST: usize = 64;
 /// Size of `union bpf_attr` up to the last field used here. The kernel takes any size, as long as bytes
@@ -85,6 +85,8 @@ pub(super) fn take<const N: usize>(map: BorrowedFd<'_>, key: u32) -> io::Result<
     let mut value = [0_u8; N];
     let mut attr = Attr::new();
     attr.set_fd(0, map);
+    // The kernel gets addresses as numbers. The compiler must know that somebody may use them to read
+    // `key` and to write `value`, which exposing them says.
     attr.set_u64(8, (&raw const key).expose_provenance() as u64);
     attr.set_u64(16, value.as_mut_ptr().expose_provenance() as u64);
     // SAFETY: key and value live until the call returns, and are as long as the map's: callers name
@@ -164,6 +166,8 @@ pub(super) fn test_run(
     repeat: u32,
 ) -> io::Result<TestRun> {
     let length = |bytes: &[u8]| u32::try_from(bytes.len()).map_err(io::Error::other);
+    // All other fields stay zero: the kernel refuses a context that sets one which a test may not set
+    // (`convert___skb_to_skb`).
     let mut context = [0_u8; CONTEXT_LEN];
     context[GSO_SIZE_AT..][..4].copy_from_slice(&gso_size.to_ne_bytes());
     let mut output = vec![0; packet.len() + 256];

@@ -106,6 +106,7 @@ fn attributes(mut rest: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
     std::iter::from_fn(move || {
         let header: &[u8; 4] = rest.first_chunk()?;
         let len = usize::from(u16::from_ne_bytes([header[0], header[1]]));
+        // The two highest bits are flags: NLA_F_NESTED and NLA_F_NET_BYTEORDER.
         let kind = u16::from_ne_bytes([header[2], header[3]]) & 0x3fff;
         let value = rest.get(4..len)?;
         rest = rest.get(len.next_multiple_of(4)..).unwrap_or_default();
@@ -133,6 +134,8 @@ pub(super) fn device(body: &[u8]) -> Option<(u32, Device)> {
             IFLA_IFNAME => device.name = text(value),
             IFLA_MTU => device.mtu = number(value)?,
             IFLA_LINK => device.lower = number(value),
+            // IFLA_LINK is then an index of the other namespace. It names nothing here, or another
+            // device.
             IFLA_LINK_NETNSID => device.lower_is_elsewhere = true,
             IFLA_MASTER => device.master = number(value),
             IFLA_LINKINFO => {
@@ -158,6 +161,7 @@ pub(super) fn address(body: &[u8]) -> Option<(u32, DeviceAddress)> {
     let find = |wanted| attributes(&body[IFADDRMSG..]).find(|(kind, _)| *kind == wanted);
     let (_, value) = find(IFA_LOCAL).or_else(|| find(IFA_ADDRESS))?;
     let ip = ip(value)?;
+    // The header has the low eight bits of IFA_FLAGS, which are enough for these flags.
     let has = |flags: u8| ip.is_ipv6() && header[2] & flags != 0;
     let address = DeviceAddress {
         ip,
@@ -178,6 +182,8 @@ fn ip(value: &[u8]) -> Option<IpAddr> {
 /// The route, if it leads to another host.
 pub(super) fn route(body: &[u8]) -> Option<Route> {
     let header: &[u8; RTMSG] = body.first_chunk()?;
+    // Routes of the types local, broadcast and multicast stay on this host or have no next hop;
+    // unreachable ones are an error instead of an answer.
     if header[7] != UNICAST {
         return None;
     }
