@@ -44,9 +44,9 @@ pub struct Found {
     pub stun: [Vec<SocketAddr>; 2],
 }
 
-/// Addresses to advertise by a relay on `node` that is bound to `port`: the static ones in their
-/// order, those of a Service, then those of each source in the order of the sources, IPv4 first. Without duplicates,
-/// and no more than the configuration allows.
+/// Addresses that a relay on `node` advertises when it is bound to `port`: the static ones in their order,
+/// those of a Service, then those of each source in the order of the sources, IPv4 first. There are no
+/// duplicates, and no more than the configuration allows.
 pub fn advertised(
     config: &EndpointsConfig,
     node: Option<&str>,
@@ -70,6 +70,7 @@ pub fn advertised(
         }
     }
     let own = node.and_then(|name| config.nodes.get(name));
+    // Not for static endpoints: 100.64.0.0/10 has other users than the tailnet (decision 0026).
     let is_told =
         |address: &SocketAddr| config.admits(address.ip()) && !reach::is_of_tailnet(address.ip());
     let assigned = own.iter().flat_map(|own| &own.assigned);

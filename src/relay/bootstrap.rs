@@ -41,6 +41,8 @@ impl Bootstrap {
         let dialer = Dialer::new(options.ca_file.as_deref())?;
         let kernel = data_path::start(&options);
         let successor = Successor::request(&options.session_dir).await;
+        // After the request: a running relay holds the lock of the identity until it agrees to hand
+        // over.
         let mut identity = identity(&options, successor.is_some()).await?;
         let key = identity.seal_key(options.port);
         let file = SessionFile::new(&options.session_dir, key.clone()).context(
@@ -48,6 +50,8 @@ impl Bootstrap {
         )?;
         let (restored_state, sockets) = restore(successor, &key, &file).await;
         if let Some(RestoredState { state, .. }) = &restored_state {
+            // Clients know sessions by the server key, and have sealed requests to the key in the
+            // network map.
             identity.adopt(&state.keys);
         }
         // Not earlier: the relay that handed over forwards with that program until then.

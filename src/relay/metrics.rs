@@ -49,6 +49,9 @@ fn forwarded(registry: &Registry, region: &str, snapshot: &Snapshot) {
     let bytes_help = "Bytes of UDP payload forwarded between clients.";
     let families = [
         (
+            // The names and labels of tailscaled (`net/udprelay/metrics.go`), so that dashboards for
+            // its relays work. Further labels would break sums in their queries, so the other families
+            // have them.
             "tailscaled_peer_relay_forwarded_packets_total",
             packets_help,
             &upstream[..],

@@ -148,6 +148,7 @@ impl Probing {
             }
             let next = match (running.len() < CONCURRENCY, schedule.next_due()) {
                 (true, Some(due)) => due,
+                // Any time will do: a result or a new configuration ends the wait.
                 _ => Instant::now() + Duration::from_secs(3_600),
             };
             tokio::select! {

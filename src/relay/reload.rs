@@ -120,6 +120,7 @@ impl Reload {
             .backoff(BACKOFF.waits())
             .boxed();
         while let Some(version) = versions.next().await {
+            // After an error, and without the ConfigMap, the relay goes on with the last configuration.
             let data = version.ok().flatten().and_then(|map| map.data);
             if let Some(data) = data.filter(|data| data.contains_key(CONFIG_KEY)) {
                 self.apply(&data[CONFIG_KEY], &data, dynamic_config);
@@ -152,6 +153,7 @@ impl Reload {
         let previous = dynamic_config.borrow().clone();
         let off = self.switch().is_some() && config.port == Some(RelayPort::Off);
         let withdrawn_since = match off {
+            // The time of the first reading, so that later ones do not begin the withdrawal anew.
             true => Some(previous.withdrawn_since.unwrap_or_else(Timestamp::now)),
             false => withdrawals.since(self.node.as_deref().unwrap_or_default()),
         };

@@ -122,6 +122,8 @@ impl Reporter {
             .name
             .as_deref()
             .expect("named when made");
+        // With force, because a conflict would keep the report back, and nobody else has a say in these
+        // fields.
         let params = PatchParams::apply(names::RELAY_MANAGER).force();
         if create {
             self.api

@@ -91,6 +91,7 @@ impl UdpSocket {
         }
         // Datagrams then carry the number of those that a full buffer has lost (socket(7)).
         enable(&socket, libc::SOL_SOCKET, libc::SO_RXQ_OVFL)?;
+        // And with the time of receipt, from which the metric of the time in the relay is sampled.
         enable(&socket, libc::SOL_SOCKET, libc::SO_TIMESTAMPNS)?;
         // Linux before 5.0 has no UDP GRO; then every datagram is received alone.
         if let Err(error) = enable(&socket, libc::SOL_UDP, libc::UDP_GRO) {

@@ -122,6 +122,8 @@ pub fn default_threads() -> usize {
 /// The process can have no further thread or file descriptor.
 pub fn spawn(options: SocketPathOptions) -> io::Result<(SocketPathHandle, Driver)> {
     let sockets = options.sockets.iter().map(Vec::len).max();
+    // The kernel steers to as many sockets as were handed over, so there must be as many threads. More
+    // than there are shards would have no sessions.
     let threads = sockets.filter(|n| *n > 0).unwrap_or(options.threads);
     let threads = threads.clamp(1, Shard::COUNT as usize);
     let mut inboxes = Vec::with_capacity(threads);
@@ -208,6 +210,8 @@ fn restore(
     kernel: Option<&KernelPath>,
     now: Timestamp,
 ) {
+    // Before the kernel path is asked: it answers for this moment, and the silences of the state are as
+    // old as its export.
     state.age(away);
     if let Some(kernel) = kernel {
         kernel.complete(&mut state);

@@ -22,7 +22,7 @@ const SETTLE_TIME: Duration = Duration::from_secs(1);
 const CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// Time without a datagram after which no client uses a session any more. Clients send a heartbeat
 /// through a session that they use every 3 seconds, and give it up after 6.5 seconds without an
-/// answer.
+/// answer (`heartbeatInterval` and `trustUDPAddrDuration` of magicsock).
 const SILENCE: Duration = Duration::from_secs(15);
 
 /// State of a withdrawal.

@@ -30,7 +30,7 @@ use crate::{
 
 /// Time between two inquiries, in seconds.
 const INTERVAL: std::ops::Range<f64> = 270.0..330.0;
-/// Waits after failures. They end at [`INTERVAL`], so the longest is one that is always longer.
+/// Waits after failures. [`pause`] waits no longer than [`INTERVAL`], whatever the longest wait here is.
 const BACKOFF: Backoff =
     Backoff::new(Duration::from_secs(2), Duration::from_secs(512)).with_jitter(0.75..=1.25);
 
@@ -158,6 +158,8 @@ fn take(
 /// Advice for a cloud whose service does not answer.
 fn hint(cloud: Cloud) -> &'static str {
     match cloud {
+        // IMDSv2 answers by default with an IP hop limit of 1, which ends at the node. A pod is one hop
+        // further.
         Cloud::Aws => {
             "enable it for this instance, with a hop limit of 2 if this is a pod on the pod \
              network, or leave CloudMetadata out of endpoints.discover"

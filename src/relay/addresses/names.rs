@@ -80,8 +80,11 @@ fn keep(resolved: &mut BTreeMap<String, Vec<IpAddr>>, host: &str, answer: Option
 }
 
 async fn lookup(host: &str) -> Option<Vec<IpAddr>> {
+    // The port is of no use here, but `lookup_host` wants one.
     let answer = timeout(TIMEOUT, lookup_host((host, 1))).await.ok()?.ok()?;
     let mut addresses: Vec<IpAddr> = answer.map(|address| address.ip().to_canonical()).collect();
+    // Name servers change the order from answer to answer. Unsorted, each would count as a change of
+    // the advertised addresses.
     addresses.sort_unstable();
     addresses.dedup();
     addresses.truncate(MAX_ADDRESSES);

@@ -25,7 +25,8 @@ use crate::{
     },
 };
 
-/// Time between two rounds, in seconds: shorter than NATs forget (`magicsock`).
+/// Time between two rounds, in seconds, as in Go's relay (`addrDiscoveryLoop`): NATs forget a mapping after
+/// 30 s at the earliest.
 const INTERVAL: std::ops::Range<f64> = 20.0..26.0;
 /// Time between two rounds while nobody has answered.
 const SILENT_INTERVAL: Duration = Duration::from_secs(5);
@@ -124,6 +125,7 @@ async fn round(
         .demux()
         .expect(asked.iter().map(|(id, ..)| *id).collect());
     for (id, to, _) in &asked {
+        // From the relay's own port: a NAT has another mapping for each local port.
         socket_path.send(*to, None, message::request(*id));
     }
     let deadline = Instant::now() + TIMEOUT;
@@ -135,7 +137,7 @@ async fn round(
         let Some((id, address)) = message::answer(&datagram.datagram) else {
             continue;
         };
-        // From whom it was asked, or it is made up.
+        // An answer from anybody else than the server that was asked is forged.
         let is_answered = |(question, to, _): &(TransactionId, SocketAddr, usize)| {
             *question == id && *to == datagram.source
         };
@@ -150,7 +152,7 @@ async fn round(
     Round { seen, complete }
 }
 
-/// Replaces what is known of each IP version that `seen` has; whether that changes anything.
+/// Replaces the addresses of each IP version that `seen` has. Returns whether anything has changed.
 fn record(current: &mut [Vec<SocketAddr>; 2], seen: &[SocketAddr], port: u16) -> bool {
     let before = current.clone();
     for family in Family::ALL {

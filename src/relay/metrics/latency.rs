@@ -38,7 +38,7 @@ pub(super) fn render(
         .expect("each path is registered once");
 }
 
-/// A collector of what is known already.
+/// Collector of a histogram whose counts are given. The library's own histogram only takes single samples.
 struct Once {
     desc: Desc,
     metric: Metric,

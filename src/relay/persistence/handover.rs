@@ -84,6 +84,7 @@ impl HandoverListener {
     pub async fn accept(&self) -> TakeoverRequest {
         loop {
             let Ok((mut stream, _)) = self.listener.accept().await else {
+                // Mostly no descriptor is left (EMFILE), and the next attempt would fail at once.
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 continue;
             };
@@ -127,6 +128,7 @@ impl TakeoverRequest {
         let counts = sockets.each_ref().map(|sockets| sockets.len() as u8);
         let fds: Vec<_> = sockets.iter().flatten().map(AsFd::as_fd).collect();
         let stream = self.0.into_std()?;
+        // tokio's streams do not block. What follows must not fail because the other side reads slowly.
         stream.set_nonblocking(false)?;
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_SOCKETS))];
         let mut rights = SendAncillaryBuffer::new(&mut space);

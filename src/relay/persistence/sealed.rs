@@ -62,6 +62,8 @@ impl SealKey {
         Sha256::new()
             .chain_update(self.0)
             .chain_update(&moment.boot)
+            // A changed time gives another key, so nobody can make saved sessions younger than they
+            // are.
             .chain_update(moment.since_boot.to_be_bytes())
             .finalize()
             .into()

@@ -64,6 +64,8 @@ impl Attempt {
         }
         let channel = Channel::new(&self.secret, key);
         for wait in WAITS {
+            // A new number for each bind, of all targets: a responder answers no number of this relay
+            // twice.
             let generation = self.generation.fetch_add(1, Ordering::Relaxed);
             let handshake = Handshake::probe(PROBE_HEADER, generation, key);
             let start = Instant::now();
@@ -89,6 +91,7 @@ async fn answer(
     channel: &Channel,
     deadline: Instant,
 ) -> Option<Vec<u8>> {
+    // One byte more than a reply has: a longer datagram must not be cut to the length of one.
     let mut buffer = [0; REPLY_LEN + 1];
     loop {
         let received = timeout_at(deadline, socket.recv(&mut buffer)).await.ok()?;

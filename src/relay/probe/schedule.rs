@@ -63,6 +63,8 @@ impl Schedule {
                 let previous = before.remove(&name).filter(|entry| entry.key == key);
                 let entry = previous.unwrap_or_else(|| Entry {
                     key,
+                    // All relays learn of a new address at the same moment, and must not probe it at
+                    // once.
                     due: Some(now + Duration::from_millis(500).mul_f64(jitter())),
                     failures: 0,
                     result: None,

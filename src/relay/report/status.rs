@@ -54,6 +54,8 @@ pub(super) fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
         endpoints: state.endpoints.advertised.iter().map(endpoint).collect(),
         probe_key: state.probes.key.map(encode_key),
         probes: state.probes.results.iter().map(probe).collect(),
+        // The operator's field. An empty list is left out of the request, so this manager does not own
+        // it.
         verification: Vec::new(),
         sessions: Sessions {
             connecting: count(state.sessions.connecting),

@@ -94,6 +94,8 @@ impl Control {
                     let number = |at: usize| data.get(at..)?.first_chunk().copied();
                     received.stamp = number(0).zip(number(8)).map(|(seconds, nanos)| {
                         let nanos = u64::from_ne_bytes(nanos) as u32;
+                        // Less than a second, because a carry into the greatest number of seconds would
+                        // panic.
                         Duration::new(u64::from_ne_bytes(seconds), nanos % 1_000_000_000)
                     });
                 }

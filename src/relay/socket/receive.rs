@@ -157,6 +157,7 @@ impl ReceiveBatch {
     fn decode(&mut self, slot: usize, message: &libc::mmsghdr) -> Option<Arrival> {
         let header = &message.msg_hdr;
         let received = self.controls[slot].decode(header.msg_controllen);
+        // The kernel leaves the count out while it is zero (`sock_recv_drops`).
         self.overflow = received.overflow.or(self.overflow);
         if slot == 0 {
             self.stamp = received.stamp;

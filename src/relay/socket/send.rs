@@ -164,6 +164,8 @@ impl SendBatch {
                     (&self.replies[reply - 1][..*len], None)
                 }
             };
+            // A single datagram goes without UDP_SEGMENT. With it, the kernel would refuse to fragment
+            // it, and to send it by a device without checksum offload (`udp_send_skb`).
             let segment_len = segment_len.filter(|len| *len < bytes.len());
             if segment_len.is_some() && !self.segmentation.may(outgoing.to) {
                 // What comes before it is sent first. Then it fails as the kernel would let it fail, and
@@ -215,6 +217,7 @@ impl SendBatch {
             return 1;
         }
         match error.raw_os_error() {
+            // EINVAL is what older kernels answer for a segment above the path MTU (`udp_send_skb`).
             Some(libc::EIO | libc::EMSGSIZE | libc::EINVAL) => {
                 self.segmentation.goes_singly(outgoing.to);
             }

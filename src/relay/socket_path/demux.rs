@@ -83,6 +83,7 @@ impl Demux {
         let expected = |id: &TransactionId| datagram[HEADER_LEN..].starts_with(id);
         let queue = match probe {
             true => &receivers.probes,
+            // Anyone can send STUN answers here. Those to no request must not fill the queue.
             false if receivers.transactions.iter().any(expected) => &receivers.stun,
             false => &None,
         };

@@ -169,6 +169,7 @@ impl Forwarder {
             return;
         }
         let family = Family::of(&arrival.source);
+        // The core writes its reply into a buffer of the batch, which must be free before it is asked.
         if self.batches[family as usize].is_full() {
             self.flush(context, family);
         }

@@ -55,6 +55,7 @@ impl SocketPathHandle {
     /// the local address `from` if that is given. One that cannot be sent is counted.
     pub fn send(&self, to: SocketAddr, from: Option<IpAddr>, datagram: Vec<u8>) {
         let command = HandleCommand::Send { to, from, datagram };
+        // Each thread has a socket of the port; the source address is the same from all of them.
         self.dispatcher.workers()[0].send(command);
     }
 

@@ -184,6 +184,8 @@ impl Worker {
                 answer.send(self.core.export(self.now())).ok();
             }
             HandleCommand::HandOver(answer) => {
+                // Nothing is handled after the export, so the successor gets the last state. Datagrams
+                // wait in the sockets.
                 let state = self.core.export(self.now());
                 answer.send((state, std::mem::take(&mut self.sockets))).ok();
                 return None;

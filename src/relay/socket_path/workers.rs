@@ -53,6 +53,8 @@ impl WorkerHandle {
     /// Hands a batch off to the thread, or returns it when too many bytes wait there already.
     pub(super) fn hand_off(&self, batch: HandoffBatch) -> Result<(), HandoffBatch> {
         let len = batch.bytes.len();
+        // What waited before this batch counts, so that one that is larger than the limit gets in when
+        // none waits.
         if self.waiting.fetch_add(len, Ordering::Relaxed) > MAX_WAITING {
             self.record_taken(&batch);
             return Err(batch);

@@ -33,7 +33,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 const LARGEST_MAP: u32 = 64 << 20;
 /// Version of the protocol; at least 121, the first that can be a relay.
 const VERSION: CapabilityVersion = CapabilityVersion::CURRENT;
-/// Lets a load balancer in front of control keep a device on one server.
+/// Lets a load balancer in front of control keep a device on one server (`tailcfg.LBHeader`).
 const LOAD_BALANCER: HeaderName = HeaderName::from_static("ts-lb");
 
 /// Error of the connection to the control server.
@@ -150,6 +150,8 @@ impl<'a> Control<'a> {
     /// request is read-only (`tailcfg.MapRequest.Stream`), so this goes in its own.
     pub(crate) async fn update(&self, hostinfo: &Hostinfo) -> Result<(), ControlError> {
         let what = "take this device's update";
+        // Without `omit_peers`, control would end the open map stream for this request
+        // (`tailcfg.MapRequest.OmitPeers`).
         let request = MapRequest {
             omit_peers: true,
             ..self.map_request(hostinfo)
@@ -240,6 +242,7 @@ impl<R: AsyncRead + Unpin> MapStream<R> {
             tracing::error!(len, most = LARGEST_MAP, "network map is too large");
             return Err(lost());
         }
+        // It grows with what arrives: the length that the server claims reserves no memory.
         let mut message = Vec::new();
         let mut body = (&mut self.body).take(len.into());
         timeout(SILENCE, body.read_to_end(&mut message))
@@ -278,6 +281,8 @@ async fn fetch_key(dialer: &Dialer, url: &Url) -> Result<MachinePublicKey, Contr
     let mut key_url = url.join("key").map_err(|_| fail())?;
     key_url
         .query_pairs_mut()
+        // As `controlclient.loadServerPubKeys`: the version asks for the key in JSON. The older form without
+        // JSON is not read.
         .append_pair("v", &u16::from(VERSION).to_string());
     let http = http1_client(dialer, url).await?;
     let fetch = async {

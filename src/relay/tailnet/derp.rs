@@ -150,6 +150,7 @@ impl Derp {
             return Ended::NotOpened(error);
         }
         self.health().record_success(region);
+        // Not earlier: control passes it on to all clients, which send their requests there.
         self.home.send_if_changed(region);
         let code = map
             .regions

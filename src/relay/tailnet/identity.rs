@@ -95,6 +95,7 @@ impl Identity {
             .create(dir)
             .map_err(fail)?;
         restrict(dir).map_err(fail)?;
+        // The lock counts, and not the file: the kernel releases it also when the process is killed.
         let lock = File::create(dir.join(LOCK)).map_err(fail)?;
         match lock.try_lock() {
             Ok(()) => {}
@@ -191,8 +192,8 @@ impl Identity {
     }
 }
 
-/// A directory made by someone else may be wider; one that we do not own stays as it is when it is
-/// closed to others already.
+/// Closes a directory to other users. One that is closed already is left alone, because only its owner may
+/// change its mode.
 fn restrict(dir: &Path) -> io::Result<()> {
     let mode = fs::metadata(dir)?.permissions().mode() & 0o777;
     if mode & 0o077 == 0 {
@@ -207,6 +208,7 @@ fn write_atomically(dir: &Path, stored: &Stored) -> io::Result<()> {
     file.write_all(&serde_json::to_vec(stored)?)?;
     file.sync_all()?;
     fs::rename(&draft, dir.join(FILE))?;
+    // The rename too must survive a crash, or the relay would start as a new device.
     File::open(dir)?.sync_all()
 }
 

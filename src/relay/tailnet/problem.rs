@@ -84,8 +84,9 @@ pub(super) fn refusal(response: &RegisterResponse) -> Option<Problem> {
     (!response.machine_authorized).then(needs_approval)
 }
 
-/// Returns whether control refuses the tags that were asked for, be it these or any.
+/// Returns whether control refuses the requested tags. Headscale refuses any from a device with an auth key.
 pub(super) fn refuses_tags(response: &RegisterResponse) -> bool {
+    // There is no code for it. The text is "requested tags [tag:a] are invalid or not permitted".
     let error = response.error.to_ascii_lowercase();
     error.contains("requested tags") && error.contains("not permitted")
 }

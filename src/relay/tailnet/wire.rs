@@ -330,6 +330,8 @@ impl DerpNode {
         let addresses = [&self.ipv4, &self.ipv6];
         Some(StunServer {
             host: self.host_name.clone(),
+            // `none` stands for a server without this IP version, an empty text for an address to look
+            // up.
             addresses: addresses.iter().filter_map(|ip| ip.parse().ok()).collect(),
             port,
         })

@@ -150,6 +150,8 @@ impl Inquiry {
         let Some(question) = self.left.pop_front() else {
             return Ok(());
         };
+        // On other networks, anything may answer at this address; Google's documentation asks for this
+        // check.
         if self.cloud == Cloud::Google && answer.headers().get(FLAVOR) != Some(&FLAVOR_GOOGLE) {
             return Err(Unusable::Flavor);
         }
@@ -202,6 +204,7 @@ fn interfaces(body: &[u8]) -> Result<Vec<Question>, Unusable> {
     let texts = lines(body).ok_or(Unusable::Form)?;
     for text in texts.iter().take(MOST_INTERFACES) {
         let mac = text.strip_suffix('/').unwrap_or(text);
+        // It becomes a part of the paths of further requests, and must be nothing else.
         if !is_mac(mac) {
             return Err(Unusable::Form);
         }

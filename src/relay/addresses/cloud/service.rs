@@ -1,5 +1,5 @@
-//! One request to a metadata service: plain HTTP to a fixed address, past any proxy, and whatever
-//! it answers is the answer.
+//! One request to a metadata service: plain HTTP to a fixed address, without a proxy. Redirects are not
+//! followed.
 
 use std::{
     io,
@@ -93,6 +93,7 @@ async fn exchange(address: SocketAddr, mut request: Request<EmptyBody>) -> Resul
 
 async fn read(body: impl AsyncRead + Unpin) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
+    // One byte more than allowed, which tells an answer that is too long from one that just fits.
     let mut most = body.take(MAX_ANSWER_LEN + 1);
     let read = most.read_to_end(&mut bytes).await;
     match read.map_err(|_| Failure::Protocol)? as u64 {

@@ -31,7 +31,7 @@ pub(super) fn request(id: TransactionId) -> Vec<u8> {
     out
 }
 
-/// The transaction and the address in an answer; `None` when it is none.
+/// The transaction and the address in an answer; `None` for any other message.
 pub(super) fn answer(message: &[u8]) -> Option<(TransactionId, SocketAddr)> {
     let (head, mut rest) = message.split_first_chunk::<HEADER_LEN>()?;
     let len = usize::from(u16::from_be_bytes([head[2], head[3]]));
