@@ -134,9 +134,11 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
     };
     let metrics = Metrics::default();
     let readiness = Readiness::default();
+    // Not behind the fence, which lets no write out before the election has been won.
     let election = Client::try_from(config.clone())?;
     let counted = ClientBuilder::try_from(config)?.with_layer(&metrics.requests());
     let client = counted.with_layer(&fence).build();
+    // Before the election: a replica that stands by must answer its probes too.
     let server = admin::bind(options.metrics_addr, probes(&metrics, &readiness)).await?;
     supervisor.spawn("metrics server", server);
     tracing::info!(
@@ -292,6 +294,8 @@ fn call_apis(
     let controller = triggered(controller, queue, ended);
     let (deleter, ended) = Deleter::new(shared, recorder.clone());
     let controller = triggered(controller, queue, ended);
+    // With clients of its own, as these keep one account for each PeerRelay, and the policy has a second
+    // one.
     let (syncer, ended) = Syncer::new(clients());
     let controller = triggered(controller, queue, ended);
     let apis = ApiTasks {

@@ -215,6 +215,7 @@ fn oauth_client(secret: &Secret, name: &str) -> Result<OAuthClient, CredentialEr
 fn text(secret: &Secret, key: &str) -> Option<String> {
     let bytes = secret.data.as_ref()?.get(key)?;
     let text = String::from_utf8(bytes.0.clone()).ok()?;
+    // A Secret that was made from a file or with `echo` ends in a newline, which the API would refuse.
     let text = text.trim();
     (!text.is_empty()).then(|| text.to_owned())
 }

@@ -143,6 +143,7 @@ impl<'a> Applier<'a> {
     }
 
     fn finish(mut self) -> (Applied, RelayAttempts) {
+        // A pass that was cut short has not visited all objects that exist.
         if !self.is_over() {
             let visited = &self.visited;
             self.attempts.retain(|subject| visited.contains(subject));
@@ -248,6 +249,7 @@ impl<'a> Applier<'a> {
         };
         let mut replaced_for = None;
         if let Some(live) = &live {
+            // Applying with force would take the object away from its owner.
             if !belongs_to(live.owner_references(), &self.owner.reference) {
                 return Err(Fault::NameTaken);
             }
@@ -271,6 +273,8 @@ impl<'a> Applier<'a> {
         if let (Some(live), Some(field)) = (&live, replaced_for) {
             return self.replace(api, &**live, field).await;
         }
+        // With force: a field that somebody has edited by hand belongs to their field manager, and is set
+        // back.
         let params = PatchParams::apply(names::OPERATOR).force();
         let patched = api.patch(name, &params, &Patch::Apply(&wanted)).await;
         let patched = patched.map_err(Fault::api("apply"))?;
@@ -279,6 +283,8 @@ impl<'a> Applier<'a> {
         if subject.kind == kind::<DaemonSet>() {
             self.changed_sets.insert(name.clone());
         }
+        // A difference that is there right after applying comes from the API server or a webhook. Applying
+        // again would change nothing, in each pass.
         let difference = drift(&plain(&patched), &wanted);
         self.attempts.applied(subject, sum, difference);
         Ok(())
@@ -359,6 +365,8 @@ pub async fn remove_relays(
         let mut owners = set.owner_references().iter();
         set.metadata.deletion_timestamp.is_none() && owners.any(|owner| owner.uid == uid)
     };
+    // The garbage collector removes children only when the PeerRelay is gone, and that waits for the
+    // devices of these relays (decision 0022).
     for set in sets.iter().filter(is_own) {
         if delete(&api, &**set).await? {
             tracing::info!(

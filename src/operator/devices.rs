@@ -78,6 +78,8 @@ impl Devices {
         }
         recorded.retain(|id, _| !done.contains(id));
         devices.unreported = recorded;
+        // The status has a limit. Devices that no relay reports come first, because only the record knows
+        // of them.
         let room = MOST_DEVICES.saturating_sub(devices.unreported.len());
         while devices.live.len() > room {
             devices.live.pop_last();

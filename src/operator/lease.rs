@@ -247,6 +247,8 @@ impl Leadership {
         Lease {
             metadata: ObjectMeta {
                 name: Some(self.claim.name.clone()),
+                // With the version that was read, the API server refuses the write (409) if another
+                // replica was faster.
                 resource_version: old.and_then(ResourceExt::resource_version),
                 // A lease without an owner would remain after the operator is uninstalled.
                 owner_references: self.claim.owner.clone().map(|owner| vec![owner]),

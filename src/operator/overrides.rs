@@ -175,6 +175,7 @@ fn check_types(patch: &Map<String, Value>) -> Result<(), OverrideError> {
     let mut plain = Value::Object(patch.clone());
     strip(&mut plain);
     let mut pod = plain.clone();
+    // A patch need not have the only field without which no pod can be parsed.
     if pod.get("containers").is_none() {
         pod["containers"] = json!([]);
     }

@@ -71,6 +71,8 @@ impl<'a> Publisher<'a> {
         });
         let namespace = self.relay.namespace().unwrap_or_default();
         let api: Api<PeerRelay> = Api::namespaced(self.client.clone(), &namespace);
+        // With a field manager of its own, an empty list removes this finalizer and leaves those of
+        // others.
         let params = PatchParams::apply(names::FINALIZER_MANAGER).force();
         let name = self.relay.name_any();
         match api.patch(&name, &params, &Patch::Apply(&patch)).await {

@@ -308,6 +308,7 @@ where
     let stream = events
         .map(Ok)
         .modify(move |object: &mut K| {
+            // They are often larger than the object, and nothing here reads them.
             object.meta_mut().managed_fields = None;
             prune(object);
         })

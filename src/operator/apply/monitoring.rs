@@ -71,6 +71,7 @@ impl Applier<'_> {
         let resource = kind.resource();
         let api: Api<DynamicObject> =
             Api::namespaced_with(self.client.clone(), namespace, &resource);
+        // Read and not watched, because a watch of a kind that is not installed would fail without end.
         let live = api.get_opt(name).await.map_err(Fault::api("read"))?;
         let ours = |object: &DynamicObject| {
             let mut owners = object.owner_references().iter();

@@ -25,6 +25,7 @@ pub(super) fn replaced_for(live: &Value, wanted: &Value) -> Option<&'static str>
     if balanced(live) && balanced(wanted) && class(live, wanted) {
         return Some(CLASS);
     }
+    // Kubernetes never changes the first family of a Service. A second one may come and go.
     let first = |service: &Value| service["spec"]["ipFamilies"][0].clone();
     let (is, should) = (first(live), first(wanted));
     (!is.is_null() && !should.is_null() && is != should).then_some(FAMILIES)

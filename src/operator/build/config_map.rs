@@ -47,6 +47,8 @@ pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> ConfigMap {
     if region.plan.peers.len() > 1 {
         let peers =
             serde_yaml::to_string(&region.plan.peers).expect("a list of relays is plain data");
+        // In an entry of its own, like the auth keys and withdrawals below: `started_with` has none of
+        // them, so they replace no pods when they change.
         data.insert(PEERS_KEY.to_owned(), peers);
     }
     if !region.plan.keys.issued.0.is_empty() {
@@ -96,6 +98,8 @@ fn data(relay: &ValidSpec, region: Region<'_>, live: RelayConfig) -> BTreeMap<St
         ephemeral: relay.is_ephemeral(region.spec).then_some(true),
         port: Some(RelayPort::On(relay.port)),
         metrics_addr: Some(match on_host {
+            // On the host network, only the kubelet of the node needs it. Prometheus gets an address that
+            // serves nothing but metrics (`metrics_on_node`).
             true => SocketAddr::from((Ipv4Addr::LOCALHOST, relay.metrics_port)),
             // The kubelet probes the pod's address.
             false => SocketAddr::from((Ipv6Addr::UNSPECIFIED, relay.metrics_port)),

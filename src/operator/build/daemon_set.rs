@@ -83,6 +83,7 @@ fn daemon_set(relay: &ValidSpec, region: Region<'_>, config_checksum: &str) -> D
     )];
     let one_at_a_time = RollingUpdateDaemonSet {
         max_unavailable: Some(IntOrString::Int(1)),
+        // A surge pod would need the same host ports, and stay pending for as long as the old one runs.
         max_surge: None,
     };
     DaemonSet {
@@ -191,8 +192,12 @@ fn pod(relay: &ValidSpec, region: Region<'_>) -> PodSpec {
     let mut pod = PodSpec {
         // Without a Service, the relay must be reachable at the node's own addresses.
         host_network: on_host.then_some(true),
+        // On the host network, `ClusterFirst` means the resolver of the node, which does not know
+        // Services.
         dns_policy: on_host.then(|| "ClusterFirstWithHostNet".to_owned()),
         service_account_name: Some(region.child.clone()),
+        // With links, a Service called `peerrelay` would set PEERRELAY_PORT, which the relay reads as its
+        // port.
         enable_service_links: Some(false),
         termination_grace_period_seconds: Some(GRACE_SECONDS),
         security_context: Some(PodSecurityContext {
@@ -230,6 +235,7 @@ fn prepare_state(relay: &ValidSpec, region: Region<'_>) -> Container {
     security.run_as_user = Some(0);
     security.run_as_group = Some(0);
     security.capabilities = Some(Capabilities {
+        // FOWNER lets it set the mode of a directory that an earlier pod has given to the relay's user.
         add: Some(vec!["CHOWN".to_owned(), "FOWNER".to_owned()]),
         drop: Some(vec!["ALL".to_owned()]),
     });
@@ -430,7 +436,8 @@ fn probe(relay: &ValidSpec, region: Region<'_>, path: &str) -> Probe {
     };
     Probe {
         http_get: Some(HTTPGetAction {
-            // Pod Security does not let pods name a host.
+            // Only on the host network, where the relay listens on loopback: since Kubernetes 1.34, the Pod
+            // Security standards do not let probes name a host, and they do not let pods use that network.
             host: on_host.then(|| "127.0.0.1".to_owned()),
             http_headers: on_host.then(|| vec![identity]),
             path: Some(path.to_owned()),

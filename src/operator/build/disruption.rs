@@ -24,6 +24,8 @@ pub(super) fn build(relay: &ValidSpec, region: Region<'_>) -> Option<PodDisrupti
                 match_labels: Some(names::selector(&relay.owner.name, &region.name)),
                 match_expressions: None,
             }),
+            // By default, a relay that is not ready cannot be evicted, and would keep its node from being
+            // drained.
             unhealthy_pod_eviction_policy: Some("AlwaysAllow".to_owned()),
             ..PodDisruptionBudgetSpec::default()
         }),

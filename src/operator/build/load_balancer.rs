@@ -95,6 +95,8 @@ fn annotations(
     let mut all = BTreeMap::new();
     let mut put = |key: &str, value: String| all.insert(key.to_owned(), value);
     let aws = |key: &str| format!("service.beta.kubernetes.io/aws-load-balancer-{key}");
+    // `external` leaves the Service to the AWS Load Balancer Controller, whose load balancers are internal
+    // by default. Without it, the older controller of Kubernetes would take the Service.
     put(&aws("type"), "external".to_owned());
     put(&aws("scheme"), "internet-facing".to_owned());
     match region.exposure.on_host_network() {

@@ -145,6 +145,7 @@ fn service_monitor(relay: &ValidSpec) -> Value {
     let label =
         |source: &str, target: &str| json!({"sourceLabels": [source], "targetLabel": target});
     let mut relabelings = vec![
+        // Prometheus writes `_` for each character of a label of Kubernetes that is no letter or digit.
         label("__meta_kubernetes_pod_node_name", "node"),
         label(
             "__meta_kubernetes_service_label_peerrelay_dev_peer_relay",

@@ -74,6 +74,7 @@ pub(super) fn choose(requests: &[Request], allowance: usize) -> Vec<Choice> {
 fn score(key: &str, name: &str) -> u64 {
     let mut hash = Sha256::new();
     hash.update(key);
+    // No name has this byte, so no other key and name give the same text.
     hash.update([0]);
     hash.update(name);
     let bytes: [u8; 8] = hash.finalize()[..8].try_into().expect("a digest is longer");

@@ -49,6 +49,7 @@ pub(super) fn plan(
     let by_name: HashMap<_, &Node> = (view.nodes.iter())
         .filter_map(|node| Some((node.metadata.name.as_deref()?, &**node)))
         .collect();
+    // The API stores whole seconds. With a fraction, the stored time would differ from this one.
     let now = now.round(Unit::Second).unwrap_or(now);
     let mut plan = DevicePlan {
         deletes: true,
@@ -59,6 +60,7 @@ pub(super) fn plan(
         let node = by_name.get(&*device.node).copied();
         let is_replaced = devices.is_replaced(device);
         let grace = match grace(spec, nodes, device, node) {
+            // Another device has its place, so it does not come back.
             _ if is_replaced => SignedDuration::ZERO,
             Some(grace) => grace,
             None => {

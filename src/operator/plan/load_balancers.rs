@@ -73,6 +73,7 @@ pub(super) fn assigned(
         let wanted = ports.get(node).copied();
         let port = service
             .and_then(service_port)
+            // While the Service still has another port, its address leads nowhere with the new one.
             .filter(|port| Some(*port) == wanted);
         let (addresses, names) = match (service, port) {
             (Some(service), Some(port)) => ingress(service, port),

@@ -160,6 +160,8 @@ fn running(relay: &str, region: &ValidRegion, view: &ClusterView) -> BTreeSet<St
         .services
         .iter()
         .filter(|service| is_ours(&service.metadata));
+    // A relay behind a load balancer has a Service before it has a DaemonSet, which waits for the address.
+    // Without it, another node might be chosen meanwhile.
     let mut nodes: BTreeSet<_> = services
         .filter_map(|service| service.annotations().get(names::NODE_ANNOTATION).cloned())
         .collect();

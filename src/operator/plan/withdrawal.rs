@@ -94,6 +94,7 @@ pub(super) fn plan(
     view: &ClusterView,
     now: Timestamp,
 ) -> (Vec<Withdrawals>, Option<Leaving>) {
+    // Relays report the time back in their status, where the API stores whole seconds, and it is compared.
     let now = now.round(Unit::Second).unwrap_or(now);
     let running = running(relay, view);
     let mut leaving = BTreeMap::<&str, Vec<&Relay<'_>>>::new();

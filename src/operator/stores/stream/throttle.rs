@@ -13,11 +13,11 @@ use tokio::time::{Instant, sleep_until};
 
 use super::{BACKOFF, LONGEST};
 
-/// A watch that lasts this long was worth it: API servers end them after minutes (kube asks for
-/// 290 s).
+/// A watch that has lasted this long begins again at once. API servers end watches after minutes (kube asks
+/// for 290 s).
 const LONG: Duration = LONGEST;
 
-/// A client for one watch, which it begins seldom while it does not last.
+/// Returns a client for one watch. A watch that ends early is begun again after a pause.
 pub(in crate::operator::stores) fn throttled(client: &Client) -> Client {
     let inner = client.clone();
     let throttle = Arc::new(Mutex::new(RestartThrottle::default()));
@@ -31,7 +31,7 @@ pub(in crate::operator::stores) fn throttled(client: &Client) -> Client {
             let begin = lock().next(Instant::now());
             sleep_until(begin).await;
             let answer = inner.send(request).await;
-            // What is refused is an error, after which there is a pause anyway.
+            // A refusal is an error, after which there is a pause anyway.
             if answer.as_ref().is_ok_and(|a| a.status().is_success()) {
                 lock().last = Some(begin);
             }
@@ -55,7 +55,7 @@ struct RestartThrottle {
 }
 
 impl RestartThrottle {
-    /// At once, unless the last one was begun a moment ago.
+    /// Returns the time of the next watch: at once, unless the last one was begun less than [`LONG`] ago.
     fn next(&mut self, now: Instant) -> Instant {
         match self.last {
             Some(last) if now < last + LONG => {
