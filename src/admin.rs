@@ -140,6 +140,7 @@ async fn addressed(
     next: Next,
 ) -> Response {
     let named = request.headers().get(IDENTITY_HEADER);
+    // Only the probes of kubelet have the header. Prometheus and health checks of load balancers do not.
     let (Some(named), Some(own)) = (named, identity) else {
         return next.run(request).await;
     };
@@ -147,6 +148,7 @@ async fn addressed(
         true => next.run(request).await,
         false => {
             let message = format!("this is {own}, which has the port of the relay asked for\n");
+            // Kubelet takes every status from 400 on as a failed probe.
             (StatusCode::MISDIRECTED_REQUEST, message).into_response()
         }
     }

@@ -49,6 +49,9 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 const KEEPALIVE_RETRIES: u32 = 3;
 /// Time after which sent bytes without an acknowledgement end the connection.
 #[cfg(target_os = "linux")]
+// Linux sends no keepalive probe while sent bytes are unacknowledged, and retransmits for about 15 minutes
+// (`tcp_retries2`). It also ends an idle connection by this time in place of the number of probes
+// (`tcp_keepalive_timer`), so it equals idle time and probes together.
 const UNACKNOWLEDGED: Duration = Duration::from_secs(30);
 
 /// A byte stream, encrypted or not.
@@ -193,6 +196,7 @@ impl Dialer {
         addresses: &[SocketAddr],
         port: u16,
     ) -> Result<BoxStream, DialError> {
+        // The host of a URL has the brackets of an IPv6 address, and a TLS server name must not have them.
         let host = host.trim_matches(['[', ']']);
         let name = server_name(host)?;
         let config = match expected {
@@ -242,6 +246,7 @@ fn tls_config(
     roots: &Arc<RootCertStore>,
 ) -> Result<Arc<ClientConfig>, DialError> {
     let mut config = expected.config(roots)?;
+    // Control and DERP replace HTTP by `Upgrade`, which HTTP/2 does not have (RFC 9113, section 8.6).
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }
@@ -271,6 +276,7 @@ async fn connect(host: &str, addresses: &[SocketAddr], port: u16) -> io::Result<
     connector.set_keepalive_retries(Some(KEEPALIVE_RETRIES));
     #[cfg(target_os = "linux")]
     connector.set_tcp_user_timeout(Some(UNACKNOWLEDGED));
+    // The name is never resolved; a port that the URI names applies to all addresses.
     let uri = Uri::try_from(format!("http://resolved:{port}")).map_err(io::Error::other)?;
     let stream = connector.call(uri).await.map_err(system_error)?;
     Ok(TokioIo::into_inner(stream))

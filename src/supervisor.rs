@@ -55,6 +55,8 @@ impl Supervisor {
             Some(ended) = self.tasks.join_next() => {
                 let (name, result) = ended.context("a task panicked")?;
                 result.with_context(|| format!("{name} failed"))?;
+                // A process without one of its tasks would look alive and do only a part of its work.
+                // Whoever started the process starts it again with all tasks.
                 bail!("{name} ended");
             }
             () = stop_signal(&mut self.terminate, &mut self.interrupt) => {}

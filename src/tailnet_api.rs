@@ -128,6 +128,8 @@ impl TailnetApi {
         if let Some(current) = current {
             return Ok(current.clone());
         }
+        // The request for a new token may fail or be cancelled. The refused one must not be used again
+        // then.
         *token = None;
         let new = token::request(&self.connector, &self.credential, operation).await?;
         Ok(token.insert(new).clone())

@@ -50,12 +50,14 @@ pub(super) async fn serve(listener: TcpListener, routes: Router, limits: Limits)
             tokio::time::sleep(PAUSE).await;
             continue;
         };
+        // A `JoinSet` keeps the results of ended tasks until somebody takes them.
         while running.try_join_next().is_some() {}
         oldest_first.retain(|connection| !connection.is_finished());
         if running.len() >= limits.connections
             && let Some(oldest) = oldest_first.pop_front()
         {
             oldest.abort();
+            // An aborted task ends later. Without this wait, fast clients could exceed the limit.
             running.join_next().await;
         }
         oldest_first.push_back(running.spawn(one(stream, routes.clone(), limits)));
@@ -67,6 +69,7 @@ async fn one(stream: TcpStream, routes: Router, limits: Limits) {
         .timer(TokioTimer::new())
         .header_read_timeout(limits.header)
         .max_buf_size(LONGEST_HEADER)
+        // Otherwise an idle client of HTTP/1.1 would hold its place until the limit of time.
         .keep_alive(false)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(routes));
     // How a connection ends is its client's affair.

@@ -234,6 +234,8 @@ impl EndpointsConfig {
 
     /// Returns the maximum number of addresses, including static ones.
     pub fn most(&self) -> usize {
+        // Clients refuse an answer without an address as too short (`UDPRelayEndpoint.decode` in
+        // disco.go).
         self.max.unwrap_or(DEFAULT_MAX).clamp(1, MOST).into()
     }
 }

@@ -46,6 +46,8 @@ impl FromStr for RelayPort {
 impl Serialize for RelayPort {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
+            // The empty text is the value with which `tailscale set --relay-server-port` turns its relay
+            // off.
             Self::Off => serializer.serialize_str(""),
             Self::On(port) => serializer.serialize_u16(*port),
         }

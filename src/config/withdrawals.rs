@@ -21,6 +21,7 @@ pub struct Withdrawals(pub BTreeMap<String, Timestamp>);
 impl Withdrawals {
     /// Returns the time at which the relay on `node` was withdrawn.
     pub fn since(&self, node: &str) -> Option<Timestamp> {
+        // No node has this name: names of nodes are DNS names.
         let entry = self.0.get(node).or_else(|| self.0.get(EVERY_NODE));
         entry.copied()
     }

@@ -57,6 +57,8 @@ impl ExpectedCertificate {
                     .with_root_certificates(roots.clone())
                     .with_no_client_auth());
             }
+            // As `tlsdial.SetConfigExpectedCert` of Tailscale: the server may be behind a front that is
+            // requested by another name.
             Self::Named(name) => Check::Named(super::server_name(name)?, roots.clone()),
             Self::Sha256(checksum) => Check::Sha256(*checksum),
             Self::Any => Check::Nothing,
@@ -124,6 +126,8 @@ impl ServerCertVerifier for Verifier {
         verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
     }
 
+    // The signature proves that the server has the key of the certificate. Without this check, everyone
+    // who has seen a certificate with a given checksum could show it.
     fn verify_tls12_signature(
         &self,
         message: &[u8],

@@ -67,6 +67,7 @@ impl Proxy {
     fn parse(url: &str, except: &str) -> Option<Self> {
         let whole = match url.contains("://") {
             true => url.to_owned(),
+            // A proxy is often written without a scheme, which curl and Go read as `http` too.
             false => format!("http://{url}"),
         };
         let url = Url::parse(&whole).ok()?;
@@ -90,6 +91,8 @@ impl Proxy {
     pub(crate) fn is_for(&self, host: &str) -> bool {
         let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
         let address: Option<IpAddr> = host.parse().ok();
+        // As in Go (golang.org/x/net/http/httpproxy), so that the same variables mean the same to
+        // Tailscale's programs.
         let own = host == "localhost" || address.is_some_and(|address| address.is_loopback());
         !own && !self
             .except
@@ -116,8 +119,10 @@ impl Proxy {
         let answer = answer(&mut stream).await?;
         let status = answer.lines().next().unwrap_or_default();
         match status.split(' ').nth(1) {
+            // Each status of success opens the tunnel, not only 200 (RFC 9110, section 9.3.6).
             Some(code) if code.len() == 3 && code.starts_with('2') => Ok(stream),
             _ => {
+                // The text comes from the network, and becomes a part of logs and of the status.
                 let said: String = status
                     .chars()
                     .filter(|c| !c.is_control())
@@ -172,6 +177,7 @@ impl Exception {
 
 /// Decodes percent-encoded text of a URL.
 fn decoded(text: &str) -> String {
+    // A plus sign means a space in forms, but not in the user part of a URL.
     let pairs = url::form_urlencoded::parse(text.replace('+', "%2B").as_bytes())
         .map(|(key, _)| key.into_owned())
         .next();

@@ -68,6 +68,7 @@ impl TailnetApi {
     pub async fn delete_device(&self, node_id: &str) -> Result<bool, ApiError> {
         let device = path(&["device", node_id]);
         let call = Call::new("delete a device", Method::DELETE, device, Scope::Devices);
+        // 404 is not a documented answer to this request, but it is the answer for a device that is gone.
         Ok(self.call_if_found(call).await?.is_some())
     }
 }

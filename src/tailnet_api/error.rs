@@ -51,6 +51,7 @@ impl Scope {
     pub(super) fn is_in(self, held: &[String]) -> bool {
         const POSTURE: &str = "devices:posture_attributes:read";
         let needed: &[&str] = match self {
+            // `devices:core` is not enough to create keys (tailscale/github-action#301).
             Self::AuthKeys => &["auth_keys"],
             Self::Devices => &["devices:core"],
             Self::DevicesRead => &["devices:core:read"],
@@ -218,6 +219,8 @@ impl ApiError {
     pub const fn may_have_happened(&self) -> bool {
         matches!(
             self,
+            // `Protocol` follows a status of success: the object may exist, although its description could
+            // not be read.
             Self::Lost { .. } | Self::Protocol { .. } | Self::Unavailable { .. }
         )
     }
@@ -231,6 +234,8 @@ impl ApiError {
             | Self::ScopeMissing { .. }
             | Self::TagsRefused { .. }
             | Self::Refused { .. } => true,
+            // An OAuth client that is only minutes old is answered with 404 too, so `NotFound` may pass by
+            // itself.
             Self::Unreachable { .. }
             | Self::Lost { .. }
             | Self::Protocol { .. }

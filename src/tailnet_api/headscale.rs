@@ -35,6 +35,8 @@ impl TailnetApi {
 
     pub(super) async fn headscale_policy(&self) -> Result<PolicyText, ApiError> {
         let call = Call::new(READ, Method::GET, POLICY.to_owned(), Scope::PolicyRead);
+        // The error of a missing policy is answered with status 500 like every other one; only its words
+        // differ.
         let text = match self.call(call).await {
             Ok(answer) => answer.json::<Document>(READ)?.policy,
             Err(ApiError::Unavailable { message, .. }) if message.contains(NOT_FOUND) => {
@@ -68,6 +70,8 @@ impl TailnetApi {
         before: &Bytes,
         text: &str,
     ) -> Result<bool, ApiError> {
+        // The API has no condition for a write; comparing first makes the window in which an update can be
+        // lost small.
         if self.headscale_policy().await?.text != before {
             return Ok(false);
         }

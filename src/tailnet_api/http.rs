@@ -132,9 +132,13 @@ impl Connector {
         };
         let mut built = http::Request::builder()
             .method(request.method)
+            // hyper sends URI and headers of such a connection as they are: servers expect a path, and
+            // `Host` is not added.
             .uri(request.path)
             .header(HOST, self.base.authority())
             .header(ACCEPT, request.accept)
+            // A server may end an idle connection at the moment of the next request. That request would be
+            // lost, and nobody would know whether it was carried out.
             .header(CONNECTION, "close")
             .header(USER_AGENT, concat!("peerrelay/", env!("CARGO_PKG_VERSION")));
         if let Some(kind) = kind {
@@ -146,6 +150,7 @@ impl Connector {
         if let Some(secret) = request.bearer {
             let bearer = format!("Bearer {}", secret.expose_secret());
             let mut bearer = HeaderValue::try_from(bearer).map_err(drop)?;
+            // Debug output of the headers then hides the secret.
             bearer.set_sensitive(true);
             built = built.header(AUTHORIZATION, bearer);
         }
@@ -184,8 +189,11 @@ fn etag(headers: &HeaderMap) -> Option<String> {
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
     let wait = match text.parse() {
+        // `Retry-After` is a number of seconds or a date (RFC 9110, section 10.2.3).
         Ok(seconds) => Duration::from_secs(seconds),
         Err(_) => {
+            // Dates of HTTP have a form of RFC 2822. A date that has passed, also by a wrong clock of this
+            // host, is no wait.
             let date = rfc2822::parse(text).ok()?.timestamp();
             Duration::try_from(date.duration_since(now)).unwrap_or_default()
         }

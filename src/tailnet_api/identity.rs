@@ -38,6 +38,7 @@ pub struct Claims {
 
 /// One audience or several.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+// RFC 7519, section 4.1.3, allows a text in place of a list with one audience.
 #[serde(untagged)]
 enum Audience {
     One(String),
@@ -62,9 +63,11 @@ impl Audience {
 impl IdentityToken {
     /// Reads the text of a token. `None` if it is no token.
     pub fn parse(text: &str) -> Option<Self> {
+        // The file of a token may end in a newline, which the API would refuse as a part of the token.
         let text = text.trim();
         let mut parts = text.split('.');
         let (_, payload, _) = (parts.next()?, parts.next()?, parts.next()?);
+        // The parts of a JWT have no padding (RFC 7515, section 2).
         let payload = BASE64_URL_SAFE_NO_PAD.decode(payload).ok()?;
         Some(Self {
             claims: serde_json::from_slice(&payload).ok()?,

@@ -58,12 +58,16 @@ impl TailnetApi {
         let create = json!({
             "reusable": false,
             "ephemeral": request.ephemeral,
+            // A device that waits for the approval of an administrator would be a relay that nobody can
+            // use.
             "preauthorized": true,
             "tags": request.tags,
         });
         let body = json!({
             "capabilities": {"devices": {"create": create}},
+            // Without this value, or with 0, a key can be used for 90 days.
             "expirySeconds": request.lifetime.as_secs(),
+            // The API refuses the whole request if a character of the description is not allowed.
             "description": description(&request.description),
         });
         let keys = path(&["tailnet", "-", "keys"]);

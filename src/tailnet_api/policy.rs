@@ -44,6 +44,8 @@ impl TailnetApi {
             return self.headscale_policy().await;
         }
         let mut call = Call::new(READ, Method::GET, acl(), Scope::PolicyRead);
+        // By default the API answers with JSON, and the comments of the policy would be lost with the next
+        // write.
         call.accept = HUJSON;
         let answer = self.call(call).await?;
         Ok(PolicyText {
@@ -86,6 +88,8 @@ impl TailnetApi {
         let mut call = Call::new(WRITE, Method::POST, acl(), Scope::Policy);
         call.body = hujson(text);
         call.accept = HUJSON;
+        // The tag is sent with the quotes that it came with: servers compute it from different forms of
+        // the text.
         call.if_match = Some(etag);
         match self.call(call).await {
             Ok(_) => Ok(true),
@@ -98,6 +102,7 @@ impl TailnetApi {
 }
 
 fn acl() -> String {
+    // `-` stands for the tailnet that the credential belongs to.
     path(&["tailnet", "-", "acl"])
 }
 
@@ -121,11 +126,14 @@ fn faults(answer: &Answer) -> Result<Vec<String>, ApiError> {
         errors: Option<Vec<String>>,
     }
 
+    // The answer about a policy without faults is empty or `{}`.
     if answer.body.trim_ascii().is_empty() {
         return Ok(Vec::new());
     }
     let verdict: Verdict = answer.json(VALIDATE)?;
     let complaints = verdict.data.unwrap_or_default();
+    // `message` is also set if there are only warnings ("warning(s) found"): then the complaints have no
+    // errors.
     if complaints.is_empty() && !verdict.message.is_empty() {
         return Ok(vec![verdict.message]);
     }

@@ -42,6 +42,8 @@ pub(super) fn refused(answer: &Answer, refusal: Refusal<'_>) -> ApiError {
         StatusCode::UNAUTHORIZED => ApiError::TokenRefused { operation, message },
         // An object that the scopes do not show is answered like one that does not exist.
         StatusCode::NOT_FOUND if !lacks_scope => ApiError::NotFound { operation },
+        // 403 also means that the plan of the tailnet lacks a feature, so the status alone does not mean a
+        // scope. Errors of this API have no code: the words distinguish them.
         StatusCode::FORBIDDEN | StatusCode::NOT_FOUND
             if lacks_scope || message.contains(SCOPE_REFUSED) =>
         {

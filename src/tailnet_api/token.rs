@@ -129,6 +129,7 @@ pub(super) async fn request(
         accept: JSON,
         if_match: None,
     };
+    // The life of the token begins when the server makes it, which may be any time from now on.
     let asked = Instant::now();
     let answer = connector.send(operation, request).await?;
     match answer.status {
@@ -136,6 +137,8 @@ pub(super) async fn request(
             let granted: Granted = answer.json(operation)?;
             Ok(token(granted, asked))
         }
+        // tailscale.com answers 401 for an unknown client, and 403 for a federated identity whatever does
+        // not match; OAuth allows 400 and 401 (RFC 6749, section 5.2).
         StatusCode::BAD_REQUEST | StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(
             refusal::credential_refused(&answer, connector.server(), credential),
         ),
