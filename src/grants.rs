@@ -17,10 +17,12 @@ pub use self::{
 };
 
 /// Capability that allows a source to allocate sessions on a destination.
+// `tailcfg.PeerCapabilityRelay`.
 pub const CAPABILITY: &str = "tailscale.com/cap/relay";
 /// Owner of the relays' tags in the generated policy.
 const OWNER: &str = "autogroup:admin";
 /// Ports of clients in the generated tests: remote shells and web interfaces.
+// A test of a policy has single ports, no ranges.
 const DENIED_PORTS: [u16; 2] = [22, 443];
 /// Grant that allows all connections, as a policy file without `acls` and `grants` does.
 const ALLOW_ALL: &str = r#"{"src": ["*"], "dst": ["*"], "ip": ["*"]}"#;
@@ -93,6 +95,7 @@ struct RelayCapability;
 impl Serialize for RelayCapability {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(Some(1))?;
+        // The capability has no parameters. Control servers read `[]` and `[{}]` as the same.
         map.serialize_entry(CAPABILITY, &[(); 0])?;
         map.end()
     }

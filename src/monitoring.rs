@@ -50,6 +50,7 @@ pub const ALERTS: &[Alert] = &[
     Alert {
         name: "PeerRelayNotScraped",
         scope: Scope::Targets,
+        // The comparison lets `absent` also fire if there are targets and none of them responds.
         expression: "absent(up{peer_relay!=\"\",SELECTOR} == 1)",
         lasts: "5m",
         severity: "critical",
@@ -77,6 +78,7 @@ pub const ALERTS: &[Alert] = &[
     Alert {
         name: "PeerRelayKeyExpiring",
         scope: Scope::Relays,
+        // 0 means that the key does not expire, as with all tagged devices.
         expression: "(peerrelay_key_expiry_timestamp_seconds{SELECTOR} > 0) - time() < 14 * 86400",
         lasts: "1h",
         severity: "warning",
@@ -86,6 +88,8 @@ pub const ALERTS: &[Alert] = &[
     Alert {
         name: "PeerRelayLosesDatagrams",
         scope: Scope::Relays,
+        // Prometheus compares series with equal labels only, so both sides are reduced to the labels of
+        // the target.
         expression: "sum without (cause) (rate(peerrelay_socket_lost_datagrams_total{SELECTOR}[5m])) > 0.001 * sum without (data_path, transport_in, transport_out, region) (rate(peerrelay_forwarded_packets_total{SELECTOR}[5m]))",
         lasts: "10m",
         severity: "warning",

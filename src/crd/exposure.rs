@@ -99,6 +99,7 @@ pub struct LoadBalancer {
     pub share_address: bool,
     /// First port of relays that share an address. If empty, `port` is used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    // The last of `MOST_CHOSEN` relays must still have a port.
     #[schemars(range(min = 1, max = 65435))]
     pub base_port: Option<u16>,
     /// Elastic IPs of AWS by zone, for the AWS Load Balancer Controller. Each relay gets an address

@@ -262,6 +262,7 @@ pub struct PeerRelayStatus {
     /// Number of ready relays and of desired relays, such as `2/2`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub relays: String,
+    // A printer column shows only the first value that its path finds, so lists have texts for kubectl.
     /// Names of the regions, as shown by kubectl.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub region_names: String,
@@ -340,6 +341,7 @@ const fn yes() -> bool {
 
 fn conditions(generator: &mut SchemaGenerator) -> Schema {
     let mut schema = Vec::<Condition>::json_schema(generator);
+    // A list without keys has one owner as a whole in server-side apply.
     schema.insert("x-kubernetes-list-type".into(), "map".into());
     schema.insert("x-kubernetes-list-map-keys".into(), vec!["type"].into());
     schema

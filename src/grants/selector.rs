@@ -142,6 +142,7 @@ impl Selector {
     /// Returns whether a device is selected. It is false if the selector is not
     /// [resolvable](Self::is_resolvable).
     pub fn names(&self, device: &Device<'_>) -> bool {
+        // A device with tags belongs to no user, also if a user has registered it.
         let owned = device.tags.is_empty();
         match self.kind {
             Kind::Everyone => true,
@@ -215,6 +216,7 @@ pub fn is_tailnet(net: IpNet) -> bool {
 
 /// Returns the networks of tailnet addresses.
 fn tailnet() -> [IpNet; 2] {
+    // `tsaddr.CGNATRange` and `tsaddr.TailscaleULARange`.
     let v4 = Ipv4Net::new(Ipv4Addr::new(100, 64, 0, 0), 10);
     let v6 = Ipv6Net::new(Ipv6Addr::new(0xfd7a, 0x115c, 0xa1e0, 0, 0, 0, 0, 0), 48);
     [

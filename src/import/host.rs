@@ -18,12 +18,14 @@ const PORT: &str = "RelayServerPort";
 /// Label value that stands for the name of the node.
 const PLACEHOLDER: &str = "name-of-the-node";
 /// Preferences that are in every output.
+// Fields of `ipn.Prefs` without `omitempty`.
 const ALWAYS: [&str; 3] = ["ControlURL", "WantRunning", "CorpDNS"];
 /// Preferences that concern the host and not its relay. `Config` contains its identity.
 const OF_THE_HOST: [&str; 25] = [
     "AllowSingleHosts",
     "AutoExitNode",
     "AutoUpdate",
+    // `ipn.Prefs.Persist`, which contains private keys: nothing of it may get into notes.
     "Config",
     "CorpDNS",
     "Egg",
@@ -64,6 +66,8 @@ pub(super) fn is_prefs(document: &Value) -> bool {
 
 /// Returns whether the host is a relay.
 pub(super) fn is_relay(prefs: &Value) -> bool {
+    // The field is a pointer: without it there is no relay, and 0 is a random port
+    // (`ipn.Prefs.RelayServerPort`).
     !prefs[PORT].is_null()
 }
 

@@ -74,6 +74,7 @@ pub fn dashboard(shown: Shown<'_>) -> Value {
         "schemaVersion": 39,
         "time": {"from": "now-6h", "to": "now"},
         "refresh": "30s",
+        // Grafana's number for a crosshair that all panels share.
         "graphTooltip": 1,
         "templating": {"list": variables},
         "panels": panels(),
@@ -94,6 +95,7 @@ fn variable((name, title, label, series): &(&str, &str, &str, &str), shown: Show
     };
     if let Some(value) = fixed {
         return json!({
+            // Grafana's number for a variable that is not shown.
             "name": name, "label": title, "type": "constant", "hide": 2, "query": value,
             "current": {"text": value, "value": value},
         });
@@ -102,6 +104,8 @@ fn variable((name, title, label, series): &(&str, &str, &str, &str), shown: Show
     // annotations.
     json!({
         "name": name, "label": title, "type": "query",
+        // Grafana's numbers: values are read at each change of the time range, and are in alphabetical
+        // order.
         "query": format!("label_values({series}, {label})"), "refresh": 2, "sort": 1,
         "datasource": datasource(),
         "includeAll": true, "multi": true, "allValue": ".*",

@@ -10,8 +10,10 @@ use crate::names;
 
 /// Number of characters of `generateName` that the API server keeps, and an example of the suffix
 /// that it adds.
+// `MaxGeneratedNameLength` and `randomLength` of k8s.io/apiserver/pkg/storage/names.
 const GENERATED: (usize, &str) = (58, "00000");
 /// Maximum size of all annotations together, in bytes.
+// `TotalAnnotationSizeLimitB` of k8s.io/apimachinery/pkg/api/validation.
 const MOST_ANNOTATIONS: usize = 256 * 1024;
 
 /// Checks the metadata. An object with `generateName` gets a name of the length that the API server
@@ -120,6 +122,8 @@ fn annotations(annotations: &BTreeMap<String, String>, problems: &mut Vec<Proble
         problems.push(Problem::new("metadata.annotations", message));
     }
     for key in annotations.keys() {
+        // Keys of annotations may have a domain with capitals, unlike those of labels
+        // (`ValidateAnnotations`).
         if !names::is_qualified(&key.to_lowercase()) {
             problems.push(Problem::new(format!("metadata.annotations.{key}"), KEY));
         }

@@ -187,6 +187,7 @@ impl Checker<'_> {
     }
 
     fn text(&mut self, schema: &Schema, text: &str, path: &str) {
+        // The API server counts characters and not bytes (`utf8.RuneCountInString`).
         let count = i64::try_from(text.chars().count()).unwrap_or(i64::MAX);
         if let Some(message) = size(schema.min_length, schema.max_length, count, "characters") {
             self.refuse(path, message);

@@ -118,6 +118,7 @@ pub(super) fn each_family(
 ) -> Vec<String> {
     let mut rules = Vec::new();
     for opening in openings {
+        // Google Cloud and Azure refuse a rule with sources of both families.
         for (family, sources) in by_family(sources) {
             rules.push(rule(rules.len(), opening, family, &sources));
         }

@@ -18,6 +18,7 @@ fn inside(opening: &Opening, separator: &str) -> String {
 
 pub(super) fn ufw(openings: &[&Opening], sources: &[Source]) -> Vec<String> {
     let rules = openings.iter().flat_map(|opening| {
+        // ufw has no match for the port before the replacement of the destination.
         let (port, purpose) = (inside(opening, ":"), &opening.purpose);
         let comment = format!("comment 'peer relay {purpose}'");
         let route = if passes(opening) { "route " } else { "" };
@@ -50,6 +51,8 @@ pub(super) fn iptables(openings: &[&Opening], sources: &[Source]) -> Vec<String>
         let port = opening.ports(":");
         let port = match opening.delivery {
             Delivery::Local => format!("--dport {port}"),
+            // The cluster replaces the destination before this chain, so `--dport` would see the port of
+            // the relay. Only conntrack still has the port to which the client sent.
             Delivery::Forwarded { .. } => format!("-m conntrack --ctorigdstport {port}"),
         };
         rules.push((program, format!("{chain} -p udp{from} {port} -j ACCEPT")));
@@ -75,6 +78,7 @@ pub(super) fn iptables(openings: &[&Opening], sources: &[Source]) -> Vec<String>
 pub(super) fn nftables(openings: &[&Opening], sources: &[Source]) -> Vec<String> {
     let mut rules = Vec::new();
     let whole = is_everyone(sources);
+    // A rule of the family `inet` without an address applies to IPv4 and IPv6.
     let shown = if whole { &sources[..1] } else { sources };
     for (opening, source) in pairs(openings, shown) {
         let family = if source.is_ipv4() { "ip" } else { "ip6" };

@@ -123,6 +123,8 @@ impl Document {
 
     fn duplicate_in(&self, container: &Container, depth: usize) -> Option<PolicyFileError> {
         // The policy itself, and the rules in its lists.
+        // Go's encoding/json finds the fields of a struct without regard to case, and the keys of a map
+        // exactly.
         let folded = matches!(depth, 0 | 2);
         let key = |name: &str| match folded {
             true => name.to_ascii_lowercase(),
@@ -155,6 +157,7 @@ impl Document {
     /// Returns whether the policy has a section that is not null.
     pub(super) fn has(&self, section: &str) -> bool {
         let member = self.root.member(section);
+        // Control servers read null as a missing section. An empty list is different: it allows nothing.
         member.is_some_and(|member| !matches!(member.value, Value::Null))
     }
 
@@ -185,6 +188,7 @@ impl Container {
 
     /// Returns the last member with a name, without regard to case.
     pub(super) fn member(&self, name: &str) -> Option<&Entry> {
+        // Of members with the same name, Go's encoding/json uses the last one.
         self.entries().rev().find(|entry| {
             let own = entry.name.as_deref();
             own.is_some_and(|own| own.eq_ignore_ascii_case(name))
@@ -313,6 +317,8 @@ impl Reader<'_> {
         let range = start..self.at;
         Ok(Some(match leaf {
             CstLeafNode::Whitespace(_) => {
+                // The library takes control characters and the no-break space as space, which
+                // tailscale/hujson refuses.
                 let odd = raw
                     .char_indices()
                     .find(|(_, letter)| !" \t".contains(*letter));
@@ -326,6 +332,8 @@ impl Reader<'_> {
             }
             CstLeafNode::Newline(_) => Child::Newline(range),
             CstLeafNode::Comment(comment) => {
+                // The library accepts such a comment at the end of a file, and tailscale/hujson refuses
+                // it.
                 if comment.is_line_comment() && !self.is_at_line_feed() {
                     return Err(self.fault(start, PolicyFault::OpenComment));
                 }

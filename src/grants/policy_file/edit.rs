@@ -153,6 +153,7 @@ pub(super) fn remove(
         .into_iter()
         .any(|child| matches!(child, Child::Newline(_)));
     let is_line = |child: &Child| matches!(child, Child::Comment(range) if document.slice(range).starts_with("//"));
+    // Without a line break, the rest of the list would become a part of the comment before it.
     let text = match before.is_some_and(is_line) && !ends_line {
         true => newline(document),
         false => "",

@@ -246,6 +246,8 @@ impl<'a> Plan<'a> {
         let unmarked = || all().filter(|found| found.marker.is_none());
         all()
             .find(|found| is_own(found) && has_tag(found))
+            // The tag of the region has changed: its entry is updated, and keeps its place and the
+            // comments in it.
             .or_else(|| all().find(is_own))
             .or_else(|| unmarked().find(|found| wanted.is_satisfied_by(found.entry)))
             .or_else(|| {
@@ -291,6 +293,7 @@ impl<'a> Plan<'a> {
     /// Returns the removal of an entry that no region needs any more.
     fn obsolete(&self, document: &Document) -> Option<Edit> {
         // Tags are removed last, when nothing refers to them.
+        // Control servers refuse a policy with a tag that has no owner.
         Section::ALL.into_iter().rev().find_map(|section| {
             let container = section.of(document)?;
             let mut all = found(document, container, section);
@@ -369,6 +372,8 @@ fn update_rule(
                 format!("{}: {}", quoted(name), field.render())
             }));
         };
+        // A marker counts only if its entry has its tag. If marker and `dst` changed in two steps, the
+        // second one would not find the entry, and would add another.
         let is_identity = *name == "dst" || !matches!(field, Field::Set(_));
         if is_identity && !field.is(&member.value) {
             let edit = Edit::replace(member.value_range.clone(), field.render());
@@ -441,6 +446,7 @@ fn is_used(document: &Document, owners: &Entry) -> bool {
     };
     let refers = |text: &str| {
         let rest = text.strip_prefix(&**tag);
+        // Destinations in `acls` have ports, such as `tag:relay:22`.
         rest.is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
     };
     uses(&document.root, &refers, owners.range.start)

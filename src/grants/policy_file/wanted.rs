@@ -157,6 +157,7 @@ impl Wanted {
         let (Value::Object(rule), Content::Rule(members)) = (&entry.value, &self.content) else {
             return false;
         };
+        // `srcPosture` excludes some devices of the clients. With `via`, Headscale ignores the capability.
         let limits = ["via", "srcPosture"];
         !limits.iter().any(|name| rule.member(name).is_some())
             && members.iter().all(|(name, field)| {

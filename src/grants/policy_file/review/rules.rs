@@ -9,8 +9,10 @@ use crate::grants::{
 };
 
 /// Capability that the control server adds.
+// `tailcfg.PeerCapabilityRelayTarget`.
 const TARGET: &str = "tailscale.com/cap/relay-target";
 /// Attribute of clients that use no relays.
+// `tailcfg.NodeAttrDisableRelayClient`.
 const DISABLED: &str = "disable-relay-client";
 /// Owners that include every user of a tailnet.
 const EVERY_USER: [&str; 3] = ["autogroup:member", "autogroup:members", "*"];
