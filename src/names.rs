@@ -35,6 +35,7 @@ pub const ELASTIC_IP_ANNOTATION: &str =
 /// Finalizer of PeerRelays whose tailnet devices are deleted before them.
 pub const FINALIZER: &str = "peerrelay.dev/devices";
 /// Field manager of this finalizer.
+// An apply without finalizers by this manager removes its own finalizer, and none of others.
 pub const FINALIZER_MANAGER: &str = "peerrelay-finalizer";
 /// HTTP header of a probe with the identity of the relay that it is for. Other relays refuse the
 /// probe.

@@ -158,6 +158,8 @@ impl CredentialError {
         match self {
             Self::SecretMissing { .. }
             | Self::ApiKeyMissing { .. }
+            // With a namespace, the RoleBinding that allows to read the Secret is deleted too: 403 may
+            // come before 404.
             | Self::SecretForbidden { .. } => true,
             Self::Reference(error) => error.is_missing(),
             _ => false,

@@ -34,6 +34,7 @@ pub fn is_ready(set: &DaemonSet) -> bool {
 /// The number of relays that Kubernetes has not replaced yet.
 pub fn outdated(set: &DaemonSet) -> usize {
     let Some(status) = &set.status else { return 0 };
+    // The field is absent when it is 0.
     let updated = status.updated_number_scheduled.unwrap_or(0);
     usize::try_from(status.desired_number_scheduled - updated).unwrap_or(0)
 }

@@ -157,6 +157,7 @@ impl State {
         let has = |devices: &[RelayDevice], id: &String| devices.iter().any(|d| d.node_id == *id);
         self.results.done.retain(|id| {
             let is_settled = !has(deletions.before, id) || has(deletions.recorded, id);
+            // A task may have ended after the view was taken: its results stay until a pass has used them.
             !(deletions.seen.done.contains(id) && is_settled)
         });
     }
@@ -223,6 +224,8 @@ async fn delete_all(clients: &ApiClients, order: &Order) -> Outcome {
                 }
             }
             Err(error) => {
+                // Some devices cannot be deleted: the API answers 501 for one that another tailnet shares,
+                // and has answered 500 for single devices (tailscale/tailscale#9773).
                 let is_of_device = matches!(
                     error,
                     ApiError::Refused { .. } | ApiError::Unavailable { .. }
@@ -253,6 +256,7 @@ async fn delete_one(api: &TailnetApi, device: &RelayDevice) -> Result<bool, ApiE
     let Some(found) = api.device(&device.node_id).await? else {
         return Ok(true);
     };
+    // The scope `devices:core` allows to delete every device of a tailnet, whatever its tags are.
     if !found.tags.contains(&device.tag) {
         return Ok(false);
     }

@@ -19,6 +19,7 @@ pub const DEVICE_KEPT: &str = "DeviceKept";
 /// Reason of the event about entries that a deleted PeerRelay has left in the tailnet policy.
 pub const ENTRIES_LEFT: &str = "PolicyEntriesLeft";
 /// Longest note that the API server accepts, in bytes.
+// `NoteLengthLimit` of k8s.io/kubernetes/pkg/apis/core/validation.
 const LONGEST_NOTE: usize = 1_024;
 /// Devices that an event names.
 const MOST_NAMED: usize = 8;

@@ -57,6 +57,7 @@ impl Taken {
         let mut taken = Self::default();
         for pod in pods {
             let phase = pod.status.as_ref().and_then(|s| s.phase.as_deref());
+            // A pod that has ended keeps its node, but none of its ports.
             let ended = matches!(phase, Some("Succeeded" | "Failed"));
             let node = pod.spec.as_ref().and_then(|spec| spec.node_name.clone());
             let Some(node) = node.filter(|_| !ended) else {
@@ -121,6 +122,7 @@ pub fn wanted(pod: &Pod) -> Vec<HostPort> {
     let port = |port: &k8s_openapi::api::core::v1::ContainerPort| {
         Some(HostPort {
             protocol: port.protocol.clone().unwrap_or_else(|| "TCP".to_owned()),
+            // The API server sets `hostPort` for all ports of a pod on the host network.
             number: port.host_port?.try_into().ok()?,
         })
     };
@@ -140,6 +142,8 @@ pub fn node_of(pod: &Pod) -> Option<String> {
     let mut fields = required
         .node_selector_terms
         .iter()
+        // The DaemonSet controller names the node of a pod by this field
+        // (`ReplaceDaemonSetPodNodeNameNodeAffinity`).
         .flat_map(|term| term.match_fields.iter().flatten());
     let by_name = fields.find(|field| field.key == "metadata.name")?;
     by_name.values.as_ref()?.first().cloned()

@@ -58,6 +58,7 @@ pub struct Deletion {
 /// Decides the next step for a PeerRelay that is being deleted.
 pub fn next(relay: &PeerRelay, view: &ClusterView, now: Timestamp) -> Step {
     let is_orphaning = relay.finalizers().iter().any(|f| f == ORPHAN);
+    // The relays go on without their PeerRelay, and need their devices.
     if is_orphaning {
         return Step::End(Left::default());
     }
@@ -69,6 +70,7 @@ pub fn next(relay: &PeerRelay, view: &ClusterView, now: Timestamp) -> Step {
     let record = view.policy.as_ref().filter(|_| !view.syncing.is_removed);
     let has_entries = record.is_some_and(|policy| policy.has_entries);
     let policy = policy_access(relay, &view.referred).filter(|access| access.writes && has_entries);
+    // This time survives restarts of the operator, so nothing that fails can extend the deletion.
     let since = relay.metadata.deletion_timestamp.as_ref();
     let deadline = since.and_then(|since| since.0.checked_add(DEADLINE).ok());
     let deadline = deadline.unwrap_or(now);
@@ -78,6 +80,7 @@ pub fn next(relay: &PeerRelay, view: &ClusterView, now: Timestamp) -> Step {
             has_entries: policy.is_some(),
         });
     }
+    // A relay that still runs would notice that its device is gone, and would join again.
     let ended = |device: &&RelayDevice| !has_pod(device, &view.own_pods);
     Step::Delete(Box::new(Deletion {
         policy,

@@ -229,9 +229,11 @@ pub(super) fn patch(relay: &ObjectMeta, new: &impl Serialize) -> (PatchParams, P
     let patch = json!({
         "apiVersion": PeerRelay::api_version(&()),
         "kind": PeerRelay::kind(&()),
+        // The API server answers 409 if the object with this name has another UID.
         "metadata": {"name": relay.name, "uid": relay.uid},
         "status": new,
     });
+    // Without force, a field that somebody else has written would block every status.
     let params = PatchParams::apply(names::STATUS_MANAGER).force();
     (params, Patch::Apply(patch))
 }

@@ -137,6 +137,7 @@ impl Syncer {
         } = task;
         let (name, namespace) = (&access.relay.name, &access.namespace);
         let api = match is_removal {
+            // The Secret is often deleted together with the PeerRelay.
             true => self.0.clients.get_or_last(access).await,
             false => self.0.clients.get(access).await,
         };

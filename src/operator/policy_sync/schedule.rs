@@ -117,6 +117,8 @@ impl Schedule {
     /// Returns the comparison because of reports that relays lack the grant, or that a proposal was
     /// merged.
     fn after_report(&mut self, wish: &Wish, now: Instant) -> Option<(Instant, Goal)> {
+        // A report counts when it changes, not while it lasts: a client without devices would cause
+        // requests for ever.
         if wish.reports == self.reports {
             return None;
         }
@@ -125,6 +127,7 @@ impl Schedule {
             | GrantState::TooBroad
             | GrantState::Incomplete
             | GrantState::Unseen => true,
+            // The entries do not decide which devices have the tag.
             GrantState::Unknown | GrantState::Effective | GrantState::TagShared => false,
         };
         if !wish.is_proposed && !wish.reports.iter().any(lacks) {
@@ -186,6 +189,8 @@ impl Schedule {
                 return;
             }
         };
+        // With `Apply`, only reports cause a comparison that does not write. The entries were in the
+        // policy before.
         let was_known = order.writes && order.is_held && order.goal == Goal::Compare;
         let finding = match finding {
             // Nothing is proposed, so that the refusal is all there is to tell.

@@ -53,6 +53,8 @@ pub(super) async fn step(
                 let event = events::devices_left(&left, problem);
                 publisher.send_event(&event).await;
             }
+            // The object goes with its finalizer. In this order, an operator that ends in between sends
+            // the events twice and not never.
             let removed = publisher.set_finalizer(false).await;
             removed.map_err(ReconcileError::Finalizer)?;
             Ok(Action::await_change())
@@ -68,6 +70,8 @@ async fn delete(
     ctx: &Context,
     deletion: Deletion,
 ) -> Result<Action, ReconcileError> {
+    // The garbage collector removes children only when their owner is gone, and the owner waits for the
+    // devices.
     let removed = remove_relays(&ctx.client, relay, &view.daemon_sets).await;
     let deletions = Deletions {
         seen: &view.deleting,

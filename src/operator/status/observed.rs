@@ -178,6 +178,7 @@ impl Observed {
         summary.ready += ready;
         self.counts.desired += desired;
         self.counts.ready += ready;
+        // Until the controller has observed a change, its numbers are about the previous specification.
         let current = status.observed_generation == set.metadata.generation;
         let updated = status.updated_number_scheduled.unwrap_or(0) == desired;
         self.progress.rolling_out |= !current || !updated || ready < desired;

@@ -85,6 +85,7 @@ fn refusal(set: &DaemonSet, events: &[&Event]) -> Option<(Trouble, String, usize
         .max_by_key(|event| event.last_timestamp.as_ref().map(|time| time.0))?;
     let said = newest.message.as_deref().unwrap_or_default();
     let namespace = set.namespace().unwrap_or_default();
+    // The event has no code: these are words of the admission plugin PodSecurity.
     let (trouble, message) = match said.split_once("violates PodSecurity") {
         Some((_, details)) => (
             Trouble::PodSecurityForbidden,
@@ -121,6 +122,7 @@ fn trouble(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
     if let Some(refused) = scheduled.filter(|c| c.status == "False") {
         let why = refused.message.as_deref().unwrap_or_default();
         return match refused.reason.as_deref() {
+            // Words of the scheduler's plugin NodePorts (`ErrReason`).
             Some("Unschedulable") if why.contains("free ports") => conflict(pod, taken),
             Some("Unschedulable") => Some((
                 Trouble::Unschedulable,
@@ -192,6 +194,7 @@ fn container_trouble(
     let waits_for = waiting
         .and_then(|w| w.reason.as_deref())
         .unwrap_or_default();
+    // Errors of k8s.io/kubernetes/pkg/kubelet/images.
     if let "ErrImagePull"
     | "ImagePullBackOff"
     | "InvalidImageName"

@@ -30,6 +30,7 @@ pub(super) fn updates(observed: &Observed) -> Vec<ConditionUpdate> {
         complete: complete && settled,
     };
     let ready = state.ready();
+    // kstatus, which Flux and other tools use, expects `Reconciling` and `Stalled` only while they are true.
     std::iter::once(ready).chain(state.detail()).collect()
 }
 

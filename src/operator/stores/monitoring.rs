@@ -42,6 +42,8 @@ impl Monitoring {
         let mut definitions = Vec::new();
         let mut streams = Vec::new();
         for kind in MonitoringKind::ALL {
+            // The ClusterRole allows this watch for two names only (`resourceNames`), and the API server
+            // then requires a selector with the name.
             let by_name = format!("metadata.name={}", kind.definition());
             let config = watcher::Config::default().fields(&by_name);
             let events = scope.cluster_events(config);

@@ -179,6 +179,7 @@ impl<'a> Fields<'a> {
         let server = ControlServer::of(self.control_url.map(String::as_str));
         let url = own.unwrap_or_else(|| match server {
             ControlServer::Hosted => hosted(),
+            // Headscale has its API at the URL of the control server.
             ControlServer::Own(_) => control_url.unwrap_or_else(hosted),
         });
         Ok(ApiAccount {
