@@ -31,6 +31,8 @@ use crate::config::{DEFAULT_PORT, data_path::DataPath, log_level::LogLevel};
     derive = "PartialEq",
     doc = "Tailscale peer relays on the nodes of this cluster: clients that cannot reach each other directly talk through them.",
     validation = Rule::new("self.metadata.name.size() <= 40").message("metadata.name must have at most 40 characters: it begins the names of the relays' DaemonSets"),
+    // A name cannot change: for an older object, the rule would block every change, also that of
+    // finalizers.
     validation = Rule::new("oldSelf.hasValue() || self.metadata.name.matches('^[a-z]([a-z0-9-]*[a-z0-9])?$')").optional_old_self(true).message("metadata.name must be lower-case letters, digits and dashes, begin with a letter and end with a letter or digit, such as edge-eu: it begins the names of Services, which allow nothing else"),
     printcolumn(name = "Ready", type_ = "string", json_path = ".status.conditions[?(@.type=='Ready')].status"),
     printcolumn(name = "Relays", type_ = "string", json_path = ".status.relays"),

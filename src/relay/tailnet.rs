@@ -250,6 +250,7 @@ impl Tailnet {
             app: concat!("peerrelay/", env!("CARGO_PKG_VERSION")),
             hostname: self.config.hostname.clone(),
             request_tags: self.requested_tags(),
+            // The admin console shows it. Clients find relays by the policy alone.
             peer_relay: true,
             net_info: (region != 0).then_some(NetInfo {
                 preferred_derp: region,

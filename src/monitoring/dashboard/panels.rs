@@ -63,6 +63,7 @@ const OVERVIEW: &[Panel] = &[
         description: "Number of relays that run but accept no new sessions. Open sessions continue.",
         steps: NONE_IS_GOOD,
         queries: &[(
+            // `count` of no series has no value, which a panel shows as "No data".
             "count(peerrelay_ready{RELAYS} == 0) or vector(0)",
             "not ready",
         )],

@@ -23,6 +23,7 @@ impl Name {
             SocketAddr::V6(_) => libc::AF_INET6,
         };
         let family = family as libc::sa_family_t;
+        // The family is in the byte order of the host, and the port in that of the network (ip(7)).
         name.0[..2].copy_from_slice(&family.to_ne_bytes());
         name.0[2..4].copy_from_slice(&address.port().to_be_bytes());
         let len = match address {

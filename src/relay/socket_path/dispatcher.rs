@@ -134,6 +134,8 @@ impl Dispatcher {
         self.shared.used.notify_one();
         let opened = state.allocator.open(from, packet, self.clock.now());
         let opened = opened.and_then(|request| {
+            // The peer was found in the network map before the lock was taken: its grant may have ended
+            // since.
             let is_allowed = from.is_some_and(|peer| state.allows(peer));
             is_allowed.then_some(request).ok_or(DropReason::NoGrant)
         });

@@ -101,6 +101,7 @@ impl<'a> Control<'a> {
             let stream = upgrade_ts2021(url, &init, handshake, &identity.machine, http)
                 .await
                 .ok()?;
+            // Control may send an early message before HTTP/2 begins (`tailcfg.EarlyNoise`).
             let stream = read_challenge_packet(stream).await.ok()?;
             http2::connect(stream).await.ok()
         };

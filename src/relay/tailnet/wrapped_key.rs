@@ -75,10 +75,12 @@ impl<'a> WrappedKey<'a> {
 
 impl Credential {
     fn parse(text: &str) -> Option<Self> {
+        // The standard alphabet of base64 has no dash.
         let (signature, private) = text.split_once('-')?;
         let signature = BASE64_STANDARD_NO_PAD.decode(signature).ok()?;
         let private = BASE64_STANDARD_NO_PAD.decode(private).ok()?;
         let is_credential =
+            // The upper three bits are the type (RFC 8949, section 3).
             matches!(signature[..], [head, KIND, CREDENTIAL, ..] if head & 0xe0 == MAP);
         let (seed, public) = private.split_at_checked(SEED_LEN)?;
         let pair = Ed25519KeyPair::from_seed_and_public_key(seed, public).ok()?;
@@ -89,6 +91,7 @@ impl Credential {
     fn sign(&self, node: &[u8; 32]) -> Vec<u8> {
         let node = [NODE_KEY_PREFIX, node].concat();
         let unsigned = self.encode(&node, None);
+        // The signature is of the same map without a signature (`tka.NodeKeySignature.SigHash`).
         let signature = self.pair.sign(&Blake2s256::digest(unsigned));
         self.encode(&node, Some(signature.as_ref()))
     }
