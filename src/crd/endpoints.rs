@@ -25,6 +25,8 @@ pub struct Endpoints {
     /// `[2001:db8::1]:40000` or `relay.example.net:40000`. Names are resolved again every 30
     /// seconds.
     #[serde(rename = "static", default)]
+    // The API server estimates the cost of rules from the limits of lists and texts, and refuses a
+    // definition whose rules may cost too much.
     #[schemars(length(max = 16), inner(length(min = 1, max = 270)))]
     pub fixed: Vec<String>,
     /// Endpoints of single nodes, by the name of the node. They come before `static`. The node

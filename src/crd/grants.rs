@@ -27,6 +27,8 @@ pub struct Grants {
     /// `Off`, and the policy stays as it is, also after `Apply`. In YAML, write `"Off"` in quotes.
     #[serde(default, skip_serializing_if = "GrantsSync::is_off")]
     pub sync: GrantsSync,
+    // Who may write the policy may do everything in the tailnet. The credential that creates auth keys
+    // does not get this right.
     /// OAuth client for `sync`. It needs the scopes `policy_file` (with `Propose`,
     /// `policy_file:read` is sufficient), `devices:core:read` and
     /// `devices:posture_attributes:read`.

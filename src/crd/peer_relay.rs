@@ -105,6 +105,8 @@ pub struct PeerRelaySpec {
 #[serde(rename_all = "camelCase")]
 #[x_kube(validation = Rule::new("!has(self.controlURL) || self.controlURL.matches('^https?://[^/?#]+/?$')").message("tailnet.controlURL must be a URL without a path, such as https://control.example.net"))]
 #[x_kube(validation = Rule::new("[has(self.authKey), has(self.oauth), has(self.workloadIdentity), has(self.credentialsRef)].filter(given, given).size() == 1").message("tailnet must have either authKey (a Secret with an auth key), oauth (a Secret with an OAuth client, with which the operator creates auth keys), workloadIdentity (a federated identity, with which it does) or credentialsRef (a TailnetCredential, which has one of the last two)"))]
+// With URLs of its own, a PeerRelay could have the secret of the TailnetCredential sent to a server of its
+// choice.
 #[x_kube(validation = Rule::new("!has(self.credentialsRef) || !(has(self.controlURL) || has(self.apiURL) || has(self.caBundle))").message("tailnet.controlURL, apiURL and caBundle are fields of the TailnetCredential with credentialsRef: remove them here, and set them there"))]
 #[x_kube(validation = Rule::new("!has(self.apiURL) || self.apiURL.matches('^https?://[^/?#]+/?$')").message("tailnet.apiURL must be a URL without a path, such as https://api.example.net"))]
 #[x_kube(validation = Rule::new("!has(self.deletionPolicy) || self.deletionPolicy != 'Delete' || !has(self.authKey)").message("tailnet.deletionPolicy: Delete needs oauth, workloadIdentity or credentialsRef, with which the operator deletes devices: set one of them, or remove deletionPolicy"))]
@@ -283,6 +285,8 @@ pub struct PeerRelayStatus {
     /// Summary of each region.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub regions: Vec<RegionStatus>,
+    // A RelayNode goes with its pod, before it is known whether another pod follows, so the record is
+    // here.
     /// Tailnet devices that the operator deletes when their relays are removed. Only these are
     /// deleted. They are listed with `tailnet.deletionPolicy: Delete`, at most 1000.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]

@@ -7,6 +7,7 @@ use kube::KubeSchema;
 use serde::{Deserialize, Serialize};
 
 /// Maximum number of relays of a region if the operator chooses their nodes.
+// Each of these relays has a DaemonSet of its own.
 pub const MOST_CHOSEN: u16 = 100;
 
 /// Nodes for relays, and the number of relays. Relays start on nodes that match all fields. Nodes

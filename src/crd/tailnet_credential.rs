@@ -73,6 +73,8 @@ pub struct TailnetCredentialSpec {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schemars(length(max = 262144))]
     pub ca_bundle: Option<String>,
+    // There is no selector by label, because tenants of many clusters can label their own namespaces. An
+    // empty list could be read as all namespaces or as none.
     /// Namespaces whose PeerRelays may use this credential, or `*` for all namespaces. Users who may
     /// create PeerRelays in an allowed namespace can add relays to the tailnet, with each tag that
     /// the credential may use.

@@ -165,6 +165,8 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let spec = match validate(&relay, &view.referred, &ctx.defaults) {
         Ok(spec) => spec,
         Err(invalid) => {
+            // The account is not used to delete devices either: the status that lists them is less trusted
+            // than the administrator who has withdrawn the access.
             if invalid.withdraws_access() {
                 ctx.apis.issuer.forget(&key);
             }

@@ -15,6 +15,7 @@ use crate::{
 };
 
 /// Time in which a relay must use its auth key.
+// An auth key whose answer was lost, or that was never stored, is of no use to anybody after this time.
 const LIFETIME: Duration = Duration::from_secs(600);
 
 /// The work of one task.

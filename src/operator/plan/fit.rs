@@ -82,6 +82,9 @@ pub(super) fn is_open(node: &Node, placement: &Placement) -> bool {
 /// Returns whether a running relay may stay on a node. Cordons and most taints apply to new pods
 /// only.
 pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
+    // A node that is not ready keeps its place, however long: a timeout would move relays at every reboot.
+    // The taint `node.kubernetes.io/out-of-service` says that a node does not come back, and ends the
+    // place.
     let ends = |taint: &Taint| taint.effect == "NoExecute" && !OUTLIVED.contains(&&*taint.key);
     node.metadata.deletion_timestamp.is_none()
         && fits(node, placement)
@@ -101,6 +104,7 @@ fn is_repelled(node: &Node, placement: &Placement, counts: impl Fn(&Taint) -> bo
 }
 
 fn tolerates(toleration: &Toleration, taint: &Taint) -> bool {
+    // As `Toleration.ToleratesTaint` of k8s.io/api/core/v1.
     let key = toleration.key.as_deref().unwrap_or_default();
     let effect = toleration.effect.as_deref().unwrap_or_default();
     let any_value = toleration.operator.as_deref() == Some("Exists");
@@ -119,6 +123,7 @@ fn holds(term: &NodeSelectorTerm, node: &Node) -> bool {
     let is_empty = labels.clone().next().is_none() && fields.clone().next().is_none();
     let label =
         |r: &NodeSelectorRequirement| satisfies(r, node.labels().get(&r.key).map(String::as_str));
+    // Kubernetes supports no other field.
     let field = |r: &NodeSelectorRequirement| r.key == "metadata.name" && satisfies(r, Some(&name));
     !is_empty && labels.into_iter().all(label) && fields.into_iter().all(field)
 }
@@ -132,6 +137,7 @@ fn satisfies(requirement: &NodeSelectorRequirement, found: Option<&str>) -> bool
     };
     match requirement.operator.as_str() {
         "In" => listed,
+        // As in Kubernetes, a node without the label satisfies it.
         "NotIn" => !listed,
         "Exists" => found.is_some(),
         "DoesNotExist" => found.is_none(),

@@ -110,6 +110,7 @@ fn ingress(service: &Service, port: u16) -> (Vec<SocketAddr>, Vec<StaticEndpoint
     let ips = all
         .clone()
         .filter_map(|i| i.ip.as_ref()?.parse::<IpAddr>().ok());
+    // Load balancers of AWS have a name in place of addresses.
     let hosts = all.filter_map(|i| i.hostname.as_ref());
     (
         ips.map(|ip| SocketAddr::new(ip, port)).collect(),

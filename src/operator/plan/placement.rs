@@ -103,6 +103,7 @@ fn avoid(
     let mut conflicts = BTreeMap::new();
     request.candidates.retain(|candidate| {
         let name = &candidate.name;
+        // A DaemonSet alone has no port: its pod may be waiting for the one that another relay has.
         let holds = request.running.contains(name) && scheduled.contains(&**name);
         let conflict = taken.conflict(name, &ports, &own).filter(|_| !holds);
         let free = conflict.is_none();
