@@ -33,7 +33,8 @@ pub const DROPPED: [DropReason; 4] = [
 pub(super) const DROPPED_FIRST: u32 = PassReason::ALL.len() as u32;
 pub(super) const LATENCY_SUM: u32 = DROPPED_FIRST + DROPPED.len() as u32;
 pub(super) const LATENCY_BUCKETS: u32 = LATENCY_SUM + 1;
-/// Number of counters.
+/// Number of counters, which the object has too.
+#[cfg(test)]
 pub(super) const COUNTERS: u32 = LATENCY_BUCKETS + BUCKETS as u32;
 
 labels::label_enum! {

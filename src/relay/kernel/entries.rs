@@ -47,17 +47,6 @@ impl Entries {
         )?)
     }
 
-    /// Returns whether the maps have room for so many sessions, and entries of the size that this
-    /// version has: pinned maps need not.
-    pub(super) fn fit(&self, sessions: u32) -> Result<bool, MapError> {
-        let fits = |map: &MapData, size| {
-            let info = map.info()?;
-            Ok::<_, MapError>(info.value_size() as usize == size && info.max_entries() == sessions)
-        };
-        Ok(fits(self.four.map(), size_of::<Entry4>())?
-            && fits(self.six.map(), size_of::<Entry6>())?)
-    }
-
     pub(super) fn get(&self, vni: u32) -> Option<SessionEntry> {
         let four = self
             .four

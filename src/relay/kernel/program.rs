@@ -4,6 +4,7 @@
 //! outlive this process, and the next one takes them over without a packet lost.
 
 mod error;
+mod layout;
 mod load;
 mod maps;
 mod pins;
@@ -19,6 +20,8 @@ use aya::{
     },
 };
 
+#[cfg(test)]
+pub(super) use self::layout::{Layout, of_object as layouts};
 pub(super) use self::{
     error::LoadError,
     maps::{CounterMaps, Maps},

@@ -10,6 +10,7 @@ mod first;
 mod limits;
 mod mtu;
 mod persistence;
+mod pins;
 mod segments;
 mod stacked;
 mod tap;

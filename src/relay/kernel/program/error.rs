@@ -20,6 +20,8 @@ pub(in crate::relay::kernel) enum LoadError {
     NoBpf,
     #[error("the kernel refuses the program: {0}")]
     Refused(String),
+    #[error("failed to read the object: {0}")]
+    Object(String),
     #[error("the object has no program {NAME}")]
     NoProgram,
     #[error("the object has no map {0}")]
@@ -28,8 +30,8 @@ pub(in crate::relay::kernel) enum LoadError {
     NoArray(&'static str),
     #[error("another version has pinned other maps")]
     OtherPins,
-    #[error("pinned maps have another layout")]
-    OtherLayout,
+    #[error("the pinned map {0} has another layout")]
+    OtherLayout(&'static str),
     #[error("failed to make the directory for pinned maps: {0}")]
     Pins(#[source] io::Error),
     #[error("failed to open a map of the program: {0}")]
@@ -46,11 +48,12 @@ impl LoadError {
             Self::NotPermitted(_) => UnavailableReason::NotPermitted,
             Self::NoBpf => UnavailableReason::KernelTooOld,
             Self::Refused(_) => UnavailableReason::Refused,
-            Self::NoProgram
+            Self::Object(_)
+            | Self::NoProgram
             | Self::NoMap(_)
             | Self::NoArray(_)
             | Self::OtherPins
-            | Self::OtherLayout
+            | Self::OtherLayout(_)
             | Self::Pins(_)
             | Self::Map(_)
             | Self::Program(_) => UnavailableReason::Failed,

@@ -10,7 +10,8 @@ use aya::{
 use super::{
     NAME, OBJECT,
     error::LoadError,
-    maps::{CounterMaps, MAPS, Maps, known_words},
+    layout,
+    maps::{CounterMaps, MAPS, Maps, capacity},
     pins,
 };
 
@@ -23,7 +24,9 @@ pub(super) fn load(pins: Option<&Path>, sessions: u32) -> Result<Loaded, LoadErr
     let Some(directory) = pins else {
         return load_object(None, sessions);
     };
-    load_onto(directory, sessions).or_else(|error| {
+    let checked = layout::check_pins(directory, sessions);
+    let loaded = checked.and_then(|()| load_object(Some(directory), sessions));
+    loaded.or_else(|error| {
         tracing::info!(%error, "what an earlier process left in the kernel is replaced");
         pins::remove(directory);
         fs::create_dir_all(directory).map_err(LoadError::Pins)?;
@@ -31,21 +34,15 @@ pub(super) fn load(pins: Option<&Path>, sessions: u32) -> Result<Loaded, LoadErr
     })
 }
 
-fn load_onto(directory: &Path, sessions: u32) -> Result<Loaded, LoadError> {
-    let is_ours = |name: &str| MAPS.contains(&name) || pins::is_link(name);
-    if !pins::names(directory).all(|name| is_ours(&name)) {
-        return Err(LoadError::OtherPins);
-    }
-    load_object(Some(directory), sessions)
-}
-
 fn load_object(pins: Option<&Path>, sessions: u32) -> Result<Loaded, LoadError> {
     let mut loader = EbpfLoader::new();
     // Nothing in the program is relocated by types, and parsing those of the kernel costs megabytes.
     loader.btf(None);
-    loader.map_max_entries("SESSIONS4", sessions);
-    loader.map_max_entries("SESSIONS6", sessions);
-    loader.map_max_entries("KNOWN", known_words(sessions));
+    for name in MAPS {
+        if let Some(entries) = capacity(name, sessions) {
+            loader.map_max_entries(name, entries);
+        }
+    }
     if let Some(directory) = pins {
         for name in MAPS {
             loader.map_pin_path(name, directory.join(name));
@@ -54,9 +51,6 @@ fn load_object(pins: Option<&Path>, sessions: u32) -> Result<Loaded, LoadError> 
     let mut ebpf = loader.load(OBJECT).map_err(|error| refusal(&error))?;
     let maps = Maps::take(&mut ebpf)?;
     let counters = CounterMaps::take(&mut ebpf)?;
-    if !(maps.fit(sessions)? && counters.fit()) {
-        return Err(LoadError::OtherLayout);
-    }
     let program = ebpf.program_mut(NAME).ok_or(LoadError::NoProgram)?;
     let program: &mut SchedClassifier = program.try_into().map_err(LoadError::Program)?;
     program.load().map_err(rejection)?;

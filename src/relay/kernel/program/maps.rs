@@ -8,7 +8,7 @@ use relay_proto::VniFilter;
 
 use super::{
     super::{
-        abi::{self, AddressKey, ConfigValue, TrafficValue},
+        abi::{AddressKey, ConfigValue, TrafficValue},
         egress::EgressTable,
         entries::Entries,
     },
@@ -16,8 +16,8 @@ use super::{
 };
 
 /// Names of the maps, as `maps.bpf.h` has them. They are also the names of the pinned files: a relay
-/// that finds another set of names removes what its predecessor left, so a map keeps its name for as long
-/// as its layout stays the same.
+/// that finds another set of names, or other sizes, removes what its predecessor left. A map whose values
+/// get another meaning and keep their size gets another name.
 pub(super) const MAPS: [&str; 11] = [
     "SESSIONS4",
     "SESSIONS6",
@@ -66,12 +66,6 @@ impl Maps {
         })
     }
 
-    /// Returns whether the maps have the layout that this version expects for so many sessions:
-    /// pinned ones need not.
-    pub(super) fn fit(&self, sessions: u32) -> Result<bool, LoadError> {
-        Ok(self.entries.fit(sessions)? && self.vni_filter_words()? == known_words(sessions))
-    }
-
     /// Number of 64-bit words in the filter of VNIs.
     pub(in crate::relay::kernel) fn vni_filter_words(&self) -> Result<u32, MapError> {
         Ok(self.vni_filter.info()?.max_entries())
@@ -85,16 +79,19 @@ impl CounterMaps {
             forwarded: take(ebpf, "FORWARDED")?.try_into()?,
         })
     }
+}
 
-    /// Returns whether there are as many counters as this version has: in pinned maps there need
-    /// not be.
-    pub(super) fn fit(&self) -> bool {
-        self.counters.len() == abi::COUNTERS
+/// Entries of a map whose size depends on the most sessions of the relay; `None` for all other maps.
+pub(super) fn capacity(map: &str, sessions: u32) -> Option<u32> {
+    match map {
+        "SESSIONS4" | "SESSIONS6" => Some(sessions),
+        "KNOWN" => Some(known_words(sessions)),
+        _ => None,
     }
 }
 
 /// Words of the filter of VNIs for so many sessions.
-pub(super) fn known_words(sessions: u32) -> u32 {
+fn known_words(sessions: u32) -> u32 {
     let words = VniFilter::words(sessions as usize);
     u32::try_from(words).expect("VNIs have 24 bits")
 }
