@@ -118,9 +118,11 @@ fn is_uplink(
     }
     let below = |index| is_uplink(index, devices, outside, rest);
     match device.kind.as_deref() {
+        // A network card has no kind (`IFLA_INFO_KIND`).
         None => true,
         Some(kind) if HARDWARE.contains(&kind) => true,
         Some(kind) if STACKED.contains(&kind) => {
+            // The device below one in a pod may be in the namespace of the host.
             device.lower_is_elsewhere || device.lower.is_some_and(below)
         }
         // A bridge to the host's network has a port in it, and one of containers has none.

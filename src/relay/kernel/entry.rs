@@ -118,6 +118,7 @@ impl SessionEntry {
     fn encode_common(&self, entry: &mut [u8]) {
         let of = self.legs.iter().zip(&self.usage.from);
         for ((leg, heard), bytes) in of.zip(entry.chunks_exact_mut(LEG_LEN)) {
+            // The program compares ports with those of packets, in the byte order of the network.
             bytes[..2].copy_from_slice(&leg.address.port().to_be_bytes());
             bytes[2..4].copy_from_slice(&leg.mtu.to_ne_bytes());
             bytes[4..6].copy_from_slice(&leg.egress.to_ne_bytes());

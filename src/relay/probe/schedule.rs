@@ -115,6 +115,7 @@ impl Schedule {
                 entry.result = Some((time, Some(round_trip)));
                 PROBE_INTERVAL
             }
+            // A relay without a route to an address can say nothing about it.
             AttemptResult::NoRoute => {
                 entry.failures = 0;
                 entry.result = None;

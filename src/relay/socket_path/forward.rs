@@ -154,6 +154,7 @@ impl Forwarder {
     ) {
         let datagram = &context.data[range.clone()];
         let Arrival { source, local, .. } = *arrival;
+        // Answers of STUN servers come to the same port, and must not be read as Geneve.
         if self.workers.demux.takes(source, local, datagram) {
             return;
         }

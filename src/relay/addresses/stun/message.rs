@@ -13,6 +13,7 @@ const COOKIE: [u8; 4] = [0x21, 0x12, 0xa4, 0x42];
 const MAPPED_ADDRESS: u16 = 0x0001;
 const XOR_MAPPED_ADDRESS: u16 = 0x0020;
 /// As XOR_MAPPED_ADDRESS, from servers of before it had its number.
+// `attrXorMappedAddressAlt` of Tailscale's net/stun.
 const OLD_XOR_MAPPED_ADDRESS: u16 = 0x8020;
 const SOFTWARE: u16 = 0x8022;
 const FINGERPRINT: u16 = 0x8028;
@@ -23,6 +24,7 @@ const FINGERPRINT_XOR: u32 = 0x5354_554e;
 
 /// The bytes of a question.
 pub(super) fn request(id: TransactionId) -> Vec<u8> {
+    // The fingerprint covers a header whose length counts the fingerprint too (RFC 8489, section 14.7).
     let len = (4 + NAME.len() + 8) as u16;
     let mut out = header(BINDING_REQUEST, len, id);
     attribute(&mut out, SOFTWARE, &NAME);
