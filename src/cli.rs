@@ -1,6 +1,8 @@
 //! Command line of `peerrelay`, with a subcommand for each role.
 
+mod about;
 mod cluster;
+mod failure;
 mod firewall;
 mod grants;
 mod import;
@@ -14,18 +16,25 @@ mod relay;
 mod sessions;
 #[cfg(feature = "relay")]
 mod state;
+mod usage;
 mod validate;
 
-use std::{env, net::SocketAddr, path::Path, process::ExitCode};
+use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{
-    firewall::FirewallArgs, grants::GrantsArgs, import::ImportArgs, operator::OperatorArgs,
-    output::OutputError, validate::ValidateArgs,
+    about::{CompletionArgs, ManArgs},
+    firewall::FirewallArgs,
+    grants::GrantsArgs,
+    import::ImportArgs,
+    operator::OperatorArgs,
+    output::{OutputError, print_error},
+    validate::ValidateArgs,
 };
 #[cfg(feature = "relay")]
 use self::{relay::RelayArgs, sessions::SessionsArgs, state::PrepareStateArgs};
+use crate::logging::InvalidLog;
 
 /// Version of the program, with commit, profile and target of the build.
 const VERSION: &str = concat!(
@@ -67,6 +76,13 @@ enum Command {
     Firewall(FirewallArgs),
     /// Convert relays of Tailscale's operator, or hosts that are relays, to PeerRelays
     Import(ImportArgs),
+    /// Print the version, with commit, profile and target of the build
+    Version,
+    /// Print a script with which a shell completes commands and flags
+    Completion(CompletionArgs),
+    /// Print a manual page for man -l -
+    #[command(hide = true)]
+    Man(ManArgs),
     /// Sleep until a signal arrives: the sandbox process of a pod
     #[command(hide = true)]
     Pause,
@@ -76,24 +92,31 @@ enum Command {
     PrepareState(PrepareStateArgs),
 }
 
-/// Parses the command line and runs the command. If standard output is closed before everything is
-/// written, the command ends quietly with an exit code of its own.
-///
-/// # Errors
-/// The command failed. The message says why and how to fix it.
-pub fn run() -> anyhow::Result<ExitCode> {
-    match run_command() {
-        Ok(code) => Ok(code),
-        Err(error) if matches!(error.downcast_ref(), Some(OutputError::Closed)) => {
-            Ok(ExitCode::from(output::CLOSED))
-        }
-        Err(error) => Err(error),
+/// Exit code for incorrect usage.
+const USAGE: u8 = 2;
+
+/// Parses the command line and runs the command. If it fails, one line on standard error says why
+/// and how to fix it. If standard output is closed before everything is written, the command ends
+/// quietly with an exit code of its own.
+pub fn run() -> ExitCode {
+    let error = match run_command() {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    if matches!(error.downcast_ref(), Some(OutputError::Closed)) {
+        return ExitCode::from(output::CLOSED);
+    }
+    print_error(format_args!("Error: {}", failure::line(&error)));
+    match error.is::<InvalidLog>() {
+        true => ExitCode::from(USAGE),
+        false => ExitCode::FAILURE,
     }
 }
 
 fn run_command() -> anyhow::Result<ExitCode> {
-    let cli = parse();
-    crate::logging::start();
+    let matches = usage::parse(Cli::command());
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    crate::logging::start()?;
     rustls::crypto::aws_lc_rs::default_provider()
         .install_default()
         .expect("nothing has installed another provider before");
@@ -108,30 +131,14 @@ fn run_command() -> anyhow::Result<ExitCode> {
         Command::Grants(args) => return args.run(),
         Command::Firewall(args) => args.run(),
         Command::Import(args) => block_on(args.run()),
+        Command::Version => about::version(),
+        Command::Completion(args) => args.run(),
+        Command::Man(args) => args.run(),
         Command::Pause => block_on(pause()),
         #[cfg(feature = "relay")]
         Command::PrepareState(args) => args.run(),
     };
     ended.map(|()| ExitCode::SUCCESS)
-}
-
-/// Parses the command line. As a kubectl plugin, help and errors show the name that users type.
-fn parse() -> Cli {
-    let mut command = Cli::command();
-    let own = env::args_os().next().unwrap_or_default();
-    if is_plugin(Path::new(&own)) {
-        command = command
-            .name("kubectl peer-relay")
-            .bin_name("kubectl peer-relay");
-    }
-    let matches = command.get_matches();
-    Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit())
-}
-
-/// Returns whether kubectl started this program, judged by the name of the executable.
-fn is_plugin(own: &Path) -> bool {
-    let name = own.file_name().unwrap_or_default().to_string_lossy();
-    name.starts_with("kubectl-")
 }
 
 fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
@@ -152,22 +159,9 @@ async fn pause() -> anyhow::Result<()> {
         .await
 }
 
-fn endpoint(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| {
-        "expected IP:PORT, such as 203.0.113.10:40000 or [2001:db8::1]:40000".to_owned()
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn kubectl_names_plugins() {
-        assert!(is_plugin(Path::new("/usr/local/bin/kubectl-peer_relay")));
-        assert!(!is_plugin(Path::new("/usr/bin/peerrelay")));
-        assert!(!is_plugin(Path::new("/usr/bin/kubectl")));
-    }
 
     #[test]
     fn version_names_what_was_built_and_how() {

@@ -3,6 +3,7 @@
 
 pub mod data_path;
 pub mod endpoints;
+pub mod forms;
 pub mod issued_keys;
 pub mod log_level;
 pub mod peers;
@@ -20,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use url::Url;
 
 use self::{
-    data_path::DataPath, endpoints::EndpointsConfig, log_level::LogLevel, port::RelayPort,
-    unknown::UnknownField,
+    data_path::DataPath, endpoints::EndpointsConfig, forms::field, log_level::LogLevel,
+    port::RelayPort, unknown::UnknownField,
 };
 
 /// UDP port of relays if none is set. Tailscale's setup guide uses it too.
@@ -44,7 +45,11 @@ pub const POD_SESSION_DIR: &str = "/run/peerrelay";
 #[serde(rename_all = "camelCase", default)]
 pub struct RelayConfig {
     /// URL of the control server. It uses HTTPS, or HTTP on a trusted network.
-    #[serde(rename = "controlURL", skip_serializing_if = "Option::is_none")]
+    #[serde(
+        rename = "controlURL",
+        deserialize_with = "field::control_url",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub control_url: Option<Url>,
     /// File with the auth key. The relay reads it again while the control server refuses the key.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,7 +69,10 @@ pub struct RelayConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub session_dir: Option<PathBuf>,
     /// Name of the tailnet device.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "field::hostname",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub hostname: Option<String>,
     /// Prefix of the device name: PREFIX-NODE. It has no effect if `hostname` is set.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,13 +87,19 @@ pub struct RelayConfig {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub port: Option<RelayPort>,
     /// Number of threads that forward. If empty, one per core is used, at most 8.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "field::count",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub threads: Option<NonZero<usize>>,
     /// Addresses to advertise. A change takes effect without a restart.
     #[serde(skip_serializing_if = "is_default")]
     pub endpoints: EndpointsConfig,
     /// Address and port of `/metrics`, `/healthz` and `/readyz`.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "field::listen_address",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub metrics_addr: Option<SocketAddr>,
     /// Serve `/metrics` on the address of the Kubernetes node too, on the same port.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -109,11 +123,17 @@ pub struct RelayConfig {
     pub max_sessions_per_tag: Option<usize>,
     /// Maximum bandwidth of the relay over both data paths, in megabits of UDP payload per second.
     /// If empty, it is unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "field::count",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_megabits_per_second: Option<NonZero<u32>>,
     /// Maximum bandwidth of each session, both directions together, in megabits of UDP payload per
     /// second. If empty, it is unlimited.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        deserialize_with = "field::count",
+        skip_serializing_if = "Option::is_none"
+    )]
     pub max_megabits_per_second_per_session: Option<NonZero<u32>>,
     /// Data path that forwards packets of open sessions.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,7 +172,7 @@ pub enum ConfigError {
         source: std::io::Error,
     },
     /// The file is not a relay configuration.
-    #[error("failed to parse configuration {path}: fix the named field")]
+    #[error("failed to parse {path}")]
     Parse {
         /// Path of the file.
         path: PathBuf,

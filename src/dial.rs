@@ -24,7 +24,10 @@ use hyper_util::{
 };
 use rustls::{
     ClientConfig, RootCertStore,
-    pki_types::{CertificateDer, InvalidDnsNameError, ServerName, pem::PemObject},
+    pki_types::{
+        CertificateDer, InvalidDnsNameError, ServerName,
+        pem::{self, PemObject},
+    },
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -65,17 +68,20 @@ pub(crate) type BoxStream = Box<dyn Stream>;
 #[derive(Debug, thiserror::Error)]
 pub enum DialError {
     /// The file with certificate authorities cannot be used.
-    #[error("failed to read certificate authorities from {path}: it must be a PEM file")]
+    #[error(
+        "failed to read certificate authorities from {path}: give a PEM file, with blocks that \
+         begin with -----BEGIN CERTIFICATE-----"
+    )]
     CaFile {
         /// File with certificate authorities.
         path: PathBuf,
         /// Error of the PEM reader.
         #[source]
-        source: rustls::pki_types::pem::Error,
+        source: pem::Error,
     },
     /// The text with certificate authorities cannot be used.
     #[error("failed to read certificate authorities: they must be PEM (tailnet.caBundle)")]
-    CaBundle(#[source] rustls::pki_types::pem::Error),
+    CaBundle(#[source] pem::Error),
     /// The proxy of the environment cannot be used.
     #[error(transparent)]
     Proxy(#[from] InvalidProxy),
@@ -135,18 +141,25 @@ impl Dialer {
             };
             let certificates = CertificateDer::pem_file_iter(path).map_err(fail)?;
             own = certificates.collect::<Result<_, _>>().map_err(fail)?;
+            if own.is_empty() {
+                return Err(fail(pem::Error::NoItemsFound));
+            }
         }
         Self::trusting(own)
     }
 
-    /// Makes a dialer that trusts the public roots, those of the system and those in `pem`.
+    /// Makes a dialer that trusts the public roots, those of the system and those in `authorities`.
     ///
     /// # Errors
-    /// `pem` is not PEM, or `HTTPS_PROXY` is no proxy.
-    pub fn with_authorities(pem: Option<&str>) -> Result<Self, DialError> {
-        let pem = pem.unwrap_or_default().as_bytes();
-        let own = CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>();
-        Self::trusting(own.map_err(DialError::CaBundle)?)
+    /// `authorities` is not PEM with certificates, or `HTTPS_PROXY` is no proxy.
+    pub fn with_authorities(authorities: Option<&str>) -> Result<Self, DialError> {
+        let text = authorities.unwrap_or_default().as_bytes();
+        let own = CertificateDer::pem_slice_iter(text).collect::<Result<Vec<_>, _>>();
+        let own = own.map_err(DialError::CaBundle)?;
+        if authorities.is_some() && own.is_empty() {
+            return Err(DialError::CaBundle(pem::Error::NoItemsFound));
+        }
+        Self::trusting(own)
     }
 
     fn trusting(own: Vec<CertificateDer<'_>>) -> Result<Self, DialError> {

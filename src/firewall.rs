@@ -2,7 +2,7 @@
 
 mod render;
 
-use std::{fmt, ops::RangeInclusive};
+use std::{fmt, net::IpAddr, ops::RangeInclusive, str::FromStr};
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
@@ -84,6 +84,33 @@ impl Source {
 
     const fn is_ipv4(self) -> bool {
         matches!(self.0, IpNet::V4(_))
+    }
+}
+
+/// Error of parsing a network. Its text shows the right form.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidSource {
+    /// The text is not a network.
+    #[error("expected a network, such as {0}")]
+    Form(String),
+    /// The address has bits after the prefix, so the prefix or the address is a mistake.
+    #[error("expected a network without bits of a host, such as {0}")]
+    HostBits(IpNet),
+}
+
+impl FromStr for Source {
+    type Err = InvalidSource;
+
+    fn from_str(text: &str) -> Result<Self, InvalidSource> {
+        if let Ok(host) = text.parse::<IpAddr>() {
+            return Err(InvalidSource::Form(IpNet::from(host).to_string()));
+        }
+        let example = || InvalidSource::Form("203.0.113.0/24 or 2001:db8::/32".to_owned());
+        let net: IpNet = text.parse().map_err(|_| example())?;
+        match net.trunc() == net {
+            true => Ok(Self(net)),
+            false => Err(InvalidSource::HostBits(net.trunc())),
+        }
     }
 }
 

@@ -9,6 +9,8 @@ use crate::config::log_level::LogLevel;
 
 /// Environment variable with the log level. It takes precedence over the configuration.
 const VARIABLE: &str = "PEERRELAY_LOG";
+/// Environment variable with the format of the log.
+const FORMAT: &str = "PEERRELAY_LOG_FORMAT";
 /// Libraries whose errors this program reports itself, with the fix.
 const QUIET: [&str; 4] = [
     "ts_http_util=off",
@@ -20,37 +22,65 @@ const QUIET: [&str; 4] = [
 /// Function that replaces the filter of the log. It is unset before [`start`].
 static REPLACE: OnceLock<Box<dyn Fn(EnvFilter) + Send + Sync>> = OnceLock::new();
 
+/// Error of a setting of the log in the environment.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum InvalidLog {
+    /// The format does not exist.
+    #[error("{FORMAT} is '{0}': expected text or json")]
+    Format(String),
+    /// The text is neither a level nor a list of levels.
+    #[error(
+        "{VARIABLE} is '{0}': expected a level (error, warn, info, debug or trace), or levels for \
+         parts of the program, such as peerrelay=debug,warn"
+    )]
+    Level(String),
+}
+
 /// Starts to log to standard error.
-pub fn start() {
+///
+/// # Errors
+/// The environment has an unknown format or level.
+pub fn start() -> Result<(), InvalidLog> {
+    let level = given(VARIABLE).unwrap_or_default();
+    check(&level)?;
     let log = tracing_subscriber::fmt()
-        .with_env_filter(filter(&given().unwrap_or_default()))
+        .with_env_filter(filter(&level))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    match std::env::var("PEERRELAY_LOG_FORMAT").as_deref() {
-        Ok("json") => {
-            let log = log.json().with_filter_reloading();
+    match given(FORMAT).as_deref() {
+        Some("json") => {
+            let log = log.json().flatten_event(true).with_filter_reloading();
             let handle = log.reload_handle();
             REPLACE.get_or_init(|| Box::new(move |filter| drop(handle.reload(filter))));
             log.init();
         }
-        _ => {
+        None | Some("text") => {
             let log = log.with_target(false).with_filter_reloading();
             let handle = log.reload_handle();
             REPLACE.get_or_init(|| Box::new(move |filter| drop(handle.reload(filter))));
             log.init();
         }
+        Some(other) => return Err(InvalidLog::Format(other.to_owned())),
     }
+    Ok(())
 }
 
 /// Sets the level of the log, unless the environment sets it.
 pub fn set_level(level: LogLevel) {
-    if let Some(replace) = REPLACE.get().filter(|_| given().is_none()) {
+    if let Some(replace) = REPLACE.get().filter(|_| given(VARIABLE).is_none()) {
         replace(filter(directives(level)));
     }
 }
 
-fn given() -> Option<String> {
-    std::env::var(VARIABLE).ok().filter(|text| !text.is_empty())
+fn given(variable: &str) -> Option<String> {
+    std::env::var(variable).ok().filter(|text| !text.is_empty())
+}
+
+fn check(level: &str) -> Result<(), InvalidLog> {
+    match EnvFilter::builder().parse(level) {
+        Ok(_) => Ok(()),
+        Err(_) => Err(InvalidLog::Level(level.to_owned())),
+    }
 }
 
 /// Returns the filter for a level. At debug level, libraries log the data that they send, so only

@@ -1,14 +1,12 @@
 //! Subcommand `firewall`: firewall rules for PeerRelays in files.
 
-use anyhow::Context;
-use clap::Args;
-use ipnet::IpNet;
-
 use super::{
     manifests::{EXIT_CODES, Files},
     output::{print, print_error},
 };
 use crate::firewall::{Source, Tool, openings, render, warnings};
+use anyhow::Context;
+use clap::Args;
 
 #[derive(Args)]
 #[command(
@@ -26,7 +24,7 @@ pub(super) struct FirewallArgs {
     /// Network from which packets are allowed; can be repeated or separated by commas [default:
     /// everywhere]
     #[arg(long = "source", value_name = "CIDR", value_delimiter = ',')]
-    sources: Vec<IpNet>,
+    sources: Vec<Source>,
 }
 
 impl FirewallArgs {
@@ -34,7 +32,7 @@ impl FirewallArgs {
     pub(super) fn run(self) -> anyhow::Result<()> {
         let sources = match &self.sources[..] {
             [] => Source::everyone(),
-            given => given.iter().map(|net| Source::network(*net)).collect(),
+            given => given.to_vec(),
         };
         let mut ports = Vec::new();
         for relay in self.files.relays()? {

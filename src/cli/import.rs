@@ -23,12 +23,14 @@ const RESULT: &str = "result";
 #[derive(Args)]
 #[command(after_help = HELP)]
 pub(super) struct ImportArgs {
-    /// File or directory to convert, or '-' for standard input; can be repeated
+    /// File or directory to convert, or '-' for standard input; can be repeated or separated by
+    /// commas
     #[arg(
         short,
         long = "file",
         value_name = "FILE",
-        required_unless_present = "from_cluster"
+        required_unless_present = "from_cluster",
+        value_delimiter = ','
     )]
     files: Vec<PathBuf>,
     /// Convert the PeerRelays of Tailscale's operator in the cluster of your kubeconfig. The

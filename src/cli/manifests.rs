@@ -28,8 +28,15 @@ pub(super) const EXIT_CODES: &str = "Exit codes: 0 if every PeerRelay is valid, 
 /// Files that a command reads.
 #[derive(Args)]
 pub(super) struct Files {
-    /// File or directory with PeerRelays, or '-' for standard input; can be repeated
-    #[arg(short, long = "file", value_name = "FILE", required = true)]
+    /// File or directory with PeerRelays, or '-' for standard input; can be repeated or separated by
+    /// commas
+    #[arg(
+        short,
+        long = "file",
+        value_name = "FILE",
+        required = true,
+        value_delimiter = ','
+    )]
     files: Vec<PathBuf>,
 }
 
@@ -79,7 +86,7 @@ impl Files {
 /// Reads files and directories. Returns the name and the content of each file.
 ///
 /// # Errors
-/// A file cannot be read, or standard input is named twice.
+/// A file cannot be read, all files are empty, or standard input is named twice.
 pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>)>> {
     let from_stdin = files.iter().filter(|file| is_standard(file)).count();
     ensure!(
@@ -94,6 +101,12 @@ pub(super) fn read(files: &[PathBuf]) -> anyhow::Result<Vec<(String, Vec<u8>)>> 
             all.push((shown, bytes));
         }
     }
+    let is_blank = |(_, bytes): &(String, Vec<u8>)| bytes.trim_ascii().is_empty();
+    ensure!(
+        all.is_empty() || !all.iter().all(is_blank),
+        "{} is empty: give it a manifest, such as the output of kubectl get -o yaml",
+        named(files)
+    );
     Ok(all)
 }
 

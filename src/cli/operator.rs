@@ -1,11 +1,16 @@
 //! Subcommand `operator`: the operator in a cluster.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    net::{Ipv6Addr, SocketAddr},
+    path::PathBuf,
+    time::Duration,
+};
 
 use clap::{Args, ValueEnum};
 
-use super::endpoint;
 use crate::{
+    config::forms::{self, FormError},
     crd::monitoring::Relabeling,
     names,
     operator::{
@@ -18,6 +23,9 @@ use crate::{
     },
 };
 
+/// TCP port of the operator's server for metrics if none is set.
+const DEFAULT_METRICS_PORT: u16 = 8080;
+
 #[derive(Args)]
 #[command(
     after_help = "The operator connects with the pod's service account, or with KUBECONFIG. \
@@ -27,7 +35,7 @@ use crate::{
 )]
 pub(super) struct OperatorArgs {
     /// Address and port of /metrics, /healthz and /readyz
-    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", default_value = "[::]:8080", value_parser = endpoint)]
+    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", default_value_t = SocketAddr::from((Ipv6Addr::UNSPECIFIED, DEFAULT_METRICS_PORT)), value_parser = metrics_addr)]
     metrics_addr: SocketAddr,
     /// Namespaces whose PeerRelays are reconciled [default: all]
     #[arg(
@@ -212,6 +220,11 @@ impl OperatorArgs {
             tokens: self.token_dir,
         })
     }
+}
+
+/// Parses the address of the server for metrics.
+fn metrics_addr(text: &str) -> Result<SocketAddr, FormError> {
+    forms::listen_address(text, DEFAULT_METRICS_PORT)
 }
 
 /// Parses the name of a namespace.

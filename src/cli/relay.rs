@@ -5,12 +5,12 @@ use std::{fs, net::SocketAddr, num::NonZero, path::PathBuf};
 use clap::Args;
 use url::Url;
 
-use super::endpoint;
 use crate::{
     config::{
         DEFAULT_CONTROL_URL, DEFAULT_METRICS_PORT, DEFAULT_PORT, DEFAULT_STATE_DIR, RelayConfig,
         data_path::DataPath,
         endpoints::{EndpointsConfig, StaticEndpoint},
+        forms::{self, FormError},
         port::RelayPort,
     },
     relay::{
@@ -31,7 +31,7 @@ use crate::{
 )]
 pub(super) struct RelayArgs {
     /// URL of the control server [default: the control server of tailscale.com]
-    #[arg(long, value_name = "URL", env = "PEERRELAY_CONTROL_URL", help = format!("URL of the control server [default: {DEFAULT_CONTROL_URL}]"))]
+    #[arg(long, value_name = "URL", env = "PEERRELAY_CONTROL_URL", value_parser = forms::control_url, help = format!("URL of the control server [default: {DEFAULT_CONTROL_URL}]"))]
     control_url: Option<Url>,
     /// File with the auth key. It is read again while it is missing or refused
     #[arg(long, value_name = "FILE", env = "PEERRELAY_AUTH_KEY_FILE")]
@@ -47,7 +47,7 @@ pub(super) struct RelayArgs {
     #[arg(long, value_name = "DIR", env = "PEERRELAY_SESSION_DIR")]
     session_dir: Option<PathBuf>,
     /// Name of the tailnet device [default: the name of the host]
-    #[arg(long, value_name = "NAME", env = "PEERRELAY_HOSTNAME")]
+    #[arg(long, value_name = "NAME", env = "PEERRELAY_HOSTNAME", value_parser = forms::hostname)]
     hostname: Option<String>,
     /// Tag to request; can be repeated or separated by commas
     #[arg(
@@ -64,7 +64,7 @@ pub(super) struct RelayArgs {
     #[arg(long, value_name = "PORT", env = "PEERRELAY_PORT", help = format!("UDP port on IPv4 and IPv6. An empty port (\"\") turns the relay off: it binds no port and does not join the tailnet [default: {DEFAULT_PORT}]"))]
     port: Option<RelayPort>,
     /// Number of threads that forward [default: one per core, at most 8]
-    #[arg(long, value_name = "COUNT", env = "PEERRELAY_THREADS")]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_THREADS", value_parser = forms::count::<NonZero<usize>>)]
     threads: Option<NonZero<usize>>,
     /// Address or name that is advertised first; can be repeated or separated by commas
     #[arg(
@@ -75,30 +75,31 @@ pub(super) struct RelayArgs {
     )]
     static_endpoints: Vec<StaticEndpoint>,
     /// Address and port of /metrics, /healthz and /readyz
-    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", value_parser = endpoint, help = format!("Address and port of /metrics, /healthz and /readyz [default: 127.0.0.1:{DEFAULT_METRICS_PORT}]"))]
+    #[arg(long, value_name = "IP:PORT", env = "PEERRELAY_METRICS_ADDR", value_parser = metrics_addr, help = format!("Address and port of /metrics, /healthz and /readyz [default: 127.0.0.1:{DEFAULT_METRICS_PORT}]"))]
     metrics_addr: Option<SocketAddr>,
     /// Data path that forwards packets of open sessions [default: auto]
     #[arg(long, value_enum, ignore_case = true, env = "PEERRELAY_DATA_PATH")]
     data_path: Option<DataPath>,
     /// Maximum number of sessions [default: 65536]
-    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS")]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS", value_parser = forms::count::<NonZero<usize>>)]
     max_sessions: Option<NonZero<usize>>,
     /// Maximum number of sessions that one tailnet node may request [default: 4096]
-    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_NODE")]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_NODE", value_parser = forms::count::<NonZero<usize>>)]
     max_sessions_per_node: Option<NonZero<usize>>,
     /// Maximum number of sessions that all nodes with the same tag may request together, for each
     /// tag [default: unlimited]
-    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_TAG")]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_SESSIONS_PER_TAG", value_parser = forms::count::<NonZero<usize>>)]
     max_sessions_per_tag: Option<NonZero<usize>>,
     /// Maximum bandwidth of the relay, in megabits of UDP payload per second [default: unlimited]
-    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_MEGABITS_PER_SECOND")]
+    #[arg(long, value_name = "COUNT", env = "PEERRELAY_MAX_MEGABITS_PER_SECOND", value_parser = forms::count::<NonZero<u32>>)]
     max_megabits_per_second: Option<NonZero<u32>>,
     /// Maximum bandwidth of each session, both directions together, in megabits of UDP payload per
     /// second [default: unlimited]
     #[arg(
         long,
         value_name = "COUNT",
-        env = "PEERRELAY_MAX_MEGABITS_PER_SECOND_PER_SESSION"
+        env = "PEERRELAY_MAX_MEGABITS_PER_SECOND_PER_SESSION",
+        value_parser = forms::count::<NonZero<u32>>
     )]
     max_megabits_per_second_per_session: Option<NonZero<u32>>,
     /// YAML file with any of these settings
@@ -138,7 +139,9 @@ impl RelayArgs {
             ..RelayConfig::default()
         };
         let environment = Environment {
-            auth_key: std::env::var("PEERRELAY_AUTH_KEY").ok(),
+            auth_key: std::env::var("PEERRELAY_AUTH_KEY")
+                .ok()
+                .filter(|key| !key.is_empty()),
             node_name: std::env::var("NODE_NAME").ok(),
             pod_name: std::env::var("POD_NAME").ok(),
             runtime_dir: std::env::var_os("RUNTIME_DIRECTORY").map(PathBuf::from),
@@ -158,4 +161,9 @@ impl RelayArgs {
         };
         Ok(options)
     }
+}
+
+/// Parses the address of the server for metrics and probes.
+fn metrics_addr(text: &str) -> Result<SocketAddr, FormError> {
+    forms::listen_address(text, DEFAULT_METRICS_PORT)
 }

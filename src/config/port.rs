@@ -16,8 +16,8 @@ pub enum RelayPort {
 
 /// Error of parsing a port.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("'{0}' is no UDP port: write a number up to 65535, or nothing to turn the relay off")]
-pub struct InvalidPort(String);
+#[error("expected a UDP port up to 65535, such as 40000, or nothing to turn the relay off")]
+pub struct InvalidPort;
 
 impl RelayPort {
     /// Returns the port, or nothing if the relay is off.
@@ -35,10 +35,7 @@ impl FromStr for RelayPort {
     fn from_str(text: &str) -> Result<Self, InvalidPort> {
         match text.trim() {
             "" => Ok(Self::Off),
-            digits => digits
-                .parse()
-                .map(Self::On)
-                .map_err(|_| InvalidPort(text.to_owned())),
+            digits => digits.parse().map(Self::On).map_err(|_| InvalidPort),
         }
     }
 }
@@ -70,7 +67,7 @@ impl<'de> Deserialize<'de> for RelayPort {
 
             fn visit_u64<E: de::Error>(self, number: u64) -> Result<RelayPort, E> {
                 let port = u16::try_from(number).map(RelayPort::On);
-                port.map_err(|_| E::custom(InvalidPort(number.to_string())))
+                port.map_err(|_| E::custom(InvalidPort))
             }
         }
         deserializer.deserialize_any(Visitor)

@@ -105,8 +105,8 @@ fn publish(wanted: DataPath, path: PathState, state: &watch::Sender<DataPathStat
             tracing::info!(reason = error.reason.as_str(), "sockets forward");
         }
         Err(error) => {
-            let (reason, message) = (error.reason.as_str(), &error.message);
-            tracing::warn!(reason, message, "sockets forward");
+            let reason = error.reason.as_str();
+            tracing::warn!(reason, problem = %error.message, "sockets forward");
         }
     }
 }

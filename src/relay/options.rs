@@ -67,9 +67,6 @@ pub struct RelayOptions {
 /// Error of a configuration that cannot work.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OptionsError {
-    /// The control URL is neither http nor https.
-    #[error("control URL {0} must begin with https:// (or http:// on a network that is trusted)")]
-    ControlUrl(Url),
     /// A tag is not valid.
     #[error(
         "tag '{0}' must begin with 'tag:' and go on with a letter, then letters, digits and dashes"
@@ -111,9 +108,6 @@ impl RelayOptions {
         let control_url = config.control_url.clone().unwrap_or_else(|| {
             Url::parse(DEFAULT_CONTROL_URL).expect("the default control URL is valid")
         });
-        if !matches!(control_url.scheme(), "http" | "https") {
-            return Err(OptionsError::ControlUrl(control_url));
-        }
         if let Some(tag) = config.tags.iter().find(|tag| !is_tag(tag)) {
             return Err(OptionsError::Tag(tag.clone()));
         }
@@ -277,12 +271,6 @@ mod tests {
             ..Default::default()
         };
         assert_eq!(options(tag).err(), Some(OptionsError::Tag("office".into())));
-        let url = Url::parse("ftp://control.example.net").unwrap();
-        let config = RelayConfig {
-            control_url: Some(url.clone()),
-            ..Default::default()
-        };
-        assert_eq!(options(config).err(), Some(OptionsError::ControlUrl(url)));
         let config = RelayConfig {
             auth_key_file: Some("key".into()),
             ..Default::default()

@@ -265,8 +265,8 @@ impl Tailnet {
             ..self.senders.control.borrow().clone()
         };
         if self.senders.control.send_if_changed(next) {
-            let (reason, message) = (problem.reason.as_str(), problem.message);
-            tracing::warn!(reason, message, "not connected to control");
+            let reason = problem.reason.as_str();
+            tracing::warn!(reason, problem = %problem.message, "not connected to control");
         }
     }
 }

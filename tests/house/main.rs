@@ -6,6 +6,7 @@ mod comments;
 mod document;
 mod functions;
 mod limits;
+mod log_events;
 mod paths;
 mod references;
 mod source;
@@ -100,6 +101,14 @@ fn functions_have_at_most_60_lines() {
         }
     }
     counts.hold(&[LONG_FUNCTIONS]);
+}
+
+#[test]
+fn log_events_have_no_field_that_every_line_has() {
+    for (_, file) in files() {
+        let doubled = log_events::doubled(file);
+        assert!(doubled.is_empty(), "{}: {doubled:?}", file.path);
+    }
 }
 
 const CLAUSES: &str = "comments that begin with a clause";

@@ -1,6 +1,6 @@
 //! YAML and JSON documents with the line of each value, parsed as kubectl does.
 
-use std::{fmt, io::Cursor};
+use std::{borrow::Cow, fmt, io::Cursor};
 
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::Value;
@@ -35,11 +35,22 @@ pub(in crate::cli) fn documents(bytes: &[u8]) -> Result<Vec<Node>, String> {
         duplicate_keys: DuplicateKeyPolicy::Error,
         with_snippet: false,
     };
-    let mut reader = Cursor::new(bytes);
+    let bytes = without_marks(bytes);
+    let mut reader = Cursor::new(&*bytes);
     let documents = serde_saphyr::read_with_options::<_, Spanned<Content>>(&mut reader, options);
     documents
         .map(|document| document.map(Node::from).map_err(|error| reason(&error)))
         .collect()
+}
+
+/// Removes byte order marks at the beginning of lines: they remain when files are concatenated.
+fn without_marks(bytes: &[u8]) -> Cow<'_, [u8]> {
+    match str::from_utf8(bytes) {
+        Ok(text) if text.contains("\n\u{feff}") => {
+            Cow::Owned(text.replace("\n\u{feff}", "\n").into_bytes())
+        }
+        _ => Cow::Borrowed(bytes),
+    }
 }
 
 /// Returns the error without advice for programmers.

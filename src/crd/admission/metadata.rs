@@ -88,7 +88,7 @@ fn name(metadata: &ObjectMeta, object: &mut Value, problems: &mut Vec<Problem>) 
         None => "metadata.generateName",
     };
     let Some(name) = own.or(generated) else {
-        problems.push(Problem::new("metadata.name", "is required"));
+        problems.push(Problem::new("metadata.name", "is required, such as edge"));
         return;
     };
     if !names::is_dns_name(&name) {

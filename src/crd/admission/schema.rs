@@ -112,7 +112,12 @@ impl Checker<'_> {
         if value.is_null() && is_nullable(schema) {
             return;
         }
-        if let Some(wanted) = type_error(schema, value) {
+        if let Some(mut wanted) = type_error(schema, value) {
+            if let ("a whole number", Some(least), Some(most)) =
+                (&*wanted, schema.minimum, schema.maximum)
+            {
+                wanted = format!("a whole number from {least} to {most}");
+            }
             let found = type_name(value);
             self.unsound(path, format!("must be {wanted}, not {found}"));
             return;
@@ -135,7 +140,12 @@ impl Checker<'_> {
     fn object(&mut self, schema: &Schema, fields: &serde_json::Map<String, Value>, path: &str) {
         for name in schema.required.iter().flatten() {
             if !fields.contains_key(name) {
-                self.unsound(&join(path, name), "is required".to_owned());
+                let described = property(schema, name).and_then(|p| p.description.as_deref());
+                let message = match &*described.map(first_sentence).unwrap_or_default() {
+                    "" => "is required".to_owned(),
+                    what => format!("is required: {what}"),
+                };
+                self.unsound(&join(path, name), message);
             }
         }
         let count = i64::try_from(fields.len()).unwrap_or(i64::MAX);
@@ -245,9 +255,10 @@ fn entry(schema: &Schema) -> Option<&Schema> {
 }
 
 /// Returns the expected type if the value has another one.
-fn type_error(schema: &Schema, value: &Value) -> Option<&'static str> {
+fn type_error(schema: &Schema, value: &Value) -> Option<String> {
     if schema.x_kubernetes_int_or_string == Some(true) {
-        return (!is_integer(value) && !value.is_string()).then_some("a whole number or a string");
+        let fits = is_integer(value) || value.is_string();
+        return (!fits).then(|| "a whole number or a string".to_owned());
     }
     let (fits, wanted) = match schema.type_.as_deref()? {
         "object" => (value.is_object(), "an object"),
@@ -263,7 +274,14 @@ fn type_error(schema: &Schema, value: &Value) -> Option<&'static str> {
         "a string: put it in quotes" if !is_scalar => "a string",
         wanted => wanted,
     };
-    (!fits).then_some(wanted)
+    (!fits).then(|| wanted.to_owned())
+}
+
+/// Returns the first sentence of a description on one line, without its full stop.
+fn first_sentence(description: &str) -> String {
+    let end = description.find(". ").or(description.find(".\n"));
+    let sentence = &description[..end.unwrap_or(description.len())];
+    sentence.trim_end_matches('.').replace('\n', " ")
 }
 
 fn is_integer(value: &Value) -> bool {

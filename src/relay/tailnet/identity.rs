@@ -62,6 +62,12 @@ pub enum IdentityError {
         #[source]
         source: io::Error,
     },
+    /// The path is that of a file.
+    #[error("state directory {dir} is a file: give a directory with --state-dir")]
+    File {
+        /// Path of the file that stands in place of a directory.
+        dir: PathBuf,
+    },
     /// Two relays with one identity would throw each other out of the tailnet.
     #[error("state directory {dir} is in use by another relay: give each its own with --state-dir")]
     InUse {
@@ -89,11 +95,14 @@ impl Identity {
             dir: dir.to_owned(),
             source,
         };
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(dir)
-            .map_err(fail)?;
+        let mut builder = fs::DirBuilder::new();
+        let created = builder.recursive(true).mode(0o700).create(dir);
+        created.map_err(|error| match dir.is_file() {
+            true => IdentityError::File {
+                dir: dir.to_owned(),
+            },
+            false => fail(error),
+        })?;
         restrict(dir).map_err(fail)?;
         // The lock counts, and not the file: the kernel releases it also when the process is killed.
         let lock = File::create(dir.join(LOCK)).map_err(fail)?;

@@ -60,7 +60,7 @@ const FAULTS: [(&str, &str, &str); 15] = [
     (
         "spec:",
         "spec:\n  port: '40000'",
-        "spec.port: must be a whole number, not a string",
+        "spec.port: must be a whole number from 1 to 65535, not a string",
     ),
     (
         "spec:",
