@@ -134,11 +134,9 @@ pub async fn run(options: OperatorOptions) -> anyhow::Result<()> {
     };
     let metrics = Metrics::default();
     let readiness = Readiness::default();
-    // Not behind the fence, which lets no write out before the election has been won.
     let election = Client::try_from(config.clone())?;
     let counted = ClientBuilder::try_from(config)?.with_layer(&metrics.requests());
     let client = counted.with_layer(&fence).build();
-    // Before the election: a replica that stands by must answer its probes too.
     let server = admin::bind(options.metrics_addr, probes(&metrics, &readiness)).await?;
     supervisor.spawn("metrics server", server);
     tracing::info!(
@@ -346,6 +344,7 @@ async fn measured(relay: Arc<PeerRelay>, context: Arc<Context>) -> Result<Action
 }
 
 fn probes(metrics: &Metrics, readiness: &Readiness) -> Probes {
+    // They are served before the election: a replica that stands by must answer them too.
     let (metrics, readiness) = (metrics.clone(), readiness.clone());
     Probes {
         metrics: Arc::new(move || {

@@ -273,8 +273,7 @@ impl<'a> Applier<'a> {
         if let (Some(live), Some(field)) = (&live, replaced_for) {
             return self.replace(api, &**live, field).await;
         }
-        // With force: a field that somebody has edited by hand belongs to their field manager, and is set
-        // back.
+        // With force: a field that was edited by hand belongs to another manager, and is set back.
         let params = PatchParams::apply(names::OPERATOR).force();
         let patched = api.patch(name, &params, &Patch::Apply(&wanted)).await;
         let patched = patched.map_err(Fault::api("apply"))?;
@@ -283,8 +282,7 @@ impl<'a> Applier<'a> {
         if subject.kind == kind::<DaemonSet>() {
             self.changed_sets.insert(name.clone());
         }
-        // A difference that is there right after applying comes from the API server or a webhook. Applying
-        // again would change nothing, in each pass.
+        // A difference that is there at once comes from a webhook: applying again would change nothing.
         let difference = drift(&plain(&patched), &wanted);
         self.attempts.applied(subject, sum, difference);
         Ok(())

@@ -30,6 +30,7 @@ pub struct Fenced;
 impl Fence {
     /// Creates a fence that allows no write before [`Fence::extend`].
     pub fn closed() -> Self {
+        // The election needs a client without it: no write passes before the election has been won.
         Self {
             until: Some(Arc::new(Mutex::new(Instant::now()))),
         }

@@ -164,8 +164,7 @@ impl SendBatch {
                     (&self.replies[reply - 1][..*len], None)
                 }
             };
-            // A single datagram goes without UDP_SEGMENT. With it, the kernel would refuse to fragment
-            // it, and to send it by a device without checksum offload (`udp_send_skb`).
+            // With UDP_SEGMENT, the kernel neither fragments nor does without offload (`udp_send_skb`).
             let segment_len = segment_len.filter(|len| *len < bytes.len());
             if segment_len.is_some() && !self.segmentation.may(outgoing.to) {
                 // What comes before it is sent first. Then it fails as the kernel would let it fail, and
