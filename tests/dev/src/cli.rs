@@ -15,7 +15,7 @@ use conformance::{
 };
 use e2e::{
     demo::{self, DemoArgs},
-    suite::TestArgs,
+    suite::{TestArgs, share, share::ShareArgs},
     upgrade::{self, UpgradeArgs},
 };
 use faults::FaultsArgs;
@@ -89,6 +89,9 @@ enum Action {
         #[arg(last = true)]
         command: Vec<String>,
     },
+    /// Run scenarios that a process on standard input and output asks for, on a rig beside others
+    #[command(hide = true)]
+    Share(ShareArgs),
     /// Traffic of tests, run inside of a namespace
     #[command(subcommand, hide = true)]
     Probe(Probe),
@@ -107,6 +110,7 @@ impl Cli {
             Action::Image(args) => image::run(&args, &Progress::stderr())?,
             Action::Release(args) => release::run(&args, &Progress::stderr())?,
             Action::Upgrade(args) => upgrade::run(&args, &Progress::stderr())?,
+            Action::Share(args) => share::run(&args)?,
             Action::Probe(probe) => probe.run()?,
             Action::Up => up()?,
             Action::Down => Rig::take_down(&Progress::stderr())?,

@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
+    path::{Path, PathBuf},
 };
 
 use anyhow::{Context, Result, ensure};
@@ -47,12 +48,16 @@ pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
     ))
 }
 
-/// Fails if something is allowed that no request has needed. Means something for a whole run only.
-pub(crate) fn check_needed(deployment: &Deployment<'_>) -> Result<String> {
-    let requests = Requests::read(&log(deployment)?)?;
+/// Fails if something is allowed that no request has needed, also none in the audit logs of other rigs.
+/// Means something for a whole run only.
+pub(crate) fn check_needed(deployment: &Deployment<'_>, others: &[PathBuf]) -> Result<String> {
+    let mut used = Requests::read(&log(deployment)?)?.used;
+    for file in others {
+        used.extend(Requests::read(&read_log(file)?)?.used);
+    }
     let granted = granted(deployment)?;
     ensure!(!granted.is_empty(), "no rights were found");
-    let unused = unused(&granted, &requests.used);
+    let unused = unused(&granted, &used);
     ensure!(unused.is_empty(), "never used: {}", unused.join(", "));
     Ok(format!("{} rights", granted.len()))
 }
@@ -87,7 +92,11 @@ pub(crate) fn operators_writes(
 }
 
 fn log(deployment: &Deployment<'_>) -> Result<String> {
-    fs::read_to_string(deployment.rig.audit_log()).context("there is no audit log")
+    read_log(&deployment.rig.audit_log())
+}
+
+fn read_log(file: &Path) -> Result<String> {
+    fs::read_to_string(file).with_context(|| format!("failed to read {}", file.display()))
 }
 
 fn unused(granted: &BTreeSet<Right>, used: &BTreeSet<Right>) -> Vec<String> {

@@ -1,22 +1,17 @@
-//! A run of the scenarios, on a rig that it brings up and takes down.
+//! A run of the scenarios, on rigs that it brings up and takes down.
 
-use std::time::Instant;
+mod outcome;
+mod runner;
+pub mod share;
+mod side_by_side;
+
+use std::{num::NonZeroUsize, thread};
 
 use anyhow::{Result, ensure};
-use rig::{
-    Rig,
-    build::Profile,
-    deployment::Deployment,
-    progress::Progress,
-    seed, signals,
-    tools::{BackgroundBuild, Tools},
-};
+use rig::{build::Profile, progress::Progress, seed, tools::BackgroundBuild};
 
-use crate::{
-    audit, evidence,
-    scenarios::{self, Scenario},
-    traces::{self, collector::Collector},
-};
+use self::outcome::Outcome;
+use crate::scenarios::{self, Scenario};
 
 /// The choice of scenarios and of the rig's versions.
 #[derive(Debug, clap::Args)]
@@ -24,18 +19,38 @@ pub struct TestArgs {
     /// Only scenarios whose sentence contains this, or one of several parts that '|' separates; no
     /// cargo tests then
     filter: Option<String>,
-    /// Use the API server of the oldest Kubernetes that is supported
-    #[arg(long)]
-    oldest: bool,
-    /// Run the scenarios with the release build, as images have it
-    #[arg(long)]
-    release: bool,
+    #[command(flatten)]
+    versions: Versions,
     /// Seed of what is drawn at random; new in each run unless given
     #[arg(long)]
     seed: Option<u64>,
     /// Leave cluster and tailnet up afterwards
     #[arg(long)]
     keep: bool,
+    /// Number of rigs that share the scenarios; two for a whole run on a machine with two cores or more
+    #[arg(long, value_name = "N", conflicts_with = "keep")]
+    rigs: Option<NonZeroUsize>,
+}
+
+/// The versions of what a rig runs.
+#[derive(Clone, Copy, Debug, clap::Args)]
+struct Versions {
+    /// Use the API server of the oldest Kubernetes that is supported
+    #[arg(long)]
+    oldest: bool,
+    /// Run the scenarios with the release build, as images have it
+    #[arg(long)]
+    release: bool,
+}
+
+impl Versions {
+    const fn profile(self) -> Profile {
+        if self.release {
+            Profile::Release
+        } else {
+            Profile::Dev
+        }
+    }
 }
 
 impl TestArgs {
@@ -49,12 +64,15 @@ impl TestArgs {
         self.seed.unwrap_or_else(seed::fresh)
     }
 
-    const fn profile(&self) -> Profile {
-        if self.release {
-            Profile::Release
+    /// Scenarios mostly wait, so that a second rig halves the time of a whole run.
+    fn rigs(&self) -> usize {
+        let cores = thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let usual = if self.is_whole() && !self.keep {
+            cores.min(2)
         } else {
-            Profile::Dev
-        }
+            1
+        };
+        self.rigs.map_or(usual, NonZeroUsize::get)
     }
 }
 
@@ -82,137 +100,43 @@ pub struct Totals {
 /// Runs the chosen scenarios and the closing checks.
 pub fn run(args: &TestArgs, seed: u64) -> Result<Totals> {
     let progress = Progress::stderr();
-    let scenarios: Vec<_> = scenarios::all()
+    let is_asked = |name: &str| {
+        let filter = args.filter.as_deref();
+        filter.is_none_or(|filter| filter.split('|').any(|part| name.contains(part)))
+    };
+    let mut scenarios = scenarios::all();
+    scenarios.retain(|scenario| is_asked(scenario.name));
+    let checks: Vec<_> = runner::CHECKS
         .into_iter()
-        .filter(|scenario| {
-            args.filter
-                .as_ref()
-                .is_none_or(|filter| is_asked(filter, scenario.name))
-        })
+        .filter(|check| is_asked(check.name) && (args.is_whole() || !check.needs_all))
         .collect();
     ensure!(
-        !scenarios.is_empty() || !closing_checks(args).is_empty(),
+        !scenarios.is_empty() || !checks.is_empty(),
         "no scenario's sentence contains that; see `--help`"
     );
-    let rig = if args.oldest {
-        ensure!(
-            Rig::parts()?.is_empty(),
-            "a rig is up: run `cargo dev down` first"
-        );
-        let tools = Tools::build(&progress)?.with_oldest_api_server(&progress)?;
-        Rig::up_with(tools, args.profile(), &progress)?
-    } else {
-        Rig::up(args.profile(), &progress)?
-    };
     let background = args
         .is_whole()
         .then(|| BackgroundBuild::start(&TOOLS_OF_FEW));
-    let result = Collector::start(&rig).and_then(|collector| {
-        let mut failures = run_scenarios(&rig, seed, &scenarios, &progress)?;
-        drop(background);
-        failures.extend(closing(&rig, args, &progress)?);
-        collector.finish()?;
-        Ok(failures)
-    });
-    if !args.keep {
-        signals::acknowledge();
-        rig.down(&progress)?;
-    }
-    let failures = result?;
+    let outcomes = match args.rigs() {
+        1 => runner::run(args, seed, &scenarios, &checks, &progress),
+        rigs => side_by_side::run(rigs, args.versions, seed, &scenarios, &checks, &progress),
+    };
+    drop(background);
+    let outcomes = outcomes?;
     // Once more at the end, because logs are often cut at their beginning.
-    for failure in &failures {
-        progress.line(failure);
+    for outcome in outcomes.iter().filter(|outcome| !outcome.passed) {
+        progress.line(outcome);
     }
-    let failed = failures.len();
-    let passed = scenarios.len() + closing_checks(args).len() - failed;
+    let passed = outcomes.iter().filter(|outcome| outcome.passed).count();
+    let failed = outcomes.len() - passed;
     Ok(Totals { passed, failed })
 }
 
-/// Says whether a sentence contains a part of the filter.
-fn is_asked(filter: &str, sentence: &str) -> bool {
-    filter.split('|').any(|part| sentence.contains(part))
-}
-
-type Check = fn(&Deployment<'_>) -> Result<String>;
-
-/// Checks of a whole run.
-fn closing_checks(args: &TestArgs) -> Vec<(&'static str, Check)> {
-    let secrets: (&str, Check) = (
-        "no log, object or argument list has a secret that was used",
-        traces::check,
-    );
-    let rights: (&str, Check) = (
-        "no request of ours was refused, in the whole run",
-        audit::check,
-    );
-    let needed: (&str, Check) = (
-        "every right of ours was used, in the whole run",
-        audit::check_needed,
-    );
-    match &args.filter {
-        None => vec![secrets, rights, needed],
-        // Some scenarios alone do not use every right.
-        Some(filter) => [secrets, rights]
-            .into_iter()
-            .filter(|(name, _)| is_asked(filter, name))
-            .collect(),
+/// Prints an outcome, and the state of the cluster after a failure.
+fn report(outcome: &Outcome, done: usize, scenarios: &[Scenario], progress: &Progress) {
+    let of = scenarios.len();
+    progress.line(format_args!("{done}/{of} {outcome}"));
+    if !outcome.evidence.is_empty() {
+        progress.line(&outcome.evidence);
     }
-}
-
-/// Runs the closing checks, and returns a line for each that fails.
-fn closing(rig: &Rig, args: &TestArgs, progress: &Progress) -> Result<Vec<String>> {
-    let checks = closing_checks(args);
-    if checks.is_empty() {
-        return Ok(Vec::new());
-    }
-    let deployment = Deployment::of(rig);
-    // With running relays there are keys to search for, and relays' roles to check.
-    scenarios::reset(&deployment)?;
-    let mut failures = Vec::new();
-    for (name, check) in checks {
-        match check(&deployment) {
-            Ok(summary) => progress.line(format_args!("ok {name}: {summary}")),
-            Err(error) => {
-                let failure = format!("FAILED {name}: {error:#}");
-                progress.line(&failure);
-                failures.push(failure);
-            }
-        }
-    }
-    Ok(failures)
-}
-
-/// Runs the scenarios, and returns a line for each that fails.
-fn run_scenarios(
-    rig: &Rig,
-    seed: u64,
-    scenarios: &[Scenario],
-    progress: &Progress,
-) -> Result<Vec<String>> {
-    progress.line("installing the chart");
-    let deployment = Deployment::install(rig)?.with_seed(seed);
-    deployment.write_secret(&rig.tailnet.auth_key()?)?;
-    let mut failures = Vec::new();
-    for (index, scenario) in scenarios.iter().enumerate() {
-        let start = Instant::now();
-        let result = (scenario.run)(&deployment);
-        signals::check()?;
-        let seconds = start.elapsed().as_secs();
-        let (number, of) = (index + 1, scenarios.len());
-        match result {
-            Ok(summary) => progress.line(format_args!(
-                "ok {number}/{of} {} ({seconds} s): {summary}",
-                scenario.name
-            )),
-            Err(error) => {
-                let failure = format!(
-                    "FAILED {number}/{of} {} ({seconds} s): {error:#}",
-                    scenario.name
-                );
-                progress.line(format_args!("{failure}\n{}", evidence::of(&deployment)));
-                failures.push(failure);
-            }
-        }
-    }
-    Ok(failures)
 }

@@ -23,6 +23,7 @@ pub mod deployment;
 pub mod gitops;
 pub mod headscale;
 pub mod image;
+pub mod instance;
 pub mod metallb;
 pub mod names;
 pub mod net;

@@ -19,9 +19,6 @@ use crate::{
     tools::Tools,
 };
 
-/// Written once everything runs.
-const COMPLETE: &str = "complete";
-
 /// A running cluster and tailnet.
 #[derive(Clone, Debug)]
 pub struct Rig {
@@ -88,7 +85,7 @@ impl Rig {
     /// Uses the rig that runs.
     pub fn attach() -> Result<Self> {
         let rig = Self::open(State::open()?, Tools::open()?)?;
-        if !rig.state.path(COMPLETE).exists() {
+        if !rig.state.is_complete() {
             bail!("the rig is not up: run `cargo dev up`");
         }
         Ok(rig)
@@ -250,12 +247,12 @@ impl Rig {
             cluster.context("failed to start the cluster")?;
             tailnet?.context("failed to start the tailnet")
         })?;
-        fs::write(state.path(COMPLETE), "")?;
+        state.complete()?;
         Ok(rig)
     }
 
     fn healthy(&self) -> bool {
-        self.state.path(COMPLETE).exists()
+        self.state.is_complete()
             && Self::parts().is_ok_and(|parts| parts.iter().all(|part| part.alive))
             && self.cluster.check().is_ok()
     }
@@ -279,9 +276,12 @@ fn try_take_down(state: &State, progress: &Progress) -> Result<()> {
     // Containers and their shims, which containerd leaves behind so that it can be restarted.
     Cluster::remove_groups()?;
     Network::remove()?;
-    // Fails when they were there before and something else uses them.
-    fs::remove_dir("/var/lib/cni").ok();
-    fs::remove_dir("/var/lib/peerrelay").ok();
+    // Nodes of another rig mount something there, which would end with the directories.
+    if !state.has_neighbours() {
+        // Fails when they were there before and something else uses them.
+        fs::remove_dir("/var/lib/cni").ok();
+        fs::remove_dir("/var/lib/peerrelay").ok();
+    }
     state.clear()?;
     if !records.is_empty() {
         progress.line(format_args!("down: {} processes stopped", records.len()));

@@ -9,6 +9,13 @@ use std::{
 
 use anyhow::{Context, Result};
 
+use crate::instance;
+
+/// First part of the names of directories of rigs.
+const RIG: &str = "peerrelay-rig";
+/// The file that a rig has while it is up.
+const COMPLETE: &str = "complete";
+
 /// The directory with everything that one running rig wrote.
 #[derive(Clone, Debug)]
 pub struct State {
@@ -16,9 +23,10 @@ pub struct State {
 }
 
 impl State {
-    /// Opens `${XDG_STATE_HOME:-~/.local/state}/peerrelay-rig`, private to its owner.
+    /// Opens `${XDG_STATE_HOME:-~/.local/state}/peerrelay-rig`, private to its owner. The directory of a
+    /// rig with a name has it after a hyphen.
     pub fn open() -> Result<Self> {
-        Self::open_named("peerrelay-rig")
+        Self::open_named(&instance::named(RIG))
     }
 
     /// Opens a directory of another name, for what runs beside a rig.
@@ -47,6 +55,25 @@ impl State {
         file.lock()
             .with_context(|| format!("failed to lock {}", path.display()))?;
         Ok(file)
+    }
+
+    /// Records that the rig is up.
+    pub fn complete(&self) -> Result<()> {
+        fs::write(self.path(COMPLETE), "").context("failed to record that the rig is up")
+    }
+
+    /// Says whether the rig is up.
+    pub fn is_complete(&self) -> bool {
+        self.path(COMPLETE).exists()
+    }
+
+    /// Says whether another rig is up on this machine.
+    pub fn has_neighbours(&self) -> bool {
+        let beside = self.root.parent().map(fs::read_dir);
+        let beside = beside.and_then(Result::ok).into_iter().flatten().flatten();
+        beside
+            .filter(|entry| entry.file_name().to_string_lossy().starts_with(RIG))
+            .any(|entry| entry.path() != self.root && entry.path().join(COMPLETE).exists())
     }
 
     /// Removes everything but the logs and the lock.

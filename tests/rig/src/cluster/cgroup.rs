@@ -11,18 +11,23 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
-use crate::signals;
+use crate::{instance, signals};
 
 const ROOT: &str = "/sys/fs/cgroup";
 /// Holds the daemons of a node: in version 2 a group with children holds no process itself.
 const DAEMONS: &str = "daemons";
 const REMOVAL: Duration = Duration::from_secs(15);
 
+/// Name of the group of a node, which no node of another rig has.
+pub(super) fn name(namespace: &str) -> String {
+    instance::named(namespace)
+}
+
 /// Makes the groups of a node in every hierarchy; returns those for its daemons.
-pub(super) fn create(name: &str) -> Result<Vec<PathBuf>> {
+pub(super) fn create(namespace: &str) -> Result<Vec<PathBuf>> {
     let mut daemons = Vec::new();
     for hierarchy in hierarchies()? {
-        let group = hierarchy.join(name);
+        let group = hierarchy.join(name(namespace));
         if hierarchy.join("cgroup.controllers").exists() {
             delegate(&hierarchy)?;
             fs::create_dir_all(&group)?;
@@ -40,10 +45,10 @@ pub(super) fn create(name: &str) -> Result<Vec<PathBuf>> {
 }
 
 /// Kills everything in a node's groups and removes them.
-pub(super) fn remove(name: &str) -> Result<()> {
+pub(super) fn remove(namespace: &str) -> Result<()> {
     let start = Instant::now();
     for hierarchy in hierarchies()? {
-        let group = hierarchy.join(name);
+        let group = hierarchy.join(name(namespace));
         while group.exists() && !remove_tree(&group) {
             if start.elapsed() > REMOVAL {
                 bail!("failed to empty {}", group.display());

@@ -5,7 +5,10 @@ use std::path::Path;
 use serde_json::{Value, json};
 
 use super::Node;
-use crate::{cluster::image, packages::CNI_PLUGINS};
+use crate::{
+    cluster::{cgroup, image},
+    packages::CNI_PLUGINS,
+};
 
 /// The configuration of containerd, with nothing outside of `dir`.
 pub(super) fn containerd(dir: &Path) -> String {
@@ -77,7 +80,7 @@ pub(super) fn kubelet(node: &Node) -> Value {
         "tlsPrivateKeyFile": pki.path(format!("{name}-kubelet.key")),
         "containerRuntimeEndpoint": format!("unix://{}/containerd.sock", dir.display()),
         "cgroupDriver": "cgroupfs",
-        "cgroupRoot": format!("/{}", node.machine.namespace),
+        "cgroupRoot": format!("/{}", cgroup::name(node.machine.namespace)),
         "failCgroupV1": false,
         "enforceNodeAllocatable": [],
         "failSwapOn": false,
