@@ -9,7 +9,7 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, SEARCH, Scenario, carried, relayed, reset, underlay::through_ipv4};
+use super::{EDGE, Scenario, carried, relayed, reset, underlay::relayed_without};
 
 /// Bytes through the tunnel.
 const BULK: u64 = 100_000_000;
@@ -42,7 +42,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 fn kernel(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     paths_are(deployment, "Kernel")?;
-    leave_ipv4(deployment)?;
+    relayed_without(deployment, Family::V6)?;
     let said = transfer(deployment, KERNEL)?;
     reset(deployment)?;
     Ok(said)
@@ -83,7 +83,7 @@ fn stripped(deployment: &Deployment<'_>) -> Result<String> {
     replace_pods(deployment)?;
     deployment.wait_ready(EDGE)?;
     paths_are(deployment, "Kernel")?;
-    leave_ipv4(deployment)?;
+    relayed_without(deployment, Family::V6)?;
     // Restored sessions reach the kernel a moment after the relay is ready.
     let mut through = String::new();
     deployment.eventually("the kernel forwards", || {
@@ -126,21 +126,6 @@ fn without_capabilities(deployment: &Deployment<'_>) -> Result<String> {
     );
     relayed(deployment)?;
     Ok(format!("reported after {took:.1} s, {through}"))
-}
-
-/// Leaves clients one IP version. Otherwise each client chooses one, and sockets forward between the versions.
-fn leave_ipv4(deployment: &Deployment<'_>) -> Result<()> {
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    for client in [c1, c2] {
-        deployment
-            .rig
-            .network
-            .cut(client.machine.name, Family::V6)?;
-    }
-    for (from, to) in [(c1, c2), (c2, c1)] {
-        deployment.wait_route(from, to, through_ipv4, SEARCH)?;
-    }
-    Ok(())
 }
 
 /// Checks that a relay forwards by sockets because capabilities are missing, and names them.

@@ -24,10 +24,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 fn ipv6(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    deployment.rig.network.cut("c1", Family::V4)?;
-    deployment.rig.network.cut("c2", Family::V4)?;
-    let (route, _) = deployment.wait_route(c1, c2, through_ipv6, SEARCH)?;
-    Ok(route.to_string())
+    relayed_without(deployment, Family::V4)?;
+    Ok(deployment.route(c1, c2)?.to_string())
 }
 
 fn mixed(deployment: &Deployment<'_>) -> Result<String> {
@@ -44,10 +42,32 @@ fn mixed(deployment: &Deployment<'_>) -> Result<String> {
     Ok(format!("{crossed} datagrams from IPv4 to {route}"))
 }
 
-pub(super) fn through_ipv4(route: &Route) -> bool {
+/// Takes an address family from both clients, and waits until relays carry their packets over the other one.
+/// Clients with both choose either, and between the two sockets forward. Returns the test for such a path.
+pub(super) fn relayed_without(
+    deployment: &Deployment<'_>,
+    cut: Family,
+) -> Result<fn(&Route) -> bool> {
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let network = &deployment.rig.network;
+    for client in [c1, c2] {
+        network.mend(client.machine.name)?;
+        network.cut(client.machine.name, cut)?;
+    }
+    let is_wanted = match cut {
+        Family::V4 => through_ipv6,
+        Family::V6 => through_ipv4,
+    };
+    for (from, to) in [(c1, c2), (c2, c1)] {
+        deployment.wait_route(from, to, is_wanted, SEARCH)?;
+    }
+    Ok(is_wanted)
+}
+
+fn through_ipv4(route: &Route) -> bool {
     matches!(route, Route::Relay(address) if !address.starts_with('['))
 }
 
-pub(super) fn through_ipv6(route: &Route) -> bool {
+fn through_ipv6(route: &Route) -> bool {
     matches!(route, Route::Relay(address) if address.starts_with('['))
 }
