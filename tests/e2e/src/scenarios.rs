@@ -136,7 +136,9 @@ fn vacant(deployment: &Deployment<'_>) -> Result<()> {
     deployment.delete(EDGE)
 }
 
-fn surroundings(deployment: &Deployment<'_>) -> Result<()> {
+/// Brings policy, network, control server and Secret into the state in which a scenario begins, whichever one ran
+/// before. PeerRelays stay.
+pub(crate) fn surroundings(deployment: &Deployment<'_>) -> Result<()> {
     deployment.rig.tailnet.write_policy(DEFAULT_POLICY)?;
     deployment.rig.tailnet.cut_off(false)?;
     deployment.rig.tailnet.require_proxy(false)?;

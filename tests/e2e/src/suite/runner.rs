@@ -62,7 +62,10 @@ impl<'a> Runner<'a> {
 
     /// Runs a scenario. Only an interrupt is an error.
     pub(super) fn run(&self, scenario: &Scenario) -> Result<Outcome> {
-        let mut outcome = Outcome::of(scenario.name, || (scenario.run)(&self.deployment));
+        let mut outcome = Outcome::of(scenario.name, || {
+            scenarios::surroundings(&self.deployment)?;
+            (scenario.run)(&self.deployment)
+        });
         signals::check()?;
         if !outcome.passed {
             outcome.evidence = evidence::of(&self.deployment);
