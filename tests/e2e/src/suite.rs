@@ -88,12 +88,12 @@ const TOOLS_OF_FEW: [&str; 7] = [
     "kstatus",
 ];
 
-/// Numbers of scenarios and closing checks.
+/// Totals of scenarios and closing checks.
 #[derive(Clone, Copy, Debug)]
 pub struct Totals {
-    /// Those that held.
+    /// Number of those that held.
     pub passed: usize,
-    /// Those that did not hold.
+    /// Number of those that did not hold.
     pub failed: usize,
 }
 

@@ -5,12 +5,12 @@ use std::{fmt, time::Instant};
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// What a scenario or a closing check has shown.
+/// Result of one scenario or closing check.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Outcome {
     /// The sentence that was to hold.
     name: String,
-    /// True if it held.
+    /// True if the sentence held.
     pub(super) passed: bool,
     /// The summary, or the failure.
     text: String,

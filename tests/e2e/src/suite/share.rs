@@ -13,21 +13,21 @@ use serde::{Deserialize, Serialize};
 use super::{Outcome, Versions, runner};
 use crate::scenarios;
 
-/// What a process with a rig is to do; one line of JSON.
+/// Request to a process with a rig, as one line of JSON.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum Request {
     /// Run the scenario of this sentence.
     Run(String),
-    /// Run the closing checks of these sentences.
+    /// Run some of the closing checks.
     Close {
-        /// The sentences.
+        /// Sentences of the closing checks.
         checks: Vec<String>,
         /// Audit logs of the other rigs.
         audit_logs: Vec<PathBuf>,
     },
 }
 
-/// What a process with a rig answers; one line of JSON.
+/// Answer of a process with a rig, as one line of JSON.
 #[derive(Debug, Deserialize, Serialize)]
 pub(super) enum Answer {
     /// The rig is up; the file with its API server's audit log.
