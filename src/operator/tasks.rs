@@ -23,8 +23,19 @@ pub struct Tasks<S> {
 struct Entry<S> {
     /// UID of the PeerRelay: another one of its name has nothing of it.
     uid: String,
-    is_running: bool,
-    state: S,
+    running: Option<Running>,
+    /// `None` if the PeerRelay was forgotten, and its task still runs.
+    state: Option<S>,
+}
+
+/// A task that runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Running {
+    /// Its results are recorded.
+    Current,
+    /// The PeerRelay was forgotten after the start of the task, so its results are of no use. The next
+    /// task waits for its end: two tasks at once would do the same work twice.
+    Forgotten,
 }
 
 /// Work for a task, or the time until there may be some.
@@ -49,12 +60,14 @@ impl<S: Default> Tasks<S> {
 
     /// Returns whether a PeerRelay has a state.
     pub fn has(&self, relay: &ObjectRef<PeerRelay>) -> bool {
-        self.lock().contains_key(relay)
+        self.read(relay, |_| ()).is_some()
     }
 
     /// Reads the state of a PeerRelay, if it has one.
     pub fn read<T>(&self, relay: &ObjectRef<PeerRelay>, read: impl FnOnce(&S) -> T) -> Option<T> {
-        self.lock().get(relay).map(|entry| read(&entry.state))
+        let entries = self.lock();
+        let state = entries.get(relay)?.state.as_ref();
+        state.map(read)
     }
 
     /// Brings the state of the PeerRelay with this UID up to date by `settle`. Unless a task runs, takes its
@@ -74,30 +87,44 @@ impl<S: Default> Tasks<S> {
                 ..Entry::default()
             };
         }
-        settle(&mut entry.state);
-        if entry.is_running {
+        let state = entry.state.get_or_insert_default();
+        settle(state);
+        if entry.running.is_some() {
             return Due::After(None);
         }
-        let due = due(&mut entry.state);
-        entry.is_running = matches!(due, Due::Now(_));
+        let due = due(state);
+        entry.running = matches!(due, Due::Now(_)).then_some(Running::Current);
         due
     }
 
     /// Ends the task of the PeerRelay with this UID: `finish` records its results, and another pass follows.
     pub fn end(&self, relay: ObjectRef<PeerRelay>, uid: &str, finish: impl FnOnce(&mut S)) {
-        if let Some(entry) = self.lock().get_mut(&relay)
+        let mut entries = self.lock();
+        if let Some(entry) = entries.get_mut(&relay)
             && entry.uid == uid
         {
-            entry.is_running = false;
-            finish(&mut entry.state);
+            let ended = entry.running.take();
+            match &mut entry.state {
+                Some(state) if ended == Some(Running::Current) => finish(state),
+                Some(_) => {}
+                None => drop(entries.remove(&relay)),
+            }
         }
+        drop(entries);
         // It fails only if the operator ends.
         self.ended.unbounded_send(relay).ok();
     }
 
-    /// Forgets a PeerRelay.
+    /// Forgets a PeerRelay, and the results of its task if one runs.
     pub fn forget(&self, relay: &ObjectRef<PeerRelay>) {
-        self.lock().remove(relay);
+        let mut entries = self.lock();
+        match entries.get_mut(relay) {
+            Some(entry) if entry.running.is_some() => {
+                entry.running = Some(Running::Forgotten);
+                entry.state = None;
+            }
+            _ => drop(entries.remove(relay)),
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<ObjectRef<PeerRelay>, Entry<S>>> {
@@ -134,5 +161,24 @@ mod tests {
         assert_eq!(tasks.read(&relay, |state| *state), Some(0));
         tasks.forget(&relay);
         assert!(!tasks.has(&relay));
+    }
+
+    #[test]
+    fn forgotten_task_has_no_successor_until_it_ends() {
+        let (tasks, _ended) = Tasks::<u32>::new();
+        let relay = ObjectRef::new("edge").within("relays");
+        let next = || tasks.next(&relay, "a", |_| (), |state| Due::Now(*state));
+        let end = |result| tasks.end(relay.clone(), "a", |state| *state = result);
+        assert_eq!(next(), Due::Now(0));
+        tasks.forget(&relay);
+        assert!(!tasks.has(&relay));
+        assert_eq!(tasks.read(&relay, |state| *state), None);
+        assert_eq!(next(), Due::After(None), "the forgotten task runs");
+        end(1);
+        assert_eq!(next(), Due::Now(0), "its result is forgotten too");
+        tasks.forget(&relay);
+        end(2);
+        assert!(tasks.lock().is_empty(), "nothing is left of it");
+        assert_eq!(next(), Due::Now(0));
     }
 }
