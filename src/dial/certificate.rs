@@ -3,13 +3,15 @@
 use std::sync::Arc;
 
 use rustls::{
-    ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms},
     pki_types::{CertificateDer, ServerName, UnixTime},
+    server::ParsedCertificate,
 };
 use sha2::{Digest, Sha256};
 
@@ -25,7 +27,7 @@ pub enum ExpectedCertificate {
     OfHost,
     /// A trusted certificate for this name. The client still requests the host's name (SNI).
     Named(String),
-    /// The certificate with this SHA-256, for the host's name. It may be signed by itself.
+    /// The certificate with this SHA-256, for the host's name. Anyone may have signed it.
     Sha256([u8; 32]),
     /// Any certificate. What DERP servers forward is encrypted between devices.
     Any,
@@ -98,6 +100,36 @@ impl Verifier {
             .build()
             .map_err(|error| Error::General(error.to_string()))
     }
+
+    /// Checks the checksum, the validity and the names of a certificate, and not who signed it. As
+    /// `tlsdial.SetConfigExpectedCertHash` of Tailscale.
+    fn verify_pinned(
+        &self,
+        checksum: &[u8; 32],
+        certificate: &CertificateDer<'_>,
+        name: &ServerName<'_>,
+        now: UnixTime,
+    ) -> Result<(), Error> {
+        if Sha256::digest(certificate)[..] != checksum[..] {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
+        let certificate = ParsedCertificate::try_from(certificate)?;
+        let authorities = RootCertStore::empty();
+        let algorithms = self.algorithms().all;
+        // Validity and purpose are checked first, so a certificate that lacks nothing but a known signer
+        // is valid.
+        match verify_server_cert_signed_by_trust_anchor(
+            &certificate,
+            &authorities,
+            &[],
+            now,
+            algorithms,
+        ) {
+            Err(Error::InvalidCertificate(CertificateError::UnknownIssuer)) | Ok(()) => {}
+            Err(error) => return Err(error),
+        }
+        verify_server_name(&certificate, name)
+    }
 }
 
 impl ServerCertVerifier for Verifier {
@@ -109,21 +141,17 @@ impl ServerCertVerifier for Verifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let (roots, name) = match &self.check {
-            Check::Nothing => return Ok(ServerCertVerified::assertion()),
-            Check::Named(name, roots) => (roots.clone(), name),
-            Check::Sha256(checksum) => {
-                if Sha256::digest(end_entity)[..] != checksum[..] {
-                    return Err(rustls::CertificateError::ApplicationVerificationFailure.into());
-                }
-                // The certificate is its own authority. Its names and its validity count.
-                let mut roots = RootCertStore::empty();
-                roots.add(end_entity.clone().into_owned())?;
-                (Arc::new(roots), server_name)
+        match &self.check {
+            Check::Nothing => {}
+            Check::Named(name, roots) => {
+                let verifier = self.trusting(roots.clone())?;
+                verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)?;
             }
-        };
-        let verifier = self.trusting(roots)?;
-        verifier.verify_server_cert(end_entity, intermediates, name, ocsp_response, now)
+            Check::Sha256(checksum) => {
+                self.verify_pinned(checksum, end_entity, server_name, now)?
+            }
+        }
+        Ok(ServerCertVerified::assertion())
     }
 
     // The signature proves that the server has the key of the certificate. Without this check, everyone
@@ -268,6 +296,31 @@ mod tests {
             (ExpectedCertificate::OfHost, &own, "host.test", false),
             (ExpectedCertificate::Any, &other, "else.test", true),
         ] {
+            let roots = RootCertStore::empty();
+            let accepted = accepts(&expected, host, roots, shown.der(), &key).await;
+            assert_eq!(accepted, wanted, "{expected:?} for {host}");
+        }
+    }
+
+    #[tokio::test]
+    async fn certificate_of_unknown_authority_is_accepted_by_checksum_for_its_names() {
+        let authority =
+            CertifiedIssuer::self_signed(names(&[]), KeyPair::generate().unwrap()).unwrap();
+        let key = KeyPair::generate().unwrap();
+        let signed = names(&["host.test"]).signed_by(&key, &authority).unwrap();
+        let mut params = names(&["host.test"]);
+        params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+        let expired = params.signed_by(&key, &authority).unwrap();
+        let mut params = names(&["host.test"]);
+        params.not_before = rcgen::date_time_ymd(3000, 1, 1);
+        let early = params.signed_by(&key, &authority).unwrap();
+        for (shown, host, wanted) in [
+            (&signed, "host.test", true),
+            (&signed, "else.test", false),
+            (&expired, "host.test", false),
+            (&early, "host.test", false),
+        ] {
+            let expected = ExpectedCertificate::Sha256(Sha256::digest(shown.der()).into());
             let roots = RootCertStore::empty();
             let accepted = accepts(&expected, host, roots, shown.der(), &key).await;
             assert_eq!(accepted, wanted, "{expected:?} for {host}");
