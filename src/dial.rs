@@ -241,7 +241,7 @@ impl Dialer {
         addresses: &[SocketAddr],
         port: u16,
     ) -> Result<TcpStream, DialError> {
-        let proxy = self.proxy.as_ref().filter(|proxy| proxy.is_for(host));
+        let proxy = self.proxy.as_ref().filter(|proxy| proxy.is_for(host, port));
         let stream = match proxy {
             Some(proxy) => timed(proxy.open(host, port)).await,
             None => timed(connect(host, addresses, port)).await,

@@ -23,11 +23,21 @@ pub(crate) struct Proxy {
     except: Vec<Exception>,
 }
 
+/// Hosts that are reached without the proxy.
 #[derive(Clone, PartialEq, Eq)]
-enum Exception {
+struct Exception {
+    hosts: Hosts,
+    /// The only port of the hosts to which the exception applies. `None` if it applies to all.
+    port: Option<u16>,
+}
+
+#[derive(Clone, PartialEq, Eq)]
+enum Hosts {
     Everything,
     Network(IpNet),
-    /// A name and all names below it.
+    /// All names below this one.
+    Below(String),
+    /// This name and all names below it.
     Domain(String),
 }
 
@@ -87,8 +97,9 @@ impl Proxy {
         })
     }
 
-    /// Returns whether connections to `host` go through the proxy. Those to the own host never do.
-    pub(crate) fn is_for(&self, host: &str) -> bool {
+    /// Returns whether connections to this port of `host` go through the proxy. Those to the own host
+    /// never do.
+    pub(crate) fn is_for(&self, host: &str, port: u16) -> bool {
         let host = host.trim_matches(['[', ']']).to_ascii_lowercase();
         let address: Option<IpAddr> = host.parse().ok();
         // As in Go (golang.org/x/net/http/httpproxy), so that the same variables mean the same to
@@ -97,7 +108,7 @@ impl Proxy {
         !own && !self
             .except
             .iter()
-            .any(|except| except.covers(&host, address))
+            .any(|except| except.covers(&host, address, port))
     }
 
     /// Opens a connection to `host` through the proxy.
@@ -148,29 +159,63 @@ async fn answer(stream: &mut TcpStream) -> io::Result<String> {
 }
 
 impl Exception {
+    /// Returns an exception of `NO_PROXY`, or `None` if the text is none.
     fn parse(text: &str) -> Option<Self> {
         let text = text.trim().to_ascii_lowercase();
+        let everywhere = |hosts| Self { hosts, port: None };
+        // An IPv6 address has colons of its own, so a port after it needs brackets.
+        if let Some(hosts) = Hosts::numeric(&text) {
+            return Some(everywhere(hosts));
+        }
+        match text.rsplit_once(':') {
+            None => Hosts::parse(&text).map(everywhere),
+            Some((host, "")) => Hosts::parse(host).map(everywhere),
+            Some((host, port)) => Some(Self {
+                hosts: Hosts::parse(host)?,
+                port: Some(port.parse().ok()?),
+            }),
+        }
+    }
+
+    fn covers(&self, host: &str, address: Option<IpAddr>, port: u16) -> bool {
+        self.port.is_none_or(|only| only == port) && self.hosts.contain(host, address)
+    }
+}
+
+impl Hosts {
+    fn parse(text: &str) -> Option<Self> {
         if text == "*" {
             return Some(Self::Everything);
         }
-        if let Ok(address) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
-            return Some(Self::Network(address.into()));
+        if let Some(hosts) = Self::numeric(text) {
+            return Some(hosts);
         }
-        if let Ok(network) = text.parse() {
-            return Some(Self::Network(network));
+        let name = text.strip_prefix('*').unwrap_or(text);
+        let (below, name) = match name.strip_prefix('.') {
+            Some(name) => (true, name),
+            None => (false, name),
+        };
+        match name {
+            "" => None,
+            name if below => Some(Self::Below(name.to_owned())),
+            name => Some(Self::Domain(name.to_owned())),
         }
-        let name = text.split(':').next().unwrap_or_default();
-        let name = name.trim_start_matches('*').trim_start_matches('.');
-        (!name.is_empty()).then(|| Self::Domain(name.to_owned()))
     }
 
-    fn covers(&self, host: &str, address: Option<IpAddr>) -> bool {
+    /// Returns the hosts of an address, with or without brackets, or of a network.
+    fn numeric(text: &str) -> Option<Self> {
+        let address = text.trim_matches(['[', ']']).parse::<IpAddr>();
+        let network = address.map(IpNet::from).or_else(|_| text.parse());
+        network.ok().map(Self::Network)
+    }
+
+    fn contain(&self, host: &str, address: Option<IpAddr>) -> bool {
+        let below = |name: &str| host.strip_suffix(name)?.strip_suffix('.');
         match self {
             Self::Everything => true,
             Self::Network(network) => address.is_some_and(|address| network.contains(&address)),
-            Self::Domain(name) => host
-                .strip_suffix(name.as_str())
-                .is_some_and(|rest| rest.is_empty() || rest.ends_with('.')),
+            Self::Below(name) => below(name).is_some(),
+            Self::Domain(name) => host == name || below(name).is_some(),
         }
     }
 }
@@ -194,31 +239,44 @@ mod tests {
 
     #[test]
     fn hosts_of_no_proxy_are_reached_directly() {
-        let except = "example.com, .internal,10.0.0.0/8,2001:db8::1,relay.test:8443";
+        let except = "example.com, .internal,*.corp.test,10.0.0.0/8,2001:db8::1,relay.test:8443,\
+                      192.0.2.9:80,[2001:db8::9]:80,open.test:,odd.test:x,:7,.";
         let proxy = Proxy::parse("http://proxy.test:3128", except).unwrap();
-        for host in [
-            "controlplane.tailscale.com",
-            "notexample.com",
-            "192.0.2.1",
-            "[2001:db8::2]",
+        for (host, port) in [
+            ("controlplane.tailscale.com", 443),
+            ("notexample.com", 443),
+            ("internal", 443),
+            ("corp.test", 443),
+            ("192.0.2.1", 443),
+            ("[2001:db8::2]", 443),
+            ("relay.test", 443),
+            ("a.relay.test", 443),
+            ("192.0.2.9", 443),
+            ("[2001:db8::9]", 443),
+            ("odd.test", 443),
         ] {
-            assert!(proxy.is_for(host), "{host}");
+            assert!(proxy.is_for(host, port), "{host}:{port}");
         }
-        for host in [
-            "example.com",
-            "a.Example.com",
-            "b.internal",
-            "10.9.9.9",
-            "[2001:db8::1]",
-            "relay.test",
-            "localhost",
-            "127.0.0.1",
-            "::1",
+        for (host, port) in [
+            ("example.com", 443),
+            ("a.Example.com", 443),
+            ("b.internal", 443),
+            ("c.corp.test", 443),
+            ("10.9.9.9", 443),
+            ("[2001:db8::1]", 443),
+            ("relay.test", 8443),
+            ("a.relay.test", 8443),
+            ("192.0.2.9", 80),
+            ("[2001:db8::9]", 80),
+            ("open.test", 443),
+            ("localhost", 443),
+            ("127.0.0.1", 443),
+            ("::1", 443),
         ] {
-            assert!(!proxy.is_for(host), "{host}");
+            assert!(!proxy.is_for(host, port), "{host}:{port}");
         }
         let none = Proxy::parse("proxy.test:3128", "*").unwrap();
-        assert!(!none.is_for("controlplane.tailscale.com"));
+        assert!(!none.is_for("controlplane.tailscale.com", 443));
     }
 
     #[test]
@@ -229,7 +287,7 @@ mod tests {
                 found.map(|(_, value)| (*value).to_owned())
             };
             let proxy = Proxy::from_variables(read).unwrap();
-            proxy.map(|proxy| (proxy.host.clone(), proxy.is_for("inner.test")))
+            proxy.map(|proxy| (proxy.host.clone(), proxy.is_for("inner.test", 443)))
         };
         assert_eq!(host(&[]), None);
         assert_eq!(host(&[("HTTP_PROXY", "http://plain")]), None);
