@@ -26,7 +26,7 @@ use zeroize::Zeroizing;
 use self::codec::{Reader, Writer};
 use crate::{
     config::Keys,
-    crypto::key::DiscoSecret,
+    crypto::key::{DiscoSecret, KEY_LEN},
     session::{
         challenge::SavedChallenges,
         saved::SavedSession,
@@ -38,6 +38,8 @@ use crate::{
 const MAGIC: &[u8; 4] = b"PRST";
 const VERSION: u16 = 1;
 const MAC_LEN: usize = 32;
+/// Number of bytes besides those of cores and sessions.
+const FRAME_LEN: usize = MAGIC.len() + 2 + 2 * KEY_LEN + 8 + 2 + 4 + MAC_LEN;
 
 /// The keys, secrets and sessions of all cores of a relay at one moment.
 #[derive(Debug, Clone)]
@@ -126,7 +128,7 @@ impl State {
 
     /// The bytes of the state, authenticated with `key`.
     pub fn encode(&self, key: &[u8; 32]) -> Zeroizing<Vec<u8>> {
-        let mut out = Writer::with_capacity(256 * (self.len() + 1));
+        let mut out = Writer::with_capacity(self.largest_len());
         out.bytes(MAGIC);
         out.bytes(&VERSION.to_be_bytes());
         out.bytes(self.keys.node.bytes());
@@ -143,6 +145,11 @@ impl State {
         let mac = mac(key, out.written());
         out.bytes(&mac);
         out.finish()
+    }
+
+    /// Largest number of bytes of a state with so many cores and sessions.
+    const fn largest_len(&self) -> usize {
+        FRAME_LEN + self.cores() * codec::CHALLENGES_LEN + self.len() * codec::SESSION_LEN
     }
 
     /// Reads what [`State::encode`] wrote with the same `key`.
@@ -209,4 +216,61 @@ fn mac(key: &[u8; 32], message: &[u8]) -> [u8; MAC_LEN] {
     let mut mac = Blake2sMac256::new_from_slice(key).expect("32 bytes are a valid key");
     mac.update(message);
     mac.finalize_fixed().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        crypto::key::{DiscoPublic, NodeKey, Pair},
+        session::saved::SavedLeg,
+        wire::disco::Generation,
+    };
+
+    fn challenges() -> SavedChallenges {
+        SavedChallenges {
+            current: Zeroizing::new([1; 32]),
+            previous: Some(Zeroizing::new([2; 32])),
+            age: Duration::ZERO,
+        }
+    }
+
+    fn session(number: u32) -> SavedSession {
+        let leg = SavedLeg {
+            in_progress: Generation(0),
+            completed: Generation(0),
+            address: None,
+            local: None,
+            silent: Duration::ZERO,
+            packets: 0,
+            bytes: 0,
+        };
+        SavedSession {
+            vni: Vni::new(number).expect("a VNI"),
+            lamport: 0,
+            pair: Pair::new(DiscoPublic([3; 32]), DiscoPublic([4; 32])),
+            owner: NodeKey([5; 32]),
+            age: Duration::ZERO,
+            legs: [leg; 2],
+        }
+    }
+
+    #[test]
+    fn bytes_are_written_without_growing() {
+        for (cores, sessions) in [(0, 0), (1, 0), (8, 0), (256, 1), (1, 100)] {
+            let state = State {
+                keys: Keys {
+                    node: DiscoSecret::from_bytes([6; 32]),
+                    server: DiscoSecret::from_bytes([7; 32]),
+                },
+                next_lamport: 1,
+                challenges: vec![challenges(); cores],
+                sessions: (1..=sessions).map(session).collect(),
+            };
+            let bytes = state.encode(&[8; 32]);
+            assert_eq!(bytes.len(), state.largest_len());
+            // A vector that grows gets more room than it needs.
+            assert_eq!(bytes.capacity(), bytes.len());
+        }
+    }
 }

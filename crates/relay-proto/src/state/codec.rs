@@ -17,6 +17,12 @@ use crate::{
     wire::{disco::Generation, geneve::Vni},
 };
 
+/// Largest number of bytes of the secrets of a core.
+pub(super) const CHALLENGES_LEN: usize = 32 + (1 + 32) + 8;
+/// Number of bytes of a session.
+pub(super) const SESSION_LEN: usize = 4 + 8 + 3 * KEY_LEN + 8 + 2 * LEG_LEN;
+const LEG_LEN: usize = 4 + 4 + (16 + 2) + 16 + 3 * 8;
+
 /// The bytes written so far; they hold secrets, so they are wiped when dropped.
 pub(super) struct Writer(Zeroizing<Vec<u8>>);
 
@@ -35,6 +41,10 @@ impl Writer {
     }
 
     pub(super) fn bytes(&mut self, bytes: &[u8]) {
+        debug_assert!(
+            bytes.len() <= self.0.capacity() - self.0.len(),
+            "there is room"
+        );
         self.0.extend_from_slice(bytes);
     }
 
