@@ -69,8 +69,16 @@ impl<'a> Runner<'a> {
         signals::check()?;
         if !outcome.passed {
             outcome.evidence = evidence::of(&self.deployment);
+            self.remove_leftovers();
         }
         Ok(outcome)
+    }
+
+    /// Removes the PeerRelays of a failed scenario, whose ports and devices the next ones need.
+    fn remove_leftovers(&self) {
+        let all = ["delete", "peerrelays", "--all", "-A", "--timeout=150s"];
+        // The failure is reported already; if this fails too, the next scenario shows it.
+        self.deployment.rig.kubectl(all).ok();
     }
 
     /// Runs closing checks; `audit_logs` are those of other rigs of this run.

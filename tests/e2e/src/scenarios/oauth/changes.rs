@@ -92,6 +92,8 @@ fn changed(deployment: &Deployment<'_>) -> Result<String> {
     deployment.eventually("relays lack their tag", || {
         let ready = deployment.condition(name, "Ready")?;
         ensure!(ready == "False/TagMissing", "Ready is '{ready}'");
+        let (joined, relays) = (devices(deployment, name)?.len(), deployment.rig.nodes.len());
+        ensure!(joined == relays, "{joined} of {relays} relays have joined");
         Ok(())
     })?;
     let before = devices(deployment, name)?;
