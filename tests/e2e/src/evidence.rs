@@ -49,8 +49,30 @@ pub(crate) fn of(deployment: &Deployment<'_>) -> String {
             &format!("{name}: tailscale debug peer-relay-servers"),
             client.debug_peer_relay_servers(),
         );
+        add(
+            &format!("{name}: home DERP regions of its peers"),
+            client.status().map(|status| home_regions(&status)),
+        );
     }
+    add("devices as control knows them", devices(deployment));
     text
+}
+
+/// Name and home DERP region of each peer of a client.
+fn home_regions(status: &Value) -> String {
+    let peers = status["Peer"].as_object().into_iter().flatten();
+    let peers = peers.map(|(_, peer)| format!("{} {}", peer["HostName"], peer["Relay"]));
+    peers.collect::<Vec<_>>().join("; ")
+}
+
+/// Name, home DERP region and connection to control of each device.
+fn devices(deployment: &Deployment<'_>) -> Result<String> {
+    let nodes = deployment.rig.tailnet.nodes()?;
+    let nodes = nodes.iter().map(|node| {
+        let (name, home, streams) = (&node.name, node.home_derp, node.streaming);
+        format!("{name}: home region {home}, listens for maps: {streams}")
+    });
+    Ok(nodes.collect::<Vec<_>>().join("\n"))
 }
 
 const KUBECTL: [&[&str]; 5] = [
