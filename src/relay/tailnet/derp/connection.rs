@@ -173,6 +173,16 @@ pub(super) const fn port(server: &DerpNode) -> u16 {
     }
 }
 
+/// Returns the certificate that a server must show. `None` if its `CertName` cannot be read.
+fn certificate(server: &DerpNode) -> Option<ExpectedCertificate> {
+    match ExpectedCertificate::from_cert_name(&server.cert_name)? {
+        // Control says so, which Noise has authenticated. What DERP carries for a relay is sealed end to end.
+        // A `CertName` is checked nevertheless, as by `derphttp.Client.tlsClient` of Tailscale.
+        ExpectedCertificate::OfHost if server.insecure_for_tests => Some(ExpectedCertificate::Any),
+        expected => Some(expected),
+    }
+}
+
 async fn connect(
     dialer: &Dialer,
     node: &NodeKeyPair,
@@ -183,11 +193,7 @@ async fn connect(
         host: host.clone(),
         source: Arc::new(source),
     };
-    let expected = match server.insecure_for_tests {
-        // Control says so, which Noise has authenticated. What DERP carries for a relay is sealed end to end.
-        true => Some(ExpectedCertificate::Any),
-        false => ExpectedCertificate::from_cert_name(&server.cert_name),
-    };
+    let expected = certificate(server);
     let expected = expected.ok_or_else(|| DerpError::CertName { host: host.clone() })?;
     let stream = dialer
         .tls(host, &expected, &addresses(server), port(server))
@@ -271,5 +277,32 @@ async fn read(
                 return DerpError::Lost;
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn cert_name_is_checked_although_the_server_is_for_tests() {
+        let expected = |cert_name: &str, insecure: bool| {
+            let server = json!({"CertName": cert_name, "InsecureForTests": insecure});
+            certificate(&serde_json::from_value(server).unwrap())
+        };
+        let checksum = format!("sha256-raw:{}", "0a".repeat(32));
+        for insecure in [false, true] {
+            let pinned = Some(ExpectedCertificate::Sha256([10; 32]));
+            assert_eq!(expected(&checksum, insecure), pinned);
+            let named = Some(ExpectedCertificate::Named("cert.test".into()));
+            assert_eq!(expected("cert.test", insecure), named);
+            assert_eq!(expected("sha256-raw:0a", insecure), None);
+        }
+        assert_eq!(expected("", true), Some(ExpectedCertificate::Any));
+        assert_eq!(expected("", false), Some(ExpectedCertificate::OfHost));
     }
 }
