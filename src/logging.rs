@@ -11,6 +11,8 @@ use crate::config::log_level::LogLevel;
 const VARIABLE: &str = "PEERRELAY_LOG";
 /// Environment variable with the format of the log.
 const FORMAT: &str = "PEERRELAY_LOG_FORMAT";
+/// Environment variables of the log.
+pub(crate) const VARIABLES: [&str; 2] = [VARIABLE, FORMAT];
 /// Libraries whose errors this program reports itself, with the fix.
 const QUIET: [&str; 4] = [
     "ts_http_util=off",

@@ -84,6 +84,9 @@ pub enum InvalidDefault {
     /// The text is no name of a variable with a value.
     #[error("{0:?} is not a variable: write it as HTTPS_PROXY=http://proxy.example.net:3128")]
     Variable(String),
+    /// The operator or a field of PeerRelays sets the variable.
+    #[error("{0} cannot be set for relays: remove it, and use the fields of PeerRelay")]
+    OwnVariable(String),
 }
 
 /// Defaults for `spec.template` of all PeerRelays, and variables of their relays.
@@ -153,9 +156,11 @@ pub fn variable(text: &str) -> Result<(String, String), InvalidDefault> {
     let invalid = || InvalidDefault::Variable(text.to_owned());
     let (name, value) = text.split_once('=').ok_or_else(invalid)?;
     let letter = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let own = overrides::VARIABLES.contains(&name);
-    if name.is_empty() || own || !name.chars().all(letter) {
+    if name.is_empty() || !name.chars().all(letter) {
         return Err(invalid());
+    }
+    if overrides::is_own_variable(name) {
+        return Err(InvalidDefault::OwnVariable(name.to_owned()));
     }
     Ok((name.to_owned(), value.to_owned()))
 }
@@ -364,9 +369,16 @@ mod tests {
         ] {
             assert!(template(wrong).is_err(), "{wrong}");
         }
-        for wrong in ["HTTPS_PROXY", "=x", "A B=c", "NODE_NAME=x"] {
+        for wrong in [
+            "HTTPS_PROXY",
+            "=x",
+            "A B=c",
+            "NODE_NAME=x",
+            "PEERRELAY_PORT=1",
+        ] {
             assert!(variable(wrong).is_err(), "{wrong}");
         }
+        assert!(variable("PEERRELAY_LOG=debug").is_ok());
         let late = MonitoringDefaults {
             interval: Some("10s".to_owned()),
             scrape_timeout: Some("1m".to_owned()),

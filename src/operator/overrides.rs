@@ -9,7 +9,10 @@ use k8s_openapi::api::core::v1::PodSpec;
 use serde_json::{Map, Value, json};
 
 pub use self::shape::{Shape, check_shape};
-use crate::config::{DEFAULT_STATE_DIR, POD_SESSION_DIR};
+use crate::{
+    config::{DEFAULT_STATE_DIR, POD_SESSION_DIR},
+    logging,
+};
 
 /// Largest patch, as JSON.
 const LARGEST: usize = 16 * 1024;
@@ -57,7 +60,9 @@ const RELAY: (&str, &str) = ("containers", "relay");
 const PREPARE_STATE: (&str, &str) = ("initContainers", "prepare-state");
 /// Volumes, variables and mounts of the operator.
 const VOLUMES: &[&str] = &["auth", "bpf", "config", "sessions", "state"];
-pub(super) const VARIABLES: &[&str] = &["HOST_IP", "NODE_NAME", "POD_NAME", "POD_UID"];
+const VARIABLES: &[&str] = &["HOST_IP", "NODE_NAME", "POD_NAME", "POD_UID"];
+/// Beginning of the names of the variables that are settings of the program.
+const SETTINGS: &str = "PEERRELAY_";
 const MOUNTS: &[&str] = &[
     "/etc/peerrelay",
     "/sys/fs/bpf",
@@ -156,7 +161,7 @@ fn check_own_container(container: &Map<String, Value>, at: &str) -> Result<(), O
     only(container, OWN_CONTAINER, at)?;
     for item in items(container, "env")? {
         let name = named(item, "env", "name")?;
-        if VARIABLES.contains(&name) || name.starts_with("PEERRELAY_") {
+        if is_own_variable(name) {
             return Err(forbidden(format!("{at}env[{name}]")));
         }
     }
@@ -168,6 +173,13 @@ fn check_own_container(container: &Map<String, Value>, at: &str) -> Result<(), O
         }
     }
     Ok(())
+}
+
+/// Returns whether an environment variable of relays is set by the operator, or takes precedence over what
+/// the operator configures. The variables of the log are for users.
+pub(super) fn is_own_variable(name: &str) -> bool {
+    let is_setting = name.starts_with(SETTINGS) && !logging::VARIABLES.contains(&name);
+    VARIABLES.contains(&name) || is_setting
 }
 
 /// Every field must exist in pods and have the correct type.
@@ -463,6 +475,10 @@ mod tests {
                 "containers[relay].env[POD_UID]",
             ),
             (
+                json!({"containers": [{"name": "relay", "env": [{"name": "PEERRELAY_PORT", "value": "1"}]}]}),
+                "containers[relay].env[PEERRELAY_PORT]",
+            ),
+            (
                 json!({"containers": [{"name": "relay", "volumeMounts": [
                     {"name": "x", "mountPath": "/etc/peerrelay"},
                 ]}]}),
@@ -492,7 +508,7 @@ mod tests {
     fn what_users_want_is_allowed() {
         let patch = json!({
             "containers": [
-                {"name": "relay", "env": [{"name": "RUST_LOG", "value": "debug"}], "lifecycle": null},
+                {"name": "relay", "env": [{"name": "PEERRELAY_LOG", "value": "debug"}], "lifecycle": null},
                 {"name": "side", "image": "s", "volumeMounts": [{"name": "x", "mountPath": "/x"}]},
             ],
             "volumes": [{"name": "x", "emptyDir": {}}],
