@@ -18,6 +18,7 @@ mod process_metrics;
 mod registry;
 #[cfg(feature = "relay")]
 pub mod relay;
+mod retry_after;
 pub mod sealed;
 pub mod supervisor;
 pub mod tailnet_api;

@@ -14,6 +14,7 @@ mod wrapped_key;
 
 use std::{
     convert::Infallible,
+    ops::RangeInclusive,
     sync::{Arc, Mutex, PoisonError, RwLock},
     time::Duration,
 };
@@ -51,6 +52,10 @@ const PRESENCE: Duration = Duration::from_secs(60);
 /// Waits between attempts to reach the control server, and to reach a DERP region.
 const BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(500), Duration::from_secs(30)).with_jitter(0.5..=1.5);
+
+/// Factors of the wait that the control server asks for. None is below 1: an earlier attempt would be refused
+/// again.
+const ASKED_JITTER: RangeInclusive<f64> = 1.0..=1.2;
 
 /// Settings with which the relay joins the tailnet.
 #[derive(Clone)]
@@ -175,7 +180,7 @@ impl Tailnet {
             match failure {
                 Failure::Control(error) => {
                     self.report(control_problem(&error, &self.config.control_url));
-                    sleep(waits.wait()).await;
+                    sleep(pause(waits.wait(), error.retry_after())).await;
                 }
                 Failure::Refused { key, problem } => {
                     self.report(problem);
@@ -267,6 +272,29 @@ impl Tailnet {
         if self.senders.control.send_if_changed(next) {
             let reason = problem.reason.as_str();
             tracing::warn!(reason, problem = %problem.message, "not connected to control");
+        }
+    }
+}
+
+/// Returns the wait before the next attempt: that of the backoff, or a longer one that the control server
+/// asks for.
+fn pause(backoff: Duration, asked: Option<Duration>) -> Duration {
+    let asked = asked.unwrap_or_default();
+    backoff.max(asked.mul_f64(rand::random_range(ASKED_JITTER)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn next_attempt_is_not_earlier_than_the_control_server_asks() {
+        let second = Duration::from_secs(1);
+        for _ in 0..100 {
+            let wait = pause(second, Some(90 * second));
+            assert!(wait >= 90 * second && wait <= 108 * second, "{wait:?}");
+            assert_eq!(pause(200 * second, Some(90 * second)), 200 * second);
+            assert_eq!(pause(second, None), second);
         }
     }
 }

@@ -5,22 +5,18 @@ use std::{convert::Infallible, time::Duration};
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, StatusCode,
-    header::{
-        ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, ETAG, HOST, IF_MATCH, RETRY_AFTER,
-        USER_AGENT,
-    },
+    header::{ACCEPT, AUTHORIZATION, CONNECTION, CONTENT_TYPE, ETAG, HOST, IF_MATCH, USER_AGENT},
 };
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use k8s_openapi::jiff::{Timestamp, fmt::rfc2822};
 use secrecy::{ExposeSecret, SecretString};
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use url::Url;
 
 use super::error::ApiError;
-use crate::dial::Dialer;
+use crate::{dial::Dialer, retry_after::retry_after};
 
 /// Media type of most answers.
 pub(super) const JSON: &str = "application/json";
@@ -30,8 +26,6 @@ pub(super) const HUJSON: &str = "application/hujson";
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
 /// Largest answer, in bytes: the devices of a large tailnet fit.
 const LARGEST_ANSWER: usize = 64 << 20;
-/// Longest wait that an answer can ask for.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(600);
 
 /// Opens connections to one API server.
 pub(super) struct Connector {
@@ -103,7 +97,7 @@ impl Connector {
                 let body = Limited::new(body, LARGEST_ANSWER).collect().await;
                 Ok::<_, ()>(Answer {
                     status: head.status,
-                    retry_after: retry_after(&head.headers, Timestamp::now()),
+                    retry_after: retry_after(&head.headers),
                     etag: etag(&head.headers),
                     body: body.map_err(drop)?.to_bytes(),
                 })
@@ -183,46 +177,4 @@ impl Answer {
 fn etag(headers: &HeaderMap) -> Option<String> {
     let text = headers.get(ETAG)?.to_str().ok()?.trim();
     (!text.is_empty()).then(|| text.to_owned())
-}
-
-/// Reads `Retry-After`: a number of seconds, or a date.
-fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
-    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
-    let wait = match text.parse() {
-        // `Retry-After` is a number of seconds or a date (RFC 9110, section 10.2.3).
-        Ok(seconds) => Duration::from_secs(seconds),
-        Err(_) => {
-            // Dates of HTTP have a form of RFC 2822. A date that has passed, also by a wrong clock of this
-            // host, is no wait.
-            let date = rfc2822::parse(text).ok()?.timestamp();
-            Duration::try_from(date.duration_since(now)).unwrap_or_default()
-        }
-    };
-    Some(wait.min(LONGEST_RETRY_AFTER))
-}
-
-#[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
-
-    use super::*;
-
-    #[test]
-    fn retry_after_is_read_as_seconds_or_date_and_has_a_limit() {
-        let now: Timestamp = "1994-11-06T08:49:30Z".parse().unwrap();
-        for (text, seconds) in [
-            ("3", Some(3)),
-            ("0", Some(0)),
-            ("Sun, 06 Nov 1994 08:49:37 GMT", Some(7)),
-            ("Sun, 06 Nov 1994 08:49:00 GMT", Some(0)),
-            ("86400", Some(600)),
-            ("99999999999999999999", None),
-            ("soon", None),
-        ] {
-            let headers = HeaderMap::from_iter([(RETRY_AFTER, text.parse().unwrap())]);
-            let wait = retry_after(&headers, now);
-            assert_eq!(wait, seconds.map(Duration::from_secs), "{text}");
-        }
-        assert_eq!(retry_after(&HeaderMap::new(), now), None);
-    }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
 use tokio::{
     io::{AsyncRead, AsyncReadExt},
     time::timeout,
@@ -22,7 +23,10 @@ use super::{
     wire::{Auth, Hostinfo, MapRequest, MapResponse, RegisterRequest, RegisterResponse},
     wrapped_key::WrappedKey,
 };
-use crate::dial::{DialError, Dialer};
+use crate::{
+    dial::{DialError, Dialer},
+    retry_after::retry_after,
+};
 
 /// Longest time for a request, or for one message to arrive whole.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,12 +55,14 @@ pub enum ControlError {
         url: Url,
     },
     /// The server answered with an error.
-    #[error("failed to {what}: the control server answered {status}")]
+    #[error("failed to {what}: the control server answered {status}{}", asked(*.retry_after))]
     Status {
         /// Step of the protocol.
         what: &'static str,
         /// HTTP status of the answer.
         status: u16,
+        /// Wait that the server asks for before the next attempt.
+        retry_after: Option<Duration>,
     },
     /// Nothing came for too long, or the connection broke.
     #[error("lost the connection to the control server while it should {what}")]
@@ -64,6 +70,38 @@ pub enum ControlError {
         /// Step of the protocol.
         what: &'static str,
     },
+}
+
+impl ControlError {
+    /// The error of an answer that is no success.
+    fn of_answer(what: &'static str, status: StatusCode, headers: &HeaderMap) -> Self {
+        // With these, servers ask clients to slow down. Elsewhere the header has other meanings (RFC 9110,
+        // section 10.2.3).
+        let is_overload = [
+            StatusCode::TOO_MANY_REQUESTS,
+            StatusCode::SERVICE_UNAVAILABLE,
+        ];
+        let retry_after = retry_after(headers).filter(|_| is_overload.contains(&status));
+        Self::Status {
+            what,
+            status: status.as_u16(),
+            retry_after,
+        }
+    }
+
+    /// The wait that the control server asks for before the next attempt; at most ten minutes.
+    pub(super) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+fn asked(wait: Option<Duration>) -> String {
+    wait.map_or_else(String::new, |wait| {
+        format!(", and asks to wait {} s", wait.as_secs())
+    })
 }
 
 /// A connection to the control server as this device.
@@ -214,10 +252,7 @@ impl<'a> Control<'a> {
         let response = response.ok_or(ControlError::Lost { what })?;
         match response.status() {
             status if status.is_success() => Ok(response),
-            status => Err(ControlError::Status {
-                what,
-                status: status.as_u16(),
-            }),
+            status => Err(ControlError::of_answer(what, status, response.headers())),
         }
     }
 
@@ -293,10 +328,7 @@ async fn fetch_key(dialer: &Dialer, url: &Url) -> Result<MachinePublicKey, Contr
             .map_err(|_| ControlError::Lost { what })?;
         match response.status() {
             status if status.is_success() => response.collect_bytes().await.map_err(|_| fail()),
-            status => Err(ControlError::Status {
-                what,
-                status: status.as_u16(),
-            }),
+            status => Err(ControlError::of_answer(what, status, response.headers())),
         }
     };
     let body = timeout(REQUEST_TIMEOUT, fetch)
@@ -337,6 +369,27 @@ mod tests {
             count += 1;
         }
         count
+    }
+
+    #[test]
+    fn wait_is_the_one_that_an_overloaded_server_asks_for() {
+        let headers = HeaderMap::from_iter([(http::header::RETRY_AFTER, "90".parse().unwrap())]);
+        let error = |code, headers: &HeaderMap| {
+            ControlError::of_answer("register", StatusCode::from_u16(code).unwrap(), headers)
+        };
+        for (code, wait) in [(429, Some(90)), (503, Some(90)), (500, None), (404, None)] {
+            let wait = wait.map(Duration::from_secs);
+            assert_eq!(error(code, &headers).retry_after(), wait, "{code}");
+            assert_eq!(error(code, &HeaderMap::new()).retry_after(), None);
+        }
+        assert_eq!(
+            error(429, &headers).to_string(),
+            "failed to register: the control server answered 429, and asks to wait 90 s"
+        );
+        assert_eq!(
+            error(500, &headers).to_string(),
+            "failed to register: the control server answered 500"
+        );
     }
 
     #[test]
