@@ -180,12 +180,12 @@ pub async fn reconcile(relay: Arc<PeerRelay>, ctx: Arc<Context>) -> Result<Actio
     let plan = plan(&spec, &view, now);
     let tasks = ctx.apis.start((&relay, &spec), &plan, &view);
     let objects = build(&spec, &plan);
-    let objects = apply(&ctx.client, &ctx.stores, &ctx.attempts, objects).await;
+    let applying = apply(&ctx.client, &ctx.stores, &ctx.attempts, objects);
+    let (objects, held) = hold_while(&relay, &plan, &publisher, applying).await?;
     ctx.metrics.count_changes(objects.stage.changes);
     for replaced in &objects.stage.replaced {
         publisher.send_event(&events::replaced(replaced)).await;
     }
-    let held = hold(&relay, &plan, &publisher).await;
     // Most temporary failures end immediately, so the status reports them from the second one on.
     if objects.stage.refused.is_none() || objects.stage.report_refused {
         let pass = Pass {
@@ -212,19 +212,35 @@ fn invalid_status(
     status(relay, view, Outcome::Invalid { reason, message }, now)
 }
 
-/// Sets the finalizer if the tailnet may have devices or entries in its policy that the operator
-/// removes, and removes it otherwise.
-async fn hold(
+/// Applies objects while the PeerRelay has the finalizer, if the tailnet may have devices or entries in its
+/// policy that the operator removes. Returns their result, and that of the removal of a finalizer that is not
+/// needed any more.
+///
+/// The finalizer is set first: objects contain auth keys, and a PeerRelay that is deleted before it has the
+/// finalizer would leave the devices that join with them.
+async fn hold_while<T>(
     relay: &PeerRelay,
     plan: &Plan,
     publisher: &Publisher<'_>,
-) -> Result<(), ReconcileError> {
-    let wanted = plan.has_devices() || plan.policy.has_entries();
-    if wanted == removal::is_held(relay) {
-        return Ok(());
+    applying: impl Future<Output = T>,
+) -> Result<(T, Result<(), ReconcileError>), ReconcileError> {
+    let (is_held, wanted) = (
+        removal::is_held(relay),
+        plan.has_devices() || plan.policy.has_entries(),
+    );
+    let set = async |wanted| {
+        let set = publisher.set_finalizer(wanted).await;
+        set.map_err(ReconcileError::Finalizer)
+    };
+    if wanted && !is_held {
+        set(true).await?;
     }
-    let set = publisher.set_finalizer(wanted).await;
-    set.map_err(ReconcileError::Finalizer)
+    let applied = applying.await;
+    let released = match is_held && !wanted {
+        true => set(false).await,
+        false => Ok(()),
+    };
+    Ok((applied, released))
 }
 
 /// Starts to delete the devices of removed relays. Returns the time until the next attempt, if one
@@ -318,4 +334,64 @@ pub fn error_policy(relay: Arc<PeerRelay>, error: &ReconcileError, ctx: Arc<Cont
         | ReconcileError::Removal(source) => pause.max(retry_after(source)),
         _ => pause,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use std::{convert::Infallible, sync::Mutex};
+
+    use http::{Request, Response};
+    use kube::client::Body;
+    use kube_runtime::events::Reporter;
+    use serde_json::json;
+
+    use super::*;
+    use crate::{
+        crd::device::RelayDevice,
+        names,
+        operator::{fixtures, plan::DevicePlan},
+    };
+
+    /// Returns the steps of a pass, with an API server that answers with this status.
+    async fn steps(is_held: bool, wanted: bool, status: u16) -> Vec<&'static str> {
+        let steps = Arc::new(Mutex::new(Vec::new()));
+        let seen = steps.clone();
+        let mut relay = fixtures::relay(json!({}));
+        let body = serde_json::to_vec(&relay).unwrap();
+        let client = Client::new(
+            tower::service_fn(move |_: Request<Body>| {
+                seen.lock().unwrap().push("finalizer");
+                let answer = Response::builder().status(status);
+                let answer = answer.body(Body::from(body.clone())).unwrap();
+                async { Ok::<_, Infallible>(answer) }
+            }),
+            "relays",
+        );
+        relay.metadata.finalizers = is_held.then(|| vec![names::FINALIZER.to_owned()]);
+        let recorder = Recorder::new(client.clone(), Reporter::from("test"));
+        let publisher = Publisher::new(&client, &recorder, &relay);
+        let recorded = wanted.then(RelayDevice::default).into_iter().collect();
+        let plan = Plan {
+            devices: DevicePlan {
+                recorded,
+                ..DevicePlan::default()
+            },
+            ..Plan::default()
+        };
+        let applying = async { steps.lock().unwrap().push("objects") };
+        hold_while(&relay, &plan, &publisher, applying).await.ok();
+        let steps = steps.lock().unwrap();
+        steps.clone()
+    }
+
+    #[tokio::test]
+    async fn finalizer_is_set_before_objects_are_applied_and_removed_after() {
+        assert_eq!(steps(false, true, 200).await, ["finalizer", "objects"]);
+        assert_eq!(steps(false, true, 403).await, ["finalizer"]);
+        assert_eq!(steps(true, true, 200).await, ["objects"]);
+        assert_eq!(steps(false, false, 200).await, ["objects"]);
+        assert_eq!(steps(true, false, 200).await, ["objects", "finalizer"]);
+    }
 }
