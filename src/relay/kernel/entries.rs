@@ -69,7 +69,7 @@ impl Entries {
     }
 
     /// Adds an entry also where there is no room: then it takes the place of another session's, which is
-    /// returned.
+    /// returned. If it cannot be added even there, the other one is put back.
     pub(super) fn insert_anyway(
         &mut self,
         vni: u32,
@@ -86,8 +86,18 @@ impl Entries {
         let Some(displaced) = other.and_then(|other| Some((other, self.take(other)?))) else {
             return Err(full);
         };
-        self.insert(vni, session)?;
+        if let Err(error) = self.insert(vni, session) {
+            self.put_back(&displaced);
+            return Err(error);
+        }
         Ok(Some(displaced))
+    }
+
+    /// Adds an entry that [`Self::insert_anyway`] has displaced.
+    pub(super) fn put_back(&mut self, (vni, session): &(u32, SessionEntry)) {
+        if let Err(error) = self.insert(*vni, session) {
+            tracing::warn!(%error, vni, "no room in the kernel for a session; the sockets forward it");
+        }
     }
 
     /// Removes and returns an entry. Datagrams that come before it is back go through the sockets, and

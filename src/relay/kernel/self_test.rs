@@ -91,8 +91,8 @@ fn with_session(
     let displaced = maps.entries.insert_anyway(VNI, &between(clients))?;
     let result = work(maps);
     maps.entries.remove(VNI);
-    if let Some((vni, session)) = displaced {
-        maps.entries.insert(vni, &session).ok();
+    if let Some(displaced) = displaced {
+        maps.entries.put_back(&displaced);
     }
     result
 }
