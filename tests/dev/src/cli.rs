@@ -31,6 +31,7 @@ use rig::{
     probe::Probe,
     progress::Progress,
     signals,
+    tools::Tools,
 };
 
 use crate::test;
@@ -64,6 +65,8 @@ enum Action {
     Release(ReleaseArgs),
     /// Upgrade from an older commit to these sources and back, with a session open
     Upgrade(UpgradeArgs),
+    /// Build all programs of others that tests use, so that later runs find them
+    Tools,
     /// Bring cluster and tailnet up; import the program again if they are
     Up,
     /// Stop everything and remove it
@@ -112,6 +115,7 @@ impl Cli {
             Action::Upgrade(args) => upgrade::run(&args, &Progress::stderr())?,
             Action::Share(args) => share::run(&args)?,
             Action::Probe(probe) => probe.run()?,
+            Action::Tools => Tools::build_all(&Progress::stderr()).map(drop)?,
             Action::Up => up()?,
             Action::Down => Rig::take_down(&Progress::stderr())?,
             Action::Status => return status(),

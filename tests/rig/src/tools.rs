@@ -245,6 +245,11 @@ impl Tools {
         })
     }
 
+    /// Builds all tools, also those that few tests need.
+    pub fn build_all(progress: &Progress) -> Result<Self> {
+        Self::build_those(Priority::Normal, progress, |_| true)
+    }
+
     /// Builds one set of tools, if it is missing or was built from other sources.
     pub fn build_only(name: &str, progress: &Progress) -> Result<Self> {
         Self::build_set(name, Priority::Normal, progress)
