@@ -1,6 +1,7 @@
 //! Command line of `peerrelay`, with a subcommand for each role.
 
 mod about;
+mod check;
 mod cluster;
 mod failure;
 mod firewall;
@@ -10,12 +11,15 @@ mod input;
 mod manifests;
 mod operator;
 mod output;
+mod reader;
 #[cfg(feature = "relay")]
 mod relay;
 #[cfg(feature = "relay")]
 mod sessions;
 #[cfg(feature = "relay")]
 mod state;
+mod status;
+mod table;
 mod usage;
 mod validate;
 
@@ -25,11 +29,13 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
 use self::{
     about::{CompletionArgs, ManArgs},
+    check::CheckArgs,
     firewall::FirewallArgs,
     grants::GrantsArgs,
     import::ImportArgs,
     operator::OperatorArgs,
     output::{OutputError, print_error},
+    status::StatusArgs,
     validate::ValidateArgs,
 };
 #[cfg(feature = "relay")]
@@ -64,6 +70,10 @@ enum Command {
     /// List the sessions of the relay on this host
     #[cfg(feature = "relay")]
     Sessions(SessionsArgs),
+    /// Check an installation: name what is wrong, and how to mend it
+    Check(CheckArgs),
+    /// Show PeerRelays and their relays
+    Status(StatusArgs),
     /// Run the operator, which creates relays for every PeerRelay of the cluster
     Operator(Box<OperatorArgs>),
     /// Print the custom resource definitions, for kubectl apply --server-side -f -
@@ -131,6 +141,8 @@ fn run_command() -> anyhow::Result<ExitCode> {
         Command::Grants(args) => return args.run(),
         Command::Firewall(args) => args.run(),
         Command::Import(args) => block_on(args.run()),
+        Command::Check(args) => return block_on(args.run()),
+        Command::Status(args) => return block_on(args.run()),
         Command::Version => about::version(),
         Command::Completion(args) => args.run(),
         Command::Man(args) => args.run(),

@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod backoff;
+pub mod check;
 pub mod cli;
 pub mod config;
 pub mod crd;

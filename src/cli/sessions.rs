@@ -1,7 +1,6 @@
 //! Subcommand `sessions`: the sessions of the relay on this host.
 
 use std::{
-    fmt::Write as _,
     io::{Read, Write},
     os::unix::net::UnixStream,
     path::PathBuf,
@@ -89,21 +88,7 @@ impl SessionsArgs {
 fn table(report: &SessionList, wide: bool) -> String {
     let mut rows = vec![header(wide)];
     rows.extend(report.sessions.iter().map(|session| row(session, wide)));
-    let widths: Vec<_> = (0..rows[0].len())
-        .map(|column| rows.iter().map(|row| row[column].chars().count()).max())
-        .collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths);
-        let line = cells.fold(String::new(), |mut line, (cell, width)| {
-            let width = width.unwrap_or_default();
-            write!(line, "{cell:width$}   ").expect("a string takes all");
-            line
-        });
-        text.push_str(line.trim_end());
-        text.push('\n');
-    }
-    text
+    super::table::table(&rows)
 }
 
 fn header(wide: bool) -> Vec<String> {

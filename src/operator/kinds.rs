@@ -80,7 +80,7 @@ pub fn kind<K: Resource<DynamicType = ()>>() -> String {
 }
 
 /// Group of prometheus-operator's kinds.
-const MONITORING_GROUP: &str = "monitoring.coreos.com";
+pub const MONITORING_GROUP: &str = "monitoring.coreos.com";
 
 /// Kind of prometheus-operator, which may not be installed in the cluster.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -19,6 +19,7 @@ mod values;
 use std::{fs, path::Path, sync::Once};
 
 use peerrelay::{
+    check::Fault,
     crd::{self, PeerRelay, relay_reason::RelayReason},
     operator::{
         credential, policy_sync,
@@ -64,6 +65,15 @@ fn every_reason_is_documented() {
             text.contains(&format!("| `{reason}` |")),
             "docs/conditions.md lacks {reason}"
         );
+    }
+}
+
+#[test]
+fn every_fault_of_the_check_is_documented() {
+    let text = fs::read_to_string(root().join("docs/cli.md")).unwrap();
+    for fault in Fault::ALL {
+        let row = format!("| `{}` |", fault.as_str());
+        assert!(text.contains(&row), "docs/cli.md lacks {row}");
     }
 }
 

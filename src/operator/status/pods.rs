@@ -108,6 +108,11 @@ fn refusal(set: &DaemonSet, events: &[&Event]) -> Option<(Trouble, String, usize
     Some((trouble, message, missing))
 }
 
+/// Returns the problem that prevents a pod from running, if its own status says it.
+pub fn trouble_of(pod: &Pod) -> Option<(Trouble, String)> {
+    trouble(pod, &Taken::default()).filter(|_| !leaves(pod))
+}
+
 fn trouble(pod: &Pod, taken: &Taken) -> Option<(Trouble, String)> {
     let status = pod.status.as_ref()?;
     // The kubelet refuses the pod if the scheduler did not know of the other pod yet.
@@ -219,21 +224,17 @@ fn container_trouble(
     if waits_for != "CrashLoopBackOff" && !restarting {
         return None;
     }
-    let region = pod
-        .labels()
-        .get(names::REGION_LABEL)
-        .map_or("", String::as_str);
-    let relay = pod
-        .labels()
-        .get(names::PEER_RELAY_LABEL)
-        .map_or("", String::as_str);
+    let label = |key| pod.labels().get(key).map(String::as_str);
+    let owner = label(names::PEER_RELAY_LABEL).zip(label(names::REGION_LABEL));
+    let owner = owner.map_or_else(
+        || format!("pod/{}", pod.name_any()),
+        |(relay, region)| format!("daemonset/{}", names::child(relay, region)),
+    );
     let code = failed.map_or_else(String::new, |end| format!(" with code {}", end.exit_code));
     let message = format!(
         "container {} ends{code} again and again: kubectl logs -n {namespace} -c {} --previous \
-         daemonset/{}",
-        container.name,
-        container.name,
-        names::child(relay, region)
+         {owner}",
+        container.name, container.name,
     );
     Some((Trouble::CrashLooping, message))
 }

@@ -5,6 +5,7 @@ mod api;
 pub(crate) mod carried;
 mod changes;
 mod chart;
+mod check;
 mod clients;
 mod data_path;
 mod derp;
@@ -88,6 +89,7 @@ pub fn all() -> Vec<Scenario> {
         secrets::scenarios(),
         oauth::scenarios(),
         reasons::scenarios(),
+        check::scenarios(),
         refusals::scenarios(),
         grants::scenarios(),
         policy_file::scenarios(),

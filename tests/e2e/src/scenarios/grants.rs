@@ -259,13 +259,13 @@ fn offline(deployment: &Deployment<'_>) -> Result<Value> {
 }
 
 /// A policy that lets clients talk to each other, and no other devices.
-fn clients_only() -> Value {
+pub(super) fn clients_only() -> Value {
     let clients = ["tag:office", "tag:other"];
     json!({"grants": [{"src": clients, "dst": clients, "ip": ["*"]}]})
 }
 
 /// A tailnet's policy with `part` merged in, as a person would.
-fn policy(base: &Value, part: &Value) -> String {
+pub(super) fn policy(base: &Value, part: &Value) -> String {
     let mut whole = base.clone();
     whole["tagOwners"] = json!({"tag:office": [], "tag:other": [], "tag:relay-office": []});
     for (tag, owner) in part["tagOwners"].as_object().into_iter().flatten() {
