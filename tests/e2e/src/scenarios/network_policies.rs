@@ -70,7 +70,7 @@ fn relays_among(deployment: &Deployment<'_>) -> Result<String> {
     let metrics = metrics(deployment)?;
     let inside = outsider(deployment)?;
     let outside = || Ok(deployment.client("c1")?.command("curl"));
-    opened(&metrics, || Ok(inside_of(inside)))?;
+    scraped(deployment, &metrics, inside)?;
     closed(&metrics, outside).context("from outside of the cluster")?;
 
     let unscraped = json!({"serviceMonitor": "Disabled"});
@@ -139,8 +139,10 @@ fn operator_among(deployment: &Deployment<'_>) -> Result<String> {
     })?;
     let (pod, metrics) = found.context("no operator")?;
     let own = process_of(&pod).context("the operator does not run")?;
-    opened(&metrics, || Ok(inside_of(inside)))?;
-    opened(&api, || Ok(inside_of(own)))?;
+    scraped(deployment, &metrics, inside)?;
+    deployment.eventually("the operator reaches the API server", || {
+        opened(&api, || Ok(inside_of(own)))
+    })?;
     closed(&metrics, outside).context("from outside of the cluster")?;
     closed(&elsewhere, || Ok(inside_of(own))).context("from the operator")?;
     Ok(format!("{pod} reconciles"))
@@ -162,6 +164,14 @@ fn charts_own(deployment: &Deployment<'_>) -> Result<String> {
         .arg("--set-json")
         .arg(format!("networkPolicy.apiServerTo={to}"));
     run(&mut helm)
+}
+
+/// Waits until a pod is let through to the metrics: what enforces the policies learns of a new pod by a watch, and
+/// drops packets of pods that it does not know.
+fn scraped(deployment: &Deployment<'_>, metrics: &[String], pod: i32) -> Result<()> {
+    deployment.eventually("a pod outside of the PeerRelay may read metrics", || {
+        opened(metrics, || Ok(inside_of(pod)))
+    })
 }
 
 /// Waits until relays have bound through each other's addresses.
