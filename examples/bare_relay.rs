@@ -255,7 +255,10 @@ async fn answer(handle: &SocketPathHandle, line: String) -> String {
         return format!("{} {handshakes}\n", counted.sessions.open);
     }
     let reply = match hex::decode(line.trim()) {
-        Ok(frame) => handle.handle_derp(peer(&frame), frame).await.ok(),
+        Ok(frame) => {
+            let sender = peer(&frame);
+            handle.handle_derp(|| sender, frame).await.ok()
+        }
         Err(_) => None,
     };
     reply.map_or_else(String::new, hex::encode) + "\n"

@@ -96,28 +96,33 @@ impl Clients {
         self.recorded.notified().await;
     }
 
-    /// Returns whether there is no entry.
-    pub fn is_empty(&self) -> bool {
-        self.lock().is_empty()
-    }
-
     /// Returns every entry with its devices among `devices`, of which those with `true` may use this
     /// relay.
-    pub fn views(&self, devices: &[(Device<'_>, bool)]) -> Vec<ClientView> {
-        let view = |entry: &ClientEntry| {
-            let named = devices.iter().filter(|(d, _)| entry.selector.names(d));
-            let count = named.fold(Devices::default(), |count, (_, granted)| Devices {
-                known: count.known + 1,
-                granted: count.granted + usize::from(*granted),
-            });
-            ClientView {
-                client: entry.selector.text().to_owned(),
-                devices: entry.selector.is_resolvable().then_some(count),
-                since: entry.since,
-                asked: entry.asked,
+    pub fn views<'a>(
+        &self,
+        devices: impl IntoIterator<Item = (Device<'a>, bool)>,
+    ) -> Vec<ClientView> {
+        // Requests are recorded meanwhile.
+        let entries = self.lock().clone();
+        let mut counts = vec![Devices::default(); entries.len()];
+        if !entries.is_empty() {
+            for (device, granted) in devices {
+                let named = counts.iter_mut().zip(&entries);
+                for (count, _) in named.filter(|(_, entry)| entry.selector.names(&device)) {
+                    count.known += 1;
+                    count.granted += usize::from(granted);
+                }
             }
+        }
+        let view = |(entry, count): (ClientEntry, Devices)| ClientView {
+            client: entry.selector.text().to_owned(),
+            devices: entry.selector.is_resolvable().then_some(count),
+            since: entry.since,
+            asked: entry.asked,
         };
-        self.lock().iter().map(view).collect()
+        let mut views: Vec<_> = entries.into_iter().zip(counts).map(view).collect();
+        self.refresh(&mut views);
+        views
     }
 
     /// Brings the times of requests in `views` up to date.
@@ -154,7 +159,7 @@ mod tests {
         assert!(clients.record_request(&device, later));
 
         let shown = |clients: &Clients| -> Vec<_> {
-            let views = clients.views(&[(self::device(&tags), true), (self::device(&tags), false)]);
+            let views = clients.views([(self::device(&tags), true), (self::device(&tags), false)]);
             let view = |v: ClientView| (v.client, v.devices.map(|d| (d.known, d.granted)), v.asked);
             views.into_iter().map(view).collect()
         };
@@ -170,7 +175,7 @@ mod tests {
             seen,
             "an entry that stays keeps its time"
         );
-        let since: Vec<_> = clients.views(&[]).iter().map(|v| v.since).collect();
+        let since: Vec<_> = clients.views([]).iter().map(|v| v.since).collect();
         assert_eq!(since, [later, NOW]);
     }
 
@@ -179,7 +184,7 @@ mod tests {
         let clients = Clients::default();
         let many: Vec<_> = (0..300).map(|n| format!("tag:a{n}")).collect();
         clients.set(&many, NOW);
-        assert_eq!(clients.views(&[]).len(), MAX_ENTRIES);
+        assert_eq!(clients.views([]).len(), MAX_ENTRIES);
     }
 
     fn texts(texts: &[&str]) -> Vec<String> {

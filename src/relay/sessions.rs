@@ -2,7 +2,7 @@
 //! reaches. They name clients and addresses, which no metric and no log does.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     convert::Infallible,
     io,
     path::{Path, PathBuf},
@@ -37,8 +37,8 @@ pub struct Name {
     pub tags: Vec<String>,
 }
 
-/// Names of the clients that the network map knows, by disco key.
-pub type Directory = Arc<dyn Fn() -> HashMap<DiscoPublic, Name> + Send + Sync>;
+/// Looks up the names of clients in the network map, by disco key.
+pub type Directory = Arc<dyn Fn(&HashSet<DiscoPublic>) -> HashMap<DiscoPublic, Name> + Send + Sync>;
 
 /// All sessions of a relay.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -161,7 +161,8 @@ pub(super) async fn count(
 
 async fn report(State(source): State<Source>) -> Json {
     let (port, sessions) = source.sessions().await;
-    let names = (source.directory)();
+    let clients = sessions.iter().flat_map(|info| &info.legs);
+    let names = (source.directory)(&clients.map(|leg| leg.client).collect());
     let now = source.socket_path.now();
     let client = |leg: relay_proto::LegInfo| ListedClient {
         disco: leg.client.to_string(),

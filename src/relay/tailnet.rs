@@ -1,27 +1,34 @@
 //! The relay as a device of the tailnet: registration, network map, DERP.
 
+mod address_set;
 mod auth_key;
 mod control;
 mod derp;
 mod identity;
+mod json;
+mod map_reader;
 mod netmap;
+mod peers;
 mod policy;
 mod problem;
 mod registration;
 mod state;
+mod tag_numbers;
 mod wire;
 mod wrapped_key;
 
 use std::{
     convert::Infallible,
     ops::RangeInclusive,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    panic::resume_unwind,
+    sync::{Arc, Mutex},
     time::Duration,
 };
 
 use tokio::{
     io::AsyncRead,
     sync::{Notify, watch},
+    task::JoinSet,
     time::{sleep, timeout},
 };
 use url::Url;
@@ -33,11 +40,13 @@ pub use self::{
     state::{ControlState, DerpState, TailnetIdentity, TailnetSenders},
 };
 use self::{
-    control::{Control, MapStream},
+    control::Control,
     derp::{Derp, Timing},
-    netmap::Netmap,
+    map_reader::MapStream,
+    netmap::SharedNetmap,
     problem::control_problem,
     registration::Registration,
+    tag_numbers::TagNumbers,
     wire::{DerpMap, Hostinfo, NetInfo},
 };
 use super::{
@@ -79,11 +88,14 @@ pub struct Tailnet {
     dialer: Dialer,
     socket_path: SocketPathHandle,
     senders: TailnetSenders,
-    netmap: Arc<RwLock<Netmap>>,
+    netmap: SharedNetmap,
     derp_map: watch::Sender<Arc<DerpMap>>,
     registration: Mutex<Registration>,
-    /// Notified when a network map has come.
-    learned: Notify,
+    /// Notified when the next expiry of a key may be another one.
+    expiries_changed: Notify,
+    /// Notified when the reported numbers of peers may be others.
+    counts_changed: Notify,
+    tag_numbers: Mutex<TagNumbers>,
     clients: Clients,
     dynamic_config: watch::Receiver<DynamicConfig>,
 }
@@ -125,10 +137,12 @@ impl Tailnet {
             dialer,
             socket_path,
             senders,
-            netmap: Arc::default(),
+            netmap: SharedNetmap::default(),
             derp_map,
             registration,
-            learned: Notify::new(),
+            expiries_changed: Notify::new(),
+            counts_changed: Notify::new(),
+            tag_numbers: Mutex::default(),
             clients: Clients::default(),
             dynamic_config,
         }
@@ -137,19 +151,36 @@ impl Tailnet {
     /// Names of clients, for commands on the node itself.
     pub fn directory(&self) -> Directory {
         let netmap = self.netmap.clone();
-        Arc::new(move || {
-            netmap
-                .read()
-                .unwrap_or_else(PoisonError::into_inner)
-                .names()
-        })
+        Arc::new(move |clients| netmap.names(clients))
     }
 
     /// Joins, and stays joined for as long as it is polled. What has been learnt outlives a lost
     /// connection: sessions flow and requests are answered by the last known policy.
     pub async fn run(self) -> Result<Infallible, Infallible> {
-        let (home, home_changes) = watch::channel(0);
-        let derp = Derp {
+        let derp = self.derp();
+        let home_changes = derp.home.subscribe();
+        // A task of its own: requests do not wait while a large map is worked on.
+        let mut tasks = JoinSet::new();
+        tasks.spawn(derp.run());
+        let derp = async {
+            match tasks.join_next().await {
+                Some(Err(error)) if error.is_panic() => resume_unwind(error.into_panic()),
+                _ => std::future::pending::<()>().await,
+            }
+        };
+        let (_, _, never, _, _) = tokio::join!(
+            derp,
+            self.stay_joined(home_changes),
+            self.follow_expiries(),
+            self.follow_clients(),
+            self.follow_counts(),
+        );
+        Ok(never)
+    }
+
+    /// The part that answers requests.
+    fn derp(&self) -> Derp {
+        Derp {
             dialer: self.dialer.clone(),
             node: self.identity.node.clone(),
             netmap: self.netmap.clone(),
@@ -157,17 +188,10 @@ impl Tailnet {
             socket_path: self.socket_path.clone(),
             clients: self.clients.clone(),
             state: self.senders.derp.clone(),
-            home,
+            home: watch::Sender::new(0),
             timing: Timing::default(),
             health: Arc::default(),
-        };
-        let (_, _, never, _) = tokio::join!(
-            derp.run(),
-            self.stay_joined(home_changes),
-            self.follow_expiries(),
-            self.follow_clients(),
-        );
-        Ok(never)
+        }
     }
 
     async fn stay_joined(&self, mut home: watch::Receiver<u32>) {
@@ -212,14 +236,14 @@ impl Tailnet {
 
     /// Applies network maps until the stream ends.
     async fn follow<R: AsyncRead + Unpin>(&self, mut maps: MapStream<R>) -> Failure {
-        let netmap = self.netmap.write();
-        netmap
-            .unwrap_or_else(PoisonError::into_inner)
-            .begin_stream();
+        self.netmap.begin_stream();
         loop {
             let learned = match maps.next().await {
                 Ok(message) => self.learn(message),
-                Err(error) => return error.into(),
+                Err(error) => {
+                    tracing::error!(%error, "the stream of network maps ends");
+                    return ControlError::from(error).into();
+                }
             };
             if let Err(error) = learned {
                 tracing::error!(%error, "network map is of no use");

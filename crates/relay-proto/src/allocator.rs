@@ -40,6 +40,11 @@ impl Request {
         self.at
     }
 
+    /// The node that has asked.
+    pub const fn owner(&self) -> NodeKey {
+        self.owner
+    }
+
     /// The shard of the pair: the request belongs to the core that serves it.
     pub const fn shard(&self) -> Shard {
         self.shard

@@ -168,6 +168,27 @@ impl<P> SharedLimits<P> {
         usage.tags.set(tags, open);
     }
 
+    /// Replaces the tags of these nodes; an empty list removes those of a node.
+    pub fn change_tags(&self, tags: impl IntoIterator<Item = (NodeKey, Vec<u32>)>) {
+        let usage = &mut *self.usage();
+        for (key, tags) in tags {
+            let slot = usage.find(key);
+            let node = slot.and_then(|slot| Some((slot, usage.nodes.get(slot)?.sessions as usize)));
+            usage.tags.change(key, tags, node);
+        }
+    }
+
+    /// Nodes that have sessions.
+    pub fn holders(&self) -> Vec<NodeKey> {
+        let usage = self.usage();
+        usage.nodes.iter().map(|(_, node)| node.key).collect()
+    }
+
+    /// Returns whether a node has sessions.
+    pub fn is_holder(&self, node: NodeKey) -> bool {
+        self.usage().find(node).is_some()
+    }
+
     /// Nodes with sessions that share with `node` a tag that is at its limit, once for each such tag.
     pub(crate) fn sharing(&self, node: NodeKey) -> Vec<Owner> {
         let usage = self.usage();
@@ -193,12 +214,11 @@ impl<P> SharedLimits<P> {
             .key
     }
 
-    /// Owners whose nodes are not in `allowed`.
-    pub(crate) fn others(&self, allowed: &BTreeSet<NodeKey>) -> BTreeSet<Owner> {
+    /// The owners that these nodes are; nodes without sessions are left out.
+    pub(crate) fn owners(&self, nodes: &BTreeSet<NodeKey>) -> BTreeSet<Owner> {
         let usage = self.usage();
-        let others = usage.nodes.iter();
-        let others = others.filter(|(_, node)| !allowed.contains(&node.key));
-        others.map(|(slot, _)| Owner(slot)).collect()
+        let slots = nodes.iter().filter_map(|node| usage.find(*node));
+        slots.map(Owner).collect()
     }
 
     fn usage(&self) -> MutexGuard<'_, Usage> {
@@ -278,8 +298,12 @@ mod tests {
                 let of = node(number % NODES);
                 match what % 8 {
                     0 => {
-                        tags.insert(of, (0..4).filter(|tag| more >> tag & 1 == 1).collect());
-                        limits.set_tags(tags.clone());
+                        let own: Vec<_> = (0..4).filter(|tag| more >> tag & 1 == 1).collect();
+                        tags.insert(of, own.clone());
+                        match what / 8 % 2 {
+                            0 => limits.set_tags(tags.clone()),
+                            _ => limits.change_tags([(of, own)]),
+                        }
                     }
                     1..=2 if !sessions.is_empty() => {
                         let at = usize::from(*more) % sessions.len();

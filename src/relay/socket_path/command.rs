@@ -26,11 +26,13 @@ pub(super) enum Command {
 /// Message of the [dispatcher](super::dispatcher), which decides who gets sessions.
 pub(super) enum DispatcherCommand {
     Allocate {
+        /// Dropped when the request has its session, or none.
+        mark: Arc<()>,
         request: Request,
         answer: oneshot::Sender<Result<Allocation, DropReason>>,
     },
     SetAddresses(Vec<SocketAddr>),
-    /// Ends the sessions of all other nodes.
+    /// Ends the sessions of these nodes.
     Revoke(Arc<BTreeSet<NodeKey>>),
 }
 

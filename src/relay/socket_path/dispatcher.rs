@@ -6,7 +6,7 @@ use std::{
     convert::Infallible,
     fmt,
     net::SocketAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, Weak},
 };
 
 use relay_proto::{
@@ -46,8 +46,8 @@ struct State {
     accepting: bool,
     draining: bool,
     withdrawn: bool,
-    /// Nodes that may ask, as of the last revocation.
-    allowed: Option<Arc<BTreeSet<NodeKey>>>,
+    /// Nodes with a request that a thread may not have carried out yet, and the mark of that request.
+    pending: Vec<(NodeKey, Weak<()>)>,
 }
 
 impl State {
@@ -56,9 +56,12 @@ impl State {
         self.allocator.set_accepting(accepting);
     }
 
-    fn allows(&self, peer: &Peer) -> bool {
-        let allowed = self.allowed.as_ref();
-        allowed.is_none_or(|allowed| allowed.contains(&peer.node_key))
+    /// Remembers a request until its mark is dropped.
+    fn add_pending(&mut self, node: NodeKey) -> Arc<()> {
+        self.pending.retain(|(_, mark)| mark.strong_count() > 0);
+        let mark = Arc::new(());
+        self.pending.push((node, Arc::downgrade(&mark)));
+        mark
     }
 }
 
@@ -81,7 +84,7 @@ impl Dispatcher {
             accepting: true,
             draining: false,
             withdrawn: false,
-            allowed: None,
+            pending: Vec::new(),
         };
         let shared = Shared {
             state: Mutex::new(state),
@@ -108,10 +111,10 @@ impl Dispatcher {
 
     pub(super) async fn handle_derp(
         &self,
-        from: Option<Peer>,
+        sender: impl FnOnce() -> Option<Peer>,
         packet: Vec<u8>,
     ) -> Result<Vec<u8>, DropReason> {
-        let (request, allocation) = self.open(from.as_ref(), &packet)?;
+        let (request, allocation) = self.open(sender, &packet)?;
         let allocation = allocation.await.unwrap_or(Err(DropReason::NotAccepting))?;
         let nonce = rand::random();
         let answer = self
@@ -123,36 +126,44 @@ impl Dispatcher {
         Ok(answer)
     }
 
-    /// Opens a request and sends it to its thread. The allocator stays locked until the thread has
-    /// the request, so that a revocation either follows it there or has refused it here.
+    /// Opens a request and sends it to its thread. The allocator stays locked from the look-up of the
+    /// sender until the thread has the request, so that [`Dispatcher::pending`] has all senders of
+    /// requests that were judged by an earlier policy.
     fn open(
         &self,
-        from: Option<&Peer>,
+        sender: impl FnOnce() -> Option<Peer>,
         packet: &[u8],
     ) -> Result<(Request, PendingAllocation), DropReason> {
         let state = &mut *self.shared.state();
         self.shared.used.notify_one();
-        let opened = state.allocator.open(from, packet, self.clock.now());
-        let opened = opened.and_then(|request| {
-            // The peer was found in the network map before the lock was taken: its grant may have ended
-            // since.
-            let is_allowed = from.is_some_and(|peer| state.allows(peer));
-            is_allowed.then_some(request).ok_or(DropReason::NoGrant)
-        });
+        let peer = sender();
+        let opened = state
+            .allocator
+            .open(peer.as_ref(), packet, self.clock.now());
         let request = opened.inspect_err(|reason| state.counters.count_drop(*reason))?;
         let (answer, allocation) = oneshot::channel();
         let thread = Workers::thread(request.shard(), self.workers.len());
-        self.workers[thread].send(DispatcherCommand::Allocate { request, answer });
+        let command = DispatcherCommand::Allocate {
+            mark: state.add_pending(request.owner()),
+            request,
+            answer,
+        };
+        self.workers[thread].send(command);
         Ok((request, allocation))
     }
 
-    /// Ends the sessions of all other nodes, and refuses their requests from now on.
-    pub(super) fn revoke(&self, allowed: BTreeSet<NodeKey>) {
-        let allowed = Arc::new(allowed);
+    /// Nodes with requests that may become sessions after this call.
+    pub(super) fn pending(&self) -> Vec<NodeKey> {
         let state = &mut *self.shared.state();
-        state.allowed = Some(allowed.clone());
+        state.pending.retain(|(_, mark)| mark.strong_count() > 0);
+        state.pending.iter().map(|(node, _)| *node).collect()
+    }
+
+    /// Ends the sessions of these nodes, also those that requests on their way will open.
+    pub(super) fn revoke(&self, nodes: BTreeSet<NodeKey>) {
+        let nodes = Arc::new(nodes);
         for worker in &*self.workers {
-            worker.send(DispatcherCommand::Revoke(allowed.clone()));
+            worker.send(DispatcherCommand::Revoke(nodes.clone()));
         }
     }
 
@@ -237,5 +248,39 @@ impl AllocatorCleanup {
                 memory::trim();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+    use relay_proto::{DiscoSecret, client::Client};
+
+    use super::*;
+    use crate::relay::socket_path::fixture;
+
+    #[test]
+    fn a_sender_is_pending_until_the_thread_has_carried_its_request_out() {
+        let (worker, inbox) = WorkerHandle::new().unwrap();
+        let options = fixture::options(0, 1);
+        let workers = Arc::new([worker]);
+        let clock = Clock::start();
+        let dispatcher = Dispatcher::new(&options.config, &options.keys, workers, clock);
+        dispatcher.set_addresses(&["192.0.2.1:40000".parse().unwrap()]);
+        let relay = DiscoSecret::from_bytes([1; 32]).public();
+        let [a, b] = [1, 2].map(Client::numbered);
+        let request = a.channel(relay).request([9; 24], [a.key, b.key], 1);
+        let opened = dispatcher.open(|| Some(a.peer()), &request).unwrap();
+        // The task that asked may be gone.
+        drop(opened);
+        assert_eq!(dispatcher.pending(), [a.node_key]);
+        dispatcher.revoke([a.node_key].into());
+        assert_eq!(dispatcher.pending(), [a.node_key]);
+        // The addresses, the request, and the revocation after it.
+        let commands: Vec<_> = inbox.commands.try_iter().collect();
+        assert_eq!(commands.len(), 3);
+        drop(commands);
+        assert!(dispatcher.pending().is_empty());
     }
 }

@@ -33,17 +33,18 @@ pub struct SocketPathHandle {
 }
 
 impl SocketPathHandle {
-    /// Handles a packet that came over DERP, and returns the answer.
+    /// Handles a packet that came over DERP, and returns the answer. `sender` looks up who sent it, by the
+    /// policy of that moment; it must be quick, because other requests wait for it.
     ///
     /// # Errors
     /// The reason why there is no answer; [`DropReason::NotAccepting`] also when the thread has
     /// ended.
     pub async fn handle_derp(
         &self,
-        from: Option<Peer>,
+        sender: impl FnOnce() -> Option<Peer>,
         packet: Vec<u8>,
     ) -> Result<Vec<u8>, DropReason> {
-        self.dispatcher.handle_derp(from, packet).await
+        self.dispatcher.handle_derp(sender, packet).await
     }
 
     /// Replaces the addresses that allocations advertise.
@@ -64,10 +65,26 @@ impl SocketPathHandle {
         &self.demux
     }
 
-    /// Ends the sessions that other nodes than `allowed` have asked for, and refuses requests of such
-    /// nodes from now on.
-    pub fn revoke(&self, allowed: BTreeSet<NodeKey>) {
-        self.dispatcher.revoke(allowed);
+    /// Nodes that have asked for sessions, or whose requests are on their way. A node that the policy has
+    /// refused since, and that is not among them, has no session and gets none.
+    pub fn holders(&self) -> BTreeSet<NodeKey> {
+        // In this order: a request that is carried out meanwhile is among both.
+        let pending = self.dispatcher.pending();
+        self.limits.holders().into_iter().chain(pending).collect()
+    }
+
+    /// Leaves out nodes that are not among [`SocketPathHandle::holders`].
+    pub fn retain_holders(&self, nodes: &mut BTreeSet<NodeKey>) {
+        if !nodes.is_empty() {
+            let pending = self.dispatcher.pending();
+            nodes.retain(|node| pending.contains(node) || self.limits.is_holder(*node));
+        }
+    }
+
+    /// Ends the sessions that these nodes have asked for. The policy must refuse them before: a request
+    /// that it allows later opens a session.
+    pub fn revoke(&self, nodes: BTreeSet<NodeKey>) {
+        self.dispatcher.revoke(nodes);
     }
 
     /// Returns whether tags have a limit, so that [`SocketPathHandle::set_tags`] has an effect.
@@ -78,6 +95,11 @@ impl SocketPathHandle {
     /// Replaces the tags of all nodes, each by a number.
     pub fn set_tags(&self, tags: BTreeMap<NodeKey, Vec<u32>>) {
         self.limits.set_tags(tags);
+    }
+
+    /// Replaces the tags of these nodes, each by a number.
+    pub fn change_tags(&self, tags: impl IntoIterator<Item = (NodeKey, Vec<u32>)>) {
+        self.limits.change_tags(tags);
     }
 
     /// Sets whether the policy lets this relay give out sessions.

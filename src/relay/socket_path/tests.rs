@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use relay_proto::{Config, DiscoSecret, DropReason, Family, Keys, Vni};
+use relay_proto::{Config, DiscoSecret, DropReason, Family, Keys, Peer, Vni};
 use tokio::sync::mpsc::UnboundedSender;
 
 use self::client::Client;
@@ -135,7 +135,7 @@ async fn limits_hold_over_all_threads() {
     for number in 2..30 {
         let other = Client::new(number, V4);
         let request = a.request(other.key);
-        handle.handle_derp(Some(a.peer()), request).await.ok();
+        handle.handle_derp(|| Some(a.peer()), request).await.ok();
         let connecting = handle.snapshot().await.sessions.connecting;
         assert!(connecting <= 5, "{connecting}");
     }
@@ -170,7 +170,7 @@ async fn draining_keeps_sessions_and_gives_out_none() {
     relay.handle.set_accepting(true);
     let refused = relay
         .handle
-        .handle_derp(Some(a.peer()), a.request(b.key))
+        .handle_derp(|| Some(a.peer()), a.request(b.key))
         .await;
     assert_eq!(refused, Err(DropReason::NotAccepting));
     let datagram = a.data(vni, b"still flows");
@@ -178,7 +178,6 @@ async fn draining_keeps_sessions_and_gives_out_none() {
     assert_eq!(b.receive(), datagram);
 }
 
-/// This holds also when the node was looked up before its right ended.
 #[tokio::test]
 async fn a_node_whose_right_has_ended_has_no_session_and_gets_none() {
     let relay = Fixture::start().await;
@@ -186,14 +185,23 @@ async fn a_node_whose_right_has_ended_has_no_session_and_gets_none() {
     relay.open(&a, &b).await;
     let ask = async || {
         let request = a.request(b.key);
-        relay.handle.handle_derp(Some(a.peer()), request).await
+        relay.handle.handle_derp(|| Some(a.peer()), request).await
     };
+    assert_eq!(relay.handle.holders(), [a.peer().node_key].into());
     relay.handle.revoke([b.peer().node_key].into());
-    assert_eq!(ask().await, Err(DropReason::NoGrant));
+    assert_eq!(relay.handle.snapshot().await.sessions.open, 1);
+    relay.handle.revoke([a.peer().node_key].into());
+    let refused = Peer {
+        may_relay: false,
+        ..a.peer()
+    };
+    let request = a.request(b.key);
+    let refused = relay.handle.handle_derp(|| Some(refused), request).await;
+    assert_eq!(refused, Err(DropReason::NoGrant));
     let snapshot = relay.handle.snapshot().await;
+    assert!(relay.handle.holders().is_empty());
     assert_eq!((snapshot.sessions.open, snapshot.counters.revoked), (0, 1));
     assert_eq!(snapshot.counters.dropped(DropReason::NoGrant), 1);
-    relay.handle.revoke([a.peer().node_key].into());
     ask().await.unwrap();
 }
 
@@ -207,7 +215,7 @@ async fn a_withdrawn_relay_keeps_sessions_and_gives_out_others_once_it_is_back()
     for other in [b.key, c.key] {
         let refused = relay
             .handle
-            .handle_derp(Some(a.peer()), a.request(other))
+            .handle_derp(|| Some(a.peer()), a.request(other))
             .await;
         assert_eq!(refused, Err(DropReason::NotAccepting));
     }
@@ -225,7 +233,7 @@ async fn allocator_memory_is_freed_once_nobody_asks() {
     let (a, b) = (Client::new(1, V4), Client::new(2, V4));
     for _ in 0..2 {
         let request = a.request(b.key);
-        let answer = relay.handle.handle_derp(Some(a.peer()), request).await;
+        let answer = relay.handle.handle_derp(|| Some(a.peer()), request).await;
         answer.unwrap();
         let tidy = async {
             while !relay.handle.dispatcher.is_clean() {
@@ -313,7 +321,7 @@ impl Fixture {
     async fn open(&self, a: &Client, b: &Client) -> Vni {
         let response = self
             .handle
-            .handle_derp(Some(a.peer()), a.request(b.key))
+            .handle_derp(|| Some(a.peer()), a.request(b.key))
             .await
             .unwrap();
         let vni = a.read_response(node_key(), &response);

@@ -152,11 +152,16 @@ impl Worker {
     fn run_dispatcher_command(&mut self, command: DispatcherCommand) {
         match command {
             // The task that asked may have gone; then the answer is dropped.
-            DispatcherCommand::Allocate { request, answer } => {
+            DispatcherCommand::Allocate {
+                mark,
+                request,
+                answer,
+            } => {
                 answer.send(self.core.allocate(&request)).ok();
+                drop(mark);
             }
             DispatcherCommand::SetAddresses(addresses) => self.core.set_addresses(&addresses),
-            DispatcherCommand::Revoke(allowed) => self.core.revoke(&allowed, self.now()),
+            DispatcherCommand::Revoke(nodes) => self.core.revoke(&nodes, self.now()),
         }
     }
 

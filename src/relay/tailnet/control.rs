@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, StatusCode};
-use tokio::{
-    io::{AsyncRead, AsyncReadExt},
-    time::timeout,
-};
+use tokio::{io::AsyncRead, time::timeout};
 use ts_capabilityversion::CapabilityVersion;
 use ts_control::client::{CONTROL_PROTOCOL_VERSION, read_challenge_packet, upgrade_ts2021};
 use ts_control_noise::Handshake;
@@ -20,7 +17,8 @@ use url::Url;
 
 use super::{
     identity::Identity,
-    wire::{Auth, Hostinfo, MapRequest, MapResponse, RegisterRequest, RegisterResponse},
+    map_reader::{COMPRESSION, MapStream, MapStreamError},
+    wire::{Auth, Hostinfo, MapRequest, RegisterRequest, RegisterResponse},
     wrapped_key::WrappedKey,
 };
 use crate::{
@@ -30,11 +28,6 @@ use crate::{
 
 /// Longest time for a request, or for one message to arrive whole.
 const REQUEST_TIMEOUT: Duration = Duration::from_secs(30);
-/// A map stream that is silent for longer is dead: control sends a keep-alive about every minute
-/// (`controlclient.watchdogTimeout`).
-const SILENCE: Duration = Duration::from_secs(120);
-/// Largest network map message, in bytes.
-const LARGEST_MAP: u32 = 64 << 20;
 /// Version of the protocol; at least 121, the first that can be a relay.
 const VERSION: CapabilityVersion = CapabilityVersion::CURRENT;
 /// Lets a load balancer in front of control keep a device on one server (`tailcfg.LBHeader`).
@@ -64,6 +57,9 @@ pub enum ControlError {
         /// Wait that the server asks for before the next attempt.
         retry_after: Option<Duration>,
     },
+    /// The stream of network maps broke.
+    #[error(transparent)]
+    Maps(#[from] MapStreamError),
     /// Nothing came for too long, or the connection broke.
     #[error("lost the connection to the control server while it should {what}")]
     Lost {
@@ -109,11 +105,6 @@ pub(crate) struct Control<'a> {
     http: Http2<BytesBody>,
     url: &'a Url,
     identity: &'a Identity,
-}
-
-/// The stream of network maps.
-pub(crate) struct MapStream<R> {
-    body: R,
 }
 
 impl<'a> Control<'a> {
@@ -216,15 +207,14 @@ impl<'a> Control<'a> {
         let response = self
             .post("send network maps", "machine/map", json(&request))
             .await?;
-        Ok(MapStream {
-            body: response.into_read(),
-        })
+        Ok(MapStream::new(response.into_read()))
     }
 
     fn map_request<'r>(&self, hostinfo: &'r Hostinfo) -> MapRequest<'r> {
         MapRequest {
             version: VERSION.into(),
             keep_alive: false,
+            compress: COMPRESSION,
             node_key: self.identity.node.public.to_string(),
             disco_key: self.identity.disco.public.to_string(),
             stream: false,
@@ -261,40 +251,6 @@ impl<'a> Control<'a> {
             what,
             url: self.url.clone(),
         }
-    }
-}
-
-impl<R: AsyncRead + Unpin> MapStream<R> {
-    /// The next message; keep-alives included. A message is its length in little-endian and JSON
-    /// (`controlclient.Direct.sendMapRequest`).
-    pub(crate) async fn next(&mut self) -> Result<MapResponse, ControlError> {
-        let what = "send network maps";
-        let lost = || ControlError::Lost { what };
-        let mut len = [0; 4];
-        let header = timeout(SILENCE, self.body.read_exact(&mut len)).await;
-        header.ok().and_then(Result::ok).ok_or_else(lost)?;
-        let len = u32::from_le_bytes(len);
-        if len > LARGEST_MAP {
-            tracing::error!(len, most = LARGEST_MAP, "network map is too large");
-            return Err(lost());
-        }
-        // It grows with what arrives: the length that the server claims reserves no memory.
-        let mut message = Vec::new();
-        let mut body = (&mut self.body).take(len.into());
-        timeout(SILENCE, body.read_to_end(&mut message))
-            .await
-            .ok()
-            .and_then(Result::ok)
-            .ok_or_else(lost)?;
-        serde_json::from_slice(&message).map_err(|error| {
-            // Position and expectation only: the message has names and addresses of clients.
-            tracing::error!(
-                line = error.line(),
-                column = error.column(),
-                "network map is no map"
-            );
-            lost()
-        })
     }
 }
 
@@ -350,26 +306,7 @@ async fn http1_client(dialer: &Dialer, url: &Url) -> Result<Http1<EmptyBody>, Co
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
-    use bolero::check;
-    use fuzz_edits::{edited, edits};
-
     use super::*;
-
-    fn message(text: &str) -> Vec<u8> {
-        [&(text.len() as u32).to_le_bytes()[..], text.as_bytes()].concat()
-    }
-
-    /// Number of messages that are read until the stream ends.
-    fn read(bytes: &[u8]) -> usize {
-        let mut runtime = tokio::runtime::Builder::new_current_thread();
-        let runtime = runtime.enable_time().build().unwrap();
-        let mut stream = MapStream { body: bytes };
-        let mut count = 0;
-        while runtime.block_on(stream.next()).is_ok() {
-            count += 1;
-        }
-        count
-    }
 
     #[test]
     fn wait_is_the_one_that_an_overloaded_server_asks_for() {
@@ -390,21 +327,5 @@ mod tests {
             error(500, &headers).to_string(),
             "failed to register: the control server answered 500"
         );
-    }
-
-    #[test]
-    fn a_stream_of_maps_is_read_to_its_end_however_it_is_changed() {
-        let texts = [r#"{"KeepAlive":true}"#, "{}", r#"{"Peers":[]}"#];
-        let whole = texts.map(message).concat();
-        assert_eq!(read(&whole), texts.len());
-        assert_eq!(read(&(LARGEST_MAP + 1).to_le_bytes()), 0);
-        let check = check!().with_iterations(2_000).with_generator(edits());
-        check.for_each(|edits| {
-            let bytes = edited(&whole, edits);
-            assert!(
-                read(&bytes) * 6 <= bytes.len(),
-                "a length and {{}} at least"
-            );
-        });
     }
 }

@@ -14,12 +14,12 @@ mod tests;
 mod timing;
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use k8s_openapi::jiff::Timestamp;
-use relay_proto::{NodeKey, Peer};
+use relay_proto::{DropReason, NodeKey};
 use tokio::{
     sync::watch,
     time::{Instant, sleep},
@@ -31,7 +31,7 @@ use self::{
     other_regions::OtherRegions,
 };
 pub(crate) use self::{health::RegionHealth, timing::Timing};
-use super::{DerpState, netmap::Netmap, wire::DerpMap};
+use super::{DerpState, netmap::SharedNetmap, wire::DerpMap};
 use crate::{
     crd::relay_reason::RelayReason,
     dial::Dialer,
@@ -45,7 +45,7 @@ use crate::{
 pub(crate) struct Derp {
     pub(crate) dialer: Dialer,
     pub(crate) node: NodeKeyPair,
-    pub(crate) netmap: Arc<RwLock<Netmap>>,
+    pub(crate) netmap: SharedNetmap,
     pub(crate) map: watch::Receiver<Arc<DerpMap>>,
     pub(crate) socket_path: SocketPathHandle,
     pub(crate) clients: Clients,
@@ -175,17 +175,25 @@ impl Derp {
         self.health.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn peer(&self, key: NodeKey) -> Option<(Peer, Option<u32>)> {
-        self.netmap
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .peer(key, Timestamp::now())
-    }
-
-    /// Records that a peer got a session.
-    fn record_request(&self, key: NodeKey) {
-        let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
-        netmap.record_request(key, &self.clients, Timestamp::now());
+    /// Answers a packet by the policy of this moment. Returns the answer, and the sender's home region.
+    ///
+    /// # Errors
+    /// The reason why there is no answer.
+    pub(super) async fn answer(
+        &self,
+        from: NodeKey,
+        packet: Vec<u8>,
+    ) -> Result<(Vec<u8>, Option<u32>), DropReason> {
+        let mut home = None;
+        let sender = || {
+            let (peer, region) = self.netmap.peer(from, Timestamp::now())?;
+            home = region;
+            Some(peer)
+        };
+        let answer = self.socket_path.handle_derp(sender, packet).await?;
+        let now = Timestamp::now();
+        self.netmap.record_request(from, &self.clients, now);
+        Ok((answer, home))
     }
 
     fn report(&self, message: &str) {
@@ -260,17 +268,15 @@ impl HomeConnection {
     }
 
     async fn answer(&mut self, home: &Sender, (from, packet): Received) -> Result<(), DerpError> {
-        let (peer, region) = self.derp.peer(from).unzip();
-        let packet = match self.derp.socket_path.handle_derp(peer, packet).await {
-            Ok(packet) => packet,
+        let (packet, region) = match self.derp.answer(from, packet).await {
+            Ok(answer) => answer,
             Err(reason) => {
                 tracing::debug!(reason = reason.as_str(), "no answer to a DERP packet");
                 return Ok(());
             }
         };
-        self.derp.record_request(from);
         let answer = Answer { to: from, packet };
-        let region = region.flatten().filter(|region| *region != self.region);
+        let region = region.filter(|region| *region != self.region);
         let unsent = match region {
             Some(region) => self
                 .others

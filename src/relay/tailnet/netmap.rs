@@ -1,36 +1,51 @@
 //! The network map: the peers of the tailnet, and those that may use this relay.
+//!
+//! Who may relay is judged when somebody asks, as in Go's relay. A message therefore costs what it
+//! changes, and not what the map holds.
 
+mod changes;
 mod clients;
 mod clock;
 mod filter;
 mod grants;
+mod shared;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{HashMap, HashSet},
     sync::Arc,
     time::Duration,
 };
 
 use k8s_openapi::jiff::Timestamp;
-use relay_proto::{DiscoPublic, NodeKey, Peer};
+use relay_proto::{DiscoPublic, NodeKey};
 
 use crate::relay::sessions::Name;
 
-use self::{clock::ControlClock, filter::Filters};
-use super::wire::{DerpMap, MapResponse, Node, PeerChange};
+pub(crate) use self::{
+    changes::{Changes, Judged},
+    shared::SharedNetmap,
+};
+use self::{
+    clock::ControlClock,
+    filter::{Filters, OwnFilter},
+};
+use super::{
+    peers::{Expiry, MOST_PEERS, Peer, Peers},
+    wire::{DerpMap, MapResponse, Node, PeerChanges, TailnetLock, UserProfile},
+};
 
 /// Node attribute that turns a relay off (`tailcfg.NodeAttrDisableRelayServer`).
 const ATTR_DISABLED: &str = "disable-relay-server";
 
-/// State of the tailnet, as the map stream has reported it so far.
-#[derive(Debug, Default)]
+/// State of the tailnet, as the map stream has reported it so far. Copies share the peers.
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Netmap {
-    own: Option<Node>,
-    peers: HashMap<i64, Node>,
-    ids: HashMap<NodeKey, i64>,
+    own: Option<Arc<Node>>,
+    peers: Arc<Peers>,
     /// Login names of users.
-    logins: HashMap<i64, String>,
+    logins: Arc<HashMap<i64, Box<str>>>,
     filters: Filters,
+    filter: Arc<OwnFilter>,
     derp: Arc<DerpMap>,
     clock: ControlClock,
     /// Tailnet Lock is enabled.
@@ -51,100 +66,174 @@ impl Netmap {
         self.awaits_first = true;
     }
 
-    /// Takes in one message of the stream as `controlclient` does. Returns whether it is a map, and
-    /// not a keep-alive.
+    /// Takes in one message of the stream, as [`SharedNetmap::apply`] does.
+    #[cfg(test)]
+    pub(crate) fn apply(
+        &mut self,
+        mut message: MapResponse,
+        now: Timestamp,
+    ) -> Result<Changes, DeviceMissing> {
+        let peers = message.take_peer_changes();
+        let mut changes = self.apply_all_but_peers(message, now)?;
+        self.apply_peers(peers, now, &mut changes);
+        Ok(changes)
+    }
+
+    /// Takes in one message of the stream as `controlclient` does, except for its peers. Returns what it
+    /// changes. `now` is this host's time.
     ///
     /// # Errors
     /// The first map of a stream lacks this device; then what was known holds.
-    pub(crate) fn apply(
+    fn apply_all_but_peers(
         &mut self,
         message: MapResponse,
         now: Timestamp,
-    ) -> Result<bool, DeviceMissing> {
-        if let Some(control) = message.control_time {
-            self.clock.record(control, now);
-        }
+    ) -> Result<Changes, DeviceMissing> {
+        let mut changes = Changes::default();
+        let control = message.control_time;
+        changes.expiry = control.is_some_and(|control| self.clock.record(control, now));
         if message.keep_alive {
-            return Ok(false);
+            return Ok(changes);
         }
+        changes.is_map = true;
         if self.awaits_first {
             if message.node.is_none() {
                 return Err(DeviceMissing);
             }
-            // No right depends on the DERP map or the clock.
+            // No right depends on the DERP map.
             *self = Self {
                 derp: self.derp.clone(),
                 clock: self.clock,
                 ..Self::default()
             };
+            changes.add_all();
         }
-        if let Some(own) = message.node {
-            self.own = Some(own);
-        }
+        let has_own = message.node.is_some();
+        self.apply_device(message.node, message.tailnet_lock, &mut changes);
         // Without regions it only changes parameters that are of no use here.
         if let Some(derp) = message.derp_map.filter(|derp| !derp.regions.is_empty()) {
             self.derp = Arc::new(derp);
+            changes.derp = true;
         }
-        if let Some(lock) = message.tailnet_lock {
-            self.locked = !lock.disabled;
+        let (base, named) = (message.packet_filter, message.packet_filters);
+        // The addresses of this device decide which rules concern it.
+        if self.filters.apply(base, named) || has_own {
+            let own = self.own.iter().flat_map(|own| own.ips());
+            self.filter = Arc::new(self.filters.compile(own));
+            changes.judged = Judged::All;
+            changes.counts = true;
         }
-        self.filters
-            .apply(message.packet_filter.as_deref(), message.packet_filters);
-        let profiles = message.user_profiles.into_iter();
-        self.logins
-            .extend(profiles.map(|user| (user.id, user.login_name)));
-        // A list of all peers excludes changes of some, and an empty one is none.
-        if message.peers.is_empty() {
-            let removed = message.peers_removed.into_iter();
-            removed.for_each(|id| self.remove(id));
-            let changed = message.peers_changed.into_iter();
-            changed.for_each(|peer| self.insert(peer));
-            let patches = message.peers_changed_patch.into_iter();
-            patches.for_each(|change| self.patch(change));
-        } else {
-            self.peers.clear();
-            self.ids.clear();
-            let peers = message.peers.into_iter();
-            peers.for_each(|peer| self.insert(peer));
-        }
-        Ok(true)
+        self.apply_users(message.user_profiles, &mut changes);
+        Ok(changes)
     }
 
-    /// Node keys of the peers that may use this relay; `None` before the first network map. `now` is
-    /// this host's time.
-    pub(crate) fn allowed(&self, now: Timestamp) -> Option<BTreeSet<NodeKey>> {
-        self.own.as_ref()?;
-        if self.relay_disabled() {
-            return Some(BTreeSet::new());
+    fn apply_device(
+        &mut self,
+        own: Option<Node>,
+        lock: Option<TailnetLock>,
+        changes: &mut Changes,
+    ) {
+        if let Some(own) = own {
+            self.own = Some(Arc::new(own));
+            (changes.device, changes.expiry) = (true, true);
+        }
+        let locked = lock.map_or(self.locked, |lock| !lock.disabled);
+        if locked != self.locked {
+            self.locked = locked;
+            changes.judged = Judged::All;
+            (changes.device, changes.counts) = (true, true);
+        }
+    }
+
+    fn apply_users(&mut self, users: Vec<UserProfile>, changes: &mut Changes) {
+        if users.is_empty() {
+            return;
+        }
+        let logins = Arc::make_mut(&mut self.logins);
+        for user in users {
+            if logins.len() < MOST_PEERS || logins.contains_key(&user.id) {
+                logins.insert(user.id, user.login_name.into());
+            }
+        }
+        changes.counts = true;
+    }
+
+    /// Takes in the peers of the same message, after all else.
+    fn apply_peers(&mut self, peers: PeerChanges, now: Timestamp, changes: &mut Changes) {
+        let PeerChanges {
+            all,
+            changed,
+            removed,
+            patches,
+        } = peers;
+        // A list of all peers excludes changes of some, and an empty one is none.
+        if all.len() > 0 {
+            changes.refused = all.refused();
+            self.peers = Arc::new(all);
+            changes.add_all();
+            return;
+        }
+        if removed.is_empty() && changed.is_empty() && patches.is_empty() {
+            return;
         }
         let now = self.clock.now(now);
-        let may = |id: &i64| {
-            let peer = self.peers.get(id);
-            peer.is_some_and(|peer| self.may_relay(peer, now))
-        };
-        let ids = self.ids.iter();
-        Some(ids.filter(|(_, id)| may(id)).map(|(key, _)| *key).collect())
+        let peers = Arc::make_mut(&mut self.peers);
+        let refused = peers.refused();
+        for id in removed {
+            if let Some(peer) = peers.remove(id) {
+                changes.add_peer(Some(&peer), None);
+            }
+        }
+        for peer in changed {
+            insert(peers, peer, now, changes);
+        }
+        for patch in patches {
+            if let Some(mut peer) = peers.by_id(patch.node_id).cloned() {
+                peer.apply(&patch);
+                insert(peers, peer, now, changes);
+            }
+        }
+        changes.refused = peers.refused() - refused;
     }
 
-    /// Time until the next node key expires, this device's or a peer's. `now` is this host's time.
+    /// Returns whether a peer may use this relay now. `now` is this host's time.
+    pub(crate) fn may_use(&self, key: NodeKey, now: Timestamp) -> bool {
+        let peer = self.peers.by_key(key);
+        !self.relay_disabled() && peer.is_some_and(|peer| self.may_relay(peer, self.clock.now(now)))
+    }
+
+    /// Time before which no node key expires, this device's or a peer's; `None` if none expires. It is
+    /// zero if [`Netmap::expiry_after`] has to look for a later one. `now` is this host's time.
     pub(crate) fn next_expiry(&self, now: Timestamp) -> Option<Duration> {
         let now = self.clock.now(now)?;
-        let nodes = self.peers.values().chain(&self.own);
-        let expiries = nodes.filter(|node| !node.expired);
-        let expiries = expiries.filter_map(|node| node.key_expiry);
-        let next = expiries.filter(|expiry| *expiry > now).min()?;
-        next.duration_since(now).try_into().ok()
+        let own = self.own.iter().filter(|own| !own.expired);
+        let own = own
+            .filter_map(|own| own.key_expiry)
+            .filter(|expiry| *expiry > now);
+        let next = own.chain(self.peers.first_expiry().time()).min()?;
+        Some(next.duration_since(now).try_into().unwrap_or_default())
+    }
+
+    /// Finds the first expiry of a peer's key after `now`, this host's time; `None` if the time cannot be
+    /// right. It looks at all peers.
+    pub(crate) fn expiry_after(&self, now: Timestamp) -> Option<Expiry> {
+        Some(self.peers.expiry_after(self.clock.now(now)?))
+    }
+
+    /// Sets what [`Netmap::expiry_after`] has found.
+    pub(crate) fn set_first_expiry(&mut self, expiry: Expiry) {
+        Arc::make_mut(&mut self.peers).set_first_expiry(expiry);
     }
 
     /// This device as control has it.
-    pub(crate) const fn own(&self) -> Option<&Node> {
+    pub(crate) fn own(&self) -> Option<&Arc<Node>> {
         self.own.as_ref()
     }
 
     /// Returns whether this device's node key has expired. `now` is this host's time.
     pub(crate) fn own_expired(&self, now: Timestamp) -> bool {
         let now = self.clock.now(now);
-        self.own.as_ref().is_some_and(|own| has_expired(own, now))
+        self.own.as_ref().is_some_and(|own| own.has_expired(now))
     }
 
     /// Returns whether Tailnet Lock is enabled and control has no signature of this device's node key.
@@ -156,7 +245,7 @@ impl Netmap {
     }
 
     /// DERP regions of the tailnet.
-    pub(crate) fn derp(&self) -> &Arc<DerpMap> {
+    pub(crate) const fn derp(&self) -> &Arc<DerpMap> {
         &self.derp
     }
 
@@ -169,101 +258,54 @@ impl Netmap {
 
     /// The sender of a DERP packet, as the core needs it, and its home region. `now` is this host's
     /// time.
-    pub(crate) fn peer(&self, key: NodeKey, now: Timestamp) -> Option<(Peer, Option<u32>)> {
-        let node = self.peers.get(self.ids.get(&key)?)?;
-        let peer = Peer {
+    pub(crate) fn peer(
+        &self,
+        key: NodeKey,
+        now: Timestamp,
+    ) -> Option<(relay_proto::Peer, Option<u32>)> {
+        let peer = self.peers.by_key(key)?;
+        let of_core = relay_proto::Peer {
             node_key: key,
-            disco: node.disco_key,
-            may_relay: self.may_relay(node, self.clock.now(now)),
-            unsigned_peer_api_only: node.unsigned_peer_api_only,
+            disco: peer.disco,
+            may_relay: self.may_relay(peer, self.clock.now(now)),
+            unsigned_peer_api_only: peer.unsigned_peer_api_only,
         };
-        Some((peer, node.home_region()))
+        Some((of_core, peer.home_region()))
     }
 
-    /// The tags of peers that have some, each tag by a number that holds for this answer.
-    pub(crate) fn tags(&self) -> BTreeMap<NodeKey, Vec<u32>> {
-        let mut numbers: HashMap<&str, u32> = HashMap::new();
-        let mut all = BTreeMap::new();
-        for peer in self.peers.values().filter(|peer| !peer.tags.is_empty()) {
-            let Some(key) = peer.key else { continue };
-            let tags: BTreeSet<_> = peer.tags.iter().map(String::as_str).collect();
-            let number = |tag| {
-                let next = numbers.len() as u32;
-                *numbers.entry(tag).or_insert(next)
-            };
-            all.insert(key, tags.into_iter().map(number).collect());
-        }
-        all
-    }
-
-    /// Names of clients, by disco key.
-    pub(crate) fn names(&self) -> HashMap<DiscoPublic, Name> {
-        let nodes = self.peers.values().chain(&self.own);
-        let named = nodes.filter_map(|node| {
-            let name = Name {
-                node: node.name.trim_end_matches('.').to_owned(),
-                tags: node.tags.clone(),
-            };
-            Some((node.disco_key?, name))
+    /// Names of the clients with these disco keys. It looks at all peers.
+    pub(crate) fn names(&self, wanted: &HashSet<DiscoPublic>) -> HashMap<DiscoPublic, Name> {
+        let peers = self.peers.iter();
+        let peers = peers.map(|peer| (peer.disco, &*peer.name, peer.tags()));
+        let own = self.own.iter();
+        let own = own.map(|own| (own.disco_key, own.name.trim_end_matches('.'), &own.tags[..]));
+        let named = peers.chain(own).filter_map(|(disco, node, tags)| {
+            let disco = disco.filter(|disco| wanted.contains(disco))?;
+            let (node, tags) = (node.to_owned(), tags.to_vec());
+            Some((disco, Name { node, tags }))
         });
         named.collect()
     }
 
-    /// Returns whether a peer may use this relay. It judges the first pair of addresses of the same
-    /// family, as Go's relay does (`magicsock.nodeHasCap`). `now` is control's time.
-    fn may_relay(&self, peer: &Node, now: Option<Timestamp>) -> bool {
-        let Some(own) = &self.own else { return false };
+    /// Returns whether a peer may use this relay. `now` is control's time.
+    fn may_relay(&self, peer: &Peer, now: Option<Timestamp>) -> bool {
         // tailscaled removes such devices from its network map.
         let is_locked_out = self.locked && !peer.is_signed;
-        if peer.unsigned_peer_api_only || is_locked_out || has_expired(peer, now) {
-            return false;
-        }
-        let pair = peer.ips().find_map(|source| {
-            let mut own = own.ips();
-            let own = own.find(|own| own.is_ipv4() == source.is_ipv4())?;
-            Some((source, own))
-        });
-        pair.is_some_and(|(source, own)| self.filters.grants(source, own))
-    }
-
-    fn insert(&mut self, peer: Node) {
-        self.remove(peer.id);
-        if let Some(key) = peer.key {
-            self.ids.insert(key, peer.id);
-        }
-        self.peers.insert(peer.id, peer);
-    }
-
-    fn remove(&mut self, id: i64) {
-        let Some(key) = self.peers.remove(&id).and_then(|peer| peer.key) else {
-            return;
-        };
-        if self.ids.get(&key) == Some(&id) {
-            self.ids.remove(&key);
-        }
-    }
-
-    fn patch(&mut self, change: PeerChange) {
-        let Some(mut peer) = self.peers.get(&change.node_id).cloned() else {
-            return;
-        };
-        if change.derp_region != 0 {
-            peer.home_derp = change.derp_region;
-        }
-        // A signature is of one key.
-        peer.is_signed = change.is_signed || peer.is_signed && change.key.is_none();
-        peer.key = change.key.or(peer.key);
-        peer.disco_key = change.disco_key.or(peer.disco_key);
-        peer.key_expiry = change.key_expiry.unwrap_or(peer.key_expiry);
-        self.insert(peer);
+        let is_out = peer.unsigned_peer_api_only || is_locked_out || peer.has_expired(now);
+        !is_out && self.own.is_some() && self.filter.grants(peer.ips.first())
     }
 }
 
-/// Returns whether the node key of `node` has expired, by control or by the time. `now` is
-/// control's time.
-fn has_expired(node: &Node, now: Option<Timestamp>) -> bool {
-    let is_over = |expiry| now.is_some_and(|now| expiry <= now);
-    node.expired || node.key_expiry.is_some_and(is_over)
+/// Enters a peer, and adds to `changes` what that changes. `now` is control's time.
+fn insert(peers: &mut Peers, peer: Peer, now: Option<Timestamp>, changes: &mut Changes) {
+    let (id, key) = (peer.id, peer.key);
+    // Of two peers with one key, the last counts.
+    let holder = key.and_then(|key| peers.by_key(key)).map(|peer| peer.id);
+    let previous = peers.insert(peer, now);
+    if holder.is_some_and(|holder| holder != id) {
+        changes.judged.add(key);
+    }
+    changes.add_peer(previous.as_ref(), peers.by_id(id));
 }
 
 #[cfg(test)]

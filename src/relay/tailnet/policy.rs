@@ -1,13 +1,14 @@
 //! Effects of the network map: who may use the relay, and what the relay reports of it.
 
-use std::{convert::Infallible, sync::PoisonError, time::Duration};
+use std::{collections::BTreeSet, convert::Infallible, sync::PoisonError, time::Duration};
 
 use jiff::Timestamp;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until};
 
 use super::{
     Tailnet,
-    netmap::{DeviceMissing, Netmap},
+    netmap::{Changes, DeviceMissing, Judged, Netmap},
+    peers::MOST_PEERS,
     problem::{DeviceFacts, device_problem},
     state::{ControlState, TailnetIdentity},
     wire::MapResponse,
@@ -19,25 +20,28 @@ use crate::{
 
 /// Longest wait until keys are compared with the clock again: somebody may set the clock.
 const EXPIRY_CHECK: Duration = Duration::from_secs(60);
+/// Time between two counts of the peers, as a multiple of the time that the first one has taken: a count
+/// looks at all peers, and in a large tailnet some of them change all the time.
+const COUNT_PAUSE: u32 = 99;
 
 impl Tailnet {
-    /// Applies the policy again whenever a node key expires: control sends no map at that moment, and its
-    /// connection may be lost.
+    /// Judges again whenever a node key expires: control sends no map at that moment, and its connection
+    /// may be lost.
     pub(super) async fn follow_expiries(&self) -> Infallible {
+        let mut check = Instant::now() + EXPIRY_CHECK;
         loop {
-            let next = {
-                let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
-                netmap.next_expiry(Timestamp::now())
-            };
-            let wait = next.map_or(EXPIRY_CHECK, |next| next.min(EXPIRY_CHECK));
+            let next = self.netmap.read().next_expiry(Timestamp::now());
+            let wait = next.map(|next| Instant::now() + next);
             tokio::select! {
-                () = sleep(wait) => {}
-                () = self.learned.notified() => continue,
+                () = sleep_until(wait.map_or(check, |next| next.min(check))) => {}
+                () = self.expiries_changed.notified() => continue,
             }
-            if next.is_some() {
-                let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
-                self.apply_policy(&netmap, Timestamp::now(), false);
-            }
+            check = Instant::now() + EXPIRY_CHECK;
+            let now = Timestamp::now();
+            self.netmap.find_next_expiry(now);
+            self.revoke(&Judged::All, now);
+            self.publish_device(now, false);
+            self.counts_changed.notify_one();
         }
     }
 
@@ -48,10 +52,8 @@ impl Tailnet {
         loop {
             let clients = dynamic_config.borrow_and_update().clients.clone();
             if clients != previous {
-                let now = Timestamp::now();
-                self.clients.set(&clients, now);
-                let netmap = self.netmap.read().unwrap_or_else(PoisonError::into_inner);
-                self.apply_policy(&netmap, now, false);
+                self.clients.set(&clients, Timestamp::now());
+                self.counts_changed.notify_one();
                 previous = clients;
             }
             tokio::select! {
@@ -60,6 +62,16 @@ impl Tailnet {
                 },
                 () = self.clients.recorded() => self.refresh_request_times(),
             }
+        }
+    }
+
+    /// Counts the peers again after they have changed, with one percent of a core at most.
+    pub(super) async fn follow_counts(&self) -> Infallible {
+        loop {
+            self.counts_changed.notified().await;
+            let start = Instant::now();
+            self.publish_counts(Timestamp::now());
+            sleep_until(Instant::now() + start.elapsed() * COUNT_PAUSE).await;
         }
     }
 
@@ -72,46 +84,110 @@ impl Tailnet {
         });
     }
 
-    /// Takes in a message of the map stream, and applies the policy.
+    /// Takes in a message of the map stream, and applies what it changes.
     pub(super) fn learn(&self, message: MapResponse) -> Result<(), DeviceMissing> {
         let now = Timestamp::now();
-        let mut netmap = self.netmap.write().unwrap_or_else(PoisonError::into_inner);
-        if netmap.apply(message, now)? {
-            self.apply_policy(&netmap, now, true);
-            self.learned.notify_one();
+        let changes = self.netmap.apply(message, now)?;
+        self.enforce(&changes, now);
+        if changes.expiry {
+            self.expiries_changed.notify_one();
+        }
+        if !changes.is_map {
+            return Ok(());
+        }
+        if changes.derp {
+            let derp = self.netmap.read().derp().clone();
+            self.senders
+                .stun_servers
+                .send_if_changed(derp.stun_servers());
+            self.derp_map.send_if_changed(derp);
+        }
+        let is_first = !self.senders.control.borrow().map_received;
+        if is_first {
+            self.publish_counts(now);
+        } else if changes.counts {
+            self.counts_changed.notify_one();
+        }
+        if is_first || changes.device {
+            self.publish_device(now, true);
+        }
+        if is_first {
+            self.log_first();
+        }
+        if changes.refused > 0 {
+            let refused = changes.refused;
+            tracing::error!(
+                refused,
+                most = MOST_PEERS,
+                "the tailnet has more devices than a relay can know: the others get no session"
+            );
         }
         Ok(())
     }
 
-    /// Applies the network map to the data path and to the state. The caller holds its lock meanwhile, so
-    /// that no client is let in by a map that is older than what the data path knows. `received`: the map has
-    /// just come.
-    fn apply_policy(&self, netmap: &Netmap, now: Timestamp, received: bool) {
+    /// Applies changes to the data path. The map has them already, so no client is let in by an older one.
+    fn enforce(&self, changes: &Changes, now: Timestamp) {
+        if changes.device {
+            let disabled = self.netmap.read().relay_disabled();
+            self.socket_path.set_accepting(!disabled);
+        }
+        self.revoke(&changes.judged, now);
+        if self.socket_path.limits_tags() && !changes.tagged.is_empty() {
+            self.set_tags(&changes.tagged);
+        }
+    }
+
+    /// Ends the sessions of those of `judged` who may not use the relay any more.
+    fn revoke(&self, judged: &Judged, now: Timestamp) {
+        // Without a network map, nobody can be judged.
+        if judged.is_empty() || self.netmap.read().own().is_none() {
+            return;
+        }
+        let holders = match judged {
+            Judged::All => self.socket_path.holders(),
+            Judged::Some(keys) => keys.iter().copied().collect(),
+        };
+        let netmap = self.netmap.read();
+        let lost = holders.into_iter().filter(|key| !netmap.may_use(*key, now));
+        let mut lost: BTreeSet<_> = lost.collect();
+        drop(netmap);
+        self.socket_path.retain_holders(&mut lost);
+        if !lost.is_empty() {
+            self.socket_path.revoke(lost);
+        }
+    }
+
+    fn set_tags(&self, tagged: &Judged) {
+        let netmap = self.netmap.read();
+        let numbers = &mut *self
+            .tag_numbers
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        match tagged {
+            Judged::All => {
+                numbers.forget();
+                let tags = netmap.tagged().map(|(key, tags)| (key, numbers.of(tags)));
+                self.socket_path.set_tags(tags.collect());
+            }
+            Judged::Some(keys) => {
+                let tags = keys
+                    .iter()
+                    .map(|key| (*key, numbers.of(netmap.tags_of(*key))));
+                self.socket_path.change_tags(tags);
+            }
+        }
+    }
+
+    /// Publishes the state of this device. `received`: control has just sent a map.
+    fn publish_device(&self, now: Timestamp, received: bool) {
+        let netmap = self.netmap.read();
         let Some(own) = netmap.own() else {
             return;
-        };
-        let derp = netmap.derp().clone();
-        self.senders
-            .stun_servers
-            .send_if_changed(derp.stun_servers());
-        self.derp_map.send_if_changed(derp);
-        let disabled = netmap.relay_disabled();
-        self.socket_path.set_accepting(!disabled);
-        if self.socket_path.limits_tags() {
-            self.socket_path.set_tags(netmap.tags());
-        }
-        if let Some(allowed) = netmap.allowed(now) {
-            self.socket_path.revoke(allowed);
-        }
-        let grant = GrantView {
-            clients: netmap.clients(&self.clients, now),
-            tagged_others: netmap.tagged_others(&self.config.tags),
-            ..netmap.grant(now)
         };
         let facts = DeviceFacts {
             own,
             expired: netmap.own_expired(now),
-            relay_disabled: disabled,
+            relay_disabled: netmap.relay_disabled(),
             unsigned: netmap.own_unsigned(),
         };
         let problem = device_problem(&facts, &self.config.tags, || self.identity.sign_command());
@@ -125,20 +201,41 @@ impl Tailnet {
             key_expiry: own.key_expiry,
         };
         let previous = self.senders.control.borrow().clone();
-        if received && !previous.map_received {
-            tracing::info!(granted_peers = grant.granted_peers, "network map received");
-        }
         let map_received = previous.map_received || received;
         self.senders.control.send_if_changed(ControlState {
             map_received,
             // Without a map stream, the problem is that of the connection.
             problem: match map_received {
                 true => problem,
-                false => previous.problem,
+                false => previous.problem.clone(),
             },
             device: Some(device),
-            grant: Some(grant),
-            auth_key_request: previous.auth_key_request,
+            ..previous
         });
+    }
+
+    /// Publishes the numbers of peers.
+    fn publish_counts(&self, now: Timestamp) {
+        let netmap = self.netmap.read();
+        if netmap.own().is_none() {
+            return;
+        }
+        let grant = self.counts(&netmap, now);
+        let control = &self.senders.control;
+        control.send_field_if_changed(|state| &mut state.grant, Some(grant));
+    }
+
+    fn counts(&self, netmap: &Netmap, now: Timestamp) -> GrantView {
+        GrantView {
+            clients: netmap.clients(&self.clients, now),
+            tagged_others: netmap.tagged_others(&self.config.tags),
+            ..netmap.grant(now)
+        }
+    }
+
+    fn log_first(&self) {
+        let control = self.senders.control.borrow();
+        let granted_peers = control.grant.as_ref().map(|grant| grant.granted_peers);
+        tracing::info!(granted_peers, "network map received");
     }
 }

@@ -4,20 +4,22 @@
 //! Reading is tolerant: fields may be missing, null or unknown, so that a newer control server is
 //! understood. Only keys, addresses and times must parse.
 
-use std::{borrow::Cow, collections::BTreeMap, net::IpAddr};
+use std::{collections::BTreeMap, mem, net::IpAddr};
 
 use ipnet::IpNet;
 use k8s_openapi::jiff::Timestamp;
 use relay_proto::{DiscoPublic, NodeKey};
-use serde::{Deserialize, Deserializer, Serialize, de::Error as _};
-use serde_json::Value;
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 
-use crate::{config::peers::decode_key, relay::addresses::StunServer};
+use super::{
+    address_set::AddressSet,
+    json::{disco_key, is_given, node_key, or_default, point_in_time},
+    peers::{Peer, PeerChange, Peers},
+};
+use crate::relay::addresses::StunServer;
 
 /// UDP port of STUN (RFC 8489).
 const DEFAULT_STUN_PORT: u16 = 3478;
-/// Go's zero time, in seconds since 1970.
-const ZERO_TIME: i64 = -62_135_596_800;
 
 /// Asks for a place in the tailnet.
 #[derive(Debug, Serialize)]
@@ -71,6 +73,8 @@ pub(crate) struct RegisterResponse {
 pub(crate) struct MapRequest<'a> {
     pub(crate) version: u16,
     pub(crate) keep_alive: bool,
+    /// Compression of the answers.
+    pub(crate) compress: &'static str,
     pub(crate) node_key: String,
     pub(crate) disco_key: String,
     pub(crate) stream: bool,
@@ -113,9 +117,9 @@ pub(crate) struct MapResponse {
     #[serde(rename = "DERPMap")]
     pub(crate) derp_map: Option<DerpMap>,
     #[serde(deserialize_with = "or_default")]
-    pub(crate) peers: Vec<Node>,
+    pub(crate) peers: Peers,
     #[serde(deserialize_with = "or_default")]
-    pub(crate) peers_changed: Vec<Node>,
+    pub(crate) peers_changed: Vec<Peer>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) peers_removed: Vec<i64>,
     #[serde(deserialize_with = "or_default")]
@@ -130,6 +134,49 @@ pub(crate) struct MapResponse {
     /// Absent before Tailnet Lock is enabled, and from messages in which its state does not change.
     #[serde(rename = "TKAInfo")]
     pub(crate) tailnet_lock: Option<TailnetLock>,
+}
+
+/// The part of a message that is about peers.
+#[derive(Debug, Default)]
+pub(crate) struct PeerChanges {
+    /// All peers, unless it is empty.
+    pub(crate) all: Peers,
+    pub(crate) changed: Vec<Peer>,
+    pub(crate) removed: Vec<i64>,
+    pub(crate) patches: Vec<PeerChange>,
+}
+
+impl MapResponse {
+    /// Takes out what is about peers, without patches that change nothing for a relay. A keep-alive is not
+    /// about peers, whatever it has.
+    pub(crate) fn take_peer_changes(&mut self) -> PeerChanges {
+        if self.keep_alive {
+            return PeerChanges::default();
+        }
+        let mut patches = mem::take(&mut self.peers_changed_patch);
+        patches.retain(|patch| !patch.is_empty());
+        PeerChanges {
+            all: mem::take(&mut self.peers),
+            changed: mem::take(&mut self.peers_changed),
+            removed: mem::take(&mut self.peers_removed),
+            patches,
+        }
+    }
+
+    /// Returns whether all but the changes of peers can be applied in a moment.
+    pub(crate) fn is_small(&self) -> bool {
+        self.packet_filter.is_none()
+            && self.node.is_none()
+            && self.user_profiles.is_empty()
+            && self.packet_filters.is_empty()
+    }
+}
+
+impl PeerChanges {
+    /// Returns the number of peers that change.
+    pub(crate) fn len(&self) -> usize {
+        self.all.len() + self.changed.len() + self.removed.len() + self.patches.len()
+    }
 }
 
 /// State of Tailnet Lock (`tailcfg.TKAInfo`). It is enabled unless this says otherwise.
@@ -150,15 +197,7 @@ pub(crate) struct UserProfile {
     pub(crate) login_name: String,
 }
 
-/// Properties that a peer reports of itself.
-#[derive(Debug, Clone, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(crate) struct PeerHostinfo {
-    #[serde(deserialize_with = "or_default")]
-    pub(crate) peer_relay: bool,
-}
-
-/// A device of the tailnet.
+/// This device as control has it.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct Node {
@@ -177,22 +216,12 @@ pub(crate) struct Node {
     pub(crate) disco_key: Option<DiscoPublic>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) addresses: Vec<IpNet>,
-    #[serde(rename = "HomeDERP", deserialize_with = "or_default")]
-    pub(crate) home_derp: u32,
-    /// Home region before `HomeDERP` existed: `127.3.3.40:REGION`.
-    #[serde(rename = "DERP", deserialize_with = "or_default")]
-    pub(crate) legacy_derp: String,
     #[serde(deserialize_with = "or_default")]
     pub(crate) tags: Vec<String>,
     #[serde(deserialize_with = "or_default")]
-    pub(crate) user: i64,
-    pub(crate) hostinfo: Option<PeerHostinfo>,
-    #[serde(deserialize_with = "or_default")]
     pub(crate) capabilities: Vec<String>,
     #[serde(deserialize_with = "or_default")]
-    pub(crate) cap_map: BTreeMap<String, Value>,
-    #[serde(rename = "UnsignedPeerAPIOnly", deserialize_with = "or_default")]
-    pub(crate) unsigned_peer_api_only: bool,
+    pub(crate) cap_map: BTreeMap<String, IgnoredAny>,
     #[serde(deserialize_with = "or_default")]
     pub(crate) machine_authorized: bool,
     #[serde(deserialize_with = "or_default")]
@@ -202,18 +231,15 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Home DERP region, if the device has one.
-    pub(crate) fn home_region(&self) -> Option<u32> {
-        let legacy = || self.legacy_derp.strip_prefix("127.3.3.40:")?.parse().ok();
-        match self.home_derp {
-            0 => legacy().filter(|region| *region != 0),
-            region => Some(region),
-        }
-    }
-
     /// Returns whether the node attribute `name` is set.
     pub(crate) fn has_attribute(&self, name: &str) -> bool {
         self.cap_map.contains_key(name) || self.capabilities.iter().any(|c| c == name)
+    }
+
+    /// Returns whether the node key has expired, by control or by the time. `now` is control's time.
+    pub(crate) fn has_expired(&self, now: Option<Timestamp>) -> bool {
+        let is_over = |expiry| now.is_some_and(|now| expiry <= now);
+        self.expired || self.key_expiry.is_some_and(is_over)
     }
 
     /// The device's own addresses.
@@ -225,32 +251,12 @@ impl Node {
     }
 }
 
-/// A change of one peer.
-#[derive(Debug, Default, Deserialize)]
-#[serde(rename_all = "PascalCase", default)]
-pub(crate) struct PeerChange {
-    #[serde(rename = "NodeID", deserialize_with = "or_default")]
-    pub(crate) node_id: i64,
-    #[serde(rename = "DERPRegion", deserialize_with = "or_default")]
-    pub(crate) derp_region: u32,
-    #[serde(deserialize_with = "node_key")]
-    pub(crate) key: Option<NodeKey>,
-    /// There is a new signature of Tailnet Lock on the node key.
-    #[serde(rename = "KeySignature", deserialize_with = "is_given")]
-    pub(crate) is_signed: bool,
-    #[serde(deserialize_with = "disco_key")]
-    pub(crate) disco_key: Option<DiscoPublic>,
-    /// The new time, where it changes; `Some(None)` for a key that does not expire.
-    #[serde(deserialize_with = "changed_time")]
-    pub(crate) key_expiry: Option<Option<Timestamp>>,
-}
-
 /// A rule of the packet filter; only its capability grants matter to a relay.
 #[derive(Debug, Clone, Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
 pub(crate) struct FilterRule {
     #[serde(rename = "SrcIPs", deserialize_with = "or_default")]
-    pub(crate) src_ips: Vec<String>,
+    pub(crate) src_ips: AddressSet,
     #[serde(deserialize_with = "or_default")]
     pub(crate) cap_grant: Vec<CapGrant>,
 }
@@ -264,7 +270,7 @@ pub(crate) struct CapGrant {
     #[serde(deserialize_with = "or_default")]
     pub(crate) caps: Vec<String>,
     #[serde(deserialize_with = "or_default")]
-    pub(crate) cap_map: BTreeMap<String, Value>,
+    pub(crate) cap_map: BTreeMap<String, IgnoredAny>,
 }
 
 /// DERP regions, by number.
@@ -338,60 +344,6 @@ impl DerpNode {
     }
 }
 
-/// Go writes null for an empty slice, map or pointer.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
-    deserializer: D,
-) -> Result<T, D::Error> {
-    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
-}
-
-/// Returns whether a text is neither absent nor empty. Texts of all peers would take memory.
-fn is_given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<bool, D::Error> {
-    let text: Option<Cow<'_, str>> = Option::deserialize(deserializer)?;
-    Ok(text.is_some_and(|text| !text.is_empty()))
-}
-
-/// Go's zero time, in the year 1, stands for none.
-fn point_in_time<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Timestamp>, D::Error> {
-    Ok(changed_time(deserializer)?.flatten())
-}
-
-/// The same, where null stands for no change.
-fn changed_time<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<Option<Option<Timestamp>>, D::Error> {
-    let Some(text) = Option::<String>::deserialize(deserializer)? else {
-        return Ok(None);
-    };
-    let time: Timestamp = text.parse().map_err(|_| D::Error::custom("invalid time"))?;
-    Ok(Some((time.as_second() != ZERO_TIME).then_some(time)))
-}
-
-fn node_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<NodeKey>, D::Error> {
-    Ok(key(deserializer, "nodekey:")?.map(NodeKey))
-}
-
-fn disco_key<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<DiscoPublic>, D::Error> {
-    Ok(key(deserializer, "discokey:")?.map(DiscoPublic))
-}
-
-/// A key in hex after its prefix; an empty text and the zero key stand for none.
-fn key<'de, D: Deserializer<'de>>(
-    deserializer: D,
-    prefix: &str,
-) -> Result<Option<[u8; 32]>, D::Error> {
-    let text: Option<String> = Option::deserialize(deserializer)?;
-    let Some(text) = text.filter(|text| !text.is_empty()) else {
-        return Ok(None);
-    };
-    let invalid = || D::Error::custom("invalid key");
-    let hex = text.strip_prefix(prefix);
-    let key = hex.and_then(decode_key).ok_or_else(invalid)?;
-    Ok((key != [0; 32]).then_some(key))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
@@ -417,14 +369,11 @@ mod tests {
     #[test]
     fn nulls_of_go_and_unknown_fields_are_read() {
         let text = r#"{"Peers":null,"PeersChanged":null,"PacketFilter":null,"Future":[1],
-            "Node":{"ID":3,"DiscoKey":"","Addresses":null,"CapMap":null,"DERP":"127.3.3.40:7"}}"#;
+            "Node":{"ID":3,"DiscoKey":"","Addresses":null,"CapMap":null}}"#;
         let map: MapResponse = serde_json::from_str(text).unwrap();
-        assert!(map.peers.is_empty() && map.packet_filter.is_none());
+        assert!(map.peers.len() == 0 && map.packet_filter.is_none());
         let node = map.node.unwrap();
-        assert_eq!(
-            (node.id, node.home_region(), node.disco_key),
-            (3, Some(7), None)
-        );
+        assert_eq!((node.id, node.disco_key), (3, None));
     }
 
     #[test]

@@ -35,11 +35,11 @@ impl<P: SharedTat + SharedVnis> Core<P> {
             .inspect_err(|reason| self.counters.count_drop(*reason))
     }
 
-    /// Ends the sessions of all nodes that are not in `allowed`. Their clients ask again where they
+    /// Ends the sessions of these nodes, which have lost their right. Their clients ask again where they
     /// still may.
-    pub fn revoke(&mut self, allowed: &BTreeSet<NodeKey>, now: Timestamp) {
-        let revoked = self.limits.others(allowed);
-        // Most changes of policy revoke nothing; then no session needs a look.
+    pub fn revoke(&mut self, nodes: &BTreeSet<NodeKey>, now: Timestamp) {
+        let revoked = self.limits.owners(nodes);
+        // Without their sessions, no other session needs a look.
         if revoked.is_empty() {
             return;
         }

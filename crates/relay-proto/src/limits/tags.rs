@@ -32,6 +32,27 @@ impl Tags {
         }
     }
 
+    /// Replaces the tags of one node. `open` is its slot and the number of its sessions, if it has some.
+    pub(crate) fn change(&mut self, node: NodeKey, tags: Vec<u32>, open: Option<(Slot, usize)>) {
+        let previous = match tags.is_empty() {
+            true => self.tags.remove(&node),
+            false => self.tags.insert(node, tags),
+        };
+        let Some((slot, sessions)) = open else {
+            return;
+        };
+        for tag in previous.into_iter().flatten() {
+            if let Some(have) = self.sessions.get_mut(&tag) {
+                *have = have.saturating_sub(sessions);
+            }
+            self.nodes.remove(&(tag, slot));
+        }
+        for tag in self.tags.get(&node).into_iter().flatten() {
+            *self.sessions.entry(*tag).or_default() += sessions;
+            self.nodes.insert((*tag, slot));
+        }
+    }
+
     /// Tags of `node` that have at least `limit` sessions.
     pub(crate) fn full(&self, node: NodeKey, limit: usize) -> impl Iterator<Item = u32> {
         let is_full = move |tag: &&u32| self.sessions.get(tag).is_some_and(|have| *have >= limit);

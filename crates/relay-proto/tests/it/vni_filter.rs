@@ -59,8 +59,8 @@ fn filter_has_sessions_from_allocation_to_end_and_nothing_else() {
             check(&sim, words);
         }
     }
-    let keep = Client::new(39).node_key;
-    sim.relay.revoke(&[keep].into(), sim.now);
+    let others = (0..39).map(|number| Client::new(number).node_key);
+    sim.relay.revoke(&others.collect(), sim.now);
     check(&sim, words);
     sim.pass(seconds(400));
     assert_eq!((sim.relay.sessions().count(), bits(words)), (0, 0));

@@ -27,7 +27,11 @@ fn first_data_arrive_while_unknown_numbers_flood() {
     let almost_open = |n: u8| {
         let [alice, bob] = [Client::new(2 * n + 1), Client::new(2 * n + 2)];
         let request = alice.request(&bob);
-        let response = block_on(relay.socket_path.handle_derp(Some(alice.peer()), request));
+        let response = block_on(
+            relay
+                .socket_path
+                .handle_derp(|| Some(alice.peer()), request),
+        );
         let vni = alice.vni(&response.unwrap());
         b.send(&bob.bind(vni, 1, &alice));
         b.send(&bob.answer(vni, 1, &alice, &b.receive()));

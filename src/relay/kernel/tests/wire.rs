@@ -108,7 +108,7 @@ impl Relay {
         let [alice, bob] = &clients;
         let response = block_on(
             self.socket_path
-                .handle_derp(Some(alice.peer()), alice.request(bob)),
+                .handle_derp(|| Some(alice.peer()), alice.request(bob)),
         );
         let vni = alice.vni(&response.unwrap());
         self.bind(vni, 1, alice, bob, a);

@@ -26,7 +26,7 @@ async fn sessions_are_reported_on_the_node_with_names() {
         tags: vec!["tag:office".into()],
     };
     let names = HashMap::from([(a.key, name)]);
-    let directory: sessions::Directory = Arc::new(move || names.clone());
+    let directory: sessions::Directory = Arc::new(move |_| names.clone());
     let server = sessions::serve(dir.path(), relay.handle.clone(), directory).unwrap();
     let server = tokio::spawn(server);
     let socket = dir.path().join(sessions::SOCKET);

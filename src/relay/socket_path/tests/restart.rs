@@ -25,7 +25,7 @@ async fn sessions_of_a_killed_relay_go_on_in_the_next() {
     a.send(relay.v4(), &datagram);
     assert_eq!(b.receive(), datagram);
     let request = b.request(a.key);
-    let response = relay.handle.handle_derp(Some(b.peer()), request).await;
+    let response = relay.handle.handle_derp(|| Some(b.peer()), request).await;
     assert_eq!(b.read_response(node_key(), &response.unwrap()), vni);
     assert_eq!(relay.handle.snapshot().await.sessions.open, 1);
 }

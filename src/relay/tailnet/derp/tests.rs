@@ -47,7 +47,7 @@ impl Fixture {
         let derp = Derp {
             dialer: Dialer::with_authorities(Some(&authorities)).unwrap(),
             node: ts_keys::NodeState::generate().node_keys,
-            netmap: Arc::new(RwLock::new(netmap(clients_region))),
+            netmap: netmap(clients_region),
             map: map_changes,
             socket_path,
             clients: Clients::default(),
@@ -97,7 +97,7 @@ impl Fixture {
 }
 
 /// A tailnet whose policy lets one client use the relay.
-fn netmap(clients_region: u32) -> Netmap {
+fn netmap(clients_region: u32) -> SharedNetmap {
     let client = Client::numbered(CLIENT);
     let node = |id: u8, node_key: NodeKey, disco: &str| {
         json!({
@@ -112,7 +112,7 @@ fn netmap(clients_region: u32) -> Netmap {
         "Peers": [node(2, client.node_key, &disco)],
         "PacketFilter": [{"SrcIPs": ["100.64.0.2"], "CapGrant": [grant]}],
     });
-    let mut netmap = Netmap::default();
+    let netmap = SharedNetmap::default();
     let message = serde_json::from_value(message).unwrap();
     netmap.apply(message, Timestamp::now()).unwrap();
     netmap

@@ -15,11 +15,14 @@ pub(super) struct ControlClock {
 }
 
 impl ControlClock {
-    /// Compares the two clocks (`tailcfg.MapResponse.ControlTime`).
-    pub(super) fn record(&mut self, control: Timestamp, local: Timestamp) {
+    /// Compares the two clocks (`tailcfg.MapResponse.ControlTime`). Returns whether the difference is
+    /// another one than before.
+    pub(super) fn record(&mut self, control: Timestamp, local: Timestamp) -> bool {
         let ahead = control.duration_since(local);
         let differs = ahead.unsigned_abs() > TOLERANCE.unsigned_abs();
-        self.ahead = if differs { ahead } else { SignedDuration::ZERO };
+        let ahead = if differs { ahead } else { SignedDuration::ZERO };
+        let before = std::mem::replace(&mut self.ahead, ahead);
+        before != ahead
     }
 
     /// The control server's time when this host's clock shows `local`; `None` when it cannot be
@@ -47,8 +50,10 @@ mod tests {
             ("2025-12-31T23:00:00Z", "2025-12-31T23:00:00Z"),
             ("2025-12-31T23:59:30Z", "2026-01-01T00:00:00Z"),
         ] {
-            clock.record(control.parse().unwrap(), local);
+            let before = clock.now(local);
+            let changes = clock.record(control.parse().unwrap(), local);
             assert_eq!(clock.now(local), Some(now.parse().unwrap()), "{control}");
+            assert_eq!(changes, clock.now(local) != before);
         }
         clock.record("2020-01-01T00:00:00Z".parse().unwrap(), local);
         assert_eq!(clock.now(local), None);

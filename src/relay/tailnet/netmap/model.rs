@@ -8,6 +8,7 @@
 mod generate;
 
 use std::{
+    collections::BTreeSet,
     io::{BufRead, BufReader, Write},
     path::Path,
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
@@ -16,7 +17,7 @@ use std::{
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::*;
+use super::{tests::allowed, *};
 use generate::Stream;
 
 /// Streams of a seed, unless `PEERRELAY_MAP_STREAMS` says another number.
@@ -46,12 +47,12 @@ struct Judgement {
     ended: bool,
     /// The policy turns the relay off.
     disabled: bool,
-    peers: Vec<Judged>,
+    peers: Vec<JudgedPeer>,
 }
 
 #[derive(Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct Judged {
+struct JudgedPeer {
     key: String,
     disco: String,
     home: u32,
@@ -116,12 +117,12 @@ struct Difference {
 
 /// Plays the steps to both sides, from an empty map, until they differ.
 fn compare(steps: &[Step], tailscale: &mut Tailscale, tally: &mut Tally) -> Option<Difference> {
-    let mut map = Netmap::default();
-    map.begin_stream();
+    let mut relay = Ours::default();
+    relay.map.begin_stream();
     tailscale.forget();
     let mut last = 0;
     for (at, step) in steps.iter().enumerate() {
-        let (ours, theirs) = (judge(&mut map, step), tailscale.judge(step));
+        let (ours, theirs) = (relay.judge(step), tailscale.judge(step));
         if ours != theirs {
             return Some(Difference { at, ours, theirs });
         }
@@ -153,41 +154,79 @@ fn shrunk(mut steps: Vec<Step>, tailscale: &mut Tailscale) -> Vec<Step> {
     steps
 }
 
-/// Plays a step to the map of this relay.
-fn judge(map: &mut Netmap, step: &Step) -> Judgement {
-    let mut ended = false;
-    match &step.event {
-        Event::Restart => map.begin_stream(),
-        Event::TimePasses => {}
-        Event::Message(message) => {
-            let message = serde_json::from_value(message.clone()).unwrap();
-            if map.apply(message, step.now).is_err() {
-                ended = true;
-                map.begin_stream();
+/// This relay: its map, and the nodes that have sessions.
+#[derive(Default)]
+struct Ours {
+    map: SharedNetmap,
+    holders: BTreeSet<NodeKey>,
+    /// Number of messages.
+    count: usize,
+}
+
+impl Ours {
+    /// Plays a step to the map of this relay. Everybody who may relay has a session then; those that have lost their right must be
+    /// among the changes.
+    fn judge(&mut self, step: &Step) -> Judgement {
+        let mut ended = false;
+        match &step.event {
+            Event::Restart => self.map.begin_stream(),
+            Event::TimePasses => {}
+            Event::Message(message) => {
+                let message = serde_json::from_value(message.clone()).unwrap();
+                // In a copy, in place, and in place if there are few.
+                self.count += 1;
+                let most = [0, usize::MAX, 2][self.count % 3];
+                match self.map.apply_in_place(message, step.now, most) {
+                    Ok(changes) => self.revoke(&changes.judged, step.now),
+                    Err(DeviceMissing) => {
+                        ended = true;
+                        self.map.begin_stream();
+                    }
+                }
             }
         }
-    }
-    let judged = |key: &NodeKey| {
-        let (peer, home) = map.peer(*key, step.now).unwrap();
-        Judged {
-            key: format!("nodekey:{}", hex(key.0)),
-            disco: format!("discokey:{}", hex(peer.disco.map_or([0; 32], |key| key.0))),
-            home: home.unwrap_or_default(),
-            may_relay: peer.may_relay,
+        // As the task that follows expiries does.
+        let next = self.map.read().next_expiry(step.now);
+        if next == Some(Duration::ZERO) {
+            self.map.find_next_expiry(step.now);
+            self.revoke(&Judged::All, step.now);
         }
-    };
-    assert_eq!(map.ids.len(), map.peers.len(), "each peer has its own key");
-    let mut peers: Vec<_> = map.ids.keys().map(judged).collect();
-    peers.sort();
-    let disabled = map.relay_disabled();
-    let keys = map.ids.keys().copied();
-    let may = keys.filter(|key| map.peer(*key, step.now).unwrap().0.may_relay);
-    let may: BTreeSet<_> = may.filter(|_| !disabled).collect();
-    assert_eq!(map.allowed(step.now), map.own().map(|_| may));
-    Judgement {
-        ended,
-        disabled,
-        peers,
+        let may = allowed(&self.map.read(), step.now).unwrap_or_default();
+        let lost: Vec<_> = self.holders.difference(&may).collect();
+        assert!(lost.is_empty(), "they keep their sessions: {lost:?}");
+        self.holders = may;
+        let map = self.map.read();
+        let judged = |peer: &Peer| {
+            let key = peer.key.unwrap();
+            let (peer, home) = map.peer(key, step.now).unwrap();
+            JudgedPeer {
+                key: format!("nodekey:{}", hex(key.0)),
+                disco: format!("discokey:{}", hex(peer.disco.map_or([0; 32], |key| key.0))),
+                home: home.unwrap_or_default(),
+                may_relay: peer.may_relay,
+            }
+        };
+        let mut peers: Vec<_> = map.peers.iter().map(judged).collect();
+        peers.sort();
+        Judgement {
+            ended,
+            disabled: map.relay_disabled(),
+            peers,
+        }
+    }
+
+    fn revoke(&mut self, judged: &Judged, now: Timestamp) {
+        let map = self.map.read();
+        if map.own().is_none() {
+            return;
+        }
+        self.holders.retain(|key| {
+            let is_judged = match judged {
+                Judged::All => true,
+                Judged::Some(keys) => keys.contains(key),
+            };
+            !is_judged || map.may_use(*key, now)
+        });
     }
 }
 
