@@ -12,6 +12,8 @@ mod peers;
 mod policy;
 mod problem;
 mod registration;
+#[cfg(test)]
+mod replay;
 mod state;
 mod tag_numbers;
 mod wire;

@@ -48,6 +48,9 @@ pub(crate) struct Netmap {
     filter: Arc<OwnFilter>,
     derp: Arc<DerpMap>,
     clock: ControlClock,
+    /// The control server's time at which keys of peers were last looked at. The peers' first expiry leaves
+    /// out keys that had expired by then, and that are valid again if the clock is set back.
+    looked_at: Option<Timestamp>,
     /// Tailnet Lock is enabled.
     locked: bool,
     /// A map stream has begun and has sent no map yet: the map of the stream before holds.
@@ -177,6 +180,7 @@ impl Netmap {
             return;
         }
         let now = self.clock.now(now);
+        self.looked_at = self.looked_at.max(now);
         let peers = Arc::make_mut(&mut self.peers);
         let refused = peers.refused();
         for id in removed {
@@ -206,6 +210,9 @@ impl Netmap {
     /// zero if [`Netmap::expiry_after`] has to look for a later one. `now` is this host's time.
     pub(crate) fn next_expiry(&self, now: Timestamp) -> Option<Duration> {
         let now = self.clock.now(now)?;
+        if self.looked_at.is_some_and(|looked_at| now < looked_at) {
+            return Some(Duration::ZERO);
+        }
         let own = self.own.iter().filter(|own| !own.expired);
         let own = own
             .filter_map(|own| own.key_expiry)
@@ -220,8 +227,9 @@ impl Netmap {
         Some(self.peers.expiry_after(self.clock.now(now)?))
     }
 
-    /// Sets what [`Netmap::expiry_after`] has found.
-    pub(crate) fn set_first_expiry(&mut self, expiry: Expiry) {
+    /// Sets the expiry that [`Netmap::expiry_after`] has found at this time.
+    pub(crate) fn set_first_expiry(&mut self, expiry: Expiry, now: Timestamp) {
+        self.looked_at = self.clock.now(now);
         Arc::make_mut(&mut self.peers).set_first_expiry(expiry);
     }
 

@@ -33,6 +33,8 @@ pub const RESTART: Place = Place("restart");
 pub const FLOOD: Place = Place("flood");
 /// Of `cargo dev bench scale`.
 pub const SCALE: Place = Place("scale");
+/// Of `cargo dev bench map`.
+pub const MAP: Place = Place("map");
 
 impl Place {
     fn begin(self) -> String {

@@ -9,6 +9,7 @@ pub mod implementation;
 pub mod latency;
 pub mod legacy;
 pub mod load;
+pub mod map;
 pub mod memory;
 pub mod operator;
 pub mod output;
@@ -32,7 +33,7 @@ use anyhow::Result;
 use clap::Subcommand;
 
 use self::{
-    flood::FloodArgs, operator::OperatorArgs, plot::PlotArgs, processes::MemoryArgs,
+    flood::FloodArgs, map::MapArgs, operator::OperatorArgs, plot::PlotArgs, processes::MemoryArgs,
     relay::RelayArgs, restart::RestartArgs, scale::ScaleArgs,
 };
 
@@ -51,6 +52,8 @@ pub enum Bench {
     Operator(OperatorArgs),
     /// Show what operator and idle relays take, as released, with one PeerRelay
     Memory(MemoryArgs),
+    /// Measure how network maps of large tailnets are read
+    Map(MapArgs),
     /// Draw the results of a file
     Plot(PlotArgs),
 }
@@ -65,6 +68,7 @@ impl Bench {
             Self::Scale(args) => scale::run(&args),
             Self::Operator(args) => operator::run(&args),
             Self::Memory(args) => processes::run(&args),
+            Self::Map(args) => map::run(&args),
             Self::Plot(args) => plot::run(&args),
         }
     }

@@ -82,7 +82,7 @@ impl SharedNetmap {
     pub(crate) fn find_next_expiry(&self, now: Timestamp) {
         let next = self.read().expiry_after(now);
         if let Some(next) = next {
-            self.write().set_first_expiry(next);
+            self.write().set_first_expiry(next, now);
         }
     }
 

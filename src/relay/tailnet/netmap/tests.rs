@@ -178,8 +178,14 @@ fn peers_with_expired_keys_may_not_relay() {
         "it is to be looked for"
     );
     let next = map.expiry_after(later).unwrap();
-    map.set_first_expiry(next);
+    map.set_first_expiry(next, later);
     assert_eq!(map.next_expiry(later), None);
+    let back = map.next_expiry(NOW);
+    assert_eq!(
+        back,
+        Some(Duration::ZERO),
+        "a clock that is set back makes keys valid again"
+    );
     apply(&mut map, patch(None));
     assert!(office(&map, later));
 
