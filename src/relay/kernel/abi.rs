@@ -60,7 +60,8 @@ labels::label_enum! {
         Ttl = "ttl",
         /// The packet is too long for the way out.
         Mtu = "mtu",
-        /// A session between IPv4 and IPv6, or without a route: the sockets forward it.
+        /// A session between IPv4 and IPv6, without a route, or through a local address that is gone: the
+        /// sockets forward it.
         SocketSession = "socket_session",
         /// Addressed to no address that this host is known to have.
         NotLocal = "not_local",

@@ -33,6 +33,8 @@ pub(super) struct Egress {
 pub(super) struct EgressTable {
     map: Array<MapData, EgressValue>,
     entries: Vec<Option<Egress>>,
+    /// Keys that were asked for since the round through all entries began.
+    used: BTreeSet<u16>,
 }
 
 impl EgressTable {
@@ -46,7 +48,11 @@ impl EgressTable {
         let entries = std::iter::once(Some(Egress::default()))
             .chain(previous)
             .collect();
-        Self { map, entries }
+        Self {
+            map,
+            entries,
+            used: BTreeSet::new(),
+        }
     }
 
     /// The egress with this key.
@@ -56,20 +62,31 @@ impl EgressTable {
 
     /// Key of an egress, which is entered if it is new; `None` when there is no room.
     pub(super) fn key(&mut self, egress: Egress) -> Option<u16> {
-        if let Some(key) = self.entries.iter().position(|entry| *entry == Some(egress)) {
-            return u16::try_from(key).ok();
-        }
-        let key = self.entries.iter().position(Option::is_none)?;
-        self.map.set(key as u32, egress.encode(), 0).ok()?;
-        self.entries[key] = Some(egress);
-        u16::try_from(key).ok()
+        let present = self.entries.iter().position(|entry| *entry == Some(egress));
+        let key = match present {
+            Some(key) => key,
+            None => {
+                let key = self.entries.iter().position(Option::is_none)?;
+                self.map.set(key as u32, egress.encode(), 0).ok()?;
+                self.entries[key] = Some(egress);
+                key
+            }
+        };
+        let key = u16::try_from(key).ok()?;
+        self.used.insert(key);
+        Some(key)
     }
 
-    /// Forgets the egresses that no entry names.
-    pub(super) fn keep(&mut self, used: &BTreeSet<u16>) {
+    /// Begins a round, in which each entry of a session asks for its egresses again.
+    pub(super) fn begin_round(&mut self) {
+        self.used.clear();
+    }
+
+    /// Forgets the egresses for which no entry has asked in the round.
+    pub(super) fn end_round(&mut self) {
         for (key, entry) in (0..).zip(&mut self.entries) {
             // The value stays in the map until the key is given again: no entry leads to it.
-            if key != NONE && !used.contains(&key) {
+            if key != NONE && !self.used.contains(&key) {
                 *entry = None;
             }
         }

@@ -1,7 +1,10 @@
 //! The thread that keeps the program's maps and attachments current.
 
 mod devices;
+mod rounds;
 mod sessions;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::BTreeMap,
@@ -15,6 +18,7 @@ use std::{
 use relay_proto::Vni;
 use tokio::sync::watch;
 
+use self::rounds::Rounds;
 use super::{
     abi::{AddressKey, Config},
     availability::{PathState, Unavailable, UnavailableReason},
@@ -56,9 +60,11 @@ pub(super) struct Manager {
     locals: BTreeMap<AddressKey, u32>,
     /// Keys of all addresses that have had one, so that an address that comes back has the same key.
     assigned_keys: BTreeMap<AddressKey, u32>,
-    /// Open sessions through local addresses without a key: the core may report a session before the
-    /// kernel reports its new address.
-    keyless: BTreeMap<Vni, OpenSession>,
+    /// Visits to all entries, after changes of the network.
+    rounds: Rounds,
+    /// Open sessions that the next visit enters anew: those whose local address has no key yet, because the
+    /// core may report a session before the kernel reports its new address; and those of an earlier relay.
+    waiting: BTreeMap<Vni, OpenSession>,
     config: Config,
     /// Result of the self-test, which runs once.
     tested: Option<Result<(), Unavailable>>,
@@ -78,6 +84,14 @@ struct Timers {
 }
 
 impl Timers {
+    fn new(now: Instant) -> Self {
+        Self {
+            renew_at: now,
+            watch_at: now + WATCH_INTERVAL,
+            settled_at: None,
+        }
+    }
+
     fn next(&self) -> Instant {
         let regular = self.renew_at.min(self.watch_at);
         self.settled_at.map_or(regular, |at| at.min(regular))
@@ -104,6 +118,7 @@ impl Manager {
             port: left.port,
             ..config
         };
+        let rounds = Rounds::new(maps.entries.vnis());
         let mut manager = Self {
             program,
             maps,
@@ -116,7 +131,8 @@ impl Manager {
             routes: RouteCache::default(),
             locals,
             assigned_keys,
-            keyless: BTreeMap::new(),
+            rounds,
+            waiting: BTreeMap::new(),
             config,
             tested: None,
             reattach: ReattachBackoff::default(),
@@ -132,40 +148,39 @@ impl Manager {
 
     /// Runs until a request stops it, or until no [`KernelPath`](super::KernelPath) is left.
     pub(super) fn run(mut self) {
-        let now = Instant::now();
-        let mut timers = Timers {
-            renew_at: now,
-            watch_at: now + WATCH_INTERVAL,
-            settled_at: None,
-        };
+        let mut timers = Timers::new(Instant::now());
         loop {
-            // Before requests are read, so that one which is sent meanwhile ends the next wait.
-            self.waker.clear();
-            if let ControlFlow::Break(done) = self.handle_requests() {
+            if let ControlFlow::Break(done) = self.turn(&mut timers) {
                 // Who asked waits until everything that this thread holds is closed.
                 drop(self);
                 done.map(|done| done.send(()).ok());
                 return;
             }
-            self.run_due(&mut timers);
-            if let Err(error) = self.wait(&mut timers) {
-                let message = format!("failed to wait: {error}");
-                self.give_up(Unavailable::new(UnavailableReason::Failed, message));
-                return;
-            }
         }
     }
 
-    /// Handles all requests that wait. Breaks when the thread is to end, with the sender that confirms
-    /// it where one asked.
+    /// Does what is due, and waits. Breaks when the thread is to end, with the sender that confirms it
+    /// where one asked.
+    fn turn(&mut self, timers: &mut Timers) -> ControlFlow<Option<mpsc::Sender<()>>> {
+        // Before requests are read, so that one which is sent meanwhile ends the next wait.
+        self.waker.clear();
+        self.handle_requests()?;
+        self.run_due(timers);
+        self.visit_part();
+        if let Err(error) = self.wait(timers) {
+            let message = format!("failed to wait: {error}");
+            self.give_up(Unavailable::new(UnavailableReason::Failed, message));
+            return ControlFlow::Break(None);
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Handles all requests that wait. Breaks as [`turn`](Self::turn) does.
     fn handle_requests(&mut self) -> ControlFlow<Option<mpsc::Sender<()>>> {
         loop {
             match self.inbox.try_recv() {
                 Ok(Request::Place(open)) => self.place(&open),
-                Ok(Request::Remove(vni)) => {
-                    self.maps.entries.remove(vni.number());
-                    self.keyless.remove(&vni);
-                }
+                Ok(Request::Remove(vni)) => self.remove(vni),
                 Ok(Request::Retain(open)) => self.retain(open),
                 Ok(Request::Port(port)) => {
                     self.config.port = port.unwrap_or(0);
@@ -215,7 +230,10 @@ impl Manager {
             Some(_) => &fds[..1],
             None => &fds[..],
         };
-        let time = timers.next().saturating_duration_since(Instant::now());
+        let time = match self.rounds.is_running() {
+            true => Duration::ZERO,
+            false => timers.next().saturating_duration_since(Instant::now()),
+        };
         let [_, changed, ..] = wait(fds, Some(time))?;
         if changed && timers.settled_at.is_none() {
             timers.settled_at = Some(Instant::now() + SETTLE_TIME);
@@ -231,10 +249,7 @@ impl Manager {
         }
         self.routes.clear();
         self.attach();
-        self.reroute();
-        for open in std::mem::take(&mut self.keyless).into_values() {
-            self.place(&open);
-        }
+        self.begin_round();
     }
 
     fn test(&mut self) -> Result<(), Unavailable> {

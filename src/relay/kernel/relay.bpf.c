@@ -304,15 +304,18 @@ INLINE int find_local(struct packet *packet, const struct leg *from)
 	return 1;
 }
 
-// Chooses the source address: the one through which the client has bound, if this host still has it.
-INLINE void find_source(struct packet *packet, const struct egress *egress)
+// Chooses the source address: the one through which the client has bound. Returns 0 while this host does
+// not have it. The way out belongs to that address, and no datagram with another one may leave there.
+INLINE int find_source(struct packet *packet, const struct egress *egress)
 {
 	packet->hears_from = packet->destination;
-	if (egress->local && egress->local != packet->local) {
-		const struct address *other = map_lookup(&ADDRESSES, &egress->local);
-		if (other && other->word[3])
-			packet->hears_from = *other;
-	}
+	if (!egress->local || egress->local == packet->local)
+		return 1;
+	const struct address *bound = map_lookup(&ADDRESSES, &egress->local);
+	if (!bound || !(bound->word[0] | bound->word[1] | bound->word[2] | bound->word[3]))
+		return 0;
+	packet->hears_from = *bound;
+	return 1;
 }
 
 INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
@@ -337,6 +340,8 @@ INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
 	const struct egress *egress = map_lookup(&EXITS, &packet->egress);
 	if (!egress)
 		return pass(PASS_ERROR);
+	if (!find_source(packet, egress))
+		return pass(PASS_SOCKET_SESSION);
 	// After all checks that pass the packet on: the core charges what the sockets forward to the same
 	// limit.
 	u32 limit = above_limit(scratch, session);
@@ -344,7 +349,6 @@ INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
 		count(limit, segments(packet));
 		return DROP;
 	}
-	find_source(packet, egress);
 	set_hop(scratch, egress);
 	if (rewrite(skb, family, scratch))
 		return pass(PASS_ERROR);

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    mem,
     net::IpAddr,
     time::{Duration, Instant},
 };
@@ -24,6 +25,8 @@ pub(super) struct RouteCache {
     cached: HashMap<Ends, Option<Route>>,
     /// Routes that the next checks ask for again.
     due: Vec<Ends>,
+    /// Set while a change that a check has found is followed.
+    is_followed: bool,
     /// Time before which no check asks again.
     rest: Option<Instant>,
 }
@@ -33,6 +36,7 @@ impl RouteCache {
     pub(super) fn clear(&mut self) {
         self.cached.clear();
         self.due.clear();
+        self.is_followed = false;
     }
 
     /// The route, from the cache or from the kernel.
@@ -69,13 +73,16 @@ impl RouteCache {
             let route = ask(netlink, ends);
             changed |= self.cached.insert(ends, route) != Some(route);
         }
+        self.is_followed |= changed;
         changed
     }
 
-    /// Records the time that it took to follow changed routes, until `now`. The next check waits in
-    /// proportion.
+    /// Records the time that it took to follow changed routes, until `now`. If a check has found the
+    /// change, the next one waits in proportion.
     pub(super) fn record_reroute(&mut self, took: Duration, now: Instant) {
-        self.rest = Some(now + took * REST_FACTOR);
+        if mem::take(&mut self.is_followed) {
+            self.rest = Some(now + took * REST_FACTOR);
+        }
     }
 }
 

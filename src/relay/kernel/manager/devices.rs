@@ -144,10 +144,8 @@ impl Manager {
         }
         let count = lost.len() as u64;
         self.detached.fetch_add(count, Ordering::Relaxed);
-        if self.routes.check(&mut self.netlink, now) {
-            let begin = Instant::now();
-            self.reroute();
-            self.routes.record_reroute(begin.elapsed(), Instant::now());
+        if !self.rounds.is_running() && self.routes.check(&mut self.netlink, now) {
+            self.begin_round();
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Entries of sessions, and the routes that they name.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
+    time::Instant,
 };
+
+use relay_proto::Vni;
 
 use super::{
     super::{
@@ -13,6 +15,7 @@ use super::{
         path::OpenSession,
     },
     Manager,
+    rounds::Rounds,
 };
 
 /// Stands for a local address that has no key: nothing is ever sent from it.
@@ -37,9 +40,9 @@ impl Manager {
             .locals
             .map(|ip| ip.map_or(0, |ip| key(ip).unwrap_or(KEYLESS)));
         if keys.contains(&KEYLESS) {
-            self.keyless.insert(open.vni, *open);
+            self.waiting.insert(open.vni, *open);
         } else {
-            self.keyless.remove(&open.vni);
+            self.waiting.remove(&open.vni);
         }
         let session = self.session(open.legs, keys.map(|key| key as u16));
         let present = self.maps.entries.get(open.vni.number());
@@ -48,40 +51,64 @@ impl Manager {
         }
     }
 
-    /// Makes `open` the only sessions.
+    /// Removes a session.
+    pub(super) fn remove(&mut self, vni: Vni) {
+        self.maps.entries.remove(vni.number());
+        self.rounds.remove(vni.number());
+        self.waiting.remove(&vni);
+    }
+
+    /// Makes `open` the only sessions. Their entries are those of an earlier relay until a round enters
+    /// them anew.
     pub(super) fn retain(&mut self, open: Vec<OpenSession>) {
-        let open: BTreeMap<u32, OpenSession> = open
-            .into_iter()
-            .map(|open| (open.vni.number(), open))
-            .collect();
-        self.keyless.clear();
+        self.waiting = open.into_iter().map(|open| (open.vni, open)).collect();
         for vni in self.maps.entries.vnis() {
-            if !open.contains_key(&vni) {
+            let is_open = |vni| self.waiting.contains_key(&vni);
+            if !Vni::new(vni).is_some_and(is_open) {
                 self.maps.entries.remove(vni);
             }
         }
-        for open in open.values() {
-            self.place(open);
+        self.rounds = Rounds::new(self.waiting.keys().map(|vni| vni.number()));
+        self.begin_round();
+    }
+
+    /// Begins to look up the routes of all sessions, and to replace entries where they have changed.
+    pub(super) fn begin_round(&mut self) {
+        self.rounds.begin();
+        self.maps.egresses.begin_round();
+    }
+
+    /// Visits some entries, if a round has not ended.
+    pub(super) fn visit_part(&mut self) {
+        if !self.rounds.is_running() {
+            return;
+        }
+        let begin = Instant::now();
+        for vni in self.rounds.next_part() {
+            self.visit(vni);
+        }
+        let now = Instant::now();
+        if let Some(spent) = self.rounds.record(now - begin) {
+            // Not earlier: until they are replaced, entries name their old egresses.
+            self.maps.egresses.end_round();
+            self.routes.record_reroute(spent, now);
         }
     }
 
-    /// Looks up the routes of all sessions, and replaces the entries where they have changed.
-    pub(super) fn reroute(&mut self) {
-        let mut used = BTreeSet::new();
-        for vni in self.maps.entries.vnis() {
-            let Some(old) = self.maps.entries.get(vni) else {
-                continue;
-            };
-            let egresses = old.legs.map(|leg| self.maps.egresses.get(leg.egress));
-            let locals = egresses.map(|egress| egress.unwrap_or_default().local);
-            let new = self.session(old.legs.map(|leg| leg.address), locals);
-            used.extend(new.legs.map(|leg| leg.egress));
-            if old.legs != new.legs {
-                self.replace(vni, new);
-            }
+    fn visit(&mut self, vni: u32) {
+        let waiting = Vni::new(vni).and_then(|vni| self.waiting.get(&vni).copied());
+        if let Some(open) = waiting {
+            return self.place(&open);
         }
-        // Not earlier: until they are replaced, entries name their old egresses.
-        self.maps.egresses.keep(&used);
+        let Some(old) = self.maps.entries.get(vni) else {
+            return;
+        };
+        let egresses = old.legs.map(|leg| self.maps.egresses.get(leg.egress));
+        let locals = egresses.map(|egress| egress.unwrap_or_default().local);
+        let new = self.session(old.legs.map(|leg| leg.address), locals);
+        if old.legs != new.legs {
+            self.replace(vni, new);
+        }
     }
 
     /// Replaces the entry of a session, and keeps its counts.
@@ -90,6 +117,7 @@ impl Manager {
         // overwrite what it has counted since the entry was read.
         let usage = self.maps.entries.take(vni).map(|old| old.usage);
         let usage = usage.unwrap_or_default();
+        self.rounds.insert(vni);
         let entered = self
             .maps
             .entries

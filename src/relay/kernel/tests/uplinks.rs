@@ -109,17 +109,24 @@ fn what_leaves_takes_the_uplink_of_the_address_that_its_client_knows() {
     }
 }
 
-/// Checks that datagrams arrive in both directions; returns whether the kernel forwarded them.
-fn forwards_in_the_kernel(relay: &Relay, vni: Vni, clients: [&Wire; 2], n: u8) -> bool {
+/// Checks that datagrams arrive in both directions, maybe after earlier ones; returns whether the
+/// kernel forwarded them.
+fn forwards_in_the_kernel(relay: &Relay, vni: Vni, [a, b]: [&Wire; 2], n: u8) -> bool {
     let before = relay.forwarded(Family::V4).1;
-    exchange(vni, clients, n);
+    let datagram = data(vni, &[n; 900]);
+    for [from, to] in [[a, b], [b, a]] {
+        from.send(&datagram);
+        to.hear_in_the_end(&datagram);
+    }
     relay.forwarded(Family::V4).1 == before + 2
 }
 
 /// Checks that a datagram from A to B is lost while the second uplink is away, and does not leave
-/// by the first.
-fn goes_nowhere(host: &TwoUplinks, relay: &Relay, vni: Vni, a: &Wire) {
+/// by the first. Returns how many datagrams may leave by the second when it is back: the kernel path
+/// took them before it followed, and they wait for the neighbor.
+fn goes_nowhere(host: &TwoUplinks, relay: &Relay, vni: Vni, a: &Wire) -> usize {
     relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(1));
+    let by_kernel = relay.forwarded(Family::V4).1;
     let failed = |relay: &Relay| relay.snapshot().sockets.send_failed;
     let before = failed(relay);
     relay.wait(|relay| {
@@ -127,6 +134,7 @@ fn goes_nowhere(host: &TwoUplinks, relay: &Relay, vni: Vni, a: &Wire) {
         failed(relay) > before
     });
     assert_eq!(host.left(), [0, 0]);
+    (relay.forwarded(Family::V4).1 - by_kernel) as usize
 }
 
 #[test]
@@ -148,13 +156,17 @@ fn an_uplink_that_comes_back_is_used_again_without_a_new_handshake() {
     for (round, (lose, mend)) in (1..).zip(losses) {
         host.left();
         lose.iter().for_each(|change| ip(change));
-        goes_nowhere(&host, &relay, vni, a);
+        let waiting = goes_nowhere(&host, &relay, vni, a);
         mend.iter().for_each(|change| ip(change));
         host.route_again();
         relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(2));
         relay.wait(|relay| forwards_in_the_kernel(relay, vni, [a, b], round));
         let [first, second] = host.left();
-        assert!(first == second && first > 0, "{first} and {second}");
+        let expected = first..=first + waiting;
+        assert!(
+            first > 0 && expected.contains(&second),
+            "{first} and {second}, of which {waiting} may be late"
+        );
     }
 }
 

@@ -416,3 +416,27 @@ fn handshakes_that_no_thread_would_answer_end_in_the_program() {
     datagram[1] &= !0x80;
     assert_eq!(run(&datagram, 1).verdict, REDIRECTED);
 }
+
+#[test]
+fn sockets_serve_a_client_that_knows_an_address_which_is_gone() {
+    let Some(mut twins) = Twins::open() else {
+        return;
+    };
+    let (vni, legs, bound) = twins.sessions[0];
+    let program = twins.program.try_clone().unwrap();
+    let maps = &mut twins._loaded.1;
+    let frame = frame::udp(
+        legs[0],
+        SocketAddr::new(bound[0], PORT),
+        64,
+        &data(vni, &[7; 100]),
+    );
+    let run = || sys::test_run(program.as_fd(), &frame, 0, 1).unwrap();
+    assert_eq!(run().verdict, REDIRECTED);
+    let address = abi::address_key(bound[1]);
+    let key = maps.locals.get(&address, 0).unwrap();
+    maps.locals.remove(&address).unwrap();
+    maps.addresses.set(key, [0; 16], 0).unwrap();
+    let after = run();
+    assert_eq!((after.verdict, &after.packet), (NEXT, &frame));
+}

@@ -234,6 +234,11 @@ impl Wire {
         assert_eq!(self.receive_from(), (datagram.to_vec(), self.relay));
     }
 
+    /// Receives until this datagram comes, from the address that this client sends to.
+    pub(super) fn hear_in_the_end(&self, datagram: &[u8]) {
+        while self.receive_from() != (datagram.to_vec(), self.relay) {}
+    }
+
     pub(super) fn receive(&self) -> Vec<u8> {
         self.receive_from().0
     }
