@@ -18,6 +18,7 @@ mod private;
 pub mod probe;
 pub mod problem;
 pub mod reload;
+mod replacement;
 pub mod report;
 pub mod sessions;
 pub mod socket;
@@ -28,7 +29,7 @@ mod tasks;
 pub(crate) mod watch_ext;
 pub mod withdrawal;
 
-use std::{io, time::Duration};
+use std::{io, sync::OnceLock, time::Duration};
 
 use anyhow::Context;
 
@@ -36,6 +37,7 @@ use self::{
     bootstrap::Bootstrap,
     options::RelayOptions,
     persistence::{HandoverListener, SessionFile, TakeoverRequest},
+    replacement::Replacement,
     socket_path::SocketPathHandle,
     state::StateParts,
 };
@@ -84,10 +86,19 @@ async fn run_on(options: RelayOptions) -> anyhow::Result<bool> {
     let (file, key) = (bootstrap.file.clone(), bootstrap.key.clone());
     let handover = HandoverListener::listen(&bootstrap.options.session_dir)
         .inspect_err(|error| tracing::warn!(%error, "no other relay can take over from this one"));
+    let replacement = Replacement::of(&bootstrap.options);
     let parts = StateParts::default();
     let dynamic_config = tasks::start(&mut supervisor, bootstrap, &parts).await?;
 
-    let drain = drain(&socket_path, &parts, &file);
+    let forward_time = OnceLock::new();
+    let drain = async {
+        let ask = async {
+            if kernel.is_ok() {
+                forward_time.set(replacement.forward_time().await).ok();
+            }
+        };
+        tokio::join!(drain(&socket_path, &parts, &file), ask);
+    };
     let end = tokio::select! {
         ended = supervisor.run(drain, STOP_TIMEOUT) => ended.map(|()| End::Stopped),
         request = takeover(handover) => Ok(End::TakenOver(request)),
@@ -95,9 +106,10 @@ async fn run_on(options: RelayOptions) -> anyhow::Result<bool> {
             Ok(End::TurnedOff)
         }
     };
-    if let Ok(kernel) = kernel {
+    if let Ok(kernel) = &kernel {
         let is_off = matches!(end, Ok(End::TurnedOff));
-        kernel.stop((!is_off).then_some(data_path::FORWARD_AFTER_STOP));
+        let time = forward_time.get().copied();
+        kernel.stop((!is_off).then_some(time.unwrap_or(data_path::FORWARD_AFTER_STOP)));
     }
     match end? {
         End::Stopped => Ok(true),

@@ -6,6 +6,7 @@ mod attempts;
 mod drift;
 mod monitoring;
 mod services;
+mod withdrawal;
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -34,6 +35,7 @@ use serde_json::Value;
 pub use self::{
     attempts::Attempts,
     services::{CLASS, FAMILIES},
+    withdrawal::withdraw_relays,
 };
 use self::{attempts::RelayAttempts, drift::drift};
 use super::{

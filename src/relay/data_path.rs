@@ -16,8 +16,9 @@ use super::{
 };
 use crate::{config::data_path::DataPath, crd::relay_reason::RelayReason};
 
-/// Time for which the kernel goes on forwarding after the relay has stopped. A pod is replaced in
-/// less, and after a removal, or a change to sockets, forwarding must end soon.
+/// Time for which the kernel goes on forwarding after the relay has stopped, unless it is known that
+/// another relay follows. A pod whose image is on the node is replaced in less, and after a removal, or a
+/// change to sockets, forwarding must end soon.
 pub(super) const FORWARD_AFTER_STOP: Duration = Duration::from_secs(15);
 
 /// Data path that forwards packets of open sessions.

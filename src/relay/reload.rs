@@ -180,7 +180,8 @@ impl Reload {
     }
 }
 
-fn list<T: Default + DeserializeOwned>(
+/// Parses the list in one entry of a ConfigMap. It is empty if there is no such entry.
+pub(super) fn list<T: Default + DeserializeOwned>(
     data: &BTreeMap<String, String>,
     key: &str,
 ) -> Result<T, serde_yaml::Error> {

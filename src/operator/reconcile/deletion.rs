@@ -9,7 +9,7 @@ use super::{Context, ReconcileError, until};
 use crate::{
     crd::PeerRelay,
     operator::{
-        apply::remove_relays,
+        apply::{remove_relays, withdraw_relays},
         deleter::Deletions,
         events,
         policy_sync::Finding,
@@ -59,7 +59,20 @@ pub(super) async fn step(
             removed.map_err(ReconcileError::Finalizer)?;
             Ok(Action::await_change())
         }
-        Step::Delete(deletion) => delete(relay, view, publisher, ctx, *deletion).await,
+        Step::Delete(deletion) => {
+            withdraw(relay, view, ctx, now).await;
+            delete(relay, view, publisher, ctx, *deletion).await
+        }
+    }
+}
+
+/// Tells relays that none follows. The deletion does not wait for this: without it, the kernel of a node
+/// may forward open sessions for some minutes more.
+async fn withdraw(relay: &PeerRelay, view: &ClusterView, ctx: &Context, now: Timestamp) {
+    let withdrawn = withdraw_relays(&ctx.client, relay, &view.config_maps, now).await;
+    if let Err(error) = withdrawn {
+        let (name, namespace) = (relay.name_any(), relay.namespace());
+        tracing::warn!(%error, name, namespace, "relays are removed without being withdrawn");
     }
 }
 

@@ -2,7 +2,8 @@
 
 use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
-use relay_proto::{Config, Family, Timestamp, Vni};
+use aya::maps::{Array, Map, MapData};
+use relay_proto::{Family, Timestamp, Vni};
 
 use super::{
     attachments,
@@ -11,13 +12,24 @@ use super::{
 };
 use crate::relay::{
     data_path::FORWARD_AFTER_STOP,
-    kernel::{Attachment, discard, program::Program, start},
+    kernel::{
+        Attachment,
+        abi::{Config, ConfigValue},
+        discard,
+        program::Program,
+        start, sys,
+    },
     namespace::Net,
+    replacement::FORWARD_UNTIL_REPLACED,
     socket_path::RestoredState,
 };
 
 /// Datagrams that are on their way while relays come and go.
 const DATAGRAMS: u32 = 3_000;
+
+/// Time for which the pull of an image may keep the next relay away.
+const PULL: Duration = Duration::from_secs(180);
+const _: () = assert!(FORWARD_UNTIL_REPLACED.as_secs() > PULL.as_secs());
 
 /// A BPF file system of its own, unmounted in the end.
 pub(super) struct Pins(tempfile::TempDir);
@@ -136,6 +148,25 @@ fn replace_relay(attachment: Attachment) {
 }
 
 #[test]
+fn kernel_forwards_until_the_time_that_a_stopped_relay_leaves() {
+    let Some(scene) = Scene::open(Attachment::of(PORT)) else {
+        return;
+    };
+    let (relay, end) = (&scene.relay, |time: Duration| {
+        sys::monotonic_ns() + time.as_nanos() as u64
+    });
+    relay.socket_path.stop();
+    let earliest = end(FORWARD_UNTIL_REPLACED);
+    relay.kernel.stop(Some(FORWARD_UNTIL_REPLACED));
+    let latest = end(FORWARD_UNTIL_REPLACED);
+    let config = MapData::from_pin(scene.pins.path().join("CONFIG")).unwrap();
+    let config: Array<_, ConfigValue> = Map::from_map_data(config).unwrap().try_into().unwrap();
+    let config = Config::decode(&config.get(&0, 0).unwrap());
+    assert!((earliest..=latest).contains(&config.valid_until));
+    exchange(scene.vni, [&scene.a, &scene.b], 1);
+}
+
+#[test]
 fn sessions_that_the_next_relay_does_not_know_end_with_its_start() {
     let Some(Scene {
         net,
@@ -208,7 +239,7 @@ fn what_the_kernel_has_heard_counts_when_sessions_are_saved() {
     let mut state = block_on(scene.relay.socket_path.export()).unwrap();
     scene.relay.socket_path.complete(&mut state);
     // In the next relay, sessions that were silent for that long are over.
-    let config = Config {
+    let config = relay_proto::Config {
         steady_lifetime: STEADY,
         ..few()
     };
