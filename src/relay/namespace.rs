@@ -7,8 +7,9 @@
 
 use std::{
     fs::File,
+    io::Write as _,
     os::fd::AsRawFd,
-    process::Command,
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     thread,
 };
@@ -96,6 +97,19 @@ impl Net {
         let mut all = vec!["netns", "exec", self.name(short), "tc"];
         all.extend(arguments.split(' '));
         ip(&all)
+    }
+
+    /// Adds rules of nftables in one namespace.
+    pub(super) fn nft(&self, short: &str, rules: &str) {
+        let mut nft = Command::new("ip")
+            .args(["netns", "exec", self.name(short), "nft", "-f", "-"])
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut input = nft.stdin.take().unwrap();
+        input.write_all(rules.as_bytes()).unwrap();
+        drop(input);
+        assert!(nft.wait().unwrap().success(), "{rules}");
     }
 
     /// Adds a device, if this kernel has devices of that type; the test is recorded as not run when not.

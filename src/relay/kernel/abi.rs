@@ -52,7 +52,7 @@ labels::label_enum! {
         Mixed = "mixed",
         /// A fragment of an IP packet.
         Fragment = "fragment",
-        /// Too short, of another version, or lengths disagree.
+        /// Too short, of another version or protocol, or lengths disagree.
         Malformed = "malformed",
         /// The datagram has no UDP checksum.
         NoChecksum = "no_checksum",

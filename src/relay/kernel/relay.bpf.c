@@ -13,6 +13,8 @@ enum { WINDOW = 27, UNKNOWN_MOST = 256 };
 enum { HANDSHAKES_MOST = 8192 };
 // One datagram in this many is timed, on each CPU.
 enum { SAMPLE = 256 };
+// Protocols in Geneve headers, of handshakes and of data.
+enum { GENEVE_DISCO = 0x7a11, GENEVE_WIREGUARD = 0x7a12 };
 // Bits of a Geneve header that all datagrams of a session have in common: version, control bit and VNI.
 #define SAME BE64(0xc0800000ffffff00ull)
 // A tick of `struct leg`.
@@ -122,6 +124,15 @@ INLINE void turn_window(struct scratch *scratch)
 	}
 }
 
+// Returns whether a Geneve header has a protocol of relays. Any program of this host may have a flow on the
+// relay's port: masquerading chooses source ports without asking which sockets have them. Its datagrams must
+// reach it at any rate, and the sockets never see them.
+INLINE int is_for_relays(const struct packet *packet)
+{
+	u32 protocol = BE32(packet->geneve[0]) & 0xffff;
+	return protocol == GENEVE_DISCO || protocol == GENEVE_WIREGUARD;
+}
+
 // Hands a handshake to the sockets, up to a number for each window: whoever has seen a handshake can
 // send it again from anywhere. A thread answers 1,342 in the time of a window, and HANDSHAKES_MOST when
 // it was idle before.
@@ -152,6 +163,14 @@ INLINE int unknown(struct scratch *scratch)
 	}
 	scratch->unknown_count++;
 	return pass(PASS_UNKNOWN_VNI);
+}
+
+// Data of no session that the program knows.
+INLINE int unknown_data(struct scratch *scratch)
+{
+	if (!is_for_relays(&scratch->packet))
+		return pass_local(&scratch->packet, PASS_MALFORMED);
+	return unknown(scratch);
 }
 
 INLINE u64 cost(const struct rate_limit *limit, u32 bytes)
@@ -378,7 +397,7 @@ INLINE int forward4(struct __sk_buff *skb, struct scratch *scratch)
 		// kernel cannot change the protocol of a super-packet (`bpf_skb_change_proto`).
 		if (map_lookup(&SESSIONS6, &packet->vni))
 			return pass_local(packet, PASS_SOCKET_SESSION);
-		return unknown(scratch);
+		return unknown_data(scratch);
 	}
 	struct leg *from, *to;
 	be32 source = packet->source.word[3];
@@ -408,7 +427,7 @@ INLINE int forward6(struct __sk_buff *skb, struct scratch *scratch)
 	if (!entry) {
 		if (map_lookup(&SESSIONS4, &packet->vni))
 			return pass_local(packet, PASS_NOT_A_LEG);
-		return unknown(scratch);
+		return unknown_data(scratch);
 	}
 	struct leg *from, *to;
 	be16 port = packet->udp.source;
@@ -440,6 +459,8 @@ INLINE int forward(struct __sk_buff *skb, struct scratch *scratch)
 		// Probes have VNI 0. Datagrams that GRO has joined may be of several sessions.
 		if (!packet->vni || packet->segment < packet->payload)
 			return pass_local(packet, PASS_CONTROL);
+		if (!is_for_relays(packet))
+			return pass_local(packet, PASS_MALFORMED);
 		if (is_known(scratch))
 			return handshake(scratch);
 		return unknown(scratch);

@@ -8,6 +8,7 @@ mod entries;
 mod filter;
 mod first;
 mod limits;
+mod masquerade;
 mod mtu;
 mod persistence;
 mod pins;
