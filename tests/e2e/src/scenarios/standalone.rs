@@ -34,7 +34,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 fn mistakes(deployment: &Deployment<'_>) -> Result<String> {
     let program = deployment.rig.program()?;
-    let cases: [(&[&str], &str); 5] = [
+    let cases: [(&[&str], &str); 6] = [
         (
             &["relay", "--static-endpoint", "203.0.113.10"],
             "write 203.0.113.10:40000",
@@ -45,18 +45,13 @@ fn mistakes(deployment: &Deployment<'_>) -> Result<String> {
             "check the path and its permissions",
         ),
         (
-            &[
-                "relay",
-                "--ca-file",
-                "/dev/null",
-                "--state-dir",
-                "/proc/nowhere",
-            ],
+            &["relay", "--state-dir", "/proc/nowhere"],
             "must be writable",
         ),
+        (&["relay", "--ca-file", "/dev/null"], "give a PEM file"),
         (
             &["relay", "--control-url", "ftp://control.example.net"],
-            "must begin with https://",
+            "such as https://control.example.net",
         ),
     ];
     for (words, message) in cases {
