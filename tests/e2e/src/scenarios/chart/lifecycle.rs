@@ -69,7 +69,7 @@ fn by_each_way(deployment: &Deployment<'_>) -> Result<String> {
     kustomized(deployment)?;
     adopted(deployment)?;
     Ok(
-        "Helm 4, Helm 3 as `view` in other namespaces, kustomize, install.yaml and then Helm without keeping the definitions"
+        "Helm 4, Helm 3 as `view` in other namespaces, kustomize, install.yaml and then Helm"
             .into(),
     )
 }
@@ -202,11 +202,6 @@ fn kustomized(deployment: &Deployment<'_>) -> Result<()> {
         .rig
         .kubectl(["delete", "-k", &overlay, "--wait", "--timeout=90s"])?;
     gone(deployment, MOVED, RELEASE)?;
-    relays_are_gone(deployment)
-}
-
-/// Waits until no object that an operator has created for relays is left.
-fn relays_are_gone(deployment: &Deployment<'_>) -> Result<()> {
     deployment.eventually("relays are gone with the definitions", || {
         let label = "app.kubernetes.io/managed-by=peerrelay-operator";
         let left = deployment.rig.kubectl([
@@ -224,8 +219,7 @@ fn relays_are_gone(deployment: &Deployment<'_>) -> Result<()> {
     })
 }
 
-/// Helm adopts the objects that `kubectl apply` of `install.yaml` has created, and with `crds.keep: false`
-/// removes the definitions and the relays too.
+/// Helm adopts the objects that `kubectl apply` of `install.yaml` has created.
 fn adopted(deployment: &Deployment<'_>) -> Result<()> {
     let text = fs::read_to_string(repository().join("deploy/install.yaml"))?;
     let named = concat!("localhost/peerrelay:", env!("CARGO_PKG_VERSION"));
@@ -244,24 +238,14 @@ fn adopted(deployment: &Deployment<'_>) -> Result<()> {
         &repository,
         "--set",
         &tag,
-        "--set",
-        "crds.keep=false",
         "--wait",
         "--timeout",
         "120s",
     ])?;
-    deployment.apply(EDGE, &json!({}))?;
-    deployment.wait_ready(EDGE)?;
     deployment
         .rig
         .helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])?;
-    gone(deployment, OPERATOR_NAMESPACE, RELEASE)?;
-    deployment.eventually("the definitions are gone", || {
-        let left = deployment.rig.kubectl(["get", "crds", "-o", "name"])?;
-        ensure!(!left.contains("peerrelay.dev"), "left: {left}");
-        Ok(())
-    })?;
-    relays_are_gone(deployment)
+    gone(deployment, OPERATOR_NAMESPACE, RELEASE)
 }
 
 /// Fails unless nothing of a release is left in its namespace and in the cluster.
