@@ -5,7 +5,7 @@ mod control_plane;
 pub mod image;
 mod node;
 
-use std::{path::PathBuf, process::Command, thread, time::Duration};
+use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 
 use anyhow::{Context, Result, bail};
 
@@ -125,6 +125,22 @@ impl Cluster {
         args: impl IntoIterator<Item = S>,
     ) -> Result<String> {
         run(self.kubectl_command().args(args))
+    }
+
+    /// Id of the process that has the name of this pod in its environment, as `POD_NAME`. Only this rig's pods
+    /// are looked at: another rig on this machine can have a pod of the same name.
+    pub fn process_of_pod(name: &str) -> Result<i32> {
+        let wanted = format!("POD_NAME={name}");
+        for node in &NODES {
+            for id in cgroup::processes(node.namespace)? {
+                let environment = fs::read(format!("/proc/{id}/environ")).unwrap_or_default();
+                let mut variables = environment.split(|byte| *byte == 0);
+                if variables.any(|variable| variable == wanted.as_bytes()) {
+                    return Ok(id);
+                }
+            }
+        }
+        bail!("the pod {name} has no process")
     }
 
     /// Kills all processes in the control groups of the nodes, and removes the groups.

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail, ensure};
 use rig::{
-    cluster::image::PAUSE,
+    cluster::{Cluster, image::PAUSE},
     command::{program, run},
     deployment::Deployment,
     names::{NAMESPACE, OPERATOR_NAMESPACE},
@@ -19,7 +19,6 @@ use super::{
     EDGE, Scenario,
     exposure::through,
     isolation::{CLOSED, restricted, where_enforced},
-    reasons::process_of,
     vacant,
 };
 
@@ -116,7 +115,7 @@ fn operator_among(deployment: &Deployment<'_>) -> Result<String> {
     let api = ["https://10.96.0.1:443/version".to_owned()];
 
     let (pod, metrics) = operator_pod(deployment)?;
-    let own = process_of(&pod).context("the operator does not run")?;
+    let own = Cluster::process_of_pod(&pod)?;
     opened(&elsewhere, || Ok(inside_of(own)))?;
     opened(&metrics, outside)?;
 
@@ -138,7 +137,7 @@ fn operator_among(deployment: &Deployment<'_>) -> Result<String> {
         Ok(())
     })?;
     let (pod, metrics) = found.context("no operator")?;
-    let own = process_of(&pod).context("the operator does not run")?;
+    let own = Cluster::process_of_pod(&pod)?;
     scraped(deployment, &metrics, inside)?;
     deployment.eventually("the operator reaches the API server", || {
         opened(&api, || Ok(inside_of(own)))
@@ -236,7 +235,7 @@ fn outsider(deployment: &Deployment<'_>) -> Result<i32> {
     deployment
         .rig
         .kubectl(["wait", "--for=condition=Ready", &pod, "--timeout=60s"])?;
-    process_of(OUTSIDER).context("the outsider does not run")
+    Cluster::process_of_pod(OUTSIDER)
 }
 
 /// curl in the network of a pod, by one of its processes.

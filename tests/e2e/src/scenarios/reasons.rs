@@ -2,15 +2,15 @@
 
 use std::{
     collections::BTreeSet,
-    fs,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use rig::{
+    cluster::Cluster,
     deployment::{Deployment, message},
     names::NAMESPACE,
-    process, signals,
+    signals,
     tailnet::{NewKey, User},
     wait::Wait,
 };
@@ -113,7 +113,7 @@ fn pods(deployment: &Deployment<'_>) -> Result<String> {
     let start = Instant::now();
     deployment.eventually("the status reports a crash loop", || {
         // Each restart is a new process, until the kubelet waits.
-        if let Some(pid) = process_of(&pod) {
+        if let Ok(pid) = Cluster::process_of_pod(&pod) {
             signals::kill(pid);
         }
         let ready = deployment.condition(EDGE, "Ready")?;
@@ -287,16 +287,4 @@ fn first_pod(deployment: &Deployment<'_>) -> Result<String> {
         .first()
         .and_then(|pod| pod["metadata"]["name"].as_str());
     name.map(str::to_owned).context("no relay runs")
-}
-
-/// The relay process of a pod, which knows its pod from its environment.
-pub(super) fn process_of(pod: &str) -> Option<i32> {
-    let wanted = format!("POD_NAME={pod}");
-    process::running().ok()?.find_map(|(pid, entry)| {
-        let environment = fs::read(entry.join("environ")).ok()?;
-        let mut variables = environment.split(|byte| *byte == 0);
-        variables
-            .any(|variable| variable == wanted.as_bytes())
-            .then_some(pid)
-    })
 }

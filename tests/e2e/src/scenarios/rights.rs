@@ -3,10 +3,10 @@
 use std::{fs, os::unix::fs::PermissionsExt};
 
 use anyhow::{Context, Result, ensure};
-use rig::{deployment::Deployment, names::NAMESPACE};
+use rig::{cluster::Cluster, deployment::Deployment, names::NAMESPACE};
 use serde_json::{Value, json};
 
-use super::{EDGE, Scenario, reasons::process_of, reset};
+use super::{EDGE, Scenario, reset};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![Scenario {
@@ -74,7 +74,7 @@ fn own_token(deployment: &Deployment<'_>) -> Result<String> {
 
 /// The token in the file system of a relay.
 fn token(pod: &str) -> Result<String> {
-    let pid = process_of(pod).context("the relay does not run")?;
+    let pid = Cluster::process_of_pod(pod)?;
     let file = format!("/proc/{pid}/root/var/run/secrets/kubernetes.io/serviceaccount/token");
     let token = fs::read_to_string(&file).context("the pod has no token")?;
     Ok(token.trim().to_owned())

@@ -3,6 +3,7 @@
 //! All processes of a node stay inside, so that they can be ended without a search by name.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     thread,
@@ -42,6 +43,21 @@ pub(super) fn create(namespace: &str) -> Result<Vec<PathBuf>> {
         daemons.push(own);
     }
     Ok(daemons)
+}
+
+/// Ids of the processes in a node's groups, those of its pods among them. Any may end while it is looked at.
+pub(super) fn processes(namespace: &str) -> Result<BTreeSet<i32>> {
+    let mut found = BTreeSet::new();
+    let mut groups: Vec<_> = hierarchies()?
+        .iter()
+        .map(|hierarchy| hierarchy.join(name(namespace)))
+        .collect();
+    while let Some(group) = groups.pop() {
+        let listed = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+        found.extend(listed.lines().filter_map(|id| id.parse::<i32>().ok()));
+        groups.extend(children(&group));
+    }
+    Ok(found)
 }
 
 /// Kills everything in a node's groups and removes them.
