@@ -208,8 +208,12 @@ impl Netmap {
 
     /// Time before which no node key expires, this device's or a peer's; `None` if none expires. It is
     /// zero if [`Netmap::expiry_after`] has to look for a later one. `now` is this host's time.
-    pub(crate) fn next_expiry(&self, now: Timestamp) -> Option<Duration> {
-        let now = self.clock.now(now)?;
+    pub(crate) fn next_expiry(&mut self, now: Timestamp) -> Option<Duration> {
+        let Some(now) = self.clock.now(now) else {
+            // Until the time is known, all keys are valid; then those that are left out expire again.
+            self.looked_at = Some(Timestamp::MAX);
+            return None;
+        };
         if self.looked_at.is_some_and(|looked_at| now < looked_at) {
             return Some(Duration::ZERO);
         }

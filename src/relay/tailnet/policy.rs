@@ -30,7 +30,7 @@ impl Tailnet {
     pub(super) async fn follow_expiries(&self) -> Infallible {
         let mut check = Instant::now() + EXPIRY_CHECK;
         loop {
-            let next = self.netmap.read().next_expiry(Timestamp::now());
+            let next = self.netmap.next_expiry(Timestamp::now());
             let wait = next.map(|next| Instant::now() + next);
             tokio::select! {
                 () = sleep_until(wait.map_or(check, |next| next.min(check))) => {}

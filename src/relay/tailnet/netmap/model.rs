@@ -186,7 +186,7 @@ impl Ours {
             }
         }
         // As the task that follows expiries does.
-        let next = self.map.read().next_expiry(step.now);
+        let next = self.map.next_expiry(step.now);
         if next == Some(Duration::ZERO) {
             self.map.find_next_expiry(step.now);
             self.revoke(&Judged::All, step.now);

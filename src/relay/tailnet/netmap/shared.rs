@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     mem,
     sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::Duration,
 };
 
 use k8s_openapi::jiff::Timestamp;
@@ -76,6 +77,11 @@ impl SharedNetmap {
         drop(map);
         drop(previous);
         Ok(changes)
+    }
+
+    /// Returns the result of [`Netmap::next_expiry`]. It is for the task that writes.
+    pub(crate) fn next_expiry(&self, now: Timestamp) -> Option<Duration> {
+        self.write().next_expiry(now)
     }
 
     /// Looks for the expiry that comes next, after the previous one has passed; for the task that writes.

@@ -207,6 +207,24 @@ fn peers_with_expired_keys_may_not_relay() {
 }
 
 #[test]
+fn keys_are_looked_at_again_once_the_time_is_known() {
+    let mut map = netmap(grant(&["*"], &["*"]));
+    let office = NodeKey([OFFICE; 32]);
+    let mut expired = node(OFFICE);
+    expired["KeyExpiry"] = json!("2025-12-30T00:00:00Z");
+    apply(&mut map, json!({"PeersChanged": [expired]}));
+    assert!(!map.may_use(office, NOW));
+    assert_eq!(map.next_expiry(NOW), None);
+    let clock = |time: &str| json!({"KeepAlive": true, "ControlTime": time});
+    apply(&mut map, clock("2020-01-01T00:00:00Z"));
+    assert!(map.may_use(office, NOW), "the time cannot be right");
+    assert_eq!(map.next_expiry(NOW), None);
+    apply(&mut map, clock(&NOW.to_string()));
+    assert!(!map.may_use(office, NOW));
+    assert_eq!(map.next_expiry(NOW), Some(Duration::ZERO));
+}
+
+#[test]
 fn this_devices_key_expires_too() {
     let mut map = netmap(json!({}));
     let mut own = node(1);
