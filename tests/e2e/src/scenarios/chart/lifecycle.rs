@@ -67,9 +67,11 @@ fn by_each_way(deployment: &Deployment<'_>) -> Result<String> {
     uninstalled(deployment)?;
     view(deployment)?;
     kustomized(deployment)?;
+    with_definitions(deployment)?;
     adopted(deployment)?;
     Ok(
-        "Helm 4, Helm 3 as `view` in other namespaces, kustomize, install.yaml and then Helm"
+        "Helm 4, Helm 3 as `view` in other namespaces, kustomize, Helm without kept definitions, \
+         install.yaml and then Helm"
             .into(),
     )
 }
@@ -202,6 +204,62 @@ fn kustomized(deployment: &Deployment<'_>) -> Result<()> {
         .rig
         .kubectl(["delete", "-k", &overlay, "--wait", "--timeout=90s"])?;
     gone(deployment, MOVED, RELEASE)?;
+    relays_are_gone(deployment)
+}
+
+/// Helm installs a cluster that has no definitions yet, and with `crds.keep: false` removes them again, with all
+/// PeerRelays and relays.
+fn with_definitions(deployment: &Deployment<'_>) -> Result<()> {
+    ensure!(
+        !definitions(deployment)?.contains("peerrelay.dev"),
+        "another installation has left definitions"
+    );
+    installed(deployment, &["--set", "crds.keep=false"])?;
+    deployment.write_secret(&deployment.rig.tailnet.auth_key()?)?;
+    deployment.apply(EDGE, &json!({}))?;
+    deployment.wait_ready(EDGE)?;
+    deployment
+        .rig
+        .helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])?;
+    gone(deployment, OPERATOR_NAMESPACE, RELEASE)?;
+    deployment.eventually("the definitions are gone", || {
+        let left = definitions(deployment)?;
+        ensure!(!left.contains("peerrelay.dev"), "left: {left}");
+        Ok(())
+    })?;
+    relays_are_gone(deployment)
+}
+
+/// Names of the definitions of the cluster.
+fn definitions(deployment: &Deployment<'_>) -> Result<String> {
+    deployment.rig.kubectl(["get", "crds", "-o", "name"])
+}
+
+/// Helm 4 installs the chart with these arguments besides the image.
+fn installed(deployment: &Deployment<'_>, more: &[&str]) -> Result<()> {
+    let chart = repository().join("charts/peerrelay-operator");
+    let chart = chart.display().to_string();
+    let [repository, tag] = image_values(PEERRELAY);
+    let words = [
+        "install",
+        RELEASE,
+        &chart,
+        "-n",
+        OPERATOR_NAMESPACE,
+        "--set",
+        &repository,
+        "--set",
+        &tag,
+        "--wait",
+        "--timeout",
+        "120s",
+    ];
+    deployment.rig.helm(words.iter().chain(more))?;
+    Ok(())
+}
+
+/// Waits until no object that an operator has created for relays is left.
+fn relays_are_gone(deployment: &Deployment<'_>) -> Result<()> {
     deployment.eventually("relays are gone with the definitions", || {
         let label = "app.kubernetes.io/managed-by=peerrelay-operator";
         let left = deployment.rig.kubectl([
@@ -225,23 +283,7 @@ fn adopted(deployment: &Deployment<'_>) -> Result<()> {
     let named = concat!("localhost/peerrelay:", env!("CARGO_PKG_VERSION"));
     ensure!(text.contains(named), "install.yaml does not name {named}");
     apply_server_side(deployment, &text.replace(named, PEERRELAY))?;
-    let chart = repository().join("charts/peerrelay-operator");
-    let [repository, tag] = image_values(PEERRELAY);
-    let chart = chart.display().to_string();
-    deployment.rig.helm([
-        "install",
-        RELEASE,
-        &chart,
-        "-n",
-        OPERATOR_NAMESPACE,
-        "--set",
-        &repository,
-        "--set",
-        &tag,
-        "--wait",
-        "--timeout",
-        "120s",
-    ])?;
+    installed(deployment, &[])?;
     deployment
         .rig
         .helm(["uninstall", RELEASE, "-n", OPERATOR_NAMESPACE, "--wait"])?;
