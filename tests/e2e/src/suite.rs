@@ -35,7 +35,7 @@ pub struct TestArgs {
 /// The versions of what a rig runs.
 #[derive(Clone, Copy, Debug, clap::Args)]
 struct Versions {
-    /// Use the API server of the oldest Kubernetes that is supported
+    /// Use the oldest Kubernetes that is supported: control plane and nodes
     #[arg(long)]
     oldest: bool,
     /// Run the scenarios with the release build, as images have it

@@ -29,8 +29,8 @@ struct ToolSet {
     duration: &'static str,
 }
 
-/// Name of the oldest supported API server among the tools.
-const OLDEST_API_SERVER: &str = "kube-apiserver-oldest";
+/// Ends the names of the programs of the oldest supported Kubernetes.
+const OLDEST: &str = "-oldest";
 
 const TOOL_SETS: [ToolSet; 18] = [
     ToolSet {
@@ -59,8 +59,14 @@ const TOOL_SETS: [ToolSet; 18] = [
         ldflags: "-s -w -X k8s.io/component-base/version.gitVersion=v1.33.13 \
                   -X k8s.io/component-base/version.gitMajor=1 \
                   -X k8s.io/component-base/version.gitMinor=33",
-        programs: &[OLDEST_API_SERVER],
-        duration: "about 3 min",
+        programs: &[
+            "kube-apiserver-oldest",
+            "kube-controller-manager-oldest",
+            "kube-proxy-oldest",
+            "kube-scheduler-oldest",
+            "kubelet-oldest",
+        ],
+        duration: "about 6 min",
     },
     ToolSet {
         name: "actionlint",
@@ -208,7 +214,7 @@ enum Priority {
 #[derive(Clone, Debug)]
 pub struct Tools {
     dir: PathBuf,
-    /// The API server is the oldest that is supported.
+    /// Kubernetes is the oldest that is supported.
     oldest: bool,
 }
 
@@ -273,8 +279,9 @@ impl Tools {
         Ok(tools)
     }
 
-    /// Replaces the API server by that of the oldest supported Kubernetes, which it builds.
-    pub fn with_oldest_api_server(self, progress: &Progress) -> Result<Self> {
+    /// Replaces Kubernetes by the oldest that is supported, which it builds: control plane and nodes, because none of
+    /// their programs may be newer than the API server.
+    pub fn with_oldest_kubernetes(self, progress: &Progress) -> Result<Self> {
         Self::build_only("kubernetes-oldest", progress)?;
         Ok(Self {
             oldest: true,
@@ -284,10 +291,14 @@ impl Tools {
 
     /// The path of a program.
     pub fn program(&self, name: &str) -> PathBuf {
-        self.dir.join(match name {
-            "kube-apiserver" if self.oldest => OLDEST_API_SERVER,
-            name => name,
-        })
+        let older = format!("{name}{OLDEST}");
+        let has_older = TOOL_SETS
+            .iter()
+            .any(|set| set.programs.contains(&older.as_str()));
+        match self.oldest && has_older {
+            true => self.dir.join(older),
+            false => self.dir.join(name),
+        }
     }
 
     /// The directory, for PATH.
@@ -335,9 +346,8 @@ impl Tools {
             let output = match *name {
                 "etcd" => "server",
                 "prometheus-operator" => "operator",
-                OLDEST_API_SERVER => "kube-apiserver",
                 "helm3" => "helm",
-                name => name,
+                name => name.trim_end_matches(OLDEST),
             };
             fs::rename(staging.join(output), self.program(name))
                 .with_context(|| format!("the build made no {output}"))?;

@@ -123,7 +123,7 @@ fn up(versions: Versions, progress: &Progress) -> Result<Rig> {
         Rig::parts()?.is_empty(),
         "a rig is up: run `cargo dev down` first"
     );
-    let tools = Tools::build(progress)?.with_oldest_api_server(progress)?;
+    let tools = Tools::build(progress)?.with_oldest_kubernetes(progress)?;
     Rig::up_with(tools, versions.profile(), progress)
 }
 
