@@ -1,12 +1,17 @@
 //! Layout of the configuration, counters and local addresses of the program, byte for byte as
 //! `maps.bpf.h` has them.
 
-use std::{net::IpAddr, time::Duration};
+use std::{
+    net::{IpAddr, SocketAddr},
+    time::Duration,
+};
 
 use relay_proto::{DropReason, RateLimit};
 
 /// Key of the map of local addresses; value of the same by key.
 pub(super) type AddressKey = [u8; 16];
+/// Key of the map of datagrams that the program has seen.
+pub(super) type SightingKey = [u8; 40];
 /// Value of the map with the one configuration.
 pub(super) type ConfigValue = [u8; 48];
 /// Value of the map of forwarded traffic: packets and bytes.
@@ -60,8 +65,8 @@ labels::label_enum! {
         Ttl = "ttl",
         /// The packet is too long for the way out.
         Mtu = "mtu",
-        /// A session between IPv4 and IPv6, without a route, or through a local address that is gone: the
-        /// sockets forward it.
+        /// A session between IPv4 and IPv6, without a route, through a local address that is gone, or through
+        /// address translation of this host: the sockets forward it.
         SocketSession = "socket_session",
         /// Addressed to no address that this host is known to have.
         NotLocal = "not_local",
@@ -132,6 +137,16 @@ pub(super) const fn address_key(ip: IpAddr) -> AddressKey {
         IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
         IpAddr::V6(v6) => v6.octets(),
     }
+}
+
+/// A datagram with this VNI from a client to a local address, as the program has seen it.
+pub(super) fn sighting_key(vni: u32, client: SocketAddr, local: IpAddr) -> SightingKey {
+    let mut key = [0; size_of::<SightingKey>()];
+    key[..4].copy_from_slice(&vni.to_ne_bytes());
+    key[4..6].copy_from_slice(&client.port().to_be_bytes());
+    key[8..24].copy_from_slice(&address_key(client.ip()));
+    key[24..].copy_from_slice(&address_key(local));
+    key
 }
 
 /// Upper bound of a latency bucket, in nanoseconds; the last one has none.

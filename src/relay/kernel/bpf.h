@@ -28,7 +28,7 @@ typedef u32 be32;
 #define BE64(x) (x)
 #endif
 
-enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6 };
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_LRU_HASH = 9 };
 enum { NO_PREALLOC = 1, MMAPABLE = 1 << 10 };
 
 struct __sk_buff {
@@ -81,6 +81,8 @@ struct next_hop {
 enum { INTERNET = 2, INTERNET6 = 10 };
 
 static void *(*const map_lookup)(void *map, const void *key) = (void *)1;
+static long (*const map_update)(void *map, const void *key, const void *value,
+			       u64 flags) = (void *)2;
 static u64 (*const time_ns)(void) = (void *)5;
 static long (*const store_bytes)(struct __sk_buff *, u32 offset, const void *from, u32 len,
 				 u64 flags) = (void *)9;

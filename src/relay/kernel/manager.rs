@@ -63,8 +63,11 @@ pub(super) struct Manager {
     /// Visits to all entries, after changes of the network.
     rounds: Rounds,
     /// Open sessions that the next visit enters anew: those whose local address has no key yet, because the
-    /// core may report a session before the kernel reports its new address; and those of an earlier relay.
+    /// core may report a session before the kernel reports its new address; those with a leg that the program
+    /// has not seen; and those of an earlier relay.
     waiting: BTreeMap<Vni, OpenSession>,
+    /// The one of these that is looked at next; `None` for the first.
+    next_waiting: Option<Vni>,
     config: Config,
     /// Result of the self-test, which runs once.
     tested: Option<Result<(), Unavailable>>,
@@ -133,6 +136,7 @@ impl Manager {
             assigned_keys,
             rounds,
             waiting: BTreeMap::new(),
+            next_waiting: None,
             config,
             tested: None,
             reattach: ReattachBackoff::default(),

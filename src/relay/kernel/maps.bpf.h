@@ -4,7 +4,7 @@
 #include "packet.bpf.h"
 
 enum { IPV4 = 0, IPV6 = 1, FAMILIES = 2 };
-enum { LOCAL_ADDRESSES = 1024, EXIT_COUNT = 1024 };
+enum { LOCAL_ADDRESSES = 1024, EXIT_COUNT = 1024, SIGHTING_COUNT = 4096 };
 enum { BUCKETS = 16, FIRST_BUCKET = 7 };
 
 // Reason why a datagram for the relay's port went on to the socket; `abi.rs` has the labels.
@@ -104,6 +104,17 @@ struct egress {
 	struct address gateway;
 };
 
+// A datagram as it came to the relay's port. Where packets enter the host, nothing of this host has
+// translated their addresses yet.
+struct sighting {
+	u32 vni;
+	be16 port;
+	u8 unused[2];
+	struct address client;
+	// Address of this host to which the client has sent it.
+	struct address local;
+};
+
 // Memory of one CPU, which also holds everything about a packet: in programs of processes without
 // CAP_PERFMON, the kernel adds a barrier against speculation after each first write to the stack.
 struct scratch {
@@ -126,6 +137,7 @@ struct scratch {
 		struct changes6 changes6;
 	};
 	struct next_hop hop;
+	struct sighting sighting;
 };
 
 // Sessions between IPv4 addresses. The loader sets the relay's limit, here and below.
@@ -171,6 +183,15 @@ struct {
 	TYPE(key, u32);
 	TYPE(value, struct address);
 } ADDRESSES SEC(".maps");
+
+// Handshakes, and data that the sockets forwarded. The relay looks up whether the program has seen a leg with the
+// addresses that the sockets know. A flood of handshakes displaces the oldest ones. The values mean nothing.
+struct {
+	UINT(type, MAP_LRU_HASH);
+	UINT(max_entries, SIGHTING_COUNT);
+	TYPE(key, struct sighting);
+	TYPE(value, u32);
+} SIGHTINGS SEC(".maps");
 
 struct {
 	UINT(type, MAP_ARRAY);

@@ -133,6 +133,20 @@ INLINE int is_for_relays(const struct packet *packet)
 	return protocol == GENEVE_DISCO || protocol == GENEVE_WIREGUARD;
 }
 
+// Records that a datagram has come here with these addresses.
+INLINE void record_sighting(struct scratch *scratch)
+{
+	struct sighting *seen = &scratch->sighting;
+	const struct packet *packet = &scratch->packet;
+	seen->vni = packet->vni;
+	seen->port = packet->udp.source;
+	seen->client = packet->source;
+	seen->local = packet->destination;
+	// A lookup takes no lock, and marks the entry as used.
+	if (!map_lookup(&SIGHTINGS, seen))
+		map_update(&SIGHTINGS, seen, &scratch->zero, 0);
+}
+
 // Hands a handshake to the sockets, up to a number for each window: whoever has seen a handshake can
 // send it again from anywhere. A thread answers 1,342 in the time of a window, and HANDSHAKES_MOST when
 // it was idle before.
@@ -148,6 +162,7 @@ INLINE int handshake(struct scratch *scratch)
 		return DROP;
 	}
 	scratch->handshake_count++;
+	record_sighting(scratch);
 	return pass(PASS_CONTROL);
 }
 
@@ -346,8 +361,11 @@ INLINE int relay(struct __sk_buff *skb, u32 family, struct scratch *scratch,
 	u32 egress_key = to->egress;
 	if (!find_local(packet, from))
 		return pass(PASS_NOT_LOCAL);
-	if (!packet->mtu)
+	if (!packet->mtu) {
+		// The relay may not know yet that this host does not translate the leg's addresses.
+		record_sighting(scratch);
 		return pass(PASS_SOCKET_SESSION);
+	}
 	// A checksum of zero means that there is none (RFC 768). The fast path cannot update it.
 	if (!packet->udp.check)
 		return pass(PASS_NO_CHECKSUM);

@@ -15,6 +15,7 @@ mod pins;
 mod segments;
 mod stacked;
 mod tap;
+mod translated;
 mod uplinks;
 mod verdicts;
 mod wire;

@@ -23,7 +23,10 @@ impl Manager {
     /// Reads devices and addresses from the kernel, and gives each address a key.
     pub(super) fn refresh_addresses(&mut self) -> io::Result<()> {
         self.devices = self.netlink.devices()?;
-        let addresses = self.devices.values().flat_map(|device| &device.addresses);
+        // A device that is down receives nothing. Its addresses are those of another program that takes their
+        // packets, such as IPVS (kube-ipvs0).
+        let up = self.devices.values().filter(|device| device.up);
+        let addresses = up.flat_map(|device| &device.addresses);
         let wanted: BTreeSet<AddressKey> = addresses
             .filter(|address| address.is_global())
             .map(|address| abi::address_key(address.ip))
@@ -144,8 +147,12 @@ impl Manager {
         }
         let count = lost.len() as u64;
         self.detached.fetch_add(count, Ordering::Relaxed);
-        if !self.rounds.is_running() && self.routes.check(&mut self.netlink, now) {
-            self.begin_round();
+        if self.rounds.is_running() {
+            return;
+        }
+        match self.routes.check(&mut self.netlink, now) {
+            true => self.begin_round(),
+            false => self.place_waiting(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     net::{IpAddr, SocketAddr},
+    ops::Bound,
     time::Instant,
 };
 
@@ -18,8 +19,11 @@ use super::{
     rounds::Rounds,
 };
 
-/// Stands for a local address that has no key: nothing is ever sent from it.
-const KEYLESS: u32 = u16::MAX as u32;
+/// Stands for a local address that has no key, or through which a leg may not have come: nothing is ever sent
+/// from it.
+const KEYLESS: u16 = u16::MAX;
+/// Sessions that wait and are looked at in one second.
+const MOST_WAITING: usize = 1_024;
 
 /// Next hop of datagrams to a client.
 #[derive(Debug, Clone, Copy, Default)]
@@ -35,19 +39,57 @@ impl Manager {
     /// Enters a session, or what has changed of it. Counts are kept, and an entry that is right stays
     /// untouched.
     pub(super) fn place(&mut self, open: &OpenSession) {
-        let key = |ip: IpAddr| self.locals.get(&abi::address_key(ip)).copied();
-        let keys = open
-            .locals
-            .map(|ip| ip.map_or(0, |ip| key(ip).unwrap_or(KEYLESS)));
+        let present = self.maps.entries.get(open.vni.number());
+        let keys = [0, 1].map(|leg| self.local_key(open, leg, present.as_ref()));
         if keys.contains(&KEYLESS) {
             self.waiting.insert(open.vni, *open);
         } else {
             self.waiting.remove(&open.vni);
         }
-        let session = self.session(open.legs, keys.map(|key| key as u16));
-        let present = self.maps.entries.get(open.vni.number());
+        let session = self.session(open.legs, keys);
         if present.is_none_or(|present| present.legs != session.legs) {
             self.replace(open.vni.number(), session);
+        }
+    }
+
+    /// Key of the local address through which a leg has bound; 0 if that is not known. [`KEYLESS`] while this host
+    /// does not have the address, or while the program has not seen the leg with the addresses that the sockets
+    /// know. Such a leg may have come through REDIRECT, DNAT or IPVS of this host. Only the sockets' datagrams go back
+    /// the same way.
+    fn local_key(&self, open: &OpenSession, leg: usize, present: Option<&SessionEntry>) -> u16 {
+        let (address, Some(local)) = (open.legs[leg], open.locals[leg]) else {
+            return 0;
+        };
+        let Some(&key) = self.locals.get(&abi::address_key(local)) else {
+            return KEYLESS;
+        };
+        let key = key as u16;
+        let is_present = present.is_some_and(|present| {
+            let Leg {
+                address: before,
+                egress,
+                ..
+            } = present.legs[leg];
+            let egress = self.maps.egresses.get(egress);
+            before == address && egress.is_some_and(|egress| egress.local == key)
+        });
+        let seen = abi::sighting_key(open.vni.number(), address, local);
+        match is_present || self.maps.sightings.get(&seen, 0).is_ok() {
+            true => key,
+            false => KEYLESS,
+        }
+    }
+
+    /// Enters sessions anew that wait: some of them, in turn.
+    pub(super) fn place_waiting(&mut self) {
+        let from = self.next_waiting.map_or(Bound::Unbounded, Bound::Included);
+        let rest = self.waiting.range((from, Bound::Unbounded));
+        let mut due: Vec<OpenSession> =
+            rest.map(|(_, open)| *open).take(MOST_WAITING + 1).collect();
+        let next = (due.len() > MOST_WAITING).then(|| due.pop()).flatten();
+        self.next_waiting = next.map(|open| open.vni);
+        for open in due {
+            self.place(&open);
         }
     }
 

@@ -8,7 +8,7 @@ use relay_proto::VniFilter;
 
 use super::{
     super::{
-        abi::{AddressKey, ConfigValue, TrafficValue},
+        abi::{AddressKey, ConfigValue, SightingKey, TrafficValue},
         egress::EgressTable,
         entries::Entries,
     },
@@ -18,12 +18,13 @@ use super::{
 /// Names of the maps, as `maps.bpf.h` has them. They are also the names of the pinned files: a relay
 /// that finds another set of names, or other sizes, removes what its predecessor left. A map whose values
 /// get another meaning and keep their size gets another name.
-pub(super) const MAPS: [&str; 11] = [
+pub(super) const MAPS: [&str; 12] = [
     "SESSIONS4",
     "SESSIONS6",
     "EXITS",
     "LOCALS",
     "ADDRESSES",
+    "SIGHTINGS",
     "CONFIG",
     "DEBT",
     "KNOWN",
@@ -40,6 +41,8 @@ pub(in crate::relay::kernel) struct Maps {
     pub(in crate::relay::kernel) locals: HashMap<MapData, AddressKey, u32>,
     /// Local address of each key.
     pub(in crate::relay::kernel) addresses: Array<MapData, AddressKey>,
+    /// Datagrams that the program has seen. The values mean nothing.
+    pub(in crate::relay::kernel) sightings: HashMap<MapData, SightingKey, u32>,
     pub(in crate::relay::kernel) config: Array<MapData, ConfigValue>,
     /// Theoretical arrival time (GCRA) of the relay's bandwidth limit; shared memory.
     pub(in crate::relay::kernel) relay_tat: MapData,
@@ -60,6 +63,7 @@ impl Maps {
             egresses: EgressTable::new(take(ebpf, "EXITS")?.try_into()?),
             locals: take(ebpf, "LOCALS")?.try_into()?,
             addresses: take(ebpf, "ADDRESSES")?.try_into()?,
+            sightings: take(ebpf, "SIGHTINGS")?.try_into()?,
             config: take(ebpf, "CONFIG")?.try_into()?,
             relay_tat: take_array(ebpf, "DEBT")?,
             vni_filter: take_array(ebpf, "KNOWN")?,

@@ -34,6 +34,7 @@ fn replace(pin: &Path, layout: Layout) {
 fn others(layout: Layout) -> Vec<Layout> {
     let (map_type, flags) = match layout.map_type {
         MapType::Hash => (MapType::LruHash, layout.flags ^ 1),
+        MapType::LruHash => (MapType::Hash, layout.flags ^ 1 << 1),
         MapType::Array => (MapType::PerCpuArray, layout.flags ^ 1 << 10),
         _ => (MapType::Array, layout.flags),
     };
@@ -54,7 +55,7 @@ fn others(layout: Layout) -> Vec<Layout> {
         },
         Layout { flags, ..layout },
     ];
-    if layout.map_type == MapType::Hash {
+    if matches!(layout.map_type, MapType::Hash | MapType::LruHash) {
         others.push(Layout {
             key_size: layout.key_size + 4,
             ..layout

@@ -207,6 +207,14 @@ impl Wire {
         })
     }
 
+    /// The same socket, with another address of the relay.
+    pub(super) fn towards(&self, relay: &str) -> Self {
+        Self {
+            socket: self.socket.try_clone().unwrap(),
+            relay: at(relay),
+        }
+    }
+
     pub(super) fn send(&self, datagram: &[u8]) {
         self.socket.send_to(datagram, self.relay).unwrap();
     }
