@@ -49,6 +49,11 @@ pub(super) fn client(built: &Built, output: &Path) -> Result<()> {
         ("peerrelay", built.program.clone(), 0o755),
         ("LICENSE", root.join("LICENSE"), 0o644),
         ("CHANGELOG.md", root.join("CHANGELOG.md"), 0o644),
+        (
+            "peerrelay.service",
+            root.join("deploy/systemd/peerrelay.service"),
+            0o644,
+        ),
     ];
     let mut tar = tar::Builder::new(Vec::new());
     for (name, path, mode) in files {
