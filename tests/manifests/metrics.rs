@@ -34,45 +34,66 @@ fn metrics_are_documented_as_they_are_served() {
     );
 }
 
-/// Returns a table with the name, type, labels and help of each metric family.
+/// Metric family: type, help, and the values of each label.
+#[derive(Default)]
+struct Family<'a> {
+    kind: &'a str,
+    help: &'a str,
+    labels: BTreeMap<&'a str, BTreeSet<&'a str>>,
+}
+
+/// Returns a table with the name, type, labels and help of each metric family, and a table with the values
+/// of labels that have several.
 fn table(text: &str) -> String {
-    let mut families: BTreeMap<&str, (&str, &str, BTreeSet<&str>)> = BTreeMap::new();
+    let families = families(text);
+    let list = |words: &mut dyn Iterator<Item = &&str>| {
+        let words: Vec<String> = words.map(|word| format!("`{word}`")).collect();
+        words.join(", ")
+    };
+    let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
+    let mut values = "| metric | label | values |\n|---|---|---|\n".to_owned();
+    for (name, Family { kind, help, labels }) in families {
+        let names = list(&mut labels.keys());
+        table += &format!("| `{name}` | {kind} | {names} | {help} |\n");
+        for (label, known) in labels.iter().filter(|(_, known)| known.len() > 1) {
+            let known = list(&mut known.iter());
+            values += &format!("| `{name}` | `{label}` | {known} |\n");
+        }
+    }
+    format!("{table}\n### Values of labels\n\n{values}")
+}
+
+fn families(text: &str) -> BTreeMap<&str, Family<'_>> {
+    let mut families: BTreeMap<&str, Family<'_>> = BTreeMap::new();
     for line in text.lines() {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
-            families.entry(name).or_default().1 = help;
+            families.entry(name).or_default().help = help;
         } else if let Some((name, kind)) =
             line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' '))
         {
-            families.entry(name).or_default().0 = kind;
+            families.entry(name).or_default().kind = kind;
         } else if let Some((name, labels)) = line.split_once('{') {
             let labels = labels.split_once('}').map_or("", |(labels, _)| labels);
-            let names = labels
-                .split(',')
-                .filter_map(|label| Some(label.split_once('=')?.0));
-            families.entry(name).or_default().2.extend(names);
+            let labels = labels.split(',').filter_map(|label| label.split_once('='));
+            let family = families.entry(name).or_default();
+            for (label, value) in labels {
+                let values = family.labels.entry(label).or_default();
+                values.extend(Some(value.trim_matches('"')).filter(|value| !value.is_empty()));
+            }
         }
     }
     let histograms = families
         .iter()
-        .filter(|(_, family)| family.0 == "histogram");
+        .filter(|(_, family)| family.kind == "histogram");
     let histograms: Vec<&str> = histograms.map(|(name, _)| *name).collect();
     for name in histograms {
         // Series of a histogram are documented once, under its own name.
         for suffix in ["_bucket", "_sum", "_count"] {
             let part = families.remove(&*format!("{name}{suffix}"));
-            let labels = part.into_iter().flat_map(|(.., labels)| labels);
-            let labels = labels.filter(|label| *label != "le");
-            families.entry(name).or_default().2.extend(labels);
+            let labels = part.into_iter().flat_map(|part| part.labels);
+            let labels = labels.filter(|(label, _)| *label != "le");
+            families.entry(name).or_default().labels.extend(labels);
         }
     }
-    let mut table = "| metric | type | labels | meaning |\n|---|---|---|---|\n".to_owned();
-    for (name, (kind, help, labels)) in families {
-        let labels = labels
-            .iter()
-            .map(|l| format!("`{l}`"))
-            .collect::<Vec<_>>()
-            .join(", ");
-        table += &format!("| `{name}` | {kind} | {labels} | {help} |\n");
-    }
-    table
+    families
 }
