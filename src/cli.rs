@@ -3,6 +3,8 @@
 mod about;
 mod check;
 mod cluster;
+mod collect;
+mod drain;
 mod failure;
 mod firewall;
 mod grants;
@@ -14,6 +16,7 @@ mod output;
 mod reader;
 #[cfg(feature = "relay")]
 mod relay;
+mod report;
 #[cfg(feature = "relay")]
 mod sessions;
 #[cfg(feature = "relay")]
@@ -30,11 +33,13 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use self::{
     about::{CompletionArgs, ManArgs},
     check::CheckArgs,
+    drain::{DrainArgs, UndrainArgs},
     firewall::FirewallArgs,
     grants::GrantsArgs,
     import::ImportArgs,
     operator::OperatorArgs,
     output::{OutputError, print_error},
+    report::ReportArgs,
     status::StatusArgs,
     validate::ValidateArgs,
 };
@@ -74,6 +79,12 @@ enum Command {
     Check(CheckArgs),
     /// Show PeerRelays and their relays
     Status(StatusArgs),
+    /// Take the relays off a node, for its maintenance
+    Drain(DrainArgs),
+    /// Allow relays on a node again
+    Undrain(UndrainArgs),
+    /// Print the state of an installation without secrets, for a bug report
+    Report(ReportArgs),
     /// Run the operator, which creates relays for every PeerRelay of the cluster
     Operator(Box<OperatorArgs>),
     /// Print the custom resource definitions, for kubectl apply --server-side -f -
@@ -143,6 +154,9 @@ fn run_command() -> anyhow::Result<ExitCode> {
         Command::Import(args) => block_on(args.run()),
         Command::Check(args) => return block_on(args.run()),
         Command::Status(args) => return block_on(args.run()),
+        Command::Drain(args) => block_on(args.run()),
+        Command::Undrain(args) => block_on(args.run()),
+        Command::Report(args) => block_on(args.run()),
         Command::Version => about::version(),
         Command::Completion(args) => args.run(),
         Command::Man(args) => args.run(),

@@ -26,6 +26,12 @@ pub const RELAY_LABEL: &str = "peerrelay.dev/relay";
 pub const NODE_ANNOTATION: &str = "peerrelay.dev/node";
 /// Label that no node has. DaemonSets of a disabled PeerRelay select it.
 pub const OFF_LABEL: &str = "peerrelay.dev/off";
+/// Label of nodes that an administrator drains of relays, as [`DRAIN_WITHDRAW`] or [`DRAIN_REMOVE`].
+pub const DRAIN_LABEL: &str = "peerrelay.dev/drain";
+/// Drain in which the relays of a node accept no new sessions while another relay can be used.
+pub const DRAIN_WITHDRAW: &str = "withdraw";
+/// Drain in which a node has no relays.
+pub const DRAIN_REMOVE: &str = "remove";
 /// Annotation of Services with the load balancer class that the PeerRelay requests.
 pub const CLASS_ANNOTATION: &str = "peerrelay.dev/load-balancer-class";
 /// Annotation of Services with the Elastic IP of their load balancer, for the AWS Load Balancer

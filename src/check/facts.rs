@@ -1,5 +1,7 @@
 //! Facts about a cluster, as far as the caller may read them.
 
+use std::fmt::{self, Display, Formatter};
+
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
@@ -34,6 +36,25 @@ pub enum Unread {
         /// Error of the request.
         error: String,
     },
+}
+
+impl Display for Unread {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoSuchKind => write!(f, "the cluster does not have the kind"),
+            Self::Forbidden {
+                resource,
+                namespace,
+            } => {
+                write!(f, "you may not list {resource} ")?;
+                match namespace {
+                    Some(namespace) => write!(f, "in namespace {namespace}"),
+                    None => write!(f, "in all namespaces"),
+                }
+            }
+            Self::Failed { resource, error } => write!(f, "{resource} cannot be read: {error}"),
+        }
+    }
 }
 
 /// Facts about a cluster at one time.

@@ -36,16 +36,13 @@ pub(super) fn checks(facts: &Facts) -> Vec<Check> {
 /// Returns the finding about objects that could not be read. Kinds that the cluster does not have are
 /// left to the caller.
 pub(super) fn not_checked<T>(known: &Known<T>) -> Option<Finding> {
-    let (resource, problem, remedy) = match known.as_ref().err()? {
+    let unread = known.as_ref().err()?;
+    let (resource, problem, remedy) = match unread {
         Unread::NoSuchKind => return None,
         Unread::Forbidden {
             resource,
             namespace,
         } => {
-            let place = namespace.as_ref().map_or_else(
-                || "in all namespaces".to_owned(),
-                |namespace| format!("in namespace {namespace}"),
-            );
             let flag = namespace
                 .as_ref()
                 .map_or_else(|| "-A".to_owned(), |namespace| format!("-n {namespace}"));
@@ -53,13 +50,15 @@ pub(super) fn not_checked<T>(known: &Known<T>) -> Option<Finding> {
                 "ask an administrator for the right to list them (kubectl auth can-i list {resource} \
                  {flag}), or check one namespace with -n"
             );
-            let problem = format!("you may not list {resource} {place}, so they are not checked");
-            (resource, problem, remedy)
+            (
+                resource,
+                format!("{unread}, so they are not checked"),
+                remedy,
+            )
         }
-        Unread::Failed { resource, error } => {
-            let problem = format!("{resource} cannot be read: {error}");
+        Unread::Failed { resource, .. } => {
             let remedy = format!("kubectl get {resource} -A shows whether the API server answers");
-            (resource, problem, remedy)
+            (resource, unread.to_string(), remedy)
         }
     };
     Some(Finding::new(Fault::NotChecked, resource, problem, remedy))

@@ -1,7 +1,5 @@
 //! Subcommand `check`: what is wrong with an installation, and how to mend it.
 
-mod collect;
-
 use std::{fmt::Write as _, process::ExitCode};
 
 use clap::{Args, ValueEnum};
@@ -9,6 +7,7 @@ use serde::Serialize;
 
 use super::{
     cluster::ClusterArgs,
+    collect,
     output::{Colour, Style, print},
 };
 use crate::check::{self, Check, Finding, Severity};

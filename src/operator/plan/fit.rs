@@ -5,7 +5,10 @@ use k8s_openapi::api::core::v1::{
 };
 use kube::ResourceExt;
 
-use crate::{crd::placement::Placement, names::ZONE_LABEL};
+use crate::{
+    crd::placement::Placement,
+    names::{DRAIN_LABEL, DRAIN_REMOVE, DRAIN_WITHDRAW, ZONE_LABEL},
+};
 
 /// Label with the operating system of a node; every kubelet sets it.
 const OS_LABEL: &str = "kubernetes.io/os";
@@ -13,11 +16,12 @@ const OS_LABEL: &str = "kubernetes.io/os";
 const ARCHITECTURE_LABEL: &str = "kubernetes.io/arch";
 /// Architectures that the image supports.
 const ARCHITECTURES: [&str; 2] = ["amd64", "arm64"];
-/// Labels of virtual nodes, which support neither the host network nor DaemonSets: Virtual Kubelet
-/// (also AKS virtual nodes, Alibaba ECI) and EKS Fargate.
-const VIRTUAL: [(&str, &str); 2] = [
+/// Labels of nodes without relays. Virtual nodes support neither the host network nor DaemonSets:
+/// Virtual Kubelet (also AKS virtual nodes, Alibaba ECI) and EKS Fargate. Others are drained.
+const EXCLUDED: [(&str, &str); 3] = [
     ("type", "virtual-kubelet"),
     ("eks.amazonaws.com/compute-type", "fargate"),
+    (DRAIN_LABEL, DRAIN_REMOVE),
 ];
 /// Taints that a DaemonSet's pods always tolerate.
 const OUTLIVED: [&str; 2] = [
@@ -31,7 +35,7 @@ pub(super) fn zone(node: &Node) -> &str {
 }
 
 /// Returns the requirements for every node with relays, as part of a pod's affinity: Linux, a
-/// supported architecture, and no virtual node.
+/// supported architecture, and neither virtual nor drained.
 pub fn requirements() -> Vec<NodeSelectorRequirement> {
     let requirement = |key: &str, operator: &str, values: &[&str]| NodeSelectorRequirement {
         key: key.to_owned(),
@@ -42,7 +46,7 @@ pub fn requirements() -> Vec<NodeSelectorRequirement> {
         requirement(OS_LABEL, "In", &["linux"]),
         requirement(ARCHITECTURE_LABEL, "In", &ARCHITECTURES),
     ];
-    all.extend(VIRTUAL.map(|(key, value)| requirement(key, "NotIn", &[value])));
+    all.extend(EXCLUDED.map(|(key, value)| requirement(key, "NotIn", &[value])));
     all
 }
 
@@ -53,9 +57,9 @@ fn can_relay(node: &Node) -> bool {
     let value = |key: &str| labels.get(key).map(String::as_str);
     value(OS_LABEL).is_none_or(|os| os == "linux")
         && value(ARCHITECTURE_LABEL).is_none_or(|a| ARCHITECTURES.contains(&a))
-        && VIRTUAL
+        && EXCLUDED
             .iter()
-            .all(|(key, virtual_node)| value(key) != Some(*virtual_node))
+            .all(|(key, excluded)| value(key) != Some(*excluded))
 }
 
 /// Returns whether a relay of this placement may run on `node`, apart from taints.
@@ -91,10 +95,14 @@ pub(super) fn may_stay(node: &Node, placement: &Placement) -> bool {
         && !is_repelled(node, placement, ends)
 }
 
-/// Returns whether `node` accepts no new pods.
+/// Returns whether `node` accepts no new pods, or is about to be drained of relays.
 pub(super) fn is_cordoned(node: &Node) -> bool {
     let spec = node.spec.as_ref();
     spec.and_then(|spec| spec.unschedulable).unwrap_or(false)
+        || node
+            .labels()
+            .get(DRAIN_LABEL)
+            .is_some_and(|drain| drain == DRAIN_WITHDRAW)
 }
 
 fn is_repelled(node: &Node, placement: &Placement, counts: impl Fn(&Taint) -> bool) -> bool {
@@ -200,6 +208,8 @@ mod tests {
             (json!({OS_LABEL: "linux", "type": "virtual-kubelet"}), false),
             (json!({"eks.amazonaws.com/compute-type": "fargate"}), false),
             (json!({"eks.amazonaws.com/compute-type": "ec2"}), true),
+            (json!({DRAIN_LABEL: DRAIN_WITHDRAW}), true),
+            (json!({DRAIN_LABEL: DRAIN_REMOVE}), false),
         ] {
             let node = labelled(labels.clone());
             assert_eq!(may_stay(&node, &tolerant), wanted, "{labels}");
@@ -211,6 +221,12 @@ mod tests {
         let windows = labelled(json!({OS_LABEL: "windows", ARCHITECTURE_LABEL: "amd64"}));
         let linux = labelled(json!({OS_LABEL: "linux", ARCHITECTURE_LABEL: "arm64"}));
         assert!(holds(&term, &linux) && !holds(&term, &windows));
+        let drained = labelled(
+            json!({OS_LABEL: "linux", ARCHITECTURE_LABEL: "arm64", DRAIN_LABEL: DRAIN_REMOVE}),
+        );
+        assert!(!holds(&term, &drained));
+        let withdrawn = labelled(json!({DRAIN_LABEL: DRAIN_WITHDRAW}));
+        assert!(is_cordoned(&withdrawn) && !is_open(&withdrawn, &tolerant));
     }
 
     #[test]

@@ -25,6 +25,8 @@ const BASELINE: &str = "relays-baseline";
 const DEFINITION: &str = "tailnetcredentials.peerrelay.dev";
 const CHECKSUM: &str = "peerrelay.dev/spec-checksum";
 const OPERATOR: &str = "deployment/peerrelay-operator";
+/// Value of a variable that a report must not have.
+const IN_A_VARIABLE: &str = "of-a-variable-4b1d";
 /// Faults that the scenario causes.
 const SEEDED: [&str; 7] = [
     "AuthKeyMissing",
@@ -61,7 +63,7 @@ fn seeded(deployment: &Deployment<'_>) -> Result<String> {
             ensure!(missing.is_empty(), "{missing:?} are not in {last:#}");
             Ok(())
         });
-        found.map(|()| last)
+        found.and_then(|()| reported(deployment)).map(|()| last)
     });
     scale(deployment, replicas)?;
     annotate(deployment, &checksum)?;
@@ -100,6 +102,9 @@ fn seed(deployment: &Deployment<'_>, replicas: u64) -> Result<()> {
     let nowhere = json!({"nodeSelector": {"kubernetes.io/hostname": "no-such-node"}});
     let mut nodes = spec::region("placement", nowhere);
     nodes["port"] = json!(40_220);
+    let relay =
+        json!({"name": "relay", "env": [{"name": "EXAMPLE_TOKEN", "value": IN_A_VARIABLE}]});
+    nodes["template"] = json!({"podOverrides": {"containers": [relay]}});
     deployment.apply("no-nodes", &nodes)?;
     // Relays of the other PeerRelay have the port.
     deployment.apply("taken-port", &json!({}))?;
@@ -175,6 +180,24 @@ fn remedies(report: &Value) -> Result<()> {
     Ok(())
 }
 
+/// Fails unless the report for others has faults, objects, events and logs, and no secret.
+fn reported(deployment: &Deployment<'_>) -> Result<()> {
+    let report = run(plugin(deployment)?.arg("report"))?;
+    for part in [
+        "fault: AuthKeyMissing",
+        "name: no-secret",
+        "EXAMPLE_TOKEN",
+        "involvedObject:",
+        "network map received",
+    ] {
+        ensure!(report.contains(part), "no '{part}' in {report}");
+    }
+    for secret in [IN_A_VARIABLE, "tskey-"] {
+        ensure!(!report.contains(secret), "'{secret}' in {report}");
+    }
+    Ok(())
+}
+
 fn findings(report: &Value) -> impl Iterator<Item = &Value> {
     let checks = report["checks"].as_array().into_iter().flatten();
     checks.flat_map(|check| check["findings"].as_array().into_iter().flatten())
@@ -201,7 +224,7 @@ fn check(deployment: &Deployment<'_>) -> Result<Value> {
 }
 
 /// The plugin of kubectl, as kubectl finds it in `PATH`.
-fn plugin(deployment: &Deployment<'_>) -> Result<Command> {
+pub(super) fn plugin(deployment: &Deployment<'_>) -> Result<Command> {
     let link = deployment.rig.scratch("plugin")?.join("kubectl-peer_relay");
     if !link.exists() {
         symlink(deployment.rig.program()?, &link)?;

@@ -3,12 +3,13 @@
 use anyhow::{Context, Result, bail, ensure};
 use rig::{
     cluster::image::PAUSE,
+    command::run,
     deployment::{Deployment, Route},
     names::NAMESPACE,
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, SEARCH, Scenario, is_relay, regions::running, reset, vacant};
+use super::{EDGE, SEARCH, Scenario, check::plugin, is_relay, regions::running, reset, vacant};
 
 /// A taint of the tests.
 const TAINT: &str = "rig-maintenance";
@@ -23,6 +24,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "a node is drained: the path moves, the status follows, and both come back",
             run: drained,
+        },
+        Scenario {
+            name: "kubectl peer-relay drain takes the relays off a node after their clients have left, and undrain \
+                   allows them again",
+            run: drained_of_relays,
         },
         Scenario {
             name: "zones, cordons and taints decide which node gets the relay",
@@ -137,19 +143,8 @@ fn drained(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     deployment.eventually("two relays are ready", || relays(deployment, "2/2"))?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let (route, _) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
-    let on = |node: &str| {
-        let machine = deployment.rig.nodes.iter().find(|n| n.machine.name == node);
-        let own = machine.map(|n| [n.machine.v4.to_string(), n.machine.v6.to_string()]);
-        move |route: &Route| {
-            let text = route.to_string();
-            is_relay(route) && own.iter().flatten().any(|ip| text.contains(ip))
-        }
-    };
-    let (first, second) = match on("n1")(&route) {
-        true => ("n1", "n2"),
-        false => ("n2", "n1"),
-    };
+    let (first, second) = of_route(deployment)?;
+    let on = |node: &str| on(deployment, node);
     let pods = running(deployment)?;
     let words = [
         "--ignore-daemonsets",
@@ -177,6 +172,50 @@ fn drained(deployment: &Deployment<'_>) -> Result<String> {
         "{first} drained: {route} after {} s",
         took.as_secs()
     ))
+}
+
+/// Returns a check whether a route leads through the relay of a node.
+fn on(deployment: &Deployment<'_>, node: &str) -> impl Fn(&Route) -> bool + use<> {
+    let machine = deployment.rig.nodes.iter().find(|n| n.machine.name == node);
+    let own = machine.map(|n| [n.machine.v4.to_string(), n.machine.v6.to_string()]);
+    move |route: &Route| {
+        let text = route.to_string();
+        is_relay(route) && own.iter().flatten().any(|ip| text.contains(ip))
+    }
+}
+
+/// The node with the relay between the clients, and the other one.
+fn of_route(deployment: &Deployment<'_>) -> Result<(&'static str, &'static str)> {
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let (route, _) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
+    Ok(match on(deployment, "n1")(&route) {
+        true => ("n1", "n2"),
+        false => ("n2", "n1"),
+    })
+}
+
+fn drained_of_relays(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    deployment.eventually("two relays are ready", || relays(deployment, "2/2"))?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let (first, second) = of_route(deployment)?;
+    let drain = run(plugin(deployment)?.args(["drain", first]));
+    let moved = drain.and_then(|said| {
+        let left = running(deployment)?;
+        ensure!(left.keys().eq([second]), "relays are on {:?}", left.keys());
+        deployment.eventually("the status counts one relay", || relays(deployment, "1/1"))?;
+        let (route, took) = deployment.wait_route(c1, c2, on(deployment, second), SEARCH)?;
+        Ok(format!(
+            "{}: {route} after {} s",
+            said.trim(),
+            took.as_secs()
+        ))
+    });
+    run(plugin(deployment)?.args(["undrain", first]))?;
+    let moved = moved?;
+    deployment.eventually("both relays are ready again", || relays(deployment, "2/2"))?;
+    deployment.wait_ready(EDGE)?;
+    Ok(moved)
 }
 
 fn zones(deployment: &Deployment<'_>) -> Result<String> {

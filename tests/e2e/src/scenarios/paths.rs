@@ -138,6 +138,9 @@ fn direct(deployment: &Deployment<'_>) -> Result<String> {
 
 fn gone(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
+    // In the kernel, forwarding would go on for 200 s: each relay has a configuration, and expects a successor.
+    deployment.apply(EDGE, &json!({"dataPath": "Socket"}))?;
+    deployment.wait_ready(EDGE)?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     relayed(deployment)?;
     let devices = relays(deployment)?;
@@ -146,7 +149,7 @@ fn gone(deployment: &Deployment<'_>) -> Result<String> {
     let held = deployment.probe(c1, &["hold", &to])?;
 
     // Relays that the operator removes are withdrawn first. These end without notice.
-    deployment.apply(EDGE, &json!({"paused": true}))?;
+    deployment.apply(EDGE, &json!({"dataPath": "Socket", "paused": true}))?;
     deployment.soon("the operator leaves everything as it is", || {
         let ready = deployment.condition(EDGE, "Ready")?;
         ensure!(ready == "Unknown/Paused", "Ready is '{ready}'");
