@@ -31,7 +31,7 @@ use tokio::{
     io::AsyncRead,
     sync::{Notify, watch},
     task::JoinSet,
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use url::Url;
 
@@ -63,6 +63,10 @@ const PRESENCE: Duration = Duration::from_secs(60);
 /// Waits between attempts to reach the control server, and to reach a DERP region.
 const BACKOFF: Backoff =
     Backoff::new(Duration::from_millis(500), Duration::from_secs(30)).with_jitter(0.5..=1.5);
+
+/// Age at which the end of a map stream is no failure: proxies end streams that are older. Of one that ends
+/// earlier again and again, attempts become rarer.
+const SETTLED: Duration = Duration::from_secs(10);
 
 /// Factors of the wait that the control server asks for. None is below 1: an earlier attempt would be refused
 /// again.
@@ -199,13 +203,19 @@ impl Tailnet {
     async fn stay_joined(&self, mut home: watch::Receiver<u32>) {
         let mut waits = BACKOFF.waits();
         loop {
-            let Err(failure) = self.join(&mut home).await;
-            if self.senders.control.borrow().map_received {
+            let mut joined_at = None;
+            let Err(failure) = self.join(&mut home, &mut joined_at).await;
+            let joined_for = joined_at.map(|at: Instant| at.elapsed());
+            if joined_for.is_some_and(|time| time >= SETTLED) {
                 waits.reset();
             }
             match failure {
                 Failure::Control(error) => {
-                    self.report(control_problem(&error, &self.config.control_url));
+                    // That a stream ends is no problem yet: the next attempt shows whether control can be
+                    // reached.
+                    if joined_for.is_none() {
+                        self.report(control_problem(&error, &self.config.control_url));
+                    }
                     sleep(pause(waits.wait(), error.retry_after())).await;
                 }
                 Failure::Refused { key, problem } => {
@@ -220,8 +230,13 @@ impl Tailnet {
         }
     }
 
-    /// Connects, registers and follows the map until something breaks.
-    async fn join(&self, home: &mut watch::Receiver<u32>) -> Result<Infallible, Failure> {
+    /// Connects, registers and follows the map until something breaks. `joined_at` becomes the time of the
+    /// first map.
+    async fn join(
+        &self,
+        home: &mut watch::Receiver<u32>,
+        joined_at: &mut Option<Instant>,
+    ) -> Result<Infallible, Failure> {
         let control =
             Control::connect(&self.dialer, &self.config.control_url, &self.identity).await?;
         self.register(&control).await?;
@@ -229,7 +244,7 @@ impl Tailnet {
         control.update(&self.hostinfo(region)).await?;
         let maps = control.maps(&self.hostinfo(region)).await?;
         let failed = tokio::select! {
-            failed = self.follow(maps) => failed,
+            failed = self.follow(maps, joined_at) => failed,
             failed = self.send_updates(&control, home) => failed,
             () = self.key_that_may_bring_tags() => Failure::OtherKey,
         };
@@ -237,13 +252,17 @@ impl Tailnet {
     }
 
     /// Applies network maps until the stream ends.
-    async fn follow<R: AsyncRead + Unpin>(&self, mut maps: MapStream<R>) -> Failure {
+    async fn follow<R: AsyncRead + Unpin>(
+        &self,
+        mut maps: MapStream<R>,
+        joined_at: &mut Option<Instant>,
+    ) -> Failure {
         self.netmap.begin_stream();
         loop {
             let learned = match maps.next().await {
                 Ok(message) => self.learn(message),
                 Err(error) => {
-                    tracing::error!(%error, "the stream of network maps ends");
+                    tracing::info!(%error, "the stream of network maps ends");
                     return ControlError::from(error).into();
                 }
             };
@@ -253,6 +272,7 @@ impl Tailnet {
                 let url = self.config.control_url.clone();
                 return ControlError::Protocol { what, url }.into();
             }
+            joined_at.get_or_insert_with(Instant::now);
         }
     }
 
