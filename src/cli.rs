@@ -128,10 +128,14 @@ pub fn run() -> ExitCode {
         return ExitCode::from(output::CLOSED);
     }
     print_error(format_args!("Error: {}", failure::line(&error)));
-    match error.is::<InvalidLog>() {
-        true => ExitCode::from(USAGE),
-        false => ExitCode::FAILURE,
+    if error.is::<InvalidLog>() {
+        return ExitCode::from(USAGE);
     }
+    #[cfg(feature = "relay")]
+    if state::is_unusable(&error) {
+        return ExitCode::from(crate::names::STATE_DIRECTORY_UNUSABLE);
+    }
+    ExitCode::FAILURE
 }
 
 fn run_command() -> anyhow::Result<ExitCode> {

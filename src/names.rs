@@ -52,6 +52,9 @@ pub const AUTH_KEY: &str = "authkey";
 pub const API_KEY: &str = "apikey";
 /// User ID and group ID of the relay process.
 pub const RELAY_USER: u32 = 65_532;
+/// Exit code of a container of a relay that may not write to a directory of the node (`EX_CANTCREAT` of
+/// `sysexits(3)`).
+pub const STATE_DIRECTORY_UNUSABLE: u8 = 73;
 /// Label of a node with its zone.
 pub const ZONE_LABEL: &str = "topology.kubernetes.io/zone";
 /// Label of a node with its host name, which selects one node.

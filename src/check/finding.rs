@@ -110,6 +110,8 @@ labels::label_enum! {
         RelayVersionDiffers,
         /// Sockets forward, although the kernel could.
         KernelPathUnused,
+        /// The kernel forwards, but only while the relay runs.
+        KernelPathNotPinned,
         /// No Prometheus selects the ServiceMonitor of a PeerRelay.
         NotScraped,
         /// A ServiceMonitor is requested, but the cluster does not have that kind.
@@ -126,6 +128,7 @@ impl Fault {
             | Self::NoPeerRelay
             | Self::RelayVersionDiffers
             | Self::KernelPathUnused
+            | Self::KernelPathNotPinned
             | Self::NotScraped => Severity::Warning,
             Self::KubernetesTooOld
             | Self::DefinitionMissing

@@ -90,15 +90,26 @@ fn kernel_path(node: &RelayNode) -> Option<Finding> {
     let reason = status.data_path_reason.as_deref()?;
     let is_wrong = status.ready && !EXPECTED_SOCKETS.contains(&reason);
     let why = status.data_path_message.as_deref().unwrap_or_default();
-    is_wrong.then(|| {
-        Finding::new(
+    let subject = Subject {
+        namespace: &node.namespace().unwrap_or_default(),
+        name: &node.spec.peer_relay,
+        secret: None,
+    };
+    is_wrong.then(|| match &*status.data_path {
+        "Kernel" => Finding::new(
+            Fault::KernelPathNotPinned,
+            shown(node),
+            format!("packets are lost while the relay is replaced: {reason}: {why}"),
+            remedy(reason, subject).unwrap_or_default(),
+        ),
+        _ => Finding::new(
             Fault::KernelPathUnused,
             shown(node),
             format!(
                 "sockets forward, which needs more CPU time than the kernel path: {reason}: {why}"
             ),
             "give the relay what the message names, or accept it with dataPath: Socket",
-        )
+        ),
     })
 }
 

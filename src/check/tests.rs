@@ -23,7 +23,7 @@ const EARLIER: &str = "2026-11-29T11:00:00Z";
 type Seed = fn(&mut Facts);
 
 /// Faults that no condition reports, each with the change that causes it.
-const SEEDS: [(Fault, Seed); 27] = [
+const SEEDS: [(Fault, Seed); 28] = [
     (Fault::KubernetesTooOld, |f| f.kubernetes = (1, 32)),
     (Fault::DefinitionMissing, |f| {
         f.definitions.as_mut().unwrap().remove(1);
@@ -88,6 +88,12 @@ const SEEDS: [(Fault, Seed); 27] = [
         let status = node.status.as_mut().unwrap();
         status.data_path_reason = Some("NotPermitted".to_owned());
         status.data_path_message = Some("CAP_BPF is missing".to_owned());
+    }),
+    (Fault::KernelPathNotPinned, |f| {
+        let node = &mut f.relay_nodes.as_mut().unwrap()[0];
+        let status = node.status.as_mut().unwrap();
+        status.data_path = "Kernel".to_owned();
+        status.data_path_reason = Some("NotPinned".to_owned());
     }),
     (Fault::NotScraped, |f| {
         f.prometheuses.as_mut().unwrap()[0].data["spec"]["serviceMonitorSelector"] =

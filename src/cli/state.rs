@@ -6,8 +6,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::Context;
 use clap::Args;
+
+use crate::relay::tailnet::IdentityError;
 
 #[derive(Args)]
 pub(super) struct PrepareStateArgs {
@@ -19,12 +20,28 @@ pub(super) struct PrepareStateArgs {
     owner: u32,
 }
 
+/// Error from giving a directory to the relay.
+#[derive(Debug, thiserror::Error)]
+#[error("failed to prepare state directory {dir}")]
+struct PrepareError {
+    dir: PathBuf,
+    #[source]
+    source: io::Error,
+}
+
+/// Returns whether a command has failed because it may not use a directory of the relay.
+pub(super) fn is_unusable(error: &anyhow::Error) -> bool {
+    error.is::<PrepareError>() || matches!(error.downcast_ref(), Some(IdentityError::Io { .. }))
+}
+
 impl PrepareStateArgs {
     /// Creates the directories, removes access for others and changes their owner.
     pub(super) fn run(self) -> anyhow::Result<()> {
         for dir in &self.dirs {
-            prepare(dir, self.owner)
-                .with_context(|| format!("failed to prepare state directory {}", dir.display()))?;
+            prepare(dir, self.owner).map_err(|source| PrepareError {
+                dir: dir.clone(),
+                source,
+            })?;
         }
         Ok(())
     }

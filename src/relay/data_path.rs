@@ -101,18 +101,16 @@ fn publish(wanted: DataPath, path: PathState, state: &watch::Sender<DataPathStat
         return;
     }
     match &next.path.0 {
-        Ok(devices) => tracing::info!(devices, "the kernel forwards"),
-        Err(error) if is_expected(error) => {
-            tracing::info!(reason = error.reason.as_str(), "sockets forward");
-        }
-        Err(error) => {
-            let reason = error.reason.as_str();
-            tracing::warn!(reason, problem = %error.message, "sockets forward");
-        }
+        Ok(attached) => tracing::info!(devices = attached.devices, "the kernel forwards"),
+        Err(error) => tracing::info!(reason = error.reason.as_str(), "sockets forward"),
+    }
+    if let Some(error) = next.path.shortfall().filter(|error| !is_expected(error)) {
+        let reason = error.reason.as_str();
+        tracing::warn!(reason, problem = %error.message, "the kernel path is missing or limited");
     }
 }
 
-/// Returns whether sockets forward for a reason that needs no attention.
+/// Returns whether this is a reason for sockets that needs no attention.
 fn is_expected(error: &Unavailable) -> bool {
     matches!(
         error.reason,

@@ -23,7 +23,7 @@ mod share;
 mod sys;
 
 use std::{
-    io,
+    fs, io,
     os::{fd::AsFd as _, unix::fs::MetadataExt},
     path::PathBuf,
     sync::{Arc, atomic::AtomicU64, mpsc},
@@ -37,7 +37,7 @@ use tokio::sync::watch;
 pub use self::{
     abi::{DROPPED, PassReason},
     attachment::Attachment,
-    availability::{PathState, Unavailable, UnavailableReason},
+    availability::{Attached, PathState, Unavailable, UnavailableReason},
     counters::{KernelCounters, Latency},
     path::{KernelPath, OpenSession},
     share::KernelShare,
@@ -50,8 +50,8 @@ use self::{
 };
 use super::socket::Waker;
 
-/// Directory for pins of relays in the BPF file system that systemd mounts.
-const PINS: &str = "/sys/fs/bpf/peerrelay";
+/// Mount point of the BPF file system that systemd mounts.
+const BPF: &str = "/sys/fs/bpf";
 
 /// Settings of the kernel path.
 #[derive(Debug, Clone)]
@@ -84,11 +84,23 @@ impl KernelOptions {
     }
 
     /// The directory for a relay with this port in this network namespace: two relays never share
-    /// one, and the next process finds it again. `None` for port 0, which no other process finds.
+    /// one, and the next process finds it again. `None` for port 0, which no other process finds, and
+    /// where nothing is mounted: a pod on the pod network has no BPF file system, and needs none, as its
+    /// network ends with it.
     pub fn pins_of(port: u16) -> Option<PathBuf> {
-        let namespace = std::fs::metadata("/proc/self/ns/net").ok()?.ino();
-        (port != 0).then(|| format!("{PINS}/{namespace}-{port}").into())
+        let namespace = fs::metadata("/proc/self/ns/net").ok()?.ino();
+        let mounts = fs::read_to_string("/proc/self/mountinfo").ok()?;
+        (port != 0 && is_mount_point(&mounts, BPF))
+            .then(|| format!("{BPF}/peerrelay/{namespace}-{port}").into())
     }
+}
+
+/// Returns whether something is mounted at `path`, according to a list of mounts
+/// (`proc_pid_mountinfo(5)`).
+fn is_mount_point(mounts: &str, path: &str) -> bool {
+    mounts
+        .lines()
+        .any(|mount| mount.split(' ').nth(4) == Some(path))
 }
 
 /// Error from starting the kernel path.
@@ -183,7 +195,7 @@ fn try_start(options: KernelOptions) -> Result<KernelPath, StartError> {
 pub fn discard(options: &KernelOptions) {
     if let Some(pins) = options.pins.as_deref().filter(|pins| pins.exists()) {
         tracing::info!("what an earlier relay left in the kernel is removed; the sockets forward");
-        program::remove_pins(pins);
+        program::remove_pins(pins).ok();
     }
     if let Attachment::Filter(port) = options.attachment {
         attachment::remove_filters(port);

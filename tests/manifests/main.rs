@@ -25,6 +25,7 @@ use peerrelay::{
         credential, policy_sync,
         status::{self, pods::Trouble},
     },
+    relay::kernel::UnavailableReason,
 };
 use serde::Deserialize;
 
@@ -60,7 +61,10 @@ fn every_reason_is_documented() {
     let credentials = credential::REASONS.iter().copied();
     let policy = policy_sync::REASONS.iter().copied();
     let all = relay.chain(operator).chain(pods).chain(credentials);
-    for reason in all.chain(policy) {
+    let shown = |reason: &&UnavailableReason| **reason != UnavailableReason::Chosen;
+    let data_path = UnavailableReason::ALL.iter().filter(shown);
+    let data_path = data_path.map(|reason| reason.as_str());
+    for reason in all.chain(policy).chain(data_path) {
         assert!(
             text.contains(&format!("| `{reason}` |")),
             "docs/conditions.md lacks {reason}"

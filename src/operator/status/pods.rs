@@ -9,6 +9,7 @@ use k8s_openapi::api::{
 use kube::ResourceExt;
 
 use crate::{
+    config::{DEFAULT_STATE_DIR, POD_SESSION_DIR},
     names,
     operator::host_ports::{Holder, HostPort, Taken, node_of, relay_of, wanted},
 };
@@ -30,6 +31,8 @@ labels::label_enum! {
         Unschedulable,
         /// The image cannot be pulled.
         ImagePullFailed,
+        /// The container may not write to a directory of the node.
+        StateDirectoryUnusable,
         /// The container ends repeatedly.
         CrashLooping,
     }
@@ -39,7 +42,10 @@ impl Trouble {
     /// Returns whether only a user can fix it.
     pub const fn needs_user(self) -> bool {
         match self {
-            Self::PodSecurityForbidden | Self::HostPortConflict | Self::ImagePullFailed => true,
+            Self::PodSecurityForbidden
+            | Self::HostPortConflict
+            | Self::ImagePullFailed
+            | Self::StateDirectoryUnusable => true,
             Self::PodsRefused | Self::Unschedulable | Self::CrashLooping => false,
         }
     }
@@ -230,11 +236,25 @@ fn container_trouble(
         || format!("pod/{}", pod.name_any()),
         |(relay, region)| format!("daemonset/{}", names::child(relay, region)),
     );
+    let logs = format!(
+        "kubectl logs -n {namespace} -c {} --previous {owner}",
+        container.name
+    );
+    if failed.is_some_and(|end| end.exit_code == i32::from(names::STATE_DIRECTORY_UNUSABLE)) {
+        let message = format!(
+            "node {} does not let container {} write to {DEFAULT_STATE_DIR} or {POD_SESSION_DIR}: \
+             SELinux needs template.podOverrides.securityContext.seLinuxOptions.type spc_t or the type \
+             container_file_t for both directories, and a read-only file system must be made \
+             writable; {logs} names the directory",
+            node_of(pod).unwrap_or_default(),
+            container.name,
+        );
+        return Some((Trouble::StateDirectoryUnusable, message));
+    }
     let code = failed.map_or_else(String::new, |end| format!(" with code {}", end.exit_code));
     let message = format!(
-        "container {} ends{code} again and again: kubectl logs -n {namespace} -c {} --previous \
-         {owner}",
-        container.name, container.name,
+        "container {} ends{code} again and again: {logs}",
+        container.name
     );
     Some((Trouble::CrashLooping, message))
 }
@@ -326,6 +346,11 @@ mod tests {
                 container(json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}},
                                  "lastState": crashed, "restartCount": 1})),
                 Some(Trouble::CrashLooping),
+            ),
+            (
+                container(json!({"state": {"waiting": {"reason": "CrashLoopBackOff"}},
+                                 "lastState": {"terminated": {"exitCode": 73}}, "restartCount": 1})),
+                Some(Trouble::StateDirectoryUnusable),
             ),
             (
                 container(json!({"state": {"running": {}}, "lastState": crashed,

@@ -1,8 +1,8 @@
 //! State of the kernel path: attached, or the reason why the sockets forward.
 
 labels::label_enum! {
-    /// Reason why the sockets forward, and not the kernel. [`UnavailableReason::as_str`] is what status
-    /// and metrics show.
+    /// Reason why the sockets forward, and not the kernel, or why the kernel does only while the relay
+    /// runs. [`UnavailableReason::as_str`] is what status and metrics show.
     #[derive(Debug, Clone, Copy, PartialEq, Eq)]
     pub enum UnavailableReason {
         /// `dataPath` is `Socket`.
@@ -25,10 +25,12 @@ labels::label_enum! {
         NoDevice,
         /// Any other error; the message names it.
         Failed,
+        /// The kernel forwards, but the program cannot be pinned and ends with the relay.
+        NotPinned,
     }
 }
 
-/// Reason why there is no kernel path, with a message that names the fix.
+/// Reason why there is no kernel path, or why it ends with the relay, with a message that names the fix.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{}: {message}", reason.as_str())]
 pub struct Unavailable {
@@ -48,15 +50,37 @@ impl Unavailable {
     }
 }
 
-/// The path that forwards data of open sessions: `Ok` with the number of devices to which the
-/// program is attached for the kernel's, otherwise the reason why the sockets do.
+/// Kernel path that forwards.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct PathState(pub Result<usize, Unavailable>);
+pub struct Attached {
+    /// Number of devices to which the program is attached.
+    pub devices: usize,
+    /// Reason why the program ends with the relay, if it does.
+    pub unpinned: Option<Unavailable>,
+}
+
+/// The path that forwards data of open sessions: `Ok` for the kernel's, otherwise the reason why the
+/// sockets do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathState(pub Result<Attached, Unavailable>);
 
 impl PathState {
     /// Returns whether the kernel forwards.
     pub const fn is_kernel(&self) -> bool {
         self.0.is_ok()
+    }
+
+    /// Number of devices to which the program is attached.
+    pub fn devices(&self) -> usize {
+        self.0.as_ref().map_or(0, |attached| attached.devices)
+    }
+
+    /// Returns what the kernel path lacks, if anything.
+    pub const fn shortfall(&self) -> Option<&Unavailable> {
+        match &self.0 {
+            Ok(attached) => attached.unpinned.as_ref(),
+            Err(unavailable) => Some(unavailable),
+        }
     }
 }
 

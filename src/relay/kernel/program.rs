@@ -29,6 +29,7 @@ pub(super) use self::{
 };
 use super::{
     attachment::{self, AttachCause, AttachError, Attachment, attach_filter},
+    availability::{Unavailable, UnavailableReason},
     sys,
 };
 use crate::relay::netlink::Netlink;
@@ -49,6 +50,7 @@ pub(super) struct Program {
     ebpf: Ebpf,
     attachment: Attachment,
     pins: Option<PathBuf>,
+    unpinned: Option<Unavailable>,
     /// By device index.
     links: BTreeMap<u32, Attached>,
 }
@@ -78,8 +80,8 @@ impl Attached {
 }
 
 impl Program {
-    /// Loads the program, onto the maps pinned in `pins` if they are there. Without a BPF file system the
-    /// program lives as long as this process.
+    /// Loads the program, onto the maps pinned in `pins` if they are there. If nothing can be pinned there,
+    /// the program lives as long as this process.
     pub(super) fn load(
         pins: Option<PathBuf>,
         sessions: u32,
@@ -88,20 +90,22 @@ impl Program {
         if OBJECT.is_empty() {
             return Err(LoadError::NotBuilt);
         }
-        let pins = pins.filter(|directory| match fs::create_dir_all(directory) {
-            Ok(()) => true,
-            Err(error) => {
-                let directory = directory.display();
-                tracing::info!(%error, %directory, "no BPF file system: forwarding ends with this process");
-                false
-            }
-        });
-        let (ebpf, maps, counters) = load::load(pins.as_deref(), sessions)?;
+        let (pinned, unpinned) = match pins
+            .as_deref()
+            .map(|pins| load::load_pinned(pins, sessions))
+        {
+            None => (None, None),
+            Some(Ok(loaded)) => (Some(loaded), None),
+            Some(Err(error)) => (None, Some(error)),
+        };
+        let pins = pins.filter(|_| pinned.is_some());
+        let (ebpf, maps, counters) = pinned.map_or_else(|| load::load(sessions), Ok)?;
         Ok((
             Self {
                 ebpf,
                 attachment,
                 pins,
+                unpinned: unpinned.map(|error| not_pinned(&error)),
                 links: BTreeMap::new(),
             },
             maps,
@@ -143,6 +147,11 @@ impl Program {
             }
         }
         errors
+    }
+
+    /// Reason why the program ends with this process, if it was to outlive it.
+    pub(super) fn unpinned(&self) -> Option<Unavailable> {
+        self.unpinned.clone()
     }
 
     /// Number of devices to which the program is attached.
@@ -188,7 +197,7 @@ impl Program {
     pub(super) fn remove(&mut self) {
         self.attach(&BTreeMap::new());
         if let Some(directory) = &self.pins {
-            pins::remove(directory);
+            pins::remove(directory).ok();
         }
     }
 
@@ -226,6 +235,18 @@ impl Program {
             None => Attached::Owned(link),
         })
     }
+}
+
+/// The reason for a program that works and cannot be pinned.
+fn not_pinned(error: &LoadError) -> Unavailable {
+    Unavailable::new(
+        UnavailableReason::NotPinned,
+        format!(
+            "the kernel stops forwarding when the relay stops, because nothing can be pinned \
+             ({error}): let the relay write below /sys/fs/bpf (mounted read-write, and allowed by its \
+             AppArmor or SELinux profile)"
+        ),
+    )
 }
 
 /// Puts the program in the place of the one that `old` attached. The kernel exchanges them atomically, so

@@ -21,15 +21,20 @@ pub(super) fn forwarded(snapshot: &Snapshot, from: Family, to: Family) -> [Traff
 
 /// All families of this file.
 pub(super) fn render(registry: &Registry, path: &PathState, snapshot: &Snapshot) {
-    let help = "Data path in use, and the reason if it is not the kernel path; 1 for the data path in use.";
+    let help = "Data path in use, and the reason if it is not the kernel path, or if that ends with the relay; 1 for \
+                the data path in use.";
     let info = GaugeVec::new(Opts::new("peerrelay_data_path", help), &["path", "reason"]);
     let info = register(registry, info);
-    let reason = path.0.as_ref().err().map(|error| error.reason);
+    let reason = path.shortfall().map(|shortfall| shortfall.reason);
     let value = |is: bool| f64::from(u8::from(is));
     info.with_label_values(&["kernel", ""])
         .set(value(reason.is_none()));
     for possible in UnavailableReason::ALL {
-        info.with_label_values(&["socket", possible.as_str()])
+        let path = match possible {
+            UnavailableReason::NotPinned => "kernel",
+            _ => "socket",
+        };
+        info.with_label_values(&[path, possible.as_str()])
             .set(value(reason == Some(*possible)));
     }
     program(registry, &snapshot.kernel.clone().unwrap_or_default());

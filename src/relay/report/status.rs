@@ -27,7 +27,7 @@ pub(super) fn status(state: &RelayState, now: Timestamp) -> RelayNodeStatus {
     let (reason, message) = problem
         .map(|problem| (problem.reason.as_str().to_owned(), problem.message))
         .unzip();
-    let unavailable = kernel_unavailable(state);
+    let unavailable = kernel_shortfall(state);
     let ControlState {
         device,
         grant,
@@ -129,10 +129,11 @@ fn client_report(view: &ClientView) -> ClientReport {
     }
 }
 
-/// Returns why sockets forward, unless the configuration chose them.
-fn kernel_unavailable(state: &RelayState) -> Option<&Unavailable> {
-    let unavailable = state.data_path.path.0.as_ref().err();
-    unavailable.filter(|error| error.reason != UnavailableReason::Chosen)
+/// Returns why sockets forward, unless the configuration chose them, or why the kernel does only while the
+/// relay runs.
+fn kernel_shortfall(state: &RelayState) -> Option<&Unavailable> {
+    let shortfall = state.data_path.path.shortfall();
+    shortfall.filter(|error| error.reason != UnavailableReason::Chosen)
 }
 
 fn count(n: usize) -> i64 {

@@ -93,7 +93,10 @@ mod tests {
     use super::*;
     use crate::{
         crd::relay_reason::RelayReason,
-        relay::{kernel::PathState, socket_path::PortState},
+        relay::{
+            kernel::{Attached, PathState},
+            socket_path::PortState,
+        },
     };
 
     /// The task and the writers run on one thread, so the state is current once the task has run.
@@ -102,6 +105,10 @@ mod tests {
         let parts = StateParts::default();
         let (state, mut changes) = watch::channel(RelayState::default());
         let task = tokio::spawn(parts.clone().publish(state));
+        let attached = Attached {
+            devices: 2,
+            unpinned: None,
+        };
         let writes: [&dyn Fn(); 9] = [
             &|| parts.control.send_modify(|part| part.map_received = true),
             &|| {
@@ -117,7 +124,7 @@ mod tests {
             &|| {
                 parts
                     .data_path
-                    .send_modify(|part| part.path = PathState(Ok(2)))
+                    .send_modify(|part| part.path = PathState(Ok(attached.clone())))
             },
             &|| {
                 let problem = Problem::new(RelayReason::TagMissing, "");

@@ -10,7 +10,7 @@ use std::{
 use super::{
     super::{
         abi::{self, AddressKey},
-        availability::{PathState, Unavailable, UnavailableReason},
+        availability::{Attached, PathState, Unavailable, UnavailableReason},
     },
     Manager, WATCHDOG,
 };
@@ -90,7 +90,10 @@ impl Manager {
                 let Unavailable { message, .. } = error.into();
                 tracing::warn!(problem = message, "only the sockets serve a device");
             }
-            return self.publish(PathState(Ok(attached)));
+            return self.publish(PathState(Ok(Attached {
+                devices: attached,
+                unpinned: self.program.unpinned(),
+            })));
         }
         self.publish(PathState(Err(match (errors.next(), waiting) {
             (Some(error), _) => error.into(),

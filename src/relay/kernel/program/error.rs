@@ -32,7 +32,7 @@ pub(in crate::relay::kernel) enum LoadError {
     OtherPins,
     #[error("the pinned map {0} has another layout")]
     OtherLayout(&'static str),
-    #[error("failed to make the directory for pinned maps: {0}")]
+    #[error("failed to change the directory for pinned maps: {0}")]
     Pins(#[source] io::Error),
     #[error("failed to open a map of the program: {0}")]
     Map(#[from] MapError),

@@ -18,20 +18,24 @@ use super::{
 /// The loaded object with its maps.
 pub(super) type Loaded = (aya::Ebpf, Maps, CounterMaps);
 
-/// Loads the program onto the maps that are pinned in `pins`, or onto new ones where those are of another
-/// version or of other limits.
-pub(super) fn load(pins: Option<&Path>, sessions: u32) -> Result<Loaded, LoadError> {
-    let Some(directory) = pins else {
-        return load_object(None, sessions);
-    };
+/// Loads the program onto new maps.
+pub(super) fn load(sessions: u32) -> Result<Loaded, LoadError> {
+    load_object(None, sessions)
+}
+
+/// Loads the program onto the maps that are pinned in a directory, or onto new ones where those are of
+/// another version or of other limits. After an error, nothing is pinned there.
+pub(super) fn load_pinned(directory: &Path, sessions: u32) -> Result<Loaded, LoadError> {
+    fs::create_dir_all(directory).map_err(LoadError::Pins)?;
     let checked = layout::check_pins(directory, sessions);
     let loaded = checked.and_then(|()| load_object(Some(directory), sessions));
-    loaded.or_else(|error| {
+    let loaded = loaded.or_else(|error| {
         tracing::info!(%error, "what an earlier process left in the kernel is replaced");
-        pins::remove(directory);
+        pins::remove(directory).map_err(LoadError::Pins)?;
         fs::create_dir_all(directory).map_err(LoadError::Pins)?;
         load_object(Some(directory), sessions)
-    })
+    });
+    loaded.inspect_err(|_| drop(pins::remove(directory)))
 }
 
 fn load_object(pins: Option<&Path>, sessions: u32) -> Result<Loaded, LoadError> {

@@ -1,7 +1,7 @@
 //! Files of pinned maps and attachments in the directory of one relay.
 
 use std::{
-    fs,
+    fs, io,
     path::{Path, PathBuf},
 };
 
@@ -37,9 +37,11 @@ pub(super) fn retain_links(directory: &Path, is_wanted: impl Fn(u32) -> bool) {
 }
 
 /// Removes the directory with all that is pinned in it; the kernel frees what nobody else holds.
-pub(in crate::relay::kernel) fn remove(directory: &Path) {
-    for name in names(directory) {
-        fs::remove_file(directory.join(name)).ok();
-    }
-    fs::remove_dir(directory).ok();
+///
+/// # Errors
+/// Something in it, or the directory, cannot be removed.
+pub(in crate::relay::kernel) fn remove(directory: &Path) -> io::Result<()> {
+    let removed = names(directory).map(|name| fs::remove_file(directory.join(name)));
+    let removed = removed.fold(Ok(()), Result::and);
+    removed.and(fs::remove_dir(directory))
 }

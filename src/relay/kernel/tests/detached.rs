@@ -53,7 +53,7 @@ fn a_detached_program_is_attached_again_and_no_datagram_is_lost() {
 
     assert_eq!(replace(&pins.path(), &mut other), 2);
     exchange(1);
-    relay.wait(|relay| detached(relay) == 2 && relay.kernel.state().borrow().0 == Ok(2));
+    relay.wait(|relay| detached(relay) == 2 && relay.kernel.state().borrow().devices() == 2);
     let before = relay.forwarded(Family::V4);
     exchange(2);
     let after = relay.forwarded(Family::V4);
@@ -67,7 +67,7 @@ fn a_detached_program_is_attached_again_and_no_datagram_is_lost() {
     };
     relay.wait(|relay| said(relay) == Some(UnavailableReason::Detached));
     exchange(3);
-    relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(2));
+    relay.wait(|relay| relay.kernel.state().borrow().devices() == 2);
     let before = relay.forwarded(Family::V4);
     exchange(4);
     let after = relay.forwarded(Family::V4);

@@ -107,7 +107,7 @@ fn a_removed_filter_is_attached_again_and_no_datagram_is_lost() {
         net.tc("relay", way);
         exchange(vni, [&a, &b], 1);
         relay.wait(|relay| relay.kernel.counters().detached == count);
-        assert_eq!(relay.kernel.state().borrow().0, Ok(2));
+        assert_eq!(relay.kernel.state().borrow().devices(), 2);
         let before = relay.forwarded(Family::V4);
         exchange(vni, [&a, &b], 2);
         let after = relay.forwarded(Family::V4);

@@ -1,12 +1,12 @@
 //! Pinned maps of another version are replaced, and not accessed.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, process::Command};
 
 use aya::maps::{MapData, MapInfo, MapType};
 
 use super::{is_built, persistence::Pins};
 use crate::relay::kernel::{
-    Attachment, abi,
+    Attachment, UnavailableReason, abi, is_mount_point,
     program::{Layout, Program, layouts},
 };
 
@@ -83,6 +83,40 @@ fn each_pinned_map_with_another_layout_is_replaced() {
             }
         }
     }
+}
+
+#[test]
+fn a_program_that_cannot_be_pinned_forwards_and_says_why() {
+    if !(is_built() && skips::is_root()) {
+        return;
+    }
+    let read_only = Pins::mount();
+    let directory = read_only.path().parent().unwrap().to_owned();
+    let remounted = Command::new("mount")
+        .args(["-o", "remount,ro"])
+        .arg(&directory)
+        .status();
+    assert!(remounted.unwrap().success());
+    let other_file_system = tempfile::tempdir().unwrap();
+    for pins in [read_only.path(), other_file_system.path().join("relay")] {
+        let loaded = Program::load(Some(pins.clone()), SESSIONS, Attachment::Link);
+        let (program, ..) = loaded.unwrap();
+        let unpinned = program.unpinned().expect("nothing can be pinned");
+        assert_eq!(unpinned.reason, UnavailableReason::NotPinned);
+        assert!(unpinned.message.contains("/sys/fs/bpf"), "{unpinned}");
+        assert!(!pins.exists(), "nothing is left in {}", pins.display());
+    }
+    let pins = Pins::mount();
+    let (program, ..) = Program::load(Some(pins.path()), SESSIONS, Attachment::Link).unwrap();
+    assert_eq!(program.unpinned(), None);
+}
+
+#[test]
+fn only_what_is_mounted_is_a_mount_point() {
+    let mounts = "24 1 0:22 / /sys ro,nosuid shared:7 - sysfs sysfs rw\n\
+                  29 24 0:27 / /sys/fs/bpf rw - bpf bpf rw,mode=700\n";
+    assert!(is_mount_point(mounts, "/sys/fs/bpf"));
+    assert!(!is_mount_point(mounts, "/sys/fs"));
 }
 
 #[test]

@@ -46,7 +46,7 @@ fn address(net: &Net, namespace: &str, device: &str) {
 /// Sessions of both families go through the kernel, super-packets too.
 fn forwards(net: &Net, what: &str) {
     let relay = Relay::start(net, "relay", &[RELAY]);
-    assert_eq!(relay.kernel.state().borrow().0, Ok(2), "{what}");
+    assert_eq!(relay.kernel.state().borrow().devices(), 2, "{what}");
     let ends = [
         (
             Family::V4,

@@ -125,7 +125,7 @@ fn forwards_in_the_kernel(relay: &Relay, vni: Vni, [a, b]: [&Wire; 2], n: u8) ->
 /// by the first. Returns how many datagrams may leave by the second when it is back: the kernel path
 /// took them before it followed, and they wait for the neighbor.
 fn goes_nowhere(host: &TwoUplinks, relay: &Relay, vni: Vni, a: &Wire) -> usize {
-    relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(1));
+    relay.wait(|relay| relay.kernel.state().borrow().devices() == 1);
     let by_kernel = relay.forwarded(Family::V4).1;
     let failed = |relay: &Relay| relay.snapshot().sockets.send_failed;
     let before = failed(relay);
@@ -159,7 +159,7 @@ fn an_uplink_that_comes_back_is_used_again_without_a_new_handshake() {
         let waiting = goes_nowhere(&host, &relay, vni, a);
         mend.iter().for_each(|change| ip(change));
         host.route_again();
-        relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(2));
+        relay.wait(|relay| relay.kernel.state().borrow().devices() == 2);
         relay.wait(|relay| forwards_in_the_kernel(relay, vni, [a, b], round));
         let [first, second] = host.left();
         let expected = first..=first + waiting;

@@ -460,7 +460,7 @@ fn a_route_between_clients_behind_routers_that_moves_is_followed() {
     net.ip("b", "route change default via 10.3.0.1");
     net.ip("b", "route change 10.9.1.0/24 via 10.3.0.1");
     send_until_received(vni, &a, &b);
-    relay.wait(|relay| relay.kernel.state().borrow().0 == Ok(1));
+    relay.wait(|relay| relay.kernel.state().borrow().devices() == 1);
     let before = relay.forwarded(Family::V4);
     while b.try_receive_now() {}
     exchange(3);
