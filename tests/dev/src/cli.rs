@@ -15,7 +15,7 @@ use conformance::{
 };
 use e2e::{
     demo::{self, DemoArgs},
-    suite::{TestArgs, share, share::ShareArgs},
+    suite::{self, TestArgs, share, share::ShareArgs},
     upgrade::{self, UpgradeArgs},
 };
 use faults::FaultsArgs;
@@ -50,6 +50,8 @@ enum Action {
     Demo(DemoArgs),
     /// Run every test: cargo's, then the scenarios on a real cluster and tailnet
     Test(TestArgs),
+    /// Write docs/tested.md from the outcomes of `test` on this machine
+    Tested,
     /// Measure speed and size
     #[command(subcommand)]
     Bench(Bench),
@@ -107,6 +109,7 @@ impl Cli {
             Action::Demo(args) => demo::run(&args)?,
             Action::Bench(bench) => bench.run()?,
             Action::Test(args) => return test::run(&args),
+            Action::Tested => println!("{}", suite::tested::write_page()?),
             Action::Faults(args) => faults::run(&args)?,
             Action::Compare(args) => compare::run(&args, &Progress::stderr())?,
             Action::Maps(args) => maps::run(&args, &Progress::stderr())?,

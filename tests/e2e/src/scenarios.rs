@@ -1,5 +1,6 @@
 //! The scenarios: each shows that a sentence holds on a real cluster and tailnet.
 
+mod access_control;
 mod admission;
 mod api;
 pub(crate) mod carried;
@@ -7,6 +8,7 @@ mod changes;
 mod chart;
 mod check;
 mod clients;
+mod control;
 mod data_path;
 mod derp;
 mod endpoints;
@@ -22,6 +24,7 @@ mod manifests;
 mod migration;
 mod monitoring;
 mod network_policies;
+mod networks;
 mod nodes;
 mod oauth;
 mod operator;
@@ -44,7 +47,7 @@ mod transitions;
 mod underlay;
 mod withdrawal;
 
-use std::time::Duration;
+use std::{env, time::Duration};
 
 use anyhow::Result;
 use rig::{
@@ -81,10 +84,13 @@ pub fn all() -> Vec<Scenario> {
         paths::scenarios(),
         clients::scenarios(),
         data_path::scenarios(),
+        access_control::scenarios(),
         endpoints::scenarios(),
         underlay::scenarios(),
         links::scenarios(),
+        networks::scenarios(),
         derp::scenarios(),
+        control::scenarios(),
         hostile::scenarios(),
         secrets::scenarios(),
         oauth::scenarios(),
@@ -144,6 +150,7 @@ pub(crate) fn surroundings(deployment: &Deployment<'_>) -> Result<()> {
     deployment.rig.tailnet.write_policy(DEFAULT_POLICY)?;
     deployment.rig.tailnet.cut_off(false)?;
     deployment.rig.tailnet.require_proxy(false)?;
+    deployment.rig.tailnet.end_relay_streams(None)?;
     for region in DERP_REGIONS {
         deployment.rig.tailnet.stall_derp(region, false)?;
     }
@@ -153,11 +160,19 @@ pub(crate) fn surroundings(deployment: &Deployment<'_>) -> Result<()> {
         deployment.rig.network.restore_numbers(client)?;
     }
     deployment.rig.network.restore_links()?;
+    deployment.rig.network.restore_paths()?;
     deployment.write_secret(&deployment.rig.tailnet.auth_key()?)
 }
 
 fn is_relay(route: &Route) -> bool {
     matches!(route, Route::Relay(_))
+}
+
+/// The time for which a scenario observes: `short`, or as many minutes as `PEERRELAY_MINUTES` says.
+fn observed(short: Duration) -> Duration {
+    let minutes = env::var("PEERRELAY_MINUTES").ok();
+    let minutes = minutes.and_then(|minutes| minutes.parse::<u64>().ok());
+    minutes.map_or(short, |minutes| Duration::from_secs(60 * minutes))
 }
 
 /// Waits until c1 and c2 reach each other through relays, and returns the address of the one that c1 uses.

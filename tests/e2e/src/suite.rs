@@ -4,6 +4,7 @@ mod outcome;
 mod runner;
 pub mod share;
 mod side_by_side;
+pub mod tested;
 
 use std::{num::NonZeroUsize, thread};
 
@@ -123,6 +124,7 @@ pub fn run(args: &TestArgs, seed: u64) -> Result<Totals> {
     };
     drop(background);
     let outcomes = outcomes?;
+    tested::record(&outcomes, args.versions)?;
     // Once more at the end, because logs are often cut at their beginning.
     for outcome in outcomes.iter().filter(|outcome| !outcome.passed) {
         progress.line(outcome);

@@ -3,7 +3,7 @@
 mod cgroup;
 mod control_plane;
 pub mod image;
-mod node;
+pub mod node;
 
 use std::{fs, path::PathBuf, process::Command, thread, time::Duration};
 

@@ -1,6 +1,7 @@
 //! The network: one namespace for each machine that the rig imitates, and a router between them.
 
 mod filter;
+mod impairments;
 mod links;
 mod machine;
 
@@ -18,6 +19,7 @@ use crate::{
 };
 pub use filter::Family;
 use filter::Filter;
+pub use impairments::{Impairment, Nat};
 pub use links::UPLINK_V4;
 use machine::Gateway;
 pub use machine::{CLIENTS, CONTROL, Machine, NODES, ROUTER, ROUTER_V4, machines, namespaces};

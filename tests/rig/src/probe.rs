@@ -24,6 +24,9 @@ pub enum Probe {
         to: SocketAddr,
         /// Number of bytes
         bytes: u64,
+        /// Address of an HTTP proxy
+        #[arg(long)]
+        proxy: Option<SocketAddr>,
     },
     /// Keep one connection busy until standard input ends; print how many round trips it made, and how long the longest took
     Hold {
@@ -56,7 +59,7 @@ impl Probe {
     pub fn run(self) -> Result<()> {
         match self {
             Self::Serve { port } => tcp::serve(port),
-            Self::Send { to, bytes } => tcp::send(to, bytes),
+            Self::Send { to, bytes, proxy } => tcp::send(to, bytes, proxy),
             Self::Hold { to } => tcp::hold(to),
             Self::Steady { port, peer, record } => steady::steady(port, peer, &record),
             Self::Occupy { port } => datagrams::occupy(port),

@@ -24,7 +24,7 @@ pub use api::{
     Api, ApiRequest, Device, Fault, FederatedIdentity, LostPart, MintedKey, NewKey, OauthClient,
     User,
 };
-pub use client::{Client, Pong};
+pub use client::{CLIENT_PROXY, Client, Pong};
 
 /// The URL of the control server, for clients and for pods.
 pub const LOGIN_SERVER: &str = "https://10.90.0.1:443";
@@ -270,6 +270,13 @@ impl Tailnet {
     /// Stalls the DERP server of a region, or lets it work again. It stays reachable by TCP and TLS.
     pub fn stall_derp(&self, region: u32, stalled: bool) -> Result<()> {
         let path = format!("/derp?region={region}&stalled={stalled}");
+        admin::request(&self.admin_socket(), "POST", &path).map(drop)
+    }
+
+    /// Ends each network map stream of relays at this age, as some proxies do, or lets all of them last
+    /// (`None`). Each stream has at least one map.
+    pub fn end_relay_streams(&self, age: Option<Duration>) -> Result<()> {
+        let path = format!("/streams?age={}ms", age.unwrap_or_default().as_millis());
         admin::request(&self.admin_socket(), "POST", &path).map(drop)
     }
 

@@ -1,10 +1,23 @@
 //! Clients that restart, move or are refused while they use a relay.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, bail, ensure};
-use rig::deployment::{Deployment, Route};
+use rig::{
+    deployment::{Deployment, Route},
+    tailnet::{CLIENT_PROXY, Client},
+};
 use serde_json::{Value, json};
 
-use super::{EDGE, SEARCH, Scenario, is_relay, relayed, reset};
+use super::{
+    EDGE, SEARCH, Scenario,
+    carried::{Counters, STRAY_PERCENT},
+    is_relay, relayed, reset,
+};
+
+const PORT: u16 = 7_020;
+/// Bytes through the tunnel.
+const BULK: u64 = 20_000_000;
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
@@ -15,6 +28,11 @@ pub(super) fn scenarios() -> Vec<Scenario> {
         Scenario {
             name: "a client behind a NAT that gives it a new port is relayed again",
             run: renumber,
+        },
+        Scenario {
+            name: "20 MB arrive unchanged between clients without TUN devices, and between one of them and \
+                   one with",
+            run: userspace,
         },
         Scenario {
             name: "a client without the grant gets no session, and the relay counts why",
@@ -50,6 +68,41 @@ fn renumber(deployment: &Deployment<'_>) -> Result<String> {
     deployment.rig.network.renumber("c1")?;
     let (_, took) = deployment.wait_route(c2, c1, is_relay, SEARCH)?;
     Ok(format!("after {} s", took.as_secs()))
+}
+
+fn userspace(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let (c1_without, c2_without) = (c1.without_tun(), c2.without_tun());
+    let mut said = Vec::new();
+    let shown = [&c2_without, c2].into_iter().try_for_each(|receiver| {
+        for (client, with) in [(&c1_without, c1), (receiver, c2)] {
+            with.stop()?;
+            client.start()?;
+        }
+        said.push(through_proxy(deployment, &c1_without, receiver)?);
+        Ok(())
+    });
+    for client in [c1, c2] {
+        client.stop()?;
+        client.start()?;
+    }
+    shown.map(|()| said.join("; "))
+}
+
+/// Sends through a relay and the proxy of a client without a TUN device.
+fn through_proxy(deployment: &Deployment<'_>, from: &Client, to: &Client) -> Result<String> {
+    deployment.wait_route(to, from, is_relay, SEARCH)?;
+    deployment.wait_route(from, to, is_relay, SEARCH)?;
+    let server = deployment.probe(to, &["serve", &PORT.to_string()])?;
+    let address = SocketAddr::new(to.addresses()?[0].parse()?, PORT).to_string();
+    let words = ["send", &address, &BULK.to_string(), "--proxy", CLIENT_PROXY];
+    let before = Counters::read(deployment)?;
+    let sent = deployment.probe(from, &words)?.finish()?;
+    let carried = Counters::read(deployment)?.since(&before);
+    drop(server);
+    let ways = carried.through_relays(BULK, STRAY_PERCENT)?;
+    Ok(format!("{sent}: {ways}"))
 }
 
 /// The control server announces relays to c3 that have no grant for c3, as happens while a policy spreads.

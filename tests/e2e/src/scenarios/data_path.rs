@@ -202,7 +202,7 @@ fn wait_until_pods_get(deployment: &Deployment<'_>, wanted: &Value) -> Result<()
 }
 
 /// Deletes the relays' pods, and returns the time at which all new ones run.
-fn replace_pods(deployment: &Deployment<'_>) -> Result<Instant> {
+pub(super) fn replace_pods(deployment: &Deployment<'_>) -> Result<Instant> {
     let before = deployment.list("pods", EDGE)?;
     let label = format!("peerrelay.dev/peer-relay={EDGE}");
     deployment
@@ -223,7 +223,7 @@ fn replace_pods(deployment: &Deployment<'_>) -> Result<Instant> {
 }
 
 /// Waits until every relay reports this data path.
-fn paths_are(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
+pub(super) fn paths_are(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
     deployment.eventually("relays report their data path", || {
         all_report(deployment, |status| {
             ensure!(
@@ -239,7 +239,10 @@ fn paths_are(deployment: &Deployment<'_>, wanted: &str) -> Result<()> {
 }
 
 /// Checks the report of each running relay; a report may outlive its pod for a while.
-fn all_report(deployment: &Deployment<'_>, check: impl Fn(&Value) -> Result<()>) -> Result<()> {
+pub(super) fn all_report(
+    deployment: &Deployment<'_>,
+    check: impl Fn(&Value) -> Result<()>,
+) -> Result<()> {
     let pods = deployment.list("pods", EDGE)?;
     ensure!(!pods.is_empty(), "no relay runs");
     for pod in pods {

@@ -162,7 +162,7 @@ fn counted(deployment: &Deployment<'_>, prefix: &str) -> Result<f64> {
 }
 
 /// The containers that run, by their ids.
-fn containers(deployment: &Deployment<'_>) -> Result<Vec<Value>> {
+pub(super) fn containers(deployment: &Deployment<'_>) -> Result<Vec<Value>> {
     let pods = deployment.list("pods", EDGE)?;
     let id = |pod: &Value| pod["status"]["containerStatuses"][0]["containerID"].clone();
     Ok(pods.iter().map(id).collect())

@@ -1,5 +1,7 @@
 //! Relays as pods on nodes: templates, evictions, cordons, taints, drains and zones.
 
+use std::net::SocketAddr;
+
 use anyhow::{Context, Result, bail, ensure};
 use rig::{
     cluster::image::PAUSE,
@@ -9,7 +11,18 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{EDGE, SEARCH, Scenario, check::plugin, is_relay, regions::running, reset, vacant};
+use super::{
+    EDGE, SEARCH, Scenario,
+    check::plugin,
+    is_relay,
+    links::containers,
+    regions::running,
+    relayed, reset,
+    restarts::{STALL, longest, stays},
+    vacant,
+};
+
+const PORT: u16 = 7_021;
 
 /// A taint of the tests.
 const TAINT: &str = "rig-maintenance";
@@ -17,6 +30,10 @@ const ZONE: &str = "topology.kubernetes.io/zone";
 
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
+        Scenario {
+            name: "a restart of containerd and of the kubelet changes nothing for clients and relays",
+            run: runtime_restarts,
+        },
         Scenario {
             name: "pods on each node follow the template, and are evicted one at a time",
             run: template,
@@ -288,4 +305,34 @@ fn untaint(deployment: &Deployment<'_>, node: &str) -> Result<()> {
     // kubectl fails when there is no taint.
     deployment.rig.kubectl(["taint", "node", node, &taint]).ok();
     Ok(())
+}
+
+fn runtime_restarts(deployment: &Deployment<'_>) -> Result<String> {
+    reset(deployment)?;
+    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
+    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
+    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
+    let session = relayed(deployment)?;
+    let pods = containers(deployment)?;
+    let held = deployment.probe(c1, &["hold", &to])?;
+    for node in &deployment.rig.nodes {
+        node.stop_kubelet()?;
+        node.stop_containerd()?;
+        node.start_containerd()?;
+        node.start_kubelet()?;
+    }
+    deployment.eventually("the kubelets watch the pods again", || {
+        let pods = deployment.list("pods", EDGE)?;
+        let is_ready = |pod: &Value| pod["status"]["containerStatuses"][0]["ready"] == true;
+        ensure!(pods.iter().all(is_ready), "a pod is not ready");
+        Ok(())
+    })?;
+    deployment.wait_ready(EDGE)?;
+    let trips = held.finish().context("a TCP connection over the relay")?;
+    drop(server);
+    ensure!(longest(&trips)? < STALL, "{trips}");
+    ensure!(containers(deployment)? == pods, "a relay was replaced");
+    let now = relayed(deployment)?;
+    stays(deployment, &session, &now)?;
+    Ok(format!("{session}, then {now}; {trips}"))
 }

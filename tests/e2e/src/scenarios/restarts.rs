@@ -236,7 +236,7 @@ fn uids(deployment: &Deployment<'_>) -> Result<BTreeSet<String>> {
 }
 
 /// The relay of the pod's node forwards for a session that it has not allocated itself.
-fn continues(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
+pub(crate) fn continues(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
     let host = pod["spec"]["nodeName"].as_str().context("no node")?;
     let node = deployment.rig.nodes.iter().find(|n| n.machine.name == host);
     let samples = deployment.metrics(node.context("no such node")?)?;
@@ -254,7 +254,6 @@ fn continues(deployment: &Deployment<'_>, pod: &Value) -> Result<()> {
     Ok(())
 }
 
-/// The relay's pod on the node that has the address of `session`.
 /// Returns the pod of the relay with which clients have a session.
 pub(crate) fn pod_of(deployment: &Deployment<'_>, session: &str) -> Result<Value> {
     let address = session.split(":40000").next().unwrap_or_default();

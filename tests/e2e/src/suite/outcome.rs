@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct Outcome {
     /// The sentence that was to hold.
-    name: String,
+    pub(super) name: String,
     /// True if the sentence held.
     pub(super) passed: bool,
     /// The summary, or the failure.

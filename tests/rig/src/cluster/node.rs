@@ -1,5 +1,6 @@
 //! A node: containerd, kubelet and kube-proxy with files, mounts and network of their own.
 
+mod access;
 mod config;
 
 use std::{
@@ -10,6 +11,7 @@ use std::{
 
 use anyhow::{Context, Result, bail};
 
+pub use self::access::Directory;
 use super::cgroup;
 use crate::{
     command::{find, program, run},
@@ -131,6 +133,11 @@ impl Node {
             self.machine.name
         ));
         Ok(())
+    }
+
+    /// Stops containerd; containers keep running.
+    pub fn stop_containerd(&self) -> Result<()> {
+        self.processes.stop(&self.part("containerd"))
     }
 
     /// Starts containerd again after it was stopped.

@@ -1,8 +1,8 @@
 //! TCP through the tunnel.
 
 use std::{
-    io::{ErrorKind, Read, Write},
-    net::{Ipv6Addr, Shutdown, SocketAddr, TcpListener, TcpStream},
+    io::{self, ErrorKind, Read, Write},
+    net::{Ipv6Addr, SocketAddr, TcpListener, TcpStream},
     thread,
     time::{Duration, Instant},
 };
@@ -37,22 +37,31 @@ fn answer(mut stream: TcpStream) -> Result<()> {
     let mut kind = [0];
     stream.read_exact(&mut kind)?;
     let mut buffer = vec![0; 64 << 10];
-    let mut hash = Sha256::new();
+    if kind[0] == CHECKSUM {
+        // The end of the bytes is not the end of a connection: proxies close both directions at once.
+        let mut length = [0; 8];
+        stream.read_exact(&mut length)?;
+        let mut hash = Sha256::new();
+        io::copy(&mut (&stream).take(u64::from_le_bytes(length)), &mut hash)?;
+        return Ok(stream.write_all(&hash.finalize())?);
+    }
     loop {
-        let len = stream.read(&mut buffer)?;
-        match (len, kind[0]) {
-            (0, CHECKSUM) => return Ok(stream.write_all(&hash.finalize())?),
-            (0, _) => return Ok(()),
-            (len, ECHO) => stream.write_all(&buffer[..len])?,
-            (len, _) => hash.update(&buffer[..len]),
+        match stream.read(&mut buffer)? {
+            0 => return Ok(()),
+            len => stream.write_all(&buffer[..len])?,
         }
     }
 }
 
-/// Sends `bytes` that do not repeat, and checks what came at the other end.
-pub(super) fn send(to: SocketAddr, bytes: u64) -> Result<()> {
-    let mut stream = connect(to)?;
+/// Sends `bytes` that do not repeat, through an HTTP proxy if there is one, and checks what came at the
+/// other end.
+pub(super) fn send(to: SocketAddr, bytes: u64, proxy: Option<SocketAddr>) -> Result<()> {
+    let mut stream = match proxy {
+        Some(proxy) => connect_through(proxy, to)?,
+        None => connect(to)?,
+    };
     stream.write_all(&[CHECKSUM])?;
+    stream.write_all(&bytes.to_le_bytes())?;
     let mut hash = Sha256::new();
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     let mut left = bytes;
@@ -71,9 +80,10 @@ pub(super) fn send(to: SocketAddr, bytes: u64) -> Result<()> {
         hash.update(part);
         left -= len;
     }
-    stream.shutdown(Shutdown::Write)?;
-    let mut theirs = Vec::new();
-    stream.read_to_end(&mut theirs)?;
+    let mut theirs = [0; 32];
+    stream
+        .read_exact(&mut theirs)
+        .context("the other end does not answer")?;
     ensure!(
         theirs == hash.finalize().as_slice(),
         "the bytes were changed on their way"
@@ -110,6 +120,22 @@ pub(super) fn hold(to: SocketAddr) -> Result<()> {
     let longest = longest.as_millis();
     println!("{trips} round trips, the longest {longest} ms");
     Ok(())
+}
+
+/// Opens a connection through an HTTP proxy (RFC 9110, section 9.3.6).
+fn connect_through(proxy: SocketAddr, to: SocketAddr) -> Result<TcpStream> {
+    let mut stream = connect(proxy)?;
+    write!(stream, "CONNECT {to} HTTP/1.1\r\nHost: {to}\r\n\r\n")?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        answer.push(byte[0]);
+    }
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let status = answer.lines().next().unwrap_or_default();
+    ensure!(status.contains(" 200 "), "the proxy says '{status}'");
+    Ok(stream)
 }
 
 fn connect(to: SocketAddr) -> Result<TcpStream> {

@@ -31,6 +31,8 @@ pub struct NodeStatus {
     pub home_derp: u32,
     /// True while the device listens for network maps.
     pub streaming: bool,
+    /// Number of times that it has begun to.
+    pub streams: u32,
 }
 
 /// The policy that control read last.

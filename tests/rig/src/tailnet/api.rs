@@ -235,6 +235,13 @@ impl Api {
         self.send("POST", "/faults", &body).map(drop)
     }
 
+    /// Number of requests that have failed by faults since these were removed last.
+    pub fn failed_requests(&self) -> Result<u64> {
+        let faults: Vec<Value> = parse(&self.send("GET", "/faults", "")?)?;
+        let failed = faults.iter().filter_map(|fault| fault["failed"].as_u64());
+        Ok(failed.sum())
+    }
+
     /// Removes all faults.
     pub fn clear_faults(&self) -> Result<()> {
         self.send("DELETE", "/faults", "").map(drop)

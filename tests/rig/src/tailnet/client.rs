@@ -24,6 +24,8 @@ use crate::{
 };
 
 const READY: Duration = Duration::from_secs(15);
+/// Address of the HTTP proxy of a client without a TUN device, in its own namespace.
+pub const CLIENT_PROXY: &str = "127.0.0.1:1055";
 
 /// A client of the tailnet.
 #[derive(Clone, Debug)]
@@ -86,6 +88,15 @@ impl Client {
         }
     }
 
+    /// The same device without a TUN device, as containers without privileges run it. Programs beside it
+    /// reach the tailnet through the proxy at [`CLIENT_PROXY`]. Only one of the two may run.
+    pub fn without_tun(&self) -> Self {
+        Self {
+            in_userspace: true,
+            ..self.clone()
+        }
+    }
+
     /// The same machine as a device of another tailnet, with its state in `dir`. Only one of the two
     /// may run.
     pub fn elsewhere(&self, dir: &Path, login_server: &str, auth_key: &AuthKey) -> Result<Self> {
@@ -113,6 +124,10 @@ impl Client {
                 format!("--socket={}", self.socket().display()),
             ])
             .args(self.in_userspace.then_some("--tun=userspace-networking"))
+            .args(
+                self.in_userspace
+                    .then(|| format!("--outbound-http-proxy-listen={CLIENT_PROXY}")),
+            )
             .env("SSL_CERT_FILE", self.pki.ca().display().to_string())
             .env("SSL_CERT_DIR", "/nonexistent");
         let daemon = self.processes.start(&spec)?;

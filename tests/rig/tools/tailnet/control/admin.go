@@ -20,6 +20,7 @@ type nodeStatus struct {
 	PeerRelay bool
 	HomeDERP  int
 	Streaming bool
+	Streams   int
 }
 
 func (t *tailnet) status() []nodeStatus {
@@ -35,6 +36,7 @@ func (t *tailnet) status() []nodeStatus {
 			PeerRelay: node.Hostinfo.Valid() && node.Hostinfo.PeerRelay(),
 			HomeDERP:  node.HomeDERP,
 			Streaming: streaming[node.Key],
+			Streams:   t.opened[node.Key],
 		}
 		for _, prefix := range node.Addresses {
 			status.Addresses = append(status.Addresses, prefix.Addr().String())
@@ -83,6 +85,14 @@ func (t *tailnet) serveAdmin(ctx context.Context, path string, regions []*derpRe
 	}))
 	mux.HandleFunc("POST /ephemeral", func(http.ResponseWriter, *http.Request) { t.removeEphemeral() })
 	mux.HandleFunc("POST /derp", serveStall(regions))
+	mux.HandleFunc("POST /streams", func(w http.ResponseWriter, r *http.Request) {
+		age, err := time.ParseDuration(r.FormValue("age"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		t.limitRelayStreams(age)
+	})
 	go http.Serve(listener, mux)
 	go func() {
 		<-ctx.Done()

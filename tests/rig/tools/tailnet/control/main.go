@@ -14,6 +14,8 @@
 //	                         POST /attr?name=N&attr=A&set=true|false
 //	                         POST /expire?name=N&set=true|false[&in=5s]
 //	                         POST /tags?name=N&tags=T,T
+//	                         POST /derp?region=N&stalled=true|false
+//	                         POST /streams?age=20s: map streams of relays end at that age; 0s for never
 //	                         POST /ephemeral: removes ephemeral devices that are not connected
 //
 // It prints "ready" once it listens. The policy file is read again when it changes; while one is

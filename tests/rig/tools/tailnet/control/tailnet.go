@@ -38,6 +38,10 @@ type tailnet struct {
 	streams map[chan struct{}]key.NodePublic
 	attrs   map[key.NodePublic]tailcfg.NodeCapMap
 	lock    lock
+	// relayStreamAge is the age at which map streams of relays end; 0 for never.
+	relayStreamAge time.Duration
+	// opened counts the map streams of each device.
+	opened map[key.NodePublic]int
 }
 
 // newTailnet makes a tailnet without devices. Auth keys and credentials are in the file state.
@@ -49,6 +53,7 @@ func newTailnet(derp *tailcfg.DERPMap, policy *policyFile, state string) (*tailn
 		records: map[key.NodePublic]*record{},
 		streams: map[chan struct{}]key.NodePublic{},
 		attrs:   map[key.NodePublic]tailcfg.NodeCapMap{},
+		opened:  map[key.NodePublic]int{},
 	}
 	var err error
 	t.api, err = api.New(t, domain, state, time.Now)
@@ -83,7 +88,27 @@ func (t *tailnet) subscribe(node key.NodePublic) chan struct{} {
 	defer t.mu.Unlock()
 	stream := make(chan struct{}, 1)
 	t.streams[stream] = node
+	t.opened[node]++
 	return stream
+}
+
+// limitRelayStreams makes the map streams of relays end at an age, as proxies do; 0 makes them last.
+func (t *tailnet) limitRelayStreams(age time.Duration) {
+	t.mu.Lock()
+	t.relayStreamAge = age
+	t.mu.Unlock()
+	t.notify()
+}
+
+// left is the time until a map stream ends, if it does.
+func (t *tailnet) left(of key.NodePublic, began time.Time) (left time.Duration, ends bool) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	node := t.nodes[of]
+	if t.relayStreamAge == 0 || node == nil || !node.Hostinfo.Valid() || !node.Hostinfo.PeerRelay() {
+		return 0, false
+	}
+	return time.Until(began.Add(t.relayStreamAge)), true
 }
 
 func (t *tailnet) unsubscribe(stream chan struct{}) {
@@ -113,6 +138,7 @@ func (t *tailnet) serveMap(ctx context.Context, w *mapWriter, machine key.Machin
 	stream := t.subscribe(req.NodeKey)
 	defer t.unsubscribe(stream)
 	var sent peerList
+	began := time.Now()
 	for {
 		res := t.mapResponse(machine, req)
 		if res == nil {
@@ -127,8 +153,14 @@ func (t *tailnet) serveMap(ctx context.Context, w *mapWriter, machine key.Machin
 			return
 		}
 		for idle := true; idle; {
+			var end <-chan time.Time
+			if left, ends := t.left(req.NodeKey, began); ends {
+				end = time.After(left)
+			}
 			select {
 			case <-ctx.Done():
+				return
+			case <-end:
 				return
 			case <-stream:
 				idle = false
