@@ -4,6 +4,7 @@
 pub mod data_path;
 pub mod endpoints;
 pub mod forms;
+pub mod interface_pattern;
 pub mod issued_keys;
 pub mod log_level;
 pub mod peers;

@@ -11,6 +11,8 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::interface_pattern::InterfacePattern;
+
 /// Default of [`EndpointsConfig::max`]. A client tries each address, and an answer with all of them
 /// must fit into a DERP packet.
 pub const DEFAULT_MAX: u8 = 16;
@@ -40,6 +42,12 @@ pub struct EndpointsConfig {
     /// those of Services.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub exclude: Vec<IpNet>,
+    /// Interfaces whose addresses are discovered. If empty, all are.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub include_interfaces: Vec<InterfacePattern>,
+    /// Interfaces whose addresses are not discovered.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub exclude_interfaces: Vec<InterfacePattern>,
     /// Selection of static and discovered addresses.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub advertise: Option<Advertise>,
@@ -200,6 +208,8 @@ impl EndpointsConfig {
             discover: self.discover.or(lower.discover),
             include: either(self.include, lower.include),
             exclude: either(self.exclude, lower.exclude),
+            include_interfaces: either(self.include_interfaces, lower.include_interfaces),
+            exclude_interfaces: either(self.exclude_interfaces, lower.exclude_interfaces),
             advertise: self.advertise.or(lower.advertise),
             max: self.max.or(lower.max),
         }
@@ -230,6 +240,13 @@ impl EndpointsConfig {
     pub fn admits(&self, ip: IpAddr) -> bool {
         let within = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&ip));
         (self.include.is_empty() || within(&self.include)) && !within(&self.exclude)
+    }
+
+    /// Returns whether addresses of the interface `name` may be discovered.
+    pub fn admits_interface(&self, name: &str) -> bool {
+        let among = |all: &[InterfacePattern]| all.iter().any(|pattern| pattern.matches(name));
+        let (include, exclude) = (&self.include_interfaces, &self.exclude_interfaces);
+        (include.is_empty() || among(include)) && !among(exclude)
     }
 
     /// Returns the maximum number of addresses, including static ones.

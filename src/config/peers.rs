@@ -19,8 +19,12 @@ pub struct ProbePeer {
     pub relay: String,
     /// Public key of the peer's probes, in hex.
     pub key: String,
-    /// Endpoints that the peer advertises.
+    /// Endpoints of the peer.
     pub endpoints: Vec<SocketAddr>,
+    /// Endpoints of these that no relay reaches, while others like them are reached. The peer does
+    /// not advertise them, and other relays go on probing them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub withheld: Vec<SocketAddr>,
 }
 
 /// Returns the key in hex.

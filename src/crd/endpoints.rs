@@ -6,7 +6,10 @@ use kube::KubeSchema;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::config::endpoints::{Advertise, DEFAULT_MAX, Discover, MOST};
+use crate::config::{
+    endpoints::{Advertise, DEFAULT_MAX, Discover, MOST},
+    interface_pattern::LONGEST,
+};
 
 /// Pattern of one endpoint: an address or a name, a colon and a port.
 const PATTERN: &str =
@@ -20,6 +23,8 @@ const PATTERN: &str =
 #[x_kube(validation = Rule::new(r"!self.static.exists(e, e.matches('^(0[.]0[.]0[.]0|127[.].*|\\[::1?\\]|localhost):'))").message("endpoints.static: an address of the node itself reaches no relay from elsewhere; give the address that clients send to"))]
 #[x_kube(validation = Rule::new("self.include.all(n, isCIDR(n))").message("endpoints.include: write networks as 10.0.0.0/8 or 2001:db8::/32"))]
 #[x_kube(validation = Rule::new("self.exclude.all(n, isCIDR(n))").message("endpoints.exclude: write networks as 10.0.0.0/8 or 2001:db8::/32"))]
+#[x_kube(validation = Rule::new(r"!has(self.includeInterfaces) || self.includeInterfaces.all(i, i.matches('^[^/:\\s]+$'))").message("endpoints.includeInterfaces: write names as eth0, or patterns as en*"))]
+#[x_kube(validation = Rule::new(r"!has(self.excludeInterfaces) || self.excludeInterfaces.all(i, i.matches('^[^/:\\s]+$'))").message("endpoints.excludeInterfaces: write names as eth0, or patterns as en*"))]
 pub struct Endpoints {
     /// Endpoints that every relay of the region advertises first: `203.0.113.10:40000`,
     /// `[2001:db8::1]:40000` or `relay.example.net:40000`. Names are resolved again every 30
@@ -52,6 +57,15 @@ pub struct Endpoints {
     #[serde(default)]
     #[schemars(length(max = 32), inner(length(min = 1, max = 50)))]
     pub exclude: Vec<String>,
+    /// Names of interfaces whose addresses are discovered, for example `eth0` or `en*`. They apply to
+    /// the source `Interface`. If empty, all interfaces that lead out of the node are used.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = LONGEST)))]
+    pub include_interfaces: Vec<String>,
+    /// Names of interfaces whose addresses are not discovered. They apply to the source `Interface`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 32), inner(length(min = 1, max = LONGEST)))]
+    pub exclude_interfaces: Vec<String>,
     /// Addresses to advertise. With `StaticOnly`, relays advertise only `static`, `perNode` and the
     /// node annotation.
     #[serde(default)]

@@ -168,6 +168,10 @@ pub struct Endpoint {
     pub address: String,
     /// Source of the address.
     pub source: EndpointSource,
+    /// True while clients are not told the address, because other relays do not reach it and reach
+    /// another one like it. It is probed again every 30 seconds.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub withheld: bool,
 }
 
 /// Source of an advertised address.

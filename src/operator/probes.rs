@@ -1,6 +1,10 @@
 //! Results of the probes between relays, combined by address. Pure.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+};
 
 use crate::crd::{
     RelayNode,
@@ -50,6 +54,30 @@ impl<'a> ProbeResults<'a> {
         }
     }
 
+    /// Returns the addresses of `node` that no relay reaches, while a relay reaches another one that
+    /// serves the same clients. Static ones are not among them: they are told as they are configured.
+    pub fn withheld(&self, node: &RelayNode) -> Vec<SocketAddr> {
+        let endpoints = node.status.iter().flat_map(|status| &status.endpoints);
+        let tried: Vec<(SocketAddr, EndpointSource, Verified)> = endpoints
+            .filter_map(|endpoint| {
+                let address = endpoint.address.parse().ok()?;
+                let verified = self.verify(node, &endpoint.address).verified;
+                Some((address, endpoint.source, verified))
+            })
+            .collect();
+        let is_replaced = |failed: IpAddr| {
+            tried.iter().any(|(address, _, verified)| {
+                *verified == Verified::True && reach(address.ip()) == reach(failed)
+            })
+        };
+        let failed = tried.iter().filter(|(address, source, verified)| {
+            *verified == Verified::False
+                && *source != EndpointSource::Static
+                && is_replaced(address.ip())
+        });
+        failed.map(|(address, ..)| *address).collect()
+    }
+
     /// Returns the verification of each address of `node`. `None` if its report already contains
     /// the same.
     pub fn verification(&self, node: &RelayNode) -> Option<Vec<EndpointVerification>> {
@@ -63,6 +91,19 @@ impl<'a> ProbeResults<'a> {
         };
         (essence(&new) != essence(&status.verification)).then_some(new)
     }
+}
+
+/// Kind of clients that may reach an address: those with its IP version, and those within a private
+/// network or anywhere. A private address says nothing about a public one: behind a NAT without
+/// hairpinning, relays reach only each other's private addresses, and clients elsewhere only the
+/// public ones.
+fn reach(ip: IpAddr) -> (bool, bool) {
+    let is_private = match ip {
+        // With the addresses of carrier-grade NAT (RFC 6598).
+        IpAddr::V4(v4) => v4.is_private() || matches!(v4.octets(), [100, 64..=127, ..]),
+        IpAddr::V6(v6) => v6.is_unique_local(),
+    };
+    (ip.is_ipv4(), is_private)
 }
 
 /// Returns the firewall rule that allows probes and clients to reach an address.
@@ -172,6 +213,38 @@ pub(crate) mod tests {
                 .verification(&a)
                 .is_some()
         );
+    }
+
+    #[test]
+    fn an_address_that_fails_is_withheld_while_one_for_the_same_clients_holds() {
+        let public = ["203.0.113.1:40000", "203.0.113.2:40000"];
+        let private = ["192.168.0.1:40000", "10.0.0.1:40000"];
+        let withheld = |endpoints: &[(&str, &str, Option<i64>)]| -> Vec<String> {
+            let own: Vec<_> = endpoints.iter().map(|(at, from, _)| (*at, *from)).collect();
+            let a = node("a", &own, &[]);
+            let tried = endpoints.iter();
+            let seen: Vec<_> = tried
+                .map(|(at, _, micros)| probe("a", at, *micros))
+                .collect();
+            let all = [a.clone(), node("b", &[], &seen)];
+            let withheld = ProbeResults::new(&all).withheld(&a);
+            withheld.iter().map(ToString::to_string).collect()
+        };
+        let with = |other: &str, micros| {
+            withheld(&[(public[0], "Stun", None), (other, "Interface", micros)])
+        };
+        assert_eq!(with(public[1], Some(1)), [public[0]]);
+        assert!(with(public[1], None).is_empty(), "none is reached");
+        assert!(with("[2001:db8::1]:40000", Some(1)).is_empty(), "IPv6");
+        // Behind a NAT without hairpinning, clients elsewhere still need it.
+        assert!(with(private[0], Some(1)).is_empty(), "private");
+        let within = [
+            (private[0], "Interface", None),
+            (private[1], "Interface", Some(1)),
+        ];
+        assert_eq!(withheld(&within), [private[0]]);
+        let configured = [(public[0], "Static", None), (public[1], "Stun", Some(1))];
+        assert!(withheld(&configured).is_empty());
     }
 
     #[test]

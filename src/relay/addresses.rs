@@ -29,6 +29,8 @@ pub struct Advertised {
     pub address: SocketAddr,
     /// Source of the address.
     pub source: EndpointSource,
+    /// `true` while clients are not told it: other relays reach another address, and not this one.
+    pub is_withheld: bool,
 }
 
 /// Addresses that the sources have found so far.
@@ -44,6 +46,26 @@ pub struct Found {
     pub stun: [Vec<SocketAddr>; 2],
 }
 
+impl Advertised {
+    /// An address that clients are told.
+    const fn told(address: SocketAddr, source: EndpointSource) -> Self {
+        Self {
+            address,
+            source,
+            is_withheld: false,
+        }
+    }
+}
+
+impl Found {
+    /// Addresses of the interfaces that the configuration chooses.
+    fn of_interfaces(&self, config: &EndpointsConfig) -> Vec<IpAddr> {
+        let interfaces = self.interfaces.iter();
+        let chosen = interfaces.filter(|found| config.admits_interface(&found.interface));
+        chosen.map(|found| found.ip).collect()
+    }
+}
+
 /// Addresses that a relay on `node` advertises when it is bound to `port`: the static ones in their order,
 /// those of a Service, then those of each source in the order of the sources, IPv4 first. There are no
 /// duplicates, and no more than the configuration allows.
@@ -56,7 +78,7 @@ pub fn advertised(
     let mut all: Vec<Advertised> = Vec::new();
     let mut add = |address: SocketAddr, source| {
         if all.iter().all(|other| other.address != address) {
-            all.push(Advertised { address, source });
+            all.push(Advertised::told(address, source));
         }
     };
     for endpoint in config.fixed_on(node) {
@@ -93,7 +115,7 @@ pub fn advertised(
             Discover::CloudMetadata => (with_port(&found.cloud), EndpointSource::CloudMetadata),
             Discover::Stun => (found.stun.concat(), EndpointSource::Stun),
             Discover::Interface => {
-                let ips: Vec<_> = found.interfaces.iter().map(|found| found.ip).collect();
+                let ips = found.of_interfaces(config);
                 (with_port(&ips), EndpointSource::Interface)
             }
         };
@@ -105,6 +127,20 @@ pub fn advertised(
     }
     all.truncate(config.most());
     all
+}
+
+/// Withholds addresses. Of each IP version at least one is told: a list of addresses to withhold may be
+/// older than the addresses.
+pub fn withhold(all: &mut [Advertised], withheld: &[SocketAddr]) {
+    for is_ipv4 in [true, false] {
+        let of_version = |a: &&mut Advertised| a.address.is_ipv4() == is_ipv4;
+        let mut all: Vec<_> = all.iter_mut().filter(of_version).collect();
+        if all.iter().any(|a| !withheld.contains(&a.address)) {
+            for advertised in &mut all {
+                advertised.is_withheld = withheld.contains(&advertised.address);
+            }
+        }
+    }
 }
 
 #[cfg(test)]
@@ -199,6 +235,29 @@ mod tests {
     }
 
     #[test]
+    fn interfaces_are_chosen_by_name_and_other_sources_are_not() {
+        let mut found = found();
+        found.interfaces = vec![on("enp1s0", "192.0.2.1"), on("wan0", "203.0.113.1")];
+        found.cloud = vec!["198.51.100.1".parse().unwrap()];
+        for (config, interface) in [
+            ("{}", &["192.0.2.1:4000", "203.0.113.1:4000"][..]),
+            ("{includeInterfaces: [wan*]}", &["203.0.113.1:4000"]),
+            ("{excludeInterfaces: [wan0]}", &["192.0.2.1:4000"]),
+            (
+                "{includeInterfaces: ['*'], excludeInterfaces: ['en*', 'wan?']}",
+                &["203.0.113.1:4000"],
+            ),
+            ("{includeInterfaces: [eth0]}", &[]),
+        ] {
+            let config: EndpointsConfig = serde_yaml::from_str(config).unwrap();
+            let all = advertised(&config, None, &found, 4000);
+            let all: Vec<_> = all.iter().map(|a| a.address.to_string()).collect();
+            assert_eq!(all[0], "198.51.100.1:4000");
+            assert_eq!(&all[1..], interface);
+        }
+    }
+
+    #[test]
     fn sources_are_used_in_the_order_in_which_they_are_named() {
         let node = "nodes: {n1: {assigned: ['203.0.113.1:31000'], externalIPs: [203.0.113.2], \
                     internalIPs: [10.0.0.1, 192.0.2.1]}}";
@@ -285,6 +344,28 @@ mod tests {
             [""; 0]
         );
         assert_eq!(shown("{advertise: StaticOnly}"), [""; 0]);
+    }
+
+    #[test]
+    fn what_is_withheld_leaves_an_address_of_each_version() {
+        let all = advertised(&EndpointsConfig::default(), None, &found(), 4000);
+        let address = |text: &str| text.parse::<SocketAddr>().unwrap();
+        let told = |withheld: &[&str]| {
+            let withheld: Vec<_> = withheld.iter().map(|text| address(text)).collect();
+            let mut all = all.clone();
+            all.extend(all.first().map(|a| Advertised {
+                address: address("192.0.2.9:4000"),
+                ..*a
+            }));
+            withhold(&mut all, &withheld);
+            let told = all.iter().filter(|a| !a.is_withheld);
+            told.map(|a| a.address.to_string()).collect::<Vec<_>>()
+        };
+        let (old, new, v6) = ("192.0.2.1:4000", "192.0.2.9:4000", "[2001:db8::1]:4000");
+        assert_eq!(told(&[]), [old, v6, new]);
+        assert_eq!(told(&[old]), [v6, new]);
+        assert_eq!(told(&[old, v6, "198.51.100.1:1"]), [v6, new]);
+        assert_eq!(told(&[old, new]), [old, v6, new]);
     }
 
     #[test]

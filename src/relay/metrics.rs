@@ -211,7 +211,7 @@ fn health(registry: &Registry, state: &RelayState) {
         (
             "peerrelay_advertised_endpoints",
             "Number of addresses that the relay advertises to clients.",
-            state.endpoints.advertised.len() as i64,
+            state.endpoints.told().count() as i64,
         ),
         (
             "peerrelay_key_expiry_timestamp_seconds",

@@ -130,6 +130,7 @@ mod tests {
                 advertised: vec![Advertised {
                     address: ([192, 0, 2, 1], 40_000).into(),
                     source: EndpointSource::Interface,
+                    is_withheld: false,
                 }],
             },
             ..RelayState::default()

@@ -2,6 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc};
 
+use futures::future::OptionFuture;
 use tokio::sync::watch;
 
 use super::{
@@ -41,7 +42,6 @@ pub(super) async fn start(
     let stun_servers = watch::Sender::default();
     logging::set_level(options.log_level);
     log_start(&options);
-
     supervisor.spawn("socket path", bootstrap.driver.run());
     supervisor.spawn("session file", bootstrap.file.keep(path()));
     supervisor.spawn("state", parts.clone().publish(state_sender));
@@ -50,9 +50,12 @@ pub(super) async fn start(
     let reload = options.reload.clone();
     let reload = reload.follow(options.report.clone(), config_sender);
     supervisor.spawn("configuration", reload);
+    let reporter = OptionFuture::from(options.report.map(Reporter::new)).await;
+    let reporter = reporter.transpose()?;
     let endpoints = EndpointPublisher {
         dynamic_config: config.clone(),
         node: options.node_name.clone(),
+        relay: reporter.as_ref().map(Reporter::name),
         socket_path: path(),
         stun_servers: stun_servers.subscribe(),
         state: parts.endpoints.clone(),
@@ -66,8 +69,7 @@ pub(super) async fn start(
     let (wanted, sender) = (options.data_path, parts.data_path.clone());
     let data_path = data_path::follow(wanted, bootstrap.kernel, socket_path.port(), sender);
     supervisor.spawn("kernel path", data_path);
-    if let Some(report) = options.report {
-        let reporter = Reporter::new(report).await?;
+    if let Some(reporter) = reporter {
         let (name, probes) = (reporter.name(), parts.probes.clone());
         let probing = Probing::new(name, path(), config.clone(), probes);
         supervisor.spawn("probes", probing.run());

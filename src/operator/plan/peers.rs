@@ -11,7 +11,10 @@ use kube::ResourceExt;
 use crate::{
     config::peers::{MOST_TRIED, ProbePeer},
     crd::RelayNode,
-    operator::validate::{ValidRegion, ValidSpec},
+    operator::{
+        probes::ProbeResults,
+        validate::{ValidRegion, ValidSpec},
+    },
 };
 
 /// Maximum number of relays in a list, because the size of a ConfigMap is limited. Further relays
@@ -21,7 +24,7 @@ const MOST_PEERS: usize = 1_000;
 /// Assigns to each region of `relay` the relays that its relays probe, and the relays that probe
 /// them. With a list of all relays, each change of one relay would change the list of every other.
 pub(super) fn assign(relay: &ValidSpec, nodes: &[Arc<RelayNode>]) -> Vec<Vec<ProbePeer>> {
-    let all = peers(nodes.iter().map(AsRef::as_ref));
+    let all = peers(nodes);
     let regions: BTreeMap<String, &str> = nodes
         .iter()
         .map(|node| (node.name_any(), &*node.spec.region))
@@ -46,15 +49,18 @@ fn around(all: &[ProbePeer], own: impl Fn(&ProbePeer) -> bool) -> Vec<ProbePeer>
 }
 
 /// Returns the relays of a PeerRelay that can be probed, in a stable order.
-fn peers<'a>(nodes: impl Iterator<Item = &'a RelayNode>) -> Vec<ProbePeer> {
+fn peers(nodes: &[Arc<RelayNode>]) -> Vec<ProbePeer> {
+    let results = ProbeResults::new(nodes);
     let peer = |node: &RelayNode| {
         let status = node.status.as_ref()?;
         Some(ProbePeer {
             relay: node.name_any(),
             key: status.probe_key.clone()?,
             endpoints: addresses(node).collect(),
+            withheld: results.withheld(node),
         })
     };
+    let nodes = nodes.iter().map(AsRef::as_ref);
     let going = |node: &&RelayNode| node.metadata.deletion_timestamp.is_none();
     let mut peers: Vec<_> = nodes.filter(going).filter_map(peer).collect();
     peers.sort_by(|a, b| a.relay.cmp(&b.relay));
@@ -72,14 +78,14 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
     use super::*;
-    use crate::operator::probes::tests::node;
+    use crate::operator::probes::tests::{node, probe};
 
     #[test]
     fn a_region_knows_the_relays_that_its_own_try_and_that_try_them() {
         let all: Vec<_> = (0..100)
             .map(|at| node(&format!("r{at:02}"), &[], &[]))
             .collect();
-        let all = super::peers(all.iter().map(AsRef::as_ref));
+        let all = super::peers(&all);
         let names = |own: &[&str]| -> Vec<String> {
             let peers = around(&all, |peer| own.contains(&&*peer.relay));
             peers.into_iter().map(|peer| peer.relay).collect()
@@ -103,11 +109,22 @@ mod tests {
         let mut silent = (*node("c", &[], &[])).clone();
         silent.status.as_mut().unwrap().probe_key = None;
         let a = node("a", &[], &[]);
-        let peers = peers([&*b, &silent, &*a].into_iter());
+        let peers = peers(&[b, Arc::new(silent), a]);
         let names: Vec<_> = peers
             .iter()
             .map(|p| (&*p.relay, p.endpoints.len()))
             .collect();
         assert_eq!(names, [("a", 0), ("b", 1)]);
+    }
+
+    #[test]
+    fn an_address_that_fails_is_withheld_and_still_probed() {
+        let (old, new) = ("192.0.2.1:40000", "192.0.2.2:40000");
+        let a = node("a", &[(old, "Interface"), (new, "Interface")], &[]);
+        let seen = [probe("a", old, None), probe("a", new, Some(1))];
+        let peers = peers(&[a, node("b", &[], &seen)]);
+        assert_eq!(peers[0].endpoints.len(), 2);
+        assert_eq!(peers[0].withheld, [old.parse().unwrap()]);
+        assert!(peers[1].withheld.is_empty());
     }
 }

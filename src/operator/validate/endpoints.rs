@@ -5,7 +5,10 @@ use std::collections::BTreeMap;
 use ipnet::IpNet;
 
 use crate::{
-    config::endpoints::{EndpointError, EndpointsConfig, NodeEndpoints, StaticEndpoint},
+    config::{
+        endpoints::{EndpointError, EndpointsConfig, NodeEndpoints, StaticEndpoint},
+        interface_pattern::{InterfacePattern, PatternError},
+    },
     crd::{endpoints::Endpoints, exposure::ExposureType, peer_relay::Region},
 };
 
@@ -28,12 +31,20 @@ pub enum InvalidEndpoints {
         /// Text of the field.
         text: String,
     },
+    /// A text is no pattern of interface names.
+    #[error("endpoints.{field}: {source}")]
+    Interface {
+        /// Field in which it stands.
+        field: &'static str,
+        /// Fault of the pattern.
+        source: PatternError,
+    },
 }
 
 /// The endpoints that the relays of `region` advertise, as far as its specification names them.
 ///
 /// # Errors
-/// The first text that is no endpoint or no network.
+/// The first text that is no endpoint, no network or no pattern of interface names.
 pub(super) fn validate(region: &Region) -> Result<EndpointsConfig, InvalidEndpoints> {
     let mut endpoints = match &region.endpoints {
         Some(endpoints) => parse(endpoints)?,
@@ -63,6 +74,8 @@ fn parse(endpoints: &Endpoints) -> Result<EndpointsConfig, InvalidEndpoints> {
         discover: endpoints.discover.clone(),
         include: networks(&endpoints.include, "include")?,
         exclude: networks(&endpoints.exclude, "exclude")?,
+        include_interfaces: interfaces(&endpoints.include_interfaces, "includeInterfaces")?,
+        exclude_interfaces: interfaces(&endpoints.exclude_interfaces, "excludeInterfaces")?,
         advertise: Some(endpoints.advertise),
         max: Some(endpoints.max),
     })
@@ -91,6 +104,17 @@ fn networks(texts: &[String], field: &'static str) -> Result<Vec<IpNet>, Invalid
     texts.iter().map(parse).collect()
 }
 
+fn interfaces(
+    texts: &[String],
+    field: &'static str,
+) -> Result<Vec<InterfacePattern>, InvalidEndpoints> {
+    let parse = |text: &String| {
+        text.parse()
+            .map_err(|source| InvalidEndpoints::Interface { field, source })
+    };
+    texts.iter().map(parse).collect()
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
@@ -112,6 +136,8 @@ mod tests {
             "discover": ["Interface"],
             "include": ["10.0.0.0/8"],
             "exclude": ["2001:db8::/32"],
+            "includeInterfaces": ["en*"],
+            "excludeInterfaces": ["enp9*"],
             "advertise": "StaticOnly",
             "max": 3,
         }))
@@ -125,6 +151,7 @@ mod tests {
             config.nodes["n1"].fixed[0].to_string(),
             "relay.example.net:7"
         );
+        assert!(config.admits_interface("enp1s0") && !config.admits_interface("enp9s0"));
         assert_eq!(config.most(), 3);
         assert!(config.sources().is_empty());
     }
@@ -141,5 +168,10 @@ mod tests {
         assert!(said.contains("cannot be reached by clients"), "{said}");
         let said = error(json!({"include": ["10.0.0.0"]}));
         assert!(said.starts_with("endpoints.include: '10.0.0.0'"), "{said}");
+        let said = error(json!({"excludeInterfaces": ["eth0:1"]}));
+        assert!(
+            said.starts_with("endpoints.excludeInterfaces: 'eth0:1'"),
+            "{said}"
+        );
     }
 }

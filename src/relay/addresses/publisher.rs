@@ -4,11 +4,14 @@ use std::{convert::Infallible, net::SocketAddr};
 
 use tokio::sync::watch;
 
-use super::{Advertised, Found, StunServer, advertised, cloud, interfaces, names, stun};
-use crate::relay::{
-    reload::DynamicConfig,
-    socket_path::{PortState, SocketPathHandle},
-    watch_ext::SendIfChanged,
+use super::{Advertised, Found, StunServer, advertised, cloud, interfaces, names, stun, withhold};
+use crate::{
+    config::peers::ProbePeer,
+    relay::{
+        reload::DynamicConfig,
+        socket_path::{PortState, SocketPathHandle},
+        watch_ext::SendIfChanged,
+    },
 };
 
 /// UDP port, and the addresses that were chosen for it.
@@ -16,8 +19,16 @@ use crate::relay::{
 pub struct EndpointState {
     /// UDP port of the relay, bound or not.
     pub port: PortState,
-    /// Addresses that allocations advertise, in order.
+    /// Addresses of the relay, in the order in which allocations advertise them.
     pub advertised: Vec<Advertised>,
+}
+
+impl EndpointState {
+    /// The addresses that clients are told.
+    pub fn told(&self) -> impl Iterator<Item = SocketAddr> {
+        let told = self.advertised.iter().filter(|it| !it.is_withheld);
+        told.map(|it| it.address)
+    }
 }
 
 /// Finds the addresses of the relay, has the socket path advertise them, and publishes them.
@@ -26,6 +37,8 @@ pub struct EndpointPublisher {
     pub dynamic_config: watch::Receiver<DynamicConfig>,
     /// Name of the Kubernetes node.
     pub node: Option<String>,
+    /// Name of the relay's RelayNode.
+    pub relay: Option<String>,
     /// Handle of the socket path, which advertises the addresses.
     pub socket_path: SocketPathHandle,
     /// STUN servers of the DERP map.
@@ -92,9 +105,13 @@ impl EndpointPublisher {
                 let port = port.borrow_and_update().clone();
                 let config = self.dynamic_config.borrow_and_update();
                 let found = found.borrow_and_update();
-                let advertised = port.bound().map_or_else(Vec::new, |number| {
+                let mut advertised = port.bound().map_or_else(Vec::new, |number| {
                     advertised(&config.endpoints, self.node.as_deref(), &found, number)
                 });
+                let is_own = |peer: &&ProbePeer| Some(&peer.relay) == self.relay.as_ref();
+                if let Some(own) = config.peers.iter().find(is_own) {
+                    withhold(&mut advertised, &own.withheld);
+                }
                 EndpointState { port, advertised }
             };
             self.apply(&next);
@@ -112,8 +129,7 @@ impl EndpointPublisher {
     fn apply(&self, next: &EndpointState) {
         let previous = self.state.borrow();
         if next.advertised != previous.advertised {
-            let addresses = next.advertised.iter().map(|endpoint| endpoint.address);
-            let addresses: Vec<SocketAddr> = addresses.collect();
+            let addresses: Vec<SocketAddr> = next.told().collect();
             tracing::info!(?addresses, "advertised addresses");
             self.socket_path.set_addresses(addresses);
         }

@@ -171,6 +171,7 @@ mod tests {
             relay: relay.into(),
             key: encode_key([key; 32]),
             endpoints: endpoints.iter().map(|e| e.parse().unwrap()).collect(),
+            withheld: Vec::new(),
         }
     }
 

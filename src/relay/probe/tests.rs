@@ -31,6 +31,7 @@ async fn relay(known: &DiscoSecret) -> Fixture {
         relay: "other".into(),
         key: encode_key(known.public().0),
         endpoints: Vec::new(),
+        withheld: Vec::new(),
     };
     let (dynamic_config, changes) = watch::channel(DynamicConfig {
         peers: vec![peer],

@@ -86,6 +86,7 @@ fn endpoint(advertised: &Advertised) -> Endpoint {
     Endpoint {
         address: advertised.address.to_string(),
         source: advertised.source,
+        withheld: advertised.is_withheld,
     }
 }
 
@@ -155,6 +156,7 @@ mod tests {
         let endpoint = |address: &str, source| Advertised {
             address: address.parse().unwrap(),
             source,
+            is_withheld: address.starts_with("192"),
         };
         let state = RelayState {
             endpoints: EndpointState {
@@ -175,5 +177,7 @@ mod tests {
         assert!(!status.ready);
         let sources: Vec<_> = status.endpoints.iter().map(|e| e.source).collect();
         assert_eq!(sources, [EndpointSource::Static, EndpointSource::Interface]);
+        let withheld: Vec<_> = status.endpoints.iter().map(|e| e.withheld).collect();
+        assert_eq!(withheld, [false, true]);
     }
 }
