@@ -29,7 +29,7 @@ mod tasks;
 pub(crate) mod watch_ext;
 pub mod withdrawal;
 
-use std::{io, sync::OnceLock, time::Duration};
+use std::{io, path::Path, sync::OnceLock, time::Duration};
 
 use anyhow::Context;
 
@@ -37,9 +37,10 @@ use self::{
     bootstrap::Bootstrap,
     options::RelayOptions,
     persistence::{HandoverListener, SessionFile, TakeoverRequest},
-    replacement::Replacement,
+    replacement::{Outlook, Replacement},
     socket_path::SocketPathHandle,
     state::StateParts,
+    tailnet::Identity,
 };
 use crate::{config::unknown, supervisor::Supervisor};
 
@@ -87,16 +88,13 @@ async fn run_on(options: RelayOptions) -> anyhow::Result<bool> {
     let handover = HandoverListener::listen(&bootstrap.options.session_dir)
         .inspect_err(|error| tracing::warn!(%error, "no other relay can take over from this one"));
     let replacement = Replacement::of(&bootstrap.options);
+    let state_dir = bootstrap.options.state_dir.clone();
     let parts = StateParts::default();
     let dynamic_config = tasks::start(&mut supervisor, bootstrap, &parts).await?;
 
-    let forward_time = OnceLock::new();
+    let answer = OnceLock::new();
     let drain = async {
-        let ask = async {
-            if kernel.is_ok() {
-                forward_time.set(replacement.forward_time().await).ok();
-            }
-        };
+        let ask = async { answer.set(replacement.outlook().await).ok() };
         tokio::join!(drain(&socket_path, &parts, &file), ask);
     };
     let end = tokio::select! {
@@ -106,13 +104,18 @@ async fn run_on(options: RelayOptions) -> anyhow::Result<bool> {
             Ok(End::TurnedOff)
         }
     };
+    let outlook: Outlook = answer.get().copied().unwrap_or_default();
     if let Ok(kernel) = &kernel {
         let is_off = matches!(end, Ok(End::TurnedOff));
-        let time = forward_time.get().copied();
-        kernel.stop((!is_off).then_some(time.unwrap_or(data_path::FORWARD_AFTER_STOP)));
+        kernel.stop((!is_off).then_some(outlook.forward_time()));
     }
     match end? {
-        End::Stopped => Ok(true),
+        End::Stopped => {
+            if outlook == Outlook::Deleted {
+                forget(&state_dir, &file);
+            }
+            Ok(true)
+        }
         End::TurnedOff => Ok(false),
         // The supervisor and its tasks are gone, and with them all that the successor needs: the
         // lock of the identity, the control connection, the metrics port.
@@ -124,6 +127,16 @@ async fn run_on(options: RelayOptions) -> anyhow::Result<bool> {
             )?;
             Ok(true)
         }
+    }
+}
+
+/// Removes the keys of a device that leaves the tailnet, so that a later PeerRelay with the same name does
+/// not become this device.
+fn forget(state_dir: &Path, file: &SessionFile) {
+    file.remove();
+    match Identity::remove(state_dir) {
+        Ok(()) => tracing::info!("the PeerRelay is deleted; the identity of the device is removed"),
+        Err(error) => tracing::warn!(%error, "the identity of the device is not removed"),
     }
 }
 

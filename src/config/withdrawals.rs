@@ -8,6 +8,9 @@ use serde::{Deserialize, Serialize};
 
 /// Key of the withdrawals in a region's ConfigMap.
 pub const WITHDRAWALS_KEY: &str = "withdrawals.yaml";
+/// Key of the entry in a region's ConfigMap which says that the PeerRelay is deleted and its devices
+/// leave the tailnet, so that relays that end remove their identity. Its text has no meaning.
+pub const DELETED_KEY: &str = "deleted";
 /// Maximum time from the withdrawal of a relay to its end. Clients look for other relays once a
 /// minute, and a handshake may take half a minute.
 pub const LIMIT: Duration = Duration::from_secs(120);

@@ -96,6 +96,15 @@ impl SessionFile {
         fs::rename(&draft, &self.path)
     }
 
+    /// Removes the file, because no relay follows that could read it. A failure is reported in the log.
+    pub fn remove(&self) {
+        if let Err(error) = fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, path = %self.path.display(), "sessions are not removed");
+        }
+    }
+
     /// Writes the present sessions of the relay. A failure is reported in the log.
     pub async fn save(&self, socket_path: &SocketPathHandle) {
         let Some(mut state) = socket_path.export().await else {

@@ -15,7 +15,7 @@ use crate::{
         data_path::DataPath,
         port::RelayPort,
         unknown,
-        withdrawals::{WITHDRAWALS_KEY, Withdrawals},
+        withdrawals::{DELETED_KEY, WITHDRAWALS_KEY, Withdrawals},
     },
     names,
 };
@@ -25,6 +25,28 @@ use crate::{
 pub(super) const FORWARD_UNTIL_REPLACED: Duration = Duration::from_secs(200);
 /// Longest time that the end of the relay waits for the API server. The next relay waits too.
 const LIMIT: Duration = Duration::from_secs(1);
+
+/// Future of the relay's place on its node.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) enum Outlook {
+    /// No relay is expected that takes over, or it is not known.
+    #[default]
+    Ended,
+    /// Another relay takes over.
+    Replaced,
+    /// The PeerRelay is deleted, and the device leaves the tailnet.
+    Deleted,
+}
+
+impl Outlook {
+    /// Returns the time for which the kernel goes on forwarding.
+    pub(super) const fn forward_time(self) -> Duration {
+        match self {
+            Self::Replaced => FORWARD_UNTIL_REPLACED,
+            Self::Ended | Self::Deleted => FORWARD_AFTER_STOP,
+        }
+    }
+}
 
 /// Properties of a relay that the next one must have, to take over what it leaves.
 #[derive(Debug, Clone)]
@@ -44,59 +66,64 @@ impl Replacement {
         }
     }
 
-    /// Returns the time for which the kernel goes on forwarding if the relay ends now. It is short unless
-    /// the cluster says that another relay follows.
-    pub(super) async fn forward_time(&self) -> Duration {
+    /// Returns what follows if the relay ends now: nothing, unless the cluster says otherwise.
+    pub(super) async fn outlook(&self) -> Outlook {
         let Some(report) = &self.report else {
-            return FORWARD_AFTER_STOP;
+            return Outlook::default();
         };
-        let is_expected = async {
+        let answer = async {
             let client = Client::try_default().await?;
-            self.is_expected(client, report).await
+            self.ask(client, report).await
         };
-        forward_time(is_expected).await
+        outlook(answer).await
     }
 
     /// Asks the API server. The cached configuration does not do: after a removal, its watch may be late.
-    async fn is_expected(&self, client: Client, report: &ReportConfig) -> anyhow::Result<bool> {
+    async fn ask(&self, client: Client, report: &ReportConfig) -> anyhow::Result<Outlook> {
         let api: Api<ConfigMap> = Api::namespaced(client, &report.namespace);
         let name = names::child(&report.peer_relay, &report.region);
         // A list of one name: relays may not get objects.
         let only = ListParams::default().fields(&format!("metadata.name={name}"));
         let maps = api.list(&only).await?;
-        maps.items
-            .first()
-            .map_or(Ok(false), |map| self.is_wanted(map))
+        let map = maps.items.first();
+        map.map_or(Ok(Outlook::Ended), |map| self.judge(map))
     }
 
-    /// Returns whether the configuration of the region wants a relay on this node that takes over.
-    fn is_wanted(&self, map: &ConfigMap) -> anyhow::Result<bool> {
+    /// Returns what the configuration of the region says about this node. Another relay takes over only if
+    /// it finds what this one leaves.
+    fn judge(&self, map: &ConfigMap) -> anyhow::Result<Outlook> {
         let data = map.data.as_ref().context("the configuration is empty")?;
+        if data.contains_key(DELETED_KEY) {
+            return Ok(Outlook::Deleted);
+        }
         let text = data
             .get(CONFIG_KEY)
             .context("there is no configuration of relays")?;
         let (config, _): (RelayConfig, _) = unknown::parse(text)?;
         let withdrawals: Withdrawals = reload::list(data, WITHDRAWALS_KEY)?;
         let node = self.node.as_deref().unwrap_or_default();
-        Ok(map.metadata.deletion_timestamp.is_none()
+        let is_replaced = map.metadata.deletion_timestamp.is_none()
             && withdrawals.since(node).is_none()
             && config.port == Some(RelayPort::On(self.port))
-            && config.data_path != Some(DataPath::Socket))
+            && config.data_path != Some(DataPath::Socket);
+        Ok(match is_replaced {
+            true => Outlook::Replaced,
+            false => Outlook::Ended,
+        })
     }
 }
 
-async fn forward_time(is_expected: impl Future<Output = anyhow::Result<bool>>) -> Duration {
-    let answer = timeout(LIMIT, is_expected).await;
+async fn outlook(answer: impl Future<Output = anyhow::Result<Outlook>>) -> Outlook {
+    let answer = timeout(LIMIT, answer).await;
     match answer.context("no answer in time").flatten() {
-        Ok(true) => {
-            tracing::info!("another relay is expected; until then the kernel forwards");
-            FORWARD_UNTIL_REPLACED
+        Ok(outlook) => {
+            tracing::info!(?outlook, "the cluster has told what follows");
+            outlook
         }
-        Ok(false) => FORWARD_AFTER_STOP,
         Err(error) => {
             let error = format!("{error:#}");
             tracing::info!(error, "it is not known whether another relay follows");
-            FORWARD_AFTER_STOP
+            Outlook::default()
         }
     }
 }
@@ -133,45 +160,62 @@ mod tests {
     #[test]
     fn a_relay_is_replaced_only_by_one_that_takes_over() {
         for (config, withdrawals, expected) in [
-            ("port: 40000", None, Some(true)),
-            ("{port: 40000, dataPath: Kernel}", None, Some(true)),
+            ("port: 40000", None, Some(Outlook::Replaced)),
+            (
+                "{port: 40000, dataPath: Kernel}",
+                None,
+                Some(Outlook::Replaced),
+            ),
             (
                 "port: 40000",
                 Some("n2: '2026-01-01T00:00:00Z'"),
-                Some(true),
+                Some(Outlook::Replaced),
             ),
             (
                 "port: 40000",
                 Some("n1: '2026-01-01T00:00:00Z'"),
-                Some(false),
+                Some(Outlook::Ended),
             ),
             (
                 "port: 40000",
                 Some("'*': '2026-01-01T00:00:00Z'"),
-                Some(false),
+                Some(Outlook::Ended),
             ),
             ("port: 40000", Some("n1: soon"), None),
             // Neither finds what this relay leaves.
-            ("port: 40001", None, Some(false)),
-            ("{port: 40000, dataPath: Socket}", None, Some(false)),
-            ("port: ''", None, Some(false)),
+            ("port: 40001", None, Some(Outlook::Ended)),
+            (
+                "{port: 40000, dataPath: Socket}",
+                None,
+                Some(Outlook::Ended),
+            ),
+            ("port: ''", None, Some(Outlook::Ended)),
             ("port: [", None, None),
         ] {
-            let answer = replacement().is_wanted(&map(config, withdrawals));
+            let answer = replacement().judge(&map(config, withdrawals));
             assert_eq!(answer.ok(), expected, "{config} {withdrawals:?}");
         }
         let mut deleted = map("port: 40000", None);
         deleted.metadata.deletion_timestamp =
             serde_json::from_value(json!("2026-01-01T00:00:00Z")).unwrap();
-        assert!(!replacement().is_wanted(&deleted).unwrap());
-        assert!(replacement().is_wanted(&ConfigMap::default()).is_err());
+        assert_eq!(replacement().judge(&deleted).unwrap(), Outlook::Ended);
+        assert!(replacement().judge(&ConfigMap::default()).is_err());
+    }
+
+    #[test]
+    fn a_relay_of_a_deleted_peer_relay_knows_that_its_device_leaves() {
+        let mut deleted = map("port: 40000", Some("'*': '2026-01-01T00:00:00Z'"));
+        assert_eq!(replacement().judge(&deleted).unwrap(), Outlook::Ended);
+        let data = deleted.data.as_mut().unwrap();
+        data.insert(DELETED_KEY.to_owned(), "true".to_owned());
+        assert_eq!(replacement().judge(&deleted).unwrap(), Outlook::Deleted);
     }
 
     #[tokio::test]
     async fn only_the_configuration_of_the_region_is_asked_for() {
         for (maps, expected) in [
-            (json!([map("port: 40000", None)]), true),
-            (json!([]), false),
+            (json!([map("port: 40000", None)]), Outlook::Replaced),
+            (json!([]), Outlook::Ended),
         ] {
             let (service, mut requests) = tower_test::mock::pair::<Request<Body>, Response<Body>>();
             let server = tokio::spawn(async move {
@@ -187,7 +231,7 @@ mod tests {
                 namespace: "relays".into(),
             };
             let client = Client::new(service, "default");
-            let answer = replacement().is_expected(client, &report).await;
+            let answer = replacement().ask(client, &report).await;
             assert_eq!(answer.unwrap(), expected);
             let name = names::child("edge", "eu");
             let uri = format!(
@@ -199,13 +243,18 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn forwarding_ends_soon_unless_a_replacement_is_certain() {
-        let answers = [Ok(true), Ok(false), Err(anyhow::anyhow!("refused"))];
+        let answers = [
+            Ok(Outlook::Replaced),
+            Ok(Outlook::Ended),
+            Ok(Outlook::Deleted),
+            Err(anyhow::anyhow!("refused")),
+        ];
         let mut times = Vec::new();
         for answer in answers {
-            times.push(forward_time(async { answer }).await);
+            times.push(outlook(async { answer }).await.forward_time());
         }
-        times.push(forward_time(std::future::pending()).await);
+        times.push(outlook(std::future::pending()).await.forward_time());
         let short = FORWARD_AFTER_STOP;
-        assert_eq!(times, [FORWARD_UNTIL_REPLACED, short, short, short]);
+        assert_eq!(times, [FORWARD_UNTIL_REPLACED, short, short, short, short]);
     }
 }

@@ -13,14 +13,15 @@ use serde_json::{Value, json};
 use crate::{
     config::{
         CONFIG_KEY,
-        withdrawals::{EVERY_NODE, WITHDRAWALS_KEY, Withdrawals},
+        withdrawals::{DELETED_KEY, EVERY_NODE, WITHDRAWALS_KEY, Withdrawals},
     },
     crd::PeerRelay,
     operator::plan::withdrawal,
 };
 
 /// Writes into the configuration of each region that no relay follows, before relays are removed: a relay
-/// that expects another one leaves the kernel forwarding for longer (docs/decisions/0027).
+/// that expects another one leaves the kernel forwarding for longer (docs/decisions/0027). If `is_forgotten`,
+/// relays remove their identity when they end, because their devices leave the tailnet.
 ///
 /// # Errors
 /// A request failed.
@@ -28,12 +29,13 @@ pub async fn withdraw_relays(
     client: &Client,
     relay: &PeerRelay,
     maps: &[Arc<ConfigMap>],
+    is_forgotten: bool,
     now: Timestamp,
 ) -> Result<(), Box<kube::Error>> {
     let namespace = relay.namespace().unwrap_or_default();
     let api: Api<ConfigMap> = Api::namespaced(client.clone(), &namespace);
     for map in maps {
-        let Some(patch) = patch(relay, map, now) else {
+        let Some(patch) = patch(relay, map, is_forgotten, now) else {
             continue;
         };
         let patch = Patch::Merge(patch);
@@ -51,21 +53,23 @@ pub async fn withdraw_relays(
 
 /// The change of a ConfigMap; `None` if it is not the configuration of a region of `relay`, or if it has
 /// the withdrawal already.
-fn patch(relay: &PeerRelay, map: &ConfigMap, now: Timestamp) -> Option<Value> {
+fn patch(relay: &PeerRelay, map: &ConfigMap, is_forgotten: bool, now: Timestamp) -> Option<Value> {
     let uid = relay.uid()?;
     let data = map.data.as_ref()?;
     let is_own = map.owner_references().iter().any(|owner| owner.uid == uid);
     let present = data.get(WITHDRAWALS_KEY);
     let present = present.and_then(|text| serde_yaml::from_str::<Withdrawals>(text).ok());
     let is_withdrawn = present.is_some_and(|present| present.0.contains_key(EVERY_NODE));
+    let is_done = is_withdrawn && (!is_forgotten || data.contains_key(DELETED_KEY));
     let withdrawals = Withdrawals([(EVERY_NODE.to_owned(), now)].into());
     let text = withdrawal::text(&withdrawals);
-    (is_own && data.contains_key(CONFIG_KEY) && !is_withdrawn).then(|| {
+    (is_own && data.contains_key(CONFIG_KEY) && !is_done).then(|| {
+        let mut data = json!({WITHDRAWALS_KEY: text});
+        if is_forgotten {
+            data[DELETED_KEY] = json!("true");
+        }
         // With the UID, the API server refuses another object with this name.
-        json!({
-            "metadata": {"uid": map.meta().uid},
-            "data": {WITHDRAWALS_KEY: text},
-        })
+        json!({"metadata": {"uid": map.meta().uid}, "data": data})
     })
 }
 
@@ -95,13 +99,9 @@ mod tests {
         let relay = fixtures::relay(json!({}));
         let now: Timestamp = "2026-01-01T00:00:00Z".parse().unwrap();
         let config = |owner| map(owner, json!({CONFIG_KEY: "port: 40000"}));
-        assert_eq!(patch(&relay, &config("u-2"), now), None);
-        assert_eq!(
-            patch(&relay, &map("u-1", json!({"entries": ""})), now),
-            None
-        );
-
-        let patch_of = |map: &ConfigMap| patch(&relay, map, now);
+        let patch_of = |map: &ConfigMap| patch(&relay, map, false, now);
+        assert_eq!(patch_of(&config("u-2")), None);
+        assert_eq!(patch_of(&map("u-1", json!({"entries": ""}))), None);
         let change = patch_of(&config("u-1")).unwrap();
         assert_eq!(change["metadata"]["uid"], "m1");
         let text = change["data"][WITHDRAWALS_KEY].as_str().unwrap();
@@ -111,5 +111,13 @@ mod tests {
         let data = withdrawn.data.as_mut().unwrap();
         data.insert(WITHDRAWALS_KEY.to_owned(), text.to_owned());
         assert_eq!(patch_of(&withdrawn), None);
+
+        assert!(change["data"].get(DELETED_KEY).is_none());
+        let forget = |map: &ConfigMap| patch(&relay, map, true, now);
+        let change = forget(&withdrawn).unwrap();
+        assert_eq!(change["data"][DELETED_KEY], "true");
+        let data = withdrawn.data.as_mut().unwrap();
+        data.insert(DELETED_KEY.to_owned(), "true".to_owned());
+        assert_eq!(forget(&withdrawn), None);
     }
 }

@@ -60,16 +60,24 @@ pub(super) async fn step(
             Ok(Action::await_change())
         }
         Step::Delete(deletion) => {
-            withdraw(relay, view, ctx, now).await;
+            withdraw(relay, view, ctx, deletion.credential.is_some(), now).await;
             delete(relay, view, publisher, ctx, *deletion).await
         }
     }
 }
 
-/// Tells relays that none follows. The deletion does not wait for this: without it, the kernel of a node
-/// may forward open sessions for some minutes more.
-async fn withdraw(relay: &PeerRelay, view: &ClusterView, ctx: &Context, now: Timestamp) {
-    let withdrawn = withdraw_relays(&ctx.client, relay, &view.config_maps, now).await;
+/// Tells relays that none follows, and whether their devices are deleted. The deletion does not wait for
+/// this: without it, the kernel of a node may forward open sessions for some minutes more, and the node
+/// keeps the keys of a device that is gone.
+async fn withdraw(
+    relay: &PeerRelay,
+    view: &ClusterView,
+    ctx: &Context,
+    deletes_devices: bool,
+    now: Timestamp,
+) {
+    let maps = &view.config_maps;
+    let withdrawn = withdraw_relays(&ctx.client, relay, maps, deletes_devices, now).await;
     if let Err(error) = withdrawn {
         let (name, namespace) = (relay.name_any(), relay.namespace());
         tracing::warn!(%error, name, namespace, "relays are removed without being withdrawn");

@@ -17,6 +17,8 @@ use ts_keys::{
 };
 
 const FILE: &str = "identity.json";
+/// The file while it is written.
+const DRAFT: &str = "identity.json.new";
 /// Empty file beside it, locked while a relay uses the identity.
 const LOCK: &str = "lock";
 /// File beside it, made when control has let the device in: empty, or with [`WITHOUT_TAGS`]. The
@@ -104,17 +106,7 @@ impl Identity {
             false => fail(error),
         })?;
         restrict(dir).map_err(fail)?;
-        // The lock counts, and not the file: the kernel releases it also when the process is killed.
-        let lock = File::create(dir.join(LOCK)).map_err(fail)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(IdentityError::InUse {
-                    dir: dir.to_owned(),
-                });
-            }
-            Err(TryLockError::Error(source)) => return Err(fail(source)),
-        }
+        let lock = lock(dir)?;
         let path = dir.join(FILE);
         let keys = match fs::read(&path) {
             Ok(bytes) => match serde_json::from_slice(&bytes) {
@@ -147,6 +139,27 @@ impl Identity {
             marker: dir.join(REGISTERED),
             _lock: Arc::new(lock),
         })
+    }
+
+    /// Removes the identity in `dir`, so that the next relay there is a new device.
+    ///
+    /// # Errors
+    /// A relay uses the identity, or the directory cannot be used.
+    pub fn remove(dir: &Path) -> Result<(), IdentityError> {
+        let _lock = lock(dir)?;
+        // In this order, an interruption leaves no keys that count as registered without being so.
+        for file in [REGISTERED, FILE, DRAFT, LOCK] {
+            match fs::remove_file(dir.join(file)) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                    return Err(IdentityError::Io {
+                        dir: dir.to_owned(),
+                        source,
+                    });
+                }
+                _ => {}
+            }
+        }
+        Ok(())
     }
 
     /// Returns whether control has let this device in before: then it needs no auth key.
@@ -201,6 +214,23 @@ impl Identity {
     }
 }
 
+/// Takes the lock of the identity in a directory that exists.
+fn lock(dir: &Path) -> Result<File, IdentityError> {
+    let fail = |source| IdentityError::Io {
+        dir: dir.to_owned(),
+        source,
+    };
+    // The lock counts, and not the file: the kernel releases it also when the process is killed.
+    let lock = File::create(dir.join(LOCK)).map_err(fail)?;
+    match lock.try_lock() {
+        Ok(()) => Ok(lock),
+        Err(TryLockError::WouldBlock) => Err(IdentityError::InUse {
+            dir: dir.to_owned(),
+        }),
+        Err(TryLockError::Error(source)) => Err(fail(source)),
+    }
+}
+
 /// Closes a directory to other users. One that is closed already is left alone, because only its owner may
 /// change its mode.
 fn restrict(dir: &Path) -> io::Result<()> {
@@ -212,7 +242,7 @@ fn restrict(dir: &Path) -> io::Result<()> {
 }
 
 fn write_atomically(dir: &Path, stored: &Stored) -> io::Result<()> {
-    let draft = dir.join(format!("{FILE}.new"));
+    let draft = dir.join(DRAFT);
     let mut file = private::create(&draft)?;
     file.write_all(&serde_json::to_vec(stored)?)?;
     file.sync_all()?;
@@ -266,6 +296,26 @@ mod tests {
             fs::metadata(file).unwrap().permissions().mode() & 0o777,
             0o600
         );
+    }
+
+    #[test]
+    fn a_removed_identity_leaves_nothing_and_the_next_device_is_a_new_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = Identity::load(dir.path()).unwrap();
+        first.mark_registered(false);
+        let error = Identity::remove(dir.path()).unwrap_err();
+        assert!(matches!(error, IdentityError::InUse { .. }));
+        assert!(first.is_registered());
+        let (node, machine) = (first.node.public, first.machine.public);
+        drop(first);
+        Identity::remove(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        Identity::remove(dir.path()).unwrap();
+
+        let next = Identity::load(dir.path()).unwrap();
+        assert!(!next.is_registered());
+        assert_ne!(node, next.node.public);
+        assert_ne!(machine, next.machine.public);
     }
 
     #[test]
