@@ -241,14 +241,7 @@ fn container_trouble(
         container.name
     );
     if failed.is_some_and(|end| end.exit_code == i32::from(names::STATE_DIRECTORY_UNUSABLE)) {
-        let message = format!(
-            "node {} does not let container {} write to {DEFAULT_STATE_DIR} or {POD_SESSION_DIR}: \
-             SELinux needs template.podOverrides.securityContext.seLinuxOptions.type spc_t or the type \
-             container_file_t for both directories, and a read-only file system must be made \
-             writable; {logs} names the directory",
-            node_of(pod).unwrap_or_default(),
-            container.name,
-        );
+        let message = directory_unusable(container, pod, &logs);
         return Some((Trouble::StateDirectoryUnusable, message));
     }
     let code = failed.map_or_else(String::new, |end| format!(" with code {}", end.exit_code));
@@ -257,6 +250,17 @@ fn container_trouble(
         container.name
     );
     Some((Trouble::CrashLooping, message))
+}
+
+fn directory_unusable(container: &ContainerStatus, pod: &Pod, logs: &str) -> String {
+    format!(
+        "node {} does not let container {} write to {DEFAULT_STATE_DIR} or {POD_SESSION_DIR}: SELinux \
+         needs template.podOverrides.securityContext.seLinuxOptions.type spc_t or the type \
+         container_file_t for both directories, and a read-only file system must be made writable; \
+         {logs} names the directory",
+        node_of(pod).unwrap_or_default(),
+        container.name,
+    )
 }
 
 fn quote(text: &str) -> String {

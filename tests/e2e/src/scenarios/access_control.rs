@@ -18,7 +18,7 @@ use super::{
 };
 
 const PORT: u16 = 7_018;
-/// What metrics show where nothing can be pinned.
+/// Metric of a relay that can pin nothing.
 const NOT_PINNED: &str = "peerrelay_data_path{path=\"kernel\",reason=\"NotPinned\"}";
 
 pub(super) fn scenarios() -> Vec<Scenario> {

@@ -1,4 +1,4 @@
-//! What networks in the field do to packets: translations that forget, loss, duplicates and other order.
+//! Impairments of the paths of clients: translations that forget, loss, duplicates and other order.
 
 use anyhow::{Context, Result};
 use serde_json::Value;
