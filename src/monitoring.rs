@@ -143,6 +143,15 @@ pub const ALERTS: &[Alert] = &[
         description: "Some nodes that fit {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} have no relay, because the allowance is used up.",
     },
     Alert {
+        name: "PeerRelayCredentialExpiring",
+        scope: Scope::Operator,
+        expression: "max by (peer_relay_namespace, peer_relay) (peerrelay_operator_condition{type=\"CredentialExpiring\"}) == 1",
+        lasts: "1h",
+        severity: "warning",
+        summary: "A credential of a PeerRelay expires within two weeks.",
+        description: "A credential of {{ $labels.peer_relay }} in {{ $labels.peer_relay_namespace }} expires. The condition CredentialExpiring names it and the fix. Open sessions continue until then.",
+    },
+    Alert {
         name: "PeerRelayOperatorFailing",
         scope: Scope::Operator,
         expression: "rate(peerrelay_operator_reconcile_errors_total[10m]) > 0",

@@ -43,6 +43,8 @@ pub const FINALIZER: &str = "peerrelay.dev/devices";
 /// Field manager of this finalizer.
 // An apply without finalizers by this manager removes its own finalizer, and none of others.
 pub const FINALIZER_MANAGER: &str = "peerrelay-finalizer";
+/// Condition of a PeerRelay whose credentials expire soon. It is a problem if it is `True`.
+pub const CREDENTIAL_EXPIRING: &str = "CredentialExpiring";
 /// HTTP header of a probe with the identity of the relay that it is for. Other relays refuse the
 /// probe.
 pub const IDENTITY_HEADER: &str = "peerrelay-identity";

@@ -9,6 +9,7 @@ pub mod defaults;
 pub mod deleter;
 pub mod devices;
 pub mod events;
+pub mod expiry;
 pub mod fence;
 #[cfg(test)]
 pub(crate) mod fixtures;

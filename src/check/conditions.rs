@@ -15,7 +15,10 @@ use super::{
     installation::{not_checked, watched},
     remedy::{Subject, remedy},
 };
-use crate::crd::{PeerRelay, exposure::ExposureType};
+use crate::{
+    crd::{PeerRelay, exposure::ExposureType},
+    names::CREDENTIAL_EXPIRING,
+};
 
 /// Time in which an operator that works has handled a change.
 const HANDLED_WITHIN: SignedDuration = SignedDuration::from_secs(30);
@@ -97,7 +100,8 @@ fn severity(condition: &Condition) -> Option<Severity> {
     match (&*condition.type_, &*condition.status) {
         ("Reconciling", _) | ("Stalled", "False") => None,
         ("Stalled", "True") => Some(Severity::Problem),
-        ("WithinQuota" | "PolicySynced" | "DevicesDeleted", "False") => Some(Severity::Warning),
+        ("WithinQuota" | "PolicySynced" | "DevicesDeleted", "False")
+        | (CREDENTIAL_EXPIRING, "True") => Some(Severity::Warning),
         (_, "False") => Some(Severity::Problem),
         (_, "Unknown") => Some(Severity::Warning),
         _ => None,

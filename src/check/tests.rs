@@ -132,7 +132,7 @@ const SEEDS: [(Fault, Seed); 28] = [
 ];
 
 /// Reasons of conditions, with the type and status of the condition that has them.
-const REPORTED: [(&str, &str, &str); 20] = [
+const REPORTED: [(&str, &str, &str); 22] = [
     ("NoNodes", "Ready", "False"),
     ("NodesTaken", "Ready", "False"),
     ("HostPortConflict", "Stalled", "True"),
@@ -153,6 +153,8 @@ const REPORTED: [(&str, &str, &str); 20] = [
     ("CredentialMissing", "CredentialAccepted", "False"),
     ("TagsRefused", "CredentialAccepted", "False"),
     ("PolicyOverwritten", "PolicySynced", "False"),
+    ("NodeKeyExpiring", "CredentialExpiring", "True"),
+    ("APIKeyExpiring", "CredentialExpiring", "True"),
 ];
 
 #[test]

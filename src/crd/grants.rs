@@ -94,6 +94,28 @@ pub struct PolicyStatus {
     /// Difference that `Propose` found.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proposal: Option<PolicyProposal>,
+    /// Findings about relay grants for this PeerRelay in the policy, as `peerrelay grants review`
+    /// prints them. At most 16 are listed.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schemars(length(max = 16))]
+    pub findings: Vec<PolicyFinding>,
+    /// Time at which the API key of `grants.apiKey` expires. It is absent if the API does not tell it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub credential_expires: Option<Time>,
+}
+
+/// Finding about the policy of the tailnet.
+#[derive(Serialize, Deserialize, Clone, Debug, Default, PartialEq, Eq, JsonSchema)]
+#[serde(rename_all = "camelCase")]
+pub struct PolicyFinding {
+    /// Line in the policy file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub line: Option<i64>,
+    /// Kind of the finding, such as `wildcard-destination`.
+    pub kind: String,
+    /// Description with the fix, at most 512 characters.
+    #[schemars(length(max = 512))]
+    pub message: String,
 }
 
 /// Difference between the policy of the tailnet and the policy with the entries of a PeerRelay.

@@ -258,7 +258,7 @@ pub struct PeerRelayStatus {
     pub observed_generation: i64,
     /// Conditions: Ready, Reconciling, Stalled, TailnetConnected, WithinQuota, RelaysAvailable,
     /// GrantsInForce, PolicySynced, EndpointsPublished, EndpointsVerified, CredentialAccepted,
-    /// DevicesDeleted.
+    /// CredentialExpiring, DevicesDeleted.
     /// `docs/conditions.md` lists the reasons and their remedies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schemars(schema_with = "conditions")]

@@ -155,6 +155,9 @@ pub struct NodeTailnet {
     /// Tags of the device.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tags: Vec<String>,
+    /// Time at which the node key of the device expires. It is absent if the key does not expire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_expiry: Option<Time>,
     /// Home DERP region. It is absent while the relay is not connected.
     #[serde(default, rename = "homeDERP", skip_serializing_if = "Option::is_none")]
     pub home_derp: Option<String>,

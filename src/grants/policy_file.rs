@@ -16,7 +16,10 @@ pub use self::{
     diff::unified,
     error::{PolicyFault, PolicyFileError},
     merge::{FirstGrants, MergeRequest, Merged, Note, decode, merge},
-    review::{ClientUse, Finding, FindingKind, ReviewRequest, ReviewedRegion, review},
+    review::{
+        ClientUse, Finding, FindingKind, ReviewRequest, ReviewedRegion, UNUSED_DAYS, review,
+        review_entries, review_observations,
+    },
 };
 
 #[cfg(test)]

@@ -8,7 +8,10 @@ use super::{
     apply::{CLASS, FAMILIES},
     objects::Replaced,
 };
-use crate::crd::{PeerRelay, device::RelayDevice};
+use crate::{
+    crd::{PeerRelay, device::RelayDevice},
+    names::CREDENTIAL_EXPIRING,
+};
 
 /// Reason of the event about a replaced Service.
 pub const SERVICE_REPLACED: &str = "ServiceReplaced";
@@ -45,7 +48,8 @@ pub fn transitions(before: &[Condition], now: &[Condition]) -> Vec<Event> {
     });
     new.map(|condition| {
         let is_ready = condition.type_ == "Ready";
-        let problem = match is_ready && stalled(now) {
+        let is_expiring = condition.type_ == CREDENTIAL_EXPIRING && is_true(condition);
+        let problem = match is_expiring || is_ready && stalled(now) {
             true => true,
             false => condition.status == "False" && !is_start(condition, find(&condition.type_)),
         };
@@ -240,6 +244,18 @@ mod tests {
             "Warning DerpUnreachable",
         ];
         assert_eq!(published(&ready, &lost), bad);
+    }
+
+    #[test]
+    fn a_credential_that_expires_is_one_warning() {
+        let ready = conditions(&["Ready=True/RelaysReady"]);
+        let expiring = conditions(&[
+            "Ready=True/RelaysReady",
+            "CredentialExpiring=True/NodeKeyExpiring",
+        ]);
+        assert_eq!(published(&ready, &expiring), ["Warning NodeKeyExpiring"]);
+        assert!(published(&expiring, &expiring).is_empty());
+        assert!(published(&expiring, &ready).is_empty());
     }
 
     #[test]

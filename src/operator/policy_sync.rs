@@ -11,6 +11,8 @@ pub use self::{
     exchange::{Exchange, Goal, Request},
     schedule::{Order, Schedule, Wish},
 };
+use k8s_openapi::jiff::Timestamp;
+
 use super::{
     credential::CredentialProblem,
     objects::checksum,
@@ -18,7 +20,7 @@ use super::{
 };
 use crate::grants::{
     self,
-    policy_file::{MergeRequest, PolicyFault, PolicyFileError},
+    policy_file::{self, MergeRequest, PolicyFault, PolicyFileError},
 };
 
 /// Reason of a policy that has the entries.
@@ -106,6 +108,28 @@ pub enum Finding {
     Failed(CredentialProblem),
 }
 
+/// Result of one comparison, the review of the policy that it has left, and the expiry of its
+/// credential.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Comparison {
+    /// Result of the comparison.
+    pub finding: Finding,
+    /// Findings about the relay grants of the PeerRelay.
+    pub review: Vec<policy_file::Finding>,
+    /// Time at which the credential expires, if it is known.
+    pub credential_expires: Option<Timestamp>,
+}
+
+impl From<Finding> for Comparison {
+    fn from(finding: Finding) -> Self {
+        Self {
+            finding,
+            review: Vec::new(),
+            credential_expires: None,
+        }
+    }
+}
+
 /// Results of the operator's comparisons for one PeerRelay.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Syncing {
@@ -113,6 +137,10 @@ pub struct Syncing {
     pub checksum: String,
     /// Result of the last comparison. `None` if this process has made none.
     pub finding: Option<Finding>,
+    /// Review of the policy by the last comparison.
+    pub review: Vec<policy_file::Finding>,
+    /// Time at which the credential of the last comparison expires, if it is known.
+    pub credential_expires: Option<Timestamp>,
     /// True if the last comparison found that another program has changed the entries.
     pub is_overwritten: bool,
     /// True if the entries were removed for the deletion of the PeerRelay.

@@ -19,7 +19,7 @@ use super::{
     build::build,
     defaults::Defaults,
     deleter::{Deleter, Deletions},
-    events,
+    events, expiry,
     issuer::Issuer,
     metrics::Metrics,
     objects::{Applied, Objects},
@@ -96,6 +96,7 @@ impl ApiTasks {
             self.issuer.issue(key, spec, &view.issuing.issued, plan),
             delete_devices((relay, spec), plan, view, &self.deleter),
             sync_policy((relay, spec), plan, view, &self.syncer),
+            expiry::next(plan, &view.reports, Timestamp::now()).map(until),
         ];
         next.into_iter().flatten()
     }
@@ -275,6 +276,8 @@ fn sync_policy(
     };
     let stored = view.policy.as_ref();
     let regions = relay.status.iter().flat_map(|status| &status.regions);
+    let expires = plan.policy.credential_expires();
+    let expires_soon = expires.is_some_and(|expiry| expiry::is_soon(expiry, Timestamp::now()));
     let wish = Wish {
         checksum: entries.checksum.clone(),
         writes: access.writes,
@@ -282,6 +285,7 @@ fn sync_policy(
         is_held: removal::is_held(relay) && stored.is_some_and(|policy| policy.has_entries),
         is_known: plan.policy.is_known(),
         is_proposed: plan.policy.diff.is_some(),
+        is_repeated: plan.policy.has_findings() || expires_soon,
         reports: regions.map(|region| region.grant).collect(),
     };
     syncer.sync(relay, access, &wish, &entries.request)
@@ -289,7 +293,7 @@ fn sync_policy(
 
 /// Returns the time of the next pass: after a refusal, when withdrawn relays are removed, when a
 /// roll-out no longer waits for relays that are not reached, or for the next one of the `attempts`
-/// to create an auth key, to delete a device or to compare the policy.
+/// to create an auth key, to delete a device, to compare the policy or to look at what expires.
 fn next(
     plan: &Plan,
     objects: Objects<Applied>,

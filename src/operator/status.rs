@@ -6,6 +6,8 @@ mod credential;
 mod devices;
 mod disabled;
 mod endpoints;
+mod expiring;
+pub mod findings;
 mod grants;
 mod observed;
 pub mod pods;
@@ -89,6 +91,8 @@ pub const REASONS: &[&str] = &[
     "NoOtherRelay",
     "NotTried",
     ACCEPTED,
+    expiring::NODE_KEY,
+    expiring::API_KEY,
 ];
 
 /// Outcome of a pass for the status.
@@ -141,7 +145,7 @@ pub fn status(
         .status
         .as_ref()
         .map_or(&[][..], |status| &status.conditions);
-    let mut conditions: Vec<_> = updates(&observed, view, outcome, old)
+    let mut conditions: Vec<_> = updates(&observed, view, outcome, old, now)
         .into_iter()
         .map(|update| condition(update, old, generation, now))
         .collect();
@@ -186,6 +190,7 @@ fn updates(
     view: &ClusterView,
     outcome: Outcome<'_>,
     old: &[Condition],
+    now: Timestamp,
 ) -> Vec<ConditionUpdate> {
     let pass = match outcome {
         Outcome::Paused => {
@@ -207,7 +212,8 @@ fn updates(
         true => {
             let mut updates = ready::updates(observed);
             updates.extend(serving::updates(observed));
-            updates.push(grants::condition(&observed.grants));
+            let findings = findings::findings(pass, &observed.regions, now);
+            updates.push(grants::condition(&observed.grants, &findings));
             updates.push(verified::verified(&view.reports));
             updates.push(endpoints::published(&view.reports, pass.regions()));
             updates.extend(allowance::update(pass, &view.neighbours));
@@ -217,6 +223,7 @@ fn updates(
     };
     updates.extend(devices::update(pass, &view.deleting));
     updates.extend(policy::update(pass, &view.syncing, old));
+    updates.extend(expiring::update(pass, view, now));
     match &pass.objects.stage.refused {
         Some(refused) => refused::apply(updates, refused),
         None => updates,

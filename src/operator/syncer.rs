@@ -13,7 +13,9 @@ use tokio::time::Instant;
 use super::{
     api_clients::{ApiAccess, ApiClients},
     credential::CredentialError,
-    policy_sync::{Exchange, Finding, Order, Request, Schedule, Syncing, Wish, removal},
+    policy_sync::{
+        Comparison, Exchange, Finding, Order, Request, Schedule, Syncing, Wish, removal,
+    },
     tasks::{Due, Tasks},
     validate::PolicyAccess,
 };
@@ -127,7 +129,7 @@ impl Syncer {
         self.0.tasks.end(access.relay, &uid, finish);
     }
 
-    async fn compare(&self, task: &Task) -> Result<Finding, CredentialError> {
+    async fn compare(&self, task: &Task) -> Result<Comparison, CredentialError> {
         let Task {
             access,
             request,
@@ -143,11 +145,14 @@ impl Syncer {
         };
         let exchange = Exchange::new(request.clone(), order.goal);
         let result = match api {
-            Ok(api) => converse(&api, exchange).await,
+            Ok(api) => match converse(&api, exchange).await {
+                Ok(comparison) if !is_removal => Ok(with_expiry(&api, comparison).await),
+                result => result,
+            },
             Err(error) => Err(error),
         };
         let goal = order.goal;
-        match &result {
+        match result.as_ref().map(|comparison| &comparison.finding) {
             Ok(Finding::UpToDate) => {
                 tracing::info!(name, namespace, ?goal, is_removal, "policy is up to date");
             }
@@ -167,8 +172,22 @@ impl Syncer {
     }
 }
 
+/// Adds the expiry of the credential. Not all versions of an API tell it, so the comparison does not
+/// fail without it.
+async fn with_expiry(api: &TailnetApi, comparison: Comparison) -> Comparison {
+    let expiry = api.credential_expiry().await;
+    let credential_expires = expiry.unwrap_or_else(|error| {
+        tracing::debug!(%error, "expiry of the credential is unknown");
+        None
+    });
+    Comparison {
+        credential_expires,
+        ..comparison
+    }
+}
+
 /// Sends the requests of an exchange.
-async fn converse(api: &TailnetApi, mut exchange: Exchange) -> Result<Finding, CredentialError> {
+async fn converse(api: &TailnetApi, mut exchange: Exchange) -> Result<Comparison, CredentialError> {
     let mut request = Request::Read;
     loop {
         request = match request {
@@ -186,7 +205,7 @@ async fn converse(api: &TailnetApi, mut exchange: Exchange) -> Result<Finding, C
                 },
                 Err(error) => return Err(error.into()),
             },
-            Request::End(finding) => return Ok(finding),
+            Request::End(finding) => return Ok(exchange.end(finding)),
         };
     }
 }

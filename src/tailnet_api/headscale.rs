@@ -1,8 +1,10 @@
-//! The policy of a tailnet of Headscale, by the first version of its API (0.29). It has an API key as
-//! credential, and no entity tags.
+//! The policy of a tailnet of Headscale, by the first version of its API (0.29), and the expiry of the
+//! credential. It has an API key as credential, and no entity tags.
 
 use bytes::Bytes;
 use http::{Method, StatusCode};
+use jiff::Timestamp;
+use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
 
 use super::{
@@ -15,6 +17,7 @@ use super::{
 
 const POLICY: &str = "/api/v1/policy";
 const CHECK: &str = "/api/v1/policy/check";
+const API_KEYS: &str = "/api/v1/apikey";
 /// Words of the answer of a server that has no policy yet.
 const NOT_FOUND: &str = "acl policy not found";
 /// Words of the answer of a server that reads the policy from a file.
@@ -27,7 +30,44 @@ struct Document {
     policy: String,
 }
 
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ApiKeys {
+    #[serde(default)]
+    api_keys: Vec<ApiKey>,
+}
+
+/// An API key without its secret part.
+#[derive(Deserialize)]
+struct ApiKey {
+    /// Beginning of the key, followed by asterisks.
+    #[serde(default)]
+    prefix: String,
+    #[serde(default)]
+    expiration: Option<Timestamp>,
+}
+
 impl TailnetApi {
+    /// Returns the time at which the credential expires. `None` if it does not expire, or if the API
+    /// tells no expiry: OAuth clients and federated identities have none, and cause no request.
+    ///
+    /// # Errors
+    /// The request has failed.
+    pub async fn credential_expiry(&self) -> Result<Option<Timestamp>, ApiError> {
+        /// Infinitive for errors.
+        const LIST: &str = "list the API keys";
+        let ApiCredential::ApiKey(own) = &self.credential else {
+            return Ok(None);
+        };
+        let call = Call::new(LIST, Method::GET, API_KEYS.to_owned(), Scope::PolicyRead);
+        let keys = self.call(call).await?.json::<ApiKeys>(LIST)?.api_keys;
+        let is_own = |key: &ApiKey| {
+            let prefix = key.prefix.trim_end_matches('*');
+            !prefix.is_empty() && own.expose_secret().starts_with(prefix)
+        };
+        Ok(keys.into_iter().find(is_own).and_then(|key| key.expiration))
+    }
+
     /// Returns whether the API is that of Headscale.
     pub(super) const fn is_headscale(&self) -> bool {
         matches!(self.credential, ApiCredential::ApiKey(_))

@@ -17,14 +17,9 @@ use crate::{
         manifests::counted,
         output::{Format, print, print_error},
     },
-    crd::{
-        control_server::ControlServer,
-        credential::CredentialIdentity,
-        grants::{ClientStatus, GrantState},
-        peer_relay::RegionStatus,
-    },
-    grants::policy_file::{self, ClientUse, Finding, ReviewRequest, ReviewedRegion},
-    operator::{objects::Owner, validate::ValidRegion},
+    crd::{control_server::ControlServer, credential::CredentialIdentity},
+    grants::policy_file::{self, Finding, ReviewRequest, ReviewedRegion, UNUSED_DAYS},
+    operator::{objects::Owner, status::findings::reviewed},
 };
 
 /// Exit code if there are findings.
@@ -53,7 +48,7 @@ pub(super) struct ReviewArgs {
     #[command(flatten)]
     source: Source,
     /// Number of days without a request after which a client counts as unused
-    #[arg(long, value_name = "DAYS", default_value_t = 30)]
+    #[arg(long, value_name = "DAYS", default_value_t = UNUSED_DAYS)]
     unused_days: u32,
     /// Output format: text for people, or JSON for programs
     #[arg(short, long, value_enum, default_value = "text")]
@@ -125,31 +120,6 @@ fn regions(relay: &Found) -> impl Iterator<Item = ReviewedRegion> {
         let status = statuses.into_iter().find(|s| s.name == region.name);
         reviewed(region, status)
     })
-}
-
-fn reviewed(region: &ValidRegion, status: Option<&RegionStatus>) -> ReviewedRegion {
-    let client = |client: &ClientStatus| ClientUse {
-        client: client.client.clone(),
-        devices: client.devices,
-        counted_since: client.counted_since.as_ref().map(|time| time.0),
-        last_asked: client.last_asked.as_ref().map(|time| time.0),
-    };
-    let clients = status.iter().flat_map(|status| &status.clients);
-    ReviewedRegion {
-        grant: region.grant.clone(),
-        tag_on_others: status.is_some_and(|status| status.grant == GrantState::TagShared),
-        // The status may be older than the spec.
-        clients: clients
-            .filter(|client| {
-                region
-                    .grant
-                    .clients
-                    .iter()
-                    .any(|c| c.text() == client.client)
-            })
-            .map(client)
-            .collect(),
-    }
 }
 
 /// Describes the PeerRelays that have, or may have, more relays than their tailnet allows.

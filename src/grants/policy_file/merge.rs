@@ -43,6 +43,19 @@ pub struct MergeRequest {
     pub removed: Vec<String>,
 }
 
+impl MergeRequest {
+    /// Returns the marker of each region.
+    pub(super) fn markers(&self) -> impl Iterator<Item = Marker> {
+        self.regions.iter().map(|region| Marker {
+            origin: match &self.cluster {
+                Some(cluster) => format!("{} in {cluster}", region.origin),
+                None => region.origin.clone(),
+            },
+            tag: region.tag.clone(),
+        })
+    }
+}
+
 /// Effect of the first `grants` on connections that the policy allowed before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirstGrants {
@@ -124,14 +137,7 @@ struct Found<'d> {
 
 impl<'a> Plan<'a> {
     fn new(request: &'a MergeRequest) -> Self {
-        let marker = |region: &RegionGrant| Marker {
-            origin: match &request.cluster {
-                Some(cluster) => format!("{} in {cluster}", region.origin),
-                None => region.origin.clone(),
-            },
-            tag: region.tag.clone(),
-        };
-        let markers: Vec<_> = request.regions.iter().map(marker).collect();
+        let markers: Vec<_> = request.markers().collect();
         let known = markers.iter().map(|marker| marker.peer_relay().to_owned());
         let removed = request.removed.iter().map(|name| match &request.cluster {
             Some(cluster) => format!("{name} in {cluster}"),

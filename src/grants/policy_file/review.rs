@@ -6,10 +6,15 @@ mod rules;
 use k8s_openapi::jiff::Timestamp;
 
 use super::{
-    document::{Container, Document, Entry},
+    document::{Child, Container, Document, Entry},
     error::PolicyFileError,
+    marker::{self, Marker},
+    merge::MergeRequest,
 };
 use crate::grants::{Policy, RegionGrant};
+
+/// Number of days without a request after which a client counts as unused.
+pub const UNUSED_DAYS: u32 = 30;
 
 labels::label_enum! {
     /// Kind of a finding.
@@ -92,6 +97,17 @@ pub struct ReviewedRegion {
     pub clients: Vec<ClientUse>,
 }
 
+impl ReviewedRegion {
+    /// Creates a region without observations.
+    pub fn new(grant: &RegionGrant) -> Self {
+        Self {
+            grant: grant.clone(),
+            tag_on_others: false,
+            clients: Vec::new(),
+        }
+    }
+}
+
 /// Use of an entry of `clients`.
 #[derive(Debug, Clone)]
 pub struct ClientUse {
@@ -120,7 +136,7 @@ pub fn review(text: &str, request: &ReviewRequest) -> Result<Vec<Finding>, Polic
             message: error.fault.to_string(),
         });
     }
-    let grants = relay_grants(&document);
+    let grants: Vec<_> = relay_grants(&document).collect();
     rules::review(
         &document,
         &grants,
@@ -129,9 +145,54 @@ pub fn review(text: &str, request: &ReviewRequest) -> Result<Vec<Finding>, Polic
     );
     findings.sort_by_key(|finding| finding.line);
     if let Some(regions) = &request.regions {
-        cluster::review(&grants, regions, request, &mut findings);
+        cluster::review(Some(&grants), regions, request, &mut findings);
     }
     Ok(findings)
+}
+
+/// Reviews the grants of a policy file that concern the relays of `request`: those of their tags,
+/// and those without a tag as destination. Entries that another PeerRelay has generated are left
+/// out. The findings are those about rules, in the order of the file.
+///
+/// # Errors
+/// The text is not a policy file.
+pub fn review_entries(text: &str, request: &MergeRequest) -> Result<Vec<Finding>, PolicyFileError> {
+    let document = Document::parse(text)?;
+    let regions: Vec<_> = request.regions.iter().map(ReviewedRegion::new).collect();
+    let concerns = |grant: &RelayGrant<'_>| {
+        let is_own = |dst: &&str| regions.iter().any(|region| region.grant.tag == **dst);
+        let is_generated = grant.marker.as_ref().is_some_and(|marker| {
+            let mut own = request.markers();
+            own.all(|own| own.peer_relay() != marker.peer_relay())
+        });
+        let mut others = grant.dst.iter().filter(|dst| !dst.starts_with("tag:"));
+        !is_generated && (grant.dst.iter().any(is_own) || others.next().is_some())
+    };
+    let grants: Vec<_> = relay_grants(&document).filter(concerns).collect();
+    let mut findings = Vec::new();
+    rules::review(&document, &grants, Some(&regions), &mut findings);
+    findings.retain(|finding| {
+        // A grant may have other tags too, and nothing is known about their relays.
+        !matches!(
+            finding.kind,
+            FindingKind::AllowsEverything | FindingKind::UnneededGrant
+        )
+    });
+    findings.sort_by_key(|finding| finding.line);
+    Ok(findings)
+}
+
+/// Reviews PeerRelays by what their relays observe, without a policy file.
+pub fn review_observations(regions: &[ReviewedRegion], now: Timestamp) -> Vec<Finding> {
+    let request = ReviewRequest {
+        regions: None,
+        over_quota: Vec::new(),
+        now,
+        unused_days: UNUSED_DAYS,
+    };
+    let mut findings = Vec::new();
+    cluster::review(None, regions, &request, &mut findings);
+    findings
 }
 
 /// Relay grant in a policy file.
@@ -140,28 +201,44 @@ struct RelayGrant<'d> {
     src: Vec<&'d str>,
     dst: Vec<&'d str>,
     rule: &'d Container,
+    /// Comment above the grant which says that it is generated.
+    marker: Option<Marker>,
 }
 
 /// Returns the grants that contain one of the relay capabilities.
-fn relay_grants(document: &Document) -> Vec<RelayGrant<'_>> {
-    fn relay_grant<'d>(document: &Document, entry: &'d Entry) -> Option<RelayGrant<'d>> {
-        let rule = entry.object()?;
-        let app = rule.member("app")?.object()?;
-        app.names()
-            .any(|name| name.starts_with(crate::grants::CAPABILITY))
-            .then(|| RelayGrant {
-                line: document.line(entry.range.start),
-                src: texts(rule.member("src")),
-                dst: texts(rule.member("dst")),
-                rule,
-            })
-    }
-
+fn relay_grants(document: &Document) -> impl Iterator<Item = RelayGrant<'_>> {
     let grants = document.root.member("grants").and_then(Entry::array);
-    let entries = grants.into_iter().flat_map(Container::entries);
-    entries
-        .filter_map(|entry| relay_grant(document, entry))
-        .collect()
+    grants.into_iter().flat_map(|grants| {
+        let children = grants.children.iter().enumerate();
+        children.filter_map(|(at, child)| match child {
+            Child::Entry(entry) => relay_grant(document, grants, at, entry),
+            _ => None,
+        })
+    })
+}
+
+fn relay_grant<'d>(
+    document: &'d Document,
+    grants: &Container,
+    at: usize,
+    entry: &'d Entry,
+) -> Option<RelayGrant<'d>> {
+    let rule = entry.object()?;
+    let app = rule.member("app")?.object()?;
+    let mut names = app.names();
+    if !names.any(|name| name.starts_with(crate::grants::CAPABILITY)) {
+        return None;
+    }
+    let dst = texts(rule.member("dst"));
+    let marker = marker::above(document, grants, at).map(|(_, marker)| marker);
+    Some(RelayGrant {
+        line: document.line(entry.range.start),
+        src: texts(rule.member("src")),
+        // A marker counts only if the entry has its tag.
+        marker: marker.filter(|marker| dst.contains(&&*marker.tag)),
+        dst,
+        rule,
+    })
 }
 
 /// Returns the texts of a list. Other elements are left out.

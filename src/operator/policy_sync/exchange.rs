@@ -1,8 +1,8 @@
 //! The requests of one comparison with the policy: read, merge, validate and write. Pure.
 
-use super::{CONTESTED, Finding, UNPROTECTED, problem, refused, unusable};
+use super::{CONTESTED, Comparison, Finding, UNPROTECTED, problem, refused, unusable};
 use crate::{
-    grants::policy_file::{MergeRequest, decode, merge, unified},
+    grants::policy_file::{self, MergeRequest, decode, merge, review_entries, unified},
     tailnet_api::PolicyGuard,
 };
 
@@ -52,6 +52,8 @@ pub struct Exchange {
     /// Number of writes that had no effect.
     failures: u32,
     merged: Option<Merged>,
+    /// Review of the policy that was read or written last.
+    review: Vec<policy_file::Finding>,
 }
 
 /// A policy with the entries, for the policy that was read last.
@@ -70,6 +72,15 @@ impl Exchange {
             goal,
             failures: 0,
             merged: None,
+            review: Vec::new(),
+        }
+    }
+
+    /// Ends the comparison with this result.
+    pub fn end(self, finding: Finding) -> Comparison {
+        Comparison {
+            review: self.review,
+            ..finding.into()
         }
     }
 
@@ -81,6 +92,7 @@ impl Exchange {
             Ok(merged) => merged,
             Err(error) => return Request::End(Finding::Failed(unusable(&error))),
         };
+        self.review_policy(before);
         if before == after {
             return Request::End(Finding::UpToDate);
         }
@@ -105,16 +117,24 @@ impl Exchange {
             return Request::Read;
         };
         match (self.goal, refused, merged.guard) {
-            (Goal::Write, None, Some(guard)) => Request::Write {
-                text: merged.text,
-                guard,
-            },
+            (Goal::Write, None, Some(guard)) => {
+                self.review_policy(&merged.text);
+                Request::Write {
+                    text: merged.text,
+                    guard,
+                }
+            }
             (Goal::Write, Some(refused), _) => Request::End(Finding::Failed(refused)),
             (_, refused, _) => Request::End(Finding::Differs {
                 diff: merged.diff,
                 refused,
             }),
         }
+    }
+
+    fn review_policy(&mut self, text: &str) {
+        // The merge has parsed the text.
+        self.review = review_entries(text, &self.request).unwrap_or_default();
     }
 
     /// Takes the result of the write: true if the policy was replaced, and false if others have

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Finding, Goal, Syncing};
+use super::{Comparison, Finding, Goal, Syncing};
 use crate::{
     backoff::Backoff,
     crd::grants::GrantState,
@@ -23,8 +23,9 @@ const AFTER_OVERWRITE: Backoff = Backoff::new(Duration::from_secs(30), Duration:
 const PEACE: Duration = Duration::from_secs(86_400);
 /// Shortest time between comparisons that reports of relays cause.
 const SPACING: Duration = Duration::from_secs(30);
-/// Time between comparisons while a proposal waits to be merged.
-const PROPOSAL: Duration = Duration::from_secs(3_600);
+/// Time between comparisons while a proposal waits to be merged, the review has findings, or the
+/// credential expires soon.
+const OPEN: Duration = Duration::from_secs(3_600);
 /// Wait until the status and the finalizer are stored that a write needs.
 const HOLD: Duration = Duration::from_secs(1);
 
@@ -41,6 +42,9 @@ pub struct Wish {
     pub is_known: bool,
     /// True if a proposal waits to be merged.
     pub is_proposed: bool,
+    /// True if the review of the policy has findings, or the credential expires soon. Nothing tells
+    /// the end of either but another comparison.
+    pub is_repeated: bool,
     /// State of the grant of each region, as relays report it.
     pub reports: Vec<GrantState>,
 }
@@ -94,16 +98,23 @@ impl Schedule {
         if is_unheld && matches!(found, Some(Finding::Differs { .. })) {
             return Due::After(Some(HOLD));
         }
-        if found.is_none() && wish.is_proposed && self.next.is_none() {
-            self.next = Some((now + PROPOSAL, Goal::Compare));
+        let is_open = match found {
+            None => wish.is_proposed || wish.is_repeated,
+            Some(Finding::UpToDate) => wish.is_repeated,
+            // Another comparison is planned already.
+            Some(Finding::Differs { .. } | Finding::Failed(_)) => false,
+        };
+        if is_open && self.next.is_none() {
+            self.next = Some((now + OPEN, Goal::Compare));
         }
         let next = self.next.map(|(at, goal)| match goal {
             Goal::Write => (at, own),
             Goal::Compare => (at, goal),
         });
         // Reports are expected while entries wait to be written.
+        let is_good = matches!(found, Some(Finding::UpToDate) | None);
         let reported = match next {
-            Some(_) if wish.writes => None,
+            Some(_) if wish.writes && !is_good => None,
             _ => self.after_report(wish, now),
         };
         let all = next.into_iter().chain(reported);
@@ -176,23 +187,29 @@ impl Schedule {
     }
 
     /// Records the result of a comparison.
-    pub fn finish(&mut self, order: Order, result: Result<Finding, CredentialError>, now: Instant) {
-        let finding = match result {
-            Ok(finding) => {
+    pub fn finish(
+        &mut self,
+        order: Order,
+        result: Result<Comparison, CredentialError>,
+        now: Instant,
+    ) {
+        let mut comparison = match result {
+            Ok(comparison) => {
                 self.retries.reset();
-                finding
+                comparison
             }
             Err(error) => {
                 self.retries.failed(&error, now);
                 self.next = self.retries.next().map(|next| (next, order.goal));
-                self.record(order.checksum, Finding::Failed(error.problem()), false);
+                let failed = Finding::Failed(error.problem());
+                self.record(order.checksum, failed.into(), false);
                 return;
             }
         };
         // With `Apply`, only reports cause a comparison that does not write. The entries were in the
         // policy before.
         let was_known = order.writes && order.is_held && order.goal == Goal::Compare;
-        let finding = match finding {
+        comparison.finding = match comparison.finding {
             // Nothing is proposed, so that the refusal is all there is to tell.
             Finding::Differs {
                 refused: Some(refused),
@@ -201,12 +218,12 @@ impl Schedule {
             finding => finding,
         };
         let mut is_overwritten = false;
-        self.next = match &finding {
+        self.next = match &comparison.finding {
             Finding::UpToDate => {
                 self.faults = 0;
                 None
             }
-            Finding::Differs { .. } if !order.writes => Some((now + PROPOSAL, Goal::Compare)),
+            Finding::Differs { .. } if !order.writes => Some((now + OPEN, Goal::Compare)),
             Finding::Differs { .. } if was_known => {
                 is_overwritten = true;
                 Some((now + self.overwritten(now), Goal::Write))
@@ -217,24 +234,31 @@ impl Schedule {
                 Some((now + AFTER_FAULT.after(self.faults), order.goal))
             }
         };
-        self.record(order.checksum, finding, is_overwritten);
+        self.record(order.checksum, comparison, is_overwritten);
     }
 
     /// Records that the removal of the entries has ended, as [`Self::finish`] does for others.
     pub fn finish_removal(
         &mut self,
         order: Order,
-        result: Result<Finding, CredentialError>,
+        result: Result<Comparison, CredentialError>,
         now: Instant,
     ) {
         self.finish(order, result, now);
         self.results.is_removed = self.results.finding == Some(Finding::UpToDate);
     }
 
-    fn record(&mut self, checksum: String, finding: Finding, is_overwritten: bool) {
+    fn record(&mut self, checksum: String, comparison: Comparison, is_overwritten: bool) {
+        let Comparison {
+            finding,
+            review,
+            credential_expires,
+        } = comparison;
         self.results = Syncing {
             checksum,
             finding: Some(finding),
+            review,
+            credential_expires,
             is_overwritten,
             is_removed: false,
         };

@@ -218,14 +218,19 @@ fn too_many(grant: &RegionGrant, report: &GrantReport) -> Option<String> {
     })
 }
 
-/// The condition over all regions.
-pub(super) fn condition(regions: &[RegionVerdict]) -> ConditionUpdate {
+/// The condition over all regions, with the findings of the review.
+pub(super) fn condition(regions: &[RegionVerdict], findings: &[String]) -> ConditionUpdate {
     let of = |state| regions.iter().filter(move |region| region.state == state);
     let found = STATES
         .into_iter()
         .find(|(state, ..)| of(*state).next().is_some());
     let (state, status, reason) = found.unwrap_or((GrantState::Unknown, "Unknown", NOT_REPORTED));
-    let sentences: Vec<_> = of(state).map(|region| &*region.sentence).collect();
+    let mut sentences: Vec<_> = of(state).map(|region| &*region.sentence).collect();
+    let review;
+    if !findings.is_empty() {
+        review = format!("review: {}", findings.join("; "));
+        sentences.push(&review);
+    }
     ConditionUpdate {
         kind: "GrantsInForce",
         status,

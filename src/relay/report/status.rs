@@ -78,6 +78,7 @@ fn tailnet(device: &TailnetIdentity, home_derp: Option<String>) -> NodeTailnet {
         node_id: device.node_id.clone(),
         addresses: device.addresses.iter().map(ToString::to_string).collect(),
         tags: device.tags.clone(),
+        key_expiry: device.key_expiry.map(Time),
         home_derp,
     }
 }

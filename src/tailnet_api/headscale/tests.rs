@@ -58,6 +58,22 @@ async fn a_policy_is_written_only_if_it_is_still_the_one_that_was_read() {
 }
 
 #[tokio::test]
+async fn the_expiry_of_the_own_api_key_is_found_by_its_beginning() {
+    let keys = serde_json::json!({"apiKeys": [
+        {"id": "1", "prefix": "***", "expiration": "2026-01-01T00:00:00Z"},
+        {"id": "2", "prefix": "hskey-api-2-***", "expiration": "2026-02-01T00:00:00Z"},
+        {"id": "3", "prefix": "hskey-api-1-***", "expiration": "2026-03-01T00:00:00.5Z"},
+    ]});
+    let keys = keys.to_string();
+    let (api, script) = headscale(&[(200, &keys), (200, "{}"), (401, "Unauthorized")]).await;
+    let expiry = api.credential_expiry().await.unwrap();
+    assert_eq!(expiry, Some("2026-03-01T00:00:00.5Z".parse().unwrap()));
+    assert_eq!(script.lock().unwrap().requests[0].0, "GET /api/v1/apikey");
+    assert_eq!(api.credential_expiry().await.unwrap(), None);
+    api.credential_expiry().await.unwrap_err();
+}
+
+#[tokio::test]
 async fn answers_of_headscale_are_told_with_their_fix() {
     let fault = |message: &str| serde_json::json!({"code": 3, "message": message}).to_string();
     let (invalid, missing, file) = (

@@ -8,9 +8,9 @@ use super::{
 
 const SECONDS_OF_DAY: i64 = 86_400;
 
-/// Adds the findings about PeerRelays.
+/// Adds the findings about PeerRelays, and those about `grants` of a policy file that they lack.
 pub(super) fn review(
-    grants: &[RelayGrant<'_>],
+    grants: Option<&[RelayGrant<'_>]>,
     regions: &[ReviewedRegion],
     request: &ReviewRequest,
     findings: &mut Vec<Finding>,
@@ -26,7 +26,10 @@ pub(super) fn review(
         add(FindingKind::WideRegion, warning);
     }
     for region in regions {
-        review_policy(grants, region, &mut add);
+        if let Some(grants) = grants {
+            review_grants(grants, region, &mut add);
+        }
+        review_tag(region, &mut add);
         review_clients(region, request, &mut add);
     }
     for relay in &request.over_quota {
@@ -34,8 +37,8 @@ pub(super) fn review(
     }
 }
 
-/// Reviews the grant and the tag of a region.
-fn review_policy(
+/// Reviews the grant of a region.
+fn review_grants(
     grants: &[RelayGrant<'_>],
     region: &ReviewedRegion,
     add: &mut impl FnMut(FindingKind, String),
@@ -55,6 +58,11 @@ fn review_policy(
             ),
         );
     }
+}
+
+/// Reviews the tag of a region.
+fn review_tag(region: &ReviewedRegion, add: &mut impl FnMut(FindingKind, String)) {
+    let (origin, tag) = (&region.grant.origin, &region.grant.tag);
     if region.tag_on_others {
         add(
             FindingKind::TagOnOtherDevices,

@@ -167,6 +167,56 @@ fn open_and_ambiguous_policies_are_found() {
     review("{", &alone()).unwrap_err();
 }
 
+#[test]
+fn only_grants_for_the_own_relays_are_reviewed_for_a_peer_relay() {
+    let policy = r#"{
+  "tagOwners": {"tag:relay-eu": ["autogroup:member"], "tag:relay-us": ["*"]},
+  "nodeAttrs": [{"target": ["tag:b"], "attr": ["disable-relay-client"]}],
+  "grants": [
+    {"src": ["tag:b"], "dst": ["tag:relay-us"], "app": {"tailscale.com/cap/relay": []}},
+    {"src": ["tag:a"], "dst": ["tag:relay-eu", "tag:relay-us"], "app": {"tailscale.com/cap/relay": []}},
+    // Managed by peerrelay grants merge: region eu of other/edge, tag:relay-eu
+    {"src": ["*"], "dst": ["tag:relay-eu"], "app": {"tailscale.com/cap/relay": []}},
+    {"src": ["tag:a"], "dst": ["*"], "app": {"tailscale.com/cap/relay": []}},
+    // Managed by peerrelay grants merge: region eu of relays/edge, tag:relay-eu
+    {"src": ["tag:a", "tag:c"], "dst": ["tag:relay-eu"], "app": {"tailscale.com/cap/relay": []}},
+  ],
+}
+"#;
+    let request = MergeRequest {
+        regions: vec![region("eu", &["tag:a"]).grant],
+        ..MergeRequest::default()
+    };
+    let findings = review_entries(policy, &request).unwrap();
+    let found: Vec<_> = findings.iter().map(|f| (f.line, f.kind)).collect();
+    let wanted = [
+        (2, FindingKind::TagForEveryone),
+        (2, FindingKind::TagForEveryone),
+        (9, FindingKind::WildcardDestination),
+        (11, FindingKind::UnneededClient),
+    ];
+    assert_eq!(found, wanted.map(|(line, kind)| (Some(line), kind)));
+    assert_eq!(review_entries("{}", &request).unwrap(), []);
+
+    let elsewhere = MergeRequest {
+        cluster: Some("west".into()),
+        ..request
+    };
+    let of_cluster = policy.replace("relays/edge", "relays/edge in west");
+    let found = review_entries(&of_cluster, &elsewhere).unwrap();
+    assert_eq!(found, findings);
+    assert_eq!(review_entries(policy, &elsewhere).unwrap().len(), 3);
+}
+
+#[test]
+fn observations_are_reviewed_without_a_policy_file() {
+    let mut eu = region("eu", &["*"]);
+    eu.clients = vec![used("*", Some(1), "2026-01-01T00:00:00Z", None)];
+    let found = review_observations(&[eu], NOW.parse().unwrap());
+    let kinds: Vec<_> = found.into_iter().map(|finding| finding.kind).collect();
+    assert_eq!(kinds, [FindingKind::WideRegion, FindingKind::UnusedClient]);
+}
+
 fn kinds(policy: &str, request: &ReviewRequest) -> Vec<(Option<usize>, FindingKind)> {
     let findings = review(policy, request).unwrap();
     let kinds = findings

@@ -6,7 +6,7 @@ use k8s_openapi::api::core::v1::ConfigMap;
 use serde_json::json;
 
 use super::*;
-use crate::operator::{credential::CredentialProblem, fixtures, policy_sync::Syncing};
+use crate::operator::{credential::CredentialProblem, fixtures};
 
 fn spec(sync: &str) -> ValidSpec {
     let grants = json!({"sync": sync, "oauth": {"secretName": "policy"}});
@@ -117,6 +117,72 @@ fn a_proposal_is_stored_whole_in_the_config_map_and_bounded_in_the_status() {
     let merged = after(&spec, &view, Some(Finding::UpToDate));
     assert_eq!((&merged.diff, merged.is_known()), (&None, true));
     assert_eq!(merged.status.unwrap().proposal, None);
+}
+
+#[test]
+fn findings_of_the_review_are_bounded_and_kept_until_the_next_comparison() {
+    let spec = spec("Apply");
+    let access = spec.policy_access.as_ref().unwrap();
+    let finding = policy_file::Finding {
+        line: Some(7),
+        kind: policy_file::FindingKind::WildcardDestination,
+        message: "é".repeat(600),
+    };
+    let compared =
+        |view: &ClusterView, finding: Option<Finding>, review: &[policy_file::Finding]| {
+            let view = ClusterView {
+                syncing: Syncing {
+                    checksum: Entries::new(&spec, access).checksum,
+                    finding,
+                    review: review.to_vec(),
+                    ..Syncing::default()
+                },
+                ..view.clone()
+            };
+            plan(&spec, &view)
+        };
+    let findings = |plan: &PolicyPlan| plan.status.clone().unwrap().findings;
+    let many = vec![finding; 20];
+    let first = compared(&ClusterView::default(), Some(Finding::UpToDate), &many);
+    assert_eq!(findings(&first).len(), MOST_FINDINGS);
+    let one = &findings(&first)[0];
+    assert_eq!((one.line, &*one.kind), (Some(7), "wildcard-destination"));
+    assert_eq!(one.message.chars().count(), LONGEST_FINDING);
+    assert!(first.has_findings());
+
+    for finding in [None, failed()] {
+        let kept = compared(&stored(&first), finding, &[]);
+        assert_eq!(findings(&kept), findings(&first));
+    }
+    let solved = compared(&stored(&first), Some(Finding::UpToDate), &[]);
+    assert!(!solved.has_findings());
+    let mut other = stored(&first);
+    other.policy.as_mut().unwrap().checksum = "other".into();
+    assert!(!compared(&other, None, &[]).has_findings());
+}
+
+#[test]
+fn the_expiry_of_the_credential_is_kept_until_the_next_comparison() {
+    let spec = spec("Apply");
+    let checksum = Entries::new(&spec, spec.policy_access.as_ref().unwrap()).checksum;
+    let expiry: Timestamp = "2026-06-30T00:00:00Z".parse().unwrap();
+    let view = ClusterView {
+        syncing: Syncing {
+            checksum,
+            finding: Some(Finding::UpToDate),
+            credential_expires: Some(expiry),
+            ..Syncing::default()
+        },
+        ..ClusterView::default()
+    };
+    let first = plan(&spec, &view);
+    assert_eq!(first.credential_expires(), Some(expiry));
+    for finding in [None, failed()] {
+        let kept = after(&spec, &stored(&first), finding);
+        assert_eq!(kept.credential_expires(), Some(expiry));
+    }
+    let renewed = after(&spec, &stored(&first), Some(Finding::UpToDate));
+    assert_eq!(renewed.credential_expires(), None);
 }
 
 #[test]

@@ -103,6 +103,41 @@ fn a_policy_that_others_change_is_read_and_validated_again_three_times() {
 }
 
 #[test]
+fn the_policy_that_is_in_force_afterwards_is_reviewed() {
+    let wide = BASE.replace(
+        "  ],\n}",
+        "    {\"src\": [\"tag:office\"], \"dst\": [\"*\"], \"app\": {\"tailscale.com/cap/relay\": []}},\n  ],\n}",
+    );
+    let reviewed = |mut exchange: Exchange, faults: &[String]| {
+        text(exchange.read(wide.as_bytes(), etag()));
+        let end = match exchange.validated(faults) {
+            Request::Write { .. } => exchange.written(true),
+            end => end,
+        };
+        let Request::End(finding) = end else {
+            panic!("it goes on");
+        };
+        let review = exchange.end(finding).review;
+        review.iter().map(|f| f.line).collect::<Vec<_>>()
+    };
+    let merged = with(&wide, "edge");
+    let line = |policy: &str| {
+        let line = policy
+            .lines()
+            .position(|line| line.contains("\"dst\": [\"*\"]"));
+        line.map(|line| line + 1)
+    };
+    assert_ne!(line(&merged), line(&wide), "the entries are above");
+    let written = reviewed(Exchange::new(entries("edge"), Goal::Write), &[]);
+    assert_eq!(written, [line(&merged)]);
+    let refused = ["no".to_owned()];
+    for (goal, faults) in [(Goal::Compare, &[][..]), (Goal::Write, &refused)] {
+        let read = reviewed(Exchange::new(entries("edge"), goal), faults);
+        assert_eq!(read, [line(&wide)], "{goal:?}");
+    }
+}
+
+#[test]
 fn a_lost_answer_of_a_write_ends_with_the_entries() {
     let mut exchange = Exchange::new(entries("edge"), Goal::Write);
     let merged = text(exchange.read(BASE.as_bytes(), etag()));

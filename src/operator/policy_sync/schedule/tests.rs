@@ -1,5 +1,5 @@
 use super::*;
-use crate::{operator::credential::CredentialProblem, tailnet_api::ApiError};
+use crate::{grants::policy_file, operator::credential::CredentialProblem, tailnet_api::ApiError};
 
 /// A wish to write entries, with the record and the finalizer stored.
 fn held() -> Wish {
@@ -30,6 +30,8 @@ fn failed() -> Finding {
 struct Clock {
     schedule: Schedule,
     now: Instant,
+    /// Review of the policy in each comparison.
+    review: Vec<policy_file::Finding>,
 }
 
 impl Clock {
@@ -37,6 +39,7 @@ impl Clock {
         Self {
             schedule: Schedule::default(),
             now: Instant::now(),
+            review: Vec::new(),
         }
     }
 
@@ -56,7 +59,11 @@ impl Clock {
     fn compare(&mut self, wish: &Wish, result: Finding) -> (Goal, u64) {
         let (order, seconds) = self.due(wish).expect("a comparison is due");
         let goal = order.goal;
-        self.schedule.finish(order, Ok(result), self.now);
+        let comparison = Comparison {
+            review: self.review.clone(),
+            ..result.into()
+        };
+        self.schedule.finish(order, Ok(comparison), self.now);
         (goal, seconds)
     }
 }
@@ -117,6 +124,47 @@ fn after_a_restart_the_policy_is_read_only_if_relays_lack_the_grant() {
         clock.compare(&missing, Finding::UpToDate),
         (Goal::Compare, 30)
     );
+}
+
+#[test]
+fn a_policy_with_findings_is_read_once_an_hour_until_it_has_none() {
+    let mut clock = Clock::new();
+    let finding = policy_file::Finding {
+        line: Some(3),
+        kind: policy_file::FindingKind::TagForEveryone,
+        message: String::new(),
+    };
+    clock.review = vec![finding.clone()];
+    assert_eq!(clock.compare(&held(), Finding::UpToDate), (Goal::Write, 0));
+    assert_eq!(clock.schedule.results.review, [finding]);
+    let wish = Wish {
+        is_known: true,
+        is_repeated: true,
+        reports: vec![GrantState::Effective],
+        ..held()
+    };
+    let hourly = (Goal::Compare, 3_600);
+    assert_eq!(clock.compare(&wish, Finding::UpToDate), hourly);
+    // Reports are heard meanwhile.
+    clock.now += SPACING;
+    let missing = Wish {
+        reports: vec![GrantState::Missing],
+        ..wish.clone()
+    };
+    assert_eq!(clock.compare(&missing, differs()), (Goal::Compare, 0));
+    assert!(clock.schedule.results.is_overwritten);
+    let written = clock.compare(&missing, Finding::UpToDate);
+    assert_eq!(written, (Goal::Write, 30));
+
+    // The same holds after a restart of the operator.
+    let mut clock = Clock::new();
+    assert_eq!(clock.compare(&wish, Finding::UpToDate), hourly);
+    assert_eq!(clock.compare(&wish, Finding::UpToDate), hourly);
+    let solved = Wish {
+        is_repeated: false,
+        ..wish
+    };
+    assert_eq!(clock.due(&solved), None);
 }
 
 #[test]
@@ -272,7 +320,9 @@ fn a_removal_is_repeated_until_the_entries_are_gone() {
             }
         };
         waits.push((clock.now - begun).as_secs());
-        clock.schedule.finish_removal(order, Ok(result), clock.now);
+        clock
+            .schedule
+            .finish_removal(order, Ok(result.into()), clock.now);
     }
     assert_eq!(waits, [0, 2, 4]);
     assert!(clock.schedule.results.is_removed);

@@ -159,10 +159,13 @@ fn the_worst_relay_and_the_worst_region_count() {
     );
     let effective = judge(&grant, [good.clone()].iter());
     let unknown = judge(&grant, [].iter());
-    assert_eq!(condition(&[effective, unknown]).reason, NOT_REPORTED);
+    assert_eq!(condition(&[effective, unknown], &[]).reason, NOT_REPORTED);
     let effective = judge(&grant, [good].iter());
     assert_eq!(
-        (condition(&[effective]).status, condition(&[]).status),
+        (
+            condition(&[effective], &[]).status,
+            condition(&[], &[]).status
+        ),
         ("True", "Unknown")
     );
 }
