@@ -86,6 +86,7 @@ const SEEDS: [(Fault, Seed); 28] = [
     (Fault::KernelPathUnused, |f| {
         let node = &mut f.relay_nodes.as_mut().unwrap()[0];
         let status = node.status.as_mut().unwrap();
+        status.data_path = "Socket".to_owned();
         status.data_path_reason = Some("NotPermitted".to_owned());
         status.data_path_message = Some("CAP_BPF is missing".to_owned());
     }),
