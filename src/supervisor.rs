@@ -9,6 +9,9 @@ use tokio::{
     time::timeout,
 };
 
+/// Time in which tasks end that are told to. Only one that does not wait for anything needs longer.
+const END_TIMEOUT: Duration = Duration::from_secs(1);
+
 /// The tasks of a process, and its signals.
 pub struct Supervisor {
     tasks: JoinSet<(&'static str, anyhow::Result<()>)>,
@@ -42,7 +45,7 @@ impl Supervisor {
     }
 
     /// Waits for a stop signal, and then runs `drain` for at most `drain_timeout`. A second signal ends
-    /// that at once.
+    /// that at once. The tasks have ended when this returns, so that what they held is free.
     ///
     /// # Errors
     /// A task has ended; the error names it and has its error as the source.
@@ -66,8 +69,15 @@ impl Supervisor {
             _ = timeout(drain_timeout, drain) => {}
             () = stop_signal(&mut self.terminate, &mut self.interrupt) => {}
         }
+        end(&mut self.tasks).await;
         Ok(())
     }
+}
+
+/// Ends tasks and waits for that: a set that is only dropped tells its tasks to end, and they hold files and locks
+/// until another thread has dropped them.
+async fn end<T: 'static>(tasks: &mut JoinSet<T>) {
+    timeout(END_TIMEOUT, tasks.shutdown()).await.ok();
 }
 
 /// Waits for a stop signal.
@@ -75,5 +85,34 @@ async fn stop_signal(terminate: &mut Signal, interrupt: &mut Signal) {
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{future::pending, sync::Arc, thread};
+
+    use tokio::task::yield_now;
+
+    use super::*;
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn ended_tasks_hold_nothing_any_more() {
+        let held = Arc::new(());
+        let mut tasks = JoinSet::new();
+        for _ in 0..8 {
+            let own = Arc::clone(&held);
+            tasks.spawn(async move {
+                // It is busy when it is told to end.
+                for _ in 0..50 {
+                    thread::sleep(Duration::from_millis(1));
+                    yield_now().await;
+                }
+                pending::<()>().await;
+                drop(own);
+            });
+        }
+        end(&mut tasks).await;
+        assert_eq!(Arc::strong_count(&held), 1);
     }
 }

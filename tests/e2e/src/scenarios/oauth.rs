@@ -3,6 +3,7 @@
 mod changes;
 mod devices;
 mod federation;
+mod namespaces;
 mod policy_sync;
 mod shared;
 
@@ -44,6 +45,7 @@ pub(super) fn scenarios() -> Vec<Scenario> {
     all.extend(changes::scenarios());
     all.extend(devices::scenarios());
     all.extend(federation::scenarios());
+    all.extend(namespaces::scenarios());
     all.extend(policy_sync::scenarios());
     all.extend(shared::scenarios());
     all

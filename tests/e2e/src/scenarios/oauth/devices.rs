@@ -1,6 +1,6 @@
 //! Devices that leave the tailnet with their relays.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -27,8 +27,9 @@ const GRACE: Wait = Wait::new(130, 200);
 pub(super) fn scenarios() -> Vec<Scenario> {
     vec![
         Scenario {
-            name: "devices leave the tailnet with their region and their PeerRelay, also if the \
-                   operator is killed between or the Secret goes first, and stay with Retain",
+            name: "devices leave the tailnet with their region and their PeerRelay, and their keys \
+                   leave the nodes, also if the operator is killed between or the Secret goes first, \
+                   and both stay with Retain",
             run: leave,
         },
         Scenario {
@@ -88,20 +89,33 @@ fn leave(deployment: &Deployment<'_>) -> Result<String> {
     kill_operators(deployment)?;
     let killed = Wait::PODS.until("the PeerRelay is gone", || absent(deployment, name))?;
     api.clear_faults()?;
+    // Those of the region that was removed before stay (decision 0022).
+    let stored = keys(deployment, name, &["office"])?;
+    ensure!(stored.is_empty(), "nodes still have {stored:?}");
 
-    // The Secret goes first.
     apply(&regions, "Delete")?;
-    deployment.wait_ready(name)?;
-    let both = recorded(deployment, name, 2)?;
-    deployment.remove_secret_named(SECRET)?;
-    delete(deployment, name)?;
-    let took = Wait::PODS.until("the PeerRelay is gone", || absent(deployment, name))?;
-    gone(&api, &both)?;
+    let took = without_secret(deployment, &api, name)?;
     Ok(format!(
         "gone after {:.1} s, with a killed operator after {:.1} s",
         took.as_secs_f64(),
         killed.as_secs_f64()
     ))
+}
+
+/// Deletes the PeerRelay after its Secret. Returns the time until it is gone.
+fn without_secret(deployment: &Deployment<'_>, api: &Api, name: &str) -> Result<Duration> {
+    let regions = ["office", "lab"];
+    deployment.wait_ready(name)?;
+    let both = recorded(deployment, name, 2)?;
+    let stored = keys(deployment, name, &regions)?;
+    ensure!(stored.len() == 2, "nodes have {stored:?}");
+    deployment.remove_secret_named(SECRET)?;
+    delete(deployment, name)?;
+    let took = Wait::PODS.until("the PeerRelay is gone", || absent(deployment, name))?;
+    gone(api, &both)?;
+    let stored = keys(deployment, name, &regions)?;
+    ensure!(stored.is_empty(), "nodes still have {stored:?}");
+    Ok(took)
 }
 
 /// Two regions, each with a relay.
@@ -240,6 +254,21 @@ fn gone(api: &Api, ids: &BTreeSet<String>) -> Result<()> {
     let left = in_tailnet(api, ids)?;
     ensure!(left.is_empty(), "{left:?} are left");
     Ok(())
+}
+
+/// Files with the keys of the relays of these regions, on all nodes.
+fn keys(deployment: &Deployment<'_>, name: &str, regions: &[&str]) -> Result<Vec<PathBuf>> {
+    let mut found = Vec::new();
+    for node in &deployment.rig.nodes {
+        for region in regions {
+            let directory = node.relay_state().join(NAMESPACE);
+            let file = directory.join(format!("{name}-{region}/identity.json"));
+            if file.try_exists()? {
+                found.push(file);
+            }
+        }
+    }
+    Ok(found)
 }
 
 /// Deletes a PeerRelay without waiting for the end.
