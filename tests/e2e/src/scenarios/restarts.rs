@@ -96,12 +96,14 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     ))
 }
 
-/// Fails if clients have another session on the same relay. They may change to the other relay.
+/// Fails if clients have another session on the same relay. They may change to the other relay, and in a session
+/// from one address of the relay to another one.
 pub(crate) fn stays(deployment: &Deployment<'_>, session: &str, now: &str) -> Result<()> {
+    let vni = |session: &str| session.rsplit_once(":vni:").map(|(_, vni)| vni.to_owned());
     let node =
         |session| Ok::<_, anyhow::Error>(pod_of(deployment, session)?["spec"]["nodeName"].clone());
     ensure!(
-        now == session || node(now)? != node(session)?,
+        vni(now) == vni(session) || node(now)? != node(session)?,
         "{session} has become {now}"
     );
     Ok(())
