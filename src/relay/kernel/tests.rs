@@ -10,6 +10,7 @@ mod first;
 mod limits;
 mod masquerade;
 mod mtu;
+mod neighbours;
 mod persistence;
 mod pins;
 mod segments;
