@@ -29,6 +29,10 @@ const MAY_BE_ABSENT: &[(&str, &str)] = &[
         "the condition is there only while a PeerRelay is stalled",
     ),
     (
+        "peerrelay_operator_condition{type=\"CredentialExpiring\"}",
+        "the condition is there only while something expires within two weeks",
+    ),
+    (
         "peerrelay_operator_condition{type=\"WithinQuota\"}",
         "the condition is there only where an allowance applies, as with the hosted control server",
     ),
