@@ -6,7 +6,7 @@ use aya::programs::{
     LinkOrder, TcAttachType,
     tc::{SchedClassifierLink, TcAttachOptions},
 };
-use relay_proto::Family;
+use relay_proto::{Family, Vni};
 
 use super::{
     client::at,
@@ -15,7 +15,7 @@ use super::{
 };
 use crate::relay::{
     kernel::{
-        Attachment, KernelCounters, abi, discard,
+        Attachment, KernelCounters, KernelOptions, abi, discard,
         program::{CounterMaps, Program},
         sys,
     },
@@ -86,6 +86,47 @@ fn attached(net: &Net) -> Vec<u32> {
     })
 }
 
+/// Datagrams of the relay's clients, and of another program of the host.
+struct Traffic {
+    vni: Vni,
+    clients: [Wire; 2],
+    other: Wire,
+    other_socket: UdpSocket,
+    sent: u8,
+}
+
+impl Traffic {
+    fn new(net: &Net, vni: Vni, clients: [Wire; 2]) -> Self {
+        let other_socket = net.run("relay", || UdpSocket::bind(at("10.1.0.1:40001")).unwrap());
+        let patience = Some(Duration::from_secs(10));
+        other_socket.set_read_timeout(patience).unwrap();
+        Self {
+            vni,
+            clients,
+            other: Wire::new(net, "a", "10.1.0.2:7", "10.1.0.1:40001"),
+            other_socket,
+            sent: 0,
+        }
+    }
+
+    /// Fails unless the kernel forwards, and both programs of others see their datagram, which arrives.
+    fn passes(&mut self, relay: &Relay, [before, after]: [&Neighbour; 2]) {
+        let counts = || [before.seen(), after.seen()];
+        let (seen, forwarded) = (counts(), relay.forwarded(Family::V4));
+        let [a, b] = &self.clients;
+        exchange(self.vni, [a, b], self.sent);
+        let now = relay.forwarded(Family::V4);
+        let forwarded = (now.0 - forwarded.0, now.1 - forwarded.1);
+        assert_eq!(forwarded, (0, 2), "the kernel forwards");
+        self.sent += 1;
+        self.other.send(&[self.sent; 20]);
+        let mut buffer = [0; 64];
+        let len = self.other_socket.recv(&mut buffer).unwrap();
+        assert_eq!(buffer[..len], [self.sent; 20]);
+        assert_eq!(counts(), seen.map(|seen| seen + 1), "both saw it");
+    }
+}
+
 #[test]
 fn programs_of_others_before_and_after_lose_nothing_and_take_nothing() {
     let Some(Scene {
@@ -99,33 +140,14 @@ fn programs_of_others_before_and_after_lose_nothing_and_take_nothing() {
     else {
         return;
     };
-    let other_socket = net.run("relay", || UdpSocket::bind(at("10.1.0.1:40001")).unwrap());
-    let patience = Some(Duration::from_secs(10));
-    other_socket.set_read_timeout(patience).unwrap();
-    let others = Wire::new(&net, "a", "10.1.0.2:7", "10.1.0.1:40001");
-    let mut sent = 0;
-    let mut meet = |relay: &Relay, [before, after]: [&Neighbour; 2]| {
-        let counts = || [before.seen(), after.seen()];
-        let (seen, forwarded) = (counts(), relay.forwarded(Family::V4));
-        exchange(vni, [&a, &b], sent);
-        let now = relay.forwarded(Family::V4);
-        let forwarded = (now.0 - forwarded.0, now.1 - forwarded.1);
-        assert_eq!(forwarded, (0, 2), "the kernel forwards");
-        sent += 1;
-        others.send(&[sent; 20]);
-        let mut buffer = [0; 64];
-        let len = other_socket.recv(&mut buffer).unwrap();
-        assert_eq!(buffer[..len], [sent; 20]);
-        assert_eq!(counts(), seen.map(|seen| seen + 1), "both saw it");
-    };
-
+    let mut traffic = Traffic::new(&net, vni, [a, b]);
     let [ours] = attached(&net)[..] else {
         panic!("the relay's program is alone");
     };
     let mut before = Neighbour::attached(&net, LinkOrder::first());
     let mut after = Neighbour::attached(&net, LinkOrder::last());
     assert_eq!(attached(&net), [before.id(), ours, after.id()]);
-    meet(&relay, [&before, &after]);
+    traffic.passes(&relay, [&before, &after]);
 
     // They are replaced: the new ones are attached before the old ones go.
     for (neighbour, order) in [
@@ -136,33 +158,37 @@ fn programs_of_others_before_and_after_lose_nothing_and_take_nothing() {
         std::mem::swap(neighbour, &mut next);
     }
     assert_eq!(attached(&net), [before.id(), ours, after.id()]);
-    meet(&relay, [&before, &after]);
+    traffic.passes(&relay, [&before, &after]);
     // They change their places.
     before.attach(&net, LinkOrder::last());
     after.attach(&net, LinkOrder::first());
     assert_eq!(attached(&net), [after.id(), ours, before.id()]);
-    meet(&relay, [&after, &before]);
+    traffic.passes(&relay, [&after, &before]);
     assert_eq!(relay.kernel.counters().detached, 0);
 
-    // The relay is replaced: its program takes the place of its predecessor's.
+    let kernel = options(Attachment::Link, Some(pins.path()));
+    let next = successor(&relay, &net, &kernel);
+    let [first, now, last] = attached(&net)[..] else {
+        panic!("three programs are attached");
+    };
+    assert_eq!([first, last], [after.id(), before.id()]);
+    assert_ne!(now, ours);
+    traffic.passes(&next, [&after, &before]);
+
+    // The relay is removed, and they stay.
+    drop(next);
+    discard(&kernel);
+    assert_eq!(attached(&net), [after.id(), before.id()]);
+}
+
+/// Replaces a relay: the program of the next one takes the place of its own.
+fn successor(relay: &Relay, net: &Net, kernel: &KernelOptions) -> Relay {
     let left = RestoredState {
         state: block_on(relay.socket_path.export()).unwrap(),
         away: Duration::ZERO,
     };
     relay.socket_path.stop();
     relay.kernel.stop(Some(Duration::from_secs(60)));
-    let kernel = options(Attachment::Link, Some(pins.path()));
     let own = &["10.1.0.1:40000"];
-    let next = Relay::after(&net, "relay", own, few(), kernel.clone(), Some(left));
-    let [first, now, last] = attached(&net)[..] else {
-        panic!("three programs are attached");
-    };
-    assert_eq!([first, last], [after.id(), before.id()]);
-    assert_ne!(now, ours);
-    meet(&next, [&after, &before]);
-
-    // The relay is removed, and they stay.
-    drop(next);
-    discard(&kernel);
-    assert_eq!(attached(&net), [after.id(), before.id()]);
+    Relay::after(net, "relay", own, few(), kernel.clone(), Some(left))
 }
