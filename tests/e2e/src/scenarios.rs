@@ -17,6 +17,7 @@ mod faults;
 mod gitops;
 mod grants;
 mod headscale;
+pub(crate) mod held;
 mod hostile;
 mod isolation;
 mod links;

@@ -3,7 +3,6 @@
 
 use std::{
     fs,
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Instant,
 };
@@ -26,6 +25,7 @@ use crate::{
     evidence,
     scenarios::{
         self, EDGE,
+        held::Held,
         restarts::{STALL, longest, stays},
     },
 };
@@ -92,11 +92,8 @@ fn upgrade_and_back(rig: &Rig, from: &Version, to: &Version, progress: &Progress
 
 /// Changes to a version while a connection is open through a relay.
 fn change(deployment: &Deployment<'_>, version: &Version) -> Result<String> {
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     scenarios::relayed(deployment)?;
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
     let before = scenarios::relayed(deployment)?;
     let start = Instant::now();
     Deployment::install_version(deployment.rig, &version.root, &version.image)?;
@@ -110,7 +107,6 @@ fn change(deployment: &Deployment<'_>, version: &Version) -> Result<String> {
     let after = scenarios::relayed(deployment)?;
     stays(deployment, &before, &after)?;
     let trips = held.finish().context("a TCP connection over the relay")?;
-    drop(server);
     ensure!(
         longest(&trips)? < STALL,
         "{before} has become {after}; {trips}"

@@ -1,6 +1,6 @@
 //! Nodes whose kernel denies relays what their pods ask for, as profiles of AppArmor and SELinux do.
 
-use std::{net::SocketAddr, time::Instant};
+use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -13,6 +13,7 @@ use serde_json::Value;
 use super::{
     EDGE, FALLBACK, Scenario,
     data_path::{all_report, paths_are, replace_pods},
+    held::Held,
     relayed, reset,
     restarts::{continues, longest, pod_of, stays},
 };
@@ -77,11 +78,8 @@ fn unpinned(deployment: &Deployment<'_>) -> Result<String> {
     let relays = deployment.metric(NOT_PINNED)?;
     ensure!(relays == 2.0, "{NOT_PINNED} is 1 for {relays} relays");
 
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     relayed(deployment)?;
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
     let session = relayed(deployment)?;
     let pod = pod_of(deployment, &session)?;
     let name = pod["metadata"]["name"].as_str().context("no name")?;
@@ -94,7 +92,6 @@ fn unpinned(deployment: &Deployment<'_>) -> Result<String> {
     })?;
     stays(deployment, &session, &relayed(deployment)?)?;
     let trips = held.finish().context("a TCP connection over the relay")?;
-    drop(server);
     // Nothing forwards until the next pod runs; after 6.5 s clients send by DERP as well.
     ensure!(longest(&trips)? < FALLBACK, "{trips}");
     Ok(format!(

@@ -1,7 +1,7 @@
 //! Relays of Tailscale's own software that `peerrelay import` converts, and that end after the
 //! imported relay has started.
 
-use std::{net::SocketAddr, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -13,7 +13,10 @@ use rig::{
 };
 use serde_json::{Value, json};
 
-use super::{FALLBACK, SEARCH, Scenario, is_relay, relayed, relayed_by, restarts::longest, vacant};
+use super::{
+    FALLBACK, SEARCH, Scenario, held::Held, is_relay, relayed, relayed_by, restarts::longest,
+    vacant,
+};
 
 /// TCP port of the connection between the clients.
 const PORT: u16 = 7_006;
@@ -67,12 +70,10 @@ fn side_by_side(deployment: &Deployment<'_>) -> Result<String> {
 /// Imports the relay of a device to a node, and ends the device's relay under traffic.
 fn migrate(deployment: &Deployment<'_>, old: &Client, node: &str) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     old.tailscale(["set", &format!("--relay-server-port={RELAY_PORT}")])?;
     relayed_by(deployment, |address| is_at(address, old))
         .context("Tailscale's relay is not used")?;
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
 
     let prefs = old.tailscale(["debug", "prefs"])?;
     deployment.rig.apply(&imported(deployment, &prefs, node)?)?;
@@ -91,7 +92,6 @@ fn migrate(deployment: &Deployment<'_>, old: &Client, node: &str) -> Result<Stri
     deployment.wait_route(c2, c1, by_new, SEARCH)?;
     std::thread::sleep(FLOW);
     let trips = held.finish().context("the connection did not survive")?;
-    drop(server);
     let silence = longest(&trips)?;
     ensure!(silence < FALLBACK, "TCP stalled: {trips}");
     Ok(format!(

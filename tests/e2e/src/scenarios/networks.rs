@@ -1,7 +1,6 @@
 //! Networks as the field has them between clients and relays.
 
 use std::{
-    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -15,6 +14,7 @@ use rig::{
 use super::{
     FALLBACK, SEARCH, Scenario,
     carried::{Counters, STRAY_PERCENT, send, transfer},
+    held::Held,
     is_relay, observed, relayed, reset,
     restarts::longest,
 };
@@ -76,11 +76,8 @@ fn anew(deployment: &Deployment<'_>) -> Result<Duration> {
 
 fn rebound(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     relayed(deployment)?;
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
     let (start, time) = (Instant::now(), observed(MOVING));
     let mut moves = 0;
     while start.elapsed() < time {
@@ -89,7 +86,6 @@ fn rebound(deployment: &Deployment<'_>) -> Result<String> {
         thread::sleep(MOVES);
     }
     let trips = held.finish().context("a TCP connection over the relay")?;
-    drop(server);
     ensure!(longest(&trips)? < FALLBACK, "{trips}");
     let path = relayed(deployment)?;
     Ok(format!("{moves} moves, {trips}; then {path}"))

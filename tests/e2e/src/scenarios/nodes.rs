@@ -1,7 +1,5 @@
 //! Relays as pods on nodes: templates, evictions, cordons, taints, drains and zones.
 
-use std::net::SocketAddr;
-
 use anyhow::{Context, Result, bail, ensure};
 use rig::{
     cluster::image::PAUSE,
@@ -14,6 +12,7 @@ use serde_json::{Value, json};
 use super::{
     EDGE, SEARCH, Scenario,
     check::plugin,
+    held::Held,
     is_relay,
     links::containers,
     regions::running,
@@ -309,12 +308,9 @@ fn untaint(deployment: &Deployment<'_>, node: &str) -> Result<()> {
 
 fn runtime_restarts(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     let session = relayed(deployment)?;
     let pods = containers(deployment)?;
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
     for node in &deployment.rig.nodes {
         node.stop_kubelet()?;
         node.stop_containerd()?;
@@ -329,7 +325,6 @@ fn runtime_restarts(deployment: &Deployment<'_>) -> Result<String> {
     })?;
     deployment.wait_ready(EDGE)?;
     let trips = held.finish().context("a TCP connection over the relay")?;
-    drop(server);
     ensure!(longest(&trips)? < STALL, "{trips}");
     ensure!(containers(deployment)? == pods, "a relay was replaced");
     let now = relayed(deployment)?;

@@ -160,21 +160,10 @@ fn allow_secret(deployment: &Deployment<'_>) -> Result<()> {
     allow_secrets(deployment, NAMESPACE, &[SECRET])
 }
 
-/// Allows the operator to read Secrets of a namespace, and no others.
-pub(super) fn allow_secrets(
-    deployment: &Deployment<'_>,
-    namespace: &str,
-    secrets: &[&str],
-) -> Result<()> {
-    let chart = repository()
-        .join("charts")
-        .join(CHART)
-        .display()
-        .to_string();
-    let values = [
-        format!("credentials[0].namespace={namespace}"),
-        format!("credentials[0].secrets={{{}}}", secrets.join(",")),
-    ];
+/// Upgrades the release of the operator with these arguments, and keeps its other values.
+fn upgrade(deployment: &Deployment<'_>, arguments: &[&str]) -> Result<()> {
+    let chart = repository().join("charts").join(CHART);
+    let chart = chart.display().to_string();
     let words = [
         "upgrade",
         CHART,
@@ -183,8 +172,31 @@ pub(super) fn allow_secrets(
         OPERATOR_NAMESPACE,
         "--reuse-values",
     ];
-    let values = values.iter().flat_map(|value| ["--set", value]);
-    deployment.rig.helm(words.into_iter().chain(values))?;
+    deployment.rig.helm(words.iter().chain(arguments)).map(drop)
+}
+
+/// Sets values of the chart, each as `NAME=JSON`, and waits until the operator has them.
+fn set_values(deployment: &Deployment<'_>, values: &[&str]) -> Result<()> {
+    let values = values.iter().flat_map(|value| ["--set-json", value]);
+    let words: Vec<_> = ["--wait"].into_iter().chain(values).collect();
+    upgrade(deployment, &words)
+}
+
+/// Allows the operator to read Secrets of a namespace, and no others.
+pub(super) fn allow_secrets(
+    deployment: &Deployment<'_>,
+    namespace: &str,
+    secrets: &[&str],
+) -> Result<()> {
+    upgrade(
+        deployment,
+        &[
+            "--set",
+            &format!("credentials[0].namespace={namespace}"),
+            "--set",
+            &format!("credentials[0].secrets={{{}}}", secrets.join(",")),
+        ],
+    )?;
     let account = format!("system:serviceaccount:{OPERATOR_NAMESPACE}:{CHART}");
     let may_read = |secret: &str| {
         let secret = format!("secret/{secret}");

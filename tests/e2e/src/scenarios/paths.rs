@@ -1,7 +1,6 @@
 //! Order of paths: direct, then relay, then DERP.
 
 use std::{
-    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -15,8 +14,8 @@ use rig::{
 use serde_json::json;
 
 use super::{
-    EDGE, FALLBACK, SEARCH, Scenario, THIRTY, carried::transfer, is_relay, relayed, reset,
-    restarts::longest,
+    EDGE, FALLBACK, SEARCH, Scenario, THIRTY, carried::transfer, held::Held, is_relay, relayed,
+    reset, restarts::longest,
 };
 
 /// Bytes through the tunnel.
@@ -144,9 +143,7 @@ fn gone(deployment: &Deployment<'_>) -> Result<String> {
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     relayed(deployment)?;
     let devices = relays(deployment)?;
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
 
     // Relays that the operator removes are withdrawn first. These end without notice.
     deployment.apply(EDGE, &json!({"dataPath": "Socket", "paused": true}))?;
@@ -171,7 +168,6 @@ fn gone(deployment: &Deployment<'_>) -> Result<String> {
     deployment.apply(EDGE, &json!({}))?;
     let (_, back) = deployment.wait_route(c1, c2, is_relay, SEARCH)?;
     let trips = held.finish().context("TCP did not survive")?;
-    drop(server);
     ensure!(longest(&trips)? < FALLBACK, "TCP stalled: {trips}");
     ensure!(
         relays(deployment)? == devices,

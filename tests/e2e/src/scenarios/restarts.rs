@@ -11,7 +11,9 @@ use anyhow::{Context, Result, anyhow, ensure};
 use rig::{deployment::Deployment, names::NAMESPACE};
 use serde_json::{Value, json};
 
-use super::{EDGE, Scenario, carried::Counters, endpoints::with_endpoints, relayed, reset};
+use super::{
+    EDGE, Scenario, carried::Counters, endpoints::with_endpoints, held::Held, relayed, reset,
+};
 
 const PORT: u16 = 7_002;
 const BULK_PORT: u16 = 7_003;
@@ -48,11 +50,8 @@ pub(super) fn scenarios() -> Vec<Scenario> {
 
 fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     relayed(deployment)?;
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
     let session = relayed(deployment)?;
     let before = Counters::read(deployment)?;
 
@@ -81,7 +80,6 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     let now = relayed(deployment)?;
     stays(deployment, &session, &now)?;
     let trips = held.finish().context("a TCP connection over the relay")?;
-    drop(server);
     let carried = Counters::read(deployment)?.since(&before);
     let ways = carried.mostly_to_relays(STRAY_PERCENT)?;
     ensure!(

@@ -1,7 +1,6 @@
 //! The relay by itself: control that goes away, and what a user may get wrong.
 
 use std::{
-    net::SocketAddr,
     thread,
     time::{Duration, Instant},
 };
@@ -10,7 +9,9 @@ use anyhow::{Context, Result, ensure};
 use rig::{command::program_in, deployment::Deployment};
 
 use super::{
-    EDGE, SEARCH, Scenario, is_relay, relayed, reset,
+    EDGE, SEARCH, Scenario,
+    held::Held,
+    is_relay, relayed, reset,
     restarts::{STALL, longest},
 };
 
@@ -127,9 +128,7 @@ fn control_lost(deployment: &Deployment<'_>) -> Result<String> {
     reset(deployment)?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
     relayed(deployment)?;
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
     deployment.rig.tailnet.cut_off(true)?;
     let lost = deployment.eventually("relays say that control is gone", || {
         let ready = deployment.condition(EDGE, "TailnetConnected")?;
@@ -150,7 +149,6 @@ fn control_lost(deployment: &Deployment<'_>) -> Result<String> {
     deployment.wait_ready(EDGE)?;
     let ready = back.elapsed().as_secs();
     let trips = held.finish().context("the connection did not survive")?;
-    drop(server);
     ensure!(longest(&trips)? < STALL, "TCP stalled: {trips}");
     deployment.wait_route(c1, c2, is_relay, SEARCH)?;
     Ok(format!("{trips}, ready {ready} s after control was back"))

@@ -2,7 +2,6 @@
 
 use std::{
     collections::BTreeMap,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
@@ -18,8 +17,8 @@ use rig::{
 use serde_json::{Value, json};
 
 use super::{
-    EDGE, FALLBACK, SEARCH, Scenario, is_relay, regions::running, relayed, relayed_by, reset,
-    restarts::longest, vacant,
+    EDGE, FALLBACK, SEARCH, Scenario, held::Held, is_relay, regions::running, relayed, relayed_by,
+    reset, restarts::longest, vacant,
 };
 
 const PORT: u16 = 7_004;
@@ -69,12 +68,10 @@ fn fewer(deployment: &Deployment<'_>) -> Result<String> {
     deployment.apply(EDGE, &placed(&only))?;
     deployment.wait_ready(EDGE)?;
     let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     relayed_by(deployment, |address| {
         is_on(deployment, address, goes).unwrap_or(false)
     })?;
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
     deployment.apply(EDGE, &placed(&json!({"maxRelays": 2})))?;
     deployment.eventually("both relays are ready", || {
         let relays = deployment.object("peerrelay", EDGE)?["status"]["relays"].clone();
@@ -89,7 +86,6 @@ fn fewer(deployment: &Deployment<'_>) -> Result<String> {
     };
     let (route, found) = deployment.wait_route(c1, c2, on_other, SEARCH)?;
     let trips = held.finish().context("the connection did not survive")?;
-    drop(server);
     ensure!(longest(&trips)? < FALLBACK, "TCP stalled: {trips}");
     deployment.wait_ready(EDGE)?;
     deployment.delete(EDGE)?;

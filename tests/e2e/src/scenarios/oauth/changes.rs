@@ -1,6 +1,6 @@
 //! PeerRelays whose OAuth client is replaced, or takes the place of an auth key.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::collections::BTreeSet;
 
 use anyhow::{Context, Result, ensure};
 use rig::{
@@ -13,7 +13,9 @@ use super::{
     OPERATOR_TAG, allow_secret, apply, keys_of, nothing_is_left, policy, refused, write_secret,
 };
 use crate::scenarios::{
-    FALLBACK, Scenario, relayed,
+    FALLBACK, Scenario,
+    held::Held,
+    relayed,
     restarts::{longest, pod_of, stays},
     vacant,
 };
@@ -49,11 +51,8 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     deployment.wait_ready(name)?;
     let before = containers(deployment, name)?;
 
-    let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-    let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-    let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
     let session = relayed(deployment)?;
-    let held = deployment.probe(c1, &["hold", &to])?;
+    let held = Held::open(deployment, PORT)?;
 
     api.revoke(&old.id)?;
     let used = pod_of(deployment, &session)?["metadata"]["name"].clone();
@@ -72,7 +71,6 @@ fn replaced(deployment: &Deployment<'_>) -> Result<String> {
     let now = relayed(deployment)?;
     stays(deployment, &session, &now)?;
     let trips = held.finish().context("the connection did not survive")?;
-    drop(server);
     ensure!(longest(&trips)? < FALLBACK, "TCP stalled: {trips}");
     let after = containers(deployment, name)?;
     ensure!(after == before, "relays were restarted");

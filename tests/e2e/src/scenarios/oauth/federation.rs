@@ -4,12 +4,11 @@ use anyhow::{Context, Result, ensure};
 use rig::{
     deployment::Deployment,
     names::{CHART, OPERATOR_NAMESPACE},
-    state::repository,
     tailnet::{FederatedIdentity, User},
 };
 use serde_json::{Value, json};
 
-use super::{OPERATOR_TAG, policy, refused};
+use super::{OPERATOR_TAG, policy, refused, set_values};
 use crate::scenarios::{Scenario, relayed, vacant};
 
 pub(super) fn scenarios() -> Vec<Scenario> {
@@ -62,15 +61,8 @@ fn federated(deployment: &Deployment<'_>) -> Result<String> {
 
 /// Gives the operator a token for each audience, as an administrator does with the chart.
 fn give_tokens(deployment: &Deployment<'_>, audiences: &[&str]) -> Result<()> {
-    let chart = repository().join("charts").join(CHART);
-    let chart = chart.display().to_string();
     let value = format!("workloadIdentity.audiences={}", json!(audiences));
-    let upgrade = ["upgrade", CHART, &chart, "-n", OPERATOR_NAMESPACE];
-    let values = ["--reuse-values", "--wait", "--set-json", &value];
-    deployment
-        .rig
-        .helm(upgrade.into_iter().chain(values))
-        .map(drop)
+    set_values(deployment, &[&value])
 }
 
 fn apply(deployment: &Deployment<'_>, name: &str, identity: &FederatedIdentity) -> Result<()> {

@@ -5,14 +5,13 @@ use std::{collections::BTreeSet, time::Duration};
 use anyhow::{Result, ensure};
 use rig::{
     deployment::{Deployment, condition},
-    names::{CHART, NAMESPACE, OPERATOR_NAMESPACE},
-    state::repository,
+    names::NAMESPACE,
     tailnet::{Api, User},
     wait::Wait,
 };
 use serde_json::{Value, json};
 
-use super::{OPERATOR_TAG, SECRET, allow_secrets, policy, tailnet, write_secret_in};
+use super::{OPERATOR_TAG, SECRET, allow_secrets, policy, set_values, tailnet, write_secret_in};
 use crate::scenarios::{Scenario, vacant};
 
 /// Namespace that is deleted.
@@ -44,7 +43,7 @@ fn ends(deployment: &Deployment<'_>) -> Result<String> {
         ))
     })();
     // The role for the Secret would be in a namespace that is gone.
-    let reset = upgrade(deployment, &["watchNamespaces=[]", "credentials=[]"]);
+    let reset = set_values(deployment, &["watchNamespaces=[]", "credentials=[]"]);
     shown.and_then(|shown| reset.map(|()| shown))
 }
 
@@ -92,28 +91,8 @@ fn end(deployment: &Deployment<'_>, api: &Api, watched: &[&str]) -> Result<Durat
 
 /// Limits the operator to some namespaces, or lets it watch all if there are none.
 fn watch(deployment: &Deployment<'_>, namespaces: &[&str]) -> Result<()> {
-    upgrade(
+    set_values(
         deployment,
         &[&format!("watchNamespaces={}", json!(namespaces))],
     )
-}
-
-/// Changes values of the chart.
-fn upgrade(deployment: &Deployment<'_>, values: &[&str]) -> Result<()> {
-    let chart = repository().join("charts").join(CHART);
-    let chart = chart.display().to_string();
-    let upgrade = [
-        "upgrade",
-        CHART,
-        &chart,
-        "-n",
-        OPERATOR_NAMESPACE,
-        "--reuse-values",
-        "--wait",
-    ];
-    let values = values.iter().flat_map(|value| ["--set-json", value]);
-    deployment
-        .rig
-        .helm(upgrade.into_iter().chain(values))
-        .map(drop)
 }

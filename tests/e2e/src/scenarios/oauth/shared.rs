@@ -2,13 +2,12 @@
 
 use std::{
     collections::BTreeSet,
-    net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context, Result, ensure};
 use rig::{
-    deployment::{Deployment, ProbeHandle, condition, message},
+    deployment::{Deployment, condition, message},
     names::{NAMESPACE, OPERATOR_NAMESPACE},
     tailnet::{Api, OauthClient, User},
     wait::Wait,
@@ -16,7 +15,9 @@ use rig::{
 use serde_json::{Value, json};
 
 use super::{OPERATOR_TAG, allow_secrets, keys_of, policy, tailnet, write_secret_in};
-use crate::scenarios::{FALLBACK, Scenario, relayed, relayed_by, restarts::longest, vacant};
+use crate::scenarios::{
+    FALLBACK, Scenario, held::Held, relayed, relayed_by, restarts::longest, vacant,
+};
 
 /// Name of the TailnetCredential.
 const CREDENTIAL: &str = "acme";
@@ -103,7 +104,7 @@ fn show(
     let created = keys_of(&api, &clients[0])?.len();
     ensure!(created == 6, "{created} keys for 6 relays");
 
-    let (held, session) = Held::begin(deployment)?;
+    let (held, session) = begin(deployment)?;
     let before = [campus.containers()?, branch.containers()?];
     replace_client(deployment, [campus, branch], &clients, &api, &session)?;
     remove_credential(deployment)?;
@@ -111,7 +112,7 @@ fn show(
         relays.stalls("TailnetCredentialMissing", "create it")?;
     }
     let now = relayed(deployment)?;
-    let trips = held.end()?;
+    let trips = survived(held)?;
     let after = [campus.containers()?, branch.containers()?];
     ensure!(after == before, "relays were restarted");
 
@@ -336,35 +337,19 @@ impl Relays<'_> {
     }
 }
 
-/// A TCP connection from c1 to c2.
-struct Held {
-    connection: ProbeHandle,
-    _server: ProbeHandle,
+/// Connects c1 to c2, and returns the address of the relay.
+fn begin(deployment: &Deployment<'_>) -> Result<(Held, String)> {
+    // The relays of the third PeerRelay have just ended.
+    let ended = format!(":{}:", PORTS[2]);
+    let session = relayed_by(deployment, |address| !address.contains(&ended))?;
+    Ok((Held::open(deployment, PORT)?, session))
 }
 
-impl Held {
-    /// Connects, and returns the address of the relay.
-    fn begin(deployment: &Deployment<'_>) -> Result<(Self, String)> {
-        let (c1, c2) = (deployment.client("c1")?, deployment.client("c2")?);
-        let server = deployment.probe(c2, &["serve", &PORT.to_string()])?;
-        let to = SocketAddr::new(c2.addresses()?[0].parse()?, PORT).to_string();
-        // The relays of the third PeerRelay have just ended.
-        let ended = format!(":{}:", PORTS[2]);
-        let session = relayed_by(deployment, |address| !address.contains(&ended))?;
-        let held = Self {
-            connection: deployment.probe(c1, &["hold", &to])?,
-            _server: server,
-        };
-        Ok((held, session))
-    }
-
-    /// Fails if the connection has ended or stalled.
-    fn end(self) -> Result<String> {
-        let trips = self.connection.finish();
-        let trips = trips.context("the connection did not survive")?;
-        ensure!(longest(&trips)? < FALLBACK, "TCP stalled: {trips}");
-        Ok(trips)
-    }
+/// Fails if the connection has ended or stalled.
+fn survived(held: Held) -> Result<String> {
+    let trips = held.finish().context("the connection did not survive")?;
+    ensure!(longest(&trips)? < FALLBACK, "TCP stalled: {trips}");
+    Ok(trips)
 }
 
 /// Writes the TailnetCredential for the rig's tailnet, with the OAuth client of a Secret and the namespaces
