@@ -1,7 +1,5 @@
 //! Facts about a cluster, as far as the caller may read them.
 
-use std::fmt::{self, Display, Formatter};
-
 use k8s_openapi::{
     api::{
         apps::v1::Deployment,
@@ -18,9 +16,10 @@ use crate::crd::{PeerRelay, RelayNode};
 pub type Known<T> = Result<Vec<T>, Unread>;
 
 /// Reason why objects could not be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Unread {
     /// The caller may not read them.
+    #[error("you may not list {resource} {}", place(namespace.as_deref()))]
     Forbidden {
         /// Plural of the kind, with its group.
         resource: String,
@@ -28,8 +27,10 @@ pub enum Unread {
         namespace: Option<String>,
     },
     /// The cluster does not have the kind.
+    #[error("the cluster does not have the kind")]
     NoSuchKind,
     /// The request failed for another reason.
+    #[error("{resource} cannot be read: {error}")]
     Failed {
         /// Plural of the kind, with its group.
         resource: String,
@@ -38,22 +39,11 @@ pub enum Unread {
     },
 }
 
-impl Display for Unread {
-    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NoSuchKind => write!(f, "the cluster does not have the kind"),
-            Self::Forbidden {
-                resource,
-                namespace,
-            } => {
-                write!(f, "you may not list {resource} ")?;
-                match namespace {
-                    Some(namespace) => write!(f, "in namespace {namespace}"),
-                    None => write!(f, "in all namespaces"),
-                }
-            }
-            Self::Failed { resource, error } => write!(f, "{resource} cannot be read: {error}"),
-        }
+/// Returns the part of a sentence that says in which namespaces.
+fn place(namespace: Option<&str>) -> String {
+    match namespace {
+        Some(namespace) => format!("in namespace {namespace}"),
+        None => "in all namespaces".to_owned(),
     }
 }
 

@@ -1,6 +1,6 @@
 //! Subcommands `drain` and `undrain`: take the relays off a node, and allow them again.
 
-use std::{collections::BTreeMap, fmt::Write as _, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use anyhow::{Context, bail};
 use clap::Args;
@@ -50,7 +50,8 @@ pub(super) struct DrainArgs {
     node: String,
     #[command(flatten)]
     cluster: ClusterArgs,
-    /// Remove the relays without waiting for their clients
+    /// Set the label to 'remove' at once. Where the number of relays is limited, the operator still
+    /// lets clients leave first, for two minutes at most
     #[arg(long)]
     now: bool,
 }
@@ -167,9 +168,7 @@ fn progress(relays: &[RelayNode]) -> String {
     for relay in relays {
         *states.entry(state(relay)).or_insert(0) += 1;
     }
-    let mut text = String::new();
-    for (state, count) in states {
-        let gap = if text.is_empty() { "" } else { "; " };
+    let parts = states.into_iter().map(|(state, count)| {
         let what = match state {
             State::Serves => {
                 "relay(s) accept sessions: not asked yet, or no other relay of the region is ready"
@@ -177,9 +176,9 @@ fn progress(relays: &[RelayNode]) -> String {
             State::InUse => "relay(s) wait until clients leave",
             State::Left => "relay(s) without clients",
         };
-        write!(text, "{gap}{count} {what}").expect("a string takes all");
-    }
-    text
+        format!("{count} {what}")
+    });
+    parts.collect::<Vec<_>>().join("; ")
 }
 
 /// Returns the relays on a node.
@@ -188,8 +187,7 @@ async fn relays(client: &Client, node: &str) -> anyhow::Result<Vec<RelayNode>> {
         client,
         namespace: None,
     };
-    let all = reader.within::<RelayNode>("").await;
-    let mut all = all.map_err(|unread| anyhow::anyhow!("{unread}"))?;
+    let mut all = reader.within::<RelayNode>("").await?;
     all.retain(|relay| relay.spec.node_name == node);
     Ok(all)
 }
