@@ -117,8 +117,8 @@ async fn run_on(options: RelayOptions) -> anyhow::Result<bool> {
             Ok(true)
         }
         End::TurnedOff => Ok(false),
-        // The supervisor and its tasks are gone, and with them all that the successor needs: the
-        // lock of the identity, the control connection, the metrics port.
+        // The tasks of the supervisor have been told to end, and with them go the lock of the identity, the
+        // control connection and the metrics port. The successor tries again while one of them is held.
         End::TakenOver(request) => {
             tracing::info!("another relay takes over");
             let handed_over = request.hand_over(&socket_path, &key).await;
