@@ -36,7 +36,7 @@ const SPREAD: Duration = Duration::seconds(2);
 type Right = (String, String);
 
 /// Fails if a request of ours was refused. Pods of a PeerRelay or an operator that is being removed outlive
-/// their rights, so refusals after the removal do not count.
+/// their rights, and so do PeerRelays in a namespace that is being deleted. Refusals after the removal do not count.
 pub(crate) fn check(deployment: &Deployment<'_>) -> Result<String> {
     let requests = Requests::read(&log(deployment)?)?;
     let refused = requests.refused_with_rights();
@@ -118,6 +118,8 @@ fn unused(granted: &BTreeSet<Right>, used: &BTreeSet<Right>) -> Vec<String> {
 struct Refusal {
     /// Name of the ServiceAccount, without its namespace.
     account: String,
+    /// Namespace of the object; empty if it has none.
+    namespace: String,
     began: OffsetDateTime,
     ended: OffsetDateTime,
     text: String,
@@ -138,7 +140,8 @@ struct Requests {
     /// Rights by which a request has succeeded, or has learned that an object does not exist.
     used: BTreeSet<Right>,
     refused: Vec<Refusal>,
-    /// Changes of rights, by kind and name of the object.
+    /// Changes of rights, by kind and name of the object. All objects of a namespace have [`all_in`] as their
+    /// name.
     rights: BTreeMap<(String, String), Vec<Change>>,
 }
 
@@ -184,6 +187,7 @@ impl Requests {
             let said = text(&event["responseStatus"]["message"]);
             self.refused.push(Refusal {
                 account: account.to_owned(),
+                namespace: text(&about["namespace"]),
                 began: time(&event["requestReceivedTimestamp"])?,
                 ended: time(&event["stageTimestamp"])?,
                 text: format!("{user}: {verb} {what}: {said}"),
@@ -205,7 +209,11 @@ impl Requests {
             return Ok(());
         }
         let about = &event["objectRef"];
-        let key = (text(&about["resource"]), text(&about["name"]));
+        let name = match verb {
+            "deletecollection" => all_in(&text(&about["namespace"])),
+            _ => text(&about["name"]),
+        };
+        let key = (text(&about["resource"]), name);
         let change = Change {
             removed,
             began: time(&event["requestReceivedTimestamp"])?,
@@ -218,11 +226,10 @@ impl Requests {
     /// Requests that were refused although the rights of their account had not just been removed.
     fn refused_with_rights(&self) -> Vec<&str> {
         let counts = |refusal: &&Refusal| {
-            let of_account = self
-                .rights
-                .iter()
-                .filter(|((_, name), _)| *name == refusal.account);
-            !of_account.into_iter().any(|(_, changes)| {
+            let names = [refusal.account.clone(), all_in(&refusal.namespace)];
+            let rights = self.rights.iter();
+            let mut of_account = rights.filter(|((_, name), _)| names.contains(name));
+            !of_account.any(|(_, changes)| {
                 let last = changes
                     .iter()
                     .rev()
@@ -245,6 +252,11 @@ impl Change {
             self.ended + SPREAD <= refusal.began
         }
     }
+}
+
+/// The name that stands for all objects of a namespace, which no object has.
+fn all_in(namespace: &str) -> String {
+    format!("{namespace}/")
 }
 
 /// Says if an object gives rights to a ServiceAccount, or is one.
@@ -417,6 +429,28 @@ mod tests {
             assert_eq!(refused(&log), counts, "{second}");
         }
         assert_eq!(refused(&[at(10)]), 1);
+    }
+
+    #[test]
+    fn a_refusal_in_a_namespace_that_is_being_deleted_does_not_count() {
+        let roles = "rbac.authorization.k8s.io/roles";
+        let within = |event: String, namespace: &str| {
+            let name = "\"name\":\"edge-office\"";
+            assert!(event.contains(name), "{event}");
+            event.replace(name, &format!("\"namespace\":\"{namespace}\",{name}"))
+        };
+        let operator = RELAY.replace("edge-office", "operator");
+        let refused = |namespace: &str, second| {
+            let removed = event(COLLECTOR, "deletecollection", roles, 200, 20);
+            let asked = event(&operator, "get", "/secrets", 403, second);
+            let log = [within(removed, "leaving"), within(asked, namespace)];
+            read(&log).refused_with_rights().len()
+        };
+        for (namespace, second, counts) in
+            [("leaving", 10, 1), ("leaving", 21, 0), ("relays", 21, 1)]
+        {
+            assert_eq!(refused(namespace, second), counts, "{namespace} {second}");
+        }
     }
 
     #[test]
